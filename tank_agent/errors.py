@@ -1,0 +1,119 @@
+"""What can go wrong, for people: what happened, where, and what to do now.
+
+    TankError                  anything that we foresee; carries `hint` and `where`
+     ├─ InvalidSpec            a pod file or agent.toml says something that cannot be (exit code 2)
+     ├─ NotSupportedYet        valid, but this version does not execute it (exit code 2)
+     ├─ PodNotFound            no pod of that name
+     ├─ OwnedElsewhere         a file or git owns the pod, so the API may not change it
+     ├─ AgentUnreachable       the socket does not answer
+     ├─ Stalled                cannot go on until a person changes something
+     └─ Retry                  failed now, may work later: the loop backs off and tries again
+
+A bug is any other exception: it is logged with its trace and never shown as advice.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "AgentUnreachable",
+    "InvalidSpec",
+    "NotSupportedYet",
+    "OwnedElsewhere",
+    "PodNotFound",
+    "Problem",
+    "Retry",
+    "Stalled",
+    "TankError",
+]
+
+from msgspec import Struct
+
+
+class TankError(Exception):
+    """An error that a user can act on.
+
+    Args:
+        message: what happened, as one sentence without a full stop.
+        where: the file, pod, container or host thing it happened to, if the message does not name it.
+        hint: what to do now, as one sentence.
+    """
+
+    reason: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.message}" if self.where else self.message
+        return f"{text}\n  {self.hint}" if self.hint else text
+
+
+class Problem(Struct, frozen=True, order=True):
+    """One thing that is wrong in one file; prints as `file:line: key: message`.
+
+    `line` counts from 1; 0 means the file as a whole. `message` says what is wrong and what would be right.
+    `pod` is the name of the pod it belongs to, where the file got far enough to tell.
+    """
+
+    file: str
+    line: int
+    key: str
+    message: str
+    pod: str | None = None
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{place}: {self.key}: {self.message}" if self.key else f"{place}: {self.message}"
+
+
+class InvalidSpec(TankError):
+    """A pod file (or agent.toml) is invalid. `problems` holds every finding, not only the first."""
+
+    reason = "invalid"
+    exit_code = 2
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = problems
+
+
+class NotSupportedYet(InvalidSpec):
+    """The file is valid, but this version cannot execute what it asks for; never silently ignored."""
+
+    reason = "not-supported-yet"
+
+
+class PodNotFound(TankError):
+    """No pod of that name is desired or running."""
+
+    reason = "not-found"
+
+
+class OwnedElsewhere(TankError):
+    """The pod is owned by a file or by git; `where` and `hint` say which file to edit."""
+
+    reason = "owned-elsewhere"
+
+
+class AgentUnreachable(TankError):
+    """Nobody answers at the agent's socket, or we may not talk to it."""
+
+    reason = "agent-unreachable"
+
+
+class Stalled(TankError):
+    """Trying again is pointless until a person changes the spec or the machine."""
+
+    reason = "stalled"
+
+
+class Retry(TankError):
+    """It failed now and may work later."""
+
+    reason = "retry"

@@ -1,0 +1,74 @@
+"""The seam between pods and images: a reference goes in, read-only layers and a configuration come out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+from msgspec import Struct
+
+
+class ImageConfig(Struct, frozen=True, kw_only=True):
+    """What of an image's configuration a run needs (OCI image-spec, config.md, "config").
+
+    `env` are NAME=VALUE strings in the image's order. Empty tuples and empty strings mean "not given".
+    """
+
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    working_dir: str = ""
+    user: str = ""
+    stop_signal: str = ""
+
+
+class Image(Struct, frozen=True, kw_only=True):
+    """An image that is ready to run from: every layer is unpacked on this machine.
+
+    `reference` is as the pod's file wrote it, `digest` is the manifest's (`sha256:` and 64 hexadecimal digits).
+    `layers` are directories, lowest first, with overlayfs whiteouts; nobody may write in them.
+    """
+
+    reference: str
+    digest: str
+    layers: tuple[Path, ...]
+    config: ImageConfig = msgspec.field(default_factory=ImageConfig)
+
+    @property
+    def name(self) -> str:
+        """Return the reference with the digest that it stands for, as `tank status` shows it."""
+        return self.reference if "@" in self.reference else f"{self.reference}@{self.digest}"
+
+
+class Progress(Struct, frozen=True, kw_only=True):
+    """How far a pull is, in bytes of compressed layers."""
+
+    done: int
+    total: int
+
+
+class ImageStore(Protocol):
+    """Finds, fetches and unpacks images. All methods may be called from any thread."""
+
+    def cached(self, reference: str) -> Image | None:
+        """Return the image if it can run without fetching or unpacking anything; quick, touches no network."""
+        ...
+
+    def pull(
+        self,
+        reference: str,
+        *,
+        progress: Callable[[Progress], None] = lambda _: None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Image:
+        """Fetch and unpack what is missing, verify all of it, and return the image.
+
+        Blocks; ends early when `cancelled()` becomes true. Two pulls that share a layer share its work.
+
+        Raises:
+            Stalled: no such image, a manifest or layer that we refuse, or a reference that cannot be read.
+            Retry: the registry or the disk failed for now.
+        """
+        ...

@@ -1,0 +1,88 @@
+"""The seam between the agent and whatever stores its state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from tank_agent.errors import Problem
+from tank_agent.journal.records import DesiredPod, Event, NewEvent, PodStatus, Revision
+from tank_agent.source.snapshot import Snapshot
+from tank_agent.spec.model import Pod
+
+
+class Applied(Struct, frozen=True, kw_only=True):
+    """What one merge changed: names of pods that are new or changed, and that are no longer desired."""
+
+    changed: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+
+
+class Journal(Protocol):
+    """Desired pods, their revisions, their status, and the events; one writer, durable when a call returns.
+
+    Reads come from memory and never block on a write in progress for longer than a commit.
+    Every method may be called from any thread.
+    """
+
+    def desired(self) -> Mapping[str, DesiredPod]:
+        """Return all desired pods by name; an immutable snapshot, cheap enough to call in every pass."""
+        ...
+
+    def get(self, name: str) -> DesiredPod | None:
+        """Return one desired pod."""
+        ...
+
+    def merge(self, snapshot: Snapshot) -> Applied:
+        """Merge a source's snapshot by the ownership rules of DESIGN section 4, in one transaction."""
+        ...
+
+    def put(self, pod: Pod, revision: str) -> DesiredPod:
+        """Create or replace a pod for `tank apply`.
+
+        Raises:
+            OwnedElsewhere: a file or git owns that name.
+        """
+        ...
+
+    def delete(self, name: str) -> bool:
+        """Remove a pod for `tank delete`; False if there was none. A deleted seed stays deleted.
+
+        Raises:
+            OwnedElsewhere: a file that still exists, or git, owns that name.
+        """
+        ...
+
+    def problems(self) -> tuple[Problem, ...]:
+        """Return what is wrong in the sources now, over all sources, in file order."""
+        ...
+
+    def history(self, name: str) -> Sequence[Revision]:
+        """Return the kept revisions of a pod, oldest first; also of a pod that is gone."""
+        ...
+
+    def status(self, name: str) -> PodStatus:
+        """Return a pod's status; an empty one if nothing was recorded."""
+        ...
+
+    def statuses(self) -> Mapping[str, PodStatus]:
+        """Return every recorded status by pod name."""
+        ...
+
+    def record(self, name: str, status: PodStatus | None, events: Iterable[NewEvent] = ()) -> None:
+        """Store a pod's status (None forgets it) and append events, in one transaction."""
+        ...
+
+    def events(self, after: int = 0, limit: int = 1000) -> Sequence[Event]:
+        """Return up to `limit` events with a number above `after`, oldest first."""
+        ...
+
+    def wait_for_events(self, after: int, timeout: float) -> bool:
+        """Block until there is an event with a number above `after`, at most `timeout` seconds."""
+        ...
+
+    def close(self) -> None:
+        """Close the store; later calls raise."""
+        ...

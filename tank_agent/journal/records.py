@@ -1,0 +1,109 @@
+"""What the journal holds. All times are Unix timestamps in seconds (UTC), since they outlive a boot."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Struct
+
+from tank_agent.spec.model import Pod
+
+
+class DesiredPod(Struct, frozen=True, kw_only=True):
+    """A pod that should run.
+
+    `hash` is `content_hash(pod)`; `generation` counts its changes from 1; `revision` is what the source calls it.
+    `file` is where a person edits it (empty for the API). `error` is what is wrong with the *newer* text of
+    its file, whose last good spec this is; or with the file that declares the same name elsewhere.
+    """
+
+    name: str
+    pod: Pod
+    owner: str
+    revision: str
+    generation: int
+    hash: str
+    changed_at: float
+    file: str = ""
+    error: str | None = None
+
+
+class Revision(Struct, frozen=True, kw_only=True):
+    """One past (or the present) spec of a pod."""
+
+    generation: int
+    pod: Pod
+    owner: str
+    revision: str
+    hash: str
+    changed_at: float
+
+
+class Exit(Struct, frozen=True, kw_only=True):
+    """How a run of a container ended.
+
+    `code` is None when a signal ended it or nobody can know; `signal` is the signal's number.
+    `reason` is a sentence where the two numbers do not tell all (could not be started, lost at a power cut).
+    """
+
+    at: float
+    code: int | None = None
+    signal: int | None = None
+    oom: bool = False
+    reason: str | None = None
+
+    @property
+    def clean(self) -> bool:
+        """Return whether the run ended by itself with exit code 0."""
+        return self.code == 0 and self.signal is None
+
+
+class ContainerStatus(Struct, frozen=True, kw_only=True):
+    """What must be remembered of a container when the agent or the machine restarts.
+
+    `hash` is the hash of the container's own part of the spec that these counts belong to.
+    `restarts` counts all starts after the first; `failures` counts ends since the last stable run (back-off's n).
+    `instance` is the id of the run that was started last, `boot_id` the boot it belongs to; both are empty once
+    its end was recorded. `retry_at` is the earliest next start. `finished` marks a run that is over by policy.
+    """
+
+    hash: str
+    restarts: int = 0
+    failures: int = 0
+    instance: str = ""
+    boot_id: str = ""
+    started_at: float | None = None
+    retry_at: float | None = None
+    exit: Exit | None = None
+    finished: bool = False
+
+
+class PodStatus(Struct, frozen=True, kw_only=True):
+    """What must survive a restart for one pod. `phase` is the last one told, so that a change is one event."""
+
+    containers: dict[str, ContainerStatus] = msgspec.field(default_factory=dict)
+    phase: str = "pending"
+    error: str | None = None
+
+
+class Event(Struct, frozen=True, kw_only=True):
+    """One line of `tank events -o json`. `at` is RFC 3339 in UTC; `container` is empty for the whole pod."""
+
+    seq: int
+    at: str
+    pod: str
+    container: str
+    type: str
+    message: str
+    revision: str
+    cause: str
+
+
+class NewEvent(Struct, frozen=True, kw_only=True):
+    """An event before the journal gave it its number and its time."""
+
+    pod: str
+    type: str
+    message: str
+    container: str = ""
+    revision: str = ""
+    cause: str = ""

@@ -1,0 +1,49 @@
+"""What a source says should run, at one moment. Sources make snapshots; the journal merges them.
+
+A snapshot never turns "could not read" into "is not there": what could not be read is listed in
+`unreadable`, and the pods that came from there stay as they are.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from tank_agent.errors import Problem
+from tank_agent.spec.model import Pod
+
+SourceKind = Literal["dir", "git", "seed"]
+
+
+class Declared(Struct, frozen=True, kw_only=True):
+    """One pod as a source declares it.
+
+    `owner` is `dir:<absolute file>`, `git:<path in the repository>` or `seed`.
+    `revision` is the source's own name for this state: a commit, or the short hash of the file's content.
+    `file` and `line` say where the pod's table starts, for messages.
+    """
+
+    pod: Pod
+    owner: str
+    revision: str
+    file: str
+    line: int = 1
+
+
+class Snapshot(Struct, frozen=True, kw_only=True):
+    """All that one source declares.
+
+    `available` False means that the source as a whole could not be read (no such directory, unmounted,
+    no network): nothing may be concluded from it, and `problems` says why.
+    `unreadable` are owners (`dir:<file>`) whose content is unknown now: their pods are kept as they are, except
+    those that a pod in `pods` replaces by name.
+    `problems` are all findings; one with `pod` set keeps that pod's last good spec and shows the error there.
+    """
+
+    source: SourceKind
+    revision: str
+    pods: tuple[Declared, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    unreadable: frozenset[str] = frozenset()
+    available: bool = True

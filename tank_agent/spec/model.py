@@ -1,0 +1,122 @@
+"""What a pod is, once read and checked: the form that the journal keeps and every other room works with.
+
+Everything here is normalised, so that two files that mean the same have equal structs and equal hashes:
+memory is bytes, cpu is a quota and a period in microseconds, times are seconds, addresses are written as
+`ipaddress` writes them, names are filled in. What a user may *write* is `tank_agent.spec.file`.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+
+class RestartPolicy(enum.StrEnum):
+    """When a container that ended is started again."""
+
+    ALWAYS = "always"
+    ON_FAILURE = "on-failure"
+    NEVER = "never"
+
+
+class Nic(Struct, frozen=True, kw_only=True):
+    """One interface in the pod's network namespace.
+
+    `ip` holds addresses with prefix ("10.0.0.5/24"), `gateway` at most one address per family.
+    `parent` is the host's interface, or "auto" for its uplink.
+    """
+
+    name: str
+    mode: Literal["macvlan"] = "macvlan"
+    parent: str = "auto"
+    ip: tuple[str, ...] = ()
+    gateway: tuple[str, ...] = ()
+
+
+class Network(Struct, frozen=True, kw_only=True):
+    """The pod's network: `none` (loopback only), `host` (the host's own) or `nics`."""
+
+    mode: Literal["none", "host", "nics"] = "none"
+    nics: tuple[Nic, ...] = ()
+    dns: tuple[str, ...] = ()
+
+
+class Volume(Struct, frozen=True, kw_only=True):
+    """Storage of a pod: managed below data_dir when `host` is None, else an absolute path of the host."""
+
+    name: str
+    host: str | None = None
+
+
+class Mount(Struct, frozen=True, kw_only=True):
+    """A volume at an absolute, normalised path inside a container."""
+
+    volume: str
+    path: str
+    read_only: bool = False
+
+
+class CpuLimit(Struct, frozen=True, kw_only=True):
+    """At most `quota` microseconds of CPU time in every `period` microseconds."""
+
+    quota: int
+    period: int = 100_000
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """cgroup limits of one container: `memory` in bytes, `pids` as a count. None is unlimited."""
+
+    memory: int | None = None
+    pids: int | None = None
+    cpu: CpuLimit | None = None
+
+
+class Container(Struct, frozen=True, kw_only=True):
+    """One container of a pod. Exactly one of `image` and `rootfs` is set; None means "as the image says".
+
+    `stop_grace` is in seconds.
+    """
+
+    name: str
+    image: str | None = None
+    rootfs: str | None = None
+    command: tuple[str, ...] | None = None
+    args: tuple[str, ...] | None = None
+    env: dict[str, str] = msgspec.field(default_factory=dict)
+    working_dir: str | None = None
+    user: str | None = None
+    tty: bool = False
+    stop_signal: str | None = None
+    stop_grace: float = 10.0
+    mounts: tuple[Mount, ...] = ()
+    limits: Limits = msgspec.field(default_factory=Limits)
+
+
+class Pod(Struct, frozen=True, kw_only=True):
+    """A pod: containers that share a network namespace, its volumes, and one restart policy."""
+
+    name: str
+    containers: tuple[Container, ...]
+    restart: RestartPolicy = RestartPolicy.ALWAYS
+    network: Network = msgspec.field(default_factory=Network)
+    volumes: tuple[Volume, ...] = ()
+
+    @classmethod
+    def new(cls, fields: dict[str, object]) -> Pod:
+        """Check a mapping of the pod file's own keys and make a pod of it.
+
+        Raises:
+            InvalidSpec: with every problem found.
+        """
+        from tank_agent.spec.parse import pod_from_mapping
+
+        return pod_from_mapping(fields)
+
+
+def content_hash(value: Struct) -> str:
+    """Return a hash of what the value means: 64 hexadecimal digits of SHA-256 over its canonical JSON."""
+    return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()
