@@ -1,0 +1,42 @@
+"""One way to call the kernel through libc: arguments typed, errors raised as OSError with errno and path."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+# Architecture-independent numbers of system calls that glibc 2.36 has no wrapper for (asm-generic/unistd.h).
+SYS_OPEN_TREE = 428
+SYS_MOVE_MOUNT = 429
+SYS_OPENAT2 = 437
+SYS_MOUNT_SETATTR = 442
+
+
+def call(name: str, *args: object, path: str | os.PathLike[str] | None = None) -> int:
+    """Call a libc function that returns -1 and sets errno on failure; integers are passed as C longs.
+
+    Raises:
+        OSError: with errno, and with `path` as its filename.
+    """
+    function = getattr(_LIBC, name)
+    function.restype = ctypes.c_long
+    return _checked(function, args, path)
+
+
+def syscall(number: int, *args: object, path: str | os.PathLike[str] | None = None) -> int:
+    """Make a system call by its number (syscall(2)); errors as in `call`."""
+    function = _LIBC.syscall
+    function.restype = ctypes.c_long
+    return _checked(function, (number, *args), path)
+
+
+def _checked(function: object, args: tuple[object, ...], path: str | os.PathLike[str] | None) -> int:
+    converted = [ctypes.c_long(arg) if isinstance(arg, int) else arg for arg in args]
+    result: int = function(*converted)  # type: ignore[operator]
+    # Functions declared int come back zero-extended when read as long.
+    if ctypes.c_int(result & 0xFFFFFFFF).value == -1:
+        errno = ctypes.get_errno()
+        raise OSError(errno, os.strerror(errno), os.fspath(path) if path is not None else None)
+    return result
