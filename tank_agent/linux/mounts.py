@@ -1,0 +1,97 @@
+"""Mounts (mount(2), umount2(2), proc_pid_mountinfo(5))."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from tank_agent.linux.libc import call
+
+# linux/mount.h
+MS_RDONLY = 0x1
+MS_NOSUID = 0x2
+MS_NODEV = 0x4
+MS_NOEXEC = 0x8
+MS_REMOUNT = 0x20
+MS_BIND = 0x1000
+MS_REC = 0x4000
+MS_PRIVATE = 0x40000
+MNT_DETACH = 0x2
+UMOUNT_NOFOLLOW = 0x8
+
+
+def mount(source: str, target: Path | str, kind: str, flags: int = 0, options: str = "") -> None:
+    """Mount, as mount(2) does.
+
+    Raises:
+        OSError: with the target as filename.
+    """
+    call(
+        "mount",
+        os.fsencode(source),
+        os.fsencode(target),
+        kind.encode(),
+        ctypes.c_ulong(flags),
+        os.fsencode(options) if options else None,
+        path=target,
+    )
+
+
+def unmount(target: Path | str) -> bool:
+    """Detach the top mount at `target`, busy or not; False if nothing is mounted there.
+
+    Raises:
+        OSError: for anything else than "not a mount point" and "no such path".
+    """
+    try:
+        call("umount2", os.fsencode(target), MNT_DETACH | UMOUNT_NOFOLLOW, path=target)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.ENOENT):
+            return False
+        raise
+    return True
+
+
+def unmount_all(target: Path | str) -> None:
+    """Detach every mount that is stacked at `target`."""
+    while unmount(target):
+        pass
+
+
+def overlay(lower: Sequence[Path], upper: Path, work: Path, target: Path) -> None:
+    """Mount an overlay of `lower` (top first) with a private upper directory.
+
+    Paths go in as descriptors: they may hold any character, and the one page that mount(2) takes for options
+    is enough for any number of layers (kernel Documentation/filesystems/overlayfs.rst).
+
+    Raises:
+        OSError: with the target as filename.
+    """
+    opened: list[int] = []
+    try:
+        for path in (*lower, upper, work):
+            opened.append(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        names = [f"/proc/self/fd/{fd}" for fd in opened]
+        options = f"lowerdir={':'.join(names[:-2])},upperdir={names[-2]},workdir={names[-1]}"
+        mount("overlay", target, "overlay", 0, options)
+    finally:
+        for fd in opened:
+            os.close(fd)
+
+
+def mount_points(below: Path) -> frozenset[Path]:
+    """Return every mount point at or below a directory, in this process's mount namespace."""
+    prefix = os.fspath(below)
+    found = set()
+    # Bytes, since a mount point may hold any; octal escapes are space, tab, newline and backslash.
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        point = line.split(b" ", 5)[4]
+        if b"\\" in point:
+            point = point.decode("latin-1").encode().decode("unicode_escape").encode("latin-1")
+        text = os.fsdecode(point)
+        if text == prefix or text.startswith(prefix + "/"):
+            found.add(Path(text))
+    return frozenset(found)

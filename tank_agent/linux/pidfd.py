@@ -1,0 +1,55 @@
+"""Processes by descriptor (pidfd_open(2)): unlike a number, a descriptor never means another process later."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+from pathlib import Path
+
+
+def open_process(pid: int) -> int | None:
+    """Return a pidfd, or None if there is no such process."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError as error:
+        # EINVAL: the number belongs to a thread, so the process that we meant is gone.
+        if error.errno in (errno.ESRCH, errno.EINVAL):
+            return None
+        raise
+
+
+def ended(pidfd: int) -> bool:
+    """Return whether the process has ended (a zombie counts as ended)."""
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    return bool(poller.poll(0))
+
+
+def send_signal(pidfd: int, number: int) -> bool:
+    """Send a signal; False if the process has ended."""
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def start_time(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since boot (proc_pid_stat(5), field 22); None if gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The command name in parentheses may itself hold spaces and parentheses.
+    return int(stat.rpartition(b")")[2].split()[19])
+
+
+def command_line(pid: int) -> tuple[str, ...]:
+    """Return a process's arguments (proc_pid_cmdline(5)); empty if it is gone or a zombie."""
+    try:
+        raw = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return ()
+    return tuple(os.fsdecode(part) for part in raw.split(b"\0")[:-1])
