@@ -1,0 +1,1 @@
+"""What several test files share: images, agents, servers. Import-safe; no fixtures."""

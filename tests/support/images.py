@@ -1,0 +1,177 @@
+"""Make OCI image layouts for tests, in pure Python: no network, no tools but busybox.
+
+python -m tests.support.images DIRECTORY    # writes the busybox image that the examples run
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import platform
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import zstandard
+
+Compression = Literal["gzip", "zstd", "none"]
+Member = tuple[tarfile.TarInfo, bytes]
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+BUSYBOX = Path("/bin/busybox")
+_SUFFIX: Mapping[Compression, str] = {"gzip": "+gzip", "zstd": "+zstd", "none": ""}
+
+
+def host_platform() -> dict[str, str]:
+    """Return this machine's platform as an OCI image names it."""
+    machine = platform.machine()
+    names = {"x86_64": ("amd64", ""), "aarch64": ("arm64", "v8"), "armv7l": ("arm", "v7")}
+    architecture, variant = names.get(machine, (machine, ""))
+    found = {"os": "linux", "architecture": architecture}
+    return {**found, "variant": variant} if variant else found
+
+
+def member(
+    name: str,
+    content: bytes | str = b"",
+    *,
+    kind: bytes = tarfile.REGTYPE,
+    mode: int = 0o644,
+    owner: tuple[int, int] = (0, 0),
+    link: str = "",
+    device: tuple[int, int] = (0, 0),
+    xattrs: Mapping[str, str] | None = None,
+    mtime: float = 1_700_000_000,
+) -> Member:
+    """Describe one member of a layer; `kind` is a tar type flag."""
+    data = content.encode() if isinstance(content, str) else content
+    info = tarfile.TarInfo(name)
+    info.type, info.mode, info.size, info.linkname, info.mtime = kind, mode, len(data), link, mtime
+    info.uid, info.gid = owner
+    info.devmajor, info.devminor = device
+    info.pax_headers = {f"SCHILY.xattr.{key}": value for key, value in (xattrs or {}).items()}
+    return info, data
+
+
+def directory(name: str, mode: int = 0o755, owner: tuple[int, int] = (0, 0)) -> Member:
+    """Describe a directory of a layer."""
+    return member(name, kind=tarfile.DIRTYPE, mode=mode, owner=owner)
+
+
+def symlink(name: str, target: str) -> Member:
+    """Describe a symbolic link of a layer."""
+    return member(name, kind=tarfile.SYMTYPE, mode=0o777, link=target)
+
+
+def layer(members: Iterable[Member]) -> bytes:
+    """Return an uncompressed layer: a pax tar archive of the members, in their order."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for info, content in members:
+            archive.addfile(info, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def write_blob(layout: Path, data: bytes) -> dict[str, Any]:
+    """Store a blob in a layout; return the start of its descriptor (digest and size)."""
+    name = hashlib.sha256(data).hexdigest()
+    blobs = layout / "blobs" / "sha256"
+    blobs.mkdir(parents=True, exist_ok=True)
+    (blobs / name).write_bytes(data)
+    return {"digest": f"sha256:{name}", "size": len(data)}
+
+
+def compress(data: bytes, compression: Compression) -> bytes:
+    """Compress a layer, the same way every time."""
+    if compression == "gzip":
+        return gzip.compress(data, 1, mtime=0)
+    if compression == "zstd":
+        return zstandard.ZstdCompressor(level=1).compress(data)
+    return data
+
+
+def write_image(
+    layout: Path,
+    layers: Sequence[bytes],
+    *,
+    tag: str | None = "latest",
+    config: Mapping[str, Any] | None = None,
+    compression: Compression = "gzip",
+    image_platform: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Add an image of these (uncompressed) layers to a layout and return its manifest's descriptor.
+
+    `config` is the inner "config" object (Cmd, Env, User, ...). An existing tag moves; None adds none.
+    """
+    built_for = dict(image_platform or host_platform())
+    kind = "application/vnd.oci.image"
+    document = {
+        **built_for,
+        "config": dict(config or {"Cmd": ["/bin/sh"], "Env": [f"PATH={PATH}"]}),
+        "rootfs": {
+            "type": "layers",
+            "diff_ids": [f"sha256:{hashlib.sha256(data).hexdigest()}" for data in layers],
+        },
+    }
+    media_type = f"{kind}.layer.v1.tar{_SUFFIX[compression]}"
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": f"{kind}.manifest.v1+json",
+        "config": {
+            "mediaType": f"{kind}.config.v1+json",
+            **write_blob(layout, json.dumps(document).encode()),
+        },
+        "layers": [
+            {"mediaType": media_type, **write_blob(layout, compress(data, compression))} for data in layers
+        ],
+    }
+    descriptor = {"mediaType": manifest["mediaType"], **write_blob(layout, json.dumps(manifest).encode())}
+    if tag is not None:
+        tag_descriptor(layout, {**descriptor, "platform": built_for}, tag)
+    return descriptor
+
+
+def tag_descriptor(layout: Path, descriptor: Mapping[str, Any], tag: str) -> None:
+    """Give a manifest or an index of the layout a name in its index.json."""
+    index = layout / "index.json"
+    (layout / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    name = "org.opencontainers.image.ref.name"
+    kept: list[Any] = json.loads(index.read_text())["manifests"] if index.exists() else []
+    kept = [entry for entry in kept if entry.get("annotations", {}).get(name) != tag]
+    entry = {**descriptor, "annotations": {name: tag}}
+    index.write_text(json.dumps({"schemaVersion": 2, "manifests": [*kept, entry]}))
+
+
+def busybox_members() -> list[Member]:
+    """Return the members of a small root file system: busybox, its applets, and two users (root, app)."""
+    listed = subprocess.run([BUSYBOX, "--list-full"], capture_output=True, check=True, text=True)
+    applets = [f"bin/{Path(path).name}" for path in listed.stdout.split() if Path(path).name != "busybox"]
+    return [
+        *(directory(name) for name in ("bin", "dev", "etc", "home", "proc", "run", "sys", "usr", "var")),
+        directory("root", 0o700),
+        directory("tmp", 0o1777),
+        directory("home/app", 0o750, (1000, 1000)),
+        member("etc/passwd", "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000:app:/home/app:/bin/sh\n"),
+        member("etc/group", "root:x:0:\napp:x:1000:\nextra:x:2000:app\n"),
+        member("bin/busybox", BUSYBOX.read_bytes(), mode=0o755),
+        *(symlink(name, "busybox") for name in sorted(set(applets))),
+        symlink("usr/bin", "../bin"),
+        symlink("usr/sbin", "../bin"),
+        symlink("sbin", "bin"),
+    ]
+
+
+def busybox_layout(path: Path, tag: str = "latest") -> Path:
+    """Write an OCI layout with one image of busybox and return its path (use it as `oci:PATH:TAG`)."""
+    path.mkdir(parents=True, exist_ok=True)
+    write_image(path, [layer(busybox_members())], tag=tag)
+    return path
+
+
+if __name__ == "__main__":
+    print(f"oci:{busybox_layout(Path(sys.argv[1]).absolute())}:latest")
