@@ -1,0 +1,1 @@
+"""Tests as root against the real kernel, crun and conmon of this machine."""

@@ -1,0 +1,1 @@
+"""Tests of the Debian package on a machine of its own: systemd, cgroup v2, reboot."""
