@@ -1,0 +1,13 @@
+"""Images: from a reference in a pod file to read-only directories that an overlay can be made of.
+
+reference   what a user may write as `image = "..."`
+settings    what agent.toml says about registries and limits
+image       the seam: ImageStore, Image, ImageConfig
+store       references, manifests and unpacked layers on disk; pull, list, remove, prune
+registry    the Distribution client; `credentials` and `http` are its two hands
+layout      `oci:`, `oci-archive:` and `docker-archive:` inputs
+manifest    indexes, manifests and configurations, read strictly
+unpack      one layer → one directory, in a confined child (`unpack_child`, `tarfilter`, `decompress`)
+merge       the image's configuration with the pod file's words over it
+user        names of users and groups → numbers, from the container's own files
+"""

@@ -1,0 +1,128 @@
+"""What a container runs: the image's configuration with the pod file's own words over it."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import signal
+
+from msgspec import Struct
+
+from tank_agent.errors import Stalled
+from tank_agent.image.image import ImageConfig
+from tank_agent.spec.model import Container
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# A working directory in one of these can name a descriptor that leaked from the host (CVE-2024-21626).
+_KERNEL_TREES = ("/proc", "/dev", "/sys")
+_REALTIME = re.compile(r"(?:SIG)?RTMIN(?:\+([0-9]{1,2}))?|(?:SIG)?RTMAX(?:-([0-9]{1,2}))?")
+
+
+class RunParameters(Struct, frozen=True, kw_only=True):
+    """How to run a container's process.
+
+    `cwd` is absolute and normal. `user` is as written ("postgres:postgres", "1000", "0:0"): resolve it in the
+    mounted root file system with `resolve_user`. `stop_signal` is a name such as "SIGTERM" or "SIGRTMIN+3";
+    `signal_number` gives its number.
+    """
+
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    cwd: str
+    user: str
+    stop_signal: str
+
+
+def merge(container: Container, config: ImageConfig) -> RunParameters:
+    """Return what to run, by the argv rule of DESIGN section 3.
+
+    Raises:
+        Stalled: there is no command, or one of the two asks for something that cannot be.
+    """
+    return RunParameters(
+        argv=_argv(container, config),
+        env=_environment(container, config),
+        cwd=_working_directory(container.working_dir or config.working_dir or "/", container.name),
+        user=container.user or config.user or "0:0",
+        stop_signal=_signal_name(container.stop_signal or config.stop_signal or "SIGTERM", container.name),
+    )
+
+
+def signal_number(name: str) -> int:
+    """Return the number of a signal: "SIGTERM", "TERM", "15" or "SIGRTMIN+3".
+
+    Raises:
+        ValueError: Linux has no such signal.
+    """
+    text = name.strip().upper()
+    if re.fullmatch(r"[0-9]{1,2}", text):
+        number = int(text)
+    elif realtime := _REALTIME.fullmatch(text):
+        first, last = signal.SIGRTMIN, signal.SIGRTMAX
+        number = first + int(realtime[1] or 0) if "MIN" in text else last - int(realtime[2] or 0)
+    else:
+        found = getattr(signal.Signals, text if text.startswith("SIG") else f"SIG{text}", None)
+        number = int(found) if found is not None else 0
+    if not 1 <= number <= signal.SIGRTMAX:
+        raise ValueError(f"{name!r} is not a signal")
+    return number
+
+
+def _argv(container: Container, config: ImageConfig) -> tuple[str, ...]:
+    if container.command is not None:
+        argv = (*container.command, *(container.args or ()))
+    else:
+        argv = (*config.entrypoint, *(config.cmd if container.args is None else container.args))
+    if not argv or not argv[0]:
+        source = (
+            "its root file system has none" if container.image is None else f"{container.image} names none"
+        )
+        raise Stalled(
+            f"there is no command to run: {source}",
+            where=f"container {container.name}",
+            hint='set command = ["/path/to/program"] in the pod file',
+        )
+    if any("\0" in word for word in argv):
+        raise Stalled("the command contains a NUL byte", where=f"container {container.name}")
+    return argv
+
+
+def _environment(container: Container, config: ImageConfig) -> dict[str, str]:
+    # An entry without "=" would make some runtimes pass on the host's variable of that name (CVE-2026-57231).
+    given = (entry.partition("=") for entry in config.env if "\0" not in entry)
+    merged = {name: value for name, equals, value in given if name and equals}
+    merged.update(container.env)
+    merged.setdefault("PATH", DEFAULT_PATH)
+    return merged
+
+
+def _working_directory(path: str, container: str) -> str:
+    parts = path.split("/")
+    normal = posixpath.normpath(path)
+    if normal.startswith("//"):
+        normal = normal[1:]
+    if not path.startswith("/") or ".." in parts or "\0" in path:
+        problem = "is not an absolute path without '..'"
+    elif any(normal == tree or normal.startswith(f"{tree}/") for tree in _KERNEL_TREES):
+        problem = "is in a file system of the kernel"
+    else:
+        return normal
+    raise Stalled(
+        f"working directory {path!r} {problem}",
+        where=f"container {container}",
+        hint='set working_dir = "/some/directory" in the pod file',
+    )
+
+
+def _signal_name(name: str, container: str) -> str:
+    try:
+        number = signal_number(name)
+    except ValueError as error:
+        raise Stalled(
+            f"stop signal {error}",
+            where=f"container {container}",
+            hint='set stop_signal = "SIGTERM" in the pod file',
+        ) from error
+    if signal.SIGRTMIN < number < signal.SIGRTMAX:
+        return f"SIGRTMIN+{number - signal.SIGRTMIN}"
+    return signal.Signals(number).name if number in set(signal.Signals) else str(number)

@@ -1,0 +1,112 @@
+"""Open and read paths in trees that someone else controls: openat2(2), never by a path from the outside.
+
+A symbolic link in such a tree may point anywhere, may change between two calls, and a file in it may be a
+fifo or endless. So every look goes through a directory descriptor and lets the kernel do the walk.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+
+from tank_agent.linux.libc import SYS_OPENAT2, syscall
+
+# linux/openat2.h
+RESOLVE_NO_XDEV = 0x01
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
+
+# The kernel gives up with EAGAIN when a rename or a mount races with a walk that must not leave its root.
+_ATTEMPTS = 32
+
+
+class NotReadableError(ValueError):
+    """A path in a foreign tree is not a regular file of bounded size."""
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+def open_at(directory: int, path: str | bytes, flags: int, *, resolve: int, mode: int = 0) -> int:
+    """Open `path` as openat2(2) does with these RESOLVE_ flags; the new descriptor is close-on-exec.
+
+    Raises:
+        OSError: with `path` as its filename; EXDEV or ELOOP when the walk would break `resolve`.
+    """
+    name = os.fsencode(path)
+    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
+    for attempt in range(_ATTEMPTS):
+        try:
+            return syscall(
+                SYS_OPENAT2, directory, name, ctypes.byref(how), ctypes.sizeof(how), path=os.fsdecode(name)
+            )
+        except OSError as error:
+            if error.errno != errno.EAGAIN or attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError("unreachable")
+
+
+def open_in_root(root: int, path: str | bytes, flags: int, mode: int = 0) -> int:
+    """Open `path` as a process would that has the directory `root` as its root: links stay inside.
+
+    Raises:
+        OSError: with `path` as its filename.
+    """
+    return open_at(root, path, flags, resolve=RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS, mode=mode)
+
+
+def open_beneath(root: int, path: str | bytes, flags: int, mode: int = 0) -> int:
+    """Open `path` below the directory `root`; a walk that would leave it, even by a link, is refused.
+
+    Raises:
+        OSError: EXDEV where the path leads out.
+    """
+    return open_at(root, path, flags, resolve=RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS, mode=mode)
+
+
+def open_without_links(root: int, path: str | bytes, flags: int, mode: int = 0) -> int:
+    """Open `path` below the directory `root`; any symbolic link on the way is refused.
+
+    Raises:
+        OSError: ELOOP at a symbolic link, EXDEV where the path leads out.
+    """
+    return open_at(root, path, flags, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS, mode=mode)
+
+
+def read_regular(descriptor: int, *, limit: int, name: str) -> bytes:
+    """Read an open descriptor to its end: a regular file of at most `limit` bytes. Closes nothing.
+
+    Raises:
+        NotReadableError: it is something else, or larger.
+    """
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        raise NotReadableError(f"{name} is not a regular file")
+    chunks: list[bytes] = []
+    left = limit + 1
+    while left and (chunk := os.read(descriptor, min(left, 1 << 20))):
+        chunks.append(chunk)
+        left -= len(chunk)
+    if not left:
+        raise NotReadableError(f"{name} is larger than {limit} bytes")
+    return b"".join(chunks)
+
+
+def read_in_root(root: int, path: str, *, limit: int) -> bytes:
+    """Read a regular file of a foreign root file system; never blocks on a fifo, never reads too much.
+
+    Raises:
+        FileNotFoundError: there is none (also where a link leads to nothing).
+        NotReadableError: it is no regular file, or larger than `limit` bytes.
+        OSError: the tree cannot be read, or its links go in circles.
+    """
+    descriptor = open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        return read_regular(descriptor, limit=limit, name=path)
+    finally:
+        os.close(descriptor)
