@@ -1,1 +1,5 @@
-"""Tests: fast ones of single rooms in `unit`, real crun and conmon in `integration`, a Debian machine in `system`."""
+"""The tests, by what they need.
+
+`unit`: one room each, within seconds. `integration`: root and this machine's kernel, crun and conmon.
+`system`: the Debian package on a machine of its own. `support`: what tests share.
+"""

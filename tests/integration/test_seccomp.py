@@ -6,10 +6,10 @@ import ctypes
 import json
 import os
 import platform
+import resource
 import select
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,6 +114,12 @@ EXPECTED = {
 }
 
 
+def cpu_time() -> float:
+    # Wall time would measure the machine's other work, too.
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def resolve(name: str) -> int:
     library = ctypes.CDLL("libseccomp.so.2")
     return int(library.seccomp_syscall_resolve_name(name.encode()))
@@ -173,18 +179,18 @@ class Sandbox:
         assert code == 0, (self.directory / "errors").read_text()
 
     def create(self, profile: dict[str, Any], annotation: str | None) -> tuple[str, float]:
-        """Create a container and return its id and how many seconds crun took."""
+        """Create a container and return its id and how many seconds of CPU time crun took."""
         identity = f"tank-seccomp-{os.getpid()}-{len(self.started)}"
         bundle = self.directory / identity
         bundle.mkdir()
         (bundle / "config.json").write_text(json.dumps(self.config(identity, profile, annotation)))
         self.started.append(identity)
         with (bundle / "output").open("wb") as output:
-            before = time.perf_counter()
+            before = cpu_time()
             self.crun(
                 "create", f"--bundle={bundle}", f"--pid-file={bundle / 'pid'}", "--", identity, stdout=output
             )
-            return identity, time.perf_counter() - before
+            return identity, cpu_time() - before
 
     def config(self, identity: str, profile: dict[str, Any], annotation: str | None) -> dict[str, Any]:
         numbers = {name: resolve(name) for name in ("pivot_root", "keyctl", "clone")}
@@ -275,6 +281,5 @@ def test_the_cached_program_is_the_same_filter_and_starts_faster(sandbox: Sandbo
     for _ in range(15):
         compiled.append(sandbox.create(profile, None)[1])
         cached.append(sandbox.create(profile, annotation)[1])
-    print(f"crun create: {min(compiled) * 1000:.1f} ms compiled, {min(cached) * 1000:.1f} ms cached")
-    # The best of several, since other work on the machine only ever adds time.
+    print(f"crun create: {min(compiled) * 1000:.1f} ms of CPU compiled, {min(cached) * 1000:.1f} ms cached")
     assert min(cached) < min(compiled)
