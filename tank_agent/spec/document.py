@@ -1,0 +1,156 @@
+"""Reads TOML text that may be anything: a table, or the one problem that stops the reading, with its line."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from typing import Any
+
+from tank_agent.errors import Problem
+from tank_agent.spec.findings import show
+
+TEXT_MAX = 1024**2
+# tomllib takes quadratic time over the parts of one key; no key of ours has more than a handful.
+_KEY_PARTS_MAX = 500
+_PART = r"(?:[A-Za-z0-9_-]++|\"[^\"\n]*+\"|'[^'\n]*+')"
+_LONG_KEY = re.compile(
+    rf"(?:^|[\[{{,])[ \t]*+{_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{_KEY_PARTS_MAX}}}", re.MULTILINE
+)
+_POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+
+# How tomllib's messages begin, and what they mean to a person.
+_SENTENCES = (
+    ("Expected '=' after a key", 'expected "=" after the key; the form is key = value'),
+    ("Expected ']' at the end of a table", 'expected "]" at the end of the table\'s header'),
+    ("Expected ']]' at the end of an array", 'expected "]]" at the end of the table\'s header'),
+    (
+        "Expected newline or end of document",
+        "there is something after the end of the value; start a new line",
+    ),
+    ("Unclosed array", 'a list is not closed; its elements need "," between them and "]" at the end'),
+    (
+        "Unclosed inline table",
+        'an inline table is not closed; it needs "," between its keys and "}" on the same line',
+    ),
+    ("Unterminated string", "a text is not closed; end it with the quotes that it starts with"),
+    ("Illegal character '\\n'", "a text is not closed on its line; for several lines use three quotes"),
+    ("Unescaped '\\' in a string", "a backslash in a text must be doubled, or the text put in single quotes"),
+    ("Invalid hex value", "a \\u in a text needs hexadecimal digits, or put the text in single quotes"),
+    ("Escaped character is not a Unicode", "a \\u in a text must name a character; this one does not"),
+    ("Cannot overwrite a value", "a key is given twice; keep one of them"),
+    ("Duplicate inline table key", "a key is given twice in an inline table; keep one of them"),
+    (
+        "Cannot mutate immutable namespace",
+        "a table in braces can't be extended; write all its keys in one place",
+    ),
+    ("Cannot redefine namespace", "a table is defined twice in different ways; write it in one place"),
+    ("Invalid initial character for a key", "a key must be letters, digits, _ and -, or be in quotes"),
+    ("Invalid value", "this is not a value; text needs quotes, a list [ ] and a table { }"),
+    ("Invalid date or datetime", "this is not a date or time; put text in quotes"),
+    ("Invalid statement", "this is neither a key = value nor a [table]"),
+)
+_WORDS = {"yes": "true", "on": "true", "true": "true", "no": "false", "off": "false", "false": "false"}
+_ASSIGNMENT = re.compile(r"\s*([^=#]+?)\s*=\s*([^#]*?)\s*(?:#.*)?")
+_WRONG_VALUE = ("Invalid value", "Expected newline or end of document", "Invalid date")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_COLON = re.compile(r"\s*-?\s*([A-Za-z0-9_-]+)\s*:(?:\s+(\S.*))?")
+
+
+def read_toml(text: str, file: str) -> tuple[dict[str, Any] | None, Problem | None]:
+    """Return the table of a TOML text, or the problem with it; never raises, whatever the text is."""
+    problem = _unreadable(text, file)
+    if problem:
+        return None, problem
+    try:
+        return tomllib.loads(without_mark(text)), None
+    except tomllib.TOMLDecodeError as error:
+        return None, _syntax_problem(text, file, str(error))
+    except RecursionError:
+        return None, Problem(
+            file, 0, "", "lists or tables are nested too deep; a few levels are enough for any pod"
+        )
+    except ValueError:
+        # Of what tomllib converts, only a number with thousands of digits is left to fail (CVE-2020-10735).
+        long = re.search("[0-9_]{4000,}", text)
+        return None, Problem(
+            file, _line_at(text, long.start()) if long else 0, "", "a number has too many digits"
+        )
+
+
+def without_mark(text: str) -> str:
+    """Return the text without the byte order mark that some editors put first."""
+    return text.removeprefix("\ufeff")
+
+
+def _line_at(text: str, position: int) -> int:
+    return text.count("\n", 0, position) + 1
+
+
+def _unreadable(text: str, file: str) -> Problem | None:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError as error:
+        return Problem(file, _line_at(text, error.start), "", "the text is not UTF-8; save the file as UTF-8")
+    if size > TEXT_MAX:
+        return Problem(file, 0, "", f"the file has {size} bytes; at most {TEXT_MAX} are read")
+    if text.count(".") >= _KEY_PARTS_MAX:
+        found = _LONG_KEY.search(text)
+        if found:
+            return Problem(
+                file, _line_at(text, found.start() + 1), "", f"a key has over {_KEY_PARTS_MAX} parts"
+            )
+    return None
+
+
+def _syntax_problem(text: str, file: str, message: str) -> Problem:
+    place = _POSITION.search(message)
+    reason = message[: place.start()] if place else message
+    line = int(place[1]) if place and place[1] else _line_at(text, len(text.rstrip()))
+    lines = text.split("\n")
+    content = lines[line - 1].rstrip("\r") if line <= len(lines) else ""
+    return Problem(file, line, "", _sentence(reason, content))
+
+
+def _sentence(reason: str, content: str) -> str:
+    """Say in our words what tomllib's `reason` means for a line with this content."""
+    special = _special_sentence(reason, content)
+    if special:
+        return special
+    for start, sentence in _SENTENCES:
+        if reason.startswith(start):
+            return sentence
+    return f"this is not TOML: {reason[:100]}"
+
+
+def _special_sentence(reason: str, content: str) -> str | None:
+    """Return the sentence for the mistakes where the line itself shows what was meant."""
+    if _CONTROL.search(content) or reason.startswith("Found invalid character"):
+        return "there is a control character in the text; write it as an escape such as \\t or \\u0000"
+    twice = re.match(r"Cannot declare \((.*?),?\) twice", reason)
+    if twice:
+        name = ".".join(part.strip().strip("'\"") for part in twice[1].split(","))[:60]
+        return (
+            f"[{name}] is defined twice; put its keys in one table, or write [[{name}]] for a list of tables"
+        )
+    colon = _COLON.fullmatch(content)
+    if colon and reason.startswith(("Expected '='", "Invalid statement")):
+        value = f" = {colon[2][:60]}" if colon[2] else " = …"
+        return f'TOML has "=" where YAML has ":"; write {colon[1][:60]}{value}'
+    assignment = _ASSIGNMENT.fullmatch(content)
+    if assignment and reason.startswith("Cannot overwrite a value"):
+        return f"{assignment[1][:60]} is given twice in this table; keep one of them"
+    is_bare = assignment is not None and not assignment[2].startswith(("'", '"', "[", "{"))
+    if assignment and (reason.startswith(_WRONG_VALUE[:1]) or (is_bare and reason.startswith(_WRONG_VALUE))):
+        return _value_sentence(assignment[1][:60], assignment[2])
+    return None
+
+
+def _value_sentence(key: str, value: str) -> str:
+    if not value:
+        return f'{key} has no value; write {key} = "…", or remove the line'
+    word = _WORDS.get(value.lower())
+    if word:
+        return f"{value} is not a value; write {key} = {word}"
+    if value[0] in "\"'[{":
+        return "this is not a value; text needs quotes, a list [ ] and a table { }"
+    return f"text needs quotes; write {key} = {show(value)}"

@@ -1,0 +1,84 @@
+"""Findings: what is wrong at which key, before it is known on which line the key stands."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+
+from msgspec import Struct
+
+from tank_agent.errors import Problem
+
+KeyPath = tuple[str | int, ...]
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_SHOWN = 60
+
+
+class Finding(Struct, frozen=True):
+    """One thing that is wrong at one key, as a path of keys and list positions from the pod's table."""
+
+    path: KeyPath
+    message: str
+
+
+def key_text(path: KeyPath) -> str:
+    """Return a key path as a user reads it: `containers[0].limits.memory`."""
+    parts: list[str] = []
+    for part in path:
+        if isinstance(part, int):
+            parts.append(f"[{part}]")
+        else:
+            bare = part if _BARE_KEY.fullmatch(part) else show(part)
+            parts.append(f".{bare}" if parts else bare)
+    return "".join(parts)
+
+
+def show(value: object) -> str:
+    """Return a value in quotes for a message: printable on any terminal, and cut when it is long."""
+    if not isinstance(value, str):
+        return _cut(repr(value))
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    printable = "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode()
+        for char in escaped[: _SHOWN * 2]
+    )
+    return f'"{_cut(printable)}"'
+
+
+def _cut(value: str) -> str:
+    return value if len(value) <= _SHOWN else value[: _SHOWN - 1] + "…"
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that `word` was probably meant to be, or None."""
+    lower = word.lower().replace("-", "_")
+    candidates = {name.replace("-", "_"): name for name in known}
+    found = difflib.get_close_matches(lower[:_SHOWN], list(candidates), n=1, cutoff=0.7)
+    return candidates[found[0]] if found else None
+
+
+def line_of(path: KeyPath, lines: Mapping[KeyPath, int]) -> int:
+    """Return the line of a key, or of the nearest table around it that has one; 0 when nothing is known."""
+    for end in range(len(path), -1, -1):
+        line = lines.get(path[:end])
+        if line is not None:
+            return line
+    return 0
+
+
+def to_problems(
+    findings: Iterable[Finding],
+    *,
+    file: str,
+    lines: Mapping[KeyPath, int],
+    prefix: KeyPath = (),
+    pod: str | None = None,
+) -> list[Problem]:
+    """Turn findings into problems: put `prefix` before each path, and look up its line."""
+    problems = []
+    for finding in findings:
+        path = prefix + finding.path
+        problems.append(Problem(file, line_of(path, lines), key_text(path), finding.message, pod))
+    return problems

@@ -1,0 +1,209 @@
+"""Reads a pod file: text in, pods and problems out. Never raises, whatever the text is.
+
+The good path is tomllib, one msgspec conversion and our checks. What finds *all* problems, and their lines,
+is slower and only runs when there is one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+from msgspec import Struct
+
+from tank_agent.errors import InvalidSpec, Problem
+from tank_agent.spec.checks import check_pod, name_problem
+from tank_agent.spec.document import read_toml, without_mark
+from tank_agent.spec.file import PodTable
+from tank_agent.spec.findings import Finding, KeyPath, show, to_problems
+from tank_agent.spec.lines import find_lines
+from tank_agent.spec.model import Pod
+from tank_agent.spec.structure import read_table, type_message
+
+_NO_FILE = "<pod>"
+# A file of a megabyte can be wrong in more ways than anybody wants to store or read.
+_PROBLEMS_MAX = 1000
+_TOO_DEEP = "lists or tables are nested too deep; a few levels are enough for any pod"
+
+
+class ParsedPod(Struct, frozen=True):
+    """A valid pod, and the line on which its table starts."""
+
+    pod: Pod
+    line: int
+
+
+class ParsedFile(Struct, frozen=True):
+    """All valid pods of a file, in its order, and all problems, by line."""
+
+    pods: tuple[ParsedPod, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+def parse_pod_file(text: str, file: str) -> ParsedFile:
+    """Read the text of a pod file; `file` names it in messages, and its stem names a single pod.
+
+    A pod with a problem is not among `pods`; the problem's `pod` is its name where that is known.
+    """
+    document, problem = read_toml(text, file)
+    if document is None:
+        return ParsedFile(problems=(problem,) if problem else ())
+    try:
+        return _FileReader(text, file).read(document)
+    except RecursionError:
+        return ParsedFile(problems=(Problem(file, 0, "", _TOO_DEEP),))
+
+
+def parse_inline_pods(tables: object, text: str, file: str) -> ParsedFile:
+    """Read the `[[pods]]` of a document that has other keys too, as agent.toml has."""
+    try:
+        return _FileReader(text, file).read_list(tables)
+    except RecursionError:
+        return ParsedFile(problems=(Problem(file, 0, "pods", _TOO_DEEP),))
+
+
+def pod_from_mapping(fields: Mapping[str, object]) -> Pod:
+    """Make a pod of a mapping with the pod file's own keys.
+
+    Raises:
+        InvalidSpec: with every problem found; their file is `<pod>`.
+    """
+    try:
+        pod, findings, name = _read_pod(_plain(fields), None)
+    except (RecursionError, ValueError) as error:
+        message = _TOO_DEEP if isinstance(error, RecursionError) else str(error)
+        raise InvalidSpec((Problem(_NO_FILE, 0, "", message),)) from None
+    if pod is None:
+        raise InvalidSpec(tuple(to_problems(findings, file=_NO_FILE, lines={}, pod=name)))
+    return pod
+
+
+def _plain(value: Any) -> Any:
+    """Copy a mapping into what a TOML text could have given; ValueError for what no text could."""
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise ValueError("every key must be text")
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{show(value)} is not valid Unicode") from None
+        return str(value)
+    return value
+
+
+def _stem(file: str) -> str | None:
+    """Return the name that a file gives its only pod; None for standard input and the like."""
+    name = PurePath(file).name.removesuffix(".toml")
+    return None if name in ("", "-") or name.startswith("<") else name
+
+
+class _FileReader:
+    def __init__(self, text: str, file: str) -> None:
+        self.text = text
+        self.file = file
+        self.problems: list[Problem] = []
+        self._lines: dict[KeyPath, int] | None = None
+
+    @property
+    def lines(self) -> dict[KeyPath, int]:
+        if self._lines is None:
+            self._lines = find_lines(without_mark(self.text))
+        return self._lines
+
+    def read(self, document: dict[str, Any]) -> ParsedFile:
+        if not document:
+            self._report([Finding((), "there is no pod in this file; a pod needs [[containers]]")])
+            return self._done([])
+        if "pods" in document:
+            return self._read_many(document)
+        pod, findings, name = _read_pod(document, _stem(self.file))
+        self._report(findings, pod=name)
+        return self._done([ParsedPod(pod, 1)] if pod else [])
+
+    def _read_many(self, document: dict[str, Any]) -> ParsedFile:
+        others = [key for key in document if key != "pods"]
+        message = "a file with [[pods]] has no other keys at the top; move it into one of the [[pods]]"
+        self._report([Finding((key,), message) for key in others[:_PROBLEMS_MAX]])
+        if document["pods"] == []:
+            self._report(
+                [Finding(("pods",), "there is no pod in this list; add [[pods]], or remove the file")]
+            )
+        return self.read_list(document["pods"])
+
+    def read_list(self, tables: object) -> ParsedFile:
+        if not isinstance(tables, list):
+            message = "must be a list of tables; write [[pods]] with two brackets"
+            self._report([Finding(("pods",), message)])
+            return self._done([])
+        names = Counter(table["name"] for table in tables if _has_name(table))
+        pods = []
+        for index, table in enumerate(tables):
+            if len(self.problems) >= _PROBLEMS_MAX:
+                break
+            pod, findings, name = _read_pod(table, None)
+            # Which of two was meant is not for us to choose: none is taken, and what runs stays.
+            if names[name] > 1:
+                first = next(place for place, other in enumerate(tables) if _has_name(other, name))
+                others = f"pods[{first}]" if first != index else "another of [[pods]]"
+                findings.append(Finding(("name",), f"{others} has the name {show(name)} too; rename one"))
+                pod = None
+            self._report(findings, prefix=("pods", index), pod=name)
+            if pod:
+                pods.append(ParsedPod(pod, self.lines.get(("pods", index), 1)))
+        return self._done(pods)
+
+    def _report(self, findings: list[Finding], *, prefix: KeyPath = (), pod: str | None = None) -> None:
+        if findings:
+            self.problems += to_problems(findings, file=self.file, lines=self.lines, prefix=prefix, pod=pod)
+
+    def _done(self, pods: list[ParsedPod]) -> ParsedFile:
+        found = sorted(self.problems, key=lambda problem: problem.line)
+        if len(found) > _PROBLEMS_MAX:
+            rest = f"there are more problems; these are the first {_PROBLEMS_MAX}"
+            found = [*found[:_PROBLEMS_MAX], Problem(self.file, 0, "", rest)]
+        return ParsedFile(pods=tuple(pods), problems=tuple(found))
+
+
+def _has_name(table: object, name: str | None = None) -> bool:
+    if not isinstance(table, dict) or not isinstance(table.get("name"), str):
+        return False
+    return name is None or table["name"] == name
+
+
+def _read_pod(table: object, stem: str | None) -> tuple[Pod | None, list[Finding], str | None]:
+    """Return the pod if nothing is wrong with it, all findings, and its name where that is known."""
+    if not isinstance(table, dict):
+        return None, [Finding((), type_message(table, {"type": "object"}))], None
+    fields, structure = read_table(table, PodTable)
+    given = table.get("name")
+    name = given if isinstance(given, str) and given else stem
+    findings = list(structure.findings)
+    wrong = _name_finding(given, stem)
+    if wrong and not structure.is_covered(("name",)):
+        findings.append(wrong)
+    if fields is not None:
+        pod, found = check_pod(fields, name or "")
+        findings += [finding for finding in found if not structure.is_covered(finding.path)]
+        if not findings:
+            return pod, [], name
+    return None, findings, name
+
+
+def _name_finding(given: object, stem: str | None) -> Finding | None:
+    if isinstance(given, str):
+        wrong = name_problem(given)
+        return Finding(("name",), wrong) if wrong else None
+    if stem is None:
+        return Finding(("name",), 'is missing; write name = "db"')
+    wrong = name_problem(stem)
+    return (
+        Finding(("name",), f"the file's name gives the pod's: {wrong}; rename the file or give name")
+        if wrong
+        else None
+    )
