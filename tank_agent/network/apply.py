@@ -1,0 +1,299 @@
+"""Do the steps of `convergence` with pyroute2, and turn what the kernel refuses into advice.
+
+The host's side of a namespace is the namespace of the calling thread. An interface is made by the host's
+socket directly inside the pod's namespace (IFLA_NET_NS_FD beside IFLA_LINK), so that it is never on the host,
+not even for a moment: whenever we die, what is left goes with the pod's namespace.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tank_agent.errors import Retry, Stalled, TankError
+from tank_agent.linux import fault
+from tank_agent.linux.namespaces import in_network_namespace, raise_link
+from tank_agent.network import probe, rtnetlink
+from tank_agent.network.convergence import (
+    AddAddress,
+    AddLink,
+    AddRoute,
+    RaiseLink,
+    RemoveAddress,
+    RemoveLink,
+    RemoveRoute,
+    Step,
+)
+from tank_agent.network.rtnetlink import DefaultRoute, Link, text
+from tank_agent.network.wanted import LINK_GROUP, LINK_KIND, WantedNic, check_parent, format_mac
+
+# linux/if_addr.h, linux/rtnetlink.h
+IFA_F_NODAD = 0x02
+RTNH_F_ONLINK = 4
+
+_SYSCTLS = Path("/proc/sys/net")
+_REFUSED_PARENTS = {
+    errno.EBUSY: "it is a port of a bridge or a bond, or carries another kind of virtual interface",
+    errno.EINVAL: "it is no Ethernet interface",
+    errno.EOPNOTSUPP: "its driver does not support it",
+}
+
+
+def apply(netns: Path, steps: Sequence[Step]) -> None:
+    """Do the steps in the namespace pinned at `netns`.
+
+    Raises:
+        Stalled: the host, its kernel or the parent interface cannot do it.
+        Retry: it cannot be done now; an address is taken, or an interface is away.
+    """
+    additions = [step.nic for step in steps if isinstance(step, AddLink)]
+    # Before anything is removed: what works stays if its successor is impossible.
+    for nic in additions:
+        check_parent(nic)
+    _refuse_own_addresses([step for step in steps if isinstance(step, AddAddress)])
+    remove_links(netns, [step.link for step in steps if isinstance(step, RemoveLink)])
+    for nic in additions:
+        _create_link(netns, nic)
+        fault.point("network:link-created")
+    inner = [step for step in steps if not isinstance(step, RemoveLink)]
+    in_network_namespace(netns, lambda: _apply_inside(inner))
+
+
+def remove_links(netns: Path, links: Sequence[Link]) -> None:
+    """Remove interfaces from the namespace pinned at `netns`; those that are gone already are no error.
+
+    Raises:
+        Retry: the kernel does not let one go.
+    """
+    if not links:
+        return
+
+    def remove() -> None:
+        with _route_socket() as route:
+            for link in links:
+                with _explained(f"cannot remove {link.name}", ignore=(errno.ENODEV,)):
+                    route.link("del", index=link.index)
+                fault.point("network:link-removed")
+
+    in_network_namespace(netns, remove)
+
+
+@contextmanager
+def _route_socket() -> Iterator[Any]:
+    # 0.2 s that a pod without interfaces never pays.
+    from pyroute2 import IPRoute
+
+    with IPRoute() as route:
+        yield route
+
+
+@contextmanager
+def _explained(
+    what: str, *, ignore: tuple[int, ...] = (), explain: Callable[[int], TankError | None] = lambda _: None
+) -> Iterator[None]:
+    """Turn a netlink error into ours; `ignore` holds the error numbers that mean "it is so already"."""
+    from pyroute2 import NetlinkError
+
+    try:
+        yield
+    except (NetlinkError, OSError) as error:
+        code = int(error.code if isinstance(error, NetlinkError) else error.errno or 0)
+        if code in ignore:
+            return
+        if code in (errno.EPERM, errno.EACCES, errno.EROFS):
+            raise Stalled(
+                f"{what}: {os.strerror(code)}",
+                hint="the agent needs root, CAP_NET_ADMIN and a writable /proc/sys",
+            ) from error
+        raise explain(code) or Retry(f"{what}: {os.strerror(code)}") from error
+
+
+def _create_link(netns: Path, nic: WantedNic) -> None:
+    def explain(code: int) -> TankError | None:
+        if code in _REFUSED_PARENTS:
+            return Stalled(
+                f"{nic.parent} can't carry a macvlan: {_REFUSED_PARENTS[code]}",
+                hint='use another parent, the bridge itself if it is a bridge\'s port, or network = "host"',
+            )
+        if code == errno.ENODEV:
+            return Retry(f"the interface {nic.parent!r} has just gone")
+        return None
+
+    target = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with _explained(f"cannot make {nic.name} on {nic.parent}", explain=explain), _route_socket() as route:
+            route.link(
+                "add",
+                ifname=nic.first_name,
+                kind=LINK_KIND,
+                macvlan_mode="bridge",
+                link=nic.parent_index,
+                net_ns_fd=target,
+                address=format_mac(nic.mac),
+                group=LINK_GROUP,
+            )
+    finally:
+        os.close(target)
+
+
+def _apply_inside(steps: Sequence[Step]) -> None:
+    """Do the steps that need only the pod's namespace, which is the calling thread's."""
+    _refuse_taken_addresses([step for step in steps if isinstance(step, AddAddress)])
+    with _route_socket() as route:
+        for step in steps:
+            match step:
+                case AddLink(nic=nic):
+                    _name_link(route, nic)
+                case RaiseLink():
+                    _raise(step)
+                case AddAddress():
+                    _add_address(route, step)
+                case RemoveAddress(nic=nic, address=address):
+                    with _explained(f"cannot take {text(address.packed)} from {nic.name}", ignore=_GONE):
+                        route.addr(
+                            "del", index=address.index, address=text(address.packed), prefixlen=address.prefix
+                        )
+                    fault.point("network:address-removed")
+                case AddRoute():
+                    _add_route(route, step)
+                case RemoveRoute(nic=nic, route=unwanted):
+                    with _explained(f"cannot remove a default route of {nic.name}", ignore=_GONE):
+                        route.route("del", **_route_arguments(unwanted))
+                    fault.point("network:route-removed")
+                case _:
+                    pass
+
+
+_GONE = (errno.ENODEV, errno.EADDRNOTAVAIL, errno.ESRCH)
+
+
+def _name_link(route: Any, nic: WantedNic) -> None:
+    """Give a new interface its settings and then its name: by the name it is known to be complete."""
+    has_ipv6 = any(len(packed) != 4 for packed, _ in nic.addresses)
+    with _explained(f"cannot set {nic.name} up"):
+        _set_sysctl("ipv4/conf/all/promote_secondaries", "1")
+        # What the file says is all there is: no addresses or routes by router advertisements.
+        for name, value in (
+            ("accept_ra", "0"),
+            ("autoconf", "0"),
+            ("disable_ipv6", "0" if has_ipv6 else "1"),
+        ):
+            _set_sysctl(f"ipv6/conf/{nic.first_name}/{name}", value)
+        fault.point("network:link-configured")
+        for index in route.link_lookup(ifname=nic.first_name):
+            route.link("set", index=index, ifname=nic.name)
+    fault.point("network:link-named")
+
+
+def _set_sysctl(name: str, value: str) -> None:
+    path = _SYSCTLS / name
+    # A kernel without IPv6 has nothing to switch off; an IPv6 address fails there with its own error.
+    if path.exists():
+        path.write_text(value, encoding="ascii")
+
+
+def _raise(step: RaiseLink) -> None:
+    def explain(code: int) -> TankError | None:
+        if step.nic is None:
+            return None
+        if code == errno.EBUSY:
+            return Retry(
+                f"{step.nic.parent} already carries {step.name}'s MAC address, {format_mac(step.nic.mac)}",
+                hint="an old interface of this pod is going away, or another uses its address",
+            )
+        if code == errno.ENETDOWN:
+            return Retry(f"{step.nic.parent} is down", hint=f"`ip link set {step.nic.parent} up`")
+        return None
+
+    with _explained(f"cannot set {step.name} up", explain=explain):
+        raise_link(step.name)
+    fault.point("network:link-up")
+
+
+def _add_address(route: Any, step: AddAddress) -> None:
+    def explain(code: int) -> TankError | None:
+        if code in (errno.EOPNOTSUPP, errno.EAFNOSUPPORT):
+            return Stalled(f"cannot use {text(step.packed)}: this machine's kernel has no IPv6")
+        return None
+
+    arguments: dict[str, Any] = {}
+    with _explained(
+        f"cannot give {step.nic.name} the address {text(step.packed)}",
+        ignore=(errno.EEXIST,),
+        explain=explain,
+    ):
+        if len(step.packed) != 4:
+            _set_sysctl(f"ipv6/conf/{step.nic.name}/disable_ipv6", "0")
+            # Probed by us already; the kernel's own probe would keep it unusable for a second or two.
+            arguments["IFA_FLAGS"] = IFA_F_NODAD
+        route.addr("add", index=step.index, address=text(step.packed), prefixlen=step.prefix, **arguments)
+        probe.announce(_target(step))
+    fault.point("network:address-added")
+
+
+def _add_route(route: Any, step: AddRoute) -> None:
+    gateway = step.route.gateway
+    arguments = _route_arguments(step.route)
+    if not any(_contains(packed, prefix, gateway) for packed, prefix in step.nic.addresses):
+        # A router outside our prefix, as with a /32, is told to be on the link.
+        arguments["flags"] = RTNH_F_ONLINK
+    with _explained(f"cannot route through {text(gateway)} on {step.nic.name}", ignore=(errno.EEXIST,)):
+        route.route("add", **arguments)
+    fault.point("network:route-added")
+
+
+def _route_arguments(route: DefaultRoute) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "family": route.family,
+        "dst": "default",
+        "oif": route.index,
+        "priority": route.metric,
+    }
+    if route.gateway:
+        arguments["gateway"] = text(route.gateway)
+    return arguments
+
+
+def _contains(packed: bytes, prefix: int, other: bytes) -> bool:
+    shift = len(packed) * 8 - prefix
+    return len(packed) == len(other) and (
+        int.from_bytes(packed, "big") >> shift == int.from_bytes(other, "big") >> shift
+    )
+
+
+def _target(step: AddAddress) -> probe.Target:
+    return probe.Target(step.index, step.nic.mac, step.packed)
+
+
+def _refuse_taken_addresses(additions: Sequence[AddAddress]) -> None:
+    if not additions:
+        return
+    with _explained("cannot ask the network whether an address is free"):
+        found = probe.holders([_target(step) for step in additions])
+    fault.point("network:probed")
+    for step in additions:
+        if holder := found.get(step.packed):
+            raise Retry(
+                f"the address {text(step.packed)} is taken: {format_mac(holder)} on {step.nic.parent} has it",
+                hint="give the pod another address, or take it from the other machine",
+            )
+
+
+def _refuse_own_addresses(additions: Sequence[AddAddress]) -> None:
+    """Refuse the host's own addresses, for which the host would not answer a probe from its own macvlan."""
+    if not additions:
+        return
+    with rtnetlink.open_socket() as netlink:
+        own = {address.packed: address.index for address in rtnetlink.read_addresses(netlink)}
+    for step in additions:
+        if step.packed in own:
+            name = socket.if_indextoname(own[step.packed])
+            raise Stalled(
+                f"the address {text(step.packed)} is this machine's own, on {name}",
+                hint='give the pod another address, or use network = "host"',
+            )

@@ -1,0 +1,203 @@
+"""What is there and what is wanted become steps. Pure: `tank plan`, drift and repair all read the same
+answer.
+
+A step that others depend on comes alone: an interface that is missing or down has no addresses worth
+comparing. So whoever does the steps looks again, until there are none.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Sequence
+
+from msgspec import Struct
+
+from tank_agent.network.rtnetlink import Address, DefaultRoute, Link, Observed, text
+from tank_agent.network.wanted import LINK_GROUP, LINK_KIND, WantedNic, format_mac
+
+LOOPBACK = "lo"
+_IPV4_LENGTH = 4
+
+
+class RemoveLink(Struct, frozen=True):
+    """Remove an interface."""
+
+    link: Link
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.link.name} {self.why}"
+
+
+class AddLink(Struct, frozen=True):
+    """Make an interface."""
+
+    nic: WantedNic
+
+    def __str__(self) -> str:
+        return f"{self.nic.name} is missing"
+
+
+class RaiseLink(Struct, frozen=True):
+    """Set an interface up."""
+
+    name: str
+    nic: WantedNic | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name} is down"
+
+
+class AddAddress(Struct, frozen=True):
+    """Give an interface an address."""
+
+    nic: WantedNic
+    index: int
+    packed: bytes
+    prefix: int
+
+    def __str__(self) -> str:
+        return f"{self.nic.name} lacks {text(self.packed)}/{self.prefix}"
+
+
+class RemoveAddress(Struct, frozen=True):
+    """Take an address from an interface."""
+
+    nic: WantedNic
+    address: Address
+
+    def __str__(self) -> str:
+        address = self.address
+        return f"{self.nic.name} has {text(address.packed)}/{address.prefix}, which the pod does not name"
+
+
+class AddRoute(Struct, frozen=True):
+    """Add a default route."""
+
+    nic: WantedNic
+    route: DefaultRoute
+
+    def __str__(self) -> str:
+        return f"{self.nic.name} lacks the default route via {text(self.route.gateway)}"
+
+
+class RemoveRoute(Struct, frozen=True):
+    """Remove a default route."""
+
+    nic: WantedNic
+    route: DefaultRoute
+
+    def __str__(self) -> str:
+        gateway = f" via {text(self.route.gateway)}" if self.route.gateway else ""
+        return f"{self.nic.name} has a default route{gateway} that the pod does not name"
+
+
+Step = RemoveLink | AddLink | RaiseLink | AddAddress | RemoveAddress | AddRoute | RemoveRoute
+
+
+def steps(observed: Observed, wanted: Sequence[WantedNic]) -> tuple[Step, ...]:
+    """Return what to do now, in order; each step prints as the difference that it removes.
+
+    Interfaces that we did not make are left alone, unless they sit on a name that we need. On ours, only what
+    the pod's file names may stay, and IPv6 link-local addresses.
+    """
+    return (*_loopback_steps(observed), *_link_steps(observed, wanted), *_inner_steps(observed, wanted))
+
+
+def is_ours(link: Link) -> bool:
+    """Return whether we made a link."""
+    return link.group == LINK_GROUP and link.kind == LINK_KIND
+
+
+def pod_addresses(observed: Observed) -> tuple[str, ...]:
+    """Return the addresses of our interfaces with prefix, without link-local ones."""
+    ours = {link.index for link in observed.links if is_ours(link)}
+    return tuple(
+        f"{text(address.packed)}/{address.prefix}"
+        for address in observed.addresses
+        if address.index in ours and not _is_link_local(address)
+    )
+
+
+def _loopback_steps(observed: Observed) -> Iterator[Step]:
+    if any(link.name == LOOPBACK and not link.up for link in observed.links):
+        yield RaiseLink(LOOPBACK)
+
+
+def _link_steps(observed: Observed, wanted: Sequence[WantedNic]) -> Iterator[Step]:
+    by_name = {nic.name: nic for nic in wanted}
+    fitting = {link.name for link in observed.links if _fits(link, by_name.get(link.name))}
+    for link in observed.links:
+        if link.name in fitting:
+            continue
+        if nic := by_name.get(link.name):
+            yield RemoveLink(link, _misfit(link, nic))
+        elif is_ours(link):
+            yield RemoveLink(link, "is not named by the pod")
+    for nic in wanted:
+        if nic.name not in fitting:
+            yield AddLink(nic)
+
+
+def _fits(link: Link, nic: WantedNic | None) -> bool:
+    return nic is not None and is_ours(link) and not _misfit(link, nic)
+
+
+def _misfit(link: Link, nic: WantedNic) -> str:
+    if not is_ours(link):
+        return "is an interface that is not ours"
+    if link.mac != nic.mac:
+        return f"has the MAC address {format_mac(link.mac)} instead of {format_mac(nic.mac)}"
+    # Without a parent to compare with, what works is left alone.
+    if nic.parent_index and link.parent != nic.parent_index:
+        return f"lies on another interface than {nic.parent}"
+    return ""
+
+
+def _inner_steps(observed: Observed, wanted: Sequence[WantedNic]) -> Iterator[Step]:
+    links = {link.name: link for link in observed.links}
+    for nic in wanted:
+        link = links.get(nic.name)
+        if link is None or not _fits(link, nic):
+            continue
+        if not link.up:
+            yield RaiseLink(nic.name, nic)
+            continue
+        yield from _address_steps(observed, nic, link.index)
+        yield from _route_steps(observed, nic, link.index)
+
+
+def _address_steps(observed: Observed, nic: WantedNic, index: int) -> Iterator[Step]:
+    there = {(a.packed, a.prefix): a for a in observed.addresses if a.index == index}
+    extra = [a for key, a in there.items() if key not in nic.addresses and not _is_link_local(a)]
+    wanted = {packed for packed, _ in nic.addresses}
+    # The kernel keeps an IPv6 address once, so one with another prefix must go first; others go when the new
+    # are there, so that the routes through the interface stay.
+    yield from (RemoveAddress(nic, a) for a in extra if a.packed in wanted)
+    for packed, prefix in nic.addresses:
+        if (packed, prefix) not in there:
+            yield AddAddress(nic, index, packed, prefix)
+    yield from (RemoveAddress(nic, a) for a in extra if a.packed not in wanted)
+
+
+def _route_steps(observed: Observed, nic: WantedNic, index: int) -> Iterator[Step]:
+    there = {route for route in observed.routes if route.index == index}
+    wanted = {
+        DefaultRoute(index=index, family=_family(gateway), gateway=gateway, metric=nic.metric)
+        for gateway in nic.gateways
+    }
+    yield from (RemoveRoute(nic, route) for route in _ordered(there - wanted))
+    yield from (AddRoute(nic, route) for route in _ordered(wanted - there))
+
+
+def _ordered(routes: set[DefaultRoute]) -> list[DefaultRoute]:
+    return sorted(routes, key=lambda route: (route.family, route.metric, route.gateway))
+
+
+def _family(packed: bytes) -> int:
+    # linux/socket.h: AF_INET, AF_INET6
+    return 2 if len(packed) == _IPV4_LENGTH else 10
+
+
+def _is_link_local(address: Address) -> bool:
+    return len(address.packed) != _IPV4_LENGTH and ipaddress.IPv6Address(address.packed).is_link_local

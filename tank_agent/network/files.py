@@ -1,0 +1,96 @@
+"""The files that tell a pod's programs about its network: /etc/hosts, /etc/hostname, /etc/resolv.conf."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from tank_agent.network.host_facts import HostDns
+from tank_agent.network.pod_network import NetworkState
+from tank_agent.spec.model import Network
+
+_LOCALHOST = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
+_READ_LIMIT = 1 << 20
+
+
+def pod_files(
+    pod: str, network: Network, state: NetworkState, dns: HostDns, *, host_hosts: str = ""
+) -> dict[str, str]:
+    """Return the texts of `hosts`, `hostname` and `resolv.conf` by these names.
+
+    Args:
+        dns: the host's.
+        host_hosts: the host's /etc/hosts, which a pod in the host's network sees as well.
+    """
+    return {
+        "hosts": hosts(pod, network, state, host_hosts=host_hosts),
+        "hostname": f"{pod}\n",
+        "resolv.conf": resolv_conf(network, dns),
+    }
+
+
+def hosts(pod: str, network: Network, state: NetworkState, *, host_hosts: str = "") -> str:
+    """Return /etc/hosts (hosts(5)): localhost, and the pod's name on each of its addresses.
+
+    A pod without addresses has its name on 127.0.1.1, so that it never goes out to DNS.
+    """
+    addresses = [address.partition("/")[0] for address in state.addresses] or ["127.0.1.1"]
+    if network.mode == "host" and host_hosts:
+        # First wins in the resolver: the host's own entries stay as they are, and ours follow.
+        return f"{host_hosts.rstrip()}\n" + "".join(f"{address} {pod}\n" for address in addresses)
+    return _LOCALHOST + "".join(f"{address} {pod}\n" for address in addresses)
+
+
+def resolv_conf(network: Network, dns: HostDns) -> str:
+    """Return /etc/resolv.conf (resolv.conf(5)): the pod's DNS, else the host's; empty without a network."""
+    if network.dns:
+        return _resolv_conf(HostDns(servers=network.dns), network.dns)
+    if network.mode == "none":
+        return ""
+    return _resolv_conf(dns, (network.mode == "host" and dns.local) or dns.servers)
+
+
+def _resolv_conf(dns: HostDns, servers: tuple[str, ...]) -> str:
+    lines = [f"nameserver {server}" for server in servers]
+    if dns.search:
+        lines.append(f"search {' '.join(dns.search)}")
+    if dns.options:
+        lines.append(f"options {' '.join(dns.options)}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def write_files(directory: Path, files: Mapping[str, str]) -> bool:
+    """Write files by name into a directory of ours, each in place, and return whether anything changed.
+
+    The inodes stay, since containers have them bind-mounted: a file renamed into place would never reach
+    them. Nothing is forced to disk, because run_dir does not outlive the machine.
+
+    Raises:
+        OSError: the directory cannot be made or written.
+    """
+    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # Counted, not stopped at the first that changed: every file is to be written.
+        return sum(_write(folder, name, text.encode()) for name, text in files.items()) > 0
+    finally:
+        os.close(folder)
+
+
+def _write(folder: int, name: str, content: bytes) -> bool:
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(name, flags, 0o644, dir_fd=folder)
+    try:
+        status = os.fstat(fd)
+        fresh = status.st_size == len(content) and os.pread(fd, _READ_LIMIT, 0) == content
+        if status.st_mode & 0o777 != 0o644:
+            # Programs of any user read these; a strict umask must not hide them.
+            os.fchmod(fd, 0o644)
+        if fresh:
+            return False
+        os.pwrite(fd, content, 0)
+        os.ftruncate(fd, len(content))
+        return True
+    finally:
+        os.close(fd)

@@ -1,0 +1,267 @@
+"""The seam to the host's own network: which interface leads to the LAN, and which DNS servers answer there.
+
+Three adapters: `auto` asks the machine each time, `static` says what agent.toml says, and a dotted path names
+a class of the user's (`acme.net.Facts`), made once without arguments.
+"""
+
+from __future__ import annotations
+
+import importlib
+import ipaddress
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from msgspec import Struct
+
+from tank_agent.errors import Retry, Stalled
+
+# /proc/net belongs to the process; the thread's own is the namespace that we are asked about.
+_ROUTES_IPV4 = Path("/proc/thread-self/net/route")
+_ROUTES_IPV6 = Path("/proc/thread-self/net/ipv6_route")
+_RESOLV_CONF = Path("/etc/resolv.conf")
+# Where local caching resolvers keep the servers that they ask.
+_UPSTREAM_RESOLV_CONFS = (
+    Path("/run/systemd/resolve/resolv.conf"),
+    Path("/run/NetworkManager/no-stub-resolv.conf"),
+)
+_RESOLV_CONF_LIMIT = 64 * 1024
+_ROUTES_LIMIT = 100_000
+_IPV6_ANY = "0" * 32
+# linux/route.h, linux/ipv6_route.h
+_RTF_UP = 0x1
+_RTF_REJECT = 0x200
+
+
+class HostDns(Struct, frozen=True, kw_only=True):
+    """The host's DNS as resolv.conf(5) has it.
+
+    `servers` can be asked from another network namespace. `local` are the servers that only the host itself
+    can ask, such as a caching resolver on 127.0.0.53; pods in the host's network use them if there are any.
+    """
+
+    servers: tuple[str, ...] = ()
+    search: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    local: tuple[str, ...] = ()
+
+
+class HostFacts(Protocol):
+    """What a pod's network needs to know about the host. Called from any thread, and often: be quick."""
+
+    def uplink(self) -> str | None:
+        """Return the interface that `parent = "auto"` stands for; None if there is none now."""
+        ...
+
+    def dns(self) -> HostDns:
+        """Return the DNS that pods without their own `dns` get."""
+        ...
+
+
+class AutoHostFacts:
+    """Ask the machine: the default route, and resolv.conf. What is given here is not asked for."""
+
+    def __init__(
+        self,
+        *,
+        uplink: str | None = None,
+        dns: tuple[str, ...] = (),
+        resolv_conf: Path = _RESOLV_CONF,
+        upstream_resolv_confs: tuple[Path, ...] = _UPSTREAM_RESOLV_CONFS,
+    ) -> None:
+        self._uplink = uplink
+        self._dns = dns
+        self._resolv_conf = resolv_conf
+        self._upstream_resolv_confs = upstream_resolv_confs
+
+    def uplink(self) -> str | None:
+        """Return the interface of the IPv4 default route with the lowest metric, else of the IPv6 one."""
+        if self._uplink is not None:
+            return self._uplink
+        for routes in (_ipv4_default_routes(), _ipv6_default_routes()):
+            best = min(routes, default=None, key=lambda route: route[0])
+            if best is not None:
+                return best[1]
+        return None
+
+    def dns(self) -> HostDns:
+        """Return resolv.conf's DNS; a caching resolver on loopback gives way to the servers that it asks."""
+        if self._dns:
+            return HostDns(servers=self._dns)
+        own = _read_resolv_conf(self._resolv_conf)
+        servers = _reachable(own.servers)
+        local = own.servers if len(servers) < len(own.servers) else ()
+        if servers or not own.servers:
+            return HostDns(servers=servers, search=own.search, options=own.options, local=local)
+        for path in self._upstream_resolv_confs:
+            upstream = _read_resolv_conf(path)
+            servers = _reachable(upstream.servers)
+            if servers:
+                return HostDns(
+                    servers=servers, search=own.search or upstream.search, options=own.options, local=local
+                )
+        return HostDns(search=own.search, options=own.options, local=local)
+
+
+class StaticHostFacts:
+    """Say what agent.toml says, whatever the machine looks like."""
+
+    def __init__(self, uplink: str | None, dns: tuple[str, ...]) -> None:
+        self._uplink = uplink
+        self._dns = HostDns(servers=dns)
+
+    def uplink(self) -> str | None:
+        """Return the uplink of agent.toml."""
+        return self._uplink
+
+    def dns(self) -> HostDns:
+        """Return the DNS servers of agent.toml."""
+        return self._dns
+
+
+class UserHostFacts:
+    """A user's class, with its mistakes turned into errors that name it."""
+
+    def __init__(self, path: str, facts: HostFacts) -> None:
+        self._path = path
+        self._facts = facts
+
+    def uplink(self) -> str | None:
+        """Return what the user's class says."""
+        try:
+            found = self._facts.uplink()
+        except Exception as error:
+            raise self._failed("uplink", error) from error
+        if found is not None and not isinstance(found, str):
+            raise Stalled(
+                f"{self._path}.uplink() returned {found!r}", hint="return an interface's name or None"
+            )
+        return found
+
+    def dns(self) -> HostDns:
+        """Return what the user's class says."""
+        try:
+            found = self._facts.dns()
+        except Exception as error:
+            raise self._failed("dns", error) from error
+        if not isinstance(found, HostDns):
+            raise Stalled(
+                f"{self._path}.dns() returned {found!r}",
+                hint="return a tank_agent.network.host_facts.HostDns",
+            )
+        return found
+
+    def _failed(self, method: str, error: Exception) -> Retry:
+        return Retry(f"{self._path}.{method}() failed: {type(error).__name__}: {error}")
+
+
+def make_host_facts(adapter: str, uplink: str | None, dns: tuple[str, ...]) -> HostFacts:
+    """Return the adapter that agent.toml asks for.
+
+    Args:
+        adapter: "auto", "static", or the dotted path of a class.
+        uplink: the [host] table's uplink; None if it has none.
+        dns: the [host] table's DNS servers.
+
+    Raises:
+        Stalled: the class cannot be loaded or made, or lacks a method.
+    """
+    if adapter == "auto":
+        return AutoHostFacts(uplink=uplink, dns=dns)
+    if adapter == "static":
+        return StaticHostFacts(uplink, dns)
+    return _load(adapter)
+
+
+def _load(path: str) -> HostFacts:
+    where = "agent.toml: host.adapter"
+    module_name, _, class_name = path.rpartition(".")
+    if not module_name:
+        raise Stalled(
+            f"{path!r} is no adapter",
+            where=where,
+            hint='use "auto", "static" or a dotted path: "module.Class"',
+        )
+    try:
+        made = getattr(importlib.import_module(module_name), class_name)()
+    except Exception as error:
+        raise Stalled(
+            f"cannot load {path}: {type(error).__name__}: {error}",
+            where=where,
+            hint="the module must be on the agent's PYTHONPATH, and the class takes no arguments",
+        ) from error
+    for method in ("uplink", "dns"):
+        if not callable(getattr(made, method, None)):
+            raise Stalled(
+                f"{path} has no method {method}()",
+                where=where,
+                hint="see HostFacts in tank_agent.network.host_facts",
+            )
+    return UserHostFacts(path, made)
+
+
+def _ipv4_default_routes() -> Iterator[tuple[int, str]]:
+    for fields in _lines(_ROUTES_IPV4):
+        if fields[1] == fields[7] == "00000000" and _usable(int(fields[3], 16)):
+            yield int(fields[6]), fields[0]
+
+
+def _ipv6_default_routes() -> Iterator[tuple[int, str]]:
+    for fields in _lines(_ROUTES_IPV6):
+        if fields[0] == _IPV6_ANY and fields[1] == "00" and _usable(int(fields[8], 16)):
+            yield int(fields[5], 16), fields[9]
+
+
+def _usable(flags: int) -> bool:
+    return bool(flags & _RTF_UP) and not flags & _RTF_REJECT
+
+
+def _lines(path: Path) -> Iterator[list[str]]:
+    """Yield the fields of each line of a /proc route table; nothing where the kernel lacks the protocol."""
+    try:
+        with path.open(encoding="ascii") as lines:
+            for _, line in zip(range(_ROUTES_LIMIT), lines, strict=False):
+                fields = line.split()
+                if len(fields) >= 10:
+                    yield fields
+    except FileNotFoundError:
+        return
+
+
+def _read_resolv_conf(path: Path) -> HostDns:
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return parse_resolv_conf(file.read(_RESOLV_CONF_LIMIT))
+    except FileNotFoundError:
+        return HostDns()
+
+
+def parse_resolv_conf(text: str) -> HostDns:
+    """Read resolv.conf(5); lines that cannot be read are passed over, as the resolver does."""
+    servers: list[str] = []
+    search: tuple[str, ...] = ()
+    options: list[str] = []
+    for line in text.splitlines():
+        keyword, *values = line.split() or [""]
+        if keyword == "nameserver" and values and _is_address(values[0]):
+            servers.append(values[0])
+        elif keyword in ("search", "domain"):
+            search = tuple(values)
+        elif keyword == "options":
+            options.extend(values)
+    return HostDns(servers=tuple(servers), search=search, options=tuple(options))
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _reachable(servers: tuple[str, ...]) -> tuple[str, ...]:
+    """Leave out what means nothing elsewhere: loopback, and link-local with the host's interface."""
+    return tuple(
+        server for server in servers if "%" not in server and not ipaddress.ip_address(server).is_loopback
+    )

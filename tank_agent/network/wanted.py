@@ -1,0 +1,164 @@
+"""The pod file's interfaces made concrete on this host: parents looked up, MAC addresses computed.
+
+Also what makes a parent impossible, said before anything is made.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import ipaddress
+import re
+import socket
+from pathlib import Path
+
+from msgspec import Struct
+
+from tank_agent.errors import Retry, Stalled
+from tank_agent.network import rtnetlink
+from tank_agent.network.host_facts import HostFacts
+from tank_agent.spec.model import Network, Nic
+
+# Marks the links that we made (IFLA_GROUP, "tank" in ASCII): set by the kernel in the same step that makes
+# them.
+LINK_GROUP = 0x74616E6B
+LINK_KIND = "macvlan"
+
+# IFNAMSIZ less the final zero, linux/if.h; the characters are those that the kernel and /proc/sys allow.
+_NAME_LENGTH = 15
+_NAME = re.compile(r"[^/:%\s\x00]+\Z")
+_RESERVED_NAMES = frozenset({".", "..", "lo", "all", "default"})
+_MACHINE_ID_FILES = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
+_SYS_CLASS_NET = Path("/sys/class/net")
+# A link of these kinds either lies on another interface already or cannot carry foreign MAC addresses.
+_IMPOSSIBLE_PARENTS = frozenset(
+    {"macvlan", "macvtap", "ipvlan", "ipvtap", "wireguard", "tun", "sit", "ip6tnl"}
+)
+
+
+class WantedNic(Struct, frozen=True, kw_only=True):
+    """An interface as it should be.
+
+    `parent` is None where "auto" finds no uplink, and `parent_index` 0 where there is no such interface:
+    neither matters as long as the interface exists. Addresses are in network order with their prefix length.
+    """
+
+    name: str
+    mac: bytes
+    parent: str | None
+    parent_index: int
+    addresses: tuple[tuple[bytes, int], ...]
+    gateways: tuple[bytes, ...]
+    metric: int
+
+    @property
+    def first_name(self) -> str:
+        """Return the name that it is made with.
+
+        Kernels before 6.13 look for a name in use in the host's namespace even when the link is made in
+        another, so a pod's "eth0" would clash with the host's.
+        """
+        return f"tk{self.mac.hex()}"
+
+
+def wanted_nics(pod: str, network: Network, host: HostFacts) -> tuple[WantedNic, ...]:
+    """Return the pod's interfaces as they should be on this host now.
+
+    Raises:
+        Stalled: a name that no interface can have.
+    """
+    return tuple(_wanted(pod, nic, number, host) for number, nic in enumerate(network.nics))
+
+
+def _wanted(pod: str, nic: Nic, number: int, host: HostFacts) -> WantedNic:
+    _check_name(nic.name)
+    parent = host.uplink() if nic.parent == "auto" else nic.parent
+    interfaces = [ipaddress.ip_interface(text) for text in nic.ip]
+    return WantedNic(
+        name=nic.name,
+        mac=stable_mac(pod, nic.name),
+        parent=parent,
+        parent_index=_index(parent),
+        addresses=tuple((each.ip.packed, each.network.prefixlen) for each in interfaces),
+        gateways=tuple(ipaddress.ip_address(text).packed for text in nic.gateway),
+        # The first interface's default route wins; equal metrics would be refused or, for IPv6, balanced.
+        metric=100 + number,
+    )
+
+
+def _check_name(name: str) -> None:
+    if len(name.encode()) > _NAME_LENGTH:
+        raise Stalled(
+            f"interface name {name!r} is too long", hint=f"an interface name has at most {_NAME_LENGTH} bytes"
+        )
+    if name in _RESERVED_NAMES or not _NAME.match(name):
+        raise Stalled(f"no interface can be named {name!r}", hint='use a name such as "eth0"')
+
+
+def _index(name: str | None) -> int:
+    if not name:
+        return 0
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        # No such interface; also for a name that could never be one.
+        return 0
+
+
+def stable_mac(pod: str, nic: str) -> bytes:
+    """Return the MAC address of a pod's interface: the same after every restart, and on no other machine.
+
+    It is a hash of machine-id(5), the pod's name and the interface's, as a locally administered unicast
+    address.
+    """
+    digest = hashlib.sha256("\0".join((_machine_id(), pod, nic)).encode()).digest()
+    return bytes([(digest[0] & 0xFC) | 0x02]) + digest[1:6]
+
+
+@functools.cache
+def _machine_id() -> str:
+    for path in _MACHINE_ID_FILES:
+        try:
+            found = path.read_text(encoding="ascii", errors="replace").strip()
+        except FileNotFoundError:
+            continue
+        if found:
+            return found
+    return socket.gethostname()
+
+
+def format_mac(mac: bytes) -> str:
+    """Return a MAC address as people write it."""
+    return mac.hex(":")
+
+
+def check_parent(nic: WantedNic) -> None:
+    """Refuse a parent that cannot carry a macvlan, saying why.
+
+    Raises:
+        Retry: there is no such interface now; it may come.
+        Stalled: there is, and it never will.
+    """
+    if nic.parent is None:
+        raise Retry(
+            "this machine has no uplink: no default route leads anywhere",
+            hint="set a parent in the pod's file, or an uplink in the [host] table of agent.toml",
+        )
+    if not nic.parent_index:
+        raise Retry(f"this machine has no interface {nic.parent!r}", hint="`ip link` lists those it has")
+    if any((_SYS_CLASS_NET / nic.parent / name).exists() for name in ("wireless", "phy80211")):
+        raise Stalled(
+            f"{nic.parent} is a Wi-Fi interface, and access points drop what macvlan sends",
+            hint='use a wired parent, or network = "host"',
+        )
+    with rtnetlink.open_socket() as netlink:
+        links = {link.index: link for link in rtnetlink.read_links(netlink)}
+    parent = links.get(nic.parent_index)
+    if parent is not None and parent.kind in _IMPOSSIBLE_PARENTS:
+        below = links.get(parent.parent)
+        raise Stalled(
+            f"{nic.parent} is itself a {parent.kind} interface, which can't carry a macvlan",
+            hint=f"use {below.name} as parent"
+            if below
+            else "use an Ethernet interface of this machine as parent",
+        )
