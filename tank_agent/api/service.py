@@ -21,7 +21,8 @@ class AppliedPod(Struct, frozen=True, kw_only=True):
 class PlannedPod(Struct, frozen=True, kw_only=True):
     """What would be done for one pod: `change` is "create", "update", "remove" or "none".
 
-    `actions` are sentences in the order in which they would be done, `diff` are lines "key: old → new (effect)".
+    `actions` are sentences in the order in which they would be done.
+    `diff` are lines "key: old → new (effect)".
     """
 
     name: str
@@ -64,9 +65,9 @@ class AgentService(Protocol):
         ...
 
     def wait(self, name: str, phase: str, timeout: float) -> dict[str, Any]:
-        """Return the pod's status once its *current* generation is in `phase`, or when `timeout` seconds are over.
+        """Return the pod's status once its *current* generation is in `phase`, or after `timeout` seconds.
 
-        `phase` "deleted" waits until nothing of the pod is left; the answer then is {"name": …, "phase": "deleted"}.
+        `phase` "deleted" waits until nothing of the pod is left; that answer has only `name` and `phase`.
         """
         ...
 
@@ -83,7 +84,10 @@ class AgentService(Protocol):
         ...
 
     def plan(self, files: Mapping[str, str] | None) -> PlanReport:
-        """Say what would be done if pods_dir held `files` (absolute path → text); None: what is pending now."""
+        """Say what would be done if pods_dir held `files` (absolute path → text).
+
+        None asks for what is pending now.
+        """
         ...
 
     def sync(self, wait: float | None) -> list[dict[str, Any]]:
@@ -94,5 +98,8 @@ class AgentService(Protocol):
         ...
 
     def info(self) -> dict[str, Any]:
-        """Return version, pid, uptime in seconds, data_dir, run_dir, pods_dir and versions of crun and conmon."""
+        """Return version, pid, uptime, data_dir, run_dir, pods_dir, and the versions of crun and conmon.
+
+        Uptime is in seconds.
+        """
         ...

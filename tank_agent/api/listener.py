@@ -1,0 +1,137 @@
+"""Make the socket that the agent listens at: atomically, with the right mode, never for two agents."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import grp
+import os
+import secrets
+import socket
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tank_agent.errors import Stalled
+
+# `sun_path` holds 108 bytes with its NUL (unix(7)).
+MAX_SOCKET_PATH = 107
+_LOCK_TIMEOUT = 5.0
+
+
+@contextlib.contextmanager
+def short_path(directory: int, name: str) -> Iterator[str]:
+    """Yield a path short enough for a socket address, whatever the length of the directory's own path.
+
+    Raises:
+        Stalled: the name alone is too long.
+    """
+    path = f"/proc/self/fd/{directory}/{name}"
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        raise Stalled(
+            f"the socket's name is too long: {name}", hint="use a shorter file name, such as tank.sock"
+        )
+    yield path
+
+
+def group_id(name: str) -> int | None:
+    """Return the number of a group, or None if this machine has none of that name."""
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        return None
+
+
+def listen(path: Path, group: int | None, backlog: int) -> socket.socket:
+    """Listen at a path: 0660 and the given group, or 0600 without one. A dead agent's socket is replaced.
+
+    The socket gets its mode under a temporary name first: at its own name, it never has a wider one.
+
+    Raises:
+        Stalled: an agent answers there, or something that is no socket is in the way.
+        OSError: the directory can't be made or written.
+    """
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with _locked(path.parent) as directory:
+        _refuse_live(directory, path)
+        temporary = f".{secrets.token_hex(4)}.sock"
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with short_path(directory, temporary) as short:
+                listener.bind(short)
+            try:
+                if group is not None:
+                    os.chown(temporary, -1, group, dir_fd=directory)
+                os.chmod(temporary, 0o660 if group is not None else 0o600, dir_fd=directory)
+                listener.listen(backlog)
+                os.rename(temporary, path.name, src_dir_fd=directory, dst_dir_fd=directory)
+            except BaseException:
+                os.unlink(temporary, dir_fd=directory)
+                raise
+        except BaseException:
+            listener.close()
+            raise
+    return listener
+
+
+def remove(path: Path, listener: socket.socket) -> None:
+    """Unlink the socket's name, unless another agent has taken it over.
+
+    A listening socket answers for its own inode only, so the two are told apart by trying.
+    """
+    listener.close()
+    with contextlib.suppress(FileNotFoundError), _locked(path.parent) as directory:
+        if not _answers(directory, path.name):
+            os.unlink(path.name, dir_fd=directory)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[int]:
+    """Hold the directory's lock, so that two agents that start at once see each other."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        deadline = time.monotonic() + _LOCK_TIMEOUT
+        while True:
+            try:
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise Stalled(
+                        "another process holds the lock of the run directory", where=os.fspath(path)
+                    ) from None
+                time.sleep(0.01)
+        yield directory
+    finally:
+        os.close(directory)
+
+
+def _refuse_live(directory: int, path: Path) -> None:
+    try:
+        mode = os.stat(path.name, dir_fd=directory, follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise Stalled(
+            "a file that is no socket is in the way",
+            where=os.fspath(path),
+            hint="move it away",
+        )
+    if _answers(directory, path.name):
+        raise Stalled(
+            "an agent is already running and listens there",
+            where=os.fspath(path),
+            hint="stop it first, or give this one its own --run-dir and --data-dir",
+        )
+
+
+def _answers(directory: int, name: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, short_path(directory, name) as short:
+        probe.setblocking(False)
+        code = probe.connect_ex(short)
+    if code == errno.ENOENT:
+        return False
+    # EAGAIN: its queue of callers is full, so it lives.
+    return code != errno.ECONNREFUSED

@@ -1,0 +1,107 @@
+"""What a route's handler gets, and the three kinds of answers it can give."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+
+import msgspec
+from msgspec import Struct
+
+from tank_agent.api.peer import Peer
+from tank_agent.errors import TankError
+
+
+class Refused(TankError):
+    """A request that never reached the agent: malformed, too big, not allowed, or to no known route."""
+
+    reason = "refused"
+
+    def __init__(
+        self, status: int, message: str, *, where: str | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.status = status
+
+
+class Request(Struct, frozen=True, kw_only=True):
+    """One request, checked and read whole.
+
+    `params` are the named parts of the path. `ended` says that no answer is wanted any more, since the caller
+    hung up or the server stops: a handler that waits asks it between its slices.
+    """
+
+    params: Mapping[str, str]
+    query: Mapping[str, str]
+    body: bytes
+    peer: Peer
+    ended: Callable[[], bool]
+
+    def seconds(self, key: str, default: float, most: float) -> float:
+        """Return a duration of the query in seconds, cut to 0 … `most`.
+
+        Raises:
+            Refused: it is not a number.
+        """
+        try:
+            value = float(self.query.get(key, default))
+        except ValueError:
+            raise Refused(400, f"{key} must be a number of seconds") from None
+        # Written so that a NaN ends up as 0.
+        return min(value, most) if value > 0 else 0.0
+
+    def count(self, key: str, default: int) -> int:
+        """Return a whole number of the query.
+
+        Raises:
+            Refused: it is not a whole number, or is negative.
+        """
+        text = self.query.get(key, str(default))
+        if not (text.isascii() and text.isdigit() and len(text) < 20):
+            raise Refused(400, f"{key} must be a whole number")
+        return int(text)
+
+
+class Answer(Struct, frozen=True, kw_only=True):
+    """An answer that is known whole."""
+
+    body: bytes
+    status: int = 200
+    content_type: str = "application/json"
+
+
+class Stream(Struct, frozen=True, kw_only=True):
+    """An answer that is sent as it comes: every chunk goes out at once. The iterator is closed at the end."""
+
+    chunks: Iterator[bytes]
+    content_type: str = "application/x-ndjson"
+
+
+class Raw(Struct, frozen=True, kw_only=True):
+    """The connection itself, after an upgrade.
+
+    `received` is what the caller had sent already behind its request; read it before the socket. The socket
+    blocks and has no time-out. When `stopping` is set, reads return the end of the stream.
+    """
+
+    socket: socket.socket
+    received: bytes
+    stopping: threading.Event
+
+
+class Upgrade(Struct, frozen=True, kw_only=True):
+    """Take the connection over: `run` gets it after the 101, in the connection's thread, until it returns.
+
+    Whatever can be refused is refused by the handler before it returns this.
+    """
+
+    run: Callable[[Raw], None]
+
+
+Reply = Answer | Stream | Upgrade
+
+
+def json_answer(value: object) -> Answer:
+    """Answer with a value as JSON."""
+    return Answer(body=msgspec.json.encode(value))

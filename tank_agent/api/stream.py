@@ -1,0 +1,107 @@
+"""Read and write a connection with deadlines, so that a stuck caller holds nothing but its own thread."""
+
+from __future__ import annotations
+
+import io
+import select
+import socket
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+
+class CallerGone(Exception):
+    """The caller hung up, or stopped reading: there is nobody left to answer."""
+
+
+class TooSlow(Exception):
+    """The caller did not send in time what it began."""
+
+
+class TooBig(Exception):
+    """The caller sent more than it may."""
+
+
+class Reader(io.RawIOBase):
+    """Reads a socket until a deadline and up to a number of bytes, both set by `allow` for each part."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._deadline = 0.0
+        self._left = 0
+
+    def allow(self, *, seconds: float, size: int) -> None:
+        """Set how long and how much may be read from now on."""
+        self._deadline = time.monotonic() + seconds
+        self._left = size
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        """Read what is there, waiting for it until the deadline.
+
+        Raises:
+            TooSlow: nothing came in time.
+            TooBig: everything that was allowed has been read already.
+            CallerGone: the connection broke.
+        """
+        view = memoryview(buffer).cast("B")
+        if self._left <= 0:
+            raise TooBig
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TooSlow
+        self._connection.settimeout(left)
+        try:
+            size = self._connection.recv_into(view[: self._left])
+        except TimeoutError:
+            raise TooSlow from None
+        except OSError as error:
+            raise CallerGone from error
+        self._left -= size
+        return size
+
+
+class Writer(io.BufferedIOBase):
+    """Writes all of what it is given, within a time per call."""
+
+    def __init__(self, connection: socket.socket, seconds: float) -> None:
+        self._connection = connection
+        self._seconds = seconds
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def write(self, data: ReadableBuffer) -> int:
+        """Send everything.
+
+        Raises:
+            CallerGone: it does not read, or hung up.
+        """
+        self._connection.settimeout(self._seconds)
+        try:
+            self._connection.sendall(data)
+        except OSError as error:
+            raise CallerGone from error
+        return memoryview(data).nbytes
+
+
+def hung_up(connection: socket.socket) -> bool:
+    """Return whether the peer has closed its end wholly; one that only stopped sending still reads."""
+    poller = select.poll()
+    poller.register(connection, 0)
+    return bool(poller.poll(0))
+
+
+def buffered(buffer: io.BufferedReader[Reader], reader: Reader) -> bytes:
+    """Take what was read from the socket but not yet out of the buffer, without reading more."""
+    reader.allow(seconds=0, size=1)
+    try:
+        return buffer.read(len(buffer.peek()))
+    except TooSlow:
+        return b""

@@ -1,0 +1,139 @@
+"""What the server and the client of the API agree on: sizes, phases, and how an error travels.
+
+Every error is one JSON object: {"error": {"reason", "message", "where", "hint", "problems": [...]}}.
+The reason names the class of the error, so that the client raises what the agent raised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+from msgspec import Struct
+
+from tank_agent.errors import (
+    AgentUnreachable,
+    InvalidSpec,
+    OwnedElsewhere,
+    PodNotFound,
+    Problem,
+    Retry,
+    TankError,
+)
+
+DEFAULT_SOCKET = "/run/tank/tank.sock"
+DEFAULT_GROUP = "tank"
+JOIN_GROUP = "use sudo, or `sudo usermod -aG {group} USER` and log in again"
+
+# Phases of a pod (DESIGN section 6), and what `wait` takes for a pod of which nothing is left.
+PHASES = (
+    "pending",
+    "pulling",
+    "starting",
+    "running",
+    "backing-off",
+    "stopping",
+    "completed",
+    "failed",
+    "degraded",
+)
+DELETED = "deleted"
+
+# Bytes of one pod file, and of all the files of one plan.
+MAX_POD_FILE = 1 << 20
+MAX_PLAN = 32 << 20
+
+# The longest that one `wait` request is held open, in seconds; a longer wait is several requests.
+WAIT_SLICE = 30.0
+# The longest that one `sync` request waits for the pods to settle, in seconds.
+MAX_SYNC_WAIT = 600.0
+
+_STATUS: tuple[tuple[type[TankError], int], ...] = (
+    (InvalidSpec, 422),
+    (PodNotFound, 404),
+    (OwnedElsewhere, 409),
+    (Retry, 503),
+)
+
+
+class ErrorBody(Struct, frozen=True, kw_only=True):
+    """An error as it travels."""
+
+    reason: str
+    message: str
+    where: str | None = None
+    hint: str | None = None
+    problems: tuple[Problem, ...] = ()
+
+
+class Envelope(Struct, frozen=True):
+    """The one shape of every answer that is an error."""
+
+    error: ErrorBody
+
+
+class PlanRequest(Struct, frozen=True):
+    """The body of a plan request: absolute path → text; None asks what is pending now."""
+
+    files: dict[str, str] | None = None
+
+
+class Deleted(Struct, frozen=True):
+    """The answer to a delete: whether there was such a pod."""
+
+    deleted: bool
+
+
+def http_status(error: TankError) -> int:
+    """Return the HTTP status code that an error of the agent travels with."""
+    return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+
+
+def error_body(error: TankError) -> ErrorBody:
+    """Turn an error into what travels."""
+    return ErrorBody(
+        reason=error.reason,
+        message=error.message,
+        where=error.where,
+        hint=error.hint,
+        problems=error.problems if isinstance(error, InvalidSpec) else (),
+    )
+
+
+def encode_error(body: ErrorBody) -> bytes:
+    """Encode an error answer as JSON."""
+    return msgspec.json.encode(Envelope(body))
+
+
+def decode_error(status: int, content: bytes) -> TankError:
+    """Turn an error answer back into the error that the agent raised."""
+    try:
+        body = msgspec.json.decode(content, type=Envelope).error
+    except msgspec.DecodeError:
+        return TankError(f"the agent answered with HTTP status {status} and no explanation")
+    kind = next((kind for kind in _subclasses(TankError) if kind.reason == body.reason), None)
+    if kind is not None and issubclass(kind, InvalidSpec):
+        return kind(body.problems)
+    if kind is None:
+        kind = {403: AgentUnreachable, 503: Retry}.get(status, TankError)
+    return kind(body.message, where=body.where, hint=body.hint)
+
+
+def decode_text(content: bytes, file: str) -> str:
+    """Decode the text of a pod file.
+
+    Raises:
+        InvalidSpec: it is not UTF-8, as TOML has to be.
+    """
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        message = f"byte 0x{content[error.start]:02x} is not valid UTF-8; save the file as UTF-8"
+        raise InvalidSpec((Problem(file, line, "", message),)) from None
+
+
+def _subclasses(kind: type[TankError]) -> Iterator[type[TankError]]:
+    for subclass in kind.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)

@@ -1,0 +1,56 @@
+"""What several verbs have in common: the client, `-o`, durations."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tank_agent.client.client import Client
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_DURATION = re.compile(rf"(?:{_PART.pattern})+")
+
+
+def client_of(arguments: argparse.Namespace) -> Client:
+    """Return the client for the socket that was asked for."""
+    from tank_agent.client.client import Client
+
+    return Client(arguments.socket)
+
+
+def add_output(parser: argparse.ArgumentParser, *forms: str, default: str = "text") -> None:
+    """Add `-o`; `forms` come beside the default."""
+    parser.add_argument(
+        "-o",
+        "--output",
+        choices=(default, *forms),
+        default=default,
+        help=f"form of the output (default {default})",
+    )
+
+
+def duration(text: str) -> float:
+    """Read a duration such as "90s", "2m" or "1h30m" as seconds; a bare number is seconds.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text)
+    if not _DURATION.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration, such as 90s, 2m or 1h30m")
+    return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
+
+
+def whole_number(text: str) -> int:
+    """Read a whole number from 0 up.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)

@@ -1,0 +1,144 @@
+"""Entry point of `tank`: the table of verbs, and how every verb ends."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple, NoReturn
+
+# Exit codes beside 0, 1 (failed) and 2 (usage, invalid spec): 128 + the signal, as a shell says it.
+_INTERRUPTED = 130
+_BROKEN_PIPE = 141
+
+
+class Verb(NamedTuple):
+    """A row of the table; `usage_code` is the exit code for wrong arguments."""
+
+    name: str
+    help: str
+    usage_code: int = 2
+
+    @property
+    def module(self) -> str:
+        """Return the module that is imported when the verb is used."""
+        return f"tank_agent.cli.{self.name}"
+
+
+VERBS: tuple[Verb, ...] = (
+    Verb("list", "the pods, one line each"),
+    Verb("status", "how the pods are: phase, containers, restarts, last error, next try"),
+    Verb("get", "a pod's spec, as TOML"),
+    Verb("apply", "create or replace pods from a TOML file"),
+    Verb("delete", "remove pods"),
+    Verb("wait", "wait until a pod is in a phase"),
+    Verb("events", "what happened, and with -f what happens"),
+    Verb("history", "the past specs of a pod"),
+    Verb("plan", "dry run: what would be done", usage_code=1),
+    Verb("sync", "look at files and git now, and make it so"),
+    Verb("validate", "check pod files, without an agent"),
+    Verb("schema", "the JSON Schema of a pod file, for editors"),
+    Verb("doctor", "is this machine ready, and what is missing"),
+    Verb("version", "versions of this program and of the agent"),
+    Verb("agent", "run the agent in the foreground; systemd runs this"),
+)
+
+
+class _VerbParser(argparse.ArgumentParser):
+    """Imports its verb's module only when that verb was given: the others cost nothing."""
+
+    verb: Verb | None = None
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self.verb is not None:
+            module = importlib.import_module(self.verb.module)
+            self.description = module.__doc__
+            module.add_arguments(self)
+            self.set_defaults(run=module.run)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(self.verb.usage_code if self.verb else 2, f"{self.prog}: {message}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal's encoding lacks is shown escaped; it must not end the program.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = _run(argv)
+        # Here and not at exit, so that a reader that went away is noticed inside the try.
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes once more at exit; let that go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    top = _VerbParser(
+        prog="tank", description="Runs containers on this machine from files.", allow_abbrev=False
+    )
+    top.add_argument("--version", action="store_true", help="print the version of this program")
+    _add_common(top, None, default=True)
+    verbs = top.add_subparsers(metavar="VERB", title="verbs")
+    for verb in VERBS:
+        sub = verbs.add_parser(verb.name, help=verb.help, allow_abbrev=False)
+        sub.verb = verb
+        _add_common(sub, argparse.SUPPRESS, default=False)
+    return top
+
+
+def _add_common(parser: argparse.ArgumentParser, unset: Any, *, default: bool) -> None:
+    """Add what may stand before and after the verb; after it, what is not given must not undo what was."""
+    parser.add_argument(
+        "--socket",
+        metavar="S",
+        default=unset,
+        help="the agent's socket (or TANK_SOCKET; /run/tank/tank.sock)",
+    )
+    parser.add_argument(
+        "--debug",
+        action="store_true",
+        default=False if default else unset,
+        help="show where in the program an error arose",
+    )
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    top = parser()
+    try:
+        arguments = top.parse_args(argv)
+    except SystemExit as end:
+        return int(end.code or 0)
+    if arguments.version:
+        from tank_agent import __version__
+
+        print(f"tank {__version__}")
+        return 0
+    if not hasattr(arguments, "run"):
+        top.print_help(sys.stderr)
+        return 2
+    from tank_agent.errors import TankError
+
+    try:
+        code: int = arguments.run(arguments)
+        return code
+    except TankError as error:
+        if arguments.debug:
+            import traceback
+
+            traceback.print_exc()
+        from tank_agent.cli.output import print_error
+
+        print_error(error)
+        return error.exit_code

@@ -1,0 +1,133 @@
+"""How things are printed: tables, times for people, JSON, and errors; nothing that could steer a terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any, TextIO
+
+from tank_agent.errors import InvalidSpec, TankError
+
+_RED, _GREEN, _YELLOW, _BOLD = "31", "32", "33", "1"
+_PHASE_COLORS = {
+    "running": _GREEN,
+    "completed": _GREEN,
+    "failed": _RED,
+    "degraded": _RED,
+    "backing-off": _YELLOW,
+}
+_UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+
+
+def escape(text: str, keep: str = "") -> str:
+    """Make control and formatting characters visible, except those in `keep`: texts come from containers."""
+    if text.isascii() and text.isprintable():
+        return text
+    # Cc are control characters, Cf hold the bidirectional overrides, Cs and Co can't be shown at all.
+    return "".join(
+        char
+        if char in keep or unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+        else char.encode("unicode_escape", "surrogatepass").decode()
+        for char in text
+    )
+
+
+def colored(text: str, color: str, stream: TextIO | None = None) -> str:
+    """Color a text if the stream is a terminal and nobody objects (NO_COLOR, no-color.org)."""
+    stream = stream or sys.stdout
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not stream.isatty():
+        return text
+    return f"\x1b[{color}m{text}\x1b[0m"
+
+
+def colored_phase(phase: str) -> str:
+    """Color a phase by how good it is."""
+    return colored(escape(phase), _PHASE_COLORS[phase]) if phase in _PHASE_COLORS else escape(phase)
+
+
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print rows in columns as wide as they need; a column called PHASE is colored."""
+    cells = [[escape(str(cell)) for cell in row] for row in rows]
+    widths = [max(map(_width, column)) for column in zip(headers, *cells, strict=True)]
+    print(colored(_line(headers, widths), _BOLD))
+    for row in cells:
+        # Widths count what is seen, so the colors come last.
+        padded = [cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)]
+        for index, header in enumerate(headers):
+            if header == "PHASE":
+                padded[index] = padded[index].replace(row[index], colored_phase(row[index]), 1)
+        print("  ".join(padded).rstrip())
+
+
+def print_json(value: object) -> None:
+    """Print a value as indented JSON."""
+    import msgspec
+
+    print(msgspec.json.format(msgspec.json.encode(value)).decode())
+
+
+def print_json_line(value: object) -> None:
+    """Print a value as one line of JSON, at once."""
+    import msgspec
+
+    print(msgspec.json.encode(value).decode(), flush=True)
+
+
+def print_error(error: TankError) -> None:
+    """Print an error to stderr: what, where, and what to do now."""
+    text = escape(str(error), keep="\n")
+    # Findings stand alone, so that an editor can jump to file:line.
+    prefix = "" if isinstance(error, InvalidSpec) else colored("tank: ", _RED, sys.stderr)
+    # What was printed before belongs before it, also when both go to one file.
+    sys.stdout.flush()
+    print(f"{prefix}{text}", file=sys.stderr)
+
+
+def span(seconds: float) -> str:
+    """Write a duration for people, in its two largest units: "1h 5m"."""
+    left = max(0, round(seconds))
+    parts = []
+    for unit, size in _UNITS:
+        if left >= size:
+            parts.append(f"{left // size}{unit}")
+            left %= size
+    return " ".join(parts[:2]) or "0s"
+
+
+def seconds_of(moment: Any) -> float | None:
+    """Return a time of the API (RFC 3339, or seconds since 1970) as seconds since 1970."""
+    if moment is None or isinstance(moment, int | float):
+        return moment
+    from datetime import datetime
+
+    return datetime.fromisoformat(str(moment)).timestamp()
+
+
+def ago(moment: Any) -> str:
+    """Write how long ago a time of the API was."""
+    then = seconds_of(moment)
+    return "-" if then is None else f"{span(time.time() - then)} ago"
+
+
+def until(moment: Any) -> str:
+    """Write how long it is until a time of the API; "now" once it has passed."""
+    then = seconds_of(moment)
+    left = 0.0 if then is None else then - time.time()
+    return f"in {span(left)}" if left >= 1 else "now"
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = (cell + " " * (width - _width(cell)) for cell, width in zip(cells, widths, strict=True))
+    return "  ".join(padded).rstrip()
+
+
+def _width(text: str) -> int:
+    """Return how many columns a text takes."""
+    if text.isascii():
+        return len(text)
+    wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
+    marks = sum(unicodedata.combining(char) != 0 for char in text)
+    return len(text) + wide - marks

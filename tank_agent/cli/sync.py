@@ -1,0 +1,32 @@
+"""Look at every source now instead of at its next turn; with --wait, until all pods are settled."""
+
+from __future__ import annotations
+
+import argparse
+
+from tank_agent.cli.arguments import add_output, client_of, duration
+from tank_agent.cli.output import print_json
+from tank_agent.cli.status import print_all
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    parser.add_argument(
+        "--wait", action="store_true", help="until all pods are settled; 1 if one is not well"
+    )
+    parser.add_argument("--timeout", type=duration, default=120.0, metavar="T", help="of --wait (default 2m)")
+    add_output(parser, "json")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the verb."""
+    from tank_agent.api.wire import MAX_SYNC_WAIT
+
+    wait = min(arguments.timeout, MAX_SYNC_WAIT) if arguments.wait else None
+    pods = client_of(arguments).sync(wait)
+    if arguments.output == "json":
+        print_json(pods)
+    else:
+        print_all(pods)
+    well = all(pod["phase"] in ("running", "completed") and not pod["error"] for pod in pods)
+    return 0 if well or not arguments.wait else 1

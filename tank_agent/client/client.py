@@ -1,0 +1,253 @@
+"""The agent's verbs as methods: `Client().apply(…)`, `.status()`, `.wait(…)` and so on."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from tank_agent.api.service import AppliedPod, PlanReport
+from tank_agent.api.wire import DEFAULT_SOCKET, MAX_POD_FILE, WAIT_SLICE, Deleted, PlanRequest
+from tank_agent.client.transport import Transport
+from tank_agent.errors import AgentUnreachable, PodNotFound, TankError
+from tank_agent.journal.records import DesiredPod, Event, Revision
+from tank_agent.spec.model import Pod
+
+_T = TypeVar("_T")
+
+# Seconds for which "no such pod" is not believed: a file that was just saved is a pod a moment later.
+_APPEARS_WITHIN = 2.0
+_RETRY_EVERY = 0.1
+
+
+class NotReached(TankError):
+    """A wait is over and the pod is in another phase; `status` is what it is instead."""
+
+    reason = "not-reached"
+
+    def __init__(self, message: str, status: dict[str, Any], *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+
+    @classmethod
+    def by(cls, status: dict[str, Any], phase: str, timeout: float | None) -> NotReached:
+        """Say what a pod is instead of in `phase` after `timeout` seconds; None: and it will not be."""
+        name = status["name"]
+        message = f"{name} is {status['phase']}, not {phase}"
+        if timeout is not None:
+            message += f", after {timeout:g} s"
+        if status.get("error"):
+            message += f": {status['error']}"
+        return cls(message, status, hint=f"see `tank status {name}` and `tank events --pod {name}`")
+
+
+class Client:
+    """Talks to the agent of this machine. Holds no connection, and may be used from any thread.
+
+    Args:
+        socket: the agent's socket; default $TANK_SOCKET, else /run/tank/tank.sock.
+        timeout: seconds within which the agent has to answer.
+
+    Every method raises AgentUnreachable if nobody answers, and else the TankError that the agent raised.
+    """
+
+    def __init__(self, socket: str | os.PathLike[str] | None = None, timeout: float = 30.0) -> None:
+        self.socket = Path(socket or os.environ.get("TANK_SOCKET") or DEFAULT_SOCKET)
+        self._transport = Transport(socket_path=self.socket)
+        self._timeout = timeout
+
+    def list(self) -> list[DesiredPod]:
+        """Return the desired pods in the order of their names."""
+        return self._get("/v1/pods", list[DesiredPod])
+
+    def get(self, name: str) -> DesiredPod:
+        """Return one desired pod.
+
+        Raises:
+            PodNotFound: there is none of that name.
+        """
+        return self._get(f"/v1/pods/{_segment(name)}", DesiredPod)
+
+    def apply(
+        self, pods: Pod | Mapping[str, object] | os.PathLike[str] | str | bytes, *, file: str | None = None
+    ) -> Sequence[AppliedPod]:
+        """Create or replace pods.
+
+        Args:
+            pods: a Pod, a mapping with the pod file's keys, a path, or TOML. A str with a line break or an
+                equals sign is TOML, any other is a path; bytes are TOML.
+            file: how messages call it; default the path.
+
+        Raises:
+            InvalidSpec: with every problem; then nothing was stored.
+            OwnedElsewhere: a file or git owns one of the pods; then nothing was stored.
+        """
+        text, name = _pod_text(pods)
+        answer = self._call("POST", "/v1/pods", {"file": file or name}, text)
+        return _decode(answer, list[AppliedPod])
+
+    def delete(self, name: str) -> bool:
+        """Remove a pod; False if there was none.
+
+        Raises:
+            OwnedElsewhere: a file or git owns it.
+        """
+        return _decode(self._call("DELETE", f"/v1/pods/{_segment(name)}"), Deleted).deleted
+
+    def status(self, name: str | None = None) -> Any:
+        """Return the status of all pods as a list, or of one as a dict, in the form of DESIGN section 8.
+
+        Raises:
+            PodNotFound: there is none of that name.
+        """
+        return self._get("/v1/status" if name is None else f"/v1/pods/{_segment(name)}/status", Any)
+
+    def wait(self, name: str, phase: str = "running", timeout: float = 60.0) -> dict[str, Any]:
+        """Wait until a pod's current spec is in a phase, and return its status.
+
+        Args:
+            phase: one of the phases, or "deleted": nothing of the pod is left.
+            timeout: seconds. An agent that restarts meanwhile is waited for as well.
+
+        Raises:
+            NotReached: the time is over.
+            PodNotFound: there is no such pod, also not a moment later.
+        """
+        began = time.monotonic()
+        found: dict[str, Any] | None = None
+        while True:
+            waited = time.monotonic() - began
+            left = max(0.0, timeout - waited)
+            try:
+                found = self.look(name, phase, min(WAIT_SLICE, left))
+            except PodNotFound:
+                if waited >= min(timeout, _APPEARS_WITHIN):
+                    raise
+                time.sleep(_RETRY_EVERY)
+            except AgentUnreachable:
+                if found is None or left == 0:
+                    raise
+                time.sleep(_RETRY_EVERY)
+            else:
+                if found["phase"] == phase:
+                    return found
+                if left == 0:
+                    raise NotReached.by(found, phase, timeout)
+
+    def look(self, name: str, phase: str, timeout: float) -> dict[str, Any]:
+        """Return a pod's status once it is in a phase, or as it is `timeout` seconds later (at most 30)."""
+        path = f"/v1/pods/{_segment(name)}/wait"
+        query = {"phase": phase, "timeout": f"{timeout:.3f}"}
+        answer = self._call("GET", path, query, timeout=timeout + self._timeout)
+        return _decode(answer, dict[str, Any])
+
+    def events(self, *, follow: bool = False, after: int = 0, pod: str | None = None) -> Iterator[Event]:
+        """Yield events with a number above `after`, oldest first; with `follow`, also those still to come.
+
+        Raises:
+            AgentUnreachable: also when the agent ends while it is followed.
+        """
+        query = {"after": str(after)} | ({"follow": "1"} if follow else {}) | ({"pod": pod} if pod else {})
+        decoder = msgspec.json.Decoder(Event)
+        for line in self._transport.lines("/v1/events", query, timeout=None if follow else self._timeout):
+            yield decoder.decode(line)
+        if follow:
+            raise AgentUnreachable(
+                "the agent ended", where=os.fspath(self.socket), hint="follow again when it is back"
+            )
+
+    def history(self, name: str) -> Sequence[Revision]:
+        """Return the kept revisions of a pod, oldest first.
+
+        Raises:
+            PodNotFound: there never was one of that name.
+        """
+        return self._get(f"/v1/pods/{_segment(name)}/history", list[Revision])
+
+    def plan(self, files: Mapping[str, str] | None = None) -> PlanReport:
+        """Return what would be done if pods_dir held `files` (absolute path → text).
+
+        None asks for what is pending now.
+        """
+        body = msgspec.json.encode(PlanRequest(dict(files) if files is not None else None))
+        return _decode(self._call("POST", "/v1/plan", None, body), PlanReport)
+
+    def sync(self, wait: float | None = None) -> Sequence[dict[str, Any]]:
+        """Look at every source now; with `wait`, up to that many seconds until all pods are settled.
+
+        Returns the status of all pods.
+        """
+        query = None if wait is None else {"wait": f"{wait:.3f}"}
+        answer = self._call("POST", "/v1/sync", query, timeout=(wait or 0.0) + self._timeout)
+        return _decode(answer, list[dict[str, Any]])
+
+    def info(self) -> dict[str, Any]:
+        """Return the agent's version, pid, uptime in seconds, directories, and its tools' versions."""
+        return self._get("/v1/info", dict[str, Any])
+
+    def fetch(self, path: str) -> Any:
+        """Return the answer to a GET as plain data; for callers that only print it."""
+        return self._get(path, Any)
+
+    def _get(self, path: str, kind: type[_T]) -> _T:
+        return _decode(self._call("GET", path), kind)
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        timeout: float | None = None,
+    ) -> bytes:
+        return self._transport.call(method, path, query, body, timeout=timeout or self._timeout)
+
+
+def _decode(answer: bytes, kind: type[_T]) -> _T:
+    try:
+        return msgspec.json.decode(answer, type=kind)
+    except msgspec.DecodeError as error:
+        raise TankError(
+            f"the agent's answer is not understood: {error}",
+            hint="agent and client are of different versions, see `tank version`; restart the agent",
+        ) from error
+
+
+def _segment(name: str) -> str:
+    """Quote a name as one segment of a path."""
+    return quote(name, safe="", errors="surrogateescape")
+
+
+def _pod_text(pods: Pod | Mapping[str, object] | os.PathLike[str] | str | bytes) -> tuple[bytes, str]:
+    """Return the TOML to send, and how messages call it."""
+    if isinstance(pods, bytes):
+        return pods, "<text>"
+    if isinstance(pods, str) and ("\n" in pods or "=" in pods):
+        return pods.encode(), "<text>"
+    if isinstance(pods, str | os.PathLike):
+        return read_pod_file(Path(pods)), os.fspath(pods)
+    from tank_agent.spec.render import render_pod
+
+    pod = pods if isinstance(pods, Pod) else Pod.new(dict(pods))
+    return render_pod(pod).encode(), f"<pod {pod.name}>"
+
+
+def read_pod_file(path: Path) -> bytes:
+    """Read a pod file.
+
+    Raises:
+        TankError: it can't be read, or is larger than a pod file may be.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_POD_FILE + 1)
+    except OSError as error:
+        raise TankError(f"cannot read: {error.strerror}", where=os.fspath(path)) from error
+    if len(content) > MAX_POD_FILE:
+        raise TankError(f"is larger than the {MAX_POD_FILE >> 20} MiB of a pod file", where=os.fspath(path))
+    return content

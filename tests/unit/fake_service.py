@@ -1,0 +1,186 @@
+"""An agent that remembers what it was asked, for the tests of the API, the client and the command line."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tank_agent.api.service import AppliedPod, PlannedPod, PlanReport
+from tank_agent.errors import InvalidSpec, OwnedElsewhere, PodNotFound, Problem
+from tank_agent.journal.records import DesiredPod, Event, Revision
+from tank_agent.spec.model import Container, Pod
+
+
+def make_pod(name: str, image: str = "oci:/srv/busybox") -> Pod:
+    return Pod(name=name, containers=(Container(name="app", image=image),))
+
+
+def desired(name: str, generation: int = 1, owner: str = "api") -> DesiredPod:
+    return DesiredPod(
+        name=name,
+        pod=make_pod(name),
+        owner=owner,
+        revision=f"rev{generation}",
+        generation=generation,
+        hash="0" * 64,
+        changed_at=1_780_000_000.0,
+    )
+
+
+class FakeService:
+    """Takes a text whose every line is a pod's name; a line "bad" is a problem, "owned" is another's."""
+
+    def __init__(self) -> None:
+        self.condition = threading.Condition()
+        self.pods: dict[str, DesiredPod] = {}
+        self.statuses: dict[str, dict[str, Any]] = {}
+        self.log: list[Event] = []
+        self.calls: list[tuple[Any, ...]] = []
+        self.report = PlanReport(pods=())
+        self.failure: Exception | None = None
+
+    def add(self, name: str, phase: str = "running", owner: str = "api", **fields: Any) -> None:
+        with self.condition:
+            generation = self.pods[name].generation + 1 if name in self.pods else 1
+            self.pods[name] = desired(name, generation, owner)
+            container = {
+                "name": "app",
+                "phase": phase,
+                "pid": 4711 if phase == "running" else None,
+                "restarts": 2,
+                "image": "oci:/srv/busybox",
+                "exit": None,
+            }
+            self.statuses[name] = {
+                "name": name,
+                "phase": phase,
+                "owner": owner,
+                "revision": f"rev{generation}",
+                "generation": generation,
+                "error": None,
+                "next_retry": None,
+                "addresses": [],
+                "containers": [container],
+            } | fields
+            self.condition.notify_all()
+
+    def say(self, pod: str, message: str = "it began", type: str = "started") -> None:
+        with self.condition:
+            seq = len(self.log) + 1
+            self.log.append(
+                Event(
+                    seq=seq,
+                    at="2026-11-22T06:00:33Z",
+                    pod=pod,
+                    container="app",
+                    type=type,
+                    message=message,
+                    revision="rev1",
+                    cause="apply",
+                )
+            )
+            self.condition.notify_all()
+
+    def list_pods(self) -> Sequence[DesiredPod]:
+        if self.failure:
+            raise self.failure
+        return [self.pods[name] for name in sorted(self.pods)]
+
+    def get_pod(self, name: str) -> DesiredPod:
+        if name not in self.pods:
+            raise PodNotFound(f"there is no pod {name}", hint="see `tank list`")
+        return self.pods[name]
+
+    def apply(self, text: str, file: str) -> Sequence[AppliedPod]:
+        self.calls.append(("apply", text, file))
+        problems = []
+        for number, line in enumerate(text.splitlines(), 1):
+            if line == "bad":
+                problems.append(Problem(file, number, "containers[0].image", "is empty; give an image", "web"))
+            if line == "owned":
+                raise OwnedElsewhere("web is owned by a file", where="/etc/tank/pods.d/web.toml", hint="edit it")
+        if problems:
+            raise InvalidSpec(tuple(problems))
+        names = [line for line in text.splitlines() if line.replace("-", "").isalnum()]
+        for name in names:
+            self.add(name)
+        return [AppliedPod(name=name, change="created", generation=1) for name in names]
+
+    def delete(self, name: str) -> bool:
+        if name in self.pods and self.pods[name].owner != "api":
+            raise OwnedElsewhere(f"{name} is owned by a file", hint="remove the file")
+        with self.condition:
+            self.statuses.pop(name, None)
+            self.condition.notify_all()
+            return self.pods.pop(name, None) is not None
+
+    def status(self, name: str | None = None) -> list[dict[str, Any]]:
+        if name is None:
+            return [self.statuses[key] for key in sorted(self.statuses)]
+        self.get_pod(name)
+        return [self.statuses[name]]
+
+    def wait(self, name: str, phase: str, timeout: float) -> dict[str, Any]:
+        deadline = time.monotonic() + timeout
+        with self.condition:
+            while True:
+                if phase == "deleted" and name not in self.pods:
+                    return {"name": name, "phase": "deleted"}
+                found = self.status(name)[0]
+                left = deadline - time.monotonic()
+                if found["phase"] == phase or left <= 0:
+                    return found
+                self.condition.wait(left)
+
+    def events(self, after: int, limit: int) -> Sequence[Event]:
+        return self.log[after : after + limit]
+
+    def wait_for_events(self, after: int, timeout: float) -> bool:
+        with self.condition:
+            return self.condition.wait_for(lambda: len(self.log) > after, timeout)
+
+    def history(self, name: str) -> Sequence[Revision]:
+        pod = self.get_pod(name)
+        return [
+            Revision(
+                generation=generation,
+                pod=pod.pod,
+                owner=pod.owner,
+                revision=f"rev{generation}",
+                hash=pod.hash,
+                changed_at=pod.changed_at,
+            )
+            for generation in range(1, pod.generation + 1)
+        ]
+
+    def plan(self, files: Mapping[str, str] | None) -> PlanReport:
+        self.calls.append(("plan", files))
+        return self.report
+
+    def sync(self, wait: float | None) -> list[dict[str, Any]]:
+        self.calls.append(("sync", wait))
+        return self.status()
+
+    def info(self) -> dict[str, Any]:
+        return {
+            "version": "0.1.0",
+            "pid": 17,
+            "uptime": 65.0,
+            "data_dir": "/var/lib/tank",
+            "run_dir": "/run/tank",
+            "pods_dir": "/etc/tank/pods.d",
+            "crun": "1.28",
+            "conmon": "2.2.1",
+        }
+
+
+CHANGES = PlanReport(
+    pods=(
+        PlannedPod(name="db", change="update", actions=("restart db/app",), diff=("image: a → b (restart)",)),
+        PlannedPod(name="old", change="remove", actions=("stop old",)),
+        PlannedPod(name="same", change="none"),
+        PlannedPod(name="web", change="create", actions=("pull", "start web/app")),
+    )
+)
