@@ -14,10 +14,15 @@ from tank_agent.spec.model import Pod
 
 
 class Applied(Struct, frozen=True, kw_only=True):
-    """What one merge changed: names of pods that are new or changed, and that are no longer desired."""
+    """What one merge changed: names of pods that are new or changed, and that are no longer desired.
+
+    `updated` are pods whose spec is the same but whose owner, file, revision or error is not: nothing to do
+    for them but to show it.
+    """
 
     changed: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
+    updated: tuple[str, ...] = ()
 
 
 class Journal(Protocol):
@@ -44,6 +49,14 @@ class Journal(Protocol):
 
         Raises:
             OwnedElsewhere: a file or git owns that name.
+        """
+        ...
+
+    def put_all(self, pods: Sequence[Pod], revision: str) -> Sequence[DesiredPod]:
+        """Create or replace several pods in one transaction: all of them, or none.
+
+        Raises:
+            OwnedElsewhere: a file or git owns one of the names.
         """
         ...
 
@@ -81,6 +94,14 @@ class Journal(Protocol):
 
     def wait_for_events(self, after: int, timeout: float) -> bool:
         """Block until there is an event with a number above `after`, at most `timeout` seconds."""
+        ...
+
+    def remember(self, key: str, value: bytes) -> None:
+        """Keep a small fact of another room over restarts; empty forgets it."""
+        ...
+
+    def recall(self, key: str) -> bytes:
+        """Return what was remembered; empty if nothing was."""
         ...
 
     def close(self) -> None:

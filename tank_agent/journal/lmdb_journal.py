@@ -1,0 +1,247 @@
+"""The journal that the agent uses: LMDB, one writer, fsync on every commit."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lmdb
+
+from tank_agent.errors import Retry, Stalled, TankError
+from tank_agent.journal.store import Table, Write
+from tank_agent.journal.stored_journal import StoredJournal, file_exists
+
+R = TypeVar("R")
+
+# Address space only: the file grows as pages are used. Growing the map later works, but stops readers for it.
+MAP_SIZE = 256 << 20
+_MAX_MAP_SIZE = 64 << 30
+_DATA = "data.mdb"
+_LOCK = "agent.lock"
+
+
+class LmdbStore:
+    """Implements `Store` on an LMDB environment in the directory `path`, made if absent.
+
+    The directory is locked against a second opening, by this process or another, until it is closed.
+
+    Raises:
+        Stalled: another agent has it open, or it isn't a readable LMDB environment.
+    """
+
+    def __init__(self, path: Path, *, map_size: int = MAP_SIZE) -> None:
+        self._path = path
+        self._map_size = map_size
+        # Held by every read and by growing the map, which LMDB allows only while no transaction is open
+        # (mdb_env_set_mapsize). Reads take microseconds, so one at a time costs nothing.
+        self._readers = threading.Lock()
+        self._lock_fd = _lock_directory(path)
+        try:
+            self._environment = self._open()
+            try:
+                self._tables: dict[Table, Any] = {
+                    table: self._environment.open_db(table.value.encode()) for table in Table
+                }
+            except lmdb.Error:
+                self._environment.close()
+                raise
+        except lmdb.Error as error:
+            os.close(self._lock_fd)
+            raise _unreadable(path, str(error)) from error
+        except BaseException:
+            os.close(self._lock_fd)
+            raise
+
+    def get(self, table: Table, key: bytes) -> bytes | None:
+        """Return one value."""
+
+        def read(transaction: Any) -> bytes | None:
+            value: bytes | None = transaction.get(key, db=self._tables[table])
+            return value
+
+        return self._read(read)
+
+    def scan(
+        self, table: Table, start: bytes = b"", stop: bytes | None = None, limit: int | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        """Return the entries with `start` <= key < `stop`, in key order, at most `limit` of them."""
+
+        def read(transaction: Any) -> list[tuple[bytes, bytes]]:
+            found: list[tuple[bytes, bytes]] = []
+            cursor = transaction.cursor(db=self._tables[table])
+            if not (cursor.set_range(start) if start else cursor.first()):
+                return found
+            for key, value in cursor:
+                if (stop is not None and key >= stop) or (limit is not None and len(found) >= limit):
+                    break
+                found.append((key, value))
+            return found
+
+        return self._read(read)
+
+    def keys(self, table: Table) -> list[bytes]:
+        """Return every key in order, without reading the values."""
+
+        def read(transaction: Any) -> list[bytes]:
+            return list(transaction.cursor(db=self._tables[table]).iternext(keys=True, values=False))
+
+        return self._read(read)
+
+    def write(self, writes: Sequence[Write]) -> None:
+        """Make all of the writes durable, or none of them.
+
+        Raises:
+            Retry: the disk is full or failed; nothing was stored.
+            Stalled: LMDB gave up on the environment.
+        """
+        while True:
+            try:
+                with self._environment.begin(write=True) as transaction:
+                    for write in writes:
+                        if write.value is None:
+                            transaction.delete(write.key, db=self._tables[write.table])
+                        else:
+                            transaction.put(write.key, write.value, db=self._tables[write.table])
+                return
+            except lmdb.MapFullError as error:
+                self._grow(error)
+            except (lmdb.PanicError, lmdb.CorruptedError, lmdb.PageNotFoundError) as error:
+                raise Stalled(
+                    f"cannot write the journal in {self._path}: {error}",
+                    hint="restart the agent; if it does not help, see docs/decisions/0002-journal-lmdb.md",
+                ) from error
+            except lmdb.Error as error:
+                raise Retry(
+                    f"cannot write the journal in {self._path}: {error}",
+                    hint="make room on that disk; pods go on as they are until then",
+                ) from error
+
+    def close(self) -> None:
+        """Close the environment and unlock the directory."""
+        with self._readers:
+            self._environment.close()
+        os.close(self._lock_fd)
+
+    def _open(self) -> Any:
+        data = self._path / _DATA
+        new = not data.exists()
+        environment = lmdb.open(
+            str(self._path), map_size=self._map_size, max_dbs=len(Table) + 3, mode=0o600, readahead=False
+        )
+        self._map_size = environment.info()["map_size"]
+        # LMDB maps the file without looking at its length; a page behind the end would kill us with SIGBUS.
+        expected = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+        if not new and data.stat().st_size < expected:
+            environment.close()
+            raise _unreadable(self._path, f"it has {data.stat().st_size} bytes of {expected}")
+        environment.reader_check()
+        if new:
+            _sync_directory(self._path)
+            _sync_directory(self._path.parent)
+        return environment
+
+    def _read(self, read: Callable[[Any], R]) -> R:
+        try:
+            with self._readers, self._environment.begin() as transaction:
+                return read(transaction)
+        except lmdb.Error as error:
+            raise _unreadable(self._path, str(error)) from error
+
+    def _grow(self, cause: lmdb.MapFullError) -> None:
+        if self._map_size >= _MAX_MAP_SIZE:
+            raise Stalled(f"the journal in {self._path} is larger than {_MAX_MAP_SIZE >> 30} GiB") from cause
+        with self._readers:
+            self._environment.set_mapsize(self._map_size * 2)
+        self._map_size *= 2
+
+
+class LmdbJournal(StoredJournal):
+    """Implements `Journal` in the directory `path` (data_dir/journal), made if absent.
+
+    Args:
+        path: the directory.
+        clock: Unix time in seconds.
+        max_revisions: kept of one pod.
+        max_events: kept in all (up to a tenth more, between two trims).
+        owner_exists: tells whether the file of a `dir:` owner is there now.
+        map_size: bytes of address space to begin with.
+
+    Raises:
+        Stalled: another agent uses it, a newer version wrote it, or it can't be read.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Callable[[], float],
+        max_revisions: int = 20,
+        max_events: int = 10_000,
+        owner_exists: Callable[[str], bool] = file_exists,
+        map_size: int = MAP_SIZE,
+    ) -> None:
+        store = LmdbStore(path, map_size=map_size)
+        try:
+            super().__init__(
+                store,
+                clock=clock,
+                max_revisions=max_revisions,
+                max_events=max_events,
+                owner_exists=owner_exists,
+            )
+        except BaseException:
+            store.close()
+            raise
+
+
+def _lock_directory(path: Path) -> int:
+    """Return a descriptor that locks the directory while it is open.
+
+    flock(2) belongs to the opening, not to the process, so it also stops ourselves: py-lmdb 1.4 would open an
+    environment twice, and closing one would break the other.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fd = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Stalled(f"cannot open the journal: {error.strerror}", where=str(path)) from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.truncate(fd, 0)
+        os.write(fd, f"{os.getpid()}\n".encode())
+    except OSError as error:
+        holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
+        os.close(fd)
+        if error.errno != errno.EWOULDBLOCK:
+            raise Stalled(f"cannot lock the journal: {error.strerror}", where=str(path)) from error
+        raise Stalled(
+            f"another tank-agent (pid {holder or 'unknown'}) uses the journal in {path}",
+            hint="stop it first, or give this one a data_dir of its own",
+        ) from error
+    return fd
+
+
+def _unreadable(path: Path, why: str) -> TankError:
+    return Stalled(
+        f"the journal in {path} can't be read: {why}",
+        hint=(
+            f"restore {path} from a backup; or start afresh with `mv {path} {path}.broken`: pods of files and"
+            " of git come back, those of `tank apply` are lost, and deleted seeds come back"
+        ),
+    )
+
+
+def _sync_directory(path: Path) -> None:
+    # Some file systems can't sync a directory; there is nothing better to do then.
+    with suppress(OSError):
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

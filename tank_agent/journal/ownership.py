@@ -1,0 +1,240 @@
+"""Who owns a pod, and what a source's snapshot changes: pure rules (DESIGN section 4).
+
+- A pod has one owner. The owner that runs keeps the pod; another that declares its name gets a problem.
+- `dir` and `git` are mirrors: what they no longer declare goes, unless they can't tell (not available, the
+  owner unreadable, or a problem with that pod).
+- A seed is written once per name, if the name is free, and never again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+from msgspec import Struct
+
+from tank_agent.errors import OwnedElsewhere, Problem
+from tank_agent.journal.records import DesiredPod
+from tank_agent.source.snapshot import Declared, Snapshot
+from tank_agent.spec.model import Pod, content_hash
+
+
+class Known(Struct, frozen=True, kw_only=True):
+    """What the journal knows before a change.
+
+    `generations` holds the last generation of every name that ever was: one that comes back counts on.
+    `spent` are names that no seed may write: they were seeded once, or deleted.
+    """
+
+    desired: Mapping[str, DesiredPod] = msgspec.field(default_factory=dict)
+    generations: Mapping[str, int] = msgspec.field(default_factory=dict)
+    spent: frozenset[str] = frozenset()
+
+
+class Merged(Struct, frozen=True, kw_only=True):
+    """What a snapshot changes.
+
+    `changed` are pods with a new spec; `updated` have the same spec, but their owner, file or revision moved.
+    `problems` are the snapshot's own and one for every declaration that did not get its name.
+    """
+
+    changed: tuple[DesiredPod, ...] = ()
+    updated: tuple[DesiredPod, ...] = ()
+    removed: tuple[str, ...] = ()
+    seeded: frozenset[str] = frozenset()
+    problems: tuple[Problem, ...] = ()
+
+
+def source_of(owner: str) -> str:
+    """Return the kind of source of an owner: dir, git, seed or api."""
+    return owner.partition(":")[0]
+
+
+def place_of(owner: str) -> str:
+    """Return the file of an owner; empty for seed and api."""
+    return owner.partition(":")[2]
+
+
+def merge(known: Known, snapshot: Snapshot, now: float) -> Merged:
+    """Return what the snapshot changes; `now` is the Unix time of the change in seconds."""
+    if not snapshot.available:
+        return Merged(problems=snapshot.problems)
+    winners, conflicts = _contest(known, snapshot)
+    changed: list[DesiredPod] = []
+    updated: list[DesiredPod] = []
+    for declared in winners.values():
+        current = known.desired.get(declared.pod.name)
+        successor = _successor(known, declared, now)
+        if current is None or successor.generation != current.generation:
+            changed.append(successor)
+        elif successor is not current:
+            updated.append(successor)
+    return Merged(
+        changed=tuple(changed),
+        updated=tuple(updated),
+        removed=tuple(_no_longer_declared(known, snapshot, winners)),
+        seeded=frozenset(winners) if snapshot.source == "seed" else frozenset(),
+        problems=snapshot.problems + tuple(conflicts),
+    )
+
+
+def put(known: Known, pod: Pod, revision: str, now: float) -> DesiredPod:
+    """Return the pod as `tank apply` makes it; the present record itself if nothing changes.
+
+    Raises:
+        OwnedElsewhere: a file or git owns the name.
+    """
+    current = known.desired.get(pod.name)
+    if current is not None and source_of(current.owner) in ("dir", "git"):
+        raise OwnedElsewhere(
+            f"cannot apply pod {pod.name}: it belongs to {_describe(current.owner)}",
+            hint=f"edit {_where_to_edit(current.owner)} instead",
+        )
+    return _successor(known, Declared(pod=pod, owner="api", revision=revision, file=""), now)
+
+
+def refuse_deletion(pod: DesiredPod, owner_exists: bool) -> None:
+    """Raise OwnedElsewhere if `tank delete` may not remove the pod; `owner_exists` is about its file."""
+    source = source_of(pod.owner)
+    if source == "git" or (source == "dir" and owner_exists):
+        what = "remove the file" if source == "dir" else "remove it there and commit"
+        raise OwnedElsewhere(
+            f"cannot delete pod {pod.name}: it belongs to {_describe(pod.owner)}",
+            hint=f"edit {_where_to_edit(pod.owner)}, or {what}",
+        )
+
+
+def with_errors(desired: Mapping[str, DesiredPod], problems: Iterable[Problem]) -> list[DesiredPod]:
+    """Return the pods whose `error` has to change to show these problems, as they have to be.
+
+    A problem belongs to the pod that it names, or else to all pods of its file.
+    """
+    by_pod: dict[str, list[str]] = {}
+    by_file: dict[str, list[str]] = {}
+    for problem in problems:
+        if problem.pod is not None:
+            by_pod.setdefault(problem.pod, []).append(str(problem))
+        else:
+            by_file.setdefault(problem.file, []).append(str(problem))
+    stale: list[DesiredPod] = []
+    for pod in desired.values():
+        lines = by_pod.get(pod.name, []) + (by_file.get(pod.file, []) if pod.file else [])
+        error = "\n".join(lines) or None
+        if error != pod.error:
+            stale.append(msgspec.structs.replace(pod, error=error))
+    return stale
+
+
+def _contest(known: Known, snapshot: Snapshot) -> tuple[dict[str, Declared], list[Problem]]:
+    """Return who gets each declared name, and a problem for everyone who does not."""
+    claims: dict[str, list[Declared]] = {}
+    for declared in snapshot.pods:
+        claims.setdefault(declared.pod.name, []).append(declared)
+    broken = {(problem.pod, problem.file) for problem in snapshot.problems if problem.pod is not None}
+    winners: dict[str, Declared] = {}
+    conflicts: list[Problem] = []
+    for name, claimants in claims.items():
+        current = known.desired.get(name)
+        if snapshot.source == "seed" and _seed_is_spent(known, name):
+            continue
+        held = current is not None and (
+            current.owner in snapshot.unreadable or (name, current.file) in broken
+        )
+        winner = _winner(current, claimants, snapshot.source, held=held)
+        if winner is not None:
+            winners[name] = winner
+        owner = winner.owner if winner is not None else current.owner if current is not None else ""
+        for loser in claimants:
+            if loser is not winner:
+                conflicts.append(_conflict(loser, owner, unreadable=winner is None and held))
+    return winners, conflicts
+
+
+def _winner(
+    current: DesiredPod | None, claimants: list[Declared], source: str, *, held: bool
+) -> Declared | None:
+    if current is not None and source_of(current.owner) != source:
+        return None
+    ordered = sorted(claimants, key=lambda declared: (declared.owner, declared.line))
+    if current is None:
+        return ordered[0]
+    incumbent = next((declared for declared in ordered if declared.owner == current.owner), None)
+    if incumbent is not None or held:
+        return incumbent
+    return ordered[0]
+
+
+def _seed_is_spent(known: Known, name: str) -> bool:
+    current = known.desired.get(name)
+    return name in known.spent or (current is not None and source_of(current.owner) in ("api", "seed"))
+
+
+def _conflict(loser: Declared, owner: str, *, unreadable: bool) -> Problem:
+    name = loser.pod.name
+    if unreadable:
+        message = (
+            f"pod {name} still belongs to {_describe(owner)}, which can't be read as a whole; mend that first"
+        )
+    elif source_of(owner) in ("api", "seed"):
+        message = (
+            f"pod {name} already belongs to {_describe(owner)}; `tank delete {name}` lets this file have it"
+        )
+    else:
+        message = f"pod {name} already belongs to {_describe(owner)}; rename or remove one of the two"
+    return Problem(file=loser.file, line=loser.line, key="name", message=message, pod=name)
+
+
+def _describe(owner: str) -> str:
+    source, place = source_of(owner), place_of(owner)
+    return {
+        "dir": place,
+        "git": f"{place} in the git repository",
+        "api": "`tank apply`",
+        "seed": "a seed",
+    }.get(source, owner)
+
+
+def _where_to_edit(owner: str) -> str:
+    return _describe(owner) if place_of(owner) else owner
+
+
+def _successor(known: Known, declared: Declared, now: float) -> DesiredPod:
+    pod = declared.pod
+    current = known.desired.get(pod.name)
+    # Equal structs have equal hashes (spec/model.py), and comparing costs a hundredth of hashing.
+    if current is not None and (current.pod is pod or current.pod == pod):
+        same = (current.owner, current.revision, current.file) == (
+            declared.owner,
+            declared.revision,
+            declared.file,
+        )
+        if same:
+            return current
+        return msgspec.structs.replace(
+            current, owner=declared.owner, revision=declared.revision, file=declared.file
+        )
+    return DesiredPod(
+        name=pod.name,
+        pod=pod,
+        owner=declared.owner,
+        revision=declared.revision,
+        generation=known.generations.get(pod.name, 0) + 1,
+        hash=content_hash(pod),
+        changed_at=now,
+        file=declared.file,
+        error=current.error if current is not None else None,
+    )
+
+
+def _no_longer_declared(known: Known, snapshot: Snapshot, winners: Mapping[str, Declared]) -> Iterable[str]:
+    if snapshot.source == "seed":
+        return
+    held = {problem.pod for problem in snapshot.problems}
+    for name, pod in known.desired.items():
+        if (
+            name not in winners
+            and source_of(pod.owner) == snapshot.source
+            and pod.owner not in snapshot.unreadable
+            and name not in held
+        ):
+            yield name

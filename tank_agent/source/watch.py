@@ -1,0 +1,166 @@
+"""Wakes the agent when a directory of pod files changes. A hint only: what is there, the source reads."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from msgspec import Struct
+from watchdog.events import (
+    DirCreatedEvent,
+    DirDeletedEvent,
+    DirMovedEvent,
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileDeletedEvent,
+    FileMovedEvent,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
+from watchdog.observers import Observer
+from watchdog.observers.api import ObservedWatch
+
+from tank_agent.source.identity import directory_identity
+from tank_agent.source.podfiles import is_pod_file_name
+
+# No "modified" and "opened": the first comes before a writer is done, the second from our own reading.
+_EVENTS: list[type[FileSystemEvent]] = [
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileDeletedEvent,
+    FileMovedEvent,
+    DirCreatedEvent,
+    DirDeletedEvent,
+    DirMovedEvent,
+]
+
+
+# Some ways to lose a watch make no event at all, such as a mount over the directory.
+CHECK_EVERY = 10.0
+
+
+class _Armed(Struct, frozen=True):
+    identity: bytes
+    watch: ObservedWatch
+
+
+class DirectoryWatcher:
+    """Calls `wake` soon after a pod file in `path` changed, or the directory itself came or went.
+
+    `wake` runs in a thread of the watcher and must return at once. What the kernel does not tell (a directory
+    mounted over this one, the target of a linked file edited) shows at the next resync.
+    """
+
+    def __init__(self, path: Path, wake: Callable[[], None]) -> None:
+        self._path = path.absolute()
+        self._wake = wake
+        self._observer = Observer()
+        self._armed: dict[str, _Armed] = {}
+        self._lock = threading.Lock()
+        self._rearm = threading.Event()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._rearm_when_told, name="watch-directory", daemon=True)
+        _report_renames_at_once()
+
+    def start(self) -> str | None:
+        """Start to watch; the answer is that of `check`."""
+        self._observer.start()
+        self._thread.start()
+        return self.check()
+
+    def check(self) -> str | None:
+        """Watch again what was replaced or is watched no more, and wake then: events may have been missed.
+
+        Returns:
+            Why the directory can't be watched now, or None. It is tried again at the next check.
+        """
+        with self._lock:
+            wanted = self._wanted()
+            alive = {emitter.watch for emitter in self._observer.emitters if emitter.is_alive()}
+            for path, armed in list(self._armed.items()):
+                if wanted.get(path) != armed.identity or armed.watch not in alive:
+                    self._observer.unschedule(armed.watch)
+                    del self._armed[path]
+            missing = [path for path in wanted if path not in self._armed]
+            try:
+                for path in missing:
+                    self._arm(path, wanted[path])
+            except OSError as error:
+                return f"can't watch {path}: {error.strerror or error}"
+            finally:
+                if missing:
+                    self._wake()
+            return (
+                None if str(self._path.resolve()) in wanted else f"can't watch {self._path}: it is not there"
+            )
+
+    def stop(self) -> None:
+        """Stop to watch, and wait for the threads."""
+        self._stopped = True
+        self._rearm.set()
+        self._thread.join()
+        self._observer.stop()
+        self._observer.join()
+
+    def _rearm_when_told(self) -> None:
+        while not self._stopped:
+            if self._rearm.wait(CHECK_EVERY):
+                self._rearm.clear()
+            if not self._stopped:
+                self.check()
+
+    def _wanted(self) -> dict[str, bytes]:
+        """Return the directories to watch, and their identities: this one, and those that hold its name."""
+        target = self._path.resolve()
+        wanted: dict[str, bytes] = {}
+        for directory in (target, self._path.parent.resolve(), target.parent):
+            with suppress(OSError):
+                fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    wanted[str(directory)] = directory_identity(fd)
+                finally:
+                    os.close(fd)
+        return wanted
+
+    def _arm(self, path: str, identity: bytes) -> None:
+        watch = self._observer.schedule(_Handler(self, path), path, event_filter=_EVENTS)
+        self._armed[path] = _Armed(identity, watch)
+
+    def on_event(self, directory: str, event: FileSystemEvent) -> None:
+        """Wake if the event can matter; called by the observer, in its lock, with the directory watched."""
+        target = str(self._path.resolve())
+        paths = [os.fsdecode(path) for path in (event.src_path, event.dest_path) if path]
+        if any(path in (str(self._path), target) or path == directory for path in paths):
+            # Not check() itself: it asks the observer for its lock while it holds ours.
+            self._rearm.set()
+            self._wake()
+        elif directory == target and any(is_pod_file_name(Path(path).name) for path in paths):
+            self._wake()
+
+
+class _Handler(FileSystemEventHandler):
+    def __init__(self, watcher: DirectoryWatcher, directory: str) -> None:
+        self._watcher = watcher
+        self._directory = directory
+
+    def dispatch(self, event: FileSystemEvent) -> None:
+        """Pass on every event."""
+        self._watcher.on_event(self._directory, event)
+
+
+def _report_renames_at_once() -> None:
+    """Stop watchdog from holding back a file moved out, and all events behind it, for half a second.
+
+    It waits to pair the two ends of a rename; we don't need to know where a file went. The class that waits
+    has another name in watchdog 6 than in 7; where neither is found, all that is lost is that half second.
+    """
+    for module, name in (
+        ("watchdog.observers.inotify_move_event_grouper", "InotifyMoveEventGrouper"),
+        ("watchdog.observers.inotify_buffer", "InotifyBuffer"),
+    ):
+        with suppress(ModuleNotFoundError, KeyError):
+            vars(importlib.import_module(module))[name].delay = 0.0
