@@ -267,7 +267,7 @@ class _Explainer:
                 if inner.schema_path[0] == index:
                     yield from self.explain(inner)
             return
-        items = next((node["items"] for node in branches if "items" in node), {})
+        items: Json = next((node["items"] for node in branches if "items" in node), {})
         yield self._wrong_type(path, error.instance, {**schema, "items": items}, types)
 
     def _standin(self, node: Json) -> Any:

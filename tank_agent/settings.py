@@ -1,0 +1,407 @@
+"""Reads /etc/tank/agent.toml: what the agent is told about itself (DESIGN section 9).
+
+Precedence, lowest first: defaults, the file, the environment (TANK_DATA_DIR), the command line.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Struct
+
+from tank_agent.errors import InvalidSpec, Problem
+from tank_agent.spec.document import TEXT_MAX, read_toml, without_mark
+from tank_agent.spec.file import ABSOLUTE_PATTERN, Duration, FileStruct, about, text
+from tank_agent.spec.findings import Finding, KeyPath, show, to_problems
+from tank_agent.spec.lines import find_lines
+from tank_agent.spec.network_checks import interface_problem, parse_address
+from tank_agent.spec.parse import ParsedPod, parse_inline_pods
+from tank_agent.spec.quantities import parse_duration
+from tank_agent.spec.reference import check_path
+from tank_agent.spec.structure import read_table
+
+DEFAULT_FILE = Path("/etc/tank/agent.toml")
+
+# sockaddr_un has 108 bytes with the NUL (unix(7)); "/tank.sock" is part of it.
+_RUN_DIR_MAX = 107 - len("/tank.sock")
+_WORKERS_MAX = 64
+_DIRECTORIES = ("data_dir", "run_dir", "pods_dir", "seed_dir")
+_ADAPTER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)+")
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_SCP_LIKE = re.compile(r"(?:[A-Za-z0-9._][A-Za-z0-9._-]*@)?[A-Za-z0-9][A-Za-z0-9.-]*:(?![-/])[^\s]+")
+_SCHEMES = ("https", "ssh", "git", "file", "http")
+
+
+class GitTable(FileStruct):
+    """A git repository as a source of pods, beside or instead of pods_dir."""
+
+    url: Annotated[
+        str, text("The remote: https, ssh, git or file, or user@host:path.", "https://git.example/fleet.git")
+    ]
+    branch: Annotated[
+        str | None, about("Follow this branch. Without branch, tag and commit: the remote's HEAD.", "main")
+    ] = None
+    tag: Annotated[str | None, about("Follow this tag instead of a branch.", "v1.2.0")] = None
+    commit: Annotated[
+        str | None,
+        about(
+            "Stay at this commit: 40 or 64 hexadecimal digits.", "9fceb02d0ae598e95dc970b74767f19372d61af8"
+        ),
+    ] = None
+    path: Annotated[
+        str, about("The directory in the repository that holds the pod files.", "hosts/edge-1")
+    ] = ""
+    poll: Annotated[Duration, about("How often to ask the remote, 1s to 24h.", "60s")] = "60s"
+
+
+class HostTable(FileStruct):
+    """What pods get to know of the host: its uplink and its name servers."""
+
+    adapter: Annotated[
+        str,
+        about(
+            '"auto" reads the default route and the host\'s resolv.conf, "static" takes uplink and dns from '
+            "here, and a dotted Python path names an adapter of your own.",
+            "auto",
+        ),
+    ] = "auto"
+    uplink: Annotated[
+        str | None,
+        about('The host\'s interface that parent = "auto" means; not with adapter "auto".', "eno1"),
+    ] = None
+    dns: Annotated[
+        tuple[str, ...], about('Name servers of pods that give none; not with adapter "auto".', ["10.0.0.1"])
+    ] = ()
+
+
+class ReconcileTable(FileStruct):
+    """How the loop paces itself."""
+
+    resync: Annotated[Duration, about("How often everything is looked at again, 100ms to 1h.", "10s")] = "10s"
+    backoff_base: Annotated[Duration, about("The delay before the first restart, 0s to 24h.", "10s")] = "10s"
+    backoff_cap: Annotated[Duration, about("The longest delay before a restart, up to 24h.", "300s")] = "300s"
+    stable_after: Annotated[
+        Duration, about("How long a run must last for the delay to start from the base again.", "600s")
+    ] = "600s"
+    workers: Annotated[int, about("How many pods are worked on at one time, 1 to 64.", 4)] = 4
+
+
+class SettingsTable(FileStruct):
+    """The agent's own configuration."""
+
+    data_dir: Annotated[
+        str,
+        text(
+            "Images, volumes and the journal; TANK_DATA_DIR wins over it.", "/var/lib/tank", ABSOLUTE_PATTERN
+        ),
+    ] = "/var/lib/tank"
+    run_dir: Annotated[
+        str,
+        text(
+            "Sockets, network namespaces and container state; lost at reboot.", "/run/tank", ABSOLUTE_PATTERN
+        ),
+    ] = "/run/tank"
+    pods_dir: Annotated[
+        str, text("The directory of pod files that is mirrored.", "/etc/tank/pods.d", ABSOLUTE_PATTERN)
+    ] = "/etc/tank/pods.d"
+    seed_dir: Annotated[
+        str, text("Pod files that are created once, if absent.", "/etc/tank/seed.d", ABSOLUTE_PATTERN)
+    ] = "/etc/tank/seed.d"
+    git: Annotated[GitTable | None, about("A git repository as a source of pods.")] = None
+    host: Annotated[HostTable | None, about("What pods get to know of the host.")] = None
+    reconcile: Annotated[ReconcileTable | None, about("How the loop paces itself.")] = None
+    labels: Annotated[
+        dict[str, str] | None, about("What this machine is called in logs and metrics.", {"site": "edge-1"})
+    ] = None
+
+
+class GitSettings(Struct, frozen=True, kw_only=True):
+    """The git source. At most one of `branch`, `tag` and `commit` is set; `path` "" is the whole repository.
+
+    `poll` is in seconds.
+    """
+
+    url: str
+    branch: str | None = None
+    tag: str | None = None
+    commit: str | None = None
+    path: str = ""
+    poll: float = 60.0
+
+
+class HostSettings(Struct, frozen=True, kw_only=True):
+    """The host-facts seam: `adapter` is "auto", "static" or a dotted Python path."""
+
+    adapter: str = "auto"
+    uplink: str | None = None
+    dns: tuple[str, ...] = ()
+
+
+class ReconcileSettings(Struct, frozen=True, kw_only=True):
+    """The loop's pace; all times are in seconds."""
+
+    resync: float = 10.0
+    backoff_base: float = 10.0
+    backoff_cap: float = 300.0
+    stable_after: float = 600.0
+    workers: int = 4
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """The agent's configuration, checked. All directories are absolute.
+
+    `file` is where it was read from, None if only defaults apply. `seeds` are the valid pods written in it;
+    `seed_problems` are about the others, which keep nobody from starting.
+    """
+
+    data_dir: Path = Path("/var/lib/tank")
+    run_dir: Path = Path("/run/tank")
+    pods_dir: Path = Path("/etc/tank/pods.d")
+    seed_dir: Path = Path("/etc/tank/seed.d")
+    git: GitSettings | None = None
+    host: HostSettings = HostSettings()
+    reconcile: ReconcileSettings = ReconcileSettings()
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
+    file: Path | None = None
+    seeds: tuple[ParsedPod, ...] = ()
+    seed_problems: tuple[Problem, ...] = ()
+
+
+def load_settings(
+    path: Path | None, *, environ: Mapping[str, str], overrides: Mapping[str, str | None] | None = None
+) -> Settings:
+    """Read the agent's configuration.
+
+    Args:
+        path: the file that was asked for; None reads the default file if there is one.
+        environ: the environment; only TANK_DATA_DIR is read.
+        overrides: directories from the command line, by key ("data_dir"); None leaves a key alone.
+
+    Raises:
+        InvalidSpec: with every problem of the file, the environment and the command line.
+    """
+    file = path or DEFAULT_FILE
+    content = _read(file, may_be_missing=path is None)
+    settings, problems = (Settings(), []) if content is None else _parse(content, file)
+    chosen = {key: value for key, value in (overrides or {}).items() if value is not None}
+    places = {key: ("command line", f"--{key.replace('_', '-')}") for key in chosen}
+    if environ.get("TANK_DATA_DIR") and "data_dir" not in chosen:
+        chosen["data_dir"] = environ["TANK_DATA_DIR"]
+        places["data_dir"] = ("environment", "TANK_DATA_DIR")
+    # A relative path is meant from where the user stands; symbolic links in it stay as they are.
+    directories = {key: os.path.abspath(value) for key, value in chosen.items()}  # noqa: PTH100
+    for key, value in directories.items():
+        wrong = _directory_problem(key, value)
+        if wrong:
+            where, name = places[key]
+            problems.append(Problem(where, 0, name, wrong))
+    settings = msgspec.structs.replace(
+        settings, **{key: Path(value) for key, value in directories.items() if key in _DIRECTORIES}
+    )
+    problems += _shared_directories(settings, str(file))
+    if problems:
+        raise InvalidSpec(tuple(problems))
+    return settings
+
+
+def _read(file: Path, *, may_be_missing: bool) -> str | None:
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(TEXT_MAX + 1)
+    except FileNotFoundError:
+        if may_be_missing:
+            return None
+        raise InvalidSpec((Problem(str(file), 0, "", "there is no such file"),)) from None
+    except OSError as error:
+        raise InvalidSpec((Problem(str(file), 0, "", f"can't be read: {error.strerror}"),)) from None
+    # Bytes that are not UTF-8 become what the reader of the text refuses, with their line.
+    return content.decode(errors="surrogateescape")
+
+
+def _parse(content: str, file: Path) -> tuple[Settings, list[Problem]]:
+    document, problem = read_toml(content, str(file))
+    if document is None:
+        return Settings(), [problem] if problem else []
+    lines = find_lines(without_mark(content))
+    pods = parse_inline_pods(document.pop("pods", []), content, str(file))
+    try:
+        table, structure = read_table(document, SettingsTable)
+    except RecursionError:
+        return Settings(), [Problem(str(file), 0, "", "lists or tables are nested too deep")]
+    findings = list(structure.findings)
+    checks = _Checks()
+    settings = Settings()
+    if table is not None:
+        settings = checks.settings(table, file)
+        findings += [finding for finding in checks.findings if not structure.is_covered(finding.path)]
+    problems = sorted(to_problems(findings, file=str(file), lines=lines), key=lambda found: found.line)
+    return msgspec.structs.replace(settings, seeds=pods.pods, seed_problems=pods.problems), problems
+
+
+def _directory_problem(key: str, value: str) -> str | None:
+    wrong = check_path(value)
+    if wrong:
+        return wrong
+    if value == "/":
+        return "can't be the root directory"
+    if key == "run_dir" and len(value.encode()) > _RUN_DIR_MAX:
+        return f"is too long for the sockets in it; at most {_RUN_DIR_MAX} bytes"
+    return None
+
+
+def _shared_directories(settings: Settings, file: str) -> list[Problem]:
+    seen: dict[Path, str] = {}
+    problems = []
+    for key in _DIRECTORIES:
+        other = seen.setdefault(getattr(settings, key), key)
+        if other != key:
+            message = f"is the same directory as {other}; each needs one of its own"
+            problems.append(Problem(file, 0, key, message))
+    return problems
+
+
+class _Checks:
+    """Checks what the values of agent.toml say, and collects what is wrong."""
+
+    def __init__(self) -> None:
+        self.findings: list[Finding] = []
+
+    def add(self, path: KeyPath, message: str | None) -> None:
+        if message:
+            self.findings.append(Finding(path, message))
+
+    def settings(self, table: SettingsTable, file: Path) -> Settings:
+        for key in _DIRECTORIES:
+            self.add((key,), _directory_problem(key, getattr(table, key)))
+        for key, value in (table.labels or {}).items():
+            if not key or not (key + value).isprintable():
+                self.add(("labels", key), "a label needs a name, and has no control characters")
+        return Settings(
+            data_dir=Path(table.data_dir),
+            run_dir=Path(table.run_dir),
+            pods_dir=Path(table.pods_dir),
+            seed_dir=Path(table.seed_dir),
+            git=None if table.git is None else self.git(table.git),
+            host=self.host(table.host or HostTable()),
+            reconcile=self.reconcile(table.reconcile or ReconcileTable()),
+            labels=dict(table.labels or {}),
+            file=file,
+        )
+
+    def seconds(self, path: KeyPath, value: float | str, low: float, high: float) -> float:
+        try:
+            return parse_duration(value, low=low, high=high)
+        except ValueError as error:
+            self.add(path, str(error))
+            return low
+
+    def git(self, table: GitTable) -> GitSettings:
+        self.add(("git", "url"), _url_problem(table.url))
+        given = [key for key in ("branch", "tag", "commit") if getattr(table, key) is not None]
+        for key in given[1:]:
+            self.add(("git", key), f"{given[0]} is given too; keep one of branch, tag and commit")
+        for key in ("branch", "tag"):
+            value = getattr(table, key)
+            if value is not None and not is_reference_name(value):
+                self.add(("git", key), f"{show(value)} is not a name that git allows for a {key}")
+        if table.commit is not None and not _COMMIT.fullmatch(table.commit):
+            self.add(("git", "commit"), "must be a whole commit id: 40 or 64 of 0-9 and a-f")
+        path = "" if table.path == "." else table.path
+        if path and (path.startswith("/") or check_path(f"/{path}") or ".." in path.split("/")):
+            self.add(
+                ("git", "path"),
+                f'{show(path)} is not a path in the repository; write one such as "hosts/edge-1"',
+            )
+        poll = self.seconds(("git", "poll"), table.poll, 1.0, 86_400.0)
+        return GitSettings(
+            url=table.url, branch=table.branch, tag=table.tag, commit=table.commit, path=path, poll=poll
+        )
+
+    def host(self, table: HostTable) -> HostSettings:
+        if table.adapter not in ("auto", "static") and not _ADAPTER.fullmatch(table.adapter):
+            message = (
+                f'{show(table.adapter)} is not an adapter; write "auto", "static" or a dotted Python path'
+            )
+            self.add(("host", "adapter"), message)
+        if table.uplink is not None:
+            self.add(("host", "uplink"), interface_problem(table.uplink))
+        for key, is_given in (("uplink", table.uplink is not None), ("dns", bool(table.dns))):
+            if is_given and table.adapter == "auto":
+                self.add(
+                    ("host", key), 'is not read with adapter = "auto"; write adapter = "static", or remove it'
+                )
+        dns = []
+        for index, text_ in enumerate(table.dns):
+            try:
+                dns.append(str(parse_address(text_)))
+            except ValueError as error:
+                self.add(("host", "dns", index), str(error))
+        return HostSettings(adapter=table.adapter, uplink=table.uplink, dns=tuple(dns))
+
+    def reconcile(self, table: ReconcileTable) -> ReconcileSettings:
+        base = self.seconds(("reconcile", "backoff_base"), table.backoff_base, 0.0, 86_400.0)
+        cap = self.seconds(("reconcile", "backoff_cap"), table.backoff_cap, 0.0, 86_400.0)
+        if cap < base:
+            self.add(("reconcile", "backoff_cap"), "is less than backoff_base; give at least as much")
+        if not 1 <= table.workers <= _WORKERS_MAX:
+            self.add(("reconcile", "workers"), f"must be from 1 to {_WORKERS_MAX}")
+        return ReconcileSettings(
+            resync=self.seconds(("reconcile", "resync"), table.resync, 0.1, 3_600.0),
+            backoff_base=base,
+            backoff_cap=cap,
+            stable_after=self.seconds(("reconcile", "stable_after"), table.stable_after, 0.0, 86_400.0),
+            workers=table.workers,
+        )
+
+
+def is_reference_name(name: str) -> bool:
+    """Return whether git allows the name for a branch or a tag (git-check-ref-format(1))."""
+    if not name or name == "@" or re.search(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//", name):
+        return False
+    if name.startswith(("-", "/")) or name.endswith(("/", ".")):
+        return False
+    return not any(part.startswith(".") or part.endswith(".lock") for part in name.split("/"))
+
+
+def _url_problem(url: str) -> str | None:
+    rule = "write https://…, ssh://…, git://…, file:///… or user@host:path"
+    if not url.isprintable() or " " in url:
+        return f"{show(url)} has spaces or control characters in it; {rule}"
+    if url.startswith("/"):
+        return f"{show(url)} is a path; write file://{url[:60]}"
+    if "://" not in url:
+        return None if _SCP_LIKE.fullmatch(url) else f"{show(url)} is not the URL of a repository; {rule}"
+    return _parsed_url_problem(url, rule)
+
+
+def _parsed_url_problem(url: str, rule: str) -> str | None:
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        _ = parts.port
+    except ValueError:
+        return f"{show(url)} is not a URL; {rule}"
+    if parts.scheme not in _SCHEMES:
+        return f"{show(parts.scheme)} is not a way to fetch from a repository; {rule}"
+    # A host that begins with "-" would be an option of ssh (CVE-2017-1000117), a path one of git.
+    if (parts.scheme != "file" and not host) or parts.netloc.startswith("-") or host.startswith("-"):
+        return f"{show(url)} names no host; {rule}"
+    if parts.scheme == "file" and (parts.netloc or not parts.path.startswith("/")):
+        return f"{show(url)} is not the URL of a local repository; write file:///path"
+    if parts.scheme == "http" and not _is_loopback(host):
+        return f"{show(url)} could be changed by anybody on the way; use https"
+    return None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
