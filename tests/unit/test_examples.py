@@ -1,0 +1,45 @@
+"""Examples and the sample are valid as they are, and the sample shows every key."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tank_agent.spec.parse import parse_pod_file
+from tank_agent.spec.support import unsupported
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))
+SAMPLE = ROOT / "pods.d/example.toml.sample"
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_runs_as_it_is(path: Path) -> None:
+    parsed = parse_pod_file(path.read_text(), str(path))
+    assert parsed.problems == ()
+    (found,) = parsed.pods
+    assert found.pod.name == path.stem
+    assert unsupported(found.pod, str(path)) == ()
+
+
+def test_every_example_is_in_the_readme() -> None:
+    text = (ROOT / "examples/README.md").read_text()
+    assert set(re.findall(r"`(\w+\.toml)`", text)) == {path.name for path in EXAMPLES}
+
+
+def test_the_sample_is_valid_and_starts_nothing() -> None:
+    assert SAMPLE.suffix != ".toml"
+    assert parse_pod_file(SAMPLE.read_text(), "/etc/tank/pods.d/example.toml").problems == ()
+
+
+def test_the_sample_is_valid_with_every_comment_taken_away() -> None:
+    lines = [line for line in SAMPLE.read_text().splitlines() if not line.startswith("network =")]
+    text = "\n".join(re.sub(r"^# (?=\[|\w+ = )", "", line) for line in lines)
+    parsed = parse_pod_file(text, "/etc/tank/pods.d/example.toml")
+    assert parsed.problems == ()
+    (pod,) = [found.pod for found in parsed.pods]
+    assert pod.network.mode == "nics"
+    assert pod.containers[0].mounts
+    assert pod.containers[0].limits.memory == 256 * 1024**2

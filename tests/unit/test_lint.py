@@ -1,0 +1,23 @@
+"""The linters find nothing: `./dev lint` is part of the tests."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.timeout(300)  # mypy from a cold cache
+def test_lint_is_clean() -> None:
+    done = subprocess.run(
+        [ROOT / "dev", "lint"],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
