@@ -63,7 +63,8 @@ class ContainerStatus(Struct, frozen=True, kw_only=True):
     `hash` is the hash of the container's own part of the spec that these counts belong to.
     `restarts` counts all starts after the first; `failures` counts ends since the last stable run (back-off's n).
     `instance` is the id of the run that was started last, `boot_id` the boot it belongs to; both are empty once
-    its end was recorded. `retry_at` is the earliest next start. `finished` marks a run that is over by policy.
+    its end was recorded. `retry_at` is the earliest next start. Whether the container is over for good follows from
+    `exit` and the pod's restart policy, so that a changed policy acts on it.
     """
 
     hash: str
@@ -74,7 +75,6 @@ class ContainerStatus(Struct, frozen=True, kw_only=True):
     started_at: float | None = None
     retry_at: float | None = None
     exit: Exit | None = None
-    finished: bool = False
 
 
 class PodStatus(Struct, frozen=True, kw_only=True):

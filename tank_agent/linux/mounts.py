@@ -5,10 +5,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from tank_agent.linux.libc import call
+from tank_agent.linux.libc import SYS_MOUNT_SETATTR, SYS_MOVE_MOUNT, SYS_OPEN_TREE, call, syscall
 
 # linux/mount.h
 MS_RDONLY = 0x1
@@ -95,3 +96,44 @@ def mount_points(below: Path) -> frozenset[Path]:
         if text == prefix or text.startswith(prefix + "/"):
             found.add(Path(text))
     return frozenset(found)
+
+
+# linux/mount.h, struct mount_attr: attr_set, attr_clr, propagation, userns_fd.
+_MOUNT_ATTR_RDONLY = 0x1
+_MOUNT_ATTR_NOSUID = 0x2
+_MOUNT_ATTR_NODEV = 0x4
+_OPEN_TREE_CLONE = 0x1
+_AT_EMPTY_PATH = 0x1000
+_AT_RECURSIVE = 0x8000
+_MOVE_MOUNT_F_EMPTY_PATH = 0x4
+_AT_FDCWD = -100
+
+
+def bind(source: int, target: Path, *, read_only: bool) -> None:
+    """Bind-mount what a descriptor stands for, nosuid and nodev, on an existing file or directory.
+
+    The descriptor is what counts: no path is looked up again between check and use (open_tree(2),
+    mount_setattr(2), move_mount(2)).
+
+    Raises:
+        OSError: with the target as filename.
+    """
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH | _AT_RECURSIVE
+    tree = syscall(SYS_OPEN_TREE, source, b"", flags, path=target)
+    try:
+        wanted = _MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV | (_MOUNT_ATTR_RDONLY if read_only else 0)
+        attributes = struct.pack("=QQQQ", wanted, 0, MS_PRIVATE, 0)
+        syscall(
+            SYS_MOUNT_SETATTR,
+            tree,
+            b"",
+            _AT_EMPTY_PATH | _AT_RECURSIVE,
+            attributes,
+            len(attributes),
+            path=target,
+        )
+        syscall(
+            SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH, path=target
+        )
+    finally:
+        os.close(tree)

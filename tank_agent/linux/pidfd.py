@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import select
 import signal
+import struct
 from pathlib import Path
 
 
@@ -53,3 +55,30 @@ def command_line(pid: int) -> tuple[str, ...]:
     except (FileNotFoundError, ProcessLookupError):
         return ()
     return tuple(os.fsdecode(part) for part in raw.split(b"\0")[:-1])
+
+
+# linux/pidfd.h: PIDFD_GET_INFO is _IOWR(0xFF, 11, struct pidfd_info); the first published struct has 64 bytes.
+_PIDFD_GET_INFO = 0xC040FF0B
+_PIDFD_INFO_EXIT = 1 << 3
+_INFO = struct.Struct("=QQ11Ii")
+
+
+def wait_status(pidfd: int) -> int | None:
+    """Return the wait status (wait(2)) of a process that ended and was reaped by anybody, through its pidfd.
+
+    None where it cannot be known: the process still runs or is a zombie, or the kernel is older than 6.15.
+    """
+    buffer = bytearray(_INFO.pack(_PIDFD_INFO_EXIT, *[0] * 13))
+    try:
+        fcntl.ioctl(pidfd, _PIDFD_GET_INFO, buffer)
+    except OSError:
+        return None
+    fields = _INFO.unpack(buffer)
+    return int(fields[-1]) if fields[0] & _PIDFD_INFO_EXIT else None
+
+
+def wait(pidfd: int, milliseconds: int) -> bool:
+    """Block until a process has ended; False if it has not after so many milliseconds."""
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    return bool(poller.poll(milliseconds))

@@ -1,0 +1,247 @@
+"""The agent: every part made and joined together, in the order in which they need each other."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import structlog
+
+from tank_agent import __version__, logs
+from tank_agent.api.server import ApiServer
+from tank_agent.errors import Stalled
+from tank_agent.image.store import Store
+from tank_agent.journal.journal import Journal
+from tank_agent.journal.lmdb_journal import LmdbJournal
+from tank_agent.linux.clock import SystemClock, boot_id
+from tank_agent.linux.process import ENVIRONMENT, run as run_program
+from tank_agent.network.host_facts import make_host_facts
+from tank_agent.network.pod_network import PodNetworks
+from tank_agent.reconcile.networks import Networks
+from tank_agent.reconcile.pulls import Pulls
+from tank_agent.reconcile.reconciler import Machine, Reconciler
+from tank_agent.reconcile.restart import Backoff
+from tank_agent.reconcile.sources import SourceLoop
+from tank_agent.reconcile.steps import Steps
+from tank_agent.runtime import cgroup
+from tank_agent.runtime.adopt import adopt_all
+from tank_agent.runtime.cgroup import CgroupHost
+from tank_agent.runtime.containers import Containers, Tools
+from tank_agent.runtime.crun import Crun
+from tank_agent.runtime.launch import Seccomp
+from tank_agent.runtime.rootfs import RootFilesystems
+from tank_agent.runtime.seccomp import SeccompCache, default_profile
+from tank_agent.runtime.volumes import Volumes
+from tank_agent.service import Service
+from tank_agent.settings import Settings
+from tank_agent.source.directory import DirectorySource
+from tank_agent.source.seed import SeedSource
+from tank_agent.source.watch import DirectoryWatcher
+
+_log = structlog.get_logger()
+_DRAIN_DEADLINE = 120.0
+_VERSION_DEADLINE = 10.0
+
+
+def run(settings: Settings, *, stop_pods: bool) -> int:
+    """Run the agent until SIGTERM or SIGINT, and return its exit code.
+
+    Containers go on when it ends, unless `stop_pods` is set.
+
+    Raises:
+        Stalled: this machine cannot run containers, or another agent uses one of the directories.
+    """
+    logs.configure()
+    if os.geteuid() != 0:
+        raise Stalled("the agent must be run as root", hint="sudo tank agent")
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    # What the agent makes is for root, whatever umask it was started with.
+    os.umask(0o077)
+    with _running(settings, stop_pods=stop_pods):
+        _log.info("agent started", version=__version__, pods_dir=str(settings.pods_dir), pid=os.getpid())
+        ended.wait()
+        _log.info("agent stops", pods="stopping" if stop_pods else "go on")
+    _log.info("agent stopped")
+    return 0
+
+
+@contextmanager
+def _running(settings: Settings, *, stop_pods: bool) -> Iterator[None]:
+    """Start all parts, and end them in the opposite order."""
+    with ExitStack() as stack:
+        for directory in (settings.data_dir, settings.run_dir):
+            directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+        stack.enter_context(_sole_user(settings.run_dir))
+        clock, boot = SystemClock(), boot_id()
+        journal = LmdbJournal(settings.data_dir / "journal", clock=clock.wall)
+        stack.callback(journal.close)
+        cgroups = cgroup.detect(settings.run_dir)
+        tools = _tools(settings, cgroups)
+        wakeups = _Wakeups()
+        containers = Containers(
+            settings.run_dir, settings.data_dir, tools, wake=lambda pod: wakeups.wake(pod, "container ended")
+        )
+        stack.callback(containers.close)
+        host = make_host_facts(settings.host.adapter, settings.host.uplink, settings.host.dns)
+        networks = Networks(PodNetworks(settings.run_dir, host), host, settings.run_dir)
+        paces = settings.reconcile
+        backoff = Backoff(base=paces.backoff_base, cap=paces.backoff_cap, stable_after=paces.stable_after)
+        pulls = Pulls(_image_store(settings), clock, backoff, wakeups.wake)
+        stack.callback(pulls.close)
+        machine = Machine(
+            journal=journal,
+            containers=containers,
+            networks=networks,
+            pulls=pulls,
+            clock=clock,
+            boot_id=boot,
+            backoff=backoff,
+        )
+        steps = Steps(journal, containers, networks, pulls, clock=clock, boot_id=boot, backoff=backoff)
+        reconciler = Reconciler(machine, steps, workers=paces.workers)
+        wakeups.target = reconciler
+        adopted = adopt_all(containers, tools, clock.wall())
+        networks.adopt(containers.pods())
+        _log.info("took over", runs=len(adopted), pods=len(containers.pods()))
+        stack.callback(reconciler.close)
+        stack.callback(_end_pods, reconciler, cgroups, enabled=stop_pods)
+        sources = _sources(settings, journal, reconciler, stack)
+        reconciler.start()
+        reconciler.resync("agent start")
+        service = Service(settings, machine, reconciler, sources, lambda: _tool_versions(tools))
+        server = ApiServer(service, settings.run_dir / "tank.sock")
+        server.start()
+        stack.callback(server.stop)
+        yield
+
+
+class _Wakeups:
+    """Stands for the reconciler in the parts that must be made before it."""
+
+    def __init__(self) -> None:
+        self.target: Reconciler | None = None
+
+    def wake(self, pod: str, cause: str) -> None:
+        """Pass a wish on; what comes before the loop exists is seen by its first look at everything."""
+        if self.target is not None:
+            self.target.wake(pod, cause)
+
+
+@contextmanager
+def _sole_user(run_dir: Path) -> Iterator[None]:
+    """Hold the run_dir, so that two agents never adopt each other's containers.
+
+    Raises:
+        Stalled: another agent holds it.
+    """
+    fd = os.open(run_dir / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Stalled(
+                f"another agent runs with {run_dir}", hint="give this one a --run-dir of its own"
+            ) from None
+        yield
+    finally:
+        os.close(fd)
+
+
+def _tools(settings: Settings, cgroups: CgroupHost) -> Tools:
+    crun, conmon = _program("crun"), _program("conmon")
+    version = run_program([crun, "--version"], timeout=_VERSION_DEADLINE).stdout
+    machine = platform.machine()
+    profile = default_profile(machine)
+    cache = SeccompCache(settings.data_dir, crun_version=version, machine=machine)
+
+    def seccomp() -> Seccomp:
+        return Seccomp(profile=profile, compiled=cache.annotation_for(profile))
+
+    def learn(compiled: Path) -> None:
+        if cache.annotation_for(profile) is None:
+            cache.learn(profile, compiled)
+
+    return Tools(
+        crun=Crun(crun, settings.run_dir, cgroups),
+        conmon=conmon,
+        cgroups=cgroups,
+        root_filesystems=RootFilesystems(settings.data_dir),
+        volumes=Volumes(settings.data_dir),
+        seccomp=seccomp,
+        learn_seccomp=learn,
+    )
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name, path=ENVIRONMENT["PATH"])
+    if found is None:
+        raise Stalled(
+            f"{name} is not installed", hint=f"apt install {name}; `tank doctor` shows what else is missing"
+        )
+    return found
+
+
+def _tool_versions(tools: Tools) -> dict[str, str]:
+    versions = {}
+    for name, program in (("crun", _program("crun")), ("conmon", tools.conmon)):
+        said = run_program([program, "--version"], timeout=_VERSION_DEADLINE).stdout
+        versions[name] = said.partition("\n")[0].rpartition(" ")[2]
+    return versions
+
+
+def _image_store(settings: Settings) -> Store:
+    return Store(settings.data_dir)
+
+
+def _sources(settings: Settings, journal: Journal, reconciler: Reconciler, stack: ExitStack) -> SourceLoop:
+    """Read all sources once, and begin to follow pods_dir."""
+    directory = DirectorySource(settings.pods_dir, remember=journal.remember, recall=journal.recall)
+    watcher = DirectoryWatcher(settings.pods_dir, lambda: loop.notify())
+    loop = SourceLoop(
+        [directory],
+        journal,
+        wake=reconciler.wake,
+        each_resync=reconciler.resync,
+        resync=settings.reconcile.resync,
+    )
+    # Watching begins before the first look: what changes in between is seen twice, never missed.
+    trouble = watcher.start()
+    stack.callback(watcher.stop)
+    if trouble is not None:
+        _log.warning("pods_dir is not watched yet", trouble=trouble)
+    loop.start()
+    stack.callback(loop.close)
+    _plant_seeds(settings, journal, reconciler)
+    return loop
+
+
+def _plant_seeds(settings: Settings, journal: Journal, reconciler: Reconciler) -> None:
+    """Write the seeds that were never written before; after pods_dir, which wins a name that both declare."""
+    seeds = SeedSource(
+        settings.seed_dir,
+        pods=tuple(seed.pod for seed in settings.seeds),
+        config_file=str(settings.file or ""),
+    )
+    snapshot = seeds.snapshot()
+    for problem in (*settings.seed_problems, *snapshot.problems):
+        _log.warning("problem in a seed", pod=problem.pod or "", problem=str(problem))
+    for pod in journal.merge(snapshot).changed:
+        _log.info("seeded", pod=pod, cause="agent start")
+        reconciler.wake(pod, "seeded")
+
+
+def _end_pods(reconciler: Reconciler, cgroups: CgroupHost, *, enabled: bool) -> None:
+    if not enabled:
+        return
+    if not reconciler.drain(_DRAIN_DEADLINE):
+        _log.error("some pods did not stop in time; the next agent takes them over")
+    cgroups.remove_base()

@@ -1,0 +1,36 @@
+"""Time, as a thing that is handed in: tests use their own clock and need no sleeping."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Where the time comes from."""
+
+    def wall(self) -> float:
+        """Return Unix time in seconds; it may be set forwards and backwards."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds since some moment of this boot; it never goes back."""
+        ...
+
+
+class SystemClock:
+    """The machine's own clocks."""
+
+    def wall(self) -> float:
+        """Return Unix time in seconds."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Return CLOCK_MONOTONIC in seconds; comparable between processes of one boot (clock_gettime(2))."""
+        return time.monotonic()
+
+
+def boot_id() -> str:
+    """Return the random name of this boot (random(4), /proc/sys/kernel/random/boot_id)."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -1,0 +1,65 @@
+"""What is true on the machine for one pod, as `plan` sees it."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from tank_agent.image.image import Progress
+from tank_agent.journal.records import Exit
+from tank_agent.runtime.instance import State, Stopping
+
+
+class Moment(Struct, frozen=True, kw_only=True):
+    """Now: `wall` is Unix time, `monotonic` the clock that deadlines of this boot are on, both in seconds."""
+
+    wall: float
+    monotonic: float
+    boot_id: str
+
+
+class Run(Struct, frozen=True, kw_only=True):
+    """One run of a container. `exit` is set once it is EXITED; `pid` is the main process's in the host's view."""
+
+    id: str
+    container: str
+    hash: str
+    state: State
+    pid: int | None = None
+    image: str = ""
+    stopping: Stopping | None = None
+    exit: Exit | None = None
+
+
+class ImageState(enum.StrEnum):
+    """Whether a container's image can be run from."""
+
+    READY = "ready"
+    ABSENT = "absent"
+    PULLING = "pulling"
+    FAILED = "failed"
+
+
+class ObservedImage(Struct, frozen=True, kw_only=True):
+    """An image that the pod needs; `retry_at` (monotonic) and `error` go with FAILED, `progress` with PULLING."""
+
+    state: ImageState
+    error: str | None = None
+    retry_at: float | None = None
+    progress: Progress | None = None
+
+
+# "fresh": made, and no container ran in it yet; "used": it must not outlive the containers that ran in it.
+NetworkState = Literal["absent", "fresh", "used"]
+
+
+class Observed(Struct, frozen=True, kw_only=True):
+    """Everything of one pod that is there. `images` is by reference, and only of images that the pod names."""
+
+    runs: tuple[Run, ...] = ()
+    network: NetworkState = "absent"
+    images: Mapping[str, ObservedImage] = msgspec.field(default_factory=dict)

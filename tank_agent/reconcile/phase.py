@@ -1,0 +1,150 @@
+"""The one word that a user reads for a pod and for each container; a pure function of the plan's inputs."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Collection
+
+from msgspec import Struct
+
+from tank_agent.journal.records import ContainerStatus, DesiredPod, PodStatus
+from tank_agent.reconcile.observed import ImageState, Moment, Observed, Run
+from tank_agent.reconcile.plan import container_hash, container_status
+from tank_agent.reconcile.restart import Backoff, is_over, waits_until
+from tank_agent.runtime.instance import State
+from tank_agent.spec.model import Container
+
+
+class Phase(enum.StrEnum):
+    """DESIGN section 6."""
+
+    PENDING = "pending"
+    PULLING = "pulling"
+    STARTING = "starting"
+    RUNNING = "running"
+    BACKING_OFF = "backing-off"
+    STOPPING = "stopping"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    DEGRADED = "degraded"
+
+
+class ContainerView(Struct, frozen=True, kw_only=True):
+    """One container as `tank status` shows it. `next_retry` is Unix time."""
+
+    name: str
+    phase: Phase
+    run: Run | None
+    status: ContainerStatus
+    next_retry: float | None = None
+    error: str | None = None
+
+
+class PodView(Struct, frozen=True, kw_only=True):
+    """A pod as `tank status` shows it. `settled`: nothing is under way, nor due without a new event."""
+
+    phase: Phase
+    containers: tuple[ContainerView, ...]
+    error: str | None
+    next_retry: float | None
+
+    @property
+    def settled(self) -> bool:
+        """Return whether the pod waits for nothing that the loop itself is doing now."""
+        return self.phase not in (Phase.PENDING, Phase.PULLING, Phase.STARTING, Phase.STOPPING)
+
+
+def view_pod(
+    desired: DesiredPod | None, status: PodStatus, observed: Observed, now: Moment, backoff: Backoff
+) -> PodView:
+    """Return what to show for one pod."""
+    if desired is None:
+        leaving = tuple(_leaving(run, status) for run in observed.runs)
+        return PodView(phase=Phase.STOPPING, containers=leaving, error=status.error, next_retry=None)
+    views = tuple(
+        _view(desired, container, status, observed, now, backoff) for container in desired.pod.containers
+    )
+    retries = [view.next_retry for view in views if view.next_retry is not None]
+    errors = [text for text in (desired.error, status.error, *(view.error for view in views)) if text]
+    return PodView(
+        phase=_combine({view.phase for view in views}),
+        containers=views,
+        error="\n".join(dict.fromkeys(errors)) or None,
+        next_retry=min(retries, default=None),
+    )
+
+
+def _leaving(run: Run, status: PodStatus) -> ContainerView:
+    known = status.containers.get(run.container, ContainerStatus(hash=run.hash))
+    return ContainerView(name=run.container, phase=Phase.STOPPING, run=run, status=known)
+
+
+def _view(
+    desired: DesiredPod,
+    container: Container,
+    status: PodStatus,
+    observed: Observed,
+    now: Moment,
+    backoff: Backoff,
+) -> ContainerView:
+    hash_ = container_hash(desired.pod, container)
+    known = container_status(status, container.name, hash_)
+    run = _shown_run([run for run in observed.runs if run.container == container.name])
+    image = observed.images.get(container.image) if container.image is not None else None
+    error = image.error if image is not None and image.state is ImageState.FAILED else None
+    retry: float | None = None
+    if run is not None and run.state is State.RUNNING:
+        phase = Phase.STOPPING if run.stopping is not None or run.hash != hash_ else Phase.RUNNING
+        if phase is Phase.STOPPING and run.stopping is None and error:
+            # What ran goes on until its successor's image is here.
+            phase = Phase.RUNNING
+    elif run is not None:
+        phase = Phase.STOPPING if run.state is State.ORPHANED or run.stopping is not None else Phase.STARTING
+    elif is_over(known.exit, desired.pod.restart):
+        phase = Phase.COMPLETED if known.exit is not None and known.exit.clean else Phase.FAILED
+        error = error or _ended_badly(container, known)
+    elif (retry := waits_until(known, now.wall, backoff)) is not None:
+        phase = Phase.BACKING_OFF
+        error = error or _ended_badly(container, known)
+    elif image is not None and image.state is ImageState.PULLING:
+        phase = Phase.PULLING
+    elif image is not None and image.state is ImageState.FAILED:
+        phase = Phase.BACKING_OFF
+        retry = now.wall + max(0.0, (image.retry_at or now.monotonic) - now.monotonic)
+    else:
+        phase = Phase.PENDING
+    return ContainerView(
+        name=container.name, phase=phase, run=run, status=known, next_retry=retry, error=error
+    )
+
+
+def _shown_run(runs: list[Run]) -> Run | None:
+    order = (State.RUNNING, State.ORPHANED, State.PARTIAL, State.EXITED)
+    return min(runs, key=lambda run: order.index(run.state), default=None)
+
+
+def _ended_badly(container: Container, status: ContainerStatus) -> str | None:
+    exit_ = status.exit
+    if exit_ is None or exit_.clean:
+        return None
+    if exit_.reason:
+        how = exit_.reason
+    elif exit_.signal is not None:
+        how = f"ended by signal {exit_.signal}" + (", out of memory" if exit_.oom else "")
+    else:
+        how = f"ended with exit code {exit_.code}"
+    return f"container {container.name}: {how}"
+
+
+def _combine(phases: Collection[Phase]) -> Phase:
+    """Return the pod's phase of its containers': what is under way first, then what is wrong, then what is well."""
+    for under_way in (Phase.STOPPING, Phase.PULLING, Phase.STARTING, Phase.PENDING):
+        if under_way in phases:
+            return under_way
+    unwell = {Phase.BACKING_OFF, Phase.FAILED}
+    if Phase.RUNNING in phases:
+        return Phase.DEGRADED if unwell & set(phases) else Phase.RUNNING
+    for final in (Phase.BACKING_OFF, Phase.FAILED):
+        if final in phases:
+            return final
+    return Phase.COMPLETED

@@ -1,0 +1,243 @@
+"""The workers, and the resync that repairs what events missed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+import structlog
+from msgspec import Struct
+
+from tank_agent.errors import TankError
+from tank_agent.journal.journal import Journal
+from tank_agent.journal.records import DesiredPod
+from tank_agent.linux.clock import Clock
+from tank_agent.reconcile.actions import Forget
+from tank_agent.reconcile.networks import Networks
+from tank_agent.reconcile.observed import ImageState, Moment, Observed, ObservedImage, Run
+from tank_agent.reconcile.phase import PodView, view_pod
+from tank_agent.reconcile.plan import Plan, container_hash, plan
+from tank_agent.reconcile.pulls import Pulls
+from tank_agent.reconcile.queue import WorkQueue
+from tank_agent.reconcile.restart import Backoff
+from tank_agent.reconcile.steps import Steps, Work
+from tank_agent.runtime.containers import Containers, Live
+from tank_agent.runtime.instance import State
+
+_log = structlog.get_logger()
+# More steps than any pod needs from nothing to running; beyond it, something makes work for itself.
+_MOST_PASSES = 200
+_STEP_RETRY_BASE = 0.5
+_STEP_RETRY_CAP = 30.0
+_JOIN_DEADLINE = 60.0
+
+
+class Machine(Struct, frozen=True, kw_only=True):
+    """What the loop looks at and works with."""
+
+    journal: Journal
+    containers: Containers
+    networks: Networks
+    pulls: Pulls
+    clock: Clock
+    boot_id: str
+    backoff: Backoff
+
+
+class Reconciler:
+    """Makes every pod as the journal says.
+
+    Args:
+        machine: what the loop looks at.
+        steps: what does a plan's actions.
+        workers: how many pods are worked on at once.
+    """
+
+    def __init__(self, machine: Machine, steps: Steps, *, workers: int) -> None:
+        self._machine = machine
+        self._steps = steps
+        self._queue = WorkQueue(machine.clock.monotonic)
+        self._causes: dict[str, str] = {}
+        self._step_failures: dict[str, int] = {}
+        self._changed = threading.Condition()
+        self._version = 0
+        self._draining = False
+        self._threads = [
+            threading.Thread(target=self._work, name=f"worker-{number}", daemon=True)
+            for number in range(workers)
+        ]
+
+    def start(self) -> None:
+        """Begin to work."""
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """Let the workers finish the steps at hand and end; containers go on."""
+        self._queue.close()
+        for thread in self._threads:
+            thread.join(_JOIN_DEADLINE)
+
+    def wake(self, pod: str, cause: str) -> None:
+        """Look at a pod now."""
+        self._causes[pod] = cause
+        self._queue.add(pod)
+
+    def resync(self, cause: str = "resync") -> int:
+        """Look at every pod, and wake those for which something is to be done; return how many."""
+        self._machine.containers.check()
+        woken = 0
+        for pod in self.known_pods():
+            desired = self._desired(pod)
+            if self._plan(pod, desired, self.observe(pod, desired)).actions:
+                self.wake(pod, cause)
+                woken += 1
+        return woken
+
+    def known_pods(self) -> tuple[str, ...]:
+        """Return every pod that is desired, runs, or has left something."""
+        machine = self._machine
+        names = {*machine.journal.desired(), *machine.containers.pods(), *machine.networks.pods()}
+        return tuple(sorted(names | set(machine.journal.statuses())))
+
+    def drain(self, timeout: float) -> bool:
+        """Stop every pod without forgetting that it is desired; False if some still run after `timeout` seconds."""
+        self._draining = True
+        for pod in self.known_pods():
+            self.wake(pod, "agent stops")
+        machine = self._machine
+        return self.wait_until(lambda: not machine.containers.pods() and not machine.networks.pods(), timeout)
+
+    def wait_until(self, condition: Callable[[], bool], timeout: float) -> bool:
+        """Block until a condition holds, looked at again whenever a pod was worked on."""
+        deadline = self._machine.clock.monotonic() + timeout
+        while True:
+            with self._changed:
+                version = self._version
+            if condition():
+                return True
+            left = deadline - self._machine.clock.monotonic()
+            if left <= 0:
+                return False
+            with self._changed:
+                if self._version == version:
+                    self._changed.wait(min(left, 1.0))
+
+    def idle(self) -> bool:
+        """Return whether no pod is being worked on now."""
+        return self._queue.idle()
+
+    def observe(self, pod: str, desired: DesiredPod | None) -> Observed:
+        """Return what is there of a pod; asks memory, and the image store only for what is about to start."""
+        machine = self._machine
+        runs = tuple(_observed_run(live) for live in machine.containers.runs(pod))
+        return Observed(
+            runs=runs,
+            network=machine.networks.state(pod),
+            images=self._images(desired, runs) if desired else {},
+        )
+
+    def view(self, pod: str) -> PodView:
+        """Return what to show for a pod."""
+        desired = self._machine.journal.get(pod)
+        status = self._machine.journal.status(pod)
+        observed = self.observe(pod, desired)
+        return view_pod(desired, status, observed, self.moment(), self._machine.backoff)
+
+    def _images(self, desired: DesiredPod, runs: Sequence[Run]) -> dict[str, ObservedImage]:
+        running = {(run.container, run.hash) for run in runs if run.state is State.RUNNING}
+        images: dict[str, ObservedImage] = {}
+        for container in desired.pod.containers:
+            reference = container.image
+            if reference is None or reference in images:
+                continue
+            if (container.name, container_hash(desired.pod, container)) in running:
+                continue
+            images[reference] = self._machine.pulls.state(reference)
+        return images
+
+    def _desired(self, pod: str) -> DesiredPod | None:
+        return None if self._draining else self._machine.journal.get(pod)
+
+    def moment(self) -> Moment:
+        """Return both clocks."""
+        machine = self._machine
+        return Moment(wall=machine.clock.wall(), monotonic=machine.clock.monotonic(), boot_id=machine.boot_id)
+
+    def _plan(self, pod: str, desired: DesiredPod | None, observed: Observed) -> Plan:
+        machine = self._machine
+        planned = plan(desired, machine.journal.status(pod), observed, self.moment(), machine.backoff)
+        if not self._draining and (desired is not None or pod in machine.journal.statuses()):
+            return planned
+        # While pods are only stopped for the agent's end, what the journal knows of them stays.
+        actions = tuple(step for step in planned.actions if not isinstance(step, Forget))
+        return Plan(actions=actions, look_again=planned.look_again)
+
+    def _work(self) -> None:
+        while (pod := self._queue.take()) is not None:
+            try:
+                self._reconcile(pod)
+            finally:
+                self._queue.done(pod)
+                with self._changed:
+                    self._version += 1
+                    self._changed.notify_all()
+
+    def _reconcile(self, pod: str) -> None:
+        cause = self._causes.pop(pod, "timer")
+        for _ in range(_MOST_PASSES):
+            desired = self._desired(pod)
+            revision = desired.revision if desired is not None else ""
+            log = _log.bind(pod=pod, revision=revision, cause=cause)
+            self._give_up_pulls(pod, desired)
+            planned = self._plan(pod, desired, self.observe(pod, desired))
+            if not planned.actions:
+                if planned.look_again is not None:
+                    self._queue.add_after(pod, planned.look_again)
+                return
+            if not self._act(planned, Work(name=pod, desired=desired, cause=cause), log):
+                return
+        log.error(
+            "the pod does not come to rest; looking again later",
+            actions=[a.describe() for a in planned.actions],
+        )
+        self._queue.add_after(pod, _STEP_RETRY_CAP)
+
+    def _act(self, planned: Plan, work: Work, log: structlog.stdlib.BoundLogger) -> bool:
+        """Do a plan's actions; False if one failed in a way that must be waited for."""
+        for action in planned.actions:
+            log.info(action.describe())
+            try:
+                self._steps.do(action, work)
+            except TankError as error:
+                log.warning("step failed", step=action.describe(), error=str(error))
+                return self._retry_step(work.name)
+            except Exception:
+                log.exception("step failed by a bug", step=action.describe())
+                return self._retry_step(work.name)
+        self._step_failures.pop(work.name, None)
+        return True
+
+    def _retry_step(self, pod: str) -> bool:
+        failures = self._step_failures[pod] = self._step_failures.get(pod, 0) + 1
+        self._queue.add_after(pod, min(_STEP_RETRY_BASE * 2.0 ** min(failures, 10), _STEP_RETRY_CAP))
+        return False
+
+    def _give_up_pulls(self, pod: str, desired: DesiredPod | None) -> None:
+        needed = (
+            {c.image for c in desired.pod.containers if c.image is not None} if desired is not None else set()
+        )
+        self._machine.pulls.cancel(pod, frozenset(needed))
+
+
+def _observed_run(live: Live) -> Run:
+    return Run(
+        id=live.record.id,
+        container=live.record.container,
+        hash=live.record.hash,
+        state=live.state,
+        pid=live.pid,
+        image=live.record.image,
+        stopping=live.stopping,
+        exit=live.exit,
+    )

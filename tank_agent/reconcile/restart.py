@@ -1,0 +1,94 @@
+"""Restart policies and back-off: pure functions of what happened."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Struct
+
+from tank_agent.journal.records import ContainerStatus, Exit
+from tank_agent.spec.model import RestartPolicy
+
+
+class Backoff(Struct, frozen=True, kw_only=True):
+    """`delay = min(base · 2ⁿ, cap)`, n being the failures since the last run of `stable_after`; all in seconds."""
+
+    base: float = 10.0
+    cap: float = 300.0
+    stable_after: float = 600.0
+
+    def delay(self, failures: int) -> float:
+        """Return how long to wait after the n-th failure in a row, counted from 0."""
+        # 2**64 seconds is beyond every cap; the bound keeps the power small.
+        return min(self.base * 2.0 ** min(failures, 64), self.cap)
+
+
+def is_over(exit_: Exit | None, policy: RestartPolicy) -> bool:
+    """Return whether a container that ended like this stays down until its spec changes."""
+    if exit_ is None or policy is RestartPolicy.ALWAYS:
+        return False
+    return policy is RestartPolicy.NEVER or exit_.clean
+
+
+def after_start(status: ContainerStatus, instance: str, boot_id: str, now: float) -> ContainerStatus:
+    """Return the status of a container whose next run begins now."""
+    began_before = status.exit is not None or status.instance != ""
+    return msgspec.structs.replace(
+        status,
+        restarts=status.restarts + 1 if began_before else status.restarts,
+        instance=instance,
+        boot_id=boot_id,
+        started_at=now,
+        retry_at=None,
+    )
+
+
+def after_exit(status: ContainerStatus, exit_: Exit, backoff: Backoff) -> ContainerStatus:
+    """Return the status of a container whose run ended by itself: one failure more, or a fresh count."""
+    ran = exit_.at - status.started_at if status.started_at is not None else 0.0
+    failures = 0 if ran >= backoff.stable_after else status.failures
+    return msgspec.structs.replace(
+        status,
+        failures=failures + 1,
+        instance="",
+        boot_id="",
+        retry_at=exit_.at + backoff.delay(failures),
+        exit=exit_,
+    )
+
+
+def after_reboot(status: ContainerStatus, now: float) -> ContainerStatus:
+    """Return the status of a container whose run ended with the machine: not its fault, so no back-off is added."""
+    lost = Exit(at=now, reason="the machine restarted while it was running")
+    return msgspec.structs.replace(status, instance="", boot_id="", exit=lost)
+
+
+def after_failed_start(status: ContainerStatus, now: float, backoff: Backoff) -> ContainerStatus:
+    """Return the status of a container that could not be started for a reason that may pass by itself."""
+    return msgspec.structs.replace(
+        status,
+        failures=status.failures + 1,
+        instance="",
+        boot_id="",
+        retry_at=now + backoff.delay(status.failures),
+    )
+
+
+def after_stop(status: ContainerStatus) -> ContainerStatus:
+    """Return the status of a container whose run ended because we asked it to: no failure, no back-off."""
+    return msgspec.structs.replace(status, instance="", boot_id="", retry_at=None)
+
+
+def never_began(status: ContainerStatus) -> ContainerStatus:
+    """Return the status of a container whose run was written down, but whose program never ran."""
+    restarts = status.restarts - 1 if status.exit is not None and status.restarts else status.restarts
+    return msgspec.structs.replace(status, instance="", boot_id="", restarts=restarts)
+
+
+def waits_until(status: ContainerStatus, now: float, backoff: Backoff) -> float | None:
+    """Return when the container may start again, None if it may now.
+
+    The time was written down by an earlier clock: one that was set back must not make the wait longer than its cap.
+    """
+    if status.retry_at is None or status.retry_at <= now:
+        return None
+    return min(status.retry_at, now + backoff.cap)

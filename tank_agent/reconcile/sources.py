@@ -1,0 +1,146 @@
+"""Looks at the sources whenever one of them may have changed, and merges what they say into the journal."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import structlog
+
+from tank_agent.errors import TankError
+from tank_agent.journal.journal import Journal
+from tank_agent.source.snapshot import Snapshot
+
+_log = structlog.get_logger()
+_JOIN_DEADLINE = 10.0
+
+
+class Source(Protocol):
+    """Something that declares pods."""
+
+    def snapshot(self) -> Snapshot:
+        """Return what it declares now; never raises for what it finds there."""
+        ...
+
+    def settle_after(self) -> float | None:
+        """Return in how many seconds it should be looked at again, whatever events say."""
+        ...
+
+
+class SourceLoop:
+    """One thread that owns all sources.
+
+    Args:
+        sources: looked at in this order; the first to declare a name owns it.
+        journal: what they say goes there.
+        wake: called for every pod that changed, with the cause.
+        each_resync: called after the sources were looked at by the clock.
+        resync: seconds between two looks without any event.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        journal: Journal,
+        *,
+        wake: Callable[[str, str], None],
+        each_resync: Callable[[], object],
+        resync: float,
+    ) -> None:
+        self._sources = sources
+        self._journal = journal
+        self._wake = wake
+        self._each_resync = each_resync
+        self._resync = resync
+        self._event = threading.Event()
+        self._looked = threading.Condition()
+        self._asked = 0
+        self._answered = 0
+        self._stopped = False
+        self._last: dict[str, Snapshot] = {}
+        self._thread = threading.Thread(target=self._run, name="sources", daemon=True)
+
+    def start(self) -> None:
+        """Look at the sources once, then go on in the thread."""
+        self.look("agent start")
+        self._thread.start()
+
+    def notify(self) -> None:
+        """Say that a source may have changed; returns at once."""
+        self._event.set()
+
+    def sync(self, timeout: float) -> bool:
+        """Look at the sources now and wait until that is done; False if it is not within `timeout` seconds."""
+        with self._looked:
+            self._asked += 1
+            ticket = self._asked
+        self._event.set()
+        with self._looked:
+            return self._looked.wait_for(lambda: self._answered >= ticket, timeout)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._stopped = True
+        self._event.set()
+        self._thread.join(_JOIN_DEADLINE)
+
+    def look(self, cause: str) -> float | None:
+        """Take and merge every source's snapshot; return in how many seconds one wants to be looked at again."""
+        delays = []
+        for source in self._sources:
+            try:
+                self._merge(source.snapshot(), cause)
+            except TankError as error:
+                _log.error(
+                    "cannot store what a source says; what runs goes on", error=str(error), cause=cause
+                )
+            delay = source.settle_after()
+            if delay is not None:
+                delays.append(delay)
+        return min(delays, default=None)
+
+    def _merge(self, snapshot: Snapshot, cause: str) -> None:
+        known = self._last.get(snapshot.source)
+        # Sources return the same object while nothing changed, so a quiet resync merges nothing.
+        if known is snapshot:
+            return
+        applied = self._journal.merge(snapshot)
+        self._last[snapshot.source] = snapshot
+        told = set(known.problems) if known is not None else set()
+        for problem in snapshot.problems:
+            if problem not in told:
+                _log.warning("problem in a source", pod=problem.pod or "", problem=str(problem), cause=cause)
+        desired = self._journal.desired()
+        for pod in applied.changed:
+            _log.info(
+                "pod changed", pod=pod, revision=desired[pod].revision if pod in desired else "", cause=cause
+            )
+            self._wake(pod, cause)
+        for pod in applied.removed:
+            _log.info("pod removed", pod=pod, revision="", cause=cause)
+            self._wake(pod, cause)
+
+    def _run(self) -> None:
+        wait = self._resync
+        while True:
+            by_event = self._event.wait(wait)
+            self._event.clear()
+            if self._stopped:
+                return
+            with self._looked:
+                asked = self._asked
+            settle = self._look_safely("source changed" if by_event else "resync")
+            wait = self._resync if settle is None else min(settle, self._resync)
+            if not by_event:
+                self._each_resync()
+            with self._looked:
+                self._answered = asked
+                self._looked.notify_all()
+
+    def _look_safely(self, cause: str) -> float | None:
+        try:
+            return self.look(cause)
+        except Exception:
+            _log.exception("looking at the sources failed by a bug; what runs goes on", cause=cause)
+            return None

@@ -1,0 +1,261 @@
+"""Does one action of a plan. The only place where the loop touches the machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from tank_agent.errors import Retry, TankError
+from tank_agent.image.image import ImageConfig
+from tank_agent.image.merge import merge
+from tank_agent.journal.journal import Journal
+from tank_agent.journal.records import ContainerStatus, DesiredPod, Exit, NewEvent, PodStatus
+from tank_agent.linux.clock import Clock
+from tank_agent.linux.fault import point
+from tank_agent.reconcile.actions import (
+    Action,
+    Forget,
+    Kill,
+    MakeNetwork,
+    Pull,
+    RecordExit,
+    RecordLost,
+    RecordUnstarted,
+    RemoveNetwork,
+    RemoveRun,
+    Start,
+    Stop,
+)
+from tank_agent.reconcile.networks import Networks
+from tank_agent.reconcile.plan import container_hash, container_status
+from tank_agent.reconcile.pulls import Pulls
+from tank_agent.reconcile.restart import (
+    Backoff,
+    after_exit,
+    after_failed_start,
+    after_reboot,
+    after_start,
+    after_stop,
+    never_began,
+)
+from tank_agent.runtime.containers import Containers, Live
+from tank_agent.runtime.crun import StartFailed
+from tank_agent.runtime.launch import Launch
+from tank_agent.runtime.rootfs import remove_tree
+from tank_agent.spec.model import Container
+
+
+class Work(Struct, frozen=True, kw_only=True):
+    """The pod that is worked on. `cause` says what made the loop look at it, for logs and events."""
+
+    name: str
+    desired: DesiredPod | None
+    cause: str
+
+    @property
+    def revision(self) -> str:
+        """Return the source's name for the pod's spec; empty for a pod that is going."""
+        return self.desired.revision if self.desired is not None else ""
+
+
+class Steps:
+    """Carries out actions; each writes what must be remembered before it returns."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        containers: Containers,
+        networks: Networks,
+        pulls: Pulls,
+        *,
+        clock: Clock,
+        boot_id: str,
+        backoff: Backoff,
+    ) -> None:
+        self._journal = journal
+        self._containers = containers
+        self._networks = networks
+        self._pulls = pulls
+        self._clock = clock
+        self._boot_id = boot_id
+        self._backoff = backoff
+
+    def do(self, action: Action, work: Work) -> None:
+        """Do one step for a pod.
+
+        Raises:
+            TankError: it could not be done; what the journal must know of that is written already.
+        """
+        match action:
+            case Pull(reference=reference):
+                self._event(work, "pulling", f"pulling {reference}")
+                self._pulls.pull(reference, work.name)
+            case MakeNetwork():
+                self._make_network(work)
+            case RemoveNetwork():
+                self._networks.remove(work.name)
+            case Start(container=name):
+                self._start(work, name)
+            case Stop(run=run) | Kill(run=run):
+                self._end(action, work, run)
+            case RecordExit() | RecordLost() | RecordUnstarted():
+                self._record(action, work)
+            case RemoveRun(run=run):
+                live = self._run(work.name, run)
+                if live is not None:
+                    self._containers.remove(live)
+            case Forget():
+                self._forget(work)
+            case _:
+                raise TypeError(f"no step for {action!r}")
+
+    def _make_network(self, work: Work) -> None:
+        assert work.desired is not None
+        try:
+            self._networks.make(work.desired.pod)
+        except TankError as error:
+            for container in work.desired.pod.containers:
+                self._failed_start(work, container, error)
+            raise
+
+    def _start(self, work: Work, name: str) -> None:
+        assert work.desired is not None
+        container = next(c for c in work.desired.pod.containers if c.name == name)
+        try:
+            run = self._containers.create(self._launch(work.desired, container))
+            status = self._known(work, container)
+            started = after_start(status, run.record.id, self._boot_id, self._clock.wall())
+            event = self._new_event(work, "started", f"started as process {run.pid}", name)
+            self._store(work, name, started, event)
+            point("loop:start-recorded")
+            self._containers.start(run)
+        except StartFailed as error:
+            status = msgspec.structs.replace(self._known(work, container), started_at=None)
+            failed = Exit(at=self._clock.wall(), reason=f"could not be started: {error.message}")
+            event = self._new_event(work, "start-failed", failed.reason or "", name)
+            self._store(work, name, after_exit(status, failed, self._backoff), event)
+            raise
+        except TankError as error:
+            self._failed_start(work, container, error)
+            raise
+
+    def _launch(self, desired: DesiredPod, container: Container) -> Launch:
+        if container.image is not None:
+            image = self._pulls.get(container.image)
+            if image is None:
+                raise Retry(f"image {container.image} went away while the container was being started")
+            layers, config, shown = image.layers, image.config, image.name
+        else:
+            layers, config, shown = (Path(container.rootfs or "/"),), ImageConfig(), container.rootfs or ""
+        return Launch(
+            pod=desired.name,
+            container=container,
+            volumes=desired.pod.volumes,
+            parameters=merge(container, config),
+            layers=layers,
+            image=shown,
+            netns=self._networks.namespace(desired.pod),
+            files=self._networks.files(desired.pod),
+            hash=container_hash(desired.pod, container),
+            revision=desired.revision,
+        )
+
+    def _failed_start(self, work: Work, container: Container, error: TankError) -> None:
+        status = after_failed_start(self._known(work, container), self._clock.wall(), self._backoff)
+        event = self._new_event(work, "start-failed", str(error), container.name)
+        self._store(work, container.name, status, event, error=str(error))
+
+    def _end(self, action: Stop | Kill, work: Work, run: str) -> None:
+        live = self._run(work.name, run)
+        if live is None:
+            return
+        if isinstance(action, Stop):
+            self._event(work, "stopping", f"signal {live.record.stop_signal}", action.container)
+            self._containers.stop(live)
+        else:
+            self._event(work, "killing", "sent SIGKILL", action.container)
+            self._containers.kill(live)
+
+    def _record(self, action: RecordExit | RecordLost | RecordUnstarted, work: Work) -> None:
+        name = action.container
+        status = self._journal.status(work.name).containers[name]
+        match action:
+            case RecordExit(exit=exit_, stopped=True):
+                event = self._new_event(work, "stopped", describe_exit(exit_), name)
+                self._store(work, name, after_stop(status), event)
+            case RecordExit(exit=exit_):
+                event = self._new_event(work, "exited", describe_exit(exit_), name)
+                self._store(work, name, after_exit(status, exit_, self._backoff), event)
+            case RecordLost():
+                self._record_lost(work, name, status)
+            case RecordUnstarted():
+                self._store(work, name, never_began(status))
+
+    def _record_lost(self, work: Work, name: str, status: ContainerStatus) -> None:
+        now = self._clock.wall()
+        if status.boot_id != self._boot_id:
+            event = self._new_event(work, "lost", "ended when the machine restarted", name)
+            self._store(work, name, after_reboot(status, now), event)
+        else:
+            gone = Exit(at=now, reason="its files below run_dir were removed, so how it ended is not known")
+            event = self._new_event(work, "lost", gone.reason or "", name)
+            self._store(work, name, after_exit(status, gone, self._backoff), event)
+
+    def _forget(self, work: Work) -> None:
+        self._networks.forget(work.name)
+        remove_tree(self._containers.logs / work.name)
+        self._journal.record(work.name, None, [self._new_event(work, "removed", "the pod is gone")])
+
+    def _known(self, work: Work, container: Container) -> ContainerStatus:
+        assert work.desired is not None
+        status = self._journal.status(work.name)
+        return container_status(status, container.name, container_hash(work.desired.pod, container))
+
+    def _store(
+        self,
+        work: Work,
+        name: str,
+        container: ContainerStatus,
+        event: NewEvent | None = None,
+        *,
+        error: str | None = None,
+    ) -> None:
+        status = self._journal.status(work.name)
+        names = (
+            {c.name for c in work.desired.pod.containers}
+            if work.desired is not None
+            else set(status.containers)
+        )
+        kept = {key: value for key, value in status.containers.items() if key in names or value.instance}
+        updated = PodStatus(containers={**kept, name: container}, error=error)
+        self._journal.record(work.name, updated, [event] if event is not None else [])
+
+    def _run(self, pod: str, run: str) -> Live | None:
+        return next((live for live in self._containers.runs(pod) if live.record.id == run), None)
+
+    def _event(self, work: Work, kind: str, message: str, container: str = "") -> None:
+        event = self._new_event(work, kind, message, container)
+        self._journal.record(work.name, self._journal.status(work.name), [event])
+
+    def _new_event(self, work: Work, kind: str, message: str, container: str = "") -> NewEvent:
+        return NewEvent(
+            pod=work.name,
+            type=kind,
+            message=message,
+            container=container,
+            revision=work.revision,
+            cause=work.cause,
+        )
+
+
+def describe_exit(exit_: Exit) -> str:
+    """Return a sentence of how a run ended."""
+    if exit_.signal is not None:
+        text = f"ended by signal {exit_.signal}{', out of memory' if exit_.oom else ''}"
+    elif exit_.code is not None:
+        text = f"ended with exit code {exit_.code}"
+    else:
+        return exit_.reason or "ended"
+    return f"{text}: {exit_.reason}" if exit_.reason else text

@@ -1,0 +1,137 @@
+"""Control groups: which kind of host this is, and the groups that are ours (cgroups(7)).
+
+A host is `unified` (cgroup v2 at /sys/fs/cgroup), or `split` (v1 controllers, with or without an empty v2
+beside them). Containers are put below one group of ours, so that nothing of ours can be missed when sweeping:
+`<base>/<pod>/<instance>` in every hierarchy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Literal
+
+from msgspec import Struct
+
+ROOT = Path("/sys/fs/cgroup")
+_DEFAULT_RUN_DIR = Path("/run/tank")
+# Where the agent itself stands when systemd delegates its unit's group to it (DelegateSubgroup=).
+_AGENT_LEAF = "agent"
+
+
+class CgroupHost(Struct, frozen=True, kw_only=True):
+    """The host's cgroup layout.
+
+    `hierarchies` are the mount points that hold groups of ours: one on a unified host, one per controller
+    otherwise. `base` is our own group, as a path below each of them, with a leading slash.
+    """
+
+    mode: Literal["unified", "split"]
+    hierarchies: tuple[Path, ...]
+    base: str
+
+    def path(self, pod: str, instance: str) -> str:
+        """Return a container's group, the way OCI's `cgroupsPath` wants it."""
+        return f"{self.base}/{pod}/{instance}"
+
+    def directories(self, path: str) -> Iterator[Path]:
+        """Yield the directories of a group that exist."""
+        for hierarchy in self.hierarchies:
+            directory = hierarchy / path.lstrip("/")
+            if directory.is_dir():
+                yield directory
+
+    def processes(self, path: str) -> frozenset[int]:
+        """Return the processes in a group and below it."""
+        found: set[int] = set()
+        for directory in self.directories(path):
+            for below, _, _ in os.walk(directory):
+                with contextlib.suppress(OSError):
+                    found.update(map(int, (Path(below) / "cgroup.procs").read_text().split()))
+        return frozenset(found)
+
+    def remove(self, path: str) -> bool:
+        """Remove a group and all groups below it; False if a process is still in one of them."""
+        gone = True
+        for directory in self.directories(path):
+            for below, _, _ in os.walk(directory, topdown=False):
+                gone = _remove_directory(Path(below)) and gone
+        return gone
+
+    def sweep(self, keep: Collection[str]) -> tuple[str, ...]:
+        """Remove every group of ours that is not in `keep` and holds no process; return those that remain."""
+        busy = []
+        for path in self._groups():
+            if path not in keep and not self.remove(path):
+                busy.append(path)
+        for hierarchy in self.hierarchies:
+            base = hierarchy / self.base.lstrip("/")
+            for pod in _children(base):
+                _remove_directory(pod)
+        return tuple(busy)
+
+    def remove_base(self) -> None:
+        """Remove our own top group where nothing is left in it."""
+        for directory in self.directories(self.base):
+            for pod in _children(directory):
+                _remove_directory(pod)
+            _remove_directory(directory)
+
+    def _groups(self) -> frozenset[str]:
+        found: set[str] = set()
+        for hierarchy in self.hierarchies:
+            base = hierarchy / self.base.lstrip("/")
+            for pod in _children(base):
+                found.update(self.path(pod.name, instance.name) for instance in _children(pod))
+        return frozenset(found)
+
+
+def detect(run_dir: Path, *, root: Path = ROOT, own: Path = Path("/proc/self/cgroup")) -> CgroupHost:
+    """Find out what kind of host this is, and choose our group.
+
+    Each agent has a group of its own, named after its run_dir, so that two agents on one machine never sweep
+    each other's containers. Where systemd delegated a group to our unit, ours is inside of it.
+    """
+    name = (
+        "tank"
+        if run_dir == _DEFAULT_RUN_DIR
+        else f"tank-{hashlib.sha256(os.fsencode(run_dir)).hexdigest()[:8]}"
+    )
+    if (root / "cgroup.controllers").exists():
+        return CgroupHost(mode="unified", hierarchies=(root,), base=f"{_delegated(own)}/{name}")
+    hierarchies = tuple(sorted(entry for entry in _children(root) if not entry.is_symlink()))
+    split = tuple(entry for entry in hierarchies if not (entry / "cgroup.controllers").exists())
+    return CgroupHost(mode="split", hierarchies=split, base=f"/{name}")
+
+
+def _delegated(own: Path) -> str:
+    """Return the group that systemd delegated to our unit, or nothing where there is no such unit."""
+    for line in own.read_text().splitlines():
+        if line.startswith("0::"):
+            group = line[3:]
+            if group.endswith(f".service/{_AGENT_LEAF}"):
+                return group.removesuffix(f"/{_AGENT_LEAF}")
+    return ""
+
+
+def _children(directory: Path) -> list[Path]:
+    try:
+        return [Path(entry.path) for entry in os.scandir(directory) if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []
+
+
+def _remove_directory(directory: Path) -> bool:
+    try:
+        directory.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno in (errno.EBUSY, errno.ENOTEMPTY):
+            return False
+        raise
+    return True

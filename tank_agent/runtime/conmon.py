@@ -1,0 +1,130 @@
+"""conmon: the small monitor that holds a container's output and exit code while agents come and go.
+
+Its protocol is described in conmon(8); what follows was tried with 2.1.6 and 2.1.12.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from tank_agent.errors import Retry, Stalled
+from tank_agent.linux.fault import point
+from tank_agent.linux.process import ENVIRONMENT
+from tank_agent.runtime.crun import Crun, StartFailed, clean_message
+from tank_agent.runtime.instance import Record
+
+_DEADLINE = 30.0
+CONTAINER_PID = "container.pid"
+MONITOR_PID = "conmon.pid"
+EXIT = "exit"
+OUT_OF_MEMORY = "oom"
+_CRUN_LOG = "crun.log"
+_SYNC = "sync"
+
+
+class _Message(Struct):
+    """One line on conmon's sync pipe."""
+
+    data: int
+    message: str = ""
+
+
+def create(program: str, crun: Crun, directory: Path, record: Record, log: Path) -> int:
+    """Start conmon, let it create the container, and return the container's process id.
+
+    `directory` is the bundle and becomes conmon's working directory. The output goes to `log`, k8s-file format, appended.
+
+    Raises:
+        StartFailed: the runtime refused; the message is its own.
+        Stalled: conmon is not installed.
+        Retry: it did not answer within 30 s.
+    """
+    sync = directory / _SYNC
+    os.mkfifo(sync, 0o600)
+    reader = os.open(sync, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        _spawn(program, _arguments(crun, directory, record, log), directory, sync)
+        point("runtime:conmon-spawned")
+        answer = _answer(reader)
+    finally:
+        os.close(reader)
+    if answer is not None and answer.data > 0:
+        return answer.data
+    said = _read_text(directory / _CRUN_LOG) or (answer.message if answer else "")
+    raise StartFailed(clean_message(said))
+
+
+def _spawn(program: str, arguments: list[str], directory: Path, sync: Path) -> None:
+    # Opened for reading too: conmon 2.1.6 dies of a broken pipe when the agent dies before it has reported, and
+    # a pipe that it holds the reading end of cannot break.
+    writer = os.open(sync, os.O_RDWR | os.O_CLOEXEC)
+    output = os.open(directory / "conmon.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        process = subprocess.Popen(
+            [program, *arguments],
+            env={**ENVIRONMENT, "TMPDIR": str(directory), "_OCI_SYNCPIPE": str(writer)},
+            cwd=directory,
+            pass_fds=(writer,),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    except FileNotFoundError as error:
+        raise Stalled(
+            "cannot start a container: conmon is not installed", hint="apt install conmon"
+        ) from error
+    finally:
+        os.close(writer)
+        os.close(output)
+    # The first process only forks the real monitor and ends.
+    try:
+        process.wait(_DEADLINE)
+    except subprocess.TimeoutExpired as error:
+        process.kill()
+        process.wait()
+        raise Retry("conmon did not start within 30 s") from error
+
+
+def _arguments(crun: Crun, directory: Path, record: Record, log: Path) -> list[str]:
+    runtime, options = crun.create_command(directory / _CRUN_LOG)
+    arguments = ["--api-version", "-c", record.id, "-u", record.id, "-n", record.id, "-r", runtime]
+    arguments += [
+        "-b",
+        str(directory),
+        "-p",
+        str(directory / CONTAINER_PID),
+        "-P",
+        str(directory / MONITOR_PID),
+    ]
+    arguments += ["--persist-dir", str(directory), "--full-attach", "-l", f"k8s-file:{log}"]
+    arguments += ["--no-sync-log", "--log-level", "warning"]
+    arguments += [f"--runtime-arg={option}" for option in options]
+    return [*arguments, "-t"] if record.terminal else arguments
+
+
+def _answer(reader: int) -> _Message | None:
+    """Read one line; None if every writer has gone without one."""
+    poller = select.poll()
+    poller.register(reader, select.POLLIN)
+    received = b""
+    while b"\n" not in received:
+        if not poller.poll(_DEADLINE * 1000):
+            raise Retry("the container runtime did not answer within 30 s")
+        chunk = os.read(reader, 4096)
+        if not chunk:
+            return None
+        received += chunk
+    return msgspec.json.decode(received.partition(b"\n")[0], type=_Message)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except FileNotFoundError:
+        return ""

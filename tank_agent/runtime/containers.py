@@ -1,0 +1,345 @@
+"""All containers of this agent: made, started, stopped, watched, adopted and removed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from msgspec import Struct
+
+from tank_agent.errors import Retry
+from tank_agent.image.merge import signal_number
+from tank_agent.journal.records import Exit
+from tank_agent.linux import pidfd
+from tank_agent.linux.fault import point
+from tank_agent.runtime import conmon, instance
+from tank_agent.runtime.cgroup import CgroupHost
+from tank_agent.runtime.crun import Crun
+from tank_agent.runtime.exits import ExitWatcher
+from tank_agent.runtime.instance import Record, State, Stopping
+from tank_agent.runtime.launch import Launch, Seccomp, make_bundle
+from tank_agent.runtime.rootfs import RootFilesystems, remove_tree
+from tank_agent.runtime.volumes import Volumes
+
+# How long a killed process may take to be gone before it is killed again.
+_KILL_AGAIN = 5.0
+_MONITOR_DEADLINE_MS = 3000
+
+
+class Live(Struct, kw_only=True):
+    """One run, with the descriptors that tell whether it lives. Only `Containers` writes to it."""
+
+    record: Record
+    directory: Path
+    started: bool = False
+    pid: int | None = None
+    process: int | None = None
+    monitor: int | None = None
+    stopping: Stopping | None = None
+    exit: Exit | None = None
+
+    @property
+    def state(self) -> State:
+        """Return how far the run is."""
+        if not self.started:
+            return State.PARTIAL
+        if self.exit is not None:
+            return State.EXITED
+        return State.RUNNING if self.monitor is not None else State.ORPHANED
+
+
+class Tools(Struct, frozen=True, kw_only=True):
+    """What runs are made with."""
+
+    crun: Crun
+    conmon: str
+    cgroups: CgroupHost
+    root_filesystems: RootFilesystems
+    volumes: Volumes
+    seccomp: Callable[[], Seccomp]
+    learn_seccomp: Callable[[Path], None]
+
+
+class Containers:
+    """Makes, watches and removes runs. Calls for different pods may come from different threads.
+
+    Args:
+        run_dir: runs live in its `containers` directory.
+        data_dir: logs go to `logs/<pod>/<container>.log`.
+        tools: what runs are made with.
+        wake: called with a pod's name when one of its runs has ended.
+        now: Unix time.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        data_dir: Path,
+        tools: Tools,
+        *,
+        wake: Callable[[str], None],
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.directory = run_dir / "containers"
+        self.logs = data_dir / "logs"
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._tools = tools
+        self._wake = wake
+        self._now = now
+        self._watcher = ExitWatcher()
+        self._lock = threading.Lock()
+        self._runs: dict[str, dict[str, Live]] = {}
+
+    def runs(self, pod: str) -> tuple[Live, ...]:
+        """Return a pod's runs; touches no disk."""
+        with self._lock:
+            return tuple(self._runs.get(pod, {}).values())
+
+    def pods(self) -> frozenset[str]:
+        """Return the pods that have a run."""
+        with self._lock:
+            return frozenset(self._runs)
+
+    def create(self, launch: Launch) -> Live:
+        """Make a run up to the point where its program waits to be started.
+
+        What is left of a run that fails half-way is in `runs` as PARTIAL.
+
+        Raises:
+            StartFailed: the runtime refused it.
+            Stalled, Retry: as `make_bundle`.
+        """
+        run = self._begin(launch)
+        try:
+            make_bundle(
+                launch,
+                instance=run.record.id,
+                bundle=run.directory,
+                cgroup=run.record.cgroup,
+                root_filesystems=self._tools.root_filesystems,
+                volumes=self._tools.volumes,
+                seccomp=self._tools.seccomp(),
+            )
+            point("runtime:bundle-made")
+            log = self.log(launch.pod, launch.container.name)
+            log.parent.mkdir(mode=0o700, exist_ok=True)
+            run.pid = conmon.create(self._tools.conmon, self._tools.crun, run.directory, run.record, log)
+            point("runtime:created")
+        finally:
+            # The container holds them by now, or there is none.
+            self._detach(run.directory)
+        self._open(run)
+        self._tools.learn_seccomp(self._tools.crun.root / run.record.id / "seccomp.bpf")
+        return run
+
+    def start(self, run: Live) -> None:
+        """Let a created run's program begin, and watch for its end.
+
+        Raises:
+            StartFailed: the runtime refused it.
+        """
+        self._tools.crun.start(run.record.id)
+        point("runtime:started")
+        run.started = True
+        self._watch(run)
+
+    def log(self, pod: str, container: str) -> Path:
+        """Return the file that a container's output goes to, over all its runs."""
+        return self.logs / pod / f"{container}.log"
+
+    def stop(self, run: Live) -> None:
+        """Send a run its stop signal; from now on its deadline counts."""
+        if run.process is not None:
+            pidfd.send_signal(run.process, run.record.stop_signal)
+        point("runtime:signalled")
+        run.stopping = Stopping(deadline=time.monotonic() + run.record.stop_grace)
+        instance.write(run.directory, instance.STOPPING, run.stopping)
+
+    def kill(self, run: Live) -> None:
+        """Send SIGKILL to a run, and to what else is in its cgroup if its main process is gone."""
+        alive = run.process is not None and pidfd.send_signal(run.process, signal.SIGKILL)
+        if not alive:
+            self._kill_group(run.record.cgroup)
+        run.stopping = Stopping(deadline=time.monotonic() + _KILL_AGAIN, killed=True)
+        instance.write(run.directory, instance.STOPPING, run.stopping)
+
+    def remove(self, run: Live) -> None:
+        """Remove everything that a run made, except its log. Can be repeated after a crash.
+
+        Raises:
+            Retry: something of it is still busy.
+        """
+        self._tools.crun.delete(run.record.id)
+        point("runtime:deleted")
+        self._end_monitor(run)
+        self._kill_group(run.record.cgroup)
+        self._detach(run.directory)
+        point("runtime:detached")
+        self._tools.root_filesystems.remove(run.record.id)
+        if not self._tools.cgroups.remove(run.record.cgroup):
+            raise Retry(f"container {run.record.container}: its cgroup is still busy")
+        point("runtime:cgroup-removed")
+        self._forget(run)
+        _remove_bundle(run.directory)
+        point("runtime:removed")
+
+    def check(self) -> None:
+        """Notice what no event told: runs whose end was missed, monitors that hang. For the resync."""
+        with self._lock:
+            runs = [run for runs in self._runs.values() for run in runs.values()]
+        for run in runs:
+            if run.state is not State.RUNNING or run.process is None or run.monitor is None:
+                continue
+            if pidfd.ended(run.monitor):
+                self._monitor_ended(run)
+            elif pidfd.ended(run.process) and run.stopping is None:
+                # The monitor follows within milliseconds; one that has not by the next resync hangs.
+                run.stopping = Stopping(deadline=time.monotonic() + _KILL_AGAIN)
+            elif pidfd.ended(run.process) and run.stopping and run.stopping.deadline < time.monotonic():
+                pidfd.send_signal(run.monitor, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Stop watching. Containers go on."""
+        self._watcher.close()
+        with self._lock:
+            runs = [run for runs in self._runs.values() for run in runs.values()]
+            self._runs.clear()
+        for run in runs:
+            _close(run)
+
+    def adopt(self, run: Live) -> None:
+        """Take over a run that a former agent made; `tank_agent.runtime.adopt` found it."""
+        with self._lock:
+            self._runs.setdefault(run.record.pod, {})[run.record.id] = run
+        if run.started and run.exit is None:
+            self._watch(run)
+
+    def _begin(self, launch: Launch) -> Live:
+        parameters, container = launch.parameters, launch.container
+        identifier = instance.new_id(launch.pod, container.name)
+        record = Record(
+            id=identifier,
+            pod=launch.pod,
+            container=container.name,
+            hash=launch.hash,
+            revision=launch.revision,
+            cgroup=self._tools.cgroups.path(launch.pod, identifier),
+            image=launch.image,
+            stop_signal=signal_number(parameters.stop_signal),
+            stop_grace=container.stop_grace,
+            terminal=container.tty,
+            created_at=self._now(),
+        )
+        run = Live(record=record, directory=self.directory / identifier)
+        run.directory.mkdir(mode=0o700)
+        point("runtime:bundle-begun")
+        instance.write(run.directory, instance.RECORD, record)
+        with self._lock:
+            self._runs.setdefault(launch.pod, {})[identifier] = run
+        return run
+
+    def _open(self, run: Live) -> None:
+        run.process = pidfd.open_process(run.pid) if run.pid else None
+        monitor = instance.read_number(run.directory / conmon.MONITOR_PID)
+        run.monitor = pidfd.open_process(monitor) if monitor else None
+
+    def _watch(self, run: Live) -> None:
+        if run.monitor is not None:
+            self._watcher.watch(run.monitor, lambda: self._monitor_ended(run))
+        else:
+            self._monitor_ended(run)
+
+    def _monitor_ended(self, run: Live) -> None:
+        """Find out whether the container ended, or only its monitor."""
+        exit_ = read_exit(run, self._now())
+        if exit_ is None and run.process is not None and not pidfd.ended(run.process):
+            monitor, run.monitor = run.monitor, None
+            self._close_monitor(monitor)
+            self._watcher.watch(run.process, lambda: self._orphan_ended(run))
+        else:
+            run.exit = exit_ or _unknown_exit(run, self._now())
+        self._wake(run.record.pod)
+
+    def _orphan_ended(self, run: Live) -> None:
+        run.exit = _unknown_exit(run, self._now())
+        self._wake(run.record.pod)
+
+    def _close_monitor(self, monitor: int | None) -> None:
+        if monitor is not None:
+            self._watcher.forget(monitor)
+            os.close(monitor)
+
+    def _end_monitor(self, run: Live) -> None:
+        """Wait until conmon is gone; it goes by itself once its container is."""
+        if run.monitor is not None and not pidfd.wait(run.monitor, _MONITOR_DEADLINE_MS):
+            pidfd.send_signal(run.monitor, signal.SIGKILL)
+            pidfd.wait(run.monitor, _MONITOR_DEADLINE_MS)
+
+    def _kill_group(self, cgroup: str) -> None:
+        for pid in self._tools.cgroups.processes(cgroup):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _detach(self, directory: Path) -> None:
+        self._tools.volumes.detach(directory)
+        self._tools.root_filesystems.detach(directory)
+
+    def _forget(self, run: Live) -> None:
+        for descriptor in (run.monitor, run.process):
+            if descriptor is not None:
+                self._watcher.forget(descriptor)
+        with self._lock:
+            runs = self._runs.get(run.record.pod, {})
+            runs.pop(run.record.id, None)
+            if not runs:
+                self._runs.pop(run.record.pod, None)
+        _close(run)
+
+
+def read_exit(run: Live, now: float) -> Exit | None:
+    """Return how a run ended as conmon wrote it down; None if it did not.
+
+    conmon writes 128 + n both for signal n and for that exit code; where the kernel still knows, it decides.
+    """
+    code = instance.read_number(run.directory / conmon.EXIT)
+    if code is None:
+        return None
+    status = pidfd.wait_status(run.process) if run.process is not None else None
+    killed = os.WIFSIGNALED(status) if status is not None else 128 < code <= 128 + signal.SIGRTMAX
+    if not killed:
+        return Exit(at=now, code=code)
+    number = os.WTERMSIG(status) if status is not None else code - 128
+    # conmon also writes the file when only a child was killed and the container went on.
+    oom = number == signal.SIGKILL and (run.directory / conmon.OUT_OF_MEMORY).exists()
+    return Exit(at=now, signal=number, oom=oom)
+
+
+def _unknown_exit(run: Live, now: float) -> Exit:
+    status = pidfd.wait_status(run.process) if run.process is not None else None
+    reason = "its monitor (conmon) was killed, so its output and exit code are lost"
+    if status is None:
+        return Exit(at=now, reason=reason)
+    if os.WIFSIGNALED(status):
+        return Exit(at=now, signal=os.WTERMSIG(status), reason=reason)
+    return Exit(at=now, code=os.WEXITSTATUS(status), reason=reason)
+
+
+def _close(run: Live) -> None:
+    for descriptor in (run.monitor, run.process):
+        if descriptor is not None:
+            os.close(descriptor)
+    run.monitor = run.process = None
+
+
+def _remove_bundle(directory: Path) -> None:
+    # The record goes last: as long as it is there, the next agent knows what to remove.
+    for entry in directory.iterdir():
+        if entry.name != instance.RECORD:
+            remove_tree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    remove_tree(directory)

@@ -1,0 +1,100 @@
+"""One run of one container, as it stands on disk: `run_dir/containers/<id>/`.
+
+The record is written before anything else is made, so that whatever a dead agent left behind is found by it.
+The directory is also the OCI bundle and conmon's own directory.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import secrets
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from tank_agent.linux.fault import point
+
+RECORD = "record.json"
+STOPPING = "stopping.json"
+
+
+class Record(Struct, frozen=True, kw_only=True):
+    """What is fixed when a run begins. `hash` is the hash of the container's part of the spec.
+
+    `cgroup` is the OCI cgroupsPath, `image` what `tank status` shows, `stop_grace` is in seconds.
+    `terminal` tells whether the main process runs on a pseudo-terminal.
+    """
+
+    id: str
+    pod: str
+    container: str
+    hash: str
+    revision: str
+    cgroup: str
+    image: str
+    stop_signal: int
+    stop_grace: float
+    terminal: bool
+    created_at: float
+
+
+class Stopping(Struct, frozen=True, kw_only=True):
+    """That we asked a run to end; `deadline` is on the monotonic clock of this boot, in seconds."""
+
+    deadline: float
+    killed: bool = False
+
+
+class State(enum.StrEnum):
+    """How far a run is.
+
+    PARTIAL never began (the agent died while making it, or the runtime refused). ORPHANED runs, but its conmon
+    is gone, so its output and exit code are lost. EXITED is over.
+    """
+
+    PARTIAL = "partial"
+    RUNNING = "running"
+    ORPHANED = "orphaned"
+    EXITED = "exited"
+
+
+def new_id(pod: str, container: str) -> str:
+    """Return a fresh id for a run: readable in `crun list`, unique, and at most 63 characters."""
+    return f"{pod[:24].strip('-')}-{container[:24].strip('-')}-{secrets.token_hex(5)}"
+
+
+def write(directory: Path, name: str, value: Struct) -> None:
+    """Write a small file so that it is there whole or not at all."""
+    temporary = directory / f".{name}.new"
+    temporary.write_bytes(msgspec.json.encode(value))
+    point(f"runtime:{name}")
+    temporary.replace(directory / name)
+
+
+def read_record(directory: Path) -> Record | None:
+    """Return an instance's record; None if the agent died before it was written."""
+    try:
+        return msgspec.json.decode((directory / RECORD).read_bytes(), type=Record)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+
+
+def read_stopping(directory: Path) -> Stopping | None:
+    """Return whether and until when the run was asked to end."""
+    try:
+        return msgspec.json.decode((directory / STOPPING).read_bytes(), type=Stopping)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+
+
+def read_number(path: Path) -> int | None:
+    """Return the number in a file that conmon writes (pid, exit code); None if there is none yet."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    with os.fdopen(fd) as file:
+        text = file.read(32).strip()
+    return int(text) if text.lstrip("-").isdigit() else None

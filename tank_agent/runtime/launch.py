@@ -1,0 +1,136 @@
+"""From a container's spec and its image to a bundle that crun can run."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from tank_agent.errors import Stalled
+from tank_agent.image.merge import RunParameters
+from tank_agent.image.user import Identity, resolve_user
+from tank_agent.linux import paths
+from tank_agent.runtime.oci import BindMount, Process, Sandbox, configuration
+from tank_agent.runtime.rootfs import FILES, RootFilesystems
+from tank_agent.runtime.volumes import Volumes
+from tank_agent.spec.model import Container, Volume
+
+_OPEN_FILES_HARD = 524_288
+
+
+class Launch(Struct, frozen=True, kw_only=True):
+    """Everything that one run is made of.
+
+    `layers` are lowest first, `netns` None means the host's network, `files` is the directory with the pod's hosts,
+    hostname and resolv.conf; `hash` and `revision` are the spec's, `image` is what `tank status` shows.
+    """
+
+    pod: str
+    container: Container
+    volumes: tuple[Volume, ...]
+    parameters: RunParameters
+    layers: tuple[Path, ...]
+    image: str
+    netns: Path | None
+    files: Path
+    hash: str
+    revision: str
+
+
+class Seccomp(Struct, frozen=True, kw_only=True):
+    """A seccomp profile, and the BPF that crun made of it on this machine once (base64), if it did."""
+
+    profile: dict[str, Any]
+    compiled: str | None
+
+
+def make_bundle(
+    launch: Launch,
+    *,
+    instance: str,
+    bundle: Path,
+    cgroup: str,
+    root_filesystems: RootFilesystems,
+    volumes: Volumes,
+    seccomp: Seccomp,
+) -> None:
+    """Mount the root file system and the volumes in `bundle`, and write config.json.
+
+    Raises:
+        Stalled: the spec or the image asks for what cannot be (no such user, a missing host path, …).
+        Retry: the disk or the kernel refused for now.
+    """
+    rootfs = root_filesystems.mount(instance, launch.layers, bundle)
+    root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        identity = resolve_user(root, launch.parameters.user)
+        _make_working_directory(root, launch.parameters.cwd, identity)
+    finally:
+        os.close(root)
+    owner = (identity.uid, identity.gid)
+    bound = volumes.bind(launch.pod, launch.volumes, launch.container.mounts, bundle, owner)
+    sandbox = Sandbox(
+        hostname=launch.pod,
+        rootfs=rootfs,
+        netns=launch.netns,
+        cgroup=cgroup,
+        limits=launch.container.limits,
+        mounts=(*_file_mounts(launch.files), *_parents_first(bound)),
+        seccomp=seccomp.profile if seccomp.compiled is None else None,
+        seccomp_bpf=seccomp.compiled,
+    )
+    config = configuration(_process(launch, identity), sandbox)
+    (bundle / "config.json").write_bytes(msgspec.json.encode(config))
+
+
+def _process(launch: Launch, identity: Identity) -> Process:
+    environment = dict(launch.parameters.env)
+    environment.setdefault("HOME", identity.home or "/")
+    environment.setdefault("HOSTNAME", launch.pod)
+    if launch.container.tty:
+        environment.setdefault("TERM", "xterm")
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return Process(
+        argv=launch.parameters.argv,
+        env=tuple(f"{name}={value}" for name, value in environment.items()),
+        cwd=launch.parameters.cwd,
+        uid=identity.uid,
+        gid=identity.gid,
+        groups=identity.groups,
+        terminal=launch.container.tty,
+        open_files=_OPEN_FILES_HARD if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES_HARD),
+    )
+
+
+def _make_working_directory(root: int, cwd: str, identity: Identity) -> None:
+    """Make the working directory where the image lacks it; crun would make it too, but for root only."""
+    walked = ""
+    for part in cwd.strip("/").split("/"):
+        if not part:
+            continue
+        parent, walked = walked, f"{walked}/{part}"
+        try:
+            os.close(paths.open_in_root(root, walked, os.O_PATH | os.O_DIRECTORY))
+        except FileNotFoundError:
+            directory = paths.open_in_root(root, parent or "/", os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.mkdir(part, 0o755, dir_fd=directory)
+                os.chown(part, identity.uid, identity.gid, dir_fd=directory, follow_symlinks=False)
+            finally:
+                os.close(directory)
+        except NotADirectoryError as error:
+            raise Stalled(f"working directory {cwd}: {walked} is not a directory in the image") from error
+
+
+def _file_mounts(files: Path) -> tuple[BindMount, ...]:
+    return tuple(BindMount(source=files / name, target=f"/etc/{name}", read_only=True) for name in FILES)
+
+
+def _parents_first(mounts: Sequence[BindMount]) -> list[BindMount]:
+    # A mount at /data must not cover one at /data/cache that was made before it.
+    return sorted(mounts, key=lambda mount: mount.target.count("/"))

@@ -1,0 +1,179 @@
+"""The OCI runtime configuration of a container: a pure function of what should run (runtime-spec, config.md).
+
+Hardening is DESIGN section 7's: podman's eleven capabilities, no_new_privileges, our own seccomp profile, masked and
+read-only kernel paths, /dev of our own. Nothing of an image's labels or a user's text becomes an annotation, since
+crun is steered by those.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from tank_agent.spec.model import Limits
+
+# containers.conf(5), default_capabilities.
+CAPABILITIES = (
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+)
+MASKED_PATHS = (
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/dev/block",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+    "/sys/fs/selinux",
+)
+READ_ONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+_OPEN_FILES_SOFT = 1024
+
+
+class BindMount(Struct, frozen=True, kw_only=True):
+    """A path of the host, made safe by us already, at a path in the container."""
+
+    source: Path
+    target: str
+    read_only: bool = False
+
+
+class Process(Struct, frozen=True, kw_only=True):
+    """The main process. `env` is NAME=VALUE strings; ids are numbers of the container."""
+
+    argv: tuple[str, ...]
+    env: tuple[str, ...]
+    cwd: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    terminal: bool
+    open_files: int
+
+
+class Sandbox(Struct, frozen=True, kw_only=True):
+    """Everything around the process. `netns` None shares the host's network."""
+
+    hostname: str
+    rootfs: Path
+    netns: Path | None
+    cgroup: str
+    limits: Limits
+    mounts: tuple[BindMount, ...]
+    seccomp: dict[str, Any] | None
+    seccomp_bpf: str | None
+
+
+def configuration(process: Process, sandbox: Sandbox) -> dict[str, Any]:
+    """Return config.json."""
+    linux: dict[str, Any] = {
+        "namespaces": _namespaces(sandbox),
+        "cgroupsPath": sandbox.cgroup,
+        "resources": _resources(sandbox.limits),
+        "maskedPaths": list(MASKED_PATHS),
+        "readonlyPaths": list(READ_ONLY_PATHS),
+        "rootfsPropagation": "private",
+    }
+    annotations: dict[str, str] = {}
+    if sandbox.seccomp_bpf is not None:
+        annotations["run.oci.seccomp_bpf_data"] = sandbox.seccomp_bpf
+    if sandbox.seccomp is not None:
+        linux["seccomp"] = sandbox.seccomp
+    return {
+        "ociVersion": "1.0.2",
+        "process": _process(process),
+        "root": {"path": str(sandbox.rootfs), "readonly": False},
+        "hostname": sandbox.hostname,
+        "mounts": [*_kernel_mounts(), *(_bind(mount) for mount in sandbox.mounts)],
+        "annotations": annotations,
+        "linux": linux,
+    }
+
+
+def _process(process: Process) -> dict[str, Any]:
+    # Inheritable and ambient stay empty: CVE-2022-27649.
+    held = list(CAPABILITIES)
+    return {
+        "terminal": process.terminal,
+        "user": {"uid": process.uid, "gid": process.gid, "additionalGids": list(process.groups)},
+        "args": list(process.argv),
+        "env": list(process.env),
+        "cwd": process.cwd,
+        "capabilities": {"bounding": held, "effective": held, "permitted": held},
+        "noNewPrivileges": True,
+        "rlimits": [
+            {
+                "type": "RLIMIT_NOFILE",
+                "soft": min(_OPEN_FILES_SOFT, process.open_files),
+                "hard": process.open_files,
+            },
+        ],
+    }
+
+
+def _namespaces(sandbox: Sandbox) -> list[dict[str, str]]:
+    namespaces = [{"type": kind} for kind in ("mount", "pid", "ipc", "uts", "cgroup")]
+    if sandbox.netns is not None:
+        namespaces.append({"type": "network", "path": str(sandbox.netns)})
+    return namespaces
+
+
+def _kernel_mounts() -> list[dict[str, Any]]:
+    def entry(target: str, kind: str, source: str, *options: str) -> dict[str, Any]:
+        return {"destination": target, "type": kind, "source": source, "options": list(options)}
+
+    quiet = ("nosuid", "noexec", "nodev")
+    return [
+        entry("/proc", "proc", "proc", *quiet),
+        entry("/dev", "tmpfs", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
+        entry(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            "nosuid",
+            "noexec",
+            "newinstance",
+            "ptmxmode=0666",
+            "mode=0620",
+            "gid=5",
+        ),
+        entry("/dev/shm", "tmpfs", "shm", *quiet, "mode=1777", "size=65536k"),  # noqa: S108
+        entry("/dev/mqueue", "mqueue", "mqueue", *quiet),
+        entry("/sys", "sysfs", "sysfs", *quiet, "ro"),
+        entry("/sys/fs/cgroup", "cgroup", "cgroup", *quiet, "relatime", "ro"),
+    ]
+
+
+def _bind(mount: BindMount) -> dict[str, Any]:
+    options = ["rbind", "rprivate", "nosuid", "nodev", "ro" if mount.read_only else "rw"]
+    return {"destination": mount.target, "type": "bind", "source": str(mount.source), "options": options}
+
+
+def _resources(limits: Limits) -> dict[str, Any]:
+    resources: dict[str, Any] = {"devices": [{"allow": False, "access": "rwm"}]}
+    if limits.memory is not None:
+        # Equal memory and memory+swap: the limit is the limit, with or without a swap device.
+        resources["memory"] = {"limit": limits.memory, "swap": limits.memory}
+    if limits.pids is not None:
+        resources["pids"] = {"limit": limits.pids}
+    if limits.cpu is not None:
+        resources["cpu"] = {"quota": limits.cpu.quota, "period": limits.cpu.period}
+    return resources

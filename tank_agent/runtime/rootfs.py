@@ -1,0 +1,95 @@
+"""Root file systems: the image's layers, a skeleton of ours on top of them, and a private upper directory.
+
+The overlay is mounted in the bundle while the container is being created and detached right after: the container
+holds it in its own mount namespace, so that a running container needs no mount on the host, and a dead agent
+leaves at most the one that it was working with.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from tank_agent.errors import Retry, Stalled
+from tank_agent.linux import mounts
+from tank_agent.linux.fault import point
+
+MOUNT_POINT = "rootfs"
+# What the runtime mounts over. An image may hold symbolic links by these names that lead out of it; real
+# directories and files in a layer above hide them (CVE-2026-47766).
+_DIRECTORIES = (
+    ("dev", 0o755),
+    ("etc", 0o755),
+    ("proc", 0o755),
+    ("run", 0o755),
+    ("sys", 0o755),
+    ("tmp", 0o1777),
+)
+FILES = ("hosts", "hostname", "resolv.conf")
+
+
+class RootFilesystems:
+    """Mounts and removes root file systems; the upper directories lie in `data_dir/overlay/<instance>`."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._overlays = data_dir / "overlay"
+        self._skeleton = data_dir / "skeleton"
+        self._overlays.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_skeleton(self._skeleton)
+
+    def mount(self, instance: str, layers: Sequence[Path], bundle: Path) -> Path:
+        """Mount a fresh root file system in a bundle and return where it is.
+
+        Args:
+            instance: the run's id.
+            layers: read-only directories, lowest first.
+            bundle: the run's directory.
+
+        Raises:
+            Stalled: a layer is missing, or the kernel cannot put it into an overlay.
+            Retry: anything else, such as a full disk.
+        """
+        private = self._overlays / instance
+        target = bundle / MOUNT_POINT
+        try:
+            for directory in (private, private / "upper", private / "work", target):
+                directory.mkdir(mode=0o755 if directory.name == "upper" else 0o700, exist_ok=True)
+            point("runtime:overlay-made")
+            mounts.overlay([self._skeleton, *reversed(layers)], private / "upper", private / "work", target)
+        except FileNotFoundError as error:
+            raise Stalled(f"cannot make the root file system: {error.filename} does not exist") from error
+        except OSError as error:
+            raise Retry(f"cannot mount the root file system: {error.strerror}") from error
+        return target
+
+    def detach(self, bundle: Path) -> None:
+        """Detach the mount from the host's tree; the container keeps it."""
+        mounts.unmount_all(bundle / MOUNT_POINT)
+
+    def remove(self, instance: str) -> None:
+        """Remove what a run wrote into its root file system."""
+        remove_tree(self._overlays / instance)
+
+    def instances(self) -> frozenset[str]:
+        """Return the runs that have an upper directory."""
+        return frozenset(entry.name for entry in self._overlays.iterdir())
+
+
+def _make_skeleton(skeleton: Path) -> None:
+    for name, mode in _DIRECTORIES:
+        directory = skeleton / name
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(mode)
+    skeleton.chmod(0o755)
+    for name in FILES:
+        (skeleton / "etc" / name).touch(mode=0o644)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory tree, if it is there; `shutil.rmtree` resists swapped symbolic links on Linux."""
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        if path.exists():
+            raise

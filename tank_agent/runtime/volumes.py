@@ -1,0 +1,121 @@
+"""Volumes: managed directories that outlive their pod, and paths of the host.
+
+A volume reaches a container as a bind mount made from a descriptor (nosuid, nodev), in the run's own directory;
+crun only ever sees that mount, so no link that is swapped later can redirect it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from tank_agent.errors import Retry, Stalled
+from tank_agent.linux import mounts, paths
+from tank_agent.runtime.oci import BindMount
+from tank_agent.spec.model import Mount, Volume
+
+_DIRECTORY = "volumes"
+
+
+class Volumes:
+    """Makes managed volumes in `data_dir/volumes/<pod>/<name>`, and binds volumes into bundles."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._root = data_dir / _DIRECTORY
+        self._root.mkdir(mode=0o711, parents=True, exist_ok=True)
+
+    def bind(
+        self,
+        pod: str,
+        volumes: Sequence[Volume],
+        wanted: Sequence[Mount],
+        bundle: Path,
+        owner: tuple[int, int],
+    ) -> tuple[BindMount, ...]:
+        """Bind the wanted volumes into a bundle and return them for the OCI configuration.
+
+        A managed volume that does not exist yet is made, and belongs to `owner` (uid, gid): whoever uses it first.
+
+        Raises:
+            Stalled: a host path does not exist, or a symbolic link is in it.
+            Retry: the kernel or the disk refused.
+        """
+        by_name = {volume.name: volume for volume in volumes}
+        bound = []
+        for index, mount in enumerate(wanted):
+            source = self._open(pod, by_name[mount.volume], owner)
+            try:
+                bound.append(_bind(source, bundle / _DIRECTORY / str(index), mount))
+            finally:
+                os.close(source)
+        return tuple(bound)
+
+    def detach(self, bundle: Path) -> None:
+        """Detach a bundle's volumes from the host's tree; the container keeps them."""
+        directory = bundle / _DIRECTORY
+        if directory.is_dir():
+            for entry in directory.iterdir():
+                mounts.unmount_all(entry)
+
+    def _open(self, pod: str, volume: Volume, owner: tuple[int, int]) -> int:
+        if volume.host is None:
+            return _open_managed(self._root / pod, volume.name, owner)
+        root = os.open("/", os.O_PATH | os.O_CLOEXEC)
+        try:
+            return paths.open_without_links(root, volume.host.lstrip("/"), os.O_PATH)
+        except FileNotFoundError as error:
+            raise Stalled(f"volume {volume.name}: {volume.host} does not exist on this machine") from error
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                message = f"volume {volume.name}: {volume.host} leads through a symbolic link"
+                raise Stalled(
+                    message, hint=f"write the real path: {os.path.realpath(volume.host)}"
+                ) from error
+            raise Retry(f"volume {volume.name}: cannot open {volume.host}: {error.strerror}") from error
+        finally:
+            os.close(root)
+
+
+def _open_managed(directory: Path, name: str, owner: tuple[int, int]) -> int:
+    try:
+        directory.mkdir(mode=0o711, exist_ok=True)
+        parent = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            try:
+                return paths.open_without_links(parent, name, os.O_PATH | os.O_DIRECTORY)
+            except FileNotFoundError:
+                _make_volume(parent, name, owner)
+            return paths.open_without_links(parent, name, os.O_PATH | os.O_DIRECTORY)
+        finally:
+            os.close(parent)
+    except OSError as error:
+        raise Retry(f"volume {name}: cannot make {directory / name}: {error.strerror}") from error
+
+
+def _make_volume(parent: int, name: str, owner: tuple[int, int]) -> None:
+    """Make a volume so that it never stands there with the wrong owner."""
+    temporary = f".{name}.new"
+    try:
+        os.mkdir(temporary, 0o755, dir_fd=parent)
+    except FileExistsError:
+        # Left by an agent that died right here; nothing ever used it.
+        pass
+    os.chown(temporary, *owner, dir_fd=parent, follow_symlinks=False)
+    os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+
+
+def _bind(source: int, target: Path, mount: Mount) -> BindMount:
+    is_directory = stat.S_ISDIR(os.fstat(source).st_mode)
+    target.parent.mkdir(mode=0o700, exist_ok=True)
+    if is_directory:
+        target.mkdir(exist_ok=True)
+    else:
+        target.touch()
+    try:
+        mounts.bind(source, target, read_only=mount.read_only)
+    except OSError as error:
+        raise Retry(f"volume {mount.volume}: cannot mount it: {error.strerror}") from error
+    return BindMount(source=target, target=mount.path, read_only=mount.read_only)

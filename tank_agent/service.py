@@ -1,0 +1,294 @@
+"""Answers what the API asks, from the journal and the loop; implements `tank_agent.api.service.AgentService`."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tank_agent import __version__
+from tank_agent.api.service import AppliedPod, PlannedPod, PlanReport
+from tank_agent.errors import InvalidSpec, NotSupportedYet, PodNotFound, Problem
+from tank_agent.journal import ownership
+from tank_agent.journal.journal import Journal
+from tank_agent.journal.records import DesiredPod, Event, Exit, Revision
+from tank_agent.reconcile.changes import changes
+from tank_agent.reconcile.phase import ContainerView, Phase
+from tank_agent.reconcile.reconciler import Machine, Reconciler
+from tank_agent.reconcile.simulate import simulate
+from tank_agent.reconcile.sources import SourceLoop
+from tank_agent.settings import Settings
+from tank_agent.source.podfiles import parse_bytes
+from tank_agent.source.snapshot import Declared, Snapshot
+from tank_agent.spec.parse import ParsedPod, parse_pod_file
+from tank_agent.spec.support import unsupported
+
+_SYNC_DEADLINE = 30.0
+
+
+class Service:
+    """The agent, as the API sees it. All methods may be called from many threads.
+
+    Args:
+        settings: the agent's.
+        machine: what the loop looks at.
+        reconciler: the loop.
+        sources: asked to look again by `sync`.
+        tool_versions: versions of crun and conmon, looked up on demand.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        machine: Machine,
+        reconciler: Reconciler,
+        sources: SourceLoop,
+        tool_versions: Callable[[], Mapping[str, str]],
+    ) -> None:
+        self._settings = settings
+        self._machine = machine
+        self._journal: Journal = machine.journal
+        self._reconciler = reconciler
+        self._sources = sources
+        self._tool_versions = tool_versions
+        self._started = machine.clock.monotonic()
+
+    def list_pods(self) -> Sequence[DesiredPod]:
+        """Return the desired pods in the order of their names."""
+        desired = self._journal.desired()
+        return [desired[name] for name in sorted(desired)]
+
+    def get_pod(self, name: str) -> DesiredPod:
+        """Return one desired pod, or raise PodNotFound."""
+        found = self._journal.get(name)
+        if found is None:
+            raise PodNotFound(f"there is no pod {name}", hint="`tank list` shows all")
+        return found
+
+    def apply(self, text: str, file: str) -> Sequence[AppliedPod]:
+        """Check a pod file's text and store its pods."""
+        parsed = parse_pod_file(text, file)
+        if parsed.problems:
+            raise InvalidSpec(parsed.problems)
+        _refuse_unsupported(parsed.pods, file)
+        before = self._journal.desired()
+        revision = hashlib.sha256(text.encode()).hexdigest()[:12]
+        stored = self._journal.put_all([found.pod for found in parsed.pods], revision)
+        applied = []
+        for pod in stored:
+            known = before.get(pod.name)
+            change = "created" if known is None else "changed" if known.hash != pod.hash else "unchanged"
+            self._reconciler.wake(pod.name, "applied")
+            applied.append(AppliedPod(name=pod.name, change=change, generation=pod.generation))
+        return applied
+
+    def delete(self, name: str) -> bool:
+        """Remove a pod from the desired state."""
+        deleted = self._journal.delete(name)
+        if deleted:
+            self._reconciler.wake(name, "deleted")
+        return deleted
+
+    def status(self, name: str | None = None) -> list[dict[str, Any]]:
+        """Return the objects of DESIGN section 8."""
+        known = set(self._reconciler.known_pods())
+        broken = {} if name in known else self._broken_files(known)
+        if name is not None:
+            if name in known:
+                return [self._pod_status(name)]
+            if name in broken:
+                return [broken[name]]
+            raise PodNotFound(f"there is no pod {name}", hint="`tank status` shows all")
+        objects = {pod: self._pod_status(pod) for pod in known} | broken
+        return [objects[pod] for pod in sorted(objects)]
+
+    def wait(self, name: str, phase: str, timeout: float) -> dict[str, Any]:
+        """Return the pod's status once it is in `phase`, or when `timeout` seconds are over."""
+        gone = {"name": name, "phase": "deleted"}
+
+        def reached() -> bool:
+            if phase == "deleted":
+                return name not in self._reconciler.known_pods()
+            return name in self._reconciler.known_pods() and self._reconciler.view(name).phase == phase
+
+        reached_it = self._reconciler.wait_until(reached, timeout)
+        if phase == "deleted" and reached_it:
+            return gone
+        return self.status(name)[0]
+
+    def events(self, after: int, limit: int) -> Sequence[Event]:
+        """Return events with a number above `after`, oldest first."""
+        return self._journal.events(after, limit)
+
+    def wait_for_events(self, after: int, timeout: float) -> bool:
+        """Block until there is an event above `after`, at most `timeout` seconds."""
+        return self._journal.wait_for_events(after, timeout)
+
+    def history(self, name: str) -> Sequence[Revision]:
+        """Return the kept revisions of a pod, oldest first, or raise PodNotFound."""
+        revisions = self._journal.history(name)
+        if not revisions:
+            raise PodNotFound(f"there never was a pod {name}")
+        return revisions
+
+    def plan(self, files: Mapping[str, str] | None) -> PlanReport:
+        """Say what would be done if pods_dir held `files`; None: what is pending now."""
+        before = self._journal.desired()
+        if files is None:
+            after, problems = dict(before), list(self._journal.problems())
+        else:
+            snapshot = _snapshot(files)
+            merged = ownership.merge(ownership.Known(desired=before), snapshot, self._machine.clock.wall())
+            after = {**before, **{pod.name: pod for pod in (*merged.changed, *merged.updated)}}
+            for removed in merged.removed:
+                after.pop(removed, None)
+            problems = list(merged.problems)
+        names = sorted({*before, *after, *self._reconciler.known_pods()})
+        pods = tuple(self._planned(name, before.get(name), after.get(name)) for name in names)
+        return PlanReport(pods=pods, problems=tuple(str(problem) for problem in problems))
+
+    def sync(self, wait: float | None) -> list[dict[str, Any]]:
+        """Look at every source now; with `wait`, up to that many seconds until all pods are settled."""
+        self._sources.sync(_SYNC_DEADLINE)
+        if wait is not None:
+            self._reconciler.wait_until(self._settled, wait)
+        return self.status()
+
+    def info(self) -> dict[str, Any]:
+        """Return what agent this is."""
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "uptime": round(self._machine.clock.monotonic() - self._started, 3),
+            "data_dir": str(self._settings.data_dir),
+            "run_dir": str(self._settings.run_dir),
+            "pods_dir": str(self._settings.pods_dir),
+            **self._tool_versions(),
+        }
+
+    def _settled(self) -> bool:
+        pods = self._reconciler.known_pods()
+        return self._reconciler.idle() and all(self._reconciler.view(pod).settled for pod in pods)
+
+    def _pod_status(self, name: str) -> dict[str, Any]:
+        desired = self._journal.get(name)
+        view = self._reconciler.view(name)
+        return {
+            "name": name,
+            "phase": str(view.phase),
+            "owner": desired.owner if desired is not None else "",
+            "revision": desired.revision if desired is not None else "",
+            "generation": desired.generation if desired is not None else 0,
+            "error": view.error,
+            "next_retry": _time(view.next_retry),
+            "addresses": list(self._machine.networks.addresses(name)),
+            "containers": [_container_status(container, desired) for container in view.containers],
+        }
+
+    def _broken_files(self, known: set[str]) -> dict[str, dict[str, Any]]:
+        """Return an entry for every file that is wrong and has no pod, so that nobody must read the log for it."""
+        by_name: dict[str, list[Problem]] = {}
+        for problem in self._journal.problems():
+            name = problem.pod or os.path.basename(problem.file).removesuffix(".toml")
+            if name not in known:
+                by_name.setdefault(name, []).append(problem)
+        return {
+            name: {
+                "name": name,
+                "phase": str(Phase.FAILED),
+                "owner": f"dir:{problems[0].file}",
+                "revision": "",
+                "generation": 0,
+                "error": "\n".join(str(problem) for problem in problems),
+                "next_retry": None,
+                "addresses": [],
+                "containers": [],
+            }
+            for name, problems in by_name.items()
+        }
+
+    def _planned(self, name: str, before: DesiredPod | None, after: DesiredPod | None) -> PlannedPod:
+        machine = self._machine
+        observed = self._reconciler.observe(name, after)
+        status = self._journal.status(name)
+        steps = simulate(after, status, observed, self._reconciler.moment(), machine.backoff)
+        if before is None and after is not None:
+            change = "create"
+        elif after is None:
+            change = "remove"
+        else:
+            differs = before is not None and after is not None and before.hash != after.hash
+            change = "update" if differs or steps else "none"
+        diff = changes(before.pod, after.pod) if before is not None and after is not None else ()
+        return PlannedPod(
+            name=name,
+            change=change,
+            actions=tuple(step.describe() for step in steps),
+            diff=tuple(str(line) for line in diff),
+        )
+
+
+def _refuse_unsupported(pods: Sequence[ParsedPod], file: str) -> None:
+    problems = tuple(problem for found in pods for problem in unsupported(found.pod, file, found.line))
+    if problems:
+        raise NotSupportedYet(problems)
+
+
+def _snapshot(files: Mapping[str, str]) -> Snapshot:
+    pods: list[Declared] = []
+    problems: list[Problem] = []
+    unreadable = set()
+    for file, text in files.items():
+        parsed = parse_bytes(text.encode(), file)
+        owner = f"dir:{file}"
+        pods += [
+            Declared(pod=found.pod, owner=owner, revision=parsed.revision, file=file, line=found.line)
+            for found in parsed.pods
+        ]
+        if parsed.problems:
+            problems += parsed.problems
+            unreadable.add(owner)
+    return Snapshot(
+        source="dir",
+        revision="",
+        pods=tuple(pods),
+        problems=tuple(problems),
+        unreadable=frozenset(unreadable),
+    )
+
+
+def _container_status(view: ContainerView, desired: DesiredPod | None) -> dict[str, Any]:
+    image = view.run.image if view.run is not None else ""
+    if not image and desired is not None:
+        spec = next((c for c in desired.pod.containers if c.name == view.name), None)
+        image = (spec.image or spec.rootfs or "") if spec is not None else ""
+    return {
+        "name": view.name,
+        "phase": str(view.phase),
+        "pid": view.run.pid if view.run is not None and view.phase is not Phase.STARTING else None,
+        "restarts": view.status.restarts,
+        "image": image,
+        "exit": _exit_status(view.status.exit),
+    }
+
+
+def _exit_status(exit_: Exit | None) -> dict[str, Any] | None:
+    if exit_ is None:
+        return None
+    return {
+        "code": exit_.code,
+        "signal": exit_.signal,
+        "oom": exit_.oom,
+        "at": _time(exit_.at),
+        "reason": exit_.reason,
+    }
+
+
+def _time(seconds: float | None) -> str | None:
+    """Return a moment as RFC 3339 in UTC, to the second."""
+    if seconds is None:
+        return None
+    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
