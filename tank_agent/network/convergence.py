@@ -148,8 +148,8 @@ def _misfit(link: Link, nic: WantedNic) -> str:
         return "is an interface that is not ours"
     if link.mac != nic.mac:
         return f"has the MAC address {format_mac(link.mac)} instead of {format_mac(nic.mac)}"
-    # Without a parent to compare with, what works is left alone.
-    if nic.parent_index and link.parent != nic.parent_index:
+    # A host whose default route is away for a moment is no reason to take a pod off the LAN.
+    if nic.parent is not None and link.parent != nic.parent_index:
         return f"lies on another interface than {nic.parent}"
     return ""
 

@@ -39,8 +39,8 @@ _IMPOSSIBLE_PARENTS = frozenset(
 class WantedNic(Struct, frozen=True, kw_only=True):
     """An interface as it should be.
 
-    `parent` is None where "auto" finds no uplink, and `parent_index` 0 where there is no such interface:
-    neither matters as long as the interface exists. Addresses are in network order with their prefix length.
+    `parent` is None where "auto" finds no uplink, and `parent_index` 0 where there is no such interface.
+    Addresses are in network order with their prefix length.
     """
 
     name: str

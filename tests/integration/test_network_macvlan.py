@@ -1,0 +1,569 @@
+"""Pods with interfaces, on real ones: a network namespace stands for the machine, another for its LAN.
+
+lan:   br0 10.0.0.1/24 fd00::1/64      br1 192.168.5.1/24
+        │ veth                          │ veth
+host:  eth0 10.0.0.2/24, default        eth1
+        │ macvlan                       │ macvlan
+pods:  eth0                            eth1
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import pytest
+
+from tank_agent.errors import Retry, Stalled
+from tank_agent.linux import namespaces
+from tank_agent.linux.mounts import mount_points
+from tank_agent.network import probe, wanted
+from tank_agent.network.host_facts import AutoHostFacts
+from tank_agent.network.pod_network import NetworkState, PodNetworks
+from tank_agent.network.wanted import format_mac, stable_mac
+from tank_agent.spec.model import Network, Nic
+
+T = TypeVar("T")
+
+
+class Machine:
+    """A network namespace that stands for a machine, or that is a pod's."""
+
+    def __init__(self, netns: Path) -> None:
+        self.netns = netns
+
+    def __call__(self, function: Callable[..., T], *args: object) -> T:
+        return namespaces.in_network_namespace(self.netns, lambda: function(*args))
+
+    def ip(self, command: str) -> str:
+        """Run one `ip` command there."""
+
+        def run() -> str:
+            argv = ["ip", *command.split()]
+            return subprocess.run(argv, check=True, timeout=10, capture_output=True, text=True).stdout
+
+        return self(run)
+
+    def links(self) -> set[str]:
+        return {name for _, name in self(socket.if_nameindex)}
+
+    def inode(self) -> int:
+        return self.netns.stat().st_ino
+
+
+class Lab:
+    """The machine, its LAN, and the agent's networks on it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.host = self._machine("host")
+        self.lan = self._machine("lan")
+        self.run_dir = directory / "run"
+        self.networks = PodNetworks(self.run_dir, AutoHostFacts())
+        for number, addresses in enumerate((["10.0.0.1/24", "fd00::1/64"], ["192.168.5.1/24"])):
+            self.lan.ip(f"link add br{number} type bridge forward_delay 0 mcast_snooping 0")
+            self.add_uplink(number)
+            for address in addresses:
+                self.lan.ip(f"addr add {address} dev br{number} {'nodad' if ':' in address else ''}")
+            self.lan.ip(f"link set br{number} up")
+        self.host.ip("addr add 10.0.0.2/24 dev eth0")
+        self.host.ip("route add default via 10.0.0.1")
+
+    def _machine(self, name: str) -> Machine:
+        namespaces.create_network_namespace(self.directory / name)
+        return Machine(self.directory / name)
+
+    def add_uplink(self, number: int) -> None:
+        """Plug the machine's interface eth<number> into the LAN's bridge of that number."""
+        end = os.open(self.lan.netns, os.O_RDONLY)
+        try:
+            self.host.ip(
+                f"link add eth{number} type veth peer name port{number} netns /proc/{os.getpid()}/fd/{end}"
+            )
+        finally:
+            os.close(end)
+        self.host.ip(f"link set eth{number} up")
+        self.lan.ip(f"link set port{number} master br{number} up")
+
+    def ensure(self, pod: str, network: Network) -> NetworkState:
+        return self.host(self.networks.ensure, pod, network)
+
+    def drift(self, pod: str, network: Network) -> tuple[str, ...]:
+        return self.host(self.networks.drift, pod, network)
+
+    def pod(self, pod: str) -> Machine:
+        return Machine(self.run_dir / "netns" / pod)
+
+    def close(self) -> None:
+        self.host(self.networks.sweep, ())
+        assert self.host.links() <= {"lo", "eth0", "eth1", "br9", "eth8", "eth9", "up9"}
+        for machine in (self.host, self.lan):
+            namespaces.unpin(machine.netns)
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Lab]:
+    if request.cls is not TestRefusals:
+        # Their addresses are free; how long one listens for an objection is not what they prove.
+        monkeypatch.setattr(probe, "INTERVAL_SECONDS", 0.01)
+    made = Lab(tmp_path)
+    yield made
+    made.close()
+    assert mount_points(tmp_path) == frozenset()
+
+
+def nics(*made: Nic) -> Network:
+    return Network(mode="nics", nics=made)
+
+
+def eth0(*addresses: str, gateway: tuple[str, ...] = (), parent: str = "auto") -> Nic:
+    return Nic(name="eth0", ip=addresses or ("10.0.0.5/24",), gateway=gateway, parent=parent)
+
+
+def talk(client: Machine, server: Machine, address: str) -> bytes:
+    """Have one machine say hello to the other's address over TCP, and return what arrives."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with server(lambda: socket.create_server((address, 0), family=family)) as listening:
+        listening.settimeout(5)
+        with client(lambda: socket.socket(family, socket.SOCK_STREAM)) as connecting:
+            connecting.settimeout(5)
+            connecting.connect((address, listening.getsockname()[1]))
+            connecting.sendall(b"hello")
+            accepted, _ = listening.accept()
+            with accepted:
+                accepted.settimeout(5)
+                return accepted.recv(5)
+
+
+class TestReach:
+    def test_the_lan_reaches_a_pod_and_the_pod_the_lan_over_ipv4_and_ipv6(self, lab: Lab) -> None:
+        state = lab.ensure("web", nics(eth0("10.0.0.5/24", "fd00::5/64")))
+        assert state.addresses == ("10.0.0.5/24", "fd00::5/64")
+        for address in ("10.0.0.5", "fd00::5"):
+            assert talk(lab.lan, lab.pod("web"), address) == b"hello"
+        for address in ("10.0.0.1", "fd00::1"):
+            assert talk(lab.pod("web"), lab.lan, address) == b"hello"
+
+    def test_two_pods_on_one_uplink_reach_each_other(self, lab: Lab) -> None:
+        lab.ensure("a", nics(eth0("10.0.0.5/24", "fd00::5/64")))
+        lab.ensure("b", nics(eth0("10.0.0.6/24", "fd00::6/64")))
+        assert talk(lab.pod("a"), lab.pod("b"), "10.0.0.6") == b"hello"
+        assert talk(lab.pod("b"), lab.pod("a"), "fd00::5") == b"hello"
+
+    def test_two_interfaces_on_two_uplinks(self, lab: Lab) -> None:
+        second = Nic(name="eth1", parent="eth1", ip=("192.168.5.5/24",))
+        state = lab.ensure("web", nics(eth0(), second))
+        assert state.addresses == ("10.0.0.5/24", "192.168.5.5/24")
+        assert talk(lab.lan, lab.pod("web"), "10.0.0.5") == b"hello"
+        assert talk(lab.lan, lab.pod("web"), "192.168.5.5") == b"hello"
+
+    def test_gateways_become_default_routes_and_the_first_interface_wins(self, lab: Lab) -> None:
+        lab.lan.ip("addr add 10.99.0.1/32 dev lo")
+        lab.lan.ip("addr add fd99::1/128 dev lo nodad")
+        second = Nic(name="eth1", parent="eth1", ip=("192.168.5.5/24",), gateway=("192.168.5.1",))
+        lab.ensure("web", nics(eth0("10.0.0.5/24", "fd00::5/64", gateway=("10.0.0.1", "fd00::1")), second))
+        assert talk(lab.pod("web"), lab.lan, "10.99.0.1") == b"hello"
+        assert talk(lab.pod("web"), lab.lan, "fd99::1") == b"hello"
+        routes = lab.pod("web").ip("-4 route show default").splitlines()
+        assert [route.split()[2] for route in routes] == ["10.0.0.1", "192.168.5.1"]
+
+    def test_a_gateway_outside_the_prefix_is_on_the_link(self, lab: Lab) -> None:
+        lab.lan.ip("route add 10.7.7.7/32 dev br0")
+        lab.lan.ip("addr add 10.99.0.1/32 dev lo")
+        lab.ensure("web", nics(eth0("10.7.7.7/32", gateway=("10.0.0.1",))))
+        assert talk(lab.pod("web"), lab.lan, "10.99.0.1") == b"hello"
+
+    def test_a_link_local_gateway(self, lab: Lab) -> None:
+        lab.lan.ip("addr add fe80::1/64 dev br0 nodad")
+        lab.lan.ip("addr add fd99::1/128 dev lo nodad")
+        lab.ensure("web", nics(eth0("fd00::5/64", gateway=("fe80::1",))))
+        assert talk(lab.pod("web"), lab.lan, "fd99::1") == b"hello"
+
+    def test_the_mtu_is_the_parents(self, lab: Lab) -> None:
+        lab.host.ip("link set eth0 mtu 1400")
+        lab.ensure("web", nics(eth0()))
+        assert "mtu 1400" in lab.pod("web").ip("link show eth0")
+
+    def test_the_mac_address_is_the_same_after_the_pod_was_removed(self, lab: Lab) -> None:
+        expected = format_mac(stable_mac("web", "eth0"))
+        for _ in range(2):
+            lab.ensure("web", nics(eth0()))
+            assert expected in lab.pod("web").ip("link show eth0")
+            lab.host(lab.networks.remove, "web")
+
+    def test_only_what_the_file_names_no_ipv6_on_an_ipv4_interface(self, lab: Lab) -> None:
+        lab.ensure("web", nics(eth0()))
+        assert "inet6" not in lab.pod("web").ip("addr show eth0")
+
+    def test_a_name_that_the_host_has_too(self, lab: Lab) -> None:
+        # "eth0" and "eth1" are both the host's; this pod's eth1 lies on the host's eth0.
+        lab.ensure("web", nics(Nic(name="eth1", parent="eth0", ip=("10.0.0.5/24",))))
+        assert talk(lab.lan, lab.pod("web"), "10.0.0.5") == b"hello"
+        assert lab.host.links() == {"lo", "eth0", "eth1"}
+
+
+class TestChanges:
+    """A running pod's network follows its file, in the same namespace and on the same interface."""
+
+    def change(self, lab: Lab, before: Network, after: Network) -> NetworkState:
+        first = lab.ensure("web", before)
+        assert lab.drift("web", after) != ()
+        second = lab.ensure("web", after)
+        assert second.netns_inode == first.netns_inode == lab.pod("web").inode()
+        assert lab.drift("web", after) == ()
+        return second
+
+    def index(self, lab: Lab, name: str) -> int:
+        return lab.pod("web")(socket.if_nametoindex, name)
+
+    def test_an_address_is_replaced_while_the_interface_stays(self, lab: Lab) -> None:
+        lab.ensure("web", nics(eth0("10.0.0.5/24", gateway=("10.0.0.1",))))
+        before = self.index(lab, "eth0")
+        state = self.change(
+            lab,
+            nics(eth0("10.0.0.5/24", gateway=("10.0.0.1",))),
+            nics(eth0("10.0.0.6/24", gateway=("10.0.0.1",))),
+        )
+        assert state.addresses == ("10.0.0.6/24",)
+        assert self.index(lab, "eth0") == before
+        assert "default via 10.0.0.1" in lab.pod("web").ip("route")
+        assert talk(lab.lan, lab.pod("web"), "10.0.0.6") == b"hello"
+
+    def test_an_open_connection_survives_a_second_address(self, lab: Lab) -> None:
+        lab.ensure("web", nics(eth0("10.0.0.5/24")))
+        with lab.pod("web")(lambda: socket.create_server(("10.0.0.5", 0))) as server:
+            server.settimeout(5)
+            with lab.lan(lambda: socket.create_connection(server.getsockname(), timeout=5)) as client:
+                accepted, _ = server.accept()
+                lab.ensure("web", nics(eth0("10.0.0.4/24", "10.0.0.5/24", "fd00::5/64")))
+                lab.ensure("web", nics(eth0("10.0.0.5/24")))
+                with accepted:
+                    accepted.settimeout(5)
+                    client.sendall(b"still")
+                    assert accepted.recv(5) == b"still"
+
+    def test_another_prefix_length(self, lab: Lab) -> None:
+        state = self.change(
+            lab, nics(eth0("10.0.0.5/24", "fd00::5/64")), nics(eth0("10.0.0.5/16", "fd00::5/48"))
+        )
+        assert state.addresses == ("10.0.0.5/16", "fd00::5/48")
+
+    def test_ipv6_comes_to_an_ipv4_interface(self, lab: Lab) -> None:
+        self.change(lab, nics(eth0("10.0.0.5/24")), nics(eth0("10.0.0.5/24", "fd00::5/64")))
+        assert talk(lab.lan, lab.pod("web"), "fd00::5") == b"hello"
+
+    def test_another_gateway(self, lab: Lab) -> None:
+        lab.lan.ip("addr add 10.0.0.254/24 dev br0")
+        self.change(lab, nics(eth0(gateway=("10.0.0.1",))), nics(eth0(gateway=("10.0.0.254",))))
+        assert lab.pod("web").ip("route show default").split()[2] == "10.0.0.254"
+        self.change(lab, nics(eth0(gateway=("10.0.0.254",))), nics(eth0()))
+        assert lab.pod("web").ip("route show default") == ""
+
+    def test_an_interface_comes_and_goes(self, lab: Lab) -> None:
+        second = Nic(name="eth1", parent="eth1", ip=("192.168.5.5/24",))
+        state = self.change(lab, nics(eth0()), nics(eth0(), second))
+        assert state.addresses == ("10.0.0.5/24", "192.168.5.5/24")
+        state = self.change(lab, nics(eth0(), second), nics(eth0()))
+        assert state.addresses == ("10.0.0.5/24",)
+        assert lab.pod("web").links() == {"lo", "eth0"}
+
+    def test_an_interface_moves_to_another_parent(self, lab: Lab) -> None:
+        self.change(lab, nics(eth0("192.168.5.5/24")), nics(eth0("192.168.5.5/24", parent="eth1")))
+        assert talk(lab.lan, lab.pod("web"), "192.168.5.5") == b"hello"
+
+    def test_from_interfaces_to_none_and_back(self, lab: Lab) -> None:
+        self.change(lab, nics(eth0()), Network())
+        assert lab.pod("web").links() == {"lo"}
+        self.change(lab, Network(), nics(eth0()))
+        assert talk(lab.lan, lab.pod("web"), "10.0.0.5") == b"hello"
+
+    def test_the_old_interface_stays_if_the_new_parent_is_impossible(self, lab: Lab) -> None:
+        lab.ensure("web", nics(eth0()))
+        with pytest.raises(Retry, match="no interface 'eth7'"):
+            lab.ensure("web", nics(eth0(parent="eth7")))
+        lab.host.ip("link add macvlan9 link eth1 type macvlan mode bridge")
+        with pytest.raises(Stalled, match="macvlan9 is itself a macvlan"):
+            lab.ensure("web", nics(eth0(parent="macvlan9")))
+        lab.host.ip("link del macvlan9")
+        assert talk(lab.lan, lab.pod("web"), "10.0.0.5") == b"hello"
+
+
+class TestDrift:
+    NETWORK = nics(eth0("10.0.0.5/24", "fd00::5/64", gateway=("10.0.0.1", "fd00::1")))
+
+    @pytest.mark.parametrize(
+        ("damage", "sentences"),
+        [
+            ("addr del 10.0.0.5/24 dev eth0", {"eth0 lacks 10.0.0.5/24"}),
+            ("addr del fd00::5/64 dev eth0", {"eth0 lacks fd00::5/64"}),
+            ("-4 route del default", {"eth0 lacks the default route via 10.0.0.1"}),
+            ("-6 route del default", {"eth0 lacks the default route via fd00::1"}),
+            ("link set eth0 down", {"eth0 is down"}),
+            ("link del eth0", {"eth0 is missing"}),
+            ("link set lo down", {"lo is down"}),
+            ("addr add 10.0.0.77/24 dev eth0", {"eth0 has 10.0.0.77/24, which the pod does not name"}),
+            (
+                "route add default via 10.0.0.254 metric 5",
+                {"eth0 has a default route via 10.0.0.254 that the pod does not name"},
+            ),
+            (
+                "link set eth0 address 02:00:00:00:00:01",
+                {"eth0 has the MAC address 02:00:00:00:00:01 instead of", "eth0 is missing"},
+            ),
+        ],
+    )
+    def test_what_is_damaged_is_named_and_repaired(self, lab: Lab, damage: str, sentences: set[str]) -> None:
+        first = lab.ensure("web", self.NETWORK)
+        assert lab.drift("web", self.NETWORK) == ()
+        lab.pod("web").ip(damage)
+        found = lab.drift("web", self.NETWORK)
+        for sentence in sentences:
+            assert any(each.startswith(sentence) for each in found), found
+        assert lab.ensure("web", self.NETWORK) == first
+        assert lab.drift("web", self.NETWORK) == ()
+        assert talk(lab.lan, lab.pod("web"), "10.0.0.5") == b"hello"
+        assert talk(lab.pod("web"), lab.lan, "fd00::1") == b"hello"
+
+    def test_a_renamed_interface_is_rebuilt(self, lab: Lab) -> None:
+        lab.ensure("web", self.NETWORK)
+        lab.pod("web").ip("link set eth0 down")
+        lab.pod("web").ip("link set eth0 name lost0")
+        assert lab.drift("web", self.NETWORK) == ("lost0 is not named by the pod", "eth0 is missing")
+        lab.ensure("web", self.NETWORK)
+        assert lab.pod("web").links() == {"lo", "eth0"}
+
+    def test_an_interface_of_the_pods_own_is_left_alone_unless_it_takes_our_name(self, lab: Lab) -> None:
+        lab.ensure("web", Network())
+        lab.pod("web").ip("link add own0 type bridge")
+        lab.pod("web").ip("link add eth0 type bridge")
+        assert lab.drift("web", Network()) == ()
+        lab.ensure("web", self.NETWORK)
+        assert lab.pod("web").links() == {"lo", "eth0", "own0"}
+        assert lab.drift("web", self.NETWORK) == ()
+
+    def test_a_parent_that_went_away_and_came_back(self, lab: Lab) -> None:
+        lab.ensure("web", self.NETWORK)
+        lab.host.ip("link del eth0")
+        assert lab.pod("web").links() == {"lo"}
+        assert lab.drift("web", self.NETWORK) == ("eth0 is missing",)
+        with pytest.raises(Retry, match="no uplink"):
+            lab.ensure("web", self.NETWORK)
+        lab.add_uplink(0)
+        lab.host.ip("addr add 10.0.0.2/24 dev eth0")
+        lab.host.ip("route add default via 10.0.0.1")
+        lab.ensure("web", self.NETWORK)
+        assert talk(lab.lan, lab.pod("web"), "10.0.0.5") == b"hello"
+
+    def test_an_uplink_without_default_route_for_a_while_changes_nothing(self, lab: Lab) -> None:
+        lab.ensure("web", self.NETWORK)
+        lab.host.ip("route del default")
+        assert lab.drift("web", self.NETWORK) == ()
+        lab.ensure("web", self.NETWORK)
+        assert talk(lab.lan, lab.pod("web"), "10.0.0.5") == b"hello"
+
+    def test_a_new_uplink_is_followed(self, lab: Lab) -> None:
+        lab.ensure("web", nics(eth0("192.168.5.5/24")))
+        lab.host.ip("route del default")
+        lab.host.ip("addr add 192.168.5.2/24 dev eth1")
+        lab.host.ip("route add default via 192.168.5.1")
+        assert lab.drift("web", nics(eth0("192.168.5.5/24"))) == (
+            "eth0 lies on another interface than eth1",
+            "eth0 is missing",
+        )
+        lab.ensure("web", nics(eth0("192.168.5.5/24")))
+        assert talk(lab.lan, lab.pod("web"), "192.168.5.5") == b"hello"
+
+
+class TestRefusals:
+    def test_an_address_that_another_machine_has(self, lab: Lab) -> None:
+        holder = lab.lan.ip("-br link show br0").split()[2]
+        for address in ("10.0.0.1/24", "fd00::1/64"):
+            with pytest.raises(Retry, match=f"{address.split('/')[0]} is taken: {holder}"):
+                lab.ensure("web", nics(eth0(address)))
+            assert address.split("/")[0] not in lab.pod("web").ip("addr")
+        lab.lan.ip("addr del 10.0.0.1/24 dev br0")
+        assert lab.ensure("web", nics(eth0("10.0.0.1/24"))).addresses == ("10.0.0.1/24",)
+
+    def test_an_address_that_another_pod_has(self, lab: Lab) -> None:
+        lab.ensure("a", nics(eth0("10.0.0.5/24", "fd00::5/64")))
+        holder = format_mac(stable_mac("a", "eth0"))
+        for address in ("10.0.0.5/24", "fd00::5/64"):
+            with pytest.raises(Retry, match=f"is taken: {holder}"):
+                lab.ensure("b", nics(eth0(address)))
+        lab.host(lab.networks.remove, "a")
+        assert lab.ensure("b", nics(eth0("10.0.0.5/24"))).addresses == ("10.0.0.5/24",)
+
+    def test_an_address_that_this_machine_has_on_its_uplink(self, lab: Lab) -> None:
+        with pytest.raises(Stalled, match=r"10\.0\.0\.2 is this machine's own, on eth0"):
+            lab.ensure("web", nics(eth0("10.0.0.2/24")))
+
+    def test_two_pods_that_start_with_one_address_do_not_both_get_it(self, lab: Lab) -> None:
+        states: list[NetworkState | Retry] = []
+        together = threading.Barrier(2, timeout=10)
+
+        def start(pod: str) -> None:
+            lab.ensure(pod, Network())
+            together.wait()
+            try:
+                states.append(lab.ensure(pod, nics(eth0())))
+            except Retry as error:
+                states.append(error)
+
+        threads = [threading.Thread(target=start, args=(pod,)) for pod in ("a", "b")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=30)
+        assert len(states) == 2
+        assert sum(isinstance(state, NetworkState) for state in states) <= 1
+
+    def test_its_own_address_is_not_asked_for_again(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+        lab.ensure("web", nics(eth0()))
+        lab.pod("web").ip("route add 10.50.0.0/16 dev eth0")
+
+        def refuse(targets: object) -> dict[bytes, bytes]:
+            raise AssertionError(targets)
+
+        monkeypatch.setattr("tank_agent.network.probe.holders", refuse)
+        lab.ensure("web", nics(eth0(gateway=("10.0.0.1",))))
+
+    def test_no_uplink(self, lab: Lab) -> None:
+        lab.host.ip("route del default")
+        with pytest.raises(Retry, match="no uplink") as caught:
+            lab.ensure("web", nics(eth0()))
+        assert "agent.toml" in (caught.value.hint or "")
+
+    def test_a_parent_that_is_not_there(self, lab: Lab) -> None:
+        with pytest.raises(Retry, match="no interface 'eth7'"):
+            lab.ensure("web", nics(eth0(parent="eth7")))
+
+    def test_a_wireless_parent(self, lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        (tmp_path / "sys" / "eth0" / "phy80211").mkdir(parents=True)
+        monkeypatch.setattr(wanted, "_SYS_CLASS_NET", tmp_path / "sys")
+        with pytest.raises(Stalled, match="eth0 is a Wi-Fi interface") as caught:
+            lab.ensure("web", nics(eth0()))
+        assert 'network = "host"' in (caught.value.hint or "")
+
+    def test_loopback_as_parent(self, lab: Lab) -> None:
+        with pytest.raises(Stalled, match="lo can't carry a macvlan"):
+            lab.ensure("web", nics(eth0(parent="lo")))
+
+    def test_a_bridges_port_as_parent(self, lab: Lab) -> None:
+        lab.host.ip("link add br9 type bridge")
+        lab.host.ip("link set eth1 master br9")
+        with pytest.raises(Stalled, match="eth1 can't carry a macvlan: it is a port of a bridge"):
+            lab.ensure("web", nics(eth0(parent="eth1")))
+
+    def test_a_parent_that_is_down(self, lab: Lab) -> None:
+        lab.host.ip("link set eth1 down")
+        lab.ensure("web", nics(eth0("192.168.5.5/24", parent="eth1")))
+        lab.host.ip("link set eth1 up")
+        assert talk(lab.lan, lab.pod("web"), "192.168.5.5") == b"hello"
+
+    @pytest.mark.parametrize("name", ["a" * 16, "é" * 8])
+    def test_a_name_that_is_too_long(self, lab: Lab, name: str) -> None:
+        with pytest.raises(Stalled, match="too long"):
+            lab.ensure("web", nics(msgspec.structs.replace(eth0(), name=name)))
+        assert lab.networks.pinned() == frozenset()
+
+    @pytest.mark.parametrize("name", ["", ".", "..", "lo", "a/b", "a b", "a:1", "all", "eth%d"])
+    def test_a_name_that_no_interface_can_have(self, lab: Lab, name: str) -> None:
+        with pytest.raises(Stalled, match="no interface can be named"):
+            lab.ensure("web", nics(msgspec.structs.replace(eth0(), name=name)))
+
+
+class TestRemoval:
+    def test_the_address_is_free_at_once_though_a_process_holds_the_namespace(self, lab: Lab) -> None:
+        lab.ensure("web", nics(eth0()))
+        with lab.pod("web")(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)):
+            lab.host(lab.networks.remove, "web")
+            assert lab.ensure("web", nics(eth0())).addresses == ("10.0.0.5/24",)
+            assert talk(lab.lan, lab.pod("web"), "10.0.0.5") == b"hello"
+
+    def test_remove_while_nothing_is_there(self, lab: Lab) -> None:
+        lab.host(lab.networks.remove, "web")
+        assert lab.host(lab.networks.sweep, ()) == ()
+
+
+_AGENT = """
+import sys
+from pathlib import Path
+import msgspec
+from tank_agent.network.host_facts import AutoHostFacts
+from tank_agent.network.pod_network import PodNetworks
+from tank_agent.spec.model import Network
+networks = PodNetworks(Path(sys.argv[1]), AutoHostFacts())
+for text in sys.argv[2:]:
+    if text == "remove":
+        networks.remove("web")
+    else:
+        networks.ensure("web", msgspec.json.decode(text, type=Network))
+"""
+
+_BEFORE = nics(eth0("10.0.0.7/24", gateway=("10.0.0.1",)), Nic(name="old0", ip=("10.0.0.8/24",)))
+_AFTER = nics(eth0("10.0.0.5/24", "fd00::5/64", gateway=("10.0.0.254", "fd00::1")))
+
+
+class TestKilled:
+    """The agent is killed at every step: the host never shows a link of ours, and the next agent goes on."""
+
+    def run(self, lab: Lab, fault: str, *arguments: str) -> int:
+        def start() -> int:
+            return subprocess.run(
+                [sys.executable, "-c", _AGENT, os.fspath(lab.run_dir), *arguments],
+                env={**os.environ, "TANK_FAULT": fault},
+                timeout=60,
+                check=False,
+            ).returncode
+
+        return lab.host(start)
+
+    @pytest.mark.parametrize(
+        "fault",
+        [
+            "network:namespace-made",
+            "network:pin-created",
+            "network:namespace-pinned",
+            "network:link-created",
+            "network:link-configured",
+            "network:link-named",
+            "network:link-up",
+            "network:probed",
+            "network:address-added",
+            "network:address-added@2",
+            "network:address-removed",
+            "network:route-added",
+            "network:route-removed",
+            "network:link-removed",
+            "network:namespace-unmounted",
+        ],
+    )
+    def test_nothing_is_left_on_the_host_and_the_next_agent_goes_on(self, lab: Lab, fault: str) -> None:
+        before = lab.host.ip("-br link")
+        texts = [msgspec.json.encode(network).decode() for network in (_BEFORE, _AFTER)]
+        assert self.run(lab, fault, *texts, "remove") == -9
+        assert lab.host.ip("-br link") == before
+        assert lab.host.links() == {"lo", "eth0", "eth1"}
+        lab.ensure("web", _AFTER)
+        assert lab.drift("web", _AFTER) == ()
+        assert lab.pod("web").links() == {"lo", "eth0"}
+        assert talk(lab.lan, lab.pod("web"), "fd00::5") == b"hello"
+
+    @pytest.mark.parametrize("fault", ["network:link-created", "network:link-up", "network:address-added"])
+    def test_a_pod_that_nobody_wants_any_more_is_swept(self, lab: Lab, fault: str) -> None:
+        text = msgspec.json.encode(_AFTER).decode()
+        assert self.run(lab, fault, text) == -9
+        assert lab.host(lab.networks.sweep, ()) == ("web",)
+        assert lab.networks.pinned() == frozenset()
+        # The link is gone from its parent: its MAC address can be used by another at once.
+        mac = format_mac(stable_mac("web", "eth0"))
+        lab.host.ip(f"link add link eth0 name up9 address {mac} type macvlan mode bridge")
+        lab.host.ip("link set up9 up")
+        lab.host.ip("link del up9")
