@@ -29,10 +29,12 @@ ROOMS = {
     "reconcile": FOR_ALL | WORKERS,
     "api": BELOW_API,
     # Everything meets here, once.
-    "agent": BELOW_API | {"api", "settings", "logs"},
+    "service": BELOW_API | {"api", "settings"},
+    "agent": BELOW_API | {"api", "settings", "logs", "service"},
     "client": FOR_ALL,
-    # `tank agent` starts the agent, `tank doctor` looks at the machine.
-    "cli": FOR_ALL | WORKERS | {"client", "agent", "settings", "logs"},
+    "doctor": FOR_ALL | WORKERS | {"settings"},
+    # `tank agent` and `tank doctor` need no agent behind a socket.
+    "cli": FOR_ALL | {"client", "agent", "doctor", "settings", "logs"},
     # The public names.
     "__init__": {"client", "spec"},
 }
