@@ -21,7 +21,8 @@ from tank_agent.image.store import Store
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.lmdb_journal import LmdbJournal
 from tank_agent.linux.clock import SystemClock, boot_id
-from tank_agent.linux.process import ENVIRONMENT, run as run_program
+from tank_agent.linux.process import ENVIRONMENT
+from tank_agent.linux.process import run as run_program
 from tank_agent.network.host_facts import make_host_facts
 from tank_agent.network.pod_network import PodNetworks
 from tank_agent.reconcile.networks import Networks
@@ -205,14 +206,15 @@ def _image_store(settings: Settings) -> Store:
 def _sources(settings: Settings, journal: Journal, reconciler: Reconciler, stack: ExitStack) -> SourceLoop:
     """Read all sources once, and begin to follow pods_dir."""
     directory = DirectorySource(settings.pods_dir, remember=journal.remember, recall=journal.recall)
-    watcher = DirectoryWatcher(settings.pods_dir, lambda: loop.notify())
     loop = SourceLoop(
         [directory],
         journal,
         wake=reconciler.wake,
         each_resync=reconciler.resync,
         resync=settings.reconcile.resync,
+        clock=SystemClock(),
     )
+    watcher = DirectoryWatcher(settings.pods_dir, loop.notify)
     # Watching begins before the first look: what changes in between is seen twice, never missed.
     trouble = watcher.start()
     stack.callback(watcher.stop)

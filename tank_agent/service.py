@@ -1,4 +1,4 @@
-"""Answers what the API asks, from the journal and the loop; implements `tank_agent.api.service.AgentService`."""
+"""Answers what the API asks, from the journal and the loop; implements `api.service.AgentService`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tank_agent import __version__
@@ -188,10 +189,10 @@ class Service:
         }
 
     def _broken_files(self, known: set[str]) -> dict[str, dict[str, Any]]:
-        """Return an entry for every file that is wrong and has no pod, so that nobody must read the log for it."""
+        """Return an entry for every file that is wrong and has no pod, so that nobody must read the log."""
         by_name: dict[str, list[Problem]] = {}
         for problem in self._journal.problems():
-            name = problem.pod or os.path.basename(problem.file).removesuffix(".toml")
+            name = problem.pod or Path(problem.file).name.removesuffix(".toml")
             if name not in known:
                 by_name.setdefault(name, []).append(problem)
         return {
@@ -210,10 +211,7 @@ class Service:
         }
 
     def _planned(self, name: str, before: DesiredPod | None, after: DesiredPod | None) -> PlannedPod:
-        machine = self._machine
-        observed = self._reconciler.observe(name, after)
-        status = self._journal.status(name)
-        steps = simulate(after, status, observed, self._reconciler.moment(), machine.backoff)
+        steps = simulate(self._reconciler.situation(name, after))
         if before is None and after is not None:
             change = "create"
         elif after is None:

@@ -1,7 +1,7 @@
 """Points at which tests kill the agent, to prove that it may die anywhere.
 
-`TANK_FAULT="name"` kills the process with SIGKILL when it passes that point the first time, `name@3` the third.
-Names are `room:step`, such as `network:link-created`.
+`TANK_FAULT="name"` kills the process with SIGKILL when it passes that point the first time, `name@3` the
+third. Names are `room:step`, such as `network:link-created`.
 Without the variable a point costs one comparison.
 """
 

@@ -1,4 +1,4 @@
-"""Processes by descriptor (pidfd_open(2)): unlike a number, a descriptor never means another process later."""
+"""Processes by descriptor (pidfd_open(2)): unlike a number, it never means another process later."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def command_line(pid: int) -> tuple[str, ...]:
     return tuple(os.fsdecode(part) for part in raw.split(b"\0")[:-1])
 
 
-# linux/pidfd.h: PIDFD_GET_INFO is _IOWR(0xFF, 11, struct pidfd_info); the first published struct has 64 bytes.
+# linux/pidfd.h: PIDFD_GET_INFO is _IOWR(0xFF, 11, struct pidfd_info); the first published struct has 64
+# bytes.
 _PIDFD_GET_INFO = 0xC040FF0B
 _PIDFD_INFO_EXIT = 1 << 3
 _INFO = struct.Struct("=QQ11Ii")

@@ -1,4 +1,5 @@
 """The loop: observe → plan → act one step → record, until a pod is as its file says.
 
-`plan` and `restart` are pure; `queue` and `poller` are the threads' tools; `worker` is the only room that acts.
+`plan`, `restart`, `phase`, `simulate` are pure; `reconciler` holds the threads; `steps` is the only part that
+acts.
 """

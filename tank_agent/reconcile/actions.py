@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+import msgspec
 from msgspec import Struct
 
 from tank_agent.journal.records import Exit
@@ -10,106 +13,97 @@ from tank_agent.journal.records import Exit
 class Action(Struct, frozen=True, kw_only=True):
     """One step for one pod."""
 
+    sentence: ClassVar[str]
+
     def describe(self) -> str:
         """Return the step as `tank plan` prints it."""
-        raise NotImplementedError
+        return self.sentence.format_map(msgspec.structs.asdict(self))
 
 
 class Pull(Action, frozen=True, kw_only=True):
     """Fetch and unpack an image in the background."""
 
-    reference: str
+    sentence: ClassVar[str] = "pull image {reference}"
 
-    def describe(self) -> str:
-        return f"pull image {self.reference}"
+    reference: str
 
 
 class MakeNetwork(Action, frozen=True, kw_only=True):
     """Make the pod's network namespace."""
 
-    def describe(self) -> str:
-        return "make the network namespace"
+    sentence: ClassVar[str] = "make the network namespace"
 
 
 class RemoveNetwork(Action, frozen=True, kw_only=True):
     """Remove the pod's network namespace."""
 
-    def describe(self) -> str:
-        return "remove the network namespace"
+    sentence: ClassVar[str] = "remove the network namespace"
 
 
 class Start(Action, frozen=True, kw_only=True):
     """Start a container."""
 
-    container: str
+    sentence: ClassVar[str] = "start container {container}"
 
-    def describe(self) -> str:
-        return f"start container {self.container}"
+    container: str
 
 
 class Stop(Action, frozen=True, kw_only=True):
     """Ask a run to end: its stop signal now, SIGKILL after its grace."""
 
+    sentence: ClassVar[str] = "stop container {container}"
+
     run: str
     container: str
-
-    def describe(self) -> str:
-        return f"stop container {self.container}"
 
 
 class Kill(Action, frozen=True, kw_only=True):
     """End a run with SIGKILL."""
 
+    sentence: ClassVar[str] = "kill container {container}"
+
     run: str
     container: str
-
-    def describe(self) -> str:
-        return f"kill container {self.container}"
 
 
 class RecordExit(Action, frozen=True, kw_only=True):
     """Write down how a run ended, and with that when it may start again. `stopped`: we asked it to end."""
+
+    sentence: ClassVar[str] = "record the end of container {container}"
 
     run: str
     container: str
     exit: Exit
     stopped: bool = False
 
-    def describe(self) -> str:
-        return f"record the end of container {self.container}"
-
 
 class RecordLost(Action, frozen=True, kw_only=True):
     """Write down that a run that the journal knows is no longer there."""
 
-    container: str
+    sentence: ClassVar[str] = "record that container {container} is gone"
 
-    def describe(self) -> str:
-        return f"record that container {self.container} is gone"
+    container: str
 
 
 class RecordUnstarted(Action, frozen=True, kw_only=True):
     """Write down that a run whose start was announced never began, so that it does not count."""
 
+    sentence: ClassVar[str] = "record that container {container} did not start"
+
     run: str
     container: str
-
-    def describe(self) -> str:
-        return f"record that container {self.container} did not start"
 
 
 class RemoveRun(Action, frozen=True, kw_only=True):
     """Remove what a run that is over leaves: its mounts, cgroup, files."""
 
+    sentence: ClassVar[str] = "remove what is left of container {container}"
+
     run: str
     container: str
-
-    def describe(self) -> str:
-        return f"remove what is left of container {self.container}"
 
 
 class Forget(Action, frozen=True, kw_only=True):
     """Forget the status of a pod that is gone."""
 
-    def describe(self) -> str:
-        return "forget the pod"
+    sentence: ClassVar[str] = "forget the pod"

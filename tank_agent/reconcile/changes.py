@@ -1,6 +1,7 @@
 """What differs between two specs of a pod, and what each difference does: the lines of `tank plan`.
 
-The table says what a user will see; what is done follows from `container_hash`, and a test holds the two together.
+The table says what a user will see; what is done follows from `container_hash`, and a test holds the two
+together.
 """
 
 from __future__ import annotations

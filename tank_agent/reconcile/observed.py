@@ -1,4 +1,4 @@
-"""What is true on the machine for one pod, as `plan` sees it."""
+"""What `plan` decides from: what should be, what is remembered, and what is true on the machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import msgspec
 from msgspec import Struct
 
 from tank_agent.image.image import Progress
-from tank_agent.journal.records import Exit
+from tank_agent.journal.records import DesiredPod, Exit, PodStatus
+from tank_agent.reconcile.restart import Backoff
 from tank_agent.runtime.instance import State, Stopping
 
 
@@ -23,7 +24,7 @@ class Moment(Struct, frozen=True, kw_only=True):
 
 
 class Run(Struct, frozen=True, kw_only=True):
-    """One run of a container. `exit` is set once it is EXITED; `pid` is the main process's in the host's view."""
+    """One run of a container. `exit` is set once it is EXITED; `pid` is the main process's on the host."""
 
     id: str
     container: str
@@ -45,7 +46,7 @@ class ImageState(enum.StrEnum):
 
 
 class ObservedImage(Struct, frozen=True, kw_only=True):
-    """An image that the pod needs; `retry_at` (monotonic) and `error` go with FAILED, `progress` with PULLING."""
+    """An image that the pod needs. FAILED has `retry_at` (monotonic) and `error`, PULLING has `progress`."""
 
     state: ImageState
     error: str | None = None
@@ -58,8 +59,21 @@ NetworkState = Literal["absent", "fresh", "used"]
 
 
 class Observed(Struct, frozen=True, kw_only=True):
-    """Everything of one pod that is there. `images` is by reference, and only of images that the pod names."""
+    """Everything of one pod that is there. `images` is by reference, only of images that the pod names."""
 
     runs: tuple[Run, ...] = ()
     network: NetworkState = "absent"
     images: Mapping[str, ObservedImage] = msgspec.field(default_factory=dict)
+
+
+class Situation(Struct, frozen=True, kw_only=True):
+    """Everything that is decided from, for one pod.
+
+    `desired` is None for a pod that should be gone, `status` is what the journal remembers of it.
+    """
+
+    desired: DesiredPod | None
+    status: PodStatus
+    observed: Observed
+    now: Moment
+    backoff: Backoff

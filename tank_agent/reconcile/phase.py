@@ -8,11 +8,11 @@ from collections.abc import Collection
 from msgspec import Struct
 
 from tank_agent.journal.records import ContainerStatus, DesiredPod, PodStatus
-from tank_agent.reconcile.observed import ImageState, Moment, Observed, Run
+from tank_agent.reconcile.observed import ImageState, ObservedImage, Run, Situation
 from tank_agent.reconcile.plan import container_hash, container_status
-from tank_agent.reconcile.restart import Backoff, is_over, waits_until
+from tank_agent.reconcile.restart import is_over, waits_until
 from tank_agent.runtime.instance import State
-from tank_agent.spec.model import Container
+from tank_agent.spec.model import Container, RestartPolicy
 
 
 class Phase(enum.StrEnum):
@@ -54,16 +54,13 @@ class PodView(Struct, frozen=True, kw_only=True):
         return self.phase not in (Phase.PENDING, Phase.PULLING, Phase.STARTING, Phase.STOPPING)
 
 
-def view_pod(
-    desired: DesiredPod | None, status: PodStatus, observed: Observed, now: Moment, backoff: Backoff
-) -> PodView:
+def view_pod(situation: Situation) -> PodView:
     """Return what to show for one pod."""
+    desired, status = situation.desired, situation.status
     if desired is None:
-        leaving = tuple(_leaving(run, status) for run in observed.runs)
+        leaving = tuple(_leaving(run, status) for run in situation.observed.runs)
         return PodView(phase=Phase.STOPPING, containers=leaving, error=status.error, next_retry=None)
-    views = tuple(
-        _view(desired, container, status, observed, now, backoff) for container in desired.pod.containers
-    )
+    views = tuple(_view(desired, container, situation) for container in desired.pod.containers)
     retries = [view.next_retry for view in views if view.next_retry is not None]
     errors = [text for text in (desired.error, status.error, *(view.error for view in views)) if text]
     return PodView(
@@ -79,43 +76,51 @@ def _leaving(run: Run, status: PodStatus) -> ContainerView:
     return ContainerView(name=run.container, phase=Phase.STOPPING, run=run, status=known)
 
 
-def _view(
-    desired: DesiredPod,
-    container: Container,
-    status: PodStatus,
-    observed: Observed,
-    now: Moment,
-    backoff: Backoff,
-) -> ContainerView:
+def _view(desired: DesiredPod, container: Container, situation: Situation) -> ContainerView:
     hash_ = container_hash(desired.pod, container)
-    known = container_status(status, container.name, hash_)
-    run = _shown_run([run for run in observed.runs if run.container == container.name])
-    image = observed.images.get(container.image) if container.image is not None else None
+    known = container_status(situation.status, container.name, hash_)
+    run = _shown_run([run for run in situation.observed.runs if run.container == container.name])
+    image = situation.observed.images.get(container.image) if container.image is not None else None
     error = image.error if image is not None and image.state is ImageState.FAILED else None
-    retry: float | None = None
-    if run is not None and run.state is State.RUNNING:
-        phase = Phase.STOPPING if run.stopping is not None or run.hash != hash_ else Phase.RUNNING
-        if phase is Phase.STOPPING and run.stopping is None and error:
-            # What ran goes on until its successor's image is here.
-            phase = Phase.RUNNING
-    elif run is not None:
-        phase = Phase.STOPPING if run.state is State.ORPHANED or run.stopping is not None else Phase.STARTING
-    elif is_over(known.exit, desired.pod.restart):
-        phase = Phase.COMPLETED if known.exit is not None and known.exit.clean else Phase.FAILED
+    if run is not None:
+        phase = _phase_of_run(
+            run, hash_, waits_for_image=image is not None and image.state is not ImageState.READY
+        )
+        return ContainerView(name=container.name, phase=phase, run=run, status=known, error=error)
+    phase, retry = _phase_without_run(known, desired.pod.restart, image, situation)
+    if phase in (Phase.FAILED, Phase.BACKING_OFF):
         error = error or _ended_badly(container, known)
-    elif (retry := waits_until(known, now.wall, backoff)) is not None:
-        phase = Phase.BACKING_OFF
-        error = error or _ended_badly(container, known)
-    elif image is not None and image.state is ImageState.PULLING:
-        phase = Phase.PULLING
-    elif image is not None and image.state is ImageState.FAILED:
-        phase = Phase.BACKING_OFF
-        retry = now.wall + max(0.0, (image.retry_at or now.monotonic) - now.monotonic)
-    else:
-        phase = Phase.PENDING
     return ContainerView(
-        name=container.name, phase=phase, run=run, status=known, next_retry=retry, error=error
+        name=container.name, phase=phase, run=None, status=known, next_retry=retry, error=error
     )
+
+
+def _phase_of_run(run: Run, hash_: str, *, waits_for_image: bool) -> Phase:
+    if run.state is State.ORPHANED or run.stopping is not None:
+        return Phase.STOPPING
+    if run.state is not State.RUNNING:
+        return Phase.STARTING
+    if run.hash == hash_:
+        return Phase.RUNNING
+    # What ran goes on until its successor's image is here.
+    return Phase.PULLING if waits_for_image else Phase.STOPPING
+
+
+def _phase_without_run(
+    known: ContainerStatus, policy: RestartPolicy, image: ObservedImage | None, situation: Situation
+) -> tuple[Phase, float | None]:
+    """Return the phase of a container that has no run, and when it is tried next (Unix time)."""
+    now = situation.now
+    if is_over(known.exit, policy):
+        return (Phase.COMPLETED if known.exit is not None and known.exit.clean else Phase.FAILED), None
+    until = waits_until(known, now.wall, situation.backoff)
+    if until is not None:
+        return Phase.BACKING_OFF, until
+    if image is not None and image.state is ImageState.PULLING:
+        return Phase.PULLING, None
+    if image is not None and image.state is ImageState.FAILED and image.retry_at is not None:
+        return Phase.BACKING_OFF, now.wall + max(0.0, image.retry_at - now.monotonic)
+    return Phase.PENDING, None
 
 
 def _shown_run(runs: list[Run]) -> Run | None:
@@ -137,7 +142,7 @@ def _ended_badly(container: Container, status: ContainerStatus) -> str | None:
 
 
 def _combine(phases: Collection[Phase]) -> Phase:
-    """Return the pod's phase of its containers': what is under way first, then what is wrong, then what is well."""
+    """Return the pod's phase from its containers': first what is under way, then what is wrong."""
     for under_way in (Phase.STOPPING, Phase.PULLING, Phase.STARTING, Phase.PENDING):
         if under_way in phases:
             return under_way

@@ -25,10 +25,10 @@ from tank_agent.reconcile.actions import (
     Start,
     Stop,
 )
-from tank_agent.reconcile.observed import ImageState, Moment, Observed, ObservedImage, Run
-from tank_agent.reconcile.restart import Backoff, is_over, waits_until
+from tank_agent.reconcile.observed import ImageState, Moment, ObservedImage, Run, Situation
+from tank_agent.reconcile.restart import is_over, waits_until
 from tank_agent.runtime.instance import State
-from tank_agent.spec.model import Container, Network, Pod, Volume, content_hash
+from tank_agent.spec.model import Container, Pod, Volume, content_hash
 
 _ABSENT = ObservedImage(state=ImageState.ABSENT)
 
@@ -59,73 +59,52 @@ def container_hash(pod: Pod, container: Container) -> str:
 
 
 def container_status(status: PodStatus, name: str, hash_: str) -> ContainerStatus:
-    """Return what is remembered of a container *as it is specified now*; a changed spec starts from nothing."""
+    """Return what is remembered of a container as it is specified *now*: of a changed one, nothing."""
     known = status.containers.get(name)
     return known if known is not None and known.hash == hash_ else ContainerStatus(hash=hash_)
 
 
-def plan(
-    desired: DesiredPod | None, status: PodStatus, observed: Observed, now: Moment, backoff: Backoff
-) -> Plan:
-    """Return what to do next for one pod.
-
-    Args:
-        desired: the pod that should run; None if it should be gone.
-        status: what the journal remembers of it.
-        observed: what is there.
-        now: both clocks, and which boot this is.
-        backoff: the delays of the restart policy.
-    """
+def plan(situation: Situation) -> Plan:
+    """Return what to do next for one pod."""
+    desired, observed = situation.desired, situation.observed
     wanted = (
         {} if desired is None else {c.name: container_hash(desired.pod, c) for c in desired.pod.containers}
     )
     waits: list[float] = []
-    actions = list(_settle_runs(desired, wanted, status, observed, now, waits))
+    actions = list(_settle_runs(situation, wanted, waits))
     if desired is None:
         if not observed.runs:
             actions += [RemoveNetwork()] if observed.network != "absent" else []
             actions += [Forget()]
         return _planned(actions, waits)
-    starts = list(_start_missing(desired, wanted, status, observed, now, backoff, waits))
-    if not observed.runs and observed.network == "used":
+    starts = list(_start_missing(desired, situation, wanted, waits))
+    starting = any(isinstance(step, Start) for step in starts)
+    if not observed.runs and (observed.network == "used" or (observed.network == "fresh" and not starting)):
         # The network is reborn with the containers, never handed on to the next ones.
         return _planned([*actions, RemoveNetwork()], waits)
-    if any(isinstance(step, Start) for step in starts) and observed.network == "absent":
-        if _has_namespace(desired.pod.network):
-            starts = [MakeNetwork(), *(step for step in starts if not isinstance(step, Start))]
-    elif not observed.runs and observed.network == "fresh" and not starts:
-        actions.append(RemoveNetwork())
+    if starting and observed.network == "absent" and desired.pod.network.mode != "host":
+        starts = [MakeNetwork(), *(step for step in starts if not isinstance(step, Start))]
     return _planned([*actions, *starts], waits)
-
-
-def _has_namespace(network: Network) -> bool:
-    return network.mode != "host"
 
 
 def _planned(actions: list[Action], waits: list[float]) -> Plan:
     return Plan(actions=tuple(actions), look_again=max(0.0, min(waits)) if waits else None)
 
 
-def _settle_runs(
-    desired: DesiredPod | None,
-    wanted: dict[str, str],
-    status: PodStatus,
-    observed: Observed,
-    now: Moment,
-    waits: list[float],
-) -> Iterator[Action]:
+def _settle_runs(situation: Situation, wanted: dict[str, str], waits: list[float]) -> Iterator[Action]:
     """Bring every run that is not as it should be one step nearer to its end."""
+    status = situation.status
     kept: set[str] = set()
-    for run in sorted(observed.runs, key=lambda run: (run.state is not State.RUNNING, run.id)):
+    for run in sorted(situation.observed.runs, key=lambda run: (run.state is not State.RUNNING, run.id)):
         if run.state is State.PARTIAL:
             yield _settle_partial(run, status)
         elif run.state is State.EXITED:
-            yield from _settle_exit(run, status)
+            yield _settle_exit(run, status)
         elif run.stopping is not None or run.state is State.ORPHANED:
-            yield from _settle_stopping(run, now, waits)
+            yield from _settle_stopping(run, situation.now, waits)
         elif wanted.get(run.container) == run.hash and run.container not in kept:
             kept.add(run.container)
-        elif _may_stop(desired, run, observed, now, waits):
+        elif _may_stop(run, situation, waits):
             yield Stop(run=run.id, container=run.container)
 
 
@@ -136,77 +115,71 @@ def _settle_partial(run: Run, status: PodStatus) -> Action:
     return RemoveRun(run=run.id, container=run.container)
 
 
-def _settle_exit(run: Run, status: PodStatus) -> Iterator[Action]:
+def _settle_exit(run: Run, status: PodStatus) -> Action:
     known = status.containers.get(run.container)
     if known is not None and known.instance == run.id and run.exit is not None:
-        yield RecordExit(run=run.id, container=run.container, exit=run.exit, stopped=run.stopping is not None)
-    else:
-        yield RemoveRun(run=run.id, container=run.container)
+        return RecordExit(
+            run=run.id, container=run.container, exit=run.exit, stopped=run.stopping is not None
+        )
+    return RemoveRun(run=run.id, container=run.container)
 
 
 def _settle_stopping(run: Run, now: Moment, waits: list[float]) -> Iterator[Action]:
-    if run.stopping is None:
-        yield Kill(run=run.id, container=run.container)
-    elif run.stopping.deadline <= now.monotonic:
+    if run.stopping is None or run.stopping.deadline <= now.monotonic:
         yield Kill(run=run.id, container=run.container)
     else:
         waits.append(run.stopping.deadline - now.monotonic)
 
 
-def _may_stop(
-    desired: DesiredPod | None, run: Run, observed: Observed, now: Moment, waits: list[float]
-) -> bool:
+def _may_stop(run: Run, situation: Situation, waits: list[float]) -> bool:
     """Return whether an outdated run may be stopped: not before what takes its place can be started."""
-    if desired is None:
+    if situation.desired is None:
         return True
-    successor = next((c for c in desired.pod.containers if c.name == run.container), None)
+    successor = next((c for c in situation.desired.pod.containers if c.name == run.container), None)
     if successor is None or successor.image is None:
         return True
-    image = observed.images.get(successor.image, _ABSENT)
+    image = situation.observed.images.get(successor.image, _ABSENT)
     if image.state is ImageState.FAILED and image.retry_at is not None:
-        waits.append(image.retry_at - now.monotonic)
+        waits.append(image.retry_at - situation.now.monotonic)
     return image.state is ImageState.READY
 
 
 def _start_missing(
-    desired: DesiredPod,
-    wanted: dict[str, str],
-    status: PodStatus,
-    observed: Observed,
-    now: Moment,
-    backoff: Backoff,
-    waits: list[float],
+    desired: DesiredPod, situation: Situation, wanted: dict[str, str], waits: list[float]
 ) -> Iterator[Action]:
     """Start, or prepare to start, every container that has no run as it is specified now."""
     pulled: set[str] = set()
     for container in desired.pod.containers:
-        runs = [run for run in observed.runs if run.container == container.name]
+        runs = [run for run in situation.observed.runs if run.container == container.name]
         if any(run.hash == wanted[container.name] and run.state is State.RUNNING for run in runs):
             continue
-        known = container_status(status, container.name, wanted[container.name])
+        known = container_status(situation.status, container.name, wanted[container.name])
         if not runs and known.instance:
             yield RecordLost(container=container.name)
             continue
         if is_over(known.exit, desired.pod.restart):
             continue
-        until = waits_until(known, now.wall, backoff)
+        until = waits_until(known, situation.now.wall, situation.backoff)
         if until is not None:
-            waits.append(until - now.wall)
+            waits.append(until - situation.now.wall)
             continue
-        image = observed.images.get(container.image, _ABSENT) if container.image is not None else None
-        if image is not None and image.state is not ImageState.READY:
-            if _wants_pull(image, now, waits) and container.image not in pulled:
-                pulled.add(container.image or "")
-                yield Pull(reference=container.image or "")
-            continue
-        if not runs:
+        if container.image is not None and not _is_ready(container.image, situation):
+            if container.image not in pulled and _wants_pull(container.image, situation, waits):
+                pulled.add(container.image)
+                yield Pull(reference=container.image)
+        elif not runs:
             yield Start(container=container.name)
 
 
-def _wants_pull(image: ObservedImage, now: Moment, waits: list[float]) -> bool:
+def _is_ready(reference: str, situation: Situation) -> bool:
+    return situation.observed.images.get(reference, _ABSENT).state is ImageState.READY
+
+
+def _wants_pull(reference: str, situation: Situation, waits: list[float]) -> bool:
+    image = situation.observed.images.get(reference, _ABSENT)
     if image.state is ImageState.PULLING:
         return False
-    if image.retry_at is not None and image.retry_at > now.monotonic:
-        waits.append(image.retry_at - now.monotonic)
+    if image.retry_at is not None and image.retry_at > situation.now.monotonic:
+        waits.append(image.retry_at - situation.now.monotonic)
         return False
     return True

@@ -1,5 +1,7 @@
-"""A work queue keyed by pod, with the rules of client-go's: one pod is never worked on by two at once, any number
-of wishes for one pod is one piece of work, and a wish made during the work is done after it.
+"""A work queue keyed by pod, with the rules of client-go's.
+
+One pod is never worked on by two at once, any number of wishes for one pod is one piece of work, and a wish
+made during the work is done after it.
 
 Delayed wishes are kept as the earliest time per pod. The clock is injected, so tests need no sleeping.
 """
@@ -73,7 +75,7 @@ class WorkQueue:
             return not self._ready and not self._working
 
     def close(self) -> None:
-        """Let every `take` return None; work that is ready is dropped, since the next agent looks at everything."""
+        """Let every `take` return None. Work that is ready is dropped: the next agent looks at everything."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -14,7 +14,7 @@ from tank_agent.journal.records import DesiredPod
 from tank_agent.linux.clock import Clock
 from tank_agent.reconcile.actions import Forget
 from tank_agent.reconcile.networks import Networks
-from tank_agent.reconcile.observed import ImageState, Moment, Observed, ObservedImage, Run
+from tank_agent.reconcile.observed import Moment, Observed, ObservedImage, Run, Situation
 from tank_agent.reconcile.phase import PodView, view_pod
 from tank_agent.reconcile.plan import Plan, container_hash, plan
 from tank_agent.reconcile.pulls import Pulls
@@ -89,7 +89,7 @@ class Reconciler:
         woken = 0
         for pod in self.known_pods():
             desired = self._desired(pod)
-            if self._plan(pod, desired, self.observe(pod, desired)).actions:
+            if self._plan(self.situation(pod, desired)).actions:
                 self.wake(pod, cause)
                 woken += 1
         return woken
@@ -101,7 +101,7 @@ class Reconciler:
         return tuple(sorted(names | set(machine.journal.statuses())))
 
     def drain(self, timeout: float) -> bool:
-        """Stop every pod without forgetting that it is desired; False if some still run after `timeout` seconds."""
+        """Stop every pod, though it stays desired; False if some still run after `timeout` seconds."""
         self._draining = True
         for pod in self.known_pods():
             self.wake(pod, "agent stops")
@@ -127,22 +127,24 @@ class Reconciler:
         """Return whether no pod is being worked on now."""
         return self._queue.idle()
 
-    def observe(self, pod: str, desired: DesiredPod | None) -> Observed:
-        """Return what is there of a pod; asks memory, and the image store only for what is about to start."""
+    def situation(self, pod: str, desired: DesiredPod | None) -> Situation:
+        """Return what is decided from; asks memory, and the image store only for what is to start."""
         machine = self._machine
         runs = tuple(_observed_run(live) for live in machine.containers.runs(pod))
-        return Observed(
-            runs=runs,
-            network=machine.networks.state(pod),
-            images=self._images(desired, runs) if desired else {},
+        images = self._images(desired, runs) if desired is not None else {}
+        return Situation(
+            desired=desired,
+            status=machine.journal.status(pod),
+            observed=Observed(runs=runs, network=machine.networks.state(pod), images=images),
+            now=Moment(
+                wall=machine.clock.wall(), monotonic=machine.clock.monotonic(), boot_id=machine.boot_id
+            ),
+            backoff=machine.backoff,
         )
 
     def view(self, pod: str) -> PodView:
         """Return what to show for a pod."""
-        desired = self._machine.journal.get(pod)
-        status = self._machine.journal.status(pod)
-        observed = self.observe(pod, desired)
-        return view_pod(desired, status, observed, self.moment(), self._machine.backoff)
+        return view_pod(self.situation(pod, self._machine.journal.get(pod)))
 
     def _images(self, desired: DesiredPod, runs: Sequence[Run]) -> dict[str, ObservedImage]:
         running = {(run.container, run.hash) for run in runs if run.state is State.RUNNING}
@@ -159,15 +161,9 @@ class Reconciler:
     def _desired(self, pod: str) -> DesiredPod | None:
         return None if self._draining else self._machine.journal.get(pod)
 
-    def moment(self) -> Moment:
-        """Return both clocks."""
-        machine = self._machine
-        return Moment(wall=machine.clock.wall(), monotonic=machine.clock.monotonic(), boot_id=machine.boot_id)
-
-    def _plan(self, pod: str, desired: DesiredPod | None, observed: Observed) -> Plan:
-        machine = self._machine
-        planned = plan(desired, machine.journal.status(pod), observed, self.moment(), machine.backoff)
-        if not self._draining and (desired is not None or pod in machine.journal.statuses()):
+    def _plan(self, situation: Situation) -> Plan:
+        planned = plan(situation)
+        if not self._draining:
             return planned
         # While pods are only stopped for the agent's end, what the journal knows of them stays.
         actions = tuple(step for step in planned.actions if not isinstance(step, Forget))
@@ -190,7 +186,7 @@ class Reconciler:
             revision = desired.revision if desired is not None else ""
             log = _log.bind(pod=pod, revision=revision, cause=cause)
             self._give_up_pulls(pod, desired)
-            planned = self._plan(pod, desired, self.observe(pod, desired))
+            planned = self._plan(self.situation(pod, desired))
             if not planned.actions:
                 if planned.look_again is not None:
                     self._queue.add_after(pod, planned.look_again)

@@ -10,7 +10,7 @@ from tank_agent.spec.model import RestartPolicy
 
 
 class Backoff(Struct, frozen=True, kw_only=True):
-    """`delay = min(base · 2ⁿ, cap)`, n being the failures since the last run of `stable_after`; all in seconds."""
+    """`delay = min(base · 2ⁿ, cap)`, n being the failures since a run of `stable_after`; all in seconds."""
 
     base: float = 10.0
     cap: float = 300.0
@@ -57,7 +57,7 @@ def after_exit(status: ContainerStatus, exit_: Exit, backoff: Backoff) -> Contai
 
 
 def after_reboot(status: ContainerStatus, now: float) -> ContainerStatus:
-    """Return the status of a container whose run ended with the machine: not its fault, so no back-off is added."""
+    """Return the status of a container whose run ended with the machine: not its fault, so no back-off."""
     lost = Exit(at=now, reason="the machine restarted while it was running")
     return msgspec.structs.replace(status, instance="", boot_id="", exit=lost)
 
@@ -87,7 +87,8 @@ def never_began(status: ContainerStatus) -> ContainerStatus:
 def waits_until(status: ContainerStatus, now: float, backoff: Backoff) -> float | None:
     """Return when the container may start again, None if it may now.
 
-    The time was written down by an earlier clock: one that was set back must not make the wait longer than its cap.
+    The time was written down by an earlier clock: one that was set back must not make the wait longer than
+    its cap.
     """
     if status.retry_at is None or status.retry_at <= now:
         return None

@@ -10,6 +10,7 @@ import structlog
 
 from tank_agent.errors import TankError
 from tank_agent.journal.journal import Journal
+from tank_agent.linux.clock import Clock
 from tank_agent.source.snapshot import Snapshot
 
 _log = structlog.get_logger()
@@ -36,7 +37,8 @@ class SourceLoop:
         journal: what they say goes there.
         wake: called for every pod that changed, with the cause.
         each_resync: called after the sources were looked at by the clock.
-        resync: seconds between two looks without any event.
+        resync: seconds between two looks at everything.
+        clock: measures that.
     """
 
     def __init__(
@@ -47,12 +49,14 @@ class SourceLoop:
         wake: Callable[[str, str], None],
         each_resync: Callable[[], object],
         resync: float,
+        clock: Clock,
     ) -> None:
         self._sources = sources
         self._journal = journal
         self._wake = wake
         self._each_resync = each_resync
         self._resync = resync
+        self._clock = clock
         self._event = threading.Event()
         self._looked = threading.Condition()
         self._asked = 0
@@ -71,7 +75,7 @@ class SourceLoop:
         self._event.set()
 
     def sync(self, timeout: float) -> bool:
-        """Look at the sources now and wait until that is done; False if it is not within `timeout` seconds."""
+        """Look at the sources now and wait for that; False if it is not done within `timeout` seconds."""
         with self._looked:
             self._asked += 1
             ticket = self._asked
@@ -86,7 +90,7 @@ class SourceLoop:
         self._thread.join(_JOIN_DEADLINE)
 
     def look(self, cause: str) -> float | None:
-        """Take and merge every source's snapshot; return in how many seconds one wants to be looked at again."""
+        """Take and merge every snapshot; return in how many seconds a source wants to be looked at again."""
         delays = []
         for source in self._sources:
             try:
@@ -122,18 +126,21 @@ class SourceLoop:
             self._wake(pod, cause)
 
     def _run(self) -> None:
-        wait = self._resync
+        resync_at = self._clock.monotonic() + self._resync
+        settle: float | None = None
         while True:
-            by_event = self._event.wait(wait)
+            left = max(0.0, resync_at - self._clock.monotonic())
+            self._event.wait(left if settle is None else min(settle, left))
             self._event.clear()
             if self._stopped:
                 return
             with self._looked:
                 asked = self._asked
-            settle = self._look_safely("source changed" if by_event else "resync")
-            wait = self._resync if settle is None else min(settle, self._resync)
-            if not by_event:
+            due = self._clock.monotonic() >= resync_at
+            settle = self._look_safely("resync" if due else "source changed")
+            if due:
                 self._each_resync()
+                resync_at = self._clock.monotonic() + self._resync
             with self._looked:
                 self._answered = asked
                 self._looked.notify_all()

@@ -1,7 +1,7 @@
 """What a former agent left: runs to take over, and remains to remove.
 
-A process is known by what the kernel says of it now (its cgroup, its arguments), never by a number in a file alone,
-since numbers are used again.
+A process is known by what the kernel says of it now (its cgroup, its arguments), never by a number in a
+file alone, since numbers are used again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from tank_agent.runtime import conmon, instance
 from tank_agent.runtime.cgroup import CgroupHost
 from tank_agent.runtime.containers import Containers, Live, Tools, read_exit
 from tank_agent.runtime.crun import Listed
-from tank_agent.runtime.instance import Record
 from tank_agent.runtime.rootfs import remove_tree
 
 _STARTED = frozenset({"running", "paused", "stopped"})
@@ -26,7 +25,8 @@ _MONITOR_DEADLINE_MS = 3000
 def adopt_all(containers: Containers, tools: Tools, now: float) -> tuple[Live, ...]:
     """Take over every run in the runs' directory, sweep what belongs to none, and return the runs.
 
-    To be called once, before anything is started. Runs that never began are returned as PARTIAL, for the loop to remove.
+    To be called once, before anything is started. Runs that never began are returned as PARTIAL, for the
+    loop to remove.
     """
     listed = tools.crun.list()
     monitors = _monitors(containers.directory)
@@ -37,7 +37,9 @@ def adopt_all(containers: Containers, tools: Tools, now: float) -> tuple[Live, .
             # Nothing is made before the record is written.
             remove_tree(directory)
             continue
-        run = _inspect(directory, record, listed, monitors, tools.cgroups, now)
+        run = _inspect(Live(record=record, directory=directory), listed, monitors, tools.cgroups)
+        if run.started and run.monitor is None:
+            run.exit = read_exit(run, _modified(directory / conmon.EXIT) or now)
         containers.adopt(run)
         adopted.append(run)
     known = {run.record.id for run in adopted}
@@ -46,14 +48,11 @@ def adopt_all(containers: Containers, tools: Tools, now: float) -> tuple[Live, .
 
 
 def _inspect(
-    directory: Path,
-    record: Record,
-    listed: Mapping[str, Listed],
-    monitors: Mapping[str, int],
-    cgroups: CgroupHost,
-    now: float,
+    run: Live, listed: Mapping[str, Listed], monitors: Mapping[str, int], cgroups: CgroupHost
 ) -> Live:
-    run = Live(record=record, directory=directory, stopping=instance.read_stopping(directory))
+    """Find out how far a run is, and open its processes."""
+    directory, record = run.directory, run.record
+    run.stopping = instance.read_stopping(directory)
     entry = listed.get(record.id)
     run.pid = instance.read_number(directory / conmon.CONTAINER_PID) or (entry.pid if entry else None)
     if run.pid is not None:
@@ -63,12 +62,10 @@ def _inspect(
             run.process = None
     monitor = monitors.get(record.id)
     run.monitor = pidfd.open_process(monitor) if monitor is not None else None
-    ended_at = _modified(directory / conmon.EXIT)
-    run.started = (entry is not None and entry.status in _STARTED) or ended_at is not None
-    if run.started and run.monitor is None:
-        run.exit = read_exit(run, ended_at if ended_at is not None else now)
+    ended = _modified(directory / conmon.EXIT) is not None
+    run.started = ended or (entry is not None and entry.status in _STARTED)
     if not run.started and run.monitor is not None:
-        # Its crun, should it still be at work, dies with it (PR_SET_PDEATHSIG): nothing appears behind our back.
+        # Its crun, should it still be at work, dies with it (PR_SET_PDEATHSIG): nothing appears behind us.
         pidfd.send_signal(run.monitor, signal.SIGKILL)
         pidfd.wait(run.monitor, _MONITOR_DEADLINE_MS)
     return run
@@ -107,7 +104,7 @@ def _monitors(directory: Path) -> dict[str, int]:
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
             arguments = pidfd.command_line(int(entry.name))
-            if len(arguments) > 2 and os.path.basename(arguments[0]) == "conmon" and "-b" in arguments:
+            if len(arguments) > 2 and Path(arguments[0]).name == "conmon" and "-b" in arguments:
                 bundle = arguments[arguments.index("-b") + 1]
                 if bundle.startswith(prefix):
                     found[bundle.removeprefix(prefix)] = int(entry.name)

@@ -38,7 +38,8 @@ class _Message(Struct):
 def create(program: str, crun: Crun, directory: Path, record: Record, log: Path) -> int:
     """Start conmon, let it create the container, and return the container's process id.
 
-    `directory` is the bundle and becomes conmon's working directory. The output goes to `log`, k8s-file format, appended.
+    `directory` is the bundle and becomes conmon's working directory. The output goes to `log`, k8s-file
+    format, appended.
 
     Raises:
         StartFailed: the runtime refused; the message is its own.
@@ -61,8 +62,8 @@ def create(program: str, crun: Crun, directory: Path, record: Record, log: Path)
 
 
 def _spawn(program: str, arguments: list[str], directory: Path, sync: Path) -> None:
-    # Opened for reading too: conmon 2.1.6 dies of a broken pipe when the agent dies before it has reported, and
-    # a pipe that it holds the reading end of cannot break.
+    # Opened for reading too: conmon 2.1.6 dies of a broken pipe when the agent dies before it has
+    # reported, and a pipe that it holds the reading end of cannot break.
     writer = os.open(sync, os.O_RDWR | os.O_CLOEXEC)
     output = os.open(directory / "conmon.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:

@@ -1,8 +1,9 @@
 """crun, and how to start it on hosts where it refuses to.
 
 crun does not start where the v1 controllers and a v2 hierarchy are mounted side by side ("hybrid mode not
-supported"). There only `create` looks at the cgroup mounts, so `create` alone runs in a private mount namespace whose
-/sys/fs/cgroup holds the v1 controllers and nothing else; nothing of it is left when crun has gone.
+supported"). There only `create` looks at the cgroup mounts, so `create` alone runs in a private mount
+namespace whose /sys/fs/cgroup holds the v1 controllers and nothing else; nothing of it is left when crun
+has gone.
 """
 
 from __future__ import annotations

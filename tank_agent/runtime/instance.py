@@ -50,8 +50,8 @@ class Stopping(Struct, frozen=True, kw_only=True):
 class State(enum.StrEnum):
     """How far a run is.
 
-    PARTIAL never began (the agent died while making it, or the runtime refused). ORPHANED runs, but its conmon
-    is gone, so its output and exit code are lost. EXITED is over.
+    PARTIAL never began (the agent died while making it, or the runtime refused). ORPHANED runs, but its
+    conmon is gone, so its output and exit code are lost. EXITED is over.
     """
 
     PARTIAL = "partial"

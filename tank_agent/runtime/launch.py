@@ -26,8 +26,9 @@ _OPEN_FILES_HARD = 524_288
 class Launch(Struct, frozen=True, kw_only=True):
     """Everything that one run is made of.
 
-    `layers` are lowest first, `netns` None means the host's network, `files` is the directory with the pod's hosts,
-    hostname and resolv.conf; `hash` and `revision` are the spec's, `image` is what `tank status` shows.
+    `layers` are lowest first, `netns` None means the host's network, `files` is the directory with the
+    pod's hosts, hostname and resolv.conf; `hash` and `revision` are the spec's, `image` is what `tank
+    status` shows.
     """
 
     pod: str

@@ -1,8 +1,8 @@
 """The OCI runtime configuration of a container: a pure function of what should run (runtime-spec, config.md).
 
-Hardening is DESIGN section 7's: podman's eleven capabilities, no_new_privileges, our own seccomp profile, masked and
-read-only kernel paths, /dev of our own. Nothing of an image's labels or a user's text becomes an annotation, since
-crun is steered by those.
+Hardening is DESIGN section 7's: podman's eleven capabilities, no_new_privileges, our own seccomp profile,
+masked and read-only kernel paths, /dev of our own. Nothing of an image's labels or a user's text becomes an
+annotation, since crun is steered by those.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Root file systems: the image's layers, a skeleton of ours on top of them, and a private upper directory.
 
-The overlay is mounted in the bundle while the container is being created and detached right after: the container
-holds it in its own mount namespace, so that a running container needs no mount on the host, and a dead agent
-leaves at most the one that it was working with.
+The overlay is mounted in the bundle while the container is being created and detached right after: the
+container holds it in its own mount namespace, so that a running container needs no mount on the host, and
+a dead agent leaves at most the one that it was working with.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """Volumes: managed directories that outlive their pod, and paths of the host.
 
-A volume reaches a container as a bind mount made from a descriptor (nosuid, nodev), in the run's own directory;
-crun only ever sees that mount, so no link that is swapped later can redirect it.
+A volume reaches a container as a bind mount made from a descriptor (nosuid, nodev), in the run's own
+directory; crun only ever sees that mount, so no link that is swapped later can redirect it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -37,7 +38,8 @@ class Volumes:
     ) -> tuple[BindMount, ...]:
         """Bind the wanted volumes into a bundle and return them for the OCI configuration.
 
-        A managed volume that does not exist yet is made, and belongs to `owner` (uid, gid): whoever uses it first.
+        A managed volume that does not exist yet is made, and belongs to `owner` (uid, gid), who uses it
+        first.
 
         Raises:
             Stalled: a host path does not exist, or a symbolic link is in it.
@@ -98,11 +100,9 @@ def _open_managed(directory: Path, name: str, owner: tuple[int, int]) -> int:
 def _make_volume(parent: int, name: str, owner: tuple[int, int]) -> None:
     """Make a volume so that it never stands there with the wrong owner."""
     temporary = f".{name}.new"
-    try:
+    # One that is there was left by an agent that died right here; nothing ever used it.
+    with contextlib.suppress(FileExistsError):
         os.mkdir(temporary, 0o755, dir_fd=parent)
-    except FileExistsError:
-        # Left by an agent that died right here; nothing ever used it.
-        pass
     os.chown(temporary, *owner, dir_fd=parent, follow_symlinks=False)
     os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
 
