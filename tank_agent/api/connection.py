@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler
 from typing import Any, Protocol
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 import structlog
 from msgspec import Struct
@@ -108,15 +108,19 @@ class Connection(BaseHTTPRequestHandler):
             return False
         self._reader.allow(seconds=self._times.head, size=MAX_HEAD)
         self.raw_requestline = self.rfile.readline(MAX_HEAD)
+        if not self.raw_requestline.endswith(b"\n"):
+            raise TooBig if len(self.raw_requestline) >= MAX_HEAD else CallerGone
         # False: the base class has answered what was malformed, through `send_error`.
         return self.parse_request()
 
     def _reply(self) -> tuple[Reply, str]:
         """Check the request and ask its route's handler; also return the protocol to upgrade to."""
         self._check_access("member")
-        url = urlsplit(self.path)
+        if self.request_version == "HTTP/0.9":
+            raise Refused(505, "this is HTTP/0.9; HTTP/1.1 is spoken here")
+        path, _, query = self.path.partition("?")
         try:
-            route, params = self.host.routes.find(self.command, url.path)
+            route, params = self.host.routes.find(self.command, path)
         except Refused:
             self._read_body(0)
             raise
@@ -124,9 +128,7 @@ class Connection(BaseHTTPRequestHandler):
         body = self._read_body(route.body)
         if route.upgrade and self.headers.get("Upgrade", "").lower() != route.upgrade:
             raise Refused(426, f"this needs an upgrade of the connection to {route.upgrade}")
-        request = Request(
-            params=params, query=_query(url.query), body=body, peer=self._peer, ended=self._ended
-        )
+        request = Request(params=params, query=_query(query), body=body, peer=self._peer, ended=self._ended)
         return route.handler(self.host.service, request), route.upgrade
 
     def _check_access(self, access: str) -> None:
@@ -231,6 +233,8 @@ class Connection(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _send_error(self, error: TankError | None) -> None:
+        # The base class sends no head to a caller whose version is old, or not known yet.
+        self.request_version = self.protocol_version
         if error is None:
             status, body = 500, ErrorBody(reason="bug", message="the agent failed; its log has the details")
         else:
@@ -241,8 +245,6 @@ class Connection(BaseHTTPRequestHandler):
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Answer what the base class found malformed, in our own form."""
         self.close_connection = True
-        # Before its first header line a request has no version, and without one the base class sends no head.
-        self.request_version = "HTTP/1.1"
         self._send_error(Refused(code, message or explain or "the request is malformed"))
 
     def log_message(self, format: str, *args: Any) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import errno
+import ctypes
 import os
 import socket
 import struct
 
 from msgspec import Struct
 
+from tank_agent.linux.libc import call
+
 # include/uapi/asm-generic/socket.h; Python has no name for it.
 _SO_PEERGROUPS = 59
+# NGROUPS_MAX (limits.h).
+_GROUPS_MAX = 65536
 _CREDENTIALS = struct.Struct("3i")
 
 
@@ -48,13 +52,8 @@ def peer_of(connection: socket.socket) -> Peer:
 
 
 def _groups(connection: socket.socket) -> frozenset[int]:
-    # 65536 is NGROUPS_MAX (limits.h), so that the second size always suffices.
-    for count in (64, 65536):
-        try:
-            raw = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, 4 * count)
-        except OSError as error:
-            if error.errno != errno.ERANGE:
-                raise
-        else:
-            return frozenset(struct.unpack(f"={len(raw) // 4}I", raw))
-    return frozenset()
+    # Through libc, since Python's getsockopt takes no more than 1024 bytes.
+    buffer = (ctypes.c_uint32 * _GROUPS_MAX)()
+    size = ctypes.c_uint32(ctypes.sizeof(buffer))
+    call("getsockopt", connection.fileno(), socket.SOL_SOCKET, _SO_PEERGROUPS, buffer, ctypes.byref(size))
+    return frozenset(buffer[: size.value // ctypes.sizeof(ctypes.c_uint32)])

@@ -114,7 +114,8 @@ def decode_error(status: int, content: bytes) -> TankError:
     kind = next((kind for kind in _subclasses(TankError) if kind.reason == body.reason), None)
     if kind is not None and issubclass(kind, InvalidSpec):
         return kind(body.problems)
-    if kind is None:
+    # One with a constructor of its own carries more than travels.
+    if kind is None or kind.__init__ is not TankError.__init__:
         kind = {403: AgentUnreachable, 503: Retry}.get(status, TankError)
     return kind(body.message, where=body.where, hint=body.hint)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tank_agent.client.client import Client
+    from tank_agent.settings import Settings
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -30,6 +33,28 @@ def add_output(parser: argparse.ArgumentParser, *forms: str, default: str = "tex
         default=default,
         help=f"form of the output (default {default})",
     )
+
+
+def add_places(parser: argparse.ArgumentParser) -> None:
+    """Add where the agent keeps its things, for `load_places`."""
+    parser.add_argument(
+        "--config", type=Path, metavar="F", help="default /etc/tank/agent.toml, if there is one"
+    )
+    parser.add_argument("--data-dir", metavar="D", help="images, volumes, journal (default /var/lib/tank)")
+    parser.add_argument("--run-dir", metavar="D", help="socket, state until reboot (default /run/tank)")
+    parser.add_argument("--pods-dir", metavar="D", help="the pod files (default /etc/tank/pods.d)")
+
+
+def load_places(arguments: argparse.Namespace) -> Settings:
+    """Return the agent's settings, with the directories of the command line over them.
+
+    Raises:
+        InvalidSpec: with every problem of the configuration.
+    """
+    from tank_agent.settings import load_settings
+
+    overrides = {key: getattr(arguments, key) for key in ("data_dir", "run_dir", "pods_dir")}
+    return load_settings(arguments.config, environ=os.environ, overrides=overrides)
 
 
 def duration(text: str) -> float:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from tank_agent.api.server import ApiServer
 from tank_agent.api.service import AppliedPod, PlannedPod, PlanReport
 from tank_agent.errors import InvalidSpec, OwnedElsewhere, PodNotFound, Problem
 from tank_agent.journal.records import DesiredPod, Event, Revision
@@ -40,6 +43,7 @@ class FakeService:
         self.calls: list[tuple[Any, ...]] = []
         self.report = PlanReport(pods=())
         self.failure: Exception | None = None
+        self.waited = threading.Event()
 
     def add(self, name: str, phase: str = "running", owner: str = "api", **fields: Any) -> None:
         with self.condition:
@@ -98,9 +102,13 @@ class FakeService:
         problems = []
         for number, line in enumerate(text.splitlines(), 1):
             if line == "bad":
-                problems.append(Problem(file, number, "containers[0].image", "is empty; give an image", "web"))
+                problems.append(
+                    Problem(file, number, "containers[0].image", "is empty; give an image", "web")
+                )
             if line == "owned":
-                raise OwnedElsewhere("web is owned by a file", where="/etc/tank/pods.d/web.toml", hint="edit it")
+                raise OwnedElsewhere(
+                    "web is owned by a file", where="/etc/tank/pods.d/web.toml", hint="edit it"
+                )
         if problems:
             raise InvalidSpec(tuple(problems))
         names = [line for line in text.splitlines() if line.replace("-", "").isalnum()]
@@ -124,6 +132,7 @@ class FakeService:
 
     def wait(self, name: str, phase: str, timeout: float) -> dict[str, Any]:
         deadline = time.monotonic() + timeout
+        self.waited.set()
         with self.condition:
             while True:
                 if phase == "deleted" and name not in self.pods:
@@ -184,3 +193,26 @@ CHANGES = PlanReport(
         PlannedPod(name="web", change="create", actions=("pull", "start web/app")),
     )
 )
+
+
+@contextmanager
+def serving(service: FakeService, socket_path: Path, **options: Any) -> Iterator[ApiServer]:
+    """Serve while the block runs; no thread of the server is left after it."""
+    server = ApiServer(service, socket_path, **options)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+        until(lambda: not api_threads())
+
+
+def api_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("api")]
+
+
+def until(condition: Callable[[], object], timeout: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.005)

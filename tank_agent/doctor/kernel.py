@@ -1,0 +1,193 @@
+"""What the kernel can do: read where it says so, else tried in a namespace that ends with its thread."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from tank_agent.doctor.check import Check, fail, ok, warn
+from tank_agent.linux.libc import call
+from tank_agent.linux.mounts import MS_PRIVATE, MS_REC, mount
+
+# linux/sched.h
+_CLONE_NEWNS = 0x00020000
+_CLONE_NEWNET = 0x40000000
+# linux/rtnetlink.h, linux/if_link.h, linux/netlink.h
+_RTM_NEWLINK = 16
+_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_CREATE, _NLM_F_EXCL = 0x1, 0x4, 0x400, 0x200
+_IFLA_LINK, _IFLA_LINKINFO, _IFLA_INFO_KIND = 5, 18, 1
+_LOOPBACK_INDEX = 1
+
+# mount_setattr(2), with which volumes are bound; idmapped overlay layers come with the second.
+_KERNEL_FLOOR = (5, 12)
+_KERNEL_GOOD = (5, 19)
+_WATCHES, _INSTANCES = 8192, 32
+
+
+def root(uid: int) -> Check:
+    """Say whether this is root, as which the agent has to run."""
+    if uid == 0:
+        return ok("root", "yes")
+    return fail("root", f"no, this is user {uid}, who can't see all of what follows", "use sudo")
+
+
+def kernel_version(release: str) -> Check:
+    """Say whether the kernel is new enough."""
+    match = re.match(r"(\d+)\.(\d+)", release)
+    version = (int(match[1]), int(match[2])) if match else (0, 0)
+    if version < _KERNEL_FLOOR:
+        return fail("kernel", f"{release}, older than 5.12", "use Debian 12 or newer")
+    if version < _KERNEL_GOOD:
+        return warn(
+            "kernel", f"{release}, older than 5.19: no user namespaces with images", "use Debian 12 or newer"
+        )
+    return ok("kernel", release)
+
+
+def overlay(file_systems: str, attempt: str | None) -> Check:
+    """Say whether overlayfs works; `attempt` is why mounting one did not, None if it did."""
+    name = "overlayfs"
+    listed = "\toverlay\n" in file_systems
+    if attempt is None:
+        return ok(name, "works")
+    if not listed:
+        return fail(name, "not in this kernel", "modprobe overlay; rootfs = … needs it as well")
+    return fail(name, f"can't be mounted: {attempt}", "run as root, outside of other containers")
+
+
+def try_overlay() -> str | None:
+    """Mount an overlay of two directories on a tmpfs, seen by nobody else; return why it failed."""
+
+    def attempt() -> None:
+        call("unshare", _CLONE_NEWNS)
+        mount("none", "/", "none", MS_REC | MS_PRIVATE)
+        mount("tank-doctor", "/tmp", "tmpfs")  # noqa: S108 - our own, in a mount namespace of this thread
+        for part in ("lower", "upper", "work", "merged"):
+            os.mkdir(f"/tmp/{part}")  # noqa: S108, PTH102 - as above
+        options = "lowerdir=/tmp/lower,upperdir=/tmp/upper,workdir=/tmp/work"
+        mount("overlay", "/tmp/merged", "overlay", 0, options)  # noqa: S108 - as above
+
+    return _tried(attempt)
+
+
+def network_namespaces(attempt: str | None) -> Check:
+    """Say whether network namespaces can be made; `attempt` is why not, None if they can."""
+    if attempt is None:
+        return ok("network namespaces", "work")
+    return fail("network namespaces", f"can't be made: {attempt}", "run as root; see user.max_net_namespaces")
+
+
+def try_network_namespace() -> str | None:
+    """Make a network namespace that ends at once; return why it failed."""
+    return _tried(lambda: call("unshare", _CLONE_NEWNET))
+
+
+def macvlan(attempt: str | None) -> Check:
+    """Say whether the kernel has macvlan; `attempt` is why not, None if it has."""
+    if attempt is None:
+        return ok("macvlan", "available")
+    return warn(
+        "macvlan",
+        f"not available: {attempt}",
+        "modprobe macvlan; without it pods have no addresses of their own, network none and host work",
+    )
+
+
+def try_macvlan() -> str | None:
+    """Ask for a macvlan link in a private network namespace; return why the kernel does not know them.
+
+    It is asked for on the loopback, which no kernel allows, so that none is made; but only a kernel that has
+    macvlan (or can load it) gets as far as looking at that.
+    """
+
+    def attempt() -> None:
+        call("unshare", _CLONE_NEWNET)
+        error = _new_link("macvlan", _LOOPBACK_INDEX)
+        if error in (errno.EOPNOTSUPP, errno.EPERM):
+            raise OSError(error, os.strerror(error))
+
+    return _tried(attempt)
+
+
+def seccomp(status: str) -> Check:
+    """Say whether the kernel can filter system calls (proc_pid_status(5))."""
+    if re.search(r"^Seccomp_filters:", status, re.MULTILINE) or "\nSeccomp:" in status:
+        return ok("seccomp", "available")
+    return fail("seccomp", "not in this kernel", "use a kernel with CONFIG_SECCOMP_FILTER, such as Debian's")
+
+
+def user_namespaces(most: str | None) -> Check:
+    """Say whether user namespaces may be made; `most` is user.max_user_namespaces."""
+    if most is None:
+        return warn(
+            "user namespaces", "not in this kernel", "use a kernel with CONFIG_USER_NS, such as Debian's"
+        )
+    if int(most) == 0:
+        return warn("user namespaces", "switched off", "sysctl user.max_user_namespaces=65536")
+    return ok("user namespaces", f"at most {most.strip()}")
+
+
+def apparmor(enabled: str | None) -> Check:
+    """Say whether AppArmor is on; pods run well without it."""
+    on = (enabled or "").strip() == "Y"
+    return ok("AppArmor", "on" if on else "off; containers run without a profile")
+
+
+def inotify(instances: str, watches: str) -> Check:
+    """Say whether there is room to watch the pod files."""
+    found = f"{instances.strip()} instances, {watches.strip()} watches"
+    if int(instances) < _INSTANCES or int(watches) < _WATCHES:
+        fix = "sysctl fs.inotify.max_user_instances=128 fs.inotify.max_user_watches=65536"
+        return warn("inotify", f"{found}: changed files may be seen late", fix)
+    return ok("inotify", found)
+
+
+def read(path: str) -> str | None:
+    """Return a file of the kernel; None if this kernel has none such."""
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return None
+
+
+def _tried(attempt: Callable[[], object]) -> str | None:
+    """Run something in a thread that ends with the namespaces that it made; return why it failed."""
+    failure: list[str] = []
+
+    def target() -> None:
+        try:
+            attempt()
+        except OSError as error:
+            failure.append(error.strerror or str(error))
+
+    thread = threading.Thread(target=target)
+    thread.start()
+    thread.join()
+    return failure[0] if failure else None
+
+
+def _new_link(kind: str, parent: int) -> int:
+    """Ask for a new link (rtnetlink(7)) and return the errno of the answer, 0 for none."""
+    info = _attribute(_IFLA_LINKINFO, _attribute(_IFLA_INFO_KIND, kind.encode()))
+    link = _attribute(_IFLA_LINK, struct.pack("=I", parent))
+    payload = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, 0, 0, 0) + link + info
+    flags = _NLM_F_REQUEST | _NLM_F_ACK | _NLM_F_CREATE | _NLM_F_EXCL
+    head = struct.pack("=IHHII", 16 + len(payload), _RTM_NEWLINK, flags, 1, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
+        netlink.settimeout(5.0)
+        netlink.sendto(head + payload, (0, 0))
+        answer = netlink.recv(65536)
+    # struct nlmsgerr begins with the negated errno (netlink(7)).
+    code: int = struct.unpack_from("=i", answer, 16)[0]
+    return -code
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    padding = -len(value) % 4
+    return struct.pack("=HH", 4 + len(value), kind) + value + b"\0" * padding

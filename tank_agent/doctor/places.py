@@ -1,0 +1,115 @@
+"""The agent's directories, and the way out to the network."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tank_agent.doctor.check import Check, fail, ok, warn
+
+_LITTLE_SPACE = 2 << 30
+_NO_SPACE = 100 << 20
+# An overlay's upper directory can't lie on these (kernel Documentation/filesystems/overlayfs.rst).
+_NO_UPPER = ("overlay", "nfs", "nfs4", "cifs", "vfat", "exfat", "9p", "ecryptfs", "squashfs")
+# Flags of a route (linux/route.h, linux/ipv6_route.h).
+_ROUTE_UP, _ROUTE_REJECT = 0x1, 0x200
+
+
+def data_dir(path: Path, mount_info: str) -> Check:
+    """Say whether the file system of data_dir carries overlays, and how much room it has."""
+    there = existing(path)
+    kind = file_system(mount_info, there)
+    free = _free(there)
+    found = f"{path} on {kind or 'an unknown file system'}, {_size(free)} free"
+    if kind in _NO_UPPER or kind.startswith("fuse"):
+        return fail(
+            "data_dir", f"{found}; containers can't write there", "use a local ext4, xfs or btrfs: --data-dir"
+        )
+    if os.statvfs(there).f_flag & os.ST_RDONLY:
+        return fail("data_dir", f"{found}; read-only", "mount it writable, or choose another: --data-dir")
+    if free < _NO_SPACE:
+        return fail("data_dir", found, "free some space, or choose another: --data-dir")
+    if free < _LITTLE_SPACE:
+        return warn("data_dir", f"{found}; few images fit", "free some space, or choose another: --data-dir")
+    return ok("data_dir", found)
+
+
+def run_dir(path: Path, mount_info: str) -> Check:
+    """Say whether run_dir is lost at a reboot, as it should be."""
+    kind = file_system(mount_info, existing(path))
+    found = f"{path} on {kind or 'an unknown file system'}"
+    if kind in ("tmpfs", "ramfs"):
+        return ok("run_dir", found)
+    return warn("run_dir", f"{found}, which outlives a reboot", "mount a tmpfs there, or choose a directory on one: --run-dir")
+
+
+def pods_dir(path: Path) -> Check:
+    """Say whether the directory of the pod files is there."""
+    try:
+        count = sum(entry.suffix == ".toml" for entry in path.iterdir())
+    except FileNotFoundError:
+        return warn("pods_dir", f"{path} is not there", f"mkdir -p {path}")
+    except OSError as error:
+        return fail(
+            "pods_dir", f"{path} can't be read: {error.strerror}", "make it a directory that root can read"
+        )
+    return ok("pods_dir", f"{path} with {count} pod file{'' if count == 1 else 's'}")
+
+
+def uplink(ipv4_routes: str, ipv6_routes: str) -> Check:
+    """Say which interface leads out, on which pods get their addresses with `parent = "auto"`."""
+    names = dict.fromkeys([*_ipv4_defaults(ipv4_routes), *_ipv6_defaults(ipv6_routes)])
+    if not names:
+        return warn("uplink", "no default route", 'name the interface in pod files: parent = "eth0"')
+    return ok("uplink", ", ".join(names))
+
+
+def existing(path: Path) -> Path:
+    """Return the nearest directory that exists, from the path itself upwards."""
+    return next((parent for parent in (path, *path.parents) if parent.exists()), Path("/"))
+
+
+def file_system(mount_info: str, path: Path) -> str:
+    """Return the type of the file system that holds a path (proc_pid_mountinfo(5)); empty if unknown."""
+    wanted = path.resolve()
+    best, kind = -1, ""
+    for line in mount_info.splitlines():
+        left, _, right = line.partition(" - ")
+        point = Path(left.split(" ")[4].encode().decode("unicode_escape"))
+        # A later line of the same length is mounted on top.
+        if wanted.is_relative_to(point) and len(point.parts) >= best:
+            best, kind = len(point.parts), right.split(" ")[0]
+    return kind
+
+
+def _ipv4_defaults(routes: str) -> list[str]:
+    """Return the interfaces of the default routes of /proc/net/route, best first."""
+    rows = [line.split() for line in routes.splitlines()[1:]]
+    found = [
+        (int(row[6]), row[0])
+        for row in rows
+        if row[1] == row[7] == "00000000" and int(row[3], 16) & (_ROUTE_UP | _ROUTE_REJECT) == _ROUTE_UP
+    ]
+    return [name for _, name in sorted(found)]
+
+
+def _ipv6_defaults(routes: str) -> list[str]:
+    """Return the interfaces of the default routes of /proc/net/ipv6_route, best first."""
+    rows = [line.split() for line in routes.splitlines()]
+    found = [
+        (int(row[5], 16), row[9])
+        for row in rows
+        if row[0] == "0" * 32
+        and row[1] == "00"
+        and int(row[8], 16) & (_ROUTE_UP | _ROUTE_REJECT) == _ROUTE_UP
+    ]
+    return [name for _, name in sorted(found)]
+
+
+def _free(path: Path) -> int:
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize
+
+
+def _size(count: int) -> str:
+    return f"{count / (1 << 30):.1f} GiB"

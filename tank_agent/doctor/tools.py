@@ -1,0 +1,67 @@
+"""The programs that the agent calls, and which versions of them are known to be good."""
+
+from __future__ import annotations
+
+import re
+
+from tank_agent.doctor.check import Check, fail, ok, warn
+from tank_agent.errors import Retry, Stalled
+from tank_agent.linux.process import run
+
+_TIMEOUT = 5.0
+# Debian has no packages of this version yet, so this names what a user can do today.
+_NEWER = "install a newer one where your distribution has it; until then the agent works around what is known"
+
+CRUN_FLOOR = (1, 28)
+CRUN_REASON = "older ones follow an image's /dev out of it (CVE-2026-47766) and leak descriptors (CVE-2024-21626)"
+CONMON_FLOOR = (2, 2, 1)
+CONMON_REASON = "older ones stall a container whose attached terminal stops reading, and mishandle resizes"
+
+
+def output_of(*argv: str) -> str | None:
+    """Return what a program prints; None if it is not installed, or does not work."""
+    try:
+        done = run(argv, timeout=_TIMEOUT)
+    except (Stalled, Retry):
+        return None
+    return done.stdout if done.code == 0 else None
+
+
+def version_of(output: str | None) -> tuple[int, ...] | None:
+    """Return the first version number in a program's output: "crun version 1.8.1" → (1, 8, 1)."""
+    match = re.search(r"\d+(?:\.\d+)+", output or "")
+    return tuple(map(int, match[0].split("."))) if match else None
+
+
+def needed_tool(name: str, output: str | None, floor: tuple[int, ...], reason: str) -> Check:
+    """Say whether a program without which no container runs is there, and new enough."""
+    if output is None:
+        return fail(name, "not installed, or it does not run", f"apt install {name}")
+    version = version_of(output)
+    if version is None:
+        return warn(name, f"of an unknown version: {output[:60]!r}", f"use version {_dotted(floor)} or newer")
+    found = f"version {_dotted(version)}"
+    if version < floor:
+        return warn(name, f"{found}, older than {_dotted(floor)}: {reason}", _NEWER)
+    return ok(name, found)
+
+
+def tar(output: str | None) -> Check:
+    """Say whether GNU tar is there, which unpacks image layers."""
+    if output is None:
+        return fail("tar", "not installed", "apt install tar")
+    first = output.partition("\n")[0]
+    if "GNU tar" not in first:
+        return fail("tar", f"not GNU tar: {first[:60]}", "apt install tar, and have it first on the PATH")
+    return ok("tar", first)
+
+
+def git(output: str | None) -> Check:
+    """Say whether git is there, which people use to push; the agent itself fetches without it."""
+    if output is None:
+        return warn("git", "not installed", "apt install git, if pods come from a repository on this machine")
+    return ok("git", output.strip())
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
