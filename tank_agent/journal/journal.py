@@ -25,6 +25,14 @@ class Applied(Struct, frozen=True, kw_only=True):
     updated: tuple[str, ...] = ()
 
 
+class Preview(Struct, frozen=True, kw_only=True):
+    """What a merge would do: the desired pods after it, what would change, and all problems then."""
+
+    desired: Mapping[str, DesiredPod]
+    applied: Applied
+    problems: tuple[Problem, ...]
+
+
 class Journal(Protocol):
     """Desired pods, their revisions, their status, and the events; one writer, durable when a call returns.
 
@@ -42,6 +50,10 @@ class Journal(Protocol):
 
     def merge(self, snapshot: Snapshot) -> Applied:
         """Merge a source's snapshot by the ownership rules of DESIGN section 4, in one transaction."""
+        ...
+
+    def preview(self, snapshot: Snapshot) -> Preview:
+        """Return what `merge` would do with the snapshot, and do nothing."""
         ...
 
     def put(self, pod: Pod, revision: str) -> DesiredPod:

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 import msgspec
 from msgspec import Struct
@@ -17,6 +17,9 @@ from tank_agent.errors import OwnedElsewhere, Problem
 from tank_agent.journal.records import DesiredPod
 from tank_agent.source.snapshot import Declared, Snapshot
 from tank_agent.spec.model import Pod, content_hash
+
+# Sources whose pods go when they no longer declare them.
+MIRRORS = ("dir", "git")
 
 
 class Known(Struct, frozen=True, kw_only=True):
@@ -85,7 +88,7 @@ def put(known: Known, pod: Pod, revision: str, now: float) -> DesiredPod:
         OwnedElsewhere: a file or git owns the name.
     """
     current = known.desired.get(pod.name)
-    if current is not None and source_of(current.owner) in ("dir", "git"):
+    if current is not None and source_of(current.owner) in MIRRORS:
         raise OwnedElsewhere(
             f"cannot apply pod {pod.name}: it belongs to {_describe(current.owner)}",
             hint=f"edit {_where_to_edit(current.owner)} instead",
@@ -104,10 +107,13 @@ def refuse_deletion(pod: DesiredPod, owner_exists: bool) -> None:
         )
 
 
-def with_errors(desired: Mapping[str, DesiredPod], problems: Iterable[Problem]) -> list[DesiredPod]:
+def with_errors(
+    desired: Mapping[str, DesiredPod], problems: Iterable[Problem], heard: Container[str]
+) -> list[DesiredPod]:
     """Return the pods whose `error` has to change to show these problems, as they have to be.
 
-    A problem belongs to the pod that it names, or else to all pods of its file.
+    A problem belongs to the pod that it names, or else to all pods of its file. `heard` are the mirrors that
+    were read since the agent started: of another's pods it is not known whether the old error is mended.
     """
     by_pod: dict[str, list[str]] = {}
     by_file: dict[str, list[str]] = {}
@@ -120,6 +126,9 @@ def with_errors(desired: Mapping[str, DesiredPod], problems: Iterable[Problem]) 
     for pod in desired.values():
         lines = by_pod.get(pod.name, []) + (by_file.get(pod.file, []) if pod.file else [])
         error = "\n".join(lines) or None
+        source = source_of(pod.owner)
+        if error is None and source in MIRRORS and source not in heard:
+            continue
         if error != pod.error:
             stale.append(msgspec.structs.replace(pod, error=error))
     return stale
@@ -155,7 +164,7 @@ def _winner(
 ) -> Declared | None:
     if current is not None and source_of(current.owner) != source:
         return None
-    ordered = sorted(claimants, key=lambda declared: (declared.owner, declared.line))
+    ordered = sorted(claimants, key=lambda declared: (declared.owner, declared.file, declared.line))
     if current is None:
         return ordered[0]
     incumbent = next((declared for declared in ordered if declared.owner == current.owner), None)

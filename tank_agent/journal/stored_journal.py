@@ -12,7 +12,7 @@ import msgspec
 
 from tank_agent.errors import Problem, Retry, Stalled
 from tank_agent.journal import ownership, transitions
-from tank_agent.journal.journal import Applied
+from tank_agent.journal.journal import Applied, Preview
 from tank_agent.journal.records import DesiredPod, Event, NewEvent, PodStatus, Revision
 from tank_agent.journal.store import Store, Table, Write
 from tank_agent.journal.transitions import Change, Limits, State
@@ -110,6 +110,15 @@ class StoredJournal:
         """Merge a source's snapshot in one transaction."""
         return self._change(
             lambda state: transitions.merge(state, snapshot, now=self._clock(), limits=self._limits)
+        )
+
+    def preview(self, snapshot: Snapshot) -> Preview:
+        """Return what `merge` would do with the snapshot, and do nothing."""
+        change = transitions.merge(self._now(), snapshot, now=self._clock(), limits=self._limits)
+        return Preview(
+            desired=MappingProxyType(change.state.desired),
+            applied=change.answer,
+            problems=transitions.all_problems(change.state),
         )
 
     def put(self, pod: Pod, revision: str) -> DesiredPod:

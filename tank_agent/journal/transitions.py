@@ -26,9 +26,6 @@ SCHEMA_KEY = b"schema"
 SPENT_PREFIX = b"spent:"
 MEMORY_PREFIX = b"memory:"
 
-# A mirror whose pod went away lets another mirror that declares the same name have it.
-_MIRRORS = ("dir", "git")
-
 
 class Limits(Struct, frozen=True, kw_only=True):
     """How much history is kept: revisions of one pod, and events in all."""
@@ -41,8 +38,8 @@ class State(Struct, frozen=True, kw_only=True):
     """All that is read without asking the store. Nothing in it is ever changed in place.
 
     `spent` are names that no seed may write. Events have the numbers `first_event` to `last_event`.
-    `snapshots` are the last available ones of the mirrors; `merged` is what each source's last merge saw and
-    left.
+    `snapshots` are the last ones of the mirrors that are available now; `merged` is what each source's last
+    merge saw and left.
     `outages` are the problems of sources that could not be read at all at their last try.
     """
 
@@ -79,6 +76,7 @@ def merge(state: State, snapshot: Snapshot, *, now: float, limits: Limits) -> Ch
     else:
         # What is known to be wrong with single pods stays true until the source can be read again.
         draft.outages[snapshot.source] = snapshot.problems
+        draft.snapshots.pop(snapshot.source, None)
     change = draft.finish()
     merged = {**change.state.merged, snapshot.source: (snapshot, change.state.desired)}
     return Change(msgspec.structs.replace(change.state, merged=merged), change.writes, change.answer)
@@ -107,7 +105,7 @@ def delete(
     draft = _Draft(state, now, limits)
     draft.remove(name)
     draft.spend({name})
-    draft.offer_removed()
+    draft.offer_removed(skip=ownership.source_of(pod.owner))
     change = draft.finish()
     return Change(change.state, change.writes, True)
 
@@ -212,12 +210,12 @@ class _Draft:
             self.remove(name)
         self.spend(merged.seeded)
         self.problems[snapshot.source] = merged.problems
-        if snapshot.source in _MIRRORS:
+        if snapshot.source in ownership.MIRRORS:
             self.snapshots[snapshot.source] = snapshot
 
-    def offer_removed(self, skip: str = "") -> None:
+    def offer_removed(self, *, skip: str) -> None:
         """Merge the other mirrors' last snapshots again if they declare a name that has become free."""
-        for source in _MIRRORS:
+        for source in ownership.MIRRORS:
             snapshot = self.snapshots.get(source)
             if source == skip or snapshot is None or not self._removed:
                 continue
@@ -228,6 +226,11 @@ class _Draft:
         current = self.known().desired.get(pod.name)
         if current is pod:
             return
+        freed = self._state.desired.get(pod.name) if pod.name in self._removed else None
+        if freed is not None and freed.pod == pod.pod:
+            # Its next owner wants the same: the pod changes hands and goes on.
+            current = freed
+            pod = msgspec.structs.replace(freed, owner=pod.owner, revision=pod.revision, file=pod.file)
         self._mutable()[pod.name] = pod
         if current is None or current.generation != pod.generation:
             if self._generations is None:
@@ -254,7 +257,7 @@ class _Draft:
             spent=self._spent,
         )
         problems = all_problems(state)
-        for pod in ownership.with_errors(self.known().desired, problems):
+        for pod in ownership.with_errors(self.known().desired, problems, self.problems):
             self._mutable()[pod.name] = pod
         if self._desired is None:
             return Change(state, self._writes, Applied())

@@ -125,6 +125,13 @@ class DirectorySource:
         return self._last[1]
 
 
+def snapshot_of_texts(
+    files: Mapping[str, str], parse: Callable[[bytes, str], PodFile] = parse_bytes
+) -> Snapshot:
+    """Return the snapshot of a directory with just these files (absolute path → text), for `tank plan`."""
+    return _snapshot({file: parse(text.encode(), file) for file, text in sorted(files.items())}, frozenset())
+
+
 _REPLACED = (
     "has no pods, and is not the directory that the running pods came from: it looks unmounted or replaced;"
     " those pods go on. Mount it again, or put a pod file in it to make it count, or remove each pod with"

@@ -128,7 +128,8 @@ def _missing(directory_fd: int, name: str) -> Gone | Unusable:
         target = os.readlink(name, dir_fd=directory_fd)
     except OSError:
         return Gone()
-    return Unusable(f"is a link to {target}, which is not there")
+    shown = os.fsencode(target).decode(errors="replace")
+    return Unusable(f"is a link to {shown}, which is not there")
 
 
 def _cannot(error: OSError) -> Unusable:

@@ -36,8 +36,8 @@ class Snapshot(Struct, frozen=True, kw_only=True):
 
     `available` False means that the source as a whole could not be read (no such directory, unmounted,
     no network): nothing may be concluded from it, and `problems` says why.
-    `unreadable` are owners (`dir:<file>`) whose content is not completely known now: their pods are kept as they
-    are, unless `pods` has a newer spec from the same owner. Another owner in `pods` does not get their names.
+    `unreadable` are owners (`dir:<file>`) whose content is not completely known now: their pods are kept as
+    they are, unless `pods` has a newer spec from the same owner. No other owner in `pods` gets their names.
     `problems` are all findings; one with `pod` set keeps that pod's last good spec and shows the error there.
     """
 
