@@ -35,6 +35,8 @@ from tank_agent.network.wanted import LINK_GROUP, LINK_KIND, WantedNic, check_pa
 # linux/if_addr.h, linux/rtnetlink.h
 IFA_F_NODAD = 0x02
 RTNH_F_ONLINK = 4
+# In a removal this scope, and protocol 0, stand for any.
+RT_SCOPE_NOWHERE = 255
 
 _SYSCTLS = Path("/proc/sys/net")
 _REFUSED_PARENTS = {
@@ -163,7 +165,7 @@ def _apply_inside(steps: Sequence[Step]) -> None:
                     _add_route(route, step)
                 case RemoveRoute(nic=nic, route=unwanted):
                     with _explained(f"cannot remove a default route of {nic.name}", ignore=_GONE):
-                        route.route("del", **_route_arguments(unwanted))
+                        route.route("del", **_route_arguments(unwanted), scope=RT_SCOPE_NOWHERE, proto=0)
                     fault.point("network:route-removed")
                 case _:
                     pass

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from tank_agent.errors import Retry
+from tank_agent.errors import Retry, TankError
 from tank_agent.linux import namespaces
 from tank_agent.network import convergence, rtnetlink
 from tank_agent.network.host_facts import HostFacts
@@ -141,14 +141,25 @@ class PodNetworks:
             return frozenset()
 
     def sweep(self, keep: Collection[str]) -> tuple[str, ...]:
-        """Remove what is left of all other pods, also half-made pins, and return their names."""
+        """Remove what is left of all other pods, also half-made pins, and return their names.
+
+        Raises:
+            TankError, OSError: the first failure, after all others were removed.
+        """
         try:
             names = sorted(path.name for path in self._directory.iterdir())
         except FileNotFoundError:
             return ()
         leftovers = tuple(name for name in names if name not in keep and _POD.match(name))
+        failures: list[TankError | OSError] = []
         for name in leftovers:
-            self.remove(name)
+            try:
+                self.remove(name)
+            except (TankError, OSError) as error:
+                # One that cannot be removed must not keep the others.
+                failures.append(error)
+        if failures:
+            raise failures[0]
         return leftovers
 
     def _path(self, pod: str) -> Path:

@@ -14,7 +14,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -314,6 +315,14 @@ class TestDrift:
                 {"eth0 has a default route via 10.0.0.254 that the pod does not name"},
             ),
             (
+                "-6 route add default via fd00::99 dev eth0 metric 5",
+                {"eth0 has a default route via fd00::99 that the pod does not name"},
+            ),
+            (
+                "route add default dev eth0 metric 7 proto dhcp",
+                {"eth0 has a default route that the pod does not name"},
+            ),
+            (
                 "link set eth0 address 02:00:00:00:00:01",
                 {"eth0 has the MAC address 02:00:00:00:00:01 instead of", "eth0 is missing"},
             ),
@@ -477,6 +486,27 @@ class TestRefusals:
     def test_a_name_that_no_interface_can_have(self, lab: Lab, name: str) -> None:
         with pytest.raises(Stalled, match="no interface can be named"):
             lab.ensure("web", nics(msgspec.structs.replace(eth0(), name=name)))
+
+
+class TestManyAtOnce:
+    def test_pods_start_and_end_in_parallel_and_leave_no_descriptor(self, lab: Lab) -> None:
+        pods = {f"p{number}": nics(eth0(f"10.0.0.{number + 10}/24")) for number in range(8)}
+
+        def together(function: Callable[..., object], *columns: Iterable[object]) -> None:
+            with ThreadPoolExecutor(8) as workers:
+                list(workers.map(function, *columns))
+
+        def start_and_end() -> None:
+            together(lab.networks.ensure, pods, pods.values())
+            assert lab.networks.pinned() == set(pods)
+            assert [lab.networks.drift(pod, network) for pod, network in pods.items()] == [()] * 8
+            together(lab.networks.remove, pods)
+            assert lab.networks.pinned() == frozenset()
+
+        lab.host(start_and_end)
+        before = sorted(Path("/proc/self/fd").iterdir())
+        lab.host(start_and_end)
+        assert sorted(Path("/proc/self/fd").iterdir()) == before
 
 
 class TestRemoval:

@@ -1,0 +1,90 @@
+"""The pod's /etc/hosts, /etc/hostname and /etc/resolv.conf."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from tank_agent.network.files import hosts, pod_files, resolv_conf, write_files
+from tank_agent.network.host_facts import HostDns
+from tank_agent.network.pod_network import NetworkState
+from tank_agent.spec.model import Network
+
+LOCALHOST = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
+DNS = HostDns(servers=("10.0.0.1",), search=("lan", "home"), options=("edns0",), local=("127.0.0.53",))
+
+
+class TestHosts:
+    def test_a_pod_has_its_name_on_each_address(self) -> None:
+        state = NetworkState(addresses=("10.0.0.5/24", "fd00::5/64"))
+        assert hosts("web", Network(mode="nics"), state) == LOCALHOST + "10.0.0.5 web\nfd00::5 web\n"
+
+    def test_a_pod_without_addresses_has_it_on_loopback(self) -> None:
+        assert hosts("web", Network(), NetworkState()) == LOCALHOST + "127.0.1.1 web\n"
+
+    def test_a_pod_in_the_hosts_network_sees_the_hosts_entries(self) -> None:
+        text = hosts("web", Network(mode="host"), NetworkState(), host_hosts="10.1.1.1 nas\n\n")
+        assert text == "10.1.1.1 nas\n127.0.1.1 web\n"
+
+    def test_other_pods_do_not(self) -> None:
+        assert "nas" not in hosts("web", Network(), NetworkState(), host_hosts="10.1.1.1 nas\n")
+
+
+class TestResolvConf:
+    def test_the_pods_own_servers_win(self) -> None:
+        for mode in ("none", "host", "nics"):
+            network = Network(mode=mode, dns=("1.1.1.1", "::2"))
+            assert resolv_conf(network, DNS) == "nameserver 1.1.1.1\nnameserver ::2\n"
+
+    def test_without_a_network_it_is_empty(self) -> None:
+        assert resolv_conf(Network(), DNS) == ""
+
+    def test_a_pod_with_interfaces_gets_what_it_can_reach(self) -> None:
+        assert resolv_conf(Network(mode="nics"), DNS) == (
+            "nameserver 10.0.0.1\nsearch lan home\noptions edns0\n"
+        )
+
+    def test_a_pod_in_the_hosts_network_gets_the_hosts(self) -> None:
+        network = Network(mode="host")
+        assert resolv_conf(network, DNS).startswith("nameserver 127.0.0.53\nsearch")
+        assert resolv_conf(network, HostDns(servers=("10.0.0.1",))) == "nameserver 10.0.0.1\n"
+
+
+class TestWriting:
+    FILES = pod_files("web", Network(), NetworkState(), DNS)
+
+    def read(self, directory: Path) -> dict[str, str]:
+        return {path.name: path.read_text() for path in directory.iterdir()}
+
+    def test_all_three_are_written_and_readable_by_any_user(self, tmp_path: Path) -> None:
+        old = os.umask(0o077)
+        try:
+            assert write_files(tmp_path / "etc", self.FILES)
+        finally:
+            os.umask(old)
+        assert self.read(tmp_path / "etc") == {
+            "hosts": LOCALHOST + "127.0.1.1 web\n",
+            "hostname": "web\n",
+            "resolv.conf": "",
+        }
+        assert {path.stat().st_mode & 0o777 for path in (tmp_path / "etc").iterdir()} == {0o644}
+
+    def test_the_same_again_changes_nothing(self, tmp_path: Path) -> None:
+        write_files(tmp_path, self.FILES)
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+        assert not write_files(tmp_path, self.FILES)
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+    def test_longer_and_shorter_texts_reach_who_has_the_file_open(self, tmp_path: Path) -> None:
+        write_files(tmp_path, {"hosts": "some text\n"})
+        with (tmp_path / "hosts").open() as mounted:
+            for text in ("a much longer text than before\n", "short\n", ""):
+                assert write_files(tmp_path, {"hosts": text})
+                mounted.seek(0)
+                assert mounted.read() == text
+
+    def test_every_file_is_written_also_after_one_that_changed(self, tmp_path: Path) -> None:
+        assert write_files(tmp_path, {"a": "1", "b": "2", "c": ""})
+        assert self.read(tmp_path) == {"a": "1", "b": "2", "c": ""}
+        assert write_files(tmp_path, {"a": "1", "b": "3", "c": ""})
+        assert self.read(tmp_path) == {"a": "1", "b": "3", "c": ""}
