@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 from msgspec import Struct
@@ -27,7 +27,7 @@ class ImageConfig(Struct, frozen=True, kw_only=True):
 class Image(Struct, frozen=True, kw_only=True):
     """An image that is ready to run from: every layer is unpacked on this machine.
 
-    `reference` is as the pod's file wrote it, `digest` is the manifest's (`sha256:` and 64 hexadecimal digits).
+    `reference` is as the pod's file wrote it, `digest` is the manifest's (`sha256:`, 64 hexadecimal digits).
     `layers` are directories, lowest first, with overlayfs whiteouts; nobody may write in them.
     """
 
@@ -42,18 +42,28 @@ class Image(Struct, frozen=True, kw_only=True):
         return self.reference if "@" in self.reference else f"{self.reference}@{self.digest}"
 
 
+class LayerProgress(Struct, frozen=True, kw_only=True):
+    """How far one layer is; `digest` is that of the compressed layer."""
+
+    digest: str
+    done: int
+    total: int
+    state: Literal["waiting", "downloading", "unpacking", "done", "cached"] = "waiting"
+
+
 class Progress(Struct, frozen=True, kw_only=True):
-    """How far a pull is, in bytes of compressed layers."""
+    """How far a pull is, in bytes of compressed layers; `layers` are in the order of the manifest."""
 
     done: int
     total: int
+    layers: tuple[LayerProgress, ...] = ()
 
 
 class ImageStore(Protocol):
     """Finds, fetches and unpacks images. All methods may be called from any thread."""
 
     def cached(self, reference: str) -> Image | None:
-        """Return the image if it can run without fetching or unpacking anything; quick, touches no network."""
+        """Return the image if it can run without fetching or unpacking anything; quick, no network."""
         ...
 
     def pull(

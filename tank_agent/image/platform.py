@@ -1,0 +1,95 @@
+"""Which of an image's variants runs here: operating system, architecture and variant (OCI image-index.md)."""
+
+from __future__ import annotations
+
+import platform as host
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from msgspec import Struct
+
+from tank_agent.errors import Stalled
+
+# What `uname -m` says → GOARCH and the variant. Others are named alike (riscv64, ppc64le, s390x).
+_MACHINES = {
+    "x86_64": ("amd64", ""),
+    "i686": ("386", ""),
+    "i386": ("386", ""),
+    "aarch64": ("arm64", "v8"),
+    "armv7l": ("arm", "v7"),
+    "armv8l": ("arm", "v8"),
+    "armv6l": ("arm", "v6"),
+    "loongarch64": ("loong64", ""),
+}
+# What a variant left out stands for (containerd/platforms, database.go).
+_DEFAULT_VARIANT = {"arm": "v7", "arm64": "v8", "amd64": "v1"}
+# x86-64 psABI levels; flags as /proc/cpuinfo writes them.
+_LEVELS = (
+    ("v2", ("cx16", "lahf_lm", "popcnt", "sse4_1", "sse4_2", "ssse3")),
+    ("v3", ("avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave")),
+    ("v4", ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")),
+)
+
+
+class Platform(Struct, frozen=True, kw_only=True):
+    """What an image is built for. Prints as "linux/arm64/v8"."""
+
+    os: str = ""
+    architecture: str = ""
+    variant: str = ""
+
+    def __str__(self) -> str:
+        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
+
+
+def host_platform() -> Platform:
+    """Return this machine's platform, with the highest level that its processor has."""
+    machine = host.machine()
+    architecture, variant = _MACHINES.get(machine, (machine, ""))
+    if architecture == "amd64":
+        variant = _amd64_level()
+    return Platform(os="linux", architecture=architecture, variant=variant)
+
+
+def parse_platform(text: str) -> Platform:
+    """Read "linux/arm64/v8", as agent.toml writes it.
+
+    Raises:
+        Stalled: it has another form.
+    """
+    parts = text.split("/")
+    if len(parts) not in (2, 3) or not all(parts):
+        raise Stalled(f"platform {text!r} is not of the form os/architecture/variant")
+    return Platform(os=parts[0], architecture=parts[1], variant=parts[2] if len(parts) == 3 else "")
+
+
+def runs_on(wanted: Platform, found: Platform) -> bool:
+    """Return whether an image for `found` runs on `wanted`: same system, same or a lower variant."""
+    return (found.os, found.architecture) == (wanted.os, wanted.architecture) and _rank(found) <= _rank(
+        wanted
+    )
+
+
+def best(wanted: Platform, offered: Iterable[Platform]) -> Platform | None:
+    """Return the platform to take: of those that run here, the first with the highest variant."""
+    usable = [platform for platform in offered if runs_on(wanted, platform)]
+    return max(usable, key=_rank, default=None)
+
+
+def _rank(platform: Platform) -> int:
+    variant = platform.variant or _DEFAULT_VARIANT.get(platform.architecture, "")
+    number = re.match(r"v?([0-9]{1,3})", variant)
+    return int(number[1]) if number else 0
+
+
+def _amd64_level() -> str:
+    with Path("/proc/cpuinfo").open() as file:
+        line = next((line for line in file if line.startswith("flags")), "")
+    flags = set(line.split())
+    level = "v1"
+    for name, needed in _LEVELS:
+        if not flags.issuperset(needed):
+            break
+        level = name
+    return level
