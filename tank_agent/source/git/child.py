@@ -1,0 +1,330 @@
+"""The agent's side of the helper process: start it, ask, and never wait longer than the deadline."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+import select
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, Self
+
+from tank_agent.linux import pidfd
+from tank_agent.linux.process import ENVIRONMENT
+from tank_agent.source.git import protocol
+from tank_agent.source.git.address import Remote
+from tank_agent.source.git.objects import Commit, Tag, object_id, parse_commit, parse_tag, printable
+from tank_agent.source.git.protocol import (
+    Done,
+    Failed,
+    Fetch,
+    Limits,
+    ListRefs,
+    Object,
+    Omitted,
+    ReadHistory,
+    ReadTree,
+)
+from tank_agent.source.git.transport import Access, GitError, Wanted
+
+_START = (
+    "import json,sys;sys.path[:]=json.loads(sys.argv[1]);from tank_agent.source.git.helper import main;main()"
+)
+
+
+class Helper:
+    """A helper process that has loaded its code and waits for its first message."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        self.channel = ours
+        self._lock = threading.Lock()
+        self._reaped = False
+        self._errors = os.memfd_create("tank-git-helper", os.MFD_CLOEXEC)
+        with theirs:
+            self.process = subprocess.Popen(  # reaped in close()
+                [sys.executable, "-I", "-B", "-c", _START, json.dumps([path for path in sys.path if path])],
+                stdin=theirs.fileno(),
+                stdout=self._errors,
+                stderr=self._errors,
+                env=dict(ENVIRONMENT),
+                cwd="/",
+                start_new_session=True,
+            )
+        self._pidfd = os.pidfd_open(self.process.pid)
+
+    @property
+    def usable(self) -> bool:
+        """Return whether it still runs; does not reap it."""
+        return not pidfd.ended(self._pidfd)
+
+    def last_words(self) -> str:
+        """Return the last line that it wrote, as one safe line."""
+        size = os.fstat(self._errors).st_size
+        text = os.pread(self._errors, 4096, max(0, size - 4096)).decode("utf-8", "replace")
+        lines = text.strip().splitlines()
+        return printable(lines[-1], 200) if lines else ""
+
+    def kill(self) -> None:
+        """End it and what it started, at once; safe from any thread, and more than once."""
+        with self._lock:
+            # Until we reap its leader, the group's number cannot be anybody else's.
+            if not self._reaped:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self.process.pid, signal.SIGKILL)
+
+    def wait(self, timeout: float) -> None:
+        """Give it up to `timeout` seconds to end by itself."""
+        poller = select.poll()
+        poller.register(self._pidfd, select.POLLIN)
+        poller.poll(timeout * 1000)
+
+    def close(self) -> int:
+        """Kill it if it still runs, reap it, and return how it ended; idempotent."""
+        self.kill()
+        with self._lock:
+            code = self.process.wait()
+            if not self._reaped:
+                self._reaped = True
+                self.channel.close()
+                os.close(self._pidfd)
+                os.close(self._errors)
+        return code
+
+
+class HelperPool:
+    """Starts helpers; if `warm`, keeps one in reserve: starting Python takes longer than a small fetch."""
+
+    def __init__(self, *, warm: bool = False) -> None:
+        self._warm = warm
+        self._lock = threading.Lock()
+        self._spare: Helper | None = None
+
+    def take(self) -> Helper:
+        """Return a helper that the caller closes."""
+        with self._lock:
+            spare, self._spare = self._spare, None
+        if spare is not None:
+            if spare.usable:
+                return spare
+            spare.close()
+        return Helper()
+
+    def refill(self) -> None:
+        """Start the reserve, if there is none; it loads while nobody waits."""
+        if not self._warm:
+            return
+        with self._lock:
+            if self._spare is None or not self._spare.usable:
+                if self._spare is not None:
+                    self._spare.close()
+                self._spare = Helper()
+
+    def close(self) -> None:
+        """End the reserve."""
+        with self._lock:
+            spare, self._spare = self._spare, None
+            self._warm = False
+        if spare is not None:
+            spare.close()
+
+
+class Session:
+    """One helper at work for one look at the remote; to be used by one thread, except `stop`.
+
+    Args:
+        helper: closed with the session.
+        descriptors: directories to hand over by name: scratch (written), objects, local. Stay the caller's.
+
+    All requests raise GitError.
+    """
+
+    def __init__(
+        self,
+        helper: Helper,
+        *,
+        transport: str,
+        remote: Remote,
+        access: Access,
+        limits: Limits,
+        descriptors: dict[str, int],
+        user: tuple[int, int] | None = None,
+    ) -> None:
+        self._helper = helper
+        self._limits = limits
+        self._deadline = 0.0
+        self._stopped = False
+        uid, gid = user if user is not None else (None, None)
+        setup = protocol.Setup(
+            transport=transport,
+            remote=remote,
+            access=access,
+            limits=limits,
+            descriptors=tuple(descriptors),
+            uid=uid,
+            gid=gid,
+        )
+        with self._failures():
+            helper.channel.settimeout(limits.wall)
+            protocol.send(helper.channel, setup, tuple(descriptors.values()))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._helper.close()
+
+    def stop(self) -> None:
+        """Make the request that runs fail soon; from any thread."""
+        self._stopped = True
+        self._helper.kill()
+
+    def list_refs(self, names: tuple[str, ...]) -> dict[str, str]:
+        """Return the objects that these refs of the remote point to; what is not there is left out."""
+        answer = self._ask(ListRefs(names), protocol.Refs)
+        return {name: answer.ids[name] for name in names if name in answer.ids}
+
+    def fetch(self, wanted: Wanted) -> str:
+        """Fetch into the scratch directory, and return the object's name."""
+        name: str = self._ask(Fetch(wanted), protocol.Fetched).id
+        return name
+
+    def history(
+        self, tip: str, deployed: str | None, *, full: bool = False
+    ) -> tuple[list[Tag], dict[str, Commit]]:
+        """Return the tags on the way to a commit, and commits by the names that their bytes have."""
+        tags: list[Tag] = []
+        commits: dict[str, Commit] = {}
+        wanted = tip
+        for item in self._stream(ReadHistory(tip, deployed, full)):
+            if not isinstance(item, Object):
+                raise GitError("corrupt", "unexpected answer")
+            name = object_id(item.kind, item.data)
+            with _damage():
+                if item.kind == "tag" and not commits and name == wanted:
+                    tags.append(parse_tag(item.data))
+                    wanted = tags[-1].target
+                elif item.kind == "commit":
+                    commits[name] = parse_commit(item.data)
+        if wanted not in commits:
+            raise GitError("corrupt", f"commit {wanted[:12]} is missing")
+        return tags, commits
+
+    def tree(self, tree: str, path: str, known: frozenset[bytes]) -> tuple[dict[str, bytes], dict[str, int]]:
+        """Return trees and files below a path by the names of their bytes, and sizes of too large files."""
+        objects: dict[str, bytes] = {}
+        omitted: dict[str, int] = {}
+        for item in self._stream(ReadTree(tree, path, known)):
+            if isinstance(item, Omitted):
+                omitted[item.id] = item.size
+            elif item.kind in ("tree", "blob"):
+                objects[object_id(item.kind, item.data)] = item.data
+        return objects, omitted
+
+    def _ask(self, request: protocol.Request, expected: type[Any]) -> Any:
+        with self._failures():
+            self._send(request)
+            answer = self._receive()
+        if not isinstance(answer, expected):
+            raise GitError("broken", "unexpected answer of the git helper")
+        return answer
+
+    def _stream(self, request: protocol.Request) -> Iterator[Object | Omitted]:
+        total = 0
+        with self._failures():
+            self._send(request)
+            while not isinstance(answer := self._receive(), Done):
+                if not isinstance(answer, Object | Omitted):
+                    raise GitError("broken", "unexpected answer of the git helper")
+                # The helper's own limit, kept here too, since it may not be itself any more.
+                total += len(answer.data) + 200 if isinstance(answer, Object) else 200
+                if total > self._limits.total + 200 * (self._limits.entries + self._limits.commits):
+                    raise GitError("too-big", "the git helper sends more than it may")
+                yield answer
+
+    def _send(self, request: protocol.Request) -> None:
+        self._deadline = time.monotonic() + self._limits.wall
+        self._helper.channel.settimeout(self._limits.wall)
+        protocol.send(self._helper.channel, request)
+
+    def _receive(self) -> protocol.Reply:
+        answer: protocol.Reply = protocol.receive(self._helper.channel, protocol.REPLY, self._deadline)
+        if isinstance(answer, Failed):
+            raise GitError(
+                answer.kind, printable(answer.message, 300), hint=answer.hint and printable(answer.hint, 300)
+            )
+        return answer
+
+    @contextlib.contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except TimeoutError as error:
+            self._helper.kill()
+            raise GitError(
+                "unreachable",
+                f"no answer within {self._limits.wall:g} s",
+                hint="see git.timeout; it is tried again",
+            ) from error
+        except (EOFError, OSError) as error:
+            if self._stopped:
+                raise GitError("stopped", "stopped") from error
+            raise self._obituary() from error
+        except ValueError as error:
+            self._helper.kill()
+            raise GitError("broken", f"the git helper answers nonsense: {printable(str(error))}") from error
+
+    def _obituary(self) -> GitError:
+        self._helper.wait(1.0)
+        words = self._helper.last_words()
+        code = self._helper.close()
+        if code == -signal.SIGXCPU or (code == -signal.SIGKILL and time.monotonic() < self._deadline):
+            return GitError("too-big", f"needs more than {self._limits.cpu} s of CPU or too much memory")
+        if code == -signal.SIGXFSZ or "File too large" in words:
+            return GitError(
+                "too-big", "the fetch is larger than git.max_size", hint="raise it, or see what grew"
+            )
+        if "MemoryError" in words or "Cannot allocate memory" in words:
+            return GitError("too-big", "needs more memory than is allowed", hint="see git.max_size")
+        if "No space left on device" in words or "Disk quota" in words:
+            return GitError("unreachable", "no space left below data_dir", hint="free some")
+        return GitError("broken", f"the git helper ended with {code}: {words}")
+
+
+@contextlib.contextmanager
+def _damage() -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise GitError("corrupt", f"{error}") from error
+
+
+def helper_user(name: str, local: int | None) -> tuple[int, int] | None:
+    """Return the (uid, gid) that the helper becomes; None if we are not root.
+
+    A repository on this machine (an open directory) is read as its owner, who can; never as root.
+
+    Raises:
+        GitError: there is no such user, or it is root.
+    """
+    if os.geteuid() != 0:
+        return None
+    if local is not None:
+        found = os.fstat(local)
+        if stat.S_ISDIR(found.st_mode) and found.st_uid != 0:
+            return found.st_uid, found.st_gid
+    try:
+        user = pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
+    except KeyError as error:
+        raise GitError("refused", f"there is no user {name}", hint="see git.run_as") from error
+    if user.pw_uid == 0:
+        raise GitError("refused", "git.run_as is root", hint="name a user without rights, such as nobody")
+    return user.pw_uid, user.pw_gid

@@ -1,0 +1,208 @@
+"""Our copy and the sessions that fill and read it: one look at the remote, and making the copy anew."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from tank_agent.linux import fault
+from tank_agent.source.git.address import Remote
+from tank_agent.source.git.bare import read_local_ref
+from tank_agent.source.git.child import HelperPool, Session, helper_user
+from tank_agent.source.git.credentials import load_access
+from tank_agent.source.git.protocol import Limits
+from tank_agent.source.git.repository import Repository, clean, remove_tree, scratch_directory
+from tank_agent.source.git.settings import GitSettings
+from tank_agent.source.git.transport import GitError, Wanted
+
+
+class Look:
+    """One look at the remote through one helper, which is started when it is first needed."""
+
+    def __init__(self, clone: Clone, repository: Repository) -> None:
+        self._clone = clone
+        self.repository = repository
+        self._stack = contextlib.ExitStack()
+        self._session: Session | None = None
+        self._scratch = -1
+        self._local: int | None = None
+        self._user: tuple[int, int] | None = None
+        self._prepared = False
+
+    def __enter__(self) -> Look:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.reopen()
+
+    def reopen(self) -> None:
+        """End the helper; the next request starts another."""
+        self._session = None
+        self._prepared = False
+        self._stack.close()
+
+    @property
+    def user(self) -> tuple[int, int] | None:
+        """Return who reads what strangers wrote; None if we are not root."""
+        self._prepare()
+        return self._user
+
+    @property
+    def session(self) -> Session:
+        """Return the session with the helper.
+
+        Raises:
+            TankError: it cannot be started, or the settings name a file that cannot be read.
+        """
+        self._prepare()
+        if self._session is None:
+            clone = self._clone
+            access = load_access(clone.settings, clone.remote)
+            path, self._scratch = self._stack.enter_context(scratch_directory(clone.directory))
+            have = self.repository.have()
+            self.repository.make_scratch(path, [have] if have is not None else [], self._user)
+            objects = os.open(self.repository.objects, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._stack.callback(os.close, objects)
+            given = {"scratch": self._scratch, "objects": objects}
+            if self._local is not None:
+                given["local"] = self._local
+            self._session = self._stack.enter_context(
+                Session(
+                    clone.pool.take(),
+                    transport=clone.settings.transport,
+                    remote=clone.remote,
+                    access=access,
+                    limits=clone.limits,
+                    descriptors=given,
+                    user=self._user,
+                )
+            )
+            clone.started(self._session)
+        return self._session
+
+    def latest(self) -> str:
+        """Return the object that the ref points to at the remote; nothing is fetched.
+
+        Raises:
+            GitError: no such ref, or no answer.
+        """
+        settings = self._clone.settings
+        if settings.ref is None:
+            return settings.commit or ""
+        self._prepare()
+        if self._local is not None:
+            name = read_local_ref(self._local, settings.ref)
+            if name is not None:
+                return name
+        found = self.session.list_refs((settings.ref,))
+        if settings.ref not in found:
+            raise GitError(
+                "not-found",
+                f"the remote is empty or has no {settings.ref}",
+                hint="see git.branch, git.tag; the pods that run go on",
+            )
+        return found[settings.ref]
+
+    def fetch(self, wanted: Wanted) -> str:
+        """Bring an object into our copy, and return its name."""
+        depth = wanted.depth or (0 if self.repository.packs() else self._clone.settings.fetch_depth)
+        name = self.session.fetch(Wanted(ref=wanted.ref, commit=wanted.commit, depth=depth))
+        self.take_over(name)
+        return name
+
+    def take_over(self, name: str) -> None:
+        """Copy what the helper fetched into our copy."""
+        try:
+            self.repository.take_over(self._scratch, self._clone.settings.max_size)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise GitError("unreachable", "no space left below data_dir", hint="free some") from error
+            raise
+        self.repository.set_tip(name)
+
+    def _prepare(self) -> None:
+        if self._prepared:
+            return
+        self.repository.prepare()
+        self._local = None
+        remote = self._clone.remote
+        if remote.scheme == "file":
+            try:
+                self._local = os.open(remote.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except OSError as error:
+                raise GitError("not-found", f"{remote.path}: {error.strerror}", hint="see git.url") from error
+            self._stack.callback(os.close, self._local)
+        self._user = helper_user(self._clone.settings.run_as, self._local)
+        self._prepared = True
+
+
+class Clone:
+    """The copy in a directory, and how to look at its remote; to be used by one thread, except `stop`."""
+
+    def __init__(self, settings: GitSettings, remote: Remote, directory: Path, pool: HelperPool) -> None:
+        self.settings = settings
+        self.remote = remote
+        self.directory = directory
+        self.pool = pool
+        self.limits = Limits(
+            file_size=settings.max_size,
+            wall=settings.timeout,
+            cpu=int(max(10, settings.timeout)),
+            blob=settings.max_file,
+        )
+        self._repository = Repository(directory / "repository")
+        self._cleaned = False
+        self._lock = threading.Lock()
+        self._session: Session | None = None
+        self._stopped = False
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Look]:
+        """Yield a look at the remote through our copy."""
+        self._clean()
+        with Look(self, self._repository) as look:
+            yield look
+        self.pool.refill()
+
+    def renew(self, wanted: Wanted) -> None:
+        """Make the copy anew beside the old one, and put it in its place once its commit can be read.
+
+        Raises:
+            TankError, OSError: it could not be fetched; the old copy stays.
+        """
+        fresh = Repository(self.directory / "repository.new")
+        remove_tree(fresh.path)
+        with Look(self, fresh) as look:
+            fault.point("git:renewal-begun")
+            name = look.session.fetch(wanted)
+            look.take_over(name)
+            tags, _ = look.session.history(name, None)
+            fresh.set_have(tags[-1].target if tags else name)
+        self._repository.replace(fresh)
+
+    def started(self, session: Session) -> None:
+        """Note the session that `stop` has to end."""
+        with self._lock:
+            self._session = session
+            stopped = self._stopped
+        if stopped:
+            session.stop()
+
+    def stop(self) -> None:
+        """End what runs, and let nothing start any more; from any thread."""
+        with self._lock:
+            self._stopped = True
+            session = self._session
+        if session is not None:
+            session.stop()
+
+    def _clean(self) -> None:
+        if not self._cleaned:
+            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.directory.chmod(0o700)
+            clean(self.directory)
+            self._cleaned = True

@@ -1,0 +1,159 @@
+"""From a commit's tree to a Snapshot. Pure: bytes in, pods and problems out.
+
+The same walk runs twice: in the helper, to know which objects to load, and in the agent, over objects whose
+hashes it checked itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from tank_agent.errors import Problem
+from tank_agent.source.git.objects import Entry, parse_tree, printable
+from tank_agent.source.git.transport import GitError
+from tank_agent.source.snapshot import Declared, Snapshot
+from tank_agent.spec.model import Pod
+
+
+class DirectoryMissingError(Exception):
+    """The sub-path is not a directory of this commit; the message says what it is."""
+
+
+class File(Struct, frozen=True):
+    """One pod file: its path in the repository and its blob."""
+
+    path: str
+    id: str
+
+
+class ParsedFile(Protocol):
+    """What the parser of pod files returns; `source.podfiles.PodFile` is one."""
+
+    @property
+    def pods(self) -> tuple[Any, ...]: ...  # noqa: D102
+    @property
+    def problems(self) -> tuple[Problem, ...]: ...  # noqa: D102
+
+
+Parser = Callable[[bytes, str], ParsedFile]
+
+
+def walk(
+    tree: str, path: str, load: Callable[[str], bytes], entry_limit: int, depth_limit: int
+) -> tuple[tuple[File, ...], tuple[Problem, ...]]:
+    """Return the .toml files at and below a directory of a tree, by path, and what is odd.
+
+    `load` returns the bytes of a tree. Names that start with a dot are left out, as in pods.d; symbolic
+    links and submodules are never followed.
+
+    Raises:
+        DirectoryMissingError: `path` is not a directory of the tree.
+        GitError: more entries or deeper than the limits.
+    """
+    files: list[File] = []
+    problems: list[Problem] = []
+    left = entry_limit
+    pending = [(path, descend(tree, path, load), 0)]
+    while pending:
+        prefix, name, depth = pending.pop()
+        entries = parse_tree(load(name))
+        left -= len(entries)
+        if left < 0:
+            raise GitError(
+                "too-big", f"more than {entry_limit} entries below {path or 'the root'}", hint="see git.path"
+            )
+        for entry in entries:
+            shown = f"{prefix}/{printable(entry.name)}" if prefix else printable(entry.name)
+            if entry.name.startswith(b".") and entry.safe:
+                continue
+            complaint = _complaint(entry)
+            if complaint is not None:
+                problems.append(Problem(shown, 0, "", complaint))
+            elif entry.is_directory:
+                if depth + 1 > depth_limit:
+                    raise GitError(
+                        "too-big", f"{shown} is more than {depth_limit} directories deep", hint="see git.path"
+                    )
+                pending.append((shown, entry.id, depth + 1))
+            elif entry.is_file and entry.name.endswith(b".toml"):
+                files.append(File(shown, entry.id))
+    return tuple(sorted(files, key=lambda file: file.path)), tuple(sorted(problems))
+
+
+def descend(tree: str, path: str, load: Callable[[str], bytes]) -> str:
+    """Return the tree of a directory below a tree.
+
+    Raises:
+        DirectoryMissingError: it is none; the message says what it is.
+    """
+    done: list[str] = []
+    for part in path.split("/") if path else ():
+        entry = next((entry for entry in parse_tree(load(tree)) if entry.name == part.encode()), None)
+        done.append(part)
+        if entry is None:
+            raise DirectoryMissingError(f"{'/'.join(done)} is not in this commit")
+        if not entry.is_directory:
+            raise DirectoryMissingError(f"{'/'.join(done)} is {_kind(entry)}, not a directory")
+        tree = entry.id
+    return tree
+
+
+def _kind(entry: Entry) -> str:
+    if entry.is_symlink:
+        return "a symbolic link"
+    return "a file" if entry.is_file else "a submodule"
+
+
+def _complaint(entry: Entry) -> str | None:
+    if not entry.safe:
+        return "this name cannot be a file's; the entry is left out"
+    pod_file = entry.name.endswith(b".toml")
+    if entry.is_symlink and pod_file:
+        return "is a symbolic link, which is never followed; put the pod's text here"
+    if pod_file or entry.is_directory:
+        try:
+            entry.name.decode("utf-8")
+        except UnicodeDecodeError:
+            return "the name is not UTF-8"
+        if not entry.name.decode("utf-8").isprintable():
+            return "the name holds characters that cannot be printed"
+    return None
+
+
+def snapshot(
+    revision: str,
+    files: tuple[File, ...],
+    problems: tuple[Problem, ...],
+    parsed: Mapping[File, ParsedFile],
+    select: Callable[[Pod], bool],
+) -> Snapshot:
+    """Return what a commit declares for this host. A file with problems keeps its pods as they are."""
+    pods: list[Declared] = []
+    unreadable = {f"git:{problem.file}" for problem in problems}
+    found = list(problems)
+    for file in files:
+        content = parsed[file]
+        found.extend(content.problems)
+        if content.problems:
+            unreadable.add(f"git:{file.path}")
+        for item in content.pods:
+            if select(item.pod):
+                pods.append(
+                    Declared(
+                        pod=item.pod,
+                        owner=f"git:{file.path}",
+                        revision=revision,
+                        file=file.path,
+                        line=item.line,
+                    )
+                )
+    return Snapshot(
+        source="git",
+        revision=revision,
+        pods=tuple(pods),
+        problems=tuple(found),
+        unreadable=frozenset(unreadable),
+    )

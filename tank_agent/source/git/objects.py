@@ -1,0 +1,207 @@
+"""Git's objects as bytes: names, commits, tags and trees. Pure, strict, and small enough to be read whole.
+
+Formats: git's Documentation/gitformat-signature, gitdatamodel and `git cat-file`. SHA-1 repositories only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Literal
+
+from msgspec import Struct
+
+from tank_agent.source.git.status import CommitInfo
+
+Kind = Literal["commit", "tree", "blob", "tag"]
+ID = re.compile(r"[0-9a-f]{40}")
+_PERSON = re.compile(r"(.*?) ?<([^<>]*)> (-?\d{1,15}) [+-]\d{4}")
+_SIGNATURE = re.compile(rb"^-----BEGIN (?:PGP SIGNATURE|PGP MESSAGE|SSH SIGNATURE)-----$", re.MULTILINE)
+_UNSAFE_NAMES = frozenset((b"", b".", b"..", b".git"))
+
+
+class BadObjectError(ValueError):
+    """An object is not what its name or its format says."""
+
+
+class Signed(Struct, frozen=True):
+    """A signature (armoured, as git keeps it) and the bytes that were signed."""
+
+    signature: bytes
+    payload: bytes
+
+
+class Commit(Struct, frozen=True, kw_only=True):
+    """One commit. `signed` is None if it holds no signature."""
+
+    tree: str
+    parents: tuple[str, ...]
+    info: CommitInfo
+    signed: Signed | None = None
+
+    def __str__(self) -> str:
+        """Return how messages name the commit."""
+        return f'commit {self.info.id[:12]} ("{self.info.subject}" by {self.info.author})'
+
+
+class Tag(Struct, frozen=True, kw_only=True):
+    """An annotated tag: what it names, and its own name."""
+
+    target: str
+    kind: str
+    name: str
+    signed: Signed | None = None
+
+
+class Entry(Struct, frozen=True):
+    """One line of a tree. `safe` is False for a name that no checkout could hold (`..`, `.git`, a slash)."""
+
+    name: bytes
+    mode: int
+    id: str
+
+    @property
+    def is_directory(self) -> bool:
+        """Return whether it is a directory of this tree."""
+        return self.mode == 0o40000
+
+    @property
+    def is_file(self) -> bool:
+        """Return whether it is a regular file."""
+        return self.mode & 0o170000 == 0o100000
+
+    @property
+    def is_symlink(self) -> bool:
+        """Return whether it is a symbolic link."""
+        return self.mode == 0o120000
+
+    @property
+    def safe(self) -> bool:
+        """Return whether the name is one path component."""
+        return self.name.lower() not in _UNSAFE_NAMES and b"/" not in self.name and b"\0" not in self.name
+
+
+def object_id(kind: Kind, data: bytes) -> str:
+    """Return an object's name."""
+    digest = hashlib.sha1(b"%s %d\0" % (kind.encode(), len(data)), usedforsecurity=False)
+    digest.update(data)
+    return digest.hexdigest()
+
+
+def printable(text: bytes | str, limit: int = 120) -> str:
+    """Return hostile text as one line that no terminal obeys."""
+    decoded = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+    shown = "".join(character if character.isprintable() else "�" for character in decoded.strip())
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def parse_commit(data: bytes) -> Commit:
+    """Read a commit.
+
+    Raises:
+        BadObjectError: it is malformed, or has more than one signature (which one counts would be a guess).
+    """
+    headers, _, message = data.partition(b"\n\n")
+    fields = _headers(headers)
+    names = [name for name, _ in fields]
+    if names[:1] != [b"tree"] or names.count(b"tree") != 1 or names.count(b"gpgsig") > 1:
+        raise BadObjectError("malformed commit")
+    parents = tuple(_name(value) for name, value in fields if name == b"parent")
+    if names[1 : 1 + len(parents)] != [b"parent"] * len(parents):
+        raise BadObjectError("malformed commit: parents out of place")
+    values = dict(fields)
+    author, _ = _person(values.get(b"author", b""))
+    _, at = _person(values.get(b"committer", b""))
+    signature = values.get(b"gpgsig")
+    return Commit(
+        tree=_name(values[b"tree"]),
+        parents=parents,
+        info=CommitInfo(
+            id=object_id("commit", data),
+            author=author,
+            subject=printable(message.split(b"\n", 1)[0]),
+            at=at,
+        ),
+        signed=None if signature is None else Signed(signature + b"\n", _without_signature(data)),
+    )
+
+
+def parse_tag(data: bytes) -> Tag:
+    """Read an annotated tag.
+
+    Raises:
+        BadObjectError: it is malformed.
+    """
+    headers, _, _ = data.partition(b"\n\n")
+    fields = _headers(headers)
+    if [name for name, _ in fields[:3]] != [b"object", b"type", b"tag"]:
+        raise BadObjectError("malformed tag")
+    found = list(_SIGNATURE.finditer(data))
+    start = found[-1].start() if found else 0
+    return Tag(
+        target=_name(fields[0][1]),
+        kind=fields[1][1].decode("ascii", "replace"),
+        name=fields[2][1].decode("utf-8", "replace"),
+        signed=Signed(data[start:], data[:start]) if found else None,
+    )
+
+
+def parse_tree(data: bytes) -> tuple[Entry, ...]:
+    """Read a tree.
+
+    Raises:
+        BadObjectError: it is malformed or names one entry twice.
+    """
+    entries: list[Entry] = []
+    at = 0
+    while at < len(data):
+        space = data.find(b" ", at, at + 8)
+        end = data.find(b"\0", at)
+        mode = data[at:space]
+        if space < 0 or end < space or len(data) < end + 21 or not re.fullmatch(rb"[0-7]{5,6}", mode):
+            raise BadObjectError("malformed tree")
+        entries.append(Entry(data[space + 1 : end], int(mode, 8), data[end + 1 : end + 21].hex()))
+        at = end + 21
+    if len({entry.name for entry in entries}) != len(entries):
+        raise BadObjectError("a tree names one entry twice")
+    return tuple(entries)
+
+
+def _headers(block: bytes) -> list[tuple[bytes, bytes]]:
+    fields: list[tuple[bytes, bytes]] = []
+    for line in block.split(b"\n"):
+        if line.startswith(b" "):
+            if not fields:
+                raise BadObjectError("malformed header")
+            fields[-1] = (fields[-1][0], fields[-1][1] + b"\n" + line[1:])
+            continue
+        name, _, value = line.partition(b" ")
+        fields.append((name, value))
+    return fields
+
+
+def _name(value: bytes) -> str:
+    text = value.decode("ascii", "replace")
+    if not ID.fullmatch(text):
+        raise BadObjectError("malformed object name")
+    return text
+
+
+def _person(value: bytes) -> tuple[str, float]:
+    matched = _PERSON.fullmatch(value.decode("utf-8", "replace"))
+    if matched is None:
+        return "?", 0.0
+    return printable(matched[1] or matched[2], 60), float(matched[3])
+
+
+def _without_signature(data: bytes) -> bytes:
+    kept = []
+    skipping = False
+    headers, separator, message = data.partition(b"\n\n")
+    for line in headers.split(b"\n"):
+        if line.startswith(b" ") and skipping:
+            continue
+        skipping = line.startswith(b"gpgsig ")
+        if not skipping:
+            kept.append(line)
+    return b"\n".join(kept) + separator + message

@@ -1,0 +1,26 @@
+"""When to look at the remote again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec import Struct
+
+
+class Schedule(Struct, frozen=True, kw_only=True):
+    """Poll every `interval` seconds; after failures wait longer, at most `cap`; spread hosts by `jitter`.
+
+    A failure first *shortens* the wait, so that a hiccup is over soon: 5 s, 10 s, 20 s, … up to `cap`.
+    """
+
+    interval: float
+    jitter: float = 0.1
+    first_retry: float = 5.0
+    cap: float = 600.0
+
+    def delay(self, failures: int, random: Callable[[], float]) -> float:
+        """Return the seconds until the next look; `random` returns a number in [0, 1)."""
+        base = self.interval
+        if failures:
+            base = min(self.first_retry * 2.0 ** min(failures - 1, 32), max(self.cap, self.interval))
+        return base * (1 - self.jitter + 2 * self.jitter * random())

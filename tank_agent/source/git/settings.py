@@ -1,0 +1,164 @@
+"""The `[git]` table of agent.toml: what a user may say. Times are in seconds, sizes in bytes."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from tank_agent.errors import TankError
+from tank_agent.source.git.address import parse_url
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+# git-check-ref-format(1), rules 3 to 10; a leading dash would also read as an option.
+_BAD_REF = re.compile(r"^[-/]|[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|^\.|\.lock(/|$)|[/.]$|^@$")
+
+
+class GitVerify(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[git.verify]`: whose signatures count.
+
+    mode: `commits` checks every commit since the last deployed one, `tag` the annotated tag that `tag` names.
+    allowed_signers: a file as ssh-keygen(1) describes it; keyring: OpenPGP public keys, binary or armoured.
+    """
+
+    mode: Literal["off", "commits", "tag"] = "off"
+    allowed_signers: str | None = None
+    keyring: str | None = None
+
+
+class GitWebhook(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[git.webhook]`: a listener that only wakes the agent. Off without `listen` ("127.0.0.1:9470")."""
+
+    listen: str | None = None
+    secret_file: str | None = None
+
+
+class GitSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[git]`.
+
+    branch, tag, commit: at most one; none means the remote's HEAD.
+    path: a directory of the repository; `{hostname}` is replaced.
+    depth: commits to fetch at first, 0 for all. Checking commit signatures always fetches all.
+    timeout: of one look at the remote, fetch included; max_size: of all that one fetch may bring.
+    transport: `git` needs the git command.
+    run_as: the user of the process that talks to the remote, when the agent is root.
+    budget: how many pods a commit may remove or replace unconfirmed; None: all but the last of several.
+    allow_rewrite: follow force-pushes and older commits; allow_empty: a missing path means "no pods".
+    """
+
+    url: str
+    branch: str | None = None
+    tag: str | None = None
+    commit: str | None = None
+    path: str = ""
+    poll: float = 60.0
+    timeout: float = 120.0
+    depth: int = 1
+    max_size: int = 256 << 20
+    max_file: int = 1 << 20
+    transport: Literal["dulwich", "git"] = "dulwich"
+    run_as: str = "nobody"
+    username: str | None = None
+    password_file: str | None = None
+    token_file: str | None = None
+    netrc: str | None = None
+    ca_file: str | None = None
+    ssh_key: str | None = None
+    known_hosts: str | None = None
+    budget: int | None = None
+    allow_rewrite: bool = False
+    allow_empty: bool = False
+    verify: GitVerify = msgspec.field(default_factory=GitVerify)
+    webhook: GitWebhook = msgspec.field(default_factory=GitWebhook)
+
+    @property
+    def ref(self) -> str | None:
+        """Return the full name of the ref to follow; None for a fixed commit."""
+        if self.commit is not None:
+            return None
+        if self.tag is not None:
+            return f"refs/tags/{self.tag}"
+        return f"refs/heads/{self.branch}" if self.branch is not None else "HEAD"
+
+    @property
+    def fetch_depth(self) -> int:
+        """Return the depth of a first fetch: all of the history where every commit is to be checked."""
+        return 0 if self.verify.mode == "commits" else self.depth
+
+    def directory(self, hostname: str) -> str:
+        """Return `path` for this host, without slashes at its ends."""
+        return self.path.replace("{hostname}", hostname).strip("/")
+
+
+def problems(settings: GitSettings) -> tuple[tuple[str, str], ...]:
+    """Return what is wrong with the settings as a whole, as (key, sentence)."""
+    found = [*_reference_problems(settings), *_access_problems(settings), *_verify_problems(settings)]
+    for key in ("poll", "timeout", "max_size", "max_file"):
+        if getattr(settings, key) <= 0:
+            found.append((key, "must be more than 0"))
+    for key in ("depth", "budget"):
+        if (getattr(settings, key) or 0) < 0:
+            found.append((key, "must be 0 or more"))
+    parts = settings.path.strip("/").split("/")
+    if (
+        "\0" in settings.path
+        or any(part in (".", "..") for part in parts)
+        or (len(parts) > 1 and "" in parts)
+    ):
+        found.append(("path", "must be a directory of the repository, as in hosts/edge-1"))
+    if settings.webhook.listen is not None and settings.webhook.secret_file is None:
+        found.append(("webhook.secret_file", "is needed: without a secret anybody could wake the agent"))
+    return tuple(found)
+
+
+def _reference_problems(settings: GitSettings) -> list[tuple[str, str]]:
+    found = []
+    try:
+        parse_url(settings.url)
+    except TankError as error:
+        found.append(("url", error.message))
+    given = [key for key in ("branch", "tag", "commit") if getattr(settings, key) is not None]
+    if len(given) > 1:
+        found.append((given[1], f"only one of branch, tag and commit, not also {given[0]}"))
+    for key in ("branch", "tag"):
+        name = getattr(settings, key)
+        if name is not None and (not name or len(name) > 255 or _BAD_REF.search(name)):
+            found.append((key, f"{name!r} is not a name that git allows"))
+    if settings.commit is not None and not _COMMIT.fullmatch(settings.commit):
+        found.append(("commit", "must be the full name of a commit: 40 hexadecimal digits in lower case"))
+    return found
+
+
+def _access_problems(settings: GitSettings) -> list[tuple[str, str]]:
+    found = []
+    passwords = [
+        key for key in ("password_file", "token_file", "netrc") if getattr(settings, key) is not None
+    ]
+    if len(passwords) > 1:
+        found.append(
+            (passwords[1], f"only one of password_file, token_file and netrc, not also {passwords[0]}")
+        )
+    if settings.password_file is not None and settings.username is None and "@" not in settings.url:
+        found.append(("username", "is needed with password_file"))
+    if passwords and settings.url.startswith("http://"):
+        try:
+            local = parse_url(settings.url).is_loopback
+        except TankError:
+            local = True
+        if not local:
+            found.append(("url", "a password would travel in clear text over http://; use https://"))
+    return found
+
+
+def _verify_problems(settings: GitSettings) -> list[tuple[str, str]]:
+    verify = settings.verify
+    if verify.mode == "off":
+        return []
+    found = []
+    if verify.allowed_signers is None and verify.keyring is None:
+        found.append(("verify", "allowed_signers (SSH) or keyring (OpenPGP) is needed"))
+    if verify.mode == "tag" and settings.tag is None:
+        found.append(("verify.mode", 'is "tag", but git.tag names none'))
+    return found

@@ -1,0 +1,402 @@
+"""Follows one repository: fetch → verify → check → publish, each step with its own status.
+
+A step that fails leaves what ran alone: the next look tries again, from the step that failed. Nothing here
+waits for a time; `worker` does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from tank_agent.errors import Problem, Stalled, TankError
+from tank_agent.linux import fault
+from tank_agent.source.git import budget, content, history, verify
+from tank_agent.source.git.address import parse_url
+from tank_agent.source.git.child import HelperPool, Session
+from tank_agent.source.git.clone import Clone, Look
+from tank_agent.source.git.objects import Commit, Tag, printable
+from tank_agent.source.git.repository import MANY_PACKS
+from tank_agent.source.git.selector import selected
+from tank_agent.source.git.settings import GitSettings, problems
+from tank_agent.source.git.status import GitStatus, StepStatus
+from tank_agent.source.git.transport import GitError, Wanted
+from tank_agent.source.podfiles import parse_bytes
+from tank_agent.source.snapshot import Snapshot
+from tank_agent.spec.model import Pod
+
+StepName = Literal["fetched", "verified", "checked", "applied"]
+# Files of the last commit stay in memory up to this size, so that the next one needs only what changed.
+_KEPT = 16 << 20
+
+
+class Host(Struct, frozen=True, kw_only=True):
+    """What pods' selectors and `{hostname}` look at."""
+
+    name: str
+    labels: Mapping[str, str] = msgspec.field(default_factory=dict)
+
+
+class _StepFailedError(Exception):
+    """A step recorded its error; the look ends."""
+
+
+class GitSource:
+    """Follows one repository. `sync`, `read` and `confirm` may be called from any thread; one runs at a time.
+
+    Args:
+        settings: what `settings.problems` found nothing against.
+        directory: ours alone, as data_dir/git.
+        current: the desired pods, for the budget.
+        publish: takes a new Snapshot over, in one transaction; it runs in the thread that called `sync`.
+        remember, recall: keep small values over restarts; b"" is "never kept" (Journal.remember,
+        Journal.recall).
+        on_status: told of every change of the status; must return at once.
+        clock: Unix time in seconds.
+
+    Raises:
+        Stalled: the settings are wrong.
+    """
+
+    def __init__(
+        self,
+        settings: GitSettings,
+        *,
+        directory: Path,
+        host: Host,
+        current: Callable[[], Iterable[budget.OwnedPod]],
+        publish: Callable[[Snapshot], None],
+        remember: Callable[[str, bytes], None],
+        recall: Callable[[str], bytes],
+        on_status: Callable[[GitStatus], None] = lambda _: None,
+        clock: Callable[[], float] = time.time,
+        parse: content.Parser = parse_bytes,
+        pool: HelperPool | None = None,
+    ) -> None:
+        found = problems(settings)
+        if found:
+            raise Stalled("; ".join(f"git.{key}: {message}" for key, message in found), hint="see agent.toml")
+        self._settings = settings
+        self._host = host
+        self._current = current
+        self._publish = publish
+        self._remember = remember
+        self._recall = recall
+        self._on_status = on_status
+        self._clock = clock
+        self._parse = parse
+        remote = parse_url(settings.url)
+        self.remote = remote
+        self._clone = Clone(settings, remote, directory, pool if pool is not None else HelperPool())
+        self._lock = threading.Lock()
+        # The branch is part of the key: who may edit agent.toml may follow another one.
+        self._key = hashlib.sha256(f"{remote}\n{settings.ref}".encode()).hexdigest()[:16]
+        self._status = GitStatus(remote=str(remote), ref=settings.ref or settings.commit or "HEAD")
+        self._objects: dict[str, bytes] = {}
+        self._parsed: dict[content.File, content.ParsedFile] = {}
+        self._checked: Snapshot | None = None
+        self._applied: Snapshot | None = None
+        self._applied_tip: str | None = None
+
+    @property
+    def status(self) -> GitStatus:
+        """Return how far we are."""
+        return self._status
+
+    def snapshot(self) -> Snapshot:
+        """Return the snapshot that was published last, or an unavailable one that says why there is none."""
+        if self._applied is not None:
+            return self._applied
+        why = self._status.error or self._status.held or "not fetched yet"
+        problem = Problem(self._status.remote, 0, "git", why)
+        return Snapshot(source="git", revision="", problems=(problem,), available=False)
+
+    def sync(self) -> GitStatus:
+        """Look at the remote, follow it as far as allowed, and return the status; raises no TankError."""
+        with self._lock:
+            for repair in (True, False):
+                try:
+                    with self._clone.open() as look:
+                        self._follow(look)
+                except _StepFailedError:
+                    pass
+                except GitError as error:
+                    if error.kind == "corrupt" and repair:
+                        if self._repair(self._settings.fetch_depth):
+                            continue
+                    else:
+                        self._fail("verified" if self._checked is None else "checked", error)
+                return self._status
+        return self._status
+
+    def confirm(self, revision: str) -> None:
+        """Let a commit through the budget, whatever it removes; `sync` then applies it.
+
+        Raises:
+            Stalled: no such commit waits.
+        """
+        latest = self._status.fetched.revision
+        if latest is None or len(revision) < 7 or not latest.startswith(revision):
+            raise Stalled(
+                f"no commit {printable(revision, 40)} waits", hint="`tank status` names the one that does"
+            )
+        self._remember(f"git.confirmed.{self._key}", latest.encode())
+
+    def read(self, revision: str) -> Snapshot:
+        """Return what any commit declares for this host, without following it.
+
+        Raises:
+            TankError: the commit cannot be had, or holds no such path.
+        """
+        with self._lock, self._clone.open() as look:
+            try:
+                _, commits = look.session.history(revision, None)
+            except GitError:
+                look.fetch(Wanted(commit=revision, depth=1))
+                _, commits = look.session.history(revision, None)
+            try:
+                return self._snapshot(look.session, commits[revision], {})
+            except content.DirectoryMissingError as error:
+                raise GitError("not-found", str(error), hint="see git.path") from None
+
+    def stop(self) -> None:
+        """Make a `sync` that runs end soon."""
+        self._clone.stop()
+
+    def _follow(self, look: Look) -> None:
+        tip = self._fetch(look)
+        if tip is None or tip == self._applied_tip:
+            return
+        commit = self._verify(look, tip)
+        snapshot = self._check(look, commit)
+        if self._waits(commit, snapshot):
+            return
+        self._apply(commit, snapshot)
+        self._applied_tip = tip
+        if look.repository.packs() > MANY_PACKS:
+            self._repair(self._settings.fetch_depth)
+
+    def _fetch(self, look: Look) -> str | None:
+        """Return the object to go on with; None if there is nothing to do."""
+        known = look.repository.tip()
+        try:
+            tip = look.latest()
+            if tip != known:
+                tip = look.fetch(Wanted(ref=self._settings.ref, commit=self._settings.commit))
+                fault.point("git:fetched")
+        except (TankError, OSError) as error:
+            if _kind(error) == "broken" and known is not None and self._repair(self._settings.fetch_depth):
+                look.reopen()
+                tip = look.repository.tip() or known
+            else:
+                self._fail("fetched", error)
+                # Offline right after a start: what we have may still be what is wanted here now.
+                look.reopen()
+                return known if self._applied is None else None
+        now = self._clock()
+        step = self._status.fetched
+        if step.error is not None:
+            step = msgspec.structs.replace(step, error=None, hint=None, at=now)
+        self._tell(looked_at=now, fetched=step)
+        return tip
+
+    def _verify(self, look: Look, tip: str) -> Commit:
+        deployed = self._deployed()
+        with self._step("verified"):
+            tags, commits = look.session.history(tip, deployed)
+            commit = _target(tip, tags, commits)
+            look.repository.set_have(commit.info.id)
+            if self._status.fetched.revision != commit.info.id:
+                done = StepStatus(revision=commit.info.id, error=self._status.fetched.error, at=self._clock())
+                self._tell(fetched=done, latest=commit.info, held=None)
+            if self._checked is not None and self._checked.revision == commit.info.id:
+                return commit
+            found = history.judge(commit.info.id, deployed, commits)
+            if (
+                found.relation == "diverged"
+                and not self._settings.allow_rewrite
+                and look.repository.is_shallow()
+            ):
+                # What we cut off may hold the answer.
+                if not self._repair(0):
+                    raise GitError("broken", "the history behind the deployed commit could not be fetched")
+                look.reopen()
+                _, commits = look.session.history(tip, deployed)
+                found = history.judge(commit.info.id, deployed, commits)
+            self._check_relation(commit, deployed, found)
+            self._check_signatures(look, tip, tags, deployed, found)
+        self._done("verified", commit)
+        fault.point("git:verified")
+        return commit
+
+    def _check_relation(self, commit: Commit, deployed: str | None, found: history.History) -> None:
+        if self._settings.allow_rewrite or found.relation not in ("behind", "diverged"):
+            return
+        deployed = (deployed or "")[:12]
+        why = {
+            "behind": f"{commit} is older than the deployed commit {deployed}",
+            "diverged": f"{commit} does not follow the deployed commit {deployed}: the history was rewritten",
+        }[found.relation]
+        raise GitError(
+            "refused", why, hint="push a commit on top of the deployed one, or set git.allow_rewrite"
+        )
+
+    def _check_signatures(
+        self, look: Look, tip: str, tags: list[Tag], deployed: str | None, found: history.History
+    ) -> None:
+        verifier = verify.load(self._settings.verify, look.user)
+        if verifier is None:
+            return
+        if self._settings.verify.mode == "tag" and self._settings.tag is not None:
+            verifier.check_tag(tags, self._settings.tag)
+            return
+        if found.holes:
+            raise GitError("corrupt", f"commit {min(found.holes)[:12]} is missing")
+        try:
+            verifier.check_commits(found.new)
+        except GitError:
+            # Wrong clocks may hide that a commit is older than the deployed one: look at all before refusing.
+            _, commits = look.session.history(tip, deployed, full=True)
+            again = history.judge(found.new[0].info.id, deployed, commits)
+            verifier.check_commits(again.new)
+
+    def _check(self, look: Look, commit: Commit) -> Snapshot:
+        revision = commit.info.id
+        if self._checked is not None and self._checked.revision == revision:
+            return self._checked
+        with self._step("checked"):
+            kept: dict[str, bytes] = {}
+            try:
+                snapshot = self._snapshot(look.session, commit, kept)
+            except content.DirectoryMissingError as error:
+                if not self._settings.allow_empty and self._confirmed() != revision:
+                    raise GitError(
+                        "not-found",
+                        f"{error}; the pods that run go on",
+                        hint="see git.path; `tank sync --confirm` takes it as no pods",
+                    ) from None
+                snapshot = Snapshot(source="git", revision=revision)
+            self._objects = kept if sum(map(len, kept.values())) <= _KEPT else {}
+        self._checked = snapshot
+        self._done("checked", commit)
+        fault.point("git:checked")
+        return snapshot
+
+    def _snapshot(self, session: Session, commit: Commit, kept: dict[str, bytes]) -> Snapshot:
+        """Read, parse and select; `kept` is filled with the objects that this commit needs."""
+        path = self._settings.directory(self._host.name)
+        known = frozenset(bytes.fromhex(name) for name in self._objects)
+        objects, omitted = session.tree(commit.tree, path, known)
+        objects.update(self._objects)
+
+        def load(name: str) -> bytes:
+            if name not in objects:
+                raise GitError("corrupt", f"object {name[:12]} is missing")
+            kept[name] = objects[name]
+            return objects[name]
+
+        limits = self._clone.limits
+        files, found = content.walk(commit.tree, path, load, limits.entries, limits.depth)
+        parsed: dict[content.File, content.ParsedFile] = {}
+        for file in files:
+            if file.id in omitted:
+                message = f"is larger than {limits.blob} bytes; no pod file is"
+                found += (Problem(file.path, 0, "", message),)
+                continue
+            data = load(file.id)
+            parsed[file] = self._parsed.get(file) or self._parse(data, file.path)
+        self._parsed = parsed
+        return content.snapshot(commit.info.id, tuple(parsed), found, parsed, self._selects)
+
+    def _selects(self, pod: Pod) -> bool:
+        # The two keys are the spec room's to give; without them a pod is meant for every host.
+        hosts, labels = getattr(pod, "hosts", ()), getattr(pod, "labels", {})
+        return selected(hosts, labels, self._host.name, self._host.labels)
+
+    def _waits(self, commit: Commit, snapshot: Snapshot) -> bool:
+        sentence = None
+        if self._confirmed() != commit.info.id:
+            sentence = budget.held(self._current(), snapshot, self._settings.budget)
+        if sentence is not None:
+            sentence = f"{commit} is {sentence}; `tank sync --confirm {commit.info.id[:12]}` lets it through"
+        self._tell(held=sentence)
+        return sentence is not None
+
+    def _apply(self, commit: Commit, snapshot: Snapshot) -> None:
+        with self._step("applied"):
+            self._publish(snapshot)
+            fault.point("git:published")
+            self._remember(f"git.deployed.{self._key}", commit.info.id.encode())
+        fault.point("git:remembered")
+        self._applied = snapshot
+        self._done("applied", commit)
+        self._tell(commit=commit.info)
+
+    def _deployed(self) -> str | None:
+        """Return the commit that none may fall behind; None if there is none, or a fixed commit is wanted."""
+        if self._settings.commit is not None:
+            return None
+        return self._recall(f"git.deployed.{self._key}").decode("ascii") or None
+
+    def _confirmed(self) -> str | None:
+        return self._recall(f"git.confirmed.{self._key}").decode("ascii") or None
+
+    def _repair(self, depth: int) -> bool:
+        """Make our copy anew, beside the old one; False, with the error recorded, if that failed."""
+        try:
+            self._clone.renew(Wanted(ref=self._settings.ref, commit=self._settings.commit, depth=depth))
+        except (TankError, OSError) as error:
+            self._fail("fetched", error)
+            return False
+        return True
+
+    @contextmanager
+    def _step(self, name: StepName) -> Iterator[None]:
+        try:
+            yield
+        except (TankError, OSError) as error:
+            if isinstance(error, GitError) and error.kind == "corrupt":
+                raise
+            self._fail(name, error)
+            raise _StepFailedError from error
+
+    def _fail(self, name: StepName, error: TankError | OSError) -> None:
+        if _kind(error) == "stopped":
+            return
+        message, hint = _words(error)
+        step: StepStatus = getattr(self._status, name)
+        if step.error != message:
+            self._tell(**{name: msgspec.structs.replace(step, error=message, hint=hint, at=self._clock())})
+
+    def _done(self, name: StepName, commit: Commit) -> None:
+        self._tell(**{name: StepStatus(revision=commit.info.id, at=self._clock())})
+
+    def _tell(self, **changes: Any) -> None:
+        before = self._status
+        self._status = msgspec.structs.replace(before, **changes)
+        if msgspec.structs.replace(self._status, looked_at=before.looked_at) != before:
+            self._on_status(self._status)
+
+
+def _target(tip: str, tags: list[Tag], commits: Mapping[str, Commit]) -> Commit:
+    return commits[tags[-1].target if tags else tip]
+
+
+def _kind(error: BaseException) -> str | None:
+    return error.kind if isinstance(error, GitError) else None
+
+
+def _words(error: TankError | OSError) -> tuple[str, str | None]:
+    if isinstance(error, TankError):
+        return printable(error.message, 400), error.hint
+    return printable(
+        f"{error.strerror}: {error.filename}" if error.filename else str(error), 400
+    ), "see data_dir"

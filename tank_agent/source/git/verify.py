@@ -1,0 +1,216 @@
+"""Who signed a commit. OpenPGP with gpgv, SSH with ssh-keygen: dulwich's checks let unsigned commits pass.
+
+Both programs read what a stranger wrote, so as root we run them as the unprivileged user, and they get their
+files as descriptors.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import re
+import subprocess
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from msgspec import Struct
+
+from tank_agent.errors import Stalled
+from tank_agent.linux.process import ENVIRONMENT
+from tank_agent.source.git.objects import Commit, Signed, Tag, printable
+from tank_agent.source.git.settings import GitVerify
+from tank_agent.source.git.transport import GitError
+
+_KEY_FILE_LIMIT = 4 << 20
+_ARMOUR = re.compile(
+    rb"-----BEGIN PGP PUBLIC KEY BLOCK-----\s*?\n(.*?)-----END PGP PUBLIC KEY BLOCK-----", re.DOTALL
+)
+_REFUSALS = {
+    "EXPKEYSIG": "its key has expired",
+    "REVKEYSIG": "its key was revoked",
+    "EXPSIG": "the signature has expired",
+    "BADSIG": "the signature does not fit: the commit was changed after it was signed",
+    "NO_PUBKEY": "its key is not in git.verify.keyring",
+    "ERRSIG": "the signature cannot be checked",
+}
+
+
+class Verifier(Struct, frozen=True, kw_only=True):
+    """The keys that count: allowed_signers as text, a keyring in binary. `user` is as in `Session`."""
+
+    signers: bytes | None = None
+    keyring: bytes | None = None
+    user: tuple[int, int] | None = None
+    timeout: float = 10.0
+
+    def check_commits(self, commits: Iterable[Commit]) -> None:
+        """Check every commit's signature.
+
+        Raises:
+            GitError: the first that nobody trusted signed, with the reason in one line.
+        """
+        for commit in commits:
+            self._check(str(commit), commit.signed)
+
+    def check_tag(self, tags: Sequence[Tag], name: str) -> None:
+        """Check an annotated tag's signature, and that it was made for this name; errors as above."""
+        if not tags:
+            raise GitError("refused", f"tag {printable(name)} is not annotated, so nobody signed it")
+        if tags[0].name != name:
+            raise GitError(
+                "refused", f"tag {printable(name)} holds a tag that was made as {printable(tags[0].name)}"
+            )
+        self._check(f"tag {printable(name)}", tags[0].signed)
+
+    def _check(self, what: str, signed: Signed | None) -> None:
+        complaint = "it is not signed" if signed is None else self._complaint(signed)
+        if complaint is not None:
+            raise GitError(
+                "refused",
+                f"{what} is refused: {complaint}",
+                hint="sign it, or add the signer's key; what ran goes on",
+            )
+
+    def _complaint(self, signed: Signed) -> str | None:
+        if signed.signature.startswith(b"-----BEGIN SSH SIGNATURE-----"):
+            return (
+                "it has an SSH signature, but git.verify.allowed_signers is not set"
+                if self.signers is None
+                else (self._ssh(signed, self.signers))
+            )
+        if signed.signature.startswith(b"-----BEGIN PGP "):
+            return (
+                "it has an OpenPGP signature, but git.verify.keyring is not set"
+                if self.keyring is None
+                else (self._openpgp(signed, self.keyring))
+            )
+        return "its signature is of a kind that is not known"
+
+    def _ssh(self, signed: Signed, signers: bytes) -> str | None:
+        with ExitStack() as stack:
+            allowed, signature = (_memory(stack, data) for data in (signers, signed.signature))
+            files = ["-f", f"/dev/fd/{allowed}", "-s", f"/dev/fd/{signature}"]
+            found = self._run(["ssh-keygen", "-Y", "find-principals", *files], b"", (allowed, signature))
+            principal = _principal(found.stdout.decode("utf-8", "replace"))
+            if found.returncode or principal is None:
+                return "its key is not in git.verify.allowed_signers, or has expired"
+            argv = ["ssh-keygen", "-Y", "verify", "-n", "git", "-I", principal, *files]
+            done = self._run(argv, signed.payload, (allowed, signature))
+        if done.returncode:
+            return "the signature does not fit, or its key may not sign for git"
+        return None
+
+    def _openpgp(self, signed: Signed, keyring: bytes) -> str | None:
+        with ExitStack() as stack:
+            keys, signature = (_memory(stack, data) for data in (keyring, signed.signature))
+            argv = ["gpgv", "--homedir", "/nonexistent", "--keyring", f"/dev/fd/{keys}", "--status-fd", "1"]
+            done = self._run([*argv, f"/dev/fd/{signature}", "-"], signed.payload, (keys, signature))
+        return judge_openpgp(done.stdout.decode("utf-8", "replace"), done.returncode)
+
+    def _run(self, argv: list[str], stdin: bytes, fds: Sequence[int]) -> subprocess.CompletedProcess[bytes]:
+        uid, gid = self.user if self.user is not None else (None, None)
+        try:
+            return subprocess.run(
+                argv,
+                input=stdin,
+                capture_output=True,
+                check=False,
+                timeout=self.timeout,
+                env=dict(ENVIRONMENT),
+                cwd="/",
+                pass_fds=fds,
+                user=uid,
+                group=gid,
+                extra_groups=None if uid is None else [],
+            )
+        except FileNotFoundError as error:
+            raise GitError(
+                "refused", f"{argv[0]} is not installed", hint="install gpgv and openssh-client"
+            ) from error
+        except subprocess.TimeoutExpired as error:
+            raise GitError("refused", f"{argv[0]} did not finish within {self.timeout:g} s") from error
+
+
+def judge_openpgp(status: str, code: int) -> str | None:
+    """Return what gpgv's status lines say against a signature; None if it is good (GnuPG's doc/DETAILS)."""
+    words = [
+        line.split()[1]
+        for line in status.splitlines()
+        if line.startswith("[GNUPG:] ") and len(line.split()) > 1
+    ]
+    # An expired key still yields VALIDSIG, and of two signatures one may be good: exactly one, and only good.
+    for word in words:
+        if word in _REFUSALS and not (word == "ERRSIG" and "NO_PUBKEY" in words):
+            return _REFUSALS[word]
+    if (
+        code == 0
+        and words.count("GOODSIG") == 1
+        and words.count("VALIDSIG") == 1
+        and words.count("NEWSIG") == 1
+    ):
+        return None
+    return "the signature cannot be checked"
+
+
+def load(settings: GitVerify, user: tuple[int, int] | None) -> Verifier | None:
+    """Read the key files; None if nothing is to be verified.
+
+    Raises:
+        Stalled: a file cannot be read or holds no key.
+    """
+    if settings.mode == "off":
+        return None
+    signers = None if settings.allowed_signers is None else _read(settings.allowed_signers, "allowed_signers")
+    keyring = None if settings.keyring is None else _binary(_read(settings.keyring, "keyring"))
+    return Verifier(signers=signers, keyring=keyring, user=user)
+
+
+def _read(path: str, key: str) -> bytes:
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(_KEY_FILE_LIMIT + 1)
+    except OSError as error:
+        raise Stalled(f"cannot read git.verify.{key}: {error}") from error
+    if not data.strip() or len(data) > _KEY_FILE_LIMIT:
+        raise Stalled(f"{path} is empty or too large", hint=f"see git.verify.{key}")
+    return data
+
+
+def _binary(keyring: bytes) -> bytes:
+    """Return a keyring as gpgv reads it; `gpg --armor --export` makes text (RFC 9580, section 6.2)."""
+    if not keyring.lstrip().startswith(b"-----BEGIN PGP"):
+        return keyring
+    blocks = []
+    for block in _ARMOUR.findall(keyring):
+        lines = block.replace(b"\r", b"").split(b"\n")
+        body = lines[lines.index(b"") + 1 :] if b"" in lines[:-1] else lines
+        try:
+            blocks.append(
+                base64.b64decode(b"".join(line for line in body if not line.startswith(b"=")), validate=True)
+            )
+        except binascii.Error as error:
+            raise Stalled(
+                "git.verify.keyring is not an armoured key", hint="export it with gpg --export"
+            ) from error
+    if not blocks:
+        raise Stalled("git.verify.keyring holds no public key", hint="export it with gpg --export")
+    return b"".join(blocks)
+
+
+def _principal(output: str) -> str | None:
+    for line in output.splitlines():
+        for name in line.split(","):
+            # Negated patterns name nobody; ssh-keygen would read a leading dash as an option.
+            if name.strip() and not name.strip().startswith(("!", "-")):
+                return name.strip()
+    return None
+
+
+def _memory(stack: ExitStack, data: bytes) -> int:
+    fd = os.memfd_create("tank-git-verify", os.MFD_CLOEXEC)
+    stack.callback(os.close, fd)
+    os.write(fd, data)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd

@@ -1,0 +1,232 @@
+"""A listener for "somebody pushed" from GitHub, GitLab, Gitea and Forgejo. It only wakes.
+
+So a caller who knows the secret can make us look once more, and nothing else. Whoever does not know it costs
+us a bounded read. TLS is for the proxy in front; the default address is this machine only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import http.server
+import ipaddress
+import socket
+import socketserver
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tank_agent.errors import Stalled
+from tank_agent.source.git.settings import GitWebhook
+
+# GitHub sends up to 25 MiB; it is hashed as it comes and never kept.
+BODY_LIMIT = 25 << 20
+_SECRET_LIMIT = 4096
+_CONNECTIONS = 8
+_SECONDS = 10.0
+_CALLERS = 1024
+# Signature headers over the raw body, and what precedes the hexadecimal digits.
+_SIGNATURES = (
+    ("X-Hub-Signature-256", "sha256="),
+    ("X-Gitea-Signature", ""),
+    ("X-Forgejo-Signature", ""),
+)
+
+
+class RateLimit:
+    """A token bucket per caller: `burst` at once, then `rate` a second. Of over 1,024 callers the oldest go."""
+
+    def __init__(
+        self, *, burst: float = 20, rate: float = 1, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._burst = burst
+        self._rate = rate
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def allows(self, caller: str) -> bool:
+        """Take a token of this caller's; False if there is none."""
+        now = self._clock()
+        with self._lock:
+            tokens, at = self._buckets.pop(caller, (self._burst, now))
+            tokens = min(self._burst, tokens + (now - at) * self._rate)
+            allowed = tokens >= 1
+            self._buckets[caller] = (tokens - 1 if allowed else tokens, now)
+            while len(self._buckets) > _CALLERS:
+                self._buckets.popitem(last=False)
+        return allowed
+
+
+def authentic(secret: bytes, headers: Mapping[str, str], digest: str) -> bool:
+    """Return whether a request proves that its sender knows the secret; takes the same time for every guess.
+
+    digest: the HMAC-SHA256 of the body under the secret, hexadecimal.
+    """
+    for name, prefix in _SIGNATURES:
+        given = headers.get(name)
+        if given is not None:
+            return hmac.compare_digest(given.encode(), (prefix + digest).encode())
+    token = headers.get("X-Gitlab-Token")
+    return token is not None and hmac.compare_digest(token.encode(), secret)
+
+
+class WebhookServer:
+    """Listens for webhooks in a thread.
+
+    Args:
+        settings: `listen` and `secret_file` are both set.
+        wake: must return at once.
+
+    Raises:
+        Stalled: the address or the secret cannot be used.
+    """
+
+    def __init__(
+        self, settings: GitWebhook, wake: Callable[[], None], *, limit: RateLimit | None = None
+    ) -> None:
+        host, port = _address(settings.listen or "")
+        secret = _secret(settings.secret_file)
+        try:
+            self._server = _Server((host, port), secret, wake, limit if limit is not None else RateLimit())
+        except OSError as error:
+            raise Stalled(
+                f"cannot listen on {settings.listen}: {error.strerror}", hint="see git.webhook"
+            ) from error
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="git-webhook", daemon=True
+        )
+
+    @property
+    def port(self) -> int:
+        """Return the port; the system chose it if `listen` ended in :0."""
+        return int(self._server.server_address[1])
+
+    def start(self) -> None:
+        """Start to answer."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop to listen; what is being answered ends within ten seconds."""
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._thread.join()
+        self._server.server_close()
+
+
+class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
+    daemon_threads = True
+    request_queue_size = 16
+
+    def __init__(
+        self, address: tuple[str, int], secret: bytes, wake: Callable[[], None], limit: RateLimit
+    ) -> None:
+        self.secret = secret
+        self.wake = wake
+        self.limit = limit
+        if ":" in address[0]:
+            self.address_family = socket.AF_INET6
+        self._free = threading.BoundedSemaphore(_CONNECTIONS)
+        super().__init__(address, _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread, or hang up if enough are busy already."""
+        if not self._free.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer, and make room for the next."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: callers who hang up are no news, and all else is answered with a status."""
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    """One request a connection, within ten seconds."""
+
+    server_version = "tank"
+    sys_version = ""
+    server: _Server
+
+    def handle(self) -> None:
+        """Answer, and hang up on callers who take too long, however busily they drip."""
+        timer = threading.Timer(_SECONDS, self._hang_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                super().handle()
+        finally:
+            timer.cancel()
+
+    def do_POST(self) -> None:
+        """Check a webhook and wake."""
+        self._answer(self._judge())
+
+    def _hang_up(self) -> None:
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+    def _judge(self) -> int:
+        if not self.server.limit.allows(self.client_address[0]):
+            return 429
+        length = self.headers.get("Content-Length", "")
+        if not length.isascii() or not length.isdigit() or "Transfer-Encoding" in self.headers:
+            return 411
+        if int(length[:12]) > BODY_LIMIT:
+            return 413
+        digest = hmac.new(self.server.secret, digestmod=hashlib.sha256)
+        left = int(length)
+        while left:
+            part = self.rfile.read(min(left, 64 << 10))
+            if not part:
+                return 400
+            digest.update(part)
+            left -= len(part)
+        if not authentic(self.server.secret, self.headers, digest.hexdigest()):  # type: ignore[arg-type]
+            return 403
+        self.server.wake()
+        return 202
+
+    def _answer(self, status: int) -> None:
+        self.close_connection = True
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.send_header("Connection", "close")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Log nothing: a caller must not be able to fill a disk."""
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    try:
+        return str(ipaddress.ip_address(host.strip("[]"))), int(port)
+    except ValueError:
+        raise Stalled(
+            f"{text!r} is no address to listen on", hint='write git.webhook.listen = "127.0.0.1:9470"'
+        ) from None
+
+
+def _secret(path: str | None) -> bytes:
+    try:
+        with Path(path or "").open("rb") as file:
+            secret = file.read(_SECRET_LIMIT + 1).strip()
+    except OSError as error:
+        raise Stalled(f"cannot read git.webhook.secret_file: {path}: {error.strerror}") from error
+    if not 16 <= len(secret) <= _SECRET_LIMIT:
+        raise Stalled(
+            f"{path} must hold a secret of 16 to {_SECRET_LIMIT} bytes", hint="openssl rand -hex 32 makes one"
+        )
+    return secret
