@@ -106,7 +106,11 @@ class Reconciler:
         for pod in self.known_pods():
             self.wake(pod, "agent stops")
         machine = self._machine
-        return self.wait_until(lambda: not machine.containers.pods() and not machine.networks.pods(), timeout)
+        stopped = self.wait_until(lambda: not (machine.containers.pods() or machine.networks.pods()), timeout)
+        if stopped:
+            for pod in self.known_pods():
+                machine.networks.forget(pod)
+        return stopped
 
     def wait_until(self, condition: Callable[[], bool], timeout: float) -> bool:
         """Block until a condition holds, looked at again whenever a pod was worked on."""

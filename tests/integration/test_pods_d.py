@@ -1,0 +1,215 @@
+"""A file in pods.d becomes a running container, changes with it, and goes with it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.support.agent import Agent, wait_for
+
+
+def echo(word: str) -> list[str]:
+    return ["/bin/sh", "-c", f"trap 'exit 0' TERM; echo {word}; while :; do sleep 1000 & wait $!; done"]
+
+
+def test_a_file_becomes_a_container_and_goes_with_it(agent: Agent) -> None:
+    file = agent.write("web", agent.pod_text())
+    status = agent.wait_phase("web", "running")
+    assert status["owner"] == f"dir:{file}"
+    assert status["generation"] == 1
+    pid = agent.pid("web")
+    assert Path(f"/proc/{pid}/root/bin/busybox").exists()
+    file.unlink()
+    agent.wait_gone("web")
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_an_edit_by_rename_replaces_the_container(agent: Agent) -> None:
+    agent.write("web", agent.pod_text(command=echo("one")))
+    agent.wait_phase("web", "running")
+    first = agent.pid("web")
+    agent.write("web", agent.pod_text(command=echo("two")))
+    wait_for(lambda: agent.output("web") == ["one", "two"], "the new container runs")
+    assert agent.wait_phase("web", "running")["generation"] == 2
+    assert agent.pid("web") != first
+    assert not Path(f"/proc/{first}").exists()
+
+
+def test_a_file_is_not_read_while_it_is_being_written(agent: Agent) -> None:
+    text = agent.pod_text(command=echo("whole"))
+    half = agent.pod_text(command=echo("half"))
+    with (agent.pods / "web.toml").open("w") as file:
+        # Valid as far as it goes: only the open descriptor tells that more is to come.
+        file.write(half)
+        file.flush()
+        agent.client.sync()
+        status = agent.status("web")
+        assert status is None or status["containers"] == [], status
+        file.seek(0)
+        file.truncate()
+        file.write(text)
+    agent.wait_phase("web", "running")
+    assert agent.output("web") == ["whole"]
+
+
+def test_editor_leftovers_are_not_pods(agent: Agent) -> None:
+    text = agent.pod_text()
+    for name in (".web.toml.swp", "web.toml~", ".web.toml", "4913", "web.toml.bak", "#web.toml#", "web.tml"):
+        (agent.pods / name).write_text(text)
+    agent.client.sync()
+    assert agent.client.status() == []
+    agent.write("web", text)
+    agent.wait_phase("web", "running")
+    pid = agent.pid("web")
+    # As vim saves: the old file moves away, the new one is written, the backup is removed.
+    file = agent.pods / "web.toml"
+    file.rename(agent.pods / "web.toml~")
+    file.write_text(text)
+    (agent.pods / "web.toml~").unlink()
+    agent.client.sync()
+    assert agent.pid("web") == pid
+
+
+def test_two_edits_within_10_ms_end_at_the_second(agent: Agent) -> None:
+    agent.write("web", agent.pod_text(command=echo("one")))
+    agent.wait_phase("web", "running")
+    agent.write("web", agent.pod_text(command=echo("two")))
+    time.sleep(0.01)
+    agent.write("web", agent.pod_text(command=echo("three")))
+    wait_for(lambda: "three" in agent.output("web"), "the last edit runs")
+    agent.wait_phase("web", "running")
+    assert len(agent.conmons()) == 1
+
+
+def test_the_same_content_again_changes_nothing(agent: Agent) -> None:
+    text = agent.pod_text()
+    agent.write("web", text)
+    agent.wait_phase("web", "running")
+    pid = agent.pid("web")
+    agent.write("web", "# a comment\n" + text)
+    agent.client.sync()
+    status = agent.wait_phase("web", "running")
+    assert (agent.pid("web"), status["generation"]) == (pid, 1)
+
+
+def test_a_bad_edit_keeps_the_pod_and_shows_file_and_line(agent: Agent) -> None:
+    file = agent.write("web", agent.pod_text())
+    agent.wait_phase("web", "running")
+    pid = agent.pid("web")
+    file.write_text(agent.pod_text(extra='colour = "red"'))
+    agent.client.sync()
+    status = wait_for(lambda: (agent.status("web") or {}).get("error") and agent.status("web"), "the error shows")
+    assert f"{file}:6: containers[0].colour" in status["error"], status
+    assert (status["phase"], agent.pid("web"), status["generation"]) == ("running", pid, 1)
+    file.write_text(agent.pod_text())
+    wait_for(lambda: (agent.status("web") or {}).get("error") is None, "the error goes")
+    assert agent.pid("web") == pid
+
+
+def test_a_new_bad_file_is_seen_in_status_and_stops_nobody(agent: Agent) -> None:
+    agent.write("good", agent.pod_text())
+    bad = agent.write("bad", "containers = 3\n")
+    agent.wait_phase("good", "running")
+    status = agent.wait_phase("bad", "failed")
+    assert f"{bad}:1: containers" in status["error"]
+
+
+def test_what_is_not_supported_yet_is_refused(agent: Agent) -> None:
+    text = agent.pod_text().replace("rootfs", "# rootfs")
+    text = text.replace('name = "app"', 'name = "app"\nimage = "registry.example/web:1"')
+    agent.write("web", text)
+    status = agent.wait_phase("web", "failed")
+    assert "containers[0].image" in status["error"]
+    assert agent.tank("apply", "-", stdin=text).returncode == 2
+
+
+def test_pods_d_deleted_as_a_whole_stops_nobody(agent: Agent) -> None:
+    agent.write("web", agent.pod_text())
+    agent.wait_phase("web", "running")
+    pid = agent.pid("web")
+    shutil.rmtree(agent.pods)
+    agent.client.sync()
+    assert agent.pid("web") == pid
+    agent.pods.mkdir()
+    agent.client.sync()
+    assert agent.pid("web") == pid
+    problems = agent.tank("plan").stdout + agent.tank("plan").stderr
+    assert "unmounted or replaced" in problems
+    agent.write("web", agent.pod_text(command=echo("again")))
+    wait_for(lambda: "again" in agent.output("web"), "the directory counts again")
+
+
+def test_pods_d_unmounted_stops_nobody(tmp_path: Path) -> None:
+    """The disk with pods.d is unmounted under a running agent: in a mount namespace of its own."""
+    script = Path(__file__).parents[1] / "support" / "unmounted.py"
+    done = subprocess.run(
+        ["unshare", "-m", sys.executable, str(script), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_one_name_in_two_files_runs_once(agent: Agent) -> None:
+    first = agent.write("a", agent.pod_text(command=echo("a"), head='name = "web"'))
+    agent.wait_phase("web", "running")
+    pid = agent.pid("web")
+    second = agent.write("b", agent.pod_text(command=echo("b"), head='name = "web"'))
+    agent.client.sync()
+    status = agent.wait_phase("web", "running")
+    assert (agent.pid("web"), status["owner"]) == (pid, f"dir:{first}")
+    assert str(second) in (status["error"] or ""), status
+    first.unlink()
+    wait_for(lambda: agent.output("web")[-1] == "b", "the other file takes over")
+    assert agent.wait_phase("web", "running")["owner"] == f"dir:{second}"
+
+
+def test_a_renamed_file_with_the_same_name_inside_restarts_nothing(agent: Agent) -> None:
+    first = agent.write("a", agent.pod_text(head='name = "web"'))
+    agent.wait_phase("web", "running")
+    pid = agent.pid("web")
+    second = agent.pods / "b.toml"
+    first.rename(second)
+    wait_for(lambda: (agent.status("web") or {}).get("owner") == f"dir:{second}", "the owner moves")
+    assert agent.pid("web") == pid
+
+
+def test_many_pods_of_one_file(agent: Agent) -> None:
+    one = agent.pod_text().replace("[[containers]]", "[[pods.containers]]")
+    agent.write("many", f'[[pods]]\nname = "one"\n{one}\n[[pods]]\nname = "two"\n{one}')
+    agent.wait_phase("one", "running")
+    agent.wait_phase("two", "running")
+    agent.write("many", f'[[pods]]\nname = "two"\n{one}')
+    agent.wait_gone("one")
+    assert agent.wait_phase("two", "running")["generation"] == 1
+
+
+def test_a_restart_policy_edit_restarts_nothing(agent: Agent) -> None:
+    agent.write("web", agent.pod_text())
+    agent.wait_phase("web", "running")
+    pid = agent.pid("web")
+    agent.write("web", agent.pod_text(head='restart = "never"'))
+    wait_for(lambda: (agent.status("web") or {}).get("generation") == 2, "the edit is taken")
+    assert agent.pid("web") == pid
+
+
+def test_only_the_changed_container_of_a_pod_restarts(agent: Agent) -> None:
+    def text(word: str) -> str:
+        return agent.pod_text() + agent.pod_text(command=echo(word)).replace('"app"', '"other"')
+
+    agent.write("web", text("one"))
+    agent.wait_phase("web", "running")
+    kept, changed = agent.pid("web", 0), agent.pid("web", 1)
+    agent.write("web", text("two"))
+    wait_for(lambda: agent.output("web", "other") == ["one", "two"], "the change runs")
+    agent.wait_phase("web", "running")
+    assert agent.pid("web", 0) == kept
+    assert agent.pid("web", 1) != changed

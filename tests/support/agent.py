@@ -1,0 +1,252 @@
+"""A real agent in directories of its own, for tests: started, killed, restarted, and looked at from outside."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tank_agent import Client
+from tank_agent.errors import AgentUnreachable
+
+T = TypeVar("T")
+DEADLINE = 20.0
+BUSYBOX = Path("/bin/busybox")
+# Ends at once when it is asked to, and counts its starts in its output.
+SERVE = ["/bin/sh", "-c", "trap 'exit 0' TERM; echo started; while :; do sleep 1000 & wait $!; done"]
+
+
+def wait_for(condition: Callable[[], T], what: str, deadline: float = DEADLINE) -> T:
+    """Return the first true answer of a condition; fail when there is none in time."""
+    end = time.monotonic() + deadline
+    while True:
+        answer = condition()
+        if answer:
+            return answer
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {deadline:g} s: {what}; last answer: {answer!r}")
+        time.sleep(0.01)
+
+
+def busybox_rootfs(path: Path) -> Path:
+    """Make a root file system of Debian's static busybox and links to it."""
+    (path / "bin").mkdir(parents=True)
+    (path / "bin" / "busybox").write_bytes(BUSYBOX.read_bytes())
+    (path / "bin" / "busybox").chmod(0o755)
+    for name in ("sh", "sleep", "echo", "cat", "true", "id", "ls", "kill", "ps", "mount", "touch", "head"):
+        (path / "bin" / name).symlink_to("busybox")
+    (path / "etc").mkdir()
+    (path / "etc" / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1000::/home/web:/bin/sh\n")
+    (path / "etc" / "group").write_text("root:x:0:\nweb:x:1000:\nextra:x:2000:web\n")
+    return path
+
+
+class Agent:
+    """One agent with its own data_dir, run_dir and pods_dir below `home`.
+
+    It is ended with the test, and everything that it runs with it; `leftovers` then tells what stayed.
+    """
+
+    def __init__(self, home: Path, **reconcile: str) -> None:
+        self.home = home
+        self.data, self.run, self.pods = home / "data", home / "run", home / "pods.d"
+        self.rootfs = busybox_rootfs(home / "rootfs")
+        self.pods.mkdir()
+        self.config = home / "agent.toml"
+        paces = {"resync": "1s", "backoff_base": "0s", **reconcile}
+        lines = "".join(f'{key} = "{value}"\n' for key, value in paces.items())
+        self.config.write_text(
+            f'data_dir = "{self.data}"\nrun_dir = "{self.run}"\npods_dir = "{self.pods}"\n'
+            f'seed_dir = "{home / "seed.d"}"\n[reconcile]\n{lines}'
+        )
+        self.log = home / "agent.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def client(self) -> Client:
+        """Return a client for the agent's socket."""
+        return Client(self.run / "tank.sock")
+
+    def launch(self, *flags: str, fault: str = "", env: Mapping[str, str] | None = None) -> None:
+        """Start the agent and return at once; `fault` is where it kills itself."""
+        environment = {**os.environ, **(env or {})}
+        if fault:
+            environment["TANK_FAULT"] = fault
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tank_agent", "agent", "--config", str(self.config), *flags],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+            )
+
+    def start(self, *flags: str) -> None:
+        """Start the agent and wait until it answers."""
+        self.launch(*flags)
+        wait_for(self._answers, f"the agent answers; its log: {self.log.read_text()[-2000:]}")
+
+    def kill(self) -> None:
+        """End the agent with SIGKILL, as a crash would."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(DEADLINE)
+        self.process = None
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Ask the agent to end, and return its exit code."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        code = self.process.wait(60)
+        self.process = None
+        return code
+
+    def died(self) -> int:
+        """Wait until the agent has ended by itself, and return its exit code."""
+        assert self.process is not None
+        code = self.process.wait(DEADLINE)
+        self.process = None
+        return code
+
+    def end(self) -> None:
+        """Stop every pod and the agent, however it stands."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(DEADLINE)
+        for file in self.pods.iterdir() if self.pods.is_dir() else ():
+            file.unlink()
+        self.start("--stop-pods")
+        assert self.stop() == 0, self.log.read_text()[-3000:]
+
+    def tank(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run the command line against this agent."""
+        return subprocess.run(
+            [sys.executable, "-m", "tank_agent", *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env={**os.environ, "TANK_SOCKET": str(self.run / "tank.sock")},
+        )
+
+    def pod_text(self, *, command: list[str] | None = None, head: str = "", extra: str = "") -> str:
+        """Return the text of a pod file with one container."""
+        words = json.dumps(command or SERVE)
+        return f'{head}\n[[containers]]\nname = "app"\nrootfs = "{self.rootfs}"\ncommand = {words}\n{extra}\n'
+
+    def write(self, name: str, text: str) -> Path:
+        """Rename a pod file into place."""
+        temporary = self.home / f"{name}.new"
+        temporary.write_text(text)
+        target = self.pods / f"{name}.toml"
+        temporary.rename(target)
+        return target
+
+    def status(self, name: str) -> dict[str, Any] | None:
+        """Return a pod's status; None if there is none."""
+        return next((pod for pod in self.client.status() if pod["name"] == name), None)
+
+    def wait_phase(self, name: str, phase: str, deadline: float = DEADLINE) -> dict[str, Any]:
+        """Wait until a pod is in a phase, and return its status."""
+
+        def reached() -> dict[str, Any] | None:
+            status = self.status(name)
+            return status if status is not None and status["phase"] == phase else None
+
+        try:
+            return wait_for(reached, f"pod {name} is {phase}", deadline)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.status(name)}\n{self.log.read_text()[-3000:]}") from None
+
+    def wait_gone(self, name: str) -> None:
+        """Wait until nothing of a pod is left."""
+        wait_for(lambda: self.status(name) is None, f"pod {name} is gone")
+
+    def pid(self, name: str, container: int = 0) -> int:
+        """Return the process id of a running container."""
+        status = self.status(name)
+        assert status is not None
+        pid = status["containers"][container]["pid"]
+        assert isinstance(pid, int), status
+        return pid
+
+    def output(self, pod: str, container: str = "app") -> list[str]:
+        """Return what a container printed over all its runs."""
+        file = self.data / "logs" / pod / f"{container}.log"
+        lines = file.read_text().splitlines() if file.exists() else []
+        return [line.split(" ", 3)[3] for line in lines]
+
+    def conmons(self) -> list[int]:
+        """Return the monitors of this agent's containers."""
+        return [pid for pid, words in _processes() if words[0].endswith("conmon") and str(self.run) in " ".join(words)]
+
+    def leftovers(self) -> list[str]:
+        """Return what is left on the machine of this agent's pods: processes, mounts, cgroups, run_dir files."""
+        found = [f"process {pid}: {' '.join(words)[:200]}" for pid, words in _processes() if self._is_ours(words)]
+        home = str(self.home)
+        mountinfo = Path("/proc/self/mountinfo").read_text().splitlines()
+        found += [f"mount {line}" for line in mountinfo if line.split()[4].startswith(home)]
+        found += [f"cgroup {path}" for path in Path("/sys/fs/cgroup").glob(f"*/{self.cgroup}")]
+        found += [f"cgroup {path}" for path in Path("/sys/fs/cgroup").glob(self.cgroup)]
+        for directory in ("containers", "crun", "netns", "pods"):
+            folder = self.run / directory
+            found += [f"file {entry}" for entry in (folder.iterdir() if folder.is_dir() else ())]
+        overlay = self.data / "overlay"
+        return found + [f"file {entry}" for entry in (overlay.iterdir() if overlay.is_dir() else ())]
+
+    @property
+    def cgroup(self) -> str:
+        """Return the name of this agent's own cgroup."""
+        return f"tank-{hashlib.sha256(os.fsencode(self.run)).hexdigest()[:8]}"
+
+    def _is_ours(self, words: list[str]) -> bool:
+        text = " ".join(words)
+        return str(self.run) in text or str(self.rootfs) in text
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log.read_text()[-3000:]
+        try:
+            self.client.info()
+        except AgentUnreachable:
+            return False
+        return True
+
+
+def _processes() -> Iterator[tuple[int, list[str]]]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+            except OSError:
+                continue
+            if words:
+                yield int(entry.name), words
+
+
+@contextmanager
+def running_agent(home: Path, **reconcile: str) -> Iterator[Agent]:
+    """Run an agent for a test, and fail the test if anything stays behind."""
+    agent = Agent(home, **reconcile)
+    agent.start()
+    with ended(agent):
+        yield agent
+
+
+@contextmanager
+def ended(agent: Agent) -> Iterator[None]:
+    """End an agent after a test, and fail the test if anything stays behind."""
+    try:
+        yield
+    finally:
+        agent.end()
+    wait_for(lambda: not agent.leftovers(), f"nothing is left: {agent.leftovers()}", 5)
