@@ -180,7 +180,8 @@ def _check_argv(table: ContainerTable, path: KeyPath, findings: list[Finding]) -
             wrong = _string_problem(word)
             if wrong:
                 findings.append(Finding((*path, key, index), wrong))
-    if table.command is None and table.rootfs is None:
+    # What an image says to run is only known later, unless the command replaces it.
+    if table.command is None and (table.rootfs is None or table.image is not None):
         return
     argv = (table.command or ()) + (table.args or ())
     if not argv:

@@ -32,6 +32,7 @@ _SENTENCES = (
         "Unclosed inline table",
         'an inline table is not closed; it needs "," between its keys and "}" on the same line',
     ),
+    ("Expected \"'''", "a text in three quotes is not closed; end it with three quotes"),
     ("Unterminated string", "a text is not closed; end it with the quotes that it starts with"),
     ("Illegal character '\\n'", "a text is not closed on its line; for several lines use three quotes"),
     ("Unescaped '\\' in a string", "a backslash in a text must be doubled, or the text put in single quotes"),
@@ -53,6 +54,7 @@ _WORDS = {"yes": "true", "on": "true", "true": "true", "no": "false", "off": "fa
 _ASSIGNMENT = re.compile(r"\s*([^=#]+?)\s*=\s*([^#]*?)\s*(?:#.*)?")
 _WRONG_VALUE = ("Invalid value", "Expected newline or end of document", "Invalid date")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_BARE_KEY = re.compile(r"[A-Za-z0-9_.-]+")
 _COLON = re.compile(r"\s*-?\s*([A-Za-z0-9_-]+)\s*:(?:\s+(\S.*))?")
 
 
@@ -149,8 +151,8 @@ def _value_sentence(key: str, value: str) -> str:
     if not value:
         return f'{key} has no value; write {key} = "…", or remove the line'
     word = _WORDS.get(value.lower())
-    if word:
+    if word and word != value:
         return f"{value} is not a value; write {key} = {word}"
-    if value[0] in "\"'[{":
+    if re.search("[\"'\\[{]", value) or not _BARE_KEY.fullmatch(key):
         return "this is not a value; text needs quotes, a list [ ] and a table { }"
     return f"text needs quotes; write {key} = {show(value)}"

@@ -30,7 +30,7 @@ def key_text(path: KeyPath) -> str:
         if isinstance(part, int):
             parts.append(f"[{part}]")
         else:
-            bare = part if _BARE_KEY.fullmatch(part) else show(part)
+            bare = _cut(part) if _BARE_KEY.fullmatch(part) else show(part)
             parts.append(f".{bare}" if parts else bare)
     return "".join(parts)
 
@@ -54,7 +54,7 @@ def _cut(value: str) -> str:
 def closest(word: str, known: Iterable[str]) -> str | None:
     """Return the known word that `word` was probably meant to be, or None."""
     lower = word.lower().replace("-", "_")
-    candidates = {name.replace("-", "_"): name for name in known}
+    candidates = {name.lower().replace("-", "_"): name for name in known}
     found = difflib.get_close_matches(lower[:_SHOWN], list(candidates), n=1, cutoff=0.7)
     return candidates[found[0]] if found else None
 

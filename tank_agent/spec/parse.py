@@ -182,7 +182,9 @@ def _read_pod(table: object, stem: str | None) -> tuple[Pod | None, list[Finding
         return None, [Finding((), type_message(table, {"type": "object"}))], None
     fields, structure = read_table(table, PodTable)
     given = table.get("name")
-    name = given if isinstance(given, str) and given else stem
+    name = given if isinstance(given, str) else stem
+    if name is not None and name_problem(name):
+        name = None
     findings = list(structure.findings)
     wrong = _name_finding(given, stem)
     if wrong and not structure.is_covered(("name",)):

@@ -101,7 +101,7 @@ def format_duration(seconds: float) -> str:
     """Return seconds as people write them: "1m30s", "500ms"; as a bare number when no text is exact."""
     if seconds == 0:
         return "0s"
-    if not seconds.is_integer():
+    if seconds != int(seconds):
         text = f"{round(seconds * 1000)}ms"
         return text if _duration_of_text(text) == seconds else repr(seconds)
     hours, rest = divmod(int(seconds), 3600)

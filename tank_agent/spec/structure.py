@@ -73,9 +73,17 @@ def read_table(table: object, kind: type[Table]) -> tuple[Table | None, Structur
 def type_message(value: object, schema: Json, expected: list[str] | None = None) -> str:
     """Return the sentence for a value of the wrong type, with what would be right."""
     kinds = expected or [str(schema.get("type"))]
-    wanted = " or ".join(dict.fromkeys(_KINDS.get(kind, kind) for kind in kinds))
-    right = _rewrite(value, kinds, schema)
-    return f"must be {wanted}, not {kind_of(value)}" + (f"; write {right}" if right else "")
+    # Every whole number is a number; saying both would only confuse.
+    words = [_KINDS.get(kind, kind) for kind in kinds if kind != "integer" or "number" not in kinds]
+    allowed = [show(item) for branch in schema.get("anyOf", ()) for item in branch.get("enum", ())]
+    if allowed:
+        words = allowed + [word for word in words if word != _KINDS["string"]]
+    right = None if allowed else _rewrite(value, kinds, schema)
+    return f"must be {_either(words)}, not {kind_of(value)}" + (f"; write {right}" if right else "")
+
+
+def _either(words: list[str]) -> str:
+    return ", ".join(words[:-1]) + f" or {words[-1]}" if len(words) > 1 else words[0]
 
 
 def kind_of(value: object) -> str:
@@ -259,7 +267,7 @@ class _Explainer:
             self.definitions[node["$ref"].rpartition("/")[2]] if "$ref" in node else node
             for node in schema["anyOf"]
         ]
-        types = [kind for node in branches for kind in _types(node) if kind != "null"]
+        types = list(dict.fromkeys(kind for node in branches for kind in _types(node) if kind != "null"))
         for index, node in enumerate(branches):
             if not _has_type(error.instance, _types(node)):
                 continue
@@ -317,7 +325,7 @@ def _how_to_add(path: KeyPath, key: str, node: Json) -> str:
 
 def _rewrite(value: object, kinds: list[str], schema: Json) -> str | None:
     """Return how the value, or one like it, is written rightly in TOML."""
-    if "string" in kinds and isinstance(value, bool | int | float):
+    if kinds == ["string"] and isinstance(value, bool | int | float):
         return show(toml_value(value))
     if isinstance(value, str):
         if {"integer", "number"} & set(kinds) and re.fullmatch(r"[0-9]{1,18}", value):

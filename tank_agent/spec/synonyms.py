@@ -79,7 +79,9 @@ def _find_headers(schema: dict[str, Any]) -> dict[str, list[str]]:
 
     def walk(node: dict[str, Any], header: str) -> None:
         for key, child in node.get("properties", {}).items():
-            headers.setdefault(key, []).append(f"in {header}" if header else "at the top, before any [table]")
+            headers.setdefault(key, []).append(
+                f"in {header}" if header else "to the pod itself, before all its [tables]"
+            )
             path = f"{header.strip('[]')}.{key}" if header else key
             for inner, is_list in _tables_in(child):
                 walk(definitions[inner], f"[[{path}]]" if is_list else f"[{path}]")

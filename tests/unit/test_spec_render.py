@@ -1,0 +1,209 @@
+"""Every pod can be written as a file that reads back the same, and that editors accept by our schema."""
+
+from __future__ import annotations
+
+import ipaddress
+import tomllib
+from typing import Any
+
+import pytest
+import tomlkit
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from tank_agent.spec.file import PodTable
+from tank_agent.spec.model import (
+    Container,
+    CpuLimit,
+    Limits,
+    Mount,
+    Network,
+    Nic,
+    Pod,
+    RestartPolicy,
+    Volume,
+)
+from tank_agent.spec.parse import parse_pod_file
+from tank_agent.spec.quantities import MEMORY_MAX, MEMORY_MIN
+from tank_agent.spec.render import render_pod
+from tank_agent.spec.schema import json_schema
+
+NAMES = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,10}[a-z0-9])?", fullmatch=True)
+# Everything that a program can be given: no NUL, and no half of a surrogate pair.
+TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12)
+PATHS = st.lists(
+    st.from_regex(r"[A-Za-z0-9 é'\"=][A-Za-z0-9._-]{0,6}", fullmatch=True), min_size=1, max_size=3
+).map(lambda parts: "/srv/" + "/".join(parts))
+IMAGES = st.sampled_from(
+    ["nginx", "docker.io/library/postgres:17", "oci:/srv/app:latest", "docker-archive:/a.tar"]
+)
+USERS = st.sampled_from(["0", "postgres:postgres", "1000:0", "www-data"])
+SIGNALS = st.sampled_from(["SIGTERM", "SIGINT", "SIGRTMIN", "SIGRTMIN+3"])
+GRACES = st.one_of(
+    st.floats(0, 3600), st.integers(0, 3600).map(float), st.integers(0, 3_600_000).map(lambda ms: ms / 1000)
+)
+CPUS = st.builds(
+    CpuLimit, quota=st.integers(1000, 10**6), period=st.sampled_from([1000, 50_000, 100_000, 1_000_000])
+)
+LIMITS = st.builds(
+    Limits,
+    memory=st.none() | st.integers(MEMORY_MIN, MEMORY_MAX) | st.just(2**28),
+    pids=st.none() | st.integers(1, 4_194_304),
+    cpu=st.none() | CPUS,
+)
+ENV = st.dictionaries(TEXT.filter(lambda key: bool(key) and "=" not in key), TEXT, max_size=3)
+WORDS = st.lists(TEXT, max_size=3).map(tuple)
+
+
+@st.composite
+def containers(draw: st.DrawFn, name: str, volumes: tuple[Volume, ...]) -> Container:
+    is_image = draw(st.booleans())
+    command = draw(st.none() | WORDS.map(lambda words: ("/bin/app", *words)))
+    paths = draw(st.lists(PATHS, max_size=3, unique=True)) if volumes else []
+    return Container(
+        name=name,
+        image=draw(IMAGES) if is_image else None,
+        rootfs=None if is_image else draw(PATHS),
+        command=command if is_image else command or ("/bin/app",),
+        args=draw(st.none() | WORDS),
+        env=draw(ENV),
+        working_dir=draw(st.none() | PATHS),
+        user=draw(st.none() | USERS),
+        tty=draw(st.booleans()),
+        stop_signal=draw(st.none() | SIGNALS),
+        stop_grace=draw(GRACES),
+        mounts=tuple(
+            Mount(volume=draw(st.sampled_from(volumes)).name, path=path, read_only=draw(st.booleans()))
+            for path in paths
+        ),
+        limits=draw(LIMITS),
+    )
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> Network:
+    count = draw(st.integers(0, 3))
+    if count == 0:
+        return Network(mode=draw(st.sampled_from(["none", "host"])))
+    nics = []
+    for index in range(count):
+        addresses = draw(st.sampled_from([(), ("4",), ("6",), ("4", "6"), ("4", "4")]))
+        ip = tuple(
+            f"10.{index}.{place}.5/16" if kind == "4" else str(ipaddress.ip_interface(f"fd00:{index}::5/64"))
+            for place, kind in enumerate(addresses)
+        )
+        gateway = draw(st.sampled_from([(), ("10.0.0.1",)])) if index == 0 and "4" in addresses else ()
+        nics.append(
+            Nic(name=f"eth{index}", parent=draw(st.sampled_from(["auto", "eno1.5"])), ip=ip, gateway=gateway)
+        )
+    return Network(mode="nics", nics=tuple(nics), dns=draw(st.sampled_from([(), ("1.1.1.1", "fd00::1")])))
+
+
+@st.composite
+def pods(draw: st.DrawFn) -> Pod:
+    volumes = tuple(
+        Volume(name=name, host=draw(st.none() | PATHS))
+        for name in draw(st.lists(NAMES, max_size=3, unique=True))
+    )
+    names = draw(st.lists(NAMES, min_size=1, max_size=3, unique=True))
+    return Pod(
+        name=draw(NAMES),
+        containers=tuple(draw(containers(name, volumes)) for name in names),
+        restart=draw(st.sampled_from(RestartPolicy)),
+        network=draw(networks()),
+        volumes=volumes,
+    )
+
+
+VALIDATOR = Draft202012Validator(json_schema())
+
+
+@settings(
+    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+@given(pods())
+def test_every_pod_reads_back_from_its_text_and_fits_the_schema(pod: Pod) -> None:
+    text = render_pod(pod)
+    parsed = parse_pod_file(text, "other.toml")
+    assert parsed.problems == ()
+    assert [read.pod for read in parsed.pods] == [pod]
+    document = tomllib.loads(text)
+    VALIDATOR.validate(document)
+    VALIDATOR.validate({"pods": [document]})
+
+
+def test_the_text_is_what_a_person_would_write() -> None:
+    pod = Pod(
+        name="web",
+        volumes=(Volume(name="data"),),
+        containers=(
+            Container(
+                name="app",
+                image="oci:/srv/app",
+                env={"A": "1"},
+                mounts=(Mount(volume="data", path="/data"),),
+                limits=Limits(memory=2**28, cpu=CpuLimit(quota=50_000)),
+            ),
+            Container(name="side", rootfs="/srv/side", command=("/bin/side", "-v"), stop_grace=90.0),
+        ),
+    )
+    assert render_pod(pod) == (
+        'name = "web"\nrestart = "always"\nnetwork = "none"\n\n'
+        '[[volumes]]\nname = "data"\n\n'
+        '[[containers]]\nname = "app"\nimage = "oci:/srv/app"\nenv = {A = "1"}\n\n'
+        '[[containers.mounts]]\nvolume = "data"\npath = "/data"\n\n'
+        '[containers.limits]\nmemory = "256M"\ncpu = 0.5\n\n'
+        '[[containers]]\nname = "side"\nrootfs = "/srv/side"\ncommand = ["/bin/side", "-v"]\n'
+        'stop_grace = "1m30s"\n'
+    )
+
+
+SMALL: dict[str, Any] = {"containers": [{"name": "a", "image": "b"}]}
+
+
+def with_container(**keys: object) -> dict[str, Any]:
+    return {"containers": [{"name": "a", "image": "b", **keys}]}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {},
+        {"pods": []},
+        {"pods": [SMALL]},
+        {"containers": []},
+        {**SMALL, "pods": []},
+        {**SMALL, "nam": "x"},
+        {**SMALL, "name": "No"},
+        {**SMALL, "restart": "sometimes"},
+        {**SMALL, "network": "bridge"},
+        {**SMALL, "network": {"nics": [{"ip": "10.0.0.5/24"}]}},
+        {**SMALL, "volumes": [{"name": "a", "host": "relative"}]},
+        with_container(env={"A": 1}),
+        with_container(stop_grace="soon"),
+        with_container(working_dir="relative"),
+        with_container(limits={"memory": "1MB"}),
+        with_container(limits={"cpu": {"period": 5}}),
+        with_container(limits={"cpu": "1"}),
+        with_container(mounts=[{"volume": "a"}]),
+    ],
+    ids=range(18),
+)
+def test_the_schema_and_the_parser_refuse_the_same(document: dict[str, Any]) -> None:
+    assert not VALIDATOR.is_valid(document)
+    assert parse_pod_file(tomlkit.dumps(document), "web.toml").problems
+
+
+def test_the_schema_helps_an_editor() -> None:
+    schema = json_schema()
+    Draft202012Validator.check_schema(schema)
+    assert schema["title"]
+    assert [branch.get("$ref") for branch in schema["oneOf"]] == ["#/$defs/PodTable", None]
+    assert "null" not in str(schema)
+    for name, table in schema["$defs"].items():
+        assert table["title"], name
+        for key, node in table["properties"].items():
+            assert node.get("description"), f"{name}.{key}"
+    assert schema["$defs"]["PodTable"]["properties"]["restart"]["default"] == "always"
+    assert set(schema["$defs"]["PodTable"]["properties"]) == set(PodTable.__struct_fields__)
