@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tank_agent.client.client import Client
 
 # How long one look at a pod that comes up takes at most, in seconds.
-_LOOK = 1.0
+_LOOK = 0.3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

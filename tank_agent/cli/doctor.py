@@ -36,8 +36,9 @@ def _examine(arguments: argparse.Namespace) -> Sequence[Check]:
     try:
         settings = load_places(arguments)
     except InvalidSpec as error:
-        problem = fail("configuration", str(error), "correct it; the defaults are examined below")
-        return (problem, *examine(Path("/var/lib/tank"), Path("/run/tank"), Path("/etc/tank/pods.d")))
+        fix = "correct it; the default directories are examined below"
+        problems = [fail("configuration", str(problem), fix) for problem in error.problems]
+        return (*problems, *examine(Path("/var/lib/tank"), Path("/run/tank"), Path("/etc/tank/pods.d")))
     return examine(settings.data_dir, settings.run_dir, settings.pods_dir)
 
 

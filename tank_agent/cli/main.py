@@ -52,12 +52,17 @@ class _VerbParser(argparse.ArgumentParser):
     verb: Verb | None = None
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        if self.verb is not None:
-            module = importlib.import_module(self.verb.module)
-            self.description = module.__doc__
-            module.add_arguments(self)
-            self.set_defaults(run=module.run)
-        return super().parse_known_args(args, namespace)
+        if self.verb is None:
+            return super().parse_known_args(args, namespace)
+        module = importlib.import_module(self.verb.module)
+        self.description = module.__doc__
+        module.add_arguments(self)
+        self.set_defaults(run=module.run)
+        found, rest = super().parse_known_args(args, namespace)
+        if rest:
+            # Here and not at the top, so that the verb's own usage and exit code are shown.
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        return found, rest
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)

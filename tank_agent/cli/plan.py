@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tank_agent.api.service import PlannedPod, PlanReport
 from tank_agent.cli.arguments import add_output, client_of
 from tank_agent.cli.output import colored, escape, print_json
 from tank_agent.errors import InvalidSpec, TankError
+
+if TYPE_CHECKING:
+    from tank_agent.client.client import Client
 
 _CHANGES = 2
 _SIGNS = {"create": ("+", "32"), "update": ("~", "33"), "remove": ("-", "31")}
@@ -26,16 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb."""
+    client = client_of(arguments)
     try:
-        files = None if arguments.path is None else _read(Path(arguments.path))
-        report = client_of(arguments).plan(files)
+        report = client.plan() if arguments.path is None else _plan_of(client, Path(arguments.path))
     except InvalidSpec as error:
         # 2 means "changes" here.
         raise TankError(str(error)) from error
-    if arguments.path is not None and not Path(arguments.path).is_dir():
-        # One file says nothing about the pods of other files.
-        kept = tuple(pod for pod in report.pods if pod.change != "remove")
-        report = PlanReport(pods=kept, problems=report.problems)
     if arguments.output == "json":
         print_json(report)
     else:
@@ -45,8 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
     return _CHANGES if any(pod.change != "none" for pod in report.pods) else 0
 
 
-def _read(path: Path) -> dict[str, str]:
-    """Return the pod files at a path: absolute path → text.
+def _plan_of(client: Client, path: Path) -> PlanReport:
+    """Ask what would be done if the files at a path took the place of those in the agent's pods_dir.
 
     Raises:
         TankError: one can't be read.
@@ -56,15 +58,26 @@ def _read(path: Path) -> dict[str, str]:
     from tank_agent.cli.files import pod_files
     from tank_agent.client.client import read_pod_file
 
-    return {
-        os.fspath(file.absolute()): decode_text(read_pod_file(file), os.fspath(file))
-        for file in pod_files(path)
-    }
+    pods_dir = Path(client.info()["pods_dir"])
+    # A pod's owner is its file, so a checkout elsewhere has to be asked about under the names in pods_dir.
+    named = {os.fspath(pods_dir / file.name): file for file in pod_files(path)}
+    report = client.plan(
+        {name: decode_text(read_pod_file(file), os.fspath(file)) for name, file in named.items()}
+    )
+    # One file says nothing about the pods of other files.
+    pods = report.pods if path.is_dir() else tuple(pod for pod in report.pods if pod.change != "remove")
+    return PlanReport(pods=pods, problems=tuple(_own_name(line, named) for line in report.problems))
+
+
+def _own_name(problem: str, named: Mapping[str, Path]) -> str:
+    """Call a file in a finding as the user called it."""
+    for name, file in named.items():
+        if problem.startswith(f"{name}:"):
+            return f"{file}{problem[len(name) :]}"
+    return problem
 
 
 def _print(report: PlanReport) -> None:
-    import sys
-
     changed = [pod for pod in report.pods if pod.change != "none"]
     for pod in changed:
         _print_pod(pod)

@@ -49,9 +49,9 @@ def print_all(pods: Sequence[Status]) -> None:
     if troubled:
         print()
     for pod in troubled:
-        said = [escape(pod["error"])] if pod["error"] else []
+        said = list(map(escape, (pod["error"] or "").splitlines()))
         said += [f"next try {until(pod['next_retry'])}"] if pod["next_retry"] else []
-        print(f"{escape(pod['name'])}: {'; '.join(said)}")
+        print(f"{escape(pod['name'])}: " + "\n  ".join(said))
 
 
 def print_one(pod: Status) -> None:
@@ -64,8 +64,8 @@ def print_one(pod: Status) -> None:
         ("generation", str(pod["generation"])),
         ("addresses", escape(", ".join(pod["addresses"])) or "-"),
     ]
-    if pod["error"]:
-        lines.append(("error", escape(pod["error"])))
+    for number, line in enumerate((pod["error"] or "").splitlines()):
+        lines.append(("" if number else "error", escape(line)))
     if pod["next_retry"]:
         lines.append(("next try", until(pod["next_retry"])))
     for label, value in lines:

@@ -23,6 +23,8 @@ _T = TypeVar("_T")
 # Seconds for which "no such pod" is not believed: a file that was just saved is a pod a moment later.
 _APPEARS_WITHIN = 2.0
 _RETRY_EVERY = 0.1
+# Seconds that the agent gives its sources to look again.
+_SOURCES_WITHIN = 30.0
 
 
 class NotReached(TankError):
@@ -183,7 +185,8 @@ class Client:
         Returns the status of all pods.
         """
         query = None if wait is None else {"wait": f"{wait:.3f}"}
-        answer = self._call("POST", "/v1/sync", query, timeout=(wait or 0.0) + self._timeout)
+        timeout = (wait or 0.0) + _SOURCES_WITHIN + self._timeout
+        answer = self._call("POST", "/v1/sync", query, timeout=timeout)
         return _decode(answer, list[dict[str, Any]])
 
     def info(self) -> dict[str, Any]:

@@ -40,7 +40,8 @@ def run_dir(path: Path, mount_info: str) -> Check:
     found = f"{path} on {kind or 'an unknown file system'}"
     if kind in ("tmpfs", "ramfs"):
         return ok("run_dir", found)
-    return warn("run_dir", f"{found}, which outlives a reboot", "mount a tmpfs there, or choose a directory on one: --run-dir")
+    fix = "mount a tmpfs there, or choose a directory on one: --run-dir"
+    return warn("run_dir", f"{found}, which outlives a reboot", fix)
 
 
 def pods_dir(path: Path) -> Check:

@@ -13,7 +13,9 @@ _TIMEOUT = 5.0
 _NEWER = "install a newer one where your distribution has it; until then the agent works around what is known"
 
 CRUN_FLOOR = (1, 28)
-CRUN_REASON = "older ones follow an image's /dev out of it (CVE-2026-47766) and leak descriptors (CVE-2024-21626)"
+CRUN_REASON = (
+    "older ones follow an image's /dev links (CVE-2026-47766), and leak descriptors (CVE-2024-21626)"
+)
 CONMON_FLOOR = (2, 2, 1)
 CONMON_REASON = "older ones stall a container whose attached terminal stops reading, and mishandle resizes"
 

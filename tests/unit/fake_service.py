@@ -44,6 +44,7 @@ class FakeService:
         self.report = PlanReport(pods=())
         self.failure: Exception | None = None
         self.waited = threading.Event()
+        self.phase = "running"
 
     def add(self, name: str, phase: str = "running", owner: str = "api", **fields: Any) -> None:
         with self.condition:
@@ -113,7 +114,7 @@ class FakeService:
             raise InvalidSpec(tuple(problems))
         names = [line for line in text.splitlines() if line.replace("-", "").isalnum()]
         for name in names:
-            self.add(name)
+            self.add(name, self.phase)
         return [AppliedPod(name=name, change="created", generation=1) for name in names]
 
     def delete(self, name: str) -> bool:

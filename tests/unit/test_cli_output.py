@@ -1,0 +1,162 @@
+"""What people read: tables, durations, colors, and texts that must not steer a terminal."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import time
+
+import pytest
+
+from tank_agent.cli.arguments import duration, whole_number
+from tank_agent.cli.main import VERBS, parser
+from tank_agent.cli.output import (
+    ago,
+    colored,
+    colored_phase,
+    escape,
+    print_error,
+    print_table,
+    seconds_of,
+    span,
+    until,
+)
+from tank_agent.cli.status import ending
+from tank_agent.errors import InvalidSpec, Problem, TankError
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain text", "plain text"),
+        ("größer → 東京 👍", "größer → 東京 👍"),
+        ("a\x1b[31mb", r"a\x1b[31mb"),
+        ("a\nb\tc\r\x00\x7f", r"a\nb\tc\r\x00\x7f"),
+        ("\x9b31m", r"\x9b31m"),
+        ("abc\u202ecba", r"abc\u202ecba"),
+        ("\udcff", r"\udcff"),
+        ("a\u2028b", r"a\u2028b"),
+    ],
+)
+def test_control_characters_are_shown_not_sent(text: str, shown: str) -> None:
+    assert escape(text) == shown
+
+
+def test_a_message_keeps_its_lines() -> None:
+    assert escape("a\nb\x1b", keep="\n") == "a\nb\\x1b"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (-5, "0s"), (0.6, "1s"), (59.4, "59s"), (60, "1m"), (3725, "1h 2m"), (90061, "1d 1h")],
+)
+def test_spans(seconds: float, text: str) -> None:
+    assert span(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("5", 5.0),
+        ("0.5", 0.5),
+        ("90s", 90.0),
+        ("2m", 120.0),
+        ("1h30m", 5400.0),
+        ("250ms", 0.25),
+        ("1d", 86400.0),
+    ],
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "s", "-5s", "5x", "5s ", "1e3", "inf", "nan", "5 s", "٣s"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="such as 90s"):
+        duration(text)
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.5", "x", "²", "٣"])
+def test_what_is_no_whole_number(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="whole number"):
+        whole_number(text)
+
+
+def test_times_come_in_both_forms() -> None:
+    assert seconds_of("1970-01-01T00:01:00Z") == seconds_of(60) == 60
+    assert seconds_of(None) is None
+    assert ago(None) == "-"
+    assert ago(time.time() - 65) == "1m 5s ago"
+    assert until(time.time() + 65.4) == "in 1m 5s"
+    assert until(time.time() - 1) == "now"
+
+
+def test_columns_are_as_wide_as_what_is_seen(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("NAME", "PHASE"), [("東京", "running"), ("e\u0301", "odd\x1b"), ("long-name", "")])
+    assert capsys.readouterr().out.splitlines() == [
+        "NAME       PHASE",
+        "東京       running",
+        "e\u0301          odd\\x1b",
+        "long-name",
+    ]
+
+
+def test_colors_are_for_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert colored("x", "31", Terminal()) == "\x1b[31mx\x1b[0m"
+    assert colored("x", "31", io.StringIO()) == "x"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert colored("x", "31", Terminal()) == "x"
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setenv("TERM", "dumb")
+    assert colored("x", "31", Terminal()) == "x"
+
+
+def test_colors_do_not_move_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    print_table(("PHASE", "X"), [("failed", 1), ("odd", 2)])
+    assert colored_phase("failed") == "\x1b[31mfailed\x1b[0m"
+    assert terminal.getvalue().splitlines()[1:] == ["\x1b[31mfailed\x1b[0m  1", "odd     2"]
+
+
+def test_findings_stand_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    print_error(InvalidSpec((Problem("x.toml", 3, "name", "is \x1bodd"),)))
+    print_error(TankError("odd", where="x", hint="look"))
+    assert capsys.readouterr().err == "x.toml:3: name: is \\x1bodd\ntank: x: odd\n  look\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "signal", "oom", "text"),
+    [
+        (3, None, False, "code 3"),
+        (0, None, False, "code 0"),
+        (None, 9, False, "killed by SIGKILL"),
+        (None, 64, False, "killed by SIGRTMAX"),
+        (None, 99, False, "killed by signal 99"),
+        (None, 9, True, "out of memory"),
+        (None, None, False, "unknown"),
+    ],
+)
+def test_how_a_run_ended(code: int | None, signal: int | None, oom: bool, text: str) -> None:
+    end = {"code": code, "signal": signal, "oom": oom, "at": time.time()}
+    assert ending(end) == f"{text}, 0s ago"
+    assert ending(None) == "-"
+
+
+def test_every_verb_is_a_module_with_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in VERBS:
+        with pytest.raises(SystemExit) as end:
+            parser().parse_args([verb.name, "--help"])
+        assert end.value.code == 0
+        out = capsys.readouterr().out
+        assert f"usage: tank {verb.name}" in out
+        assert len(verb.help) < 80

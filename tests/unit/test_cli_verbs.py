@@ -1,0 +1,466 @@
+"""Every verb as a real process against a real server: exit codes, text and JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.unit.fake_service import CHANGES, FakeService, serving, until
+
+TANK = Path(sys.executable).with_name("tank")
+POD = '[[containers]]\nname = "app"\nimage = "oci:/srv/busybox"\n'
+
+
+class Tank:
+    """Runs `tank` with a socket, and no color."""
+
+    def __init__(self, socket: Path, directory: Path) -> None:
+        self.socket = socket
+        self.directory = directory
+
+    def start(self, *argv: str, **options: Any) -> subprocess.Popen[str]:
+        environment = {"PATH": os.environ["PATH"], "TANK_SOCKET": str(self.socket), "LC_ALL": "C.UTF-8"}
+        return subprocess.Popen(
+            [TANK, *argv],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            cwd=self.directory,
+            **options,
+        )
+
+    def __call__(self, *argv: str, stdin: str = "") -> tuple[int, str, str]:
+        process = self.start(*argv)
+        stdout, stderr = process.communicate(stdin, timeout=60)
+        assert "Traceback" not in stderr, stderr
+        return process.returncode, stdout, stderr
+
+    def json(self, *argv: str, code: int = 0) -> Any:
+        found, stdout, stderr = self(*argv, "-o", "json")
+        assert (found, stderr) == (code, ""), stderr
+        return json.loads(stdout)
+
+
+@pytest.fixture
+def service() -> FakeService:
+    return FakeService()
+
+
+@pytest.fixture
+def tank(service: FakeService, tmp_path: Path) -> Iterator[Tank]:
+    with serving(service, tmp_path / "tank.sock"):
+        yield Tank(tmp_path / "tank.sock", tmp_path)
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Tank:
+    """Without an agent."""
+    return Tank(tmp_path / "tank.sock", tmp_path)
+
+
+def rows(text: str) -> list[list[str]]:
+    return [line.split() for line in text.splitlines()]
+
+
+def test_list(tank: Tank, service: FakeService) -> None:
+    code, stdout, stderr = tank("list")
+    assert (code, rows(stdout), stderr) == (0, [["NAME", "CONTAINERS", "OWNER", "REVISION", "CHANGED"]], "")
+    service.add("web")
+    service.add("db", owner="dir:/etc/tank/pods.d/db.toml")
+    code, stdout, stderr = tank("list")
+    assert [row[:4] for row in rows(stdout)[1:]] == [
+        ["db", "1", "dir:/etc/tank/pods.d/db.toml", "rev1"],
+        ["web", "1", "api", "rev1"],
+    ]
+    assert [pod["name"] for pod in tank.json("list")] == ["db", "web"]
+
+
+def test_status_of_all(tank: Tank, service: FakeService) -> None:
+    service.add("web")
+    service.add("db", "backing-off", error="exit code 3\x1b[2J\ntwice", next_retry="2026-01-01T00:00:00Z")
+    code, stdout, stderr = tank("status")
+    assert (code, stderr) == (0, "")
+    assert rows(stdout) == [
+        ["NAME", "PHASE", "CONTAINERS", "RESTARTS", "OWNER", "REVISION"],
+        ["db", "backing-off", "0/1", "2", "api", "rev1"],
+        ["web", "running", "1/1", "2", "api", "rev1"],
+        [],
+        ["db:", "exit", "code", "3\\x1b[2J"],
+        ["twice"],
+        ["next", "try", "now"],
+    ]
+    assert tank.json("status") == service.status()
+
+
+def test_status_of_one(tank: Tank, service: FakeService) -> None:
+    service.add("web", "failed", error="out of memory", addresses=["10.0.0.5/24"])
+    exit = {"code": None, "signal": 9, "oom": False, "at": "2026-01-01T00:00:00Z"}
+    service.statuses["web"]["containers"][0]["exit"] = exit
+    code, stdout, stderr = tank("status", "web")
+    assert (code, stderr) == (0, "")
+    for line in ("phase       failed", "addresses   10.0.0.5/24", "error       out of memory"):
+        assert line in stdout.splitlines()
+    assert "killed by SIGKILL, " in stdout
+    assert tank.json("status", "web") == service.status("web")[0]
+    code, stdout, stderr = tank("status", "nobody")
+    assert (code, stdout) == (1, "")
+    assert stderr == "tank: there is no pod nobody\n  see `tank list`\n"
+
+
+def test_get(tank: Tank, service: FakeService) -> None:
+    service.add("web")
+    code, stdout, stderr = tank("get", "web")
+    assert (code, stderr) == (0, "")
+    assert tank.json("get", "web") == tomllib.loads(stdout)
+    assert tank.json("get", "web")["containers"][0]["image"] == "oci:/srv/busybox"
+    assert tank("get", "nobody")[0] == 1
+
+
+def test_what_get_prints_can_be_applied_again(tank: Tank, service: FakeService, tmp_path: Path) -> None:
+    service.add("web")
+    (tmp_path / "web.toml").write_text(tank("get", "web")[1])
+    assert tank("validate", "web.toml")[0] == 0
+
+
+def test_apply(tank: Tank, service: FakeService, tmp_path: Path) -> None:
+    (tmp_path / "two.toml").write_text("web\ndb\n")
+    assert tank("apply", "two.toml") == (0, "web created\ndb created\n", "")
+    assert tank("apply", "-", stdin="web\n") == (0, "web created\n", "")
+    assert [call[2] for call in service.calls] == ["two.toml", "<stdin>"]
+    assert tank.json("apply", "two.toml")[0] == {"name": "web", "change": "created", "generation": 1}
+
+
+def test_apply_of_an_invalid_file(tank: Tank, tmp_path: Path) -> None:
+    (tmp_path / "web.toml").write_text("web\nbad\nbad\n")
+    code, stdout, stderr = tank("apply", "web.toml")
+    assert (code, stdout) == (2, "")
+    assert stderr.splitlines() == [
+        "web.toml:2: containers[0].image: is empty; give an image",
+        "web.toml:3: containers[0].image: is empty; give an image",
+    ]
+
+
+def test_apply_that_cannot_be(tank: Tank, tmp_path: Path) -> None:
+    (tmp_path / "web.toml").write_text("owned\n")
+    code, stdout, stderr = tank("apply", "web.toml")
+    assert (code, stdout) == (1, "")
+    assert stderr == "tank: /etc/tank/pods.d/web.toml: web is owned by a file\n  edit it\n"
+    assert tank("apply", "none.toml")[0] == 1
+    assert tank("apply")[0] == 2
+
+
+def test_apply_waits(tank: Tank, service: FakeService) -> None:
+    assert tank("apply", "-", "--wait", stdin="web\ndb\n")[0] == 0
+    service.phase = "completed"
+    assert tank("apply", "-", "--wait", "--timeout", "20s", stdin="web\n")[0] == 0
+    service.phase = "failed"
+    code, stdout, stderr = tank("apply", "-", "--wait", "--timeout", "30s", stdin="web\n")
+    assert (code, stdout) == (1, "web created\n")
+    assert "web is failed, not running" in stderr
+    service.phase = "pulling"
+    code, stdout, stderr = tank("apply", "-", "--wait", "--timeout", "200ms", stdin="web\n")
+    assert code == 1
+    assert "web is pulling, not running, after 0.2 s" in stderr
+
+
+def test_delete(tank: Tank, service: FakeService) -> None:
+    service.add("web")
+    service.add("db")
+    service.add("file", owner="dir:/x.toml")
+    assert tank("delete", "web", "web", "nobody") == (0, "web deleted\nnobody was not there\n", "")
+    code, stdout, stderr = tank("delete", "file", "db")
+    assert (code, stdout) == (1, "db deleted\n")
+    assert "file is owned by a file" in stderr
+    assert tank.json("delete", "db") == [{"name": "db", "deleted": False}]
+    service.add("web")
+    assert tank("delete", "web", "--wait", "--timeout", "5s")[0] == 0
+
+
+def test_wait(tank: Tank, service: FakeService) -> None:
+    service.add("web", "pulling", error="no such image")
+    code, stdout, stderr = tank("wait", "web", "--timeout", "0.1")
+    assert (code, stdout) == (1, "")
+    assert stderr.startswith("tank: web is pulling, not running, after 0.1 s: no such image\n")
+    assert tank("wait", "web", "--for", "pulling") == (0, "web pulling\n", "")
+    assert tank.json("wait", "web", "--for", "pulling")["phase"] == "pulling"
+    threading.Timer(0.3, service.delete, ("web",)).start()
+    assert tank("wait", "web", "--for", "deleted", "--timeout", "1m")[:2] == (0, "web deleted\n")
+    assert tank("wait", "web", "--for", "dancing")[0] == 2
+    assert tank("wait", "web", "--timeout", "soon")[0] == 2
+
+
+def test_events(tank: Tank, service: FakeService) -> None:
+    service.say("web", "exit code 3\nand \x1b[31mmore", "exited")
+    service.say("db")
+    code, stdout, stderr = tank("events")
+    assert (code, stderr) == (0, "")
+    first, second = stdout.splitlines()
+    assert first.split()[:3] == ["2026-11-22T06:00:33Z", "web/app", "exited"]
+    assert first.endswith(r"exit code 3\nand \x1b[31mmore")
+    assert "db/app" in second
+    assert len(tank("events", "--pod", "db")[1].splitlines()) == 1
+    assert tank("events", "--since-seq", "2")[1] == ""
+    lines = tank("events", "-o", "json")[1].splitlines()
+    fields = {"seq", "at", "pod", "container", "type", "message", "revision", "cause"}
+    assert [set(json.loads(line)) for line in lines] == [fields, fields]
+    assert tank("events", "--since-seq", "-1")[0] == 2
+
+
+def test_events_are_followed_until_ctrl_c(tank: Tank, service: FakeService) -> None:
+    service.say("web", "old")
+    process = tank.start("events", "-f")
+    assert process.stdout is not None
+    assert "old" in process.stdout.readline()
+    service.say("web", "new")
+    assert "new" in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=20) == ("", "")
+    assert process.returncode == 130
+
+
+def test_a_follower_says_that_the_agent_ended(service: FakeService, tmp_path: Path) -> None:
+    tank = Tank(tmp_path / "tank.sock", tmp_path)
+    service.say("web", "old")
+    with serving(service, tank.socket):
+        process = tank.start("events", "-f")
+        assert process.stdout is not None
+        process.stdout.readline()
+    assert "the agent ended" in process.communicate(timeout=20)[1]
+    assert process.returncode == 1
+
+
+def test_history(tank: Tank, service: FakeService) -> None:
+    service.add("web")
+    service.add("web")
+    code, stdout, stderr = tank("history", "web")
+    assert (code, stderr) == (0, "")
+    assert [row[0] for row in rows(stdout)] == ["GENERATION", "1", "2"]
+    assert [each["generation"] for each in tank.json("history", "web")] == [1, 2]
+    assert tank("history", "nobody")[0] == 1
+
+
+def test_plan(tank: Tank, service: FakeService) -> None:
+    assert tank("plan") == (0, "nothing to do\n", "")
+    service.report = CHANGES
+    code, stdout, stderr = tank("plan")
+    assert (code, stderr) == (2, "")
+    assert stdout.splitlines() == [
+        "~ db: update",
+        "    image: a → b (restart)",
+        "  1. restart db/app",
+        "- old: remove",
+        "  1. stop old",
+        "+ web: create",
+        "  1. pull",
+        "  2. start web/app",
+        "1 to create, 1 to update, 1 to remove",
+    ]
+    assert len(tank.json("plan", code=2)["pods"]) == 4
+
+
+def test_plan_of_files(tank: Tank, service: FakeService, tmp_path: Path) -> None:
+    pods = tmp_path / "pods"
+    pods.mkdir()
+    for name in ("b.toml", "a.toml", ".c.toml", "d.toml~", "README"):
+        (pods / name).write_text(name)
+    assert tank("plan", "pods")[0] == 0
+    # Wherever they are, it is asked what they would do in the agent's own directory.
+    files = {f"/etc/tank/pods.d/{name}": name for name in ("a.toml", "b.toml")}
+    assert service.calls == [("plan", files)]
+    service.report = CHANGES
+    code, stdout, _ = tank("plan", "pods/a.toml")
+    # One file does not say that the others are gone.
+    assert (code, stdout.splitlines()[-1]) == (2, "1 to create, 1 to update, 0 to remove")
+    assert service.calls[-1] == ("plan", {"/etc/tank/pods.d/a.toml": "a.toml"})
+    lines = ("/etc/tank/pods.d/a.toml:3: restart: is odd", "/etc/tank/pods.d/z.toml: is odd")
+    service.report = msgspec.structs.replace(CHANGES, problems=lines)
+    code, _, stderr = tank("plan", "pods/a.toml")
+    assert (code, stderr) == (1, "pods/a.toml:3: restart: is odd\n/etc/tank/pods.d/z.toml: is odd\n")
+
+
+def test_plan_ends_with_1_for_every_error(tank: Tank, service: FakeService, tmp_path: Path) -> None:
+    service.report = msgspec.structs.replace(CHANGES, problems=("/x.toml:3: restart: is odd",))
+    code, stdout, stderr = tank("plan")
+    assert (code, stderr) == (1, "/x.toml:3: restart: is odd\n")
+    assert "web" in stdout
+    (tmp_path / "x.toml").write_bytes(b"\xff")
+    assert tank("plan", "x.toml")[0] == 1
+    assert tank("plan", "none.toml")[0] == 1
+    assert tank("plan", "--no-such-flag")[0] == 1
+    assert Tank(tmp_path / "none.sock", tmp_path)("plan")[0] == 1
+
+
+def test_sync(tank: Tank, service: FakeService) -> None:
+    service.add("web")
+    assert tank("sync")[0] == 0
+    assert tank("sync", "--wait", "--timeout", "3s")[0] == 0
+    assert service.calls == [("sync", None), ("sync", 3.0)]
+    service.add("db", "failed")
+    assert tank("sync")[0] == 0
+    code, stdout, _ = tank("sync", "--wait")
+    assert code == 1
+    assert "failed" in stdout
+    assert tank.json("sync") == service.status()
+
+
+def test_version(tank: Tank) -> None:
+    code, stdout, stderr = tank("version")
+    assert (code, stderr) == (0, "")
+    assert rows(stdout)[1] == ["agent", "0.1.0", "(pid", "17,", "up", "1m", "5s)"]
+    assert tank.json("version")["agent"]["pid"] == 17
+    assert tank("--version")[1].startswith("tank ")
+
+
+def test_version_without_an_agent(alone: Tank) -> None:
+    code, stdout, stderr = alone("version")
+    assert (code, stderr) == (0, "")
+    assert "not running" in stdout
+    assert alone.json("version")["agent"] is None
+
+
+def test_validate(alone: Tank, tmp_path: Path) -> None:
+    pods = tmp_path / "pods"
+    pods.mkdir()
+    (pods / "web.toml").write_text(POD)
+    assert alone("validate", "pods") == (0, "pods/web.toml: ok, web\n", "")
+    (pods / "db.toml").write_text(f"restrat = 1\n{POD}")
+    (pods / "latin.toml").write_bytes(b"name = '\xe4'")
+    (pods / "other.toml").write_text(f'name = "web"\n{POD}')
+    code, stdout, stderr = alone("validate", "pods")
+    assert (code, stdout) == (2, "pods/other.toml: ok, web\n")
+    lines = stderr.splitlines()
+    assert lines[0].startswith("pods/db.toml:1: restrat: ")
+    assert lines[1].startswith("pods/latin.toml:1: ")
+    assert lines[2] == 'pods/web.toml: name: pod "web" is declared in pods/other.toml already'
+    checked = alone.json("validate", "pods", code=2)
+    assert [file["valid"] for file in checked] == [False, False, True, False]
+    assert checked[0]["problems"][0]["line"] == 1
+    assert alone("validate", "none.toml")[0] == 1
+    assert alone("validate")[0] == 2
+
+
+def test_schema(alone: Tank) -> None:
+    code, stdout, stderr = alone("schema")
+    assert (code, stderr) == (0, "")
+    assert "containers" in json.dumps(json.loads(stdout))
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("list",),
+        ("status",),
+        ("status", "web"),
+        ("get", "web"),
+        ("apply", "-"),
+        ("delete", "web"),
+        ("wait", "web", "--timeout", "5s"),
+        ("events",),
+        ("history", "web"),
+        ("plan",),
+        ("sync",),
+    ],
+)
+def test_without_an_agent_every_verb_says_so(alone: Tank, argv: tuple[str, ...]) -> None:
+    code, stdout, stderr = alone(*argv)
+    assert (code, stdout) == (1, "")
+    assert f"{alone.socket}: the agent is not running" in stderr
+    assert "systemctl start tank-agent" in stderr
+
+
+def test_a_foreign_user_is_told_which_group_to_join(service: FakeService, tmp_path: Path) -> None:
+    open_directory = Path("/dev/shm") / f"tank-test-{os.getpid()}"
+    open_directory.mkdir(mode=0o755)
+    tank = Tank(open_directory / "tank.sock", open_directory)
+    try:
+        with serving(service, tank.socket, group="no-such-group"):
+            process = tank.start("list", user=65534, group=65534, extra_groups=[])
+            _, stderr = process.communicate(timeout=30)
+            assert process.returncode == 1
+            assert "only root and members of group tank" in stderr
+            tank.socket.chmod(0o666)
+            process = tank.start("list", user=65534, group=65534, extra_groups=[])
+            _, stderr = process.communicate(timeout=30)
+            assert process.returncode == 1
+            assert "user 65534 may not do this" in stderr
+    finally:
+        open_directory.rmdir()
+
+
+def test_wrong_usage(alone: Tank) -> None:
+    for argv in (
+        (),
+        ("dance",),
+        ("list", "web"),
+        ("list", "-o", "yaml"),
+        ("delete",),
+        ("--sock", "x", "list"),
+    ):
+        code, stdout, stderr = alone(*argv)
+        assert (code, stdout) == (2, ""), argv
+        assert "usage: tank" in stderr
+    for argv in (("--help",), ("list", "--help"), ("plan", "-h")):
+        code, stdout, stderr = alone(*argv)
+        assert (code, stderr) == (0, ""), argv
+        assert stdout.startswith("usage: tank")
+
+
+def test_the_socket_may_be_named_before_and_after_the_verb(tank: Tank, tmp_path: Path) -> None:
+    there, nowhere = str(tank.socket), str(tmp_path / "none.sock")
+    assert tank("--socket", there, "list")[0] == 0
+    assert tank("list", "--socket", there)[0] == 0
+    assert tank("--socket", nowhere, "list")[0] == 1
+    assert tank("--socket", nowhere, "list", "--socket", there)[0] == 0
+
+
+def test_debug_shows_where_an_error_arose(alone: Tank) -> None:
+    process = alone.start("list", "--debug")
+    assert "Traceback" in process.communicate(timeout=30)[1]
+    assert process.returncode == 1
+
+
+def test_a_reader_that_goes_away_is_no_error(tank: Tank, service: FakeService) -> None:
+    for _ in range(2000):
+        service.say("web", "x" * 100)
+    process = tank.start("events")
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(20) == 141
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.stdin is not None
+    process.stdin.close()
+
+
+def test_ctrl_c_is_quiet(tank: Tank, service: FakeService) -> None:
+    service.add("web", "pulling")
+    process = tank.start("wait", "web")
+    until(service.waited.is_set)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=20) == ("", "")
+    assert process.returncode == 130
+
+
+def test_list_starts_without_the_heavy_libraries(tank: Tank) -> None:
+    heavy = "requests pyroute2 structlog watchdog jsonschema tomlkit tomllib asyncio dulwich lmdb http.server"
+    program = (
+        "import sys; from tank_agent.cli.main import main; code = main(['list']);"
+        f"print(sorted(set({heavy.split()}) & set(sys.modules)), file=sys.stderr); sys.exit(code)"
+    )
+    environment = {"TANK_SOCKET": str(tank.socket)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True)
+    assert done.stderr == b"[]\n"
