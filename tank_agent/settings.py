@@ -190,25 +190,34 @@ def load_settings(
     file = path or DEFAULT_FILE
     content = _read(file, may_be_missing=path is None)
     settings, problems = (Settings(), []) if content is None else _parse(content, file)
-    chosen = {key: value for key, value in (overrides or {}).items() if value is not None}
-    places = {key: ("command line", f"--{key.replace('_', '-')}") for key in chosen}
-    if environ.get("TANK_DATA_DIR") and "data_dir" not in chosen:
-        chosen["data_dir"] = environ["TANK_DATA_DIR"]
-        places["data_dir"] = ("environment", "TANK_DATA_DIR")
-    # A relative path is meant from where the user stands; symbolic links in it stay as they are.
-    directories = {key: os.path.abspath(value) for key, value in chosen.items()}  # noqa: PTH100
-    for key, value in directories.items():
-        wrong = _directory_problem(key, value)
-        if wrong:
-            where, name = places[key]
-            problems.append(Problem(where, 0, name, wrong))
-    settings = msgspec.structs.replace(
-        settings, **{key: Path(value) for key, value in directories.items() if key in _DIRECTORIES}
-    )
-    problems += _shared_directories(settings, str(file))
+    directories, wrong = _chosen_directories(environ, overrides or {})
+    settings = msgspec.structs.replace(settings, **directories)
+    problems += [*wrong, *_shared_directories(settings, str(file))]
     if problems:
         raise InvalidSpec(tuple(problems))
     return settings
+
+
+def _chosen_directories(
+    environ: Mapping[str, str], overrides: Mapping[str, str | None]
+) -> tuple[dict[str, Path], list[Problem]]:
+    """Return the directories that the command line and the environment choose, and what is wrong with others."""
+    chosen = [(key, value, "command line", f"--{key.replace('_', '-')}") for key, value in overrides.items()]
+    if environ.get("TANK_DATA_DIR") and overrides.get("data_dir") is None:
+        chosen.append(("data_dir", environ["TANK_DATA_DIR"], "environment", "TANK_DATA_DIR"))
+    directories: dict[str, Path] = {}
+    problems = []
+    for key, value, where, name in chosen:
+        if value is None:
+            continue
+        # A relative path is meant from where the user stands; symbolic links in it stay as they are.
+        absolute = os.path.abspath(value)  # noqa: PTH100
+        wrong = _directory_problem(key, absolute)
+        if wrong:
+            problems.append(Problem(where, 0, name, wrong))
+        else:
+            directories[key] = Path(absolute)
+    return directories, problems
 
 
 def _read(file: Path, *, may_be_missing: bool) -> str | None:
