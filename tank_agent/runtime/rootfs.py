@@ -54,7 +54,9 @@ class RootFilesystems:
         target = bundle / MOUNT_POINT
         try:
             for directory in (private, private / "upper", private / "work", target):
-                directory.mkdir(mode=0o755 if directory.name == "upper" else 0o700, exist_ok=True)
+                directory.mkdir(mode=0o700, exist_ok=True)
+            # It becomes the container's "/", which all its users must enter, whatever our umask is.
+            (private / "upper").chmod(0o755)
             point("runtime:overlay-made")
             mounts.overlay([self._skeleton, *reversed(layers)], private / "upper", private / "work", target)
         except FileNotFoundError as error:
