@@ -12,7 +12,7 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,11 +29,16 @@ SIOCGIFFLAGS = 0x8913
 SIOCSIFFLAGS = 0x8914
 IFF_UP = 0x1
 
+_SYSCTLS = Path("/proc/sys/net")
 
-def create_network_namespace(path: Path) -> None:
+
+def create_network_namespace(path: Path, sysctls: Mapping[str, str] | None = None) -> None:
     """Make a network namespace with its loopback up, and pin it at `path`, whose directory exists.
 
-    What an interrupted call left at `path` is used or replaced.
+    What an interrupted call left at `path` is used or replaced. Only a complete namespace is pinned.
+
+    Args:
+        sysctls: values to write, by their paths below /proc/sys/net.
 
     Raises:
         OSError: no privilege, or out of memory or of namespaces (user.max_net_namespaces).
@@ -42,6 +47,8 @@ def create_network_namespace(path: Path) -> None:
     def create() -> None:
         call("unshare", CLONE_NEWNET)
         raise_link("lo")
+        for name, value in (sysctls or {}).items():
+            set_network_sysctl(name, value)
         fault.point("network:namespace-made")
         _pin("/proc/thread-self/ns/net", path)
 
@@ -119,6 +126,15 @@ def raise_link(name: str) -> None:
             fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sH14x", name.encode(), flags | IFF_UP))
         except OSError as error:
             raise OSError(error.errno, error.strerror, name) from error
+
+
+def set_network_sysctl(name: str, value: str) -> None:
+    """Write a setting of the calling thread's namespace, by its path below /proc/sys/net (proc_sys_net(5)).
+
+    Raises:
+        OSError: FileNotFoundError where the kernel lacks the protocol or there is no such interface.
+    """
+    (_SYSCTLS / name).write_text(value, encoding="ascii")
 
 
 def _pin(source: str, path: Path) -> None:

@@ -11,13 +11,13 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from tank_agent.errors import Retry, Stalled, TankError
 from tank_agent.linux import fault
-from tank_agent.linux.namespaces import in_network_namespace, raise_link
+from tank_agent.linux.namespaces import in_network_namespace, raise_link, set_network_sysctl
 from tank_agent.network import probe, rtnetlink
 from tank_agent.network.convergence import (
     AddAddress,
@@ -38,7 +38,6 @@ RTNH_F_ONLINK = 4
 # In a removal this scope, and protocol 0, stand for any.
 RT_SCOPE_NOWHERE = 255
 
-_SYSCTLS = Path("/proc/sys/net")
 _REFUSED_PARENTS = {
     errno.EBUSY: "it is a port of a bridge or a bond, or carries another kind of virtual interface",
     errno.EINVAL: "it is no Ethernet interface",
@@ -178,25 +177,23 @@ def _name_link(route: Any, nic: WantedNic) -> None:
     """Give a new interface its settings and then its name: by the name it is known to be complete."""
     has_ipv6 = any(len(packed) != 4 for packed, _ in nic.addresses)
     with _explained(f"cannot set {nic.name} up"):
-        _set_sysctl("ipv4/conf/all/promote_secondaries", "1")
         # What the file says is all there is: no addresses or routes by router advertisements.
         for name, value in (
             ("accept_ra", "0"),
             ("autoconf", "0"),
             ("disable_ipv6", "0" if has_ipv6 else "1"),
         ):
-            _set_sysctl(f"ipv6/conf/{nic.first_name}/{name}", value)
+            _set_ipv6(nic.first_name, name, value)
         fault.point("network:link-configured")
         for index in route.link_lookup(ifname=nic.first_name):
             route.link("set", index=index, ifname=nic.name)
     fault.point("network:link-named")
 
 
-def _set_sysctl(name: str, value: str) -> None:
-    path = _SYSCTLS / name
+def _set_ipv6(interface: str, name: str, value: str) -> None:
     # A kernel without IPv6 has nothing to switch off; an IPv6 address fails there with its own error.
-    if path.exists():
-        path.write_text(value, encoding="ascii")
+    with suppress(FileNotFoundError):
+        set_network_sysctl(f"ipv6/conf/{interface}/{name}", value)
 
 
 def _raise(step: RaiseLink) -> None:
@@ -230,7 +227,7 @@ def _add_address(route: Any, step: AddAddress) -> None:
         explain=explain,
     ):
         if len(step.packed) != 4:
-            _set_sysctl(f"ipv6/conf/{step.nic.name}/disable_ipv6", "0")
+            _set_ipv6(step.nic.name, "disable_ipv6", "0")
             # Probed by us already; the kernel's own probe would keep it unusable for a second or two.
             arguments["IFA_FLAGS"] = IFA_F_NODAD
         route.addr("add", index=step.index, address=text(step.packed), prefixlen=step.prefix, **arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Collection
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from tank_agent.errors import Retry, TankError
+from tank_agent.errors import Retry, Stalled, TankError
 from tank_agent.linux import namespaces
 from tank_agent.network import convergence, rtnetlink
 from tank_agent.network.host_facts import HostFacts
@@ -20,6 +21,13 @@ from tank_agent.spec.model import Network
 _POD = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")
 # Links, then up, then addresses and routes, then nothing; one more for what changed meanwhile.
 _ROUNDS = 6
+_SYSCTLS = {
+    # What a namespace of its own is for: any user may bind any port, and ping without CAP_NET_RAW.
+    "ipv4/ip_unprivileged_port_start": "0",
+    "ipv4/ping_group_range": "0 2147483647",
+    # When an address goes, the others of its network stay.
+    "ipv4/conf/all/promote_secondaries": "1",
+}
 
 
 class NetworkState(Struct, frozen=True, kw_only=True):
@@ -63,8 +71,7 @@ class PodNetworks:
         wanted = wanted_nics(pod, network, self._host)
         inode = namespaces.network_namespace_inode(path)
         if inode is None:
-            self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-            namespaces.create_network_namespace(path)
+            _create(path)
             inode = namespaces.network_namespace_inode(path)
             if not wanted:
                 return NetworkState(netns=path, netns_inode=inode)
@@ -166,6 +173,21 @@ class PodNetworks:
         if not _POD.match(pod):
             raise ValueError(f"{pod!r} is no pod's name")
         return self._directory / pod
+
+
+def _create(path: Path) -> None:
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    try:
+        namespaces.create_network_namespace(path, _SYSCTLS)
+    except OSError as error:
+        what = f"cannot make a network namespace: {error.strerror}"
+        if error.errno in (errno.EPERM, errno.EACCES, errno.EROFS):
+            raise Stalled(
+                what, hint="the agent needs root, CAP_SYS_ADMIN and a writable /proc/sys"
+            ) from error
+        if error.errno == errno.ENOSPC:
+            raise Stalled(what, hint="raise the sysctl user.max_net_namespaces") from error
+        raise Retry(what) from error
 
 
 def _read(path: Path, *, links_only: bool = False) -> Observed:

@@ -18,6 +18,15 @@ from tank_agent.network.host_facts import StaticHostFacts
 from tank_agent.network.pod_network import NetworkState, PodNetworks
 from tank_agent.spec.model import Network
 
+_ENSURE = """
+import sys
+from pathlib import Path
+from tank_agent.network.host_facts import StaticHostFacts
+from tank_agent.network.pod_network import PodNetworks
+from tank_agent.spec.model import Network
+PodNetworks(Path(sys.argv[1]), StaticHostFacts(None, ())).ensure("web", Network())
+"""
+
 NONE = Network()
 HOST = Network(mode="host")
 
@@ -54,6 +63,29 @@ def test_a_pod_without_network_has_its_own_namespace_with_loopback_up(networks: 
     assert namespaces.in_network_namespace(state.netns, socket.if_nameindex) == [(1, "lo")]
     assert state.addresses == ()
     assert networks.drift("web", NONE) == ()
+
+
+def test_any_user_may_bind_low_ports_and_ping(networks: PodNetworks) -> None:
+    state = networks.ensure("web", NONE)
+    assert state.netns is not None
+    as_nobody = """
+import os, socket
+os.setgid(65534)
+os.setuid(65534)
+socket.create_server(("127.0.0.1", 80)).close()
+socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP).close()
+"""
+    namespaces.in_network_namespace(
+        state.netns, lambda: subprocess.run([sys.executable, "-c", as_nobody], check=True, timeout=30)
+    )
+
+
+def test_without_the_right_to_make_namespaces_the_error_says_what_is_needed(tmp_path: Path) -> None:
+    without = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"]
+    command = [*without, sys.executable, "-c", _ENSURE, os.fspath(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert "Stalled: cannot make a network namespace: Operation not permitted" in ended.stderr
+    assert "CAP_SYS_ADMIN" in ended.stderr
 
 
 def test_ensure_again_keeps_the_namespace(networks: PodNetworks) -> None:
@@ -165,16 +197,6 @@ def test_killed_while_it_makes_a_namespace_the_next_agent_goes_on(
     assert networks.pinned() == {"web"}
     assert state.netns is not None
     assert namespaces.in_network_namespace(state.netns, loopback_talks) == b"hello"
-
-
-_ENSURE = """
-import sys
-from pathlib import Path
-from tank_agent.network.host_facts import StaticHostFacts
-from tank_agent.network.pod_network import PodNetworks
-from tank_agent.spec.model import Network
-PodNetworks(Path(sys.argv[1]), StaticHostFacts(None, ())).ensure("web", Network())
-"""
 
 
 def test_no_heavy_import_for_a_pod_without_interfaces() -> None:
