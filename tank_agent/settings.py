@@ -201,7 +201,7 @@ def load_settings(
 def _chosen_directories(
     environ: Mapping[str, str], overrides: Mapping[str, str | None]
 ) -> tuple[dict[str, Path], list[Problem]]:
-    """Return the directories that the command line and the environment choose, and what is wrong with others."""
+    """Return the directories that the command line and the environment choose, and the problems of others."""
     chosen = [(key, value, "command line", f"--{key.replace('_', '-')}") for key, value in overrides.items()]
     if environ.get("TANK_DATA_DIR") and overrides.get("data_dir") is None:
         chosen.append(("data_dir", environ["TANK_DATA_DIR"], "environment", "TANK_DATA_DIR"))
