@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tank_agent.api.server import ApiServer
 from tank_agent.api.service import AppliedPod, PlannedPod, PlanReport
 from tank_agent.errors import InvalidSpec, OwnedElsewhere, PodNotFound, Problem
 from tank_agent.journal.records import DesiredPod, Event, Revision
+from tank_agent.linux.libc import syscall
 from tank_agent.spec.model import Container, Pod
+
+T = TypeVar("T")
 
 
 def make_pod(name: str, image: str = "oci:/srv/busybox") -> Pod:
@@ -217,3 +224,31 @@ def until(condition: Callable[[], object], timeout: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.005)
+
+
+def as_user(uid: int, gid: int, groups: Sequence[int], function: Callable[[], T]) -> T:
+    """Run a function as another user: in a thread of its own, since the kernel keeps credentials by thread.
+
+    libc would change all threads, so the system calls are made by number (asm/unistd.h).
+    """
+    setgroups, setresgid, setresuid = {"x86_64": (116, 119, 117)}.get(platform.machine(), (159, 149, 147))
+
+    def run() -> T:
+        syscall(setgroups, len(groups), (ctypes.c_uint32 * len(groups))(*groups))
+        syscall(setresgid, gid, gid, gid)
+        syscall(setresuid, uid, uid, uid)
+        return function()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(run).result(60)
+
+
+@contextmanager
+def open_directory() -> Iterator[Path]:
+    """A directory that everybody can reach, unlike pytest's own."""
+    path = Path(tempfile.mkdtemp(prefix="tank-test-", dir="/dev/shm"))
+    path.chmod(0o755)
+    try:
+        yield path
+    finally:
+        path.rmdir()

@@ -22,7 +22,7 @@ from tank_agent.api.routes import ROUTES, Route
 from tank_agent.api.server import ApiServer
 from tank_agent.api.service import AgentService
 from tank_agent.errors import OwnedElsewhere, PodNotFound, Retry, Stalled, TankError
-from tests.unit.fake_service import FakeService, api_threads, serving, until
+from tests.unit.fake_service import FakeService, api_threads, as_user, open_directory, serving, until
 
 
 def echo(service: AgentService, request: Request) -> Reply:
@@ -333,27 +333,13 @@ def test_two_hundred_at_once(server: ApiServer, service: FakeService, path: Path
 # Who may call
 
 
-def ask_as(path: Path, target: str, uid: int, gid: int, groups: list[int]) -> int:
-    """Make a request as another user, in a child, and return the status."""
-    path.chmod(0o666)
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        with contextlib.suppress(BaseException):
-            # The directories above are root's alone; from inside, they need not be passed.
-            os.chdir(path.parent)
-            os.setgroups(groups)
-            os.setresgid(gid, gid, gid)
-            os.setresuid(uid, uid, uid)
-            os.write(writer, json.dumps(get(Path(path.name), target)).encode())
-        os._exit(0)
-    os.close(writer)
-    os.waitpid(pid, 0)
-    with os.fdopen(reader, "rb") as answer:
-        status, body = json.loads(answer.read())
+def ask_as(server: ApiServer, target: str, uid: int, gid: int, groups: list[int]) -> int:
+    """Make a request as another user, past the mode of the socket, and return the status."""
+    server.socket_path.chmod(0o666)
+    status, body = as_user(uid, gid, groups, lambda: get(server.socket_path, target))
     if status == 403:
         assert "may not do this" in body["error"]["message"]
-    return int(status)
+    return status
 
 
 @pytest.mark.parametrize(
@@ -370,15 +356,21 @@ def ask_as(path: Path, target: str, uid: int, gid: int, groups: list[int]) -> in
     ],
 )
 def test_only_root_and_the_group_may_ask(
-    service: FakeService, path: Path, target: str, uid: int, gid: int, groups: list[int], status: int
+    service: FakeService, target: str, uid: int, gid: int, groups: list[int], status: int
 ) -> None:
-    with serving(service, path, group="daemon", routes=TEST_ROUTES):
-        assert ask_as(path, target, uid, gid, groups) == status
+    with (
+        open_directory() as directory,
+        serving(service, directory / "tank.sock", group="daemon", routes=TEST_ROUTES) as server,
+    ):
+        assert ask_as(server, target, uid, gid, groups) == status
 
 
-def test_without_a_group_nobody_else_may_ask(service: FakeService, path: Path) -> None:
-    with serving(service, path, group="no-such-group"):
-        assert ask_as(path, "/v1/pods", 65534, 1, [1, 2]) == 403
+def test_without_a_group_nobody_else_may_ask(service: FakeService) -> None:
+    with (
+        open_directory() as directory,
+        serving(service, directory / "tank.sock", group="no-such-group") as server,
+    ):
+        assert ask_as(server, "/v1/pods", 65534, 1, [1, 2]) == 403
 
 
 # Hostile and unlucky callers

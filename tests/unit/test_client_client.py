@@ -18,7 +18,7 @@ from tank_agent.api.service import AgentService, AppliedPod, PlanReport
 from tank_agent.client.client import NotReached
 from tank_agent.client.transport import Transport
 from tank_agent.errors import AgentUnreachable, InvalidSpec, OwnedElsewhere, PodNotFound, Retry, TankError
-from tests.unit.fake_service import CHANGES, FakeService, serving
+from tests.unit.fake_service import CHANGES, FakeService, as_user, open_directory, serving
 
 
 @pytest.fixture
@@ -228,6 +228,20 @@ def test_nobody_listens(path: Path) -> None:
         Client(path).list()
     with pytest.raises(AgentUnreachable, match="not running"):
         Client(path / "below").list()
+
+
+def test_a_foreign_user_is_told_which_group_to_join(service: FakeService) -> None:
+    with (
+        open_directory() as directory,
+        serving(service, directory / "tank.sock", group="no-such-group") as server,
+    ):
+        client = Client(server.socket_path)
+        with pytest.raises(AgentUnreachable, match="only root and members of group tank") as caught:
+            as_user(65534, 65534, [], client.list)
+        assert "usermod -aG tank" in str(caught.value)
+        server.socket_path.chmod(0o666)
+        with pytest.raises(AgentUnreachable, match="user 65534 may not do this"):
+            as_user(65534, 65534, [], client.list)
 
 
 def test_the_socket_is_taken_from_the_environment(
