@@ -7,7 +7,6 @@ import os
 import platform
 import shutil
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -23,6 +22,7 @@ from tank_agent.journal.lmdb_journal import LmdbJournal
 from tank_agent.linux.clock import SystemClock, boot_id
 from tank_agent.linux.process import ENVIRONMENT
 from tank_agent.linux.process import run as run_program
+from tank_agent.linux.signals import Signals
 from tank_agent.network.host_facts import make_host_facts
 from tank_agent.network.pod_network import PodNetworks
 from tank_agent.reconcile.networks import Networks
@@ -62,14 +62,11 @@ def run(settings: Settings, *, stop_pods: bool) -> int:
     logs.configure()
     if os.geteuid() != 0:
         raise Stalled("the agent must be run as root", hint="sudo tank agent")
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
     # What the agent makes is for root, whatever umask it was started with.
     os.umask(0o077)
-    with _running(settings, stop_pods=stop_pods):
+    with Signals((signal.SIGTERM, signal.SIGINT)) as signals, _running(settings, stop_pods=stop_pods):
         _log.info("agent started", version=__version__, pods_dir=str(settings.pods_dir), pid=os.getpid())
-        ended.wait()
+        signals.wait()
         _log.info("agent stops", pods="stopping" if stop_pods else "go on")
     _log.info("agent stopped")
     return 0

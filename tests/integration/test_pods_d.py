@@ -102,7 +102,9 @@ def test_a_bad_edit_keeps_the_pod_and_shows_file_and_line(agent: Agent) -> None:
     pid = agent.pid("web")
     file.write_text(agent.pod_text(extra='colour = "red"'))
     agent.client.sync()
-    status = wait_for(lambda: (agent.status("web") or {}).get("error") and agent.status("web"), "the error shows")
+    status = wait_for(
+        lambda: (agent.status("web") or {}).get("error") and agent.status("web"), "the error shows"
+    )
     assert f"{file}:6: containers[0].colour" in status["error"], status
     assert (status["phase"], agent.pid("web"), status["generation"]) == ("running", pid, 1)
     file.write_text(agent.pod_text())

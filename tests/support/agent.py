@@ -44,7 +44,9 @@ def busybox_rootfs(path: Path) -> Path:
     for name in ("sh", "sleep", "echo", "cat", "true", "id", "ls", "kill", "ps", "mount", "touch", "head"):
         (path / "bin" / name).symlink_to("busybox")
     (path / "etc").mkdir()
-    (path / "etc" / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1000::/home/web:/bin/sh\n")
+    (path / "etc" / "passwd").write_text(
+        "root:x:0:0:root:/root:/bin/sh\nweb:x:1000:1000::/home/web:/bin/sh\n"
+    )
     (path / "etc" / "group").write_text("root:x:0:\nweb:x:1000:\nextra:x:2000:web\n")
     return path
 
@@ -187,11 +189,17 @@ class Agent:
 
     def conmons(self) -> list[int]:
         """Return the monitors of this agent's containers."""
-        return [pid for pid, words in _processes() if words[0].endswith("conmon") and str(self.run) in " ".join(words)]
+        return [
+            pid
+            for pid, words in _processes()
+            if words[0].endswith("conmon") and str(self.run) in " ".join(words)
+        ]
 
     def leftovers(self) -> list[str]:
         """Return what is left on the machine of this agent's pods: processes, mounts, cgroups, run_dir files."""
-        found = [f"process {pid}: {' '.join(words)[:200]}" for pid, words in _processes() if self._is_ours(words)]
+        found = [
+            f"process {pid}: {' '.join(words)[:200]}" for pid, words in _processes() if self._is_ours(words)
+        ]
         home = str(self.home)
         mountinfo = Path("/proc/self/mountinfo").read_text().splitlines()
         found += [f"mount {line}" for line in mountinfo if line.split()[4].startswith(home)]

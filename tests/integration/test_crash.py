@@ -1,0 +1,161 @@
+"""The agent is killed at every step of bringing up and of tearing down; the next one finishes the work."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import tank_agent
+from tests.support.agent import Agent, ended, wait_for
+
+
+def _points() -> list[str]:
+    """Return the fault points of the loop, the runtime and the network of pods without interfaces."""
+    source = "".join(path.read_text() for path in sorted(Path(tank_agent.__file__).parent.rglob("*.py")))
+    named = set(re.findall(r'point\("((?:runtime|loop|network:namespace)[^"]*)"\)', source))
+    return sorted(named | {"runtime:record.json", "runtime:stopping.json"})
+
+
+UP = [
+    "loop:start-recorded",
+    "network:namespace-made",
+    "runtime:bundle-begun",
+    "runtime:bundle-made",
+    "runtime:conmon-spawned",
+    "runtime:created",
+    "runtime:overlay-made",
+    "runtime:record.json",
+    "runtime:started",
+]
+DOWN = [
+    "network:namespace-unmounted",
+    "runtime:cgroup-removed",
+    "runtime:deleted",
+    "runtime:detached",
+    "runtime:removed",
+    "runtime:signalled",
+    "runtime:stopping.json",
+]
+
+
+@pytest.fixture
+def stopped_agent(tmp_path: Path) -> Iterator[Agent]:
+    """Return an agent that does not run yet."""
+    agent = Agent(tmp_path)
+    with ended(agent):
+        yield agent
+
+
+def test_every_fault_point_is_tried() -> None:
+    elsewhere = {"network:namespace-pinned"} & set(_points())
+    assert set(UP) | set(DOWN) | elsewhere == set(_points())
+
+
+@pytest.mark.parametrize("point", UP)
+def test_killed_while_bringing_up(stopped_agent: Agent, point: str) -> None:
+    agent = stopped_agent
+    agent.write("web", agent.pod_text())
+    agent.launch(fault=point)
+    assert agent.died() == -signal.SIGKILL
+    before = agent.output("web")
+    agent.start()
+    status = agent.wait_phase("web", "running")
+    assert len(agent.conmons()) == 1
+    # What ran already goes on; what never began begins once, and neither counts as a restart.
+    assert agent.output("web") == ["started"]
+    assert status["containers"][0]["restarts"] == 0
+    if point == "runtime:started":
+        assert before in ([], ["started"])
+
+
+@pytest.mark.parametrize("point", DOWN)
+def test_killed_while_tearing_down(stopped_agent: Agent, point: str) -> None:
+    agent = stopped_agent
+    agent.write("web", agent.pod_text())
+    agent.start()
+    agent.wait_phase("web", "running")
+    agent.kill()
+    (agent.pods / "web.toml").unlink()
+    agent.write("other", agent.pod_text())
+    agent.launch(fault=point)
+    assert agent.died() == -signal.SIGKILL
+    agent.start()
+    agent.wait_gone("web")
+    agent.wait_phase("other", "running")
+    assert len(agent.conmons()) == 1
+
+
+@pytest.mark.parametrize("point", [point for point in DOWN + UP if point != "network:namespace-pinned"])
+def test_killed_while_replacing(stopped_agent: Agent, point: str) -> None:
+    agent = stopped_agent
+    agent.write("web", agent.pod_text())
+    agent.start()
+    agent.wait_phase("web", "running")
+    agent.kill()
+    agent.write("web", agent.pod_text(extra='env = { EDITED = "yes" }'))
+    agent.launch(fault=point)
+    assert agent.died() == -signal.SIGKILL
+    agent.start()
+    status = agent.wait_phase("web", "running")
+    assert status["generation"] == 2
+    assert len(agent.conmons()) == 1
+    environment = Path(f"/proc/{agent.pid('web')}/environ").read_bytes().split(b"\0")
+    assert b"EDITED=yes" in environment
+    assert agent.output("web") == ["started", "started"]
+
+
+def test_a_killed_agent_leaves_containers_alone(stopped_agent: Agent) -> None:
+    agent = stopped_agent
+    agent.write("web", agent.pod_text())
+    agent.write("two", agent.pod_text())
+    agent.start()
+    pids = [agent.wait_phase(name, "running") and agent.pid(name) for name in ("web", "two")]
+    for _ in range(3):
+        agent.kill()
+        agent.start()
+        assert [agent.wait_phase(name, "running") and agent.pid(name) for name in ("web", "two")] == pids
+    assert agent.output("web") == ["started"]
+    # The ends of adopted containers are noticed as well as those of one's own.
+    agent.stop()
+    agent.start()
+    os.kill(agent.pid("web"), signal.SIGKILL)
+    wait_for(lambda: agent.output("web") == ["started", "started"], "the adopted container is restarted")
+    status = agent.wait_phase("web", "running")
+    assert status["containers"][0]["restarts"] == 1
+    assert status["containers"][0]["exit"]["signal"] == signal.SIGKILL
+
+
+def test_an_end_while_no_agent_runs_is_recorded(stopped_agent: Agent) -> None:
+    agent = stopped_agent
+    command = ["/bin/sh", "-c", "while [ ! -e /tmp/go ]; do sleep 0.05; done; exit 3"]
+    agent.write("job", agent.pod_text(command=command, head='restart = "never"'))
+    agent.start()
+    agent.wait_phase("job", "running")
+    root = Path(f"/proc/{agent.pid('job')}/root")
+    agent.kill()
+    (root / "tmp" / "go").touch()
+    wait_for(lambda: not root.exists(), "the job ends")
+    agent.start()
+    status = agent.wait_phase("job", "failed")
+    assert status["containers"][0]["exit"]["code"] == 3
+    assert status["containers"][0]["restarts"] == 0
+
+
+def test_run_dir_lost_while_no_agent_runs(stopped_agent: Agent) -> None:
+    agent = stopped_agent
+    agent.write("web", agent.pod_text())
+    agent.start()
+    agent.wait_phase("web", "running")
+    first = agent.pid("web")
+    agent.kill()
+    subprocess.run(f"umount {agent.run}/netns/*; rm -rf {agent.run}/*", shell=True, check=True)
+    agent.start()
+    wait_for(lambda: not Path(f"/proc/{first}").exists(), "the lost container is ended")
+    agent.wait_phase("web", "running")
+    assert len(agent.conmons()) == 1
