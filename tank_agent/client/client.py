@@ -193,10 +193,6 @@ class Client:
         """Return the agent's version, pid, uptime in seconds, directories, and its tools' versions."""
         return self._get("/v1/info", dict[str, Any])
 
-    def fetch(self, path: str) -> Any:
-        """Return the answer to a GET as plain data; for callers that only print it."""
-        return self._get(path, Any)
-
     def _get(self, path: str, kind: type[_T]) -> _T:
         return _decode(self._call("GET", path), kind)
 
