@@ -133,6 +133,7 @@ def private_file(context: Context, name: str, text: str) -> Path:
     return path
 
 
+# Looked for in this order: a key that cannot be read ends in "permission denied" too.
 _SSH_ERRORS: tuple[tuple[str, Failure, str, str], ...] = (
     (
         "host key verification failed",
@@ -140,9 +141,9 @@ _SSH_ERRORS: tuple[tuple[str, Failure, str, str], ...] = (
         "the host's key is not the one in known_hosts",
         "compare it with the server's, then put it into git.known_hosts (ssh-keyscan prints it)",
     ),
-    ("permission denied", "refused", "the key or user was refused", "see git.ssh_key and the URL's user"),
     ("error in libcrypto", "refused", "git.ssh_key is not a private key", "it must have no passphrase"),
     ("invalid format", "refused", "git.ssh_key is not a private key", "it must have no passphrase"),
+    ("permission denied", "refused", "the key or user was refused", "see git.ssh_key and the URL's user"),
     ("could not resolve", "unreachable", "the host's name is not known", "see the URL and DNS"),
     ("connection refused", "unreachable", "nobody answers there", "see the URL and the server"),
     ("no route to host", "unreachable", "there is no way to the host", "see the network"),

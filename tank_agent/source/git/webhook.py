@@ -38,7 +38,7 @@ _SIGNATURES = (
 
 
 class RateLimit:
-    """A token bucket per caller: `burst` at once, then `rate` a second. Of over 1,024 callers the oldest go."""
+    """A token bucket per caller: `burst` at once, then `rate` a second. The 1,024 latest callers count."""
 
     def __init__(
         self, *, burst: float = 20, rate: float = 1, clock: Callable[[], float] = time.monotonic

@@ -5,6 +5,7 @@ Runs in the helper only. Works with dulwich 0.22 and 1.x, whose differences stay
 
 from __future__ import annotations
 
+import base64
 import ssl
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any, NoReturn
 
 import dulwich
 import urllib3
-from dulwich.client import GitClient, HttpGitClient, SSHGitClient, SubprocessWrapper, TCPGitClient
+from dulwich.client import HttpGitClient, SSHGitClient, SubprocessWrapper, TCPGitClient
 from dulwich.errors import GitProtocolError, HangupException, NotGitRepository
 from dulwich.repo import Repo
 
@@ -41,10 +42,9 @@ class DulwichTransport:
         client, path = self._client()
         try:
             prefixes = [name.encode() for name in names]
-            result: Any = client.get_refs(path, protocol_version=2, ref_prefix=prefixes)  # type:
-            ignore[arg - type]
+            result: Any = client.get_refs(path, protocol_version=2, ref_prefix=prefixes)
         except Exception as error:
-            _explain(error)
+            _explain(error, self._words())
         return _chosen(getattr(result, "refs", result), names)
 
     def fetch(self, wanted: Wanted, into: Path) -> str:
@@ -89,9 +89,13 @@ class DulwichTransport:
         except GitError:
             raise
         except Exception as error:
-            _explain(error)
+            _explain(error, self._words())
 
-    def _client(self) -> tuple[GitClient, str]:
+    def _words(self) -> str:
+        file = _words_of_ssh(self._context)
+        return file.read_text("utf-8", "replace")[-4096:] if file.exists() else ""
+
+    def _client(self) -> tuple[Any, str]:
         context, remote = self._context, self._context.remote
         if remote.scheme == "git":
             return TCPGitClient(remote.host, remote.port), remote.path
@@ -100,10 +104,7 @@ class DulwichTransport:
             return SSHGitClient(remote.host, remote.port, remote.user, vendor=vendor), remote.path
         base = f"{remote.scheme}://{remote.authority}/"
         pool: Any = _StrictPool(context)
-        client = HttpGitClient(
-            base, pool_manager=pool, username=context.access.username, password=context.access.password
-        )
-        return client, remote.path.lstrip("/")
+        return HttpGitClient(base, pool_manager=pool), remote.path.lstrip("/")
 
 
 class _StrictPool(urllib3.PoolManager):
@@ -111,7 +112,12 @@ class _StrictPool(urllib3.PoolManager):
 
     def __init__(self, context: Context) -> None:
         tls = ssl.create_default_context(cadata=context.access.ca)
-        super().__init__(headers={"User-Agent": "git/tank-agent"}, ssl_context=tls)
+        headers = {"User-Agent": "git/tank-agent"}
+        if context.access.password is not None:
+            # UTF-8 as git sends it (RFC 7617, section 2.1); dulwich would write Latin-1.
+            login = f"{context.access.username or 'git'}:{context.access.password}".encode()
+            headers["Authorization"] = f"Basic {base64.b64encode(login).decode('ascii')}"
+        super().__init__(headers=headers, ssl_context=tls)
         self._timeout = urllib3.Timeout(connect=context.timeout, read=context.timeout)
 
     def request(self, method: str, url: str, *args: Any, **kwargs: Any) -> Any:
@@ -164,6 +170,11 @@ def _innermost(error: BaseException) -> str:
     return words[-1] if words else str(error)
 
 
+def _words_of_ssh(context: Context) -> Path:
+    """Return the file that ssh complains into: 0.22 would drop it, and no pipe of ours can fill up."""
+    return context.private / "ssh.errors"
+
+
 class _Ssh:
     """Runs ssh for dulwich, as `ssh_command` says."""
 
@@ -183,14 +194,15 @@ class _Ssh:
         if port is not None:
             argv += ["-p", str(port)]
         argv += ["--", f"{username}@{host}" if username else host, command]
-        process = subprocess.Popen(  # the wrapper of dulwich closes it
-            argv,
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=dict(ENVIRONMENT),
-        )
+        with _words_of_ssh(self._context).open("wb") as words:
+            process = subprocess.Popen(  # the wrapper of dulwich closes it
+                argv,
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=words,
+                env=dict(ENVIRONMENT),
+            )
         return SubprocessWrapper(process)
 
 
@@ -231,12 +243,11 @@ def _the_ref(chosen: Mapping[str, str], wanted: Wanted) -> str:
     return name
 
 
-def _explain(error: Exception) -> NoReturn:
+def _explain(error: Exception, words: str = "") -> NoReturn:
     if isinstance(error, GitError):
         raise error
     if isinstance(error, HangupException):
-        lines = b"\n".join(error.stderr_lines or ()).decode("utf-8", "replace")
-        raise explain(lines, "the server hung up") from error
+        raise explain(words, "the server hung up") from error
     if isinstance(error, NotGitRepository):
         raise GitError("not-found", "there is no such repository", hint="see git.url") from error
     if isinstance(error, TimeoutError):

@@ -7,6 +7,7 @@ speaks only the one protocol of the URL.
 from __future__ import annotations
 
 import os
+import resource
 import shlex
 import subprocess
 from collections.abc import Sequence
@@ -93,8 +94,15 @@ class CommandTransport:
                 "refused", "git is not installed", hint='install it, or set transport = "dulwich"'
             ) from error
         if done.returncode:
-            raise _error(done.stderr.decode("utf-8", "replace"), done.returncode)
+            text = done.stderr.decode("utf-8", "replace")
+            # index-pack is killed by the limit and says nothing; git then only wonders at its output.
+            raise _error("signal 25" if into is not None and _hit_the_limit(into) else text, done.returncode)
         return done.stdout.decode("utf-8", "replace")
+
+
+def _hit_the_limit(into: Path) -> bool:
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return any(0 < limit <= file.stat().st_size for file in (into / "objects/pack").glob("tmp_*"))
 
 
 def _config(context: Context) -> str:
@@ -161,7 +169,7 @@ _MEANINGS: tuple[tuple[str, tuple[str, str, str]], ...] = (
 
 
 def _error(text: str, code: int) -> GitError:
-    lowered = text.lower() if code != -25 else "signal 25"
+    lowered = text.lower()
     for words, (kind, message, hint) in _MEANINGS:
         if words in lowered:
             return GitError(cast(Failure, kind), message, hint=hint)
