@@ -87,9 +87,8 @@ def never_began(status: ContainerStatus) -> ContainerStatus:
 def waits_until(status: ContainerStatus, now: float, backoff: Backoff) -> float | None:
     """Return when the container may start again, None if it may now.
 
-    The time was written down by an earlier clock: one that was set back must not make the wait longer than
-    its cap.
+    A time further away than any back-off was written by a clock that has been set back since: it is over.
     """
-    if status.retry_at is None or status.retry_at <= now:
+    if status.retry_at is None or not now < status.retry_at <= now + backoff.cap:
         return None
-    return min(status.retry_at, now + backoff.cap)
+    return status.retry_at

@@ -1,0 +1,348 @@
+"""The plan converges from anything that can be observed, starts nothing twice, and rests when all is well."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from tank_agent.journal.records import ContainerStatus, DesiredPod, Exit, PodStatus
+from tank_agent.reconcile.actions import (
+    Action,
+    Forget,
+    Kill,
+    MakeNetwork,
+    Pull,
+    RecordExit,
+    RecordLost,
+    RemoveNetwork,
+    RemoveRun,
+    Start,
+    Stop,
+)
+from tank_agent.reconcile.observed import ImageState, Moment, Observed, ObservedImage, Run, Situation
+from tank_agent.reconcile.phase import Phase, view_pod
+from tank_agent.reconcile.plan import container_hash, plan
+from tank_agent.reconcile.restart import Backoff, after_exit, is_over, waits_until
+from tank_agent.reconcile.simulate import apply
+from tank_agent.runtime.instance import State, Stopping
+from tank_agent.spec.model import Container, Network, Pod, RestartPolicy, content_hash
+
+NOW = Moment(wall=1_000_000.0, monotonic=500.0, boot_id="this")
+BACKOFF = Backoff(base=10, cap=300, stable_after=600)
+NAMES = ("a", "b", "c")
+IMAGE = "oci:/image"
+
+
+def desired_pod(
+    names: tuple[str, ...] = ("a",),
+    *,
+    restart: RestartPolicy = RestartPolicy.ALWAYS,
+    image: str | None = None,
+    mode: str = "none",
+    word: str = "x",
+) -> DesiredPod:
+    rootfs = None if image else "/root"
+    containers = tuple(Container(name=n, image=image, rootfs=rootfs, command=(word,)) for n in names)
+    network = msgspec.convert({"mode": mode}, Network)
+    pod = Pod(name="pod", containers=containers, restart=restart, network=network)
+    return DesiredPod(
+        name="pod", pod=pod, owner="api", revision="r", generation=1, hash=content_hash(pod), changed_at=0.0
+    )
+
+
+def situation(
+    desired: DesiredPod | None = None,
+    *,
+    status: PodStatus | None = None,
+    runs: tuple[Run, ...] = (),
+    network: str = "absent",
+    images: dict[str, ObservedImage] | None = None,
+    now: Moment = NOW,
+) -> Situation:
+    observed = Observed(runs=runs, network=network, images=images or {})  # type: ignore[arg-type]
+    return Situation(
+        desired=desired, status=status or PodStatus(), observed=observed, now=now, backoff=BACKOFF
+    )
+
+
+def run_of(desired: DesiredPod, name: str = "a", **changes: object) -> Run:
+    container = next(c for c in desired.pod.containers if c.name == name)
+    run = Run(
+        id=f"{name}-1", container=name, hash=container_hash(desired.pod, container), state=State.RUNNING
+    )
+    return replace(run, **changes)
+
+
+def status_of(run: Run, **changes: object) -> PodStatus:
+    known = ContainerStatus(hash=run.hash, instance=run.id, boot_id="this", started_at=NOW.wall - 5)
+    return PodStatus(containers={run.container: replace(known, **changes)})
+
+
+def kinds(actions: tuple[Action, ...]) -> list[type[Action]]:
+    return [type(action) for action in actions]
+
+
+@st.composite
+def runs(draw: st.DrawFn, hashes: list[str]) -> tuple[Run, ...]:
+    found = []
+    for index in range(draw(st.integers(0, 5))):
+        state = draw(st.sampled_from(State))
+        stopping = draw(st.sampled_from([None, Stopping(deadline=400.0), Stopping(deadline=600.0)]))
+        exit_ = Exit(at=NOW.wall, code=draw(st.sampled_from([0, 3]))) if state is State.EXITED else None
+        found.append(
+            Run(
+                id=f"run-{index}",
+                container=draw(st.sampled_from((*NAMES, "stranger"))),
+                hash=draw(st.sampled_from(hashes)),
+                state=state,
+                pid=index + 10,
+                stopping=stopping,
+                exit=exit_,
+            )
+        )
+    return tuple(found)
+
+
+@st.composite
+def situations(draw: st.DrawFn) -> Situation:
+    names = tuple(draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True)))
+    desired: DesiredPod | None = desired_pod(
+        names,
+        restart=draw(st.sampled_from(RestartPolicy)),
+        image=draw(st.sampled_from([None, IMAGE])),
+        mode=draw(st.sampled_from(["none", "host"])),
+    )
+    assert desired is not None
+    hashes = [container_hash(desired.pod, c) for c in desired.pod.containers] + ["outdated"]
+    observed_runs = draw(runs(hashes))
+    exits = st.sampled_from([None, Exit(at=NOW.wall - 9, code=0), Exit(at=NOW.wall - 9, signal=9)])
+    remembered = {
+        name: ContainerStatus(
+            hash=draw(st.sampled_from(hashes)),
+            restarts=draw(st.integers(0, 9)),
+            failures=draw(st.integers(0, 9)),
+            instance=draw(st.sampled_from(["", "vanished", *(run.id for run in observed_runs)])),
+            boot_id=draw(st.sampled_from(["this", "former"])),
+            started_at=draw(st.sampled_from([None, NOW.wall - 5])),
+            retry_at=draw(st.sampled_from([None, NOW.wall - 1, NOW.wall + 20, NOW.wall + 1e9])),
+            exit=draw(exits),
+        )
+        for name in draw(st.lists(st.sampled_from((*NAMES, "stranger")), max_size=3, unique=True))
+    }
+    image = draw(st.sampled_from([None, *ImageState]))
+    retry = draw(st.sampled_from([None, NOW.monotonic - 1, NOW.monotonic + 20]))
+    images = {} if image is None else {IMAGE: ObservedImage(state=image, retry_at=retry, error="no")}
+    if draw(st.booleans()):
+        desired = None
+    return situation(
+        desired,
+        status=PodStatus(containers=remembered),
+        runs=observed_runs,
+        network=draw(st.sampled_from(["absent", "fresh", "used"])),
+        images=images,
+    )
+
+
+def live(runs_: tuple[Run, ...]) -> Counter[str]:
+    return Counter(run.container for run in runs_ if run.state in (State.RUNNING, State.ORPHANED))
+
+
+def settle(start: Situation) -> tuple[Situation, bool]:
+    """Play until the plan rests, and let time pass while it waits; False if the pod was forgotten."""
+    current = start
+    for _ in range(60):
+        planned = plan(current)
+        started: set[str] = set()
+        for action in planned.actions:
+            if isinstance(action, Start):
+                # Never a second copy: nothing of it may be alive, nor be started twice in one pass.
+                assert action.container not in live(current.observed.runs)
+                assert action.container not in started
+                started.add(action.container)
+            current = apply(action, current)
+            if isinstance(action, Forget):
+                return current, False
+        if planned.actions:
+            continue
+        if planned.look_again is None:
+            return current, True
+        assert planned.look_again >= 0
+        later = planned.look_again + 0.001
+        moment = replace(NOW, wall=current.now.wall + later, monotonic=current.now.monotonic + later)
+        current = replace(current, now=moment)
+    raise AssertionError(f"does not come to rest: {[a.describe() for a in plan(current).actions]}")
+
+
+@settings(max_examples=1500, deadline=None)
+@given(situations())
+def test_converges_from_anything_in_a_bounded_number_of_steps(start: Situation) -> None:
+    if any(image.state is ImageState.PULLING for image in start.observed.images.values()):
+        images = {IMAGE: ObservedImage(state=ImageState.READY)}
+        start = replace(start, observed=replace(start.observed, images=images))
+    end, remembered = settle(start)
+    if end.desired is None:
+        assert not remembered
+        assert end.observed.runs == ()
+        assert end.observed.network == "absent"
+        return
+    for container in end.desired.pod.containers:
+        alive = [run for run in end.observed.runs if run.container == container.name]
+        hash_ = container_hash(end.desired.pod, container)
+        known = end.status.containers.get(container.name)
+        over = known is not None and known.hash == hash_ and is_over(known.exit, end.desired.pod.restart)
+        if over and not alive:
+            continue
+        assert [(run.state, run.hash, run.stopping) for run in alive] == [(State.RUNNING, hash_, None)]
+    assert not [run for run in end.observed.runs if run.container == "stranger"]
+    # Converged means: the same plan again, now or after a restart of the agent, does nothing.
+    assert plan(end).actions == ()
+
+
+@settings(max_examples=500, deadline=None)
+@given(situations())
+def test_every_situation_has_a_phase(start: Situation) -> None:
+    view = view_pod(start)
+    assert isinstance(view.phase, Phase)
+    wanted = {c.name for c in start.desired.pod.containers} if start.desired else None
+    assert wanted is None or {c.name for c in view.containers} == wanted
+
+
+def test_from_nothing_to_running() -> None:
+    current = situation(desired_pod())
+    assert plan(current).actions == (MakeNetwork(),)
+    current = apply(MakeNetwork(), current)
+    assert plan(current).actions == (Start(container="a"),)
+    current = apply(Start(container="a"), current)
+    assert plan(current) == plan(current)
+    assert plan(current).actions == ()
+    assert view_pod(current).phase is Phase.RUNNING
+
+
+def test_the_new_image_is_there_before_the_old_container_is_stopped() -> None:
+    old, new = desired_pod(), desired_pod(image=IMAGE)
+    run = run_of(old)
+    current = situation(new, runs=(run,), status=status_of(run), network="used")
+    assert plan(current).actions == (Pull(reference=IMAGE),)
+    pulling = replace(current.observed, images={IMAGE: ObservedImage(state=ImageState.PULLING)})
+    assert plan(replace(current, observed=pulling)).actions == ()
+    ready = replace(current.observed, images={IMAGE: ObservedImage(state=ImageState.READY)})
+    assert kinds(plan(replace(current, observed=ready)).actions) == [Stop]
+
+
+def test_a_failed_pull_leaves_the_old_container_running_and_is_tried_again() -> None:
+    run = run_of(desired_pod())
+    failed = ObservedImage(state=ImageState.FAILED, error="no route", retry_at=NOW.monotonic + 20)
+    current = situation(
+        desired_pod(image=IMAGE), runs=(run,), status=status_of(run), network="used", images={IMAGE: failed}
+    )
+    planned = plan(current)
+    assert (planned.actions, planned.look_again) == ((), 20.0)
+    assert "no route" in (view_pod(current).error or "")
+
+
+def test_an_edit_back_within_the_grace_waits_for_the_end_and_starts_again() -> None:
+    desired = desired_pod()
+    run = run_of(desired, stopping=Stopping(deadline=NOW.monotonic + 7))
+    current = situation(desired, runs=(run,), status=status_of(run), network="used")
+    assert plan(current) == plan(current)
+    assert (plan(current).actions, plan(current).look_again) == ((), 7.0)
+    ended = replace(run, state=State.EXITED, exit=Exit(at=NOW.wall, signal=15))
+    end, _ = settle(replace(current, observed=replace(current.observed, runs=(ended,))))
+    assert [r.state for r in end.observed.runs] == [State.RUNNING]
+    assert end.status.containers["a"].failures == 0
+
+
+def test_grace_then_kill() -> None:
+    run = run_of(desired_pod(word="old"), stopping=Stopping(deadline=NOW.monotonic - 0.1))
+    assert kinds(plan(situation(desired_pod(), runs=(run,), network="used")).actions) == [Kill]
+
+
+def test_a_lost_monitor_is_replaced() -> None:
+    desired = desired_pod()
+    run = run_of(desired, state=State.ORPHANED)
+    assert kinds(plan(situation(desired, runs=(run,), status=status_of(run), network="used")).actions) == [
+        Kill
+    ]
+
+
+def test_an_exit_is_recorded_once_then_removed_with_the_network() -> None:
+    desired = desired_pod()
+    exit_ = Exit(at=NOW.wall, code=3)
+    run = run_of(desired, state=State.EXITED, exit=exit_)
+    current = situation(desired, runs=(run,), status=status_of(run), network="used")
+    seen: list[type[Action]] = []
+    for _ in range(4):
+        for action in plan(current).actions:
+            seen.append(type(action))
+            current = apply(action, current)
+    assert seen == [RecordExit, RemoveRun, RemoveNetwork]
+    planned = plan(current)
+    assert (planned.actions, planned.look_again) == ((), 10.0)
+    assert view_pod(current).phase is Phase.BACKING_OFF
+
+
+def test_a_reboot_adds_no_back_off_and_never_runs_a_never_pod_twice() -> None:
+    for policy, expected in ((RestartPolicy.ALWAYS, State.RUNNING), (RestartPolicy.NEVER, None)):
+        desired = desired_pod(restart=policy)
+        status = status_of(run_of(desired), boot_id="former", failures=4)
+        current = situation(desired, status=status)
+        assert plan(current).actions == (RecordLost(container="a"),)
+        end, _ = settle(current)
+        assert [r.state for r in end.observed.runs] == ([expected] if expected else [])
+        assert end.status.containers["a"].failures == 4
+        assert view_pod(end).phase is (Phase.RUNNING if expected else Phase.FAILED)
+
+
+def test_back_off_doubles_to_its_cap_and_resets_after_a_stable_run() -> None:
+    status = ContainerStatus(hash="h", started_at=0.0)
+    delays = []
+    now = 0.0
+    for _ in range(7):
+        now += 1
+        status = after_exit(replace(status, started_at=now - 1), Exit(at=now, code=1), BACKOFF)
+        assert status.retry_at is not None
+        delays.append(status.retry_at - now)
+        now = status.retry_at
+    assert delays == [10, 20, 40, 80, 160, 300, 300]
+    status = after_exit(replace(status, started_at=now - 600), Exit(at=now, code=1), BACKOFF)
+    assert status.retry_at == now + 10
+
+
+def test_a_clock_that_was_set_back_ends_the_wait() -> None:
+    status = ContainerStatus(hash="h", retry_at=10_000.0)
+    assert waits_until(status, 9_990.0, BACKOFF) == 10_000.0
+    assert waits_until(status, 1_000.0, BACKOFF) is None
+
+
+def test_policies() -> None:
+    clean, failed, killed = Exit(at=0, code=0), Exit(at=0, code=3), Exit(at=0, signal=9)
+    table = {
+        RestartPolicy.ALWAYS: (False, False, False),
+        RestartPolicy.ON_FAILURE: (True, False, False),
+        RestartPolicy.NEVER: (True, True, True),
+    }
+    for policy, over in table.items():
+        assert tuple(is_over(exit_, policy) for exit_ in (clean, failed, killed)) == over
+        assert not is_over(None, policy)
+
+
+def test_a_changed_policy_wakes_a_finished_pod() -> None:
+    desired = desired_pod(restart=RestartPolicy.NEVER)
+    run = run_of(desired)
+    status = status_of(run, instance="", exit=Exit(at=NOW.wall - 50, code=1))
+    assert plan(situation(desired, status=status)).actions == ()
+    again = desired_pod(restart=RestartPolicy.ALWAYS)
+    assert plan(situation(again, status=status)).actions == (MakeNetwork(),)
+
+
+def test_a_pod_with_a_running_and_a_failing_container_is_degraded() -> None:
+    desired = desired_pod(("a", "b"))
+    a, b = run_of(desired, "a"), run_of(desired, "b")
+    known = {**status_of(a).containers, **status_of(b, instance="", retry_at=NOW.wall + 5).containers}
+    current = situation(desired, runs=(a,), status=PodStatus(containers=known), network="used")
+    assert view_pod(current).phase is Phase.DEGRADED
+    assert plan(current).look_again == 5.0
