@@ -77,7 +77,9 @@ def _running(settings: Settings, *, stop_pods: bool) -> Iterator[None]:
     """Start all parts, and end them in the opposite order."""
     with ExitStack() as stack:
         for directory in (settings.data_dir, settings.run_dir):
-            directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+            directory.mkdir(parents=True, exist_ok=True)
+            # Members of the group must reach the socket, and nobody may list what is there.
+            directory.chmod(0o711)
         stack.enter_context(_sole_user(settings.run_dir))
         clock, boot = SystemClock(), boot_id()
         journal = LmdbJournal(settings.data_dir / "journal", clock=clock.wall)
