@@ -6,6 +6,10 @@
      ├─ PodNotFound            no pod of that name
      ├─ OwnedElsewhere         a file or git owns the pod, so the API may not change it
      ├─ AgentUnreachable       the socket does not answer
+     ├─ NotRunning             the pod has no live container to enter or to attach to
+     ├─ NotATty                attach needs a container with `tty = true`
+     ├─ CannotRun              exec: what was asked for is there, but cannot be run (exit code 126)
+     ├─ CommandNotFound        exec: there is no such command in the container (exit code 127)
      ├─ Stalled                cannot go on until a person changes something
      └─ Retry                  failed now, may work later: the loop backs off and tries again
 
@@ -18,7 +22,11 @@ from typing import ClassVar
 
 __all__ = [
     "AgentUnreachable",
+    "CannotRun",
+    "CommandNotFound",
     "InvalidSpec",
+    "NotATty",
+    "NotRunning",
     "NotSupportedYet",
     "OwnedElsewhere",
     "PodNotFound",
@@ -105,6 +113,32 @@ class AgentUnreachable(TankError):
     """Nobody answers at the agent's socket, or we may not talk to it."""
 
     reason = "agent-unreachable"
+
+
+class NotRunning(TankError):
+    """There is no live container to run a command in or to attach to."""
+
+    reason = "not-running"
+
+
+class NotATty(TankError):
+    """The container's main process has no terminal to attach to."""
+
+    reason = "not-a-tty"
+
+
+class CannotRun(TankError):
+    """A command in a container cannot be run: it is not executable, or its directory is not there."""
+
+    reason = "cannot-run"
+    exit_code = 126
+
+
+class CommandNotFound(TankError):
+    """A container has no such command."""
+
+    reason = "command-not-found"
+    exit_code = 127
 
 
 class Stalled(TankError):

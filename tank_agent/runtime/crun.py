@@ -63,6 +63,13 @@ class Crun:
         private = ("-m", "--propagation", "slave", "/bin/sh", str(script), self._program)
         return "/usr/bin/unshare", (*private, *options)
 
+    def exec_command(self, log: str) -> tuple[str, ...]:
+        """Return how to run a further command in a container, up to the options of `exec`.
+
+        It works without the private view of the cgroups: crun only joins the cgroup that the container has.
+        """
+        return self._program, *self._options, f"--log={log}", "--log-format=json", "exec"
+
     def start(self, identifier: str) -> None:
         """Let a created container run its program.
 

@@ -1,0 +1,372 @@
+"""A further command in a running container: `crun exec`, run directly, with a terminal or with three pipes.
+
+The command gets the main process's ids, capabilities, limits and no_new_privileges from the container's own
+config.json; crun puts it into the container's namespaces, cgroup and seccomp filter, and looks PATH up there.
+Only crun's pid file tells whether the command began: until there is one, all output is crun's own complaint.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import fcntl
+import os
+import re
+import secrets
+import select
+import signal
+import socket
+import subprocess
+import termios
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+from msgspec import Struct
+
+from tank_agent.errors import CannotRun, CommandNotFound, NotRunning, Retry, TankError
+from tank_agent.linux import pidfd
+from tank_agent.linux.process import ENVIRONMENT
+from tank_agent.runtime.containers import Live
+from tank_agent.runtime.crun import Crun, clean_message
+from tank_agent.runtime.rootfs import remove_tree
+
+_log = structlog.get_logger()
+_DEADLINE = 10.0
+_MOST_AT_ONCE = 200
+_PIPE_SIZE = 256 << 10
+# Nobody may see a process's memory through its own working directory or a device (CVE-2024-21626).
+_DIRECTORY = re.compile(r"/(?!(?:proc|sys|dev)(?:/|$))")
+_MISSING = re.compile(r"not found|no such file", re.IGNORECASE)
+_REFUSED = re.compile(
+    r"permission denied|operation not permitted|exec format error|is a directory|not executable",
+    re.IGNORECASE,
+)
+_GONE = re.compile(r"not running|does not exist|stopped container|no such process", re.IGNORECASE)
+
+
+class ExecRequest(Struct, frozen=True, kw_only=True):
+    """What to run.
+
+    `env` is NAME=VALUE strings that win over the container's own; `cwd` None is the container's own.
+    `term` is the name of the user's terminal.
+    `rows` and `columns` are the first size of the terminal; 0 means that it is not known.
+    """
+
+    argv: tuple[str, ...]
+    env: tuple[str, ...] = ()
+    cwd: str | None = None
+    terminal: bool = False
+    term: str = ""
+    rows: int = 0
+    columns: int = 0
+
+
+class Ended(Struct, frozen=True, kw_only=True):
+    """How a command ended: exactly one is set."""
+
+    code: int | None = None
+    signal: int | None = None
+
+
+class _Config(Struct, frozen=True):
+    process: dict[str, Any]
+
+
+class Executor:
+    """Runs commands in containers; their files are in `run_dir/exec`.
+
+    Args:
+        crun: the runtime.
+        run_dir: the agent's.
+    """
+
+    def __init__(self, crun: Crun, run_dir: Path) -> None:
+        self.directory = run_dir / "exec"
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._crun = crun
+        self._free = threading.BoundedSemaphore(_MOST_AT_ONCE)
+
+    def start(self, run: Live, request: ExecRequest) -> Execution:
+        """Start a command.
+
+        Raises:
+            CannotRun: the working directory or a variable cannot be.
+            NotRunning: the container has gone.
+            Retry: too many commands run, or the runtime did not answer.
+        """
+        process = self._process(run, request)
+        if not self._free.acquire(blocking=False):
+            raise Retry(f"{_MOST_AT_ONCE} commands run in containers already", hint="end some of them first")
+        directory = self.directory / secrets.token_hex(8)
+        try:
+            directory.mkdir(mode=0o700)
+            (directory / "process.json").write_bytes(msgspec.json.encode(process))
+            return Execution(self._crun, run, directory, request, release=self._free.release)
+        except BaseException:
+            remove_tree(directory)
+            self._free.release()
+            raise
+
+    def _process(self, run: Live, request: ExecRequest) -> dict[str, Any]:
+        cwd = request.cwd
+        if cwd is not None and not _DIRECTORY.match(os.path.normpath(cwd)):
+            raise CannotRun(
+                f"cannot run in {cwd}", hint="give an absolute path, outside of /proc, /sys and /dev"
+            )
+        try:
+            content = (run.directory / "config.json").read_bytes()
+        except FileNotFoundError:
+            raise NotRunning(f"container {run.record.container} is not running") from None
+        process = msgspec.json.decode(content, type=_Config).process
+        process["args"] = list(request.argv)
+        process["terminal"] = request.terminal
+        process["env"] = merge_environment(process["env"], request)
+        if cwd is not None:
+            process["cwd"] = os.path.normpath(cwd)
+        if request.terminal and request.rows and request.columns:
+            process["consoleSize"] = {"height": request.rows, "width": request.columns}
+        return process
+
+
+def merge_environment(own: list[str], request: ExecRequest) -> list[str]:
+    """Return the container's variables with TERM added, and the request's over them."""
+    merged = dict(_pair(entry) for entry in own)
+    merged.setdefault("TERM", request.term or "xterm")
+    merged.update(_pair(entry) for entry in request.env)
+    return [f"{name}={value}" for name, value in merged.items()]
+
+
+def _pair(entry: str) -> tuple[str, str]:
+    name, equals, value = entry.partition("=")
+    if not name or not equals or "\0" in entry:
+        raise CannotRun(f"{entry!r} is not a variable", hint="write NAME=VALUE")
+    return name, value
+
+
+class Execution:
+    """One command in a container. One thread works with it; it must be closed, once it has ended.
+
+    Attributes:
+        terminal: the master of its pseudo-terminal, or None.
+        stdin, stdout, stderr: our ends of its pipes; None with a terminal, and once closed.
+        waiter: a pidfd of crun, readable when the command has ended.
+
+    All of them are non-blocking.
+    """
+
+    def __init__(self, crun: Crun, run: Live, directory: Path, request: ExecRequest, *, release: Any) -> None:
+        self._directory = directory
+        self._release = release
+        self._container = run.record.container
+        self._command = request.argv[0]
+        self._process: int | None = None
+        self._pid = 0
+        self.terminal: int | None = None
+        self.stdin: int | None = None
+        self.stdout: int | None = None
+        self.stderr: int | None = None
+        options = ["--process=process.json", "--pid-file=pid"]
+        argv = [*crun.exec_command("log"), *options]
+        if request.terminal:
+            self._start_with_terminal(argv, run.record.id)
+        else:
+            self._start_with_pipes(argv, run.record.id)
+
+    def _start_with_pipes(self, argv: list[str], identifier: str) -> None:
+        ends = [os.pipe() for _ in range(3)]
+        theirs = (ends[0][0], ends[1][1], ends[2][1])
+        self.stdin, self.stdout, self.stderr = ends[0][1], ends[1][0], ends[2][0]
+        try:
+            self._spawn([*argv, identifier], theirs)
+        except BaseException:
+            self._close_streams()
+            raise
+        finally:
+            for descriptor in theirs:
+                os.close(descriptor)
+        for descriptor in (self.stdin, self.stdout, self.stderr):
+            os.set_blocking(descriptor, False)
+            # A larger pipe saves switches between the processes; it is no matter if there is none.
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+
+    def _start_with_terminal(self, argv: list[str], identifier: str) -> None:
+        with socket.socket(socket.AF_UNIX) as listener:
+            directory = os.open(self._directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                # Short, whatever the length of run_dir.
+                listener.bind(f"/proc/self/fd/{directory}/console")
+            finally:
+                os.close(directory)
+            listener.listen(1)
+            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                # Relative to its working directory, since crun's address of a socket is limited, too.
+                self._spawn([*argv, "--tty", "--console-socket=console", identifier], (null, null, null))
+            finally:
+                os.close(null)
+            try:
+                self.terminal = self._receive(listener)
+            except BaseException:
+                self._kill_waiter()
+                raise
+
+    def _spawn(self, argv: list[str], streams: tuple[int, int, int]) -> None:
+        self._crun = subprocess.Popen(
+            argv,
+            env=dict(ENVIRONMENT),
+            cwd=self._directory,
+            stdin=streams[0],
+            stdout=streams[1],
+            stderr=streams[2],
+        )
+        # Not reaped by anybody else, so the number is still its own.
+        self.waiter = os.pidfd_open(self._crun.pid)
+
+    def _receive(self, listener: socket.socket) -> int | None:
+        """Return the terminal that crun made; None if it ended without one."""
+        deadline = time.monotonic() + _DEADLINE
+        if not self._wait_for(listener, deadline):
+            return None
+        connection, _ = listener.accept()
+        with connection:
+            if not self._wait_for(connection, deadline):
+                return None
+            descriptors = array.array("i")
+            size = socket.CMSG_SPACE(4 * descriptors.itemsize)
+            # Python sets the close-on-exec flag only through recvmsg's own flag.
+            _, ancillary, _, _ = connection.recvmsg(1024, size, socket.MSG_CMSG_CLOEXEC)
+            for level, kind, data in ancillary:
+                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                    descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
+        for descriptor in descriptors[1:]:
+            os.close(descriptor)
+        if not descriptors:
+            return None
+        os.set_blocking(descriptors[0], False)
+        return descriptors[0]
+
+    def _wait_for(self, waited: socket.socket, deadline: float) -> bool:
+        poller = select.poll()
+        poller.register(waited, select.POLLIN)
+        poller.register(self.waiter, select.POLLIN)
+        ready = poller.poll(max(0.0, deadline - time.monotonic()) * 1000)
+        if not ready:
+            raise Retry(f"the container runtime did not answer within {_DEADLINE:g} s")
+        return any(descriptor == waited.fileno() for descriptor, _ in ready)
+
+    def begun(self) -> bool:
+        """Return whether the command runs or ran; before that, output is crun's."""
+        if not self._pid:
+            try:
+                self._pid = int((self._directory / "pid").read_bytes() or b"0")
+            except FileNotFoundError:
+                return False
+            if self._pid:
+                self._process = pidfd.open_process(self._pid)
+        return self._pid != 0
+
+    def ended(self) -> bool:
+        """Return whether the command has ended; what it wrote may still be in the pipes."""
+        return pidfd.ended(self.waiter)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Set the terminal's size, of which the kernel tells the command (SIGWINCH)."""
+        if self.terminal is not None and rows and columns:
+            size = array.array("H", (rows, columns, 0, 0))
+            # The other end may have gone.
+            with contextlib.suppress(OSError):
+                fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, size)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the command's process group, which crun made for it; nothing if it has ended."""
+        if self.begun() and self._process is not None and not pidfd.ended(self._process):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._pid, number)
+
+    def close_stdin(self) -> None:
+        """Give the command the end of its input."""
+        if self.stdin is not None:
+            os.close(self.stdin)
+            self.stdin = None
+
+    def hang_up(self) -> None:
+        """Take its terminal or pipes away and tell it (SIGHUP); a command that wants to go on may."""
+        self._close_streams()
+        self.signal(signal.SIGHUP)
+
+    def result(self) -> Ended:
+        """Return how the command ended; only after `ended`.
+
+        Raises:
+            CommandNotFound, CannotRun: it never began.
+            NotRunning: the container has gone meanwhile.
+            TankError: the runtime failed otherwise.
+        """
+        code = self._crun.wait(_DEADLINE)
+        if not self.begun():
+            raise self._failure(code)
+        if code == 1 and (said := self._said()):
+            # Too late to refuse: the kernel did not take the file that was found.
+            return Ended(code=127 if _MISSING.search(said) else 126)
+        if code < 0:
+            return Ended(signal=-code)
+        return self._as_signal(code) if code > 128 else Ended(code=code)
+
+    def close(self) -> None:
+        """Give everything back; a command that still runs is left alone."""
+        self._close_streams()
+        if self._crun.poll() is None:
+            _log.warning("a command outlives its session", container=self._container, command=self._command)
+        for descriptor in (self.waiter, self._process):
+            if descriptor is not None:
+                os.close(descriptor)
+        remove_tree(self._directory)
+        self._release()
+
+    def _as_signal(self, code: int) -> Ended:
+        # crun says 128 + n both for signal n and for that exit code; the kernel may still know better.
+        status = pidfd.wait_status(self._process) if self._process is not None else None
+        if status is not None:
+            if os.WIFSIGNALED(status):
+                return Ended(signal=os.WTERMSIG(status))
+            return Ended(code=os.WEXITSTATUS(status))
+        number = code - 128
+        return Ended(signal=number) if number <= signal.SIGRTMAX else Ended(code=code)
+
+    def _failure(self, code: int) -> TankError:
+        said = self._said()
+        if said.startswith("chdir"):
+            return CannotRun(f"cannot run {self._command}: {said}", hint="give another --cwd")
+        if _GONE.search(said):
+            return NotRunning(f"container {self._container} is not running")
+        if _MISSING.search(said):
+            return CommandNotFound(f"{self._command}: not found in the container", where=self._container)
+        if _REFUSED.search(said):
+            return CannotRun(f"{self._command} cannot be executed: {said}", where=self._container)
+        return TankError(f"the container runtime failed with code {code}: {said or 'it said nothing'}")
+
+    def _said(self) -> str:
+        """Return the error that crun wrote to its log; empty if there is none."""
+        try:
+            text = (self._directory / "log").read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
+        errors = [line for line in text.splitlines() if '"error"' in line]
+        return clean_message(errors[-1]) if errors else ""
+
+    def _kill_waiter(self) -> None:
+        self._crun.kill()
+        self._crun.wait(_DEADLINE)
+        os.close(self.waiter)
+
+    def _close_streams(self) -> None:
+        for name in ("terminal", "stdin", "stdout", "stderr"):
+            descriptor = getattr(self, name)
+            if descriptor is not None:
+                os.close(descriptor)
+                setattr(self, name, None)
