@@ -1,0 +1,166 @@
+"""Bring one layer from where it is into the store: fetch, verify and unpack it, all at once."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from msgspec import Struct
+
+from tank_agent.errors import Retry, Stalled
+from tank_agent.image.content import Content
+from tank_agent.image.jobs import Job
+from tank_agent.image.layers import LayerRecord, Layers
+from tank_agent.image.manifest import Descriptor
+from tank_agent.image.unpack import LayerUnpack, RefusedLayerError, Unpacked, UnpackServer
+from tank_agent.linux import fault
+
+_CHUNK = 1 << 20
+
+
+class DamagedError(Retry):
+    """What came is not what the manifest names."""
+
+    reason = "damaged"
+
+
+class LayerTask(Struct, frozen=True, kw_only=True):
+    """One layer to fetch, as manifest and configuration name it; `where` is the image, for messages."""
+
+    content: Content
+    descriptor: Descriptor
+    diff_id: str
+    where: str
+
+
+class LayerFetcher:
+    """Fetches layers into a store. Thread-safe; one call per layer at a time."""
+
+    def __init__(self, root: Path, layers: Layers, server: UnpackServer) -> None:
+        self._partial = root / "partial"
+        self._partial.mkdir(mode=0o700, exist_ok=True)
+        self._layers = layers
+        self._server = server
+
+    def fetch(self, task: LayerTask, job: Job) -> None:
+        """Fetch, verify and unpack a layer; afterwards the store has it.
+
+        What a broken transfer brought stays on disk, and the next try goes on from there.
+
+        Raises:
+            Stalled: the layer is refused.
+            Retry: the place, the network or the disk failed for now.
+        """
+        partial = self._partial / f"{_hex(task.descriptor.digest)}.{_hex(task.diff_id)[:16]}"
+        resumed = partial.exists()
+        try:
+            try:
+                self._attempt(task, job, partial)
+            except DamagedError:
+                if not resumed:
+                    raise
+                # What an earlier try left may be what is damaged: once more, from the start.
+                job.done = 0
+                self._attempt(task, job, partial)
+        except OSError as error:
+            hint = "free some space in data_dir" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+            raise Retry(f"cannot store a layer: {error.strerror}", where=task.where, hint=hint) from error
+
+    def sweep(self) -> None:
+        """Remove what broken transfers left, however useful it may be."""
+        for entry in list(os.scandir(self._partial)):
+            Path(entry.path).unlink(missing_ok=True)
+
+    def _attempt(self, task: LayerTask, job: Job, partial: Path) -> None:
+        place = self._layers.stage()
+        fault.point("image:layer-staged")
+        try:
+            with self._server.start(place / "diff", hint=task.descriptor.media_type[-4:]) as unpack:
+                job.state = "downloading"
+                digest = self._pass_on(task, job, partial, unpack)
+                if digest != task.descriptor.digest:
+                    raise DamagedError(
+                        f"the layer {task.descriptor.digest} came as {digest}",
+                        where=task.where,
+                        hint="the registry or a mirror serves wrong content, or a copy on disk is damaged",
+                    )
+                fault.point("image:layer-fetched")
+                job.state = "unpacking"
+                found = _finish(unpack, task)
+            fault.point("image:layer-unpacked")
+            self._layers.commit(place, _record(found))
+        except (DamagedError, Stalled):
+            self._layers.abandon(place)
+            partial.unlink(missing_ok=True)
+            raise
+        except BaseException:
+            self._layers.abandon(place)
+            raise
+        partial.unlink(missing_ok=True)
+
+    def _pass_on(self, task: LayerTask, job: Job, partial: Path, unpack: LayerUnpack) -> str:
+        """Pass all bytes to the unpacking child; return their digest."""
+        summed = hashlib.sha256()
+        wanted = True
+        for chunk in self._bytes(task, job, partial):
+            summed.update(chunk)
+            job.done += len(chunk)
+            # A child that refuses the layer does not end the transfer: only the digest tells whose fault it
+            # is.
+            wanted = wanted and unpack.write(chunk)
+        return f"sha256:{summed.hexdigest()}"
+
+    def _bytes(self, task: LayerTask, job: Job, partial: Path) -> Iterator[bytes]:
+        if task.content.local:
+            with task.content.open(task.descriptor, 0) as read:
+                while chunk := read(_CHUNK):
+                    job.check()
+                    yield chunk
+            return
+        descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "r+b", buffering=0) as file:
+            offset = 0
+            while chunk := file.read(_CHUNK):
+                job.check()
+                offset += len(chunk)
+                yield chunk
+            if offset >= task.descriptor.size:
+                return
+            with task.content.open(task.descriptor, offset) as read:
+                while chunk := read(_CHUNK):
+                    job.check()
+                    file.write(chunk)
+                    fault.point("image:layer-chunk")
+                    yield chunk
+
+
+def _finish(unpack: LayerUnpack, task: LayerTask) -> Unpacked:
+    try:
+        found = unpack.finish()
+    except RefusedLayerError as error:
+        raise Stalled(f"the layer {task.descriptor.digest} is refused: {error}", where=task.where) from error
+    if found.diff_id != task.diff_id:
+        raise Stalled(
+            f"the layer {task.descriptor.digest} unpacks to {found.diff_id}, but the image's configuration "
+            f"names {task.diff_id}",
+            where=task.where,
+            hint="the image is broken; build and push it again",
+        )
+    return found
+
+
+def _record(found: Unpacked) -> LayerRecord:
+    return LayerRecord(
+        diff_id=found.diff_id,
+        size=found.size,
+        entries=found.entries,
+        implicit=tuple(path.hex() for path in found.implicit),
+        opaque_root=b"" in found.opaque,
+    )
+
+
+def _hex(digest: str) -> str:
+    return digest.removeprefix("sha256:")

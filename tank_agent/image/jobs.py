@@ -1,0 +1,87 @@
+"""Work that several pulls share: one layer is fetched and unpacked once, however many images wait for it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Literal
+
+from tank_agent.errors import Retry
+
+State = Literal["waiting", "downloading", "unpacking", "done", "cached"]
+
+
+class CancelledError(Retry):
+    """Nobody waits for the work any more."""
+
+    reason = "cancelled"
+
+
+class Job:
+    """One layer on its way. `done` counts its compressed bytes; the worker writes it, anyone reads it."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.state: State = "waiting"
+        self.future: Future[None] = Future()
+        self._waiters: list[Callable[[], bool]] = []
+
+    def join(self, cancelled: Callable[[], bool]) -> None:
+        """Let one more pull wait for this."""
+        self._waiters.append(cancelled)
+
+    def cancelled(self) -> bool:
+        """Return whether every pull that waited has given up."""
+        return all(waiter() for waiter in list(self._waiters))
+
+    def check(self) -> None:
+        """Stop the worker here if nobody waits any more."""
+        if self.cancelled():
+            raise CancelledError("the pull was cancelled")
+
+
+class Jobs:
+    """At most so many at once; one per key."""
+
+    def __init__(self, parallel: int) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=max(1, parallel), thread_name_prefix="image-layer")
+        self._lock = threading.Lock()
+        self._running: dict[str, Job] = {}
+
+    def submit(self, key: str, cancelled: Callable[[], bool], work: Callable[[Job], None]) -> Job:
+        """Start the work for a key, or join the one that is under way."""
+        with self._lock:
+            job = self._running.get(key)
+            if job is not None and not job.cancelled():
+                job.join(cancelled)
+                return job
+            before, job = job, Job()
+            job.join(cancelled)
+            self._running[key] = job
+        self._pool.submit(self._run, key, job, before, work)
+        return job
+
+    def close(self) -> None:
+        """Wait for the workers; whoever calls this has made every `cancelled` true."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _run(self, key: str, job: Job, before: Job | None, work: Callable[[Job], None]) -> None:
+        try:
+            if before is not None:
+                # The one that was given up may still be writing.
+                before.future.exception()
+            job.check()
+            work(job)
+        except BaseException as error:
+            self._forget(key, job)
+            job.future.set_exception(error)
+        else:
+            job.state = "done"
+            self._forget(key, job)
+            job.future.set_result(None)
+
+    def _forget(self, key: str, job: Job) -> None:
+        with self._lock:
+            if self._running.get(key) is job:
+                del self._running[key]

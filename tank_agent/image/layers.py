@@ -1,0 +1,194 @@
+"""Unpacked layers on disk: one directory per layer, shared by all images, there whole or not at all.
+
+    layers/<hex>/diff          what overlayfs takes as a lower directory
+    layers/<hex>/layer.json    LayerRecord
+    layers/<hex>/seal.json     Seal: written once the layer's files are known to be on the disk
+    staging/<id>/              a layer that is being unpacked
+    trash/<id>/                a layer that is being removed
+
+A power cut can leave empty files behind that were unpacked just before. So a layer without a seal is
+believed only during the boot that unpacked it, and a seal holds a digest of what the tree looked like.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from tank_agent.image.disk import boot_id, read_record, remove_tree, sync_file_system, write_atomic
+from tank_agent.image.reference import is_digest
+from tank_agent.linux import fault
+
+
+class LayerRecord(Struct, frozen=True, kw_only=True):
+    """What is known of an unpacked layer.
+
+    `size` are bytes of the uncompressed archive. `implicit` are hexadecimal paths of directories that no
+    entry described. `opaque_root` means that the layer hides all layers below it. `boot` is when it was
+    unpacked.
+    """
+
+    diff_id: str
+    size: int
+    entries: int = 0
+    implicit: tuple[str, ...] = ()
+    opaque_root: bool = False
+    boot: str = ""
+
+
+class Seal(Struct, frozen=True, kw_only=True):
+    """A digest over names, types, owners, modes, sizes, times and link targets of all entries."""
+
+    tree: str
+
+
+class Layers:
+    """The layers below one directory. Thread-safe; one thread at a time may write one layer."""
+
+    def __init__(self, root: Path) -> None:
+        self._layers = root / "layers"
+        self._staging = root / "staging"
+        self._trash = root / "trash"
+        for directory in (self._layers, self._staging, self._trash):
+            directory.mkdir(mode=0o700, exist_ok=True)
+        self._records: dict[str, LayerRecord] = {}
+        self._boot = boot_id()
+
+    def directory(self, diff_id: str) -> Path:
+        """Return the directory that a layer's files are in, or would be."""
+        return self._home(diff_id) / "diff"
+
+    def record(self, diff_id: str) -> LayerRecord | None:
+        """Return what is known of a layer, or None if it isn't there; quick."""
+        if not self.directory(diff_id).is_dir():
+            self._records.pop(diff_id, None)
+            return None
+        if diff_id not in self._records:
+            record = read_record(self._home(diff_id) / "layer.json", LayerRecord)
+            if record is None or record.diff_id != diff_id:
+                return None
+            self._records[diff_id] = record
+        return self._records[diff_id]
+
+    def stage(self) -> Path:
+        """Make a place to unpack into: the `diff` directory in the result."""
+        place = self._staging / uuid.uuid4().hex
+        place.mkdir(mode=0o700)
+        (place / "diff").mkdir(mode=0o755)
+        (place / "diff").chmod(0o755)
+        return place
+
+    def commit(self, place: Path, record: LayerRecord) -> None:
+        """Make a staged layer a layer, at once."""
+        record = msgspec.structs.replace(record, boot=self._boot)
+        (place / "layer.json").write_bytes(msgspec.json.encode(record))
+        self.bury(record.diff_id)
+        place.rename(self._home(record.diff_id))
+        fault.point("image:layer-committed")
+
+    def abandon(self, place: Path) -> None:
+        """Remove a staged layer."""
+        remove_tree(place)
+
+    def bury(self, diff_id: str) -> None:
+        """Take a layer away at once; its files go with `empty_trash`."""
+        self._records.pop(diff_id, None)
+        with contextlib.suppress(FileNotFoundError):
+            self._home(diff_id).rename(self._trash / uuid.uuid4().hex)
+        fault.point("image:layer-trashed")
+
+    def empty_trash(self) -> None:
+        """Delete the files of buried layers; this can take long."""
+        for entry in list(os.scandir(self._trash)):
+            remove_tree(Path(entry.path))
+
+    def all(self) -> Iterator[str]:
+        """Yield the diff_id of every layer."""
+        for entry in os.scandir(self._layers):
+            diff_id = f"sha256:{entry.name}"
+            if is_digest(diff_id):
+                yield diff_id
+
+    def is_sealed(self, diff_id: str) -> bool:
+        """Return whether the layer is known to be on the disk whole."""
+        return (self._home(diff_id) / "seal.json").exists()
+
+    def seal(self, diff_ids: list[str]) -> None:
+        """Write everything out and record what the layers look like; this can take long."""
+        waiting = [diff_id for diff_id in diff_ids if not self.is_sealed(diff_id)]
+        if not waiting:
+            return
+        sync_file_system(self._layers)
+        for diff_id in waiting:
+            try:
+                seal = Seal(tree=tree_digest(self.directory(diff_id)))
+                write_atomic(self._home(diff_id) / "seal.json", msgspec.json.encode(seal))
+            except FileNotFoundError:
+                continue  # It was pruned meanwhile.
+
+    def intact(self, diff_id: str) -> bool:
+        """Return whether a layer looks as it did when it was unpacked; walks all of it."""
+        seal = read_record(self._home(diff_id) / "seal.json", Seal)
+        record = self.record(diff_id)
+        if record is None:
+            return False
+        if seal is None:
+            return record.boot == self._boot
+        return tree_digest(self.directory(diff_id)) == seal.tree
+
+    def sweep(self) -> None:
+        """Remove what a killed agent or a power cut left half done."""
+        for entry in list(os.scandir(self._staging)):
+            remove_tree(Path(entry.path))
+        for diff_id in list(self.all()):
+            record = self.record(diff_id)
+            if record is None or (record.boot != self._boot and not self.is_sealed(diff_id)):
+                self.bury(diff_id)
+        self.empty_trash()
+
+    def _home(self, diff_id: str) -> Path:
+        assert is_digest(diff_id), diff_id
+        return self._layers / diff_id.removeprefix("sha256:")
+
+
+def tree_digest(root: Path) -> str:
+    """Return a digest of what a tree looks like, without reading its files."""
+    summed = hashlib.sha256()
+    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        summed.update(_line(b"", os.fstat(descriptor)))
+        _walk(descriptor, b"", summed.update)
+    finally:
+        os.close(descriptor)
+    return summed.hexdigest()
+
+
+def _walk(descriptor: int, prefix: bytes, update: Callable[[bytes], None]) -> None:
+    with os.scandir(descriptor) as entries:
+        found = sorted((os.fsencode(entry.name), entry.stat(follow_symlinks=False)) for entry in entries)
+    for name, status in found:
+        path = prefix + name
+        update(_line(path, status))
+        if stat.S_ISLNK(status.st_mode):
+            update(os.readlink(name, dir_fd=descriptor) + b"\0")
+        elif stat.S_ISDIR(status.st_mode):
+            below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)
+            try:
+                _walk(below, path + b"/", update)
+            finally:
+                os.close(below)
+
+
+def _line(path: bytes, found: os.stat_result) -> bytes:
+    # A directory's own size differs between file systems.
+    size = found.st_size if stat.S_ISREG(found.st_mode) else 0
+    words = (found.st_mode, found.st_uid, found.st_gid, size, found.st_mtime_ns, found.st_rdev)
+    return b"%b\0%b\0" % (path, " ".join(map(str, words)).encode())
