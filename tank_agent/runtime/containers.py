@@ -18,17 +18,22 @@ from tank_agent.journal.records import Exit
 from tank_agent.linux import pidfd
 from tank_agent.linux.fault import point
 from tank_agent.runtime import conmon, instance
+from tank_agent.runtime.attach import Consoles
 from tank_agent.runtime.cgroup import CgroupHost
+from tank_agent.runtime.control import Control
 from tank_agent.runtime.crun import Crun
 from tank_agent.runtime.exits import ExitWatcher
 from tank_agent.runtime.instance import Record, State, Stopping
 from tank_agent.runtime.launch import Launch, Seccomp, make_bundle
+from tank_agent.runtime.output import last_bytes
 from tank_agent.runtime.rootfs import RootFilesystems, remove_tree
 from tank_agent.runtime.volumes import Volumes
 
 # How long a killed process may take to be gone before it is killed again.
 _KILL_AGAIN = 5.0
 _MONITOR_DEADLINE_MS = 3000
+# How much of a terminal's output a new agent takes from the log, for those who attach later, in bytes.
+_SHOWN_AGAIN = 16 << 10
 
 
 class Live(Struct, kw_only=True):
@@ -92,6 +97,8 @@ class Containers:
         self._tools = tools
         self._wake = wake
         self._now = now
+        self.control = Control()
+        self.consoles = Consoles(self.control)
         self._watcher = ExitWatcher()
         self._lock = threading.Lock()
         self._runs: dict[str, dict[str, Live]] = {}
@@ -135,6 +142,9 @@ class Containers:
             # The container holds them by now, or there is none.
             self._detach(run.directory)
         self._open(run)
+        if run.record.terminal:
+            # Before its program begins, so that not one byte of it is missed.
+            self.consoles.open(run.directory)
         self._tools.learn_seccomp(self._tools.crun.root / run.record.id / "seccomp.bpf")
         return run
 
@@ -207,6 +217,7 @@ class Containers:
     def close(self) -> None:
         """Stop watching. Containers go on."""
         self._watcher.close()
+        self.consoles.stop()
         with self._lock:
             runs = [run for runs in self._runs.values() for run in runs.values()]
             self._runs.clear()
@@ -219,6 +230,9 @@ class Containers:
             self._runs.setdefault(run.record.pod, {})[run.record.id] = run
         if run.started and run.exit is None:
             self._watch(run)
+            if run.record.terminal and run.monitor is not None:
+                printed = last_bytes(self.log(run.record.pod, run.record.container), _SHOWN_AGAIN)
+                self.consoles.open(run.directory, printed)
 
     def _begin(self, launch: Launch) -> Live:
         parameters, container = launch.parameters, launch.container
@@ -291,6 +305,7 @@ class Containers:
         self._tools.root_filesystems.detach(directory)
 
     def _forget(self, run: Live) -> None:
+        self.consoles.close(run.directory)
         for descriptor in (run.monitor, run.process):
             if descriptor is not None:
                 self._watcher.forget(descriptor)

@@ -1,0 +1,242 @@
+"""Reads what containers printed from the files that conmon writes (its `k8s-file` form), across rotation.
+
+A line is `TIME STREAM TAG CONTENT`; the tag is F, or P for a line that conmon cut because the program wrote
+more than 8 KiB, or did not end it yet. The newest file is `<container>.log`, older ones are `.log.1`,
+`.log.2` and so on.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+from msgspec import Struct
+
+_CHUNK = 1 << 20
+_BLOCK = 64 << 10
+# Longer lines are handed on in pieces, so that a program that never ends its line fits into memory, too.
+_MOST_JOINED = 256 << 10
+_WHOLE_LINE = re.compile(rb"^\S+ std(?:out|err) F", re.MULTILINE)
+_STREAMS = frozenset((b"stdout", b"stderr"))
+_LISTINGS = 100
+
+
+class Entry(Struct, frozen=True):
+    """One line of output: `time` is RFC 3339 in UTC with nanoseconds; not `whole` if the line goes on."""
+
+    time: bytes
+    stream: bytes
+    whole: bool
+    content: bytes
+
+
+class LogReader:
+    """Reads a container's output, oldest first, and goes on where it stopped when there is more.
+
+    Args:
+        path: the newest file; it need not exist yet.
+        tail: begin with the last so many lines; None is all of them.
+        since: leave out what was printed before that moment, in the form of `Entry.time`.
+    """
+
+    def __init__(self, path: Path, *, tail: int | None = None, since: bytes = b"") -> None:
+        self._path = path
+        self._since = since
+        self._file: int | None = None
+        self._rest = b""
+        self._cut: dict[bytes, list[Entry]] = {}
+        self._first = self._begin_at_tail(tail) if tail is not None else None
+
+    def read(self) -> list[Entry]:
+        """Return the next lines, up to some megabyte of them; none when everything was read for now."""
+        if self._first is not None:
+            first, self._first = list(self._first), None
+            if first:
+                return first
+        return self._read()
+
+    def rest(self) -> list[Entry]:
+        """Return the beginnings of lines that have no end yet; they are not returned again."""
+        return [self._join(stream, whole=False) for stream in list(self._cut)]
+
+    def close(self) -> None:
+        """Close the file; a closed reader is not used again."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Yield all there is now, cut lines included."""
+        while entries := self.read():
+            yield from entries
+        yield from self.rest()
+
+    def _read(self) -> list[Entry]:
+        entries: list[Entry] = []
+        while not entries:
+            if self._file is None and not self._open_next(None):
+                return []
+            assert self._file is not None
+            data = os.read(self._file, _CHUNK)
+            if data:
+                entries = self._parse(data)
+                continue
+            inode = os.fstat(self._file).st_ino
+            following = self._following(inode)
+            if following is None:
+                return []
+            # Its successor is there, so nothing more is written to it; what came until then is read first.
+            data = os.read(self._file, _CHUNK)
+            if data:
+                entries = self._parse(data)
+            elif not self._open_next(following):
+                return []
+        return entries
+
+    def _parse(self, data: bytes) -> list[Entry]:
+        lines = (self._rest + data).split(b"\n")
+        self._rest = lines.pop()
+        if len(self._rest) > _CHUNK:
+            self._rest = b""
+        entries = []
+        for line in lines:
+            parts = line.split(b" ", 3)
+            # A line that a power cut tore is no line.
+            if len(parts) < 4 or parts[1] not in _STREAMS or parts[0] < self._since:
+                continue
+            entry = Entry(parts[0], parts[1], parts[2] == b"F", parts[3])
+            if entry.whole and entry.stream not in self._cut:
+                entries.append(entry)
+                continue
+            pieces = self._cut.setdefault(entry.stream, [])
+            pieces.append(entry)
+            if entry.whole or sum(len(piece.content) for piece in pieces) > _MOST_JOINED:
+                entries.append(self._join(entry.stream, whole=entry.whole))
+        return entries
+
+    def _join(self, stream: bytes, *, whole: bool) -> Entry:
+        pieces = self._cut.pop(stream)
+        return Entry(pieces[0].time, stream, whole, b"".join(piece.content for piece in pieces))
+
+    def _open_next(self, inode: int | None) -> bool:
+        """Open the file with that inode, or the oldest there is; False if it is gone."""
+        for path, number in self._files():
+            if inode in (None, number):
+                opened = _open(path)
+                if opened is not None:
+                    self.close()
+                    self._file, self._rest = opened, b""
+                    return True
+        return False
+
+    def _following(self, inode: int) -> int | None:
+        """Return the inode of the file that comes after one; the oldest's if that one was removed."""
+        inodes = [number for _, number in self._files()]
+        if inode not in inodes:
+            return inodes[0] if inodes else None
+        after = inodes[inodes.index(inode) + 1 :]
+        return after[0] if after else None
+
+    def _files(self) -> list[tuple[Path, int]]:
+        """Return the files and their inodes, oldest first; listed twice, so that no rotation fell between."""
+        before = None
+        for _ in range(_LISTINGS):
+            found = log_files(self._path)
+            if found == before:
+                break
+            before = found
+        return found
+
+    def _begin_at_tail(self, tail: int) -> deque[Entry]:
+        """Read the last lines, and stand at the end of all files afterwards."""
+        kept: deque[Entry] = deque(maxlen=tail)
+        files = self._files()
+        counted, begin = 0, 0
+        for path, _ in reversed(files):
+            opened = _open(path)
+            if opened is None:
+                break
+            self.close()
+            self._file = opened
+            # One more than asked for, since a line's pieces come before its end.
+            begin, found = _offset_of_last(opened, tail + 1 - counted)
+            counted += found
+            if counted > tail:
+                break
+        if self._file is not None:
+            os.lseek(self._file, begin, os.SEEK_SET)
+        while entries := self._read():
+            kept.extend(entries)
+        return kept
+
+
+def log_files(path: Path) -> list[tuple[Path, int]]:
+    """Return a log's files that exist, oldest first, each with its inode."""
+    prefix = f"{path.name}."
+    try:
+        names = [entry.name for entry in path.parent.iterdir() if entry.name.startswith(prefix)]
+    except FileNotFoundError:
+        return []
+    numbers = sorted((int(n.removeprefix(prefix)) for n in names if n[len(prefix) :].isdigit()), reverse=True)
+    found = []
+    for candidate in (*(path.with_name(f"{prefix}{number}") for number in numbers), path):
+        try:
+            found.append((candidate, candidate.stat(follow_symlinks=False).st_ino))
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def last_bytes(path: Path, size: int) -> bytes:
+    """Return about the last `size` bytes that a container with a terminal printed."""
+    opened = _open(path)
+    if opened is None:
+        return b""
+    try:
+        length = os.fstat(opened).st_size
+        data = os.pread(opened, 2 * size, max(0, length - 2 * size))
+    finally:
+        os.close(opened)
+    printed = []
+    for line in data.split(b"\n")[:-1]:
+        parts = line.split(b" ", 3)
+        if len(parts) == 4 and parts[1] in _STREAMS:
+            printed.append(parts[3] + (b"\n" if parts[2] == b"F" else b""))
+    return b"".join(printed)[-size:]
+
+
+def _open(path: Path) -> int | None:
+    """Open a log file; None if it is gone, or is something else than a file of ours."""
+    try:
+        opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(os.fstat(opened).st_mode):
+        os.close(opened)
+        return None
+    return opened
+
+
+def _offset_of_last(file: int, lines: int) -> tuple[int, int]:
+    """Return where the last `lines` lines begin (0 if there are fewer), and how many were found."""
+    end = os.fstat(file).st_size
+    found = 0
+    while end > 0:
+        begin = max(0, end - _BLOCK)
+        block = os.pread(file, end - begin, begin)
+        if begin > 0:
+            # The block begins within a line, which belongs to the next one.
+            begin += block.find(b"\n") + 1
+            block = block[block.find(b"\n") + 1 :]
+        starts = [match.start() for match in _WHOLE_LINE.finditer(block)]
+        if found + len(starts) >= lines:
+            return begin + starts[-(lines - found)], lines
+        found += len(starts)
+        if begin >= end:
+            break
+        end = begin
+    return 0, found

@@ -1,0 +1,95 @@
+"""Rotates the logs of running containers by size, with no line lost.
+
+The file is renamed while conmon goes on writing to it, then conmon is told to open it by name again. The
+second step may be missing after a crash: a container whose log has no file by its name gets it again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from tank_agent.linux.fault import point
+from tank_agent.runtime.containers import Containers, Live
+from tank_agent.runtime.control import Control
+
+_log = structlog.get_logger()
+_EVERY = 1.0
+_STOP_DEADLINE = 5.0
+
+
+class Rotation:
+    """Looks at the logs of all running containers every second, in a thread of its own.
+
+    Args:
+        containers: whose logs.
+        control: how their conmons are told.
+        max_size: bytes above which a file is rotated.
+        max_files: how many files of a container are kept, the current one included.
+    """
+
+    def __init__(self, containers: Containers, control: Control, *, max_size: int, max_files: int) -> None:
+        self._containers = containers
+        self._control = control
+        self._max_size = max_size
+        self._max_files = max_files
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="log-rotation", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._ended.set()
+        self._thread.join(_STOP_DEADLINE)
+
+    def check(self) -> None:
+        """Rotate what is too large, and repair what an interrupted rotation left."""
+        for pod in self._containers.pods():
+            for run in self._containers.runs(pod):
+                # One that only is being made has not opened its log yet.
+                if run.started and run.monitor is not None:
+                    self._check_run(run, self._containers.log(pod, run.record.container))
+
+    def _check_run(self, run: Live, log: Path) -> None:
+        try:
+            size = log.stat(follow_symlinks=False).st_size
+        except FileNotFoundError:
+            self._tell(lambda: self._control.reopen_log(run.directory))
+            return
+        if size > self._max_size:
+            rotate(log, self._max_files)
+            self._tell(lambda: self._control.reopen_log(run.directory))
+
+    def _tell(self, write: Callable[[], float]) -> None:
+        while (wait := write()) > 0 and not self._ended.wait(wait):
+            pass
+
+    def _run(self) -> None:
+        while not self._ended.wait(_EVERY):
+            try:
+                self.check()
+            except OSError:
+                # A full or broken disk: the next look may find it mended.
+                _log.exception("cannot rotate logs")
+
+
+def rotate(log: Path, max_files: int) -> None:
+    """Rename a log's files so that its own name is free, and remove what is too old."""
+    older = max_files - 1
+    if older == 0:
+        log.unlink()
+        return
+    log.with_name(f"{log.name}.{older}").unlink(missing_ok=True)
+    for number in range(older - 1, 0, -1):
+        path = log.with_name(f"{log.name}.{number}")
+        if path.exists():
+            path.rename(log.with_name(f"{log.name}.{number + 1}"))
+            point("logs:shifted")
+    log.rename(log.with_name(f"{log.name}.1"))
+    point("logs:renamed")
