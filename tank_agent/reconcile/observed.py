@@ -69,7 +69,8 @@ class Observed(Struct, frozen=True, kw_only=True):
 class Situation(Struct, frozen=True, kw_only=True):
     """Everything that is decided from, for one pod.
 
-    `desired` is None for a pod that should be gone, `status` is what the journal remembers of it.
+    `desired` is None for a pod that should be gone, `status` is what the journal remembers of it;
+    `remembered` tells that it holds anything at all.
     """
 
     desired: DesiredPod | None
@@ -77,3 +78,4 @@ class Situation(Struct, frozen=True, kw_only=True):
     observed: Observed
     now: Moment
     backoff: Backoff
+    remembered: bool = True

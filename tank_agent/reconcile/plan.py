@@ -75,7 +75,7 @@ def plan(situation: Situation) -> Plan:
     if desired is None:
         if not observed.runs:
             actions += [RemoveNetwork()] if observed.network != "absent" else []
-            actions += [Forget()]
+            actions += [Forget()] if situation.remembered else []
         return _planned(actions, waits)
     starts = list(_start_missing(desired, situation, wanted, waits))
     starting = any(isinstance(step, Start) for step in starts)

@@ -144,6 +144,7 @@ class Reconciler:
                 wall=machine.clock.wall(), monotonic=machine.clock.monotonic(), boot_id=machine.boot_id
             ),
             backoff=machine.backoff,
+            remembered=pod in machine.journal.statuses(),
         )
 
     def view(self, pod: str) -> PodView:

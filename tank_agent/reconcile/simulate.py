@@ -75,7 +75,7 @@ def apply(action: Action, situation: Situation) -> Situation:
         case RecordExit() | RecordLost() | RecordUnstarted():
             status = _recorded(action, situation)
         case Forget():
-            status = PodStatus()
+            return replace(situation, status=PodStatus(), remembered=False)
         case _:
             raise TypeError(f"cannot simulate {action!r}")
     return replace(situation, status=status, observed=observed)

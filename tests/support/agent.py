@@ -1,4 +1,4 @@
-"""A real agent in directories of its own, for tests: started, killed, restarted, and looked at from outside."""
+"""A real agent in directories of its own, for tests: started, killed, and looked at from outside."""
 
 from __future__ import annotations
 
@@ -143,6 +143,9 @@ class Agent:
     def pod_text(self, *, command: list[str] | None = None, head: str = "", extra: str = "") -> str:
         """Return the text of a pod file with one container."""
         words = json.dumps(command or SERVE)
+        if "stop_grace" not in extra:
+            # Most of what the tests run has no mind for signals, as process 1.
+            extra = f'{extra}\nstop_grace = "300ms"'
         return f'{head}\n[[containers]]\nname = "app"\nrootfs = "{self.rootfs}"\ncommand = {words}\n{extra}\n'
 
     def write(self, name: str, text: str) -> Path:
@@ -196,7 +199,7 @@ class Agent:
         ]
 
     def leftovers(self) -> list[str]:
-        """Return what is left on the machine of this agent's pods: processes, mounts, cgroups, run_dir files."""
+        """Return what is left of this agent's pods: processes, mounts, cgroups, files in run_dir."""
         found = [
             f"process {pid}: {' '.join(words)[:200]}" for pid, words in _processes() if self._is_ours(words)
         ]

@@ -12,7 +12,6 @@ from msgspec.structs import replace
 from tank_agent.journal.records import ContainerStatus, DesiredPod, Exit, PodStatus
 from tank_agent.reconcile.actions import (
     Action,
-    Forget,
     Kill,
     MakeNetwork,
     Pull,
@@ -151,8 +150,8 @@ def live(runs_: tuple[Run, ...]) -> Counter[str]:
     return Counter(run.container for run in runs_ if run.state in (State.RUNNING, State.ORPHANED))
 
 
-def settle(start: Situation) -> tuple[Situation, bool]:
-    """Play until the plan rests, and let time pass while it waits; False if the pod was forgotten."""
+def settle(start: Situation) -> Situation:
+    """Play until the plan rests, and let time pass while it waits."""
     current = start
     for _ in range(60):
         planned = plan(current)
@@ -164,12 +163,10 @@ def settle(start: Situation) -> tuple[Situation, bool]:
                 assert action.container not in started
                 started.add(action.container)
             current = apply(action, current)
-            if isinstance(action, Forget):
-                return current, False
         if planned.actions:
             continue
         if planned.look_again is None:
-            return current, True
+            return current
         assert planned.look_again >= 0
         later = planned.look_again + 0.001
         moment = replace(NOW, wall=current.now.wall + later, monotonic=current.now.monotonic + later)
@@ -183,9 +180,9 @@ def test_converges_from_anything_in_a_bounded_number_of_steps(start: Situation) 
     if any(image.state is ImageState.PULLING for image in start.observed.images.values()):
         images = {IMAGE: ObservedImage(state=ImageState.READY)}
         start = replace(start, observed=replace(start.observed, images=images))
-    end, remembered = settle(start)
+    end = settle(start)
     if end.desired is None:
-        assert not remembered
+        assert not end.remembered
         assert end.observed.runs == ()
         assert end.observed.network == "absent"
         return
@@ -251,9 +248,15 @@ def test_an_edit_back_within_the_grace_waits_for_the_end_and_starts_again() -> N
     assert plan(current) == plan(current)
     assert (plan(current).actions, plan(current).look_again) == ((), 7.0)
     ended = replace(run, state=State.EXITED, exit=Exit(at=NOW.wall, signal=15))
-    end, _ = settle(replace(current, observed=replace(current.observed, runs=(ended,))))
+    end = settle(replace(current, observed=replace(current.observed, runs=(ended,))))
     assert [r.state for r in end.observed.runs] == [State.RUNNING]
     assert end.status.containers["a"].failures == 0
+
+
+def test_a_pod_is_forgotten_once() -> None:
+    end = settle(situation(None, network="used"))
+    assert not end.remembered
+    assert plan(end).actions == ()
 
 
 def test_grace_then_kill() -> None:
@@ -291,7 +294,7 @@ def test_a_reboot_adds_no_back_off_and_never_runs_a_never_pod_twice() -> None:
         status = status_of(run_of(desired), boot_id="former", failures=4)
         current = situation(desired, status=status)
         assert plan(current).actions == (RecordLost(container="a"),)
-        end, _ = settle(current)
+        end = settle(current)
         assert [r.state for r in end.observed.runs] == ([expected] if expected else [])
         assert end.status.containers["a"].failures == 4
         assert view_pod(end).phase is (Phase.RUNNING if expected else Phase.FAILED)
