@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from tank_agent.spec.file import ContainerTable, CpuTable, LimitsTable, MountTable, PodTable, VolumeTable
@@ -46,19 +46,21 @@ _DIGITS = re.compile("[0-9]+")
 _ID_MAX = 2**32 - 2
 # MAX_ARG_STRLEN: the kernel refuses to execute with a longer argument or variable (execve(2)).
 _ARGUMENT_MAX = 131_071
+_GUESSES_MAX = 100
 
 
 def check_pod(table: PodTable, name: str) -> tuple[Pod, list[Finding]]:
     """Return the pod that a table describes, and all that is wrong with it; it is valid if nothing is."""
     findings: list[Finding] = []
     volumes = _volumes(table.volumes, findings)
+    names = {volume.name: volume for volume in volumes}
     if not table.containers:
         findings.append(Finding(("containers",), "a pod needs at least one container; add [[containers]]"))
     _check_unique(findings, ("containers",), "containers", [container.name for container in table.containers])
     pod = Pod(
         name=name,
         containers=tuple(
-            _container(container, ("containers", index), table.volumes, findings)
+            _container(container, ("containers", index), names, findings)
             for index, container in enumerate(table.containers)
         ),
         restart=RestartPolicy(table.restart),
@@ -124,7 +126,7 @@ def _volumes(tables: tuple[VolumeTable, ...], findings: list[Finding]) -> tuple[
 
 
 def _container(
-    table: ContainerTable, path: KeyPath, volumes: tuple[VolumeTable, ...], findings: list[Finding]
+    table: ContainerTable, path: KeyPath, volumes: Mapping[str, object], findings: list[Finding]
 ) -> Container:
     _check_image(table, path, findings)
     _check_argv(table, path, findings)
@@ -232,14 +234,15 @@ def _identity(part: str, what: str) -> str:
 
 
 def _mounts(
-    tables: tuple[MountTable, ...], path: KeyPath, volumes: tuple[VolumeTable, ...], findings: list[Finding]
+    tables: tuple[MountTable, ...], path: KeyPath, volumes: Mapping[str, object], findings: list[Finding]
 ) -> tuple[Mount, ...]:
-    names = [volume.name for volume in volumes]
     first: dict[str, int] = {}
     for index, table in enumerate(tables):
         # A volume without a name has its own finding; what it was meant to be called can't be known.
-        if table.volume not in names and "" not in names:
-            findings.append(Finding((*path, index, "volume"), _undefined(table.volume, names)))
+        if table.volume not in volumes and "" not in volumes:
+            # A guess takes time, and nobody reads more than the first.
+            known = [] if len(findings) > _GUESSES_MAX else list(volumes)[:_GUESSES_MAX]
+            findings.append(Finding((*path, index, "volume"), _undefined(table.volume, known)))
         where = (*path, index, "path")
         if not _check_absolute(findings, where, table.path):
             continue

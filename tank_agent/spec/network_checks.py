@@ -135,24 +135,25 @@ _BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 def _gateways(
     table: NicTable, interfaces: list[Interface], path: KeyPath, seen: _Seen, findings: list[Finding]
 ) -> tuple[str, ...]:
-    gateways: list[Address] = []
+    gateways: dict[int, Address] = {}
     has_bad_address = len(interfaces) < len(_each(table.ip, path))
     for where, text in _each(table.gateway, (*path, "gateway")):
         try:
             gateway = parse_address(text)
-            # Whether it is in a network can't be told when an address of the interface is wrong.
-            if not has_bad_address:
-                _check_gateway(gateway, interfaces)
-            owner = seen.default_routes.setdefault(gateway.version, table.name)
-            if owner != table.name or any(other.version == gateway.version for other in gateways):
+            owner = seen.default_routes.get(gateway.version)
+            if owner is not None:
                 raise ValueError(
                     f"{owner} already has the default route of IPv{gateway.version}; remove one gateway"
                 )
+            seen.default_routes[gateway.version] = table.name
+            # Whether it is in a network can't be told when an address of the interface is wrong.
+            if not has_bad_address:
+                _check_gateway(gateway, interfaces)
         except ValueError as error:
             findings.append(Finding(where, str(error)))
             continue
-        gateways.append(gateway)
-    return tuple(str(gateway) for gateway in gateways)
+        gateways[gateway.version] = gateway
+    return tuple(str(gateway) for gateway in gateways.values())
 
 
 def _check_gateway(gateway: Address, interfaces: list[Interface]) -> None:
@@ -163,12 +164,14 @@ def _check_gateway(gateway: Address, interfaces: list[Interface]) -> None:
         return
     networks = [interface.network for interface in interfaces if interface.version == gateway.version]
     if not any(gateway in network for network in networks):
-        known = " or ".join(str(network) for network in networks) or f"any IPv{gateway.version} network of ip"
+        known = (
+            " or ".join(str(network) for network in networks[:3]) or f"any IPv{gateway.version} network of ip"
+        )
         raise ValueError(f"{gateway} is not in {known}, so the pod could not reach it")
 
 
 def _dns(servers: tuple[str, ...], path: KeyPath, findings: list[Finding]) -> tuple[str, ...]:
-    addresses: list[str] = []
+    addresses: dict[str, None] = {}
     for index, text in enumerate(servers):
         try:
             address = str(parse_address(text))
@@ -177,7 +180,7 @@ def _dns(servers: tuple[str, ...], path: KeyPath, findings: list[Finding]) -> tu
         except ValueError as error:
             findings.append(Finding((*path, index), str(error)))
             continue
-        addresses.append(address)
+        addresses[address] = None
     if len(servers) > _NAME_SERVERS_MAX:
         findings.append(
             Finding(path, f"programs read only the first {_NAME_SERVERS_MAX} name servers; keep those")

@@ -6,7 +6,6 @@ is slower and only runs when there is one.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
@@ -141,17 +140,22 @@ class _FileReader:
             message = "must be a list of tables; write [[pods]] with two brackets"
             self._report([Finding(("pods",), message)])
             return self._done([])
-        names = Counter(table["name"] for table in tables if _has_name(table))
+        places: dict[str, list[int]] = {}
+        for index, table in enumerate(tables):
+            if isinstance(table, dict) and isinstance(table.get("name"), str):
+                places.setdefault(table["name"], []).append(index)
         pods = []
         for index, table in enumerate(tables):
             if len(self.problems) >= _PROBLEMS_MAX:
                 break
             pod, findings, name = _read_pod(table, None)
             # Which of two was meant is not for us to choose: none is taken, and what runs stays.
-            if names[name] > 1:
-                first = next(place for place, other in enumerate(tables) if _has_name(other, name))
-                others = f"pods[{first}]" if first != index else "another of [[pods]]"
-                findings.append(Finding(("name",), f"{others} has the name {show(name)} too; rename one"))
+            same = places.get(name or "", [])
+            if len(same) > 1:
+                other = same[1] if same[0] == index else same[0]
+                findings.append(
+                    Finding(("name",), f"pods[{other}] has the name {show(name)} too; rename one")
+                )
                 pod = None
             self._report(findings, prefix=("pods", index), pod=name)
             if pod:
@@ -168,12 +172,6 @@ class _FileReader:
             rest = f"there are more problems; these are the first {_PROBLEMS_MAX}"
             found = [*found[:_PROBLEMS_MAX], Problem(self.file, 0, "", rest)]
         return ParsedFile(pods=tuple(pods), problems=tuple(found))
-
-
-def _has_name(table: object, name: str | None = None) -> bool:
-    if not isinstance(table, dict) or not isinstance(table.get("name"), str):
-        return False
-    return name is None or table["name"] == name
 
 
 def _read_pod(table: object, stem: str | None) -> tuple[Pod | None, list[Finding], str | None]:

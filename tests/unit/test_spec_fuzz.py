@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import string
+import time
 from collections.abc import Callable
 
 import pytest
@@ -210,6 +211,26 @@ def test_a_file_full_of_mistakes_has_a_bounded_number_of_problems(unit: str) -> 
     parsed = parse_pod_file(unit * 3_000, "web.toml")
     assert not parsed.pods
     assert 1 <= len(parsed.problems) <= 1_001
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(f"[[volumes]]\nname='v{number}'\n" for number in range(3_000))
+        + "[[containers]]\nname='a'\n"
+        + "[[containers.mounts]]\nvolume='w'\npath='/a'\n" * 3_000,
+        "[[pods]]\nname='a'\n" * 10_000,
+        "[network]\ndns = [" + "'10.0.0.1', " * 20_000 + "]\n",
+        "[[network.nics]]\nname = 'a'\n"
+        + "ip = [" + ", ".join(f"'10.{n // 256}.{n % 256}.1/24'" for n in range(5_000)) + "]\n"
+        + "gateway = [" + "'10.200.0.2', " * 10_000 + "]\n",
+    ],
+    ids=range(4),
+)  # fmt: skip
+def test_much_of_everything_does_not_take_forever(text: str) -> None:
+    start = time.monotonic()
+    assert check(text).problems
+    assert time.monotonic() - start < 10
 
 
 def test_unknown_keys_without_number_do_not_take_forever() -> None:

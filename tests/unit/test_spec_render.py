@@ -120,7 +120,7 @@ VALIDATOR = Draft202012Validator(json_schema())
 
 
 @settings(
-    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 @given(pods())
 def test_every_pod_reads_back_from_its_text_and_fits_the_schema(pod: Pod) -> None:
