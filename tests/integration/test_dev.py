@@ -51,14 +51,14 @@ def test_check_fails_when_an_example_does_not_run(run_directory: Path) -> None:
 
 def test_ctrl_c_ends_agent_and_pods(run_directory: Path) -> None:
     with foreground(run_directory) as process:
-        wait_for(run_directory, "hello")
+        wait_for(process, run_directory, "hello")
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(DEADLINE) == 0, (run_directory.parent / "output").read_text()
 
 
 def test_a_second_run_is_refused(run_directory: Path) -> None:
     with foreground(run_directory) as process:
-        wait_for(run_directory, "hello")
+        wait_for(process, run_directory, "hello")
         second = check(run_directory)
         assert second.returncode == 1
         assert f"another ./dev run is alive in this checkout (process {process.pid})" in second.stderr
@@ -67,7 +67,7 @@ def test_a_second_run_is_refused(run_directory: Path) -> None:
 
 def test_a_killed_run_is_cleaned_up_by_the_next(run_directory: Path) -> None:
     with foreground(run_directory) as process:
-        wait_for(run_directory, "hello")
+        wait_for(process, run_directory, "hello")
         process.kill()
         process.wait(DEADLINE)
     assert left_behind(run_directory), "the container should have outlived the agent"

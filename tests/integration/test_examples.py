@@ -27,7 +27,9 @@ pytestmark = pytest.mark.timeout(240)
 @pytest.fixture(scope="module")
 def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     directory = tmp_path_factory.mktemp("examples") / "run"
-    with foreground(directory):
+    with foreground(directory) as process:
+        for name, (phase, _) in EXPECTED.items():
+            wait_for(process, directory, name, phase)
         yield directory
     assert left_behind(directory) == []
 
@@ -57,7 +59,6 @@ def test_every_example_is_tested() -> None:
 @pytest.mark.parametrize("name", EXPECTED)
 def test_an_example_runs(run_directory: Path, name: str) -> None:
     phase, lines = EXPECTED[name]
-    wait_for(run_directory, name, phase)
     for container, line in lines.items():
         wait_for_line(run_directory / f"data/logs/{name}/{container}.log", line)
     found = status(run_directory, name)
@@ -66,7 +67,6 @@ def test_an_example_runs(run_directory: Path, name: str) -> None:
 
 
 def test_the_retried_job_failed_once(run_directory: Path) -> None:
-    wait_for(run_directory, "retry", "completed")
     (container,) = status(run_directory, "retry")["containers"]
     assert container["restarts"] == 1
     assert container["exit"]["code"] == 0

@@ -56,13 +56,14 @@ def tank(directory: Path, *args: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def wait_for(directory: Path, pod: str, phase: str = "running") -> None:
-    """Wait until a pod is in a phase; the agent may not even listen yet."""
+def wait_for(process: subprocess.Popen[bytes], directory: Path, pod: str, phase: str = "running") -> None:
+    """Wait until a pod of `./dev run` is in a phase; the agent may not even listen yet."""
     deadline = time.monotonic() + DEADLINE
     while True:
         done = tank(directory, "wait", pod, "--for", phase, "--timeout", "30s")
         if done.returncode == 0:
             return
+        assert process.poll() is None, (directory.parent / "output").read_text()
         assert time.monotonic() < deadline, done.stderr
         time.sleep(0.1)
 

@@ -35,6 +35,7 @@ ROOMS = {
     "doctor": FOR_ALL | WORKERS | {"settings"},
     # `tank agent` and `tank doctor` need no agent behind a socket.
     "cli": FOR_ALL | {"client", "agent", "doctor", "settings", "logs"},
+    "__main__": {"cli"},
     # The public names.
     "__init__": {"client", "spec"},
 }
