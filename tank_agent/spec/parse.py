@@ -146,7 +146,7 @@ class _FileReader:
                 places.setdefault(table["name"], []).append(index)
         pods = []
         for index, table in enumerate(tables):
-            if len(self.problems) >= _PROBLEMS_MAX:
+            if len(self.problems) > _PROBLEMS_MAX:
                 break
             pod, findings, name = _read_pod(table, None)
             # Which of two was meant is not for us to choose: none is taken, and what runs stays.

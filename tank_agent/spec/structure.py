@@ -28,6 +28,8 @@ Json = dict[str, Any]
 # Each round repairs one level of a table, and ours are not deeper than this.
 _ROUNDS = 8
 _HUGE = 10**40
+# With more faults than anybody reads, the values beside them are not looked at.
+_FAULTS_MAX = 1_001
 _KINDS = {
     "string": "text",
     "integer": "a whole number",
@@ -120,6 +122,8 @@ def _explain(table: object, kind: type[Table], message: str) -> tuple[Table | No
         for fault in faults:
             covered.add(fault.path)
             covered.update(_repair(repaired, fault))
+        if len(faults) >= _FAULTS_MAX:
+            break
         try:
             return msgspec.convert(repaired, kind), Structure(tuple(findings), frozenset(covered))
         except msgspec.ValidationError as error:
@@ -187,6 +191,8 @@ def _find(document: Json, kind: type[Struct]) -> list[_Fault]:
     moved: set[KeyPath] = set()
     explainer = _Explainer(kind)
     for error in _validator(kind).iter_errors(document):
+        if len(faults) >= _FAULTS_MAX:
+            break
         for fault in explainer.explain(error):
             faults.setdefault(fault.path, fault)
             if fault.repair == "move":
