@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import lmdb
 
 from tank_agent.errors import Retry, Stalled, TankError
-from tank_agent.journal.store import Table, Write
+from tank_agent.journal.store import HOW_TO_GO_ON, Table, Write
 from tank_agent.journal.stored_journal import StoredJournal, file_exists
 
 R = TypeVar("R")
@@ -57,6 +57,11 @@ class LmdbStore:
         except BaseException:
             os.close(self._lock_fd)
             raise
+
+    @property
+    def place(self) -> str:
+        """Where the tables are, for messages."""
+        return str(self._path)
 
     def get(self, table: Table, key: bytes) -> bytes | None:
         """Return one value."""
@@ -114,7 +119,7 @@ class LmdbStore:
             except (lmdb.PanicError, lmdb.CorruptedError, lmdb.PageNotFoundError) as error:
                 raise Stalled(
                     f"cannot write the journal in {self._path}: {error}",
-                    hint="restart the agent; if it does not help, see docs/decisions/0002-journal-lmdb.md",
+                    hint="restart the agent",
                 ) from error
             except lmdb.Error as error:
                 raise Retry(
@@ -230,10 +235,7 @@ def _lock_directory(path: Path) -> int:
 def _unreadable(path: Path, why: str) -> TankError:
     return Stalled(
         f"the journal in {path} can't be read: {why}",
-        hint=(
-            f"restore {path} from a backup; or start afresh with `mv {path} {path}.broken`: pods of files and"
-            " of git come back, those of `tank apply` are lost, and deleted seeds come back"
-        ),
+        hint=HOW_TO_GO_ON.format(path=path),
     )
 
 

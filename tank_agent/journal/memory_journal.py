@@ -17,6 +17,11 @@ class MemoryStore:
         self._tables: dict[Table, dict[bytes, bytes]] = {table: {} for table in Table}
         self._lock = threading.Lock()
 
+    @property
+    def place(self) -> str:
+        """Where the tables are, for messages."""
+        return "memory"
+
     def get(self, table: Table, key: bytes) -> bytes | None:
         """Return one value."""
         return self._tables[table].get(key)

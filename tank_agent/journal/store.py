@@ -8,6 +8,11 @@ from typing import Protocol
 
 from msgspec import Struct
 
+HOW_TO_GO_ON = (
+    "restore {path} from a backup; or start afresh with `mv {path} {path}.broken`: pods of files and of git"
+    " come back, those of `tank apply` are lost, and deleted seeds come back"
+)
+
 
 class Table(enum.StrEnum):
     """The tables; names are part of the file's format."""
@@ -29,6 +34,11 @@ class Write(Struct, frozen=True):
 
 class Store(Protocol):
     """Tables of bytes, keys in byte order. Reads may come from any thread, also while `write` runs."""
+
+    @property
+    def place(self) -> str:
+        """Where the tables are, for messages."""
+        ...
 
     def get(self, table: Table, key: bytes) -> bytes | None:
         """Return one value."""

@@ -14,7 +14,7 @@ from tank_agent.errors import Problem, Retry, Stalled
 from tank_agent.journal import ownership, transitions
 from tank_agent.journal.journal import Applied, Preview
 from tank_agent.journal.records import DesiredPod, Event, NewEvent, PodStatus, Revision
-from tank_agent.journal.store import Store, Table, Write
+from tank_agent.journal.store import HOW_TO_GO_ON, Store, Table, Write
 from tank_agent.journal.transitions import Change, Limits, State
 from tank_agent.source.snapshot import Snapshot
 from tank_agent.spec.model import Pod
@@ -90,7 +90,7 @@ class StoredJournal:
         """Return the kept revisions of a pod, oldest first; also of a pod that is gone."""
         self._now()
         found = self._store.scan(Table.REVISIONS, name.encode() + b"\0", name.encode() + b"\1")
-        return [_decode(Table.REVISIONS, key, value, Revision) for key, value in found]
+        return [_decode(self._store, Table.REVISIONS, key, value, Revision) for key, value in found]
 
     def events(self, after: int = 0, limit: int = 1000) -> Sequence[Event]:
         """Return up to `limit` events with a number above `after`, oldest first."""
@@ -99,7 +99,7 @@ class StoredJournal:
             return []
         start, stop = transitions.event_key(max(after, 0) + 1), transitions.event_key(state.last_event + 1)
         found = self._store.scan(Table.EVENTS, start, stop, max(limit, 0))
-        return [_decode(Table.EVENTS, key, value, Event) for key, value in found]
+        return [_decode(self._store, Table.EVENTS, key, value, Event) for key, value in found]
 
     def recall(self, key: str) -> bytes:
         """Return what was remembered; empty if nothing was."""
@@ -269,16 +269,17 @@ def _load(store: Store) -> State:
 
 
 def _table(store: Store, table: Table, kind: type[T]) -> dict[str, T]:
-    return {key.decode(): _decode(table, key, value, kind) for key, value in store.scan(table)}
+    return {key.decode(): _decode(store, table, key, value, kind) for key, value in store.scan(table)}
 
 
-def _decode(table: Table, key: bytes, value: bytes, kind: type[T]) -> T:
+def _decode(store: Store, table: Table, key: bytes, value: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(value, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Stalled(
-            f"the journal can't be read: entry {key!r} of its table {table.value} is damaged ({error})",
-            hint="see docs/decisions/0002-journal-lmdb.md, `A journal that can't be read`",
+            f"the journal in {store.place} can't be read: entry {key!r} of its table {table.value} is damaged"
+            f" ({error})",
+            hint=HOW_TO_GO_ON.format(path=store.place),
         ) from error
 
 
@@ -287,7 +288,7 @@ def _check_schema(store: Store) -> None:
     if value is None:
         store.write([Write(Table.META, transitions.SCHEMA_KEY, msgspec.json.encode(SCHEMA))])
         return
-    found = _decode(Table.META, transitions.SCHEMA_KEY, value, int)
+    found = _decode(store, Table.META, transitions.SCHEMA_KEY, value, int)
     if found > SCHEMA:
         raise Stalled(
             f"the journal was written by a newer tank-agent (format {found}; this one knows up to {SCHEMA})",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -26,6 +27,10 @@ from watchdog.observers.api import ObservedWatch
 
 from tank_agent.source.identity import directory_identity
 from tank_agent.source.podfiles import is_pod_file_name
+
+# An emitter that is stopped between two of its steps logs an error that means nothing. Without any handler,
+# Python would print it to stderr; whoever sets up logging still gets it.
+logging.getLogger("watchdog").addHandler(logging.NullHandler())
 
 # No "modified" and "opened": the first comes before a writer is done, the second from our own reading.
 _EVENTS: list[type[FileSystemEvent]] = [

@@ -6,7 +6,8 @@ import pytest
 
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.memory_journal import MemoryJournal, MemoryStore
-from tests.unit.journal_conformance import FakeClock, JournalConformance, Owners
+from tests.unit.journal_builders import FakeClock, Owners
+from tests.unit.journal_conformance import JournalConformance
 
 
 class TestMemoryJournal(JournalConformance):

@@ -16,7 +16,7 @@ from tank_agent.journal.journal import Applied
 from tank_agent.journal.memory_journal import MemoryJournal, MemoryStore
 from tank_agent.journal.records import PodStatus
 from tank_agent.source.snapshot import Declared, Snapshot
-from tests.unit.journal_conformance import FakeClock, declared, pod, snapshot
+from tests.unit.journal_builders import FakeClock, declared, pod, snapshot
 
 Mirror = Literal["dir", "git"]
 
