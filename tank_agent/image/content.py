@@ -8,9 +8,22 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from tank_agent.errors import Retry
 from tank_agent.image.manifest import Descriptor
 
 Reader = Callable[[int], bytes]
+
+
+class CancelledError(Retry):
+    """Nobody waits for the work any more."""
+
+    reason = "cancelled"
+
+
+class DamagedError(Retry):
+    """What came is not what the manifest names."""
+
+    reason = "damaged"
 
 
 class Document(Struct, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from tank_agent.errors import Retry, Stalled
-from tank_agent.image.content import Content
+from tank_agent.image.content import Content, DamagedError
 from tank_agent.image.jobs import Job
 from tank_agent.image.layers import LayerRecord, Layers
 from tank_agent.image.manifest import Descriptor
@@ -19,12 +19,6 @@ from tank_agent.image.unpack import LayerUnpack, RefusedLayerError, Unpacked, Un
 from tank_agent.linux import fault
 
 _CHUNK = 1 << 20
-
-
-class DamagedError(Retry):
-    """What came is not what the manifest names."""
-
-    reason = "damaged"
 
 
 class LayerTask(Struct, frozen=True, kw_only=True):

@@ -7,15 +7,9 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal
 
-from tank_agent.errors import Retry
+from tank_agent.image.content import CancelledError
 
 State = Literal["waiting", "downloading", "unpacking", "done", "cached"]
-
-
-class CancelledError(Retry):
-    """Nobody waits for the work any more."""
-
-    reason = "cancelled"
 
 
 class Job:

@@ -9,10 +9,10 @@ from types import TracebackType
 from msgspec import Struct
 
 from tank_agent.errors import Stalled
-from tank_agent.image.content import Content
-from tank_agent.image.fetch import DamagedError, LayerFetcher, LayerTask
+from tank_agent.image.content import CancelledError, Content, DamagedError
+from tank_agent.image.fetch import LayerFetcher, LayerTask
 from tank_agent.image.image import LayerProgress, Progress
-from tank_agent.image.jobs import CancelledError, Job, Jobs
+from tank_agent.image.jobs import Job, Jobs
 from tank_agent.image.layers import Layers
 from tank_agent.image.manifest import (
     CONFIG_LIMIT,

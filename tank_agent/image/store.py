@@ -30,6 +30,7 @@ from tank_agent.image.layout import open_on_disk, stamp
 from tank_agent.image.pull import Pull, Resolved
 from tank_agent.image.records import ImageRecord, Known, Records, ReferenceRecord
 from tank_agent.image.reference import Reference, is_digest, parse_reference
+from tank_agent.image.registry import RegistryContent
 from tank_agent.image.settings import ImageSettings, PullPolicy
 from tank_agent.image.unpack import UnpackServer
 from tank_agent.linux import fault
@@ -326,7 +327,7 @@ class Store:
     def _open(self, reference: Reference, cancelled: Callable[[], bool]) -> Content:
         if reference.transport != "registry":
             return open_on_disk(reference, self._scratch)
-        raise Stalled("registries are not supported yet")
+        return RegistryContent(reference, self._settings, cancelled)
 
     def _digest(self, reference: Reference) -> str:
         """Return the manifest's digest that a reference stands for on this machine, or ""."""
