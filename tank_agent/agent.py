@@ -17,6 +17,7 @@ from tank_agent import __version__, logs
 from tank_agent.api.server import ApiServer
 from tank_agent.errors import Stalled
 from tank_agent.image.store import Store
+from tank_agent.interactive import Interactive
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.lmdb_journal import LmdbJournal
 from tank_agent.linux.clock import SystemClock, boot_id
@@ -36,8 +37,10 @@ from tank_agent.runtime.adopt import adopt_all
 from tank_agent.runtime.cgroup import CgroupHost
 from tank_agent.runtime.containers import Containers, Tools
 from tank_agent.runtime.crun import Crun
+from tank_agent.runtime.exec import Executor
 from tank_agent.runtime.launch import Seccomp
 from tank_agent.runtime.rootfs import RootFilesystems
+from tank_agent.runtime.rotation import Rotation
 from tank_agent.runtime.seccomp import SeccompCache, default_profile
 from tank_agent.runtime.volumes import Volumes
 from tank_agent.service import Service
@@ -117,11 +120,37 @@ def _running(settings: Settings, *, stop_pods: bool) -> Iterator[None]:
         sources = _sources(settings, journal, reconciler, stack)
         reconciler.start()
         reconciler.resync("agent start")
-        service = Service(settings, machine, reconciler, sources, lambda: _tool_versions(tools))
+        interactive = _interactive(settings, machine, tools, reconciler, stack)
+        service = Service(
+            settings,
+            machine,
+            reconciler,
+            sources,
+            lambda: _tool_versions(tools),
+            interactive=interactive,
+        )
         server = ApiServer(service, settings.run_dir / "tank.sock")
         server.start()
         stack.callback(server.stop)
         yield
+
+
+def _interactive(
+    settings: Settings, machine: Machine, tools: Tools, reconciler: Reconciler, stack: ExitStack
+) -> Interactive:
+    """Begin to rotate logs, and end what sessions of a former agent left."""
+    containers, logs_settings = machine.containers, settings.logs
+    rotation = Rotation(
+        containers, containers.control, max_size=logs_settings.max_size, max_files=logs_settings.max_files
+    )
+    rotation.start()
+    stack.callback(rotation.close)
+    executor = Executor(tools.crun, settings.run_dir)
+    runs = [run for pod in containers.pods() for run in containers.runs(pod)]
+    executor.sweep(
+        {pid for run in runs for pid in tools.cgroups.processes(run.record.cgroup) if pid != run.pid}
+    )
+    return Interactive(machine.journal, containers, reconciler, executor)
 
 
 class _Wakeups:

@@ -12,6 +12,7 @@ from typing import Any
 from tank_agent import __version__
 from tank_agent.api.service import AppliedPod, PlannedPod, PlanReport
 from tank_agent.errors import InvalidSpec, NotSupportedYet, PodNotFound, Problem
+from tank_agent.interactive import Interactive
 from tank_agent.journal import ownership
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import DesiredPod, Event, Exit, Revision
@@ -38,6 +39,7 @@ class Service:
         reconciler: the loop.
         sources: asked to look again by `sync`.
         tool_versions: versions of crun and conmon, looked up on demand.
+        interactive: what opens containers for `exec`, `attach` and `logs`.
     """
 
     def __init__(
@@ -47,7 +49,10 @@ class Service:
         reconciler: Reconciler,
         sources: SourceLoop,
         tool_versions: Callable[[], Mapping[str, str]],
+        *,
+        interactive: Interactive,
     ) -> None:
+        self.interactive = interactive
         self._settings = settings
         self._machine = machine
         self._journal: Journal = machine.journal

@@ -18,12 +18,12 @@ from msgspec import Struct
 
 from tank_agent.errors import InvalidSpec, Problem
 from tank_agent.spec.document import TEXT_MAX, read_toml, without_mark
-from tank_agent.spec.file import ABSOLUTE_PATTERN, Duration, FileStruct, about, text
+from tank_agent.spec.file import ABSOLUTE_PATTERN, Duration, FileStruct, Memory, about, text
 from tank_agent.spec.findings import Finding, KeyPath, show, to_problems
 from tank_agent.spec.lines import find_lines
 from tank_agent.spec.network_checks import interface_problem, parse_address
 from tank_agent.spec.parse import ParsedPod, parse_inline_pods
-from tank_agent.spec.quantities import parse_duration
+from tank_agent.spec.quantities import parse_duration, parse_size
 from tank_agent.spec.reference import check_path
 from tank_agent.spec.structure import read_table
 
@@ -32,6 +32,9 @@ DEFAULT_FILE = Path("/etc/tank/agent.toml")
 # sockaddr_un has 108 bytes with the NUL (unix(7)); "/tank.sock" is part of it.
 _RUN_DIR_MAX = 107 - len("/tank.sock")
 _WORKERS_MAX = 64
+_LOG_SIZE_MIN = 64 << 10
+_LOG_SIZE_MAX = 1 << 40
+_LOG_FILES_MAX = 100
 _DIRECTORIES = ("data_dir", "run_dir", "pods_dir", "seed_dir")
 _ADAPTER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)+")
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -93,6 +96,15 @@ class ReconcileTable(FileStruct):
     workers: Annotated[int, about("How many pods are worked on at one time, 1 to 64.", 4)] = 4
 
 
+class LogsTable(FileStruct):
+    """How much of what each container prints is kept."""
+
+    max_size: Annotated[
+        Memory, about("A file that is larger is put aside and a new one begun, 64K to 1T.", "10M")
+    ] = "10M"
+    max_files: Annotated[int, about("How many files are kept, the newest included, 1 to 100.", 3)] = 3
+
+
 class SettingsTable(FileStruct):
     """The agent's own configuration."""
 
@@ -117,6 +129,7 @@ class SettingsTable(FileStruct):
     git: Annotated[GitTable | None, about("A git repository as a source of pods.")] = None
     host: Annotated[HostTable | None, about("What pods get to know of the host.")] = None
     reconcile: Annotated[ReconcileTable | None, about("How the loop paces itself.")] = None
+    logs: Annotated[LogsTable | None, about("How much of what containers print is kept.")] = None
     labels: Annotated[
         dict[str, str] | None, about("What this machine is called in logs and metrics.", {"site": "edge-1"})
     ] = None
@@ -154,6 +167,13 @@ class ReconcileSettings(Struct, frozen=True, kw_only=True):
     workers: int = 4
 
 
+class LogsSettings(Struct, frozen=True, kw_only=True):
+    """What is kept of each container's output: files of about `max_size` bytes."""
+
+    max_size: int = 10 << 20
+    max_files: int = 3
+
+
 class Settings(Struct, frozen=True, kw_only=True):
     """The agent's configuration, checked. All directories are absolute.
 
@@ -168,6 +188,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     git: GitSettings | None = None
     host: HostSettings = HostSettings()
     reconcile: ReconcileSettings = ReconcileSettings()
+    logs: LogsSettings = LogsSettings()
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     file: Path | None = None
     seeds: tuple[ParsedPod, ...] = ()
@@ -300,6 +321,7 @@ class _Checks:
             git=None if table.git is None else self.git(table.git),
             host=self.host(table.host or HostTable()),
             reconcile=self.reconcile(table.reconcile or ReconcileTable()),
+            logs=self.logs(table.logs or LogsTable()),
             labels=dict(table.labels or {}),
             file=file,
         )
@@ -368,6 +390,16 @@ class _Checks:
             stable_after=self.seconds(("reconcile", "stable_after"), table.stable_after, 0.0, 86_400.0),
             workers=table.workers,
         )
+
+    def logs(self, table: LogsTable) -> LogsSettings:
+        try:
+            size = parse_size(table.max_size, low=_LOG_SIZE_MIN, high=_LOG_SIZE_MAX)
+        except ValueError as error:
+            size = _LOG_SIZE_MIN
+            self.add(("logs", "max_size"), str(error))
+        if not 1 <= table.max_files <= _LOG_FILES_MAX:
+            self.add(("logs", "max_files"), f"must be from 1 to {_LOG_FILES_MAX}")
+        return LogsSettings(max_size=size, max_files=table.max_files)
 
 
 def is_reference_name(name: str) -> bool:

@@ -51,8 +51,11 @@ def size_payload(rows: int, columns: int) -> bytes:
 
 
 def read_size(payload: bytes) -> tuple[int, int]:
-    """Return rows and columns."""
-    return _unpack(_SIZE, payload)
+    """Return rows and columns; zeros, which mean "not known", if it is no payload of RESIZE."""
+    if len(payload) != _SIZE.size:
+        return 0, 0
+    rows, columns = _SIZE.unpack(payload)
+    return rows, columns
 
 
 def exit_payload(how: int, number: int) -> bytes:
@@ -62,14 +65,10 @@ def exit_payload(how: int, number: int) -> bytes:
 
 def read_exit(payload: bytes) -> tuple[int, int]:
     """Return how the command ended, and the number that belongs to it."""
-    return _unpack(_EXIT, payload)
-
-
-def _unpack(form: struct.Struct, payload: bytes) -> tuple[int, int]:
-    if len(payload) != form.size:
-        raise BadFrameError(f"a payload of {len(payload)} bytes instead of {form.size}")
-    first, second = form.unpack(payload)
-    return first, second
+    if len(payload) != _EXIT.size:
+        raise BadFrameError(f"an EXIT of {len(payload)} bytes")
+    how, number = _EXIT.unpack(payload)
+    return how, number
 
 
 class Decoder:

@@ -9,10 +9,11 @@ from urllib.parse import unquote
 
 from msgspec import Struct
 
-from tank_agent.api import handlers
+from tank_agent.api import handlers, sessions
+from tank_agent.api.frames import PROTOCOL
 from tank_agent.api.request import Refused, Reply, Request
 from tank_agent.api.service import AgentService
-from tank_agent.api.wire import MAX_PLAN, MAX_POD_FILE
+from tank_agent.api.wire import MAX_COMMAND, MAX_PLAN, MAX_POD_FILE
 
 Handler = Callable[[AgentService, Request], Reply]
 # Who may call: "member" is root, the agent's own user, and group tank; "owner" is the first two only.
@@ -42,6 +43,9 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/pods/{name}/status", handlers.pod_status),
     Route("GET", "/v1/pods/{name}/wait", handlers.wait),
     Route("GET", "/v1/pods/{name}/history", handlers.history),
+    Route("POST", "/v1/pods/{name}/exec", sessions.run_command, body=MAX_COMMAND, upgrade=PROTOCOL),
+    Route("POST", "/v1/pods/{name}/attach", sessions.attach, upgrade=PROTOCOL),
+    Route("GET", "/v1/pods/{name}/logs", sessions.logs),
     Route("GET", "/v1/status", handlers.status),
     Route("GET", "/v1/events", handlers.events),
     Route("POST", "/v1/plan", handlers.plan, body=MAX_PLAN),

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
 
 from tank_agent.journal.records import DesiredPod, Event, Revision
+
+if TYPE_CHECKING:
+    # The client imports this module, too, and must stay light.
+    from tank_agent.interactive import Interactive
 
 
 class AppliedPod(Struct, frozen=True, kw_only=True):
@@ -40,6 +44,11 @@ class PlanReport(Struct, frozen=True, kw_only=True):
 
 class AgentService(Protocol):
     """The agent, as the API sees it. Methods raise `TankError`; the server turns it into an answer."""
+
+    @property
+    def interactive(self) -> Interactive:
+        """Return what opens containers for `exec`, `attach` and `logs`."""
+        ...
 
     def list_pods(self) -> Sequence[DesiredPod]:
         """Return the desired pods in the order of their names."""

@@ -14,6 +14,8 @@ from msgspec import Struct
 from tank_agent.errors import (
     AgentUnreachable,
     InvalidSpec,
+    NotATty,
+    NotRunning,
     OwnedElsewhere,
     PodNotFound,
     Problem,
@@ -42,6 +44,8 @@ DELETED = "deleted"
 # Bytes of one pod file, and of all the files of one plan.
 MAX_POD_FILE = 1 << 20
 MAX_PLAN = 32 << 20
+# Bytes of a command with its variables; the kernel itself takes 2 MiB (execve(2)).
+MAX_COMMAND = 4 << 20
 
 # The longest that one `wait` request is held open, in seconds; a longer wait is several requests.
 WAIT_SLICE = 30.0
@@ -52,6 +56,8 @@ _STATUS: tuple[tuple[type[TankError], int], ...] = (
     (InvalidSpec, 422),
     (PodNotFound, 404),
     (OwnedElsewhere, 409),
+    (NotRunning, 409),
+    (NotATty, 409),
     (Retry, 503),
 )
 

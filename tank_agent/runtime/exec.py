@@ -20,6 +20,7 @@ import subprocess
 import termios
 import threading
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from tank_agent.linux import pidfd
 from tank_agent.linux.process import ENVIRONMENT
 from tank_agent.runtime.containers import Live
 from tank_agent.runtime.crun import Crun, clean_message
+from tank_agent.runtime.instance import read_number
 from tank_agent.runtime.rootfs import remove_tree
 
 _log = structlog.get_logger()
@@ -110,6 +112,19 @@ class Executor:
             remove_tree(directory)
             self._free.release()
             raise
+
+    def sweep(self, inside: Collection[int]) -> None:
+        """Hang up the commands that an agent which was killed has left, and remove their files.
+
+        `inside` are the processes that live in our containers now, without the main ones.
+        """
+        for directory in self.directory.iterdir():
+            pid = read_number(directory / "pid")
+            # A number may be another process's by now, but hardly one that leads a session in our containers.
+            with contextlib.suppress(ProcessLookupError):
+                if pid is not None and pid in inside and os.getsid(pid) == pid:
+                    os.killpg(pid, signal.SIGHUP)
+            remove_tree(directory)
 
     def _process(self, run: Live, request: ExecRequest) -> dict[str, Any]:
         cwd = request.cwd
@@ -293,6 +308,13 @@ class Execution:
         if self.stdin is not None:
             os.close(self.stdin)
             self.stdin = None
+
+    def close_output(self, descriptor: int) -> None:
+        """Close the terminal or an output that has come to its end."""
+        for name in ("terminal", "stdout", "stderr"):
+            if getattr(self, name) == descriptor:
+                os.close(descriptor)
+                setattr(self, name, None)
 
     def hang_up(self) -> None:
         """Take its terminal or pipes away and tell it (SIGHUP); a command that wants to go on may."""

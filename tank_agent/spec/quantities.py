@@ -45,6 +45,15 @@ def parse_memory(value: int | str) -> int:
     return size
 
 
+def parse_size(value: int | str, *, low: int, high: int) -> int:
+    """Return bytes for a number or a text such as "10M", between `low` and `high` bytes."""
+    size = value if isinstance(value, int) else _memory_of_text(value)
+    if not low <= size <= high:
+        limits = f"at least {format_memory(low)} and at most {format_memory(high)}"
+        raise ValueError(f"{_shown(value)} is out of range; it must be {limits}")
+    return size
+
+
 def _memory_of_text(value: str) -> int:
     found = _MEMORY.fullmatch(value)
     if found:

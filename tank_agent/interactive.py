@@ -1,0 +1,222 @@
+"""What a user does with a running container: run a command in it, take over its terminal, read its output."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
+
+from msgspec import Struct
+
+from tank_agent.errors import NotATty, NotRunning, PodNotFound
+from tank_agent.journal.journal import Journal
+from tank_agent.reconcile.phase import Phase
+from tank_agent.reconcile.reconciler import Reconciler
+from tank_agent.runtime.attach import Viewer
+from tank_agent.runtime.containers import Containers, Live
+from tank_agent.runtime.exec import ExecRequest, Execution, Executor
+from tank_agent.runtime.instance import State
+from tank_agent.runtime.output import Entry, LogReader
+from tank_agent.spec.model import Container
+
+# How often a log that is followed is looked at, and how often whether its pod is over, in seconds.
+_LOOK = 0.1
+_LOOK_AT_POD = 0.5
+_PIECE = 64 << 10
+
+
+class LogQuery(Struct, frozen=True, kw_only=True):
+    """Which output: the last `tail` lines of each container (None: all), printed at or after `since`.
+
+    `since` is RFC 3339 in UTC, as in `Entry.time`; empty for all. With `follow`, also what is still to come.
+    """
+
+    tail: int | None = None
+    since: str = ""
+    follow: bool = False
+
+
+class Interactive:
+    """Finds the container that a user means, and opens it. All methods may be called from many threads."""
+
+    def __init__(
+        self, journal: Journal, containers: Containers, reconciler: Reconciler, executor: Executor
+    ) -> None:
+        self._journal = journal
+        self._containers = containers
+        self._reconciler = reconciler
+        self._executor = executor
+
+    def target(self, pod: str, container: str | None) -> Live:
+        """Return the run to enter; without a container's name, that of the pod's first.
+
+        Raises:
+            PodNotFound: there is no such pod, or no such container in it.
+            NotRunning: it has no live process.
+        """
+        return self._live(pod, self._name(pod, container, self._declared(pod)))
+
+    def terminal(self, pod: str, container: str | None) -> Live:
+        """Return the run to attach to; without a container's name, that of the first with a terminal.
+
+        Raises:
+            PodNotFound: there is no such pod, or no such container in it.
+            NotATty: its main process has no terminal.
+            NotRunning: it has no live process.
+        """
+        declared = self._declared(pod)
+        with_terminal = [found for found in declared if found.tty]
+        name = self._name(pod, container, with_terminal or declared)
+        if declared and name not in {found.name for found in with_terminal}:
+            if container is not None:
+                self._name(pod, container, declared)
+            raise _not_a_tty(pod, name)
+        run = self._live(pod, name)
+        if not run.record.terminal:
+            raise _not_a_tty(pod, name)
+        return run
+
+    def start(self, run: Live, request: ExecRequest) -> Execution:
+        """Start a command in a run; raises as `Executor.start`."""
+        return self._executor.start(run, request)
+
+    def view(self, run: Live) -> Viewer:
+        """Return a place at a run's terminal.
+
+        Raises:
+            NotRunning: the terminal is gone.
+        """
+        consoles = self._containers.consoles
+        consoles.open(run.directory)
+        viewer = consoles.view(run.directory)
+        if viewer is None:
+            raise NotRunning(
+                f"{run.record.pod}/{run.record.container} is not running, or its monitor (conmon) was killed"
+            )
+        return viewer
+
+    def logs(
+        self, pod: str, container: str | None, query: LogQuery, ended: Callable[[], bool]
+    ) -> Iterator[bytes]:
+        """Return lines `TIME STREAM TAG CONTAINER CONTENT`, of one container or of all in the order of time.
+
+        Raises:
+            PodNotFound: there is no such pod, or no such container in it; at once, not on the first line.
+        """
+        declared = self._declared(pod)
+        names = [found.name for found in declared] or sorted(
+            {run.record.container for run in self._containers.runs(pod)}
+        )
+        if container is not None:
+            names = [self._name(pod, container, declared)]
+        terminals = frozenset(found.name for found in declared if found.tty)
+        return self._lines(pod, names, terminals, query, ended)
+
+    def _lines(
+        self,
+        pod: str,
+        names: Sequence[str],
+        terminals: frozenset[str],
+        query: LogQuery,
+        ended: Callable[[], bool],
+    ) -> Iterator[bytes]:
+        readers = {
+            name: LogReader(self._containers.log(pod, name), tail=query.tail, since=query.since.encode())
+            for name in names
+        }
+
+        def encoded(name: str, entries: Sequence[Entry]) -> Iterator[tuple[bytes, bytes]]:
+            return _encoded(name.encode(), entries, terminal=name in terminals)
+
+        def history(name: str) -> Iterator[tuple[bytes, bytes]]:
+            while entries := readers[name].read():
+                yield from encoded(name, entries)
+
+        try:
+            yield from _pieces(heapq.merge(*(history(name) for name in names), key=itemgetter(0)), ended)
+            while query.follow and not ended():
+                over = self._is_over(pod)
+                until = time.monotonic() + _LOOK_AT_POD
+                while True:
+                    new = [pair for name, reader in readers.items() for pair in encoded(name, reader.read())]
+                    yield from _pieces(iter(new), ended)
+                    if ended() or (over and not new) or time.monotonic() > until:
+                        break
+                    if not new:
+                        time.sleep(_LOOK)
+                if over and not new:
+                    break
+            for name, reader in readers.items():
+                yield from _pieces(encoded(name, reader.rest()), ended)
+        finally:
+            for reader in readers.values():
+                reader.close()
+
+    def _is_over(self, pod: str) -> bool:
+        """Return whether nothing of a pod runs, nor will by itself."""
+        if self._containers.runs(pod):
+            return False
+        if self._journal.get(pod) is None:
+            return True
+        return self._reconciler.view(pod).phase in (Phase.COMPLETED, Phase.FAILED)
+
+    def _declared(self, pod: str) -> tuple[Container, ...]:
+        desired = self._journal.get(pod)
+        if desired is not None:
+            return desired.pod.containers
+        if self._containers.runs(pod):
+            return ()
+        raise PodNotFound(f"there is no pod {pod}", hint="`tank list` shows all")
+
+    def _name(self, pod: str, container: str | None, declared: Sequence[Container]) -> str:
+        names = [found.name for found in declared]
+        if not names:
+            names = sorted({run.record.container for run in self._containers.runs(pod)})
+        if container is None:
+            return names[0]
+        if container not in names:
+            raise PodNotFound(f"pod {pod} has no container {container}", hint=f"it has {', '.join(names)}")
+        return container
+
+    def _live(self, pod: str, container: str) -> Live:
+        runs = [
+            run
+            for run in self._containers.runs(pod)
+            if run.record.container == container and run.state in (State.RUNNING, State.ORPHANED)
+        ]
+        if not runs:
+            phases = {view.name: view.phase for view in self._reconciler.view(pod).containers}
+            raise NotRunning(
+                f"{pod}/{container} is not running: it is {phases.get(container, Phase.STOPPING)}",
+                hint=f"see `tank status {pod}`",
+            )
+        return max(runs, key=lambda run: run.record.created_at)
+
+
+def _not_a_tty(pod: str, container: str) -> NotATty:
+    return NotATty(f"{pod}/{container} is not a tty", hint="write tty = true in its spec, or use `tank exec`")
+
+
+def _encoded(name: bytes, entries: Sequence[Entry], *, terminal: bool) -> Iterator[tuple[bytes, bytes]]:
+    """Yield each line's time, and the line as it travels; a terminal's lines lose their carriage return."""
+    for entry in entries:
+        content = entry.content.removesuffix(b"\r") if terminal else entry.content
+        tag = b"F" if entry.whole else b"P"
+        yield entry.time, b"%b %b %b %b %b\n" % (entry.time, entry.stream, tag, name, content)
+
+
+def _pieces(lines: Iterator[tuple[bytes, bytes]], ended: Callable[[], bool]) -> Iterator[bytes]:
+    """Join lines to pieces that are worth sending."""
+    piece: list[bytes] = []
+    size = 0
+    for _, line in lines:
+        piece.append(line)
+        size += len(line)
+        if size >= _PIECE:
+            yield b"".join(piece)
+            piece, size = [], 0
+            if ended():
+                return
+    if piece:
+        yield b"".join(piece)
