@@ -206,7 +206,8 @@ def gpg(tmp_path: Path, work: Work):  # type: ignore[no-untyped-def]
     )
     program = tmp_path / "gpg"
     program.write_text(
-        f'#!/bin/sh\nexec gpg --homedir {home} --batch --pinentry-mode loopback --passphrase "" $GPG_MORE "$@"\n'
+        f"#!/bin/sh\nexec gpg --homedir {home} --batch --pinentry-mode loopback"
+        ' --passphrase "" $GPG_MORE "$@"\n'
     )
     program.chmod(0o755)
     work.git("config", "gpg.program", str(program))

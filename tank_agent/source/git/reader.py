@@ -45,43 +45,49 @@ class Reader:
 
     def _commits(self, tip: str, request: ReadHistory) -> Iterator[Object]:
         colours = {tip: _TIP}
-        if request.deployed is not None:
-            colours[request.deployed] = colours.get(request.deployed, 0) | _OLD
+        deployed = request.deployed if request.deployed != tip else None
+        if deployed is not None:
+            colours[deployed] = _OLD
+        item = self._commit(tip)
+        # First of all, since the walk may end before it: an older commit is found from the deployed one.
+        yield item
+        if deployed is None:
+            return
+        sent = {tip: _parents(item.data)}
         heap: list[tuple[int, str]] = []
         done: dict[str, int] = {}
         for name in colours:
             self._push(heap, name)
-        sent: dict[str, tuple[str, ...]] = {}
         while heap and (request.full or any(colours[name] == _TIP for _, name in heap)):
             _, name = heapq.heappop(heap)
             if done.get(name) == colours[name]:
                 continue
             done[name] = colours[name]
             if name not in sent:
-                item = self._load(name)
-                if item.kind != "commit":
-                    raise GitError("not-found", "the ref does not name a commit")
+                item = self._commit(name)
                 sent[name] = _parents(item.data)
                 if len(sent) > self._limits.commits:
                     raise GitError(
                         "too-big", f"more than {self._limits.commits} commits since the last deployed one"
                     )
                 yield item
-            if request.deployed is None:
-                return
             for parent in sent[name]:
                 if colours.get(parent, 0) | colours[name] != colours.get(parent, 0):
                     colours[parent] = colours.get(parent, 0) | colours[name]
                     self._push(heap, parent)
 
+    def _commit(self, name: str) -> Object:
+        item = self._load(name)
+        if item.kind != "commit":
+            raise GitError("not-found", "the ref does not name a commit")
+        return item
+
     def _push(self, heap: list[tuple[int, str]], name: str) -> None:
         # Beyond a shallow boundary, and after a re-clone also the deployed commit: the agent sees the hole.
         try:
-            kind, data = self._store.get_raw(name.encode())
+            _, data = self._store.get_raw(name.encode())
         except KeyError:
             return
-        if kind != 1:
-            raise GitError("not-found", "the ref does not name a commit")
         heapq.heappush(heap, (-_time(data), name))
 
     def tree(self, request: ReadTree) -> Iterator[Object | Omitted]:

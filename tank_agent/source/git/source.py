@@ -99,7 +99,11 @@ class GitSource:
         self._lock = threading.Lock()
         # The branch is part of the key: who may edit agent.toml may follow another one.
         self._key = hashlib.sha256(f"{remote}\n{settings.ref}".encode()).hexdigest()[:16]
-        self._status = GitStatus(remote=str(remote), ref=settings.ref or settings.commit or "HEAD")
+        self._status = GitStatus(
+            remote=str(remote),
+            ref=settings.ref or settings.commit or "HEAD",
+            applied=StepStatus(revision=self._recall(f"git.deployed.{self._key}").decode("ascii") or None),
+        )
         self._objects: dict[str, bytes] = {}
         self._parsed: dict[content.File, content.ParsedFile] = {}
         self._checked: Snapshot | None = None
@@ -243,7 +247,8 @@ class GitSource:
         deployed = (deployed or "")[:12]
         why = {
             "behind": f"{commit} is older than the deployed commit {deployed}",
-            "diverged": f"{commit} does not follow the deployed commit {deployed}: the history was rewritten",
+            "diverged": f"{commit} does not follow the deployed commit {deployed}: the history was rewritten"
+            " or moved back",
         }[found.relation]
         raise GitError(
             "refused", why, hint="push a commit on top of the deployed one, or set git.allow_rewrite"

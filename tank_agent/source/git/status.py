@@ -56,12 +56,12 @@ class GitStatus(Struct, frozen=True, kw_only=True):
 
     @property
     def state(self) -> str:
-        """Return `error`, `held`, `behind`, `in-sync` or `pending` (nothing applied yet)."""
+        """Return `error`, `held`, `behind`, `in-sync` or `pending` (nothing fetched or applied yet)."""
         if self.error is not None:
             return "error"
         if self.held is not None:
             return "held"
-        if self.applied.revision is None:
+        if self.applied.revision is None or self.fetched.revision is None:
             return "pending"
         return "in-sync" if self.applied.revision == self.fetched.revision else "behind"
 
