@@ -13,7 +13,6 @@ from tank_agent import __version__
 from tank_agent.api.service import AppliedPod, PlannedPod, PlanReport
 from tank_agent.errors import InvalidSpec, NotSupportedYet, PodNotFound, Problem
 from tank_agent.interactive import Interactive
-from tank_agent.journal import ownership
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import DesiredPod, Event, Exit, Revision
 from tank_agent.reconcile.changes import changes
@@ -22,8 +21,7 @@ from tank_agent.reconcile.reconciler import Machine, Reconciler
 from tank_agent.reconcile.simulate import simulate
 from tank_agent.reconcile.sources import SourceLoop
 from tank_agent.settings import Settings
-from tank_agent.source.podfiles import parse_bytes
-from tank_agent.source.snapshot import Declared, Snapshot
+from tank_agent.source.directory import snapshot_of_texts
 from tank_agent.spec.parse import ParsedPod, parse_pod_file
 from tank_agent.spec.support import unsupported
 
@@ -145,12 +143,8 @@ class Service:
         if files is None:
             after, problems = dict(before), list(self._journal.problems())
         else:
-            snapshot = _snapshot(files)
-            merged = ownership.merge(ownership.Known(desired=before), snapshot, self._machine.clock.wall())
-            after = {**before, **{pod.name: pod for pod in (*merged.changed, *merged.updated)}}
-            for removed in merged.removed:
-                after.pop(removed, None)
-            problems = list(merged.problems)
+            preview = self._journal.preview(snapshot_of_texts(files))
+            after, problems = dict(preview.desired), list(preview.problems)
         names = sorted({*before, *after, *self._reconciler.known_pods()})
         pods = tuple(self._planned(name, before.get(name), after.get(name)) for name in names)
         return PlanReport(pods=pods, problems=tuple(str(problem) for problem in problems))
@@ -237,29 +231,6 @@ def _refuse_unsupported(pods: Sequence[ParsedPod], file: str) -> None:
     problems = tuple(problem for found in pods for problem in unsupported(found.pod, file, found.line))
     if problems:
         raise NotSupportedYet(problems)
-
-
-def _snapshot(files: Mapping[str, str]) -> Snapshot:
-    pods: list[Declared] = []
-    problems: list[Problem] = []
-    unreadable = set()
-    for file, text in files.items():
-        parsed = parse_bytes(text.encode(), file)
-        owner = f"dir:{file}"
-        pods += [
-            Declared(pod=found.pod, owner=owner, revision=parsed.revision, file=file, line=found.line)
-            for found in parsed.pods
-        ]
-        if parsed.problems:
-            problems += parsed.problems
-            unreadable.add(owner)
-    return Snapshot(
-        source="dir",
-        revision="",
-        pods=tuple(pods),
-        problems=tuple(problems),
-        unreadable=frozenset(unreadable),
-    )
 
 
 def _container_status(view: ContainerView, desired: DesiredPod | None) -> dict[str, Any]:
