@@ -20,7 +20,7 @@ _ZEROS = bytes(BLOCK)
 _LONGEST_PATH = 4095
 
 # Type flags.
-_REGULAR = b"0\07"
+_REGULAR = b"07\0"
 _LINKS = b"12"
 _NODES = b"346"
 _DIRECTORY = ord("5")
