@@ -120,7 +120,7 @@ class ArchiveFiles:
             raise Stalled(f"cannot open the image archive {path}: {error.strerror}") from error
         try:
             if head.startswith((GZIP, ZSTD)):
-                self._expand(scratch)
+                self._expand(head, scratch)
             self._members = self._index()
         except BaseException:
             self.close()
@@ -145,11 +145,12 @@ class ArchiveFiles:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def _expand(self, scratch: Path) -> None:
+    def _expand(self, head: bytes, scratch: Path) -> None:
         compressed = self._descriptor
+        os.lseek(compressed, len(head), os.SEEK_SET)
         try:
             self._descriptor = os.open(scratch, os.O_RDWR | os.O_TMPFILE, 0o600)
-            for chunk in plain(b"", lambda size: os.read(compressed, size)):
+            for chunk in plain(head, lambda size: os.read(compressed, size)):
                 view = memoryview(chunk)
                 while view:
                     view = view[os.write(self._descriptor, view) :]
@@ -162,6 +163,7 @@ class ArchiveFiles:
 
     def _index(self) -> dict[str, Slice | str]:
         """Map each name to its bytes, or to the name that it links to."""
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
         members: dict[str, Slice | str] = {}
         last = -1
         try:
