@@ -1,0 +1,66 @@
+"""Which kind of cgroup host it is, and which groups are ours, on directory trees that look like each kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tank_agent.runtime.cgroup import CgroupHost, detect
+
+RUN = Path("/run/tank")
+
+
+def make(root: Path, *paths: str) -> Path:
+    for path in paths:
+        target = root / path
+        if path.endswith("/"):
+            target.mkdir(parents=True, exist_ok=True)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.touch()
+    return root
+
+
+def own(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "own"
+    file.write_text(text)
+    return file
+
+
+def test_unified(tmp_path: Path) -> None:
+    root = make(tmp_path / "cg", "cgroup.controllers")
+    host = detect(RUN, root=root, own=own(tmp_path, "0::/user.slice/session-1.scope\n"))
+    assert (host.mode, host.hierarchies, host.base) == ("unified", (root,), "/tank")
+    assert host.path("web", "web-app-1") == "/tank/web/web-app-1"
+
+
+def test_unified_in_a_unit_with_a_delegated_group(tmp_path: Path) -> None:
+    root = make(tmp_path / "cg", "cgroup.controllers")
+    group = own(tmp_path, "0::/system.slice/tank-agent.service/agent\n")
+    assert detect(RUN, root=root, own=group).base == "/system.slice/tank-agent.service/tank"
+
+
+def test_hybrid_uses_the_v1_controllers_only(tmp_path: Path) -> None:
+    root = make(tmp_path / "cg", "memory/", "cpu/", "systemd/", "unified/cgroup.controllers")
+    (root / "cpuacct").symlink_to("cpu")
+    host = detect(RUN, root=root, own=own(tmp_path, "4:memory:/x\n0::/\n"))
+    assert host.mode == "split"
+    assert host.hierarchies == (root / "cpu", root / "memory", root / "systemd")
+
+
+def test_each_run_dir_has_a_group_of_its_own(tmp_path: Path) -> None:
+    root = make(tmp_path / "cg", "cgroup.controllers")
+    group = own(tmp_path, "0::/\n")
+    bases = {detect(Path(run), root=root, own=group).base for run in ("/run/tank", "/run/other", "/srv/run")}
+    assert len(bases) == 3
+    assert "/tank" in bases
+
+
+def test_sweep_removes_what_is_not_kept_in_every_hierarchy(tmp_path: Path) -> None:
+    hierarchies = tuple(tmp_path / name for name in ("memory", "pids"))
+    host = CgroupHost(mode="split", hierarchies=hierarchies, base="/tank")
+    for hierarchy in hierarchies:
+        make(hierarchy, "tank/web/web-1/", "tank/web/web-2/sub/", "tank/db/db-1/", "tank/empty/", "other/x/")
+    assert host.sweep({"/tank/web/web-1"}) == ()
+    left = sorted(str(path.relative_to(hierarchies[1])) for path in hierarchies[1].rglob("*"))
+    assert left == ["other", "other/x", "tank", "tank/web", "tank/web/web-1"]
+    assert [path.name for path in (hierarchies[0] / "tank").rglob("*")] == ["web", "web-1"]

@@ -1,0 +1,130 @@
+"""The work queue: one worker a pod, the newest wish wins, delays by a clock that the test moves."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+
+from tank_agent.reconcile.queue import WorkQueue
+
+DEADLINE = 10.0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_many_wishes_are_one_piece_of_work() -> None:
+    queue = WorkQueue(Clock())
+    for pod in ("a", "b", "a", "a"):
+        queue.add(pod)
+    assert [queue.take(), queue.take()] == ["a", "b"]
+    queue.done("a")
+    queue.done("b")
+    assert queue.idle()
+
+
+def test_a_wish_during_the_work_is_done_after_it() -> None:
+    queue = WorkQueue(Clock())
+    queue.add("a")
+    assert queue.take() == "a"
+    queue.add("a")
+    queue.add("a")
+    queue.add("b")
+    assert queue.take() == "b"
+    assert not queue.idle()
+    queue.done("a")
+    assert queue.take() == "a"
+
+
+def test_delayed_wishes_keep_the_earliest_time() -> None:
+    clock = Clock()
+    queue = WorkQueue(clock)
+    queue.add_after("a", 10)
+    queue.add_after("a", 50)
+    queue.add_after("b", 5)
+    assert queue.idle()
+    clock.now += 5
+    assert queue.take() == "b"
+    clock.now += 5
+    assert queue.take() == "a"
+    for pod in ("a", "b"):
+        queue.done(pod)
+    clock.now += 1000
+    assert queue.idle()
+
+
+def test_a_wish_for_now_makes_the_delayed_one_superfluous() -> None:
+    clock = Clock()
+    queue = WorkQueue(clock)
+    queue.add_after("a", 10)
+    queue.add("a")
+    assert queue.take() == "a"
+    queue.done("a")
+    clock.now += 10
+    assert queue.idle()
+
+
+def test_a_delay_that_is_over_during_the_work_is_kept() -> None:
+    clock = Clock()
+    queue = WorkQueue(clock)
+    queue.add("a")
+    assert queue.take() == "a"
+    queue.add_after("a", 1)
+    clock.now += 2
+    assert not queue.idle()
+    queue.done("a")
+    assert queue.take() == "a"
+
+
+def test_closing_ends_every_worker() -> None:
+    queue = WorkQueue(Clock())
+    taken: list[str | None] = []
+    threads = [threading.Thread(target=lambda: taken.append(queue.take())) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    queue.close()
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert taken == [None, None, None]
+
+
+def test_no_pod_is_worked_on_by_two_at_once() -> None:
+    import time
+
+    queue = WorkQueue(time.monotonic)
+    at_work: Counter[str] = Counter()
+    done: Counter[str] = Counter()
+    wrong: list[str] = []
+    lock = threading.Lock()
+
+    def work() -> None:
+        while (pod := queue.take()) is not None:
+            with lock:
+                at_work[pod] += 1
+                if at_work[pod] > 1:
+                    wrong.append(pod)
+            done[pod] += 1
+            with lock:
+                at_work[pod] -= 1
+            queue.done(pod)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for number in range(3000):
+        queue.add(f"pod-{number % 7}")
+        if number % 100 == 0:
+            queue.add_after(f"pod-{number % 7}", 0.001)
+    end = time.monotonic() + DEADLINE
+    while not queue.idle() and time.monotonic() < end:
+        time.sleep(0.005)
+    queue.close()
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert wrong == []
+    assert set(done) == {f"pod-{number}" for number in range(7)}
