@@ -1,7 +1,8 @@
 """tank-agent: runs containers on one Linux machine from files.
 
 Read the rooms in the order in which data flows: `source` → `spec` → `journal` → `reconcile` → `runtime`.
-The public Python API is `Client` and `Pod`; both are imported on first use, since `tank list` must start fast.
+The public Python API is `Client`, `Pod`, the results of sessions and some errors; they are imported on first
+use, since `tank list` must start fast.
 """
 
 from __future__ import annotations
@@ -9,20 +10,39 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["Client", "Pod", "__version__"]
+__all__ = [
+    "Client",
+    "Detached",
+    "Exited",
+    "NotATty",
+    "NotRunning",
+    "Pod",
+    "Signaled",
+    "TankError",
+    "__version__",
+]
 
 if TYPE_CHECKING:
     from tank_agent.client.client import Client
+    from tank_agent.client.results import Detached, Exited, Signaled
+    from tank_agent.errors import NotATty, NotRunning, TankError
     from tank_agent.spec.model import Pod
+
+_HOMES = {
+    "Client": "tank_agent.client.client",
+    "Detached": "tank_agent.client.results",
+    "Exited": "tank_agent.client.results",
+    "NotATty": "tank_agent.errors",
+    "NotRunning": "tank_agent.errors",
+    "Pod": "tank_agent.spec.model",
+    "Signaled": "tank_agent.client.results",
+    "TankError": "tank_agent.errors",
+}
 
 
 def __getattr__(name: str) -> object:
-    if name == "Client":
-        from tank_agent.client.client import Client
+    if name not in _HOMES:
+        raise AttributeError(name)
+    from importlib import import_module
 
-        return Client
-    if name == "Pod":
-        from tank_agent.spec.model import Pod
-
-        return Pod
-    raise AttributeError(name)
+    return getattr(import_module(_HOMES[name]), name)

@@ -98,8 +98,10 @@ class Interactive:
 
     def logs(
         self, pod: str, container: str | None, query: LogQuery, ended: Callable[[], bool]
-    ) -> Iterator[bytes]:
-        """Return lines `TIME STREAM TAG CONTAINER CONTENT`, of one container or of all in the order of time.
+    ) -> tuple[bool, Iterator[bytes]]:
+        """Return whether there are several containers, and their output as lines in the order of time.
+
+        A line is `TIME STREAM TAG CONTAINER CONTENT`, where the tag is P if it goes on in the next one.
 
         Raises:
             PodNotFound: there is no such pod, or no such container in it; at once, not on the first line.
@@ -111,7 +113,7 @@ class Interactive:
         if container is not None:
             names = [self._name(pod, container, declared)]
         terminals = frozenset(found.name for found in declared if found.tty)
-        return self._lines(pod, names, terminals, query, ended)
+        return len(names) > 1, self._lines(pod, names, terminals, query, ended)
 
     def _lines(
         self,

@@ -11,6 +11,9 @@ import struct
 PROTOCOL = "tank-session-v1"
 MAX_PAYLOAD = 1 << 16
 
+# What the media type of a stream of logs ends with when it holds more than one container's.
+SEVERAL = "; containers=several"
+
 # To the agent.
 STDIN = 0  # bytes for the command
 EOF = 1  # no payload: there will be no more of them

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from tank_agent.api import relay
+from tank_agent.api.frames import SEVERAL
 from tank_agent.api.request import Refused, Reply, Request, Stream, Upgrade
 from tank_agent.api.service import AgentService
 from tank_agent.interactive import LogQuery
@@ -39,5 +40,5 @@ def logs(service: AgentService, request: Request) -> Reply:
         follow=request.count("follow", 0) > 0,
     )
     name, container = request.params["name"], request.query.get("container")
-    lines = service.interactive.logs(name, container, query, request.ended)
-    return Stream(chunks=lines, content_type="application/octet-stream")
+    several, lines = service.interactive.logs(name, container, query, request.ended)
+    return Stream(chunks=lines, content_type=f"application/octet-stream{SEVERAL if several else ''}")

@@ -34,6 +34,9 @@ VERBS: tuple[Verb, ...] = (
     Verb("apply", "create or replace pods from a TOML file"),
     Verb("delete", "remove pods"),
     Verb("wait", "wait until a pod is in a phase"),
+    Verb("exec", "run a command in a container"),
+    Verb("attach", "take over the terminal of a container"),
+    Verb("logs", "what a pod's containers printed, and with -f what they print"),
     Verb("events", "what happened, and with -f what happens"),
     Verb("history", "the past specs of a pod"),
     Verb("plan", "dry run: what would be done", usage_code=1),
@@ -58,6 +61,12 @@ class _VerbParser(argparse.ArgumentParser):
         self.description = module.__doc__
         module.add_arguments(self)
         self.set_defaults(run=module.run)
+        if getattr(module, "TAKES_COMMAND", False):
+            # Cut off here, since argparse means different things by "--" in different versions.
+            args = list(args)
+            cut = args.index("--") if "--" in args else len(args)
+            self.set_defaults(command=args[cut + 1 :])
+            args = args[:cut]
         found, rest = super().parse_known_args(args, namespace)
         if rest:
             # Here and not at the top, so that the verb's own usage and exit code are shown.
@@ -133,12 +142,15 @@ def _run(argv: Sequence[str] | None) -> int:
     if not hasattr(arguments, "run"):
         top.print_help(sys.stderr)
         return 2
-    from tank_agent.errors import TankError
-
     try:
         code: int = arguments.run(arguments)
         return code
-    except TankError as error:
+    except Exception as error:
+        # Not imported before there is one: `tank exec` starts without.
+        from tank_agent.errors import TankError
+
+        if not isinstance(error, TankError):
+            raise
         if arguments.debug:
             import traceback
 

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -17,6 +17,11 @@ from tank_agent.client.transport import Transport
 from tank_agent.errors import AgentUnreachable, PodNotFound, TankError
 from tank_agent.journal.records import DesiredPod, Event, Revision
 from tank_agent.spec.model import Pod
+
+if TYPE_CHECKING:
+    from tank_agent.client.logs import LogLine
+    from tank_agent.client.results import Result
+    from tank_agent.client.session import Stream
 
 _T = TypeVar("_T")
 
@@ -162,6 +167,88 @@ class Client:
             raise AgentUnreachable(
                 "the agent ended", where=os.fspath(self.socket), hint="follow again when it is back"
             )
+
+    def exec(
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        cwd: str | None = None,
+        env: Mapping[str, str] | Sequence[str] = (),
+        tty: bool | None = None,
+        stdin: Stream | None = None,
+        stdout: Stream | None = None,
+        stderr: Stream | None = None,
+        detach_keys: str = "ctrl-p,ctrl-q",
+    ) -> Result:
+        """Run a command in a container, beside its main process, and return how it ended.
+
+        Args:
+            name: `POD` or `POD/CONTAINER`.
+            argv: looked up on the container's PATH.
+            cwd: default the container's own.
+            env: put over the container's own, as a mapping or as NAME=VALUE strings.
+            tty: whether the command gets a terminal; default if stdin is one.
+            stdin, stdout, stderr: descriptors, or objects with `fileno()`; default this process's own.
+            detach_keys: leave the command running; "none" for no such keys.
+
+        Raises:
+            CommandNotFound, CannotRun: the container has no such command, or it cannot be executed.
+            NotRunning: the container has no live process.
+            AgentUnreachable: also when the agent ends meanwhile.
+        """
+        from tank_agent.client.session import exec_command
+
+        return exec_command(
+            os.fspath(self.socket),
+            name,
+            argv,
+            cwd=cwd,
+            env=env,
+            tty=tty,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            detach_keys=detach_keys,
+        )
+
+    def attach(
+        self,
+        name: str,
+        *,
+        stdin: Stream | None = None,
+        stdout: Stream | None = None,
+        detach_keys: str = "ctrl-p,ctrl-q",
+    ) -> Result:
+        """Take over the terminal of a container's main process until it ends, or the user leaves.
+
+        Raises:
+            NotATty: the container was not declared with `tty = true`.
+            NotRunning: the container has no live process.
+            AgentUnreachable: also when the agent ends meanwhile; the container goes on.
+        """
+        from tank_agent.client.session import attach
+
+        return attach(os.fspath(self.socket), name, stdin=stdin, stdout=stdout, detach_keys=detach_keys)
+
+    def logs(
+        self, name: str, *, follow: bool = False, tail: int | None = None, since: float | None = None
+    ) -> Iterator[LogLine]:
+        """Yield what a pod's containers printed, over all their runs, in the order of time.
+
+        Args:
+            name: `POD` for all of its containers, or `POD/CONTAINER`.
+            follow: go on with what is printed, until the pod is over or gone.
+            tail: begin with so many lines of each container.
+            since: Unix time of the first line.
+
+        Raises:
+            PodNotFound: there is no such pod or container.
+        """
+        from tank_agent.client.logs import open_logs
+
+        _, lines = open_logs(os.fspath(self.socket), name, follow=follow, tail=tail, since=since)
+        return lines
 
     def history(self, name: str) -> Sequence[Revision]:
         """Return the kept revisions of a pod, oldest first.

@@ -101,7 +101,7 @@ class Transport(Struct, frozen=True, kw_only=True):
         try:
             connection.connect()
         except OSError as error:
-            raise _unreachable(self.socket_path, error) from error
+            raise unreachable(self.socket_path, error) from error
         try:
             try:
                 connection.request(method, target, body, dict(headers or {}))
@@ -112,7 +112,7 @@ class Transport(Struct, frozen=True, kw_only=True):
             else:
                 response = connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
-            raise self._broken(error) from error
+            raise self.broken(error) from error
         if response.status != expected:
             raise decode_error(response.status, self._body(response))
         return response
@@ -121,19 +121,20 @@ class Transport(Struct, frozen=True, kw_only=True):
         try:
             return response.read(_MAX_ANSWER) if response.length is None else response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise self._broken(error) from error
+            raise self.broken(error) from error
 
     def _line(self, response: http.client.HTTPResponse) -> bytes:
         try:
             line = response.readline(_MAX_LINE)
         except (OSError, http.client.HTTPException) as error:
-            raise self._broken(error) from error
+            raise self.broken(error) from error
         # A stream that breaks off in a chunk ends without the newline; one between chunks raises above.
         if line and not line.endswith(b"\n"):
-            raise self._broken(None)
+            raise self.broken(None)
         return line
 
-    def _broken(self, error: Exception | None) -> AgentUnreachable:
+    def broken(self, error: Exception | None) -> AgentUnreachable:
+        """Return the error for a connection that ended too early, or where nothing came in time."""
         where = os.fspath(self.socket_path)
         if isinstance(error, TimeoutError):
             return AgentUnreachable(
@@ -171,7 +172,8 @@ def _target(path: str, query: Mapping[str, str] | None) -> str:
     return f"{path}?{urlencode(query, errors='surrogateescape')}" if query else path
 
 
-def _unreachable(path: Path, error: OSError) -> AgentUnreachable:
+def unreachable(path: Path, error: OSError) -> AgentUnreachable:
+    """Return the error for a socket that cannot be connected to."""
     where = os.fspath(path)
     if isinstance(error, PermissionError):
         return AgentUnreachable(

@@ -16,7 +16,7 @@ FUNCTION_LINES = 60
 GROUND = {"errors"}
 FOR_ALL = GROUND | {"spec", "linux"}
 WORKERS = {"source", "journal", "runtime", "network", "image"}
-BELOW_API = FOR_ALL | WORKERS | {"reconcile"}
+BELOW_API = FOR_ALL | WORKERS | {"reconcile", "interactive"}
 
 # Room → the rooms that it may import, besides itself. Modules beside the rooms are rooms, too.
 ROOMS = {
@@ -27,6 +27,7 @@ ROOMS = {
     "logs": FOR_ALL,
     **dict.fromkeys(WORKERS, FOR_ALL),
     "reconcile": FOR_ALL | WORKERS,
+    "interactive": FOR_ALL | WORKERS | {"reconcile"},
     "api": BELOW_API,
     # Everything meets here, once.
     "service": BELOW_API | {"api", "settings"},
@@ -37,7 +38,7 @@ ROOMS = {
     "cli": FOR_ALL | {"client", "agent", "doctor", "settings", "logs"},
     "__main__": {"cli"},
     # The public names.
-    "__init__": {"client", "spec"},
+    "__init__": {"client", "spec", "errors"},
 }
 
 # What two rooms agree on: modules of types and pure functions → the other rooms that may import them.
@@ -46,6 +47,7 @@ SEAMS = {
     "journal.records": {"runtime", "client"},
     "image.merge": {"runtime"},
     "image.user": {"runtime"},
+    "api.frames": {"client"},
     "api.service": {"client", "cli"},
     "api.wire": {"client", "cli"},
 }

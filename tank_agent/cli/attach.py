@@ -1,0 +1,24 @@
+"""Take over the terminal of a container's main process (tty = true); Ctrl-P Ctrl-Q leaves, and it goes on."""
+
+from __future__ import annotations
+
+import argparse
+
+from tank_agent.cli.exec import add_detach_keys, conclude
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    parser.add_argument(
+        "name", metavar="NAME[/CONTAINER]", help="without /CONTAINER: the pod's first with a terminal"
+    )
+    add_detach_keys(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the verb."""
+    from tank_agent.client import light
+    from tank_agent.client.session import attach
+
+    path = light.socket_path(arguments.socket)
+    return conclude(attach(path, arguments.name, detach_keys=arguments.detach_keys))

@@ -1,0 +1,121 @@
+"""Print what a pod's containers printed, over all their runs; with several, each line begins with a name."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from typing import BinaryIO
+
+from tank_agent.cli.arguments import add_output, whole_number
+from tank_agent.client.logs import LogLine
+
+# What a terminal must not get from a container: control characters, except tabs and colours.
+_UNSAFE = re.compile(rb"(\x1b\[[0-9;:]*m)|[\x00-\x08\x0b-\x1f\x7f]|\xc2[\x80-\x9f]")
+_AGO = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    parser.add_argument("name", metavar="NAME[/CONTAINER]", help="without /CONTAINER: all of the pod's")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on, until the pod is over or Ctrl-C")
+    parser.add_argument(
+        "--tail", type=whole_number, metavar="N", help="begin with the last N lines of each container"
+    )
+    parser.add_argument(
+        "--since", type=since, metavar="T", help="10m (ago), 2026-11-22T06:00:00Z, a date, or Unix seconds"
+    )
+    parser.add_argument("--timestamps", action="store_true", help="begin each line with its time")
+    add_output(parser, "json")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the verb."""
+    from tank_agent.client import light
+    from tank_agent.client.logs import open_logs
+
+    several, lines = open_logs(
+        light.socket_path(arguments.socket),
+        arguments.name,
+        follow=arguments.follow,
+        tail=arguments.tail,
+        since=arguments.since,
+    )
+    output = sys.stdout.buffer
+    if arguments.output == "json":
+        for line in lines:
+            output.write(_json(arguments.name, line))
+            if arguments.follow:
+                output.flush()
+        return 0
+    printer = _Printer(output, safe=sys.stdout.isatty(), timestamps=arguments.timestamps, names=several)
+    for line in lines:
+        printer.write(line)
+        if arguments.follow:
+            output.flush()
+    return 0
+
+
+class _Printer:
+    """Writes lines for people; pieces of one line come together, unless another stream's come between."""
+
+    def __init__(self, output: BinaryIO, *, safe: bool, timestamps: bool, names: bool) -> None:
+        self._output = output
+        self._safe = safe
+        self._timestamps = timestamps
+        self._names = names
+        self._open: tuple[str, str] | None = None
+
+    def write(self, line: LogLine) -> None:
+        source = (line.container, line.stream)
+        if self._open not in (None, source):
+            self._output.write(b"\n")
+            self._open = None
+        if self._open is None:
+            if self._names:
+                self._output.write(f"{line.container} | ".encode())
+            if self._timestamps:
+                self._output.write(f"{line.time} ".encode())
+        content = _UNSAFE.sub(_shown, line.content) if self._safe else line.content
+        self._output.write(content + b"\n" if line.whole else content)
+        self._open = None if line.whole else source
+
+
+def _shown(match: re.Match[bytes]) -> bytes:
+    if match[1]:
+        return match[1]
+    byte = match[0][-1]
+    return b"^%c" % (byte ^ 0x40) if byte < 0x80 else b"\\x%02x" % byte
+
+
+def _json(name: str, line: LogLine) -> bytes:
+    import json
+
+    pod = name.partition("/")[0]
+    fields = {"time": line.time, "pod": pod, "container": line.container, "stream": line.stream}
+    message = line.content.decode(errors="replace")
+    return json.dumps({**fields, "message": message, "partial": not line.whole}).encode() + b"\n"
+
+
+def since(text: str) -> float:
+    """Read a moment as Unix time.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    import time
+
+    from tank_agent.cli.arguments import duration
+
+    if _AGO.fullmatch(text):
+        return time.time() - duration(text)
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text)
+    from datetime import datetime
+
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a time, such as 10m, 2026-11-22T06:00:00Z or 2026-11-22"
+        ) from None

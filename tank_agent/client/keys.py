@@ -1,0 +1,63 @@
+"""The keys that leave a session: found in what is typed, without holding other keys back for long."""
+
+from __future__ import annotations
+
+DEFAULT = "ctrl-p,ctrl-q"
+# How long the beginning of the sequence is held until it is passed on as what it is, in seconds.
+HOLD = 0.4
+# What a terminal sends for Ctrl and a key: the key's character without its upper three bits.
+_CONTROL = "@abcdefghijklmnopqrstuvwxyz[\\]^_"
+
+
+def parse(text: str) -> bytes:
+    """Return the bytes of "ctrl-p,ctrl-q", "ctrl-a,d" and the like; none for "none" or an empty text.
+
+    Raises:
+        ValueError: with a sentence that says what is wrong.
+    """
+    if text in ("", "none"):
+        return b""
+    return bytes(_byte(key) for key in text.split(","))
+
+
+def _byte(key: str) -> int:
+    name = key.lower()
+    if name.startswith("ctrl-") and len(name) == len("ctrl-x") and name[-1] in _CONTROL:
+        return _CONTROL.index(name[-1])
+    if len(key) == 1 and key.isascii() and key.isprintable():
+        return ord(key)
+    raise ValueError(
+        f"{key!r} is not a key; write one character or ctrl- and one of a-z @ [ \\ ] ^ _, with commas between"
+    )
+
+
+class DetachKeys:
+    """Watches what is typed for the sequence; without one, everything is passed on.
+
+    Attributes:
+        held: the beginning of the sequence, as far as it was typed.
+    """
+
+    def __init__(self, sequence: bytes) -> None:
+        self._sequence = sequence
+        self.held = b""
+
+    def feed(self, typed: bytes) -> tuple[bytes, bool]:
+        """Return what to pass on now, and whether the sequence was typed."""
+        if not self._sequence:
+            return typed, False
+        seen = self.held + typed
+        at = seen.find(self._sequence)
+        if at >= 0:
+            self.held = b""
+            return seen[:at], True
+        length = min(len(self._sequence) - 1, len(seen))
+        while not self._sequence.startswith(seen[len(seen) - length :]):
+            length -= 1
+        self.held = seen[len(seen) - length :]
+        return seen[: len(seen) - length], False
+
+    def give_up(self) -> bytes:
+        """Return what is held: no further key came in time."""
+        held, self.held = self.held, b""
+        return held

@@ -1,0 +1,205 @@
+"""Just enough HTTP/1.1 for a session or a stream; importing http.client would take longer than all of it.
+
+Errors are made by the modules that everybody else uses; they are imported when there is one.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+from tank_agent.api.frames import PROTOCOL
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tank_agent.errors import TankError
+
+DEFAULT_SOCKET = "/run/tank/tank.sock"
+# `sun_path` holds 108 bytes with its NUL (unix(7)).
+_MAX_SOCKET_PATH = 107
+_MAX_HEAD = 64 << 10
+_MAX_ERROR = 1 << 20
+_RECEIVE = 256 << 10
+_TIMEOUT = 30.0
+_UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+
+
+class Answered(NamedTuple):
+    """An answer whose head was read: `received` came behind it, the rest is still in the socket."""
+
+    status: int
+    headers: Mapping[str, str]
+    connection: socket.socket
+    received: bytes
+
+
+def quote(text: str) -> str:
+    """Quote a text as one segment of a path, or as a value in a query."""
+    return "".join(
+        char if char in _UNRESERVED else "".join(f"%{byte:02X}" for byte in os.fsencode(char))
+        for char in text
+    )
+
+
+def socket_path(path: str | os.PathLike[str] | None) -> str:
+    """Return the socket to use: the given one, $TANK_SOCKET, or the default."""
+    return os.fspath(path) if path else os.environ.get("TANK_SOCKET") or DEFAULT_SOCKET
+
+
+def target_path(name: str, verb: str, query: Mapping[str, str] | None = None) -> str:
+    """Return the target of a request about `POD` or `POD/CONTAINER`."""
+    pod, slash, container = name.partition("/")
+    pairs = {**({"container": container} if slash else {}), **(query or {})}
+    text = "&".join(f"{key}={quote(value)}" for key, value in pairs.items())
+    return f"/v1/pods/{quote(pod)}/{verb}{'?' if text else ''}{text}"
+
+
+def upgrade(path: str, target: str, body: bytes = b"") -> Answered:
+    """Ask the agent for a session; the connection blocks and has no time-out afterwards.
+
+    Raises:
+        AgentUnreachable: nobody answers.
+        TankError: what the agent raised.
+    """
+    answered = ask(path, "POST", target, {"Connection": "Upgrade", "Upgrade": PROTOCOL}, body, expected=101)
+    answered.connection.settimeout(None)
+    return answered
+
+
+def ask(
+    path: str, method: str, target: str, headers: Mapping[str, str], body: bytes = b"", *, expected: int = 200
+) -> Answered:
+    """Send a request and read the head of the answer; raises as `upgrade`."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(_TIMEOUT)
+    try:
+        try:
+            _connect(connection, path)
+        except OSError as error:
+            _raise_unreachable(path, error)
+        lines = [f"{method} {target} HTTP/1.1", "Host: tank", f"Content-Length: {len(body)}"]
+        lines += [f"{key}: {value}" for key, value in headers.items()]
+        try:
+            _send(connection, "\r\n".join([*lines, "", ""]).encode() + body)
+            answered = _read_head(connection)
+        except OSError as error:
+            _raise_broken(path, error)
+        if answered.status != expected:
+            _raise_refused(path, answered)
+        return answered
+    except BaseException:
+        connection.close()
+        raise
+
+
+def chunks(answered: Answered, path: str) -> Iterator[bytes]:
+    """Yield the body of an answer that comes in chunks, until its end; closes the connection.
+
+    Raises:
+        AgentUnreachable: it breaks off.
+    """
+    connection, data = answered.connection, answered.received
+    connection.settimeout(None)
+    try:
+        while True:
+            while b"\r\n" not in data:
+                data += _receive(connection, path)
+            size, _, data = data.partition(b"\r\n")
+            left = int(size, 16)
+            if left == 0:
+                return
+            while left:
+                data = data or _receive(connection, path)
+                piece, data = data[:left], data[left:]
+                left -= len(piece)
+                yield piece
+            while len(data) < len(b"\r\n"):
+                data += _receive(connection, path)
+            data = data[len(b"\r\n") :]
+    finally:
+        connection.close()
+
+
+def _receive(connection: socket.socket, path: str) -> bytes:
+    try:
+        received = connection.recv(_RECEIVE)
+    except OSError as error:
+        _raise_broken(path, error)
+    if not received:
+        _raise_broken(path, None)
+    return received
+
+
+def lost(path: str) -> TankError:
+    """Return the error for an agent that ended in the middle of a session."""
+    from tank_agent.client.transport import Transport
+
+    return Transport(socket_path=_path(path)).broken(None)
+
+
+def _connect(connection: socket.socket, path: str) -> None:
+    if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
+        connection.connect(path)
+        return
+    directory, name = os.path.split(path)
+    opened = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        connection.connect(f"/proc/self/fd/{opened}/{name}")
+    finally:
+        os.close(opened)
+
+
+def _send(connection: socket.socket, request: bytes) -> None:
+    try:
+        connection.sendall(request)
+    except (BrokenPipeError, ConnectionResetError):
+        # Refused before all was sent: the reason is waiting to be read.
+        return
+
+
+def _read_head(connection: socket.socket) -> Answered:
+    data = b""
+    while b"\r\n\r\n" not in data:
+        received = connection.recv(_RECEIVE)
+        if not received or len(data) > _MAX_HEAD:
+            raise ConnectionResetError
+        data += received
+    text, _, rest = data.partition(b"\r\n\r\n")
+    status, *lines = text.decode("latin-1").split("\r\n")
+    pairs = (line.partition(":") for line in lines)
+    headers = {key.lower(): value.strip() for key, _, value in pairs}
+    return Answered(int(status.split()[1]), headers, connection, rest)
+
+
+def _raise_refused(path: str, answered: Answered) -> NoReturn:
+    from tank_agent.api.wire import decode_error
+
+    size = int(answered.headers.get("content-length", "0"))
+    content = answered.received
+    while len(content) < min(size, _MAX_ERROR):
+        received = answered.connection.recv(_RECEIVE)
+        if not received:
+            break
+        content += received
+    raise decode_error(answered.status, content)
+
+
+def _raise_unreachable(path: str, error: OSError) -> NoReturn:
+    from tank_agent.client.transport import unreachable
+
+    raise unreachable(_path(path), error) from error
+
+
+def _raise_broken(path: str, error: OSError | None) -> NoReturn:
+    from tank_agent.client.transport import Transport
+
+    raise Transport(socket_path=_path(path)).broken(error) from error
+
+
+def _path(path: str) -> Path:
+    from pathlib import Path
+
+    return Path(path)

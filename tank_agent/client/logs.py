@@ -1,0 +1,55 @@
+"""What containers printed, line by line, as the agent streams it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from tank_agent.api.frames import SEVERAL
+from tank_agent.client import light
+
+
+class LogLine(NamedTuple):
+    """One line of output: `time` is RFC 3339 in UTC, `stream` stdout or stderr.
+
+    `content` has no newline; where `whole` is False, the rest of the line follows in the stream's next one.
+    """
+
+    time: str
+    stream: str
+    container: str
+    content: bytes
+    whole: bool
+
+
+def open_logs(
+    path: str, name: str, *, follow: bool = False, tail: int | None = None, since: float | None = None
+) -> tuple[bool, Iterator[LogLine]]:
+    """Return whether lines of several containers may come, and the lines, as `Client.logs` describes it."""
+    query = {"follow": "1"} if follow else {}
+    if tail is not None:
+        query["tail"] = str(tail)
+    if since is not None:
+        query["since"] = moment(since)
+    answered = light.ask(path, "GET", light.target_path(name, "logs", query), {})
+    several = answered.headers.get("content-type", "").endswith(SEVERAL)
+    return several, _lines(light.chunks(answered, path))
+
+
+def _lines(pieces: Iterator[bytes]) -> Iterator[LogLine]:
+    rest = b""
+    for piece in pieces:
+        lines = (rest + piece).split(b"\n")
+        rest = lines.pop()
+        for line in lines:
+            time, stream, tag, container, content = line.split(b" ", 4)
+            yield LogLine(time.decode(), stream.decode(), container.decode(), content, tag == b"F")
+
+
+def moment(seconds: float) -> str:
+    """Write a Unix time as conmon does: RFC 3339 in UTC with nanoseconds."""
+    import time
+
+    whole = int(seconds // 1)
+    fraction = int((seconds - whole) * 1e9)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{fraction:09d}+00:00"

@@ -1,0 +1,319 @@
+"""A session from the user's side: the terminal or three streams, joined with a command in a container."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, NoReturn
+
+from tank_agent.api import frames
+from tank_agent.client import keys, light, terminal
+from tank_agent.client.results import Detached, Exited, Result, Signaled
+
+_QUEUE = 256 << 10
+_RECEIVE = 256 << 10
+# How long the agent may take to confirm that we left, in seconds.
+_GOODBYE = 2.0
+_SIGINT = 2
+
+Stream = int | IO[bytes] | IO[str]
+
+
+def exec_command(
+    path: str,
+    name: str,
+    argv: Sequence[str],
+    *,
+    cwd: str | None = None,
+    env: Mapping[str, str] | Sequence[str] = (),
+    tty: bool | None = None,
+    stdin: Stream | None = None,
+    stdout: Stream | None = None,
+    stderr: Stream | None = None,
+    detach_keys: str = keys.DEFAULT,
+) -> Result:
+    """Run a command in a container, as `Client.exec` describes it."""
+    streams = _Streams(stdin, stdout, stderr)
+    on_terminal = streams.stdin_is_terminal() if tty is None else tty
+    sequence = keys.parse(detach_keys)
+    variables = [f"{key}={value}" for key, value in env.items()] if isinstance(env, Mapping) else list(env)
+    wanted: dict[str, object] = {"argv": list(argv), "cwd": cwd, "env": variables, "terminal": on_terminal}
+    if on_terminal:
+        rows, columns = terminal.size(streams.stdout, streams.stdin)
+        wanted |= {"rows": rows, "columns": columns, "term": os.environ.get("TERM", "")}
+    body = json.dumps(wanted, ensure_ascii=False).encode()
+    answered = light.upgrade(path, light.target_path(name, "exec"), body)
+    session = _Session(path, answered, streams, sequence if on_terminal else b"")
+    return session.run(raw=on_terminal and streams.stdin_is_terminal(), interrupts=not on_terminal)
+
+
+def attach(
+    path: str,
+    name: str,
+    *,
+    stdin: Stream | None = None,
+    stdout: Stream | None = None,
+    detach_keys: str = keys.DEFAULT,
+) -> Result:
+    """Take over a container's terminal, as `Client.attach` describes it."""
+    streams = _Streams(stdin, stdout, None)
+    sequence = keys.parse(detach_keys)
+    answered = light.upgrade(path, light.target_path(name, "attach"))
+    session = _Session(path, answered, streams, sequence)
+    session.resize()
+    return session.run(raw=streams.stdin_is_terminal(), interrupts=False)
+
+
+class _Streams:
+    """The descriptors of this side; those of the process where none is given."""
+
+    def __init__(self, stdin: Stream | None, stdout: Stream | None, stderr: Stream | None) -> None:
+        self.stdin = _descriptor(stdin, 0)
+        self.stdout = _descriptor(stdout, 1)
+        self.stderr = _descriptor(stderr, 2)
+
+    def stdin_is_terminal(self) -> bool:
+        return os.isatty(self.stdin)
+
+
+def _descriptor(stream: Stream | None, default: int) -> int:
+    if stream is None:
+        return default
+    return stream if isinstance(stream, int) else stream.fileno()
+
+
+class _Session:
+    """Moves bytes until the command ends, the user leaves, or the agent is lost."""
+
+    def __init__(
+        self, path: str, answered: light.Answered, streams: _Streams, detach_sequence: bytes
+    ) -> None:
+        self._path = path
+        self._connection = answered.connection
+        self._connection.setblocking(False)
+        self._decoder = frames.Decoder()
+        self._received = answered.received
+        self._streams = streams
+        self._keys = keys.DetachKeys(detach_sequence)
+        self._modes = terminal.Modes()
+        self._queue: deque[bytes | memoryview] = deque()
+        self._queued = 0
+        self._reading = True
+        self._held_since = 0.0
+        self._leave_at: float | None = None
+        self._resized = False
+        self._interrupted = False
+        self._warned = False
+
+    def resize(self) -> None:
+        """Tell the terminal's size, if it is known."""
+        rows, columns = terminal.size(self._streams.stdout, self._streams.stdin)
+        if rows:
+            self._put(frames.RESIZE, frames.size_payload(rows, columns))
+
+    def run(self, *, raw: bool, interrupts: bool) -> Result:
+        """Work until the end, and leave the terminal as it was found.
+
+        Args:
+            raw: stdin is a terminal, whose every key goes to the command.
+            interrupts: Ctrl-C reaches us as a signal, which is passed on once; the second one ends us.
+        """
+        try:
+            with self._signals(raw=raw, interrupts=interrupts) as wake, contextlib.closing(self._connection):
+                if raw:
+                    # What it was when the command began may have changed meanwhile.
+                    self.resize()
+                result = self._work(wake)
+                if isinstance(result, Detached):
+                    self._restore_screen()
+                return result
+        except terminal.Killed as killed:
+            _die(killed.number)
+
+    @contextlib.contextmanager
+    def _signals(self, *, raw: bool, interrupts: bool) -> Iterator[int]:
+        reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        user = terminal.Raw(self._streams.stdin) if raw else None
+        try:
+            interrupted = self._note_interrupt if interrupts else None
+            with terminal.Signals(writer, user, self._note_resize, interrupted):
+                try:
+                    if user is not None:
+                        user.enter()
+                    yield reader
+                except BaseException:
+                    self._restore_screen()
+                    raise
+                finally:
+                    if user is not None:
+                        user.leave()
+        finally:
+            os.close(reader)
+            os.close(writer)
+
+    def _note_resize(self) -> None:
+        self._resized = True
+
+    def _note_interrupt(self) -> None:
+        if self._warned:
+            raise KeyboardInterrupt
+        self._interrupted = self._warned = True
+
+    def _work(self, wake: int) -> Result:
+        if self._received and (result := self._take(self._received)) is not None:
+            return result
+        while True:
+            for descriptor, events in self._poll(wake):
+                if descriptor == wake:
+                    os.read(wake, 4096)
+                elif descriptor == self._connection.fileno():
+                    if events & select.POLLOUT:
+                        self._flush()
+                    if events & ~select.POLLOUT and (result := self._receive()) is not None:
+                        return result
+                elif self._reading:
+                    self._read_input()
+            self._notice()
+            if self._leave_at is not None and time.monotonic() > self._leave_at:
+                return Detached()
+
+    def _poll(self, wake: int) -> list[tuple[int, int]]:
+        poller = select.poll()
+        poller.register(wake, select.POLLIN)
+        poller.register(self._connection, select.POLLIN | (select.POLLOUT if self._queue else 0))
+        if self._reading and self._queued < _QUEUE:
+            poller.register(self._streams.stdin, select.POLLIN)
+        deadlines = [self._held_since + keys.HOLD] if self._keys.held else []
+        if self._leave_at is not None:
+            deadlines.append(self._leave_at)
+        if not deadlines:
+            return poller.poll()
+        return poller.poll(max(0.0, min(deadlines) - time.monotonic()) * 1000 + 1)
+
+    def _notice(self) -> None:
+        """Act on what came with a signal or with time."""
+        if self._resized:
+            self._resized = False
+            self.resize()
+        if self._interrupted:
+            self._interrupted = False
+            self._put(frames.SIGNAL, bytes((_SIGINT,)))
+        if self._keys.held and time.monotonic() >= self._held_since + keys.HOLD:
+            self._put(frames.STDIN, self._keys.give_up())
+
+    def _read_input(self) -> None:
+        try:
+            data = os.read(self._streams.stdin, frames.MAX_PAYLOAD)
+        except BlockingIOError:
+            return
+        except OSError:
+            # The terminal is gone, or we are not in its foreground.
+            data = b""
+        if not data:
+            self._reading = False
+            self._put(frames.STDIN, self._keys.give_up())
+            self._put(frames.EOF)
+            return
+        passed, leaves = self._keys.feed(data)
+        self._held_since = time.monotonic()
+        self._put(frames.STDIN, passed)
+        if leaves:
+            self._reading = False
+            self._put(frames.DETACH)
+            self._leave_at = time.monotonic() + _GOODBYE
+
+    def _put(self, kind: int, payload: bytes = b"") -> None:
+        if kind == frames.STDIN and not payload:
+            return
+        self._queue.append(frames.frame(kind, payload))
+        self._queued += len(self._queue[-1])
+        self._flush()
+
+    def _flush(self) -> None:
+        while self._queue:
+            try:
+                sent = self._connection.send(self._queue[0])
+            except BlockingIOError:
+                return
+            except OSError:
+                # What the agent said last is still to be read.
+                self._queue.clear()
+                self._queued = 0
+                return
+            self._queued -= sent
+            if sent == len(self._queue[0]):
+                self._queue.popleft()
+            else:
+                self._queue[0] = memoryview(self._queue[0])[sent:]
+
+    def _receive(self) -> Result | None:
+        try:
+            data = self._connection.recv(_RECEIVE)
+        except BlockingIOError:
+            return None
+        except OSError:
+            data = b""
+        if not data:
+            if self._leave_at is not None:
+                return Detached()
+            raise light.lost(self._path)
+        return self._take(data)
+
+    def _take(self, data: bytes) -> Result | None:
+        try:
+            received = self._decoder.feed(data)
+        except frames.BadFrameError:
+            raise light.lost(self._path) from None
+        for kind, payload in received:
+            if kind == frames.STDOUT:
+                self._modes.feed(payload)
+                _write(self._streams.stdout, payload)
+            elif kind == frames.STDERR:
+                _write(self._streams.stderr, payload)
+            elif kind == frames.EXIT:
+                how, number = frames.read_exit(payload)
+                return Signaled(number) if how == frames.SIGNALED else Exited(number)
+            elif kind == frames.DETACH:
+                return Detached()
+            elif kind == frames.ERROR:
+                from tank_agent.api.wire import decode_error
+
+                raise decode_error(500, payload)
+        return None
+
+    def _restore_screen(self) -> None:
+        """Leave the alternate screen and the like, which the command cannot do any more."""
+        if not os.isatty(self._streams.stdout):
+            return
+        undo = self._modes.undo()
+        if not self._modes.at_line_start:
+            undo += b"\r\n"
+        # A terminal that is gone needs nothing.
+        with contextlib.suppress(OSError):
+            _write(self._streams.stdout, undo)
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        try:
+            left = left[os.write(descriptor, left) :]
+        except BlockingIOError:
+            # Somebody else made this stream non-blocking, as terminals shared between programs often are.
+            poller = select.poll()
+            poller.register(descriptor, select.POLLOUT)
+            poller.poll()
+
+
+def _die(number: int) -> NoReturn:
+    """End by the signal that asked for it, now that the terminal is in order."""
+    import signal
+
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    raise SystemExit(128 + number)
