@@ -95,7 +95,7 @@ def _running(settings: Settings, *, stop_pods: bool) -> Iterator[None]:
         )
         stack.callback(containers.close)
         host = make_host_facts(settings.host.adapter, settings.host.uplink, settings.host.dns)
-        networks = Networks(PodNetworks(settings.run_dir, host), host, settings.run_dir)
+        networks = Networks(PodNetworks(settings.run_dir, host), host, settings.run_dir, clock)
         paces = settings.reconcile
         backoff = Backoff(base=paces.backoff_base, cap=paces.backoff_cap, stable_after=paces.stable_after)
         pulls = Pulls(_image_store(settings), clock, backoff, wakeups.wake)
@@ -113,7 +113,7 @@ def _running(settings: Settings, *, stop_pods: bool) -> Iterator[None]:
         reconciler = Reconciler(machine, steps, workers=paces.workers)
         wakeups.target = reconciler
         adopted = adopt_all(containers, tools, clock.wall())
-        networks.adopt(containers.pods())
+        networks.adopt(containers.processes())
         _log.info("took over", runs=len(adopted), pods=len(containers.pods()))
         stack.callback(reconciler.close)
         stack.callback(_end_pods, reconciler, cgroups, enabled=stop_pods)

@@ -78,6 +78,23 @@ def write_files(directory: Path, files: Mapping[str, str]) -> bool:
         os.close(folder)
 
 
+def files_differ(directory: Path, files: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the names of the files that `write_files` would change or make; changes nothing."""
+    return tuple(name for name, text in files.items() if _content(directory / name) != text.encode())
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        # Absent, or put there by somebody as something else: it is to be written.
+        return None
+    try:
+        return os.pread(fd, _READ_LIMIT, 0)
+    finally:
+        os.close(fd)
+
+
 def _write(folder: int, name: str, content: bytes) -> bool:
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(name, flags, 0o644, dir_fd=folder)

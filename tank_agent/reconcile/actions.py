@@ -34,6 +34,14 @@ class MakeNetwork(Action, frozen=True, kw_only=True):
     sentence: ClassVar[str] = "make the network namespace"
 
 
+class ConvergeNetwork(Action, frozen=True, kw_only=True):
+    """Change the pod's network, and the files that tell of it, under the containers that run."""
+
+    sentence: ClassVar[str] = "bring the network up to date: {reason}"
+
+    reason: str
+
+
 class RemoveNetwork(Action, frozen=True, kw_only=True):
     """Remove the pod's network namespace."""
 

@@ -3,46 +3,79 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from tank_agent.network.files import pod_files, write_files
+from msgspec import Struct
+
+from tank_agent.errors import Retry, TankError
+from tank_agent.linux.clock import Clock
+from tank_agent.linux.namespaces import network_namespace_inode, unpin
+from tank_agent.network.files import files_differ, pod_files, write_files
 from tank_agent.network.host_facts import HostFacts
 from tank_agent.network.pod_network import NetworkState, PodNetworks
 from tank_agent.reconcile import observed
+from tank_agent.reconcile.observed import PendingChange
+from tank_agent.reconcile.restart import Backoff
 from tank_agent.runtime.rootfs import remove_tree
-from tank_agent.spec.model import Pod
+from tank_agent.spec.model import Network, Pod
 
 _HOSTS = Path("/etc/hosts")
+_HOSTS_LIMIT = 1 << 20
+_HOST_NAMESPACE = Path("/proc/self/ns/net")
+# A cable that is plugged in again should not be waited for as a program that keeps failing is.
+_BACKOFF = Backoff(base=1.0, cap=30.0)
+
+
+class _Failure(Struct, frozen=True, kw_only=True):
+    network: Network
+    error: str
+    failures: int
+    retry_at: float
 
 
 class Networks:
-    """Remembers what was made, so that looking at a thousand pods asks the kernel nothing.
+    """Remembers what was made, so that planning for a thousand pods asks the kernel nothing.
+
+    What changes behind our back is found by `check`, once per resync. Calls for one pod that change its
+    network come from one thread at a time.
 
     Args:
         pod_networks: makes and removes the namespaces.
         host: the host's DNS.
         run_dir: the pods' files lie in its `pods` directory.
+        clock: for the back-off of changes that failed.
     """
 
-    def __init__(self, pod_networks: PodNetworks, host: HostFacts, run_dir: Path) -> None:
+    def __init__(self, pod_networks: PodNetworks, host: HostFacts, run_dir: Path, clock: Clock) -> None:
         self._pod_networks = pod_networks
         self._host = host
+        self._clock = clock
         self._files = run_dir / "pods"
         self._files.mkdir(mode=0o755, parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._states: dict[str, NetworkState] = {}
         self._fresh: set[str] = set()
+        self._converged: dict[str, Network] = {}
+        self._drift: dict[str, str] = {}
+        self._failures: dict[str, _Failure] = {}
 
-    def adopt(self, pods: frozenset[str]) -> None:
-        """Take over the networks of pods that have runs, and remove all others that a former agent left."""
-        self._pod_networks.sweep(pods)
-        for pod in self._pod_networks.pinned() & pods:
+    def adopt(self, processes: Mapping[str, Collection[int]]) -> None:
+        """Take over the networks of pods that have runs, and remove all others that a former agent left.
+
+        Args:
+            processes: the main processes that live, of every pod that has a run.
+        """
+        self._pod_networks.sweep(processes.keys())
+        for pod, pids in processes.items():
             state = self._pod_networks.observe(pod)
+            if state is None and self._repin_any(pod, pids):
+                state = self._pod_networks.observe(pod)
             if state is not None:
                 with self._lock:
                     self._states[pod] = state
         for directory in self._files.iterdir():
-            if directory.name not in pods:
+            if directory.name not in processes:
                 remove_tree(directory)
 
     def pods(self) -> frozenset[str]:
@@ -63,31 +96,116 @@ class Networks:
             state = self._states.get(pod)
         return state.addresses if state is not None else ()
 
+    def change(self, pod: Pod) -> PendingChange | None:
+        """Return what of a pod's network is known to be not as the pod wants it; asks the kernel nothing."""
+        with self._lock:
+            reason = self._drift.get(pod.name)
+            converged = self._converged.get(pod.name, pod.network)
+            failure = self._failures.get(pod.name)
+        if reason is None and converged != pod.network:
+            reason = "the pod's file changed it"
+        if reason is None:
+            return None
+        # Another network is another try, whatever became of the last.
+        if failure is not None and failure.network == pod.network:
+            return PendingChange(reason=reason, error=failure.error, retry_at=failure.retry_at)
+        return PendingChange(reason=reason)
+
+    def check(self, pod: Pod) -> None:
+        """Look whether a pod still has what was made for it, and remember for `change` what differs."""
+        own = pod.network.mode != "host"
+        if (self.state(pod.name) != "absent") != own or (not own and not (self._files / pod.name).is_dir()):
+            return
+        reason = self._difference(pod, own=own)
+        with self._lock:
+            if reason is not None:
+                self._drift[pod.name] = reason
+            else:
+                self._drift.pop(pod.name, None)
+                self._failures.pop(pod.name, None)
+                self._converged[pod.name] = pod.network
+
     def make(self, pod: Pod) -> None:
-        """Make a pod's network; errors as `PodNetworks.ensure`."""
-        state = self._pod_networks.ensure(pod.name, pod.network)
+        """Make a pod's network; errors as `PodNetworks.ensure`, which then leave nothing."""
+        try:
+            state = self._pod_networks.ensure(pod.name, pod.network)
+        except TankError:
+            self._pod_networks.remove(pod.name)
+            raise
         with self._lock:
             self._states[pod.name] = state
             self._fresh.add(pod.name)
+            self._settled(pod)
+
+    def converge(self, pod: Pod, pid: int | None) -> None:
+        """Change a pod's network and its files to what is wanted, under the containers that run.
+
+        Args:
+            pod: as it should be.
+            pid: a process in the pod's network, should its pin be lost.
+
+        Raises:
+            Stalled, Retry: as `PodNetworks.ensure`; what could be done is done.
+        """
+        try:
+            if pod.network.mode != "host":
+                self._keep_pin(pod.name, pid)
+                self._pod_networks.ensure(pod.name, pod.network)
+        finally:
+            # Also after a failure: what was done shows in the status and in /etc/hosts.
+            state = self._pod_networks.observe(pod.name)
+            with self._lock:
+                if state is not None and pod.name in self._states:
+                    self._states[pod.name] = state
+            self.files(pod)
+        with self._lock:
+            self._settled(pod)
+
+    def failed(self, pod: Pod, error: str) -> bool:
+        """Remember that `converge` failed, so that it waits before the next try; False if that is no news."""
+        with self._lock:
+            known = self._failures.get(pod.name)
+            failures = known.failures if known is not None and known.network == pod.network else 0
+            self._failures[pod.name] = _Failure(
+                network=pod.network,
+                error=error,
+                failures=failures + 1,
+                retry_at=self._clock.monotonic() + _BACKOFF.delay(failures),
+            )
+        return known is None or known.error != error
 
     def namespace(self, pod: Pod) -> Path | None:
-        """Return the namespace that a container is about to start in; None for the host's."""
+        """Return the namespace that a container is about to start in; None for the host's.
+
+        Raises:
+            Retry: its pin was lost.
+        """
         if pod.network.mode == "host":
             return None
         with self._lock:
+            state = self._states[pod.name]
             self._fresh.discard(pod.name)
-            return self._states[pod.name].netns
+        if state.netns is None or network_namespace_inode(state.netns) != state.netns_inode:
+            with self._lock:
+                self._drift[pod.name] = "the network namespace is not pinned"
+            raise Retry("the pod's network namespace is not pinned", where=f"pod {pod.name}")
+        return state.netns
 
     def files(self, pod: Pod) -> Path:
-        """Write the pod's hosts, hostname and resolv.conf, and return their directory."""
-        with self._lock:
-            state = self._states.get(pod.name, NetworkState())
-        host_hosts = _HOSTS.read_text() if pod.network.mode == "host" and _HOSTS.exists() else ""
+        """Write the pod's hosts, hostname and resolv.conf, and return their directory.
+
+        Raises:
+            Retry: they cannot be written.
+        """
         directory = self._files / pod.name
-        directory.mkdir(mode=0o755, exist_ok=True)
-        write_files(
-            directory, pod_files(pod.name, pod.network, state, self._host.dns(), host_hosts=host_hosts)
-        )
+        try:
+            directory.mkdir(mode=0o755, exist_ok=True)
+            write_files(directory, self._wanted_files(pod))
+        except OSError as error:
+            raise Retry(f"cannot write {error.filename or directory}: {error.strerror}") from error
+        if pod.network.mode == "host":
+            with self._lock:
+                self._settled(pod)
         return directory
 
     def remove(self, pod: str) -> None:
@@ -96,7 +214,75 @@ class Networks:
         with self._lock:
             self._states.pop(pod, None)
             self._fresh.discard(pod)
+            self._clear(pod)
 
     def forget(self, pod: str) -> None:
         """Remove the files of a pod that is gone."""
         remove_tree(self._files / pod)
+        with self._lock:
+            self._clear(pod)
+
+    def _clear(self, pod: str) -> None:
+        for known in (self._converged, self._drift, self._failures):
+            known.pop(pod, None)
+
+    def _settled(self, pod: Pod) -> None:
+        self._clear(pod.name)
+        self._converged[pod.name] = pod.network
+
+    def _difference(self, pod: Pod, *, own: bool) -> str | None:
+        try:
+            if own:
+                differences = self._pod_networks.drift(pod.name, pod.network)
+                with self._lock:
+                    state = self._states.get(pod.name)
+                if differences:
+                    return differences[0]
+                if state is None or state.netns is None:
+                    return None
+                if network_namespace_inode(state.netns) != state.netns_inode:
+                    return "another network namespace is pinned in place of the pod's"
+            differing = files_differ(self._files / pod.name, self._wanted_files(pod))
+        except (TankError, OSError) as error:
+            return str(error)
+        return f"/etc/{differing[0]} is not as it should be" if differing else None
+
+    def _wanted_files(self, pod: Pod) -> dict[str, str]:
+        with self._lock:
+            state = self._states.get(pod.name, NetworkState())
+        hosts = ""
+        if pod.network.mode == "host" and _HOSTS.exists():
+            with _HOSTS.open(encoding="utf-8", errors="replace") as file:
+                hosts = file.read(_HOSTS_LIMIT)
+        return pod_files(pod.name, pod.network, state, self._host.dns(), host_hosts=hosts)
+
+    def _keep_pin(self, pod: str, pid: int | None) -> None:
+        """Pin the namespace again where its pin was lost, or another's was put in its place.
+
+        Raises:
+            Retry: no process is in it any more.
+        """
+        with self._lock:
+            state = self._states.get(pod)
+        if state is None or state.netns is None:
+            return
+        pinned = network_namespace_inode(state.netns)
+        if pinned is not None and pinned == state.netns_inode:
+            return
+        if pid is None:
+            # Nobody is in it: the next look finds none, and makes one.
+            self.remove(pod)
+            raise Retry("the pod's network namespace is gone", where=f"pod {pod}")
+        if pinned is not None:
+            unpin(state.netns)
+        self._pod_networks.repin(pod, pid)
+
+    def _repin_any(self, pod: str, pids: Collection[int]) -> bool:
+        own = _HOST_NAMESPACE.stat().st_ino
+        for pid in pids:
+            try:
+                if Path(f"/proc/{pid}/ns/net").stat().st_ino != own:
+                    return self._pod_networks.repin(pod, pid)
+            except (FileNotFoundError, ProcessLookupError, Retry):
+                continue
+        return False

@@ -58,11 +58,26 @@ class ObservedImage(Struct, frozen=True, kw_only=True):
 NetworkState = Literal["absent", "fresh", "used"]
 
 
+class PendingChange(Struct, frozen=True, kw_only=True):
+    """Something that is to be changed under what runs.
+
+    `reason` says what differs; `error` and `retry_at` (monotonic) tell of a try that failed.
+    """
+
+    reason: str
+    error: str | None = None
+    retry_at: float | None = None
+
+
 class Observed(Struct, frozen=True, kw_only=True):
-    """Everything of one pod that is there. `images` is by reference, only of images that the pod names."""
+    """Everything of one pod that is there. `images` is by reference, only of images that the pod names.
+
+    `network_change` is set where the network, or a file that tells of it, is not as the pod wants it.
+    """
 
     runs: tuple[Run, ...] = ()
     network: NetworkState = "absent"
+    network_change: PendingChange | None = None
     images: Mapping[str, ObservedImage] = msgspec.field(default_factory=dict)
 
 

@@ -62,9 +62,15 @@ def view_pod(situation: Situation) -> PodView:
         return PodView(phase=Phase.STOPPING, containers=leaving, error=status.error, next_retry=None)
     views = tuple(_view(desired, container, situation) for container in desired.pod.containers)
     retries = [view.next_retry for view in views if view.next_retry is not None]
-    errors = [text for text in (desired.error, status.error, *(view.error for view in views)) if text]
+    change = situation.observed.network_change
+    network_error = change.error if change is not None and situation.observed.runs else None
+    if network_error is not None and change is not None and change.retry_at is not None:
+        retries.append(situation.now.wall + max(0.0, change.retry_at - situation.now.monotonic))
+    found = (desired.error, status.error, network_error, *(view.error for view in views))
+    errors = [text for text in found if text]
+    phase = _combine({view.phase for view in views})
     return PodView(
-        phase=_combine({view.phase for view in views}),
+        phase=Phase.DEGRADED if phase is Phase.RUNNING and network_error else phase,
         containers=views,
         error="\n".join(dict.fromkeys(errors)) or None,
         next_retry=min(retries, default=None),

@@ -13,6 +13,7 @@ from msgspec import Struct
 from tank_agent.journal.records import ContainerStatus, DesiredPod, PodStatus
 from tank_agent.reconcile.actions import (
     Action,
+    ConvergeNetwork,
     Forget,
     Kill,
     MakeNetwork,
@@ -55,7 +56,8 @@ def container_hash(pod: Pod, container: Container) -> str:
     """
     used = {mount.volume for mount in container.mounts}
     volumes = tuple(volume for volume in pod.volumes if volume.name in used)
-    return content_hash(_Identity(container, volumes, pod.network.mode))
+    network = "host" if pod.network.mode == "host" else "own"
+    return content_hash(_Identity(container, volumes, network))
 
 
 def container_status(status: PodStatus, name: str, hash_: str) -> ContainerStatus:
@@ -78,13 +80,32 @@ def plan(situation: Situation) -> Plan:
             actions += [Forget()] if situation.remembered else []
         return _planned(actions, waits)
     starts = list(_start_missing(desired, situation, wanted, waits))
+    if desired.pod.network.mode == "host" and observed.network != "absent":
+        # The pod moves to the host's network as a whole: nothing starts before its own network is gone.
+        left = all(wanted.get(run.container) == run.hash for run in observed.runs)
+        if left or observed.network == "fresh":
+            return _planned([*actions, RemoveNetwork()], waits)
+        starts = [step for step in starts if not isinstance(step, Start)]
     starting = any(isinstance(step, Start) for step in starts)
     if not observed.runs and (observed.network == "used" or (observed.network == "fresh" and not starting)):
         # The network is reborn with the containers, never handed on to the next ones.
         return _planned([*actions, RemoveNetwork()], waits)
     if starting and observed.network == "absent" and desired.pod.network.mode != "host":
         starts = [MakeNetwork(), *(step for step in starts if not isinstance(step, Start))]
-    return _planned([*actions, *starts], waits)
+    return _planned([*actions, *_converge_network(desired, situation, waits), *starts], waits)
+
+
+def _converge_network(desired: DesiredPod, situation: Situation, waits: list[float]) -> Iterator[Action]:
+    """Change the network under what runs in it, or is about to."""
+    observed, change = situation.observed, situation.observed.network_change
+    own = desired.pod.network.mode != "host"
+    there = observed.network != "absent" if own else observed.network == "absent" and bool(observed.runs)
+    if change is None or not there:
+        return
+    if change.retry_at is not None and change.retry_at > situation.now.monotonic:
+        waits.append(change.retry_at - situation.now.monotonic)
+    else:
+        yield ConvergeNetwork(reason=change.reason)
 
 
 def _planned(actions: list[Action], waits: list[float]) -> Plan:
@@ -94,18 +115,25 @@ def _planned(actions: list[Action], waits: list[float]) -> Plan:
 def _settle_runs(situation: Situation, wanted: dict[str, str], waits: list[float]) -> Iterator[Action]:
     """Bring every run that is not as it should be one step nearer to its end."""
     status = situation.status
-    kept: set[str] = set()
-    for run in sorted(situation.observed.runs, key=lambda run: (run.state is not State.RUNNING, run.id)):
+    # One run of each container stays: of two, the first by name, whatever agent made the other.
+    runs = sorted(situation.observed.runs, key=lambda run: run.id, reverse=True)
+    current = [run for run in runs if _is_alive(run) and wanted.get(run.container) == run.hash]
+    kept = {run.container: run.id for run in current}
+    for run in runs:
         if run.state is State.PARTIAL:
             yield _settle_partial(run, status)
         elif run.state is State.EXITED:
             yield _settle_exit(run, status)
         elif run.stopping is not None or run.state is State.ORPHANED:
             yield from _settle_stopping(run, situation.now, waits)
-        elif wanted.get(run.container) == run.hash and run.container not in kept:
-            kept.add(run.container)
-        elif _may_stop(run, situation, waits):
+        elif kept.get(run.container, run.id) != run.id or (
+            run.container not in kept and _may_stop(run, situation, waits)
+        ):
             yield Stop(run=run.id, container=run.container)
+
+
+def _is_alive(run: Run) -> bool:
+    return run.state is State.RUNNING and run.stopping is None
 
 
 def _settle_partial(run: Run, status: PodStatus) -> Action:
@@ -137,6 +165,12 @@ def _may_stop(run: Run, situation: Situation, waits: list[float]) -> bool:
         return True
     successor = next((c for c in situation.desired.pod.containers if c.name == run.container), None)
     if successor is None or successor.image is None:
+        return True
+    known = container_status(
+        situation.status, run.container, container_hash(situation.desired.pod, successor)
+    )
+    if is_over(known.exit, situation.desired.pod.restart):
+        # Nothing takes its place.
         return True
     image = situation.observed.images.get(successor.image, _ABSENT)
     if image.state is ImageState.FAILED and image.retry_at is not None:

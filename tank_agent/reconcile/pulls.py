@@ -54,13 +54,17 @@ class Pulls:
         self._failed: dict[str, _Failure] = {}
         self._pool = ThreadPoolExecutor(_PARALLEL, thread_name_prefix="pull")
 
-    def state(self, reference: str) -> ObservedImage:
-        """Return how an image stands; asks the store only while it is not known to be ready."""
+    def state(self, reference: str, pod: str) -> ObservedImage:
+        """Return how an image stands for a pod, which from now on waits for a pull that is under way.
+
+        Asks the store only while the image is not known to be ready.
+        """
         with self._lock:
             if reference in self._ready:
                 return ObservedImage(state=ImageState.READY)
             job = self._jobs.get(reference)
             if job is not None:
+                job.waiting.add(pod)
                 return ObservedImage(state=ImageState.PULLING, progress=job.progress)
             failed = self._failed.get(reference)
         image = self._store.cached(reference)

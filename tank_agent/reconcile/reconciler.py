@@ -89,6 +89,8 @@ class Reconciler:
         woken = 0
         for pod in self.known_pods():
             desired = self._desired(pod)
+            if desired is not None:
+                self._machine.networks.check(desired.pod)
             if self._plan(self.situation(pod, desired)).actions:
                 self.wake(pod, cause)
                 woken += 1
@@ -139,7 +141,12 @@ class Reconciler:
         return Situation(
             desired=desired,
             status=machine.journal.status(pod),
-            observed=Observed(runs=runs, network=machine.networks.state(pod), images=images),
+            observed=Observed(
+                runs=runs,
+                network=machine.networks.state(pod),
+                network_change=machine.networks.change(desired.pod) if desired is not None else None,
+                images=images,
+            ),
             now=Moment(
                 wall=machine.clock.wall(), monotonic=machine.clock.monotonic(), boot_id=machine.boot_id
             ),
@@ -160,7 +167,7 @@ class Reconciler:
                 continue
             if (container.name, container_hash(desired.pod, container)) in running:
                 continue
-            images[reference] = self._machine.pulls.state(reference)
+            images[reference] = self._machine.pulls.state(reference, desired.name)
         return images
 
     def _desired(self, pod: str) -> DesiredPod | None:

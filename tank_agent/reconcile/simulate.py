@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from tank_agent.journal.records import ContainerStatus, Exit, PodStatus
 from tank_agent.reconcile.actions import (
     Action,
+    ConvergeNetwork,
     Forget,
     Kill,
     MakeNetwork,
@@ -63,6 +64,8 @@ def apply(action: Action, situation: Situation) -> Situation:
             observed = replace(observed, images=images)
         case MakeNetwork():
             observed = replace(observed, network="fresh")
+        case ConvergeNetwork():
+            observed = replace(observed, network_change=None)
         case RemoveNetwork():
             observed = replace(observed, network="absent")
         case Start(container=name):

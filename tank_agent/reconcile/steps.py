@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+import structlog
 from msgspec import Struct
 
 from tank_agent.errors import Retry, TankError
@@ -16,6 +17,7 @@ from tank_agent.linux.clock import Clock
 from tank_agent.linux.fault import point
 from tank_agent.reconcile.actions import (
     Action,
+    ConvergeNetwork,
     Forget,
     Kill,
     MakeNetwork,
@@ -42,9 +44,12 @@ from tank_agent.reconcile.restart import (
 )
 from tank_agent.runtime.containers import Containers, Live
 from tank_agent.runtime.crun import StartFailed
+from tank_agent.runtime.instance import State
 from tank_agent.runtime.launch import Launch
 from tank_agent.runtime.rootfs import remove_tree
 from tank_agent.spec.model import Container
+
+_log = structlog.get_logger()
 
 
 class Work(Struct, frozen=True, kw_only=True):
@@ -94,6 +99,8 @@ class Steps:
                 self._pulls.pull(reference, work.name)
             case MakeNetwork():
                 self._make_network(work)
+            case ConvergeNetwork():
+                self._converge_network(work)
             case RemoveNetwork():
                 self._networks.remove(work.name)
             case Start(container=name):
@@ -119,6 +126,20 @@ class Steps:
             for container in work.desired.pod.containers:
                 self._failed_start(work, container, error)
             raise
+
+    def _converge_network(self, work: Work) -> None:
+        """Change the network under what runs; a failure is shown and tried again, and stops nothing."""
+        assert work.desired is not None
+        pod = work.desired.pod
+        processes = [live.pid for live in self._containers.runs(pod.name) if live.state is State.RUNNING]
+        try:
+            self._networks.converge(pod, next((pid for pid in processes if pid is not None), None))
+        except TankError as error:
+            if self._networks.failed(pod, str(error)):
+                self._event(work, "network-failed", str(error))
+            _log.warning("the network could not be brought up to date", pod=pod.name, error=str(error))
+        else:
+            self._event(work, "network-changed", "the network is up to date")
 
     def _start(self, work: Work, name: str) -> None:
         assert work.desired is not None

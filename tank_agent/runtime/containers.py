@@ -113,6 +113,15 @@ class Containers:
         with self._lock:
             return frozenset(self._runs)
 
+    def processes(self) -> dict[str, tuple[int, ...]]:
+        """Return the main processes that live, of every pod that has a run."""
+        with self._lock:
+            runs = {pod: tuple(found.values()) for pod, found in self._runs.items()}
+        return {
+            pod: tuple(run.pid for run in found if run.pid is not None and run.process is not None)
+            for pod, found in runs.items()
+        }
+
     def create(self, launch: Launch) -> Live:
         """Make a run up to the point where its program waits to be started.
 

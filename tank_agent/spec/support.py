@@ -9,11 +9,6 @@ from tank_agent.spec.findings import KeyPath, key_text
 from tank_agent.spec.model import Pod
 
 
-def _own_networks(pod: Pod) -> Iterator[KeyPath]:
-    if pod.network.mode == "nics":
-        yield ("network",)
-
-
 def _images(*prefixes: str) -> Callable[[Pod], Iterator[KeyPath]]:
     def find(pod: Pod) -> Iterator[KeyPath]:
         for index, container in enumerate(pod.containers):
@@ -30,7 +25,6 @@ def _registry_images(pod: Pod) -> Iterator[KeyPath]:
 
 
 _NOT_YET: tuple[tuple[Callable[[Pod], Iterator[KeyPath]], str], ...] = (
-    (_own_networks, 'not supported yet; use network = "none" or network = "host"'),
     (_images("oci-archive:", "docker-archive:"), "archives are not supported yet; use oci:/layout or rootfs"),
     (_registry_images, "registries are not supported yet; use oci:/layout or rootfs"),
 )

@@ -70,6 +70,8 @@ class Agent:
             f'seed_dir = "{home / "seed.d"}"\n[reconcile]\n{lines}'
         )
         self.log = home / "agent.log"
+        # Mounts below home that belong to the test itself.
+        self.kept_mounts: frozenset[str] = frozenset()
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -205,7 +207,11 @@ class Agent:
         ]
         home = str(self.home)
         mountinfo = Path("/proc/self/mountinfo").read_text().splitlines()
-        found += [f"mount {line}" for line in mountinfo if line.split()[4].startswith(home)]
+        found += [
+            f"mount {line}"
+            for line in mountinfo
+            if line.split()[4].startswith(home) and line.split()[4] not in self.kept_mounts
+        ]
         found += [f"cgroup {path}" for path in Path("/sys/fs/cgroup").glob(f"*/{self.cgroup}")]
         found += [f"cgroup {path}" for path in Path("/sys/fs/cgroup").glob(self.cgroup)]
         for directory in ("containers", "crun", "netns", "pods"):

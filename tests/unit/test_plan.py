@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from tank_agent.journal.records import ContainerStatus, DesiredPod, Exit, PodStatus
 from tank_agent.reconcile.actions import (
     Action,
+    ConvergeNetwork,
     Kill,
     MakeNetwork,
     Pull,
@@ -22,7 +23,15 @@ from tank_agent.reconcile.actions import (
     Start,
     Stop,
 )
-from tank_agent.reconcile.observed import ImageState, Moment, Observed, ObservedImage, Run, Situation
+from tank_agent.reconcile.observed import (
+    ImageState,
+    Moment,
+    Observed,
+    ObservedImage,
+    PendingChange,
+    Run,
+    Situation,
+)
 from tank_agent.reconcile.phase import Phase, view_pod
 from tank_agent.reconcile.plan import container_hash, plan
 from tank_agent.reconcile.restart import Backoff, after_exit, is_over, waits_until
@@ -135,15 +144,17 @@ def situations(draw: st.DrawFn) -> Situation:
     image = draw(st.sampled_from([None, *ImageState]))
     retry = draw(st.sampled_from([None, NOW.monotonic - 1, NOW.monotonic + 20]))
     images = {} if image is None else {IMAGE: ObservedImage(state=image, retry_at=retry, error="no")}
+    change = draw(st.sampled_from([None, PendingChange(reason="drift", error="no", retry_at=retry)]))
     if draw(st.booleans()):
         desired = None
-    return situation(
+    found = situation(
         desired,
         status=PodStatus(containers=remembered),
         runs=observed_runs,
         network=draw(st.sampled_from(["absent", "fresh", "used"])),
         images=images,
     )
+    return replace(found, observed=replace(found.observed, network_change=change))
 
 
 def live(runs_: tuple[Run, ...]) -> Counter[str]:
@@ -340,6 +351,28 @@ def test_a_changed_policy_wakes_a_finished_pod() -> None:
     assert plan(situation(desired, status=status)).actions == ()
     again = desired_pod(restart=RestartPolicy.ALWAYS)
     assert plan(situation(again, status=status)).actions == (MakeNetwork(),)
+
+
+def test_a_network_that_drifted_is_converged_and_never_costs_a_container() -> None:
+    desired = desired_pod()
+    run = run_of(desired)
+    current = situation(desired, runs=(run,), status=status_of(run), network="used")
+    drifted = replace(current.observed, network_change=PendingChange(reason="eth0 is away"))
+    assert plan(replace(current, observed=drifted)).actions == (ConvergeNetwork(reason="eth0 is away"),)
+    failed = PendingChange(reason="eth0 is away", error="no cable", retry_at=NOW.monotonic + 4)
+    current = replace(current, observed=replace(current.observed, network_change=failed))
+    assert (plan(current).actions, plan(current).look_again) == ((), 4.0)
+    view = view_pod(current)
+    assert (view.phase, view.error, view.next_retry) == (Phase.DEGRADED, "no cable", NOW.wall + 4)
+
+
+def test_nothing_starts_in_the_hosts_network_before_the_pods_own_is_gone() -> None:
+    desired = desired_pod(("a", "b"), mode="host")
+    old = run_of(desired, "b", hash="old", stopping=Stopping(deadline=NOW.monotonic + 7))
+    current = situation(desired, runs=(old,), network="used")
+    assert plan(current).actions == ()
+    current = situation(desired, network="used")
+    assert plan(current).actions == (RemoveNetwork(),)
 
 
 def test_a_pod_with_a_running_and_a_failing_container_is_degraded() -> None:

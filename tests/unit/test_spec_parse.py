@@ -290,7 +290,6 @@ def test_mappings_that_no_file_could_hold() -> None:
         ),
         (("oci:/srv/app", "oci-archive:/a.tar"), "containers[0].image", "archives are not supported yet"),
         (("oci:/srv/app", "docker-archive:/a.tar"), "containers[0].image", "archives are not supported yet"),
-        (("[[con", '[network]\n[[network.nics]]\nname = "eth0"\n[[con'), "network", "not supported yet"),
     ],
 )
 def test_what_is_valid_but_not_supported_yet(change: tuple[str, str], key: str, words: str) -> None:

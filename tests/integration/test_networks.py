@@ -1,0 +1,318 @@
+"""Pods with interfaces of their own under a running agent: made, changed live, healed, refused."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tank_agent.linux import mounts
+from tank_agent.linux.pidfd import start_time
+from tests.support.agent import wait_for
+from tests.support.lan import LanAgent, lan_agent, nic, stopped_lan_agent, talk
+
+FIVE = nic(["10.0.0.5/24", "fd00::5/64"], gateway="10.0.0.1")
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[LanAgent]:
+    with lan_agent(tmp_path) as started:
+        yield started
+
+
+def identity(agent: LanAgent, pod: str) -> tuple[int, int | None, int]:
+    """Return what must stay the same while a pod is changed live: process, its start, its network."""
+    pid = agent.pid(pod)
+    return pid, start_time(pid), Path(f"/proc/{pid}/ns/net").stat().st_ino
+
+
+def in_network(pid: int | None, inode: int) -> bool:
+    try:
+        return pid is not None and Path(f"/proc/{pid}/ns/net").stat().st_ino == inode
+    except FileNotFoundError:
+        return False
+
+
+def seen(agent: LanAgent, pod: str, file: str) -> str:
+    return Path(f"/proc/{agent.pid(pod)}/root/etc/{file}").read_text()
+
+
+def addresses(agent: LanAgent, pod: str) -> list[str]:
+    status = agent.status(pod)
+    assert status is not None
+    return list(status["addresses"])
+
+
+class TestReach:
+    def test_a_second_machine_reaches_a_pod_over_ipv4_and_ipv6(self, agent: LanAgent) -> None:
+        agent.write("web", agent.nics_text(FIVE))
+        status = agent.wait_phase("web", "running")
+        assert status["addresses"] == ["10.0.0.5/24", "fd00::5/64"]
+        for address in ("10.0.0.5", "fd00::5"):
+            assert talk(agent.lan, agent.pod("web"), address) == b"hello"
+        assert "10.0.0.5 web\n" in seen(agent, "web", "hosts")
+        assert agent.host.links() == {"lo", "eth0", "eth1"}
+
+    def test_two_pods_talk_and_two_uplinks_serve_one_pod(self, agent: LanAgent) -> None:
+        agent.write("a", agent.nics_text(FIVE, nic("192.168.5.5/24", name="eth1", parent="eth1")))
+        agent.write("b", agent.nics_text(nic("10.0.0.6/24")))
+        agent.wait_phase("a", "running")
+        agent.wait_phase("b", "running")
+        assert talk(agent.pod("a"), agent.pod("b"), "10.0.0.6") == b"hello"
+        assert talk(agent.lan, agent.pod("a"), "192.168.5.5") == b"hello"
+
+    def test_the_network_outlives_the_agent_and_a_container(self, agent: LanAgent) -> None:
+        text = agent.nics_text(FIVE) + agent.pod_text().replace('"app"', '"other"')
+        agent.write("web", text)
+        agent.wait_phase("web", "running")
+        inode = agent.pod("web").inode()
+        agent.kill()
+        assert talk(agent.lan, agent.pod("web"), "10.0.0.5") == b"hello"
+        agent.start()
+        os.kill(agent.pid("web", 0), signal.SIGKILL)
+        wait_for(lambda: agent.output("web") == ["started", "started"], "one container restarts")
+        agent.wait_phase("web", "running")
+        assert agent.pod("web").inode() == inode
+        assert addresses(agent, "web") == ["10.0.0.5/24", "fd00::5/64"]
+
+
+class TestLiveChanges:
+    def test_addresses_interfaces_and_dns_change_under_the_container(self, agent: LanAgent) -> None:
+        agent.write("web", agent.nics_text(FIVE))
+        agent.wait_phase("web", "running")
+        before = identity(agent, "web")
+        second = nic("192.168.5.5/24", name="eth1", parent="eth1")
+        agent.write("web", agent.nics_text(nic("10.0.0.7/24"), second, dns='["10.0.0.53"]'))
+        wait_for(lambda: addresses(agent, "web") == ["10.0.0.7/24", "192.168.5.5/24"], "the addresses change")
+        assert talk(agent.lan, agent.pod("web"), "10.0.0.7") == b"hello"
+        wait_for(lambda: seen(agent, "web", "resolv.conf") == "nameserver 10.0.0.53\n", "the DNS changes")
+        assert "10.0.0.7 web\n" in seen(agent, "web", "hosts")
+        assert "10.0.0.5" not in seen(agent, "web", "hosts")
+        assert agent.pod("web").links() == {"lo", "eth0", "eth1"}
+        assert identity(agent, "web") == before
+        assert agent.status("web")["phase"] == "running"  # type: ignore[index]
+
+    def test_interfaces_come_to_and_leave_a_pod_without_any(self, agent: LanAgent) -> None:
+        agent.write("web", agent.pod_text())
+        agent.wait_phase("web", "running")
+        before = identity(agent, "web")
+        agent.write("web", agent.nics_text(FIVE))
+        wait_for(lambda: addresses(agent, "web") == ["10.0.0.5/24", "fd00::5/64"], "the interface comes")
+        agent.write("web", agent.pod_text())
+        wait_for(lambda: addresses(agent, "web") == [], "the interface goes")
+        assert agent.pod("web").links() == {"lo"}
+        assert identity(agent, "web") == before
+
+    def test_the_hosts_network_is_another_pod_network(self, agent: LanAgent) -> None:
+        two = agent.pod_text(command=["/bin/sleep", "1000"], extra='stop_grace = "1s"')
+        agent.write("web", agent.nics_text(FIVE) + two.replace('"app"', '"other"'))
+        agent.wait_phase("web", "running")
+        agent.write("web", agent.pod_text(head='network = "host"') + two.replace('"app"', '"other"'))
+        host = agent.host.inode()
+
+        def moved() -> bool:
+            pids = [c["pid"] for c in (agent.status("web") or {"containers": []})["containers"]]
+            return len(pids) == 2 and all(in_network(pid, host) for pid in pids)
+
+        wait_for(moved, "both containers run in the host's network")
+        agent.wait_phase("web", "running")
+        assert not agent.pod("web").path.exists()
+        assert addresses(agent, "web") == []
+        agent.write("web", agent.nics_text(FIVE))
+        wait_for(lambda: addresses(agent, "web") == ["10.0.0.5/24", "fd00::5/64"], "it moves back")
+
+    def test_a_failed_change_is_shown_and_stops_nothing(self, agent: LanAgent) -> None:
+        agent.write("web", agent.nics_text(FIVE))
+        agent.write("other", agent.nics_text(nic("10.0.0.6/24")))
+        agent.wait_phase("web", "running")
+        agent.wait_phase("other", "running")
+        before = identity(agent, "web")
+        agent.write("web", agent.nics_text(FIVE, nic("10.0.0.9/24", name="eth1", parent="eth7")))
+        status = agent.wait_phase("web", "degraded")
+        assert "eth7" in status["error"], status
+        assert status["next_retry"] is not None
+        assert identity(agent, "web") == before
+        assert talk(agent.lan, agent.pod("web"), "10.0.0.5") == b"hello"
+        assert talk(agent.lan, agent.pod("other"), "10.0.0.6") == b"hello"
+        types = [event.type for event in agent.client.events() if event.pod == "web"]
+        assert types.count("network-failed") == 1
+        agent.write("web", agent.nics_text(FIVE))
+        status = agent.wait_phase("web", "running")
+        assert status["error"] is None
+        assert identity(agent, "web") == before
+
+
+class TestRefusals:
+    def test_an_address_that_another_machine_has_is_refused_until_it_is_free(self, agent: LanAgent) -> None:
+        agent.lan.ip("addr add 10.0.0.5/24 dev br0")
+        agent.write("web", agent.nics_text(nic()))
+        error = wait_for(lambda: (agent.status("web") or {}).get("error"), "the error shows")
+        assert "10.0.0.5" in str(error)
+        agent.lan.ip("addr del 10.0.0.5/24 dev br0")
+        agent.wait_phase("web", "running")
+        assert talk(agent.lan, agent.pod("web"), "10.0.0.5") == b"hello"
+
+    @pytest.mark.parametrize("parent", ["eth7", "port0"])
+    def test_a_pod_that_cannot_have_its_network_says_why_and_leaves_nothing(
+        self, agent: LanAgent, parent: str
+    ) -> None:
+        agent.write("web", agent.nics_text(nic(parent=parent)))
+        status = wait_for(lambda: (agent.status("web") or {}).get("error"), "the error shows")
+        assert parent in str(status)
+        (agent.pods / "web.toml").unlink()
+        agent.wait_gone("web")
+        assert not (agent.run / "netns" / "web").exists()
+
+
+class TestDrift:
+    def test_what_is_taken_away_comes_back_within_a_resync(self, agent: LanAgent) -> None:
+        agent.write("web", agent.nics_text(FIVE, dns='["10.0.0.53"]'))
+        agent.wait_phase("web", "running")
+        before = identity(agent, "web")
+        network = agent.pod("web")
+        for damage in (
+            "addr del 10.0.0.5/24 dev eth0",
+            "addr del fd00::5/64 dev eth0",
+            "addr add 10.0.0.99/24 dev eth0",
+            "route del default",
+            "link set eth0 down",
+            "link set lo down",
+            "link del eth0",
+        ):
+            network.ip(damage)
+            healed = wait_for(
+                lambda: (
+                    "10.0.0.5/24" in network.ip("-br addr show dev eth0 up", check=False)
+                    and "fd00::5/64" in network.ip("-br addr show dev eth0", check=False)
+                    and "10.0.0.99" not in network.ip("-br addr show dev eth0", check=False)
+                    and "10.0.0.1" in network.ip("route show default")
+                    and "lo" in network.ip("-br link show dev lo up")
+                ),
+                f"healed after {damage}",
+                5,
+            )
+            assert healed
+        assert talk(agent.lan, network, "10.0.0.5") == b"hello"
+        assert identity(agent, "web") == before
+        assert agent.wait_phase("web", "running")["containers"][0]["restarts"] == 0
+
+    def test_a_lost_uplink_is_shown_and_followed_when_it_returns(self, agent: LanAgent) -> None:
+        agent.write("web", agent.nics_text(nic(parent="eth0")))
+        agent.wait_phase("web", "running")
+        before = identity(agent, "web")
+        agent.host.ip("link del eth0")
+        status = agent.wait_phase("web", "degraded")
+        assert "eth0" in status["error"]
+        agent.add_uplink(0)
+        agent.wait_phase("web", "running")
+        assert talk(agent.lan, agent.pod("web"), "10.0.0.5") == b"hello"
+        assert identity(agent, "web") == before
+
+    def test_a_lost_pin_is_made_again_from_the_container(self, agent: LanAgent) -> None:
+        agent.write("web", agent.nics_text(FIVE))
+        agent.wait_phase("web", "running")
+        before = identity(agent, "web")
+        mounts.unmount_all(agent.pod("web").path)
+        wait_for(lambda: agent.pod("web").inode() == before[2], "the pin is back", 5)
+        agent.kill()
+        mounts.unmount_all(agent.pod("web").path)
+        agent.start()
+        wait_for(lambda: agent.pod("web").inode() == before[2], "the next agent pins it, too", 5)
+        agent.wait_phase("web", "running")
+        assert identity(agent, "web") == before
+        assert talk(agent.lan, agent.pod("web"), "10.0.0.5") == b"hello"
+
+    def test_files_that_tell_of_the_network_are_kept_right(self, agent: LanAgent) -> None:
+        agent.write("web", agent.nics_text(FIVE, dns='["10.0.0.53"]'))
+        agent.wait_phase("web", "running")
+        directory = agent.run / "pods" / "web"
+        right = {file.name: file.read_text() for file in directory.iterdir()}
+        assert set(right) == {"hosts", "hostname", "resolv.conf"}
+        with (directory / "hosts").open("a") as file:
+            file.write("10.0.0.66 bank.example\n")
+        wait_for(lambda: seen(agent, "web", "hosts") == right["hosts"], "a changed file is put right", 5)
+        (directory / "resolv.conf").unlink()
+        (directory / "hostname").unlink()
+        wait_for(
+            lambda: {file.name: file.read_text() for file in directory.iterdir()} == right,
+            "deleted files are written again",
+            5,
+        )
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "network:link-created",
+        "network:link-up",
+        "network:probed",
+        "network:address-added",
+        "network:route-added",
+    ],
+)
+def test_an_agent_killed_while_it_makes_a_network(tmp_path: Path, point: str) -> None:
+    with stopped_lan_agent(tmp_path) as agent:
+        agent.write("web", agent.nics_text(FIVE))
+        agent.launch(fault=point)
+        assert agent.died() == -signal.SIGKILL
+        assert agent.host.links() == {"lo", "eth0", "eth1"}
+        agent.start()
+        status = agent.wait_phase("web", "running")
+        assert status["addresses"] == ["10.0.0.5/24", "fd00::5/64"]
+        wait_for(lambda: agent.output("web") == ["started"], "it starts once")
+
+
+@pytest.mark.parametrize(
+    "point", ["network:address-added", "network:address-removed", "network:link-removed"]
+)
+def test_an_agent_killed_while_it_changes_a_network_under_a_container(tmp_path: Path, point: str) -> None:
+    with stopped_lan_agent(tmp_path) as agent:
+        agent.write("web", agent.nics_text(FIVE, nic("192.168.5.5/24", name="eth1", parent="eth1")))
+        agent.start()
+        agent.wait_phase("web", "running")
+        before = identity(agent, "web")
+        agent.kill()
+        agent.write("web", agent.nics_text(nic("10.0.0.8/24")))
+        agent.launch(fault=point)
+        assert agent.died() == -signal.SIGKILL
+        agent.start()
+        wait_for(lambda: addresses(agent, "web") == ["10.0.0.8/24"], "the next agent finishes the change")
+        assert agent.pod("web").links() == {"lo", "eth0"}
+        assert identity(agent, "web") == before
+
+
+def test_the_hosts_dns_reaches_pods_that_run(tmp_path: Path) -> None:
+    """The host's resolv.conf is a file of the test's, by an adapter of its own."""
+    facts, home = tmp_path / "facts", tmp_path / "home"
+    facts.mkdir()
+    home.mkdir()
+    resolv_conf = tmp_path / "resolv.conf"
+    resolv_conf.write_text("nameserver 10.0.0.53\n")
+    (facts / "lan_facts.py").write_text(
+        "from pathlib import Path\n"
+        "from tank_agent.network.host_facts import AutoHostFacts\n\n\n"
+        "class Facts(AutoHostFacts):\n"
+        "    def __init__(self):\n"
+        f"        super().__init__(resolv_conf=Path({str(resolv_conf)!r}))\n"
+    )
+    with stopped_lan_agent(home) as agent:
+        agent.environment["PYTHONPATH"] = os.pathsep.join([str(facts), *sys.path])
+        agent.config.write_text(agent.config.read_text() + '[host]\nadapter = "lan_facts.Facts"\n')
+        agent.write("web", agent.nics_text(FIVE))
+        agent.write("host", agent.pod_text(head='network = "host"'))
+        agent.write("alone", agent.pod_text())
+        agent.start()
+        for pod in ("web", "host", "alone"):
+            agent.wait_phase(pod, "running")
+        pids = [agent.pid(pod) for pod in ("web", "host", "alone")]
+        resolv_conf.write_text("nameserver 10.0.0.54\nsearch lan.example\n")
+        wanted = ["nameserver 10.0.0.54\nsearch lan.example\n"] * 2
+        wait_for(
+            lambda: [seen(agent, pod, "resolv.conf") for pod in ("web", "host")] == wanted, "both follow", 5
+        )
+        assert seen(agent, "alone", "resolv.conf") == ""
+        assert [agent.pid(pod) for pod in ("web", "host", "alone")] == pids
