@@ -24,7 +24,11 @@ class Moment(Struct, frozen=True, kw_only=True):
 
 
 class Run(Struct, frozen=True, kw_only=True):
-    """One run of a container. `exit` is set once it is EXITED; `pid` is the main process's on the host."""
+    """One run of a container.
+
+    `exit` is set once it is EXITED, `lost` once its monitor went before it; `pid` is the main process on
+    the host.
+    """
 
     id: str
     container: str
@@ -34,6 +38,7 @@ class Run(Struct, frozen=True, kw_only=True):
     image: str = ""
     stopping: Stopping | None = None
     exit: Exit | None = None
+    lost: bool = False
 
 
 class ImageState(enum.StrEnum):

@@ -146,9 +146,9 @@ def _settle_partial(run: Run, status: PodStatus) -> Action:
 def _settle_exit(run: Run, status: PodStatus) -> Action:
     known = status.containers.get(run.container)
     if known is not None and known.instance == run.id and run.exit is not None:
-        return RecordExit(
-            run=run.id, container=run.container, exit=run.exit, stopped=run.stopping is not None
-        )
+        # We end what lost its monitor, but nobody wished it to end: that is for the restart policy.
+        stopped = run.stopping is not None and not run.lost
+        return RecordExit(run=run.id, container=run.container, exit=run.exit, stopped=stopped)
     return RemoveRun(run=run.id, container=run.container)
 
 

@@ -248,4 +248,5 @@ def _observed_run(live: Live) -> Run:
         image=live.record.image,
         stopping=live.stopping,
         exit=live.exit,
+        lost=live.lost,
     )

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import structlog
 
-from tank_agent.errors import TankError
+from tank_agent.errors import Problem, TankError
 from tank_agent.journal.journal import Journal
 from tank_agent.linux.clock import Clock
 from tank_agent.source.snapshot import Snapshot
@@ -63,6 +63,7 @@ class SourceLoop:
         self._answered = 0
         self._stopped = False
         self._last: dict[str, Snapshot] = {}
+        self._told: frozenset[Problem] = frozenset()
         self._thread = threading.Thread(target=self._run, name="sources", daemon=True)
 
     def start(self) -> None:
@@ -75,7 +76,10 @@ class SourceLoop:
         self._event.set()
 
     def sync(self, timeout: float) -> bool:
-        """Look at the sources now and wait for that; False if it is not done within `timeout` seconds."""
+        """Look at the sources until they are at rest; False if they are not within `timeout` seconds.
+
+        A file that is being written, or has just gone and may come back, is waited for.
+        """
         with self._looked:
             self._asked += 1
             ticket = self._asked
@@ -105,16 +109,12 @@ class SourceLoop:
         return min(delays, default=None)
 
     def _merge(self, snapshot: Snapshot, cause: str) -> None:
-        known = self._last.get(snapshot.source)
         # Sources return the same object while nothing changed, so a quiet resync merges nothing.
-        if known is snapshot:
+        if self._last.get(snapshot.source) is snapshot:
             return
         applied = self._journal.merge(snapshot)
         self._last[snapshot.source] = snapshot
-        told = set(known.problems) if known is not None else set()
-        for problem in snapshot.problems:
-            if problem not in told:
-                _log.warning("problem in a source", pod=problem.pod or "", problem=str(problem), cause=cause)
+        self._tell_problems(cause)
         desired = self._journal.desired()
         for pod in applied.changed:
             _log.info(
@@ -124,6 +124,16 @@ class SourceLoop:
         for pod in applied.removed:
             _log.info("pod removed", pod=pod, revision="", cause=cause)
             self._wake(pod, cause)
+
+    def _tell_problems(self, cause: str) -> None:
+        """Log each problem once, names that two sources claim among them."""
+        problems = frozenset(self._journal.problems())
+        desired = self._journal.desired()
+        for problem in sorted(problems - self._told):
+            pod = problem.pod or ""
+            revision = desired[pod].revision if pod in desired else ""
+            _log.warning("problem in a source", pod=pod, revision=revision, problem=str(problem), cause=cause)
+        self._told = problems
 
     def _run(self) -> None:
         resync_at = self._clock.monotonic() + self._resync
@@ -141,9 +151,10 @@ class SourceLoop:
             if due:
                 self._each_resync()
                 resync_at = self._clock.monotonic() + self._resync
-            with self._looked:
-                self._answered = asked
-                self._looked.notify_all()
+            if settle is None:
+                with self._looked:
+                    self._answered = asked
+                    self._looked.notify_all()
 
     def _look_safely(self, cause: str) -> float | None:
         try:

@@ -40,6 +40,7 @@ def adopt_all(containers: Containers, tools: Tools, now: float) -> tuple[Live, .
         run = _inspect(Live(record=record, directory=directory), listed, monitors, tools.cgroups)
         if run.started and run.monitor is None:
             run.exit = read_exit(run, _modified(directory / conmon.EXIT) or now)
+            run.lost = run.exit is None
         containers.adopt(run)
         adopted.append(run)
     known = {run.record.id for run in adopted}

@@ -37,7 +37,11 @@ _SHOWN_AGAIN = 16 << 10
 
 
 class Live(Struct, kw_only=True):
-    """One run, with the descriptors that tell whether it lives. Only `Containers` writes to it."""
+    """One run, with the descriptors that tell whether it lives. Only `Containers` writes to it.
+
+    `lost` is set once its monitor went while it was alive. `ended_at` (monotonic) is when its process was found
+    to have ended, though its monitor goes on.
+    """
 
     record: Record
     directory: Path
@@ -47,6 +51,8 @@ class Live(Struct, kw_only=True):
     monitor: int | None = None
     stopping: Stopping | None = None
     exit: Exit | None = None
+    lost: bool = False
+    ended_at: float | None = None
 
     @property
     def state(self) -> State:
@@ -217,11 +223,11 @@ class Containers:
                 continue
             if pidfd.ended(run.monitor):
                 self._monitor_ended(run)
-            elif pidfd.ended(run.process) and run.stopping is None:
-                # The monitor follows within milliseconds; one that has not by the next resync hangs.
-                run.stopping = Stopping(deadline=time.monotonic() + _KILL_AGAIN)
-            elif pidfd.ended(run.process) and run.stopping and run.stopping.deadline < time.monotonic():
-                pidfd.send_signal(run.monitor, signal.SIGKILL)
+            elif pidfd.ended(run.process):
+                # The monitor follows within milliseconds; one that has not long after hangs.
+                run.ended_at = run.ended_at or time.monotonic()
+                if run.ended_at + _KILL_AGAIN < time.monotonic():
+                    pidfd.send_signal(run.monitor, signal.SIGKILL)
 
     def close(self) -> None:
         """Stop watching. Containers go on."""
@@ -282,6 +288,7 @@ class Containers:
         """Find out whether the container ended, or only its monitor."""
         exit_ = read_exit(run, self._now())
         if exit_ is None and run.process is not None and not pidfd.ended(run.process):
+            run.lost = True
             monitor, run.monitor = run.monitor, None
             self._close_monitor(monitor)
             self._watcher.watch(run.process, lambda: self._orphan_ended(run))

@@ -52,6 +52,17 @@ def test_a_killed_conmon_is_replaced_with_its_container(agent: Agent, command: l
     assert agent.conmons() != [monitor]
 
 
+def test_a_killed_conmon_ends_a_pod_that_is_never_restarted(agent: Agent) -> None:
+    command = ["/bin/sh", "-c", "echo run; exec sleep 1000"]
+    agent.write("job", agent.pod_text(command=command, head='restart = "never"'))
+    agent.wait_phase("job", "running")
+    (monitor,) = agent.conmons()
+    os.kill(monitor, signal.SIGKILL)
+    status = agent.wait_phase("job", "failed")
+    assert "conmon" in status["error"]
+    assert (agent.conmons(), agent.output("job")) == ([], ["run"])
+
+
 @pytest.mark.parametrize(
     ("policy", "ending", "phase"),
     [
