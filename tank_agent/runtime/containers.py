@@ -39,8 +39,8 @@ _SHOWN_AGAIN = 16 << 10
 class Live(Struct, kw_only=True):
     """One run, with the descriptors that tell whether it lives. Only `Containers` writes to it.
 
-    `lost` is set once its monitor went while it was alive. `ended_at` (monotonic) is when its process was found
-    to have ended, though its monitor goes on.
+    `lost` is set once its monitor went while it was alive. `ended_at` (monotonic) is when its process was
+    found to have ended, though its monitor goes on.
     """
 
     record: Record
