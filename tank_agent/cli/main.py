@@ -49,10 +49,24 @@ VERBS: tuple[Verb, ...] = (
 )
 
 
+class _Formatter(argparse.HelpFormatter):
+    """As wide as the terminal, without importing shutil to find out."""
+
+    def __init__(self, prog: str) -> None:
+        try:
+            columns = os.get_terminal_size(sys.stderr.fileno()).columns
+        except (OSError, ValueError):
+            columns = 0
+        super().__init__(prog, width=(columns or 80) - 2)
+
+
 class _VerbParser(argparse.ArgumentParser):
     """Imports its verb's module only when that verb was given: the others cost nothing."""
 
     verb: Verb | None = None
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=_Formatter, **options)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         if self.verb is None:
@@ -97,8 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the whole command line."""
+def parser(only: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser of the whole command line, or of a command line that begins with the verb `only`."""
     top = _VerbParser(
         prog="tank", description="Runs containers on this machine from files.", allow_abbrev=False
     )
@@ -106,6 +120,8 @@ def parser() -> argparse.ArgumentParser:
     _add_common(top, None, default=True)
     verbs = top.add_subparsers(metavar="VERB", title="verbs")
     for verb in VERBS:
+        if only not in (None, verb.name):
+            continue
         sub = verbs.add_parser(verb.name, help=verb.help, allow_abbrev=False)
         sub.verb = verb
         _add_common(sub, argparse.SUPPRESS, default=False)
@@ -129,9 +145,12 @@ def _add_common(parser: argparse.ArgumentParser, unset: Any, *, default: bool) -
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    top = parser()
+    arguments_given = list(sys.argv[1:] if argv is None else argv)
+    # To make all the others' parsers takes longer than most verbs themselves.
+    first = arguments_given[0] if arguments_given else None
+    top = parser(first if first in {verb.name for verb in VERBS} else None)
     try:
-        arguments = top.parse_args(argv)
+        arguments = top.parse_args(arguments_given)
     except SystemExit as end:
         return int(end.code or 0)
     if arguments.version:

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 # Modes that programs switch on and forget when they are cut off: "set" and "reset" of DEC private modes.
-_MODE = re.compile(rb"\x1b\[\?([0-9;]+)([hl])")
+_MODE = rb"\x1b\[\?([0-9;]+)([hl])"
 _LONGEST = 32
 # These are on at rest: the cursor's visibility, and the wrapping of long lines.
 _ON_AT_REST = frozenset((b"25", b"7"))
@@ -44,7 +44,7 @@ class Modes:
         """Look at what goes to the terminal."""
         text = self._rest + output
         end = 0
-        for match in _MODE.finditer(text):
+        for match in re.finditer(_MODE, text):
             end = match.end()
             for mode in match[1].split(b";"):
                 if (match[2] == b"h") != (mode in _ON_AT_REST) and mode not in _HARMLESS:
