@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import select
 import shutil
@@ -9,9 +10,11 @@ import socket
 import subprocess
 import sys
 import threading
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from msgspec import Struct
 
@@ -166,6 +169,45 @@ def test_links_submodules_and_huge_files_do_no_harm(machine: Machine, work: Work
         "pods/up.toml:",
         "pods/huge.toml:",
     ]
+
+
+def write_bomb(work: Work, path: str, size: int) -> None:
+    """Commit a file of zeros without ever having it: git keeps a few bytes for each megabyte."""
+    digest = hashlib.sha1(b"blob %d\0" % size)
+    pack = zlib.compressobj(1)
+    data = pack.compress(b"blob %d\0" % size)
+    for _ in range(size >> 20):
+        digest.update(bytes(1 << 20))
+        data += pack.compress(bytes(1 << 20))
+    data += pack.flush()
+    name = digest.hexdigest()
+    file = work.path / ".git/objects" / name[:2] / name[2:]
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(data)
+    work.git("update-index", "--add", "--cacheinfo", f"100644,{name},{path}")
+    work.git("commit", "--quiet", "-m", "bomb")
+    work.push()
+
+
+def test_a_file_that_unpacks_to_gigabytes_is_left_out_or_refused(machine: Machine, work: Work) -> None:
+    machine.sync()
+    limits = machine.source._clone.limits
+    machine.source._clone.limits = msgspec.structs.replace(limits, memory=300 << 20)
+    write_bomb(work, "pods/bomb.toml", 320 << 20)
+    status = machine.sync()
+    assert machine.runs == "a b c"
+    if machine.settings.transport == "git":
+        assert (status.state, status.error) == ("in-sync", None)
+        assert "pods/bomb.toml: is larger than" in str(machine.published[-1].problems[0])
+    else:
+        # dulwich unpacks all that it fetches, in the helper's bounds.
+        assert status.error == "fetch: the answer needs more memory than is allowed"
+    work.git("rm", "--quiet", "--cached", "pods/bomb.toml")
+    work.git("commit", "--quiet", "--amend", "--allow-empty", "-m", "defused")
+    work.git("config", "--file", str(work.bare / "config"), "receive.denyNonFastForwards", "false")
+    work.push("--force")
+    machine.source._clone.limits = limits
+    assert machine.sync().fetched.error is None
 
 
 def test_a_path_that_is_a_link_or_missing_removes_nothing(machine: Machine, work: Work) -> None:

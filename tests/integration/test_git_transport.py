@@ -118,7 +118,8 @@ def test_lists_fetches_and_follows(site: Site, transport: str, server: str, tmp_
         assert look.latest() == site.second
         assert look.fetch(Wanted(ref=settings.ref)) == site.second
         assert commits(look, site.second) == [site.second, site.first]
-        assert look.repository.packs() == 2
+        # A whole history of a directory is copied as it lies there, with what no ref names yet.
+        assert look.repository.packs() == (1 if transport == "dulwich" and server in ("file", "path") else 2)
         _, found = look.session.history(site.second, None)
         objects, omitted = look.session.tree(found[site.second].tree, "pods", frozenset())
         assert (len(objects), omitted) == (3, {})  # the two pods are the same blob, below two trees

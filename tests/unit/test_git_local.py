@@ -38,7 +38,7 @@ def test_a_bare_repository_takes_pushes(tmp_path: Path) -> None:
     assert local_ref(made, "HEAD") == local_ref(made, "refs/heads/main") == first
     work.git("commit", "--quiet", "--amend", "-m", "other")
     # Rewritten history would be refused by the machine: so it is already at the push.
-    with pytest.raises(AssertionError, match="denying non-fast-forward|non-fast-forward"):
+    with pytest.raises(AssertionError, match="non-fast-forward"):
         work.git("push", "--quiet", "--force", str(made), "main")
 
 

@@ -51,7 +51,7 @@ class Helper:
         self._errors = os.memfd_create("tank-git-helper", os.MFD_CLOEXEC)
         with theirs:
             self.process = subprocess.Popen(  # reaped in close()
-                [sys.executable, "-I", "-B", "-c", _START, json.dumps([path for path in sys.path if path])],
+                [sys.executable, "-I", "-c", _START, json.dumps([path for path in sys.path if path])],
                 stdin=theirs.fileno(),
                 stdout=self._errors,
                 stderr=self._errors,

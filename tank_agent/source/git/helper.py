@@ -185,7 +185,9 @@ class _Session:
                 protocol.send(channel, reply)
         except GitError as error:
             protocol.send(channel, Failed(error.kind, error.message, error.hint))
-        except (OSError, MemoryError):
+        except MemoryError:
+            protocol.send(channel, Failed("too-big", "the answer needs more memory than is allowed"))
+        except OSError:
             raise
         except Exception as error:
             if isinstance(request, ListRefs | Fetch):

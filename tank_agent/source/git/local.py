@@ -6,13 +6,18 @@ for a long history; here both stores are at hand, and what the target has it has
 
 from __future__ import annotations
 
+import re
+import shutil
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from dulwich.objects import Commit, ShaFile, Tag, Tree
 
 from tank_agent.source.git.transport import GitError
+
+_PACK = re.compile(r"pack-[0-9a-f]{40}\.(pack|idx)")
 
 
 def copy_missing(source: Any, target: Any, tip: bytes, depth: int) -> None:
@@ -23,6 +28,8 @@ def copy_missing(source: Any, target: Any, tip: bytes, depth: int) -> None:
     """
     store = source.object_store
     boundary = {bytes(name) for name in source.get_shallow()}
+    if not depth and not boundary and _copy_all(store, target.object_store):
+        return
     try:
         objects, shallow = _missing(store, target.object_store, tip, depth, boundary)
     except KeyError as error:
@@ -31,6 +38,24 @@ def copy_missing(source: Any, target: Any, tip: bytes, depth: int) -> None:
         target.object_store.add_objects([(item, None) for item in objects])
     if shallow:
         target.update_shallow(shallow, None)
+
+
+def _copy_all(source: Any, target: Any) -> bool:
+    """Copy every pack as it is, and all loose objects; False, with nothing done, if that is not all there is.
+
+    For a whole history this is many times as fast as to pick its objects. A copy that has some already picks.
+    """
+    if next(iter(target), None) is not None or source.alternates:
+        return False
+    packs = [file for file in Path(source.pack_dir).iterdir() if file.suffix in (".pack", ".idx")]
+    if not all(_PACK.fullmatch(file.name) for file in packs):
+        return False
+    for file in packs:
+        shutil.copyfile(file, Path(target.pack_dir) / file.name)
+    loose = [source[name] for name in list(source._iter_loose_objects())]
+    if loose:
+        target.add_objects([(item, None) for item in loose])
+    return True
 
 
 def _missing(

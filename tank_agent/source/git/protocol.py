@@ -98,7 +98,7 @@ class Object(Struct, frozen=True, tag=True):
 
 
 class Omitted(Struct, frozen=True, tag=True):
-    """A file that is larger than the limit."""
+    """A file that is larger than the limit; size 0 if it does not even fit into memory."""
 
     id: str
     size: int

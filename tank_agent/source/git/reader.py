@@ -107,9 +107,15 @@ class Reader:
         yield from found
         for file in files:
             if bytes.fromhex(file.id) not in request.known:
-                item = self._load(file.id)
-                too_big = len(item.data) > self._limits.blob
-                yield Omitted(file.id, len(item.data)) if too_big else item
+                yield self._file(file.id)
+
+    def _file(self, name: str) -> Object | Omitted:
+        try:
+            item = self._load(name)
+        except MemoryError:
+            # A few bytes in a pack can stand for gigabytes; the others' files are still to be read.
+            return Omitted(name, 0)
+        return Omitted(name, len(item.data)) if len(item.data) > self._limits.blob else item
 
     def _load(self, name: str) -> Object:
         try:
