@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tank_agent.image.unpack import LayerUnpack, RefusedLayerError, Unpacked, Un
 from tank_agent.linux import fault
 
 _CHUNK = 1 << 20
+_PARTIAL_LIFETIME = 7 * 86400.0
 
 
 class LayerTask(Struct, frozen=True, kw_only=True):
@@ -64,7 +66,15 @@ class LayerFetcher:
             raise Retry(f"cannot store a layer: {error.strerror}", where=task.where, hint=hint) from error
 
     def sweep(self) -> None:
-        """Remove what broken transfers left, however useful it may be."""
+        """Remove what broken transfers left if its layer is there, or if nobody came back for it."""
+        there = {_hex(diff_id)[:16] for diff_id in self._layers.all()}
+        oldest = time.time() - _PARTIAL_LIFETIME
+        for entry in list(os.scandir(self._partial)):
+            if entry.name.rpartition(".")[2] in there or entry.stat().st_mtime < oldest:
+                Path(entry.path).unlink(missing_ok=True)
+
+    def forget(self) -> None:
+        """Remove all that broken transfers left; only while nothing is fetched."""
         for entry in list(os.scandir(self._partial)):
             Path(entry.path).unlink(missing_ok=True)
 

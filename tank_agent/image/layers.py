@@ -103,7 +103,7 @@ class Layers:
         self._records.pop(diff_id, None)
         with contextlib.suppress(FileNotFoundError):
             self._home(diff_id).rename(self._trash / uuid.uuid4().hex)
-        fault.point("image:layer-trashed")
+            fault.point("image:layer-trashed")
 
     def empty_trash(self) -> None:
         """Delete the files of buried layers; this can take long."""

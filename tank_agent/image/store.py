@@ -221,6 +221,8 @@ class Store:
                     self._records.drop_image(digest)
                     removed += [] if digest in named else [digest]
             freed = self._collect()
+            if not self._pins:
+                self._fetcher.forget()
         self._layers.empty_trash()
         return Pruned(removed=tuple(removed), freed=freed)
 
@@ -228,6 +230,7 @@ class Store:
         """Remove what a killed agent or a power cut left half done; call it once, before the first pull."""
         self._records.sweep()
         self._layers.sweep()
+        self._fetcher.sweep()
         self._seal_later()
 
     def verify(self, reference: str) -> bool:
