@@ -196,10 +196,11 @@ def polls(fleet: Fleet, base: Path, meter: Meter) -> None:
         for name, look in looks.items():
             time.sleep(0.3)  # as between two polls: a reserve has loaded
             before, begun = meter.bytes, time.perf_counter()
-            with cpu(work, name, peer):
+            against = peer if name != peer else ""
+            with cpu(work, name, against):
                 look()
-            lasted.add(name, (time.perf_counter() - begun) * 1000, peer=peer)
-            traffic.add(name, meter.bytes - before, peer=peer)
+            lasted.add(name, (time.perf_counter() - begun) * 1000, peer=against)
+            traffic.add(name, meter.bytes - before, peer=against)
     for follower in followers.values():
         follower.pool.close()
     for table in (lasted, work, traffic):

@@ -669,6 +669,16 @@ def test_half_a_pack_and_a_stalled_server_end_in_one_line(
         assert machine.sync().state == "in-sync"
 
 
+def test_a_repository_that_may_not_be_read_says_so(machine: Machine, work: Work) -> None:
+    work.bare.chmod(0o700)
+    status = machine.sync()
+    assert status.error == "fetch: the repository may not be read"
+    # Given to who pushes, it is read as that user.
+    for path in (work.bare, *work.bare.rglob("*")):
+        os.chown(path, 1234, 1234)
+    assert machine.sync().state == "in-sync"
+
+
 def test_stop_ends_a_fetch_that_hangs(work: Work, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"git://127.0.0.1:{silent.getsockname()[1]}/fleet.git"

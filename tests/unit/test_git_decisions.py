@@ -253,6 +253,15 @@ def test_the_worker_looks_when_woken_and_after_failures_sooner() -> None:
     worker.stop()
 
 
+def test_the_worker_survives_a_bug() -> None:
+    source, bugs = FakeSource(), list[Exception]()
+    worker = GitWorker(source, Schedule(interval=600.0), before=lambda: 1 // 0, on_bug=bugs.append)
+    worker.start()
+    assert worker.sync(timeout=10)
+    worker.stop()
+    assert {type(bug) for bug in bugs} == {ZeroDivisionError}
+
+
 def test_a_sync_waits_for_a_look_that_began_after_it() -> None:
     source = FakeSource()
     source.gate.clear()

@@ -107,14 +107,16 @@ class Look:
             )
         return found[settings.ref]
 
-    def fetch(self, wanted: Wanted) -> str:
-        """Bring an object into our copy, and return its name."""
+    def fetch(self, wanted: Wanted, *, follow: bool = True) -> str:
+        """Bring an object into our copy, and return its name; `follow`: it is now the newest of the ref."""
         depth = wanted.depth or (0 if self.repository.packs() else self._clone.settings.fetch_depth)
         name = self.session.fetch(Wanted(ref=wanted.ref, commit=wanted.commit, depth=depth))
-        self.take_over(name)
+        self.take_over()
+        if follow:
+            self.repository.set_tip(name)
         return name
 
-    def take_over(self, name: str) -> None:
+    def take_over(self) -> None:
         """Copy what the helper fetched into our copy."""
         try:
             self.repository.take_over(self._scratch, self._clone.settings.max_size)
@@ -122,7 +124,6 @@ class Look:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise GitError("unreachable", "no space left below data_dir", hint="free some") from error
             raise
-        self.repository.set_tip(name)
 
     def _prepare(self) -> None:
         if self._prepared:
@@ -179,7 +180,8 @@ class Clone:
         with Look(self, fresh) as look:
             fault.point("git:renewal-begun")
             name = look.session.fetch(wanted)
-            look.take_over(name)
+            look.take_over()
+            fresh.set_tip(name)
             tags, _ = look.session.history(name, None)
             fresh.set_have(tags[-1].target if tags else name)
         self._repository.replace(fresh)

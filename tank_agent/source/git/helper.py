@@ -225,12 +225,16 @@ class _Session:
         alternates.write_text(f"{self._places.objects}\n", encoding="utf-8")
 
     def _transport(self) -> GitTransport:
-        setup = self._setup
+        setup, local = self._setup, self._places.local
+        if local is not None and not os.access(local, os.R_OK | os.X_OK):
+            # Git and dulwich would say that it is no repository.
+            hint = "give it to the user who pushes, or let git.run_as read it"
+            raise GitError("refused", "the repository may not be read", hint=hint)
         context = Context(
             remote=setup.remote,
             access=setup.access,
             private=self._places.private,
-            local=self._places.local,
+            local=local,
             timeout=min(30.0, setup.limits.wall),
         )
         if setup.transport == "git":

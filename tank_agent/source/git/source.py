@@ -102,7 +102,9 @@ class GitSource:
         self._status = GitStatus(
             remote=str(remote),
             ref=settings.ref or settings.commit or "HEAD",
-            applied=StepStatus(revision=self._recall(f"git.deployed.{self._key}").decode("ascii") or None),
+            applied=StepStatus(
+                revision=self._recall(f"git.deployed.{self._key}").decode("ascii", "replace") or None
+            ),
         )
         self._objects: dict[str, bytes] = {}
         self._parsed: dict[content.File, content.ParsedFile] = {}
@@ -164,7 +166,7 @@ class GitSource:
             try:
                 _, commits = look.session.history(revision, None)
             except GitError:
-                look.fetch(Wanted(commit=revision, depth=1))
+                look.fetch(Wanted(commit=revision, depth=int(look.repository.is_shallow())), follow=False)
                 _, commits = look.session.history(revision, None)
             try:
                 return self._snapshot(look.session, commits[revision], {})
@@ -349,10 +351,10 @@ class GitSource:
         """Return the commit that none may fall behind; None if there is none, or a fixed commit is wanted."""
         if self._settings.commit is not None:
             return None
-        return self._recall(f"git.deployed.{self._key}").decode("ascii") or None
+        return self._recall(f"git.deployed.{self._key}").decode("ascii", "replace") or None
 
     def _confirmed(self) -> str | None:
-        return self._recall(f"git.confirmed.{self._key}").decode("ascii") or None
+        return self._recall(f"git.confirmed.{self._key}").decode("ascii", "replace") or None
 
     def _repair(self, depth: int) -> bool:
         """Make our copy anew, beside the old one; False, with the error recorded, if that failed."""

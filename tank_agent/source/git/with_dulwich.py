@@ -211,10 +211,6 @@ def _local_repository(path: Path) -> Any:
         return Repo(str(path))
     except NotGitRepository as error:
         raise GitError("not-found", "there is no git repository there", hint="see git.url") from error
-    except PermissionError as error:
-        raise GitError(
-            "refused", "the repository may not be read", hint="see git.run_as and the directory's mode"
-        ) from error
     except Exception as error:
         raise GitError("broken", f"the repository cannot be opened: {printable(str(error))}") from error
 

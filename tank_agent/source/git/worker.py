@@ -24,6 +24,7 @@ class GitWorker:
 
     Args:
         before: called before each look, such as `RefWatcher.check`.
+        on_bug: told of an exception that nobody foresaw; the thread goes on.
         random: returns a number in [0, 1).
         wait: waits on the event for at most so many seconds; tests steer time with it.
     """
@@ -34,12 +35,14 @@ class GitWorker:
         schedule: Schedule,
         *,
         before: Callable[[], object] = lambda: None,
+        on_bug: Callable[[Exception], object] = lambda _: None,
         random: Callable[[], float] = random.random,
         wait: Callable[[threading.Event, float], bool] = threading.Event.wait,
     ) -> None:
         self._source = source
         self._schedule = schedule
         self._before = before
+        self._on_bug = on_bug
         self._random = random
         self._wait = wait
         self._wake = threading.Event()
@@ -82,15 +85,21 @@ class GitWorker:
         with self._finished:
             self._finished.notify_all()
 
+    def _look(self) -> bool:
+        try:
+            self._before()
+            return self._source.sync().fetched.error is None
+        except Exception as error:
+            self._on_bug(error)
+            return False
+
     def _run(self) -> None:
         failures = 0
         while not self._stopped:
             self._wake.clear()
             with self._finished:
                 self._begun += 1
-            self._before()
-            status = self._source.sync()
-            failures = failures + 1 if status.fetched.error is not None else 0
+            failures = 0 if self._look() else failures + 1
             with self._finished:
                 self._ended = self._begun
                 self._finished.notify_all()
