@@ -20,12 +20,12 @@ small layer. So this module imports little, and only one thread ever runs here: 
 from __future__ import annotations
 
 import _socket
+import contextlib
 import ctypes
 import errno
 import gc
 import os
 import resource
-import signal
 import stat
 import struct
 from collections.abc import Iterator
@@ -111,15 +111,14 @@ class Request(NamedTuple):
 def serve() -> None:
     """Answer requests until the other end closes the socket."""
     connection = _socket.socket(fileno=0)
-    # Children are nobody's business here: the agent has their pidfds, and the kernel may reap them.
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     load_library(GZIP)
     gc.freeze()
     space = _socket.CMSG_SPACE(2 * _INT)
     while True:
         message, ancillary, _, _ = connection.recvmsg(1 << 16, space)
         if not message:
-            return
+            break
+        _reap(os.WNOHANG)
         source, report = struct.unpack("ii", ancillary[0][2])
         request = Request.decode(message)
         if request.hint == "zstd":
@@ -133,13 +132,20 @@ def serve() -> None:
         pidfd = os.pidfd_open(child)
         connection.sendmsg([b"."], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("i", pidfd))])
         os.close(pidfd)
+    _reap(0)
+
+
+def _reap(options: int) -> None:
+    """Collect children that ended, so that what they cost counts as ours; the agent watches them itself."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, options)[0]:
+            pass
 
 
 def _run(request: Request, source: int, report: int) -> NoReturn:
     """Unpack in the forked child, which never returns."""
     code = 1
     try:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.dup2(source, 0)
         os.dup2(report, 1)
         os.closerange(3, 256)
