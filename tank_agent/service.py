@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from tank_agent.reconcile.phase import ContainerView, Phase
 from tank_agent.reconcile.reconciler import Machine, Reconciler
 from tank_agent.reconcile.simulate import simulate
 from tank_agent.reconcile.sources import SourceLoop
+from tank_agent.runtime.limits import Usage
 from tank_agent.settings import Settings
 from tank_agent.source.directory import snapshot_of_texts
 from tank_agent.spec.parse import ParsedPod, parse_pod_file
@@ -175,6 +176,7 @@ class Service:
     def _pod_status(self, name: str) -> dict[str, Any]:
         desired = self._journal.get(name)
         view = self._reconciler.view(name)
+        usage = self._machine.containers.usage(name)
         return {
             "name": name,
             "phase": str(view.phase),
@@ -184,7 +186,11 @@ class Service:
             "error": view.error,
             "next_retry": _time(view.next_retry),
             "addresses": list(self._machine.networks.addresses(name)),
-            "containers": [_container_status(container, desired) for container in view.containers],
+            "usage": _usage(usage.values()),
+            "containers": [
+                {**_container_status(container, desired), "usage": _usage(_of(container, usage))}
+                for container in view.containers
+            ],
         }
 
     def _broken_files(self, known: set[str]) -> dict[str, dict[str, Any]]:
@@ -204,6 +210,7 @@ class Service:
                 "error": "\n".join(str(problem) for problem in problems),
                 "next_retry": None,
                 "addresses": [],
+                "usage": None,
                 "containers": [],
             }
             for name, problems in by_name.items()
@@ -245,6 +252,21 @@ def _container_status(view: ContainerView, desired: DesiredPod | None) -> dict[s
         "restarts": view.status.restarts,
         "image": image,
         "exit": _exit_status(view.status.exit),
+    }
+
+
+def _of(container: ContainerView, usage: Mapping[str, Usage]) -> tuple[Usage, ...]:
+    return tuple(used for name, used in usage.items() if name == container.name)
+
+
+def _usage(used: Collection[Usage]) -> dict[str, float] | None:
+    """Return the sum of what is used; None where nothing runs."""
+    if not used:
+        return None
+    return {
+        "memory": sum(one.memory for one in used),
+        "cpu": round(sum(one.cpu for one in used), 3),
+        "pids": sum(one.pids for one in used),
     }
 
 

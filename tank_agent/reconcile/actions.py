@@ -56,6 +56,25 @@ class Start(Action, frozen=True, kw_only=True):
     container: str
 
 
+class ChangeLive(Action, frozen=True, kw_only=True):
+    """Change the limits of a run, or how it is stopped, while it goes on."""
+
+    sentence: ClassVar[str] = "change container {container} while it runs: {reason}"
+
+    run: str
+    container: str
+    reason: str
+
+
+class RecordOutOfMemory(Action, frozen=True, kw_only=True):
+    """Write down that a process of a run that goes on was killed for want of memory."""
+
+    sentence: ClassVar[str] = "record that container {container} ran out of memory"
+
+    run: str
+    container: str
+
+
 class Stop(Action, frozen=True, kw_only=True):
     """Ask a run to end: its stop signal now, SIGKILL after its grace."""
 

@@ -12,7 +12,7 @@ from msgspec import Struct
 from tank_agent.image.image import Progress
 from tank_agent.journal.records import DesiredPod, Exit, PodStatus
 from tank_agent.reconcile.restart import Backoff
-from tank_agent.runtime.instance import State, Stopping
+from tank_agent.runtime.instance import ChangeFailure, State, Stopping
 
 
 class Moment(Struct, frozen=True, kw_only=True):
@@ -23,9 +23,22 @@ class Moment(Struct, frozen=True, kw_only=True):
     boot_id: str
 
 
+class PendingChange(Struct, frozen=True, kw_only=True):
+    """Something that is to be changed under what runs.
+
+    `reason` says what differs; `error` and `retry_at` (monotonic) tell of a try that failed.
+    """
+
+    reason: str
+    error: str | None = None
+    retry_at: float | None = None
+
+
 class Run(Struct, frozen=True, kw_only=True):
     """One run of a container.
 
+    `settings` is the hash of what of it can change while it runs, `drift` says what of that was lost, and
+    `failure` is of the last change; `out_of_memory`: a process of it was killed for that, and it goes on.
     `exit` is set once it is EXITED, `lost` once its monitor went before it; `pid` is the main process on
     the host.
     """
@@ -38,6 +51,10 @@ class Run(Struct, frozen=True, kw_only=True):
     image: str = ""
     stopping: Stopping | None = None
     exit: Exit | None = None
+    settings: str = ""
+    drift: str | None = None
+    failure: ChangeFailure | None = None
+    out_of_memory: bool = False
     lost: bool = False
 
 
@@ -61,17 +78,6 @@ class ObservedImage(Struct, frozen=True, kw_only=True):
 
 # "fresh": made, and no container ran in it yet; "used": it must not outlive the containers that ran in it.
 NetworkState = Literal["absent", "fresh", "used"]
-
-
-class PendingChange(Struct, frozen=True, kw_only=True):
-    """Something that is to be changed under what runs.
-
-    `reason` says what differs; `error` and `retry_at` (monotonic) tell of a try that failed.
-    """
-
-    reason: str
-    error: str | None = None
-    retry_at: float | None = None
 
 
 class Observed(Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from tank_agent.journal.records import ContainerStatus, DesiredPod, PodStatus
 from tank_agent.reconcile.observed import ImageState, ObservedImage, Run, Situation
-from tank_agent.reconcile.plan import container_hash, container_status
+from tank_agent.reconcile.plan import container_hash, container_status, settings_hash
 from tank_agent.reconcile.restart import is_over, waits_until
 from tank_agent.runtime.instance import State
 from tank_agent.spec.model import Container, RestartPolicy
@@ -69,8 +69,9 @@ def view_pod(situation: Situation) -> PodView:
     found = (desired.error, status.error, network_error, *(view.error for view in views))
     errors = [text for text in found if text]
     phase = _combine({view.phase for view in views})
+    failed = any(view.phase is Phase.RUNNING and view.error for view in views)
     return PodView(
-        phase=Phase.DEGRADED if phase is Phase.RUNNING and network_error else phase,
+        phase=Phase.DEGRADED if phase is Phase.RUNNING and (network_error or failed) else phase,
         containers=views,
         error="\n".join(dict.fromkeys(errors)) or None,
         next_retry=min(retries, default=None),
@@ -84,11 +85,14 @@ def _leaving(run: Run, status: PodStatus) -> ContainerView:
 
 def _view(desired: DesiredPod, container: Container, situation: Situation) -> ContainerView:
     hash_ = container_hash(desired.pod, container)
-    known = container_status(situation.status, container.name, hash_)
+    known = container_status(situation.status, container.name, hash_, settings_hash(container))
     run = _shown_run([run for run in situation.observed.runs if run.container == container.name])
     image = situation.observed.images.get(container.image) if container.image is not None else None
     error = image.error if image is not None and image.state is ImageState.FAILED else None
     if run is not None:
+        failure = run.failure
+        if failure is not None and failure.settings == settings_hash(container):
+            error = error or failure.error
         phase = _phase_of_run(
             run, hash_, waits_for_image=image is not None and image.state is not ImageState.READY
         )

@@ -6,13 +6,15 @@ without steps means: converged, or waiting until `look_again`. Nothing here has 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from msgspec import Struct
 
 from tank_agent.journal.records import ContainerStatus, DesiredPod, PodStatus
 from tank_agent.reconcile.actions import (
     Action,
+    ChangeLive,
     ConvergeNetwork,
     Forget,
     Kill,
@@ -20,12 +22,14 @@ from tank_agent.reconcile.actions import (
     Pull,
     RecordExit,
     RecordLost,
+    RecordOutOfMemory,
     RecordUnstarted,
     RemoveNetwork,
     RemoveRun,
     Start,
     Stop,
 )
+from tank_agent.reconcile.changes import LIVE_FIELDS, RESTARTING_FIELDS
 from tank_agent.reconcile.observed import ImageState, Moment, ObservedImage, Run, Situation
 from tank_agent.reconcile.restart import is_over, waits_until
 from tank_agent.runtime.instance import State
@@ -44,26 +48,49 @@ class Plan(Struct, frozen=True, kw_only=True):
 class _Identity(Struct, frozen=True):
     """What of a pod makes a container another one when it changes."""
 
-    container: Container
+    container: dict[str, Any]
     volumes: tuple[Volume, ...]
     network: str
+
+
+class _Settings(Struct, frozen=True):
+    """What of a container can change while it runs."""
+
+    container: dict[str, Any]
 
 
 def container_hash(pod: Pod, container: Container) -> str:
     """Return the hash of everything whose change means that this container must be started anew.
 
-    The restart policy is not in it, nor are other containers: a change of theirs must not touch this one.
+    The change table says what that is. The restart policy is not in it, nor are other containers: a change
+    of theirs must not touch this one.
     """
     used = {mount.volume for mount in container.mounts}
     volumes = tuple(volume for volume in pod.volumes if volume.name in used)
     network = "host" if pod.network.mode == "host" else "own"
-    return content_hash(_Identity(container, volumes, network))
+    return content_hash(_Identity(_fields(container, RESTARTING_FIELDS), volumes, network))
 
 
-def container_status(status: PodStatus, name: str, hash_: str) -> ContainerStatus:
-    """Return what is remembered of a container as it is specified *now*: of a changed one, nothing."""
+def settings_hash(container: Container) -> str:
+    """Return the hash of what of a container is changed while it runs."""
+    return content_hash(_Settings(_fields(container, LIVE_FIELDS)))
+
+
+def _fields(container: Container, names: Iterable[str]) -> dict[str, Any]:
+    return {name: getattr(container, name) for name in names}
+
+
+def container_status(status: PodStatus, name: str, hash_: str, settings: str) -> ContainerStatus:
+    """Return what is remembered of a container as it is specified *now*: of a changed one, nothing.
+
+    More memory is a reason to try again at once what ran out of it; a run that goes on keeps its counts.
+    """
     known = status.containers.get(name)
-    return known if known is not None and known.hash == hash_ else ContainerStatus(hash=hash_)
+    if known is None or known.hash != hash_:
+        return ContainerStatus(hash=hash_, settings=settings)
+    if known.settings not in ("", settings) and not known.instance:
+        return ContainerStatus(hash=hash_, settings=settings)
+    return known
 
 
 def plan(situation: Situation) -> Plan:
@@ -130,10 +157,29 @@ def _settle_runs(situation: Situation, wanted: dict[str, str], waits: list[float
             run.container not in kept and _may_stop(run, situation, waits)
         ):
             yield Stop(run=run.id, container=run.container)
+        elif kept.get(run.container) == run.id:
+            yield from _change_live(run, situation, waits)
 
 
 def _is_alive(run: Run) -> bool:
     return run.state is State.RUNNING and run.stopping is None
+
+
+def _change_live(run: Run, situation: Situation, waits: list[float]) -> Iterator[Action]:
+    """Change what of a run can change while it goes on, and tell what happened in it."""
+    assert situation.desired is not None
+    if run.out_of_memory:
+        yield RecordOutOfMemory(run=run.id, container=run.container)
+    container = next(c for c in situation.desired.pod.containers if c.name == run.container)
+    wanted = settings_hash(container)
+    reason = run.drift or ("the pod's file changed it" if run.settings not in ("", wanted) else None)
+    if reason is None:
+        return
+    failure = run.failure
+    if failure is not None and failure.settings == wanted and failure.retry_at > situation.now.monotonic:
+        waits.append(failure.retry_at - situation.now.monotonic)
+    else:
+        yield ChangeLive(run=run.id, container=run.container, reason=reason)
 
 
 def _settle_partial(run: Run, status: PodStatus) -> Action:
@@ -167,7 +213,10 @@ def _may_stop(run: Run, situation: Situation, waits: list[float]) -> bool:
     if successor is None or successor.image is None:
         return True
     known = container_status(
-        situation.status, run.container, container_hash(situation.desired.pod, successor)
+        situation.status,
+        run.container,
+        container_hash(situation.desired.pod, successor),
+        settings_hash(successor),
     )
     if is_over(known.exit, situation.desired.pod.restart):
         # Nothing takes its place.
@@ -187,7 +236,9 @@ def _start_missing(
         runs = [run for run in situation.observed.runs if run.container == container.name]
         if any(run.hash == wanted[container.name] and run.state is State.RUNNING for run in runs):
             continue
-        known = container_status(situation.status, container.name, wanted[container.name])
+        known = container_status(
+            situation.status, container.name, wanted[container.name], settings_hash(container)
+        )
         if not runs and known.instance:
             yield RecordLost(container=container.name)
             continue

@@ -249,4 +249,8 @@ def _observed_run(live: Live) -> Run:
         stopping=live.stopping,
         exit=live.exit,
         lost=live.lost,
+        settings=live.record.settings,
+        drift=live.drift,
+        failure=live.failure,
+        out_of_memory=live.out_of_memory,
     )

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from tank_agent.journal.records import ContainerStatus, Exit, PodStatus
 from tank_agent.reconcile.actions import (
     Action,
+    ChangeLive,
     ConvergeNetwork,
     Forget,
     Kill,
@@ -16,6 +17,7 @@ from tank_agent.reconcile.actions import (
     Pull,
     RecordExit,
     RecordLost,
+    RecordOutOfMemory,
     RecordUnstarted,
     RemoveNetwork,
     RemoveRun,
@@ -23,7 +25,7 @@ from tank_agent.reconcile.actions import (
     Stop,
 )
 from tank_agent.reconcile.observed import ImageState, Moment, ObservedImage, Run, Situation
-from tank_agent.reconcile.plan import container_hash, container_status, plan
+from tank_agent.reconcile.plan import container_hash, container_status, plan, settings_hash
 from tank_agent.reconcile.restart import (
     after_exit,
     after_reboot,
@@ -73,6 +75,8 @@ def apply(action: Action, situation: Situation) -> Situation:
         case Stop(run=run) | Kill(run=run):
             runs = tuple(_ended(r, situation.now) if r.id == run else r for r in observed.runs)
             observed = replace(observed, runs=runs)
+        case ChangeLive() | RecordOutOfMemory():
+            observed = replace(observed, runs=tuple(_changed(run, action) for run in observed.runs))
         case RemoveRun(run=run):
             observed = replace(observed, runs=tuple(r for r in observed.runs if r.id != run))
         case RecordExit() | RecordLost() | RecordUnstarted():
@@ -90,13 +94,27 @@ def _started(name: str, situation: Situation) -> Situation:
     container = next(c for c in desired.pod.containers if c.name == name)
     hash_ = container_hash(desired.pod, container)
     run = Run(id=f"{name}-{len(observed.runs)}-new", container=name, hash=hash_, state=State.RUNNING)
-    known = after_start(container_status(situation.status, name, hash_), run.id, now.boot_id, now.wall)
+    known = after_start(
+        container_status(situation.status, name, hash_, settings_hash(container)),
+        run.id,
+        now.boot_id,
+        now.wall,
+    )
     network = "used" if observed.network == "fresh" else observed.network
     return replace(
         situation,
         status=_with(situation.status, name, known),
         observed=replace(observed, runs=(*observed.runs, run), network=network),
     )
+
+
+def _changed(run: Run, action: ChangeLive | RecordOutOfMemory) -> Run:
+    if run.id != action.run:
+        return run
+    if isinstance(action, RecordOutOfMemory):
+        return replace(run, out_of_memory=False)
+    # No hash at all stands for "as it should be".
+    return replace(run, settings="", drift=None, failure=None)
 
 
 def _ended(run: Run, now: Moment) -> Run:

@@ -17,6 +17,7 @@ from tank_agent.linux.clock import Clock
 from tank_agent.linux.fault import point
 from tank_agent.reconcile.actions import (
     Action,
+    ChangeLive,
     ConvergeNetwork,
     Forget,
     Kill,
@@ -24,6 +25,7 @@ from tank_agent.reconcile.actions import (
     Pull,
     RecordExit,
     RecordLost,
+    RecordOutOfMemory,
     RecordUnstarted,
     RemoveNetwork,
     RemoveRun,
@@ -31,7 +33,7 @@ from tank_agent.reconcile.actions import (
     Stop,
 )
 from tank_agent.reconcile.networks import Networks
-from tank_agent.reconcile.plan import container_hash, container_status
+from tank_agent.reconcile.plan import container_hash, container_status, settings_hash
 from tank_agent.reconcile.pulls import Pulls
 from tank_agent.reconcile.restart import (
     Backoff,
@@ -105,6 +107,8 @@ class Steps:
                 self._networks.remove(work.name)
             case Start(container=name):
                 self._start(work, name)
+            case ChangeLive() | RecordOutOfMemory():
+                self._touch(action, work)
             case Stop(run=run) | Kill(run=run):
                 self._end(action, work, run)
             case RecordExit() | RecordLost() | RecordUnstarted():
@@ -140,6 +144,35 @@ class Steps:
             _log.warning("the network could not be brought up to date", pod=pod.name, error=str(error))
         else:
             self._event(work, "network-changed", "the network is up to date")
+
+    def _touch(self, action: ChangeLive | RecordOutOfMemory, work: Work) -> None:
+        """Do what is done to a run that goes on."""
+        live = self._run(work.name, action.run)
+        if live is None or work.desired is None:
+            return
+        if isinstance(action, RecordOutOfMemory):
+            message = "a process of it was killed: out of memory; the container goes on"
+            self._event(work, "out-of-memory", message, action.container)
+            self._containers.told_out_of_memory(live)
+        else:
+            found = next(c for c in work.desired.pod.containers if c.name == action.container)
+            self._change_live(work, live, found)
+
+    def _change_live(self, work: Work, live: Live, container: Container) -> None:
+        """Change a run while it goes on; a failure is shown and tried again, and stops nothing."""
+        name = container.name
+        settings, former = settings_hash(container), live.failure
+        try:
+            self._containers.change(live, container, settings)
+        except TankError as error:
+            if former is None or former.error != str(error):
+                self._event(work, "change-failed", str(error), name)
+            _log.warning("a container could not be changed", pod=work.name, container=name, error=str(error))
+            return
+        known = self._journal.status(work.name).containers.get(name)
+        if known is not None:
+            event = self._new_event(work, "changed", "limits and stop settings are up to date", name)
+            self._store(work, name, msgspec.structs.replace(known, settings=settings), event)
 
     def _start(self, work: Work, name: str) -> None:
         assert work.desired is not None
@@ -180,6 +213,8 @@ class Steps:
             netns=self._networks.namespace(desired.pod),
             files=self._networks.files(desired.pod),
             hash=container_hash(desired.pod, container),
+            settings=settings_hash(container),
+            image_stop_signal=config.stop_signal,
             revision=desired.revision,
         )
 
@@ -232,7 +267,8 @@ class Steps:
     def _known(self, work: Work, container: Container) -> ContainerStatus:
         assert work.desired is not None
         status = self._journal.status(work.name)
-        return container_status(status, container.name, container_hash(work.desired.pod, container))
+        hash_ = container_hash(work.desired.pod, container)
+        return container_status(status, container.name, hash_, settings_hash(container))
 
     def _store(
         self,

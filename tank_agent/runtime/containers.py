@@ -10,27 +10,33 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 from msgspec import Struct
 
-from tank_agent.errors import Retry
+from tank_agent.errors import Retry, TankError
 from tank_agent.image.merge import signal_number
 from tank_agent.journal.records import Exit
 from tank_agent.linux import pidfd
 from tank_agent.linux.fault import point
-from tank_agent.runtime import conmon, instance
+from tank_agent.runtime import conmon, instance, limits
 from tank_agent.runtime.attach import Consoles
 from tank_agent.runtime.cgroup import CgroupHost
 from tank_agent.runtime.control import Control
 from tank_agent.runtime.crun import Crun
 from tank_agent.runtime.exits import ExitWatcher
-from tank_agent.runtime.instance import Record, State, Stopping
+from tank_agent.runtime.instance import ChangeFailure, Record, State, Stopping
 from tank_agent.runtime.launch import Launch, Seccomp, make_bundle
 from tank_agent.runtime.output import last_bytes
 from tank_agent.runtime.rootfs import RootFilesystems, remove_tree
 from tank_agent.runtime.volumes import Volumes
+from tank_agent.spec.model import Container
 
 # How long a killed process may take to be gone before it is killed again.
 _KILL_AGAIN = 5.0
+# How long to wait with a change of a limit that the kernel refused.
+_CHANGE_AGAIN, _CHANGE_AGAIN_CAP = 1.0, 30.0
+# conmon writes of an end, and of what led to it, within moments, in seconds.
+_SAME_MOMENT = 2.0
 _MONITOR_DEADLINE_MS = 3000
 # How much of a terminal's output a new agent takes from the log, for those who attach later, in bytes.
 _SHOWN_AGAIN = 16 << 10
@@ -38,6 +44,8 @@ _SHOWN_AGAIN = 16 << 10
 
 class Live(Struct, kw_only=True):
     """One run, with the descriptors that tell whether it lives. Only `Containers` writes to it.
+
+    `drift` says which of its limits was lost; `failure` is of the last change of its settings.
 
     `lost` is set once its monitor went while it was alive. `ended_at` (monotonic) is when its process was
     found to have ended, though its monitor goes on.
@@ -53,6 +61,9 @@ class Live(Struct, kw_only=True):
     exit: Exit | None = None
     lost: bool = False
     ended_at: float | None = None
+    drift: str | None = None
+    failure: ChangeFailure | None = None
+    out_of_memory: bool = False
 
     @property
     def state(self) -> State:
@@ -106,6 +117,7 @@ class Containers:
         self.control = Control()
         self.consoles = Consoles(self.control)
         self._watcher = ExitWatcher()
+        self._limit_swap = limits.has_swap_limit(tools.cgroups)
         self._lock = threading.Lock()
         self._runs: dict[str, dict[str, Live]] = {}
 
@@ -147,6 +159,7 @@ class Containers:
                 root_filesystems=self._tools.root_filesystems,
                 volumes=self._tools.volumes,
                 seccomp=self._tools.seccomp(),
+                limit_swap=self._limit_swap,
             )
             point("runtime:bundle-made")
             log = self.log(launch.pod, launch.container.name)
@@ -214,6 +227,48 @@ class Containers:
         _remove_bundle(run.directory)
         point("runtime:removed")
 
+    def change(self, run: Live, container: Container, settings: str) -> None:
+        """Change a run's limits and how it is stopped, while it runs; `settings` is the hash of both.
+
+        Raises:
+            Stalled, Retry: as `limits.write`; it is remembered, and shown.
+        """
+        record = run.record
+        try:
+            limits.write(self._tools.cgroups, record.cgroup, container.limits)
+        except TankError as error:
+            known = run.failure
+            failures = known.failures if known is not None and known.settings == settings else 0
+            retry_at = time.monotonic() + min(_CHANGE_AGAIN * 2.0 ** min(failures, 5), _CHANGE_AGAIN_CAP)
+            run.failure = ChangeFailure(
+                settings=settings, error=str(error), failures=failures + 1, retry_at=retry_at
+            )
+            raise
+        chosen = container.stop_signal
+        run.record = msgspec.structs.replace(
+            record,
+            settings=settings,
+            limits=container.limits,
+            stop_signal=signal_number(chosen) if chosen is not None else record.image_stop_signal,
+            stop_grace=container.stop_grace,
+        )
+        instance.write(run.directory, instance.RECORD, run.record)
+        run.drift = run.failure = None
+
+    def usage(self, pod: str) -> dict[str, limits.Usage]:
+        """Return what the containers of a pod that run use now, by name."""
+        found = {}
+        for run in self.runs(pod):
+            used = limits.usage(self._tools.cgroups, run.record.cgroup)
+            if used is not None and run.state is State.RUNNING:
+                found[run.record.container] = used
+        return found
+
+    def told_out_of_memory(self, run: Live) -> None:
+        """Forget that a process of a run was killed for want of memory, so that the next time is seen."""
+        (run.directory / conmon.OUT_OF_MEMORY).unlink(missing_ok=True)
+        run.out_of_memory = False
+
     def check(self) -> None:
         """Notice what no event told: runs whose end was missed, monitors that hang. For the resync."""
         with self._lock:
@@ -228,6 +283,9 @@ class Containers:
                 run.ended_at = run.ended_at or time.monotonic()
                 if run.ended_at + _KILL_AGAIN < time.monotonic():
                     pidfd.send_signal(run.monitor, signal.SIGKILL)
+            else:
+                run.drift = limits.lost(self._tools.cgroups, run.record.cgroup, run.record.limits)
+                run.out_of_memory = (run.directory / conmon.OUT_OF_MEMORY).exists()
 
     def close(self) -> None:
         """Stop watching. Containers go on."""
@@ -264,6 +322,9 @@ class Containers:
             stop_grace=container.stop_grace,
             terminal=container.tty,
             created_at=self._now(),
+            settings=launch.settings,
+            limits=container.limits,
+            image_stop_signal=_known_signal(launch.image_stop_signal),
         )
         run = Live(record=record, directory=self.directory / identifier)
         run.directory.mkdir(mode=0o700)
@@ -344,11 +405,26 @@ def read_exit(run: Live, now: float) -> Exit | None:
     status = pidfd.wait_status(run.process) if run.process is not None else None
     killed = os.WIFSIGNALED(status) if status is not None else 128 < code <= 128 + signal.SIGRTMAX
     if not killed:
-        return Exit(at=now, code=code)
+        # A shell whose child was killed often ends because of it, with a code of its own.
+        return Exit(at=now, code=code, oom=code != 0 and _out_of_memory_at_end(run))
     number = os.WTERMSIG(status) if status is not None else code - 128
-    # conmon also writes the file when only a child was killed and the container went on.
-    oom = number == signal.SIGKILL and (run.directory / conmon.OUT_OF_MEMORY).exists()
-    return Exit(at=now, signal=number, oom=oom)
+    return Exit(at=now, signal=number, oom=number == signal.SIGKILL and _out_of_memory_at_end(run))
+
+
+def _known_signal(name: str | None) -> int:
+    # What an image says may be nonsense, which matters only if the pod's file says nothing.
+    with contextlib.suppress(ValueError):
+        return signal_number(name or "SIGTERM")
+    return signal.SIGTERM
+
+
+def _out_of_memory_at_end(run: Live) -> bool:
+    """Return whether memory ran out when the run ended: conmon also writes the file when it then went on."""
+    try:
+        ended = (run.directory / conmon.EXIT).stat().st_mtime
+        return (run.directory / conmon.OUT_OF_MEMORY).stat().st_mtime > ended - _SAME_MOMENT
+    except FileNotFoundError:
+        return False
 
 
 def _unknown_exit(run: Live, now: float) -> Exit:

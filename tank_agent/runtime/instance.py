@@ -9,12 +9,14 @@ from __future__ import annotations
 import enum
 import os
 import secrets
+import signal
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
 from tank_agent.linux.fault import point
+from tank_agent.spec.model import Limits
 
 RECORD = "record.json"
 STOPPING = "stopping.json"
@@ -24,7 +26,9 @@ class Record(Struct, frozen=True, kw_only=True):
     """What is fixed when a run begins. `hash` is the hash of the container's part of the spec.
 
     `cgroup` is the OCI cgroupsPath, `image` what `tank status` shows, `stop_grace` is in seconds.
-    `terminal` tells whether the main process runs on a pseudo-terminal.
+    `terminal` tells whether the main process runs on a pseudo-terminal. `limits`, `stop_signal` and
+    `stop_grace` change while it runs; `settings` is the hash of that part of the spec. `image_stop_signal`
+    is what holds where the spec says none.
     """
 
     id: str
@@ -38,6 +42,9 @@ class Record(Struct, frozen=True, kw_only=True):
     stop_grace: float
     terminal: bool
     created_at: float
+    settings: str = ""
+    limits: Limits = msgspec.field(default_factory=Limits)
+    image_stop_signal: int = signal.SIGTERM
 
 
 class Stopping(Struct, frozen=True, kw_only=True):
@@ -45,6 +52,15 @@ class Stopping(Struct, frozen=True, kw_only=True):
 
     deadline: float
     killed: bool = False
+
+
+class ChangeFailure(Struct, frozen=True, kw_only=True):
+    """That a run could not be changed to some settings; `retry_at` is monotonic, in seconds."""
+
+    settings: str
+    error: str
+    failures: int
+    retry_at: float
 
 
 class State(enum.StrEnum):

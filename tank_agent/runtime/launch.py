@@ -28,7 +28,8 @@ class Launch(Struct, frozen=True, kw_only=True):
 
     `layers` are lowest first, `netns` None means the host's network, `files` is the directory with the
     pod's hosts, hostname and resolv.conf; `hash` and `revision` are the spec's, `image` is what `tank
-    status` shows.
+    status` shows. `settings` is the hash of what of the container can change while it runs, and
+    `image_stop_signal` what the image says of it.
     """
 
     pod: str
@@ -41,6 +42,8 @@ class Launch(Struct, frozen=True, kw_only=True):
     files: Path
     hash: str
     revision: str
+    settings: str = ""
+    image_stop_signal: str | None = None
 
 
 class Seccomp(Struct, frozen=True, kw_only=True):
@@ -59,6 +62,7 @@ def make_bundle(
     root_filesystems: RootFilesystems,
     volumes: Volumes,
     seccomp: Seccomp,
+    limit_swap: bool,
 ) -> None:
     """Mount the root file system and the volumes in `bundle`, and write config.json.
 
@@ -81,6 +85,7 @@ def make_bundle(
         netns=launch.netns,
         cgroup=cgroup,
         limits=launch.container.limits,
+        limit_swap=limit_swap,
         mounts=(*_file_mounts(launch.files), *_parents_first(bound)),
         seccomp=seccomp.profile if seccomp.compiled is None else None,
         seccomp_bpf=seccomp.compiled,

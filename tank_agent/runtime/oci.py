@@ -77,6 +77,7 @@ class Sandbox(Struct, frozen=True, kw_only=True):
     netns: Path | None
     cgroup: str
     limits: Limits
+    limit_swap: bool
     mounts: tuple[BindMount, ...]
     seccomp: dict[str, Any] | None
     seccomp_bpf: str | None
@@ -87,7 +88,7 @@ def configuration(process: Process, sandbox: Sandbox) -> dict[str, Any]:
     linux: dict[str, Any] = {
         "namespaces": _namespaces(sandbox),
         "cgroupsPath": sandbox.cgroup,
-        "resources": _resources(sandbox.limits),
+        "resources": _resources(sandbox.limits, limit_swap=sandbox.limit_swap),
         "maskedPaths": list(MASKED_PATHS),
         "readonlyPaths": list(READ_ONLY_PATHS),
         "rootfsPropagation": "private",
@@ -167,11 +168,13 @@ def _bind(mount: BindMount) -> dict[str, Any]:
     return {"destination": mount.target, "type": "bind", "source": str(mount.source), "options": options}
 
 
-def _resources(limits: Limits) -> dict[str, Any]:
+def _resources(limits: Limits, *, limit_swap: bool) -> dict[str, Any]:
     resources: dict[str, Any] = {"devices": [{"allow": False, "access": "rwm"}]}
     if limits.memory is not None:
-        # Equal memory and memory+swap: the limit is the limit, with or without a swap device.
-        resources["memory"] = {"limit": limits.memory, "swap": limits.memory}
+        resources["memory"] = {"limit": limits.memory}
+        if limit_swap:
+            # Equal memory and memory+swap: the limit is the limit, with or without a swap device.
+            resources["memory"]["swap"] = limits.memory
     if limits.pids is not None:
         resources["pids"] = {"limit": limits.pids}
     if limits.cpu is not None:

@@ -41,7 +41,21 @@ def busybox_rootfs(path: Path) -> Path:
     (path / "bin").mkdir(parents=True)
     (path / "bin" / "busybox").write_bytes(BUSYBOX.read_bytes())
     (path / "bin" / "busybox").chmod(0o755)
-    for name in ("sh", "sleep", "echo", "cat", "true", "id", "ls", "kill", "ps", "mount", "touch", "head"):
+    for name in (
+        "sh",
+        "sleep",
+        "echo",
+        "cat",
+        "true",
+        "id",
+        "ls",
+        "kill",
+        "ps",
+        "mount",
+        "touch",
+        "head",
+        "tr",
+    ):
         (path / "bin" / name).symlink_to("busybox")
     (path / "etc").mkdir()
     (path / "etc" / "passwd").write_text(
@@ -147,7 +161,9 @@ class Agent:
         words = json.dumps(command or SERVE)
         if "stop_grace" not in extra:
             # Most of what the tests run has no mind for signals, as process 1.
-            extra = f'{extra}\nstop_grace = "300ms"'
+            grace = 'stop_grace = "300ms"'
+            # After a table's header it would be a key of that table.
+            extra = f"{grace}\n{extra}" if "\n[" in f"\n{extra}" else f"{extra}\n{grace}"
         return f'{head}\n[[containers]]\nname = "app"\nrootfs = "{self.rootfs}"\ncommand = {words}\n{extra}\n'
 
     def write(self, name: str, text: str) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from tank_agent.reconcile.changes import table_rows
 from tank_agent.settings import SettingsTable, load_settings
 from tank_agent.spec.file import PodTable
 from tank_agent.spec.parse import parse_pod_file
@@ -60,6 +61,11 @@ def rows(table: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize("name", sorted(definitions()))
 def test_every_key_has_its_row(name: str) -> None:
     wanted = "\n".join(rows(definitions()[name]))
+    assert wanted in REFERENCE, f"docs/reference.md should have these rows:\n{wanted}"
+
+
+def test_the_change_table_is_the_codes() -> None:
+    wanted = "\n".join(table_rows())
     assert wanted in REFERENCE, f"docs/reference.md should have these rows:\n{wanted}"
 
 

@@ -1,0 +1,207 @@
+"""Every limit is hit for real, changed while the container runs, and healed when it is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tank_agent.linux.pidfd import start_time
+from tank_agent.runtime.cgroup import detect
+from tests.support.agent import Agent, ended, wait_for
+
+# The shell's own memory grows until the kernel refuses.
+HOG = ["/bin/sh", "-c", "trap 'exit 0' TERM; x=0123456789abcdef; while :; do x=$x$x; done"]
+SPIN = ["/bin/sh", "-c", "trap 'exit 0' TERM; while :; do :; done"]
+
+
+def limits(**values: object) -> str:
+    return "[containers.limits]\n" + "".join(f"{key} = {value}\n" for key, value in values.items())
+
+
+def group_file(agent: Agent, pid: int, name: str) -> Path:
+    """Return a file of a process's cgroup, as this host has it."""
+    host = detect(agent.run)
+    for hierarchy in host.hierarchies:
+        for directory in (hierarchy / agent.cgroup).glob("*/*"):
+            if (directory / name).exists() and str(pid) in (directory / "cgroup.procs").read_text().split():
+                return directory / name
+    raise AssertionError(f"process {pid} has no {name}")
+
+
+def container(agent: Agent, pod: str) -> dict[str, Any]:
+    status = agent.status(pod)
+    assert status is not None
+    found: dict[str, Any] = status["containers"][0]
+    return found
+
+
+def memory_file(agent: Agent) -> str:
+    return "memory.max" if detect(agent.run).mode == "unified" else "memory.limit_in_bytes"
+
+
+def test_a_memory_hog_is_killed_and_reported_as_such(agent: Agent) -> None:
+    agent.write("hog", agent.pod_text(command=HOG, head='restart = "never"', extra=limits(memory='"16M"')))
+    status = agent.wait_phase("hog", "failed")
+    assert status["containers"][0]["exit"]["signal"] == signal.SIGKILL
+    assert status["containers"][0]["exit"]["oom"] is True
+    assert "out of memory" in status["error"]
+    assert any(e.type == "exited" and "out of memory" in e.message for e in agent.client.events())
+
+
+def test_another_kill_is_not_taken_for_it(agent: Agent) -> None:
+    agent.write("web", agent.pod_text(head='restart = "never"', extra=limits(memory='"16M"')))
+    agent.wait_phase("web", "running")
+    os.kill(agent.pid("web"), signal.SIGKILL)
+    exit_ = agent.wait_phase("web", "failed")["containers"][0]["exit"]
+    assert (exit_["signal"], exit_["oom"]) == (signal.SIGKILL, False)
+
+
+def test_a_child_that_ran_out_of_memory_is_an_event_and_not_the_containers_end(agent: Agent) -> None:
+    hog = "x=0123456789abcdef; while :; do x=$x$x; done"
+    command = ["/bin/sh", "-c", f"trap 'exit 0' TERM; sh -c '{hog}'; echo went on; sleep 1000 & wait $!"]
+    agent.write(
+        "web", agent.pod_text(command=command, head='restart = "never"', extra=limits(memory='"16M"'))
+    )
+    wait_for(lambda: "went on" in agent.output("web"), "the child is killed")
+    wait_for(lambda: any(e.type == "out-of-memory" for e in agent.client.events()), "it is told", 5)
+    assert container(agent, "web")["phase"] == "running"
+    time.sleep(2)
+    os.kill(agent.pid("web"), signal.SIGKILL)
+    assert agent.wait_phase("web", "failed")["containers"][0]["exit"]["oom"] is False
+    assert sum(e.type == "out-of-memory" for e in agent.client.events()) == 1
+
+
+def test_a_fork_bomb_stops_at_pids(agent: Agent) -> None:
+    bomb = ["/bin/sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1000 & done"]
+    agent.write("bomb", agent.pod_text(command=bomb, extra=limits(pids=20)))
+    agent.wait_phase("bomb", "running")
+    wait_for(lambda: (container(agent, "bomb")["usage"] or {}).get("pids", 0) >= 19, "the limit is reached")
+    assert container(agent, "bomb")["usage"]["pids"] <= 20
+
+
+def busy(agent: Agent, pod: str, seconds: float) -> float:
+    """Return how many cores a pod used over a while."""
+    begin = (time.monotonic(), container(agent, pod)["usage"]["cpu"])
+    wait_for(lambda: time.monotonic() - begin[0] >= seconds, "time passes")
+    cpu = container(agent, pod)["usage"]["cpu"]
+    return float((cpu - begin[1]) / (time.monotonic() - begin[0]))
+
+
+def test_a_spinner_is_held_to_its_share(agent: Agent) -> None:
+    agent.write("spin", agent.pod_text(command=SPIN, extra=limits(cpu=0.2)))
+    agent.wait_phase("spin", "running")
+    assert busy(agent, "spin", 4) == pytest.approx(0.2, rel=0.1)
+    pid = agent.pid("spin")
+    agent.write("spin", agent.pod_text(command=SPIN, extra=limits(cpu="{ quota = 10000, period = 100000 }")))
+    wait_for(lambda: busy(agent, "spin", 1) < 0.12, "the new share counts")
+    assert busy(agent, "spin", 4) == pytest.approx(0.1, rel=0.1)
+    assert agent.pid("spin") == pid
+
+
+def test_limits_change_while_the_container_runs(agent: Agent) -> None:
+    agent.write("web", agent.pod_text(extra=limits(memory='"32M"', pids=50)))
+    agent.wait_phase("web", "running")
+    pid = agent.pid("web")
+    began, memory = start_time(pid), group_file(agent, pid, memory_file(agent))
+    assert memory.read_text().strip() == str(32 << 20)
+    for wanted in ('"64M"', '"16M"'):
+        agent.write("web", agent.pod_text(extra=limits(memory=wanted, pids=40)))
+        bytes_ = str(int(wanted[1:-2]) << 20)
+        wait_for(lambda bytes_=bytes_: memory.read_text().strip() == bytes_, f"memory is {wanted}")  # type: ignore[misc]
+    assert group_file(agent, pid, "pids.max").read_text().strip() == "40"
+    agent.write("web", agent.pod_text())
+    wait_for(lambda: group_file(agent, pid, "pids.max").read_text().strip() == "max", "no limit is no limit")
+    wait_for(lambda: memory.read_text().strip() in ("max", "9223372036854771712"), "memory, too")
+    assert (agent.pid("web"), start_time(pid)) == (pid, began)
+    assert container(agent, "web")["restarts"] == 0
+
+
+def test_a_lost_limit_is_healed_within_a_resync(agent: Agent) -> None:
+    agent.write("web", agent.pod_text(extra=limits(memory='"32M"', pids=50, cpu=0.5)))
+    agent.wait_phase("web", "running")
+    pid = agent.pid("web")
+    unified = detect(agent.run).mode == "unified"
+    damages = {memory_file(agent): "max" if unified else "-1", "pids.max": "max"}
+    damages["cpu.max" if unified else "cpu.cfs_quota_us"] = "max" if unified else "-1"
+    if not unified:
+        group_file(agent, pid, "memory.memsw.limit_in_bytes").write_text("-1")
+    for name, value in damages.items():
+        file = group_file(agent, pid, name)
+        right = file.read_text()
+        file.write_text(value)
+        wait_for(lambda file=file, right=right: file.read_text() == right, f"{name} is healed", 5)  # type: ignore[misc]
+    assert agent.pid("web") == pid
+
+
+def test_more_memory_ends_the_wait_after_running_out_of_it(agent: Agent) -> None:
+    agent.config.write_text(agent.config.read_text().replace('backoff_base = "0s"', 'backoff_base = "200s"'))
+    agent.stop()
+    agent.start()
+    command = ["/bin/sh", "-c", "x=$(head -c 12000000 /dev/zero | tr '\\0' x); echo enough; sleep 1000"]
+    text = agent.pod_text(command=command, extra='stop_grace = "0s"\n' + limits(memory='"8M"'))
+    agent.write("web", text)
+    agent.wait_phase("web", "backing-off")
+    agent.write("web", text.replace("8M", "128M"))
+    wait_for(lambda: "enough" in agent.output("web"), "it starts at once")
+
+
+@pytest.fixture
+def stopped_agent(tmp_path: Path) -> Iterator[Agent]:
+    agent = Agent(tmp_path)
+    with ended(agent):
+        yield agent
+
+
+def test_an_agent_killed_while_it_changes_a_limit(stopped_agent: Agent) -> None:
+    agent = stopped_agent
+    agent.write("web", agent.pod_text(extra=limits(memory='"32M"')))
+    agent.start()
+    agent.wait_phase("web", "running")
+    pid = agent.pid("web")
+    agent.kill()
+    agent.write("web", agent.pod_text(extra=limits(memory='"64M"', pids=7)))
+    agent.launch(fault="runtime:limits-written")
+    assert agent.died() == -signal.SIGKILL
+    agent.start()
+    memory = group_file(agent, pid, memory_file(agent))
+    wait_for(lambda: memory.read_text().strip() == str(64 << 20), "the change is finished")
+    wait_for(lambda: any(e.type == "changed" for e in agent.client.events()), "and told")
+    assert agent.pid("web") == pid
+
+
+def test_a_limit_that_cannot_be_lowered_is_shown_and_costs_nothing(agent: Agent) -> None:
+    if detect(agent.run).mode == "unified":
+        return  # There the kernel takes any limit, and makes room for it.
+    command = [
+        "/bin/sh",
+        "-c",
+        "x=$(head -c 24000000 /dev/zero | tr '\\0' x); echo full; sleep 1000 & wait $!",
+    ]
+    text = agent.pod_text(command=command, extra='stop_grace = "0s"\n' + limits(memory='"256M"'))
+    agent.write("web", text)
+    wait_for(lambda: "full" in agent.output("web"), "memory is in use")
+    pid = agent.pid("web")
+    agent.write("web", text.replace("256M", "8M"))
+    status = agent.wait_phase("web", "degraded")
+    assert "limit of memory" in status["error"]
+    assert agent.pid("web") == pid
+    agent.write("web", text)
+    assert agent.wait_phase("web", "running")["error"] is None
+    assert agent.pid("web") == pid
+
+
+def test_usage_is_shown_by_container_and_by_pod(agent: Agent) -> None:
+    agent.write("web", agent.pod_text() + agent.pod_text(command=SPIN).replace('"app"', '"spin"'))
+    agent.wait_phase("web", "running")
+    wait_for(lambda: (agent.status("web") or {})["usage"]["cpu"] > 0.2, "CPU time is counted")
+    status = agent.status("web")
+    assert status is not None
+    parts = [one["usage"] for one in status["containers"]]
+    assert status["usage"]["pids"] == sum(part["pids"] for part in parts) == 3
+    assert status["usage"]["memory"] == sum(part["memory"] for part in parts) > 0
