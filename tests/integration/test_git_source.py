@@ -473,6 +473,20 @@ def test_many_packs_become_one(one: Machine, work: Work, monkeypatch: pytest.Mon
         assert len(list(one.directory.glob("repository/objects/pack/*.pack"))) <= 4
 
 
+def orphans() -> list[str]:
+    """Return the helpers whose agent is gone."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes()
+            parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+        except OSError:
+            continue
+        if b"tank_agent.source.git.helper" in words and parent == "1":
+            found.append(process.name)
+    return found
+
+
 STEPS = [
     "git:scratch-made",
     "git:pack-copied",
@@ -530,6 +544,7 @@ print(source.sync())
         check=False,
     )
     assert done.returncode == -9, (step, done.stdout, done.stderr)
+    wait_until(lambda: not orphans(), what="the end of the helper of a killed agent")
     one.memory = {file.name: file.read_bytes() for file in state.iterdir()}
     one.start()
     status = one.sync()
