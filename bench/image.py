@@ -24,7 +24,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from bench._measure import Table
-from tests.support.images import directory, layer, member, write_image
+from tests.support.images import debian_layout, directory, layer, member, write_image
 from tests.support.registry import docker_registry, skopeo_copy
 
 ROUNDS = int(os.environ.get("TANK_BENCH_ROUNDS", "5"))
@@ -59,10 +59,10 @@ def main() -> None:
     """Build the images, measure, and print the tables."""
     place = Path(tempfile.mkdtemp(prefix="tank-bench-", dir="/dev/shm"))
     try:
-        layout = place / "layout"
+        layout = debian_layout(place / "layout", "nginx,postgresql")
         images = {
             "20 layers, 400 MB": twenty_layers(layout),
-            "Debian with nginx and postgresql": debian(layout),
+            "Debian with nginx and postgresql": "debian",
         }
         with docker_registry(place / "registry") as host:
             for name, tag in images.items():
@@ -99,17 +99,6 @@ def twenty_layers(layout: Path) -> str:
         layers.append(layer(members))
     write_image(layout, layers, tag="layers")
     return "layers"
-
-
-def debian(layout: Path) -> str:
-    """Make an image with one layer of Debian's own packages, as a Dockerfile's RUN apt-get would."""
-    archive = subprocess.run(
-        ["mmdebstrap", "--variant=minbase", "--include=nginx,postgresql", "--quiet", "bookworm", "-"],
-        check=True,
-        capture_output=True,
-    ).stdout
-    write_image(layout, [archive], tag="debian", config={"Cmd": ["/usr/sbin/nginx"]})
-    return "debian"
 
 
 def measure(place: Path, image: str, layers: Sequence[Path]) -> dict[str, list[Cost]]:

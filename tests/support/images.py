@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -170,6 +171,16 @@ def busybox_layout(path: Path, tag: str = "latest") -> Path:
     """Write an OCI layout with one image of busybox and return its path (use it as `oci:PATH:TAG`)."""
     path.mkdir(parents=True, exist_ok=True)
     write_image(path, [layer(busybox_members())], tag=tag)
+    return path
+
+
+def debian_layout(path: Path, packages: str) -> Path:
+    """Write an OCI layout of Debian and some of its packages, from its own servers; takes a minute."""
+    # In memory: dpkg syncs every file that it unpacks.
+    environment = {**os.environ, "TMPDIR": "/dev/shm"}
+    argv = ["mmdebstrap", "--variant=minbase", f"--include={packages}", "--quiet", "bookworm", "-"]
+    made = subprocess.run(argv, capture_output=True, check=True, env=environment)
+    write_image(path, [made.stdout], tag="debian", config={"Cmd": ["/bin/bash"], "Env": [f"PATH={PATH}"]})
     return path
 
 
