@@ -20,7 +20,7 @@ import subprocess
 import termios
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from msgspec import Struct
 from tank_agent.errors import CannotRun, CommandNotFound, NotRunning, Retry, TankError
 from tank_agent.linux import pidfd
 from tank_agent.linux.process import ENVIRONMENT
+from tank_agent.runtime.cgroup import CgroupHost
 from tank_agent.runtime.containers import Live
 from tank_agent.runtime.crun import Crun, clean_message
 from tank_agent.runtime.instance import read_number
@@ -40,6 +41,7 @@ _log = structlog.get_logger()
 _DEADLINE = 10.0
 _MOST_AT_ONCE = 200
 _PIPE_SIZE = 256 << 10
+_SAME_MOMENT = 10.0
 # Nobody may see a process's memory through its own working directory or a device (CVE-2024-21626).
 _DIRECTORY = re.compile(r"/(?!(?:proc|sys|dev)(?:/|$))")
 _MISSING = re.compile(r"not found|no such file", re.IGNORECASE)
@@ -84,12 +86,14 @@ class Executor:
     Args:
         crun: the runtime.
         run_dir: the agent's.
+        cgroups: tells what runs in a container.
     """
 
-    def __init__(self, crun: Crun, run_dir: Path) -> None:
+    def __init__(self, crun: Crun, run_dir: Path, cgroups: CgroupHost) -> None:
         self.directory = run_dir / "exec"
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._crun = crun
+        self._cgroups = cgroups
         self._free = threading.BoundedSemaphore(_MOST_AT_ONCE)
 
     def start(self, run: Live, request: ExecRequest) -> Execution:
@@ -107,7 +111,14 @@ class Executor:
         try:
             directory.mkdir(mode=0o700)
             (directory / "process.json").write_bytes(msgspec.json.encode(process))
-            return Execution(self._crun, run, directory, request, release=self._free.release)
+            return Execution(
+                self._crun,
+                run,
+                directory,
+                request,
+                inside=lambda: self._cgroups.processes(run.record.cgroup),
+                release=self._free.release,
+            )
         except BaseException:
             remove_tree(directory)
             self._free.release()
@@ -120,10 +131,8 @@ class Executor:
         """
         for directory in self.directory.iterdir():
             pid = read_number(directory / "pid")
-            # A number may be another process's by now, but hardly one that leads a session in our containers.
-            with contextlib.suppress(ProcessLookupError):
-                if pid is not None and pid in inside and os.getsid(pid) == pid:
-                    os.killpg(pid, signal.SIGHUP)
+            if pid is not None and pid in inside and _began_with(pid, directory / "pid"):
+                _signal_group(pid, inside, signal.SIGHUP)
             remove_tree(directory)
 
     def _process(self, run: Live, request: ExecRequest) -> dict[str, Any]:
@@ -135,7 +144,7 @@ class Executor:
         try:
             content = (run.directory / "config.json").read_bytes()
         except FileNotFoundError:
-            raise NotRunning(f"container {run.record.container} is not running") from None
+            raise NotRunning(f"{run.record.pod}/{run.record.container} is not running") from None
         process = msgspec.json.decode(content, type=_Config).process
         process["args"] = list(request.argv)
         process["terminal"] = request.terminal
@@ -173,10 +182,20 @@ class Execution:
     All of them are non-blocking.
     """
 
-    def __init__(self, crun: Crun, run: Live, directory: Path, request: ExecRequest, *, release: Any) -> None:
+    def __init__(
+        self,
+        crun: Crun,
+        run: Live,
+        directory: Path,
+        request: ExecRequest,
+        *,
+        inside: Callable[[], Collection[int]],
+        release: Callable[[], None],
+    ) -> None:
         self._directory = directory
+        self._inside = inside
         self._release = release
-        self._container = run.record.container
+        self._container = f"{run.record.pod}/{run.record.container}"
         self._command = request.argv[0]
         self._process: int | None = None
         self._pid = 0
@@ -238,6 +257,8 @@ class Execution:
             stdin=streams[0],
             stdout=streams[1],
             stderr=streams[2],
+            # The command gets a process group that is not ours.
+            start_new_session=True,
         )
         # Not reaped by anybody else, so the number is still its own.
         self.waiter = os.pidfd_open(self._crun.pid)
@@ -298,10 +319,9 @@ class Execution:
                 fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, size)
 
     def signal(self, number: int) -> None:
-        """Send a signal to the command's process group, which crun made for it; nothing if it has ended."""
+        """Send a signal to the command and its process group; nothing if it has ended."""
         if self.begun() and self._process is not None and not pidfd.ended(self._process):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._pid, number)
+            _signal_group(self._pid, self._inside(), number)
 
     def close_stdin(self) -> None:
         """Give the command the end of its input."""
@@ -365,7 +385,7 @@ class Execution:
         if said.startswith("chdir"):
             return CannotRun(f"cannot run {self._command}: {said}", hint="give another --cwd")
         if _GONE.search(said):
-            return NotRunning(f"container {self._container} is not running")
+            return NotRunning(f"{self._container} is not running")
         if _MISSING.search(said):
             return CommandNotFound(f"{self._command}: not found in the container", where=self._container)
         if _REFUSED.search(said):
@@ -392,3 +412,26 @@ class Execution:
             if descriptor is not None:
                 os.close(descriptor)
                 setattr(self, name, None)
+
+
+def _signal_group(leader: int, inside: Collection[int], number: int) -> None:
+    """Send a signal to a process and to the others of its group, but only to those in the container.
+
+    crun is in the group, too, unless the command has a terminal; and it would pass the signal on once more.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        group = os.getpgid(leader)
+        for pid in inside:
+            with contextlib.suppress(ProcessLookupError):
+                if os.getpgid(pid) == group:
+                    os.kill(pid, number)
+
+
+def _began_with(pid: int, file: Path) -> bool:
+    """Return whether a process began when its pid file was written: the number may be another's by now."""
+    ticks = pidfd.start_time(pid)
+    if ticks is None:
+        return False
+    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    began = booted + ticks / os.sysconf("SC_CLK_TCK")
+    return abs(began - file.stat().st_mtime) < _SAME_MOMENT
