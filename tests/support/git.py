@@ -224,7 +224,10 @@ def make_key(path: Path) -> None:
 def ssh_server(base: Path, keys: Keys) -> Iterator[tuple[str, int]]:
     """Run sshd for the user that we are, with one key, and yield (user, port)."""
     port = free_port()
-    Path("/run/sshd").mkdir(exist_ok=True)
+    # sshd insists on this directory for its unprivileged part.
+    jail = Path("/run/sshd")
+    made = not jail.exists()
+    jail.mkdir(exist_ok=True)
     authorized = base / "authorized_keys"
     shutil.copy(f"{keys.client}.pub", authorized)
     authorized.chmod(0o600)
@@ -242,8 +245,12 @@ UsePAM no
 PermitRootLogin prohibit-password
 AcceptEnv GIT_PROTOCOL
 """)
-    with server(["/usr/sbin/sshd", "-D", "-e", "-f", str(config)], port, base / "sshd.log"):
-        yield pwd.getpwuid(os.getuid()).pw_name, port
+    try:
+        with server(["/usr/sbin/sshd", "-D", "-e", "-f", str(config)], port, base / "sshd.log"):
+            yield pwd.getpwuid(os.getuid()).pw_name, port
+    finally:
+        if made:
+            jail.rmdir()
 
 
 def known_hosts(keys: Keys, port: int, key: Path | None = None) -> str:
