@@ -145,7 +145,7 @@ def _interactive(
     )
     rotation.start()
     stack.callback(rotation.close)
-    executor = Executor(tools.crun, settings.run_dir)
+    executor = Executor(tools.crun, settings.run_dir, tools.cgroups)
     runs = [run for pod in containers.pods() for run in containers.runs(pod)]
     executor.sweep(
         {pid for run in runs for pid in tools.cgroups.processes(run.record.cgroup) if pid != run.pid}
