@@ -41,13 +41,15 @@ from tank_agent.runtime.exec import Executor
 from tank_agent.runtime.launch import Seccomp
 from tank_agent.runtime.rootfs import RootFilesystems
 from tank_agent.runtime.rotation import Rotation
-from tank_agent.runtime.seccomp import SeccompCache, default_profile
+from tank_agent.runtime.seccomp import SeccompCache
+from tank_agent.runtime.seccomp_choice import profile_of
 from tank_agent.runtime.volumes import Volumes
 from tank_agent.service import Service
 from tank_agent.settings import Settings
 from tank_agent.source.directory import DirectorySource
 from tank_agent.source.seed import SeedSource
 from tank_agent.source.watch import DirectoryWatcher
+from tank_agent.spec.model import Security
 
 _log = structlog.get_logger()
 _DRAIN_DEADLINE = 120.0
@@ -189,15 +191,11 @@ def _tools(settings: Settings, cgroups: CgroupHost) -> Tools:
     crun, conmon = _program("crun"), _program("conmon")
     version = run_program([crun, "--version"], timeout=_VERSION_DEADLINE).stdout
     machine = platform.machine()
-    profile = default_profile(machine)
     cache = SeccompCache(settings.data_dir, crun_version=version, machine=machine)
 
-    def seccomp() -> Seccomp:
-        return Seccomp(profile=profile, compiled=cache.annotation_for(profile))
-
-    def learn(compiled: Path) -> None:
-        if cache.annotation_for(profile) is None:
-            cache.learn(profile, compiled)
+    def seccomp(security: Security) -> Seccomp:
+        profile = profile_of(security, machine)
+        return Seccomp(profile=profile, compiled=cache.annotation_for(profile) if profile else None)
 
     return Tools(
         crun=Crun(crun, settings.run_dir, cgroups),
@@ -206,7 +204,7 @@ def _tools(settings: Settings, cgroups: CgroupHost) -> Tools:
         root_filesystems=RootFilesystems(settings.data_dir),
         volumes=Volumes(settings.data_dir),
         seccomp=seccomp,
-        learn_seccomp=learn,
+        learn_seccomp=cache.learn,
     )
 
 

@@ -35,7 +35,18 @@ class Row(Struct, frozen=True, kw_only=True):
     note: str = ""
 
 
-_RESTARTING = ("image", "rootfs", "command", "args", "env", "working_dir", "user", "tty", "mounts")
+_RESTARTING = (
+    "image",
+    "rootfs",
+    "command",
+    "args",
+    "env",
+    "working_dir",
+    "user",
+    "tty",
+    "mounts",
+    "security",
+)
 
 TABLE: tuple[Row, ...] = (
     Row(key="name", effect=Effect.POD, note="it is another pod: the old one goes, with its logs"),

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -29,7 +30,7 @@ from tank_agent.runtime.launch import Launch, Seccomp, make_bundle
 from tank_agent.runtime.output import last_bytes
 from tank_agent.runtime.rootfs import RootFilesystems, remove_tree
 from tank_agent.runtime.volumes import Volumes
-from tank_agent.spec.model import Container
+from tank_agent.spec.model import Container, Security
 
 # How long a killed process may take to be gone before it is killed again.
 _KILL_AGAIN = 5.0
@@ -83,8 +84,8 @@ class Tools(Struct, frozen=True, kw_only=True):
     cgroups: CgroupHost
     root_filesystems: RootFilesystems
     volumes: Volumes
-    seccomp: Callable[[], Seccomp]
-    learn_seccomp: Callable[[Path], None]
+    seccomp: Callable[[Security], Seccomp]
+    learn_seccomp: Callable[[dict[str, Any], Path], object]
 
 
 class Containers:
@@ -151,6 +152,7 @@ class Containers:
         """
         run = self._begin(launch)
         try:
+            seccomp = self._tools.seccomp(launch.container.security)
             make_bundle(
                 launch,
                 instance=run.record.id,
@@ -158,7 +160,7 @@ class Containers:
                 cgroup=run.record.cgroup,
                 root_filesystems=self._tools.root_filesystems,
                 volumes=self._tools.volumes,
-                seccomp=self._tools.seccomp(),
+                seccomp=seccomp,
                 limit_swap=self._limit_swap,
             )
             point("runtime:bundle-made")
@@ -173,7 +175,8 @@ class Containers:
         if run.record.terminal:
             # Before its program begins, so that not one byte of it is missed.
             self.consoles.open(run.directory)
-        self._tools.learn_seccomp(self._tools.crun.root / run.record.id / "seccomp.bpf")
+        if seccomp.profile is not None and seccomp.compiled is None:
+            self._tools.learn_seccomp(seccomp.profile, self._tools.crun.root / run.record.id / "seccomp.bpf")
         return run
 
     def start(self, run: Live) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tank_agent.errors import Stalled
 from tank_agent.image.merge import RunParameters
 from tank_agent.image.user import Identity, resolve_user
 from tank_agent.linux import paths
-from tank_agent.runtime.oci import BindMount, Process, Sandbox, configuration
+from tank_agent.runtime.oci import BindMount, Device, Process, Sandbox, configuration
 from tank_agent.runtime.rootfs import FILES, RootFilesystems
 from tank_agent.runtime.volumes import Volumes
 from tank_agent.spec.model import Container, Volume
@@ -47,9 +48,12 @@ class Launch(Struct, frozen=True, kw_only=True):
 
 
 class Seccomp(Struct, frozen=True, kw_only=True):
-    """A seccomp profile, and the BPF that crun made of it on this machine once (base64), if it did."""
+    """A seccomp profile, and the BPF that crun made of it on this machine once (base64), if it did.
 
-    profile: dict[str, Any]
+    No profile is no filter.
+    """
+
+    profile: dict[str, Any] | None
     compiled: str | None
 
 
@@ -89,6 +93,8 @@ def make_bundle(
         mounts=(*_file_mounts(launch.files), *_parents_first(bound)),
         seccomp=seccomp.profile if seccomp.compiled is None else None,
         seccomp_bpf=seccomp.compiled,
+        security=launch.container.security,
+        devices=tuple(_device(path) for path in launch.container.security.devices),
     )
     config = configuration(_process(launch, identity), sandbox)
     (bundle / "config.json").write_bytes(msgspec.json.encode(config))
@@ -109,7 +115,29 @@ def _process(launch: Launch, identity: Identity) -> Process:
         gid=identity.gid,
         groups=identity.groups,
         terminal=launch.container.tty,
+        security=launch.container.security,
         open_files=_OPEN_FILES_HARD if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES_HARD),
+    )
+
+
+def _device(path: str) -> Device:
+    try:
+        found = os.stat(path)  # noqa: PTH116
+    except OSError as error:
+        raise Stalled(
+            f"device {path}: {os.strerror(error.errno or 0)}", hint="is its kernel module loaded?"
+        ) from error
+    kinds = {stat.S_IFCHR: "c", stat.S_IFBLK: "b"}
+    kind = kinds.get(stat.S_IFMT(found.st_mode))
+    if kind is None:
+        raise Stalled(f"device {path} is not a device")
+    return Device(
+        path=path,
+        kind=kind,
+        major=os.major(found.st_rdev),
+        minor=os.minor(found.st_rdev),
+        mode=stat.S_IMODE(found.st_mode),
+        gid=found.st_gid,
     )
 
 

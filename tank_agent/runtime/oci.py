@@ -7,12 +7,15 @@ annotation, since crun is steered by those.
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 
-from tank_agent.spec.model import Limits
+from tank_agent.spec.model import Limits, Security
+from tank_agent.spec.security_checks import ALL
+from tank_agent.spec.security_checks import CAPABILITIES as EVERY_CAPABILITY
 
 # containers.conf(5), default_capabilities.
 CAPABILITIES = (
@@ -48,6 +51,17 @@ READ_ONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sys
 _OPEN_FILES_SOFT = 1024
 
 
+class Device(Struct, frozen=True, kw_only=True):
+    """A device of the host that a container sees: `kind` is "c" or "b", `mode` its permissions."""
+
+    path: str
+    kind: str
+    major: int
+    minor: int
+    mode: int
+    gid: int
+
+
 class BindMount(Struct, frozen=True, kw_only=True):
     """A path of the host, made safe by us already, at a path in the container."""
 
@@ -67,6 +81,7 @@ class Process(Struct, frozen=True, kw_only=True):
     groups: tuple[int, ...]
     terminal: bool
     open_files: int
+    security: Security = Security()
 
 
 class Sandbox(Struct, frozen=True, kw_only=True):
@@ -81,16 +96,23 @@ class Sandbox(Struct, frozen=True, kw_only=True):
     mounts: tuple[BindMount, ...]
     seccomp: dict[str, Any] | None
     seccomp_bpf: str | None
+    security: Security = Security()
+    devices: tuple[Device, ...] = ()
 
 
 def configuration(process: Process, sandbox: Sandbox) -> dict[str, Any]:
     """Return config.json."""
+    privileged = sandbox.security.privileged
     linux: dict[str, Any] = {
         "namespaces": _namespaces(sandbox),
         "cgroupsPath": sandbox.cgroup,
-        "resources": _resources(sandbox.limits, limit_swap=sandbox.limit_swap),
-        "maskedPaths": list(MASKED_PATHS),
-        "readonlyPaths": list(READ_ONLY_PATHS),
+        "resources": {
+            **_resources(sandbox.limits, limit_swap=sandbox.limit_swap),
+            "devices": _device_rules(sandbox),
+        },
+        "devices": [_device(device) for device in sandbox.devices],
+        "maskedPaths": [] if privileged else list(MASKED_PATHS),
+        "readonlyPaths": [] if privileged else list(READ_ONLY_PATHS),
         "rootfsPropagation": "private",
     }
     annotations: dict[str, str] = {}
@@ -101,25 +123,32 @@ def configuration(process: Process, sandbox: Sandbox) -> dict[str, Any]:
     return {
         "ociVersion": "1.0.2",
         "process": _process(process),
-        "root": {"path": str(sandbox.rootfs), "readonly": False},
+        "root": {"path": str(sandbox.rootfs), "readonly": sandbox.security.read_only_root},
         "hostname": sandbox.hostname,
-        "mounts": [*_kernel_mounts(), *(_bind(mount) for mount in sandbox.mounts)],
+        "mounts": [*_kernel_mounts(privileged=privileged), *(_bind(mount) for mount in sandbox.mounts)],
         "annotations": annotations,
         "linux": linux,
     }
 
 
 def _process(process: Process) -> dict[str, Any]:
-    # Inheritable and ambient stay empty: CVE-2022-27649.
-    held = list(CAPABILITIES)
+    held = sorted(capabilities(process.security))
+    # Inheritable and ambient stay empty, CVE-2022-27649, but for what a user other than root is given by
+    # name: without them it would lose that as its program starts.
+    kept = sorted(set(held) & set(process.security.add)) if process.uid else []
     return {
         "terminal": process.terminal,
         "user": {"uid": process.uid, "gid": process.gid, "additionalGids": list(process.groups)},
         "args": list(process.argv),
         "env": list(process.env),
         "cwd": process.cwd,
-        "capabilities": {"bounding": held, "effective": held, "permitted": held},
-        "noNewPrivileges": True,
+        "capabilities": {
+            "bounding": held,
+            "effective": held,
+            "permitted": held,
+            **({"inheritable": kept, "ambient": kept} if kept else {}),
+        },
+        "noNewPrivileges": not process.security.privileged,
         "rlimits": [
             {
                 "type": "RLIMIT_NOFILE",
@@ -130,6 +159,47 @@ def _process(process: Process) -> dict[str, Any]:
     }
 
 
+def capabilities(security: Security, bounding: frozenset[str] | None = None) -> frozenset[str]:
+    """Return the capabilities that a container has: the default ones, without `drop`, with `add`.
+
+    "ALL" is what the agent itself has, since nobody can give more.
+    """
+    every = _own_capabilities() if bounding is None else bounding
+    if security.privileged or security.add == (ALL,):
+        return every - frozenset(security.drop)
+    kept = frozenset() if security.drop == (ALL,) else frozenset(CAPABILITIES) - frozenset(security.drop)
+    return kept | frozenset(security.add)
+
+
+@functools.cache
+def _own_capabilities() -> frozenset[str]:
+    status = Path("/proc/self/status").read_text()
+    bits = int(next(line.split()[1] for line in status.splitlines() if line.startswith("CapBnd")), 16)
+    return frozenset(name for number, name in enumerate(EVERY_CAPABILITY) if bits >> number & 1)
+
+
+def _device_rules(sandbox: Sandbox) -> list[dict[str, Any]]:
+    if sandbox.security.privileged:
+        return [{"allow": True, "access": "rwm"}]
+    allowed = [
+        {"allow": True, "type": device.kind, "major": device.major, "minor": device.minor, "access": "rwm"}
+        for device in sandbox.devices
+    ]
+    return [{"allow": False, "access": "rwm"}, *allowed]
+
+
+def _device(device: Device) -> dict[str, Any]:
+    return {
+        "path": device.path,
+        "type": device.kind,
+        "major": device.major,
+        "minor": device.minor,
+        "fileMode": device.mode,
+        "uid": 0,
+        "gid": device.gid,
+    }
+
+
 def _namespaces(sandbox: Sandbox) -> list[dict[str, str]]:
     namespaces = [{"type": kind} for kind in ("mount", "pid", "ipc", "uts", "cgroup")]
     if sandbox.netns is not None:
@@ -137,11 +207,12 @@ def _namespaces(sandbox: Sandbox) -> list[dict[str, str]]:
     return namespaces
 
 
-def _kernel_mounts() -> list[dict[str, Any]]:
+def _kernel_mounts(*, privileged: bool) -> list[dict[str, Any]]:
     def entry(target: str, kind: str, source: str, *options: str) -> dict[str, Any]:
         return {"destination": target, "type": kind, "source": source, "options": list(options)}
 
     quiet = ("nosuid", "noexec", "nodev")
+    access = "rw" if privileged else "ro"
     return [
         entry("/proc", "proc", "proc", *quiet),
         entry("/dev", "tmpfs", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
@@ -158,8 +229,8 @@ def _kernel_mounts() -> list[dict[str, Any]]:
         ),
         entry("/dev/shm", "tmpfs", "shm", *quiet, "mode=1777", "size=65536k"),  # noqa: S108
         entry("/dev/mqueue", "mqueue", "mqueue", *quiet),
-        entry("/sys", "sysfs", "sysfs", *quiet, "ro"),
-        entry("/sys/fs/cgroup", "cgroup", "cgroup", *quiet, "relatime", "ro"),
+        entry("/sys", "sysfs", "sysfs", *quiet, access),
+        entry("/sys/fs/cgroup", "cgroup", "cgroup", *quiet, "relatime", access),
     ]
 
 
@@ -169,7 +240,7 @@ def _bind(mount: BindMount) -> dict[str, Any]:
 
 
 def _resources(limits: Limits, *, limit_swap: bool) -> dict[str, Any]:
-    resources: dict[str, Any] = {"devices": [{"allow": False, "access": "rwm"}]}
+    resources: dict[str, Any] = {}
     if limits.memory is not None:
         resources["memory"] = {"limit": limits.memory}
         if limit_swap:

@@ -31,6 +31,7 @@ from tank_agent.spec.quantities import (
     parse_memory,
 )
 from tank_agent.spec.reference import check_path, parse_reference
+from tank_agent.spec.security_checks import check_security
 from tank_agent.spec.signals import parse_signal
 
 Value = TypeVar("Value")
@@ -153,6 +154,7 @@ def _container(
         ),
         mounts=_mounts(table.mounts, (*path, "mounts"), volumes, findings),
         limits=_limits(table.limits or LimitsTable(), (*path, "limits"), findings),
+        security=check_security(table.security, (*path, "security"), findings),
     )
 
 

@@ -126,6 +126,42 @@ class LimitsTable(FileStruct):
     ] = None
 
 
+class CapabilitiesTable(FileStruct):
+    """What differs from the default capabilities."""
+
+    add: Annotated[
+        tuple[str, ...], about('Capabilities beyond the default ones; "ALL" is every one.', ["NET_ADMIN"])
+    ] = ()
+    drop: Annotated[
+        tuple[str, ...], about('Capabilities to take away; "ALL" leaves those that add names.', ["ALL"])
+    ] = ()
+
+
+class SecurityTable(FileStruct):
+    """Where a container differs from the hardening that all have."""
+
+    capabilities: Annotated[
+        CapabilitiesTable | None, about("Capabilities to add to and to drop from the default eleven.")
+    ] = None
+    read_only_root: Annotated[
+        bool, about("Whether its root file system can't be written; volumes still can.", True)
+    ] = False
+    privileged: Annotated[
+        bool,
+        about("Whether it may do what root on the host may: every capability and device, no seccomp.", True),
+    ] = False
+    seccomp: Annotated[
+        str,
+        text(
+            'Its filter of system calls: "default", "unconfined", or the path of a profile in OCI format.',
+            "default",
+        ),
+    ] = "default"
+    devices: Annotated[
+        tuple[str, ...], about("Devices of the host that it sees and may use.", ["/dev/fuse"])
+    ] = ()
+
+
 class ContainerTable(FileStruct):
     """One process of the pod and the root file system that it runs in."""
 
@@ -186,6 +222,9 @@ class ContainerTable(FileStruct):
     ] = "10s"
     mounts: Annotated[tuple[MountTable, ...], about("Volumes that the container sees.")] = ()
     limits: Annotated[LimitsTable | None, about("Memory, processes and CPU that it may use.")] = None
+    security: Annotated[
+        SecurityTable | None, about("Where it differs from the hardening that all containers have.")
+    ] = None
 
 
 class PodTable(FileStruct):
@@ -205,3 +244,11 @@ class PodTable(FileStruct):
         about('"none" (loopback only), "host" (the host\'s own), or a table with interfaces.', "none"),
     ] = "none"
     volumes: Annotated[tuple[VolumeTable, ...], about("Storage that the pod's containers can mount.")] = ()
+    hosts: Annotated[
+        tuple[str, ...],
+        about("Only on machines whose name matches one of these patterns. Not given: everywhere.", ["edge-*"]),
+    ] = ()
+    labels: Annotated[
+        dict[str, str] | None,
+        about("Only on machines whose [labels] in agent.toml match all of these.", {"site": "fra"}),
+    ] = None

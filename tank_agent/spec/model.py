@@ -75,6 +75,21 @@ class Limits(Struct, frozen=True, kw_only=True):
     cpu: CpuLimit | None = None
 
 
+class Security(Struct, frozen=True, kw_only=True):
+    """Where one container differs from the default hardening.
+
+    `add` and `drop` are sorted names such as "CAP_NET_ADMIN", or ("ALL",). `seccomp` is "default",
+    "unconfined" or the path of a profile. `devices` are paths below /dev, sorted.
+    """
+
+    add: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+    read_only_root: bool = False
+    privileged: bool = False
+    seccomp: str = "default"
+    devices: tuple[str, ...] = ()
+
+
 class Container(Struct, frozen=True, kw_only=True):
     """One container of a pod. Exactly one of `image` and `rootfs` is set; None means "as the image says".
 
@@ -94,6 +109,7 @@ class Container(Struct, frozen=True, kw_only=True):
     stop_grace: float = 10.0
     mounts: tuple[Mount, ...] = ()
     limits: Limits = msgspec.field(default_factory=Limits)
+    security: Security = msgspec.field(default_factory=Security)
 
 
 class Pod(Struct, frozen=True, kw_only=True):

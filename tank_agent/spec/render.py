@@ -8,7 +8,7 @@ from typing import Any
 import tomlkit
 from tomlkit.items import AoT, InlineTable, Table
 
-from tank_agent.spec.model import Container, CpuLimit, Limits, Mount, Network, Nic, Pod, Volume
+from tank_agent.spec.model import Container, CpuLimit, Limits, Mount, Network, Nic, Pod, Security, Volume
 from tank_agent.spec.quantities import CPU_PERIOD, format_duration, format_memory
 
 _DEFAULT_GRACE = 10.0
@@ -89,6 +89,7 @@ def _container(container: Container) -> Table:
             "stop_grace": None if container.stop_grace == _DEFAULT_GRACE else _grace(container.stop_grace),
             "mounts": _list(_mount(mount) for mount in container.mounts) if container.mounts else None,
             "limits": _limits(container.limits) if container.limits != Limits() else None,
+            "security": _security(container.security) if container.security != Security() else None,
         }
     )
 
@@ -109,6 +110,20 @@ def _limits(limits: Limits) -> Table:
             "memory": None if limits.memory is None else format_memory(limits.memory),
             "pids": limits.pids,
             "cpu": None if limits.cpu is None else _cpu(limits.cpu),
+        }
+    )
+
+
+def _security(security: Security) -> Table:
+    capabilities = {"add": list(security.add), "drop": list(security.drop)}
+    given = {key: names for key, names in capabilities.items() if names}
+    return _table(
+        {
+            "capabilities": _inline(given) if given else None,
+            "read_only_root": security.read_only_root or None,
+            "privileged": security.privileged or None,
+            "seccomp": None if security.seccomp == "default" else security.seccomp,
+            "devices": list(security.devices) or None,
         }
     )
 

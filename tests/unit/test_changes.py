@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from tank_agent.reconcile.changes import LIVE_FIELDS, RESTARTING_FIELDS, TABLE, Effect, changes, row_of
 from tank_agent.reconcile.plan import container_hash, settings_hash
 from tank_agent.spec.file import ContainerTable, NetworkTable, PodTable, VolumeTable
-from tank_agent.spec.model import Container, CpuLimit, Limits, Mount, Network, Nic, Pod, RestartPolicy, Volume
+from tank_agent.spec.model import Container, CpuLimit, Limits, Mount, Network, Nic, Pod, RestartPolicy, Security, Volume
 
 OTHER = {
     "image": "oci:/other",
@@ -23,6 +23,7 @@ OTHER = {
     "stop_grace": 3.0,
     "mounts": (Mount(volume="data", path="/data"),),
     "limits": Limits(memory=1 << 30),
+    "security": Security(read_only_root=True),
 }
 APP = Container(name="app", rootfs="/root", command=("/bin/app",))
 POD = Pod(name="web", containers=(APP, replace(APP, name="other")), volumes=(Volume(name="data"),))
