@@ -1,0 +1,274 @@
+"""A whole Debian 13 machine, emulated by QEMU: booted, told what to do, rebooted, and cut off from its power.
+
+Commands reach it through a virtio port, so it needs neither network nor login. Its network card is a tap device
+in a network namespace that only this machine and the test are in.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.support.debian import scratch_parent
+from tests.support.image import OUTSIDE, image
+
+# Emulated, on cores that other things use too: half a minute when nothing else runs.
+BOOT_DEADLINE = 240.0
+COMMAND_DEADLINE = 120.0
+_MEMORY = 1280
+
+
+class Result(NamedTuple):
+    """How a command in the machine ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Machine:
+    """One machine with a disk of its own in `directory`."""
+
+    def __init__(self, directory: Path) -> None:
+        built = image()
+        self.directory = directory
+        self.console = directory / "console.log"
+        self._kernel = built.kernel
+        self._disk = directory / "disk.qcow2"
+        self._namespace = f"tank-vm-{os.getpid()}"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._port: socket.socket | None = None
+        self._numbers = itertools.count(1)
+        self._answers: dict[int, dict[str, Any]] = {}
+        self._answered = threading.Condition()
+        self._boot = ""
+        _run("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(built.disk), str(self._disk))
+        self._make_network()
+
+    # --- power ------------------------------------------------------------------------------------------
+
+    def start(self) -> float:
+        """Switch the machine on, wait until it takes commands, and return how many seconds that took."""
+        began = time.monotonic()
+        channel = self.directory / "port"
+        channel.unlink(missing_ok=True)
+        with self.console.open("ab") as log:
+            self._process = subprocess.Popen(
+                ["ip", "netns", "exec", self._namespace, "qemu-system-x86_64", *self._options(channel)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        self._port = self._connect(channel)
+        threading.Thread(target=self._read, args=(self._port,), daemon=True).start()
+        self.wait_for_boot("")
+        return time.monotonic() - began
+
+    def wait_for_boot(self, former: str, deadline: float = BOOT_DEADLINE) -> None:
+        """Wait until the machine takes commands after a boot other than `former`."""
+        end = time.monotonic() + deadline
+        while True:
+            self._check_alive()
+            result = self._ask(["hello"], "", 2.0)
+            if result is not None and result.out != former:
+                self._boot = result.out
+                return
+            if time.monotonic() > end:
+                raise AssertionError(f"no boot within {deadline:g} s; its console:\n{self.console_tail()}")
+
+    def reboot(self) -> None:
+        """Restart the machine in order, and wait until it takes commands."""
+        former = self._boot
+        self.run("systemctl", "reboot", check=False)
+        self.wait_for_boot(former)
+
+    def power_off(self) -> None:
+        """Shut the machine down in order and wait until it is off."""
+        assert self._process is not None
+        self._ask(["systemctl", "poweroff"], "", 20.0)
+        self._process.wait(BOOT_DEADLINE)
+        self._disconnect()
+
+    def cut_power(self) -> None:
+        """Take the machine's power away. What it had not flushed to its disk is lost."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait(30)
+        self._disconnect()
+
+    def close(self) -> None:
+        """Switch the machine off, however it stands, and remove its network."""
+        if self._process is not None:
+            if self._process.poll() is None:
+                self._process.kill()
+            self._process.wait(30)
+            self._disconnect()
+        _run("ip", "netns", "delete", self._namespace)
+
+    # --- commands ---------------------------------------------------------------------------------------
+
+    def run(
+        self, *argv: str, stdin: str = "", check: bool = True, timeout: float = COMMAND_DEADLINE
+    ) -> Result:
+        """Run a command in the machine; a status other than 0 fails the test unless `check` is false."""
+        result = self._ask(list(argv), stdin, timeout)
+        if result is None:
+            self._check_alive()
+            raise AssertionError(f"no answer within {timeout:g} s to {argv}:\n{self.console_tail()}")
+        if check and result.code != 0:
+            raise AssertionError(
+                f"{argv} ended with {result.code}:\n{result.out[-6000:]}\n{result.err[-6000:]}"
+            )
+        return result
+
+    def sh(self, script: str, *, check: bool = True, timeout: float = COMMAND_DEADLINE) -> str:
+        """Run a shell script in the machine and return what it printed."""
+        return self.run("sh", "-euc", script, check=check, timeout=timeout).out.strip()
+
+    def tank(self, *arguments: str, check: bool = True, timeout: float = COMMAND_DEADLINE) -> Result:
+        """Run the command line in the machine."""
+        return self.run("tank", *arguments, check=check, timeout=timeout)
+
+    def write(self, path: str, content: str | bytes) -> None:
+        """Write a file in the machine, whole or not at all, synced."""
+        data = content.encode() if isinstance(content, str) else content
+        script = 'base64 -d > "$1.new" && sync "$1.new" && mv "$1.new" "$1" && sync "$(dirname "$1")"'
+        self.run("sh", "-euc", script, "sh", path, stdin=base64.b64encode(data).decode())
+
+    def status(self, pod: str) -> dict[str, Any] | None:
+        """Return a pod's status; None if there is none, or no agent."""
+        result = self.tank("status", "-o", "json", check=False)
+        pods = json.loads(result.out) if result.code == 0 else []
+        return next((found for found in pods if found["name"] == pod), None)
+
+    def outside(self, *argv: str, timeout: float = 30.0) -> Result:
+        """Run a command on the other side of the machine's network."""
+        done = subprocess.run(
+            ["ip", "netns", "exec", self._namespace, *argv],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    def console_tail(self) -> str:
+        """Return the end of what the machine printed on its serial console."""
+        return self.console.read_text(errors="replace")[-3000:]
+
+    # --- inside -----------------------------------------------------------------------------------------
+
+    def _options(self, channel: Path) -> list[str]:
+        append = "root=/dev/nvme0n1 rw console=ttyS0 net.ifnames=0 quiet panic=-1 systemd.show_status=0"
+        text = (
+            f"-machine q35 -accel tcg,thread=multi -cpu max,-cx16,-la57 -smp 2 -m {_MEMORY}"
+            " -nodefaults -display none -serial stdio -monitor none"
+            f" -drive if=none,id=disk,file={self._disk},format=qcow2,cache=writeback,discard=unmap"
+            " -device nvme,drive=disk,serial=1"
+            f" -chardev socket,id=port,path={channel},server=on,wait=off"
+            " -device virtio-serial-pci -device virtserialport,chardev=port,name=tank.test"
+            " -object rng-random,id=rng,filename=/dev/urandom -device virtio-rng-pci,rng=rng"
+            " -netdev tap,id=net,ifname=vm0,script=no,downscript=no"
+            " -device virtio-net-pci,netdev=net,mac=52:54:00:77:00:02"
+        )
+        return [*text.split(), "-kernel", str(self._kernel), "-append", append]
+
+    def _make_network(self) -> None:
+        _run("ip", "netns", "add", self._namespace)
+        inside = ("ip", "-n", self._namespace)
+        _run(*inside, "tuntap", "add", "vm0", "mode", "tap")
+        _run(*inside, "address", "add", f"{OUTSIDE}/24", "dev", "vm0")
+        for device in ("lo", "vm0"):
+            _run(*inside, "link", "set", device, "up")
+
+    def _connect(self, channel: Path) -> socket.socket:
+        end = time.monotonic() + 30
+        while True:
+            self._check_alive()
+            port = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                port.connect(str(channel))
+                return port
+            except OSError:
+                port.close()
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.02)
+
+    def _disconnect(self) -> None:
+        self._process = None
+        if self._port is not None:
+            self._port.shutdown(socket.SHUT_RDWR)
+            self._port.close()
+            self._port = None
+
+    def _read(self, port: socket.socket) -> None:
+        pending = b""
+        while True:
+            try:
+                chunk = port.recv(65536)
+            except OSError:
+                return
+            if not chunk:
+                return
+            *lines, pending = (pending + chunk).split(b"\n")
+            for line in lines:
+                try:
+                    answer = json.loads(line)
+                except ValueError:
+                    # Half a line, cut off by a reset.
+                    continue
+                with self._answered:
+                    self._answers[answer["id"]] = answer
+                    self._answered.notify_all()
+
+    def _ask(self, argv: list[str], stdin: str, timeout: float) -> Result | None:
+        assert self._port is not None
+        number = next(self._numbers)
+        request = {"id": number, "argv": argv, "stdin": stdin, "timeout": timeout}
+        self._port.sendall(json.dumps(request).encode() + b"\n")
+        with self._answered:
+            # Beyond the timeout in the machine, so that its answer says which command hung.
+            self._answered.wait_for(lambda: number in self._answers, timeout + (5 if timeout > 5 else 0))
+            answer = self._answers.pop(number, None)
+        return Result(answer["code"], answer["out"], answer["err"]) if answer else None
+
+    def _check_alive(self) -> None:
+        if self._process is None or self._process.poll() is not None:
+            raise AssertionError(f"the machine is off; its console:\n{self.console_tail()}")
+
+
+def _run(*argv: str) -> None:
+    done = subprocess.run(
+        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, f"{argv}: {done.stderr}"
+
+
+@contextmanager
+def running_machine() -> Iterator[Machine]:
+    """Give a machine that is on, and leave nothing of it."""
+    directory = Path(tempfile.mkdtemp(prefix="tank-vm-", dir=scratch_parent()))
+    try:
+        machine = Machine(directory)
+        try:
+            machine.start()
+            yield machine
+        finally:
+            machine.close()
+    finally:
+        shutil.rmtree(directory)
