@@ -113,6 +113,18 @@ def in_network_namespace(path: Path, function: Callable[[], T]) -> T:
     return _in_thread(enter)
 
 
+def is_link_up(control: socket.socket, name: str) -> bool:
+    """Return whether an interface of a socket's namespace is up; False if it is not there."""
+    if control.fileno() < 0:
+        return False
+    try:
+        answer = fcntl.ioctl(control, SIOCGIFFLAGS, struct.pack("16sH14x", name.encode(), 0))
+    except OSError:
+        return False
+    (flags,) = struct.unpack_from("H", answer, 16)
+    return bool(flags & IFF_UP)
+
+
 def raise_link(name: str) -> None:
     """Set an interface of the calling thread's namespace up (netdevice(7)).
 

@@ -1,7 +1,7 @@
 """Wait for signals without missing one (signal(7)).
 
-Python runs handlers between bytecodes, so one that arrives just before the main thread begins to block
-would be seen only when something else wakes it. A descriptor that the C handler writes to has no such gap. Blocking
+Python runs handlers between bytecodes, so one that arrives just before the main thread begins to block would
+be seen only when something else wakes it. A descriptor that the C handler writes to has no such gap. Blocking
 the signals for sigwait(3) would do too, but children inherit the mask, and containers would start with it.
 """
 

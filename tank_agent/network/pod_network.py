@@ -97,7 +97,12 @@ class PodNetworks:
         Raises:
             TankError: as in `ensure`, for what can be told without changing anything.
         """
-        inode = namespaces.network_namespace_inode(self._path(pod))
+        path = self._path(pod)
+        with self._lock:
+            reader = self._readers.get(pod)
+        if network.mode == "none" and reader is not None and reader.is_quiet(path):
+            return ()
+        inode = namespaces.network_namespace_inode(path)
         if network.mode == "host":
             return ("a network namespace is left over",) if inode is not None else ()
         if inode is None:
@@ -206,17 +211,37 @@ class _Reader:
 
     def __init__(self, path: Path, inode: int) -> None:
         self.inode = inode
+        self._pin = _pin(path)
         self._lock = threading.Lock()
-        self._netlink = namespaces.in_network_namespace(path, rtnetlink.open_socket)
+        self._netlink, self._control = namespaces.in_network_namespace(path, _open_sockets)
+
+    def is_quiet(self, path: Path) -> bool:
+        """Return whether this namespace is still pinned at `path`, with its loopback up: two system calls."""
+        with self._lock:
+            return _pin(path) == self._pin and namespaces.is_link_up(self._control, "lo")
 
     def read(self, *, links_only: bool) -> Observed:
         with self._lock:
             return _read_socket(self._netlink, links_only=links_only)
 
     def close(self) -> None:
-        """Close the socket, which else would keep the namespace."""
+        """Close the sockets, which else would keep the namespace."""
         with self._lock:
             self._netlink.close()
+            self._control.close()
+
+
+def _open_sockets() -> tuple[socket.socket, socket.socket]:
+    return rtnetlink.open_socket(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+
+
+def _pin(path: Path) -> tuple[int, int] | None:
+    """Return what names the namespace pinned at a path: a pin has the inode of the namespace itself."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _create(path: Path) -> None:

@@ -12,12 +12,12 @@ from tank_agent.errors import Retry, TankError
 from tank_agent.linux.clock import Clock
 from tank_agent.linux.namespaces import network_namespace_inode, unpin
 from tank_agent.network.files import files_differ, pod_files, write_files
-from tank_agent.network.host_facts import HostFacts
+from tank_agent.network.host_facts import HostDns, HostFacts
 from tank_agent.network.pod_network import NetworkState, PodNetworks
 from tank_agent.reconcile import observed
 from tank_agent.reconcile.observed import PendingChange
 from tank_agent.reconcile.restart import Backoff
-from tank_agent.runtime.rootfs import remove_tree
+from tank_agent.runtime.rootfs import FILES, remove_tree
 from tank_agent.spec.model import Network, Pod
 
 _HOSTS = Path("/etc/hosts")
@@ -25,6 +25,10 @@ _HOSTS_LIMIT = 1 << 20
 _HOST_NAMESPACE = Path("/proc/self/ns/net")
 # A cable that is plugged in again should not be waited for as a program that keeps failing is.
 _BACKOFF = Backoff(base=1.0, cap=30.0)
+
+
+# Shorter than any resync, longer than one takes.
+_DNS_FRESH = 1.0
 
 
 class _Failure(Struct, frozen=True, kw_only=True):
@@ -59,6 +63,8 @@ class Networks:
         self._converged: dict[str, Network] = {}
         self._drift: dict[str, str] = {}
         self._failures: dict[str, _Failure] = {}
+        self._quiet: dict[str, object] = {}
+        self._dns_read: tuple[float, HostDns] | None = None
 
     def adopt(self, processes: Mapping[str, Collection[int]]) -> None:
         """Take over the networks of pods that have runs, and remove all others that a former agent left.
@@ -223,7 +229,7 @@ class Networks:
             self._clear(pod)
 
     def _clear(self, pod: str) -> None:
-        for known in (self._converged, self._drift, self._failures):
+        for known in (self._converged, self._drift, self._failures, self._quiet):
             known.pop(pod, None)
 
     def _settled(self, pod: Pod) -> None:
@@ -240,12 +246,32 @@ class Networks:
                     return differences[0]
                 if state is None or state.netns is None:
                     return None
-                if network_namespace_inode(state.netns) != state.netns_inode:
+                if state.netns.stat().st_ino != state.netns_inode:
                     return "another network namespace is pinned in place of the pod's"
-            differing = files_differ(self._files / pod.name, self._wanted_files(pod))
+            return self._files_difference(pod)
         except (TankError, OSError) as error:
             return str(error)
-        return f"/etc/{differing[0]} is not as it should be" if differing else None
+
+    def _files_difference(self, pod: Pod) -> str | None:
+        """Read the pod's files only if they, or what they are made of, changed since the last look."""
+        with self._lock:
+            state = self._states.get(pod.name)
+        made_of = (_signature(_HOSTS), state, pod.network, self._dns())
+        seen = (*(_signature(self._files / pod.name / name) for name in FILES), made_of)
+        if self._quiet.get(pod.name) == seen:
+            return None
+        differing = files_differ(self._files / pod.name, self._wanted_files(pod))
+        if differing:
+            return f"/etc/{differing[0]} is not as it should be"
+        self._quiet[pod.name] = seen
+        return None
+
+    def _dns(self) -> HostDns:
+        """Return the host's DNS, read at most once a second, since a resync asks for every pod."""
+        now = self._clock.monotonic()
+        if self._dns_read is None or not self._dns_read[0] <= now < self._dns_read[0] + _DNS_FRESH:
+            self._dns_read = (now, self._host.dns())
+        return self._dns_read[1]
 
     def _wanted_files(self, pod: Pod) -> dict[str, str]:
         with self._lock:
@@ -254,7 +280,7 @@ class Networks:
         if pod.network.mode == "host" and _HOSTS.exists():
             with _HOSTS.open(encoding="utf-8", errors="replace") as file:
                 hosts = file.read(_HOSTS_LIMIT)
-        return pod_files(pod.name, pod.network, state, self._host.dns(), host_hosts=hosts)
+        return pod_files(pod.name, pod.network, state, self._dns(), host_hosts=hosts)
 
     def _keep_pin(self, pod: str, pid: int | None) -> None:
         """Pin the namespace again where its pin was lost, or another's was put in its place.
@@ -286,3 +312,19 @@ class Networks:
             except (FileNotFoundError, ProcessLookupError, Retry):
                 continue
         return False
+
+
+def _signature(path: Path) -> tuple[int, ...] | None:
+    """Return what changes whenever a file's content may have; None if it is not there."""
+    try:
+        status = path.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    return (
+        status.st_dev,
+        status.st_ino,
+        status.st_mode,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )

@@ -62,6 +62,9 @@ def write(host: CgroupHost, path: str, limits: Limits) -> None:
 
 def lost(host: CgroupHost, path: str, limits: Limits) -> str | None:
     """Return which limit of a group is not as it was set, in words; None if all are."""
+    if limits == Limits():
+        # Most containers: a group without limits has none to lose.
+        return None
     for file, value, what in _wanted_files(host, path, limits):
         found = _read(file)
         if found is not None and _normal(found) != _normal(value):
