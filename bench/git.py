@@ -21,7 +21,8 @@ from pathlib import Path
 from bench._measure import Table
 from tank_agent.source.git.child import HelperPool
 from tank_agent.source.git.settings import GitSettings
-from tank_agent.source.git.source import GitSource, Host
+from tank_agent.source.git.source import GitSource
+from tank_agent.spec.selectors import Host
 from tests.support.git import ENVIRONMENT, git_daemon, pod_text
 
 ROUNDS = int(os.environ.get("TANK_BENCH_ROUNDS", "30"))

@@ -21,7 +21,7 @@ class Declared(Struct, frozen=True, kw_only=True):
 
     `owner` is `dir:<absolute file>`, `git:<path in the repository>` or `seed`.
     `revision` is the source's own name for this state: a commit, or the short hash of the file's content.
-    `file` and `line` say where the pod's table starts, for messages.
+    `file` and `line` say where the pod's table starts, for messages. `author` and `subject` are a commit's.
     """
 
     pod: Pod
@@ -29,6 +29,8 @@ class Declared(Struct, frozen=True, kw_only=True):
     revision: str
     file: str
     line: int = 1
+    author: str = ""
+    subject: str = ""
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):

@@ -246,7 +246,7 @@ class PodTable(FileStruct):
     volumes: Annotated[tuple[VolumeTable, ...], about("Storage that the pod's containers can mount.")] = ()
     hosts: Annotated[
         tuple[str, ...],
-        about("Only on machines whose name matches one of these patterns. Not given: everywhere.", ["edge-*"]),
+        about("Only on machines whose name matches one of these. Not given: everywhere.", ["edge-*"]),
     ] = ()
     labels: Annotated[
         dict[str, str] | None,

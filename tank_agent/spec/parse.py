@@ -11,6 +11,7 @@ from pathlib import PurePath
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from tank_agent.errors import InvalidSpec, Problem
 from tank_agent.spec.checks import check_pod, name_problem
@@ -19,6 +20,7 @@ from tank_agent.spec.file import PodTable
 from tank_agent.spec.findings import Finding, KeyPath, show, to_problems
 from tank_agent.spec.lines import find_lines
 from tank_agent.spec.model import Pod
+from tank_agent.spec.selectors import EVERYWHERE, Selector, check_selector
 from tank_agent.spec.structure import read_table, type_message
 
 _NO_FILE = "<pod>"
@@ -28,10 +30,11 @@ _TOO_DEEP = "lists or tables are nested too deep; a few levels are enough for an
 
 
 class ParsedPod(Struct, frozen=True):
-    """A valid pod, and the line on which its table starts."""
+    """A valid pod, the line on which its table starts, and the machines that it is meant for."""
 
     pod: Pod
     line: int
+    selector: Selector = EVERYWHERE
 
 
 class ParsedFile(Struct, frozen=True):
@@ -70,13 +73,13 @@ def pod_from_mapping(fields: Mapping[str, object]) -> Pod:
         InvalidSpec: with every problem found; their file is `<pod>`.
     """
     try:
-        pod, findings, name = _read_pod(_plain(fields), None)
+        found, findings, name = _read_pod(_plain(fields), None)
     except (RecursionError, ValueError) as error:
         message = _TOO_DEEP if isinstance(error, RecursionError) else str(error)
         raise InvalidSpec((Problem(_NO_FILE, 0, "", message),)) from None
-    if pod is None:
+    if found is None:
         raise InvalidSpec(tuple(to_problems(findings, file=_NO_FILE, lines={}, pod=name)))
-    return pod
+    return found.pod
 
 
 def _plain(value: Any) -> Any:
@@ -121,9 +124,9 @@ class _FileReader:
             return self._done([])
         if "pods" in document:
             return self._read_many(document)
-        pod, findings, name = _read_pod(document, _stem(self.file))
+        found, findings, name = _read_pod(document, _stem(self.file))
         self._report(findings, pod=name)
-        return self._done([ParsedPod(pod, 1)] if pod else [])
+        return self._done([found] if found else [])
 
     def _read_many(self, document: dict[str, Any]) -> ParsedFile:
         others = [key for key in document if key != "pods"]
@@ -148,7 +151,7 @@ class _FileReader:
         for index, table in enumerate(tables):
             if len(self.problems) > _PROBLEMS_MAX:
                 break
-            pod, findings, name = _read_pod(table, None)
+            found, findings, name = _read_pod(table, None)
             # Which of two was meant is not for us to choose: none is taken, and what runs stays.
             same = places.get(name or "", [])
             if len(same) > 1:
@@ -156,10 +159,10 @@ class _FileReader:
                 findings.append(
                     Finding(("name",), f"pods[{other}] has the name {show(name)} too; rename one")
                 )
-                pod = None
+                found = None
             self._report(findings, prefix=("pods", index), pod=name)
-            if pod:
-                pods.append(ParsedPod(pod, self.lines.get(("pods", index), 1)))
+            if found:
+                pods.append(replace(found, line=self.lines.get(("pods", index), 1)))
         return self._done(pods)
 
     def _report(self, findings: list[Finding], *, prefix: KeyPath = (), pod: str | None = None) -> None:
@@ -174,7 +177,7 @@ class _FileReader:
         return ParsedFile(pods=tuple(pods), problems=tuple(found))
 
 
-def _read_pod(table: object, stem: str | None) -> tuple[Pod | None, list[Finding], str | None]:
+def _read_pod(table: object, stem: str | None) -> tuple[ParsedPod | None, list[Finding], str | None]:
     """Return the pod if nothing is wrong with it, all findings, and its name where that is known."""
     if not isinstance(table, dict):
         return None, [Finding((), type_message(table, {"type": "object"}))], None
@@ -189,9 +192,10 @@ def _read_pod(table: object, stem: str | None) -> tuple[Pod | None, list[Finding
         findings.append(wrong)
     if fields is not None:
         pod, found = check_pod(fields, name or "")
-        findings += [finding for finding in found if not structure.is_covered(finding.path)]
+        selector, more = check_selector(fields)
+        findings += [finding for finding in (*found, *more) if not structure.is_covered(finding.path)]
         if not findings:
-            return pod, [], name
+            return ParsedPod(pod, 1, selector), [], name
     return None, findings, name
 
 

@@ -21,11 +21,12 @@ from msgspec import Struct
 from tank_agent.errors import Stalled
 from tank_agent.source.git.child import HelperPool
 from tank_agent.source.git.settings import GitSettings, GitVerify
-from tank_agent.source.git.source import GitSource, Host
+from tank_agent.source.git.source import GitSource
 from tank_agent.source.git.status import GitStatus
 from tank_agent.source.git.transport import GitError
 from tank_agent.source.snapshot import Snapshot
 from tank_agent.spec.model import content_hash
+from tank_agent.spec.selectors import Host
 from tests.support.git import Work, git_daemon, make_key, pod_text, wait_until
 
 
@@ -417,6 +418,25 @@ def test_reads_any_commit_without_following_it(machine: Machine, work: Work) -> 
         machine.source.read("0" * 40)
 
 
+def test_reads_branches_and_tags_without_following_them(machine: Machine, work: Work) -> None:
+    machine.sync()
+    work.git("checkout", "--quiet", "-b", "more")
+    work.write("pods/d.toml")
+    work.commit("on a branch")
+    work.git("tag", "-a", "v1", "-m", "tagged")
+    work.git("push", "--quiet", "origin", "v1")
+    for name in ("more", "v1", "refs/heads/more"):
+        found = machine.source.read(name)
+        assert sorted(item.pod.name for item in found.pods) == ["a", "b", "c", "d"]
+        assert {item.subject for item in found.pods} == {"on a branch"}
+    assert len(machine.source.read("main").pods) == 3
+    for name in ("none", "--upload-pack=x", "a..b", "x" * 300):
+        with pytest.raises(GitError):
+            machine.source.read(name)
+    assert machine.sync().state == "in-sync"
+    assert (machine.runs, len(machine.published)) == ("a b c", 1)
+
+
 def damage_pack(repository: Path) -> None:
     for pack in repository.glob("objects/pack/*.pack"):
         data = bytearray(pack.read_bytes())
@@ -522,7 +542,8 @@ def test_killed_at_every_step_it_goes_on_where_it_was(
 import sys
 from pathlib import Path
 from tank_agent.source.git.settings import GitSettings
-from tank_agent.source.git.source import GitSource, Host
+from tank_agent.source.git.source import GitSource
+from tank_agent.spec.selectors import Host
 state = Path({str(state)!r})
 source = GitSource(
     GitSettings(url={str(work.bare)!r}, branch="main", path="pods"),
@@ -563,7 +584,8 @@ def test_a_full_disk_is_said_and_survived(one: Machine, work: Work, tmp_path: Pa
 import ctypes, os, subprocess
 from pathlib import Path
 from tank_agent.source.git.settings import GitSettings
-from tank_agent.source.git.source import GitSource, Host
+from tank_agent.source.git.source import GitSource
+from tank_agent.spec.selectors import Host
 assert ctypes.CDLL(None).unshare(0x20000) == 0
 run = lambda *argv: subprocess.run(argv, check=True)
 run("mount", "--make-rprivate", "/")

@@ -12,14 +12,16 @@ from tank_agent.source.git.budget import held
 from tank_agent.source.git.content import DirectoryMissingError, File, snapshot, walk
 from tank_agent.source.git.objects import object_id
 from tank_agent.source.git.schedule import Schedule
-from tank_agent.source.git.selector import selected
-from tank_agent.source.git.status import GitStatus, StepStatus
+from tank_agent.source.git.status import CommitInfo, GitStatus, StepStatus
 from tank_agent.source.git.transport import GitError
 from tank_agent.source.git.worker import GitWorker
 from tank_agent.source.podfiles import parse_bytes
 from tank_agent.source.snapshot import Declared, Snapshot
 from tank_agent.spec.model import Container, Pod, content_hash
+from tank_agent.spec.selectors import Host, Selector, selects
 from tests.support.git import pod_text, wait_until
+
+COMMIT = CommitInfo(id="r" * 40, author="Ann", subject="change", at=1.0)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +40,8 @@ from tests.support.git import pod_text, wait_until
     ],
 )
 def test_selectors(hosts: tuple[str, ...], labels: dict[str, str], expected: bool) -> None:
-    assert selected(hosts, labels, "edge-1.example.com", {"site": "fra"}) == expected
+    host = Host(name="edge-1.example.com", labels={"site": "fra"})
+    assert selects(Selector(hosts=hosts, labels=labels), host) == expected
 
 
 class Desired(Struct, frozen=True):
@@ -197,13 +200,14 @@ def test_the_walk_is_bounded() -> None:
 def test_a_bad_file_keeps_its_pods_and_lets_the_others_pass() -> None:
     good, bad = File("web.toml", "1" * 40), File("db.toml", "2" * 40)
     parsed = {good: parse_bytes(pod_text().encode(), good.path), bad: parse_bytes(b"= broken", bad.path)}
-    result = snapshot("r" * 40, (bad, good), (), parsed, lambda _: True)
+    result = snapshot(COMMIT, (bad, good), (), parsed, lambda _: True)
     assert [(item.pod.name, item.owner, item.revision) for item in result.pods] == [
         ("web", "git:web.toml", "r" * 40)
     ]
     assert result.unreadable == {"git:db.toml"}
     assert result.problems[0].file == "db.toml"
-    assert snapshot("r", (good,), (), parsed, lambda pod: pod.name != "web").pods == ()
+    assert (result.pods[0].author, result.pods[0].subject) == ("Ann", "change")
+    assert snapshot(COMMIT, (good,), (), parsed, lambda item: item.pod.name != "web").pods == ()
 
 
 def test_status_tells_the_first_error_and_the_state() -> None:

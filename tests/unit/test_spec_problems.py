@@ -45,7 +45,7 @@ CASES: list[tuple[str, str, list[str]]] = [
     ("volume names twice", '[[volumes]]\nname = "a"\n[[volumes]]\nname = "a"\n' + HEAD,
      ['4: volumes[1].name: two volumes have the name "a"']),
     # Types and keys.
-    ("unknown key", 'replicas = 3\n' + HEAD, ["1: replicas: unknown key; known here: containers, name"]),
+    ("unknown key", 'replicas = 3\n' + HEAD, ["1: replicas: unknown key; known here: containers, hosts, labels, name"]),
     ("mistyped key", HEAD + 'comand = ["x"]\n', ["4: containers[0].comand: unknown key; did you mean command?"]),
     ("key of compose", HEAD + "environment = {}\n", ["4: containers[0].environment: unknown key; did you mean env?"]),
     ("key in the wrong table", HEAD + '[containers.limits]\nmemory = "1G"\nuser = "0"\n',

@@ -6,7 +6,7 @@ worker ── watch · webhook · schedule  when to look
    └ source ── status · budget        fetch → verify → check → publish, one step after the other
         ├ repository                  our bare copy; what a fetch brought is taken over file by file
         ├ history · verify · objects  pure: what is new since the deployed commit, and who signed it
-        ├ content · selector          pure: files of one commit → Snapshot
+        ├ content                     pure: files of one commit → Snapshot
         └ child ═ protocol ═ helper   another process, bounded and unprivileged
                              ├ transport: with_dulwich, with_git
                              └ reader

@@ -13,9 +13,10 @@ from msgspec import Struct
 
 from tank_agent.errors import Problem
 from tank_agent.source.git.objects import Entry, parse_tree, printable
+from tank_agent.source.git.status import CommitInfo
 from tank_agent.source.git.transport import GitError
 from tank_agent.source.snapshot import Declared, Snapshot
-from tank_agent.spec.model import Pod
+from tank_agent.spec.parse import ParsedPod
 
 
 class DirectoryMissingError(Exception):
@@ -124,11 +125,11 @@ def _complaint(entry: Entry) -> str | None:
 
 
 def snapshot(
-    revision: str,
+    commit: CommitInfo,
     files: tuple[File, ...],
     problems: tuple[Problem, ...],
     parsed: Mapping[File, ParsedFile],
-    select: Callable[[Pod], bool],
+    select: Callable[[ParsedPod], bool],
 ) -> Snapshot:
     """Return what a commit declares for this host. A file with problems keeps its pods as they are."""
     pods: list[Declared] = []
@@ -140,19 +141,21 @@ def snapshot(
         if content.problems:
             unreadable.add(f"git:{file.path}")
         for item in content.pods:
-            if select(item.pod):
+            if select(item):
                 pods.append(
                     Declared(
                         pod=item.pod,
                         owner=f"git:{file.path}",
-                        revision=revision,
+                        revision=commit.id,
                         file=file.path,
                         line=item.line,
+                        author=commit.author,
+                        subject=commit.subject,
                     )
                 )
     return Snapshot(
         source="git",
-        revision=revision,
+        revision=commit.id,
         pods=tuple(pods),
         problems=tuple(found),
         unreadable=frozenset(unreadable),

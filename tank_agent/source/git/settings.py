@@ -11,9 +11,11 @@ from msgspec import Struct
 from tank_agent.errors import TankError
 from tank_agent.source.git.address import parse_url
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 # git-check-ref-format(1), rules 3 to 10; a leading dash would also read as an option.
-_BAD_REF = re.compile(r"^[-/]|[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|^\.|\.lock(/|$)|[/.]$|^@$")
+BAD_REF = re.compile(r"^[-/]|[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|^\.|\.lock(/|$)|[/.]$|^@$")
+
+REF_LENGTH = 255
 
 
 class GitVerify(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -124,9 +126,9 @@ def _reference_problems(settings: GitSettings) -> list[tuple[str, str]]:
         found.append((given[1], f"only one of branch, tag and commit, not also {given[0]}"))
     for key in ("branch", "tag"):
         name = getattr(settings, key)
-        if name is not None and (not name or len(name) > 255 or _BAD_REF.search(name)):
+        if name is not None and (not name or len(name) > REF_LENGTH or BAD_REF.search(name)):
             found.append((key, f"{name!r} is not a name that git allows"))
-    if settings.commit is not None and not _COMMIT.fullmatch(settings.commit):
+    if settings.commit is not None and not COMMIT.fullmatch(settings.commit):
         found.append(("commit", "must be the full name of a commit: 40 hexadecimal digits in lower case"))
     return found
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-from msgspec import Struct
 
 from tank_agent.errors import Problem, Stalled, TankError
 from tank_agent.linux import fault
@@ -25,24 +24,17 @@ from tank_agent.source.git.child import HelperPool, Session
 from tank_agent.source.git.clone import Clone, Look
 from tank_agent.source.git.objects import Commit, Tag, printable
 from tank_agent.source.git.repository import MANY_PACKS
-from tank_agent.source.git.selector import selected
-from tank_agent.source.git.settings import GitSettings, problems
+from tank_agent.source.git.settings import BAD_REF, COMMIT, REF_LENGTH, GitSettings, problems
 from tank_agent.source.git.status import GitStatus, StepStatus
 from tank_agent.source.git.transport import GitError, Wanted
 from tank_agent.source.podfiles import parse_bytes
 from tank_agent.source.snapshot import Snapshot
-from tank_agent.spec.model import Pod
+from tank_agent.spec.parse import ParsedPod
+from tank_agent.spec.selectors import Host, selects
 
 StepName = Literal["fetched", "verified", "checked", "applied"]
 # Files of the last commit stay in memory up to this size, so that the next one needs only what changed.
 _KEPT = 16 << 20
-
-
-class Host(Struct, frozen=True, kw_only=True):
-    """What pods' selectors and `{hostname}` look at."""
-
-    name: str
-    labels: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
 class _StepFailedError(Exception):
@@ -157,21 +149,44 @@ class GitSource:
         self._remember(f"git.confirmed.{self._key}", latest.encode())
 
     def read(self, revision: str) -> Snapshot:
-        """Return what any commit declares for this host, without following it.
+        """Return what a branch, a tag or any commit declares for this host, without following it.
 
         Raises:
-            TankError: the commit cannot be had, or holds no such path.
+            TankError: there is none of that name, it cannot be had, or it holds no such path.
         """
         with self._lock, self._clone.open() as look:
+            tip = revision if COMMIT.fullmatch(revision) else self._fetch_aside(look, revision)
             try:
-                _, commits = look.session.history(revision, None)
+                tags, commits = look.session.history(tip, None)
             except GitError:
-                look.fetch(Wanted(commit=revision, depth=int(look.repository.is_shallow())), follow=False)
-                _, commits = look.session.history(revision, None)
+                look.fetch(Wanted(commit=tip, depth=int(look.repository.is_shallow())), follow=False)
+                tags, commits = look.session.history(tip, None)
+            kept = self._parsed
             try:
-                return self._snapshot(look.session, commits[revision], {})
+                return self._snapshot(look.session, _target(tip, tags, commits), {})
             except content.DirectoryMissingError as error:
                 raise GitError("not-found", str(error), hint="see git.path") from None
+            finally:
+                self._parsed = kept
+
+    def _fetch_aside(self, look: Look, name: str) -> str:
+        """Bring what a branch or a tag of the remote points to, and return its name."""
+        names = (
+            (name,)
+            if name.startswith("refs/") or name == "HEAD"
+            else (f"refs/heads/{name}", f"refs/tags/{name}")
+        )
+        if BAD_REF.search(name) or len(name) > REF_LENGTH:
+            raise GitError("not-found", f"{printable(name, 40)} is not a name that git allows")
+        found = look.session.list_refs(names)
+        for ref in names:
+            if ref in found:
+                return look.fetch(Wanted(ref=ref, depth=int(look.repository.is_shallow())), follow=False)
+        raise GitError(
+            "not-found",
+            f"the remote has no branch or tag {printable(name, 40)}",
+            hint="name a branch, a tag, or a commit by all of its 40 digits",
+        )
 
     def stop(self) -> None:
         """Make a `sync` that runs end soon."""
@@ -321,12 +336,10 @@ class GitSource:
             data = load(file.id)
             parsed[file] = self._parsed.get(file) or self._parse(data, file.path)
         self._parsed = parsed
-        return content.snapshot(commit.info.id, tuple(parsed), found, parsed, self._selects)
+        return content.snapshot(commit.info, tuple(parsed), found, parsed, self._selects)
 
-    def _selects(self, pod: Pod) -> bool:
-        # The two keys are the spec room's to give; without them a pod is meant for every host.
-        hosts, labels = getattr(pod, "hosts", ()), getattr(pod, "labels", {})
-        return selected(hosts, labels, self._host.name, self._host.labels)
+    def _selects(self, found: ParsedPod) -> bool:
+        return selects(found.selector, self._host)
 
     def _waits(self, commit: Commit, snapshot: Snapshot) -> bool:
         sentence = None

@@ -1,0 +1,71 @@
+"""Which machines a pod is meant for, where many share one tree of files; no part of what runs.
+
+A pod file may say `hosts` and `labels`. They stay beside the Pod and never in it: to widen a selector
+restarts nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+import msgspec
+from msgspec import Struct
+
+from tank_agent.spec.file import PodTable
+from tank_agent.spec.findings import Finding, show
+
+
+class Selector(Struct, frozen=True, kw_only=True):
+    """Patterns for the host's name, one of which must match, and for its labels, all of which must.
+
+    What is empty selects every machine.
+    """
+
+    hosts: tuple[str, ...] = ()
+    labels: Mapping[str, str] = msgspec.field(default_factory=dict)
+
+
+class Host(Struct, frozen=True, kw_only=True):
+    """What selectors look at: the host's name, and [labels] of agent.toml."""
+
+    name: str
+    labels: Mapping[str, str] = msgspec.field(default_factory=dict)
+
+
+EVERYWHERE = Selector()
+
+
+def selects(selector: Selector, host: Host) -> bool:
+    """Return whether a pod with this selector runs on the host.
+
+    A host's name counts in full and up to its first dot, in either case. Labels' values may be patterns, too.
+    """
+    names = (host.name.lower(), host.name.lower().split(".", 1)[0])
+    if selector.hosts and not any(
+        fnmatchcase(name, pattern.lower()) for pattern in selector.hosts for name in names
+    ):
+        return False
+    return all(
+        key in host.labels and fnmatchcase(host.labels[key], pattern)
+        for key, pattern in selector.labels.items()
+    )
+
+
+def check_selector(table: PodTable) -> tuple[Selector, list[Finding]]:
+    """Return the selector of a pod's table, and what is wrong with it."""
+    findings = [
+        Finding(
+            ("hosts", index), f'{show(pattern)} matches no host; write a name or a pattern, as in "edge-*"'
+        )
+        for index, pattern in enumerate(table.hosts)
+        if not pattern or not pattern.isprintable() or " " in pattern
+    ]
+    findings += [
+        Finding(("labels", key), "a label needs a name, and has no control characters")
+        for key, value in (table.labels or {}).items()
+        if not key or not (key + value).isprintable()
+    ]
+    if not table.hosts and not table.labels:
+        return EVERYWHERE, findings
+    return Selector(hosts=table.hosts, labels=table.labels or {}), findings
