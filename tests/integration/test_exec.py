@@ -1,0 +1,657 @@
+"""`tank exec` in real containers: pipes, terminals, exit codes, and what happens when something goes away."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tank_agent import Detached, Exited, NotRunning, Signaled
+from tank_agent.client.client import Client
+from tank_agent.errors import AgentUnreachable, CannotRun, CommandNotFound, PodNotFound, Retry, TankError
+from tests.support.agent import Agent, running_agent, wait_for
+from tests.support.terminal import LEAVE, Terminal, terminal
+
+COMMANDS = (
+    *("vi", "top", "stty", "tty", "env", "pwd", "sha256sum", "wc", "grep", "dd", "seq", "test", "nohup"),
+    *("printf", "umask", "yes", "tail", "mkfifo", "timeout"),
+)
+WEB = """
+{head}
+[[containers]]
+name = "app"
+rootfs = "{rootfs}"
+command = ["/bin/sleep", "infinity"]
+stop_grace = "0s"
+working_dir = "/srv"
+env = {{ GREETING = "hello", LOUD = "no" }}
+[containers.limits]
+pids = 200
+[[containers]]
+name = "unprivileged"
+rootfs = "{rootfs}"
+command = ["/bin/sleep", "infinity"]
+stop_grace = "0s"
+user = "web"
+"""
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
+    with running_agent(tmp_path_factory.mktemp("exec")) as started:
+        prepare(started)
+        yield started
+        assert list((started.run / "exec").iterdir()) == []
+
+
+def prepare(agent: Agent) -> None:
+    for command in COMMANDS:
+        (agent.rootfs / "bin" / command).symlink_to("busybox")
+    for name, content in (("garbage", "no program"), ("orphan", "#!/no/such/interpreter\n")):
+        (agent.rootfs / "bin" / name).write_text(content)
+        (agent.rootfs / "bin" / name).chmod(0o755)
+    agent.write("web", WEB.format(rootfs=agent.rootfs, head=""))
+    agent.wait_phase("web", "running")
+
+
+@pytest.fixture
+def own_agent(tmp_path: Path) -> Iterator[Agent]:
+    """Return an agent that the test may kill."""
+    with running_agent(tmp_path) as started:
+        prepare(started)
+        yield started
+
+
+def tank(agent: Agent, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    with spawned(agent, *arguments) as process:
+        out, err = process.communicate(stdin, timeout=60)
+    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+
+@contextlib.contextmanager
+def spawned(agent: Agent, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tank_agent", *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "TANK_SOCKET": str(agent.run / "tank.sock")},
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def inside(agent: Agent) -> list[str]:
+    """Return what runs in the container, process 1 not counted."""
+    return list(processes_inside(agent))
+
+
+def processes_inside(agent: Agent) -> dict[str, int]:
+    main = agent.pid("web")
+    namespace = Path(f"/proc/{main}/ns/pid").readlink()
+    found = {}
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if (
+                entry.name.isdigit()
+                and int(entry.name) != main
+                and (entry / "ns/pid").readlink() == namespace
+            ):
+                words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+                found[words] = int(entry.name)
+    return {words: pid for words, pid in found.items() if words}
+
+
+def kill_inside(agent: Agent, words: str) -> None:
+    os.kill(processes_inside(agent)[words], signal.SIGKILL)
+    wait_inside(agent, lambda names: words not in names, f"{words} is gone")
+
+
+def wait_inside(agent: Agent, condition: Callable[[list[str]], bool], what: str) -> None:
+    wait_for(lambda: condition(inside(agent)), f"{what}; now {inside(agent)}")
+
+
+# How it ends
+
+
+@pytest.mark.parametrize("code", [0, 1, 3, 77, 125, 126, 127, 128, 255])
+@pytest.mark.parametrize("flags", [[], ["-T"]])
+def test_the_exit_code_is_the_commands(agent: Agent, code: int, flags: list[str]) -> None:
+    done = tank(agent, "exec", "web", *flags, "--", "sh", "-c", f"exit {code}")
+    assert (done.returncode, done.stdout, done.stderr) == (code, b"", b"")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+def test_a_signal_gives_128_and_its_number(agent: Agent, number: int) -> None:
+    done = tank(agent, "exec", "web", "--", "sh", "-c", f"kill -{number} $$")
+    assert done.returncode == 128 + number
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "message"),
+    [
+        ("no-such-command", 127, "not found"),
+        ("/no/such/path", 127, "not found"),
+        ("/etc/passwd", 126, "cannot be executed"),
+        ("/etc", 126, "cannot be executed"),
+        ("garbage", 126, "format"),
+        ("orphan", 127, "No such file"),
+    ],
+)
+def test_what_cannot_be_run_says_so(agent: Agent, command: str, code: int, message: str) -> None:
+    done = tank(agent, "exec", "web", "--", command)
+    assert (done.returncode, done.stdout) == (code, b"")
+    assert message in done.stderr.decode()
+    with terminal(agent, "exec", "web", "--", command) as user:
+        user.expect(message)
+        assert user.end() == code
+        assert user.is_restored()
+
+
+def test_a_directory_that_is_not_there_or_not_allowed_is_refused(agent: Agent) -> None:
+    for directory in ("/no/such", "/etc/passwd", "relative", "/proc/self/fd/3", "/sys", "/dev/../proc/1"):
+        done = tank(agent, "exec", "web", "--cwd", directory, "--", "pwd")
+        assert (done.returncode, done.stdout) == (126, b""), directory
+        assert "cannot run" in done.stderr.decode()
+
+
+def test_who_is_not_there_is_named(agent: Agent) -> None:
+    for name, message in (
+        ("nobody", "there is no pod nobody"),
+        ("web/nobody", "pod web has no container nobody"),
+    ):
+        done = tank(agent, "exec", name, "--", "true")
+        assert done.returncode == 1
+        assert message in done.stderr.decode()
+    assert tank(agent, "exec", "web").returncode == 2
+    assert tank(agent, "exec", "web", "--").returncode == 2
+    assert tank(agent, "exec", "web", "--env", "no-equals-sign", "--", "true").returncode == 2
+    assert tank(agent, "exec", "web", "--detach-keys", "ctrl-", "--", "true").returncode == 2
+
+
+def test_a_pod_that_does_not_run_is_not_entered(agent: Agent) -> None:
+    agent.write("done", agent.pod_text(command=["/bin/true"], head='restart = "never"'))
+    agent.wait_phase("done", "completed")
+    done = tank(agent, "exec", "done", "--", "true")
+    assert done.returncode == 1
+    assert "done/app is not running: it is completed" in done.stderr.decode()
+    with pytest.raises(NotRunning):
+        agent.client.exec("done", ["true"])
+
+
+# What it runs in
+
+
+def test_it_has_the_containers_environment_with_term_and_its_own_over_it(agent: Agent) -> None:
+    arguments = ("exec", "web", "--env", "LOUD=yes", "--env", "NEW=a=b c", "--env", "NEW=last", "--", "env")
+    done = tank(agent, *arguments)
+    found = dict(line.split("=", 1) for line in done.stdout.decode().splitlines())
+    assert found["GREETING"] == "hello"
+    assert found["LOUD"] == "yes"
+    assert found["NEW"] == "last"
+    assert found["TERM"] == "xterm"
+    assert found["HOSTNAME"] == "web"
+    assert "/bin" in found["PATH"]
+
+
+def test_it_begins_in_the_containers_directory_or_where_it_is_told(agent: Agent) -> None:
+    assert tank(agent, "exec", "web", "--", "pwd").stdout == b"/srv\n"
+    assert tank(agent, "exec", "web", "--cwd", "/bin/", "--", "pwd").stdout == b"/bin\n"
+
+
+def test_it_is_in_all_of_the_containers_namespaces_and_in_its_cgroup(agent: Agent) -> None:
+    kinds = ("mnt", "pid", "ipc", "uts", "net", "cgroup")
+    links = " ".join(f"/proc/self/ns/{kind}" for kind in kinds)
+    with spawned(agent, "exec", "web", "--", "sh", "-c", f"ls -l {links}; read stop") as session:
+        assert session.stdout is not None
+        found = {line.split()[-1].decode() for line in (session.stdout.readline() for _ in kinds)}
+        main = Path(f"/proc/{agent.pid('web')}")
+        assert found == {str((main / "ns" / kind).readlink()) for kind in kinds}
+        session.communicate(b"\n", timeout=20)
+    groups = tank(agent, "exec", "web", "--", "cat", "/proc/self/cgroup").stdout
+    assert groups == tank(agent, "exec", "web", "--", "cat", "/proc/1/cgroup").stdout
+
+
+def test_it_is_hardened_as_the_main_process_is(agent: Agent) -> None:
+    wanted = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp", "Seccomp_filters")
+    for container in ("app", "unprivileged"):
+        lines = {}
+        for pid in ("1", "self"):
+            done = tank(agent, "exec", f"web/{container}", "--", "cat", f"/proc/{pid}/status")
+            pairs = dict(line.split(":\t", 1) for line in done.stdout.decode().splitlines())
+            lines[pid] = {key: pairs[key] for key in (*wanted, "Uid", "Gid", "Groups")}
+        assert lines["self"] == lines["1"]
+        assert (lines["1"]["NoNewPrivs"], lines["1"]["Seccomp"]) == ("1", "2")
+    assert tank(agent, "exec", "web/unprivileged", "--", "id").stdout.decode().split()[:2] == [
+        "uid=1000(web)",
+        "gid=1000(web)",
+    ]
+
+
+def test_it_inherits_nothing_of_ours(agent: Agent) -> None:
+    done = tank(agent, "exec", "web", "--", "sh", "-c", "ls /proc/$$/fd; umask")
+    *descriptors, mask = done.stdout.decode().split()
+    assert set(descriptors) <= {"0", "1", "2"}
+    assert mask == "0022"
+
+
+def test_it_is_a_fresh_process_beside_the_main_one_which_goes_on(agent: Agent) -> None:
+    main = agent.pid("web")
+    # In the container that no other test leaves anything in.
+    done = tank(agent, "exec", "web/unprivileged", "--", "ps", "-o", "pid,comm")
+    lines = [line.split() for line in done.stdout.decode().splitlines()[1:]]
+    assert lines[0] == ["1", "sleep"]
+    assert [name for _, name in lines[1:]] == ["ps"]
+    assert agent.pid("web") == main
+
+
+# Pipes
+
+
+def test_stdout_and_stderr_stay_apart_and_stdin_is_read(agent: Agent) -> None:
+    done = tank(agent, "exec", "web", "--", "sh", "-c", "cat; echo wrong >&2; exit 4", stdin=b"a\0b\r\n\xff")
+    assert (done.stdout, done.stderr, done.returncode) == (b"a\0b\r\n\xff", b"wrong\n", 4)
+
+
+def test_a_command_that_does_not_read_its_input_ends_all_the_same(agent: Agent) -> None:
+    done = tank(agent, "exec", "web", "--", "sh", "-c", "exec <&-; echo done", stdin=b"x" * 5_000_000)
+    assert (done.stdout, done.returncode) == (b"done\n", 0)
+    done = tank(agent, "exec", "web", "--", "head", "-c", "3", stdin=b"abcdef" * 1_000_000)
+    assert (done.stdout, done.returncode) == (b"abc", 0)
+
+
+def test_what_the_command_wrote_last_arrives_though_a_child_keeps_the_pipe(agent: Agent) -> None:
+    script = "sleep 1000 & dd if=/dev/zero bs=1000 count=300 2>/dev/null"
+    done = tank(agent, "exec", "web", "--", "sh", "-c", script)
+    assert (len(done.stdout), done.returncode) == (300_000, 0)
+    kill_inside(agent, "sleep 1000")
+
+
+def test_a_hundred_megabytes_go_both_ways_unharmed_in_little_memory(agent: Agent, tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    block = os.urandom(1 << 20)
+    with source.open("wb") as file:
+        for number in range(100):
+            file.write(block[number:] + block[:number])
+    with source.open("rb") as stdin, target.open("wb") as stdout:
+        before = resident(agent)
+        assert agent.client.exec("web", ["cat"], stdin=stdin, stdout=stdout) == Exited(0)
+        assert resident(agent) - before < 16 << 20
+    assert digest(target) == digest(source)
+
+
+def resident(agent: Agent) -> int:
+    """Return the most memory that the agent ever had, in bytes."""
+    assert agent.process is not None
+    status = Path(f"/proc/{agent.process.pid}/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) << 10
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def test_a_reader_that_stops_makes_only_its_own_command_wait(agent: Agent) -> None:
+    with spawned(agent, "exec", "web", "--", "sh", "-c", "yes | dd bs=1M count=64 2>/dev/null") as stuck:
+        assert stuck.stdout is not None
+        assert stuck.stdout.read(2) == b"y\n"
+        assert tank(agent, "exec", "web", "--", "echo", "free").stdout == b"free\n"
+        assert stuck.poll() is None
+        rest = stuck.stdout.read()
+        assert len(rest) == (64 << 20) - 2 or len(rest) % 2 == 0
+        assert stuck.wait(20) == 0
+
+
+def test_fifty_sessions_at_once(agent: Agent) -> None:
+    begun = threading.Barrier(51, timeout=60)
+    before = resident(agent)
+
+    def session(number: int) -> tuple[int, bytes]:
+        reader, writer = os.pipe()
+        output, theirs = os.pipe()
+        with os.fdopen(output, "rb") as printed:
+            with ThreadPoolExecutor(1) as pool:
+                running = pool.submit(
+                    agent.client.exec,
+                    "web",
+                    ["sh", "-c", f"echo up; read line; echo $line; exit {number}"],
+                    stdin=reader,
+                    stdout=theirs,
+                )
+                assert printed.readline() == b"up\n"
+                begun.wait()
+                os.write(writer, b"line of %d\n" % number)
+                result = running.result(60)
+                os.close(theirs)
+                os.close(writer)
+                os.close(reader)
+            assert isinstance(result, Exited)
+            return result.code, printed.read()
+
+    with ThreadPoolExecutor(50) as pool:
+        sessions = [pool.submit(session, number) for number in range(50)]
+        begun.wait()
+        for number, done in enumerate(sessions):
+            assert done.result(60) == (number, b"line of %d\n" % number)
+    assert resident(agent) - before < 64 << 20
+
+
+# A terminal
+
+
+def test_a_shell_has_a_terminal_of_the_right_size_from_the_first_moment(agent: Agent) -> None:
+    with terminal(
+        agent, "exec", "web", "--", "sh", "-c", "stty size; tty; echo $TERM", size=(33, 101)
+    ) as user:
+        user.expect("33 101")
+        user.expect("/dev/pts/")
+        user.expect("xterm")
+        assert user.end() == 0
+        assert user.is_restored()
+
+
+def test_a_resize_reaches_a_shell(agent: Agent) -> None:
+    with terminal(agent, "exec", "web", "--", "sh", size=(24, 80)) as user:
+        user.prompt()
+        user.resize(40, 120)
+        wait_resized(user, "40 120")
+        user.line("exit 9")
+        assert user.end() == 9
+        assert user.is_restored()
+
+
+def wait_resized(user: Terminal, size: str) -> None:
+    user.line(f"while [ \"$(stty size)\" != '{size}' ]; do sleep 0.02; done; echo re''sized")
+    user.expect("resized")
+    user.prompt()
+
+
+def test_ctrl_c_reaches_the_command_and_not_the_client(agent: Agent) -> None:
+    with terminal(agent, "exec", "web", "--", "sh") as user:
+        user.prompt()
+        user.line("echo asl''eep; sleep 1000")
+        user.expect("asleep")
+        user.type("\x03")
+        user.prompt()
+        user.line("echo code $?")
+        user.expect("code 130")
+        user.prompt()
+        user.line("exit")
+        assert user.end() == 0
+
+
+def test_without_a_tty_ctrl_c_reaches_the_command_once_and_then_the_client(agent: Agent) -> None:
+    script = "trap 'echo caught' INT; echo ready; while :; do sleep 0.05; done"
+    with spawned(agent, "exec", "web", "-T", "--", "sh", "-c", script) as session:
+        assert session.stdout is not None
+        assert session.stdout.readline() == b"ready\n"
+        session.send_signal(signal.SIGINT)
+        assert session.stdout.readline() == b"caught\n"
+        session.send_signal(signal.SIGINT)
+        assert session.wait(20) == 130
+    wait_inside(agent, lambda names: not any("caught" in name for name in names), "the command is hung up")
+
+
+def test_no_tty_with_a_terminal_gives_pipes(agent: Agent) -> None:
+    with terminal(agent, "exec", "web", "-T", "--", "sh", "-c", "tty; echo err >&2") as user:
+        user.expect("not a tty")
+        user.expect("err")
+        assert user.end() == 0
+
+
+def test_detach_leaves_the_command_running(agent: Agent) -> None:
+    with terminal(
+        agent, "exec", "web", "--", "sh", "-c", "echo up; sleep 4711; echo over > /tmp/over"
+    ) as user:
+        user.expect("up")
+        user.type(LEAVE)
+        user.expect("detached")
+        assert user.end() == 0
+        assert user.is_restored()
+    wait_inside(agent, lambda names: "sleep 4711" in names, "the command goes on")
+    kill_inside(agent, "sleep 4711")
+    wait_for(lambda: tank(agent, "exec", "web", "--", "test", "-e", "/tmp/over").returncode == 0, "it ended")
+
+
+def test_a_command_that_was_left_is_read_so_that_it_never_waits(agent: Agent) -> None:
+    script = "echo up; dd if=/dev/zero bs=1M count=8 2>/dev/null; touch /tmp/written"
+    with terminal(agent, "exec", "web", "--", "sh", "-c", f"read go; {script}") as user:
+        user.wait_raw()
+        user.type(LEAVE)
+        user.expect("detached")
+        assert user.end() == 0
+    # Nobody can type any more, so this one ends by itself.
+    with terminal(agent, "exec", "web", "--", "sh", "-c", f"echo first; sleep 0.3; {script}") as user:
+        user.expect("first")
+        user.type(LEAVE)
+        assert user.end() == 0
+    wait_for(
+        lambda: tank(agent, "exec", "web", "--", "test", "-e", "/tmp/written").returncode == 0, "written"
+    )
+    kill_inside(agent, f"sh -c read go; {script}")
+
+
+def test_a_lone_ctrl_p_is_passed_on_soon(agent: Agent) -> None:
+    script = "stty raw -echo; echo ready; dd bs=1 count=1 2>/dev/null | sha256sum"
+    with terminal(agent, "exec", "web", "--", "sh", "-c", script) as user:
+        user.expect("ready")
+        user.type("\x10")
+        # Twice the 0.4 s that it may be held, for a machine that is busy; nothing else is typed.
+        user.child.expect_exact(hashlib.sha256(b"\x10").hexdigest(), timeout=2)
+        assert user.end() == 0
+
+
+def test_ctrl_p_and_another_key_both_arrive(agent: Agent) -> None:
+    script = "stty raw -echo; echo ready; dd bs=1 count=4 2>/dev/null | sha256sum"
+    with terminal(agent, "exec", "web", "--", "sh", "-c", script) as user:
+        user.expect("ready")
+        user.type("\x10x\x10\x10")
+        user.expect(hashlib.sha256(b"\x10x\x10\x10").hexdigest())
+        assert user.end() == 0
+
+
+def test_other_detach_keys_and_none(agent: Agent) -> None:
+    with terminal(agent, "exec", "web", "--detach-keys", "ctrl-x,x", "--", "cat") as user:
+        user.wait_raw()
+        user.type(LEAVE)
+        user.type("\x18x")
+        user.expect("detached")
+        assert user.end() == 0
+    script = "stty raw -echo; echo ready; dd bs=1 count=2 2>/dev/null | sha256sum"
+    with terminal(agent, "exec", "web", "--detach-keys", "none", "--", "sh", "-c", script) as user:
+        user.expect("ready")
+        user.type(LEAVE)
+        user.expect(hashlib.sha256(b"\x10\x11").hexdigest())
+        assert user.end() == 0
+    kill_inside(agent, "cat")
+
+
+def test_vi_redraws_at_the_new_size(agent: Agent) -> None:
+    with terminal(agent, "exec", "web", "--", "vi", "/etc/passwd", size=(24, 80)) as user:
+        user.expect("root:x:0:0")
+        # The last line of the screen is where vi shows its state.
+        user.expect("\x1b[24;1H")
+        user.resize(12, 60)
+        user.expect("\x1b[12;1H")
+        user.type(":q!\r")
+        assert user.end() == 0
+        assert user.is_restored()
+
+
+def test_top_draws_within_the_window(agent: Agent) -> None:
+    with terminal(agent, "exec", "web", "--", "top", "-d", "1", size=(10, 60)) as user:
+        user.expect("Mem:")
+        user.expect("PID")
+        user.type("q")
+        assert user.end() == 0
+
+
+# What goes away
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_a_signal_to_the_client_restores_the_terminal_and_hangs_the_command_up(
+    agent: Agent, number: int
+) -> None:
+    with terminal(agent, "exec", "web", "--", "sh", "-c", "echo up; sleep 4712") as user:
+        user.expect("up")
+        assert user.is_raw()
+        os.kill(user.child.pid, number)
+        assert user.status() == -number
+        assert user.is_restored()
+    wait_inside(agent, lambda names: not any("4712" in name for name in names), "the command is hung up")
+
+
+@pytest.mark.parametrize("flags", [[], ["-T"]])
+def test_a_killed_client_hangs_the_command_up(agent: Agent, flags: list[str]) -> None:
+    with terminal(agent, "exec", "web", *flags, "--", "sh", "-c", "echo up; sleep 4713") as user:
+        user.expect("up")
+        os.kill(user.child.pid, signal.SIGKILL)
+        assert user.status() == -signal.SIGKILL
+    wait_inside(agent, lambda names: not any("4713" in name for name in names), "the command is hung up")
+
+
+def test_a_command_that_ignores_the_hang_up_goes_on(agent: Agent) -> None:
+    script = "trap '' HUP; echo up; while ! test -e /tmp/end; do sleep 0.05; done; touch /tmp/ended"
+    with spawned(agent, "exec", "web", "--", "sh", "-c", script) as session:
+        assert session.stdout is not None
+        assert session.stdout.readline() == b"up\n"
+        session.kill()
+    tank(agent, "exec", "web", "--", "touch", "/tmp/end")
+    wait_for(lambda: tank(agent, "exec", "web", "--", "test", "-e", "/tmp/ended").returncode == 0, "it ended")
+
+
+def test_a_stopped_client_gives_the_terminal_back_and_takes_it_again(agent: Agent) -> None:
+    with terminal(agent, program="/bin/bash", arguments=("--norc", "--noprofile", "-i")) as user:
+        user.line("PS1='host''> '")
+        user.expect("host> ")
+        user.line(f"{sys.executable} -m tank_agent exec web -- sh -c 'echo up; exec sh'")
+        user.expect("up")
+        user.prompt()
+        (client,) = Path(f"/proc/{user.child.pid}/task/{user.child.pid}/children").read_text().split()
+        os.kill(int(client), signal.SIGTSTP)
+        user.expect("Stopped")
+        user.expect("host> ")
+        user.line("stty -a | grep -c ' echo '")
+        user.expect("1")
+        user.line("fg")
+        wait_for(lambda: _state(int(client)) != "T", "the client goes on")
+        user.wait_raw()
+        user.line("echo in''side $HOSTNAME; exit 3")
+        user.expect("inside web")
+        user.expect("host> ")
+        user.line("echo code $?; exit")
+        user.expect("code 3")
+        assert user.end() == 0
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_a_container_that_stops_ends_the_session(agent: Agent) -> None:
+    agent.write("short", agent.pod_text(command=["/bin/sleep", "1000"]))
+    agent.wait_phase("short", "running")
+    with terminal(agent, "exec", "short", "--", "sh") as user:
+        user.prompt()
+        (agent.pods / "short.toml").unlink()
+        assert user.end() == 128 + signal.SIGKILL
+        assert user.is_restored()
+    agent.wait_gone("short")
+
+
+@pytest.mark.parametrize("flags", [[], ["-T"]])
+def test_an_agent_that_stops_ends_sessions_with_a_clear_message(own_agent: Agent, flags: list[str]) -> None:
+    agent = own_agent
+    main = agent.pid("web")
+    with terminal(agent, "exec", "web", *flags, "--", "sh", "-c", "echo up; sleep 4714") as user:
+        user.expect("up")
+        assert agent.stop() == 0
+        user.expect("the agent stops, which ends the command")
+        assert user.end() == 1
+        assert user.is_restored()
+    agent.start()
+    assert agent.pid("web") == main
+    wait_inside(agent, lambda names: not any("4714" in name for name in names), "the command is hung up")
+
+
+@pytest.mark.parametrize("flags", [[], ["-T"]])
+def test_a_killed_agent_loses_the_session_but_not_the_terminal(own_agent: Agent, flags: list[str]) -> None:
+    agent = own_agent
+    main = agent.pid("web")
+    with terminal(agent, "exec", "web", *flags, "--", "sh", "-c", "echo up; sleep 4715") as user:
+        user.expect("up")
+        agent.kill()
+        user.expect("the agent ended")
+        assert user.end() == 1
+        assert user.is_restored()
+    agent.start()
+    assert agent.pid("web") == main
+    wait_inside(agent, lambda names: not any("4715" in name for name in names), "the command is hung up")
+    assert list((agent.run / "exec").iterdir()) == []
+    assert tank(agent, "exec", "web", "--", "echo", "again").stdout == b"again\n"
+
+
+def test_a_lost_agent_leaves_no_alternate_screen_behind(own_agent: Agent) -> None:
+    script = r"printf '\033[?1049h\033[?25l\033[?1000;1006hfull screen'; sleep 1000"
+    with terminal(own_agent, "exec", "web", "--", "sh", "-c", script) as user:
+        user.expect("full screen")
+        own_agent.kill()
+        for reset in ("\x1b[?1006l", "\x1b[?1000l", "\x1b[?25h", "\x1b[?1049l"):
+            user.expect(reset)
+        assert user.end() == 1
+    own_agent.start()
+
+
+def test_no_agent_is_said_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(AgentUnreachable, match="the agent is not running"):
+        Client(tmp_path / "no.sock").exec("web", ["true"])
+
+
+# From Python
+
+
+def test_results_and_errors_in_python(agent: Agent) -> None:
+    client = agent.client
+    with (agent.home / "null").open("w+b") as null:
+        streams = {"stdin": null, "stdout": null, "stderr": null}
+        assert client.exec("web", ["sh", "-c", "exit 3"], **streams) == Exited(3)
+        assert client.exec("web", ["sh", "-c", "kill -9 $$"], **streams) == Signaled(9)
+        # Where the kernel says how it really ended, 137 is a code like any other.
+        assert client.exec("web", ["sh", "-c", "exit 137"], **streams) in (Exited(137), Signaled(9))
+        assert client.exec("web", ["test", "a", "=", "a"], env={"A": "b"}, cwd="/", **streams) == Exited(0)
+        for name, argv, error in (
+            ("web", ["no-such-command"], CommandNotFound),
+            ("web", ["/etc/passwd"], CannotRun),
+            ("nobody", ["true"], PodNotFound),
+            ("web", [], TankError),
+            ("web", ["a\0b"], TankError),
+        ):
+            with pytest.raises(error):
+                client.exec(name, argv, **streams)
+    assert Detached() == Detached()
+    assert (Exited(3).status, Signaled(9).status, Detached().status) == (3, 137, 0)
+    assert issubclass(Retry, TankError)
+
+
+def test_a_client_in_a_thread_and_with_a_terminal_that_nobody_has(agent: Agent) -> None:
+    reader, writer = os.pipe()
+    with ThreadPoolExecutor(1) as pool, os.fdopen(reader, "rb") as output:
+        with (agent.home / "empty").open("w+b") as empty:
+            session = pool.submit(agent.client.exec, "web", ["tty"], tty=True, stdin=empty, stdout=writer)
+            assert session.result(20) == Exited(0)
+        os.close(writer)
+        assert output.read().startswith(b"/dev/pts/")
