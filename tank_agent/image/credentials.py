@@ -113,7 +113,7 @@ def _read(path: Path) -> _Config | None:
         if len(data) > _FILE_LIMIT:
             raise ValueError(f"larger than {_FILE_LIMIT} bytes")
         return msgspec.json.decode(data, type=_Config)
-    except (ValueError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise Stalled(f"cannot read the credentials in {path}: {error}") from error
 
 

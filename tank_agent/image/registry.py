@@ -15,6 +15,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 import msgspec
+import structlog
 from msgspec import Struct
 
 from tank_agent.errors import Retry, Stalled, TankError
@@ -30,6 +31,7 @@ _BACKOFF_BASE = 0.2
 _BACKOFF_CAP = 10.0
 _LONGEST_WAIT = 60.0
 _RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]*/")
+_log = structlog.get_logger()
 _Result = TypeVar("_Result")
 
 
@@ -128,8 +130,8 @@ class RegistryContent:
                 return ask(mirror)
             except CancelledError:
                 raise
-            except TankError:
-                continue
+            except TankError as error:
+                _log.info("a mirror can't serve an image", image=self._where, error=str(error))
         attempt = 0
         while True:
             attempt += 1

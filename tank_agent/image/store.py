@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
+import structlog
 from msgspec import Struct
 
 from tank_agent.errors import Retry, Stalled, TankError
@@ -34,6 +35,8 @@ from tank_agent.image.registry import RegistryContent
 from tank_agent.image.settings import ImageSettings, PullPolicy
 from tank_agent.image.unpack import UnpackServer
 from tank_agent.linux import fault
+
+_log = structlog.get_logger()
 
 
 class StoredImage(Struct, frozen=True, kw_only=True):
@@ -147,9 +150,10 @@ class Store:
             )
         try:
             return self._pull(reference, progress, lambda: cancelled() or self._closed.is_set())
-        except Retry:
+        except Retry as error:
             if found is None or cancelled():
                 raise
+            _log.warning("image is not refreshed, the copy is used", image=reference, error=str(error))
             return found
 
     def list(self) -> tuple[StoredImage, ...]:
@@ -245,6 +249,7 @@ class Store:
             return False
         damaged = [diff_id for diff_id in known.record.layers if not self._layers.intact(diff_id)]
         for diff_id in damaged:
+            _log.warning("an unpacked layer is damaged", image=reference, layer=diff_id)
             self._layers.bury(diff_id)
         self._layers.empty_trash()
         return not damaged

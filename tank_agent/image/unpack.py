@@ -210,10 +210,12 @@ class LayerUnpack:
         if self._pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-            self._wait(self._pidfd, select.POLLIN, time.monotonic() + self._stall)
-            os.close(self._pidfd)
-            os.close(self._report)
-            self._pidfd = self._report = -1
+            try:
+                self._wait(self._pidfd, select.POLLIN, time.monotonic() + self._stall)
+            finally:
+                os.close(self._pidfd)
+                os.close(self._report)
+                self._pidfd = self._report = -1
 
     def _close_feed(self) -> None:
         if self._feed >= 0:

@@ -321,6 +321,30 @@ def test_cancelling_ends_a_pull_that_waits_for_the_network(
     assert nothing_is_left(place)
 
 
+def test_prune_leaves_what_a_pull_under_way_has_brought(
+    place: Path, registry: FakeRegistry, big: str
+) -> None:
+    pruned = threading.Event()
+    registry.rules.append(lambda request: request.path == big and not pruned.wait(20))
+    with Store(place / "store", settings(place, read_timeout=20.0, parallel=1)) as store:
+        images: list[Image] = []
+        worker = threading.Thread(target=lambda: images.append(store.pull(f"{registry.address}/image")))
+        worker.start()
+        layers = place / "store/images/layers"
+        deadline = time.monotonic() + 20
+        while not list(layers.iterdir()):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        store.prune(set())
+        assert len(list(layers.iterdir())) == 1
+        pruned.set()
+        worker.join()
+        assert is_whole(images[0])
+        assert store.cached(f"{registry.address}/image") == images[0]
+        store.prune(set())
+        assert list(layers.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "lie", ["other content", "shorter", "longer", "endless", "endless, no length", "empty"]
 )

@@ -26,7 +26,7 @@ from tests.support.images import (
     write_image,
 )
 from tests.support.registry import docker_registry, make_certificate, skopeo_copy, write_auth
-from tests.support.trees import big_directory
+from tests.support.trees import big_directory, describe, mounted
 
 
 @pytest.fixture
@@ -184,6 +184,47 @@ def test_image_built_by_buildah(place: Path, layout: Path) -> None:
         "app",
     )
     assert any((found / "srv/added").exists() for found in image.layers)
+
+
+def test_image_repacked_by_umoci_and_compressed_by_skopeo(place: Path, layout: Path) -> None:
+    def umoci(*argv: str) -> None:
+        done = subprocess.run(["umoci", *argv], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    umoci("unpack", "--image", f"{layout}:latest", str(place / "bundle"))
+    root = place / "bundle/rootfs"
+    (root / "etc/group").unlink()
+    (root / "home/app").rmdir()
+    (root / "home/app").write_text("now a file")
+    (root / "srv").mkdir(0o710)
+    (root / "srv/setuid").write_text("x")
+    (root / "srv/setuid").chmod(0o4755)
+    os.chown(root / "srv", 7, 8)
+    (root / "srv/hard").hardlink_to(root / "srv/setuid")
+    os.setxattr(root / "srv/setuid", "user.kept", b"yes")
+    os.mkfifo(root / "srv/fifo")
+    umoci("repack", "--image", f"{layout}:new", str(place / "bundle"))
+    umoci("config", "--image", f"{layout}:new", "--config.user", "app", "--config.stopsignal", "SIGQUIT")
+    umoci("unpack", "--image", f"{layout}:new", str(place / "again"))
+    zstd = ("--dest-compress-format", "zstd")
+    with docker_registry(place / "registry") as host, Store(place / "store", settings(place)) as store:
+        skopeo_copy(f"oci:{layout}:new", f"docker://{host}/repacked:gzip")
+        skopeo_copy(
+            f"dir:{_as_dir(layout, place)}", f"docker://{host}/repacked:zstd", "--format", "oci", *zstd
+        )
+        for tag in ("gzip", "zstd"):
+            argv = ["skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{host}/repacked:{tag}"]
+            assert f"tar+{tag}" in subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+            image = store.pull(f"{host}/repacked:{tag}")
+            assert (image.config.user, image.config.stop_signal) == ("app", "SIGQUIT")
+            with mounted(image.layers, place / tag) as seen:
+                assert describe(seen) == describe(place / "again/rootfs")
+
+
+def _as_dir(layout: Path, place: Path) -> Path:
+    """Copy an image to where skopeo compresses it anew."""
+    skopeo_copy(f"oci:{layout}:new", f"dir:{place / 'plain'}", "--dest-decompress")
+    return place / "plain"
 
 
 @pytest.mark.parametrize("form", ["oci-archive", "docker-archive"])

@@ -68,7 +68,9 @@ def test_plain_fields_and_identity_tokens(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", '{"auths": {"r.io": {"auth": "hunter2!"}}}', '{"auths": 1}', "[" * 99_999]
+    "text",
+    ["{", "[]", '{"auths": {"r.io": {"auth": "hunter2!"}}}', '{"auths": 1}', "[" * 99_999],
+    ids=["cut", "a list", "no base64", "a number", "deep"],
 )
 def test_a_broken_file_is_named_and_no_secret_is_shown(tmp_path: Path, text: str) -> None:
     file = tmp_path / "auth.json"
