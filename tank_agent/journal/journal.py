@@ -80,6 +80,32 @@ class Journal(Protocol):
         """
         ...
 
+    def suspend(self, name: str) -> Applied:
+        """Let a pod stay as it is, whatever its file says, until `resume`.
+
+        Raises:
+            PodNotFound: there is none of that name.
+            Stalled: it follows no file.
+        """
+        ...
+
+    def roll_back(self, name: str, to: Revision) -> Applied:
+        """Give a pod an older spec; one that follows a file is pinned until `resume`, or until that changes.
+
+        Raises:
+            PodNotFound: there is none of that name.
+            Stalled: that is what it has.
+        """
+        ...
+
+    def resume(self, name: str) -> Applied:
+        """Let a suspended or pinned pod follow its file again; nothing changes for any other.
+
+        Raises:
+            PodNotFound: there is none of that name.
+        """
+        ...
+
     def problems(self) -> tuple[Problem, ...]:
         """Return what is wrong in the sources now, over all sources, in file order."""
         ...

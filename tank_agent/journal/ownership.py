@@ -4,6 +4,8 @@
 - `dir` and `git` are mirrors: what they no longer declare goes, unless they can't tell (not available, the
   owner unreadable, or a problem with that pod).
 - A seed is written once per name, if the name is free, and never again.
+- A pinned pod keeps its older spec until its file declares another one; a suspended pod stays as it is,
+  whatever its file says, also when that is gone.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ from collections.abc import Container, Iterable, Mapping
 import msgspec
 from msgspec import Struct
 
-from tank_agent.errors import OwnedElsewhere, Problem
-from tank_agent.journal.records import DesiredPod
+from tank_agent.errors import OwnedElsewhere, PodNotFound, Problem, Stalled
+from tank_agent.journal.records import DesiredPod, Hold, Revision
 from tank_agent.source.snapshot import Declared, Snapshot
 from tank_agent.spec.model import Pod, content_hash
 
@@ -96,6 +98,66 @@ def put(known: Known, pod: Pod, revision: str, now: float) -> DesiredPod:
     return _successor(known, Declared(pod=pod, owner="api", revision=revision, file=""), now)
 
 
+def suspend(known: Known, name: str, now: float) -> DesiredPod:
+    """Return the pod as it no longer follows its file.
+
+    Raises:
+        PodNotFound: there is none of that name.
+        Stalled: it follows no file.
+    """
+    pod = _find(known, name)
+    if source_of(pod.owner) not in MIRRORS:
+        raise Stalled(
+            f"pod {name} follows no file: it belongs to {_describe(pod.owner)}",
+            hint="only what follows files or git can be suspended",
+        )
+    if is_suspended(pod):
+        return pod
+    return msgspec.structs.replace(pod, hold=Hold(kind="suspended", since=now))
+
+
+def roll_back(known: Known, name: str, to: Revision, now: float) -> DesiredPod:
+    """Return the pod with an older spec; one that follows a file is pinned to it.
+
+    Raises:
+        PodNotFound: there is none of that name.
+        Stalled: that is what it has.
+    """
+    pod = _find(known, name)
+    if pod.pod == to.pod:
+        raise Stalled(f"pod {name} is at that revision already", hint=f"`tank history {name}` shows all")
+    hold = pod.hold
+    if source_of(pod.owner) in MIRRORS and not is_suspended(pod):
+        declared = hold.declared if hold is not None else pod.hash
+        hold = Hold(kind="pinned", since=now, generation=to.generation, declared=declared)
+    return msgspec.structs.replace(
+        pod,
+        pod=to.pod,
+        revision=to.revision,
+        author=to.author,
+        subject=to.subject,
+        generation=known.generations.get(name, 0) + 1,
+        hash=content_hash(to.pod),
+        changed_at=now,
+        hold=hold,
+    )
+
+
+def resume(known: Known, name: str) -> DesiredPod:
+    """Return the pod as it follows its file again, from the next snapshot on.
+
+    Raises:
+        PodNotFound: there is none of that name.
+    """
+    pod = _find(known, name)
+    return pod if pod.hold is None else msgspec.structs.replace(pod, hold=None)
+
+
+def is_suspended(pod: DesiredPod) -> bool:
+    """Return whether nothing that the pod's file says counts."""
+    return pod.hold is not None and pod.hold.kind == "suspended"
+
+
 def refuse_deletion(pod: DesiredPod, owner_exists: bool) -> None:
     """Raise OwnedElsewhere if `tank delete` may not remove the pod; `owner_exists` is about its file."""
     source = source_of(pod.owner)
@@ -145,6 +207,8 @@ def _contest(known: Known, snapshot: Snapshot) -> tuple[dict[str, Declared], lis
     for name, claimants in claims.items():
         current = known.desired.get(name)
         if snapshot.source == "seed" and _seed_is_spent(known, name):
+            continue
+        if current is not None and is_suspended(current) and source_of(current.owner) == snapshot.source:
             continue
         held = current is not None and (
             current.owner in snapshot.unreadable or (name, current.file) in broken
@@ -210,17 +274,28 @@ def _where_to_edit(owner: str) -> str:
 def _successor(known: Known, declared: Declared, now: float) -> DesiredPod:
     pod = declared.pod
     current = known.desired.get(pod.name)
+    if current is not None and current.hold is not None and current.hold.declared == content_hash(pod):
+        if (current.owner, current.file) == (declared.owner, declared.file):
+            return current
+        return msgspec.structs.replace(current, owner=declared.owner, file=declared.file)
     # Equal structs have equal hashes (spec/model.py), and comparing costs a hundredth of hashing.
     if current is not None and (current.pod is pod or current.pod == pod):
-        same = (current.owner, current.revision, current.file) == (
+        same = (current.owner, current.revision, current.file, current.hold) == (
             declared.owner,
             declared.revision,
             declared.file,
+            None,
         )
         if same:
             return current
         return msgspec.structs.replace(
-            current, owner=declared.owner, revision=declared.revision, file=declared.file
+            current,
+            owner=declared.owner,
+            revision=declared.revision,
+            file=declared.file,
+            author=declared.author,
+            subject=declared.subject,
+            hold=None,
         )
     return DesiredPod(
         name=pod.name,
@@ -232,6 +307,8 @@ def _successor(known: Known, declared: Declared, now: float) -> DesiredPod:
         changed_at=now,
         file=declared.file,
         error=current.error if current is not None else None,
+        author=declared.author,
+        subject=declared.subject,
     )
 
 
@@ -245,5 +322,13 @@ def _no_longer_declared(known: Known, snapshot: Snapshot, winners: Mapping[str, 
             and source_of(pod.owner) == snapshot.source
             and pod.owner not in snapshot.unreadable
             and name not in held
+            and not is_suspended(pod)
         ):
             yield name
+
+
+def _find(known: Known, name: str) -> DesiredPod:
+    pod = known.desired.get(name)
+    if pod is None:
+        raise PodNotFound(f"there is no pod {name}", hint="`tank list` shows all")
+    return pod

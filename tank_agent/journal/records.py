@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 from msgspec import Struct
 
 from tank_agent.spec.model import Pod
+
+
+class Hold(Struct, frozen=True, kw_only=True):
+    """Why a pod does not follow its file for now.
+
+    `pinned`: it runs an older spec, that of `generation` (0: of a commit that never ran here), until its file
+    declares another spec than the one whose hash is `declared`. `suspended`: whatever its file says, it stays.
+    """
+
+    kind: Literal["pinned", "suspended"]
+    since: float
+    generation: int = 0
+    declared: str = ""
 
 
 class DesiredPod(Struct, frozen=True, kw_only=True):
@@ -14,6 +29,7 @@ class DesiredPod(Struct, frozen=True, kw_only=True):
     `hash` is `content_hash(pod)`; `generation` counts its changes from 1; `revision` is what the source calls it.
     `file` is where a person edits it (empty for the API). `error` is what is wrong with the *newer* text of
     its file, whose last good spec this is; or with the file that declares the same name elsewhere.
+    `author` and `subject` are of the commit that `revision` names, for pods of git.
     """
 
     name: str
@@ -25,10 +41,16 @@ class DesiredPod(Struct, frozen=True, kw_only=True):
     changed_at: float
     file: str = ""
     error: str | None = None
+    author: str = ""
+    subject: str = ""
+    hold: Hold | None = None
 
 
 class Revision(Struct, frozen=True, kw_only=True):
-    """One past (or the present) spec of a pod."""
+    """One past (or the present) spec of a pod.
+
+    `restored` is the generation whose spec `tank rollback` brought back with it.
+    """
 
     generation: int
     pod: Pod
@@ -36,6 +58,9 @@ class Revision(Struct, frozen=True, kw_only=True):
     revision: str
     hash: str
     changed_at: float
+    author: str = ""
+    subject: str = ""
+    restored: int | None = None
 
 
 class Exit(Struct, frozen=True, kw_only=True):

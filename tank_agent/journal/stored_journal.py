@@ -143,6 +143,24 @@ class StoredJournal:
             )
         )
 
+    def suspend(self, name: str) -> Applied:
+        """Let a pod stay as it is, whatever its file says."""
+        return self._change(
+            lambda state: transitions.suspend(state, name, now=self._clock(), limits=self._limits)
+        )
+
+    def roll_back(self, name: str, to: Revision) -> Applied:
+        """Give a pod an older spec, and pin it there if it follows a file."""
+        return self._change(
+            lambda state: transitions.roll_back(state, name, to, now=self._clock(), limits=self._limits)
+        )
+
+    def resume(self, name: str) -> Applied:
+        """Let a pod follow its file again."""
+        return self._change(
+            lambda state: transitions.resume(state, name, now=self._clock(), limits=self._limits)
+        )
+
     def record(self, name: str, status: PodStatus | None, events: Iterable[NewEvent] = ()) -> None:
         """Store a pod's status (None forgets it) and append events, in one transaction."""
         kept = tuple(events)

@@ -77,7 +77,7 @@ def merge(state: State, snapshot: Snapshot, *, now: float, limits: Limits) -> Ch
         # What is known to be wrong with single pods stays true until the source can be read again.
         draft.outages[snapshot.source] = snapshot.problems
         draft.snapshots.pop(snapshot.source, None)
-    change = draft.finish()
+    change = _told(draft.finish(), _unpinned(state, draft.known().desired), now=now, limits=limits)
     merged = {**change.state.merged, snapshot.source: (snapshot, change.state.desired)}
     return Change(msgspec.structs.replace(change.state, merged=merged), change.writes, change.answer)
 
@@ -108,6 +108,41 @@ def delete(
     draft.offer_removed(skip=ownership.source_of(pod.owner))
     change = draft.finish()
     return Change(change.state, change.writes, True)
+
+
+def suspend(state: State, name: str, *, now: float, limits: Limits) -> Change[Applied]:
+    """Let a pod stay as it is, whatever its file says; raises as `ownership.suspend`."""
+    draft = _Draft(state, now, limits)
+    pod = ownership.suspend(draft.known(), name, now)
+    draft.store(pod)
+    events = [] if pod is state.desired[name] else [_event(pod, "suspended", "no longer follows its file")]
+    return _told(draft.finish(), events, now=now, limits=limits)
+
+
+def roll_back(state: State, name: str, to: Revision, *, now: float, limits: Limits) -> Change[Applied]:
+    """Give a pod an older spec; raises as `ownership.roll_back`."""
+    draft = _Draft(state, now, limits)
+    pod = ownership.roll_back(draft.known(), name, to, now)
+    draft.store(pod, restored=to.generation or None)
+    what = f"generation {to.generation}" if to.generation else f"commit {to.revision[:12]}"
+    message = f"rolled back to {what}" + ("" if pod.hold is None else f", and {pod.hold.kind} there")
+    return _told(draft.finish(), [_event(pod, "rolled-back", message)], now=now, limits=limits)
+
+
+def resume(state: State, name: str, *, now: float, limits: Limits) -> Change[Applied]:
+    """Let a pod follow its file again, as far as its source is known; raises as `ownership.resume`."""
+    draft = _Draft(state, now, limits)
+    pod = ownership.resume(draft.known(), name)
+    if pod is state.desired[name]:
+        return Change(state, (), Applied())
+    draft.store(pod)
+    source = ownership.source_of(pod.owner)
+    snapshot = draft.snapshots.get(source)
+    if snapshot is not None:
+        draft.merge(snapshot, only=name)
+        draft.offer_removed(skip=source)
+    events = [_event(pod, "resumed", "follows its file again")]
+    return _told(draft.finish(), events, now=now, limits=limits)
 
 
 def record(
@@ -179,6 +214,29 @@ def rfc3339(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def _event(pod: DesiredPod, kind: str, message: str) -> NewEvent:
+    return NewEvent(pod=pod.name, type=kind, message=message, revision=pod.revision)
+
+
+def _unpinned(before: State, after: Mapping[str, DesiredPod]) -> list[NewEvent]:
+    """Return an event for every pod that was pinned until its file changed."""
+    pinned = [pod.name for pod in before.desired.values() if pod.hold is not None]
+    return [
+        _event(after[name], "resumed", "its file changed: it follows that again")
+        for name in pinned
+        if name in after and after[name].hold is None
+    ]
+
+
+def _told(change: Change[T], events: Sequence[NewEvent], *, now: float, limits: Limits) -> Change[T]:
+    """Append events to what a change writes."""
+    if not events:
+        return change
+    name = events[0].pod
+    told = record(change.state, name, change.state.statuses.get(name), events, now=now, limits=limits)
+    return Change(told.state, [*change.writes, *told.writes], change.answer)
+
+
 class _Draft:
     """A desired state under work, within one transition: copies on the first change, collects the writes."""
 
@@ -202,12 +260,15 @@ class _Draft:
             spent=self._spent,
         )
 
-    def merge(self, snapshot: Snapshot) -> None:
+    def merge(self, snapshot: Snapshot, *, only: str | None = None) -> None:
+        """Merge a snapshot, or what it says of one pod."""
         merged = ownership.merge(self.known(), snapshot, self._now)
         for pod in (*merged.changed, *merged.updated):
-            self.store(pod)
+            if only in (None, pod.name):
+                self.store(pod)
         for name in merged.removed:
-            self.remove(name)
+            if only in (None, name):
+                self.remove(name)
         self.spend(merged.seeded)
         self.problems[snapshot.source] = merged.problems
         if snapshot.source in ownership.MIRRORS:
@@ -222,7 +283,7 @@ class _Draft:
             if any(declared.pod.name in self._removed for declared in snapshot.pods):
                 self.merge(snapshot)
 
-    def store(self, pod: DesiredPod) -> None:
+    def store(self, pod: DesiredPod, *, restored: int | None = None) -> None:
         current = self.known().desired.get(pod.name)
         if current is pod:
             return
@@ -230,13 +291,13 @@ class _Draft:
         if freed is not None and freed.pod == pod.pod:
             # Its next owner wants the same: the pod changes hands and goes on.
             current = freed
-            pod = msgspec.structs.replace(freed, owner=pod.owner, revision=pod.revision, file=pod.file)
+            pod = msgspec.structs.replace(pod, generation=freed.generation, changed_at=freed.changed_at)
         self._mutable()[pod.name] = pod
         if current is None or current.generation != pod.generation:
             if self._generations is None:
                 self._generations = dict(self._state.generations)
             self._generations[pod.name] = pod.generation
-            self._add_revision(pod)
+            self._add_revision(pod, restored)
         self._removed.discard(pod.name)
 
     def remove(self, name: str) -> None:
@@ -287,7 +348,7 @@ class _Draft:
             self._desired = dict(self._state.desired)
         return self._desired
 
-    def _add_revision(self, pod: DesiredPod) -> None:
+    def _add_revision(self, pod: DesiredPod, restored: int | None) -> None:
         revision = Revision(
             generation=pod.generation,
             pod=pod.pod,
@@ -295,6 +356,9 @@ class _Draft:
             revision=pod.revision,
             hash=pod.hash,
             changed_at=pod.changed_at,
+            author=pod.author,
+            subject=pod.subject,
+            restored=restored,
         )
         key = revision_key(pod.name, pod.generation)
         self._writes.append(Write(Table.REVISIONS, key, msgspec.json.encode(revision)))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tank_agent.errors import OwnedElsewhere, Problem, Retry
+from tank_agent.errors import OwnedElsewhere, PodNotFound, Problem, Retry, Stalled
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import ContainerStatus, Exit, NewEvent, PodStatus
 from tank_agent.source.snapshot import Declared
@@ -295,6 +295,74 @@ class JournalConformance:
         found = journal.get("web")
         assert found is not None and found.owner == "seed"
         assert [problem.file for problem in journal.problems()] == [f"{DIRECTORY}/web.toml"]
+
+    # Pods that do not follow their file for a while.
+
+    def test_a_pinned_pod_waits_until_its_file_changes(
+        self, journal: Journal, open_journal: Callable[[], Journal]
+    ) -> None:
+        journal.merge(snapshot(declared(pod(command="one"))))
+        journal.merge(snapshot(declared(pod(command="two"))))
+        assert journal.roll_back("web", journal.history("web")[0]).changed == ("web",)
+        found = journal.get("web")
+        assert found is not None and found.hold is not None
+        assert (found.pod, found.generation, found.hold.kind, found.hold.generation) == (
+            pod(command="one"),
+            3,
+            "pinned",
+            1,
+        )
+        assert journal.history("web")[-1].restored == 1
+        journal.close()
+        again = open_journal()
+        assert again.get("web") == found
+        # A new comment, or a new commit, says nothing new.
+        web = declared(pod(command="two"), "other.toml")
+        assert again.merge(snapshot(web)).changed == ()
+        moved = again.get("web")
+        assert moved is not None and (moved.owner, moved.hold) == (web.owner, found.hold)
+        preview = again.preview(snapshot(declared(pod(command="three"))))
+        assert preview.applied.changed == ("web",)
+        assert again.merge(snapshot(declared(pod(command="three")))).changed == ("web",)
+        free = again.get("web")
+        assert free is not None and (free.pod, free.hold) == (pod(command="three"), None)
+        assert [event.type for event in again.events()] == ["rolled-back", "resumed"]
+
+    def test_resume_brings_a_pinned_pod_to_its_file(self, journal: Journal) -> None:
+        journal.merge(snapshot(declared(pod(command="one")), declared(pod("db"), "db.toml")))
+        journal.merge(snapshot(declared(pod(command="two")), declared(pod("db"), "db.toml")))
+        journal.roll_back("web", journal.history("web")[0])
+        assert journal.resume("web").changed == ("web",)
+        found = journal.get("web")
+        assert found is not None and (found.pod, found.hold, found.generation) == (
+            pod(command="two"),
+            None,
+            4,
+        )
+        assert journal.resume("web").changed == ()
+        with pytest.raises(Stalled, match="already"):
+            journal.roll_back("web", journal.history("web")[-1])
+
+    def test_a_suspended_pod_stays_whatever_its_file_says(self, journal: Journal) -> None:
+        journal.merge(snapshot(declared(pod())))
+        assert journal.suspend("web").updated == ("web",)
+        assert journal.suspend("web").updated == ()
+        before = journal.get("web")
+        assert journal.merge(snapshot(declared(pod(command="other")))).changed == ()
+        assert journal.merge(snapshot()).removed == ()
+        assert journal.get("web") == before
+        assert journal.resume("web").removed == ("web",)
+        with pytest.raises(PodNotFound):
+            journal.resume("web")
+
+    def test_a_pod_of_nobody_goes_back_and_is_not_held(self, journal: Journal) -> None:
+        journal.put(pod(command="one"), "r1")
+        journal.put(pod(command="two"), "r2")
+        assert journal.roll_back("web", journal.history("web")[0]).changed == ("web",)
+        found = journal.get("web")
+        assert found is not None and (found.pod, found.hold, found.owner) == (pod(command="one"), None, "api")
+        with pytest.raises(Stalled, match="follows no file"):
+            journal.suspend("web")
 
     # Preview.
 

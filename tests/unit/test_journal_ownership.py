@@ -10,11 +10,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from tank_agent.errors import OwnedElsewhere, Problem
+from tank_agent.errors import OwnedElsewhere, PodNotFound, Problem, Stalled
 from tank_agent.journal import ownership
 from tank_agent.journal.journal import Applied
 from tank_agent.journal.memory_journal import MemoryJournal, MemoryStore
-from tank_agent.journal.records import PodStatus
+from tank_agent.journal.records import DesiredPod, PodStatus, Revision
 from tank_agent.source.snapshot import Declared, Snapshot
 from tests.unit.journal_builders import FakeClock, declared, pod, snapshot
 
@@ -31,6 +31,9 @@ class Running:
     owner: str
     command: str
     generation: int
+    hold: str | None = None
+    # What its file declared when it was pinned.
+    declared: str = ""
 
 
 @dataclass
@@ -169,6 +172,49 @@ class Ownership(RuleBasedStateMachine):
         self.leaving.clear()
         assert self.journal.delete(name) is True
 
+    @rule(name=names)
+    def suspend(self, name: str) -> None:
+        current = self.running.get(name)
+        if current is None or not current.owner.startswith(("dir", "git")):
+            with pytest.raises(PodNotFound if current is None else Stalled):
+                self.journal.suspend(name)
+            return
+        current.hold = "suspended"
+        assert self.journal.suspend(name).changed == ()
+
+    @rule(name=names, command=commands)
+    def roll_back(self, name: str, command: str) -> None:
+        current = self.running.get(name)
+        to = Revision(generation=1, pod=pod(name, command), owner="", revision="old", hash="", changed_at=1.0)
+        if current is None or current.command == command:
+            with pytest.raises(PodNotFound if current is None else Stalled):
+                self.journal.roll_back(name, to)
+            return
+        if current.owner.startswith(("dir", "git")) and current.hold != "suspended":
+            current.declared = current.declared if current.hold else current.command
+            current.hold = "pinned"
+        current.command = command
+        current.generation += 1
+        self.generations[name] = current.generation
+        assert self.journal.roll_back(name, to).changed == (name,)
+
+    @rule(name=names)
+    def resume(self, name: str) -> None:
+        current = self.running.get(name)
+        if current is None:
+            with pytest.raises(PodNotFound):
+                self.journal.resume(name)
+            return
+        source = current.owner.partition(":")[0]
+        if current.hold is not None:
+            current.hold = None
+            freed = self.model_merge(source, self.seen[source], only=name) if source in self.seen else set()
+            other = "git" if source == "dir" else "dir"
+            if freed and other in self.seen and self.seen[other].claims(name):
+                self.model_merge(other, self.seen[other])
+            self.leaving.clear()
+        self.journal.resume(name)
+
     @rule()
     def restart(self) -> None:
         self.journal.close()
@@ -177,9 +223,9 @@ class Ownership(RuleBasedStateMachine):
 
     # The model.
 
-    def model_merge(self, source: str, tree: Tree) -> set[str]:
+    def model_merge(self, source: str, tree: Tree, only: str | None = None) -> set[str]:
         freed = set()
-        for name in ("a", "b", "c"):
+        for name in ("a", "b", "c") if only is None else (only,):
             claims = tree.claims(name)
             current = self.running.get(name)
             if current is None:
@@ -187,7 +233,7 @@ class Ownership(RuleBasedStateMachine):
                     self.start(name, f"{source}:{claims[0][0]}", claims[0][1])
                 continue
             owner_source, _, owner_file = current.owner.partition(":")
-            if owner_source != source:
+            if owner_source != source or current.hold == "suspended":
                 continue
             own = [claim for claim in claims if claim[0] == owner_file]
             if own:
@@ -203,7 +249,11 @@ class Ownership(RuleBasedStateMachine):
 
     def start(self, name: str, owner: str, command: str) -> None:
         # Where the next owner of a pod wants the same as the last, nothing restarts.
-        current = self.running.get(name) or self.leaving.get(name)
+        current = self.running.get(name)
+        if current is not None and current.hold == "pinned" and current.declared == command:
+            current.owner = owner
+            return
+        current = current or self.leaving.get(name)
         generation = self.generations.get(name, 0)
         if current is None or current.command != command:
             generation += 1
@@ -227,14 +277,18 @@ class Ownership(RuleBasedStateMachine):
     @invariant()
     def the_journal_is_as_the_model(self) -> None:
         found = {
-            name: Running(one.owner, " ".join(one.pod.containers[0].command or ()), one.generation)
+            name: (one.owner, " ".join(one.pod.containers[0].command or ()), one.generation, kind(one))
             for name, one in self.journal.desired().items()
         }
-        assert found == self.running
+        assert found == {
+            name: (one.owner, one.command, one.generation, one.hold) for name, one in self.running.items()
+        }
 
     def every_declaration_that_lost_is_told(self, source: str, tree: Tree) -> None:
         told = {(problem.file, problem.pod) for problem in self.journal.problems() if problem.key == "name"}
         for name, one in self.running.items():
+            if one.hold == "suspended" and one.owner.startswith(source):
+                continue
             for file, _ in tree.claims(name):
                 assert ((file, name) in told) or one.owner == f"{source}:{file}"
 
@@ -244,6 +298,10 @@ class Ownership(RuleBasedStateMachine):
             found = self.journal.get(problem.pod or "")
             if found is not None:
                 assert found.error is not None and str(problem) in found.error.splitlines()
+
+
+def kind(one: DesiredPod) -> str | None:
+    return None if one.hold is None else one.hold.kind
 
 
 Ownership.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
