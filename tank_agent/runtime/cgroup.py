@@ -19,24 +19,38 @@ from msgspec import Struct
 
 ROOT = Path("/sys/fs/cgroup")
 _DEFAULT_RUN_DIR = Path("/run/tank")
-# Where the agent itself stands when systemd delegates its unit's group to it (DelegateSubgroup=).
-_AGENT_LEAF = "agent"
+# The agent's unit, and beside it the unit whose group is delegated to us: what is in it outlives the agent.
+_AGENT_UNIT = "tank-agent.service"
+_PODS_UNIT = "tank-pods.service"
 
 
 class CgroupHost(Struct, frozen=True, kw_only=True):
     """The host's cgroup layout.
 
     `hierarchies` are the mount points that hold groups of ours: one on a unified host, one per controller
-    otherwise. `base` is our own group, as a path below each of them, with a leading slash.
+    otherwise. `base` is our own group, as a path below each of them, with a leading slash. `monitors` is the
+    group for the containers' monitors, None where they stay with the agent.
     """
 
     mode: Literal["unified", "split"]
     hierarchies: tuple[Path, ...]
     base: str
+    monitors: str | None = None
 
     def path(self, pod: str, instance: str) -> str:
         """Return a container's group, the way OCI's `cgroupsPath` wants it."""
         return f"{self.base}/{pod}/{instance}"
+
+    def place_monitor(self, pid: int) -> None:
+        """Put a container's monitor where it outlives the agent.
+
+        Raises:
+            OSError: the kernel refused it.
+        """
+        if self.monitors is not None:
+            group = self.hierarchies[0] / self.monitors.lstrip("/")
+            group.mkdir(exist_ok=True)
+            (group / "cgroup.procs").write_text(str(pid))
 
     def directories(self, path: str) -> Iterator[Path]:
         """Yield the directories of a group that exist."""
@@ -80,6 +94,8 @@ class CgroupHost(Struct, frozen=True, kw_only=True):
             for pod in _children(directory):
                 _remove_directory(pod)
             _remove_directory(directory)
+        for directory in self.directories(self.monitors) if self.monitors is not None else ():
+            _remove_directory(directory)
 
     def _groups(self) -> frozenset[str]:
         found: set[str] = set()
@@ -94,7 +110,8 @@ def detect(run_dir: Path, *, root: Path = ROOT, own: Path = Path("/proc/self/cgr
     """Find out what kind of host this is, and choose our group.
 
     Each agent has a group of its own, named after its run_dir, so that two agents on one machine never sweep
-    each other's containers. Where systemd delegated a group to our unit, ours is inside of it.
+    each other's containers. Where the package's units run us, it is inside of the group of the pods' unit,
+    which systemd delegates to us (docs/decisions/0010-packaging.md).
     """
     name = (
         "tank"
@@ -102,19 +119,27 @@ def detect(run_dir: Path, *, root: Path = ROOT, own: Path = Path("/proc/self/cgr
         else f"tank-{hashlib.sha256(os.fsencode(run_dir)).hexdigest()[:8]}"
     )
     if (root / "cgroup.controllers").exists():
-        return CgroupHost(mode="unified", hierarchies=(root,), base=f"{_delegated(own)}/{name}")
+        delegated = _delegated(own, root)
+        return CgroupHost(
+            mode="unified",
+            hierarchies=(root,),
+            base=f"{delegated}/{name}",
+            monitors=f"{delegated}/{name}-monitors" if delegated else None,
+        )
     hierarchies = tuple(sorted(entry for entry in _children(root) if not entry.is_symlink()))
     split = tuple(entry for entry in hierarchies if not (entry / "cgroup.controllers").exists())
     return CgroupHost(mode="split", hierarchies=split, base=f"/{name}")
 
 
-def _delegated(own: Path) -> str:
-    """Return the group that systemd delegated to our unit, or nothing where there is no such unit."""
+def _delegated(own: Path, root: Path) -> str:
+    """Return the group of the pods' unit, or nothing where neither it nor the agent's unit runs us."""
     for line in own.read_text().splitlines():
         if line.startswith("0::"):
-            group = line[3:]
-            if group.endswith(f".service/{_AGENT_LEAF}"):
-                return group.removesuffix(f"/{_AGENT_LEAF}")
+            parts = line[3:].split("/")
+            for index, part in enumerate(parts):
+                if part in (_AGENT_UNIT, _PODS_UNIT):
+                    group = "/".join([*parts[:index], _PODS_UNIT])
+                    return group if (root / group.lstrip("/")).is_dir() else ""
     return ""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import select
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -35,11 +36,20 @@ class _Message(Struct):
     message: str = ""
 
 
-def create(program: str, crun: Crun, directory: Path, record: Record, log: Path) -> int:
+def create(
+    program: str,
+    crun: Crun,
+    directory: Path,
+    record: Record,
+    log: Path,
+    *,
+    place: Callable[[int], object] = int,
+) -> int:
     """Start conmon, let it create the container, and return the container's process id.
 
     `directory` is the bundle and becomes conmon's working directory. The output goes to `log`, k8s-file
-    format, appended.
+    format, appended. `place` is called with conmon's process id before it does anything, to put it into a
+    control group.
 
     Raises:
         StartFailed: the runtime refused; the message is its own.
@@ -50,7 +60,7 @@ def create(program: str, crun: Crun, directory: Path, record: Record, log: Path)
     os.mkfifo(sync, 0o600)
     reader = os.open(sync, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        _spawn(program, _arguments(crun, directory, record, log), directory, sync)
+        _spawn(program, _arguments(crun, directory, record, log), directory, sync, place)
         point("runtime:conmon-spawned")
         answer = _answer(reader)
     finally:
@@ -61,28 +71,34 @@ def create(program: str, crun: Crun, directory: Path, record: Record, log: Path)
     raise StartFailed(clean_message(said))
 
 
-def _spawn(program: str, arguments: list[str], directory: Path, sync: Path) -> None:
+def _spawn(
+    program: str, arguments: list[str], directory: Path, sync: Path, place: Callable[[int], object]
+) -> None:
     # Opened for reading too: conmon 2.1.6 dies of a broken pipe when the agent dies before it has
     # reported, and a pipe that it holds the reading end of cannot break.
     writer = os.open(sync, os.O_RDWR | os.O_CLOEXEC)
     output = os.open(directory / "conmon.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    # conmon waits for a byte here before it forks. If we die first, it sees the end and goes on.
+    may_start, start = os.pipe2(os.O_CLOEXEC)
+    environment = {"TMPDIR": str(directory), "_OCI_SYNCPIPE": str(writer), "_OCI_STARTPIPE": str(may_start)}
     try:
         process = subprocess.Popen(
             [program, *arguments],
-            env={**ENVIRONMENT, "TMPDIR": str(directory), "_OCI_SYNCPIPE": str(writer)},
+            env={**ENVIRONMENT, **environment},
             cwd=directory,
-            pass_fds=(writer,),
+            pass_fds=(writer, may_start),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
         )
+        _release(process, start, place)
     except FileNotFoundError as error:
         raise Stalled(
             "cannot start a container: conmon is not installed", hint="apt install conmon"
         ) from error
     finally:
-        os.close(writer)
-        os.close(output)
+        for descriptor in (writer, output, may_start, start):
+            os.close(descriptor)
     # The first process only forks the real monitor and ends.
     try:
         process.wait(_DEADLINE)
@@ -90,6 +106,16 @@ def _spawn(program: str, arguments: list[str], directory: Path, sync: Path) -> N
         process.kill()
         process.wait()
         raise Retry("conmon did not start within 30 s") from error
+
+
+def _release(process: subprocess.Popen[bytes], start: int, place: Callable[[int], object]) -> None:
+    try:
+        place(process.pid)
+        os.write(start, b"\0")
+    except OSError as error:
+        process.kill()
+        process.wait()
+        raise Retry(f"cannot put conmon into its control group: {error.strerror}") from error
 
 
 def _arguments(crun: Crun, directory: Path, record: Record, log: Path) -> list[str]:

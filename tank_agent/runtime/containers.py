@@ -166,7 +166,14 @@ class Containers:
             point("runtime:bundle-made")
             log = self.log(launch.pod, launch.container.name)
             log.parent.mkdir(mode=0o700, exist_ok=True)
-            run.pid = conmon.create(self._tools.conmon, self._tools.crun, run.directory, run.record, log)
+            run.pid = conmon.create(
+                self._tools.conmon,
+                self._tools.crun,
+                run.directory,
+                run.record,
+                log,
+                place=self._tools.cgroups.place_monitor,
+            )
             point("runtime:created")
         finally:
             # The container holds them by now, or there is none.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tank_agent.runtime.cgroup import CgroupHost, detect
 
 RUN = Path("/run/tank")
@@ -33,10 +35,38 @@ def test_unified(tmp_path: Path) -> None:
     assert host.path("web", "web-app-1") == "/tank/web/web-app-1"
 
 
-def test_unified_in_a_unit_with_a_delegated_group(tmp_path: Path) -> None:
-    root = make(tmp_path / "cg", "cgroup.controllers")
-    group = own(tmp_path, "0::/system.slice/tank-agent.service/agent\n")
-    assert detect(RUN, root=root, own=group).base == "/system.slice/tank-agent.service/tank"
+@pytest.mark.parametrize(
+    "own_group",
+    [
+        "/tank.slice/tank-agent.service",
+        "/tank.slice/tank-pods.service/.control",
+        "/tank.slice/tank-pods.service",
+    ],
+)
+def test_what_the_package_runs_uses_the_group_of_the_pods_unit(tmp_path: Path, own_group: str) -> None:
+    root = make(tmp_path / "cg", "cgroup.controllers", "tank.slice/tank-pods.service/")
+    host = detect(RUN, root=root, own=own(tmp_path, f"0::{own_group}\n"))
+    assert host.base == "/tank.slice/tank-pods.service/tank"
+    assert host.monitors == "/tank.slice/tank-pods.service/tank-monitors"
+
+
+def test_without_the_pods_unit_the_group_is_at_the_top(tmp_path: Path) -> None:
+    root = make(tmp_path / "cg", "cgroup.controllers", "system.slice/tank-agent.service/")
+    host = detect(RUN, root=root, own=own(tmp_path, "0::/system.slice/tank-agent.service\n"))
+    assert (host.base, host.monitors) == ("/tank", None)
+    host.place_monitor(1)
+
+
+def test_a_monitor_is_moved_to_the_group_of_monitors(tmp_path: Path) -> None:
+    root = make(tmp_path / "cg", "tank-pods.service/tank-monitors/cgroup.procs")
+    host = CgroupHost(
+        mode="unified",
+        hierarchies=(root,),
+        base="/tank-pods.service/tank",
+        monitors="/tank-pods.service/tank-monitors",
+    )
+    host.place_monitor(4711)
+    assert (root / "tank-pods.service/tank-monitors/cgroup.procs").read_text() == "4711"
 
 
 def test_hybrid_uses_the_v1_controllers_only(tmp_path: Path) -> None:
