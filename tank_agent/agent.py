@@ -202,7 +202,7 @@ def _tools(settings: Settings, cgroups: CgroupHost) -> Tools:
         conmon=conmon,
         cgroups=cgroups,
         root_filesystems=RootFilesystems(settings.data_dir),
-        volumes=Volumes(settings.data_dir),
+        volumes=Volumes(settings.data_dir, settings.run_dir),
         seccomp=seccomp,
         learn_seccomp=cache.learn,
     )
@@ -261,9 +261,11 @@ def _plant_seeds(settings: Settings, journal: Journal, reconciler: Reconciler) -
     )
     snapshot = seeds.snapshot()
     for problem in (*settings.seed_problems, *snapshot.problems):
-        _log.warning("problem in a seed", pod=problem.pod or "", problem=str(problem))
+        _log.warning(
+            "problem in a seed", pod=problem.pod or "", revision="", problem=str(problem), cause="agent start"
+        )
     for pod in journal.merge(snapshot).changed:
-        _log.info("seeded", pod=pod, cause="agent start")
+        _log.info("seeded", pod=pod, revision=journal.desired()[pod].revision, cause="agent start")
         reconciler.wake(pod, "seeded")
 
 

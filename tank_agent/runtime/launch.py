@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import stat
@@ -144,21 +145,28 @@ def _device(path: str) -> Device:
 def _make_working_directory(root: int, cwd: str, identity: Identity) -> None:
     """Make the working directory where the image lacks it; crun would make it too, but for root only."""
     walked = ""
-    for part in cwd.strip("/").split("/"):
-        if not part:
-            continue
+    for part in filter(None, cwd.split("/")):
         parent, walked = walked, f"{walked}/{part}"
         try:
-            os.close(paths.open_in_root(root, walked, os.O_PATH | os.O_DIRECTORY))
-        except FileNotFoundError:
-            directory = paths.open_in_root(root, parent or "/", os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.mkdir(part, 0o755, dir_fd=directory)
-                os.chown(part, identity.uid, identity.gid, dir_fd=directory, follow_symlinks=False)
-            finally:
-                os.close(directory)
-        except NotADirectoryError as error:
-            raise Stalled(f"working directory {cwd}: {walked} is not a directory in the image") from error
+            _make_directory(root, parent or "/", part, identity)
+        except OSError as error:
+            # Also a link that leads nowhere, in circles, or into a file system of the kernel.
+            if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENOENT):
+                message = f"working directory {cwd}: {walked} is not a directory in the image"
+                raise Stalled(message) from error
+            raise
+
+
+def _make_directory(root: int, parent: str, name: str, identity: Identity) -> None:
+    try:
+        os.close(paths.open_in_root(root, f"{parent}/{name}", os.O_PATH | os.O_DIRECTORY))
+    except FileNotFoundError:
+        directory = paths.open_in_root(root, parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.mkdir(name, 0o755, dir_fd=directory)
+            os.chown(name, identity.uid, identity.gid, dir_fd=directory, follow_symlinks=False)
+        finally:
+            os.close(directory)
 
 
 def _file_mounts(files: Path) -> tuple[BindMount, ...]:

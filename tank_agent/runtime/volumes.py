@@ -22,10 +22,16 @@ _DIRECTORY = "volumes"
 
 
 class Volumes:
-    """Makes managed volumes in `data_dir/volumes/<pod>/<name>`, and binds volumes into bundles."""
+    """Makes managed volumes in `data_dir/volumes/<pod>/<name>`, and binds volumes into bundles.
 
-    def __init__(self, data_dir: Path) -> None:
+    Args:
+        data_dir: the agent's.
+        run_dir: the agent's; a container that could reach it, or data_dir, would be root on this machine.
+    """
+
+    def __init__(self, data_dir: Path, run_dir: Path) -> None:
         self._root = data_dir / _DIRECTORY
+        self._own = tuple(Path(os.path.realpath(directory)) for directory in (run_dir, data_dir))
         self._root.mkdir(mode=0o711, parents=True, exist_ok=True)
 
     def bind(
@@ -48,7 +54,10 @@ class Volumes:
         by_name = {volume.name: volume for volume in volumes}
         bound = []
         for index, mount in enumerate(wanted):
-            source = self._open(pod, by_name[mount.volume], owner)
+            volume = by_name[mount.volume]
+            if volume.host is not None:
+                self._refuse_own(volume.name, Path(volume.host))
+            source = self._open(pod, volume, owner)
             try:
                 bound.append(_bind(source, bundle / _DIRECTORY / str(index), mount))
             finally:
@@ -61,6 +70,14 @@ class Volumes:
         if directory.is_dir():
             for entry in directory.iterdir():
                 mounts.unmount_all(entry)
+
+    def _refuse_own(self, name: str, path: Path) -> None:
+        for own in self._own:
+            if path == own or own in path.parents or path in own.parents:
+                raise Stalled(
+                    f"volume {name}: {path} holds the agent's own files in {own}",
+                    hint="mount a directory that has nothing to do with the agent",
+                )
 
     def _open(self, pod: str, volume: Volume, owner: tuple[int, int]) -> int:
         if volume.host is None:
