@@ -7,7 +7,9 @@ a dead agent leaves at most the one that it was working with.
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,8 +57,7 @@ class RootFilesystems:
         try:
             for directory in (private, private / "upper", private / "work", target):
                 directory.mkdir(mode=0o700, exist_ok=True)
-            # It becomes the container's "/", which all its users must enter, whatever our umask is.
-            (private / "upper").chmod(0o755)
+            _copy_directory_owner(layers[-1], private / "upper")
             point("runtime:overlay-made")
             mounts.overlay([self._skeleton, *reversed(layers)], private / "upper", private / "work", target)
         except FileNotFoundError as error:
@@ -76,6 +77,13 @@ class RootFilesystems:
     def instances(self) -> frozenset[str]:
         """Return the runs that have an upper directory."""
         return frozenset(entry.name for entry in self._overlays.iterdir())
+
+
+def _copy_directory_owner(source: Path, target: Path) -> None:
+    """Give a directory another's owner and mode: the uppermost one is what the container sees as "/"."""
+    status = source.stat()
+    os.chown(target, status.st_uid, status.st_gid)
+    target.chmod(stat.S_IMODE(status.st_mode))
 
 
 def _make_skeleton(skeleton: Path) -> None:

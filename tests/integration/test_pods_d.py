@@ -215,3 +215,12 @@ def test_only_the_changed_container_of_a_pod_restarts(agent: Agent) -> None:
     agent.wait_phase("web", "running")
     assert agent.pid("web", 0) == kept
     assert agent.pid("web", 1) != changed
+
+
+def test_the_root_directory_looks_as_in_the_image(agent: Agent) -> None:
+    agent.rootfs.chmod(0o555)
+    os.chown(agent.rootfs, 0, 1000)
+    agent.write("web", agent.pod_text(extra='user = "web"'))
+    agent.wait_phase("web", "running")
+    status = Path(f"/proc/{agent.pid('web')}/root").stat()
+    assert (status.st_mode & 0o7777, status.st_uid, status.st_gid) == (0o555, 0, 1000)
