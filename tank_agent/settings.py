@@ -5,18 +5,18 @@ Precedence, lowest first: defaults, the file, the environment (TANK_DATA_DIR), t
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
 
 from tank_agent.errors import InvalidSpec, Problem
+from tank_agent.source.git.settings import GitSettings
+from tank_agent.source.git.table import GitTable, read_git
 from tank_agent.spec.document import TEXT_MAX, read_toml, without_mark
 from tank_agent.spec.file import ABSOLUTE_PATTERN, Duration, FileStruct, Memory, about, text
 from tank_agent.spec.findings import Finding, KeyPath, show, to_problems
@@ -37,31 +37,6 @@ _LOG_SIZE_MAX = 1 << 40
 _LOG_FILES_MAX = 100
 _DIRECTORIES = ("data_dir", "run_dir", "pods_dir", "seed_dir")
 _ADAPTER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)+")
-_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_SCP_LIKE = re.compile(r"(?:[A-Za-z0-9._][A-Za-z0-9._-]*@)?[A-Za-z0-9][A-Za-z0-9.-]*:(?![-/])[^\s]+")
-_SCHEMES = ("https", "ssh", "git", "file", "http")
-
-
-class GitTable(FileStruct):
-    """A git repository as a source of pods, beside or instead of pods_dir."""
-
-    url: Annotated[
-        str, text("The remote: https, ssh, git or file, or user@host:path.", "https://git.example/fleet.git")
-    ]
-    branch: Annotated[
-        str | None, about("Follow this branch. Without branch, tag and commit: the remote's HEAD.", "main")
-    ] = None
-    tag: Annotated[str | None, about("Follow this tag instead of a branch.", "v1.2.0")] = None
-    commit: Annotated[
-        str | None,
-        about(
-            "Stay at this commit: 40 or 64 hexadecimal digits.", "9fceb02d0ae598e95dc970b74767f19372d61af8"
-        ),
-    ] = None
-    path: Annotated[
-        str, about("The directory in the repository that holds the pod files.", "hosts/edge-1")
-    ] = ""
-    poll: Annotated[Duration, about("How often to ask the remote, 1s to 24h.", "60s")] = "60s"
 
 
 class HostTable(FileStruct):
@@ -131,22 +106,9 @@ class SettingsTable(FileStruct):
     reconcile: Annotated[ReconcileTable | None, about("How the loop paces itself.")] = None
     logs: Annotated[LogsTable | None, about("How much of what containers print is kept.")] = None
     labels: Annotated[
-        dict[str, str] | None, about("What this machine is called in logs and metrics.", {"site": "edge-1"})
+        dict[str, str] | None,
+        about("What this machine is called: pods' own labels look at it.", {"site": "edge-1"}),
     ] = None
-
-
-class GitSettings(Struct, frozen=True, kw_only=True):
-    """The git source. At most one of `branch`, `tag` and `commit` is set; `path` "" is the whole repository.
-
-    `poll` is in seconds.
-    """
-
-    url: str
-    branch: str | None = None
-    tag: str | None = None
-    commit: str | None = None
-    path: str = ""
-    poll: float = 60.0
 
 
 class HostSettings(Struct, frozen=True, kw_only=True):
@@ -334,26 +296,9 @@ class _Checks:
             return low
 
     def git(self, table: GitTable) -> GitSettings:
-        self.add(("git", "url"), _url_problem(table.url))
-        given = [key for key in ("branch", "tag", "commit") if getattr(table, key) is not None]
-        for key in given[1:]:
-            self.add(("git", key), f"{given[0]} is given too; keep one of branch, tag and commit")
-        for key in ("branch", "tag"):
-            value = getattr(table, key)
-            if value is not None and not is_reference_name(value):
-                self.add(("git", key), f"{show(value)} is not a name that git allows for a {key}")
-        if table.commit is not None and not _COMMIT.fullmatch(table.commit):
-            self.add(("git", "commit"), "must be a whole commit id: 40 or 64 of 0-9 and a-f")
-        path = "" if table.path == "." else table.path
-        if path and (path.startswith("/") or check_path(f"/{path}") or ".." in path.split("/")):
-            self.add(
-                ("git", "path"),
-                f'{show(path)} is not a path in the repository; write one such as "hosts/edge-1"',
-            )
-        poll = self.seconds(("git", "poll"), table.poll, 1.0, 86_400.0)
-        return GitSettings(
-            url=table.url, branch=table.branch, tag=table.tag, commit=table.commit, path=path, poll=poll
-        )
+        settings, findings = read_git(table)
+        self.findings += findings
+        return settings
 
     def host(self, table: HostTable) -> HostSettings:
         if table.adapter not in ("auto", "static") and not _ADAPTER.fullmatch(table.adapter):
@@ -400,49 +345,3 @@ class _Checks:
         if not 1 <= table.max_files <= _LOG_FILES_MAX:
             self.add(("logs", "max_files"), f"must be from 1 to {_LOG_FILES_MAX}")
         return LogsSettings(max_size=size, max_files=table.max_files)
-
-
-def is_reference_name(name: str) -> bool:
-    """Return whether git allows the name for a branch or a tag (git-check-ref-format(1))."""
-    if not name or name == "@" or re.search(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//", name):
-        return False
-    if name.startswith(("-", "/")) or name.endswith(("/", ".")):
-        return False
-    return not any(part.startswith(".") or part.endswith(".lock") for part in name.split("/"))
-
-
-def _url_problem(url: str) -> str | None:
-    rule = "write https://…, ssh://…, git://…, file:///… or user@host:path"
-    if not url.isprintable() or " " in url:
-        return f"{show(url)} has spaces or control characters in it; {rule}"
-    if url.startswith("/"):
-        return f"{show(url)} is a path; write file://{url[:60]}"
-    if "://" not in url:
-        return None if _SCP_LIKE.fullmatch(url) else f"{show(url)} is not the URL of a repository; {rule}"
-    return _parsed_url_problem(url, rule)
-
-
-def _parsed_url_problem(url: str, rule: str) -> str | None:
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        _ = parts.port
-    except ValueError:
-        return f"{show(url)} is not a URL; {rule}"
-    if parts.scheme not in _SCHEMES:
-        return f"{show(parts.scheme)} is not a way to fetch from a repository; {rule}"
-    # A host that begins with "-" would be an option of ssh (CVE-2017-1000117), a path one of git.
-    if (parts.scheme != "file" and not host) or parts.netloc.startswith("-") or host.startswith("-"):
-        return f"{show(url)} names no host; {rule}"
-    if parts.scheme == "file" and (parts.netloc or not parts.path.startswith("/")):
-        return f"{show(url)} is not the URL of a local repository; write file:///path"
-    if parts.scheme == "http" and not _is_loopback(host):
-        return f"{show(url)} could be changed by anybody on the way; use https"
-    return None
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -44,6 +44,9 @@ ROOMS = {
 # What two rooms agree on: modules of types and pure functions → the other rooms that may import them.
 SEAMS = {
     "source.snapshot": {"journal"},
+    # What [git] may hold is the git source's to say.
+    "source.git.settings": {"settings"},
+    "source.git.table": {"settings"},
     "journal.records": {"runtime", "client"},
     "image.merge": {"runtime"},
     "image.user": {"runtime"},

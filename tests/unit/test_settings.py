@@ -13,13 +13,12 @@ import pytest
 from tank_agent import settings as settings_module
 from tank_agent.errors import InvalidSpec
 from tank_agent.settings import (
-    GitSettings,
     HostSettings,
     ReconcileSettings,
     Settings,
-    is_reference_name,
     load_settings,
 )
+from tank_agent.source.git.settings import GitSettings, GitVerify, GitWebhook, is_reference_name
 
 FULL = """\
 data_dir = "/srv/tank"
@@ -146,15 +145,16 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
         ("[git]\nbranch = 'main'\n", '1: git.url: is missing; write url = "https://git.example/fleet.git"'),
         ("git = 'https://x'\n", "1: git: must be a table, not text"),
         ("[[git]]\nurl = 'https://git.example/x'\n", "1: git: must be one table, not a list; write [git] with one bracket"),
-        ("[git]\nurl = '/srv/repo.git'\n", '2: git.url: "/srv/repo.git" is a path; write file:///srv/repo.git'),
         ("[git]\nurl = 'file://srv/repo.git'\n",
-         '2: git.url: "file://srv/repo.git" is not the URL of a local repository; write file:///path'),
+         "2: git.url: file://srv/repo.git names a host; write file:///path, or ssh://host/path"),
         ("[git]\nurl = 'http://git.example/x'\n",
-         '2: git.url: "http://git.example/x" could be changed by anybody on the way; use https'),
+         "2: git.url: anybody on the way could change what comes over http://; use https://"),
+        ("[git]\nurl = 'https://ann:secret@git.example/x'\n",
+         "2: git.url: the URL holds a password; put it into a file and name that in password_file"),
         (f"[git]\nurl = 'https://git.example/x'\nbranch = 'a'\ncommit = '{COMMIT}'\n",
          "4: git.commit: branch is given too; keep one of branch, tag and commit"),
         ("[git]\nurl = 'https://git.example/x'\ncommit = '9fceb02'\n",
-         "3: git.commit: must be a whole commit id: 40 or 64 of 0-9 and a-f"),
+         "3: git.commit: must be the full name of a commit: 40 hexadecimal digits in lower case"),
         ("[git]\nurl = 'https://git.example/x'\ntag = 'a..b'\n", '3: git.tag: "a..b" is not a name that git allows for a tag'),
         ("[git]\nurl = 'https://git.example/x'\npath = '../x'\n",
          '3: git.path: "../x" is not a path in the repository; write one such as "hosts/edge-1"'),
@@ -162,6 +162,18 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
          '3: git.path: "/x" is not a path in the repository; write one such as "hosts/edge-1"'),
         ("[git]\nurl = 'https://git.example/x'\npoll = '100ms'\n",
          '3: git.poll: "100ms" is out of range; it must be at least 1s and at most 24h'),
+        ("[git]\nurl = '/x'\nmax_size = '1K'\n",
+         '3: git.max_size: "1K" is out of range; it must be at least 1M and at most 1T'),
+        ("[git]\nurl = '/x'\nbudget = -1\n", "3: git.budget: must be 0 or more"),
+        ("[git]\nurl = '/x'\nssh_key = 'key'\n",
+         '3: git.ssh_key: "key" is not an absolute path; it must start with "/"'),
+        ("[git]\nurl = '/x'\nnetrc = '/a'\ntoken_file = '/b'\n",
+         "3: git.netrc: token_file is given too; keep one of password_file, token_file and netrc"),
+        ("[git]\nurl = '/x'\n[git.verify]\nmode = 'commits'\n",
+         "3: git.verify: allowed_signers (SSH) or keyring (OpenPGP) is needed"),
+        ("[git]\nurl = '/x'\n[git.webhook]\nlisten = '127.0.0.1:1'\n",
+         "3: git.webhook.secret_file: is needed: without a secret anybody could wake the agent"),
+        ("[git]\nurl = '/x'\n[git.verify]\nkeyrin = '/k'\n", "4: git.verify.keyrin: unknown key; did you mean keyring?"),
         ("[host]\nadapter = 'atuo'\n",
          '2: host.adapter: "atuo" is not an adapter; write "auto", "static" or a dotted Python path'),
         ("[host]\nuplink = 'eno1'\n",
@@ -210,6 +222,53 @@ def test_a_bad_inline_pod_keeps_nobody_from_starting(tmp_path: Path) -> None:
     assert load(tmp_path, "pods = 5\n").seed_problems[0].line == 1
 
 
+def test_every_key_of_git(tmp_path: Path) -> None:
+    found = load(
+        tmp_path,
+        """[git]
+url = "git@git.example:fleet.git"
+tag = "v1"
+path = "hosts/{hostname}"
+timeout = 30
+depth = 0
+max_size = "1G"
+max_file = "64K"
+transport = "git"
+run_as = "git"
+ssh_key = "/etc/tank/key"
+known_hosts = "/etc/tank/known_hosts"
+budget = 3
+allow_rewrite = true
+allow_empty = true
+[git.verify]
+mode = "tag"
+allowed_signers = "/etc/tank/signers"
+keyring = "/etc/tank/keyring"
+[git.webhook]
+listen = "127.0.0.1:9470"
+secret_file = "/etc/tank/secret"
+""",
+    )
+    assert found.git == GitSettings(
+        url="git@git.example:fleet.git",
+        tag="v1",
+        path="hosts/{hostname}",
+        timeout=30.0,
+        depth=0,
+        max_size=1 << 30,
+        max_file=64 << 10,
+        transport="git",
+        run_as="git",
+        ssh_key="/etc/tank/key",
+        known_hosts="/etc/tank/known_hosts",
+        budget=3,
+        allow_rewrite=True,
+        allow_empty=True,
+        verify=GitVerify(mode="tag", allowed_signers="/etc/tank/signers", keyring="/etc/tank/keyring"),
+        webhook=GitWebhook(listen="127.0.0.1:9470", secret_file="/etc/tank/secret"),
+    )
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -222,6 +281,7 @@ def test_a_bad_inline_pod_keeps_nobody_from_starting(tmp_path: Path) -> None:
         "file:///srv/fleet.git",
         "http://127.0.0.1:8080/fleet.git",
         "http://[::1]/fleet.git",
+        "/srv/fleet.git",
     ],
 )
 def test_urls_of_repositories(tmp_path: Path, url: str) -> None:

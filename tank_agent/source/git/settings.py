@@ -94,6 +94,11 @@ class GitSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         return self.path.replace("{hostname}", hostname).strip("/")
 
 
+def is_reference_name(name: str) -> bool:
+    """Return whether git allows the name for a branch or a tag (git-check-ref-format(1))."""
+    return bool(name) and len(name) <= REF_LENGTH and not BAD_REF.search(name)
+
+
 def problems(settings: GitSettings) -> tuple[tuple[str, str], ...]:
     """Return what is wrong with the settings as a whole, as (key, sentence)."""
     found = [*_reference_problems(settings), *_access_problems(settings), *_verify_problems(settings)]
@@ -109,7 +114,8 @@ def problems(settings: GitSettings) -> tuple[tuple[str, str], ...]:
         or any(part in (".", "..") for part in parts)
         or (len(parts) > 1 and "" in parts)
     ):
-        found.append(("path", "must be a directory of the repository, as in hosts/edge-1"))
+        message = f'"{settings.path}" is not a path in the repository; write one such as "hosts/edge-1"'
+        found.append(("path", message))
     if settings.webhook.listen is not None and settings.webhook.secret_file is None:
         found.append(("webhook.secret_file", "is needed: without a secret anybody could wake the agent"))
     return tuple(found)
@@ -118,16 +124,18 @@ def problems(settings: GitSettings) -> tuple[tuple[str, str], ...]:
 def _reference_problems(settings: GitSettings) -> list[tuple[str, str]]:
     found = []
     try:
-        parse_url(settings.url)
+        remote = parse_url(settings.url)
+        if remote.scheme == "http" and not remote.is_loopback:
+            found.append(("url", "anybody on the way could change what comes over http://; use https://"))
     except TankError as error:
-        found.append(("url", error.message))
+        found.append(("url", f"{error.message}; {error.hint}"))
     given = [key for key in ("branch", "tag", "commit") if getattr(settings, key) is not None]
     if len(given) > 1:
-        found.append((given[1], f"only one of branch, tag and commit, not also {given[0]}"))
+        found.append((given[1], f"{given[0]} is given too; keep one of branch, tag and commit"))
     for key in ("branch", "tag"):
         name = getattr(settings, key)
-        if name is not None and (not name or len(name) > REF_LENGTH or BAD_REF.search(name)):
-            found.append((key, f"{name!r} is not a name that git allows"))
+        if name is not None and not is_reference_name(name):
+            found.append((key, f'"{name}" is not a name that git allows for a {key}'))
     if settings.commit is not None and not COMMIT.fullmatch(settings.commit):
         found.append(("commit", "must be the full name of a commit: 40 hexadecimal digits in lower case"))
     return found
@@ -140,17 +148,10 @@ def _access_problems(settings: GitSettings) -> list[tuple[str, str]]:
     ]
     if len(passwords) > 1:
         found.append(
-            (passwords[1], f"only one of password_file, token_file and netrc, not also {passwords[0]}")
+            (passwords[1], f"{passwords[0]} is given too; keep one of password_file, token_file and netrc")
         )
     if settings.password_file is not None and settings.username is None and "@" not in settings.url:
         found.append(("username", "is needed with password_file"))
-    if passwords and settings.url.startswith("http://"):
-        try:
-            local = parse_url(settings.url).is_loopback
-        except TankError:
-            local = True
-        if not local:
-            found.append(("url", "a password would travel in clear text over http://; use https://"))
     return found
 
 

@@ -24,7 +24,7 @@ from tank_agent.source.git.child import HelperPool, Session
 from tank_agent.source.git.clone import Clone, Look
 from tank_agent.source.git.objects import Commit, Tag, printable
 from tank_agent.source.git.repository import MANY_PACKS
-from tank_agent.source.git.settings import BAD_REF, COMMIT, REF_LENGTH, GitSettings, problems
+from tank_agent.source.git.settings import COMMIT, GitSettings, is_reference_name, problems
 from tank_agent.source.git.status import GitStatus, StepStatus
 from tank_agent.source.git.transport import GitError, Wanted
 from tank_agent.source.podfiles import parse_bytes
@@ -176,7 +176,7 @@ class GitSource:
             if name.startswith("refs/") or name == "HEAD"
             else (f"refs/heads/{name}", f"refs/tags/{name}")
         )
-        if BAD_REF.search(name) or len(name) > REF_LENGTH:
+        if not is_reference_name(name):
             raise GitError("not-found", f"{printable(name, 40)} is not a name that git allows")
         found = look.session.list_refs(names)
         for ref in names:
