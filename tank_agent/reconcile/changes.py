@@ -58,6 +58,7 @@ TABLE: tuple[Row, ...] = (
     Row(key="volumes.host", effect=Effect.MOUNTING),
     Row(key="containers", effect=Effect.NOTHING, note="only the one that comes or goes starts or stops"),
     *(Row(key=f"containers.{name}", effect=Effect.CONTAINER) for name in _RESTARTING),
+    Row(key="containers.pull", effect=Effect.NOTHING, note="counts from the next start on"),
     Row(key="containers.stop_signal", effect=Effect.LIVE, note="counts from the next stop on"),
     Row(key="containers.stop_grace", effect=Effect.LIVE, note="counts from the next stop on"),
     Row(key="containers.limits", effect=Effect.LIVE, note="also ends a back-off: more memory may help"),

@@ -139,6 +139,7 @@ def _container(
     return Container(
         name=table.name,
         image=table.image,
+        pull=table.pull,
         rootfs=table.rootfs,
         command=table.command,
         args=table.args,
@@ -171,6 +172,8 @@ def _check_image(table: ContainerTable, path: KeyPath, findings: list[Finding]) 
         findings.append(Finding(path, message))
     if image is not None and rootfs is not None:
         findings.append(Finding((*path, "rootfs"), "image and rootfs can't both be given; remove one"))
+    if table.pull is not None and image is None and rootfs is not None:
+        findings.append(Finding((*path, "pull"), "a rootfs is never pulled; remove it"))
     if image is not None:
         _attempt(findings, (*path, "image"), lambda: parse_reference(image), None)
     if rootfs is not None and _check_absolute(findings, (*path, "rootfs"), rootfs) and rootfs == "/":

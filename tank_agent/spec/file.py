@@ -174,6 +174,14 @@ class ContainerTable(FileStruct):
             "docker.io/library/postgres:17",
         ),
     ] = None
+    pull: Annotated[
+        Literal["missing", "always", "never"] | None,
+        about(
+            'When the registry is asked: "missing": if the image is not here; "always": before each start; '
+            '"never". Not given: as agent.toml says.',
+            "always",
+        ),
+    ] = None
     rootfs: Annotated[
         str | None,
         text(

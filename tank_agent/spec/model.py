@@ -90,14 +90,18 @@ class Security(Struct, frozen=True, kw_only=True):
     devices: tuple[str, ...] = ()
 
 
+PullPolicy = Literal["missing", "always", "never"]
+
+
 class Container(Struct, frozen=True, kw_only=True):
     """One container of a pod. Exactly one of `image` and `rootfs` is set; None means "as the image says".
 
-    `stop_grace` is in seconds.
+    `pull` is None for what agent.toml says. `stop_grace` is in seconds.
     """
 
     name: str
     image: str | None = None
+    pull: PullPolicy | None = None
     rootfs: str | None = None
     command: tuple[str, ...] | None = None
     args: tuple[str, ...] | None = None

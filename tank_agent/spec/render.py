@@ -78,6 +78,7 @@ def _container(container: Container) -> Table:
         {
             "name": container.name,
             "image": container.image,
+            "pull": container.pull,
             "rootfs": container.rootfs,
             "command": None if container.command is None else list(container.command),
             "args": None if container.args is None else list(container.args),

@@ -12,6 +12,7 @@ from tank_agent.spec.model import Container, CpuLimit, Limits, Mount, Network, N
 
 OTHER = {
     "image": "oci:/other",
+    "pull": "always",
     "rootfs": "/other",
     "command": ("/bin/other",),
     "args": ("other",),
@@ -45,7 +46,7 @@ def test_every_key_of_the_pod_file_has_a_row() -> None:
         wanted = {f"{prefix}{name}" for name in table.__struct_fields__}
         # What names a thing of a list is the thing itself: it comes or goes.
         assert wanted - {"containers.name", "volumes.name"} <= keys, prefix
-    assert set(RESTARTING_FIELDS) | set(LIVE_FIELDS) | {"name"} == set(Container.__struct_fields__)
+    assert set(RESTARTING_FIELDS) | set(LIVE_FIELDS) | {"name", "pull"} == set(Container.__struct_fields__)
     assert set(OTHER) == set(Container.__struct_fields__) - {"name"}
 
 
@@ -57,7 +58,11 @@ def test_hashes_follow_the_table(field: str) -> None:
     effect = row_of(f"containers.{field}").effect
     assert (restarts, live) == (effect is Effect.CONTAINER, effect is Effect.LIVE)
     assert container_hash(POD, POD.containers[1]) == container_hash(new, new.containers[1])
-    said = "restarts container app" if restarts else "changed live, nothing restarts"
+    said = {
+        Effect.NOTHING: "(nothing restarts)",
+        Effect.LIVE: "changed live, nothing restarts",
+        Effect.CONTAINER: "restarts container app",
+    }[effect]
     assert any(said in line for line in lines(new)), lines(new)
 
 

@@ -87,6 +87,8 @@ CASES: list[tuple[str, str, list[str]]] = [
      ['3: containers[0].rootfs: "x" is not an absolute path']),
     ("host's root as rootfs", '[[containers]]\nname = "a"\nrootfs = "/"\ncommand = ["a"]\n',
      ["3: containers[0].rootfs: the host's own root directory"]),
+    ("pull with rootfs", '[[containers]]\nname = "a"\nrootfs = "/x"\ncommand = ["a"]\npull = "always"\n', ["5: containers[0].pull: a rootfs is never pulled"]),
+    ("bad pull", HEAD + 'pull = "sometimes"\n', ['4: containers[0].pull: ']),
     ("bad image", '[[containers]]\nname = "a"\nimage = "Nginx"\n', ['3: containers[0].image: "Nginx" has capital']),
     ("rootfs without a command", ROOTFS, ["1: containers[0].command: a rootfs does not say what to run"]),
     ("empty command", HEAD + "command = []\n", ["4: containers[0].command: there is no program in it"]),

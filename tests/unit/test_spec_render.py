@@ -64,6 +64,7 @@ def containers(draw: st.DrawFn, name: str, volumes: tuple[Volume, ...]) -> Conta
     return Container(
         name=name,
         image=draw(IMAGES) if is_image else None,
+        pull=draw(st.sampled_from((None, "missing", "always", "never"))) if is_image else None,
         rootfs=None if is_image else draw(PATHS),
         command=command if is_image else command or ("/bin/app",),
         args=draw(st.none() | WORDS),
