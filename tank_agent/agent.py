@@ -6,12 +6,12 @@ import fcntl
 import os
 import platform
 import shutil
-import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import structlog
+from msgspec import Struct
 
 from tank_agent import __version__, logs
 from tank_agent.api.server import ApiServer
@@ -20,7 +20,9 @@ from tank_agent.image.store import Store
 from tank_agent.interactive import Interactive
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.lmdb_journal import LmdbJournal
+from tank_agent.lifecycle import SIGNALS, Lifecycle, Running
 from tank_agent.linux.clock import SystemClock, boot_id
+from tank_agent.linux.notify import Notifier
 from tank_agent.linux.process import ENVIRONMENT
 from tank_agent.linux.process import run as run_program
 from tank_agent.linux.signals import Signals
@@ -56,97 +58,146 @@ _DRAIN_DEADLINE = 120.0
 _VERSION_DEADLINE = 10.0
 
 
-def run(settings: Settings, *, stop_pods: bool) -> int:
+def run(load: Callable[[], Settings], *, stop_pods: bool) -> int:
     """Run the agent until SIGTERM or SIGINT, and return its exit code.
 
-    Containers go on when it ends, unless `stop_pods` is set.
+    Containers go on when it ends, unless `stop_pods` is set. `load` reads the settings, now and on SIGHUP.
 
     Raises:
+        InvalidSpec: the settings are wrong.
         Stalled: this machine cannot run containers, or another agent uses one of the directories.
     """
-    logs.configure()
-    if os.geteuid() != 0:
-        raise Stalled("the agent must be run as root", hint="sudo tank agent")
-    # What the agent makes is for root, whatever umask it was started with.
-    os.umask(0o077)
-    with Signals((signal.SIGTERM, signal.SIGINT)) as signals, _running(settings, stop_pods=stop_pods):
+    settings = load()
+    _prepare()
+    notifier = Notifier(os.environ)
+    with Signals(SIGNALS) as signals, _running(settings, stop_pods=stop_pods) as running:
         _log.info("agent started", version=__version__, pods_dir=str(settings.pods_dir), pid=os.getpid())
-        signals.wait()
+        Lifecycle(running, settings, load, notifier).serve(signals)
         _log.info("agent stops", pods="stopping" if stop_pods else "go on")
     _log.info("agent stopped")
     return 0
 
 
+def drain(settings: Settings) -> int:
+    """Take over the pods that a former agent left running, stop them, and return 0 if all of them ended.
+
+    They stay desired: the next agent starts them again.
+
+    Raises:
+        Stalled: an agent runs; it must be stopped first.
+    """
+    _prepare()
+    with ExitStack() as stack:
+        parts = _take_over(settings, stack)
+        parts.reconciler.start()
+        return 0 if _end_pods(parts) else 1
+
+
+def _prepare() -> None:
+    logs.configure()
+    if os.geteuid() != 0:
+        raise Stalled("the agent must be run as root", hint="sudo tank agent")
+    # What the agent makes is for root, whatever umask it was started with.
+    os.umask(0o077)
+
+
+class _Parts(Struct, frozen=True, kw_only=True):
+    """The loop and what it works with, before anything tells it what to do."""
+
+    machine: Machine
+    reconciler: Reconciler
+    tools: Tools
+
+
 @contextmanager
-def _running(settings: Settings, *, stop_pods: bool) -> Iterator[None]:
+def _running(settings: Settings, *, stop_pods: bool) -> Iterator[Running]:
     """Start all parts, and end them in the opposite order."""
     with ExitStack() as stack:
-        for directory in (settings.data_dir, settings.run_dir):
-            directory.mkdir(parents=True, exist_ok=True)
-            # Members of the group must reach the socket, and nobody may list what is there.
-            directory.chmod(0o711)
-        stack.enter_context(_sole_user(settings.run_dir))
-        clock, boot = SystemClock(), boot_id()
-        journal = LmdbJournal(settings.data_dir / "journal", clock=clock.wall)
-        stack.callback(journal.close)
-        cgroups = cgroup.detect(settings.run_dir)
-        tools = _tools(settings, cgroups)
-        wakeups = _Wakeups()
-        containers = Containers(
-            settings.run_dir, settings.data_dir, tools, wake=lambda pod: wakeups.wake(pod, "container ended")
-        )
-        stack.callback(containers.close)
-        host = make_host_facts(settings.host.adapter, settings.host.uplink, settings.host.dns)
-        networks = Networks(PodNetworks(settings.run_dir, host), host, settings.run_dir, clock)
-        paces = settings.reconcile
-        backoff = Backoff(base=paces.backoff_base, cap=paces.backoff_cap, stable_after=paces.stable_after)
-        pulls = Pulls(_image_store(settings), clock, backoff, wakeups.wake)
-        stack.callback(pulls.close)
-        machine = Machine(
-            journal=journal,
-            containers=containers,
-            networks=networks,
-            pulls=pulls,
-            clock=clock,
-            boot_id=boot,
-            backoff=backoff,
-        )
-        steps = Steps(journal, containers, networks, pulls, clock=clock, boot_id=boot, backoff=backoff)
-        reconciler = Reconciler(machine, steps, workers=paces.workers)
-        wakeups.target = reconciler
-        adopted = adopt_all(containers, tools, clock.wall())
-        networks.adopt(containers.processes())
-        _log.info("took over", runs=len(adopted), pods=len(containers.pods()))
-        stack.callback(reconciler.close)
-        stack.callback(_end_pods, reconciler, cgroups, enabled=stop_pods)
-        sources = _sources(settings, journal, reconciler, stack)
+        parts = _take_over(settings, stack)
+        machine, reconciler = parts.machine, parts.reconciler
+        if stop_pods:
+            stack.callback(_end_pods, parts)
+        sources = _sources(settings, machine.journal, reconciler, stack)
         reconciler.start()
         reconciler.resync("agent start")
-        interactive = _interactive(settings, machine, tools, reconciler, stack)
+        rotation = _rotation(settings, machine.containers, stack)
         service = Service(
             settings,
             machine,
             reconciler,
             sources,
-            lambda: _tool_versions(tools),
-            interactive=interactive,
+            lambda: _tool_versions(parts.tools),
+            interactive=_interactive(settings, machine, parts.tools, reconciler),
         )
         server = ApiServer(service, settings.run_dir / "tank.sock")
         server.start()
         stack.callback(server.stop)
-        yield
+
+        def plant_seeds(wanted: Settings, cause: str) -> None:
+            _plant_seeds(wanted, machine.journal, reconciler, cause)
+
+        yield Running(
+            reconciler=reconciler,
+            sources=sources,
+            backoff=machine.backoff,
+            rotation=rotation,
+            plant_seeds=plant_seeds,
+        )
 
 
-def _interactive(
-    settings: Settings, machine: Machine, tools: Tools, reconciler: Reconciler, stack: ExitStack
-) -> Interactive:
-    """Begin to rotate logs, and end what sessions of a former agent left."""
-    containers, logs_settings = machine.containers, settings.logs
-    rotation = Rotation(
-        containers, containers.control, max_size=logs_settings.max_size, max_files=logs_settings.max_files
+def _take_over(settings: Settings, stack: ExitStack) -> _Parts:
+    """Make the loop, and take over what a former agent left; nothing is done yet."""
+    for directory in (settings.data_dir, settings.run_dir):
+        directory.mkdir(parents=True, exist_ok=True)
+        # Members of the group must reach the socket, and nobody may list what is there.
+        directory.chmod(0o711)
+    stack.enter_context(_sole_user(settings.run_dir))
+    clock, boot = SystemClock(), boot_id()
+    journal = LmdbJournal(settings.data_dir / "journal", clock=clock.wall)
+    stack.callback(journal.close)
+    tools = _tools(settings, cgroup.detect(settings.run_dir))
+    wakeups = _Wakeups()
+    containers = Containers(
+        settings.run_dir, settings.data_dir, tools, wake=lambda pod: wakeups.wake(pod, "container ended")
     )
+    stack.callback(containers.close)
+    host = make_host_facts(settings.host.adapter, settings.host.uplink, settings.host.dns)
+    networks = Networks(PodNetworks(settings.run_dir, host), host, settings.run_dir, clock)
+    paces = settings.reconcile
+    backoff = Backoff(base=paces.backoff_base, cap=paces.backoff_cap, stable_after=paces.stable_after)
+    pulls = Pulls(_image_store(settings), clock, backoff, wakeups.wake)
+    stack.callback(pulls.close)
+    machine = Machine(
+        journal=journal,
+        containers=containers,
+        networks=networks,
+        pulls=pulls,
+        clock=clock,
+        boot_id=boot,
+        backoff=backoff,
+    )
+    steps = Steps(journal, containers, networks, pulls, clock=clock, boot_id=boot, backoff=backoff)
+    reconciler = Reconciler(machine, steps, workers=paces.workers)
+    wakeups.target = reconciler
+    adopted = adopt_all(containers, tools, clock.wall())
+    networks.adopt(containers.processes())
+    _log.info("took over", runs=len(adopted), pods=len(containers.pods()))
+    stack.callback(reconciler.close)
+    return _Parts(machine=machine, reconciler=reconciler, tools=tools)
+
+
+def _rotation(settings: Settings, containers: Containers, stack: ExitStack) -> Rotation:
+    """Begin to rotate logs."""
+    limits = settings.logs
+    rotation = Rotation(containers, containers.control, max_size=limits.max_size, max_files=limits.max_files)
     rotation.start()
     stack.callback(rotation.close)
+    return rotation
+
+
+def _interactive(settings: Settings, machine: Machine, tools: Tools, reconciler: Reconciler) -> Interactive:
+    """End what sessions of a former agent left."""
+    containers = machine.containers
     executor = Executor(tools.crun, settings.run_dir, tools.cgroups)
     runs = [run for pod in containers.pods() for run in containers.runs(pod)]
     executor.sweep(
@@ -248,11 +299,11 @@ def _sources(settings: Settings, journal: Journal, reconciler: Reconciler, stack
         _log.warning("pods_dir is not watched yet", trouble=trouble)
     loop.start()
     stack.callback(loop.close)
-    _plant_seeds(settings, journal, reconciler)
+    _plant_seeds(settings, journal, reconciler, "agent start")
     return loop
 
 
-def _plant_seeds(settings: Settings, journal: Journal, reconciler: Reconciler) -> None:
+def _plant_seeds(settings: Settings, journal: Journal, reconciler: Reconciler, cause: str) -> None:
     """Write the seeds that were never written before; after pods_dir, which wins a name that both declare."""
     seeds = SeedSource(
         settings.seed_dir,
@@ -262,16 +313,16 @@ def _plant_seeds(settings: Settings, journal: Journal, reconciler: Reconciler) -
     snapshot = seeds.snapshot()
     for problem in (*settings.seed_problems, *snapshot.problems):
         _log.warning(
-            "problem in a seed", pod=problem.pod or "", revision="", problem=str(problem), cause="agent start"
+            "problem in a seed", pod=problem.pod or "", revision="", problem=str(problem), cause=cause
         )
     for pod in journal.merge(snapshot).changed:
-        _log.info("seeded", pod=pod, revision=journal.desired()[pod].revision, cause="agent start")
+        _log.info("seeded", pod=pod, revision=journal.desired()[pod].revision, cause=cause)
         reconciler.wake(pod, "seeded")
 
 
-def _end_pods(reconciler: Reconciler, cgroups: CgroupHost, *, enabled: bool) -> None:
-    if not enabled:
-        return
-    if not reconciler.drain(_DRAIN_DEADLINE):
+def _end_pods(parts: _Parts) -> bool:
+    ended = parts.reconciler.drain(_DRAIN_DEADLINE)
+    if not ended:
         _log.error("some pods did not stop in time; the next agent takes them over")
-    cgroups.remove_base()
+    parts.tools.cgroups.remove_base()
+    return ended

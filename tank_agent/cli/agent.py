@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from tank_agent.cli.arguments import add_places, load_places
+
+if TYPE_CHECKING:
+    from tank_agent.settings import Settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,10 +17,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stop-pods", action="store_true", help="stop every pod when the agent is asked to end"
     )
+    parser.add_argument(
+        "--drain", action="store_true", help="no agent: stop the pods that run, and end (at power off)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb."""
-    from tank_agent.agent import run as run_agent
+    from tank_agent import agent
 
-    return run_agent(load_places(arguments), stop_pods=arguments.stop_pods)
+    if arguments.drain:
+        return agent.drain(load_places(arguments))
+
+    def load() -> Settings:
+        return load_places(arguments)
+
+    return agent.run(load, stop_pods=arguments.stop_pods)

@@ -28,12 +28,13 @@ class Signals:
         self._former_wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self._former = {number: signal.signal(number, lambda *_: None) for number in self._numbers}
 
-    def wait(self) -> int:
-        """Block until one of the signals has arrived, and return its number."""
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Block until one of the signals has arrived, and return its number; None after `timeout` seconds."""
         poller = select.poll()
         poller.register(self._reader, select.POLLIN)
         while True:
-            poller.poll()
+            if not poller.poll(None if timeout is None else timeout * 1000):
+                return None
             for number in os.read(self._reader, 1):
                 if number in self._numbers:
                     return number

@@ -78,6 +78,10 @@ class Reconciler:
         for thread in self._threads:
             thread.join(_JOIN_DEADLINE)
 
+    def alive(self) -> bool:
+        """Return whether every worker runs."""
+        return all(thread.is_alive() for thread in self._threads)
+
     def wake(self, pod: str, cause: str) -> None:
         """Look at a pod now."""
         self._causes[pod] = cause

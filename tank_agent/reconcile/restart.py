@@ -9,12 +9,19 @@ from tank_agent.journal.records import ContainerStatus, Exit
 from tank_agent.spec.model import RestartPolicy
 
 
-class Backoff(Struct, frozen=True, kw_only=True):
-    """`delay = min(base · 2ⁿ, cap)`, n being the failures since a run of `stable_after`; all in seconds."""
+class Backoff(Struct, kw_only=True):
+    """`delay = min(base · 2ⁿ, cap)`, n being the failures since a run of `stable_after`; all in seconds.
+
+    One object is shared by all who wait, so that a reload of the configuration reaches every one of them.
+    """
 
     base: float = 10.0
     cap: float = 300.0
     stable_after: float = 600.0
+
+    def become(self, other: Backoff) -> None:
+        """Take over another's values."""
+        self.base, self.cap, self.stable_after = other.base, other.cap, other.stable_after
 
     def delay(self, failures: int) -> float:
         """Return how long to wait after the n-th failure in a row, counted from 0."""

@@ -93,6 +93,15 @@ class SourceLoop:
         self._event.set()
         self._thread.join(_JOIN_DEADLINE)
 
+    def alive(self) -> bool:
+        """Return whether the thread runs."""
+        return self._thread.is_alive()
+
+    def set_resync(self, seconds: float) -> None:
+        """Change how often everything is looked at, from now on."""
+        self._resync = seconds
+        self._event.set()
+
     def look(self, cause: str) -> float | None:
         """Take and merge every snapshot; return in how many seconds a source wants to be looked at again."""
         delays = []
@@ -146,6 +155,8 @@ class SourceLoop:
                 return
             with self._looked:
                 asked = self._asked
+            # The pace may just have become shorter.
+            resync_at = min(resync_at, self._clock.monotonic() + self._resync)
             due = self._clock.monotonic() >= resync_at
             settle = self._look_safely("resync" if due else "source changed")
             if due:

@@ -48,6 +48,10 @@ class Rotation:
         self._ended.set()
         self._thread.join(_STOP_DEADLINE)
 
+    def set_limits(self, *, max_size: int, max_files: int) -> None:
+        """Change what is kept, from the next look on."""
+        self._max_size, self._max_files = max_size, max_files
+
     def check(self) -> None:
         """Rotate what is too large, and repair what an interrupted rotation left."""
         for pod in self._containers.pods():

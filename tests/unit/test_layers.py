@@ -31,7 +31,8 @@ ROOMS = {
     "api": BELOW_API,
     # Everything meets here, once.
     "service": BELOW_API | {"api", "settings"},
-    "agent": BELOW_API | {"api", "settings", "logs", "service"},
+    "lifecycle": BELOW_API | {"settings"},
+    "agent": BELOW_API | {"api", "settings", "logs", "service", "lifecycle"},
     "client": FOR_ALL,
     "doctor": FOR_ALL | WORKERS | {"settings"},
     # `tank agent` and `tank doctor` need no agent behind a socket.

@@ -1,0 +1,106 @@
+"""What systemd and its user ask of a running agent: readiness, watchdog, reload, and the end."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+
+import structlog
+from msgspec import Struct
+
+from tank_agent.errors import TankError
+from tank_agent.linux.notify import Notifier
+from tank_agent.linux.signals import Signals
+from tank_agent.reconcile.reconciler import Reconciler
+from tank_agent.reconcile.restart import Backoff
+from tank_agent.reconcile.sources import SourceLoop
+from tank_agent.runtime.rotation import Rotation
+from tank_agent.settings import Settings
+
+_log = structlog.get_logger()
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# Keys of agent.toml that parts of the agent are made with: they count when it is started again.
+_FOR_RESTART = ("data_dir", "run_dir", "pods_dir", "git", "host", "labels")
+
+
+class Running(Struct, frozen=True, kw_only=True):
+    """The parts of a running agent that signals concern; `plant_seeds` takes settings and a cause."""
+
+    reconciler: Reconciler
+    sources: SourceLoop
+    backoff: Backoff
+    rotation: Rotation
+    plant_seeds: Callable[[Settings, str], None]
+
+    def alive(self) -> bool:
+        """Return whether every thread that the agent cannot do without still runs and takes its locks."""
+        self.reconciler.idle()
+        return self.reconciler.alive() and self.sources.alive()
+
+
+class Lifecycle:
+    """Serves signals and the watchdog until the agent is asked to end.
+
+    Args:
+        running: the parts.
+        settings: what they were made with.
+        load: reads the settings again.
+        notifier: systemd.
+    """
+
+    def __init__(
+        self, running: Running, settings: Settings, load: Callable[[], Settings], notifier: Notifier
+    ) -> None:
+        self._running = running
+        self._settings = settings
+        self._load = load
+        self._notifier = notifier
+
+    def serve(self, signals: Signals) -> None:
+        """Say that the agent is ready, and block until SIGTERM or SIGINT."""
+        self._notifier.ready(self._summary())
+        while True:
+            number = signals.wait(self._notifier.watchdog)
+            if number == signal.SIGHUP:
+                self._notifier.reloading()
+                self._notifier.ready(self._reload())
+            elif number is not None:
+                self._notifier.stopping()
+                return
+            elif self._running.alive():
+                self._notifier.alive()
+                self._notifier.status(self._summary())
+            else:
+                # systemd restarts the agent when it is no longer fed; the pods go on.
+                _log.critical("a thread of the agent has ended by a bug; waiting for the watchdog")
+
+    def _reload(self) -> str:
+        """Read the configuration again, apply what can be, and return a line about it."""
+        try:
+            wanted = self._load()
+        except TankError as error:
+            _log.error("cannot reload; the former configuration stays", error=str(error))
+            return f"{self._summary()}; agent.toml has errors, the former one counts"
+        running, paces = self._running, wanted.reconcile
+        running.backoff.become(
+            Backoff(base=paces.backoff_base, cap=paces.backoff_cap, stable_after=paces.stable_after)
+        )
+        running.sources.set_resync(paces.resync)
+        running.rotation.set_limits(max_size=wanted.logs.max_size, max_files=wanted.logs.max_files)
+        running.plant_seeds(wanted, "reload")
+        for_restart = needs_restart(self._settings, wanted)
+        _log.info("reloaded", needs_restart=list(for_restart))
+        if not for_restart:
+            return self._summary()
+        return f"{self._summary()}; changed and waiting for a restart of the agent: {', '.join(for_restart)}"
+
+    def _summary(self) -> str:
+        return f"{len(self._running.reconciler.known_pods())} pods"
+
+
+def needs_restart(former: Settings, wanted: Settings) -> tuple[str, ...]:
+    """Return the keys that differ and count only when the agent is started again."""
+    changed = [key for key in _FOR_RESTART if getattr(former, key) != getattr(wanted, key)]
+    if former.reconcile.workers != wanted.reconcile.workers:
+        changed.append("reconcile.workers")
+    return tuple(changed)

@@ -1,0 +1,107 @@
+"""Signals to a real agent: readiness and reload as systemd sees them; and the drain of pods without one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.agent import Agent, ended, wait_for
+
+
+class Manager:
+    """The socket that systemd listens on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(str(path))
+        self.socket.settimeout(20)
+
+    def next(self, key: str) -> dict[str, str]:
+        """Return the next message that sets `key`."""
+        while True:
+            message = dict(line.split("=", 1) for line in self.socket.recv(4096).decode().split("\n"))
+            if key in message:
+                return message
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[Manager]:
+    made = Manager(tmp_path / "notify")
+    with made.socket:
+        yield made
+
+
+@pytest.fixture
+def notifying(tmp_path: Path, manager: Manager) -> Iterator[Agent]:
+    agent = Agent(tmp_path)
+    agent.launch(env={"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "400000"})
+    with ended(agent):
+        yield agent
+
+
+def reload(agent: Agent, manager: Manager) -> str:
+    assert agent.process is not None
+    agent.process.send_signal(signal.SIGHUP)
+    assert manager.next("RELOADING")["MONOTONIC_USEC"].isdigit()
+    return manager.next("READY")["STATUS"]
+
+
+def test_ready_when_pods_are_looked_at_and_then_alive(notifying: Agent, manager: Manager) -> None:
+    assert manager.next("READY")["STATUS"] == "0 pods"
+    # It answers from now on.
+    assert notifying.client.info()["pid"]
+    for _ in range(3):
+        assert manager.next("WATCHDOG") == {"WATCHDOG": "1"}
+    notifying.stop()
+    assert manager.next("STOPPING") == {"STOPPING": "1"}
+
+
+def test_reload_applies_paces_and_seeds_and_names_what_needs_a_restart(
+    notifying: Agent, manager: Manager
+) -> None:
+    manager.next("READY")
+    text = notifying.config.read_text().replace(
+        'backoff_base = "0s"', 'backoff_base = "1h"\nbackoff_cap = "1h"'
+    )
+    seed = notifying.pod_text(head="[[pods]]\nname = 'seeded'").replace(
+        "[[containers]]", "[[pods.containers]]"
+    )
+    notifying.config.write_text(f"{text}workers = 7\n{seed}")
+    assert reload(notifying, manager) == (
+        "1 pods; changed and waiting for a restart of the agent: reconcile.workers"
+    )
+    notifying.wait_phase("seeded", "running")
+    notifying.write("failing", notifying.pod_text(command=["/bin/sh", "-c", "exit 1"]))
+    assert notifying.wait_phase("failing", "backing-off")["next_retry"] is not None
+
+
+def test_a_configuration_with_errors_changes_nothing(notifying: Agent, manager: Manager) -> None:
+    manager.next("READY")
+    good = notifying.config.read_text()
+    notifying.config.write_text("nonsense = 1\n")
+    assert "agent.toml has errors" in reload(notifying, manager)
+    assert "nonsense" in notifying.log.read_text()
+    notifying.config.write_text(good)
+    assert reload(notifying, manager) == "0 pods"
+
+
+def test_drain_stops_what_a_dead_agent_left_and_the_next_one_starts_it_again(agent: Agent) -> None:
+    agent.write("web", agent.pod_text())
+    agent.wait_phase("web", "running")
+    pid = agent.pid("web")
+    refused = agent.tank("agent", "--config", str(agent.config), "--drain")
+    assert refused.returncode == 1
+    assert "another agent runs" in refused.stderr
+    agent.kill()
+    drained = agent.tank("agent", "--config", str(agent.config), "--drain")
+    assert drained.returncode == 0, drained.stderr
+    wait_for(lambda: not os.path.exists(f"/proc/{pid}"), "the container is gone")
+    assert agent.leftovers() == []
+    agent.start()
+    assert agent.wait_phase("web", "running")["containers"][0]["restarts"] <= 1
