@@ -5,6 +5,7 @@
      ├─ NotSupportedYet        valid, but this version does not execute it (exit code 2)
      ├─ PodNotFound            no pod of that name
      ├─ OwnedElsewhere         a file or git owns the pod, so the API may not change it
+     ├─ VolumeInUse            a pod has the managed volume, so it may not be removed
      ├─ AgentUnreachable       the socket does not answer
      ├─ NotRunning             the pod has no live container to enter or to attach to
      ├─ NotATty                attach needs a container with `tty = true`
@@ -34,6 +35,7 @@ __all__ = [
     "Retry",
     "Stalled",
     "TankError",
+    "VolumeInUse",
 ]
 
 from msgspec import Struct
@@ -107,6 +109,12 @@ class OwnedElsewhere(TankError):
     """The pod is owned by a file or by git; `where` and `hint` say which file to edit."""
 
     reason = "owned-elsewhere"
+
+
+class VolumeInUse(TankError):
+    """A pod that is desired or runs has the managed volume; the message names it."""
+
+    reason = "volume-in-use"
 
 
 class AgentUnreachable(TankError):

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tank_agent import __version__
-from tank_agent.api.service import AppliedPod, PlannedPod, PlanReport
-from tank_agent.errors import InvalidSpec, NotSupportedYet, PodNotFound, Problem
+from tank_agent.api.service import AppliedPod, ManagedVolume, PlannedPod, PlanReport
+from tank_agent.errors import InvalidSpec, NotSupportedYet, PodNotFound, Problem, VolumeInUse
 from tank_agent.interactive import Interactive
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import DesiredPod, Event, Exit, Revision
@@ -156,6 +156,26 @@ class Service:
         if wait is not None:
             self._reconciler.wait_until(self._settled, wait)
         return self.status()
+
+    def volumes(self) -> Sequence[ManagedVolume]:
+        """Return every managed volume."""
+        return [
+            ManagedVolume(pod=pod, name=name, path=str(path), in_use=self._uses(pod, name) is not None)
+            for pod, name, path in self._machine.containers.volumes.managed()
+        ]
+
+    def remove_volume(self, pod: str, name: str) -> bool:
+        """Remove a managed volume that no pod has."""
+        use = self._uses(pod, name)
+        if use is not None:
+            raise VolumeInUse(f"volume {pod}/{name} is in use: {use}", hint="remove the pod first")
+        return self._machine.containers.volumes.remove(pod, name)
+
+    def _uses(self, pod: str, name: str) -> str | None:
+        desired = self._journal.get(pod)
+        if desired is not None and any(v.name == name and v.host is None for v in desired.pod.volumes):
+            return f"pod {pod} has it ({desired.owner})"
+        return f"pod {pod} still runs" if self._machine.containers.runs(pod) else None
 
     def info(self) -> dict[str, Any]:
         """Return what agent this is."""

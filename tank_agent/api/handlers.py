@@ -114,3 +114,13 @@ def sync(service: AgentService, request: Request) -> Reply:
     """Look at every source now; with `wait`, answer once all pods are settled or that time is over."""
     wait_for = request.seconds("wait", 0, MAX_SYNC_WAIT) if "wait" in request.query else None
     return json_answer(service.sync(wait_for))
+
+
+def volumes(service: AgentService, request: Request) -> Reply:
+    """Return every managed volume."""
+    return json_answer(list(service.volumes()))
+
+
+def remove_volume(service: AgentService, request: Request) -> Reply:
+    """Remove a managed volume with what is in it; it is no error if there is none."""
+    return json_answer(Deleted(service.remove_volume(request.params["pod"], request.params["name"])))

@@ -50,6 +50,8 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/events", handlers.events),
     Route("POST", "/v1/plan", handlers.plan, body=MAX_PLAN),
     Route("POST", "/v1/sync", handlers.sync),
+    Route("GET", "/v1/volumes", handlers.volumes),
+    Route("DELETE", "/v1/volumes/{pod}/{name}", handlers.remove_volume),
 )
 
 

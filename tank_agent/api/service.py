@@ -35,6 +35,15 @@ class PlannedPod(Struct, frozen=True, kw_only=True):
     diff: tuple[str, ...] = ()
 
 
+class ManagedVolume(Struct, frozen=True, kw_only=True):
+    """A managed volume. `in_use`: its pod is desired with it, or runs."""
+
+    pod: str
+    name: str
+    path: str
+    in_use: bool
+
+
 class PlanReport(Struct, frozen=True, kw_only=True):
     """The answer to `tank plan`. `problems` are the `file:line: …` lines of files that can't be used."""
 
@@ -103,6 +112,17 @@ class AgentService(Protocol):
         """Look at every source now; with `wait`, up to that many seconds until all pods are settled.
 
         Returns the status of all pods.
+        """
+        ...
+
+    def volumes(self) -> Sequence[ManagedVolume]:
+        """Return every managed volume, in the order of pods and names."""
+        ...
+
+    def remove_volume(self, pod: str, name: str) -> bool:
+        """Remove a managed volume with what is in it; False if there was none.
+
+        Raises VolumeInUse if its pod is desired with it, or runs.
         """
         ...
 

@@ -21,6 +21,7 @@ from tank_agent.errors import (
     Problem,
     Retry,
     TankError,
+    VolumeInUse,
 )
 
 DEFAULT_SOCKET = "/run/tank/tank.sock"
@@ -56,6 +57,7 @@ _STATUS: tuple[tuple[type[TankError], int], ...] = (
     (InvalidSpec, 422),
     (PodNotFound, 404),
     (OwnedElsewhere, 409),
+    (VolumeInUse, 409),
     (NotRunning, 409),
     (NotATty, 409),
     (Retry, 503),

@@ -40,6 +40,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("events", "what happened, and with -f what happens"),
     Verb("history", "the past specs of a pod"),
     Verb("plan", "dry run: what would be done", usage_code=1),
+    Verb("volume", "the volumes that the agent keeps: list and remove them"),
     Verb("sync", "look at files and git now, and make it so"),
     Verb("validate", "check pod files, without an agent"),
     Verb("schema", "the JSON Schema of a pod file, for editors"),

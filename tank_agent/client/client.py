@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from tank_agent.api.service import AppliedPod, PlanReport
+from tank_agent.api.service import AppliedPod, ManagedVolume, PlanReport
 from tank_agent.api.wire import DEFAULT_SOCKET, MAX_POD_FILE, WAIT_SLICE, Deleted, PlanRequest
 from tank_agent.client.transport import Transport
 from tank_agent.errors import AgentUnreachable, PodNotFound, TankError
@@ -105,6 +105,19 @@ class Client:
             OwnedElsewhere: a file or git owns it.
         """
         return _decode(self._call("DELETE", f"/v1/pods/{_segment(name)}"), Deleted).deleted
+
+    def volumes(self) -> Sequence[ManagedVolume]:
+        """Return every managed volume, in the order of pods and names."""
+        return _decode(self._call("GET", "/v1/volumes"), list[ManagedVolume])
+
+    def remove_volume(self, pod: str, name: str) -> bool:
+        """Remove a managed volume with what is in it; False if there was none.
+
+        Raises:
+            VolumeInUse: its pod is desired with it, or runs.
+        """
+        path = f"/v1/volumes/{_segment(pod)}/{_segment(name)}"
+        return _decode(self._call("DELETE", path), Deleted).deleted
 
     def status(self, name: str | None = None) -> Any:
         """Return the status of all pods as a list, or of one as a dict, in the form of DESIGN section 8.

@@ -274,6 +274,11 @@ class Containers:
                 found[run.record.container] = used
         return found
 
+    @property
+    def volumes(self) -> Volumes:
+        """Return the volumes that runs are made with."""
+        return self._tools.volumes
+
     def told_out_of_memory(self, run: Live) -> None:
         """Forget that a process of a run was killed for want of memory, so that the next time is seen."""
         (run.directory / conmon.OUT_OF_MEMORY).unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,9 +17,11 @@ from pathlib import Path
 from tank_agent.errors import Retry, Stalled
 from tank_agent.linux import mounts, paths
 from tank_agent.runtime.oci import BindMount
+from tank_agent.runtime.rootfs import remove_tree
 from tank_agent.spec.model import Mount, Volume
 
 _DIRECTORY = "volumes"
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
 class Volumes:
@@ -33,6 +36,7 @@ class Volumes:
         self._root = data_dir / _DIRECTORY
         self._own = tuple(Path(os.path.realpath(directory)) for directory in (run_dir, data_dir))
         self._root.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self._root.chmod(0o711)
 
     def bind(
         self,
@@ -71,6 +75,39 @@ class Volumes:
             for entry in directory.iterdir():
                 mounts.unmount_all(entry)
 
+    def managed(self) -> tuple[tuple[str, str, Path], ...]:
+        """Return pod, name and directory of every managed volume, in order."""
+        found = []
+        for pod in self._root.iterdir():
+            if pod.is_dir() and not pod.is_symlink():
+                # What begins with a dot is being made or removed.
+                volumes = [entry for entry in pod.iterdir() if not entry.name.startswith(".")]
+                found += [(pod.name, volume.name, volume) for volume in volumes]
+        return tuple(sorted(found))
+
+    def remove(self, pod: str, name: str) -> bool:
+        """Remove a managed volume with what is in it; False if there is none.
+
+        Raises:
+            Retry: it cannot be removed.
+        """
+        if not (_NAME.fullmatch(pod) and _NAME.fullmatch(name)):
+            return False
+        going = self._root / pod / f".{name}.gone"
+        try:
+            # What is left of a removal that was interrupted goes first, since only one can have the name.
+            remove_tree(going)
+            try:
+                (self._root / pod / name).rename(going)
+            except FileNotFoundError:
+                return False
+            remove_tree(going)
+            with contextlib.suppress(OSError):
+                (self._root / pod).rmdir()
+        except OSError as error:
+            raise Retry(f"cannot remove volume {pod}/{name}: {error.strerror}") from error
+        return True
+
     def _refuse_own(self, name: str, path: Path) -> None:
         for own in self._own:
             if path == own or own in path.parents or path in own.parents:
@@ -101,6 +138,7 @@ class Volumes:
 def _open_managed(directory: Path, name: str, owner: tuple[int, int]) -> int:
     try:
         directory.mkdir(mode=0o711, exist_ok=True)
+        directory.chmod(0o711)
         parent = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             try:
@@ -120,6 +158,8 @@ def _make_volume(parent: int, name: str, owner: tuple[int, int]) -> None:
     # One that is there was left by an agent that died right here; nothing ever used it.
     with contextlib.suppress(FileExistsError):
         os.mkdir(temporary, 0o755, dir_fd=parent)
+    # Whatever our umask is: as a directory that the container's user made itself.
+    os.chmod(temporary, 0o755, dir_fd=parent)  # noqa: S103
     os.chown(temporary, *owner, dir_fd=parent, follow_symlinks=False)
     os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
 

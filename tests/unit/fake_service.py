@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tank_agent.api.server import ApiServer
-from tank_agent.api.service import AppliedPod, PlannedPod, PlanReport
-from tank_agent.errors import InvalidSpec, OwnedElsewhere, PodNotFound, Problem
+from tank_agent.api.service import AppliedPod, ManagedVolume, PlannedPod, PlanReport
+from tank_agent.errors import InvalidSpec, OwnedElsewhere, PodNotFound, Problem, VolumeInUse
 from tank_agent.journal.records import DesiredPod, Event, Revision
 from tank_agent.linux.libc import syscall
 from tank_agent.spec.model import Container, Pod
@@ -157,6 +157,14 @@ class FakeService:
     def wait_for_events(self, after: int, timeout: float) -> bool:
         with self.condition:
             return self.condition.wait_for(lambda: len(self.log) > after, timeout)
+
+    def volumes(self) -> Sequence[ManagedVolume]:
+        return [ManagedVolume(pod="web", name="data", path="/var/lib/tank/volumes/web/data", in_use=True)]
+
+    def remove_volume(self, pod: str, name: str) -> bool:
+        if (pod, name) == ("web", "data"):
+            raise VolumeInUse("volume web/data is in use: pod web has it (api)", hint="remove the pod first")
+        return name == "old"
 
     def history(self, name: str) -> Sequence[Revision]:
         pod = self.get_pod(name)

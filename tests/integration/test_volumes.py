@@ -1,0 +1,140 @@
+"""Volumes: managed and of the host, shared, read-only, kept after the pod, and removed only by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tank_agent.linux.pidfd import start_time
+from tests.support.agent import Agent, wait_for
+
+SLEEP = "trap 'exit 0' TERM; sleep 1000 & wait $!"
+
+
+def mount(volume: str, path: str, *, read_only: bool = False) -> str:
+    more = "read_only = true\n" if read_only else ""
+    return f'[[containers.mounts]]\nvolume = "{volume}"\npath = "{path}"\n{more}'
+
+
+def volume(name: str, host: Path | None = None) -> str:
+    return f'[[volumes]]\nname = "{name}"\n' + (f'host = "{host}"\n' if host else "")
+
+
+def script(agent: Agent, text: str, *, name: str = "app", extra: str = "", head: str = "") -> str:
+    command = ["/bin/busybox", "sh", "-c", f"{text}; {SLEEP}"]
+    return agent.pod_text(command=command, head=head, extra=extra).replace('"app"', f'"{name}"')
+
+
+def test_a_managed_volume_is_shared_and_outlives_its_pod(agent: Agent) -> None:
+    head = volume("data")
+    writer = script(agent, "echo kept > /data/file; echo wrote", head=head, extra=mount("data", "/data"))
+    reader = script(
+        agent,
+        "while ! busybox test -s /in/file; do busybox usleep 10000; done; cat /in/file",
+        name="reader",
+        extra=mount("data", "/in", read_only=True),
+    )
+    file = agent.write("web", writer + reader)
+    wait_for(lambda: agent.output("web", "reader") == ["kept"], "the other container sees it")
+    file.unlink()
+    agent.wait_gone("web")
+    kept = agent.data / "volumes" / "web" / "data"
+    assert (kept / "file").read_text() == "kept\n"
+    agent.write("web", script(agent, "cat /data/file", head=head, extra=mount("data", "/data")))
+    wait_for(lambda: agent.output("web") == ["kept"], "the next pod of that name has it again")
+
+
+def test_a_managed_volume_belongs_to_the_user_who_uses_it_first(agent: Agent) -> None:
+    extra = 'user = "web"\n' + mount("data", "/data")
+    agent.write(
+        "web", script(agent, "echo mine > /data/file && echo wrote", head=volume("data"), extra=extra)
+    )
+    wait_for(lambda: agent.output("web") == ["wrote"], "a user other than root writes to it")
+    found = (agent.data / "volumes" / "web" / "data").stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (1000, 1000, 0o755)
+    assert (agent.data / "volumes").stat().st_mode & 0o777 == 0o711
+
+
+def test_a_directory_and_a_file_of_the_host(agent: Agent, tmp_path: Path) -> None:
+    directory, file = tmp_path / "conf", tmp_path / "conf.ini"
+    directory.mkdir()
+    file.write_text("of a file\n")
+    (directory / "x").write_text("of a directory\n")
+    head = volume("dir", directory) + volume("file", file)
+    extra = mount("dir", "/etc/app") + mount("file", "/etc/app.ini", read_only=True)
+    text = "cat /etc/app/x /etc/app.ini; echo new > /etc/app/y; echo no > /etc/app.ini || echo refused"
+    agent.write("web", script(agent, text, head=head, extra=extra))
+    wait_for(lambda: "refused" in agent.output("web"), f"it ran: {agent.status('web')} {agent.output('web')}")
+    assert {"of a directory", "of a file"} <= set(agent.output("web"))
+    assert (directory / "y").read_text() == "new\n"
+    assert file.read_text() == "of a file\n"
+
+
+def test_a_missing_host_path_is_said_and_waited_for(agent: Agent, tmp_path: Path) -> None:
+    path = tmp_path / "later"
+    agent.write("web", script(agent, "echo here", head=volume("v", path), extra=mount("v", "/v")))
+    wait_for(lambda: f"{path} does not exist" in str((agent.status("web") or {}).get("error")), "it is said")
+    path.mkdir()
+    wait_for(lambda: "here" in agent.output("web"), "it starts when the path is there")
+    assert agent.wait_phase("web", "running")["error"] is None
+
+
+def test_a_mount_inside_a_mount(agent: Agent, tmp_path: Path) -> None:
+    (tmp_path / "outer" / "inner").mkdir(parents=True)
+    head = volume("outer", tmp_path / "outer") + volume("inner")
+    extra = mount("inner", "/data/inner") + mount("outer", "/data")
+    agent.write(
+        "web", script(agent, "echo x > /data/inner/file; echo y > /data/file", head=head, extra=extra)
+    )
+    wait_for((tmp_path / "outer" / "file").exists, "the outer volume is there")
+    assert not (tmp_path / "outer" / "inner" / "file").exists()
+    assert (agent.data / "volumes" / "web" / "inner" / "file").exists()
+
+
+def test_another_source_restarts_only_the_containers_that_mount_it(agent: Agent, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+
+    def text(source: str) -> str:
+        first = script(agent, "busybox true", head=volume("v", tmp_path / source), extra=mount("v", "/v"))
+        return first + script(agent, "busybox true", name="other")
+
+    agent.write("web", text("a"))
+    agent.wait_phase("web", "running")
+    mounting, other = agent.pid("web", 0), agent.pid("web", 1)
+    began = start_time(other)
+    agent.write("web", text("b"))
+    wait_for(lambda: not Path(f"/proc/{mounting}").exists(), "the container that mounts it restarts")
+    agent.wait_phase("web", "running")
+    assert (agent.pid("web", 1), start_time(other)) == (other, began)
+
+
+def test_volume_ls_and_rm(agent: Agent) -> None:
+    file = agent.write(
+        "web", script(agent, "echo x > /data/file", head=volume("data"), extra=mount("data", "/data"))
+    )
+    data = agent.data / "volumes" / "web" / "data"
+    wait_for((data / "file").exists, "the volume is in use")
+    (listed,) = json.loads(agent.tank("volume", "ls", "-o", "json").stdout)
+    assert listed == {"pod": "web", "name": "data", "path": str(data), "in_use": True}
+    assert "web/data" in agent.tank("volume", "ls").stdout
+    done = agent.tank("volume", "rm", "web/data")
+    assert done.returncode == 1
+    assert "pod web has it" in done.stderr
+    assert data.exists()
+    file.unlink()
+    agent.wait_gone("web")
+    secret = agent.home / "secret"
+    secret.mkdir()
+    (secret / "file").touch()
+    (data / "link").symlink_to(secret)
+    done = agent.tank("volume", "rm", "web/data", "web/none", "-o", "json")
+    assert json.loads(done.stdout) == [
+        {"volume": "web/data", "removed": True},
+        {"volume": "web/none", "removed": False},
+    ]
+    assert list((agent.data / "volumes").iterdir()) == []
+    assert (secret / "file").exists()
+    assert agent.tank("volume", "rm", "../x").returncode == 2
+    assert agent.tank("volume").returncode == 2
+    assert agent.tank("volume", "ls").stdout.strip() in ("", "VOLUME  IN USE  PATH")
