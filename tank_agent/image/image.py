@@ -9,6 +9,8 @@ from typing import Literal, Protocol
 import msgspec
 from msgspec import Struct
 
+from tank_agent.image.settings import PullPolicy
+
 
 class ImageConfig(Struct, frozen=True, kw_only=True):
     """What of an image's configuration a run needs (OCI image-spec, config.md, "config").
@@ -70,12 +72,14 @@ class ImageStore(Protocol):
         self,
         reference: str,
         *,
+        policy: PullPolicy | None = None,
         progress: Callable[[Progress], None] = lambda _: None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Image:
         """Fetch and unpack what is missing, verify all of it, and return the image.
 
         Blocks; ends early when `cancelled()` becomes true. Two pulls that share a layer share its work.
+        `policy` None is what agent.toml says; with "always", the registry is asked though the image is here.
 
         Raises:
             Stalled: no such image, a manifest or layer that we refuse, or a reference that cannot be read.

@@ -21,11 +21,12 @@ class Action(Struct, frozen=True, kw_only=True):
 
 
 class Pull(Action, frozen=True, kw_only=True):
-    """Fetch and unpack an image in the background."""
+    """Fetch and unpack an image in the background, for the containers that wait for it."""
 
     sentence: ClassVar[str] = "pull image {reference}"
 
     reference: str
+    containers: tuple[str, ...]
 
 
 class MakeNetwork(Action, frozen=True, kw_only=True):

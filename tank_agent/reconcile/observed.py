@@ -81,7 +81,7 @@ NetworkState = Literal["absent", "fresh", "used"]
 
 
 class Observed(Struct, frozen=True, kw_only=True):
-    """Everything of one pod that is there. `images` is by reference, only of images that the pod names.
+    """Everything of one pod that is there. `images` is by container, only of those that may have to start.
 
     `network_change` is set where the network, or a file that tells of it, is not as the pod wants it.
     """

@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 from msgspec import Struct
 
+from tank_agent.image.image import Progress
 from tank_agent.journal.records import ContainerStatus, DesiredPod, PodStatus
 from tank_agent.reconcile.observed import ImageState, ObservedImage, Run, Situation
 from tank_agent.reconcile.plan import container_hash, container_status, settings_hash
@@ -30,7 +31,10 @@ class Phase(enum.StrEnum):
 
 
 class ContainerView(Struct, frozen=True, kw_only=True):
-    """One container as `tank status` shows it. `next_retry` is Unix time."""
+    """One container as `tank status` shows it. `next_retry` is Unix time.
+
+    `progress` is of its image: None if nothing is pulled, or nobody knows yet how much.
+    """
 
     name: str
     phase: Phase
@@ -38,6 +42,7 @@ class ContainerView(Struct, frozen=True, kw_only=True):
     status: ContainerStatus
     next_retry: float | None = None
     error: str | None = None
+    progress: Progress | None = None
 
 
 class PodView(Struct, frozen=True, kw_only=True):
@@ -87,7 +92,7 @@ def _view(desired: DesiredPod, container: Container, situation: Situation) -> Co
     hash_ = container_hash(desired.pod, container)
     known = container_status(situation.status, container.name, hash_, settings_hash(container))
     run = _shown_run([run for run in situation.observed.runs if run.container == container.name])
-    image = situation.observed.images.get(container.image) if container.image is not None else None
+    image = situation.observed.images.get(container.name)
     error = image.error if image is not None and image.state is ImageState.FAILED else None
     if run is not None:
         failure = run.failure
@@ -96,13 +101,30 @@ def _view(desired: DesiredPod, container: Container, situation: Situation) -> Co
         phase = _phase_of_run(
             run, hash_, waits_for_image=image is not None and image.state is not ImageState.READY
         )
-        return ContainerView(name=container.name, phase=phase, run=run, status=known, error=error)
+        return ContainerView(
+            name=container.name,
+            phase=phase,
+            run=run,
+            status=known,
+            error=error,
+            progress=_progress(phase, image),
+        )
     phase, retry = _phase_without_run(known, desired.pod.restart, image, situation)
     if phase in (Phase.FAILED, Phase.BACKING_OFF):
         error = error or _ended_badly(container, known)
     return ContainerView(
-        name=container.name, phase=phase, run=None, status=known, next_retry=retry, error=error
+        name=container.name,
+        phase=phase,
+        run=None,
+        status=known,
+        next_retry=retry,
+        error=error,
+        progress=_progress(phase, image),
     )
+
+
+def _progress(phase: Phase, image: ObservedImage | None) -> Progress | None:
+    return image.progress if image is not None and phase is Phase.PULLING else None
 
 
 def _phase_of_run(run: Run, hash_: str, *, waits_for_image: bool) -> Phase:

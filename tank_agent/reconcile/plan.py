@@ -221,7 +221,7 @@ def _may_stop(run: Run, situation: Situation, waits: list[float]) -> bool:
     if is_over(known.exit, situation.desired.pod.restart):
         # Nothing takes its place.
         return True
-    image = situation.observed.images.get(successor.image, _ABSENT)
+    image = situation.observed.images.get(successor.name, _ABSENT)
     if image.state is ImageState.FAILED and image.retry_at is not None:
         waits.append(image.retry_at - situation.now.monotonic)
     return image.state is ImageState.READY
@@ -231,7 +231,7 @@ def _start_missing(
     desired: DesiredPod, situation: Situation, wanted: dict[str, str], waits: list[float]
 ) -> Iterator[Action]:
     """Start, or prepare to start, every container that has no run as it is specified now."""
-    pulled: set[str] = set()
+    pulls: dict[str, list[str]] = {}
     for container in desired.pod.containers:
         runs = [run for run in situation.observed.runs if run.container == container.name]
         if any(run.hash == wanted[container.name] and run.state is State.RUNNING for run in runs):
@@ -248,20 +248,21 @@ def _start_missing(
         if until is not None:
             waits.append(until - situation.now.wall)
             continue
-        if container.image is not None and not _is_ready(container.image, situation):
-            if container.image not in pulled and _wants_pull(container.image, situation, waits):
-                pulled.add(container.image)
-                yield Pull(reference=container.image)
+        if container.image is not None and not _is_ready(container, situation):
+            if _wants_pull(container, situation, waits):
+                pulls.setdefault(container.image, []).append(container.name)
         elif not runs:
             yield Start(container=container.name)
+    for reference, names in pulls.items():
+        yield Pull(reference=reference, containers=tuple(names))
 
 
-def _is_ready(reference: str, situation: Situation) -> bool:
-    return situation.observed.images.get(reference, _ABSENT).state is ImageState.READY
+def _is_ready(container: Container, situation: Situation) -> bool:
+    return situation.observed.images.get(container.name, _ABSENT).state is ImageState.READY
 
 
-def _wants_pull(reference: str, situation: Situation, waits: list[float]) -> bool:
-    image = situation.observed.images.get(reference, _ABSENT)
+def _wants_pull(container: Container, situation: Situation, waits: list[float]) -> bool:
+    image = situation.observed.images.get(container.name, _ABSENT)
     if image.state is ImageState.PULLING:
         return False
     if image.retry_at is not None and image.retry_at > situation.now.monotonic:

@@ -166,12 +166,12 @@ class Reconciler:
         running = {(run.container, run.hash) for run in runs if run.state is State.RUNNING}
         images: dict[str, ObservedImage] = {}
         for container in desired.pod.containers:
-            reference = container.image
-            if reference is None or reference in images:
+            if container.image is None:
                 continue
             if (container.name, container_hash(desired.pod, container)) in running:
                 continue
-            images[reference] = self._machine.pulls.state(reference, desired.name)
+            need = self._machine.pulls.need(desired.name, container)
+            images[container.name] = self._machine.pulls.state(need)
         return images
 
     def _desired(self, pod: str) -> DesiredPod | None:
@@ -201,13 +201,15 @@ class Reconciler:
             desired = self._desired(pod)
             revision = desired.revision if desired is not None else ""
             log = _log.bind(pod=pod, revision=revision, cause=cause)
+            work = Work(name=pod, desired=desired, cause=cause)
             self._give_up_pulls(pod, desired)
+            self._steps.tell(self._machine.pulls.news(pod), work)
             planned = self._plan(self.situation(pod, desired))
             if not planned.actions:
                 if planned.look_again is not None:
                     self._queue.add_after(pod, planned.look_again)
                 return
-            if not self._act(planned, Work(name=pod, desired=desired, cause=cause), log):
+            if not self._act(planned, work, log):
                 return
         log.error(
             "the pod does not come to rest; looking again later",
@@ -236,10 +238,10 @@ class Reconciler:
         return False
 
     def _give_up_pulls(self, pod: str, desired: DesiredPod | None) -> None:
-        needed = (
-            {c.image for c in desired.pod.containers if c.image is not None} if desired is not None else set()
-        )
-        self._machine.pulls.cancel(pod, frozenset(needed))
+        pulls = self._machine.pulls
+        containers = desired.pod.containers if desired is not None else ()
+        needs = {pulls.need(pod, container) for container in containers if container.image is not None}
+        pulls.cancel(pod, needs)
 
 
 def _observed_run(live: Live) -> Run:

@@ -61,8 +61,9 @@ def apply(action: Action, situation: Situation) -> Situation:
     """Return the situation after a step that succeeded at once."""
     status, observed = situation.status, situation.observed
     match action:
-        case Pull(reference=reference):
-            images = {**observed.images, reference: ObservedImage(state=ImageState.READY)}
+        case Pull(containers=containers):
+            ready = dict.fromkeys(containers, ObservedImage(state=ImageState.READY))
+            images = {**observed.images, **ready}
             observed = replace(observed, images=images)
         case MakeNetwork():
             observed = replace(observed, network="fresh")

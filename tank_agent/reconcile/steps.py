@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 import structlog
 from msgspec import Struct
 
-from tank_agent.errors import Retry, TankError
+from tank_agent.errors import TankError
 from tank_agent.image.image import ImageConfig
 from tank_agent.image.merge import merge
 from tank_agent.journal.journal import Journal
@@ -34,7 +35,7 @@ from tank_agent.reconcile.actions import (
 )
 from tank_agent.reconcile.networks import Networks
 from tank_agent.reconcile.plan import container_hash, container_status, settings_hash
-from tank_agent.reconcile.pulls import Pulls
+from tank_agent.reconcile.pulls import News, Pulls
 from tank_agent.reconcile.restart import (
     Backoff,
     after_exit,
@@ -96,9 +97,8 @@ class Steps:
             TankError: it could not be done; what the journal must know of that is written already.
         """
         match action:
-            case Pull(reference=reference):
-                self._event(work, "pulling", f"pulling {reference}")
-                self._pulls.pull(reference, work.name)
+            case Pull():
+                self._pull(action, work)
             case MakeNetwork():
                 self._make_network(work)
             case ConvergeNetwork():
@@ -121,6 +121,18 @@ class Steps:
                 self._forget(work)
             case _:
                 raise TypeError(f"no step for {action!r}")
+
+    def tell(self, news: Iterable[News], work: Work) -> None:
+        """Write down how pulls ended that the pod waited for; of a pod that is going, nobody asks."""
+        for found in news if work.desired is not None else ():
+            self._event(work, found.type, found.message)
+
+    def _pull(self, action: Pull, work: Work) -> None:
+        assert work.desired is not None
+        containers = [c for c in work.desired.pod.containers if c.name in action.containers]
+        begun = [self._pulls.pull(self._pulls.need(work.name, container)) for container in containers]
+        if any(begun):
+            self._event(work, "pulling", f"pulling {action.reference}")
 
     def _make_network(self, work: Work) -> None:
         assert work.desired is not None
@@ -178,7 +190,11 @@ class Steps:
         assert work.desired is not None
         container = next(c for c in work.desired.pod.containers if c.name == name)
         try:
-            run = self._containers.create(self._launch(work.desired, container))
+            launch = self._launch(work.desired, container)
+            if launch is None:
+                # The next look finds the image absent, and pulls it.
+                return
+            run = self._containers.create(launch)
             status = self._known(work, container)
             started = after_start(status, run.record.id, self._boot_id, self._clock.wall())
             event = self._new_event(work, "started", f"started as process {run.pid}", name)
@@ -195,11 +211,12 @@ class Steps:
             self._failed_start(work, container, error)
             raise
 
-    def _launch(self, desired: DesiredPod, container: Container) -> Launch:
+    def _launch(self, desired: DesiredPod, container: Container) -> Launch | None:
+        """Say how to start a container; None if its image went away since it was looked at."""
         if container.image is not None:
-            image = self._pulls.get(container.image)
+            image = self._pulls.get(self._pulls.need(desired.name, container))
             if image is None:
-                raise Retry(f"image {container.image} went away while the container was being started")
+                return None
             layers, config, shown = image.layers, image.config, image.name
         else:
             layers, config, shown = (Path(container.rootfs or "/"),), ImageConfig(), container.rootfs or ""

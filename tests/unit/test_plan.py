@@ -143,7 +143,8 @@ def situations(draw: st.DrawFn) -> Situation:
     }
     image = draw(st.sampled_from([None, *ImageState]))
     retry = draw(st.sampled_from([None, NOW.monotonic - 1, NOW.monotonic + 20]))
-    images = {} if image is None else {IMAGE: ObservedImage(state=image, retry_at=retry, error="no")}
+    observed_image = None if image is None else ObservedImage(state=image, retry_at=retry, error="no")
+    images = dict.fromkeys(NAMES, observed_image) if observed_image is not None else {}
     change = draw(st.sampled_from([None, PendingChange(reason="drift", error="no", retry_at=retry)]))
     if draw(st.booleans()):
         desired = None
@@ -189,7 +190,7 @@ def settle(start: Situation) -> Situation:
 @given(situations())
 def test_converges_from_anything_in_a_bounded_number_of_steps(start: Situation) -> None:
     if any(image.state is ImageState.PULLING for image in start.observed.images.values()):
-        images = {IMAGE: ObservedImage(state=ImageState.READY)}
+        images = dict.fromkeys(NAMES, ObservedImage(state=ImageState.READY))
         start = replace(start, observed=replace(start.observed, images=images))
     end = settle(start)
     if end.desired is None:
@@ -234,10 +235,10 @@ def test_the_new_image_is_there_before_the_old_container_is_stopped() -> None:
     old, new = desired_pod(), desired_pod(image=IMAGE)
     run = run_of(old)
     current = situation(new, runs=(run,), status=status_of(run), network="used")
-    assert plan(current).actions == (Pull(reference=IMAGE),)
-    pulling = replace(current.observed, images={IMAGE: ObservedImage(state=ImageState.PULLING)})
+    assert plan(current).actions == (Pull(reference=IMAGE, containers=("a",)),)
+    pulling = replace(current.observed, images={"a": ObservedImage(state=ImageState.PULLING)})
     assert plan(replace(current, observed=pulling)).actions == ()
-    ready = replace(current.observed, images={IMAGE: ObservedImage(state=ImageState.READY)})
+    ready = replace(current.observed, images={"a": ObservedImage(state=ImageState.READY)})
     assert kinds(plan(replace(current, observed=ready)).actions) == [Stop]
 
 
@@ -245,7 +246,7 @@ def test_a_failed_pull_leaves_the_old_container_running_and_is_tried_again() -> 
     run = run_of(desired_pod())
     failed = ObservedImage(state=ImageState.FAILED, error="no route", retry_at=NOW.monotonic + 20)
     current = situation(
-        desired_pod(image=IMAGE), runs=(run,), status=status_of(run), network="used", images={IMAGE: failed}
+        desired_pod(image=IMAGE), runs=(run,), status=status_of(run), network="used", images={"a": failed}
     )
     planned = plan(current)
     assert (planned.actions, planned.look_again) == ((), 20.0)

@@ -11,11 +11,11 @@ from tank_agent.image.image import Image, Progress
 from tank_agent.journal.memory_journal import MemoryJournal
 from tank_agent.linux.clock import SystemClock
 from tank_agent.reconcile.observed import ImageState
-from tank_agent.reconcile.pulls import Pulls
+from tank_agent.reconcile.pulls import Need, Pulls
 from tank_agent.reconcile.restart import Backoff
 from tank_agent.reconcile.sources import SourceLoop
 from tank_agent.source.snapshot import Declared, Snapshot
-from tank_agent.spec.model import Container, Pod
+from tank_agent.spec.model import Container, Pod, PullPolicy
 
 DEADLINE = 10.0
 
@@ -29,6 +29,8 @@ class Store:
         self.began = threading.Event()
         self.error: Exception | None = None
         self.pulls = 0
+        self.policies: list[str | None] = []
+        self.digest = "sha256:" + "0" * 64
         self.cancelled = False
 
     def cached(self, reference: str) -> Image | None:
@@ -38,10 +40,12 @@ class Store:
         self,
         reference: str,
         *,
+        policy: str | None = None,
         progress: Callable[[Progress], None] = lambda _: None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Image:
         self.pulls += 1
+        self.policies.append(policy)
         progress(Progress(done=3, total=10))
         self.began.set()
         while not self.go_on.wait(0.01):
@@ -50,7 +54,7 @@ class Store:
                 raise Retry("cancelled")
         if self.error is not None:
             raise self.error
-        image = Image(reference=reference, digest="sha256:" + "0" * 64, layers=(Path("/layer"),))
+        image = Image(reference=reference, digest=self.digest, layers=(Path("/layer"),))
         self.images[reference] = image
         return image
 
@@ -73,60 +77,189 @@ class Woken:
 
 
 def make_pulls(store: Store, woken: Woken) -> Pulls:
-    return Pulls(store, SystemClock(), Backoff(base=20, cap=300), woken)
+    pulls = Pulls(store, SystemClock(), Backoff(base=20, cap=300), woken)
+    assert pulls.wait(DEADLINE)
+    return pulls
+
+
+def need(pod: str, container: str = "c", policy: PullPolicy = "missing", reference: str = "image") -> Need:
+    return Need(pod=pod, container=container, reference=reference, policy=policy)
+
+
+def told(pulls: Pulls, pod: str) -> list[str]:
+    return [news.type for news in pulls.news(pod)]
 
 
 def test_two_pods_share_one_pull_and_both_are_woken() -> None:
     store, woken = Store(), Woken()
     pulls = make_pulls(store, woken)
-    assert pulls.state("image", "a").state is ImageState.ABSENT
-    pulls.pull("image", "a")
+    assert pulls.state(need("a")).state is ImageState.ABSENT
+    assert pulls.pull(need("a"))
     assert store.began.wait(DEADLINE)
-    seen = pulls.state("image", "b")
+    assert not pulls.pull(need("c"))
+    seen = pulls.state(need("b"))
     assert (seen.state, seen.progress) == (ImageState.PULLING, Progress(done=3, total=10))
     store.go_on.set()
-    woken.wait({"a", "b"})
-    assert pulls.state("image", "a").state is ImageState.READY
+    woken.wait({"a", "b", "c"})
+    assert pulls.state(need("a")).state is ImageState.READY
     assert store.pulls == 1
+    (news,) = pulls.news("a")
+    assert (news.type, told(pulls, "a"), told(pulls, "b")) == ("pulled", [], ["pulled"])
+    assert news.message.startswith(f"pulled image@{store.digest}: ")
     pulls.close()
 
 
-def test_a_failed_pull_waits_longer_each_time() -> None:
+def test_a_failed_pull_waits_longer_each_time_and_is_told_once() -> None:
     store, woken = Store(), Woken()
     store.go_on.set()
     store.error = Stalled("no such image")
     pulls = make_pulls(store, woken)
-    waits = []
+    waits, begun, news = [], [], []
     for _ in range(3):
         woken.pods.clear()
-        pulls.pull("image", "a")
+        begun.append(pulls.pull(need("a")))
         woken.wait({"a"})
-        failed = pulls.state("image", "a")
+        failed = pulls.state(need("a"))
         assert (failed.state, failed.error) == (ImageState.FAILED, "no such image")
         assert failed.retry_at is not None
         waits.append(round((failed.retry_at - SystemClock().monotonic()) / 20))
+        news += told(pulls, "a")
     assert waits == [1, 2, 4]
+    assert (begun, news) == ([True, False, False], ["pull-failed"])
+    store.error = Stalled("not allowed")
+    woken.pods.clear()
+    pulls.pull(need("a"))
+    woken.wait({"a"})
+    assert [found.message for found in pulls.news("a")] == ["not allowed"]
     store.error = None
     woken.pods.clear()
-    pulls.pull("image", "a")
+    pulls.pull(need("a"))
     woken.wait({"a"})
-    assert pulls.state("image", "a").state is ImageState.READY
+    assert pulls.state(need("a")).state is ImageState.READY
+    assert told(pulls, "a") == ["pulled"]
+    pulls.close()
+
+
+def test_a_failure_is_forgotten_when_somebody_else_pulled_or_nobody_needs_it() -> None:
+    store, woken = Store(), Woken()
+    store.go_on.set()
+    store.error = Stalled("no such image")
+    pulls = make_pulls(store, woken)
+
+    def fail(*pods: str) -> None:
+        woken.pods.clear()
+        for pod in pods:
+            pulls.pull(need(pod))
+            woken.wait({pod})
+        assert pulls.state(need("a")).state is ImageState.FAILED
+
+    fail("a")
+    pulls.pulled("image")
+    assert pulls.state(need("a")).state is ImageState.ABSENT
+    fail("a")
+    pulls.state(need("b"))
+    pulls.cancel("a", ())
+    assert pulls.state(need("b")).state is ImageState.FAILED
+    pulls.cancel("b", ())
+    assert pulls.state(need("b")).state is ImageState.ABSENT
+    pulls.close()
+
+
+def test_no_registry_is_asked_in_a_tight_loop_whatever_the_backoff() -> None:
+    store, woken = Store(), Woken()
+    store.go_on.set()
+    store.error = Retry("no route")
+    pulls = Pulls(store, SystemClock(), Backoff(base=0, cap=0), woken)
+    assert pulls.wait(DEADLINE)
+    pulls.pull(need("a"))
+    woken.wait({"a"})
+    failed = pulls.state(need("a"))
+    assert failed.retry_at is not None
+    assert failed.retry_at > SystemClock().monotonic() + 0.5
     pulls.close()
 
 
 def test_a_pull_that_nobody_waits_for_is_cancelled() -> None:
     store, woken = Store(), Woken()
     pulls = make_pulls(store, woken)
-    pulls.pull("image", "a")
+    pulls.pull(need("a"))
     assert store.began.wait(DEADLINE)
-    pulls.state("image", "b")
-    pulls.cancel("a", frozenset())
-    pulls.cancel("b", frozenset({"image"}))
+    pulls.state(need("b"))
+    pulls.cancel("a", ())
+    pulls.cancel("b", {need("b")})
     assert not store.cancelled
-    pulls.cancel("b", frozenset())
+    pulls.cancel("b", {need("b", reference="other")})
     pulls.close()
     assert store.cancelled
     assert woken.pods == set()
+
+
+def test_always_asks_before_each_start_and_a_pull_serves_one_start_of_each_container() -> None:
+    store, woken = Store(), Woken()
+    store.go_on.set()
+    pulls = make_pulls(store, woken)
+    one, two = need("a", "one", "always"), need("a", "two", "always")
+    for round_ in range(1, 3):
+        woken.pods.clear()
+        assert [pulls.state(found).state for found in (one, two)] == [ImageState.ABSENT] * 2
+        store.go_on.clear()
+        assert pulls.pull(one) == (round_ == 1)
+        assert not pulls.pull(two)
+        store.go_on.set()
+        woken.wait({"a"})
+        assert [pulls.state(found).state for found in (one, two)] == [ImageState.READY] * 2
+        assert pulls.get(one) is not None
+        assert [pulls.state(found).state for found in (one, two)] == [ImageState.ABSENT, ImageState.READY]
+        assert pulls.get(two) is not None
+    assert store.policies == ["always", "always"]
+    # The image is the same one: only the first time is it news.
+    assert told(pulls, "a") == ["pulled"]
+    store.digest = "sha256:" + "1" * 64
+    woken.pods.clear()
+    assert not pulls.pull(one)
+    woken.wait({"a"})
+    assert [found.message[:20] for found in pulls.news("a")] == ["pulled image@sha256:"]
+    pulls.close()
+
+
+def test_one_policy_does_not_wait_for_the_other() -> None:
+    store, woken = Store(), Woken()
+    store.images["image"] = Image(reference="image", digest=store.digest, layers=())
+    pulls = make_pulls(store, woken)
+    pulls.pull(need("a", policy="always"))
+    assert store.began.wait(DEADLINE)
+    assert pulls.state(need("a", policy="always")).state is ImageState.PULLING
+    assert pulls.state(need("b")).state is ImageState.READY
+    assert pulls.state(need("c", policy="never")).state is ImageState.READY
+    store.go_on.set()
+    pulls.close()
+
+
+def test_an_image_that_went_away_is_pulled_again() -> None:
+    store, woken = Store(), Woken()
+    store.images["image"] = Image(reference="image", digest=store.digest, layers=())
+    pulls = make_pulls(store, woken)
+    assert pulls.state(need("a")).state is ImageState.READY
+    del store.images["image"]
+    assert pulls.get(need("a")) is None
+    assert pulls.state(need("a")).state is ImageState.ABSENT
+    pulls.close()
+
+
+def test_nothing_starts_before_the_store_is_clean() -> None:
+    store, woken, swept = Store(), Woken(), threading.Event()
+    store.images["image"] = Image(reference="image", digest=store.digest, layers=())
+
+    def prepare() -> None:
+        swept.wait(DEADLINE)
+        raise OSError("the disk is in trouble, which must not keep the pods down")
+
+    pulls = Pulls(store, SystemClock(), Backoff(), woken, prepare=prepare)
+    assert pulls.state(need("a")).state is ImageState.PULLING
+    swept.set()
+    woken.wait({"a"})
+    assert pulls.state(need("a")).state is ImageState.READY
+    pulls.close()
 
 
 class OneSource:
