@@ -66,11 +66,11 @@ class Interactive:
             NotRunning: it has no live process.
         """
         declared = self._declared(pod)
-        with_terminal = [found for found in declared if found.tty]
-        name = self._name(pod, container, with_terminal or declared)
-        if declared and name not in {found.name for found in with_terminal}:
-            if container is not None:
-                self._name(pod, container, declared)
+        with_terminal = [found.name for found in declared if found.tty]
+        if container is None and with_terminal:
+            container = with_terminal[0]
+        name = self._name(pod, container, declared)
+        if declared and name not in with_terminal:
             raise _not_a_tty(pod, name)
         run = self._live(pod, name)
         if not run.record.terminal:

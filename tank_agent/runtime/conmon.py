@@ -80,7 +80,8 @@ def _spawn(
     output = os.open(directory / "conmon.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     # conmon waits for a byte here before it forks. If we die first, it sees the end and goes on.
     may_start, start = os.pipe2(os.O_CLOEXEC)
-    environment = {"TMPDIR": str(directory), "_OCI_SYNCPIPE": str(writer), "_OCI_STARTPIPE": str(may_start)}
+    # Its working directory: conmon cuts the path of a terminal's socket at 107 bytes.
+    environment = {"TMPDIR": ".", "_OCI_SYNCPIPE": str(writer), "_OCI_STARTPIPE": str(may_start)}
     try:
         process = subprocess.Popen(
             [program, *arguments],
