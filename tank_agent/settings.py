@@ -15,6 +15,8 @@ import msgspec
 from msgspec import Struct
 
 from tank_agent.errors import InvalidSpec, Problem
+from tank_agent.image.settings import ImageSettings
+from tank_agent.image.table import ImageTable, RegistryTable, read_images
 from tank_agent.source.git.settings import GitSettings
 from tank_agent.source.git.table import GitTable, read_git
 from tank_agent.spec.document import TEXT_MAX, read_toml, without_mark
@@ -105,6 +107,11 @@ class SettingsTable(FileStruct):
     host: Annotated[HostTable | None, about("What pods get to know of the host.")] = None
     reconcile: Annotated[ReconcileTable | None, about("How the loop paces itself.")] = None
     logs: Annotated[LogsTable | None, about("How much of what containers print is kept.")] = None
+    image: Annotated[ImageTable | None, about("How images are fetched and unpacked.")] = None
+    registry: Annotated[
+        dict[str, RegistryTable] | None,
+        about("Registries by host, where they differ from others.", {"old.lan:5000": {"insecure": True}}),
+    ] = None
     labels: Annotated[
         dict[str, str] | None,
         about("What this machine is called: pods' own labels look at it.", {"site": "edge-1"}),
@@ -151,6 +158,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     host: HostSettings = HostSettings()
     reconcile: ReconcileSettings = ReconcileSettings()
     logs: LogsSettings = LogsSettings()
+    image: ImageSettings = ImageSettings()
     labels: dict[str, str] = msgspec.field(default_factory=dict)
     file: Path | None = None
     seeds: tuple[ParsedPod, ...] = ()
@@ -275,6 +283,8 @@ class _Checks:
         for key, value in (table.labels or {}).items():
             if not key or not (key + value).isprintable():
                 self.add(("labels", key), "a label needs a name, and has no control characters")
+        images, wrong = read_images(table.image, table.registry)
+        self.findings += wrong
         return Settings(
             data_dir=Path(table.data_dir),
             run_dir=Path(table.run_dir),
@@ -284,6 +294,7 @@ class _Checks:
             host=self.host(table.host or HostTable()),
             reconcile=self.reconcile(table.reconcile or ReconcileTable()),
             logs=self.logs(table.logs or LogsTable()),
+            image=images,
             labels=dict(table.labels or {}),
             file=file,
         )

@@ -16,7 +16,7 @@ FUNCTION_LINES = 60
 GROUND = {"errors"}
 FOR_ALL = GROUND | {"spec", "linux"}
 WORKERS = {"source", "journal", "runtime", "network", "image"}
-BELOW_API = FOR_ALL | WORKERS | {"reconcile", "interactive"}
+BELOW_API = FOR_ALL | WORKERS | {"reconcile", "interactive", "gitops"}
 
 # Room → the rooms that it may import, besides itself. Modules beside the rooms are rooms, too.
 ROOMS = {
@@ -28,15 +28,18 @@ ROOMS = {
     **dict.fromkeys(WORKERS, FOR_ALL),
     "reconcile": FOR_ALL | WORKERS,
     "interactive": FOR_ALL | WORKERS | {"reconcile"},
+    "gitops": FOR_ALL | WORKERS | {"reconcile"},
     "api": BELOW_API,
     # Everything meets here, once.
     "service": BELOW_API | {"api", "settings"},
     "lifecycle": BELOW_API | {"settings"},
     "agent": BELOW_API | {"api", "settings", "logs", "service", "lifecycle"},
+    # What needs no agent.
+    "offline": BELOW_API | {"api"},
     "client": FOR_ALL,
     "doctor": FOR_ALL | WORKERS | {"settings"},
     # `tank agent` and `tank doctor` need no agent behind a socket.
-    "cli": FOR_ALL | {"client", "agent", "doctor", "settings", "logs"},
+    "cli": FOR_ALL | {"client", "agent", "doctor", "offline", "settings", "logs"},
     "__main__": {"cli"},
     # The public names.
     "__init__": {"client", "spec", "errors"},
@@ -48,6 +51,9 @@ SEAMS = {
     # What [git] may hold is the git source's to say.
     "source.git.settings": {"settings"},
     "source.git.table": {"settings"},
+    # What [image] and [registry] may hold is the image store's to say.
+    "image.settings": {"settings"},
+    "image.table": {"settings"},
     "journal.records": {"runtime", "client"},
     "image.merge": {"runtime"},
     "image.user": {"runtime"},

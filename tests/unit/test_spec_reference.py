@@ -35,6 +35,8 @@ def kind(node: dict[str, Any]) -> str:
         return "table"
     if node["type"] == "array":
         return "tables" if "$ref" in node["items"] else "list of text"
+    if node["type"] == "object" and "$ref" in node["additionalProperties"]:
+        return "tables by name"
     if node["type"] == "object":
         return "table of text"
     return {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}[
