@@ -20,7 +20,7 @@ from tank_agent.settings import Settings
 _log = structlog.get_logger()
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Keys of agent.toml that parts of the agent are made with: they count when it is started again.
-_FOR_RESTART = ("data_dir", "run_dir", "pods_dir", "git", "host", "labels")
+_FOR_RESTART = ("data_dir", "run_dir", "pods_dir", "git", "host", "labels", "image")
 
 
 class Running(Struct, frozen=True, kw_only=True):
