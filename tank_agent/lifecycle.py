@@ -19,6 +19,8 @@ from tank_agent.settings import Settings
 
 _log = structlog.get_logger()
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# How often `systemctl status` gets fresh figures, in seconds.
+_TICK = 10.0
 # Keys of agent.toml that parts of the agent are made with: they count when it is started again.
 _FOR_RESTART = ("data_dir", "run_dir", "pods_dir", "git", "host", "labels", "image")
 
@@ -60,7 +62,7 @@ class Lifecycle:
         """Say that the agent is ready, and block until SIGTERM or SIGINT."""
         self._notifier.ready(self._summary())
         while True:
-            number = signals.wait(self._notifier.watchdog)
+            number = signals.wait(min(self._notifier.watchdog or _TICK, _TICK))
             if number == signal.SIGHUP:
                 self._notifier.reloading()
                 self._notifier.ready(self._reload())

@@ -1,31 +1,91 @@
-"""The agent's own log: lines for people on a terminal, JSON otherwise (DESIGN section 2)."""
+"""The agent's own log (DESIGN section 2): for people on a terminal, fields in the journal, else JSON lines."""
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import sys
+from typing import Any, Literal
 
 import structlog
 
+from tank_agent.linux.journald import Journal, is_our_stderr
 
-def configure(*, terminal: bool | None = None) -> None:
-    """Send structlog to standard error; `terminal` overrides the look at what standard error is."""
-    human = sys.stderr.isatty() if terminal is None else terminal
-    renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
-        if human
-        else structlog.processors.JSONRenderer()
-    )
+# syslog(3).
+_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
+Form = Literal["terminal", "journal", "json"]
+
+
+def configure(*, form: Form | None = None) -> None:
+    """Send structlog to standard error or the journal; `form` overrides what standard error looks like."""
+    chosen = form or _form()
     processors: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="%H:%M:%S" if human else "iso", utc=not human),
     ]
-    if not human:
+    factory: Any = structlog.WriteLoggerFactory(file=sys.stderr)
+    if chosen == "terminal":
+        processors.append(structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False))
+        processors.append(structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback))
+    else:
         processors.append(structlog.processors.format_exc_info)
+        if chosen == "journal":
+            # The journal notes the time itself.
+            factory = JournalLogger
+        else:
+            processors.append(structlog.processors.TimeStamper(fmt="iso", utc=True))
+            processors.append(structlog.processors.JSONRenderer())
     structlog.configure(
-        processors=[*processors, renderer],
+        processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=factory,
         cache_logger_on_first_use=True,
     )
+
+
+def _form() -> Form:
+    if sys.stderr.isatty():
+        return "terminal"
+    return "journal" if is_our_stderr(os.environ) else "json"
+
+
+class JournalLogger:
+    """What structlog calls with the fields of an entry; falls back to JSON where the journal does not answer.
+
+    Every key becomes a field TANK_KEY, so that `journalctl TANK_POD=web` finds a pod's entries.
+    """
+
+    def __init__(self, *_names: object, journal: Journal | None = None) -> None:
+        self._journal = journal or Journal()
+
+    def msg(self, **entry: Any) -> None:
+        """Send one entry."""
+        if not self._journal.send(journal_fields(entry)):
+            sys.stderr.write(json.dumps(entry, default=str) + "\n")
+
+    debug = info = warning = error = critical = exception = msg
+
+
+def journal_fields(entry: dict[str, Any]) -> dict[str, str]:
+    """Return an entry's journal fields; MESSAGE is the event with what it is about, as one reads it."""
+    rest = {key: value for key, value in entry.items() if key not in ("event", "level", "exception")}
+    words = [str(entry.get("event", "")), *(f"{key}={_shown(value)}" for key, value in rest.items())]
+    message = " ".join(words)
+    if "exception" in entry:
+        message = f"{message}\n{entry['exception']}"
+    fields = {
+        "MESSAGE": message,
+        "PRIORITY": str(_PRIORITIES.get(str(entry.get("level")), 6)),
+        "SYSLOG_IDENTIFIER": "tank-agent",
+        "TANK_EVENT": str(entry.get("event", "")),
+    }
+    for key, value in rest.items():
+        name = "TANK_" + "".join(c if c.isascii() and c.isalnum() else "_" for c in key).upper()
+        fields[name[:63]] = str(value)
+    return fields
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    return json.dumps(text) if not text or any(c in text for c in ' "=\n') else text
