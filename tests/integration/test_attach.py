@@ -14,7 +14,7 @@ import pytest
 from tank_agent import Detached, NotATty, NotRunning
 from tank_agent.errors import PodNotFound
 from tests.support.agent import Agent, running_agent, wait_for
-from tests.support.terminal import LEAVE, Terminal, terminal
+from tests.support.terminal import LEAVE, Terminal, add_commands, terminal
 
 SHELL = 'tty = true\nstop_grace = "0s"'
 
@@ -27,8 +27,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
 
 
 def prepare(agent: Agent) -> None:
-    for command in ("stty", "vi", "yes", "tty", "dd", "seq", "usleep", "test", "wc", "sha256sum"):
-        (agent.rootfs / "bin" / command).symlink_to("busybox")
+    add_commands(agent, "stty", "vi", "yes", "tty", "dd", "seq", "usleep", "test", "wc")
 
 
 @pytest.fixture
@@ -227,7 +226,8 @@ def test_a_signal_to_the_client_restores_the_terminal_and_the_container_goes_on(
 
 
 def test_a_client_that_stops_reading_stalls_neither_container_nor_log(agent: Agent) -> None:
-    script = "read go; yes 0123456789abcdef | dd bs=1M count=16 iflag=fullblock 2>/dev/null; echo; echo all; exec sh"
+    flood = "yes 0123456789abcdef | dd bs=1M count=16 iflag=fullblock 2>/dev/null"
+    script = f"read go; {flood}; echo; echo all; exec sh"
     with (
         console(agent, script) as name,
         terminal(agent, "attach", name) as stuck,

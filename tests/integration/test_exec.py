@@ -19,7 +19,7 @@ from tank_agent import Detached, Exited, NotRunning, Signaled
 from tank_agent.client.client import Client
 from tank_agent.errors import AgentUnreachable, CannotRun, CommandNotFound, PodNotFound, Retry, TankError
 from tests.support.agent import Agent, running_agent, wait_for
-from tests.support.terminal import LEAVE, Terminal, terminal
+from tests.support.terminal import LEAVE, Terminal, add_commands, terminal
 
 COMMANDS = (
     *("vi", "top", "stty", "tty", "env", "pwd", "sha256sum", "wc", "grep", "dd", "seq", "test", "nohup"),
@@ -54,8 +54,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
 
 
 def prepare(agent: Agent) -> None:
-    for command in COMMANDS:
-        (agent.rootfs / "bin" / command).symlink_to("busybox")
+    add_commands(agent, *COMMANDS)
     for name, content in (("garbage", "no program"), ("orphan", "#!/no/such/interpreter\n")):
         (agent.rootfs / "bin" / name).write_text(content)
         (agent.rootfs / "bin" / name).chmod(0o755)

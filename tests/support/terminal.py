@@ -88,6 +88,14 @@ class Terminal:
         return bytes(self.child.before or b"").decode(errors="replace")
 
 
+def add_commands(agent: Agent, *names: str) -> None:
+    """Add commands of busybox to the root file system of an agent's pods."""
+    for name in names:
+        path = agent.rootfs / "bin" / name
+        if not path.is_symlink():
+            path.symlink_to("busybox")
+
+
 def _fresh() -> list[object]:
     """Return the settings of a terminal that nobody has changed."""
     master, slave = os.openpty()

@@ -1,0 +1,295 @@
+"""`tank logs`: what containers printed, over all their runs, while files are rotated under conmon's hands."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tank_agent.errors import AgentUnreachable, PodNotFound
+from tests.support.agent import Agent, ended, running_agent, wait_for
+from tests.support.terminal import add_commands, terminal
+
+MARKED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}\+00:00 ")
+COMMANDS = ("seq", "printf", "usleep", "tr", "dd", "test")
+ONCE = 'restart = "never"'
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
+    with running_agent(tmp_path_factory.mktemp("logs")) as started:
+        add_commands(started, *COMMANDS)
+        yield started
+
+
+@pytest.fixture
+def small_logs(tmp_path: Path) -> Iterator[Agent]:
+    """Return an agent that rotates at 64 KiB and keeps many files."""
+    made = Agent(tmp_path)
+    add_commands(made, *COMMANDS)
+    made.config.write_text(made.config.read_text() + '[logs]\nmax_size = "64K"\nmax_files = 100\n')
+    made.start()
+    with ended(made):
+        yield made
+
+
+def run_once(agent: Agent, name: str, script: str, extra: str = "") -> None:
+    text = agent.pod_text(command=["/bin/sh", "-c", script], head=ONCE, extra=extra)
+    agent.write(name, text)
+    agent.wait_phase(name, "completed")
+
+
+def logs(agent: Agent, *arguments: str) -> str:
+    done = agent.tank("logs", *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@contextlib.contextmanager
+def following(agent: Agent, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tank_agent", "logs", "-f", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TANK_SOCKET": str(agent.run / "tank.sock")},
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_both_streams_as_they_were_printed(agent: Agent) -> None:
+    run_once(agent, "both", r"echo out; echo err >&2; echo; printf 'tab\there \303\244\n'; printf 'no end'")
+    assert sorted(logs(agent, "both").split("\n")) == sorted(["out", "err", "", "tab\there ä", "no end"])
+    assert logs(agent, "both").endswith("no end")
+    lines = [json.loads(line) for line in logs(agent, "both", "-o", "json").splitlines()]
+    assert {(line["stream"], line["message"]) for line in lines} == {
+        ("stdout", "out"),
+        ("stderr", "err"),
+        ("stdout", ""),
+        ("stdout", "tab\there ä"),
+        ("stdout", "no end"),
+    }
+    assert {(line["pod"], line["container"]) for line in lines} == {("both", "app")}
+    assert lines[-1]["partial"]
+    assert all(MARKED.fullmatch(line["time"] + " ") for line in lines)
+
+
+def test_bytes_that_are_no_text_arrive_as_they_are(agent: Agent) -> None:
+    run_once(agent, "binary", r"printf '\377\000\001\r\n\033[31mred\033[0m\n'")
+    assert [line.content for line in agent.client.logs("binary")] == [
+        b"\xff\x00\x01\r",
+        b"\x1b[31mred\x1b[0m",
+    ]
+    assert json.loads(logs(agent, "binary", "-o", "json").splitlines()[0])["message"] == "\ufffd\0\x01\r"
+
+
+def test_a_terminal_gets_colours_and_nothing_that_steers_it(agent: Agent) -> None:
+    run_once(agent, "steers", r"printf '\033[31mred\033[0m \033[2Jcleared \007 \302\233 end\n'")
+    with terminal(agent, "logs", "steers") as user:
+        user.expect("\x1b[31mred\x1b[0m ^[[2Jcleared ^G \\x9b end\r\n")
+        assert user.end() == 0
+
+
+def test_tail_since_and_timestamps(agent: Agent) -> None:
+    run_once(agent, "tail", "seq 100; usleep 300000; echo err >&2; usleep 300000; seq 101 200")
+    everything = [line.content for line in agent.client.logs("tail")]
+    assert len(everything) == 201
+    assert logs(agent, "tail", "--tail", "3") == "198\n199\n200\n"
+    assert logs(agent, "tail", "--tail", "0") == ""
+    assert len(logs(agent, "tail", "--tail", "1000").splitlines()) == 201
+    marked = logs(agent, "tail", "--timestamps").splitlines()
+    assert all(MARKED.match(line) for line in marked)
+    moment = next(line.split()[0] for line in marked if line.endswith(" 101"))
+    since = logs(agent, "tail", "--since", moment.replace("+00:00", "Z")[:26] + "Z").splitlines()
+    assert since == [str(number) for number in range(101, 201)]
+    assert len(logs(agent, "tail", "--since", "1h").splitlines()) == 201
+    assert logs(agent, "tail", "--since", str(time.time() + 60)) == ""
+    assert agent.tank("logs", "tail", "--since", "yesterday-ish").returncode == 2
+
+
+def test_long_lines_come_whole(agent: Agent) -> None:
+    script = r"dd if=/dev/zero bs=1000 count=100 2>/dev/null | tr '\0' x; echo; echo short"
+    run_once(agent, "long", script)
+    assert logs(agent, "long").splitlines() == ["x" * 100_000, "short"]
+    assert logs(agent, "long", "--tail", "2").splitlines() == ["x" * 100_000, "short"]
+    (longest, _) = agent.client.logs("long")
+    assert longest.whole
+    # What would not fit anywhere comes in pieces that belong together.
+    endless = r"dd if=/dev/zero bs=100000 count=10 2>/dev/null | tr '\0' y"
+    run_once(agent, "endless", endless)
+    pieces = list(agent.client.logs("endless"))
+    assert len(pieces) > 1
+    assert b"".join(piece.content for piece in pieces) == b"y" * 1_000_000
+    assert logs(agent, "endless") == "y" * 1_000_000
+
+
+def test_a_terminals_lines_have_no_carriage_return(agent: Agent) -> None:
+    run_once(agent, "tty", "echo one; echo two", extra="tty = true")
+    assert logs(agent, "tty") == "one\ntwo\n"
+
+
+def test_several_containers_come_in_the_order_of_time_with_their_names(agent: Agent) -> None:
+    def container(name: str, script: str) -> str:
+        head = f'[[containers]]\nname = "{name}"\nrootfs = "{agent.rootfs}"\n'
+        return f'{head}command = ["/bin/sh", "-c", {script}]\n'
+
+    one = container("one", json.dumps("echo first; usleep 600000; echo third"))
+    two = container("two", json.dumps("usleep 300000; echo second"))
+    agent.write("several", f"{ONCE}\n{one}{two}")
+    agent.wait_phase("several", "completed")
+    printed = logs(agent, "several").splitlines()
+    assert sorted(printed) == ["one | first", "one | third", "two | second"]
+    assert printed.index("one | first") < printed.index("one | third")
+    times = [line.time for line in agent.client.logs("several")]
+    assert times == sorted(times)
+    assert logs(agent, "several/two") == "second\n"
+    assert sorted(logs(agent, "several", "--tail", "1").splitlines()) == ["one | third", "two | second"]
+
+
+def test_who_is_not_there_is_named(agent: Agent) -> None:
+    run_once(agent, "there", "true")
+    assert logs(agent, "there") == ""
+    done = agent.tank("logs", "nobody")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "there is no pod nobody" in done.stderr
+    assert "pod there has no container nobody" in agent.tank("logs", "there/nobody").stderr
+    with pytest.raises(PodNotFound):
+        agent.client.logs("nobody")
+
+
+def test_follow_goes_on_over_restarts_and_ends_with_the_pod(agent: Agent) -> None:
+    text = agent.pod_text(command=["/bin/sh", "-c", "echo run; usleep 300000"])
+    agent.write("again", text)
+    with following(agent, "again") as process:
+        assert process.stdout is not None
+        for _ in range(3):
+            assert process.stdout.readline() == "run\n"
+        (agent.pods / "again.toml").unlink()
+        rest, err = process.communicate(timeout=30)
+        assert set(rest.splitlines()) <= {"run"}
+        assert (process.returncode, err) == (0, "")
+
+
+def test_follow_ends_when_a_pod_is_over(agent: Agent) -> None:
+    agent.write("over", agent.pod_text(command=["/bin/sh", "-c", "read x; echo last"], head=ONCE))
+    agent.wait_phase("over", "completed")
+    with following(agent, "over") as process:
+        out, _ = process.communicate(timeout=30)
+        assert (out, process.returncode) == ("last\n", 0)
+
+
+def test_follow_shows_at_once_and_ends_with_ctrl_c(agent: Agent) -> None:
+    agent.write("slow", agent.pod_text(command=["/bin/sh", "-c", "echo begun; exec sleep 1000"]))
+    with terminal(agent, "logs", "-f", "slow") as user:
+        user.expect("begun")
+        user.type("\x03")
+        assert user.end() == 130
+
+
+def test_an_agent_that_ends_is_said(tmp_path: Path) -> None:
+    with running_agent(tmp_path) as agent:
+        agent.write("web", agent.pod_text())
+        agent.wait_phase("web", "running")
+        lines = agent.client.logs("web", follow=True)
+        assert next(lines).content == b"started"
+        agent.kill()
+        with pytest.raises(AgentUnreachable):
+            next(lines)
+        agent.start()
+
+
+# Rotation
+
+COUNT = (
+    "i=0; while test $i -lt 40000; do echo line-$i-0123456789012345678901234567890123456789; i=$((i+1)); done"
+)
+
+
+def expected_lines() -> list[bytes]:
+    return [b"line-%d-0123456789012345678901234567890123456789" % number for number in range(40_000)]
+
+
+def files(agent: Agent, name: str) -> list[str]:
+    return sorted(path.name for path in (agent.data / "logs" / name).iterdir())
+
+
+def test_rotation_loses_no_line_and_followers_see_each_once(small_logs: Agent) -> None:
+    agent = small_logs
+    # Slowed down, so that it is rotated many times while it writes.
+    script = COUNT.replace("i=$((i+1))", "i=$((i+1)); test $((i % 2000)) -ne 0 || usleep 250000")
+    agent.write("count", agent.pod_text(command=["/bin/sh", "-c", script], head=ONCE))
+    agent.wait_phase("count", "running")
+    seen: list[bytes] = []
+    follower = threading.Thread(
+        target=lambda: seen.extend(line.content for line in agent.client.logs("count", follow=True))
+    )
+    follower.start()
+    agent.wait_phase("count", "completed", 60)
+    follower.join(30)
+    assert seen == expected_lines()
+    assert len(files(agent, "count")) > 3
+    assert [line.content for line in agent.client.logs("count")] == expected_lines()
+    assert [line.content for line in agent.client.logs("count", tail=5000)] == expected_lines()[-5000:]
+
+
+def test_no_more_than_so_many_files_are_kept(tmp_path: Path) -> None:
+    agent = Agent(tmp_path)
+    add_commands(agent, *COMMANDS)
+    agent.config.write_text(agent.config.read_text() + '[logs]\nmax_size = "64K"\nmax_files = 2\n')
+    agent.start()
+    with ended(agent):
+        chatty = "while :; do seq 2000; usleep 50000; done"
+        agent.write("chatty", agent.pod_text(command=["/bin/sh", "-c", chatty]))
+        agent.wait_phase("chatty", "running")
+        log = agent.data / "logs" / "chatty" / "app.log"
+        first = wait_for(lambda: log.exists() and log.stat().st_ino, "it prints")
+        older = log.with_name("app.log.1")
+        wait_for(lambda: older.exists() and older.stat().st_ino != first, "it was rotated twice")
+        assert files(agent, "chatty") in (["app.log", "app.log.1"], ["app.log.1"])
+        numbers = [int(line.content) for line in agent.client.logs("chatty", tail=1000)]
+        assert all(after in (before + 1, 1) for before, after in itertools.pairwise(numbers))
+
+
+@pytest.mark.parametrize("fault", ["logs:renamed", "logs:shifted@2"])
+def test_an_agent_killed_while_it_rotates_loses_no_line(small_logs: Agent, fault: str) -> None:
+    agent = small_logs
+    agent.stop()
+    agent.launch(fault=fault)
+    script = COUNT.replace("i=$((i+1))", "i=$((i+1)); test $((i % 1000)) -ne 0 || usleep 200000")
+    agent.write("count", agent.pod_text(command=["/bin/sh", "-c", script], head=ONCE))
+    assert agent.died() == -signal.SIGKILL
+    agent.start()
+    agent.wait_phase("count", "completed", 60)
+    assert [line.content for line in agent.client.logs("count")] == expected_lines()
+
+
+def test_a_log_that_somebody_removed_is_begun_again(agent: Agent) -> None:
+    script = "while :; do echo tick; usleep 100000; done"
+    agent.write("tick", agent.pod_text(command=["/bin/sh", "-c", script]))
+    agent.wait_phase("tick", "running")
+    log = agent.data / "logs" / "tick" / "app.log"
+    wait_for(log.exists, "it prints")
+    log.unlink()
+    wait_for(lambda: log.exists() and b"tick" in log.read_bytes(), "it is written again")
+
+
+def test_the_logs_of_a_removed_pod_are_removed_too(agent: Agent) -> None:
+    run_once(agent, "gone", "echo here")
+    (agent.pods / "gone.toml").unlink()
+    agent.wait_gone("gone")
+    assert not (agent.data / "logs" / "gone").exists()
