@@ -1,0 +1,81 @@
+"""The keys that leave a session, whatever the pieces in which they are typed."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, strategies
+
+from tank_agent.client import keys
+
+
+@pytest.mark.parametrize(
+    ("text", "sequence"),
+    [
+        ("ctrl-p,ctrl-q", b"\x10\x11"),
+        ("ctrl-P,Ctrl-Q", b"\x10\x11"),
+        ("ctrl-a,d", b"\x01d"),
+        ("ctrl-@,ctrl-[,ctrl-\\,ctrl-],ctrl-^,ctrl-_", b"\x00\x1b\x1c\x1d\x1e\x1f"),
+        ("X", b"X"),
+        ("none", b""),
+        ("", b""),
+    ],
+)
+def test_names_of_keys(text: str, sequence: bytes) -> None:
+    assert keys.parse(text) == sequence
+
+
+@pytest.mark.parametrize("text", ["ctrl-", "ctrl-pq", "ctrl-1", "ab", "ctrl-p,", ",", "é", "alt-x", "\x10"])
+def test_what_is_no_key_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a key"):
+        keys.parse(text)
+
+
+def test_the_default_is_dockers() -> None:
+    assert keys.parse(keys.DEFAULT) == b"\x10\x11"
+
+
+def test_a_beginning_is_held_and_given_up() -> None:
+    watched = keys.DetachKeys(b"\x10\x11")
+    assert watched.feed(b"a\x10") == (b"a", False)
+    assert watched.held == b"\x10"
+    assert watched.give_up() == b"\x10"
+    assert watched.held == b""
+    assert watched.feed(b"\x11") == (b"\x11", False)
+
+
+def test_the_sequence_is_found_in_pieces_and_after_false_starts() -> None:
+    watched = keys.DetachKeys(b"aab")
+    assert watched.feed(b"a") == (b"", False)
+    assert watched.feed(b"a") == (b"", False)
+    assert watched.feed(b"a") == (b"a", False)
+    assert watched.feed(b"b") == (b"", True)
+
+
+def test_what_stands_before_the_sequence_is_passed_on() -> None:
+    assert keys.DetachKeys(b"\x10\x11").feed(b"exit\r\x10\x11ignored") == (b"exit\r", True)
+
+
+@given(
+    sequence=strategies.binary(min_size=1, max_size=4).map(lambda data: bytes(byte % 3 for byte in data)),
+    pieces=strategies.lists(strategies.binary(max_size=6).map(lambda data: bytes(byte % 3 for byte in data))),
+)
+def test_nothing_is_lost_nor_made_up(sequence: bytes, pieces: list[bytes]) -> None:
+    watched = keys.DetachKeys(sequence)
+    passed = b""
+    typed = b""
+    for piece in pieces:
+        typed += piece
+        part, found = watched.feed(piece)
+        passed += part
+        assert found == (sequence in typed)
+        if found:
+            assert passed == typed[: typed.index(sequence)]
+            return
+        assert len(watched.held) < len(sequence)
+    assert passed + watched.give_up() == typed
+
+
+@given(strategies.lists(strategies.binary()))
+def test_without_a_sequence_all_is_passed_on_at_once(pieces: list[bytes]) -> None:
+    watched = keys.DetachKeys(b"")
+    assert [watched.feed(piece) for piece in pieces] == [(piece, False) for piece in pieces]
