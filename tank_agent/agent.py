@@ -16,6 +16,7 @@ from msgspec import Struct
 from tank_agent import __version__, logs
 from tank_agent.api.server import ApiServer
 from tank_agent.errors import Stalled
+from tank_agent.gitops import GitOps
 from tank_agent.image.store import Store
 from tank_agent.interactive import Interactive
 from tank_agent.journal.journal import Journal
@@ -28,6 +29,7 @@ from tank_agent.linux.process import run as run_program
 from tank_agent.linux.signals import Signals
 from tank_agent.network.host_facts import make_host_facts
 from tank_agent.network.pod_network import PodNetworks
+from tank_agent.reconcile.git import GitFollower
 from tank_agent.reconcile.networks import Networks
 from tank_agent.reconcile.pulls import Pulls
 from tank_agent.reconcile.reconciler import Machine, Reconciler
@@ -50,8 +52,10 @@ from tank_agent.service import Service
 from tank_agent.settings import Settings
 from tank_agent.source.directory import DirectorySource
 from tank_agent.source.seed import SeedSource
+from tank_agent.source.selection import parser_for
 from tank_agent.source.watch import DirectoryWatcher
 from tank_agent.spec.model import Security
+from tank_agent.spec.selectors import Host, selects
 
 _log = structlog.get_logger()
 _DRAIN_DEADLINE = 120.0
@@ -117,7 +121,9 @@ def _running(settings: Settings, *, stop_pods: bool) -> Iterator[Running]:
         machine, reconciler = parts.machine, parts.reconciler
         if stop_pods:
             stack.callback(_end_pods, parts)
-        sources = _sources(settings, machine.journal, reconciler, stack)
+        host = Host(name=platform.node(), labels=settings.labels)
+        sources = _sources(settings, host, machine.journal, reconciler, stack)
+        git = _follow_git(settings, host, machine.journal, sources, stack)
         reconciler.start()
         reconciler.resync("agent start")
         rotation = _rotation(settings, machine.containers, stack)
@@ -125,16 +131,17 @@ def _running(settings: Settings, *, stop_pods: bool) -> Iterator[Running]:
             settings,
             machine,
             reconciler,
-            sources,
             lambda: _tool_versions(parts.tools),
             interactive=_interactive(settings, machine, parts.tools, reconciler),
+            gitops=GitOps(machine.journal, sources, git, host),
         )
         server = ApiServer(service, settings.run_dir / "tank.sock")
         server.start()
         stack.callback(server.stop)
 
         def plant_seeds(wanted: Settings, cause: str) -> None:
-            _plant_seeds(wanted, machine.journal, reconciler, cause)
+            if not sources.suspended():
+                _plant_seeds(wanted, host, machine.journal, reconciler, cause)
 
         yield Running(
             reconciler=reconciler,
@@ -165,7 +172,9 @@ def _take_over(settings: Settings, stack: ExitStack) -> _Parts:
     networks = Networks(PodNetworks(settings.run_dir, host), host, settings.run_dir, clock)
     paces = settings.reconcile
     backoff = Backoff(base=paces.backoff_base, cap=paces.backoff_cap, stable_after=paces.stable_after)
-    pulls = Pulls(_image_store(settings), clock, backoff, wakeups.wake)
+    store = Store(settings.data_dir, settings.image)
+    stack.callback(store.close)
+    pulls = Pulls(store, clock, backoff, wakeups.wake, policy=settings.image.pull, prepare=store.sweep)
     stack.callback(pulls.close)
     machine = Machine(
         journal=journal,
@@ -276,13 +285,13 @@ def _tool_versions(tools: Tools) -> dict[str, str]:
     return versions
 
 
-def _image_store(settings: Settings) -> Store:
-    return Store(settings.data_dir)
-
-
-def _sources(settings: Settings, journal: Journal, reconciler: Reconciler, stack: ExitStack) -> SourceLoop:
-    """Read all sources once, and begin to follow pods_dir."""
-    directory = DirectorySource(settings.pods_dir, remember=journal.remember, recall=journal.recall)
+def _sources(
+    settings: Settings, host: Host, journal: Journal, reconciler: Reconciler, stack: ExitStack
+) -> SourceLoop:
+    """Read all files once, and begin to follow pods_dir."""
+    directory = DirectorySource(
+        settings.pods_dir, remember=journal.remember, recall=journal.recall, parse=parser_for(host)
+    )
     loop = SourceLoop(
         [directory],
         journal,
@@ -299,16 +308,39 @@ def _sources(settings: Settings, journal: Journal, reconciler: Reconciler, stack
         _log.warning("pods_dir is not watched yet", trouble=trouble)
     loop.start()
     stack.callback(loop.close)
-    _plant_seeds(settings, journal, reconciler, "agent start")
+    if not loop.suspended():
+        _plant_seeds(settings, host, journal, reconciler, "agent start")
     return loop
 
 
-def _plant_seeds(settings: Settings, journal: Journal, reconciler: Reconciler, cause: str) -> None:
+def _follow_git(
+    settings: Settings, host: Host, journal: Journal, loop: SourceLoop, stack: ExitStack
+) -> GitFollower | None:
+    """Begin to follow the repository that agent.toml names."""
+    if settings.git is None:
+        return None
+    follower = GitFollower(
+        settings.git,
+        directory=settings.data_dir / "git",
+        host=host,
+        journal=journal,
+        publish=loop.publish,
+        suspended=loop.suspended,
+    )
+    follower.start()
+    stack.callback(follower.close)
+    return follower
+
+
+def _plant_seeds(
+    settings: Settings, host: Host, journal: Journal, reconciler: Reconciler, cause: str
+) -> None:
     """Write the seeds that were never written before; after pods_dir, which wins a name that both declare."""
     seeds = SeedSource(
         settings.seed_dir,
-        pods=tuple(seed.pod for seed in settings.seeds),
+        pods=tuple(seed.pod for seed in settings.seeds if selects(seed.selector, host)),
         config_file=str(settings.file or ""),
+        parse=parser_for(host),
     )
     snapshot = seeds.snapshot()
     for problem in (*settings.seed_problems, *snapshot.problems):

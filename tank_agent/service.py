@@ -11,7 +11,9 @@ from typing import Any
 
 from tank_agent import __version__
 from tank_agent.api.service import AppliedPod, ManagedVolume, PlannedPod, PlanReport
-from tank_agent.errors import InvalidSpec, NotSupportedYet, PodNotFound, Problem, VolumeInUse
+from tank_agent.errors import InvalidSpec, PodNotFound, Problem, VolumeInUse
+from tank_agent.gitops import GitOps
+from tank_agent.images import Images
 from tank_agent.interactive import Interactive
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import DesiredPod, Event, Exit, Revision
@@ -19,14 +21,10 @@ from tank_agent.reconcile.changes import changes
 from tank_agent.reconcile.phase import ContainerView, Phase
 from tank_agent.reconcile.reconciler import Machine, Reconciler
 from tank_agent.reconcile.simulate import simulate
-from tank_agent.reconcile.sources import SourceLoop
 from tank_agent.runtime.limits import Usage
 from tank_agent.settings import Settings
 from tank_agent.source.directory import snapshot_of_texts
 from tank_agent.spec.parse import ParsedPod, parse_pod_file
-from tank_agent.spec.support import unsupported
-
-_SYNC_DEADLINE = 30.0
 
 
 class Service:
@@ -36,9 +34,9 @@ class Service:
         settings: the agent's.
         machine: what the loop looks at.
         reconciler: the loop.
-        sources: asked to look again by `sync`.
         tool_versions: versions of crun and conmon, looked up on demand.
         interactive: what opens containers for `exec`, `attach` and `logs`.
+        gitops: what knows about sources.
     """
 
     def __init__(
@@ -46,17 +44,18 @@ class Service:
         settings: Settings,
         machine: Machine,
         reconciler: Reconciler,
-        sources: SourceLoop,
         tool_versions: Callable[[], Mapping[str, str]],
         *,
         interactive: Interactive,
+        gitops: GitOps,
     ) -> None:
         self.interactive = interactive
+        self.images = images
+        self.gitops = gitops
         self._settings = settings
         self._machine = machine
         self._journal: Journal = machine.journal
         self._reconciler = reconciler
-        self._sources = sources
         self._tool_versions = tool_versions
         self._started = machine.clock.monotonic()
 
@@ -77,7 +76,7 @@ class Service:
         parsed = parse_pod_file(text, file)
         if parsed.problems:
             raise InvalidSpec(parsed.problems)
-        _refuse_unsupported(parsed.pods, file)
+        self.gitops.refuse_elsewhere(parsed.pods, file)
         before = self._journal.desired()
         revision = hashlib.sha256(text.encode()).hexdigest()[:12]
         stored = self._journal.put_all([found.pod for found in parsed.pods], revision)
@@ -138,21 +137,26 @@ class Service:
             raise PodNotFound(f"there never was a pod {name}")
         return revisions
 
-    def plan(self, files: Mapping[str, str] | None) -> PlanReport:
-        """Say what would be done if pods_dir held `files`; None: what is pending now."""
+    def plan(self, files: Mapping[str, str] | None, git: str | None = None) -> PlanReport:
+        """Say what would be done if pods_dir held `files`, or git were at `git`; None: what is pending."""
         before = self._journal.desired()
-        if files is None:
+        if files is None and git is None:
             after, problems = dict(before), list(self._journal.problems())
         else:
-            preview = self._journal.preview(snapshot_of_texts(files))
+            snapshot = (
+                self.gitops.read(git)
+                if git is not None
+                else snapshot_of_texts(files or {}, parse=self.gitops.parse)
+            )
+            preview = self._journal.preview(snapshot)
             after, problems = dict(preview.desired), list(preview.problems)
         names = sorted({*before, *after, *self._reconciler.known_pods()})
         pods = tuple(self._planned(name, before.get(name), after.get(name)) for name in names)
         return PlanReport(pods=pods, problems=tuple(str(problem) for problem in problems))
 
-    def sync(self, wait: float | None) -> list[dict[str, Any]]:
+    def sync(self, wait: float | None, confirm: str | None = None) -> list[dict[str, Any]]:
         """Look at every source now; with `wait`, up to that many seconds until all pods are settled."""
-        self._sources.sync(_SYNC_DEADLINE)
+        self.gitops.sync(confirm)
         if wait is not None:
             self._reconciler.wait_until(self._settled, wait)
         return self.status()
@@ -204,6 +208,7 @@ class Service:
             "revision": desired.revision if desired is not None else "",
             "generation": desired.generation if desired is not None else 0,
             "error": view.error,
+            **self.gitops.pod_report(desired),
             "next_retry": _time(view.next_retry),
             "addresses": list(self._machine.networks.addresses(name)),
             "usage": _usage(usage.values()),
@@ -224,10 +229,12 @@ class Service:
             name: {
                 "name": name,
                 "phase": str(Phase.FAILED),
-                "owner": f"dir:{problems[0].file}",
+                "owner": f"{'dir' if problems[0].file.startswith('/') else 'git'}:{problems[0].file}",
                 "revision": "",
                 "generation": 0,
                 "error": "\n".join(str(problem) for problem in problems),
+                "git": None,
+                "hold": None,
                 "next_retry": None,
                 "addresses": [],
                 "usage": None,
@@ -254,12 +261,6 @@ class Service:
         )
 
 
-def _refuse_unsupported(pods: Sequence[ParsedPod], file: str) -> None:
-    problems = tuple(problem for found in pods for problem in unsupported(found.pod, file, found.line))
-    if problems:
-        raise NotSupportedYet(problems)
-
-
 def _container_status(view: ContainerView, desired: DesiredPod | None) -> dict[str, Any]:
     image = view.run.image if view.run is not None else ""
     if not image and desired is not None:
@@ -271,6 +272,9 @@ def _container_status(view: ContainerView, desired: DesiredPod | None) -> dict[s
         "pid": view.run.pid if view.run is not None and view.phase is not Phase.STARTING else None,
         "restarts": view.status.restarts,
         "image": image,
+        "progress": None
+        if view.progress is None
+        else {"done": view.progress.done, "total": view.progress.total},
         "exit": _exit_status(view.status.exit),
     }
 

@@ -107,13 +107,38 @@ def plan(service: AgentService, request: Request) -> Reply:
         asked = msgspec.json.decode(request.body or b"{}", type=PlanRequest)
     except msgspec.DecodeError as error:
         raise Refused(400, f"the body is not a plan request: {error}") from None
-    return json_answer(service.plan(asked.files))
+    return json_answer(service.plan(asked.files, asked.git))
 
 
 def sync(service: AgentService, request: Request) -> Reply:
-    """Look at every source now; with `wait`, answer once all pods are settled or that time is over."""
+    """Look at every source now; with `wait`, answer once all pods are settled or that time is over.
+
+    `confirm` lets a commit of git through, "" the one that waits.
+    """
     wait_for = request.seconds("wait", 0, MAX_SYNC_WAIT) if "wait" in request.query else None
-    return json_answer(service.sync(wait_for))
+    return json_answer(service.sync(wait_for, request.query.get("confirm")))
+
+
+def sources(service: AgentService, request: Request) -> Reply:
+    """Say how far the sources are."""
+    return json_answer(service.gitops.report())
+
+
+def suspend(service: AgentService, request: Request) -> Reply:
+    """Let a pod, or without a name all pods, stay as they are."""
+    service.gitops.suspend(request.params.get("name"))
+    return json_answer(service.gitops.report())
+
+
+def resume(service: AgentService, request: Request) -> Reply:
+    """Let a pod, or without a name all pods, follow their sources again."""
+    service.gitops.resume(request.params.get("name"))
+    return json_answer(service.gitops.report())
+
+
+def roll_back(service: AgentService, request: Request) -> Reply:
+    """Give a pod an older spec: that of `to` in the query, a generation or a commit, or the one before."""
+    return json_answer(service.gitops.roll_back(request.params["name"], request.query.get("to")))
 
 
 def volumes(service: AgentService, request: Request) -> Reply:

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from msgspec import Struct
 
-from tank_agent.api import handlers, sessions
+from tank_agent.api import handlers, image_handlers, sessions
 from tank_agent.api.frames import PROTOCOL
 from tank_agent.api.request import Refused, Reply, Request
 from tank_agent.api.service import AgentService
@@ -50,6 +50,16 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/v1/events", handlers.events),
     Route("POST", "/v1/plan", handlers.plan, body=MAX_PLAN),
     Route("POST", "/v1/sync", handlers.sync),
+    Route("GET", "/v1/sources", handlers.sources),
+    Route("POST", "/v1/suspend", handlers.suspend),
+    Route("POST", "/v1/resume", handlers.resume),
+    Route("POST", "/v1/pods/{name}/suspend", handlers.suspend),
+    Route("POST", "/v1/pods/{name}/resume", handlers.resume),
+    Route("POST", "/v1/pods/{name}/rollback", handlers.roll_back),
+    Route("GET", "/v1/images", image_handlers.images),
+    Route("POST", "/v1/images/pull", image_handlers.pull),
+    Route("POST", "/v1/images/prune", image_handlers.prune),
+    Route("DELETE", "/v1/images", image_handlers.remove),
     Route("GET", "/v1/volumes", handlers.volumes),
     Route("DELETE", "/v1/volumes/{pod}/{name}", handlers.remove_volume),
 )

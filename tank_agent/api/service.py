@@ -11,6 +11,8 @@ from tank_agent.journal.records import DesiredPod, Event, Revision
 
 if TYPE_CHECKING:
     # The client imports this module, too, and must stay light.
+    from tank_agent.gitops import GitOps
+    from tank_agent.images import Images
     from tank_agent.interactive import Interactive
 
 
@@ -70,7 +72,7 @@ class AgentService(Protocol):
     def apply(self, text: str, file: str) -> Sequence[AppliedPod]:
         """Check a pod file's text and store its pods; `file` is only for messages.
 
-        Raises InvalidSpec, NotSupportedYet or OwnedElsewhere; then nothing was stored.
+        Raises InvalidSpec or OwnedElsewhere; then nothing was stored.
         """
         ...
 
@@ -101,17 +103,18 @@ class AgentService(Protocol):
         """Return the kept revisions of a pod, oldest first, or raise PodNotFound."""
         ...
 
-    def plan(self, files: Mapping[str, str] | None) -> PlanReport:
+    def plan(self, files: Mapping[str, str] | None, git: str | None = None) -> PlanReport:
         """Say what would be done if pods_dir held `files` (absolute path → text).
 
-        None asks for what is pending now.
+        With `git`, if the repository were at this branch, tag or commit; without both, what is pending now.
         """
         ...
 
-    def sync(self, wait: float | None) -> list[dict[str, Any]]:
+    def sync(self, wait: float | None, confirm: str | None = None) -> list[dict[str, Any]]:
         """Look at every source now; with `wait`, up to that many seconds until all pods are settled.
 
-        Returns the status of all pods.
+        `confirm` lets a commit through that waits for a nod: that one, or "" for the one that waits now.
+        Returns the status of all pods. Raises Stalled if sources are suspended, or no such commit waits.
         """
         ...
 
@@ -124,6 +127,16 @@ class AgentService(Protocol):
 
         Raises VolumeInUse if its pod is desired with it, or runs.
         """
+        ...
+
+    @property
+    def images(self) -> Images:
+        """Return what lists, pulls and removes images."""
+        ...
+
+    @property
+    def gitops(self) -> GitOps:
+        """Return what knows about sources: how far they are, suspend, resume, roll back."""
         ...
 
     def info(self) -> dict[str, Any]:

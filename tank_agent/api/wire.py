@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from tank_agent.errors import (
     AgentUnreachable,
+    ImageInUse,
     InvalidSpec,
     NotATty,
     NotRunning,
@@ -58,6 +59,7 @@ _STATUS: tuple[tuple[type[TankError], int], ...] = (
     (PodNotFound, 404),
     (OwnedElsewhere, 409),
     (VolumeInUse, 409),
+    (ImageInUse, 409),
     (NotRunning, 409),
     (NotATty, 409),
     (Retry, 503),
@@ -81,9 +83,10 @@ class Envelope(Struct, frozen=True):
 
 
 class PlanRequest(Struct, frozen=True):
-    """The body of a plan request: absolute path → text; None asks what is pending now."""
+    """The body of a plan request: absolute path → text, or a commit of git; neither: what is pending now."""
 
     files: dict[str, str] | None = None
+    git: str | None = None
 
 
 class Deleted(Struct, frozen=True):
@@ -119,6 +122,11 @@ def decode_error(status: int, content: bytes) -> TankError:
         body = msgspec.json.decode(content, type=Envelope).error
     except msgspec.DecodeError:
         return TankError(f"the agent answered with HTTP status {status} and no explanation")
+    return raised_error(body, status)
+
+
+def raised_error(body: ErrorBody, status: int = 500) -> TankError:
+    """Return the error that the agent raised; one of a kind that is not known here goes by its status."""
     kind = next((kind for kind in _subclasses(TankError) if kind.reason == body.reason), None)
     if kind is not None and issubclass(kind, InvalidSpec):
         return kind(body.problems)

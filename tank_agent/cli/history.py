@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from tank_agent.cli.arguments import add_output, client_of
+
+if TYPE_CHECKING:
+    from tank_agent.journal.records import Revision
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,9 +31,17 @@ def run(arguments: argparse.Namespace) -> int:
             ago(revision.changed_at),
             revision.owner,
             revision.revision[:12] or "-",
+            _why(revision),
             ", ".join(container.image or container.rootfs or "-" for container in revision.pod.containers),
         )
         for revision in revisions
     ]
-    print_table(("GENERATION", "CHANGED", "OWNER", "REVISION", "IMAGES"), rows)
+    print_table(("GENERATION", "CHANGED", "OWNER", "REVISION", "WHY", "IMAGES"), rows)
     return 0
+
+
+def _why(revision: Revision) -> str:
+    """Return the commit's subject and author, and whether somebody went back to it."""
+    said = [f"rollback to {revision.restored}"] if revision.restored is not None else []
+    said += [f"{revision.subject} ({revision.author})"] if revision.author else []
+    return ", ".join(said) or "-"

@@ -1,5 +1,6 @@
-"""Say what would be done, and do nothing: for PATH in place of pods_dir, else for what is pending now.
+"""Say what would be done, and do nothing: for files in place of pods_dir, for a commit, or what is pending.
 
+Without an agent on this machine, PATH is compared with the tree of --against, or with nothing.
 Exit codes: 0 nothing would be done, 2 something would, 1 error.
 """
 
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 from tank_agent.api.service import PlannedPod, PlanReport
 from tank_agent.cli.arguments import add_output, client_of
 from tank_agent.cli.output import colored, escape, print_json
-from tank_agent.errors import InvalidSpec, TankError
+from tank_agent.errors import AgentUnreachable, InvalidSpec, TankError
 
 if TYPE_CHECKING:
     from tank_agent.client.client import Client
@@ -27,14 +28,23 @@ _SIGNS = {"create": ("+", "32"), "update": ("~", "33"), "remove": ("-", "31")}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     parser.add_argument("path", nargs="?", metavar="PATH", help="a pod file, or a directory of them")
+    parser.add_argument("--git", metavar="REF", help="a branch, tag or commit of the agent's repository")
+    parser.add_argument(
+        "--against", metavar="DIR", type=Path, help="compare PATH with this tree, and ask no agent"
+    )
+    parser.add_argument(
+        "--host", metavar="H", help="the machine to plan for, by name, without asking an agent (default any)"
+    )
+    parser.add_argument(
+        "--label", metavar="K=V", action="append", default=[], type=_label, help="a label of --host's machine"
+    )
     add_output(parser, "json")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb."""
-    client = client_of(arguments)
     try:
-        report = client.plan() if arguments.path is None else _plan_of(client, Path(arguments.path))
+        report = _ask(arguments)
     except InvalidSpec as error:
         # 2 means "changes" here.
         raise TankError(str(error)) from error
@@ -45,6 +55,45 @@ def run(arguments: argparse.Namespace) -> int:
     if report.problems:
         return 1
     return _CHANGES if any(pod.change != "none" for pod in report.pods) else 0
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a label, such as site=fra")
+    return key, value
+
+
+def _ask(arguments: argparse.Namespace) -> PlanReport:
+    alone = arguments.against is not None or arguments.host is not None or arguments.label
+    if arguments.path is None:
+        if alone:
+            raise TankError("--against, --host and --label need a PATH")
+        return client_of(arguments).plan(git=arguments.git)
+    if arguments.git is not None:
+        raise TankError("give PATH or --git, not both")
+    if alone:
+        return _plan_alone(arguments)
+    client = client_of(arguments)
+    try:
+        return _plan_of(client, Path(arguments.path))
+    except AgentUnreachable as error:
+        # One that is there and does not answer is not asked in vain silently.
+        if client.socket.exists():
+            raise
+        note = "compared with nothing; --against DIR compares with another tree"
+        print(escape(f"tank: {error}\n  {note}", keep="\n"), file=sys.stderr)
+        return _plan_alone(arguments)
+
+
+def _plan_alone(arguments: argparse.Namespace) -> PlanReport:
+    from tank_agent.offline import plan_trees
+    from tank_agent.spec.selectors import Host
+
+    host = None
+    if arguments.host is not None or arguments.label:
+        host = Host(name=arguments.host or "", labels=dict(arguments.label))
+    return plan_trees(Path(arguments.path), arguments.against, host)
 
 
 def _plan_of(client: Client, path: Path) -> PlanReport:

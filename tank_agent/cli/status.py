@@ -9,6 +9,7 @@ from typing import Any
 
 from tank_agent.cli.arguments import add_output, client_of
 from tank_agent.cli.output import ago, colored_phase, escape, print_json, print_table, until
+from tank_agent.cli.sources import commit_line, print_sources
 
 Status = Mapping[str, Any]
 
@@ -21,11 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb."""
-    found = client_of(arguments).status(arguments.name)
+    client = client_of(arguments)
+    found = client.status(arguments.name)
     if arguments.output == "json":
         print_json(found)
     elif arguments.name is None:
         print_all(found)
+        print_sources(client.sources())
     else:
         print_one(found)
     return 0
@@ -33,10 +36,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 def print_all(pods: Sequence[Status]) -> None:
     """Print a table of pods, and below it what is wrong with which."""
+    # Who has no repository, and holds nothing, needs no column about it.
+    followed = any(pod.get("git") or pod.get("hold") for pod in pods)
     rows = [
         (
             pod["name"],
             pod["phase"],
+            *((follows(pod),) if followed else ()),
             f"{_running(pod)}/{len(pod['containers'])}",
             sum(container["restarts"] for container in pod["containers"]),
             pod["owner"] or "-",
@@ -44,13 +50,15 @@ def print_all(pods: Sequence[Status]) -> None:
         )
         for pod in pods
     ]
-    print_table(("NAME", "PHASE", "CONTAINERS", "RESTARTS", "OWNER", "REVISION"), rows)
-    troubled = [pod for pod in pods if pod["error"] or pod["next_retry"]]
+    git = ("GIT",) if followed else ()
+    print_table(("NAME", "PHASE", *git, "CONTAINERS", "RESTARTS", "OWNER", "REVISION"), rows)
+    troubled = [pod for pod in pods if pod["error"] or pod["next_retry"] or _held(pod)]
     if troubled:
         print()
     for pod in troubled:
         said = list(map(escape, (pod["error"] or "").splitlines()))
         said += [f"next try {until(pod['next_retry'])}"] if pod["next_retry"] else []
+        said += [escape(_held(pod))] if _held(pod) else []
         print(f"{escape(pod['name'])}: " + "\n  ".join(said))
 
 
@@ -64,6 +72,7 @@ def print_one(pod: Status) -> None:
         ("generation", str(pod["generation"])),
         ("addresses", escape(", ".join(pod["addresses"])) or "-"),
     ]
+    lines += _followed_lines(pod)
     for number, line in enumerate((pod["error"] or "").splitlines()):
         lines.append(("" if number else "error", escape(line)))
     if pod["next_retry"]:
@@ -83,6 +92,36 @@ def print_one(pod: Status) -> None:
         for container in pod["containers"]
     ]
     print_table(("CONTAINER", "PHASE", "PID", "RESTARTS", "IMAGE", "LAST EXIT"), rows)
+
+
+def follows(pod: Status) -> str:
+    """Return how a pod stands to its repository, or that it does not follow its file; "-" says neither."""
+    git, hold = pod.get("git"), pod.get("hold")
+    return str(hold["kind"] if hold else git["state"] if git else "-")
+
+
+def _held(pod: Status) -> str:
+    """Say that a pod does not follow its file, and how it would again; empty if it does."""
+    hold = pod.get("hold")
+    # What was suspended as a whole is told once, of all sources.
+    if not hold or not hold["since"]:
+        return ""
+    place = f" to generation {hold['generation']}" if hold["generation"] else ""
+    what = f"{hold['kind']}{place}, {ago(hold['since'])}"
+    return f"{what}; `tank resume {pod['name']}` follows its file again"
+
+
+def _followed_lines(pod: Status) -> list[tuple[str, str]]:
+    lines = []
+    git = pod.get("git")
+    if git:
+        error = f" - {git['error']}" if git["error"] and git["error"] != pod["error"] else ""
+        lines.append(("git", escape(f"{git['state']}{error}")))
+        lines.append(("commit", escape(commit_line({**git, "id": git["commit"]}))))
+        lines.append(("file", escape(git["file"])))
+    if _held(pod):
+        lines.append(("held", escape(_held(pod))))
+    return lines
 
 
 def ending(end: Status | None) -> str:

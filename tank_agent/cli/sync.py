@@ -1,4 +1,7 @@
-"""Look at every source now instead of at its next turn; with --wait, until all pods are settled."""
+"""Look at files and git now instead of at their next turn; with --wait, until all pods are settled.
+
+Exit code 1: git could not be followed, a commit waits for --confirm, or with --wait a pod is not well.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import argparse
 
 from tank_agent.cli.arguments import add_output, client_of, duration
 from tank_agent.cli.output import print_json
+from tank_agent.cli.sources import print_sources
 from tank_agent.cli.status import print_all
 
 
@@ -15,6 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--wait", action="store_true", help="until all pods are settled; 1 if one is not well"
     )
     parser.add_argument("--timeout", type=duration, default=120.0, metavar="T", help="of --wait (default 2m)")
+    parser.add_argument(
+        "--confirm",
+        nargs="?",
+        const="",
+        metavar="REV",
+        help="let a commit through that would change too many pods: REV, or the one that waits now",
+    )
     add_output(parser, "json")
 
 
@@ -23,10 +34,16 @@ def run(arguments: argparse.Namespace) -> int:
     from tank_agent.api.wire import MAX_SYNC_WAIT
 
     wait = min(arguments.timeout, MAX_SYNC_WAIT) if arguments.wait else None
-    pods = client_of(arguments).sync(wait)
+    client = client_of(arguments)
+    pods = client.sync(wait, confirm=arguments.confirm)
+    sources = client.sources()
     if arguments.output == "json":
         print_json(pods)
     else:
         print_all(pods)
+        print_sources(sources)
+    git = sources["git"]
+    if git is not None and git["state"] in ("error", "held"):
+        return 1
     well = all(pod["phase"] in ("running", "completed") and not pod["error"] for pod in pods)
     return 0 if well or not arguments.wait else 1

@@ -15,21 +15,27 @@ from tank_agent.api.service import AppliedPod, ManagedVolume, PlanReport
 from tank_agent.api.wire import DEFAULT_SOCKET, MAX_POD_FILE, WAIT_SLICE, Deleted, PlanRequest
 from tank_agent.client.transport import Transport
 from tank_agent.errors import AgentUnreachable, PodNotFound, TankError
+from tank_agent.image.reports import ListedImage, RemovedImages
 from tank_agent.journal.records import DesiredPod, Event, Revision
-from tank_agent.spec.model import Pod
+from tank_agent.spec.model import Pod, PullPolicy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tank_agent.client.logs import LogLine
     from tank_agent.client.results import Result
     from tank_agent.client.session import Stream
+    from tank_agent.image.image import Progress
 
 _T = TypeVar("_T")
 
 # Seconds for which "no such pod" is not believed: a file that was just saved is a pod a moment later.
 _APPEARS_WITHIN = 2.0
 _RETRY_EVERY = 0.1
-# Seconds that the agent gives its sources to look again.
-_SOURCES_WITHIN = 30.0
+# Deleting the files of large layers takes its time, in seconds.
+_REMOVED_WITHIN = 600.0
+# Seconds that the agent gives its sources, files and git, to look again.
+_SOURCES_WITHIN = 60.0
 
 
 class NotReached(TankError):
@@ -105,6 +111,56 @@ class Client:
             OwnedElsewhere: a file or git owns it.
         """
         return _decode(self._call("DELETE", f"/v1/pods/{_segment(name)}"), Deleted).deleted
+
+    def images(self) -> Sequence[ListedImage]:
+        """Return every image on the agent's machine, by name; those without a name come last."""
+        return self._get("/v1/images", list[ListedImage])
+
+    def pull_image(
+        self,
+        reference: str,
+        *,
+        policy: PullPolicy = "always",
+        progress: Callable[[Progress], None] = lambda _: None,
+    ) -> ListedImage:
+        """Fetch an image, and return it.
+
+        Args:
+            policy: "always" asks the registry also for an image that is here, "missing" does not.
+            progress: called a few times a second.
+
+        Raises:
+            Stalled: there is no such image, or it is refused.
+            Retry: it failed for now.
+        """
+        from tank_agent.api.image_wire import PullLine
+        from tank_agent.api.wire import raised_error
+
+        query = {"reference": reference, "policy": policy}
+        decoder = msgspec.json.Decoder(PullLine)
+        for text in self._transport.lines("/v1/images/pull", query, timeout=self._timeout, method="POST"):
+            line = decoder.decode(text)
+            if line.error is not None:
+                raise raised_error(line.error)
+            if line.image is not None:
+                return line.image
+            if line.progress is not None:
+                progress(line.progress)
+        raise self._transport.broken(None)
+
+    def remove_image(self, reference: str) -> RemovedImages:
+        """Remove a name or, by its digest, an image.
+
+        Raises:
+            ImageInUse: a pod runs it, is to run it, or did before its last change.
+            Stalled: there is no such image.
+        """
+        answer = self._call("DELETE", "/v1/images", {"reference": reference}, timeout=_REMOVED_WITHIN)
+        return _decode(answer, RemovedImages)
+
+    def prune_images(self) -> RemovedImages:
+        """Remove every image that no pod runs, is to run, or ran before its last change."""
+        return _decode(self._call("POST", "/v1/images/prune", timeout=_REMOVED_WITHIN), RemovedImages)
 
     def volumes(self) -> Sequence[ManagedVolume]:
         """Return every managed volume, in the order of pods and names."""
@@ -271,20 +327,63 @@ class Client:
         """
         return self._get(f"/v1/pods/{_segment(name)}/history", list[Revision])
 
-    def plan(self, files: Mapping[str, str] | None = None) -> PlanReport:
+    def plan(self, files: Mapping[str, str] | None = None, *, git: str | None = None) -> PlanReport:
         """Return what would be done if pods_dir held `files` (absolute path → text).
 
-        None asks for what is pending now.
+        With `git`, if the repository were at this branch, tag or commit; without both, what is pending now.
         """
-        body = msgspec.json.encode(PlanRequest(dict(files) if files is not None else None))
-        return _decode(self._call("POST", "/v1/plan", None, body), PlanReport)
+        body = msgspec.json.encode(PlanRequest(dict(files) if files is not None else None, git))
+        timeout = self._timeout + (_SOURCES_WITHIN if git is not None else 0.0)
+        return _decode(self._call("POST", "/v1/plan", None, body, timeout=timeout), PlanReport)
 
-    def sync(self, wait: float | None = None) -> Sequence[dict[str, Any]]:
+    def sources(self) -> dict[str, Any]:
+        """Return how far files and git are: `suspended`, and `git`, which is None without a repository."""
+        return self._get("/v1/sources", dict[str, Any])
+
+    def suspend(self, name: str | None = None) -> dict[str, Any]:
+        """Let a pod stay as it is, whatever its file says; without a name, all pods. Returns `sources()`.
+
+        Raises:
+            PodNotFound: there is none of that name.
+            Stalled: it follows no file.
+        """
+        return _decode(self._call("POST", _about(name, "suspend")), dict[str, Any])
+
+    def resume(self, name: str | None = None) -> dict[str, Any]:
+        """Let a suspended or pinned pod follow its file again; without a name, all. Returns `sources()`.
+
+        Raises:
+            PodNotFound: there is none of that name.
+        """
+        return _decode(self._call("POST", _about(name, "resume")), dict[str, Any])
+
+    def rollback(self, name: str, to: int | str | None = None) -> Revision:
+        """Give a pod an older spec, pin it there if it follows a file, and return that revision.
+
+        Args:
+            to: a generation, or a commit; default the one before the present.
+
+        Raises:
+            PodNotFound: there is no such pod.
+            Stalled: there is no such revision, or it is the present one.
+        """
+        query = None if to is None else {"to": str(to)}
+        timeout = self._timeout + _SOURCES_WITHIN
+        return _decode(self._call("POST", _about(name, "rollback"), query, timeout=timeout), Revision)
+
+    def sync(self, wait: float | None = None, *, confirm: str | None = None) -> Sequence[dict[str, Any]]:
         """Look at every source now; with `wait`, up to that many seconds until all pods are settled.
 
+        Args:
+            confirm: a commit of git that waits for a nod; "" is the one that waits now.
+
         Returns the status of all pods.
+
+        Raises:
+            Stalled: sources are suspended, or no such commit waits.
         """
-        query = None if wait is None else {"wait": f"{wait:.3f}"}
+        query = {} if wait is None else {"wait": f"{wait:.3f}"}
+        query |= {} if confirm is None else {"confirm": confirm}
         timeout = (wait or 0.0) + _SOURCES_WITHIN + self._timeout
         answer = self._call("POST", "/v1/sync", query, timeout=timeout)
         return _decode(answer, list[dict[str, Any]])
@@ -315,6 +414,11 @@ def _decode(answer: bytes, kind: type[_T]) -> _T:
             f"the agent's answer is not understood: {error}",
             hint="agent and client are of different versions, see `tank version`; restart the agent",
         ) from error
+
+
+def _about(name: str | None, verb: str) -> str:
+    """Return the path of a verb about a pod, or about all sources."""
+    return f"/v1/{verb}" if name is None else f"/v1/pods/{_segment(name)}/{verb}"
 
 
 def _segment(name: str) -> str:

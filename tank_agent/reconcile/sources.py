@@ -8,13 +8,14 @@ from typing import Protocol
 
 import structlog
 
-from tank_agent.errors import Problem, TankError
-from tank_agent.journal.journal import Journal
+from tank_agent.errors import Problem, Stalled, TankError
+from tank_agent.journal.journal import Applied, Journal
 from tank_agent.linux.clock import Clock
 from tank_agent.source.snapshot import Snapshot
 
 _log = structlog.get_logger()
 _JOIN_DEADLINE = 10.0
+_SUSPENDED = "sources.suspended"
 
 
 class Source(Protocol):
@@ -64,6 +65,7 @@ class SourceLoop:
         self._stopped = False
         self._last: dict[str, Snapshot] = {}
         self._told: frozenset[Problem] = frozenset()
+        self._telling = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="sources", daemon=True)
 
     def start(self) -> None:
@@ -104,6 +106,8 @@ class SourceLoop:
 
     def look(self, cause: str) -> float | None:
         """Take and merge every snapshot; return in how many seconds a source wants to be looked at again."""
+        if self.suspended():
+            return None
         delays = []
         for source in self._sources:
             try:
@@ -117,13 +121,41 @@ class SourceLoop:
                 delays.append(delay)
         return min(delays, default=None)
 
+    def suspended(self) -> bool:
+        """Return whether what sources say does not count for now; kept over restarts."""
+        return bool(self._journal.recall(_SUSPENDED))
+
+    def suspend(self) -> None:
+        """Leave every pod as it is, whatever sources say, until `resume`."""
+        self._journal.remember(_SUSPENDED, b"yes")
+
+    def resume(self) -> None:
+        """Look at the sources again, now and from now on."""
+        self._journal.remember(_SUSPENDED, b"")
+        self.notify()
+
+    def publish(self, snapshot: Snapshot, cause: str) -> None:
+        """Merge what a source in another thread says, and wake the pods that it changes.
+
+        Raises:
+            Stalled: sources are suspended.
+            TankError: the journal cannot store it.
+        """
+        if self.suspended():
+            raise Stalled("sources are suspended", hint="`tank resume` follows them again")
+        applied = self._journal.merge(snapshot)
+        self._tell_problems(cause)
+        self.announce(applied, cause)
+
     def _merge(self, snapshot: Snapshot, cause: str) -> None:
         # Sources return the same object while nothing changed, so a quiet resync merges nothing.
         if self._last.get(snapshot.source) is snapshot:
             return
-        applied = self._journal.merge(snapshot)
+        self.publish(snapshot, cause)
         self._last[snapshot.source] = snapshot
-        self._tell_problems(cause)
+
+    def announce(self, applied: Applied, cause: str) -> None:
+        """Wake the pods that a change of the journal concerns."""
         desired = self._journal.desired()
         for pod in applied.changed:
             _log.info(
@@ -138,11 +170,12 @@ class SourceLoop:
         """Log each problem once, names that two sources claim among them."""
         problems = frozenset(self._journal.problems())
         desired = self._journal.desired()
-        for problem in sorted(problems - self._told):
+        with self._telling:
+            news, self._told = problems - self._told, problems
+        for problem in sorted(news):
             pod = problem.pod or ""
             revision = desired[pod].revision if pod in desired else ""
             _log.warning("problem in a source", pod=pod, revision=revision, problem=str(problem), cause=cause)
-        self._told = problems
 
     def _run(self) -> None:
         resync_at = self._clock.monotonic() + self._resync

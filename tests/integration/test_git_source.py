@@ -574,6 +574,22 @@ print(source.sync())
     assert [entry.name for entry in one.directory.iterdir()] == ["repository"]
 
 
+def test_a_strict_umask_keeps_the_helper_out_of_nothing(one: Machine, work: Work) -> None:
+    before = os.umask(0o077)
+    try:
+        assert one.sync().state == "in-sync"
+    finally:
+        os.umask(before)
+    work.write("pods/d.toml")
+    work.commit("next")
+    os.umask(0o077)
+    try:
+        assert one.sync().state == "in-sync"
+    finally:
+        os.umask(before)
+    assert one.runs == "a b c d"
+
+
 def test_a_full_disk_is_said_and_survived(one: Machine, work: Work, tmp_path: Path) -> None:
     """The source works on a tmpfs of 256 KiB, in a mount namespace of its own."""
     (work.path / "pods/noise.bin").write_bytes(os.urandom(1 << 20))

@@ -39,6 +39,30 @@ def desired(name: str, generation: int = 1, owner: str = "api") -> DesiredPod:
     )
 
 
+class FakeGitOps:
+    """What the API asks about sources; `git` is what it answers."""
+
+    def __init__(self, service: FakeService) -> None:
+        self.service = service
+        self.suspended = False
+        self.git: dict[str, Any] | None = None
+
+    def report(self) -> dict[str, Any]:
+        return {"suspended": self.suspended, "git": self.git}
+
+    def suspend(self, name: str | None) -> None:
+        self.service.calls.append(("suspend", name))
+        self.suspended = name is None
+
+    def resume(self, name: str | None) -> None:
+        self.service.calls.append(("resume", name))
+        self.suspended = False
+
+    def roll_back(self, name: str, to: str | None) -> Revision:
+        self.service.calls.append(("rollback", name, to))
+        return self.service.history(name)[0]
+
+
 class FakeService:
     """Takes a text whose every line is a pod's name; a line "bad" is a problem, "owned" is another's."""
 
@@ -52,6 +76,7 @@ class FakeService:
         self.failure: Exception | None = None
         self.waited = threading.Event()
         self.phase = "running"
+        self.gitops = FakeGitOps(self)
 
     def add(self, name: str, phase: str = "running", owner: str = "api", **fields: Any) -> None:
         with self.condition:
@@ -180,12 +205,12 @@ class FakeService:
             for generation in range(1, pod.generation + 1)
         ]
 
-    def plan(self, files: Mapping[str, str] | None) -> PlanReport:
-        self.calls.append(("plan", files))
+    def plan(self, files: Mapping[str, str] | None, git: str | None = None) -> PlanReport:
+        self.calls.append(("plan", files) if git is None else ("plan", files, git))
         return self.report
 
-    def sync(self, wait: float | None) -> list[dict[str, Any]]:
-        self.calls.append(("sync", wait))
+    def sync(self, wait: float | None, confirm: str | None = None) -> list[dict[str, Any]]:
+        self.calls.append(("sync", wait) if confirm is None else ("sync", wait, confirm))
         return self.status()
 
     def info(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ FUNCTION_LINES = 60
 GROUND = {"errors"}
 FOR_ALL = GROUND | {"spec", "linux"}
 WORKERS = {"source", "journal", "runtime", "network", "image"}
-BELOW_API = FOR_ALL | WORKERS | {"reconcile", "interactive", "gitops"}
+BELOW_API = FOR_ALL | WORKERS | {"reconcile", "interactive", "gitops", "images"}
 
 # Room → the rooms that it may import, besides itself. Modules beside the rooms are rooms, too.
 ROOMS = {
@@ -28,6 +28,7 @@ ROOMS = {
     **dict.fromkeys(WORKERS, FOR_ALL),
     "reconcile": FOR_ALL | WORKERS,
     "interactive": FOR_ALL | WORKERS | {"reconcile"},
+    "images": FOR_ALL | WORKERS | {"reconcile"},
     "gitops": FOR_ALL | WORKERS | {"reconcile"},
     "api": BELOW_API,
     # Everything meets here, once.
@@ -54,10 +55,13 @@ SEAMS = {
     # What [image] and [registry] may hold is the image store's to say.
     "image.settings": {"settings"},
     "image.table": {"settings"},
-    "journal.records": {"runtime", "client"},
+    "journal.records": {"runtime", "client", "cli"},
+    "image.image": {"client"},
+    "image.reports": {"client"},
     "image.merge": {"runtime"},
     "image.user": {"runtime"},
     "api.frames": {"client"},
+    "api.image_wire": {"client"},
     "api.service": {"client", "cli"},
     "api.wire": {"client", "cli"},
 }

@@ -1,0 +1,148 @@
+"""What needs no agent: plan a tree of pod files on a laptop, and make a repository to push to."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from tank_agent.api.service import PlannedPod, PlanReport
+from tank_agent.errors import Problem, Stalled, TankError
+from tank_agent.journal import ownership
+from tank_agent.journal.ownership import Known
+from tank_agent.journal.records import DesiredPod
+from tank_agent.reconcile.changes import changes
+from tank_agent.source.git.bare import init_bare
+from tank_agent.source.podfiles import PodFile, is_pod_file_name, parse_bytes
+from tank_agent.source.selection import parser_for
+from tank_agent.source.snapshot import Declared, Snapshot
+from tank_agent.spec.document import TEXT_MAX
+from tank_agent.spec.selectors import EVERYWHERE, Host
+
+
+class _Tree(Struct, frozen=True):
+    """A tree of pod files as a repository would declare it; files are named from its top."""
+
+    snapshot: Snapshot
+    # Names that a pod with selectors declares: without a host, nobody can say which of several is meant.
+    selective: frozenset[str]
+
+
+def plan_trees(path: Path, against: Path | None, host: Host | None) -> PlanReport:
+    """Return what would change on a machine that follows `against` (None: nothing) and gets `path` instead.
+
+    Files are found as in a repository: at and below a directory, without links and dotfiles. With a host,
+    pods whose selectors do not match it are left out.
+
+    Raises:
+        TankError: a directory or a file cannot be read.
+    """
+    tree = _read_tree(path, host)
+    before: Mapping[str, DesiredPod] = {}
+    if against is not None:
+        old = ownership.merge(Known(), _read_tree(against, host).snapshot, 0.0)
+        before = {pod.name: pod for pod in old.changed}
+    merged = ownership.merge(Known(desired=before), tree.snapshot, 0.0)
+    planned = [_planned(before.get(pod.name), pod) for pod in merged.changed]
+    planned += [PlannedPod(name=name, change="remove") for name in merged.removed]
+    found = set(tree.snapshot.problems)
+    problems = [
+        _named(problem, path)
+        for problem in merged.problems
+        if problem in found or problem.pod not in tree.selective
+    ]
+    planned.sort(key=lambda pod: pod.name)
+    return PlanReport(pods=tuple(planned), problems=tuple(sorted(map(str, problems))))
+
+
+def init_repository(path: Path, branch: str, owner: str | None) -> bool:
+    """Make a bare repository to push to; False if there is one already.
+
+    Raises:
+        Stalled: something else is there, or there is no such user.
+    """
+    ids = None
+    if owner is not None:
+        try:
+            user = pwd.getpwnam(owner)
+        except KeyError:
+            raise Stalled(
+                f"there is no user {owner}", hint=f"sudo adduser --system --group {owner}"
+            ) from None
+        ids = user.pw_uid, user.pw_gid
+    return init_bare(path.absolute(), branch=branch, owner=ids)
+
+
+def _planned(before: DesiredPod | None, after: DesiredPod) -> PlannedPod:
+    if before is None:
+        return PlannedPod(name=after.name, change="create")
+    diff = tuple(str(line) for line in changes(before.pod, after.pod))
+    return PlannedPod(name=after.name, change="update", diff=diff)
+
+
+def _named(problem: Problem, path: Path) -> Problem:
+    """Call a file as the user did."""
+    return replace(problem, file=os.fspath(path / problem.file) if path.is_dir() else os.fspath(path))
+
+
+def _read_tree(path: Path, host: Host | None) -> _Tree:
+    parse = parse_bytes if host is None else parser_for(host)
+    files: list[PodFile] = []
+    problems: list[Problem] = []
+    for file in _pod_files(path):
+        name = os.fspath(file.relative_to(path)) if file != path else file.name
+        if file.is_symlink() and file != path:
+            problems.append(
+                Problem(name, 0, "", "is a symbolic link, which is never followed in a repository")
+            )
+        else:
+            files.append(parse(_read(file), name))
+    pods = [
+        Declared(
+            pod=found.pod, owner=f"git:{file.file}", revision=file.revision, file=file.file, line=found.line
+        )
+        for file in files
+        for found in file.pods
+    ]
+    problems += [problem for file in files for problem in file.problems]
+    return _Tree(
+        Snapshot(
+            source="git",
+            revision="",
+            pods=tuple(pods),
+            problems=tuple(problems),
+            unreadable=frozenset(f"git:{problem.file}" for problem in problems),
+        ),
+        frozenset(
+            found.pod.name
+            for file in files
+            for found in file.pods
+            if host is None and found.selector != EVERYWHERE
+        ),
+    )
+
+
+def _pod_files(path: Path) -> Iterator[Path]:
+    if not path.is_dir():
+        yield path
+        return
+    for directory, below, names in os.walk(path, onerror=_cannot_read):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        yield from (Path(directory, name) for name in sorted(names) if is_pod_file_name(name))
+
+
+def _read(file: Path) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            # One byte more than a pod file may have, so that the parser says that it is too large.
+            return stream.read(TEXT_MAX + 1)
+    except OSError as error:
+        raise TankError(f"cannot read: {error.strerror}", where=os.fspath(file)) from error
+
+
+def _cannot_read(error: OSError) -> None:
+    raise TankError(f"cannot read: {error.strerror}", where=error.filename) from error
