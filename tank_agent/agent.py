@@ -18,6 +18,7 @@ from tank_agent.api.server import ApiServer
 from tank_agent.errors import Stalled
 from tank_agent.gitops import GitOps
 from tank_agent.image.store import Store
+from tank_agent.images import Images
 from tank_agent.interactive import Interactive
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.lmdb_journal import LmdbJournal
@@ -111,6 +112,7 @@ class _Parts(Struct, frozen=True, kw_only=True):
     machine: Machine
     reconciler: Reconciler
     tools: Tools
+    store: Store
 
 
 @contextmanager
@@ -133,6 +135,7 @@ def _running(settings: Settings, *, stop_pods: bool) -> Iterator[Running]:
             reconciler,
             lambda: _tool_versions(parts.tools),
             interactive=_interactive(settings, machine, parts.tools, reconciler),
+            images=Images(parts.store, machine, reconciler),
             gitops=GitOps(machine.journal, sources, git, host),
         )
         server = ApiServer(service, settings.run_dir / "tank.sock")
@@ -192,7 +195,7 @@ def _take_over(settings: Settings, stack: ExitStack) -> _Parts:
     networks.adopt(containers.processes())
     _log.info("took over", runs=len(adopted), pods=len(containers.pods()))
     stack.callback(reconciler.close)
-    return _Parts(machine=machine, reconciler=reconciler, tools=tools)
+    return _Parts(machine=machine, reconciler=reconciler, tools=tools, store=store)
 
 
 def _rotation(settings: Settings, containers: Containers, stack: ExitStack) -> Rotation:

@@ -2,10 +2,10 @@
 
     TankError                  anything that we foresee; carries `hint` and `where`
      ├─ InvalidSpec            a pod file or agent.toml says something that cannot be (exit code 2)
-     ├─ NotSupportedYet        valid, but this version does not execute it (exit code 2)
      ├─ PodNotFound            no pod of that name
      ├─ OwnedElsewhere         a file or git owns the pod, so the API may not change it
      ├─ VolumeInUse            a pod has the managed volume, so it may not be removed
+     ├─ ImageInUse             a pod needs the image, so it may not be removed
      ├─ AgentUnreachable       the socket does not answer
      ├─ NotRunning             the pod has no live container to enter or to attach to
      ├─ NotATty                attach needs a container with `tty = true`
@@ -25,10 +25,10 @@ __all__ = [
     "AgentUnreachable",
     "CannotRun",
     "CommandNotFound",
+    "ImageInUse",
     "InvalidSpec",
     "NotATty",
     "NotRunning",
-    "NotSupportedYet",
     "OwnedElsewhere",
     "PodNotFound",
     "Problem",
@@ -93,12 +93,6 @@ class InvalidSpec(TankError):
         self.problems = problems
 
 
-class NotSupportedYet(InvalidSpec):
-    """The file is valid, but this version cannot execute what it asks for; never silently ignored."""
-
-    reason = "not-supported-yet"
-
-
 class PodNotFound(TankError):
     """No pod of that name is desired or running."""
 
@@ -115,6 +109,12 @@ class VolumeInUse(TankError):
     """A pod that is desired or runs has the managed volume; the message names it."""
 
     reason = "volume-in-use"
+
+
+class ImageInUse(TankError):
+    """A pod runs the image, is to run it, or did before its last change; the message names it."""
+
+    reason = "image-in-use"
 
 
 class AgentUnreachable(TankError):

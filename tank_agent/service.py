@@ -24,7 +24,7 @@ from tank_agent.reconcile.simulate import simulate
 from tank_agent.runtime.limits import Usage
 from tank_agent.settings import Settings
 from tank_agent.source.directory import snapshot_of_texts
-from tank_agent.spec.parse import ParsedPod, parse_pod_file
+from tank_agent.spec.parse import parse_pod_file
 
 
 class Service:
@@ -36,6 +36,7 @@ class Service:
         reconciler: the loop.
         tool_versions: versions of crun and conmon, looked up on demand.
         interactive: what opens containers for `exec`, `attach` and `logs`.
+        images: what lists, pulls and removes images.
         gitops: what knows about sources.
     """
 
@@ -47,6 +48,7 @@ class Service:
         tool_versions: Callable[[], Mapping[str, str]],
         *,
         interactive: Interactive,
+        images: Images,
         gitops: GitOps,
     ) -> None:
         self.interactive = interactive

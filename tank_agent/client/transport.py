@@ -56,7 +56,9 @@ class Transport(Struct, frozen=True, kw_only=True):
         finally:
             connection.close()
 
-    def lines(self, path: str, query: Mapping[str, str], *, timeout: float | None) -> Iterator[bytes]:
+    def lines(
+        self, path: str, query: Mapping[str, str], *, timeout: float | None, method: str = "GET"
+    ) -> Iterator[bytes]:
         """Make a request and yield the answer line by line, as it comes.
 
         `timeout` limits the wait for the answer's beginning and for each line; None waits for ever.
@@ -64,7 +66,7 @@ class Transport(Struct, frozen=True, kw_only=True):
         """
         connection = _Connection(self.socket_path, timeout)
         try:
-            response = self._send(connection, "GET", _target(path, query), None)
+            response = self._send(connection, method, _target(path, query), None)
             while line := self._line(response):
                 yield line
         finally:

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 import msgspec
 from msgspec import Struct
 
-from tank_agent.image.settings import PullPolicy
+from tank_agent.spec.model import PullPolicy
 
 
 class ImageConfig(Struct, frozen=True, kw_only=True):

@@ -13,13 +13,12 @@ from msgspec import Struct
 from tank_agent.errors import Problem
 from tank_agent.source.file import Busy, Content, FileKey, Gone, Unusable, file_key, read_file
 from tank_agent.spec.parse import ParsedPod, parse_pod_file
-from tank_agent.spec.support import unsupported
 
 BEING_WRITTEN = "is being written; waiting until it is closed"
 
 
 class PodFile(Struct, frozen=True, kw_only=True):
-    """What a file says: the pods that this version can run, and all problems.
+    """What a file says: its valid pods, and all problems.
 
     With any problem, what the file was meant to say is not completely known.
     """
@@ -48,7 +47,7 @@ def is_pod_file_name(name: str) -> bool:
 
 
 def parse_bytes(data: bytes, file: str) -> PodFile:
-    """Parse and check a pod file's bytes; what this version can't execute is a problem too."""
+    """Parse and check a pod file's bytes."""
     revision = hashlib.sha256(data).hexdigest()[:12]
     try:
         text = data.decode()
@@ -57,15 +56,7 @@ def parse_bytes(data: bytes, file: str) -> PodFile:
         message = f"byte {data[error.start]:#04x} is not UTF-8; save the file as UTF-8"
         return PodFile(file=file, revision=revision, problems=(Problem(file, line, "", message),))
     parsed = parse_pod_file(text, file)
-    problems = list(parsed.problems)
-    pods: list[ParsedPod] = []
-    for found in parsed.pods:
-        refused = unsupported(found.pod, file, found.line)
-        if refused:
-            problems += refused
-        else:
-            pods.append(found)
-    return PodFile(file=file, revision=revision, pods=tuple(pods), problems=tuple(problems))
+    return PodFile(file=file, revision=revision, pods=parsed.pods, problems=parsed.problems)
 
 
 class PodFiles:

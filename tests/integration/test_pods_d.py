@@ -120,13 +120,16 @@ def test_a_new_bad_file_is_seen_in_status_and_stops_nobody(agent: Agent) -> None
     assert f"{bad}:1: containers" in status["error"]
 
 
-def test_what_is_not_supported_yet_is_refused(agent: Agent) -> None:
+def test_an_image_that_cannot_be_had_is_waited_for_and_said(agent: Agent) -> None:
     text = agent.pod_text().replace("rootfs", "# rootfs")
-    text = text.replace('name = "app"', 'name = "app"\nimage = "registry.example/web:1"')
+    # Nobody listens on the port that discards.
+    text = text.replace('name = "app"', 'name = "app"\nimage = "127.0.0.1:9/web:1"')
     agent.write("web", text)
-    status = agent.wait_phase("web", "failed")
-    assert "containers[0].image" in status["error"]
-    assert agent.tank("apply", "-", stdin=text).returncode == 2
+    status = agent.wait_phase("web", "backing-off", 60)
+    assert "127.0.0.1:9" in status["error"]
+    assert status["next_retry"] is not None
+    agent.write("web", agent.pod_text())
+    assert agent.wait_phase("web", "running")["error"] is None
 
 
 def test_pods_d_deleted_as_a_whole_stops_nobody(agent: Agent) -> None:

@@ -15,7 +15,17 @@ from typing import Any, TypeVar
 
 from tank_agent.api.server import ApiServer
 from tank_agent.api.service import AppliedPod, ManagedVolume, PlannedPod, PlanReport
-from tank_agent.errors import InvalidSpec, OwnedElsewhere, PodNotFound, Problem, VolumeInUse
+from tank_agent.errors import (
+    ImageInUse,
+    InvalidSpec,
+    OwnedElsewhere,
+    PodNotFound,
+    Problem,
+    Stalled,
+    VolumeInUse,
+)
+from tank_agent.image.image import LayerProgress, Progress
+from tank_agent.image.reports import ListedImage, RemovedImages
 from tank_agent.journal.records import DesiredPod, Event, Revision
 from tank_agent.linux.libc import syscall
 from tank_agent.spec.model import Container, Pod
@@ -63,6 +73,46 @@ class FakeGitOps:
         return self.service.history(name)[0]
 
 
+class FakeImages:
+    """One image, which pod web needs; "bad" can't be pulled."""
+
+    def __init__(self) -> None:
+        self.known = ListedImage(
+            reference="docker.io/library/nginx:1.27",
+            digest=f"sha256:{'a' * 64}",
+            size=188_000_000,
+            layers=2,
+            pulled_at="2026-11-22T06:00:33Z",
+            pods=("web",),
+        )
+        self.calls: list[tuple[str, ...]] = []
+
+    def list(self) -> Sequence[ListedImage]:
+        return [self.known]
+
+    def pull(
+        self, reference: str, policy: str, ended: Callable[[], bool]
+    ) -> Iterator[Progress | ListedImage]:
+        self.calls.append(("pull", reference, policy))
+        for done, state in ((0, "waiting"), (60, "downloading"), (100, "done")):
+            layer = LayerProgress(digest=f"sha256:{'b' * 64}", done=done, total=100, state=state)  # type: ignore[arg-type]
+            cached = LayerProgress(digest=f"sha256:{'c' * 64}", done=50, total=50, state="cached")
+            yield Progress(done=done + 50, total=150, layers=(layer, cached))
+            if reference == "bad":
+                raise Stalled("no such image", where=reference, hint="check the name")
+        yield self.known
+
+    def remove(self, reference: str) -> RemovedImages:
+        self.calls.append(("rm", reference))
+        if reference == "used":
+            raise ImageInUse("the image used is needed: pod web runs it", hint="remove the pod first")
+        return RemovedImages(removed=(reference,), freed=1_500_000)
+
+    def prune(self) -> RemovedImages:
+        self.calls.append(("prune",))
+        return RemovedImages(removed=("a", "b"), freed=2_500_000_000)
+
+
 class FakeService:
     """Takes a text whose every line is a pod's name; a line "bad" is a problem, "owned" is another's."""
 
@@ -76,6 +126,7 @@ class FakeService:
         self.failure: Exception | None = None
         self.waited = threading.Event()
         self.phase = "running"
+        self.images = FakeImages()
         self.gitops = FakeGitOps(self)
 
     def add(self, name: str, phase: str = "running", owner: str = "api", **fields: Any) -> None:

@@ -7,8 +7,8 @@ import pytest
 from tank_agent.api.wire import ErrorBody, decode_error, decode_text, encode_error, error_body, http_status
 from tank_agent.errors import (
     AgentUnreachable,
+    ImageInUse,
     InvalidSpec,
-    NotSupportedYet,
     OwnedElsewhere,
     PodNotFound,
     Problem,
@@ -29,7 +29,7 @@ PROBLEMS = (Problem("/x.toml", 3, "restart", "is odd", "web"), Problem("/x.toml"
         Stalled("no uplink"),
         Retry("later"),
         InvalidSpec(PROBLEMS),
-        NotSupportedYet(PROBLEMS),
+        ImageInUse("is needed by pod web"),
     ],
 )
 def test_an_error_arrives_as_it_was_raised(error: TankError) -> None:

@@ -8,7 +8,18 @@ from msgspec.structs import replace
 from tank_agent.reconcile.changes import LIVE_FIELDS, RESTARTING_FIELDS, TABLE, Effect, changes, row_of
 from tank_agent.reconcile.plan import container_hash, settings_hash
 from tank_agent.spec.file import ContainerTable, NetworkTable, PodTable, VolumeTable
-from tank_agent.spec.model import Container, CpuLimit, Limits, Mount, Network, Nic, Pod, RestartPolicy, Security, Volume
+from tank_agent.spec.model import (
+    Container,
+    CpuLimit,
+    Limits,
+    Mount,
+    Network,
+    Nic,
+    Pod,
+    RestartPolicy,
+    Security,
+    Volume,
+)
 
 OTHER = {
     "image": "oci:/other",

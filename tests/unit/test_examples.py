@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from tank_agent.spec.parse import parse_pod_file
-from tank_agent.spec.support import unsupported
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))
@@ -21,7 +20,6 @@ def test_an_example_runs_as_it_is(path: Path) -> None:
     assert parsed.problems == ()
     (found,) = parsed.pods
     assert found.pod.name == path.stem
-    assert unsupported(found.pod, str(path)) == ()
 
 
 def test_every_example_is_in_the_readme() -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from tank_agent.errors import Problem
 from tank_agent.journal.journal import Applied
 from tank_agent.journal.memory_journal import MemoryJournal, MemoryStore
 from tank_agent.source import file as file_module
@@ -379,23 +378,6 @@ def test_a_bad_edit_keeps_the_last_good_spec_with_file_and_line(machine: Machine
     machine.rename_into("web.toml", text("sleep 3"))
     machine.look()
     assert (machine.running(), machine.error("web"), machine.problems()) == ({"web": "sleep 3"}, None, [])
-
-
-def test_what_is_not_supported_yet_keeps_the_last_good_spec(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (machine.pods / "web.toml").write_text(text())
-    machine.look()
-
-    def refuse(pod: object, file: str, line: int = 0) -> tuple[Problem, ...]:
-        return (Problem(file, line, "network", "not supported yet", "web"),)
-
-    monkeypatch.setattr("tank_agent.source.podfiles.unsupported", refuse)
-    machine.rename_into("web.toml", text("sleep 2"))
-    machine.look()
-    assert machine.running() == {"web": "sleep 1"}
-    error = machine.error("web")
-    assert error is not None and error.endswith("network: not supported yet")
 
 
 def test_an_empty_file_is_a_problem_and_not_a_removal(machine: Machine) -> None:

@@ -22,7 +22,6 @@ from tank_agent.spec.model import (
     content_hash,
 )
 from tank_agent.spec.parse import ParsedFile, ParsedPod, parse_inline_pods, parse_pod_file, pod_from_mapping
-from tank_agent.spec.support import unsupported
 
 FULL = """\
 name = "db"
@@ -278,33 +277,6 @@ def test_mappings_that_no_file_could_hold() -> None:
     ):
         with pytest.raises(InvalidSpec):
             pod_from_mapping(fields)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("change", "key", "words"),
-    [
-        (
-            ("oci:/srv/app", "docker.io/library/nginx"),
-            "containers[0].image",
-            "registries are not supported yet",
-        ),
-        (("oci:/srv/app", "oci-archive:/a.tar"), "containers[0].image", "archives are not supported yet"),
-        (("oci:/srv/app", "docker-archive:/a.tar"), "containers[0].image", "archives are not supported yet"),
-    ],
-)
-def test_what_is_valid_but_not_supported_yet(change: tuple[str, str], key: str, words: str) -> None:
-    (problem,) = unsupported(only_pod(SMALL.replace(*change)), "web.toml", 7)
-    assert (problem.file, problem.line, problem.key, problem.pod) == ("web.toml", 7, key, "web")
-    assert words in problem.message
-
-
-def test_what_is_supported() -> None:
-    assert unsupported(only_pod(SMALL), "web.toml") == ()
-    assert unsupported(only_pod('network = "host"\n' + SMALL), "web.toml") == ()
-    assert (
-        unsupported(only_pod(SMALL.replace("image", "command = ['a']\nrootfs").replace("oci:", "")), "x")
-        == ()
-    )
 
 
 def test_a_typical_file_is_read_in_under_a_millisecond() -> None:

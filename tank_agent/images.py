@@ -1,0 +1,216 @@
+"""The verbs about images: list, pull, remove and prune; what a pod needs stays, whatever is asked."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from datetime import UTC, datetime
+
+from msgspec import Struct
+
+from tank_agent.errors import ImageInUse, Retry, TankError
+from tank_agent.image.image import Progress
+from tank_agent.image.reference import is_digest, parse_reference
+from tank_agent.image.reports import ListedImage, RemovedImages
+from tank_agent.image.settings import PullPolicy
+from tank_agent.image.store import Pruned, Store, StoredImage
+from tank_agent.reconcile.reconciler import Machine, Reconciler
+
+# How often a pull that goes on is looked at, in seconds.
+_LOOK = 0.2
+_PREPARED_WITHIN = 60.0
+_NOTHING = Progress(done=0, total=0)
+
+
+class _Use(Struct, frozen=True):
+    """An image that is needed: as a pod file names it, or `name@digest` of what runs."""
+
+    pod: str
+    image: str
+    why: str
+
+
+class Images:
+    """What the API asks about images. All methods may be called from many threads.
+
+    Args:
+        store: where images are.
+        machine: what runs, and what should.
+        reconciler: woken when an image came that pods wait for.
+    """
+
+    def __init__(self, store: Store, machine: Machine, reconciler: Reconciler) -> None:
+        self._store = store
+        self._machine = machine
+        self._reconciler = reconciler
+
+    def list(self) -> Sequence[ListedImage]:
+        """Return all images by name; those that no name stands for come last."""
+        rows = self._store.list()
+        uses = tuple(self._uses())
+        return [_listed(row, rows, uses) for row in rows]
+
+    def pull(
+        self, reference: str, policy: PullPolicy, ended: Callable[[], bool]
+    ) -> Iterator[Progress | ListedImage]:
+        """Fetch an image: yields how far it is a few times a second, and at last the image.
+
+        Ends early, with an error, when `ended()` becomes true.
+
+        Raises:
+            Stalled: no such image, or one that we refuse.
+            Retry: it failed for now; with "always" also if the registry could not be asked.
+        """
+        full = str(parse_reference(reference))
+        if not self._machine.pulls.wait(_PREPARED_WITHIN):
+            raise Retry("the image store is still being cleaned", hint="try again in a minute")
+        over = threading.Event()
+        seen = [_NOTHING]
+        with ThreadPoolExecutor(1, thread_name_prefix="image-pull") as pool:
+            future = pool.submit(
+                self._store.pull,
+                reference,
+                policy=policy,
+                progress=lambda progress: seen.__setitem__(0, progress),
+                cancelled=lambda: over.is_set() or ended(),
+            )
+            try:
+                while not wait([future], _LOOK).done:
+                    yield seen[0]
+            finally:
+                over.set()
+            image = future.result()
+        if policy == "always" and not _complete(seen[0]):
+            raise Retry(
+                f"the registry did not answer; the copy of {full} on this machine stays as it is",
+                hint="the agent's log says why",
+            )
+        yield seen[0]
+        self._tell_pods(full)
+        # An image on disk has no name of its own digest, so the one that was asked for is looked up.
+        found = [row for row in self.list() if row.reference == full and row.digest == image.digest]
+        if not found:
+            raise Retry(f"{full} was removed while it was pulled")
+        yield found[0]
+
+    def remove(self, reference: str) -> RemovedImages:
+        """Remove a name or, by its digest, an image with all its names.
+
+        Raises:
+            ImageInUse: a pod runs it, should run it, or did before its last change.
+            Stalled: there is no such image.
+        """
+        rows = self._store.list()
+        wanted = reference if is_digest(reference) else str(parse_reference(reference))
+        going = [row for row in rows if wanted in (row.reference, row.digest)]
+        staying = {row.digest for row in rows if row not in going}
+        uses = tuple(self._uses())
+        for row in going:
+            users = [
+                use
+                for use in uses
+                if _full(use.image) == row.reference
+                or (row.digest not in staying and row.digest in _digests(use, rows))
+            ]
+            if users:
+                raise ImageInUse(
+                    f"the image {row.reference or row.digest} is needed: "
+                    + ", ".join(dict.fromkeys(f"pod {use.pod} {use.why}" for use in users)),
+                    hint="remove the pod first, or change its image",
+                )
+        return _removed(self._store.remove(reference, keep=_Needed(self)))
+
+    def prune(self) -> RemovedImages:
+        """Remove every image that no pod runs, should run, or ran before its last change."""
+        return _removed(self._store.prune(_Needed(self)))
+
+    def needed(self) -> Iterator[str]:
+        """Yield references and digests of all images that pods need now."""
+        for use in self._uses():
+            yield use.image
+            digest = use.image.rpartition("@")[2]
+            if is_digest(digest):
+                yield digest
+
+    def _uses(self) -> Iterator[_Use]:
+        for name, desired in self._machine.journal.desired().items():
+            for container in desired.pod.containers:
+                if container.image is not None:
+                    yield _Use(name, container.image, "is to run it")
+            former = [
+                revision
+                for revision in self._machine.journal.history(name)
+                if revision.generation < desired.generation
+            ]
+            for container in former[-1].pod.containers if former else ():
+                if container.image is not None:
+                    yield _Use(name, container.image, "ran it before its last change")
+        containers = self._machine.containers
+        for name in containers.pods():
+            for run in containers.runs(name):
+                # A root file system on the host's disk is no image.
+                if not run.record.image.startswith("/"):
+                    yield _Use(name, run.record.image, "runs it")
+
+    def _tell_pods(self, full: str) -> None:
+        """Let pods that wait for the image look again, also those that gave up for a while."""
+        for name, desired in self._machine.journal.desired().items():
+            named = {container.image for container in desired.pod.containers if container.image}
+            mine = {image for image in named if _full(image) == full}
+            for image in mine:
+                self._machine.pulls.pulled(image)
+            if mine:
+                self._reconciler.wake(name, "image pulled")
+
+
+class _Needed(Collection[str]):
+    """What pods need, looked up when the store asks: a pod that came a moment ago counts, too."""
+
+    def __init__(self, images: Images) -> None:
+        self._images = images
+
+    def __iter__(self) -> Iterator[str]:
+        return self._images.needed()
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, name: object) -> bool:
+        return name in set(self)
+
+
+def _full(reference: str) -> str | None:
+    """Return the full form of a reference; None if it can't be read."""
+    try:
+        return str(parse_reference(reference))
+    except TankError:
+        return None
+
+
+def _digests(use: _Use, rows: Sequence[StoredImage]) -> set[str]:
+    """Return the images that a use means: what the name stands for now, and what the digest says."""
+    full, digest = _full(use.image), use.image.rpartition("@")[2]
+    return {row.digest for row in rows if row.reference == full} | ({digest} if is_digest(digest) else set())
+
+
+def _listed(row: StoredImage, rows: Sequence[StoredImage], uses: Sequence[_Use]) -> ListedImage:
+    pods = {use.pod for use in uses if row.digest in _digests(use, rows)}
+    moment = datetime.fromtimestamp(row.pulled_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return ListedImage(
+        reference=row.reference,
+        digest=row.digest,
+        size=row.size,
+        layers=row.layers,
+        pulled_at=moment if row.pulled_at else None,
+        pods=tuple(sorted(pods)),
+    )
+
+
+def _complete(progress: Progress) -> bool:
+    """Return whether a pull got all that the registry named; else the store fell back to its copy."""
+    return bool(progress.layers) and all(layer.state in ("done", "cached") for layer in progress.layers)
+
+
+def _removed(pruned: Pruned) -> RemovedImages:
+    return RemovedImages(removed=pruned.removed, freed=pruned.freed)
