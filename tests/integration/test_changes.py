@@ -59,7 +59,7 @@ CASES = [
     Case(key="containers.limits", after={"tail": "[containers.limits]\npids = 77\n"}),
 ]
 # What is another pod, and what is not of a container that runs.
-ELSEWHERE = {"name", "containers.pull"}
+ELSEWHERE = {"name", "hosts", "labels", "containers.pull"}
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,14 @@ from msgspec.structs import replace
 from tank_agent.journal.records import ContainerStatus, DesiredPod, Exit, PodStatus
 from tank_agent.reconcile.actions import (
     Action,
+    ChangeLive,
     ConvergeNetwork,
     Kill,
     MakeNetwork,
     Pull,
     RecordExit,
     RecordLost,
+    RecordOutOfMemory,
     RemoveNetwork,
     RemoveRun,
     Start,
@@ -33,11 +35,11 @@ from tank_agent.reconcile.observed import (
     Situation,
 )
 from tank_agent.reconcile.phase import Phase, view_pod
-from tank_agent.reconcile.plan import container_hash, plan
+from tank_agent.reconcile.plan import container_hash, plan, settings_hash
 from tank_agent.reconcile.restart import Backoff, after_exit, is_over, waits_until
 from tank_agent.reconcile.simulate import apply
-from tank_agent.runtime.instance import State, Stopping
-from tank_agent.spec.model import Container, Network, Pod, RestartPolicy, content_hash
+from tank_agent.runtime.instance import ChangeFailure, State, Stopping
+from tank_agent.spec.model import Container, Limits, Network, Pod, RestartPolicy, content_hash
 
 NOW = Moment(wall=1_000_000.0, monotonic=500.0, boot_id="this")
 BACKOFF = Backoff(base=10, cap=300, stable_after=600)
@@ -365,6 +367,50 @@ def test_a_network_that_drifted_is_converged_and_never_costs_a_container() -> No
     assert (plan(current).actions, plan(current).look_again) == ((), 4.0)
     view = view_pod(current)
     assert (view.phase, view.error, view.next_retry) == (Phase.DEGRADED, "no cable", NOW.wall + 4)
+
+
+def limited(memory: int | None) -> DesiredPod:
+    desired = desired_pod()
+    (container,) = desired.pod.containers
+    pod = replace(desired.pod, containers=(replace(container, limits=Limits(memory=memory)),))
+    return replace(desired, pod=pod)
+
+
+def test_a_limit_is_changed_live_and_a_refusal_is_waited_for() -> None:
+    old, new = limited(1 << 25), limited(1 << 26)
+    run = run_of(old, settings=settings_hash(old.pod.containers[0]))
+    current = situation(new, runs=(run,), status=status_of(run), network="used")
+    (action,) = plan(current).actions
+    assert isinstance(action, ChangeLive)
+    assert plan(situation(old, runs=(run,), status=status_of(run), network="used")).actions == ()
+    failure = ChangeFailure(
+        settings=settings_hash(new.pod.containers[0]), error="busy", failures=1, retry_at=NOW.monotonic + 3
+    )
+    refused = replace(run, failure=failure)
+    current = situation(new, runs=(refused,), status=status_of(run), network="used")
+    assert (plan(current).actions, plan(current).look_again) == ((), 3.0)
+    assert (view_pod(current).phase, view_pod(current).error) == (Phase.DEGRADED, "busy")
+    # The edit is taken back: nothing differs, and nothing is wrong any more.
+    current = situation(old, runs=(refused,), status=status_of(run), network="used")
+    assert (plan(current).actions, view_pod(current).phase) == ((), Phase.RUNNING)
+
+
+def test_a_lost_limit_and_a_child_out_of_memory_are_seen_to() -> None:
+    desired = limited(1 << 25)
+    run = run_of(desired, drift="the limit of memory is max", out_of_memory=True)
+    current = situation(desired, runs=(run,), status=status_of(run), network="used")
+    assert kinds(plan(current).actions) == [RecordOutOfMemory, ChangeLive]
+    assert plan(settle(current)).actions == ()
+
+
+def test_another_limit_is_another_try() -> None:
+    old, new = limited(1 << 25), limited(1 << 26)
+    run = run_of(old)
+    status = status_of(
+        run, instance="", retry_at=NOW.wall + 200, settings=settings_hash(old.pod.containers[0])
+    )
+    assert plan(situation(old, status=status)).actions == ()
+    assert kinds(plan(situation(new, status=status)).actions) == [MakeNetwork]
 
 
 def test_nothing_starts_in_the_hosts_network_before_the_pods_own_is_gone() -> None:
