@@ -51,7 +51,7 @@ _RESTARTING = (
 TABLE: tuple[Row, ...] = (
     Row(key="name", effect=Effect.POD, note="it is another pod: the old one goes, with its logs"),
     Row(key="restart", effect=Effect.NOTHING, note="counts from the next end on; what is over may start"),
-    Row(key="hosts", effect=Effect.NOTHING, note="the pod comes to or goes from machines, and stays on others"),
+    Row(key="hosts", effect=Effect.NOTHING, note="the pod comes to or goes from machines, no other way"),
     Row(key="labels", effect=Effect.NOTHING, note="as hosts"),
     Row(key="network", effect=Effect.LIVE, note='to or from "host": the whole pod restarts'),
     Row(key="network.dns", effect=Effect.LIVE, note="/etc/resolv.conf is written in place"),
