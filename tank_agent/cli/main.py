@@ -43,6 +43,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("suspend", "leave a pod, or all, as they are, whatever files and git say"),
     Verb("resume", "follow files and git again"),
     Verb("plan", "dry run: what would be done", usage_code=1),
+    Verb("image", "the images on this machine: list, fetch, remove, prune them"),
     Verb("volume", "the volumes that the agent keeps: list and remove them"),
     Verb("sync", "look at files and git now, and make it so"),
     Verb("git", "make a repository to push to; how far git is"),

@@ -86,6 +86,20 @@ def print_error(error: TankError) -> None:
     print(f"{prefix}{text}", file=sys.stderr)
 
 
+def megabytes(size: float) -> str:
+    """Write an amount of data for people: "57.3 MB", with units of 1000 as disks and networks have them."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size / 1000:.1f} kB" if size >= 1000 else f"{size:.0f} B"
+
+
+def share(done: int, total: int) -> str:
+    """Write how much is done of something: "12.3 MB of 57.3 MB (21 %)"."""
+    percent = f" ({100 * done // total} %)" if total else ""
+    return f"{megabytes(done)} of {megabytes(total)}{percent}"
+
+
 def span(seconds: float) -> str:
     """Write a duration for people, in its two largest units: "1h 5m"."""
     left = max(0, round(seconds))

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tank_agent.cli.arguments import add_output, client_of
-from tank_agent.cli.output import ago, colored_phase, escape, print_json, print_table, until
+from tank_agent.cli.output import ago, colored_phase, escape, print_json, print_table, share, until
 from tank_agent.cli.sources import commit_line, print_sources
 
 Status = Mapping[str, Any]
@@ -52,12 +52,13 @@ def print_all(pods: Sequence[Status]) -> None:
     ]
     git = ("GIT",) if followed else ()
     print_table(("NAME", "PHASE", *git, "CONTAINERS", "RESTARTS", "OWNER", "REVISION"), rows)
-    troubled = [pod for pod in pods if pod["error"] or pod["next_retry"] or _held(pod)]
+    troubled = [pod for pod in pods if pod["error"] or pod["next_retry"] or _pulling(pod) or _held(pod)]
     if troubled:
         print()
     for pod in troubled:
         said = list(map(escape, (pod["error"] or "").splitlines()))
         said += [f"next try {until(pod['next_retry'])}"] if pod["next_retry"] else []
+        said += [f"pulling {line}" for line in _pulling(pod)]
         said += [escape(_held(pod))] if _held(pod) else []
         print(f"{escape(pod['name'])}: " + "\n  ".join(said))
 
@@ -73,6 +74,7 @@ def print_one(pod: Status) -> None:
         ("addresses", escape(", ".join(pod["addresses"])) or "-"),
     ]
     lines += _followed_lines(pod)
+    lines += [("pulling", line) for line in _pulling(pod)]
     for number, line in enumerate((pod["error"] or "").splitlines()):
         lines.append(("" if number else "error", escape(line)))
     if pod["next_retry"]:
@@ -137,6 +139,15 @@ def ending(end: Status | None) -> str:
     else:
         how = f"code {end['code']}"
     return f"{how}, {ago(end['at'])}"
+
+
+def _pulling(pod: Status) -> list[str]:
+    """Say how far the images are that a pod waits for, one line for each container."""
+    return [
+        f"{escape(container['name'])}: {share(container['progress']['done'], container['progress']['total'])}"
+        for container in pod["containers"]
+        if container.get("progress")
+    ]
 
 
 def _running(pod: Status) -> int:

@@ -1,0 +1,83 @@
+"""Shows how far a pull is: live on a terminal, else one line for each layer that is done."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import TracebackType
+from typing import TextIO
+
+from tank_agent.cli.output import megabytes, share
+from tank_agent.image.image import LayerProgress, Progress
+
+_OVER = ("done", "cached")
+_DIGEST_SHOWN = 12
+_UP_AND_CLEAR = "\x1b[{}A\r\x1b[J"
+
+
+class PullDisplay:
+    """Prints to stderr, so that what a script reads is the result alone.
+
+    Layers that are done stay above as lines; below them, redrawn in place, are those under way and a sum.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._live = self._stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._told: set[str] = set()
+        self._drawn = 0
+
+    def __enter__(self) -> PullDisplay:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Take the live lines away; what is printed next stands right below the layers."""
+        self._write(self._erased())
+
+    def show(self, progress: Progress) -> None:
+        """Show how far a pull is now."""
+        fresh = [
+            layer for layer in progress.layers if layer.state in _OVER and layer.digest not in self._told
+        ]
+        self._told |= {layer.digest for layer in fresh}
+        text = self._erased() + "".join(f"{_layer_line(layer)}\n" for layer in fresh)
+        if self._live and progress.layers:
+            lines = self._live_lines(progress)
+            self._drawn = len(lines)
+            text += "".join(f"{line}\n" for line in lines)
+        self._write(text)
+
+    def _erased(self) -> str:
+        drawn, self._drawn = self._drawn, 0
+        return _UP_AND_CLEAR.format(drawn) if drawn else ""
+
+    def _live_lines(self, progress: Progress) -> list[str]:
+        columns, rows = self._size()
+        active = [layer for layer in progress.layers if layer.state not in (*_OVER, "waiting")]
+        over = sum(layer.state in _OVER for layer in progress.layers)
+        total = f"{over} of {len(progress.layers)} layers, {share(progress.done, progress.total)}"
+        # A line that is wrapped, or scrolled away, could not be erased.
+        lines = [*map(_layer_line, active[: max(0, rows - 2)]), total]
+        return [line[: columns - 1] for line in lines]
+
+    def _size(self) -> tuple[int, int]:
+        try:
+            found = os.get_terminal_size(self._stream.fileno())
+        except (OSError, ValueError):
+            return 80, 24
+        return found.columns or 80, found.lines or 24
+
+    def _write(self, text: str) -> None:
+        if text:
+            self._stream.write(text)
+            self._stream.flush()
+
+
+def _layer_line(layer: LayerProgress) -> str:
+    digest = layer.digest.removeprefix("sha256:")[:_DIGEST_SHOWN]
+    if layer.state in _OVER:
+        state = "here already" if layer.state == "cached" else "done"
+        return f"{digest}  {state:<12} {megabytes(layer.total)}"
+    return f"{digest}  {layer.state:<12} {share(layer.done, layer.total)}"
