@@ -62,6 +62,8 @@ class Endpoint:
         self._find_credentials = credentials
         self._lock = threading.Lock()
         self._authorization: str | None = None
+        # Whether we had a password to show, for messages.
+        self.has_credentials = False
 
     @contextmanager
     def get(self, path: str, headers: Mapping[str, str]) -> Iterator[Answer]:
@@ -108,6 +110,7 @@ class Endpoint:
             if self._authorization != used:
                 return self._authorization
             credentials = self._find_credentials()
+            self.has_credentials = credentials is not None
             kind, parameters = parse_challenge(challenge)
             if kind == "bearer":
                 self._authorization = f"Bearer {self._token(parameters, credentials)}"

@@ -145,7 +145,7 @@ class RegistryContent:
         if answer.status in (200, 206):
             return
         if answer.status in (401, 403):
-            raise denied(endpoint.name, has_credentials=answer.status == 403)
+            raise denied(endpoint.name, has_credentials=endpoint.has_credentials)
         said = _said(answer)
         if answer.status == 404:
             hint = f"{endpoint.name} says: {said}" if said else "check the name and the tag"

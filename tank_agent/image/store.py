@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
+import msgspec
 import structlog
 from msgspec import Struct
 
@@ -37,6 +38,7 @@ from tank_agent.image.unpack import UnpackServer
 from tank_agent.linux import fault
 
 _log = structlog.get_logger()
+_ATTEMPTS_WITH_COPY = 2
 
 
 class StoredImage(Struct, frozen=True, kw_only=True):
@@ -148,8 +150,12 @@ class Store:
                 f"the image {reference} is not on this machine, and may not be fetched",
                 hint='pull it with `tank image pull`, or write pull = "missing"',
             )
+        settings = self._settings
+        if found is not None:
+            # There is a copy to fall back to, and a container that waits for its start.
+            settings = msgspec.structs.replace(settings, attempts=min(settings.attempts, _ATTEMPTS_WITH_COPY))
         try:
-            return self._pull(reference, progress, lambda: cancelled() or self._closed.is_set())
+            return self._pull(reference, settings, progress, lambda: cancelled() or self._closed.is_set())
         except Retry as error:
             if found is None or cancelled():
                 raise
@@ -255,11 +261,15 @@ class Store:
         return not damaged
 
     def _pull(
-        self, reference: str, progress: Callable[[Progress], None], cancelled: Callable[[], bool]
+        self,
+        reference: str,
+        settings: ImageSettings,
+        progress: Callable[[Progress], None],
+        cancelled: Callable[[], bool],
     ) -> Image:
         parsed = parse_reference(reference)
         before = "" if parsed.transport == "registry" else stamp(parsed)
-        content = self._open(parsed, cancelled)
+        content = self._open(parsed, settings, cancelled)
         with (
             self._session() as pin,
             Pull(parsed, content, self._settings, progress=progress, cancelled=cancelled) as pull,
@@ -332,10 +342,10 @@ class Store:
             # The disk is in trouble. The layers stay unsealed, and are unpacked anew after a reboot.
             return
 
-    def _open(self, reference: Reference, cancelled: Callable[[], bool]) -> Content:
+    def _open(self, reference: Reference, settings: ImageSettings, cancelled: Callable[[], bool]) -> Content:
         if reference.transport != "registry":
             return open_on_disk(reference, self._scratch)
-        return RegistryContent(reference, self._settings, cancelled)
+        return RegistryContent(reference, settings, cancelled)
 
     def _digest(self, reference: Reference) -> str:
         """Return the manifest's digest that a reference stands for on this machine, or ""."""

@@ -88,7 +88,7 @@ def test_password(place: Path, layout: Path) -> None:
         with pytest.raises(Stalled, match="wants a login"):
             pull(place, f"{host}/busybox:1")
         wrong = write_auth(place / "wrong.json", host, password="no")
-        with pytest.raises(Stalled, match=r"refuses our credentials|wants a login"):
+        with pytest.raises(Stalled, match="refuses our credentials"):
             pull(place, f"{host}/busybox:1", auth_files=(str(wrong),))
         assert runs(pull(place, f"{host}/busybox:1", auth_files=(str(place / "none.json"), str(auth))))
 
