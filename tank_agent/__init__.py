@@ -7,7 +7,8 @@ use, since `tank list` must start fast.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+# As typing has it, which takes longer to import than all of this.
+TYPE_CHECKING = False
 
 __version__ = "0.1.0"
 __all__ = [

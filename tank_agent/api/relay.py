@@ -311,10 +311,12 @@ def _finish_alone(execution: Execution, stopping: threading.Event) -> None:
                 return
             poller = select.poll()
             poller.register(execution.waiter, select.POLLIN)
+            # A terminal that the command has not opened yet looks like one that it has closed.
+            begun = execution.begun()
             for descriptor in (execution.terminal, execution.stdout, execution.stderr):
-                if descriptor is not None:
+                if begun and descriptor is not None:
                     poller.register(descriptor, select.POLLIN)
-            for descriptor, _ in poller.poll(_STOP_WITHIN * 1000):
+            for descriptor, _ in poller.poll((_STOP_WITHIN if begun else _BEGUN_WITHIN) * 1000):
                 if descriptor != execution.waiter and not _discard(descriptor):
                     execution.close_output(descriptor)
     finally:

@@ -5,12 +5,19 @@ With a terminal as stdin, the command gets one too; Ctrl-P Ctrl-Q leaves it runn
 
 from __future__ import annotations
 
-import argparse
-
 from tank_agent.client import keys
+
+# As typing has it, which takes longer to import than all of this.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import argparse
+
+    from tank_agent.client.results import Result
 
 TAKES_COMMAND = True
 _USAGE = 2
+_FLAGS = {"-T": "no_tty", "--no-tty": "no_tty", "--debug": "debug"}
+_VALUES = {"--cwd": "cwd", "--socket": "socket", "--detach-keys": "detach_keys"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +43,38 @@ def add_detach_keys(parser: argparse.ArgumentParser) -> None:
         default=keys.DEFAULT,
         help=f'keys that leave it running, such as "ctrl-x,x", or "none" (default {keys.DEFAULT})',
     )
+
+
+def read_plain(words: list[str]) -> argparse.Namespace | None:
+    """Return what argparse would make of the words, if there is nothing to complain about; else None."""
+    from types import SimpleNamespace
+
+    if "--" not in words:
+        return None
+    cut = words.index("--")
+    found = SimpleNamespace(name="", cwd=None, socket=None, env=[], no_tty=False, debug=False)
+    found.version, found.detach_keys, found.run, found.command = False, keys.DEFAULT, run, words[cut + 1 :]
+    rest = iter(words[:cut])
+    for word in rest:
+        if word in _FLAGS:
+            setattr(found, _FLAGS[word], True)
+        elif word in _VALUES or word == "--env":
+            value = next(rest, "-")
+            if value.startswith("-") or (word == "--env" and value.find("=") < 1):
+                return None
+            if word == "--env":
+                found.env.append(value)
+            else:
+                setattr(found, _VALUES[word], value)
+        elif word.startswith("-") or found.name:
+            return None
+        else:
+            found.name = word
+    try:
+        keys.parse(found.detach_keys)
+    except ValueError:
+        return None
+    return found if found.name else None  # type: ignore[return-value]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -65,19 +104,20 @@ def run(arguments: argparse.Namespace) -> int:
     return conclude(result)
 
 
-def conclude(result: object) -> int:
+def conclude(result: Result) -> int:
     """Say that the user left, and return the exit code."""
-    from tank_agent.client.results import Detached, Exited, Signaled
+    from tank_agent.client.results import Detached
 
     if isinstance(result, Detached):
         print("detached")
-    assert isinstance(result, Exited | Signaled | Detached)
     return result.status
 
 
 def _variable(text: str) -> str:
     name, equals, _ = text.partition("=")
     if not name or not equals:
+        import argparse
+
         raise argparse.ArgumentTypeError(f"{text!r} is not a variable, such as DEBUG=1")
     return text
 
@@ -86,5 +126,7 @@ def _detach_keys(text: str) -> str:
     try:
         keys.parse(text)
     except ValueError as error:
+        import argparse
+
         raise argparse.ArgumentTypeError(str(error)) from None
     return text

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from tank_agent.api.frames import PROTOCOL
 
+# As typing has it, which takes longer to import than all of this.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
+    from typing import NoReturn
 
     from tank_agent.errors import TankError
 
@@ -27,13 +29,16 @@ _TIMEOUT = 30.0
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 
-class Answered(NamedTuple):
+class Answered:
     """An answer whose head was read: `received` came behind it, the rest is still in the socket."""
 
-    status: int
-    headers: Mapping[str, str]
-    connection: socket.socket
-    received: bytes
+    def __init__(
+        self, status: int, headers: Mapping[str, str], connection: socket.socket, received: bytes
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self.connection = connection
+        self.received = received
 
 
 def quote(text: str) -> str:

@@ -1,39 +1,67 @@
-"""How an interactive session can end."""
+"""How an interactive session can end. Plain classes, since `tank exec` starts with them: no typing."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+
+class Result:
+    """How a session ended; results of one kind with the same number are equal."""
+
+    __slots__ = ("_number",)
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    @property
+    def status(self) -> int:
+        """Return what a shell would say."""
+        return self._number
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and isinstance(other, Result) and other._number == self._number
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._number))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._number})"
 
 
-class Exited(NamedTuple):
+class Exited(Result):
     """The command ended by itself with this exit code."""
 
-    code: int
+    __slots__ = ()
+    __match_args__ = ("code",)
+
+    @property
+    def code(self) -> int:
+        """Return the exit code."""
+        return self._number
+
+
+class Signaled(Result):
+    """A signal ended the command; a shell says 128 and its number."""
+
+    __slots__ = ()
+    __match_args__ = ("signal",)
+
+    @property
+    def signal(self) -> int:
+        """Return the signal's number."""
+        return self._number
 
     @property
     def status(self) -> int:
-        """Return what a shell would say: the code itself."""
-        return self.code
+        """Return what a shell would say."""
+        return 128 + self._number
 
 
-class Signaled(NamedTuple):
-    """A signal ended the command."""
+class Detached(Result):
+    """The user left, and the command goes on: nothing has failed."""
 
-    signal: int
+    __slots__ = ()
 
-    @property
-    def status(self) -> int:
-        """Return what a shell would say: 128 and the signal's number."""
-        return 128 + self.signal
+    def __init__(self) -> None:
+        super().__init__(0)
 
-
-class Detached(NamedTuple):
-    """The user left, and the command goes on."""
-
-    @property
-    def status(self) -> int:
-        """Return 0: nothing has failed."""
-        return 0
-
-
-Result = Exited | Signaled | Detached
+    def __repr__(self) -> str:
+        return "Detached()"

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import select
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from typing import IO, NoReturn
 
 from tank_agent.api import frames
 from tank_agent.client import keys, light, terminal
 from tank_agent.client.results import Detached, Exited, Result, Signaled
+
+# As typing has it, which takes longer to import than all of this.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from typing import IO, NoReturn
+
+    JsonValue = str | int | None | list[str]
+    Stream = int | IO[bytes] | IO[str]
 
 _QUEUE = 256 << 10
 _RECEIVE = 256 << 10
 # How long the agent may take to confirm that we left, in seconds.
 _GOODBYE = 2.0
 _SIGINT = 2
-
-Stream = int | IO[bytes] | IO[str]
+_ESCAPED = {chr(code): f"\\u{code:04x}" for code in (*range(32), ord('"'), ord("\\"))}
 
 
 def exec_command(
@@ -42,11 +47,11 @@ def exec_command(
     on_terminal = streams.stdin_is_terminal() if tty is None else tty
     sequence = keys.parse(detach_keys)
     variables = [f"{key}={value}" for key, value in env.items()] if isinstance(env, Mapping) else list(env)
-    wanted: dict[str, object] = {"argv": list(argv), "cwd": cwd, "env": variables, "terminal": on_terminal}
+    wanted: dict[str, JsonValue] = {"argv": list(argv), "cwd": cwd, "env": variables, "terminal": on_terminal}
     if on_terminal:
         rows, columns = terminal.size(streams.stdout, streams.stdin)
         wanted |= {"rows": rows, "columns": columns, "term": os.environ.get("TERM", "")}
-    body = json.dumps(wanted, ensure_ascii=False).encode()
+    body = _json(wanted).encode()
     answered = light.upgrade(path, light.target_path(name, "exec"), body)
     session = _Session(path, answered, streams, sequence if on_terminal else b"")
     return session.run(raw=on_terminal and streams.stdin_is_terminal(), interrupts=not on_terminal)
@@ -67,6 +72,25 @@ def attach(
     session = _Session(path, answered, streams, sequence)
     session.resize()
     return session.run(raw=streams.stdin_is_terminal(), interrupts=False)
+
+
+def _json(fields: Mapping[str, JsonValue]) -> str:
+    """Write an object as JSON; the json module would take longer to import."""
+    return "{" + ",".join(f"{_json_text(key)}:{_json_value(value)}" for key, value in fields.items()) + "}"
+
+
+def _json_value(value: JsonValue) -> str:
+    if isinstance(value, list):
+        return "[" + ",".join(map(_json_text, value)) + "]"
+    if isinstance(value, str):
+        return _json_text(value)
+    if value is None:
+        return "null"
+    return str(value).lower()
+
+
+def _json_text(text: str) -> str:
+    return '"' + "".join(_ESCAPED.get(char, char) for char in text) + '"'
 
 
 class _Streams:

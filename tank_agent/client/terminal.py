@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import termios
-import threading
 import tty
-from collections.abc import Callable
-from types import FrameType
-from typing import Any
+
+# As typing has it, which takes longer to import than all of this.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+    from typing import Any
 
 # Modes that programs switch on and forget when they are cut off: "set" and "reset" of DEC private modes.
 _MODE = rb"\x1b\[\?([0-9;]+)([hl])"
@@ -42,7 +44,14 @@ class Modes:
 
     def feed(self, output: bytes) -> None:
         """Look at what goes to the terminal."""
+        self.at_line_start = output.endswith((b"\n", b"\r"))
         text = self._rest + output
+        self._rest = b""
+        if b"\x1b" not in text:
+            return
+        # Imported here, since most commands print nothing of the kind.
+        import re
+
         end = 0
         for match in re.finditer(_MODE, text):
             end = match.end()
@@ -51,8 +60,7 @@ class Modes:
                     self._changed[mode] = None
                 else:
                     self._changed.pop(mode, None)
-        self._rest = text[max(end, len(text) - _LONGEST) :]
-        self.at_line_start = output.endswith((b"\n", b"\r"))
+        self._rest = text[max(end, text.rfind(b"\x1b"), len(text) - _LONGEST) :]
 
     def undo(self) -> bytes:
         """Return what puts the terminal back as it was; nothing if it is."""
@@ -108,6 +116,7 @@ class Signals:
         self, wake: int, raw: Raw | None, resized: Callable[[], None], interrupted: Callable[[], None] | None
     ) -> None:
         self._wake = wake
+        self._former: int | None = None
         self._raw = raw
         self._resized = resized
         self._killed = False
@@ -120,17 +129,19 @@ class Signals:
             self._handlers[signal.SIGINT] = lambda *_: interrupted()
 
     def __enter__(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
+        try:
+            self._former = signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        except ValueError:
+            # Not the main thread.
             return
         for number, handler in self._handlers.items():
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._saved[number] = signal.signal(number, handler)
-        self._wake = signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
 
     def __exit__(self, *_: object) -> None:
-        if threading.current_thread() is not threading.main_thread():
+        if self._former is None:
             return
-        signal.set_wakeup_fd(self._wake)
+        signal.set_wakeup_fd(self._former)
         for number, handler in self._saved.items():
             signal.signal(number, handler)
 
