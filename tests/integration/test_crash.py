@@ -69,6 +69,7 @@ def test_killed_while_bringing_up(stopped_agent: Agent, point: str) -> None:
     status = agent.wait_phase("web", "running")
     assert len(agent.conmons()) == 1
     # What ran already goes on; what never began begins once, and neither counts as a restart.
+    wait_for(lambda: agent.output("web"), "it prints")
     assert agent.output("web") == ["started"]
     assert status["containers"][0]["restarts"] == 0
     if point == "runtime:started":
@@ -108,6 +109,7 @@ def test_killed_while_replacing(stopped_agent: Agent, point: str) -> None:
     assert len(agent.conmons()) == 1
     environment = Path(f"/proc/{agent.pid('web')}/environ").read_bytes().split(b"\0")
     assert b"EDITED=yes" in environment
+    wait_for(lambda: len(agent.output("web")) >= 2, "both have printed")
     assert agent.output("web") == ["started", "started"]
 
 
