@@ -46,7 +46,8 @@ def plan_trees(path: Path, against: Path | None, host: Host | None) -> PlanRepor
     if against is not None:
         old = ownership.merge(Known(), _read_tree(against, host).snapshot, 0.0)
         before = {pod.name: pod for pod in old.changed}
-    merged = ownership.merge(Known(desired=before), tree.snapshot, 0.0)
+    known = Known(desired=before, generations={name: pod.generation for name, pod in before.items()})
+    merged = ownership.merge(known, tree.snapshot, 0.0)
     planned = [_planned(before.get(pod.name), pod) for pod in merged.changed]
     planned += [PlannedPod(name=name, change="remove") for name in merged.removed]
     found = set(tree.snapshot.problems)
