@@ -273,7 +273,7 @@ class Client:
             name,
             argv,
             cwd=cwd,
-            env=env,
+            env=[f"{key}={value}" for key, value in env.items()] if isinstance(env, Mapping) else env,
             tty=tty,
             stdin=stdin,
             stdout=stdout,

@@ -35,7 +35,7 @@ def exec_command(
     argv: Sequence[str],
     *,
     cwd: str | None = None,
-    env: Mapping[str, str] | Sequence[str] = (),
+    env: Sequence[str] = (),
     tty: bool | None = None,
     stdin: Stream | None = None,
     stdout: Stream | None = None,
@@ -46,8 +46,7 @@ def exec_command(
     streams = _Streams(stdin, stdout, stderr)
     on_terminal = streams.stdin_is_terminal() if tty is None else tty
     sequence = keys.parse(detach_keys)
-    variables = [f"{key}={value}" for key, value in env.items()] if isinstance(env, Mapping) else list(env)
-    wanted: dict[str, JsonValue] = {"argv": list(argv), "cwd": cwd, "env": variables, "terminal": on_terminal}
+    wanted: dict[str, JsonValue] = {"argv": list(argv), "cwd": cwd, "env": list(env), "terminal": on_terminal}
     if on_terminal:
         rows, columns = terminal.size(streams.stdout, streams.stdin)
         wanted |= {"rows": rows, "columns": columns, "term": os.environ.get("TERM", "")}
