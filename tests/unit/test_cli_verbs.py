@@ -316,6 +316,113 @@ def test_sync(tank: Tank, service: FakeService) -> None:
     assert tank.json("sync") == service.status()
 
 
+GIT = {
+    "state": "held",
+    "remote": "/srv/fleet.git",
+    "ref": "refs/heads/main",
+    "error": None,
+    "hint": None,
+    "held": "commit 2222 is held",
+    "commit": {"id": "1" * 40, "author": "Ann", "subject": "begin\x1b[2J", "at": "2026-01-01T00:00:00Z"},
+    "latest": {"id": "2" * 40, "author": "Ann", "subject": "next", "at": "2026-01-01T00:00:00Z"},
+    "looked_at": "2026-01-01T00:00:00Z",
+    "steps": {
+        name: {"revision": "2" * 40, "error": None, "hint": None, "at": None}
+        for name in ("fetched", "verified", "checked", "applied")
+    },
+    "troubles": ["can't watch /srv"],
+    "pods": 1,
+}
+
+
+def test_sync_confirms_and_fails_while_git_does(tank: Tank, service: FakeService) -> None:
+    assert tank("sync", "--confirm")[0] == 0
+    assert tank("sync", "--confirm", "22222222")[0] == 0
+    assert service.calls == [("sync", None, ""), ("sync", None, "22222222")]
+    service.gitops.git = GIT
+    code, stdout, _ = tank("sync")
+    line = 'git: held at 111111111111 "begin\\x1b[2J" (Ann) - commit 2222 is held'
+    assert (code, stdout.splitlines()[-2:]) == (1, [line, "git: can't watch /srv"])
+    assert tank.json("sync", code=1) == []
+    service.gitops.git = {**GIT, "state": "in-sync", "held": None}
+    assert tank("sync")[0] == 0
+
+
+def test_status_tells_of_git_and_of_pods_that_do_not_follow(tank: Tank, service: FakeService) -> None:
+    git = {
+        "state": "pinned",
+        "error": None,
+        "commit": "1" * 40,
+        "author": "Ann",
+        "subject": "begin",
+        "file": "x",
+    }
+    since = "2026-01-01T00:00:00Z"
+    service.add("web", git=git, hold={"kind": "pinned", "since": since, "generation": 3})
+    service.add("db", git=None, hold=None)
+    service.gitops.git, service.gitops.suspended = GIT, True
+    code, stdout, stderr = tank("status")
+    assert (code, stderr) == (0, "")
+    assert rows(stdout)[0] == ["NAME", "PHASE", "GIT", "CONTAINERS", "RESTARTS", "OWNER", "REVISION"]
+    assert [row[2] for row in rows(stdout)[1:3]] == ["-", "pinned"]
+    assert "web: pinned to generation 3, " in stdout
+    assert "`tank resume web` follows its file again" in stdout
+    assert stdout.splitlines()[-1].startswith("sources are suspended")
+    detail = tank("status", "web")[1].splitlines()
+    assert "git         pinned" in detail
+    assert 'commit      111111111111 "begin" (Ann)' in detail
+    assert isinstance(tank.json("status"), list)
+
+
+def test_git_status(tank: Tank, service: FakeService) -> None:
+    code, stdout, _ = tank("git", "status")
+    assert (code, "follows no git repository" in stdout) == (0, True)
+    service.gitops.git = GIT
+    code, stdout, stderr = tank("git", "status")
+    assert (code, stderr) == (1, "")
+    assert stdout.splitlines()[1:3] == [
+        "remote    /srv/fleet.git refs/heads/main",
+        "fetch     222222222222  done",
+    ]
+    assert tank.json("git", "status", code=1) == GIT
+    assert tank("git")[0] == 2
+
+
+def test_suspend_resume_and_rollback(tank: Tank, service: FakeService) -> None:
+    service.add("web", hold={"kind": "pinned", "since": "2026-01-01T00:00:00Z", "generation": 1})
+    assert tank("suspend", "web") == (0, "web no longer follows its file\n", "")
+    assert tank("suspend")[0] == 0
+    assert tank.json("suspend") == {"suspended": True, "git": None}
+    assert tank("resume", "web")[0] == tank("resume")[0] == 0
+    code, stdout, _ = tank("rollback", "web")
+    assert (code, stdout.splitlines()) == (
+        0,
+        [
+            "web goes back to generation 1, rev1",
+            "it is pinned there; `tank resume web` follows its file again",
+        ],
+    )
+    assert tank.json("rollback", "web", "7")["name"] == "web"
+    assert service.calls == [
+        ("suspend", "web"),
+        ("suspend", None),
+        ("suspend", None),
+        ("resume", "web"),
+        ("resume", None),
+        ("rollback", "web", None),
+        ("rollback", "web", "7"),
+    ]
+    assert tank("rollback", "nobody")[0] == 1
+
+
+def test_plan_of_a_commit(tank: Tank, service: FakeService) -> None:
+    service.report = CHANGES
+    assert tank("plan", "--git", "feature")[0] == 2
+    assert service.calls == [("plan", None, "feature")]
+    for argv in (("--git", "x", "pods"), ("--against", "x"), ("--host", "x"), ("x", "--label", "y")):
+        assert tank("plan", *argv)[0] == 1
+
+
 def test_version(tank: Tank) -> None:
     code, stdout, stderr = tank("version")
     assert (code, stderr) == (0, "")
@@ -372,6 +479,11 @@ def test_schema(alone: Tank) -> None:
         ("history", "web"),
         ("plan",),
         ("sync",),
+        ("suspend",),
+        ("resume", "web"),
+        ("rollback", "web"),
+        ("git", "status"),
+        ("plan", "--git", "main"),
     ],
 )
 def test_without_an_agent_every_verb_says_so(alone: Tank, argv: tuple[str, ...]) -> None:
