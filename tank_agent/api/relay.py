@@ -164,15 +164,15 @@ class _ExecSession:
         """Work until the end; True if the command goes on without its caller."""
         self._take_all()
         while True:
-            self._poll()
-            if self._caller.gone:
-                return self._leave()
             if self._detached:
                 self._caller.finish(frames.DETACH)
                 return True
+            if self._caller.gone:
+                return self._leave()
             if self._over and self._drained():
                 self._say_result()
                 return False
+            self._poll()
 
     def _poll(self) -> None:
         execution, caller = self._execution, self._caller
@@ -359,20 +359,19 @@ class _AttachSession:
     def run(self) -> None:
         """Work until the end."""
         caller, viewer = self._caller, self._viewer
-        while True:
-            self._poll()
+        self._take_all()
+        while not self._detached:
             if caller.gone:
                 if caller.stopping.is_set():
                     hint = "it goes on; attach again when the agent is back"
                     caller.fail(Retry("the agent stops, which ends the attachment", hint=hint))
                 return
-            if self._detached:
-                caller.finish(frames.DETACH)
-                return
             if viewer.gone:
                 caller.put(frames.STDOUT, viewer.take())
                 self._say_result()
                 return
+            self._poll()
+        caller.finish(frames.DETACH)
 
     def _poll(self) -> None:
         caller, viewer = self._caller, self._viewer
@@ -387,14 +386,17 @@ class _AttachSession:
         if events & select.POLLOUT:
             caller.flush()
         if events & select.POLLIN:
-            for kind, payload in caller.receive():
-                self._take(kind, payload)
+            self._take_all()
         elif events & (select.POLLHUP | select.POLLRDHUP | select.POLLERR):
             caller.gone = True
         if viewer.ready in ready and (data := viewer.take()):
             caller.put(frames.STDOUT, data)
         while self._input and (written := viewer.write(self._input)):
             self._input = self._input[written:]
+
+    def _take_all(self) -> None:
+        for kind, payload in self._caller.receive():
+            self._take(kind, payload)
 
     def _take(self, kind: int, payload: bytes) -> None:
         if kind == frames.STDIN and len(self._input) < _QUEUE:
