@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tank_agent import Detached, Exited, NotRunning, Signaled
+from tank_agent.api import frames
 from tank_agent.client.client import Client
 from tank_agent.errors import AgentUnreachable, CannotRun, CommandNotFound, PodNotFound, Retry, TankError
 from tests.support.agent import Agent, running_agent, wait_for
@@ -441,6 +444,23 @@ def test_a_command_that_was_left_is_read_so_that_it_never_waits(agent: Agent) ->
         lambda: tank(agent, "exec", "web", "--", "test", "-e", "/tmp/written").returncode == 0, "written"
     )
     kill_inside(agent, f"sh -c read go; {script}")
+
+
+def test_a_caller_that_leaves_in_the_same_breath_leaves_the_command_running(agent: Agent) -> None:
+    body = json.dumps({"argv": ["sleep", "4716"], "terminal": True}).encode()
+    head = f"POST /v1/pods/web/exec HTTP/1.1\r\nHost: tank\r\nContent-Length: {len(body)}\r\n"
+    head += f"Connection: Upgrade\r\nUpgrade: {frames.PROTOCOL}\r\n\r\n"
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.settimeout(20)
+        caller.connect(os.fspath(agent.run / "tank.sock"))
+        caller.sendall(head.encode() + body + frames.frame(frames.DETACH))
+        answer = b""
+        while piece := caller.recv(4096):
+            answer += piece
+    assert answer.startswith(b"HTTP/1.1 101 ")
+    assert answer.endswith(frames.frame(frames.DETACH))
+    wait_inside(agent, lambda names: "sleep 4716" in names, "the command goes on")
+    kill_inside(agent, "sleep 4716")
 
 
 def test_a_lone_ctrl_p_is_passed_on_soon(agent: Agent) -> None:
