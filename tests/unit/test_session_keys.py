@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from hypothesis import given, strategies
 
+from tank_agent.cli import exec as exec_
+from tank_agent.cli.main import parser
 from tank_agent.client import keys
+
+ROOT = str(Path(__file__).parents[2])
 
 
 @pytest.mark.parametrize(
@@ -79,3 +87,66 @@ def test_nothing_is_lost_nor_made_up(sequence: bytes, pieces: list[bytes]) -> No
 def test_without_a_sequence_all_is_passed_on_at_once(pieces: list[bytes]) -> None:
     watched = keys.DetachKeys(b"")
     assert [watched.feed(piece) for piece in pieces] == [(piece, False) for piece in pieces]
+
+
+# The plain command line of exec, which is read without argparse
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["web", "--", "ls"],
+        ["web/app", "-T", "--", "ls", "-l", "--", "x"],
+        ["--no-tty", "web", "--cwd", "/x", "--env", "A=1", "--env", "B=", "--", "sh", "-c", "echo --"],
+        ["web", "--socket", "/x.sock", "--debug", "--detach-keys", "none", "--", "ls"],
+        ["web", "--"],
+    ],
+)
+def test_a_plain_exec_is_read_as_argparse_reads_it(words: list[str]) -> None:
+    found = exec_.read_plain(words)
+    assert found is not None
+    wanted = vars(parser("exec").parse_args(["exec", *words]))
+    assert vars(found) == wanted
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["web"],
+        ["web", "ls"],
+        ["--", "ls"],
+        ["web", "two", "--", "ls"],
+        ["web", "--help", "--", "ls"],
+        ["web", "--unknown", "--", "ls"],
+        ["web", "--cwd", "--", "ls"],
+        ["web", "--cwd=/x", "--", "ls"],
+        ["web", "--env", "novalue", "--", "ls"],
+        ["web", "--env", "=x", "--", "ls"],
+        ["web", "--detach-keys", "ctrl-", "--", "ls"],
+    ],
+)
+def test_what_is_not_plain_is_left_to_argparse(words: list[str]) -> None:
+    assert exec_.read_plain(words) is None
+
+
+def test_exec_starts_without_heavy_imports() -> None:
+    heavy = "{'argparse', 'json', 'typing', 'msgspec', 'http.client', 'threading', 'subprocess'}"
+    # An agent that is not there is an error, which may import what it likes; so look before it is asked.
+    script = (
+        "import sys, tank_agent.client.light as light\n"
+        "def ask(*arguments, **options):\n"
+        f"    print(sorted({heavy} & set(sys.modules)))\n"
+        "    raise SystemExit(0)\n"
+        "light.ask = ask\n"
+        "from tank_agent.cli.main import main\n"
+        "main(['exec', 'web', '--', 'true'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, {ROOT!r})\n{script}"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
