@@ -161,7 +161,8 @@ class Pulls:
     def pull(self, need: Need) -> bool:
         """Begin to fetch an image for a container, or join the pull that is under way.
 
-        Returns whether that is worth telling: not if an image is only asked for anew, or tried again.
+        Returns whether that is worth telling: not if an image is only asked for anew, tried again, or if
+        nobody is asked.
         """
         key = _key(need)
         known = self._store.cached(need.reference)
@@ -171,7 +172,7 @@ class Pulls:
                 job.waiting.add(need)
                 return False
             job = self._jobs[key] = _Job(waiting={need})
-            told = known is None and key not in self._failed
+            told = known is None and key not in self._failed and need.policy != "never"
         self._pool.submit(self._run, key, job, known)
         return told
 
@@ -265,7 +266,10 @@ class Pulls:
             retry_at=self._clock.monotonic() + delay,
             needs=set(job.waiting),
         )
-        return News(type="pull-failed", message=error) if former is None or former.error != error else None
+        if former is not None and former.error == error:
+            return None
+        # An event is one line; the hint stands in the next one.
+        return News(type="pull-failed", message="; ".join(line.strip() for line in error.splitlines()))
 
 
 def _key(need: Need) -> _Key:

@@ -235,6 +235,17 @@ def test_one_policy_does_not_wait_for_the_other() -> None:
     pulls.close()
 
 
+def test_that_nobody_is_asked_is_no_pull_to_tell_of() -> None:
+    store, woken = Store(), Woken()
+    store.go_on.set()
+    store.error = Stalled("not here", hint="pull it")
+    pulls = make_pulls(store, woken)
+    assert not pulls.pull(need("a", policy="never"))
+    woken.wait({"a"})
+    assert [found.message for found in pulls.news("a")] == ["not here; pull it"]
+    pulls.close()
+
+
 def test_an_image_that_went_away_is_pulled_again() -> None:
     store, woken = Store(), Woken()
     store.images["image"] = Image(reference="image", digest=store.digest, layers=())
