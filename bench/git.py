@@ -1,4 +1,4 @@
-"""Following a git repository: an unchanged remote, a first clone, and one pod of 1,000 changed.
+"""Following a git repository: push → running, an unchanged remote, a first clone, one pod of 1,000 changed.
 
 Beside the git command line doing the least that a script around it would do: `git ls-remote`, `git clone`,
 `git fetch` and reading the files of the new commit. Servers are `git daemon` and a directory, both here.
@@ -18,12 +18,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench._measure import Table
+from bench._measure import Table, milliseconds
+from bench.pods import Fifo, pod_file
 from tank_agent.source.git.child import HelperPool
 from tank_agent.source.git.settings import GitSettings
 from tank_agent.source.git.source import GitSource
 from tank_agent.spec.selectors import Host
+from tests.support.agent import ended, wait_for
 from tests.support.git import ENVIRONMENT, git_daemon, pod_text
+from tests.support.gitops import Fleet as Machine
 
 ROUNDS = int(os.environ.get("TANK_BENCH_ROUNDS", "30"))
 PODS = 1_000
@@ -37,6 +40,7 @@ def main() -> None:
     try:
         fleet = Fleet(base)
         with git_daemon(base) as address, Meter(int(address.rsplit(":", 1)[1])) as meter:
+            pushes(base)
             polls(fleet, base, meter)
             clones(fleet, base, address)
             changes(fleet, base, address)
@@ -272,6 +276,45 @@ def changes(fleet: Fleet, base: Path, address: str) -> None:
             table.add(name, (time.perf_counter() - begun) * 1000, peer=peer)
     for follower in followers.values():
         follower.pool.close()
+    table.print()
+
+
+def pushes(base: Path) -> None:
+    """Measure from `git push` to a directory on this machine to the new container's first instruction."""
+    table = Table("From a push, or a file, to the container's first instruction", "ms")
+    home = base / "machine"
+    home.mkdir()
+    fleet = Machine(home)
+    agent, fifo = fleet.agent, Fifo(home / "fifo")
+    text = pod_file(agent, fifo)
+    fleet.push({"pods/README": "pods\n"}, "begin")
+    agent.start()
+    with ended(agent):
+        wait_for(lambda: agent.client.sources()["git"]["state"] == "in-sync", "git is followed")
+        for number in range(ROUNDS + 1):
+            fleet.work.write("pods/web.toml", text)
+            fleet.work.commit("add", push=False)
+            time.sleep(0.3)  # as between two pushes of people: a helper in reserve has loaded
+            begun = time.perf_counter()
+            fleet.work.push()
+            pushed = time.perf_counter()
+            fifo.wait()
+            running = time.perf_counter()
+            fleet.push({"pods/web.toml": None}, "remove")
+            agent.wait_gone("web")
+            temporary, target = agent.home / "web.new", agent.pods / "web.toml"
+            temporary.write_text(text)
+            file = milliseconds(lambda: (temporary.rename(target), fifo.wait()))  # noqa: B023 - called at once
+            target.unlink()
+            agent.wait_gone("web")
+            if number:
+                table.add("file renamed into pods.d → running", file)
+                table.add("git push itself", (pushed - begun) * 1000)
+                table.add(
+                    "start of git push → running",
+                    (running - begun) * 1000,
+                    peer="file renamed into pods.d → running",
+                )
     table.print()
 
 

@@ -36,14 +36,19 @@ from tank_agent.source.git.protocol import (
 from tank_agent.source.git.transport import Access, GitError, Wanted
 
 _START = (
-    "import json,sys;sys.path[:]=json.loads(sys.argv[1]);from tank_agent.source.git.helper import main;main()"
+    "import json,sys;sys.path[:]=json.loads(sys.argv[1]);from tank_agent.source.git.helper import main;"
+    "main(reserve=len(sys.argv)>2)"
 )
 
 
 class Helper:
-    """A helper process that has loaded its code and waits for its first message."""
+    """A helper process that waits for its first message.
 
-    def __init__(self) -> None:
+    Args:
+        reserve: load all code that may be needed now, while nobody waits for it.
+    """
+
+    def __init__(self, *, reserve: bool = False) -> None:
         ours, theirs = socket.socketpair()
         self.channel = ours
         self._lock = threading.Lock()
@@ -51,7 +56,10 @@ class Helper:
         self._errors = os.memfd_create("tank-git-helper", os.MFD_CLOEXEC)
         with theirs:
             self.process = subprocess.Popen(  # reaped in close()
-                [sys.executable, "-I", "-c", _START, json.dumps([path for path in sys.path if path])],
+                [
+                    *(sys.executable, "-I", "-c", _START, json.dumps([path for path in sys.path if path])),
+                    *(("reserve",) if reserve else ()),
+                ],
                 stdin=theirs.fileno(),
                 stdout=self._errors,
                 stderr=self._errors,
@@ -126,7 +134,7 @@ class HelperPool:
             if self._spare is None or not self._spare.usable:
                 if self._spare is not None:
                     self._spare.close()
-                self._spare = Helper()
+                self._spare = Helper(reserve=True)
 
     def close(self) -> None:
         """End the reserve."""

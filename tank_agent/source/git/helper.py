@@ -59,12 +59,16 @@ class Places(Struct, frozen=True, kw_only=True):
     local: Path | None = None
 
 
-def main() -> None:
-    """Serve one agent until it hangs up."""
+def main(*, reserve: bool = False) -> None:
+    """Serve one agent until it hangs up; `reserve` loads what a push will need before it comes."""
     call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     # Bound to be needed, and perhaps not readable any more once we are somebody else.
     import dulwich.client
     import dulwich.repo  # noqa: F401
+
+    if reserve:
+        import tank_agent.source.git.reader
+        import tank_agent.source.git.with_dulwich  # noqa: F401
 
     channel = socket.socket(fileno=os.dup(0))
     devnull = os.open(os.devnull, os.O_RDONLY)

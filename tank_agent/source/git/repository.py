@@ -57,7 +57,7 @@ class Repository:
     def prepare(self) -> None:
         """Make what is missing of its directories."""
         make_bare(self.path)
-        # The helper reads them as another user, whatever the agent's umask; the directory above is ours alone.
+        # The helper reads them as another user, whatever our umask; the directory above is ours alone.
         for directory in (self.objects, self.objects / "pack", self.objects / "info"):
             directory.chmod(0o755)
 
