@@ -57,7 +57,9 @@ class Command(NamedTuple):
 
 def main() -> None:
     """Write all files into the directory of the command line."""
-    out = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("directory", type=Path)
+    out = parser.parse_args().directory
     out.mkdir(parents=True, exist_ok=True)
     commands = [_command(verb.name, verb.help, verb.module) for verb in VERBS]
     pods, settings = _schemas()

@@ -1,4 +1,4 @@
-"""The agent's own log (DESIGN section 2): for people on a terminal, fields in the journal, else JSON lines."""
+"""The agent's own log (DESIGN section 2): text on a terminal, fields in the journal, else JSON lines."""
 
 from __future__ import annotations
 

@@ -69,11 +69,16 @@ class CgroupHost(Struct, frozen=True, kw_only=True):
         return frozenset(found)
 
     def remove(self, path: str) -> bool:
-        """Remove a group and all groups below it; False if a process is still in one of them."""
+        """Remove a group and all groups below it; False if a process is still in one of them.
+
+        The pod's group goes with the last of its containers'.
+        """
         gone = True
         for directory in self.directories(path):
             for below, _, _ in os.walk(directory, topdown=False):
                 gone = _remove_directory(Path(below)) and gone
+        for pod in self.directories(path.rpartition("/")[0]):
+            _remove_directory(pod)
         return gone
 
     def sweep(self, keep: Collection[str]) -> tuple[str, ...]:

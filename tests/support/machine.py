@@ -1,7 +1,7 @@
-"""A whole Debian 13 machine, emulated by QEMU: booted, told what to do, rebooted, and cut off from its power.
+"""A whole Debian 13 machine, emulated by QEMU: booted, told what to do, rebooted, cut off from its power.
 
-Commands reach it through a virtio port, so it needs neither network nor login. Its network card is a tap device
-in a network namespace that only this machine and the test are in.
+Commands reach it through a virtio port, so it needs neither network nor login. Its network card is a tap
+device in a network namespace that only this machine and the test are in.
 """
 
 from __future__ import annotations

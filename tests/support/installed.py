@@ -1,0 +1,130 @@
+"""The test machine with tank-agent installed: pods written, waited for, and looked at."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tests.support.machine import Machine, Result
+
+T = TypeVar("T")
+# Prints a numbered line every 50 ms or so, so that a lost one shows, and ends at once when asked to.
+COUNT = "trap 'echo bye; exit 0' TERM; i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done"
+_ROOTFS = "/srv/busybox"
+_SLOW = 120.0
+
+
+class Installed:
+    """A machine, and short ways to what system tests do all the time."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.vm = machine
+
+    def install(self, package: Path) -> Result:
+        """Install or upgrade with apt, and make a root file system for pods."""
+        self.vm.write(f"/root/{package.name}", package.read_bytes())
+        self.sh(
+            f"mkdir -p {_ROOTFS}/bin {_ROOTFS}/etc; "
+            f"test -e {_ROOTFS}/bin/busybox || cp /bin/busybox {_ROOTFS}/bin/busybox; "
+            f"for name in sh sleep echo cat dd head nc true; do ln -sf busybox {_ROOTFS}/bin/$name; done"
+        )
+        return self.apt("install", f"/root/{package.name}")
+
+    def apt(self, *arguments: str) -> Result:
+        """Run apt-get as a user would, but unattended; there is no network, and none is needed."""
+        return self.vm.run(
+            *("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-y", "-q", *arguments), timeout=400
+        )
+
+    def sh(self, script: str, *, check: bool = True, timeout: float = 120.0) -> str:
+        """Run a shell script in the machine and return what it printed."""
+        return self.vm.sh(script, check=check, timeout=timeout)
+
+    def pod(self, name: str, script: str = COUNT, *, head: str = "", extra: str = "") -> None:
+        """Write a pod file with one container, app, that runs a shell script."""
+        command = json.dumps(["/bin/sh", "-c", script])
+        self.vm.write(
+            f"/etc/tank/pods.d/{name}.toml",
+            f'{head}\n[[containers]]\nname = "app"\nrootfs = "{_ROOTFS}"\ncommand = {command}\n'
+            f'stop_grace = "2s"\n{extra}\n',
+        )
+
+    def remove_pod(self, name: str) -> None:
+        """Remove a pod's file."""
+        self.sh(f"rm -f /etc/tank/pods.d/{name}.toml")
+
+    def statuses(self) -> dict[str, dict[str, Any]]:
+        """Return the status of every pod by name; nothing while no agent answers."""
+        result = self.vm.run("http-get", "/run/tank/tank.sock", "/v1/status", check=False)
+        return {pod["name"]: pod for pod in json.loads(result.out)} if result.code == 0 else {}
+
+    def answers(self) -> bool:
+        """Return whether an agent answers."""
+        return self.vm.run("http-get", "/run/tank/tank.sock", "/v1/info", check=False).code == 0
+
+    def wait(self, what: str, condition: Callable[[], T | None], seconds: float = _SLOW) -> T:
+        """Return the first true answer of a condition."""
+        end = time.monotonic() + seconds
+        while True:
+            answer = condition()
+            if answer:
+                return answer
+            if time.monotonic() > end:
+                log = self.sh("journalctl -b -u tank-agent -u tank-pods -o cat | tail -40", check=False)
+                raise AssertionError(
+                    f"not within {seconds:g} s: {what}; last: {answer!r}\n{self.statuses()}\n{log}"
+                )
+
+    def wait_phase(self, name: str, phase: str = "running", seconds: float = _SLOW) -> dict[str, Any]:
+        """Wait until a pod is in a phase and return its status."""
+
+        def reached() -> dict[str, Any] | None:
+            found = self.statuses().get(name)
+            return found if found is not None and found["phase"] == phase else None
+
+        return self.wait(f"pod {name} is {phase}", reached, seconds)
+
+    def pids(self) -> dict[str, int | None]:
+        """Return the main process of every pod."""
+        return {
+            name: pod["containers"][0]["pid"] for name, pod in self.statuses().items() if pod["containers"]
+        }
+
+    def wait_for_agent(self) -> None:
+        """Wait until systemd takes the agent for started, and it answers."""
+        active = "systemctl is-active tank-agent"
+        self.wait("the agent answers", lambda: self.sh(active, check=False) == "active" and self.answers())
+
+    def pids(self) -> dict[str, int | None]:
+        """Return the main process of every pod."""
+        found = self.statuses().items()
+        return {name: pod["containers"][0]["pid"] for name, pod in found if pod["containers"]}
+
+    def cgroup(self, pid: int) -> Path:
+        """Return the directory of a process's control group."""
+        group = self.sh(f"cut -d: -f3 /proc/{pid}/cgroup")
+        return Path("/sys/fs/cgroup") / group.lstrip("/")
+
+    def lines(self, pod: str) -> list[str]:
+        """Return what a pod's container printed over all its runs, rotated files included."""
+        files = f"/var/lib/tank/logs/{pod}/app.log"
+        text = self.sh(f"cat $(ls -r {files}.* 2>/dev/null) {files} 2>/dev/null || true")
+        return [line.split(" ", 3)[3] for line in text.splitlines()]
+
+    def leftovers(self) -> str:
+        """Return every trace of containers: processes, mounts, control groups, network namespaces."""
+        return self.sh(
+            "pgrep -a conmon || true; pgrep -af 'while :; do' | grep -v pgrep || true; "
+            "grep -E ' (/run|/var/lib)/tank' /proc/mounts || true; "
+            "cd /sys/fs/cgroup/tank.slice/tank-pods.service 2>/dev/null && find tank -mindepth 1 -type d || true; "
+            "ls /run/tank/netns /run/tank/containers /run/tank/crun 2>/dev/null | grep -v : || true"
+        )
+
+    def clean(self) -> None:
+        """Remove all pod files and what they declare, and make sure that an agent runs."""
+        self.sh("rm -f /etc/tank/pods.d/*.toml /etc/tank/seed.d/*.toml; systemctl start tank-agent")
+        self.wait("no pod is left", lambda: self.answers() and not self.statuses())
+        self.wait("nothing is left of them", lambda: not self.leftovers())

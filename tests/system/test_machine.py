@@ -1,0 +1,103 @@
+"""Limits, networks and disks of a whole machine: what a container of the development host cannot show."""
+
+from __future__ import annotations
+
+import json
+
+from tests.support.installed import Installed
+
+_BURN = "while :; do :; done"
+
+
+def test_memory_limit_kills_and_says_so(machine: Installed) -> None:
+    machine.pod(
+        "hungry",
+        "echo begin; dd if=/dev/zero of=/dev/null bs=200M count=1; exit 3",
+        head='restart = "never"',
+        extra='[containers.limits]\nmemory = "32M"',
+    )
+    status = machine.wait_phase("hungry", "failed")
+    events = [json.loads(line) for line in machine.vm.tank("events", "-o", "json").out.splitlines()]
+    exit_ = status["containers"][0]["exit"]
+    # The shell lives on, its child was killed: either way the reason is known.
+    assert exit_["oom"] or any("memory" in event["message"] for event in events), (exit_, events[-5:])
+
+
+def test_memory_limit_on_the_main_process(machine: Installed) -> None:
+    machine.pod(
+        "hungry",
+        "exec dd if=/dev/zero of=/dev/null bs=200M count=1",
+        head='restart = "never"',
+        extra='[containers.limits]\nmemory = "32M"',
+    )
+    exit_ = machine.wait_phase("hungry", "failed")["containers"][0]["exit"]
+    assert (exit_["oom"], exit_["signal"]) == (True, "SIGKILL") or (exit_["oom"], exit_["signal"]) == (
+        True,
+        9,
+    )
+
+
+def test_process_and_cpu_limits(machine: Installed) -> None:
+    machine.pod(
+        "busy",
+        f"for i in 1 2 3 4 5 6 7 8 9; do sleep 1000 & done; {_BURN}",
+        extra="[containers.limits]\npids = 5\ncpu = 0.2",
+    )
+    group = machine.cgroup(machine.wait_phase("busy")["containers"][0]["pid"])
+    machine.wait("forks fail", lambda: "max 0" not in machine.sh(f"cat {group}/pids.events").splitlines(), 60)
+    assert int(machine.sh(f"cat {group}/pids.current")) <= 5
+    used = machine.sh(
+        f"usage() {{ sed -n 's/usage_usec //p' {group}/cpu.stat; }}; first=$(usage); began=$(date +%s%N);"
+        " sleep 5; last=$(usage); ended=$(date +%s%N);"
+        " echo $(( (last - first) * 100000 / (ended - began) ))"
+    )
+    # Percent of one core; one throttled period more or less.
+    assert 10 <= int(used) <= 24
+
+
+def test_a_pod_with_its_own_address_is_reached_from_outside(machine: Installed) -> None:
+    machine.pod(
+        "lan",
+        "while :; do echo hello from the pod | nc -l -p 8080; done",
+        head='[network]\n[[network.nics]]\nname = "eth0"\nip = "10.77.0.50/24"\ngateway = "10.77.0.1"',
+    )
+    status = machine.wait_phase("lan")
+    assert status["addresses"] == ["10.77.0.50/24"]
+    machine.wait(
+        "it answers a ping", lambda: machine.vm.outside("ping", "-c1", "-W2", "10.77.0.50").code == 0, 30
+    )
+    said = machine.vm.outside("busybox", "nc", "-w", "10", "10.77.0.50", "8080")
+    assert said.out == "hello from the pod\n"
+    machine.sh("systemctl restart tank-agent")
+    machine.wait_for_agent()
+    assert machine.vm.outside("ping", "-c1", "-W2", "10.77.0.50").code == 0
+    machine.remove_pod("lan")
+    machine.wait("it is gone", lambda: not machine.statuses())
+    assert machine.vm.outside("ping", "-c1", "-W2", "10.77.0.50").code != 0
+
+
+def test_a_full_disk_stops_nobody_and_is_recovered_from(machine: Installed) -> None:
+    machine.sh("systemctl stop tank-pods && mount -t tmpfs -o size=40M data /var/lib/tank")
+    try:
+        machine.sh("systemctl start tank-agent")
+        machine.wait_for_agent()
+        machine.pod("web")
+        pid = machine.wait_phase("web")["containers"][0]["pid"]
+        machine.sh("dd if=/dev/zero of=/var/lib/tank/ballast bs=4k 2>/dev/null || true")
+        machine.pod("second")
+        said = (
+            "journalctl -b -u tank-agent -o cat -p warning --since -3min | grep -i 'no space\\|full' || true"
+        )
+        machine.wait("a clear error", lambda: machine.sh(said))
+        # An agent that begins on a full disk, too.
+        machine.sh("systemctl restart --no-block tank-agent")
+        machine.wait(
+            "it is tried", lambda: "activ" in machine.sh("systemctl is-active tank-agent", check=False)
+        )
+        assert machine.sh(f"cat /proc/{pid}/comm") == "sh"
+        machine.sh("rm /var/lib/tank/ballast")
+        machine.wait_for_agent()
+        machine.wait_phase("second")
+        assert machine.wait_phase("web")["containers"][0]["pid"] == pid
+    finally:
+        machine.sh("rm -f /etc/tank/pods.d/*.toml; systemctl stop tank-pods; umount /var/lib/tank")

@@ -1,0 +1,143 @@
+"""The package: what apt installs, and what systemd makes of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+from tests.support.installed import COUNT, Installed
+
+
+def contiguous(lines: list[str]) -> int:
+    """Return the last number that was printed; fail if one before it is missing or there twice."""
+    numbers = [int(line) for line in lines if line.isdigit()]
+    assert numbers == list(range(1, len(numbers) + 1)), numbers[:5]
+    return len(numbers)
+
+
+def test_everything_has_its_place(package: Path, installed: Installed) -> None:
+    listed = installed.sh("dpkg -L tank-agent")
+    for path in (
+        "/usr/bin/tank",
+        "/usr/lib/systemd/system/tank-agent.service",
+        "/usr/lib/systemd/system/tank-pods.service",
+        "/usr/share/bash-completion/completions/tank",
+        "/usr/share/fish/vendor_completions.d/tank.fish",
+        "/usr/share/zsh/vendor-completions/_tank",
+        "/usr/share/man/man1/tank.1.gz",
+        "/usr/share/man/man5/tank-pod.5.gz",
+        "/usr/share/tank-agent/pod.schema.json",
+    ):
+        assert path in listed.splitlines()
+    conffiles = installed.sh("dpkg-query -W -f '${Conffiles}' tank-agent")
+    assert "/etc/tank/agent.toml" in conffiles
+    assert "/etc/tank/pods.d/example.toml.sample" in conffiles
+    assert installed.sh("getent group tank").startswith("tank:")
+    schema = json.loads(installed.sh("cat /usr/share/tank-agent/pod.schema.json"))
+    assert schema == json.loads(installed.vm.tank("schema").out)
+    # Debian's own packages satisfy every dependency.
+    assert (
+        subprocess.run(
+            ["dpkg-deb", "-f", str(package), "Architecture"], capture_output=True, check=True
+        ).stdout
+        == b"all\n"
+    )
+
+
+def test_the_sample_starts_nothing_and_the_machine_is_well(machine: Installed) -> None:
+    assert machine.statuses() == {}
+    assert machine.sh("systemctl is-active tank-agent tank-pods") == "active\nactive"
+    assert machine.sh("systemctl --failed --no-legend") == ""
+    doctor = json.loads(machine.vm.tank("doctor", "-o", "json").out)
+    assert doctor, "the doctor is silent"
+
+
+def test_the_first_pod_from_a_file(machine: Installed) -> None:
+    machine.pod("web")
+    status = machine.wait_phase("web")
+    assert status["owner"] == "dir:/etc/tank/pods.d/web.toml"
+    pid = status["containers"][0]["pid"]
+    assert machine.cgroup(pid).parts[4:7] == ("tank.slice", "tank-pods.service", "tank")
+    # Its monitor outlives the agent, too.
+    monitor = int(machine.sh("pgrep -x conmon"))
+    assert machine.cgroup(monitor).parts[4:] == ("tank.slice", "tank-pods.service", "tank-monitors")
+    assert machine.sh("cat /sys/fs/cgroup/tank.slice/tank-agent.service/cgroup.procs | wc -l") == "1"
+    # The agent is spared by the kernel's memory killer; its containers are not.
+    assert int(machine.sh(f"cat /proc/{pid}/oom_score_adj")) == 0
+    machine.remove_pod("web")
+    machine.wait("the pod is gone", lambda: not machine.statuses())
+    assert machine.lines("web")[-1] == "bye"
+
+
+def test_the_journal_has_the_agents_log_with_fields(machine: Installed) -> None:
+    machine.pod("web")
+    machine.wait_phase("web")
+    entries = [json.loads(line) for line in machine.sh("journalctl -b -o json TANK_POD=web").splitlines()]
+    assert {entry["_SYSTEMD_UNIT"] for entry in entries} == {"tank-agent.service"}
+    started = [entry for entry in entries if entry["TANK_EVENT"].startswith("start container")]
+    assert started
+    assert started[-1]["PRIORITY"] == "6"
+    assert re.fullmatch("[0-9a-f]{12}", started[-1]["TANK_REVISION"])
+
+
+def test_restart_kill_reload_and_reexec_leave_pods_limits_and_logs_alone(machine: Installed) -> None:
+    machine.pod("web", extra='[containers.limits]\nmemory = "64M"\npids = 50\ncpu = 0.5')
+    pid = machine.wait_phase("web")["containers"][0]["pid"]
+    group = machine.cgroup(pid)
+    monitor = machine.sh("pgrep -x conmon")
+    for disturbance in (
+        "systemctl restart tank-agent",
+        "systemctl kill -s KILL tank-agent",
+        "systemctl reload tank-agent",
+        "systemctl daemon-reload && systemctl daemon-reexec",
+        "systemctl stop tank-agent && systemctl start tank-agent",
+    ):
+        machine.wait(
+            "it is active", lambda: machine.sh("systemctl is-active tank-agent", check=False) == "active"
+        )
+        machine.sh(disturbance)
+        machine.wait_for_agent()
+        status = machine.wait_phase("web")["containers"][0]
+        assert (status["pid"], status["restarts"]) == (pid, 0), disturbance
+        assert machine.sh("pgrep -x conmon") == monitor, disturbance
+        limits = machine.sh(f"cd {group} && cat memory.max pids.max cpu.max").splitlines()
+        assert limits == [str(64 << 20), "50", "50000 100000"], disturbance
+    before = contiguous(machine.lines("web"))
+    machine.wait("it goes on to print", lambda: contiguous(machine.lines("web")) > before)
+    assert "left-over process" not in machine.sh("journalctl -b -u tank-agent -u tank-pods -o cat")
+
+
+def test_a_hung_agent_is_restarted_by_the_watchdog(machine: Installed) -> None:
+    machine.pod("web")
+    pid = machine.wait_phase("web")["containers"][0]["pid"]
+    machine.sh(
+        "mkdir -p /run/systemd/system/tank-agent.service.d && "
+        "printf '[Service]\\nWatchdogSec=8s\\n' > /run/systemd/system/tank-agent.service.d/test.conf && "
+        "systemctl daemon-reload && systemctl restart tank-agent"
+    )
+    agent = machine.sh("systemctl show -P MainPID tank-agent")
+    machine.sh(f"kill -STOP {agent}")
+    try:
+        machine.wait(
+            "another agent", lambda: machine.sh("systemctl show -P MainPID tank-agent") not in (agent, "0")
+        )
+        machine.wait_for_agent()
+        assert machine.wait_phase("web")["containers"][0]["pid"] == pid
+    finally:
+        machine.sh(
+            "rm -r /run/systemd/system/tank-agent.service.d; systemctl daemon-reload; "
+            "systemctl restart tank-agent"
+        )
+
+
+def test_stopping_the_pods_unit_stops_agent_and_pods_in_order(machine: Installed) -> None:
+    machine.pod("web", COUNT)
+    machine.wait_phase("web")
+    machine.sh("systemctl stop tank-pods")
+    assert machine.sh("systemctl is-active tank-agent tank-pods", check=False) == "inactive\ninactive"
+    assert machine.leftovers() == ""
+    assert machine.lines("web")[-1] == "bye"
+    machine.sh("systemctl start tank-agent")
+    assert machine.wait_phase("web")["containers"][0]["exit"]["code"] == 0

@@ -1,0 +1,157 @@
+"""Reboots, upgrades and power cuts: what was wanted is there again, with no hand laid on."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.support.deb import build
+from tests.support.installed import Installed
+from tests.system.test_package import contiguous
+
+_CUTS = int(os.environ.get("TANK_POWER_CUTS", "3"))
+_SEED = int(os.environ.get("TANK_POWER_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 30)
+
+
+def version_of(package: Path) -> str:
+    listed = subprocess.run(["dpkg-deb", "-f", str(package), "Version"], capture_output=True, check=True)
+    return listed.stdout.decode().strip()
+
+
+def test_an_upgrade_keeps_every_container_and_every_line(machine: Installed, package: Path) -> None:
+    newer = build(f"{version_of(package)}+upgrade1")
+    for name in ("first", "second"):
+        machine.pod(name, extra='[containers.limits]\nmemory = "64M"')
+    before = {name: machine.wait_phase(name)["containers"][0]["pid"] for name in ("first", "second")}
+    agent = machine.sh("systemctl show -P MainPID tank-agent")
+    machine.install(newer)
+    machine.wait_for_agent()
+    assert machine.sh("dpkg-query -W -f '${Version}' tank-agent") == version_of(newer)
+    assert machine.sh("systemctl show -P MainPID tank-agent") != agent
+    assert machine.pids() == before
+    for name in before:
+        seen = contiguous(machine.lines(name))
+        machine.wait(f"{name} goes on", lambda name=name, seen=seen: contiguous(machine.lines(name)) > seen)  # type: ignore[misc]
+    assert machine.leftovers() != ""
+
+
+def test_a_reboot_brings_everything_back_and_keeps_decisions(machine: Installed) -> None:
+    machine.sh("cp /etc/tank/agent.toml /root/agent.toml")
+    machine.vm.write("/etc/tank/agent.toml", '[reconcile]\nbackoff_base = "1h"\nbackoff_cap = "1h"\n')
+    machine.sh("systemctl reload tank-agent")
+    try:
+        machine.pod("web")
+        machine.pod("failing", "exit 7")
+        for name in ("changed", "deleted"):
+            machine.pod(name)
+            machine.sh(f"mv /etc/tank/pods.d/{name}.toml /etc/tank/seed.d/")
+        machine.wait("no seed yet", lambda: set(machine.statuses()) == {"web", "failing"})
+        machine.sh("systemctl reload tank-agent")
+        machine.wait_phase("deleted")
+        machine.vm.tank("delete", "deleted")
+        machine.sh(
+            "sed 's/stop_grace = .*/stop_grace = \"3s\"/' /etc/tank/seed.d/changed.toml > /root/changed.toml"
+        )
+        machine.vm.tank("apply", "/root/changed.toml")
+        machine.wait_phase("changed")
+        retry = machine.wait_phase("failing", "backing-off")["next_retry"]
+        printed = contiguous(machine.lines("web"))
+
+        machine.vm.reboot()
+        machine.wait_for_agent()
+        assert machine.wait_phase("web")["containers"][0]["pid"]
+        lines = machine.lines("web")
+        assert "bye" in lines, "the pod was not asked to stop when the machine went down"
+        assert contiguous(lines[: lines.index("bye")]) >= printed
+        assert 'stop_grace = "3s"' in machine.vm.tank("get", "changed").out
+        machine.wait_phase("changed")
+        assert "deleted" not in machine.statuses()
+        failing = machine.wait_phase("failing", "backing-off")
+        assert (failing["next_retry"], failing["containers"][0]["exit"]["code"]) == (retry, 7)
+    finally:
+        machine.sh(
+            "cp /root/agent.toml /etc/tank/agent.toml; rm /etc/tank/seed.d/*; systemctl restart tank-agent"
+        )
+        machine.vm.tank("delete", "changed")
+
+
+@pytest.mark.parametrize("cut", range(_CUTS))
+def test_a_power_cut_during_churn(machine: Installed, cut: int) -> None:
+    chance = random.Random(_SEED + cut)
+    machine.pod("steady")
+    machine.wait_phase("steady")
+    machine.sh(_CHURN)
+    acknowledged = 0
+    timer = threading.Timer(chance.uniform(1.0, 15.0), machine.vm.cut_power)
+    timer.start()
+    try:
+        while timer.is_alive():
+            number = acknowledged + 1
+            applied = machine.vm.run("sh", "-c", _APPLY.format(number=number), check=False, timeout=60)
+            if applied.code == 0:
+                acknowledged = number
+    except (AssertionError, OSError):
+        # The machine is off.
+        pass
+    timer.join()
+    machine.vm.start()
+    machine.wait_for_agent()
+
+    what = f"cut {cut}, TANK_POWER_SEED={_SEED}, {acknowledged} acknowledged"
+    if acknowledged:
+        spec = machine.vm.tank("get", "counter").out
+        found = re.search(r'NUMBER = "(\d+)"', spec)
+        assert found is not None, (what, spec)
+        # The one under way when the power went may have been committed, or not.
+        assert int(found.group(1)) in (acknowledged, acknowledged + 1), what
+    wanted = set(machine.sh("cd /etc/tank/pods.d && ls | sed -n 's/[.]toml$//p'").split())
+    wanted |= set(machine.sh('tank list -o json | sed -n \'s/.*"name": *"\\(counter\\)".*/\\1/p\'').split())
+    assert "steady" in wanted, what
+
+    def converged() -> bool:
+        pods = machine.statuses()
+        broken = {name for name, pod in pods.items() if pod["phase"] != "running"}
+        # A file that was being written may be cut short: it is reported, and hurts no other.
+        return set(pods) == wanted and all("toml:" in (pods[name]["error"] or "") for name in broken)
+
+    machine.wait(f"{what}: all of {wanted} run", converged, 180)
+    running = sum(pod["phase"] == "running" for pod in machine.statuses().values())
+    assert int(machine.sh("pgrep -cx conmon")) == running, what
+    assert "corrupt" not in machine.sh("journalctl -b -u tank-agent -o cat").lower(), what
+    machine.vm.tank("delete", "counter")
+
+
+_SPEC = (
+    '[[containers]]\nname = "app"\nrootfs = "/srv/busybox"\nstop_grace = "1s"\n'
+    'command = ["/bin/sh", "-c", "trap exit TERM; while :; do sleep 0.2; done"]\n'
+)
+# Applies a spec that differs each time.
+_APPLY = (
+    f"cat > /root/counter.toml <<'END'\nname = \"counter\"\n{_SPEC}".replace("{", "{{").replace("}", "}}")
+    + 'env = {{ NUMBER = "{number}" }}\nEND\ntank apply /root/counter.toml'
+)
+# Adds, changes and removes pod files as fast as the machine can, until the power goes.
+_CHURN = f"""
+cat > /root/churn <<'END'
+n=0
+while :; do
+  n=$((n + 1))
+  name=churn$((n % 5))
+  if [ $((n % 7)) = 0 ]; then rm -f /etc/tank/pods.d/$name.toml
+  else
+    cat > /root/$name.toml <<'POD'
+{_SPEC}POD
+    echo "env = {{ N = \\"$n\\" }}" >> /root/$name.toml
+    mv /root/$name.toml /etc/tank/pods.d/$name.toml
+  fi
+  sleep 0.4
+done
+END
+systemd-run --quiet --unit=churn sh /root/churn
+"""
