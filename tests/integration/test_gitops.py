@@ -460,3 +460,20 @@ def test_without_the_table_what_came_from_git_goes_on(three: Fleet) -> None:
     assert pids(agent, "a", "b", "c") == before
     assert "agent.toml has no [git]" in agent.tank("status").stdout
     assert agent.status("a")["git"]["state"] == "error"  # type: ignore[index]
+
+
+def test_the_example_runs_as_it_is(tmp_path: Path) -> None:
+    example = Path(__file__).parents[2] / "examples/gitops"
+    fleet = Fleet(tmp_path)
+    agent = fleet.agent
+    # Only places differ: the repository, and the image, which stands for the layout that the README makes.
+    text = (example / "agent.toml").read_text().replace("/srv/fleet.git", str(fleet.work.bare))
+    agent.config.write_text(agent.config.read_text().partition("[git]")[0] + text)
+    pod = (example / "pods/hello.toml").read_text()
+    assert 'image = "oci:/srv/images/busybox:latest"' in pod
+    pod = pod.replace('image = "oci:/srv/images/busybox:latest"', f'rootfs = "{agent.rootfs}"')
+    fleet.push({"pods/hello.toml": pod}, "begin")
+    with ended(agent):
+        agent.start()
+        agent.wait_phase("hello", "running")
+        wait_for(lambda: agent.output("hello", "counter") == ["hello from git"], "it says so")
