@@ -153,7 +153,7 @@ def test_the_tail_is_the_end_of_everything(
     found = []
     while entries := end.read():
         found += entries
-    assert contents(found) == contents(everything[len(everything) - tail :] if tail else [])
+    assert contents(found) == contents(everything[max(0, len(everything) - tail) :])
     assert end.rest() == whole.rest()
     for reader in (whole, end):
         reader.close()
