@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from tank_agent.errors import InvalidSpec, PodNotFound, Problem, Stalled
+from tank_agent.errors import InvalidSpec, PodNotFound, Problem, Retry, Stalled
 from tank_agent.journal import ownership
 from tank_agent.journal.journal import Applied, Journal
 from tank_agent.journal.records import DesiredPod, NewEvent, Revision
@@ -92,15 +92,20 @@ class GitOps:
 
         Raises:
             Stalled: sources are suspended, or no such commit waits.
+            Retry: the remote has not answered yet.
         """
         if self._sources.suspended():
             raise Stalled("sources are suspended", hint="`tank resume` follows them again")
         if confirm is not None:
             waits = self._repository().confirm(confirm or None)
             self._tell(f"commit {waits[:12]} was confirmed", "git-confirmed")
-        if self._git is not None:
-            self._git.look(_SYNC_DEADLINE)
+        looked = self._git is None or self._git.look(_SYNC_DEADLINE)
         self._sources.sync(_SYNC_DEADLINE)
+        if not looked:
+            raise Retry(
+                f"git is still being looked at after {_SYNC_DEADLINE:g} s",
+                hint="it goes on by itself; `tank git status` tells how far it is",
+            )
 
     def read(self, revision: str) -> Snapshot:
         """Return what a branch, a tag or a commit declares for this machine.
