@@ -14,7 +14,8 @@ class Hold(Struct, frozen=True, kw_only=True):
     """Why a pod does not follow its file for now.
 
     `pinned`: it runs an older spec, that of `generation` (0: of a commit that never ran here), until its file
-    declares another spec than the one whose hash is `declared`. `suspended`: whatever its file says, it stays.
+    declares another spec than the one whose hash is `declared`. `suspended`: whatever its file says, it
+    stays.
     """
 
     kind: Literal["pinned", "suspended"]
@@ -26,10 +27,10 @@ class Hold(Struct, frozen=True, kw_only=True):
 class DesiredPod(Struct, frozen=True, kw_only=True):
     """A pod that should run.
 
-    `hash` is `content_hash(pod)`; `generation` counts its changes from 1; `revision` is what the source calls it.
-    `file` is where a person edits it (empty for the API). `error` is what is wrong with the *newer* text of
-    its file, whose last good spec this is; or with the file that declares the same name elsewhere.
-    `author` and `subject` are of the commit that `revision` names, for pods of git.
+    `hash` is `content_hash(pod)`; `generation` counts its changes from 1; `revision` is what the source
+    calls it. `file` is where a person edits it (empty for the API). `error` is what is wrong with the
+    *newer* text of its file, whose last good spec this is; or with the file that declares the same name
+    elsewhere. `author` and `subject` are of the commit that `revision` names, for pods of git.
     """
 
     name: str
@@ -87,10 +88,11 @@ class ContainerStatus(Struct, frozen=True, kw_only=True):
 
     `hash` is the hash of the container's own part of the spec that these counts belong to, `settings` that of
     what of it can change while it runs.
-    `restarts` counts all starts after the first; `failures` counts ends since the last stable run (back-off's n).
-    `instance` is the id of the run that was started last, `boot_id` the boot it belongs to; both are empty once
-    its end was recorded. `retry_at` is the earliest next start. Whether the container is over for good follows from
-    `exit` and the pod's restart policy, so that a changed policy acts on it.
+    `restarts` counts all starts after the first; `failures` counts ends since the last stable run
+    (back-off's n). `instance` is the id of the run that was started last, `boot_id` the boot it belongs
+    to; both are empty once its end was recorded. `retry_at` is the earliest next start. Whether the
+    container is over for good follows from `exit` and the pod's restart policy, so that a changed policy
+    acts on it.
     """
 
     hash: str
@@ -105,10 +107,9 @@ class ContainerStatus(Struct, frozen=True, kw_only=True):
 
 
 class PodStatus(Struct, frozen=True, kw_only=True):
-    """What must survive a restart for one pod. `phase` is the last one told, so that a change is one event."""
+    """What must survive a restart for one pod; `error` is why its last step failed."""
 
     containers: dict[str, ContainerStatus] = msgspec.field(default_factory=dict)
-    phase: str = "pending"
     error: str | None = None
 
 

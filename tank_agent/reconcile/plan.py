@@ -35,6 +35,8 @@ from tank_agent.reconcile.restart import is_over, waits_until
 from tank_agent.runtime.instance import State
 from tank_agent.spec.model import Container, Pod, Volume, content_hash
 
+# Seconds; a wait of nothing would be a loop.
+_SOON = 0.1
 _ABSENT = ObservedImage(state=ImageState.ABSENT)
 
 
@@ -223,7 +225,8 @@ def _may_stop(run: Run, situation: Situation, waits: list[float]) -> bool:
         return True
     image = situation.observed.images.get(successor.name, _ABSENT)
     if image.state is ImageState.FAILED and image.retry_at is not None:
-        waits.append(image.retry_at - situation.now.monotonic)
+        # One that is due is pulled again in this very pass.
+        waits.append(max(image.retry_at - situation.now.monotonic, _SOON))
     return image.state is ImageState.READY
 
 
@@ -234,7 +237,7 @@ def _start_missing(
     pulls: dict[str, list[str]] = {}
     for container in desired.pod.containers:
         runs = [run for run in situation.observed.runs if run.container == container.name]
-        if any(run.hash == wanted[container.name] and run.state is State.RUNNING for run in runs):
+        if any(run.hash == wanted[container.name] and _is_alive(run) for run in runs):
             continue
         known = container_status(
             situation.status, container.name, wanted[container.name], settings_hash(container)

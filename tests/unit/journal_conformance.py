@@ -380,7 +380,7 @@ class JournalConformance:
         assert journal.status("web") == PodStatus()
         exit_ = Exit(at=1.5, code=None, signal=9, oom=True, reason="out of memory")
         container = ContainerStatus(hash="h", restarts=3, failures=2, retry_at=7.25, exit=exit_)
-        status = PodStatus(containers={"app": container}, phase="backing-off")
+        status = PodStatus(containers={"app": container}, error="no such image")
         journal.record("web", status)
         journal.close()
         again = open_journal()
@@ -392,7 +392,7 @@ class JournalConformance:
     def test_a_mapping_that_was_read_never_changes(self, journal: Journal) -> None:
         pods, statuses = journal.desired(), journal.statuses()
         journal.put(pod(), "r")
-        journal.record("web", PodStatus(phase="running"))
+        journal.record("web", PodStatus(error="running"))
         assert (dict(pods), dict(statuses)) == ({}, {})
         with pytest.raises(TypeError):
             journal.desired()["x"] = journal.desired()["web"]  # type: ignore[index]
@@ -486,7 +486,7 @@ class JournalConformance:
             try:
                 for number in range(20):
                     journal.record(
-                        f"p{thread}", PodStatus(phase=str(number)), [NewEvent(pod="p", type="t", message="m")]
+                        f"p{thread}", PodStatus(error=str(number)), [NewEvent(pod="p", type="t", message="m")]
                     )
                     journal.put(pod(f"p{thread}", f"sleep {number}"), "r")
             except BaseException as error:

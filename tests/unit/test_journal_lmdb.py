@@ -83,7 +83,7 @@ def test_a_full_map_grows(tmp_path: Path) -> None:
     journal = open_at(tmp_path / "journal", map_size=256 << 10)
     pods = [declared(pod(f"p{number}", "x" * 2000), f"p{number}.toml") for number in range(500)]
     assert len(journal.merge(snapshot(*pods)).changed) == 500
-    journal.record("p1", PodStatus(phase="running"), [NewEvent(pod="p1", type="t", message="m" * 5000)] * 200)
+    journal.record("p1", PodStatus(error="running"), [NewEvent(pod="p1", type="t", message="m" * 5000)] * 200)
     journal.close()
     again = open_at(tmp_path / "journal", map_size=256 << 10)
     assert (len(again.desired()), len(again.events())) == (500, 200)
@@ -201,7 +201,7 @@ while True:
     number += 1
     journal.merge(snapshot(*(declared(pod(f"p{i}", f"sleep {number}"), f"p{i}.toml") for i in range(20))))
     os.write(1, f"m{number}\\n".encode())
-    journal.record("p0", PodStatus(phase=str(number)), [NewEvent(pod="p0", type="t", message=str(number))])
+    journal.record("p0", PodStatus(error=str(number)), [NewEvent(pod="p0", type="t", message=str(number))])
     os.write(1, f"r{number}\\n".encode())
 """
 
@@ -239,7 +239,7 @@ def test_a_kill_at_any_moment_leaves_the_old_set_or_the_new(tmp_path: Path) -> N
         events = journal.events(limit=1_000_000)
         last = int(events[-1].message) if events else 0
         assert last >= recorded, "an acknowledged record is gone"
-        assert journal.status("p0") == (PodStatus(phase=str(last)) if last else PodStatus()), (
+        assert journal.status("p0") == (PodStatus(error=str(last)) if last else PodStatus()), (
             "half of a record"
         )
         merged, recorded = int(command[1]), last

@@ -328,6 +328,6 @@ def test_one_name_twice_in_one_file_is_told_at_the_second() -> None:
 def test_a_status_of_a_removed_pod_stays_until_it_is_forgotten() -> None:
     journal = MemoryJournal(clock=FakeClock())
     journal.merge(snapshot(declared(pod())))
-    journal.record("web", PodStatus(phase="running"))
+    journal.record("web", PodStatus(error="running"))
     journal.merge(snapshot())
-    assert journal.status("web").phase == "running"
+    assert journal.status("web").error == "running"
