@@ -498,7 +498,7 @@ class JournalConformance:
         for thread in threads:
             thread.join(60)
         assert failures == []
-        assert {name: status.phase for name, status in journal.statuses().items()} == {
+        assert {name: status.error for name, status in journal.statuses().items()} == {
             f"p{number}": "19" for number in range(8)
         }
         assert {found.generation for found in journal.desired().values()} == {20}
