@@ -47,7 +47,7 @@ CASES = [
     Case(key="containers.image", before={"root": "oci:one"}, after={"root": "oci:two"}),
     Case(key="containers.rootfs", after={"root": "other"}),
     Case(key="containers.command", after={"command": '["/bin/sleep", "4321"]'}),
-    Case(key="containers.args", after={"app": 'args = ["-x"]\n'}),
+    Case(key="containers.args", after={"app": 'args = ["5"]\n'}),
     Case(key="containers.env", after={"app": 'env = { A = "b" }\n'}),
     Case(key="containers.working_dir", after={"app": 'working_dir = "/tmp"\n'}),
     Case(key="containers.user", after={"app": 'user = "1000"\n'}),
