@@ -18,6 +18,8 @@ from tests.support.debian import ROOT, locked, root_archive, run_in, unpacked
 
 _CONTROL = ROOT / "packaging" / "debian" / "control"
 _OUT = ROOT / ".dev" / "deb"
+# As dpkg-buildpackage(1) reads it, for example "nocheck".
+_OPTIONS = os.environ.get("DEB_BUILD_OPTIONS", "")
 # What the tests of the package's parts need, beside its Build-Depends.
 _TOOLS = ("build-essential", "fakeroot", "lintian")
 # What a package is made of; the rest of the sources can change without a new one.
@@ -63,7 +65,7 @@ def build(version: str | None = None) -> Path:
     _OUT.mkdir(parents=True, exist_ok=True)
     with locked(_OUT / "lock"):
         files = source_files()
-        digest = hashlib.sha256((version or "").encode())
+        digest = hashlib.sha256(f"{version or ''}\0{_OPTIONS}".encode())
         for file in files:
             content = (ROOT / file).read_bytes()
             digest.update(f"\0{file}\0{len(content)}\0".encode() + content)
@@ -92,7 +94,7 @@ def _build(files: list[Path], version: str | None, kept: Path) -> None:
             changelog = source / "debian" / "changelog"
             changelog.write_text(re.sub(r"\(.*?\)", f"({version})", changelog.read_text(), count=1))
         # What only differs in its version has been tested and looked through as the other.
-        options = {} if version is None else {"DEB_BUILD_OPTIONS": "nocheck"}
+        options = {"DEB_BUILD_OPTIONS": _OPTIONS if version is None else "nocheck"}
         build = ["sh", "-c", "cd /build/tank-agent && exec dpkg-buildpackage -us -uc -b"]
         done = run_in(root, build, env=options)
         log = _OUT / "build.log"

@@ -87,12 +87,6 @@ class Installed:
 
         return self.wait(f"pod {name} is {phase}", reached, seconds)
 
-    def pids(self) -> dict[str, int | None]:
-        """Return the main process of every pod."""
-        return {
-            name: pod["containers"][0]["pid"] for name, pod in self.statuses().items() if pod["containers"]
-        }
-
     def wait_for_agent(self) -> None:
         """Wait until systemd takes the agent for started, and it answers."""
         active = "systemctl is-active tank-agent"
@@ -119,7 +113,7 @@ class Installed:
         return self.sh(
             "pgrep -a conmon || true; pgrep -af 'while :; do' | grep -v pgrep || true; "
             "grep -E ' (/run|/var/lib)/tank' /proc/mounts || true; "
-            "cd /sys/fs/cgroup/tank.slice/tank-pods.service 2>/dev/null && find tank -mindepth 1 -type d || true; "
+            "find /sys/fs/cgroup/tank.slice/tank-pods.service/tank -mindepth 1 -type d 2>/dev/null || true; "
             "ls /run/tank/netns /run/tank/containers /run/tank/crun 2>/dev/null | grep -v : || true"
         )
 

@@ -40,7 +40,7 @@ def test_memory_limit_on_the_main_process(machine: Installed) -> None:
 def test_process_and_cpu_limits(machine: Installed) -> None:
     machine.pod(
         "busy",
-        f"for i in 1 2 3 4 5 6 7 8 9; do sleep 1000 & done; {_BURN}",
+        f"(for i in 1 2 3 4 5 6 7 8 9; do sleep 1000 & done; wait) & {_BURN}",
         extra="[containers.limits]\npids = 5\ncpu = 0.2",
     )
     group = machine.cgroup(machine.wait_phase("busy")["containers"][0]["pid"])
@@ -63,17 +63,19 @@ def test_a_pod_with_its_own_address_is_reached_from_outside(machine: Installed) 
     )
     status = machine.wait_phase("lan")
     assert status["addresses"] == ["10.77.0.50/24"]
-    machine.wait(
-        "it answers a ping", lambda: machine.vm.outside("ping", "-c1", "-W2", "10.77.0.50").code == 0, 30
-    )
+    machine.wait("it answers a ping", lambda: _pings(machine), 30)
     said = machine.vm.outside("busybox", "nc", "-w", "10", "10.77.0.50", "8080")
     assert said.out == "hello from the pod\n"
     machine.sh("systemctl restart tank-agent")
     machine.wait_for_agent()
-    assert machine.vm.outside("ping", "-c1", "-W2", "10.77.0.50").code == 0
+    assert _pings(machine)
     machine.remove_pod("lan")
     machine.wait("it is gone", lambda: not machine.statuses())
-    assert machine.vm.outside("ping", "-c1", "-W2", "10.77.0.50").code != 0
+    assert not _pings(machine)
+
+
+def _pings(machine: Installed) -> bool:
+    return machine.vm.outside("busybox", "ping", "-c1", "-W2", "10.77.0.50").code == 0
 
 
 def test_a_full_disk_stops_nobody_and_is_recovered_from(machine: Installed) -> None:

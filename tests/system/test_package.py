@@ -64,11 +64,10 @@ def test_the_first_pod_from_a_file(machine: Installed) -> None:
     monitor = int(machine.sh("pgrep -x conmon"))
     assert machine.cgroup(monitor).parts[4:] == ("tank.slice", "tank-pods.service", "tank-monitors")
     assert machine.sh("cat /sys/fs/cgroup/tank.slice/tank-agent.service/cgroup.procs | wc -l") == "1"
-    # The agent is spared by the kernel's memory killer; its containers are not.
+    # The monitor is spared by the kernel's memory killer; the container is not.
     assert int(machine.sh(f"cat /proc/{pid}/oom_score_adj")) == 0
     machine.remove_pod("web")
-    machine.wait("the pod is gone", lambda: not machine.statuses())
-    assert machine.lines("web")[-1] == "bye"
+    machine.wait("nothing of it is left", lambda: not machine.statuses() and not machine.leftovers())
 
 
 def test_the_journal_has_the_agents_log_with_fields(machine: Installed) -> None:
@@ -140,4 +139,4 @@ def test_stopping_the_pods_unit_stops_agent_and_pods_in_order(machine: Installed
     assert machine.leftovers() == ""
     assert machine.lines("web")[-1] == "bye"
     machine.sh("systemctl start tank-agent")
-    assert machine.wait_phase("web")["containers"][0]["exit"]["code"] == 0
+    machine.wait_phase("web")

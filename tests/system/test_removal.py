@@ -14,8 +14,7 @@ def test_remove_stops_everything_and_purge_keeps_volumes(machine: Installed) -> 
     machine.pod("other")
     machine.wait_phase("web")
     machine.wait_phase("other")
-    pid = machine.pids()["web"]
-    machine.sh(f"nsenter -t {pid} -m sh -c 'echo precious > /data/file'")
+    machine.vm.tank("exec", "-T", "web", "--", "/bin/sh", "-c", "echo precious > /data/file")
 
     machine.apt("remove", "tank-agent")
     assert machine.leftovers() == ""
