@@ -357,7 +357,15 @@ def test_fifty_sessions_at_once(agent: Agent) -> None:
 
 def test_a_shell_has_a_terminal_of_the_right_size_from_the_first_moment(agent: Agent) -> None:
     with terminal(
-        agent, "exec", "web", "--", "sh", "-c", "stty size; tty; echo $TERM", size=(33, 101)
+        # crun 1.8.1 does not apply consoleSize to exec: on a busy machine the command may be a moment ahead.
+        agent,
+        "exec",
+        "web",
+        "--",
+        "sh",
+        "-c",
+        "until stty size; do sleep 0.01; done; tty; echo $TERM",
+        size=(33, 101),
     ) as user:
         user.expect("33 101")
         user.expect("/dev/pts/")
