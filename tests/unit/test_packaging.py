@@ -1,0 +1,92 @@
+"""What the package is made of: generated files, the sample configuration, and one version everywhere."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from tank_agent import __version__
+from tank_agent.cli.main import VERBS
+from tank_agent.settings import Settings, load_settings
+
+ROOT = Path(__file__).parents[2]
+PACKAGING = ROOT / "packaging"
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("generated")
+    command = [sys.executable, str(PACKAGING / "generate.py"), str(out)]
+    subprocess.run(command, check=True, timeout=60, stdin=subprocess.DEVNULL)
+    return out
+
+
+@pytest.mark.parametrize("name", ["tank", "_tank", "tank.fish", "tank.1"])
+def test_every_verb_is_in_completions_and_manual(generated: Path, name: str) -> None:
+    text = (generated / name).read_text()
+    assert [verb.name for verb in VERBS if not re.search(rf"\b{verb.name}\b", text)] == []
+
+
+def test_the_shells_can_read_their_completions(generated: Path) -> None:
+    subprocess.run(["bash", "-n", str(generated / "tank")], check=True, timeout=20)
+    assert "@" not in (generated / "tank").read_text().replace("$@", "").replace('"@"', "")
+    assert not re.search(r"@[A-Z]+@", (generated / "_tank").read_text())
+
+
+def test_bash_completes_verbs_and_options(generated: Path) -> None:
+    script = (
+        f"source {generated / 'tank'}; COMP_WORDS=(tank st); COMP_CWORD=1; _tank; echo ${{COMPREPLY[@]}};"
+        "COMP_WORDS=(tank status -o j); COMP_CWORD=3; _tank; echo ${COMPREPLY[@]};"
+        "COMP_WORDS=(tank --socket /x apply --wa); COMP_CWORD=4; _tank; echo ${COMPREPLY[@]}"
+    )
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, timeout=20)
+    assert done.stdout == "status\njson\n--wait\n"
+
+
+def test_the_schemas_accept_what_the_package_installs(generated: Path) -> None:
+    settings = json.loads((generated / "agent.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(settings)
+    jsonschema.validate(tomllib.loads((PACKAGING / "agent.toml").read_text()), settings)
+    jsonschema.validate(tomllib.loads(uncommented()), settings)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"nonsense": 1}, settings)
+    sample = tomllib.loads((ROOT / "pods.d" / "example.toml.sample").read_text())
+    jsonschema.validate(sample, json.loads((generated / "pod.schema.json").read_text()))
+
+
+def uncommented() -> str:
+    """Return the sample agent.toml with every key in force."""
+    lines = (PACKAGING / "agent.toml").read_text().splitlines()
+    return "\n".join(line[2:] for line in lines if re.match(r"# (\[|[a-z_]+ = )", line))
+
+
+def test_agent_toml_changes_nothing_as_it_is_and_shows_the_defaults(tmp_path: Path) -> None:
+    installed = load_settings(PACKAGING / "agent.toml", environ={})
+    assert installed == Settings(file=PACKAGING / "agent.toml")
+    file = tmp_path / "agent.toml"
+    file.write_text(uncommented().replace('adapter = "auto"', 'adapter = "static"'))
+    shown = load_settings(file, environ={})
+    assert (shown.reconcile, shown.logs) == (Settings().reconcile, Settings().logs)
+    directories = ("data_dir", "run_dir", "pods_dir", "seed_dir")
+    assert [getattr(shown, key) for key in directories] == [getattr(Settings(), key) for key in directories]
+
+
+def test_one_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    changelog = (PACKAGING / "debian" / "changelog").read_text()
+    assert [project, re.match(r"tank-agent \((.*?)\)", changelog).group(1)] == [__version__] * 2  # type: ignore[union-attr]
+
+
+def test_nothing_is_mounted_or_inherited_through_the_units() -> None:
+    for unit in ("tank-agent.service", "tank-pods.service"):
+        text = (PACKAGING / "systemd" / unit).read_text()
+        keys = set(re.findall(r"^([A-Za-z]+)=", text, re.MULTILINE))
+        harmful = {"ProtectSystem", "PrivateTmp", "PrivateMounts", "NoNewPrivileges", "CapabilityBoundingSet"}
+        assert not keys & (harmful | {"SystemCallFilter", "MemoryDenyWriteExecute", "RestrictSUIDSGID"})
