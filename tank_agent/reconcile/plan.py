@@ -78,8 +78,13 @@ def settings_hash(container: Container) -> str:
     return content_hash(_Settings(_fields(container, LIVE_FIELDS)))
 
 
+_PLAIN = Container(name="")
+
+
 def _fields(container: Container, names: Iterable[str]) -> dict[str, Any]:
-    return {name: getattr(container, name) for name in names}
+    # Without what is at its default: a field that a newer version adds must restart nothing.
+    found = {name: getattr(container, name) for name in names}
+    return {name: value for name, value in found.items() if value != getattr(_PLAIN, name)}
 
 
 def container_status(status: PodStatus, name: str, hash_: str, settings: str) -> ContainerStatus:

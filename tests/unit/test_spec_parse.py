@@ -147,6 +147,16 @@ def test_the_smallest_pod_gets_all_defaults() -> None:
     assert pod.containers[0].stop_grace == 10.0
 
 
+class _NewerContainer(Container, frozen=True, kw_only=True):
+    added: str = "default"
+
+
+def test_a_key_that_a_newer_version_adds_changes_no_hash() -> None:
+    old = Container(name="app", image="nginx")
+    assert content_hash(_NewerContainer(name="app", image="nginx")) == content_hash(old)
+    assert content_hash(_NewerContainer(name="app", image="nginx", added="x")) != content_hash(old)
+
+
 def test_two_files_that_mean_the_same_have_one_hash() -> None:
     other = FULL
     for old, new in (
