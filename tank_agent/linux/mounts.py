@@ -62,6 +62,13 @@ def unmount_all(target: Path | str) -> None:
         pass
 
 
+def unmount_below(directory: Path) -> None:
+    """Detach every mount at an entry of a directory, should there be one."""
+    if directory.is_dir():
+        for entry in directory.iterdir():
+            unmount_all(entry)
+
+
 def overlay(lower: Sequence[Path], upper: Path, work: Path, target: Path) -> None:
     """Mount an overlay of `lower` (top first) with a private upper directory.
 
@@ -102,6 +109,7 @@ def mount_points(below: Path) -> frozenset[Path]:
 _MOUNT_ATTR_RDONLY = 0x1
 _MOUNT_ATTR_NOSUID = 0x2
 _MOUNT_ATTR_NODEV = 0x4
+_MOUNT_ATTR_IDMAP = 0x100000
 _OPEN_TREE_CLONE = 0x1
 _AT_EMPTY_PATH = 0x1000
 _AT_RECURSIVE = 0x8000
@@ -109,20 +117,23 @@ _MOVE_MOUNT_F_EMPTY_PATH = 0x4
 _AT_FDCWD = -100
 
 
-def bind(source: int, target: Path, *, read_only: bool) -> None:
+def bind(source: int, target: Path, *, read_only: bool, mapping: int | None = None) -> None:
     """Bind-mount what a descriptor stands for, nosuid and nodev, on an existing file or directory.
 
     The descriptor is what counts: no path is looked up again between check and use (open_tree(2),
-    mount_setattr(2), move_mount(2)).
+    mount_setattr(2), move_mount(2)). `mapping` is a user namespace by which the owners of what is there are
+    mapped.
 
     Raises:
-        OSError: with the target as filename.
+        OSError: with the target as filename; EINVAL if the file system knows no mapping.
     """
     flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH | _AT_RECURSIVE
     tree = syscall(SYS_OPEN_TREE, source, b"", flags, path=target)
     try:
         wanted = _MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV | (_MOUNT_ATTR_RDONLY if read_only else 0)
-        attributes = struct.pack("=QQQQ", wanted, 0, MS_PRIVATE, 0)
+        if mapping is not None:
+            wanted |= _MOUNT_ATTR_IDMAP
+        attributes = struct.pack("=QQQQ", wanted, 0, MS_PRIVATE, mapping or 0)
         syscall(
             SYS_MOUNT_SETATTR,
             tree,

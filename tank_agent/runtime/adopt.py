@@ -17,6 +17,7 @@ from tank_agent.runtime.cgroup import CgroupHost
 from tank_agent.runtime.containers import Containers, Live, Tools, read_exit
 from tank_agent.runtime.crun import Listed
 from tank_agent.runtime.rootfs import remove_tree
+from tank_agent.runtime.user_namespace import take_back_null_device
 
 _STARTED = frozenset({"running", "paused", "stopped"})
 _MONITOR_DEADLINE_MS = 3000
@@ -28,6 +29,7 @@ def adopt_all(containers: Containers, tools: Tools, now: float) -> tuple[Live, .
     To be called once, before anything is started. Runs that never began are returned as PARTIAL, for the
     loop to remove.
     """
+    take_back_null_device()
     listed = tools.crun.list()
     monitors = _monitors(containers.directory)
     adopted = []

@@ -19,7 +19,8 @@ from tank_agent.image.merge import signal_number
 from tank_agent.journal.records import Exit
 from tank_agent.linux import pidfd
 from tank_agent.linux.fault import point
-from tank_agent.runtime import conmon, instance, limits
+from tank_agent.linux.user_namespaces import IdRange
+from tank_agent.runtime import conmon, instance, limits, user_namespace
 from tank_agent.runtime.attach import Consoles
 from tank_agent.runtime.cgroup import CgroupHost
 from tank_agent.runtime.control import Control
@@ -29,6 +30,7 @@ from tank_agent.runtime.instance import ChangeFailure, Record, State, Stopping
 from tank_agent.runtime.launch import Launch, Seccomp, make_bundle
 from tank_agent.runtime.output import last_bytes
 from tank_agent.runtime.rootfs import RootFilesystems, remove_tree
+from tank_agent.runtime.user_namespace import free_range
 from tank_agent.runtime.volumes import Volumes
 from tank_agent.spec.model import Container, Security
 
@@ -110,7 +112,8 @@ class Containers:
     ) -> None:
         self.directory = run_dir / "containers"
         self.logs = data_dir / "logs"
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self.directory.chmod(0o711)
         self.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._tools = tools
         self._wake = wake
@@ -162,6 +165,7 @@ class Containers:
                 volumes=self._tools.volumes,
                 seccomp=seccomp,
                 limit_swap=self._limit_swap,
+                ids=run.record.ids,
             )
             point("runtime:bundle-made")
             log = self.log(launch.pod, launch.container.name)
@@ -176,6 +180,8 @@ class Containers:
             )
             point("runtime:created")
         finally:
+            if run.record.ids is not None:
+                user_namespace.take_back_null_device()
             # The container holds them by now, or there is none.
             self._detach(run.directory)
         self._open(run)
@@ -342,12 +348,22 @@ class Containers:
             image_stop_signal=_known_signal(launch.image_stop_signal),
         )
         run = Live(record=record, directory=self.directory / identifier)
-        run.directory.mkdir(mode=0o700)
-        point("runtime:bundle-begun")
-        instance.write(run.directory, instance.RECORD, record)
         with self._lock:
+            if container.security.userns == "auto":
+                run.record = msgspec.structs.replace(record, ids=free_range(self._ids()))
             self._runs.setdefault(launch.pod, {})[identifier] = run
+        run.directory.mkdir(mode=0o700)
+        if run.record.ids is not None:
+            # crun goes through it as the root of the container; nobody else may.
+            os.chown(run.directory, run.record.ids.base, run.record.ids.base)
+        point("runtime:bundle-begun")
+        instance.write(run.directory, instance.RECORD, run.record)
         return run
+
+    def _ids(self) -> list[IdRange]:
+        """Return the ranges of ids in use; with the lock held."""
+        runs = (run for runs in self._runs.values() for run in runs.values())
+        return [run.record.ids for run in runs if run.record.ids is not None]
 
     def _open(self, run: Live) -> None:
         run.process = pidfd.open_process(run.pid) if run.pid else None
@@ -395,6 +411,7 @@ class Containers:
     def _detach(self, directory: Path) -> None:
         self._tools.volumes.detach(directory)
         self._tools.root_filesystems.detach(directory)
+        user_namespace.detach(directory)
 
     def _forget(self, run: Live) -> None:
         self.consoles.close(run.directory)
@@ -461,7 +478,7 @@ def _close(run: Live) -> None:
 
 def _remove_bundle(directory: Path) -> None:
     # The record goes last: as long as it is there, the next agent knows what to remove.
-    for entry in directory.iterdir():
+    for entry in directory.iterdir() if directory.exists() else ():
         if entry.name != instance.RECORD:
             remove_tree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
     remove_tree(directory)

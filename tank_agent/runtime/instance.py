@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from tank_agent.linux.fault import point
+from tank_agent.linux.user_namespaces import IdRange
 from tank_agent.spec.model import Limits
 
 RECORD = "record.json"
@@ -28,7 +29,7 @@ class Record(Struct, frozen=True, kw_only=True):
     `cgroup` is the OCI cgroupsPath, `image` what `tank status` shows, `stop_grace` is in seconds.
     `terminal` tells whether the main process runs on a pseudo-terminal. `limits`, `stop_signal` and
     `stop_grace` change while it runs; `settings` is the hash of that part of the spec. `image_stop_signal`
-    is what holds where the spec says none.
+    is what holds where the spec says none. `ids` are its own in a user namespace of its own.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Record(Struct, frozen=True, kw_only=True):
     settings: str = ""
     limits: Limits = msgspec.field(default_factory=Limits)
     image_stop_signal: int = signal.SIGTERM
+    ids: IdRange | None = None
 
 
 class Stopping(Struct, frozen=True, kw_only=True):

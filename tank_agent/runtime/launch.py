@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -17,8 +18,10 @@ from tank_agent.errors import Stalled
 from tank_agent.image.merge import RunParameters
 from tank_agent.image.user import Identity, resolve_user
 from tank_agent.linux import paths
+from tank_agent.linux.user_namespaces import IdRange
 from tank_agent.runtime.oci import BindMount, Device, Process, Sandbox, configuration
 from tank_agent.runtime.rootfs import FILES, RootFilesystems
+from tank_agent.runtime.user_namespace import mapping_of, mount_sysfs
 from tank_agent.runtime.volumes import Volumes
 from tank_agent.spec.model import Container, Volume
 
@@ -68,22 +71,24 @@ def make_bundle(
     volumes: Volumes,
     seccomp: Seccomp,
     limit_swap: bool,
+    ids: IdRange | None = None,
 ) -> None:
     """Mount the root file system and the volumes in `bundle`, and write config.json.
+
+    Args:
+        ids: the range of the host's ids that the container's are, in a user namespace of its own.
 
     Raises:
         Stalled: the spec or the image asks for what cannot be (no such user, a missing host path, …).
         Retry: the disk or the kernel refused for now.
     """
-    rootfs = root_filesystems.mount(instance, launch.layers, bundle)
-    root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        identity = resolve_user(root, launch.parameters.user)
-        _make_working_directory(root, launch.parameters.cwd, identity)
-    finally:
-        os.close(root)
-    owner = (identity.uid, identity.gid)
-    bound = volumes.bind(launch.pod, launch.volumes, launch.container.mounts, bundle, owner)
+    with contextlib.ExitStack() as stack:
+        mapping = None if ids is None else stack.enter_context(mapping_of(ids))
+        rootfs = root_filesystems.mount(instance, launch.layers, bundle, mapping)
+        identity = _prepare(rootfs, launch.parameters, ids)
+        owner = (identity.uid, identity.gid)
+        wanted = launch.container.mounts
+        bound = volumes.bind(launch.pod, launch.volumes, wanted, bundle, owner=owner, mapping=mapping)
     sandbox = Sandbox(
         hostname=launch.pod,
         rootfs=rootfs,
@@ -96,9 +101,28 @@ def make_bundle(
         seccomp_bpf=seccomp.compiled,
         security=launch.container.security,
         devices=tuple(_device(path) for path in launch.container.security.devices),
+        ids=ids,
+        sysfs=None if ids is None else mount_sysfs(bundle, launch.netns),
     )
     config = configuration(_process(launch, identity), sandbox)
     (bundle / "config.json").write_bytes(msgspec.json.encode(config))
+
+
+def _prepare(rootfs: Path, parameters: RunParameters, ids: IdRange | None) -> Identity:
+    """Find the user in the root file system, and make the working directory there."""
+    root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        identity = resolve_user(root, parameters.user)
+        owner = (identity.uid, identity.gid)
+        if ids is not None:
+            highest = max(identity.uid, *identity.groups)
+            if highest >= ids.size:
+                raise Stalled(f'its user has id {highest}; with userns = "auto" there are only {ids.size}')
+            owner = (ids.base + identity.uid, ids.base + identity.gid)
+        _make_working_directory(root, parameters.cwd, owner)
+    finally:
+        os.close(root)
+    return identity
 
 
 def _process(launch: Launch, identity: Identity) -> Process:
@@ -142,13 +166,13 @@ def _device(path: str) -> Device:
     )
 
 
-def _make_working_directory(root: int, cwd: str, identity: Identity) -> None:
+def _make_working_directory(root: int, cwd: str, owner: tuple[int, int]) -> None:
     """Make the working directory where the image lacks it; crun would make it too, but for root only."""
     walked = ""
     for part in filter(None, cwd.split("/")):
         parent, walked = walked, f"{walked}/{part}"
         try:
-            _make_directory(root, parent or "/", part, identity)
+            _make_directory(root, parent or "/", part, owner)
         except OSError as error:
             # Also a link that leads nowhere, in circles, or into a file system of the kernel.
             if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENOENT):
@@ -157,14 +181,14 @@ def _make_working_directory(root: int, cwd: str, identity: Identity) -> None:
             raise
 
 
-def _make_directory(root: int, parent: str, name: str, identity: Identity) -> None:
+def _make_directory(root: int, parent: str, name: str, owner: tuple[int, int]) -> None:
     try:
         os.close(paths.open_in_root(root, f"{parent}/{name}", os.O_PATH | os.O_DIRECTORY))
     except FileNotFoundError:
         directory = paths.open_in_root(root, parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.mkdir(name, 0o755, dir_fd=directory)
-            os.chown(name, identity.uid, identity.gid, dir_fd=directory, follow_symlinks=False)
+            os.chown(name, *owner, dir_fd=directory, follow_symlinks=False)
         finally:
             os.close(directory)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from tank_agent.linux.user_namespaces import IdRange
 from tank_agent.spec.model import Limits, Security
 from tank_agent.spec.security_checks import ALL
 from tank_agent.spec.security_checks import CAPABILITIES as EVERY_CAPABILITY
@@ -85,7 +86,11 @@ class Process(Struct, frozen=True, kw_only=True):
 
 
 class Sandbox(Struct, frozen=True, kw_only=True):
-    """Everything around the process. `netns` None shares the host's network."""
+    """Everything around the process.
+
+    `netns` None shares the host's network. `ids` None shares the host's user namespace; with ids of its own,
+    `sysfs` is where its /sys is mounted already.
+    """
 
     hostname: str
     rootfs: Path
@@ -98,6 +103,8 @@ class Sandbox(Struct, frozen=True, kw_only=True):
     seccomp_bpf: str | None
     security: Security = Security()
     devices: tuple[Device, ...] = ()
+    ids: IdRange | None = None
+    sysfs: Path | None = None
 
 
 def configuration(process: Process, sandbox: Sandbox) -> dict[str, Any]:
@@ -114,6 +121,7 @@ def configuration(process: Process, sandbox: Sandbox) -> dict[str, Any]:
         "maskedPaths": [] if privileged else list(MASKED_PATHS),
         "readonlyPaths": [] if privileged else list(READ_ONLY_PATHS),
         "rootfsPropagation": "private",
+        **_id_mappings(sandbox.ids),
     }
     annotations: dict[str, str] = {}
     if sandbox.seccomp_bpf is not None:
@@ -125,7 +133,7 @@ def configuration(process: Process, sandbox: Sandbox) -> dict[str, Any]:
         "process": _process(process),
         "root": {"path": str(sandbox.rootfs), "readonly": sandbox.security.read_only_root},
         "hostname": sandbox.hostname,
-        "mounts": [*_kernel_mounts(privileged=privileged), *(_bind(mount) for mount in sandbox.mounts)],
+        "mounts": [*_kernel_mounts(sandbox), *(_bind(mount) for mount in sandbox.mounts)],
         "annotations": annotations,
         "linux": linux,
     }
@@ -204,15 +212,27 @@ def _namespaces(sandbox: Sandbox) -> list[dict[str, str]]:
     namespaces = [{"type": kind} for kind in ("mount", "pid", "ipc", "uts", "cgroup")]
     if sandbox.netns is not None:
         namespaces.append({"type": "network", "path": str(sandbox.netns)})
+    if sandbox.ids is not None:
+        namespaces.append({"type": "user"})
     return namespaces
 
 
-def _kernel_mounts(*, privileged: bool) -> list[dict[str, Any]]:
+def _id_mappings(ids: IdRange | None) -> dict[str, Any]:
+    if ids is None:
+        return {}
+    mapping = [{"containerID": 0, "hostID": ids.base, "size": ids.size}]
+    return {"uidMappings": mapping, "gidMappings": mapping}
+
+
+def _kernel_mounts(sandbox: Sandbox) -> list[dict[str, Any]]:
     def entry(target: str, kind: str, source: str, *options: str) -> dict[str, Any]:
         return {"destination": target, "type": kind, "source": source, "options": list(options)}
 
     quiet = ("nosuid", "noexec", "nodev")
-    access = "rw" if privileged else "ro"
+    access = "rw" if sandbox.security.privileged else "ro"
+    sysfs = entry("/sys", "sysfs", "sysfs", *quiet, access)
+    if sandbox.sysfs is not None:
+        sysfs = entry("/sys", "bind", str(sandbox.sysfs), "rbind", "rprivate", *quiet, access)
     return [
         entry("/proc", "proc", "proc", *quiet),
         entry("/dev", "tmpfs", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
@@ -229,7 +249,7 @@ def _kernel_mounts(*, privileged: bool) -> list[dict[str, Any]]:
         ),
         entry("/dev/shm", "tmpfs", "shm", *quiet, "mode=1777", "size=65536k"),  # noqa: S108
         entry("/dev/mqueue", "mqueue", "mqueue", *quiet),
-        entry("/sys", "sysfs", "sysfs", *quiet, access),
+        sysfs,
         entry("/sys/fs/cgroup", "cgroup", "cgroup", *quiet, "relatime", access),
     ]
 

@@ -7,6 +7,7 @@ a dead agent leaves at most the one that it was working with.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -16,8 +17,11 @@ from pathlib import Path
 from tank_agent.errors import Retry, Stalled
 from tank_agent.linux import mounts
 from tank_agent.linux.fault import point
+from tank_agent.linux.user_namespaces import IdMapping
 
 MOUNT_POINT = "rootfs"
+# Where layers lie whose ids are mapped, while the overlay is made of them.
+LAYERS = "layers"
 # What the runtime mounts over. An image may hold symbolic links by these names that lead out of it; real
 # directories and files in a layer above hide them (CVE-2026-47766).
 _DIRECTORIES = (
@@ -40,16 +44,19 @@ class RootFilesystems:
         self._overlays.mkdir(mode=0o700, parents=True, exist_ok=True)
         _make_skeleton(self._skeleton)
 
-    def mount(self, instance: str, layers: Sequence[Path], bundle: Path) -> Path:
+    def mount(
+        self, instance: str, layers: Sequence[Path], bundle: Path, mapping: IdMapping | None = None
+    ) -> Path:
         """Mount a fresh root file system in a bundle and return where it is.
 
         Args:
             instance: the run's id.
             layers: read-only directories, lowest first.
             bundle: the run's directory.
+            mapping: whose ids the files have there; None for their own.
 
         Raises:
-            Stalled: a layer is missing, or the kernel cannot put it into an overlay.
+            Stalled: a layer is missing, or the kernel cannot put it into an overlay, or cannot map its ids.
             Retry: anything else, such as a full disk.
         """
         private = self._overlays / instance
@@ -57,9 +64,13 @@ class RootFilesystems:
         try:
             for directory in (private, private / "upper", private / "work", target):
                 directory.mkdir(mode=0o700, exist_ok=True)
-            _copy_directory_owner(layers[-1], private / "upper")
+            lower = [*layers, self._skeleton]
+            if mapping is not None:
+                lower = _map_layers(lower, bundle / LAYERS, mapping)
+                point("runtime:layers-mapped")
+            _copy_directory_owner(lower[-2], private / "upper")
             point("runtime:overlay-made")
-            mounts.overlay([self._skeleton, *reversed(layers)], private / "upper", private / "work", target)
+            mounts.overlay([*reversed(lower)], private / "upper", private / "work", target)
         except FileNotFoundError as error:
             raise Stalled(f"cannot make the root file system: {error.filename} does not exist") from error
         except OSError as error:
@@ -69,6 +80,7 @@ class RootFilesystems:
     def detach(self, bundle: Path) -> None:
         """Detach the mount from the host's tree; the container keeps it."""
         mounts.unmount_all(bundle / MOUNT_POINT)
+        mounts.unmount_below(bundle / LAYERS)
 
     def remove(self, instance: str) -> None:
         """Remove what a run wrote into its root file system."""
@@ -77,6 +89,28 @@ class RootFilesystems:
     def instances(self) -> frozenset[str]:
         """Return the runs that have an upper directory."""
         return frozenset(entry.name for entry in self._overlays.iterdir())
+
+
+def _map_layers(layers: Sequence[Path], directory: Path, mapping: IdMapping) -> list[Path]:
+    directory.mkdir(mode=0o700, exist_ok=True)
+    mapped = []
+    for index, layer in enumerate(layers):
+        target = directory / str(index)
+        target.mkdir(mode=0o700, exist_ok=True)
+        source = os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            mounts.bind(source, target, read_only=True, mapping=mapping.descriptor)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                raise Stalled(
+                    f'userns = "auto": the file system of {layer} cannot map ids',
+                    hint="use one that can, such as ext4, xfs or btrfs, or leave userns out",
+                ) from error
+            raise
+        finally:
+            os.close(source)
+        mapped.append(target)
+    return mapped
 
 
 def _copy_directory_owner(source: Path, target: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tank_agent.errors import Retry, Stalled
 from tank_agent.linux import mounts, paths
+from tank_agent.linux.user_namespaces import IdMapping
 from tank_agent.runtime.oci import BindMount
 from tank_agent.runtime.rootfs import remove_tree
 from tank_agent.spec.model import Mount, Volume
@@ -44,15 +45,17 @@ class Volumes:
         volumes: Sequence[Volume],
         wanted: Sequence[Mount],
         bundle: Path,
+        *,
         owner: tuple[int, int],
+        mapping: IdMapping | None = None,
     ) -> tuple[BindMount, ...]:
         """Bind the wanted volumes into a bundle and return them for the OCI configuration.
 
         A managed volume that does not exist yet is made, and belongs to `owner` (uid, gid), who uses it
-        first.
+        first. With a mapping, ids in volumes are those of the container, as they are without.
 
         Raises:
-            Stalled: a host path does not exist, or a symbolic link is in it.
+            Stalled: a host path does not exist, or a symbolic link is in it, or its ids cannot be mapped.
             Retry: the kernel or the disk refused.
         """
         by_name = {volume.name: volume for volume in volumes}
@@ -63,17 +66,14 @@ class Volumes:
                 self._refuse_own(volume.name, Path(volume.host))
             source = self._open(pod, volume, owner)
             try:
-                bound.append(_bind(source, bundle / _DIRECTORY / str(index), mount))
+                bound.append(_bind(source, bundle / _DIRECTORY / str(index), mount, mapping))
             finally:
                 os.close(source)
         return tuple(bound)
 
     def detach(self, bundle: Path) -> None:
         """Detach a bundle's volumes from the host's tree; the container keeps them."""
-        directory = bundle / _DIRECTORY
-        if directory.is_dir():
-            for entry in directory.iterdir():
-                mounts.unmount_all(entry)
+        mounts.unmount_below(bundle / _DIRECTORY)
 
     def managed(self) -> tuple[tuple[str, str, Path], ...]:
         """Return pod, name and directory of every managed volume, in order."""
@@ -164,15 +164,23 @@ def _make_volume(parent: int, name: str, owner: tuple[int, int]) -> None:
     os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
 
 
-def _bind(source: int, target: Path, mount: Mount) -> BindMount:
+def _bind(source: int, target: Path, mount: Mount, mapping: IdMapping | None) -> BindMount:
     is_directory = stat.S_ISDIR(os.fstat(source).st_mode)
-    target.parent.mkdir(mode=0o700, exist_ok=True)
+    target.parent.mkdir(exist_ok=True)
+    # Whatever our umask is; the bundle around it is closed.
+    target.parent.chmod(0o711)
     if is_directory:
         target.mkdir(exist_ok=True)
     else:
         target.touch()
     try:
-        mounts.bind(source, target, read_only=mount.read_only)
+        descriptor = mapping.descriptor if mapping is not None else None
+        mounts.bind(source, target, read_only=mount.read_only, mapping=descriptor)
     except OSError as error:
+        if mapping is not None and error.errno == errno.EINVAL:
+            raise Stalled(
+                f'volume {mount.volume}: its file system cannot map ids, as userns = "auto" needs it',
+                hint="use one that can, such as ext4, xfs or btrfs, or leave userns out",
+            ) from error
         raise Retry(f"volume {mount.volume}: cannot mount it: {error.strerror}") from error
     return BindMount(source=target, target=mount.path, read_only=mount.read_only)

@@ -160,6 +160,10 @@ class SecurityTable(FileStruct):
     devices: Annotated[
         tuple[str, ...], about("Devices of the host that it sees and may use.", ["/dev/fuse"])
     ] = ()
+    userns: Annotated[
+        Literal["host", "auto"],
+        about('"auto": its users, root too, are users without rights on the host.', "auto"),
+    ] = "host"
 
 
 class ContainerTable(FileStruct):

@@ -8,8 +8,9 @@ memory is bytes, cpu is a quota and a period in microseconds, times are seconds,
 from __future__ import annotations
 
 import enum
+import functools
 import hashlib
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -79,7 +80,8 @@ class Security(Struct, frozen=True, kw_only=True):
     """Where one container differs from the default hardening.
 
     `add` and `drop` are sorted names such as "CAP_NET_ADMIN", or ("ALL",). `seccomp` is "default",
-    "unconfined" or the path of a profile. `devices` are paths below /dev, sorted.
+    "unconfined" or the path of a profile. `devices` are paths below /dev, sorted. `userns` "auto" gives it a
+    user namespace of its own.
     """
 
     add: tuple[str, ...] = ()
@@ -88,6 +90,7 @@ class Security(Struct, frozen=True, kw_only=True):
     privileged: bool = False
     seccomp: str = "default"
     devices: tuple[str, ...] = ()
+    userns: Literal["host", "auto"] = "host"
 
 
 PullPolicy = Literal["missing", "always", "never"]
@@ -138,5 +141,30 @@ class Pod(Struct, frozen=True, kw_only=True):
 
 
 def content_hash(value: Struct) -> str:
-    """Return a hash of what the value means: 64 hexadecimal digits of SHA-256 over its canonical JSON."""
-    return hashlib.sha256(msgspec.json.encode(value, order="deterministic")).hexdigest()
+    """Return a hash of what the value means: 64 hexadecimal digits of SHA-256 over its canonical JSON.
+
+    What is at its default is left out, so that a key which a newer version adds changes no hash.
+    """
+    canonical = msgspec.json.encode(_without_defaults(value), order="deterministic")
+    return hashlib.sha256(canonical).hexdigest()
+
+
+def _without_defaults(value: Any) -> Any:
+    if isinstance(value, Struct):
+        return {
+            name: _without_defaults(found)
+            for name, default in _defaults(type(value))
+            if (found := getattr(value, name)) != default
+        }
+    if isinstance(value, dict):
+        return {key: _without_defaults(found) for key, found in value.items()}
+    return [_without_defaults(found) for found in value] if isinstance(value, tuple) else value
+
+
+@functools.cache
+def _defaults(kind: type[Struct]) -> tuple[tuple[str, Any], ...]:
+    def default(field: msgspec.structs.FieldInfo) -> Any:
+        factory = field.default_factory
+        return field.default if factory is msgspec.NODEFAULT else factory()
+
+    return tuple((field.name, default(field)) for field in msgspec.structs.fields(kind))

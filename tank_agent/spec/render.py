@@ -125,6 +125,7 @@ def _security(security: Security) -> Table:
             "privileged": security.privileged or None,
             "seccomp": None if security.seccomp == "default" else security.seccomp,
             "devices": list(security.devices) or None,
+            "userns": None if security.userns == "host" else security.userns,
         }
     )
 

@@ -38,6 +38,9 @@ def check_security(table: SecurityTable | None, path: KeyPath, findings: list[Fi
     if table.privileged and (add or drop or table.devices or table.seccomp != "default"):
         message = "gives everything already; remove it, or capabilities, devices and seccomp"
         findings.append(Finding((*path, "privileged"), message))
+    if table.privileged and table.userns == "auto":
+        message = "takes from root what privileged gives it; remove one of them"
+        findings.append(Finding((*path, "userns"), message))
     return Security(
         add=add,
         drop=drop,
@@ -45,6 +48,7 @@ def check_security(table: SecurityTable | None, path: KeyPath, findings: list[Fi
         privileged=table.privileged,
         seccomp=table.seccomp,
         devices=tuple(sorted(set(table.devices))),
+        userns=table.userns,
     )
 
 

@@ -29,6 +29,8 @@ def test_what_means_the_same_is_the_same() -> None:
     assert security("") == Security()
     assert security('devices = ["/dev/fuse", "/dev/fuse"]').devices == ("/dev/fuse",)
     assert security('seccomp = "/etc/tank/profile.json"').seccomp == "/etc/tank/profile.json"
+    assert security('userns = "auto"').userns == "auto"
+    assert security('userns = "host"') == Security()
     assert security("privileged = true\nread_only_root = true").privileged
 
 
@@ -42,7 +44,8 @@ def test_what_means_the_same_is_the_same() -> None:
         ('devices = ["/dev/../etc"]', "devices[0]", "below /dev"),
         ('devices = ["/dev/pts/0"]', "devices[0]", "container's own"),
         ('privileged = true\ndevices = ["/dev/fuse"]', "privileged", "gives everything already"),
-        ('userns = "auto"', "userns", "unknown key"),
+        ('userns = "yes"', "userns", '"auto"'),
+        ('privileged = true\nuserns = "auto"', "userns", "remove one of them"),
         ("privilegd = true", "privilegd", "did you mean privileged?"),
     ],
 )

@@ -1,0 +1,89 @@
+"""Containers with `userns = "auto"`: which ids of the host are theirs, and what they cannot mount themselves.
+
+Files keep the owners that they have without it, in images and in volumes, since mounts map them. So a range
+belongs to a run only as long as that lives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from tank_agent.errors import Retry, Stalled
+from tank_agent.linux import mounts
+from tank_agent.linux.namespaces import in_network_namespace
+from tank_agent.linux.user_namespaces import IdMapping, IdRange, id_mapping
+
+# What systemd's list of ids (UIDS-GIDS) leaves to nobody, below the half that some programs cannot print.
+_FIRST, _END = 0x7000_0000, 0x8000_0000
+_SIZE = 0x1_0000
+_SYSFS = "sysfs"
+_SYSFS_FLAGS = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC | mounts.MS_RDONLY
+
+
+def free_range(used: Collection[IdRange]) -> IdRange:
+    """Return a range that is in nobody's use.
+
+    Raises:
+        Retry: there is none left.
+    """
+    taken = {ids.base for ids in used}
+    for base in range(_FIRST, _END, _SIZE):
+        if base not in taken:
+            return IdRange(base, _SIZE)
+    raise Retry(f'{len(taken)} containers with userns = "auto" run already', hint="there are no more ids")
+
+
+@contextlib.contextmanager
+def mapping_of(ids: IdRange) -> Iterator[IdMapping]:
+    """Give the mapping of a range, to mount by.
+
+    Raises:
+        Stalled: this machine makes no user namespaces.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            mapping = stack.enter_context(id_mapping(ids))
+        except OSError as error:
+            raise Stalled(
+                f'userns = "auto": cannot make a user namespace: {error.strerror}',
+                hint="see `tank doctor`, or leave userns out",
+            ) from error
+        yield mapping
+
+
+def mount_sysfs(bundle: Path, netns: Path | None) -> Path:
+    """Mount a read-only /sys in a bundle and return where: only who owns the network's namespace may.
+
+    Raises:
+        Retry: the kernel refused it.
+    """
+    target = bundle / _SYSFS
+    target.mkdir(mode=0o700, exist_ok=True)
+    mount = functools.partial(mounts.mount, "sysfs", target, "sysfs", _SYSFS_FLAGS)
+    try:
+        if netns is None:
+            mount()
+        else:
+            in_network_namespace(netns, mount)
+    except OSError as error:
+        raise Retry(f"cannot mount {target}: {error.strerror}") from error
+    return target
+
+
+def take_back_null_device() -> None:
+    """Make /dev/null root's again where a container owns it, who could then close it to everybody.
+
+    crun gives a container the host's own, as its standard input (crun issue 1845, mended in August 2025). To
+    be called before a program of the container's runs, and by an agent that follows one which was killed.
+    """
+    if _FIRST <= os.stat(os.devnull).st_uid < _END:  # noqa: PTH116
+        os.chown(os.devnull, 0, 0)
+
+
+def detach(bundle: Path) -> None:
+    """Detach what was mounted in a bundle from the host's tree; the container keeps it."""
+    mounts.unmount_all(bundle / _SYSFS)
