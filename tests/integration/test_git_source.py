@@ -269,6 +269,61 @@ def test_an_older_commit_is_refused(work: Work, tmp_path: Path) -> None:
     assert status.applied.revision == second
 
 
+def test_a_branch_moved_back_to_the_deployed_commit_is_in_sync_again(machine: Machine, work: Work) -> None:
+    good = work.head()
+    assert machine.sync().state == "in-sync"
+
+    def move_back() -> None:
+        work.git("push", "--quiet", "--force", "origin", f"{good}:main")
+        status = machine.sync()
+        assert (status.state, status.error, status.held) == ("in-sync", None, None)
+        assert status.fetched.revision == status.checked.revision == status.applied.revision == good
+        assert status.latest == status.commit is not None
+        work.git("reset", "--quiet", "--hard", good)
+
+    work.git("rm", "--quiet", "-r", "pods")
+    work.write("pods/README", "nothing here")
+    held = work.commit("held")
+    assert machine.sync().state == "held"
+    move_back()
+    # What waited and went away is judged anew when it comes back.
+    work.git("push", "--quiet", "--force", "origin", f"{held}:main")
+    assert machine.sync().state == "held"
+    move_back()
+    work.git("mv", "pods", "moved")
+    work.commit("no such path")
+    assert machine.sync().error == "check: pods is not in this commit; the pods that run go on"
+    move_back()
+    work.git("commit", "--quiet", "--amend", "-m", "rewritten")
+    work.push("--force")
+    assert "does not follow the deployed commit" in (machine.sync().verified.error or "")
+    move_back()
+    assert len(machine.published) == 1
+
+
+def test_a_held_commit_waits_again_when_the_refused_one_on_top_is_taken_back(
+    machine: Machine, work: Work
+) -> None:
+    machine.sync()
+    good = work.head()
+    work.git("rm", "--quiet", "-r", "pods")
+    work.write("pods/README", "nothing here")
+    held = work.commit("held")
+    assert machine.sync().state == "held"
+    work.git("checkout", "--quiet", "--orphan", "other")
+    work.commit("refused", push=False)
+    work.git("push", "--quiet", "--force", "origin", "HEAD:main")
+    assert "does not follow" in (machine.sync().verified.error or "")
+    work.git("push", "--quiet", "--force", "origin", f"{held}:main")
+    status = machine.sync()
+    assert (status.state, status.error, status.applied.revision) == ("held", None, good)
+    count = len(machine.told)
+    machine.sync()
+    assert len(machine.told) == count
+    machine.source.confirm(held)
+    assert (machine.sync().state, machine.runs) == ("in-sync", "")
+
+
 def test_rewritten_history_and_older_commits_are_refused(machine: Machine, work: Work) -> None:
     first = work.head()
     work.write("pods/a.toml", pod_text(command="false"))

@@ -194,7 +194,10 @@ class GitSource:
 
     def _follow(self, look: Look) -> None:
         tip = self._fetch(look)
-        if tip is None or tip == self._applied_tip:
+        if tip is None:
+            return
+        if tip == self._applied_tip:
+            self._settle()
             return
         commit = self._verify(look, tip)
         snapshot = self._check(look, commit)
@@ -204,6 +207,16 @@ class GitSource:
         self._applied_tip = tip
         if look.repository.packs() > MANY_PACKS:
             self._repair(self._settings.fetch_depth)
+
+    def _settle(self) -> None:
+        """Forget what another commit was refused or held for: the remote wants what runs again."""
+        if self._status.state == "in-sync":
+            return
+        done = StepStatus(revision=self._status.applied.revision, at=self._clock())
+        self._checked = self._applied
+        self._tell(
+            fetched=done, verified=done, checked=done, applied=done, held=None, latest=self._status.commit
+        )
 
     def _fetch(self, look: Look) -> str | None:
         """Return the object to go on with; None if there is nothing to do."""
@@ -238,7 +251,7 @@ class GitSource:
             if self._status.fetched.revision != commit.info.id:
                 done = StepStatus(revision=commit.info.id, error=self._status.fetched.error, at=self._clock())
                 self._tell(fetched=done, latest=commit.info, held=None)
-            if self._checked is not None and self._checked.revision == commit.info.id:
+            if _is_done(self._status.verified, commit):
                 return commit
             found = history.judge(commit.info.id, deployed, commits)
             if (
@@ -292,7 +305,7 @@ class GitSource:
 
     def _check(self, look: Look, commit: Commit) -> Snapshot:
         revision = commit.info.id
-        if self._checked is not None and self._checked.revision == revision:
+        if self._checked is not None and _is_done(self._status.checked, commit):
             return self._checked
         with self._step("checked"):
             kept: dict[str, bytes] = {}
@@ -404,6 +417,10 @@ class GitSource:
         self._status = msgspec.structs.replace(before, **changes)
         if msgspec.structs.replace(self._status, looked_at=before.looked_at) != before:
             self._on_status(self._status)
+
+
+def _is_done(step: StepStatus, commit: Commit) -> bool:
+    return step.revision == commit.info.id and step.error is None
 
 
 def _target(tip: str, tags: list[Tag], commits: Mapping[str, Commit]) -> Commit:
