@@ -436,6 +436,22 @@ def test_a_merge_brings_no_unsigned_commit_in(machine: Machine, work: Work, sign
     assert status.applied.revision == main
 
 
+def test_where_rewrites_are_allowed_an_older_commit_must_be_signed_too(
+    machine: Machine, work: Work, signers: Path
+) -> None:
+    unsigned = work.head()
+    signed = work.commit("signed", "--gpg-sign")
+    latest = work.commit("latest", "--gpg-sign")
+    verifying(machine, signers, allow_rewrite=True)
+    assert machine.sync().applied.revision == latest
+    work.git("push", "--quiet", "--force", "origin", f"{unsigned}:main")
+    status = machine.sync()
+    assert '"begin" by Ann Author) is refused: it is not signed' in (status.error or "")
+    assert status.applied.revision == latest
+    work.git("push", "--quiet", "--force", "origin", f"{signed}:main")
+    assert machine.sync().applied.revision == signed
+
+
 def test_a_signed_tag_vouches_for_its_commit(machine: Machine, work: Work, signers: Path) -> None:
     work.git("tag", "-a", "-m", "x", "v1")
     work.git("push", "--quiet", "origin", "v1")

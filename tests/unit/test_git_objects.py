@@ -115,7 +115,8 @@ def graph(edges: str) -> dict[str, Commit]:
         ("a", "a", None, "first", "a", ""),
         ("a", "a", "a", "same", "", ""),
         ("c:b b:a a", "c", "a", "ahead", "cb", ""),
-        ("c:b b:a a", "a", "c", "behind", "", ""),
+        ("c:b b:a a", "a", "c", "behind", "a", ""),
+        ("c:b b:a", "b", "c", "behind", "b", ""),
         ("x:a c:a a", "x", "c", "diverged", "x", ""),
         # A merge brings the side branch's commits, but not what both have.
         ("m:b,s b:a s:a a", "m", "b", "ahead", "ms", ""),

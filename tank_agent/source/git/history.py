@@ -19,9 +19,10 @@ Relation = Literal["first", "same", "ahead", "behind", "diverged"]
 class History(Struct, frozen=True, kw_only=True):
     """How a new tip relates to the deployed commit.
 
-    `new` are the commits that are reachable from the tip but not from the deployed commit, newest first;
-    only the tip if nothing was ever deployed. `holes` are commits named as parents of new ones that nobody
-    gave us.
+    `new` are the commits whose signatures nobody has checked yet: those that are reachable from the tip but
+    not from the deployed commit, newest first; only the tip if nothing was ever deployed, or if the tip is
+    older, since history that old may never have been checked. `holes` are commits named as parents of new
+    ones that nobody gave us.
     """
 
     relation: Relation
@@ -41,8 +42,10 @@ def judge(tip: str, deployed: str | None, commits: Mapping[str, Commit]) -> Hist
         return History(relation="same", new=(), holes=frozenset())
     ahead = _reachable(tip, commits)
     old = _reachable(deployed, commits)
+    if tip in old:
+        return History(relation="behind", new=(commits[tip],), holes=frozenset())
     fresh = [name for name in ahead if name not in old]
-    relation: Relation = "ahead" if deployed in ahead else "behind" if tip in old else "diverged"
+    relation: Relation = "ahead" if deployed in ahead else "diverged"
     return History(
         relation=relation,
         new=tuple(commits[name] for name in fresh if name in commits),
