@@ -100,6 +100,8 @@ def test_only_bounded_posts_are_read(listener: Listener) -> None:
         (b"Content-Length: -1\r\n", b"411"),
         (b"Content-Length: %d\r\n" % (26 << 20), b"413"),
         (b"Content-Length: %s\r\n" % (b"9" * 300), b"413"),
+        (b"Content-Length: %s9\r\n" % (b"0" * 12), b"413"),
+        (b"Content-Length: %s9\r\n" % (b"0" * 5000), b"413"),
         (b"X: " + b"y" * 70_000 + b"\r\n", b"431"),
     ):
         assert b" " + status + b" " in listener.raw(head + lines + b"\r\n").split(b"\r\n")[0]

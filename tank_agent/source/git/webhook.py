@@ -25,6 +25,7 @@ from tank_agent.source.git.settings import GitWebhook
 
 # GitHub sends up to 25 MiB; it is hashed as it comes and never kept.
 BODY_LIMIT = 25 << 20
+_LENGTH_DIGITS = 12
 _SECRET_LIMIT = 4096
 _CONNECTIONS = 8
 _SECONDS = 10.0
@@ -183,7 +184,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if not length.isascii() or not length.isdigit() or "Transfer-Encoding" in self.headers:
             return 411
-        if int(length[:12]) > BODY_LIMIT:
+        # Zeros in front must not hide a large number from the bound, and Python refuses very long ones.
+        if len(length) > _LENGTH_DIGITS or int(length) > BODY_LIMIT:
             return 413
         digest = hmac.new(self.server.secret, digestmod=hashlib.sha256)
         left = int(length)
