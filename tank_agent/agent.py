@@ -8,6 +8,7 @@ import platform
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -22,6 +23,7 @@ from tank_agent.images import Images
 from tank_agent.interactive import Interactive
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.lmdb_journal import LmdbJournal
+from tank_agent.journal.stored_journal import owner_is_there
 from tank_agent.lifecycle import SIGNALS, Lifecycle, Running
 from tank_agent.linux.clock import SystemClock, boot_id
 from tank_agent.linux.notify import Notifier
@@ -163,7 +165,11 @@ def _take_over(settings: Settings, stack: ExitStack) -> _Parts:
         directory.chmod(0o711)
     stack.enter_context(_sole_user(settings.run_dir))
     clock, boot = SystemClock(), boot_id()
-    journal = LmdbJournal(settings.data_dir / "journal", clock=clock.wall)
+    journal = LmdbJournal(
+        settings.data_dir / "journal",
+        clock=clock.wall,
+        owner_exists=partial(owner_is_there, follows_git=settings.git is not None),
+    )
     stack.callback(journal.close)
     tools = _tools(settings, cgroup.detect(settings.run_dir))
     wakeups = _Wakeups()

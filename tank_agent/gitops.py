@@ -19,7 +19,7 @@ from tank_agent.spec.parse import ParsedPod
 from tank_agent.spec.selectors import Host, selects
 
 _SYNC_DEADLINE = 30.0
-_NO_TABLE = "agent.toml has no [git]; what came from there goes on"
+_NO_TABLE = "agent.toml has no [git]; what came from there goes on, until `tank delete NAME`"
 _STEPS = ("fetched", "verified", "checked", "applied")
 
 

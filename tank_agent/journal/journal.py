@@ -76,7 +76,7 @@ class Journal(Protocol):
         """Remove a pod for `tank delete`; False if there was none. A deleted seed stays deleted.
 
         Raises:
-            OwnedElsewhere: a file that still exists, or git, owns that name.
+            OwnedElsewhere: a file that still exists, or a repository that is followed, owns that name.
         """
         ...
 

@@ -15,7 +15,7 @@ import lmdb
 
 from tank_agent.errors import Retry, Stalled, TankError
 from tank_agent.journal.store import HOW_TO_GO_ON, Table, Write
-from tank_agent.journal.stored_journal import StoredJournal, file_exists
+from tank_agent.journal.stored_journal import StoredJournal, owner_is_there
 
 R = TypeVar("R")
 
@@ -174,7 +174,7 @@ class LmdbJournal(StoredJournal):
         clock: Unix time in seconds.
         max_revisions: kept of one pod.
         max_events: kept in all (up to a tenth more, between two trims).
-        owner_exists: tells whether the file of a `dir:` owner is there now.
+        owner_exists: tells whether what a `dir:` or `git:` owner names is there now.
         map_size: bytes of address space to begin with.
 
     Raises:
@@ -188,7 +188,7 @@ class LmdbJournal(StoredJournal):
         clock: Callable[[], float],
         max_revisions: int = 20,
         max_events: int = 10_000,
-        owner_exists: Callable[[str], bool] = file_exists,
+        owner_exists: Callable[[str], bool] = owner_is_there,
         map_size: int = MAP_SIZE,
     ) -> None:
         store = LmdbStore(path, map_size=map_size)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from tank_agent.journal.store import Table, Write
-from tank_agent.journal.stored_journal import StoredJournal, file_exists
+from tank_agent.journal.stored_journal import StoredJournal, owner_is_there
 
 
 class MemoryStore:
@@ -62,7 +62,7 @@ class MemoryJournal(StoredJournal):
         clock: Callable[[], float],
         max_revisions: int = 20,
         max_events: int = 10_000,
-        owner_exists: Callable[[str], bool] = file_exists,
+        owner_exists: Callable[[str], bool] = owner_is_there,
         store: MemoryStore | None = None,
     ) -> None:
         self.store = store or MemoryStore()

@@ -159,9 +159,12 @@ def is_suspended(pod: DesiredPod) -> bool:
 
 
 def refuse_deletion(pod: DesiredPod, owner_exists: bool) -> None:
-    """Raise OwnedElsewhere if `tank delete` may not remove the pod; `owner_exists` is about its file."""
+    """Raise OwnedElsewhere if `tank delete` may not remove the pod.
+
+    `owner_exists` tells whether its file, or the repository, is there: else nobody could remove it there.
+    """
     source = source_of(pod.owner)
-    if source == "git" or (source == "dir" and owner_exists):
+    if source in MIRRORS and owner_exists:
         what = "remove the file" if source == "dir" else "remove it there and commit"
         raise OwnedElsewhere(
             f"cannot delete pod {pod.name}: it belongs to {_describe(pod.owner)}",

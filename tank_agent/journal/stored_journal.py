@@ -26,8 +26,13 @@ SCHEMA = 1
 _EMPTY_STATUS = PodStatus()
 
 
-def file_exists(owner: str) -> bool:
-    """Return whether the file of a `dir:` owner is there, be it only as a dangling link."""
+def owner_is_there(owner: str, *, follows_git: bool = True) -> bool:
+    """Return whether a pod can be removed where it is declared.
+
+    That is the file of a `dir:` owner, be it only a dangling link, and the repository of a `git:` one.
+    """
+    if ownership.source_of(owner) == "git":
+        return follows_git
     path = Path(ownership.place_of(owner))
     return path.is_symlink() or path.exists()
 
@@ -40,7 +45,7 @@ class StoredJournal:
         clock: Unix time in seconds.
         max_revisions: kept of one pod.
         max_events: kept in all (up to a tenth more, between two trims).
-        owner_exists: tells whether the file of a `dir:` owner is there now.
+        owner_exists: tells whether what a `dir:` or `git:` owner names is there now.
 
     Raises:
         Stalled: the tables were written by a newer version, or can't be read.
@@ -53,7 +58,7 @@ class StoredJournal:
         clock: Callable[[], float],
         max_revisions: int = 20,
         max_events: int = 10_000,
-        owner_exists: Callable[[str], bool] = file_exists,
+        owner_exists: Callable[[str], bool] = owner_is_there,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -136,7 +141,7 @@ class StoredJournal:
         pod = self.get(name)
         owner = pod.owner if pod is not None else ""
         # Asked before the commit lock is taken: a dead network file system can block for long.
-        exists = ownership.source_of(owner) == "dir" and self._owner_exists(owner)
+        exists = ownership.source_of(owner) in ownership.MIRRORS and self._owner_exists(owner)
         return self._change(
             lambda state: transitions.delete(
                 state, name, owner_seen=owner, owner_exists=exists, now=self._clock(), limits=self._limits

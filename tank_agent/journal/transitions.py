@@ -96,7 +96,7 @@ def put(
 def delete(
     state: State, name: str, *, owner_seen: str, owner_exists: bool, now: float, limits: Limits
 ) -> Change[bool]:
-    """Remove a pod for `tank delete`; `owner_exists` tells whether the file of `owner_seen` is there."""
+    """Remove a pod for `tank delete`; `owner_exists` tells whether what `owner_seen` names is there."""
     pod = state.desired.get(name)
     if pod is None:
         return Change(state, (), False)

@@ -460,6 +460,14 @@ def test_without_the_table_what_came_from_git_goes_on(three: Fleet) -> None:
     assert pids(agent, "a", "b", "c") == before
     assert "agent.toml has no [git]" in agent.tank("status").stdout
     assert agent.status("a")["git"]["state"] == "error"  # type: ignore[index]
+    # A file that says the same takes a pod over without a restart; the others can be removed.
+    file = agent.write("a", three.text("a"))
+    agent.client.sync()
+    assert agent.status("a")["owner"] == "git:pods/a.toml"  # type: ignore[index]
+    assert agent.tank("delete", "a", "b").returncode == 0
+    agent.wait_gone("b")
+    assert agent.wait_phase("a", "running")["owner"] == f"dir:{file}"
+    assert pids(agent, "a", "c") == {"a": before["a"], "c": before["c"]}
 
 
 def test_the_example_runs_as_it_is(tmp_path: Path) -> None:

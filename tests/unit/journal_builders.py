@@ -48,7 +48,7 @@ def snapshot(
 
 
 class Owners:
-    """Which files of `dir:` owners exist: all, unless told."""
+    """Which files of `dir:` owners, and which repositories, exist: all, unless told."""
 
     def __init__(self) -> None:
         self.gone: set[str] = set()

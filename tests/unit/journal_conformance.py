@@ -234,10 +234,15 @@ class JournalConformance:
 
     def test_delete_is_refused_for_git(self, journal: Journal, owners: Owners) -> None:
         of_git = declared(pod(), "hosts/web.toml", "git")
-        owners.gone.add(of_git.owner)
         journal.merge(snapshot(of_git, source="git"))
         with pytest.raises(OwnedElsewhere, match=r"hosts/web\.toml"):
             journal.delete("web")
+        # No repository is followed any more: nobody could remove it there.
+        owners.gone.add(of_git.owner)
+        journal.merge(snapshot(declared(pod())))
+        assert journal.delete("web") is True
+        found = journal.get("web")
+        assert found is not None and found.owner == f"dir:{DIRECTORY}/web.toml"
 
     def test_a_file_gets_the_name_that_delete_frees(self, journal: Journal) -> None:
         journal.put(pod(), "r")

@@ -159,7 +159,7 @@ class Ownership(RuleBasedStateMachine):
             assert self.journal.delete(name) is False
             return
         source = current.owner.partition(":")[0]
-        if source == "git" or current.owner in self.existing:
+        if current.owner in self.existing:
             with pytest.raises(OwnedElsewhere):
                 self.journal.delete(name)
             return
