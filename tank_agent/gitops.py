@@ -92,7 +92,7 @@ class GitOps:
 
         Raises:
             Stalled: sources are suspended, or no such commit waits.
-            Retry: the remote has not answered yet.
+            Retry: the remote, or the disk of pods_dir, has not answered yet.
         """
         if self._sources.suspended():
             raise Stalled("sources are suspended", hint="`tank resume` follows them again")
@@ -100,11 +100,16 @@ class GitOps:
             waits = self._repository().confirm(confirm or None)
             self._tell(f"commit {waits[:12]} was confirmed", "git-confirmed")
         looked = self._git is None or self._git.look(_SYNC_DEADLINE)
-        self._sources.sync(_SYNC_DEADLINE)
+        at_rest = self._sources.sync(_SYNC_DEADLINE)
         if not looked:
             raise Retry(
                 f"git is still being looked at after {_SYNC_DEADLINE:g} s",
                 hint="it goes on by itself; `tank git status` tells how far it is",
+            )
+        if not at_rest:
+            raise Retry(
+                f"the files of pods_dir are still being looked at after {_SYNC_DEADLINE:g} s",
+                hint="they change all the time, or their disk does not answer; what runs goes on",
             )
 
     def read(self, revision: str) -> Snapshot:

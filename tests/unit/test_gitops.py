@@ -24,6 +24,7 @@ class FakeSources:
         self.is_suspended = False
         self.announced: list[tuple[Applied, str]] = []
         self.synced = 0
+        self.at_rest = True
 
     def suspended(self) -> bool:
         return self.is_suspended
@@ -39,7 +40,7 @@ class FakeSources:
 
     def sync(self, timeout: float) -> bool:
         self.synced += 1
-        return True
+        return self.at_rest
 
 
 class FakeGit:
@@ -138,7 +139,10 @@ def test_sync_says_why_not(world: World) -> None:
     world.gitops.sync(None)
     assert world.sources.synced == 1
     world.git.answers = False
-    with pytest.raises(Retry, match="still being looked at"):
+    with pytest.raises(Retry, match="git is still being looked at"):
+        world.gitops.sync(None)
+    world.git.answers, world.sources.at_rest = True, False
+    with pytest.raises(Retry, match="files of pods_dir are still being looked at"):
         world.gitops.sync(None)
     world.gitops.suspend(None)
     with pytest.raises(Stalled, match="suspended"):
