@@ -138,7 +138,9 @@ def _running(settings: Settings, *, stop_pods: bool) -> Iterator[Running]:
             lambda: _tool_versions(parts.tools),
             interactive=_interactive(settings, machine, parts.tools, reconciler),
             images=Images(parts.store, machine, reconciler),
-            gitops=GitOps(machine.journal, sources, git, host),
+            gitops=GitOps(
+                machine.journal, sources, git, host, directories=(settings.pods_dir, settings.seed_dir)
+            ),
         )
         server = ApiServer(service, settings.run_dir / "tank.sock")
         server.start()
@@ -299,7 +301,12 @@ def _sources(
 ) -> SourceLoop:
     """Read all files once, and begin to follow pods_dir."""
     directory = DirectorySource(
-        settings.pods_dir, remember=journal.remember, recall=journal.recall, parse=parser_for(host)
+        settings.pods_dir,
+        remember=journal.remember,
+        recall=journal.recall,
+        parse=parser_for(host),
+        # Where all pods come from git, nobody needs the directory.
+        optional=settings.git is not None,
     )
     loop = SourceLoop(
         [directory],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from tank_agent.errors import InvalidSpec, PodNotFound, Problem, Retry, Stalled
@@ -31,26 +32,51 @@ class GitOps:
         sources: files, and the way of all snapshots into the journal.
         git: the repository, if agent.toml names one.
         host: what selectors of pods look at.
+        directories: of pod files and of seeds.
     """
 
-    def __init__(self, journal: Journal, sources: SourceLoop, git: GitFollower | None, host: Host) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        sources: SourceLoop,
+        git: GitFollower | None,
+        host: Host,
+        *,
+        directories: Sequence[Path] = (),
+    ) -> None:
         self.parse = parser_for(host)
         self._journal = journal
         self._sources = sources
         self._git = git
         self._host = host
+        self._directories = tuple(map(str, directories))
 
     def report(self) -> dict[str, Any]:
-        """Return how far the sources are: `suspended`, and `git` with its steps; None is no repository."""
-        suspended = self._sources.suspended()
+        """Return how far the sources are.
+
+        That is `suspended`, `directories` with what is wrong with each as a whole, and `git` with its steps;
+        None is no repository.
+        """
+        wrong = {problem.file: str(problem) for problem in self.directory_problems()}
+        return {
+            "suspended": self._sources.suspended(),
+            "directories": [{"path": path, "error": wrong.get(path)} for path in self._directories],
+            "git": self._repository_report(),
+        }
+
+    def directory_problems(self) -> Sequence[Problem]:
+        """Return what is wrong with directories as a whole, so that no pod can be blamed."""
+        return [problem for problem in self._journal.problems() if problem.file in self._directories]
+
+    def _repository_report(self) -> dict[str, Any] | None:
         owned = sum(pod.owner.startswith("git:") for pod in self._journal.desired().values())
         if self._git is not None:
             git = _git_report(self._git.status, self._git.troubles)
-            git |= {"pods": owned, "state": "suspended" if suspended else git["state"]}
-            return {"suspended": suspended, "git": git}
-        if owned:
-            return {"suspended": suspended, "git": {"state": "error", "error": _NO_TABLE, "pods": owned}}
-        return {"suspended": suspended, "git": None}
+            return git | {
+                "pods": owned,
+                "state": "suspended" if self._sources.suspended() else git["state"],
+            }
+        return {"state": "error", "error": _NO_TABLE, "pods": owned} if owned else None
 
     def pod_report(self, pod: DesiredPod | None) -> dict[str, Any]:
         """Return the fields `git` and `hold` of a pod's status."""

@@ -223,7 +223,8 @@ class Service:
     def _broken_files(self, known: set[str]) -> dict[str, dict[str, Any]]:
         """Return an entry for every file that is wrong and has no pod, so that nobody must read the log."""
         by_name: dict[str, list[Problem]] = {}
-        for problem in self._journal.problems():
+        of_directories = self.gitops.directory_problems()
+        for problem in (problem for problem in self._journal.problems() if problem not in of_directories):
             name = problem.pod or Path(problem.file).name.removesuffix(".toml")
             if name not in known:
                 by_name.setdefault(name, []).append(problem)
@@ -231,7 +232,7 @@ class Service:
             name: {
                 "name": name,
                 "phase": str(Phase.FAILED),
-                "owner": f"{'dir' if problems[0].file.startswith('/') else 'git'}:{problems[0].file}",
+                "owner": self._owner_of(problems[0].file),
                 "revision": "",
                 "generation": 0,
                 "error": "\n".join(str(problem) for problem in problems),
@@ -244,6 +245,12 @@ class Service:
             }
             for name, problems in by_name.items()
         }
+
+    def _owner_of(self, file: str) -> str:
+        """Return the owner that a pod of a file would have."""
+        if Path(file).parent == self._settings.seed_dir or file == str(self._settings.file):
+            return "seed"
+        return f"{'dir' if file.startswith('/') else 'git'}:{file}"
 
     def _planned(self, name: str, before: DesiredPod | None, after: DesiredPod | None) -> PlannedPod:
         steps = simulate(self._reconciler.situation(name, after))

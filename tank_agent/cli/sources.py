@@ -15,7 +15,11 @@ _STEPS = (("fetched", "fetch"), ("verified", "verify"), ("checked", "check"), ("
 
 def print_sources(sources: Mapping[str, Any]) -> None:
     """Print what is to be said about sources, if anything is, after an empty line."""
-    lines = []
+    lines = [
+        f"files: {colored('error', _RED)} - {escape(directory['error'])}"
+        for directory in sources.get("directories", ())
+        if directory["error"]
+    ]
     git = sources["git"]
     if git is not None:
         lines.append(f"git: {git_line(git)}")
@@ -25,6 +29,13 @@ def print_sources(sources: Mapping[str, Any]) -> None:
         lines.append(colored(text, _YELLOW))
     if lines:
         print("", *lines, sep="\n")
+
+
+def followed(sources: Mapping[str, Any]) -> bool:
+    """Return whether all sources can be followed, and nothing in them waits for a nod."""
+    git = sources["git"]
+    readable = not any(directory["error"] for directory in sources.get("directories", ()))
+    return readable and (git is None or git["state"] not in ("error", "held"))
 
 
 def git_line(git: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Look at files and git now instead of at their next turn; with --wait, until all pods are settled.
 
-Exit code 1: git could not be followed, a commit waits for --confirm, or with --wait a pod is not well.
+Exit code 1: a directory or git could not be followed, a commit waits for --confirm, or with --wait a pod is
+not well.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import argparse
 
 from tank_agent.cli.arguments import add_output, client_of, duration
 from tank_agent.cli.output import print_json
-from tank_agent.cli.sources import print_sources
+from tank_agent.cli.sources import followed, print_sources
 from tank_agent.cli.status import print_all
 
 
@@ -42,8 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print_all(pods)
         print_sources(sources)
-    git = sources["git"]
-    if git is not None and git["state"] in ("error", "held"):
+    if not followed(sources):
         return 1
     well = all(pod["phase"] in ("running", "completed") and not pod["error"] for pod in pods)
     return 0 if well or not arguments.wait else 1

@@ -337,7 +337,7 @@ class Client:
         return _decode(self._call("POST", "/v1/plan", None, body, timeout=timeout), PlanReport)
 
     def sources(self) -> dict[str, Any]:
-        """Return how far files and git are: `suspended`, and `git`, which is None without a repository."""
+        """Return how far files and git are: `suspended`, `directories`, and `git` (None: no repository)."""
         return self._get("/v1/sources", dict[str, Any])
 
     def suspend(self, name: str | None = None) -> dict[str, Any]:

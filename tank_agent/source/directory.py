@@ -29,6 +29,7 @@ class DirectorySource:
         clock: Unix time in seconds, as files have it.
         monotonic: seconds for measuring how long a file has been missing.
         parse: makes a PodFile of a file's bytes.
+        optional: a directory that is not there, and that no pod is known to have come from, is no problem.
     """
 
     def __init__(
@@ -40,8 +41,10 @@ class DirectorySource:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         parse: Callable[[bytes, str], PodFile] = parse_bytes,
+        optional: bool = False,
     ) -> None:
         self.path = path.absolute()
+        self._optional = optional
         self._files = PodFiles(self.path, clock=clock, parse=parse)
         self._remember = remember
         self._recall = recall
@@ -63,14 +66,18 @@ class DirectorySource:
         self._settled_in = None
         try:
             fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if self._optional and not self._recall(IDENTITY_KEY):
+                return self._unavailable(None)
+            return self._unavailable(_NOT_THERE)
         except OSError as error:
-            return self._unavailable(_cannot_open(error))
+            return self._unavailable(_cannot_read(error))
         try:
             # All of one snapshot comes through one descriptor: what is mounted here meanwhile can't mix in.
             listing = self._files.list(fd)
             identity = directory_identity(fd)
         except OSError as error:
-            return self._unavailable(f"can't be read ({error.strerror}); the pods that came from it go on")
+            return self._unavailable(_cannot_read(error))
         finally:
             os.close(fd)
         return self._judge(listing, identity)
@@ -116,12 +123,11 @@ class DirectorySource:
             (max(since + VANISHED_FOR - now, 0.0) for _, since in self._missing.values()), default=None
         )
 
-    def _unavailable(self, message: str, others: tuple[Problem, ...] = ()) -> Snapshot:
-        problem = Problem(str(self.path), 0, "", message)
-        state = (problem, others)
-        if self._last is None or self._last[0] != state:
-            snapshot = Snapshot(source="dir", revision="", problems=(problem, *others), available=False)
-            self._last = (state, snapshot)
+    def _unavailable(self, message: str | None, others: tuple[Problem, ...] = ()) -> Snapshot:
+        problems = others if message is None else (Problem(str(self.path), 0, "", message), *others)
+        if self._last is None or self._last[0] != problems:
+            snapshot = Snapshot(source="dir", revision="", problems=problems, available=False)
+            self._last = (problems, snapshot)
         return self._last[1]
 
 
@@ -132,6 +138,7 @@ def snapshot_of_texts(
     return _snapshot({file: parse(text.encode(), file) for file, text in sorted(files.items())}, frozenset())
 
 
+_NOT_THERE = "is not there; the pods that came from it go on. Create it again, or mount it"
 _REPLACED = (
     "has no pods, and is not the directory that the running pods came from: it looks unmounted or replaced;"
     " those pods go on. Mount it again, or put a pod file in it to make it count, or remove each pod with"
@@ -155,9 +162,7 @@ def _moved(file: PodFile, arrived: frozenset[str]) -> bool:
     return not file.problems and all(found.pod.name in arrived for found in file.pods)
 
 
-def _cannot_open(error: OSError) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "is not there; the pods that came from it go on. Create it again, or mount it"
+def _cannot_read(error: OSError) -> str:
     return f"can't be read ({error.strerror}); the pods that came from it go on"
 
 

@@ -451,6 +451,21 @@ def test_files_and_git_side_by_side(three: Fleet) -> None:
     assert agent.wait_phase("a", "running")["owner"] == f"dir:{file}"
 
 
+def test_git_alone_needs_no_directory(three: Fleet) -> None:
+    agent = three.agent
+    agent.stop()
+    agent.pods.rmdir()
+    agent.start()
+    assert agent.tank("sync", "--wait").returncode == 0
+    assert agent.tank("plan").returncode == 0
+    assert [pod["name"] for pod in agent.client.status()] == ["a", "b", "c"]
+    assert "files" not in agent.tank("status").stdout
+    # It counts as soon as it is there.
+    agent.pods.mkdir()
+    agent.write("d", three.text("d"))
+    agent.wait_phase("d", "running")
+
+
 def test_without_the_table_what_came_from_git_goes_on(three: Fleet) -> None:
     agent = three.agent
     before = pids(agent, "a", "b", "c")

@@ -137,7 +137,10 @@ def test_pods_d_deleted_as_a_whole_stops_nobody(agent: Agent) -> None:
     agent.wait_phase("web", "running")
     pid = agent.pid("web")
     shutil.rmtree(agent.pods)
-    agent.client.sync()
+    done = agent.tank("sync", "--wait")
+    assert (done.returncode, f"files: error - {agent.pods}: is not there" in done.stdout) == (1, True)
+    # It is no pod, and none is to blame.
+    assert [(pod["name"], pod["error"]) for pod in agent.client.status()] == [("web", None)]
     assert agent.pid("web") == pid
     agent.pods.mkdir()
     agent.client.sync()

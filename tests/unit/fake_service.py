@@ -56,9 +56,11 @@ class FakeGitOps:
         self.service = service
         self.suspended = False
         self.git: dict[str, Any] | None = None
+        self.directory_error: str | None = None
 
     def report(self) -> dict[str, Any]:
-        return {"suspended": self.suspended, "git": self.git}
+        directories = [{"path": "/etc/tank/pods.d", "error": self.directory_error}]
+        return {"suspended": self.suspended, "directories": directories, "git": self.git}
 
     def suspend(self, name: str | None) -> None:
         self.service.calls.append(("suspend", name))

@@ -346,6 +346,10 @@ def test_sync_confirms_and_fails_while_git_does(tank: Tank, service: FakeService
     assert tank.json("sync", code=1) == []
     service.gitops.git = {**GIT, "state": "in-sync", "held": None}
     assert tank("sync")[0] == 0
+    service.gitops.directory_error = "/etc/tank/pods.d: is not there"
+    code, stdout, _ = tank("sync")
+    assert (code, "files: error - /etc/tank/pods.d: is not there" in stdout.splitlines()) == (1, True)
+    assert tank("status")[0] == 0
 
 
 def test_status_tells_of_git_and_of_pods_that_do_not_follow(tank: Tank, service: FakeService) -> None:
@@ -392,7 +396,7 @@ def test_suspend_resume_and_rollback(tank: Tank, service: FakeService) -> None:
     service.add("web", hold={"kind": "pinned", "since": "2026-01-01T00:00:00Z", "generation": 1})
     assert tank("suspend", "web") == (0, "web no longer follows its file\n", "")
     assert tank("suspend")[0] == 0
-    assert tank.json("suspend") == {"suspended": True, "git": None}
+    assert tank.json("suspend") == service.gitops.report()
     assert tank("resume", "web")[0] == tank("resume")[0] == 0
     code, stdout, _ = tank("rollback", "web")
     assert (code, stdout.splitlines()) == (

@@ -45,7 +45,7 @@ class Machine:
         self.store = MemoryStore()
         self.start()
 
-    def start(self, path: Path | None = None) -> None:
+    def start(self, path: Path | None = None, *, optional: bool = False) -> None:
         """Start the agent again."""
         self.journal = MemoryJournal(clock=time.time, store=self.store)
         self.source = DirectorySource(
@@ -53,6 +53,7 @@ class Machine:
             remember=self.journal.remember,
             recall=self.journal.recall,
             monotonic=self.monotonic,
+            optional=optional,
         )
 
     def look(self) -> Applied:
@@ -443,6 +444,23 @@ def test_a_removed_directory_leaves_the_pods(machine: Machine) -> None:
     assert machine.running() == {"web": "sleep 1"}
     (problem,) = machine.problems()
     assert problem.startswith(f"{machine.pods}: is not there; the pods that came from it go on")
+
+
+def test_a_directory_that_nobody_needs_may_be_absent_until_it_had_pods(machine: Machine) -> None:
+    machine.pods.rmdir()
+    machine.start(optional=True)
+    machine.look()
+    assert machine.problems() == []
+    machine.pods.mkdir()
+    (machine.pods / "web.toml").write_text(text())
+    machine.look()
+    shutil.rmtree(machine.pods)
+    for _ in range(2):
+        machine.look_twice()
+        assert machine.running() == {"web": "sleep 1"}
+        (problem,) = machine.problems()
+        assert "is not there" in problem
+        machine.start(optional=True)
 
 
 def test_a_directory_made_anew_and_empty_leaves_the_pods(machine: Machine) -> None:

@@ -109,14 +109,6 @@ class GitSource:
         """Return how far we are."""
         return self._status
 
-    def snapshot(self) -> Snapshot:
-        """Return the snapshot that was published last, or an unavailable one that says why there is none."""
-        if self._applied is not None:
-            return self._applied
-        why = self._status.error or self._status.held or "not fetched yet"
-        problem = Problem(self._status.remote, 0, "git", why)
-        return Snapshot(source="git", revision="", problems=(problem,), available=False)
-
     def sync(self) -> GitStatus:
         """Look at the remote, follow it as far as allowed, and return the status; raises no TankError."""
         with self._lock:
