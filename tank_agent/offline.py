@@ -17,10 +17,10 @@ from tank_agent.journal.ownership import Known
 from tank_agent.journal.records import DesiredPod
 from tank_agent.reconcile.changes import changes
 from tank_agent.source.git.bare import init_bare
-from tank_agent.source.podfiles import PodFile, is_pod_file_name, parse_bytes
+from tank_agent.source.podfiles import PodFile, parse_bytes
 from tank_agent.source.selection import parser_for
 from tank_agent.source.snapshot import Declared, Snapshot
-from tank_agent.spec.document import TEXT_MAX
+from tank_agent.spec.document import TEXT_MAX, is_pod_file_name
 from tank_agent.spec.selectors import EVERYWHERE, Host
 
 
@@ -94,9 +94,12 @@ def _read_tree(path: Path, host: Host | None) -> _Tree:
     parse = parse_bytes if host is None else parser_for(host)
     files: list[PodFile] = []
     problems: list[Problem] = []
-    for file in _pod_files(path):
+    for file in pod_files(path):
         name = os.fspath(file.relative_to(path)) if file != path else file.name
-        if file.is_symlink() and file != path:
+        odd = what_is_odd(file) if file != path else None
+        if odd is not None:
+            problems.append(Problem(name, 0, "", odd))
+        elif file.is_symlink() and file != path:
             problems.append(
                 Problem(name, 0, "", "is a symbolic link, which is never followed in a repository")
             )
@@ -127,13 +130,25 @@ def _read_tree(path: Path, host: Host | None) -> _Tree:
     )
 
 
-def _pod_files(path: Path) -> Iterator[Path]:
+def pod_files(path: Path) -> Iterator[Path]:
+    """Yield the pod files at and below a directory as in a repository, or the file itself.
+
+    Raises:
+        TankError: a directory can't be read.
+    """
     if not path.is_dir():
         yield path
         return
     for directory, below, names in os.walk(path, onerror=_cannot_read):
         below[:] = sorted(name for name in below if not name.startswith("."))
         yield from (Path(directory, name) for name in sorted(names) if is_pod_file_name(name))
+
+
+def what_is_odd(file: Path) -> str | None:
+    """Return why what was found can't be a pod file, and must not be opened; None if it can."""
+    if file.is_file() or (file.is_symlink() and not file.exists()):
+        return None
+    return "is not a regular file; put the pod's text in a file of this name"
 
 
 def _read(file: Path) -> bytes:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import msgspec
 from msgspec import Struct
 
 from tank_agent.cli.arguments import add_output
-from tank_agent.errors import InvalidSpec, Problem
+from tank_agent.errors import InvalidSpec, Problem, TankError
 
+_UNREADABLE = 1
 _INVALID = 2
 
 
@@ -25,67 +27,91 @@ class CheckedFile(Struct, frozen=True, kw_only=True):
     problems: tuple[Problem, ...] = ()
 
 
+class _Found(Struct, frozen=True, kw_only=True):
+    """A file that was looked at; `everywhere` are those of its pods that are meant for every machine."""
+
+    path: Path
+    checked: CheckedFile
+    everywhere: tuple[str, ...] = ()
+    readable: bool = True
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="pod files, or directories of them")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="pod files, or directories with them")
     add_output(parser, "json")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb."""
-    from tank_agent.cli.files import pod_files
-    from tank_agent.cli.output import print_json
+    from tank_agent.cli.output import escape, print_json
+    from tank_agent.offline import pod_files
 
-    files = [file for path in arguments.paths for file in pod_files(Path(path))]
-    checked = _same_names([check(file) for file in files])
+    found: list[_Found] = []
+    for path in map(Path, arguments.paths):
+        files = [_look(file, given=file == path) for file in pod_files(path)]
+        if not files:
+            print(escape(f"tank: {path}: no pod files here (*.toml)"), file=sys.stderr)
+        found += files
+    found = _same_names(found)
+    checked = [file.checked for file in found]
     if arguments.output == "json":
         print_json(checked)
     else:
         _print(checked)
-    return 0 if all(file.valid for file in checked) else _INVALID
+    if any(file.readable and not file.checked.valid for file in found):
+        return _INVALID
+    return 0 if all(file.readable for file in found) else _UNREADABLE
 
 
-def check(path: Path) -> CheckedFile:
-    """Check one file.
-
-    Raises:
-        TankError: it can't be read.
-    """
+def _look(path: Path, *, given: bool) -> _Found:
+    """Check one file; `given` is what the user named, and not found in a directory."""
     from tank_agent.api.wire import decode_text
     from tank_agent.client.client import read_pod_file
+    from tank_agent.offline import what_is_odd
     from tank_agent.spec.parse import parse_pod_file
+    from tank_agent.spec.selectors import EVERYWHERE
 
     name = os.fspath(path)
     try:
+        odd = None if given else what_is_odd(path)
+        if odd is not None:
+            raise InvalidSpec((Problem(name, 0, "", odd),))
         parsed = parse_pod_file(decode_text(read_pod_file(path), name), name)
     except InvalidSpec as error:
-        return CheckedFile(file=name, valid=False, problems=error.problems)
-    return CheckedFile(
-        file=name,
-        valid=not parsed.problems,
-        pods=tuple(parsed_pod.pod.name for parsed_pod in parsed.pods),
-        problems=tuple(parsed.problems),
+        return _Found(path=path, checked=CheckedFile(file=name, valid=False, problems=error.problems))
+    except TankError as error:
+        problem = Problem(name, 0, "", error.message)
+        checked = CheckedFile(file=name, valid=False, problems=(problem,))
+        return _Found(path=path, checked=checked, readable=False)
+    return _Found(
+        path=path,
+        checked=CheckedFile(
+            file=name,
+            valid=not parsed.problems,
+            pods=tuple(one.pod.name for one in parsed.pods),
+            problems=tuple(parsed.problems),
+        ),
+        everywhere=tuple(one.pod.name for one in parsed.pods if one.selector == EVERYWHERE),
     )
 
 
-def _same_names(files: Sequence[CheckedFile]) -> Sequence[CheckedFile]:
-    """Add a problem to every file that declares a pod that an earlier one declares."""
-    first: dict[str, str] = {}
+def _same_names(files: Iterable[_Found]) -> list[_Found]:
+    """Add a problem to every file that declares a pod that an earlier one of its directory declares.
+
+    Directories of one tree may be for different machines, as pods with selectors are.
+    """
+    first: dict[tuple[Path, str], str] = {}
     result = []
-    for file in files:
+    for found in files:
+        file = found.checked
         twice = [
-            Problem(file.file, 0, "name", f'pod "{name}" is declared in {first[name]} already', name)
-            for name in file.pods
-            if first.setdefault(name, file.file) != file.file
+            Problem(file.file, 0, "name", f'pod "{name}" is declared in {other} already', name)
+            for name in found.everywhere
+            if (other := first.setdefault((found.path.parent, name), file.file)) != file.file
         ]
-        result.append(
-            CheckedFile(
-                file=file.file,
-                valid=file.valid and not twice,
-                pods=file.pods,
-                problems=(*file.problems, *twice),
-            )
-        )
+        wrong = {"valid": False, "problems": (*file.problems, *twice)} if twice else {}
+        result.append(msgspec.structs.replace(found, checked=msgspec.structs.replace(file, **wrong)))
     return result
 
 

@@ -14,7 +14,7 @@ import msgspec
 from tank_agent.api.service import AppliedPod, ManagedVolume, PlanReport
 from tank_agent.api.wire import DEFAULT_SOCKET, MAX_POD_FILE, WAIT_SLICE, Deleted, PlanRequest
 from tank_agent.client.transport import Transport
-from tank_agent.errors import AgentUnreachable, PodNotFound, TankError
+from tank_agent.errors import AgentUnreachable, InvalidSpec, PodNotFound, Problem, TankError
 from tank_agent.image.reports import ListedImage, RemovedImages
 from tank_agent.journal.records import DesiredPod, Event, Revision
 from tank_agent.spec.model import Pod, PullPolicy
@@ -444,7 +444,8 @@ def read_pod_file(path: Path) -> bytes:
     """Read a pod file.
 
     Raises:
-        TankError: it can't be read, or is larger than a pod file may be.
+        TankError: it can't be read.
+        InvalidSpec: it is larger than a pod file may be.
     """
     try:
         with path.open("rb") as file:
@@ -452,5 +453,6 @@ def read_pod_file(path: Path) -> bytes:
     except OSError as error:
         raise TankError(f"cannot read: {error.strerror}", where=os.fspath(path)) from error
     if len(content) > MAX_POD_FILE:
-        raise TankError(f"is larger than the {MAX_POD_FILE >> 20} MiB of a pod file", where=os.fspath(path))
+        message = f"is larger than the {MAX_POD_FILE >> 20} MiB of a pod file"
+        raise InvalidSpec((Problem(os.fspath(path), 0, "", message),))
     return content

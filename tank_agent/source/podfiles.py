@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from tank_agent.errors import Problem
 from tank_agent.source.file import Busy, Content, FileKey, Gone, Unusable, file_key, read_file
+from tank_agent.spec.document import is_pod_file_name
 from tank_agent.spec.parse import ParsedPod, parse_pod_file
 
 BEING_WRITTEN = "is being written; waiting until it is closed"
@@ -39,11 +40,6 @@ class Listing(Struct, frozen=True):
 class _Known(Struct, frozen=True):
     key: FileKey
     file: PodFile
-
-
-def is_pod_file_name(name: str) -> bool:
-    """Return whether a name counts: `*.toml`, no dotfile. Editors' leftovers never look like that."""
-    return name.endswith(".toml") and not name.startswith(".")
 
 
 def parse_bytes(data: bytes, file: str) -> PodFile:

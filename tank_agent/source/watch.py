@@ -26,7 +26,7 @@ from watchdog.observers import Observer
 from watchdog.observers.api import ObservedWatch
 
 from tank_agent.source.identity import directory_identity
-from tank_agent.source.podfiles import is_pod_file_name
+from tank_agent.spec.document import is_pod_file_name
 
 # An emitter that is stopped between two of its steps logs an error that means nothing. Without any handler,
 # Python would print it to stderr; whoever sets up logging still gets it.

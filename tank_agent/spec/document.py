@@ -79,6 +79,11 @@ def read_toml(text: str, file: str) -> tuple[dict[str, Any] | None, Problem | No
         )
 
 
+def is_pod_file_name(name: str) -> bool:
+    """Return whether a name counts: `*.toml`, no dotfile. Editors' leftovers never look like that."""
+    return name.endswith(".toml") and not name.startswith(".")
+
+
 def without_mark(text: str) -> str:
     """Return the text without the byte order mark that some editors put first."""
     return text.removeprefix("\ufeff")

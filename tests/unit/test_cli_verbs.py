@@ -459,8 +459,39 @@ def test_validate(alone: Tank, tmp_path: Path) -> None:
     checked = alone.json("validate", "pods", code=2)
     assert [file["valid"] for file in checked] == [False, False, True, False]
     assert checked[0]["problems"][0]["line"] == 1
-    assert alone("validate", "none.toml")[0] == 1
+    code, stdout, stderr = alone("validate", "none.toml", "pods/other.toml")
+    assert (code, stdout) == (1, "pods/other.toml: ok, web\n")
+    assert stderr == "none.toml: cannot read: No such file or directory\n"
     assert alone("validate")[0] == 2
+
+
+def test_validate_looks_into_directories(alone: Tank, tmp_path: Path) -> None:
+    for directory in ("hosts/edge-1", "hosts/edge-2", "hosts/.git", "hosts/edge-3.toml"):
+        (tmp_path / directory).mkdir(parents=True)
+        # One name for two machines is no mistake.
+        (tmp_path / directory / "web.toml").write_text(POD)
+    (tmp_path / "hosts/edge-1/broken.toml").write_text("name = 3\n")
+    (tmp_path / "hosts/.git/broken.toml").write_text("name = 3\n")
+    os.mkfifo(tmp_path / "hosts/edge-2/pipe.toml")
+    (tmp_path / "hosts/edge-2/large.toml").write_text("#" * (1 << 20) + "\n")
+    code, stdout, stderr = alone("validate", "hosts")
+    assert (code, len(stdout.splitlines())) == (2, 3)
+    assert [line.split(" ")[0] for line in stderr.splitlines()] == [
+        "hosts/edge-1/broken.toml:1:",
+        "hosts/edge-1/broken.toml:1:",
+        "hosts/edge-2/large.toml:",
+        "hosts/edge-2/pipe.toml:",
+    ]
+    code, _, stderr = alone("plan", "hosts", "--against", "hosts/edge-1")
+    assert (code, "hosts/edge-2/pipe.toml: is not a regular file" in stderr) == (1, True)
+    (tmp_path / "empty").mkdir()
+    assert alone("validate", "empty") == (0, "", "tank: empty: no pod files here (*.toml)\n")
+
+
+def test_validate_takes_one_name_for_several_machines(alone: Tank, tmp_path: Path) -> None:
+    for host in ("edge-1", "edge-2"):
+        (tmp_path / f"{host}.toml").write_text(f'name = "web"\nhosts = ["{host}"]\n{POD}')
+    assert alone("validate", ".")[0] == alone("validate", "edge-1.toml", "edge-2.toml")[0] == 0
 
 
 def test_schema(alone: Tank) -> None:
