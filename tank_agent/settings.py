@@ -47,17 +47,18 @@ class HostTable(FileStruct):
     adapter: Annotated[
         str,
         about(
-            '"auto" reads the default route and the host\'s resolv.conf, "static" takes uplink and dns from '
-            "here, and a dotted Python path names an adapter of your own.",
+            '"auto" reads the default route and the host\'s resolv.conf where uplink and dns are not given, '
+            '"static" reads nothing, and a dotted Python path names an adapter of your own.',
             "auto",
         ),
     ] = "auto"
     uplink: Annotated[
         str | None,
-        about('The host\'s interface that parent = "auto" means; not with adapter "auto".', "eno1"),
+        about('The host\'s interface that parent = "auto" means; not with an adapter of your own.', "eno1"),
     ] = None
     dns: Annotated[
-        tuple[str, ...], about('Name servers of pods that give none; not with adapter "auto".', ["10.0.0.1"])
+        tuple[str, ...],
+        about("Name servers of pods that give none; not with an adapter of your own.", ["10.0.0.1"]),
     ] = ()
 
 
@@ -320,10 +321,8 @@ class _Checks:
         if table.uplink is not None:
             self.add(("host", "uplink"), interface_problem(table.uplink))
         for key, is_given in (("uplink", table.uplink is not None), ("dns", bool(table.dns))):
-            if is_given and table.adapter == "auto":
-                self.add(
-                    ("host", key), 'is not read with adapter = "auto"; write adapter = "static", or remove it'
-                )
+            if is_given and table.adapter not in ("auto", "static"):
+                self.add(("host", key), f"is not asked for with adapter = {show(table.adapter)}; remove it")
         dns = []
         for index, text_ in enumerate(table.dns):
             try:

@@ -71,7 +71,7 @@ def test_agent_toml_changes_nothing_as_it_is_and_shows_the_defaults(tmp_path: Pa
     installed = load_settings(PACKAGING / "agent.toml", environ={})
     assert installed == Settings(file=PACKAGING / "agent.toml")
     file = tmp_path / "agent.toml"
-    file.write_text(uncommented().replace('adapter = "auto"', 'adapter = "static"'))
+    file.write_text(uncommented())
     shown = load_settings(file, environ={})
     assert (shown.reconcile, shown.logs) == (Settings().reconcile, Settings().logs)
     directories = ("data_dir", "run_dir", "pods_dir", "seed_dir")

@@ -8,9 +8,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from tank_agent.errors import OwnedElsewhere
+from tank_agent.journal import ownership
+from tank_agent.journal.records import DesiredPod
 from tank_agent.reconcile.changes import table_rows
 from tank_agent.settings import SettingsTable, load_settings
 from tank_agent.spec.file import PodTable
+from tank_agent.spec.model import Pod
 from tank_agent.spec.parse import parse_pod_file
 from tank_agent.spec.structure import toml_value
 
@@ -92,3 +96,26 @@ def test_the_examples_of_agent_toml_are_valid(tmp_path: Path) -> None:
     file = tmp_path / "agent.toml"
     file.write_text(example)
     assert load_settings(file, environ={}).seed_problems == ()
+
+
+def test_the_documents_show_messages_as_they_are_printed() -> None:
+    docs = "".join((Path(__file__).parents[2] / "docs" / name).read_text() for name in ("cli.md", "guide.md"))
+    head = '[[containers]]\nname = "app"\n'
+    for file, text in (
+        ("web.toml", f'{head}image = ""\n'),
+        ("/etc/tank/pods.d/clock.toml", f'{head}image = "oci:/srv/x"\ncomand = []\n'),
+    ):
+        (problem,) = parse_pod_file(text, file).problems
+        assert f"\n{problem}\n" in docs
+    db = DesiredPod(
+        name="db",
+        pod=Pod(name="db", containers=()),
+        owner="dir:/etc/tank/pods.d/db.toml",
+        revision="r",
+        generation=1,
+        hash="",
+        changed_at=0.0,
+    )
+    with pytest.raises(OwnedElsewhere) as refused:
+        ownership.refuse_deletion(db, owner_exists=True)
+    assert f"\ntank: {refused.value}\n" in docs
