@@ -7,17 +7,13 @@ Only crun's pid file tells whether the command began: until there is one, all ou
 
 from __future__ import annotations
 
-import array
 import contextlib
 import fcntl
 import os
 import re
 import secrets
-import select
 import signal
-import socket
 import subprocess
-import termios
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -31,6 +27,7 @@ from msgspec import Struct
 from tank_agent.errors import CannotRun, CommandNotFound, NotRunning, Retry, TankError
 from tank_agent.linux import pidfd
 from tank_agent.linux.process import ENVIRONMENT
+from tank_agent.runtime import console
 from tank_agent.runtime.cgroup import CgroupHost
 from tank_agent.runtime.containers import Live
 from tank_agent.runtime.crun import Crun, clean_message
@@ -104,18 +101,18 @@ class Executor:
             NotRunning: the container has gone.
             Retry: too many commands run, or the runtime did not answer.
         """
-        process = self._process(run, request)
+        process = msgspec.json.encode(self._process(run, request))
         if not self._free.acquire(blocking=False):
             raise Retry(f"{_MOST_AT_ONCE} commands run in containers already", hint="end some of them first")
         directory = self.directory / secrets.token_hex(8)
         try:
             directory.mkdir(mode=0o700)
-            (directory / "process.json").write_bytes(msgspec.json.encode(process))
             return Execution(
                 self._crun,
                 run,
                 directory,
                 request,
+                process,
                 inside=lambda: self._cgroups.processes(run.record.cgroup),
                 release=self._free.release,
             )
@@ -188,6 +185,7 @@ class Execution:
         run: Live,
         directory: Path,
         request: ExecRequest,
+        process: bytes,
         *,
         inside: Callable[[], Collection[int]],
         release: Callable[[], None],
@@ -203,19 +201,19 @@ class Execution:
         self.stdin: int | None = None
         self.stdout: int | None = None
         self.stderr: int | None = None
-        options = ["--process=process.json", "--pid-file=pid"]
-        argv = [*crun.exec_command("log"), *options]
+        argv = [*crun.exec_command("log"), "--pid-file=pid"]
         if request.terminal:
-            self._start_with_terminal(argv, run.record.id)
+            self._start_with_terminal(argv, run, request, process)
         else:
-            self._start_with_pipes(argv, run.record.id)
+            self._start_with_pipes(argv, run, process)
 
-    def _start_with_pipes(self, argv: list[str], identifier: str) -> None:
+    def _start_with_pipes(self, argv: list[str], run: Live, process: bytes) -> None:
+        (self._directory / "process.json").write_bytes(process)
         ends = [os.pipe() for _ in range(3)]
         theirs = (ends[0][0], ends[1][1], ends[2][1])
         self.stdin, self.stdout, self.stderr = ends[0][1], ends[1][0], ends[2][0]
         try:
-            self._spawn([*argv, identifier], theirs)
+            self._spawn([*argv, "--process=process.json", run.record.id], theirs)
         except BaseException:
             self._close_streams()
             raise
@@ -228,23 +226,29 @@ class Execution:
             with contextlib.suppress(OSError):
                 fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
 
-    def _start_with_terminal(self, argv: list[str], identifier: str) -> None:
-        with socket.socket(socket.AF_UNIX) as listener:
-            directory = os.open(self._directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                # Short, whatever the length of run_dir.
-                listener.bind(f"/proc/self/fd/{directory}/console")
-            finally:
-                os.close(directory)
-            listener.listen(1)
+    def _start_with_terminal(self, argv: list[str], run: Live, request: ExecRequest, process: bytes) -> None:
+        # crun's address of a socket is limited, and its working directory is ours to choose.
+        argv = [*argv, "--process=/dev/stdin", "--tty", "--console-socket=console", run.record.id]
+        with console.listening(self._directory / "console") as listener:
+            reader, gate = os.pipe()
             null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
             try:
-                # Relative to its working directory, since crun's address of a socket is limited, too.
-                self._spawn([*argv, "--tty", "--console-socket=console", identifier], (null, null, null))
+                self._spawn(argv, (reader, null, null))
+            except BaseException:
+                os.close(gate)
+                raise
             finally:
+                os.close(reader)
                 os.close(null)
             try:
-                self.terminal = self._receive(listener)
+                self.terminal = console.receive_sized(
+                    listener,
+                    self._crun.pid,
+                    self.waiter,
+                    gate=gate,
+                    process=process,
+                    size=(request.rows, request.columns),
+                )
             except BaseException:
                 self._kill_waiter()
                 raise
@@ -263,38 +267,6 @@ class Execution:
         # Not reaped by anybody else, so the number is still its own.
         self.waiter = os.pidfd_open(self._crun.pid)
 
-    def _receive(self, listener: socket.socket) -> int | None:
-        """Return the terminal that crun made; None if it ended without one."""
-        deadline = time.monotonic() + _DEADLINE
-        if not self._wait_for(listener, deadline):
-            return None
-        connection, _ = listener.accept()
-        with connection:
-            if not self._wait_for(connection, deadline):
-                return None
-            descriptors = array.array("i")
-            size = socket.CMSG_SPACE(4 * descriptors.itemsize)
-            # Python sets the close-on-exec flag only through recvmsg's own flag.
-            _, ancillary, _, _ = connection.recvmsg(1024, size, socket.MSG_CMSG_CLOEXEC)
-            for level, kind, data in ancillary:
-                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                    descriptors.frombytes(data[: len(data) - len(data) % descriptors.itemsize])
-        for descriptor in descriptors[1:]:
-            os.close(descriptor)
-        if not descriptors:
-            return None
-        os.set_blocking(descriptors[0], False)
-        return descriptors[0]
-
-    def _wait_for(self, waited: socket.socket, deadline: float) -> bool:
-        poller = select.poll()
-        poller.register(waited, select.POLLIN)
-        poller.register(self.waiter, select.POLLIN)
-        ready = poller.poll(max(0.0, deadline - time.monotonic()) * 1000)
-        if not ready:
-            raise Retry(f"the container runtime did not answer within {_DEADLINE:g} s")
-        return any(descriptor == waited.fileno() for descriptor, _ in ready)
-
     def begun(self) -> bool:
         """Return whether the command runs or ran; before that, output is crun's."""
         if not self._pid:
@@ -311,12 +283,9 @@ class Execution:
         return pidfd.ended(self.waiter)
 
     def resize(self, rows: int, columns: int) -> None:
-        """Set the terminal's size, of which the kernel tells the command (SIGWINCH)."""
-        if self.terminal is not None and rows and columns:
-            size = array.array("H", (rows, columns, 0, 0))
-            # The other end may have gone.
-            with contextlib.suppress(OSError):
-                fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, size)
+        """Set the terminal's size, if it has one."""
+        if self.terminal is not None:
+            console.set_size(self.terminal, rows, columns)
 
     def signal(self, number: int) -> None:
         """Send a signal to the command and its process group; nothing if it has ended."""
