@@ -6,6 +6,7 @@ podman's the default of podman without seccomp, which its exec does not pay for 
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import os
 import shutil
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import tank_agent
 from bench._measure import Table, add_all, alternate, milliseconds
 from tank_agent.linux import mounts
 from tank_agent.runtime import cgroup
@@ -33,6 +35,8 @@ OURS, PEER = "tank exec", "podman exec"
 def main() -> None:
     """Print the tables."""
     assert shutil.which("podman"), "the peer is not installed: apt install podman"
+    # As pip and the package do when they install it, whatever PYTHONDONTWRITEBYTECODE says here.
+    compileall.compile_dir(Path(tank_agent.__file__).parent, quiet=1)
     # Short, for the sockets of both; on a tmpfs, since this is not about disks.
     home = Path(tempfile.mkdtemp(prefix="x", dir="/dev/shm"))
     try:

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb."""
     from tank_agent.client import light
-    from tank_agent.client.session import attach
+    from tank_agent.client.start import attach
 
     path = light.socket_path(arguments.socket)
     return conclude(attach(path, arguments.name, detach_keys=arguments.detach_keys))

@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     import sys
 
     from tank_agent.client import light
-    from tank_agent.client.session import exec_command
+    from tank_agent.client.start import exec_command
 
     if not arguments.command:
         print("tank exec: no command; write it after --, as in: tank exec web -- ls -l", file=sys.stderr)

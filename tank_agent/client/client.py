@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from tank_agent.client.logs import LogLine
     from tank_agent.client.results import Result
-    from tank_agent.client.session import Stream
+    from tank_agent.client.start import Stream
     from tank_agent.image.image import Progress
 
 _T = TypeVar("_T")
@@ -266,7 +266,7 @@ class Client:
             NotRunning: the container has no live process.
             AgentUnreachable: also when the agent ends meanwhile.
         """
-        from tank_agent.client.session import exec_command
+        from tank_agent.client.start import exec_command
 
         return exec_command(
             os.fspath(self.socket),
@@ -296,7 +296,7 @@ class Client:
             NotRunning: the container has no live process.
             AgentUnreachable: also when the agent ends meanwhile; the container goes on.
         """
-        from tank_agent.client.session import attach
+        from tank_agent.client.start import attach
 
         return attach(os.fspath(self.socket), name, stdin=stdin, stdout=stdout, detach_keys=detach_keys)
 

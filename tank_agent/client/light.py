@@ -1,12 +1,14 @@
 """Just enough HTTP/1.1 for a session or a stream; importing http.client would take longer than all of it.
 
-Errors are made by the modules that everybody else uses; they are imported when there is one.
+`tank exec` starts with this module, so it imports next to nothing: not even socket, whose enumerations take a
+third as long as Python's whole start, but what is behind it. Errors are made by the modules that everybody
+else uses; they are imported when there is one.
 """
 
 from __future__ import annotations
 
+import _socket
 import os
-import socket
 
 from tank_agent.api.frames import PROTOCOL
 
@@ -33,7 +35,7 @@ class Answered:
     """An answer whose head was read: `received` came behind it, the rest is still in the socket."""
 
     def __init__(
-        self, status: int, headers: Mapping[str, str], connection: socket.socket, received: bytes
+        self, status: int, headers: Mapping[str, str], connection: _socket.socket, received: bytes
     ) -> None:
         self.status = status
         self.headers = headers
@@ -62,42 +64,64 @@ def target_path(name: str, verb: str, query: Mapping[str, str] | None = None) ->
     return f"/v1/pods/{quote(pod)}/{verb}{'?' if text else ''}{text}"
 
 
-def upgrade(path: str, target: str, body: bytes = b"") -> Answered:
-    """Ask the agent for a session; the connection blocks and has no time-out afterwards.
+class Asked:
+    """A request that was sent; its answer is still to come."""
 
-    Raises:
-        AgentUnreachable: nobody answers.
-        TankError: what the agent raised.
-    """
-    answered = ask(path, "POST", target, {"Connection": "Upgrade", "Upgrade": PROTOCOL}, body, expected=101)
-    answered.connection.settimeout(None)
-    return answered
+    def __init__(self, path: str, connection: _socket.socket) -> None:
+        self._path = path
+        self._connection = connection
+
+    def answer(self, *, expected: int) -> Answered:
+        """Read the head of the answer; the connection has no time-out afterwards.
+
+        Raises:
+            AgentUnreachable: the agent has gone.
+            TankError: what the agent raised.
+        """
+        try:
+            try:
+                answered = _read_head(self._connection)
+            except OSError as error:
+                _raise_broken(self._path, error)
+            if answered.status != expected:
+                _raise_refused(self._path, answered)
+            self._connection.settimeout(None)
+            return answered
+        except BaseException:
+            self._connection.close()
+            raise
 
 
 def ask(
-    path: str, method: str, target: str, headers: Mapping[str, str], body: bytes = b"", *, expected: int = 200
-) -> Answered:
-    """Send a request and read the head of the answer; raises as `upgrade`."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    path: str, method: str, target: str, headers: Mapping[str, str] | None = None, body: bytes = b""
+) -> Asked:
+    """Send a request.
+
+    Raises:
+        AgentUnreachable: nobody answers.
+    """
+    connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     connection.settimeout(_TIMEOUT)
+    lines = [f"{method} {target} HTTP/1.1", "Host: tank", f"Content-Length: {len(body)}"]
+    lines += [f"{key}: {value}" for key, value in (headers or {}).items()]
     try:
         try:
             _connect(connection, path)
         except OSError as error:
             _raise_unreachable(path, error)
-        lines = [f"{method} {target} HTTP/1.1", "Host: tank", f"Content-Length: {len(body)}"]
-        lines += [f"{key}: {value}" for key, value in headers.items()]
         try:
             _send(connection, "\r\n".join([*lines, "", ""]).encode() + body)
-            answered = _read_head(connection)
         except OSError as error:
             _raise_broken(path, error)
-        if answered.status != expected:
-            _raise_refused(path, answered)
-        return answered
+        return Asked(path, connection)
     except BaseException:
         connection.close()
         raise
+
+
+def ask_for_session(path: str, target: str, body: bytes = b"") -> Asked:
+    """Ask for a session, which the agent answers with 101; raises as `ask`."""
+    return ask(path, "POST", target, {"Connection": "Upgrade", "Upgrade": PROTOCOL}, body)
 
 
 def chunks(answered: Answered, path: str) -> Iterator[bytes]:
@@ -107,7 +131,6 @@ def chunks(answered: Answered, path: str) -> Iterator[bytes]:
         AgentUnreachable: it breaks off.
     """
     connection, data = answered.connection, answered.received
-    connection.settimeout(None)
     try:
         while True:
             while b"\r\n" not in data:
@@ -128,7 +151,7 @@ def chunks(answered: Answered, path: str) -> Iterator[bytes]:
         connection.close()
 
 
-def _receive(connection: socket.socket, path: str) -> bytes:
+def _receive(connection: _socket.socket, path: str) -> bytes:
     try:
         received = connection.recv(_RECEIVE)
     except OSError as error:
@@ -145,7 +168,7 @@ def lost(path: str) -> TankError:
     return Transport(socket_path=_path(path)).broken(None)
 
 
-def _connect(connection: socket.socket, path: str) -> None:
+def _connect(connection: _socket.socket, path: str) -> None:
     if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
         connection.connect(path)
         return
@@ -157,7 +180,7 @@ def _connect(connection: socket.socket, path: str) -> None:
         os.close(opened)
 
 
-def _send(connection: socket.socket, request: bytes) -> None:
+def _send(connection: _socket.socket, request: bytes) -> None:
     try:
         connection.sendall(request)
     except (BrokenPipeError, ConnectionResetError):
@@ -165,7 +188,7 @@ def _send(connection: socket.socket, request: bytes) -> None:
         return
 
 
-def _read_head(connection: socket.socket) -> Answered:
+def _read_head(connection: _socket.socket) -> Answered:
     data = b""
     while b"\r\n\r\n" not in data:
         received = connection.recv(_RECEIVE)

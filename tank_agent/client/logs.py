@@ -31,7 +31,7 @@ def open_logs(
         query["tail"] = str(tail)
     if since is not None:
         query["since"] = moment(since)
-    answered = light.ask(path, "GET", light.target_path(name, "logs", query), {})
+    answered = light.ask(path, "GET", light.target_path(name, "logs", query)).answer(expected=200)
     several = answered.headers.get("content-type", "").endswith(SEVERAL)
     return several, _lines(light.chunks(answered, path))
 

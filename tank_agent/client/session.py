@@ -15,107 +15,22 @@ from tank_agent.client.results import Detached, Exited, Result, Signaled
 # As typing has it, which takes longer to import than all of this.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from typing import IO, NoReturn
+    from collections.abc import Iterator
+    from typing import NoReturn
 
-    JsonValue = str | int | None | list[str]
-    Stream = int | IO[bytes] | IO[str]
+    from tank_agent.client.start import Streams
 
 _QUEUE = 256 << 10
 _RECEIVE = 256 << 10
 # How long the agent may take to confirm that we left, in seconds.
 _GOODBYE = 2.0
 _SIGINT = 2
-_ESCAPED = {chr(code): f"\\u{code:04x}" for code in (*range(32), ord('"'), ord("\\"))}
 
 
-def exec_command(
-    path: str,
-    name: str,
-    argv: Sequence[str],
-    *,
-    cwd: str | None = None,
-    env: Sequence[str] = (),
-    tty: bool | None = None,
-    stdin: Stream | None = None,
-    stdout: Stream | None = None,
-    stderr: Stream | None = None,
-    detach_keys: str = keys.DEFAULT,
-) -> Result:
-    """Run a command in a container, as `Client.exec` describes it."""
-    streams = _Streams(stdin, stdout, stderr)
-    on_terminal = streams.stdin_is_terminal() if tty is None else tty
-    sequence = keys.parse(detach_keys)
-    wanted: dict[str, JsonValue] = {"argv": list(argv), "cwd": cwd, "env": list(env), "terminal": on_terminal}
-    if on_terminal:
-        rows, columns = terminal.size(streams.stdout, streams.stdin)
-        wanted |= {"rows": rows, "columns": columns, "term": os.environ.get("TERM", "")}
-    body = _json(wanted).encode()
-    answered = light.upgrade(path, light.target_path(name, "exec"), body)
-    session = _Session(path, answered, streams, sequence if on_terminal else b"")
-    return session.run(raw=on_terminal and streams.stdin_is_terminal(), interrupts=not on_terminal)
-
-
-def attach(
-    path: str,
-    name: str,
-    *,
-    stdin: Stream | None = None,
-    stdout: Stream | None = None,
-    detach_keys: str = keys.DEFAULT,
-) -> Result:
-    """Take over a container's terminal, as `Client.attach` describes it."""
-    streams = _Streams(stdin, stdout, None)
-    sequence = keys.parse(detach_keys)
-    answered = light.upgrade(path, light.target_path(name, "attach"))
-    session = _Session(path, answered, streams, sequence)
-    session.resize()
-    return session.run(raw=streams.stdin_is_terminal(), interrupts=False)
-
-
-def _json(fields: Mapping[str, JsonValue]) -> str:
-    """Write an object as JSON; the json module would take longer to import."""
-    return "{" + ",".join(f"{_json_text(key)}:{_json_value(value)}" for key, value in fields.items()) + "}"
-
-
-def _json_value(value: JsonValue) -> str:
-    if isinstance(value, list):
-        return "[" + ",".join(map(_json_text, value)) + "]"
-    if isinstance(value, str):
-        return _json_text(value)
-    if value is None:
-        return "null"
-    return str(value).lower()
-
-
-def _json_text(text: str) -> str:
-    return '"' + "".join(_ESCAPED.get(char, char) for char in text) + '"'
-
-
-class _Streams:
-    """The descriptors of this side; those of the process where none is given."""
-
-    def __init__(self, stdin: Stream | None, stdout: Stream | None, stderr: Stream | None) -> None:
-        self.stdin = _descriptor(stdin, 0)
-        self.stdout = _descriptor(stdout, 1)
-        self.stderr = _descriptor(stderr, 2)
-
-    def stdin_is_terminal(self) -> bool:
-        return os.isatty(self.stdin)
-
-
-def _descriptor(stream: Stream | None, default: int) -> int:
-    if stream is None:
-        return default
-    return stream if isinstance(stream, int) else stream.fileno()
-
-
-class _Session:
+class Session:
     """Moves bytes until the command ends, the user leaves, or the agent is lost."""
 
-    def __init__(
-        self, path: str, answered: light.Answered, streams: _Streams, detach_sequence: bytes
-    ) -> None:
+    def __init__(self, path: str, answered: light.Answered, streams: Streams, detach_sequence: bytes) -> None:
         self._path = path
         self._connection = answered.connection
         self._connection.setblocking(False)
@@ -135,7 +50,7 @@ class _Session:
 
     def resize(self) -> None:
         """Tell the terminal's size, if it is known."""
-        rows, columns = terminal.size(self._streams.stdout, self._streams.stdin)
+        rows, columns = self._streams.size()
         if rows:
             self._put(frames.RESIZE, frames.size_payload(rows, columns))
 

@@ -71,16 +71,6 @@ class Modes:
         return b"".join(reset) + _PLAIN
 
 
-def size(*descriptors: int) -> tuple[int, int]:
-    """Return rows and columns of the first of these that is a terminal; zeros if none is, or none knows."""
-    for descriptor in descriptors:
-        with contextlib.suppress(OSError):
-            columns, rows = os.get_terminal_size(descriptor)
-            if rows and columns:
-                return rows, columns
-    return 0, 0
-
-
 class Raw:
     """Makes a terminal pass on every key, and can put it back at any moment."""
 

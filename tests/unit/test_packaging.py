@@ -34,6 +34,15 @@ def test_every_verb_is_in_completions_and_manual(generated: Path, name: str) -> 
     assert [verb.name for verb in VERBS if not re.search(rf"\b{verb.name}\b", text)] == []
 
 
+def test_the_command_that_is_installed_is_ours_and_runs() -> None:
+    installed = Path(sys.executable).with_name("tank")
+    first, *rest = installed.read_text().splitlines()
+    assert first.startswith("#!/")
+    assert rest == (PACKAGING / "tank").read_text().splitlines()[1:]
+    done = subprocess.run([installed, "--version"], capture_output=True, text=True, check=True, timeout=20)
+    assert done.stdout == f"tank {__version__}\n"
+
+
 def test_the_shells_can_read_their_completions(generated: Path) -> None:
     subprocess.run(["bash", "-n", str(generated / "tank")], check=True, timeout=20)
     assert "@" not in (generated / "tank").read_text().replace("$@", "").replace('"@"', "")
