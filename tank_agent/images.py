@@ -81,10 +81,10 @@ class Images:
             finally:
                 over.set()
             image = future.result()
-        if policy == "always" and not _complete(seen[0]):
+        if image.not_refreshed:
             raise Retry(
                 f"the registry did not answer; the copy of {full} on this machine stays as it is",
-                hint="the agent's log says why",
+                hint=image.not_refreshed,
             )
         yield seen[0]
         self._tell_pods(full)
@@ -205,11 +205,6 @@ def _listed(row: StoredImage, rows: Sequence[StoredImage], uses: Sequence[_Use])
         pulled_at=moment if row.pulled_at else None,
         pods=tuple(sorted(pods)),
     )
-
-
-def _complete(progress: Progress) -> bool:
-    """Return whether a pull got all that the registry named; else the store fell back to its copy."""
-    return bool(progress.layers) and all(layer.state in ("done", "cached") for layer in progress.layers)
 
 
 def _removed(pruned: Pruned) -> RemovedImages:

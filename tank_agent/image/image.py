@@ -31,12 +31,14 @@ class Image(Struct, frozen=True, kw_only=True):
 
     `reference` is as the pod's file wrote it, `digest` is the manifest's (`sha256:`, 64 hexadecimal digits).
     `layers` are directories, lowest first, with overlayfs whiteouts; nobody may write in them.
+    `not_refreshed` is why this is the copy of an earlier pull, though the registry was to be asked.
     """
 
     reference: str
     digest: str
     layers: tuple[Path, ...]
     config: ImageConfig = msgspec.field(default_factory=ImageConfig)
+    not_refreshed: str = ""
 
     @property
     def name(self) -> str:

@@ -160,7 +160,7 @@ class Store:
             if found is None or cancelled():
                 raise
             _log.warning("image is not refreshed, the copy is used", image=reference, error=str(error))
-            return found
+            return msgspec.structs.replace(found, not_refreshed=str(error))
 
     def list(self) -> tuple[StoredImage, ...]:
         """Return all images, by name; those that no name stands for come last."""

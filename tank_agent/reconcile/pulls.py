@@ -95,6 +95,8 @@ class Pulls:
         self._fresh: set[Need] = set()
         self._jobs: dict[_Key, _Job] = {}
         self._failed: dict[_Key, _Failure] = {}
+        # What pods were told already: a container that restarts often asks as often.
+        self._not_refreshed: dict[_Key, str] = {}
         self._news: dict[str, list[News]] = {}
         self._prepared = threading.Event()
         self._waiting: set[str] = set()
@@ -243,6 +245,9 @@ class Pulls:
             if image is not None:
                 if known is None or known.digest != image.digest:
                     told = _pulled(image, job.progress, time.monotonic() - began)
+                elif image.not_refreshed != self._not_refreshed.get(key, ""):
+                    told = _not_refreshed(image)
+                self._note_refresh(key, image)
                 self._ready[key.reference] = image
                 self._fresh |= {need for need in job.waiting if need.policy == "always"}
                 self._failed.pop(key, None)
@@ -268,8 +273,13 @@ class Pulls:
         )
         if former is not None and former.error == error:
             return None
-        # An event is one line; the hint stands in the next one.
-        return News(type="pull-failed", message="; ".join(line.strip() for line in error.splitlines()))
+        return News(type="pull-failed", message=_one_line(error))
+
+    def _note_refresh(self, key: _Key, image: Image) -> None:
+        if image.not_refreshed:
+            self._not_refreshed[key] = image.not_refreshed
+        else:
+            self._not_refreshed.pop(key, None)
 
 
 def _key(need: Need) -> _Key:
@@ -285,3 +295,16 @@ def _pulled(image: Image, progress: Progress | None, seconds: float) -> News:
     fetched = sum(layer.total for layer in layers if layer.state != "cached")
     message = f"pulled {image.name}: {fetched / 1e6:.1f} MB in {seconds:.1f} s"
     return News(type="pulled", message=message)
+
+
+def _not_refreshed(image: Image) -> News | None:
+    """Say that an old copy is used; that the registry answers again shows in what it brings."""
+    if not image.not_refreshed:
+        return None
+    message = f"{image.reference} could not be looked up, so the copy on this machine is used: "
+    return News(type="image-not-refreshed", message=message + _one_line(image.not_refreshed))
+
+
+def _one_line(error: str) -> str:
+    """Return an error as an event holds it; the hint stands in a line of its own."""
+    return "; ".join(line.strip() for line in error.splitlines())

@@ -145,11 +145,18 @@ def test_always_asks_before_each_start_and_runs_the_copy_when_nobody_answers(
     # Nobody answers any more.
     restart(agent, "fresh")
     wait_for(lambda: agent.output("fresh") == ["one", "two", "two"], "the copy runs")
+    agent.wait_phase("fresh", "running")
+    restart(agent, "fresh")
+    wait_for(lambda: len(agent.output("fresh")) == 4, "the copy runs again")
+    # Told once, however often the copy is used.
+    ((_, told),) = events(agent, "image-not-refreshed")
+    assert told.startswith(f"{image} could not be looked up, so the copy on this machine is used: ")
+    assert "\n" not in told
     agent.kill()
     agent.start()
     agent.wait_phase("fresh", "running")
     restart(agent, "fresh")
-    wait_for(lambda: len(agent.output("fresh")) == 4, "the copy runs after a restart of the agent")
+    wait_for(lambda: len(agent.output("fresh")) == 5, "the copy runs after a restart of the agent")
     pulled = [message for _, message in events(agent, "pulled")]
     assert sum(first in message for message in pulled) == 2
     assert sum(second in message for message in pulled) == 1
