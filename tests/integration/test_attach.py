@@ -211,7 +211,39 @@ def test_ctrl_c_reaches_the_process_and_a_lone_ctrl_p_as_well(agent: Agent) -> N
         assert user.end() == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_other_detach_keys_and_none(agent: Agent) -> None:
+    script = "stty raw -echo; echo ready; dd bs=1 count=2 2>/dev/null | wc -c; exec sleep 1000"
+    with console(agent, script) as name:
+        with terminal(agent, "attach", name, "--detach-keys", "ctrl-x,x") as user:
+            user.expect("ready")
+            user.type("\x18x")
+            user.expect("detached")
+            assert user.end() == 0
+        with terminal(agent, "attach", name, "--detach-keys", "none") as user:
+            user.expect("ready")
+            # Both keys arrive, and nothing else did before.
+            user.type(LEAVE)
+            user.expect("2")
+            os.kill(agent.pid(name), signal.SIGKILL)
+            assert user.end() == 128 + signal.SIGKILL
+
+
+def test_a_client_that_is_killed_takes_nothing_with_it(agent: Agent) -> None:
+    with console(agent) as name:
+        main = agent.pid(name)
+        with terminal(agent, "attach", name) as user:
+            user.prompt()
+            os.kill(user.child.pid, signal.SIGKILL)
+            assert user.status() == -signal.SIGKILL
+        with terminal(agent, "attach", name) as user:
+            user.prompt()
+            run_line(user, "echo still''here", "stillhere")
+            user.type(LEAVE)
+            assert user.end() == 0
+        assert agent.pid(name) == main
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_a_signal_to_the_client_restores_the_terminal_and_the_container_goes_on(
     agent: Agent, number: int
 ) -> None:

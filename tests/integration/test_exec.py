@@ -296,11 +296,40 @@ def test_a_hundred_megabytes_go_both_ways_unharmed_in_little_memory(agent: Agent
     assert digest(target) == digest(source)
 
 
+def test_the_command_line_moves_a_hundred_megabytes_in_little_memory(agent: Agent) -> None:
+    block = os.urandom(1 << 20)
+    sent, back = hashlib.sha256(), hashlib.sha256()
+    with spawned(agent, "exec", "web", "-T", "--", "cat") as session:
+        assert session.stdin is not None and session.stdout is not None
+
+        def send() -> None:
+            assert session.stdin is not None
+            for number in range(100):
+                piece = block[number:] + block[:number]
+                sent.update(piece)
+                session.stdin.write(piece)
+            session.stdin.flush()
+
+        with ThreadPoolExecutor(1) as pool:
+            sending = pool.submit(send)
+            for _ in range(100):
+                back.update(session.stdout.read(1 << 20))
+            sending.result(60)
+        assert most_memory(session.pid) < 32 << 20
+        session.stdin.close()
+        assert session.stdout.read() == b""
+        assert session.wait(20) == 0
+    assert back.digest() == sent.digest()
+
+
 def resident(agent: Agent) -> int:
-    """Return the most memory that the agent ever had, in bytes."""
     assert agent.process is not None
-    status = Path(f"/proc/{agent.process.pid}/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) << 10
+    return most_memory(agent.process.pid)
+
+
+def most_memory(pid: int) -> int:
+    """Return the most memory that a process ever had, in bytes."""
+    return int(Path(f"/proc/{pid}/status").read_text().split("VmHWM:")[1].split()[0]) << 10
 
 
 def digest(path: Path) -> str:
@@ -369,8 +398,8 @@ def test_a_shell_has_a_terminal_of_the_right_size_from_the_first_moment(agent: A
 
 def test_the_size_is_set_before_a_commands_first_instruction_each_time(agent: Agent) -> None:
     # crun lets one in four of these begin without a size, and more where much is going on.
-    with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(lambda _: size_at_once(agent), range(40))) == [b"33 101\r\n"] * 40
+    with ThreadPoolExecutor(50) as pool:
+        assert list(pool.map(lambda _: size_at_once(agent), range(50))) == [b"33 101\r\n"] * 50
 
 
 def size_at_once(agent: Agent) -> bytes:
@@ -696,6 +725,8 @@ def test_results_and_errors_in_python(agent: Agent) -> None:
         # Where the kernel says how it really ended, 137 is a code like any other.
         assert client.exec("web", ["sh", "-c", "exit 137"], **streams) in (Exited(137), Signaled(9))
         assert client.exec("web", ["test", "a", "=", "a"], env={"A": "b"}, cwd="/", **streams) == Exited(0)
+        last = ["sh", "-c", 'test "$A$PWD" = c/tmp']
+        assert client.exec("web", last, env=["A=b", "A=c"], cwd="/tmp", **streams) == Exited(0)
         for name, argv, error in (
             ("web", ["no-such-command"], CommandNotFound),
             ("web", ["/etc/passwd"], CannotRun),
@@ -708,6 +739,17 @@ def test_results_and_errors_in_python(agent: Agent) -> None:
     assert Detached() == Detached()
     assert (Exited(3).status, Signaled(9).status, Detached().status) == (3, 137, 0)
     assert issubclass(Retry, TankError)
+
+
+def test_leaving_from_python(agent: Agent) -> None:
+    keys, typed = os.pipe()
+    printed, output = os.pipe()
+    os.write(typed, LEAVE.encode())
+    assert agent.client.exec("web", ["sleep", "4718"], tty=True, stdin=keys, stdout=output) == Detached()
+    for descriptor in (keys, typed, printed, output):
+        os.close(descriptor)
+    wait_inside(agent, lambda names: "sleep 4718" in names, "the command goes on")
+    kill_inside(agent, "sleep 4718")
 
 
 def test_a_client_in_a_thread_and_with_a_terminal_that_nobody_has(agent: Agent) -> None:

@@ -42,6 +42,10 @@ def test_the_default_is_dockers() -> None:
     assert keys.parse(keys.DEFAULT) == b"\x10\x11"
 
 
+def test_nothing_is_held_for_longer_than_promised() -> None:
+    assert keys.HOLD <= 0.4
+
+
 def test_a_beginning_is_held_and_given_up() -> None:
     watched = keys.DetachKeys(b"\x10\x11")
     assert watched.feed(b"a\x10") == (b"a", False)
