@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from tank_agent.image.content import CancelledError
 
@@ -35,6 +35,13 @@ class Job:
             raise CancelledError("the pull was cancelled")
 
 
+class Share(NamedTuple):
+    """A pull's part in a job. One that is not `ours` is done by another pull, from where that one reads."""
+
+    job: Job
+    ours: bool
+
+
 class Jobs:
     """At most so many at once; one per key."""
 
@@ -43,18 +50,18 @@ class Jobs:
         self._lock = threading.Lock()
         self._running: dict[str, Job] = {}
 
-    def submit(self, key: str, cancelled: Callable[[], bool], work: Callable[[Job], None]) -> Job:
+    def submit(self, key: str, cancelled: Callable[[], bool], work: Callable[[Job], None]) -> Share:
         """Start the work for a key, or join the one that is under way."""
         with self._lock:
             job = self._running.get(key)
             if job is not None and not job.cancelled():
                 job.join(cancelled)
-                return job
+                return Share(job, ours=False)
             before, job = job, Job()
             job.join(cancelled)
             self._running[key] = job
         self._pool.submit(self._run, key, job, before, work)
-        return job
+        return Share(job, ours=True)
 
     def close(self) -> None:
         """Wait for the workers; whoever calls this has made every `cancelled` true."""

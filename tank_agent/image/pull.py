@@ -12,7 +12,7 @@ from tank_agent.errors import Stalled
 from tank_agent.image.content import CancelledError, Content, DamagedError
 from tank_agent.image.fetch import LayerFetcher, LayerTask
 from tank_agent.image.image import LayerProgress, Progress
-from tank_agent.image.jobs import Job, Jobs
+from tank_agent.image.jobs import Job, Jobs, Share
 from tank_agent.image.layers import Layers
 from tank_agent.image.manifest import (
     CONFIG_LIMIT,
@@ -125,24 +125,31 @@ class Pull:
             Stalled: a layer is refused.
             Retry: something failed for now, or the pull was cancelled.
         """
-        tasks: dict[str, Job] = {}
         pairs = list(zip(resolved.manifest.layers, resolved.configuration.diff_ids, strict=True))
+        tasks: dict[str, LayerTask] = {}
         for descriptor, diff_id in pairs:
-            if diff_id in tasks or layers.record(diff_id) is not None:
-                continue
-            task = LayerTask(content=self._content, descriptor=descriptor, diff_id=diff_id, where=self._where)
-            tasks[diff_id] = job = jobs.submit(diff_id, self._cancelled, _work(layers, fetcher, task))
-            self._jobs.append(job)
-        self._wait(pairs, tasks)
+            if diff_id not in tasks and layers.record(diff_id) is None:
+                tasks[diff_id] = LayerTask(
+                    content=self._content, descriptor=descriptor, diff_id=diff_id, where=self._where
+                )
+
+        def begin(diff_id: str) -> Share:
+            share = jobs.submit(diff_id, self._cancelled, _work(layers, fetcher, tasks[diff_id]))
+            self._jobs.append(share.job)
+            return share
+
+        self._wait(pairs, {diff_id: begin(diff_id) for diff_id in tasks}, begin)
 
     def _cancelled(self) -> bool:
         return self._over or self._asked_to_stop()
 
-    def _wait(self, pairs: list[tuple[Descriptor, str]], tasks: dict[str, Job]) -> None:
+    def _wait(
+        self, pairs: list[tuple[Descriptor, str]], shares: dict[str, Share], begin: Callable[[str], Share]
+    ) -> None:
         last: Progress | None = None
-        pending = {job.future for job in tasks.values()}
+        pending = {share.job.future: diff_id for diff_id, share in shares.items()}
         while True:
-            now = _progress(pairs, tasks)
+            now = _progress(pairs, shares)
             if now != last:
                 self._progress(now)
                 last = now
@@ -150,9 +157,16 @@ class Pull:
                 return
             if self._cancelled():
                 raise CancelledError("the pull was cancelled", where=self._where)
-            done, pending = wait(pending, timeout=_POLL, return_when=FIRST_EXCEPTION)
-            for future in done:
-                future.result()
+            for future in wait(pending, timeout=_POLL, return_when=FIRST_EXCEPTION).done:
+                diff_id = pending.pop(future)
+                error = future.exception()
+                if error is None:
+                    continue
+                if shares[diff_id].ours or self._cancelled():
+                    raise error
+                # The other pull was given up, or its place failed; ours was not asked yet.
+                shares[diff_id] = begin(diff_id)
+                pending[shares[diff_id].job.future] = diff_id
 
     def _wanted_platform(self) -> Platform:
         return parse_platform(self._settings.platform) if self._settings.platform else host_platform()
@@ -210,12 +224,12 @@ def _work(layers: Layers, fetcher: LayerFetcher, task: LayerTask) -> Callable[[J
     return work
 
 
-def _progress(pairs: list[tuple[Descriptor, str]], tasks: dict[str, Job]) -> Progress:
+def _progress(pairs: list[tuple[Descriptor, str]], shares: dict[str, Share]) -> Progress:
     rows = []
     for descriptor, diff_id in pairs:
-        job = tasks.get(diff_id)
-        done = descriptor.size if job is None else min(job.done, descriptor.size)
-        state = "cached" if job is None else job.state
+        share = shares.get(diff_id)
+        done = descriptor.size if share is None else min(share.job.done, descriptor.size)
+        state = "cached" if share is None else share.job.state
         rows.append(LayerProgress(digest=descriptor.digest, done=done, total=descriptor.size, state=state))
     total = sum(row.total for row in rows)
     return Progress(done=sum(row.done for row in rows), total=total, layers=tuple(rows))

@@ -8,15 +8,17 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tank_agent.errors import Retry, Stalled
-from tank_agent.image.image import Image
+from tank_agent.errors import Retry, Stalled, TankError
+from tank_agent.image.image import Image, Progress
 from tank_agent.image.settings import ImageSettings, RegistrySettings
 from tank_agent.image.store import Store
+from tests.support.agent import wait_for
 from tests.support.images import layer, member, write_image
 from tests.support.registry import FakeRegistry, Request, fake_registry, make_certificate, write_auth
 from tests.support.trees import big_directory
@@ -318,6 +320,39 @@ def test_cancelling_ends_a_pull_that_waits_for_the_network(
         registry.rules.clear()
         # A later pull is not hurt by the one that was given up.
         assert is_whole(store.pull(f"{registry.address}/image"))
+    assert nothing_is_left(place)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "failed"])
+def test_a_pull_that_joined_a_layer_outlives_the_one_that_started_it(
+    place: Path, registry: FakeRegistry, big: str, how: str
+) -> None:
+    """Two names of one image: the first pull begins its layers, and ends before they are there."""
+    waiting, over = threading.Event(), threading.Event()
+
+    def answer(request: Request) -> None:
+        waiting.set()
+        if how == "cancelled":
+            stall(registry)
+        else:
+            assert over.wait(20)
+            request.answer(404)
+
+    registry.rule(big, answer, times=1)
+    cancel = threading.Event()
+    joined: list[Progress] = []
+    with Store(place / "store", settings(place, read_timeout=60.0)) as store, ThreadPoolExecutor(2) as pool:
+        first = pool.submit(store.pull, f"{registry.address}/image", cancelled=cancel.is_set)
+        assert waiting.wait(20)
+        second = pool.submit(
+            store.pull, f"{registry.address}/image:latest", policy="always", progress=joined.append
+        )
+        wait_for(lambda: joined, "the second pull to join")
+        (cancel if how == "cancelled" else over).set()
+        with pytest.raises(TankError, match="cancelled" if how == "cancelled" else "no layer"):
+            first.result(30)
+        assert is_whole(second.result(30))
+    assert joined[-1].done == joined[-1].total
     assert nothing_is_left(place)
 
 
