@@ -107,11 +107,18 @@ class UnpackServer:
             if self._process is None or self._process.poll() is not None:
                 self._stop()
                 self._start()
+            assert self._process is not None
             assert self._socket is not None
-            socket.send_fds(self._socket, [request.encode()], descriptors)
-            _, received, _, _ = socket.recv_fds(self._socket, 1, 1)
-            if not received:
-                raise OSError("the unpacking process died")
+            try:
+                socket.send_fds(self._socket, [request.encode()], descriptors)
+                _, received, _, _ = socket.recv_fds(self._socket, 1, 1)
+                if not received:
+                    raise OSError("the unpacking process died")
+            except BaseException:
+                # An answer that comes late would be taken for the next layer's. Its other children go on.
+                self._process.kill()
+                self._stop()
+                raise
             return received[0]
 
     def _start(self) -> None:

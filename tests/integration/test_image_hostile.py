@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import signal
 import stat
 import struct
 import tarfile
@@ -17,7 +18,7 @@ from typing import TypeVar
 import pytest
 import zstandard
 
-from tank_agent.errors import Stalled, TankError
+from tank_agent.errors import Retry, Stalled, TankError
 from tank_agent.image.image import Image
 from tank_agent.image.settings import ImageSettings, UnpackLimits
 from tank_agent.image.store import Store
@@ -347,6 +348,34 @@ def test_what_the_child_can_reach(place: Path) -> None:
                 descriptors = {_link(path) for path in Path(f"/proc/{pid}/fd").iterdir()} - {"/dev/null"}
                 assert all(target.startswith(("pipe:", "/layer/")) for target in descriptors), descriptors
         _wait_for(lambda: not Path(f"/proc/{tar}").exists() or _is_dead(tar))
+    finally:
+        server.close()
+
+
+def test_an_answer_that_comes_late_is_not_taken_for_the_next_layers(place: Path) -> None:
+    server = UnpackServer(LIMITS)
+    homes = [place / name for name in ("first", "late", "next")]
+    for home in homes:
+        home.mkdir()
+    data = layer([member("file", bytes(4 << 20))])
+    try:
+        with server.start(homes[0]) as first:
+            assert server._process is not None
+            assert server._socket is not None
+            stopped = server._process
+            stopped.send_signal(signal.SIGSTOP)
+            server._socket.settimeout(0.2)
+            with pytest.raises(Retry, match="timed out"):
+                server.start(homes[1])
+            stopped.send_signal(signal.SIGCONT)
+            with server.start(homes[2]) as unpack:
+                unpack.write(data[: 3 << 20])
+                child = _pid_of(unpack._pidfd)
+                tar = _wait_for(lambda: _children(child))[0]
+            _wait_for(lambda: _is_dead(child) and _is_dead(tar))
+            # A layer that was under way is not hurt.
+            assert first.write(data)
+            assert first.finish().entries == 1
     finally:
         server.close()
 
