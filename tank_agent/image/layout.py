@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -49,12 +49,11 @@ def stamp(reference: Reference) -> str:
     path = Path(reference.path)
     try:
         if reference.transport == "oci":
-            index = path / "index.json"
-            if index.stat().st_size > MANIFEST_LIMIT:
-                return ""
-            return digest_of(index.read_bytes())
+            # Its owner may have made a fifo of it: read as a pull reads it.
+            with closing(DirectoryFiles(path)) as files, files.open("index.json") as index:
+                return digest_of(index.read(MANIFEST_LIMIT, str(reference)))
         found = path.stat()
-    except OSError:
+    except (OSError, Stalled):
         return ""
     return f"{found.st_size}-{found.st_mtime_ns}-{found.st_ino}"
 
