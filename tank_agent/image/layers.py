@@ -2,22 +2,20 @@
 
     layers/<hex>/diff          what overlayfs takes as a lower directory
     layers/<hex>/layer.json    LayerRecord
-    layers/<hex>/seal.json     Seal: written once the layer's files are known to be on the disk
+    layers/<hex>/sealed        empty: written once the layer's files are known to be on the disk
     staging/<id>/              a layer that is being unpacked
     trash/<id>/                a layer that is being removed
 
 A power cut can leave empty files behind that were unpacked just before. So a layer without a seal is
-believed only during the boot that unpacked it, and a seal holds a digest of what the tree looked like.
+believed only during the boot that unpacked it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
-import stat
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -26,6 +24,8 @@ from msgspec import Struct
 from tank_agent.image.disk import boot_id, read_record, remove_tree, sync_file_system, write_atomic
 from tank_agent.image.reference import is_digest
 from tank_agent.linux import fault
+
+_SEAL = "sealed"
 
 
 class LayerRecord(Struct, frozen=True, kw_only=True):
@@ -42,12 +42,6 @@ class LayerRecord(Struct, frozen=True, kw_only=True):
     implicit: tuple[str, ...] = ()
     opaque_root: bool = False
     boot: str = ""
-
-
-class Seal(Struct, frozen=True, kw_only=True):
-    """A digest over names, types, owners, modes, sizes, times and link targets of all entries."""
-
-    tree: str
 
 
 class Layers:
@@ -119,30 +113,18 @@ class Layers:
 
     def is_sealed(self, diff_id: str) -> bool:
         """Return whether the layer is known to be on the disk whole."""
-        return (self._home(diff_id) / "seal.json").exists()
+        return (self._home(diff_id) / _SEAL).exists()
 
     def seal(self, diff_ids: list[str]) -> None:
-        """Write everything out and record what the layers look like; this can take long."""
+        """Write everything out and record that it is there; this can take long."""
         waiting = [diff_id for diff_id in diff_ids if not self.is_sealed(diff_id)]
         if not waiting:
             return
         sync_file_system(self._layers)
         for diff_id in waiting:
-            try:
-                seal = Seal(tree=tree_digest(self.directory(diff_id)))
-                write_atomic(self._home(diff_id) / "seal.json", msgspec.json.encode(seal))
-            except FileNotFoundError:
-                continue  # It was pruned meanwhile.
-
-    def intact(self, diff_id: str) -> bool:
-        """Return whether a layer looks as it did when it was unpacked; walks all of it."""
-        seal = read_record(self._home(diff_id) / "seal.json", Seal)
-        record = self.record(diff_id)
-        if record is None:
-            return False
-        if seal is None:
-            return record.boot == self._boot
-        return tree_digest(self.directory(diff_id)) == seal.tree
+            # One that was pruned meanwhile has no place for it.
+            with contextlib.suppress(FileNotFoundError):
+                write_atomic(self._home(diff_id) / _SEAL, b"")
 
     def sweep(self) -> None:
         """Remove what a killed agent or a power cut left half done."""
@@ -157,38 +139,3 @@ class Layers:
     def _home(self, diff_id: str) -> Path:
         assert is_digest(diff_id), diff_id
         return self._layers / diff_id.removeprefix("sha256:")
-
-
-def tree_digest(root: Path) -> str:
-    """Return a digest of what a tree looks like, without reading its files."""
-    summed = hashlib.sha256()
-    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        summed.update(_line(b"", os.fstat(descriptor)))
-        _walk(descriptor, b"", summed.update)
-    finally:
-        os.close(descriptor)
-    return summed.hexdigest()
-
-
-def _walk(descriptor: int, prefix: bytes, update: Callable[[bytes], None]) -> None:
-    with os.scandir(descriptor) as entries:
-        found = sorted((os.fsencode(entry.name), entry.stat(follow_symlinks=False)) for entry in entries)
-    for name, status in found:
-        path = prefix + name
-        update(_line(path, status))
-        if stat.S_ISLNK(status.st_mode):
-            update(os.readlink(name, dir_fd=descriptor) + b"\0")
-        elif stat.S_ISDIR(status.st_mode):
-            below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=descriptor)
-            try:
-                _walk(below, path + b"/", update)
-            finally:
-                os.close(below)
-
-
-def _line(path: bytes, found: os.stat_result) -> bytes:
-    # A directory's own size differs between file systems.
-    size = found.st_size if stat.S_ISREG(found.st_mode) else 0
-    words = (found.st_mode, found.st_uid, found.st_gid, size, found.st_mtime_ns, found.st_rdev)
-    return b"%b\0%b\0" % (path, " ".join(map(str, words)).encode())

@@ -243,23 +243,6 @@ class Store:
         self._fetcher.sweep()
         self._seal_later()
 
-    def verify(self, reference: str) -> bool:
-        """Look at every file of an image; take away the layers that don't look as they did when unpacked.
-
-        Returns False if a layer was damaged or missing: then `cached` finds nothing, and a pull repairs it.
-        Pods that run from a damaged layer lose its files.
-        """
-        digest = self._digest(parse_reference(reference))
-        known = self._records.image(digest) if digest else None
-        if known is None:
-            return False
-        damaged = [diff_id for diff_id in known.record.layers if not self._layers.intact(diff_id)]
-        for diff_id in damaged:
-            _log.warning("an unpacked layer is damaged", image=reference, layer=diff_id)
-            self._layers.bury(diff_id)
-        self._layers.empty_trash()
-        return not damaged
-
     def _pull(
         self,
         reference: str,

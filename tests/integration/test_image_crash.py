@@ -113,7 +113,6 @@ def test_a_killed_pull_is_resumed(place: Path, registry: FakeRegistry, point: st
         image = store.cached(reference)
         assert (image is not None) == (point == "image:named")
         image = image or store.pull(reference)
-        assert store.verify(reference)
     # A layer that was complete is not fetched again.
     assert sum("/blobs/" in line for line in registry.log[asked:]) <= 3 - min(len(finished), 2)
     with Store(place / "fresh", ImageSettings(auth_files=())) as store:
@@ -154,10 +153,14 @@ def test_a_killed_prune_leaves_nothing(place: Path, registry: FakeRegistry) -> N
 def test_a_power_cut_is_not_trusted_before_the_files_are_on_disk(place: Path, registry: FakeRegistry) -> None:
     reference = f"{registry.address}/image"
     with Store(place / "store") as store:
-        store.pull(reference)
+        truth = seen(store.pull(reference), place / "truth")
     # close() waits for the seals; without them, and in another boot, nobody knows what reached the disk.
-    sealed, unsealed = sorted((place / "store/images/layers").glob("*/seal.json"))[:2]
+    sealed, unsealed = sorted((place / "store/images/layers").glob("*/sealed"))[:2]
     unsealed.unlink()
+    for file in unsealed.parent.glob("diff/srv/*"):
+        # What a power cut leaves of what the file system had not written.
+        if file.is_file():
+            os.truncate(file, 0)
     for record in (place / "store/images/layers").glob("*/layer.json"):
         text = record.read_text()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -168,33 +171,7 @@ def test_a_power_cut_is_not_trusted_before_the_files_are_on_disk(place: Path, re
         assert sealed.exists()
         assert not unsealed.parent.exists()
         assert store.cached(reference) is None
-        store.pull(reference)
-        assert store.verify(reference)
-
-
-@pytest.mark.parametrize("damage", ["emptied", "missing", "mode", "added"])
-def test_a_damaged_layer_is_noticed_and_fetched_again(
-    place: Path, registry: FakeRegistry, damage: str
-) -> None:
-    reference = f"{registry.address}/image"
-    with Store(place / "store") as store:
-        before = store.pull(reference)
-    file = before.layers[0] / "srv/7"
-    content = file.read_bytes()
-    if damage == "emptied":
-        file.write_bytes(b"")
-    elif damage == "missing":
-        file.unlink()
-    elif damage == "mode":
-        file.chmod(0o777)
-    else:
-        (before.layers[0] / "srv/more").write_text("x")
-    with Store(place / "store") as store:
-        assert not store.verify(reference)
-        assert store.cached(reference) is None
-        image = store.pull(reference)
-        assert (image.layers[0] / "srv/7").read_bytes() == content
-        assert not (image.layers[0] / "srv/more").exists()
+        assert seen(store.pull(reference), place / "again") == truth
 
 
 @pytest.mark.parametrize("which", ["blobs", "images", "references", "layers"])
