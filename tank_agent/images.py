@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -31,6 +33,14 @@ class _Use(Struct, frozen=True):
     why: str
 
 
+class _Need(NamedTuple):
+    """A use, the full form of its reference, and the images that it means by name and by digest."""
+
+    use: _Use
+    full: str | None
+    digests: frozenset[str]
+
+
 class Images:
     """What the API asks about images. All methods may be called from many threads.
 
@@ -48,8 +58,11 @@ class Images:
     def list(self) -> Sequence[ListedImage]:
         """Return all images by name; those that no name stands for come last."""
         rows = self._store.list()
-        uses = tuple(self._uses())
-        return [_listed(row, rows, uses) for row in rows]
+        pods: dict[str, set[str]] = {}
+        for need in _needs(self._uses(), rows):
+            for digest in need.digests:
+                pods.setdefault(digest, set()).add(need.use.pod)
+        return [_listed(row, pods.get(row.digest, ())) for row in rows]
 
     def pull(
         self, reference: str, policy: PullPolicy, ended: Callable[[], bool]
@@ -63,8 +76,11 @@ class Images:
             Retry: it failed for now; with "always" also if the registry could not be asked.
         """
         full = str(parse_reference(reference))
-        if not self._machine.pulls.wait(_PREPARED_WITHIN):
-            raise Retry("the image store is still being cleaned", hint="try again in a minute")
+        deadline = time.monotonic() + _PREPARED_WITHIN
+        while not self._machine.pulls.wait(_LOOK):
+            if ended() or time.monotonic() > deadline:
+                raise Retry("the image store is still being cleaned", hint="try again in a minute")
+            yield _NOTHING
         over = threading.Event()
         seen = [_NOTHING]
         with ThreadPoolExecutor(1, thread_name_prefix="image-pull") as pool:
@@ -105,13 +121,12 @@ class Images:
         wanted = reference if is_digest(reference) else str(parse_reference(reference))
         going = [row for row in rows if wanted in (row.reference, row.digest)]
         staying = {row.digest for row in rows if row not in going}
-        uses = tuple(self._uses())
+        needs = _needs(self._uses(), rows)
         for row in going:
             users = [
-                use
-                for use in uses
-                if _full(use.image) == row.reference
-                or (row.digest not in staying and row.digest in _digests(use, rows))
+                need.use
+                for need in needs
+                if need.full == row.reference or (row.digest not in staying and row.digest in need.digests)
             ]
             if users:
                 raise ImageInUse(
@@ -188,14 +203,18 @@ def _full(reference: str) -> str | None:
         return None
 
 
-def _digests(use: _Use, rows: Sequence[StoredImage]) -> set[str]:
-    """Return the images that a use means: what the name stands for now, and what the digest says."""
-    full, digest = _full(use.image), use.image.rpartition("@")[2]
-    return {row.digest for row in rows if row.reference == full} | ({digest} if is_digest(digest) else set())
+def _needs(uses: Iterable[_Use], rows: Sequence[StoredImage]) -> tuple[_Need, ...]:
+    named = {row.reference: row.digest for row in rows if row.reference}
+    found = []
+    for use in uses:
+        full, digest = _full(use.image), use.image.rpartition("@")[2]
+        digests = {named[full]} if full in named else set()
+        digests |= {digest} if is_digest(digest) else set()
+        found.append(_Need(use, full, frozenset(digests)))
+    return tuple(found)
 
 
-def _listed(row: StoredImage, rows: Sequence[StoredImage], uses: Sequence[_Use]) -> ListedImage:
-    pods = {use.pod for use in uses if row.digest in _digests(use, rows)}
+def _listed(row: StoredImage, pods: Collection[str]) -> ListedImage:
     moment = datetime.fromtimestamp(row.pulled_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return ListedImage(
         reference=row.reference,

@@ -32,7 +32,7 @@ _T = TypeVar("_T")
 # Seconds for which "no such pod" is not believed: a file that was just saved is a pod a moment later.
 _APPEARS_WITHIN = 2.0
 _RETRY_EVERY = 0.1
-# Deleting the files of large layers takes its time, in seconds.
+# Deleting the files of large layers and volumes takes its time, in seconds.
 _REMOVED_WITHIN = 600.0
 # Seconds that the agent gives its sources, files and git, to look again.
 _SOURCES_WITHIN = 60.0
@@ -173,7 +173,7 @@ class Client:
             VolumeInUse: its pod is desired with it, or runs.
         """
         path = f"/v1/volumes/{_segment(pod)}/{_segment(name)}"
-        return _decode(self._call("DELETE", path), Deleted).deleted
+        return _decode(self._call("DELETE", path, timeout=_REMOVED_WITHIN), Deleted).deleted
 
     def status(self, name: str | None = None) -> Any:
         """Return the status of all pods as a list, or of one as a dict, in the form of DESIGN section 8.

@@ -262,6 +262,17 @@ def test_an_agent_that_hangs_is_not_waited_for(path: Path) -> None:
             Client(path, timeout=0.2).list()
 
 
+def test_removals_may_take_long(
+    client: Client, service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(*_: str) -> bool:
+        time.sleep(0.5)
+        return True
+
+    monkeypatch.setattr(service, "remove_volume", slowly)
+    assert Client(client.socket, timeout=0.1).remove_volume("web", "old")
+
+
 @pytest.mark.parametrize(
     "said", [b"", b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf"]
 )
