@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import posixpath
-import re
-import signal
 
 from msgspec import Struct
 
 from tank_agent.errors import Stalled
 from tank_agent.image.image import ImageConfig
 from tank_agent.spec.model import Container
+from tank_agent.spec.signals import parse_signal
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # A working directory in one of these can name a descriptor that leaked from the host (CVE-2024-21626).
 _KERNEL_TREES = ("/proc", "/dev", "/sys")
-_REALTIME = re.compile(r"(?:SIG)?RTMIN(?:\+([0-9]{1,2}))?|(?:SIG)?RTMAX(?:-([0-9]{1,2}))?")
 
 
 class RunParameters(Struct, frozen=True, kw_only=True):
@@ -23,7 +21,7 @@ class RunParameters(Struct, frozen=True, kw_only=True):
 
     `cwd` is absolute and normal. `user` is as written ("postgres:postgres", "1000", "0:0"): resolve it in the
     mounted root file system with `resolve_user`. `stop_signal` is a name such as "SIGTERM" or "SIGRTMIN+3";
-    `signal_number` gives its number.
+    `spec.signals.signal_number` gives its number.
     """
 
     argv: tuple[str, ...]
@@ -46,26 +44,6 @@ def merge(container: Container, config: ImageConfig) -> RunParameters:
         user=container.user or config.user or "0:0",
         stop_signal=_signal_name(container.stop_signal or config.stop_signal or "SIGTERM", container.name),
     )
-
-
-def signal_number(name: str) -> int:
-    """Return the number of a signal: "SIGTERM", "TERM", "15" or "SIGRTMIN+3".
-
-    Raises:
-        ValueError: Linux has no such signal.
-    """
-    text = name.strip().upper()
-    if re.fullmatch(r"[0-9]{1,2}", text):
-        number = int(text)
-    elif realtime := _REALTIME.fullmatch(text):
-        first, last = signal.SIGRTMIN, signal.SIGRTMAX
-        number = first + int(realtime[1] or 0) if "MIN" in text else last - int(realtime[2] or 0)
-    else:
-        found = getattr(signal.Signals, text if text.startswith("SIG") else f"SIG{text}", None)
-        number = int(found) if found is not None else 0
-    if not 1 <= number <= signal.SIGRTMAX:
-        raise ValueError(f"{name!r} is not a signal")
-    return number
 
 
 def _argv(container: Container, config: ImageConfig) -> tuple[str, ...]:
@@ -116,13 +94,10 @@ def _working_directory(path: str, container: str) -> str:
 
 def _signal_name(name: str, container: str) -> str:
     try:
-        number = signal_number(name)
+        return parse_signal(name.strip())
     except ValueError as error:
         raise Stalled(
-            f"stop signal {error}",
+            f"stop signal: {error}",
             where=f"container {container}",
             hint='set stop_signal = "SIGTERM" in the pod file',
         ) from error
-    if signal.SIGRTMIN < number < signal.SIGRTMAX:
-        return f"SIGRTMIN+{number - signal.SIGRTMIN}"
-    return signal.Signals(number).name if number in set(signal.Signals) else str(number)

@@ -15,7 +15,6 @@ import msgspec
 from msgspec import Struct
 
 from tank_agent.errors import Retry, TankError
-from tank_agent.image.merge import signal_number
 from tank_agent.journal.records import Exit
 from tank_agent.linux import pidfd
 from tank_agent.linux.fault import point
@@ -33,6 +32,7 @@ from tank_agent.runtime.rootfs import RootFilesystems, remove_tree
 from tank_agent.runtime.user_namespace import free_range
 from tank_agent.runtime.volumes import Volumes
 from tank_agent.spec.model import Container, Security
+from tank_agent.spec.signals import signal_number
 
 # How long a killed process may take to be gone before it is killed again.
 _KILL_AGAIN = 5.0

@@ -15,6 +15,8 @@ _NAMES = (
     "SIGVTALRM", "SIGPROF", "SIGWINCH", "SIGIO", "SIGPWR", "SIGSYS",
 )
 # fmt: on
+# Older names for the same signals; images still have them.
+_ALIASES = {"SIGCLD": "SIGCHLD", "SIGIOT": "SIGABRT", "SIGPOLL": "SIGIO"}
 _NUMBERS = {name: int(getattr(signal, name)) for name in _NAMES}
 _BY_NUMBER = {number: name for name, number in _NUMBERS.items()}
 # What glibc leaves to programs; 32 and 33 are its own.
@@ -28,24 +30,25 @@ def parse_signal(value: str | int) -> str:
     Raises:
         ValueError: a sentence that says what is wrong and what would be right.
     """
+    return _name_of(signal_number(value))
+
+
+def signal_number(value: str | int) -> int:
+    """Return a signal's number. Raises as `parse_signal` does."""
     if isinstance(value, str) and not re.fullmatch("[0-9]{1,3}", value):
-        return _name_of(_number_of(value))
+        return _number_of(value)
     number = int(value)
     if number not in _BY_NUMBER and not _FIRST <= number <= _LAST:
         raise ValueError(
             "there is no such signal; use a name such as SIGTERM, or a number of 1 to 31 or 34 to 64"
         )
-    return _name_of(number)
-
-
-def signal_number(name: str) -> int:
-    """Return the number of a signal as `parse_signal` names it; ValueError for other text."""
-    return _number_of(name)
+    return number
 
 
 def _number_of(text: str) -> int:
     name = text.upper()
     name = name if name.startswith("SIG") else f"SIG{name}"
+    name = _ALIASES.get(name, name)
     if name in _NUMBERS:
         return _NUMBERS[name]
     found = _REALTIME.fullmatch(name)

@@ -6,8 +6,9 @@ import pytest
 
 from tank_agent.errors import Stalled
 from tank_agent.image.image import ImageConfig
-from tank_agent.image.merge import DEFAULT_PATH, merge, signal_number
+from tank_agent.image.merge import DEFAULT_PATH, merge
 from tank_agent.spec.model import Container
+from tank_agent.spec.signals import signal_number
 
 IMAGE = ImageConfig(entrypoint=("/entry",), cmd=("serve", "--fast"))
 
