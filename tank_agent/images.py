@@ -13,11 +13,12 @@ from msgspec import Struct
 
 from tank_agent.errors import ImageInUse, Retry, TankError
 from tank_agent.image.image import Progress
-from tank_agent.image.reference import is_digest, parse_reference
+from tank_agent.image.reference import parse_reference
 from tank_agent.image.reports import ListedImage, RemovedImages
 from tank_agent.image.settings import PullPolicy
 from tank_agent.image.store import Pruned, Store, StoredImage
 from tank_agent.reconcile.reconciler import Machine, Reconciler
+from tank_agent.spec.reference import is_digest
 
 # How often a pull that goes on is looked at, in seconds.
 _LOOK = 0.2

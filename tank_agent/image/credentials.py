@@ -17,8 +17,8 @@ import msgspec
 from msgspec import Struct
 
 from tank_agent.errors import Stalled
-from tank_agent.image.reference import DOCKER_HUB
 from tank_agent.linux.process import run
+from tank_agent.spec.reference import DOCKER_HUB
 
 _FILE_LIMIT = 1 << 20
 _HELPER_TIMEOUT = 30.0

@@ -16,8 +16,8 @@ from tank_agent.errors import Retry, Stalled
 from tank_agent.image.content import CancelledError
 from tank_agent.image.credentials import Credentials, find_credentials
 from tank_agent.image.http import Answer, Http, Trust
-from tank_agent.image.reference import DOCKER_HUB, Reference
 from tank_agent.image.settings import ImageSettings
+from tank_agent.spec.reference import DOCKER_HUB, Reference
 
 _HUB_HOST = "registry-1.docker.io"
 _TOKEN_LIMIT = 1 << 20

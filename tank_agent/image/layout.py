@@ -25,7 +25,7 @@ from tank_agent.image.manifest import (
     parse_configuration,
     parse_manifest,
 )
-from tank_agent.image.reference import Reference, is_digest
+from tank_agent.spec.reference import Reference, is_digest
 
 _REF_NAME = "org.opencontainers.image.ref.name"
 _PLAIN_LAYER = "application/vnd.oci.image.layer.v1.tar"

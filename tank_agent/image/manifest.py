@@ -15,7 +15,7 @@ from msgspec import Struct
 from tank_agent.errors import Stalled
 from tank_agent.image.image import ImageConfig
 from tank_agent.image.platform import Platform
-from tank_agent.image.reference import is_digest
+from tank_agent.spec.reference import is_digest
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"

@@ -25,8 +25,8 @@ from tank_agent.image.manifest import (
     parse_manifest,
 )
 from tank_agent.image.platform import Platform, best, host_platform, parse_platform, runs_on
-from tank_agent.image.reference import Reference
 from tank_agent.image.settings import ImageSettings
+from tank_agent.spec.reference import Reference
 
 _POLL = 0.1
 _NESTED_INDEXES = 3

@@ -25,7 +25,7 @@ from tank_agent.image.manifest import (
     parse_configuration,
     parse_manifest,
 )
-from tank_agent.image.reference import is_digest
+from tank_agent.spec.reference import is_digest
 
 
 class ImageRecord(Struct, frozen=True, kw_only=True):

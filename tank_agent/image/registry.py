@@ -23,8 +23,8 @@ from tank_agent.image.content import CancelledError, DamagedError, Document, Rea
 from tank_agent.image.endpoint import Endpoint, denied, endpoints_of
 from tank_agent.image.http import Answer, Http
 from tank_agent.image.manifest import ACCEPTED, MANIFEST_LIMIT, Descriptor
-from tank_agent.image.reference import Reference
 from tank_agent.image.settings import ImageSettings
+from tank_agent.spec.reference import Reference
 
 _ERROR_LIMIT = 1 << 16
 _BACKOFF_BASE = 0.2

@@ -31,11 +31,12 @@ from tank_agent.image.layers import Layers
 from tank_agent.image.layout import open_on_disk, stamp
 from tank_agent.image.pull import Pull, Resolved
 from tank_agent.image.records import ImageRecord, Known, Records, ReferenceRecord
-from tank_agent.image.reference import Reference, is_digest, parse_reference
+from tank_agent.image.reference import parse_reference
 from tank_agent.image.registry import RegistryContent
 from tank_agent.image.settings import ImageSettings, PullPolicy
 from tank_agent.image.unpack import UnpackServer
 from tank_agent.linux import fault
+from tank_agent.spec.reference import Reference, is_digest
 
 _log = structlog.get_logger()
 _ATTEMPTS_WITH_COPY = 2

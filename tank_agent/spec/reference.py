@@ -1,5 +1,6 @@
-"""Image references as a pod file writes them: in a registry, or in a file or directory of this host.
+"""Image references: in a registry, as Docker reads them, or in a file or directory of this host.
 
+This is the only reader of them: what a pod file may say is what an image can be found by.
 Source of the registry form: distribution/reference (the grammar that Docker and podman read).
 """
 
@@ -15,6 +16,8 @@ from tank_agent.spec.findings import show
 
 Transport = Literal["registry", "oci", "oci-archive", "docker-archive"]
 
+DOCKER_HUB = "docker.io"
+_DOCKER_HUB_ALIASES = ("index.docker.io", "registry-1.docker.io")
 _LOCAL: tuple[Transport, ...] = ("oci", "oci-archive", "docker-archive")
 _DOMAIN = re.compile(
     r"(?:(?:[A-Za-z0-9]|[A-Za-z0-9][A-Za-z0-9-]*[A-Za-z0-9])"
@@ -23,33 +26,53 @@ _DOMAIN = re.compile(
 _COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _LAYOUT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,254}")
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
+# sha512 is in the grammar, but no registry in use serves it.
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_DOMAIN_MAX = 255
 _NAME_MAX = 255
 _REFERENCE_MAX = 1024
 
 
-class ImageReference(Struct, frozen=True, kw_only=True):
-    """An image reference in its parts, as written: nothing is filled in.
+class Reference(Struct, frozen=True, kw_only=True):
+    """Where an image is.
 
-    For "registry", `domain` is empty for Docker Hub's short names and `path` is the repository; for the
-    others `path` is an absolute path of the host and `tag` the name inside the layout or archive.
+    In a registry it has `registry`, `repository` and a `tag` or a `digest` or both (the digest wins). On disk
+    it has `path`, and `tag` names one of several images there ("" if it holds only one).
     """
 
-    transport: Transport
-    path: str
-    domain: str = ""
+    transport: Transport = "registry"
+    registry: str = ""
+    repository: str = ""
+    path: str = ""
     tag: str = ""
     digest: str = ""
 
+    def __str__(self) -> str:
+        """Return the full form, which stands for the same image."""
+        if self.transport == "registry":
+            place = f"{self.registry}/{self.repository}"
+        else:
+            place = f"{self.transport}:{self.path}"
+        return place + (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else "")
 
-def parse_reference(text: str) -> ImageReference:
-    """Return the parts of an image reference.
+
+def is_digest(text: str) -> bool:
+    """Return whether the text is a digest that we accept; check this before it becomes a part of any path."""
+    return bool(_DIGEST.fullmatch(text))
+
+
+def parse_reference(text: str) -> Reference:
+    """Read an image reference, and fill in what Docker would: registry, `library/` and the tag `latest`.
 
     Raises:
         ValueError: a sentence that says what is wrong and what would be right.
     """
     if len(text) > _REFERENCE_MAX:
         raise ValueError(f"an image reference has at most {_REFERENCE_MAX} characters")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{show(text)} is not UTF-8") from error
     for transport in _LOCAL:
         if text.startswith(f"{transport}:"):
             return _local(transport, text.removeprefix(f"{transport}:"))
@@ -73,7 +96,13 @@ def check_path(path: str) -> str | None:
     return None
 
 
-def _local(transport: Transport, rest: str) -> ImageReference:
+def _local(transport: Transport, text: str) -> Reference:
+    rest, at, digest = text.rpartition("@")
+    # Paths and names may have an @ in them.
+    if at and digest.startswith(("sha256:", "sha512:")):
+        _check_digest(digest)
+    else:
+        rest, digest = text, ""
     path, colon, tag = rest.partition(":")
     wrong = check_path(path)
     if wrong is None and path == "/":
@@ -83,26 +112,34 @@ def _local(transport: Transport, rest: str) -> ImageReference:
         raise ValueError(f"{wrong}; the form is {transport}:/path/to/{kind}[:tag]")
     if colon and not _LAYOUT_NAME.fullmatch(tag):
         raise ValueError(f"{show(tag)} is not a tag; use letters, digits and . _ - after the last colon")
-    return ImageReference(transport=transport, path=path, tag=tag)
+    return Reference(transport=transport, path=path, tag=tag, digest=digest)
 
 
-def _registry(text: str) -> ImageReference:
+def _registry(text: str) -> Reference:
     _refuse_other_transports(text)
     name, at, digest = text.partition("@")
-    if at and not _DIGEST.fullmatch(digest):
-        raise ValueError(f"{show(digest)} is not a digest; write sha256: and 64 digits of 0-9 and a-f")
+    if at:
+        _check_digest(digest)
     tag = ""
     if ":" in name.rpartition("/")[2]:
         name, _, tag = name.rpartition(":")
         if not _TAG.fullmatch(tag):
             raise ValueError(f"{show(tag)} is not a tag; use letters, digits and . _ -, at most 128")
     domain, path = _split_domain(name)
-    if domain and not _DOMAIN.fullmatch(domain):
+    if domain and (len(domain) > _DOMAIN_MAX or not _DOMAIN.fullmatch(domain)):
         raise ValueError(f"{show(domain)} is not a registry's host name")
     _check_repository(text, path)
-    if len(name) > _NAME_MAX:
+    registry = DOCKER_HUB if not domain or domain in _DOCKER_HUB_ALIASES else domain
+    repository = f"library/{path}" if registry == DOCKER_HUB and "/" not in path else path
+    if len(repository) > _NAME_MAX:
         raise ValueError(f"the image's name has more than {_NAME_MAX} characters")
-    return ImageReference(transport="registry", domain=domain, path=path, tag=tag, digest=digest)
+    tag = tag or ("" if digest else "latest")
+    return Reference(registry=registry, repository=repository, tag=tag, digest=digest)
+
+
+def _check_digest(digest: str) -> None:
+    if not is_digest(digest):
+        raise ValueError(f"{show(digest)} is not a digest; write sha256: and 64 digits of 0-9 and a-f")
 
 
 def _refuse_other_transports(text: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tank_agent.image.layout import stamp
 from tank_agent.image.manifest import MANIFEST_LIMIT
-from tank_agent.image.reference import Reference
+from tank_agent.spec.reference import Reference
 
 
 @pytest.fixture

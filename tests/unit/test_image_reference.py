@@ -12,93 +12,14 @@ from hypothesis import strategies as st
 from tank_agent.errors import Stalled
 from tank_agent.image.endpoint import parse_challenge
 from tank_agent.image.platform import Platform, best, host_platform, parse_platform, runs_on
-from tank_agent.image.reference import Reference, is_digest, parse_reference
+from tank_agent.image.reference import parse_reference
 from tank_agent.image.registry import retry_after
 
-DIGEST = "sha256:" + "ab" * 32
 
-
-@pytest.mark.parametrize(
-    ("text", "full"),
-    [
-        ("nginx", "docker.io/library/nginx:latest"),
-        ("nginx:1.27", "docker.io/library/nginx:1.27"),
-        ("owner/name", "docker.io/owner/name:latest"),
-        ("docker.io/nginx", "docker.io/library/nginx:latest"),
-        ("index.docker.io/library/nginx", "docker.io/library/nginx:latest"),
-        ("ghcr.io/a/b/c:x", "ghcr.io/a/b/c:x"),
-        ("localhost/name", "localhost/name:latest"),
-        ("localhost:5000/name:1", "localhost:5000/name:1"),
-        ("registry:5000/name", "registry:5000/name:latest"),
-        ("Registry/name", "Registry/name:latest"),
-        ("[::1]:5000/name", "[::1]:5000/name:latest"),
-        (f"nginx@{DIGEST}", f"docker.io/library/nginx@{DIGEST}"),
-        (f"nginx:1.27@{DIGEST}", f"docker.io/library/nginx:1.27@{DIGEST}"),
-        ("oci", "docker.io/library/oci:latest"),
-        ("oci:1", "docker.io/library/oci:1"),
-        ("oci:/srv/layout", "oci:/srv/layout"),
-        ("oci:/srv//layout/.:tag", "oci:/srv/layout:tag"),
-        (f"oci:/srv/layout@{DIGEST}", f"oci:/srv/layout@{DIGEST}"),
-        ("oci-archive:/a.tar:1", "oci-archive:/a.tar:1"),
-        ("docker-archive:/a.tar:example.com/x:1", "docker-archive:/a.tar:example.com/x:1"),
-    ],
-)
-def test_references_as_docker_reads_them(text: str, full: str) -> None:
-    assert str(parse_reference(text)) == full
-
-
-def test_a_reference_taken_apart() -> None:
-    assert parse_reference(f"reg.lan:5000/a/b:t@{DIGEST}") == Reference(
-        registry="reg.lan:5000", repository="a/b", tag="t", digest=DIGEST
-    )
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "Nginx",
-        "nginx:",
-        "nginx:-x",
-        "a//b",
-        "/a",
-        "a/",
-        "a b",
-        "nginx@sha256:abc",
-        f"nginx@{DIGEST.upper()}",
-        "nginx@sha512:" + "a" * 128,
-        "-reg.io/x",
-        "reg.io:99999999/x",
-        "a..b/c",
-        "ngi\nnx",
-        "oci:relative",
-        "oci:./relative",
-        "oci:/a/../b",
-        f"oci:/a@{DIGEST}x",
-        "http://reg.io/x",
-        "x" * 300,
-        f"nginx:{'t' * 129}",
-    ],
-)
+@pytest.mark.parametrize("text", ["", "Nginx", "nginx@sha256:abc", "oci:relative", "/srv/app"])
 def test_what_is_no_reference_is_refused_with_an_example(text: str) -> None:
-    if text.startswith("oci:relative"):
-        # That is the repository "oci" with the tag "relative", as Docker reads it.
-        assert parse_reference(text).tag == "relative"
-        return
-    with pytest.raises(Stalled) as caught:
+    with pytest.raises(Stalled, match="write for example"):
         parse_reference(text)
-    assert "write for example" in str(caught.value)
-
-
-@given(st.text(max_size=80))
-def test_any_text_is_a_reference_or_a_clear_error(text: str) -> None:
-    try:
-        found = parse_reference(text)
-    except Stalled:
-        return
-    assert parse_reference(str(found)) == found
-    assert not found.digest or is_digest(found.digest)
-    assert ".." not in found.repository.split("/")
 
 
 AMD64_V3 = Platform(os="linux", architecture="amd64", variant="v3")

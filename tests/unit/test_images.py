@@ -13,7 +13,7 @@ import pytest
 from tank_agent import images as images_module
 from tank_agent.errors import Retry
 from tank_agent.image.image import Image, Progress
-from tank_agent.image.reference import Reference, parse_reference
+from tank_agent.image.reference import parse_reference
 from tank_agent.image.reports import ListedImage
 from tank_agent.image.store import StoredImage
 from tank_agent.images import Images
@@ -21,6 +21,7 @@ from tank_agent.linux.clock import SystemClock
 from tank_agent.reconcile.pulls import Pulls
 from tank_agent.reconcile.restart import Backoff
 from tank_agent.spec.model import Pod
+from tank_agent.spec.reference import Reference
 
 
 def digest_of(number: int) -> str:

@@ -16,7 +16,7 @@ from tank_agent.spec.quantities import (
     parse_duration,
     parse_memory,
 )
-from tank_agent.spec.reference import ImageReference, parse_reference
+from tank_agent.spec.reference import Reference, is_digest, parse_reference
 from tank_agent.spec.signals import parse_signal, signal_number
 
 DIGEST = "sha256:" + "0a" * 32
@@ -136,12 +136,14 @@ def test_cores_out_of_range(cores: float) -> None:
         ("SIGRTMAX", "SIGRTMIN+30", 64),
         ("RTMAX-14", "SIGRTMIN+16", 50),
         (64, "SIGRTMIN+30", 64),
+        ("SIGPOLL", "SIGIO", 29),
+        ("cld", "SIGCHLD", 17),
     ],
 )
 def test_signals_have_one_name(value: str | int, name: str, number: int) -> None:
     assert parse_signal(value) == name
     assert parse_signal(name) == name
-    assert signal_number(name) == number
+    assert signal_number(name) == signal_number(value) == number
 
 
 @pytest.mark.parametrize(
@@ -153,36 +155,48 @@ def test_what_is_no_signal(value: str | int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "reference"),
+    ("text", "full"),
     [
-        ("nginx", ImageReference(transport="registry", path="nginx")),
-        ("nginx:1.27", ImageReference(transport="registry", path="nginx", tag="1.27")),
-        ("library/nginx", ImageReference(transport="registry", path="library/nginx")),
-        (
-            "docker.io/library/a:b",
-            ImageReference(transport="registry", domain="docker.io", path="library/a", tag="b"),
-        ),
-        ("localhost/a", ImageReference(transport="registry", domain="localhost", path="a")),
-        ("localhost:5000/a/b", ImageReference(transport="registry", domain="localhost:5000", path="a/b")),
-        ("[::1]:5000/a", ImageReference(transport="registry", domain="[::1]:5000", path="a")),
-        (
-            f"ghcr.io/a/b@{DIGEST}",
-            ImageReference(transport="registry", domain="ghcr.io", path="a/b", digest=DIGEST),
-        ),
-        (f"a:b@{DIGEST}", ImageReference(transport="registry", path="a", tag="b", digest=DIGEST)),
-        ("a__b.c--d_e", ImageReference(transport="registry", path="a__b.c--d_e")),
-        ("oci:/srv/app", ImageReference(transport="oci", path="/srv/app")),
-        ("oci:/srv/app:latest", ImageReference(transport="oci", path="/srv/app", tag="latest")),
-        (
-            "oci:/srv/app:docker.io/library/app:1",
-            ImageReference(transport="oci", path="/srv/app", tag="docker.io/library/app:1"),
-        ),
-        ("oci-archive:/a.tar", ImageReference(transport="oci-archive", path="/a.tar")),
-        ("docker-archive:/a.tar:a:1", ImageReference(transport="docker-archive", path="/a.tar", tag="a:1")),
+        ("nginx", "docker.io/library/nginx:latest"),
+        ("nginx:1.27", "docker.io/library/nginx:1.27"),
+        ("owner/name", "docker.io/owner/name:latest"),
+        ("library/nginx", "docker.io/library/nginx:latest"),
+        ("docker.io/nginx", "docker.io/library/nginx:latest"),
+        ("docker.io/library/a:b", "docker.io/library/a:b"),
+        ("index.docker.io/library/nginx", "docker.io/library/nginx:latest"),
+        ("ghcr.io/a/b/c:x", "ghcr.io/a/b/c:x"),
+        ("localhost/name", "localhost/name:latest"),
+        ("localhost:5000/a/b", "localhost:5000/a/b:latest"),
+        ("registry:5000/name", "registry:5000/name:latest"),
+        ("Registry/name", "Registry/name:latest"),
+        ("[::1]:5000/a", "[::1]:5000/a:latest"),
+        (f"ghcr.io/a/b@{DIGEST}", f"ghcr.io/a/b@{DIGEST}"),
+        (f"a:b@{DIGEST}", f"docker.io/library/a:b@{DIGEST}"),
+        ("a__b.c--d_e", "docker.io/library/a__b.c--d_e:latest"),
+        ("oci", "docker.io/library/oci:latest"),
+        ("oci/1", "docker.io/oci/1:latest"),
+        ("oci:/srv/app", "oci:/srv/app"),
+        ("oci:/srv/app:latest", "oci:/srv/app:latest"),
+        ("oci:/srv/app:docker.io/library/app:1", "oci:/srv/app:docker.io/library/app:1"),
+        ("oci:/srv/a@shared", "oci:/srv/a@shared"),
+        (f"oci:/srv/a@b:1@{DIGEST}", f"oci:/srv/a@b:1@{DIGEST}"),
+        ("oci-archive:/a.tar", "oci-archive:/a.tar"),
+        ("docker-archive:/a.tar:example.com/a:1", "docker-archive:/a.tar:example.com/a:1"),
+        ("docker-archive:/a.tar:repo@x", "docker-archive:/a.tar:repo@x"),
     ],
 )
-def test_image_references(text: str, reference: ImageReference) -> None:
-    assert parse_reference(text) == reference
+def test_image_references(text: str, full: str) -> None:
+    assert str(parse_reference(text)) == full
+    assert parse_reference(full) == parse_reference(text)
+
+
+def test_an_image_reference_taken_apart() -> None:
+    assert parse_reference(f"reg.lan:5000/a/b:t@{DIGEST}") == Reference(
+        registry="reg.lan:5000", repository="a/b", tag="t", digest=DIGEST
+    )
+    assert parse_reference(f"oci:/srv/a@b:c@d@{DIGEST}") == Reference(
+        transport="oci", path="/srv/a@b", tag="c@d", digest=DIGEST
+    )
 
 
 @pytest.mark.parametrize(
@@ -202,14 +216,24 @@ def test_image_references(text: str, reference: ImageReference) -> None:
         ("nginx@sha256:12", "is not a digest; write sha256: and 64 digits"),
         ("nginx@" + DIGEST.upper(), "is not a digest"),
         ("nginx@", "is not a digest"),
+        ("nginx@sha512:" + "a" * 128, "is not a digest; write sha256: and 64 digits"),
+        ("oci:/a@sha256:abc", '"sha256:abc" is not a digest'),
+        (f"oci:/a@{DIGEST}x", "is not a digest"),
         ("0a" * 32, "an image can't be named by its id alone"),
         ("-x.example/a", "is not a registry's host name"),
         ("a..b/c", "is not a registry's host name"),
+        ("reg.io:99999999/x", "is not a registry's host name"),
+        ("a." * 150 + "io/x", "is not a registry's host name"),
+        ("a//b", "is not an image reference"),
+        ("ngi\nnx", "is not an image reference"),
         ("a.example:x/c", "is not a registry's host name"),
         ("docker://nginx", 'has "docker://" in front; write only "nginx"'),
         ("https://ghcr.io/a", 'write only "ghcr.io/a"'),
         ("dir:/srv/app", "dir: is not read here"),
         ("oci:layout", 'it must start with "/"; the form is oci:/path/to/layout[:tag]'),
+        ("oci:1", "the form is oci:/path/to/layout[:tag]"),
+        ("oci:./layout", 'it must start with "/"'),
+        ("oci:/srv//app/.:tag", 'write "/srv/app"'),
         ("oci:", "the form is oci:/path/to/layout"),
         ("oci:/", "the host's root directory"),
         ("oci:/a/../b", 'write "/b"'),
@@ -217,6 +241,8 @@ def test_image_references(text: str, reference: ImageReference) -> None:
         ("oci:/a:b c", '"b c" is not a tag'),
         ("oci-archive:a.tar", "the form is oci-archive:/path/to/image.tar"),
         ("a" * 256, "more than 255 characters"),
+        ("a" * 248, "more than 255 characters"),
+        ("oci:/srv/\udcff", "is not UTF-8"),
         ("a" * 2000, "at most 1024 characters"),
     ],
 )
@@ -233,5 +259,7 @@ def test_any_text_is_a_reference_or_says_why_not(text: str) -> None:
     except ValueError as error:
         assert str(error).isprintable()
     else:
-        assert reference.path
+        assert parse_reference(str(reference)) == reference
         assert not text.startswith("-")
+        assert not reference.digest or is_digest(reference.digest)
+        assert ".." not in f"{reference.repository}{reference.path}".split("/")
