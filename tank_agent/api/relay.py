@@ -226,7 +226,7 @@ class _ExecSession:
             if self._caller.queued >= _QUEUE:
                 break
             try:
-                data = os.read(descriptor, frames.MAX_PAYLOAD)
+                data = self._execution.read(descriptor, frames.MAX_PAYLOAD)
             except BlockingIOError:
                 continue
             except OSError:

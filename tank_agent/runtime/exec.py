@@ -8,6 +8,7 @@ Only crun's pid file tells whether the command began: until there is one, all ou
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -46,6 +47,16 @@ _REFUSED = re.compile(
     r"permission denied|operation not permitted|exec format error|is a directory|not executable",
     re.IGNORECASE,
 )
+# What the kernel says of a file that it does not run, as crun prints it in the command's place.
+_EXEC_ERRORS = frozenset(
+    os.strerror(number)
+    for number in (
+        *(errno.E2BIG, errno.EACCES, errno.EINVAL, errno.EIO, errno.ELIBBAD, errno.ELOOP, errno.ENOENT),
+        *(errno.ENOEXEC, errno.ENOMEM, errno.ENOTDIR, errno.EPERM, errno.ETXTBSY),
+    )
+)
+_COMPLAINT = re.compile(rb"(?:\x1b\[1;31m)?exec: ([ -~]+?)(?:\x1b\[0m)?\r?\n")
+_COMPLAINT_SIZE = 200
 _GONE = re.compile(r"not running|does not exist|stopped container|no such process", re.IGNORECASE)
 
 
@@ -197,6 +208,7 @@ class Execution:
         self._command = request.argv[0]
         self._process: int | None = None
         self._pid = 0
+        self._printed = b""
         self.terminal: int | None = None
         self.stdin: int | None = None
         self.stdout: int | None = None
@@ -292,6 +304,14 @@ class Execution:
         if self.begun() and self._process is not None and not pidfd.ended(self._process):
             _signal_group(self._pid, self._inside(), number)
 
+    def read(self, descriptor: int, size: int) -> bytes:
+        """Read from the terminal or an output."""
+        data = os.read(descriptor, size)
+        # Only a short text can be a complaint of crun's.
+        if len(self._printed) <= _COMPLAINT_SIZE:
+            self._printed += data[: _COMPLAINT_SIZE + 1]
+        return data
+
     def close_stdin(self) -> None:
         """Give the command the end of its input."""
         if self.stdin is not None:
@@ -321,7 +341,7 @@ class Execution:
         code = self._crun.wait(_DEADLINE)
         if not self.begun():
             raise self._failure(code)
-        if code == 1 and (said := self._said()):
+        if code == 1 and (said := self._said() or complaint(self._printed)):
             # Too late to refuse: the kernel did not take the file that was found.
             return Ended(code=127 if _MISSING.search(said) else 126)
         if code < 0:
@@ -381,6 +401,16 @@ class Execution:
             if descriptor is not None:
                 os.close(descriptor)
                 setattr(self, name, None)
+
+
+def complaint(printed: bytes) -> str:
+    """Return why the kernel did not run a command, if that is all that was printed; else nothing.
+
+    From 1.14.1 on, crun has closed its log by then, so it can only tell by the command's output.
+    """
+    found = _COMPLAINT.fullmatch(printed)
+    said = found[1].decode() if found is not None else ""
+    return said if said in _EXEC_ERRORS else ""
 
 
 def _signal_group(leader: int, inside: Collection[int], number: int) -> None:

@@ -232,7 +232,9 @@ class Agent:
         found += [f"cgroup {path}" for path in Path("/sys/fs/cgroup").glob(self.cgroup)]
         for directory in ("containers", "crun", "netns", "pods"):
             folder = self.run / directory
-            found += [f"file {entry}" for entry in (folder.iterdir() if folder.is_dir() else ())]
+            # Newer versions of crun keep compiled seccomp filters here, beside the containers.
+            left = [entry for entry in folder.iterdir() if entry.name != ".cache"] if folder.is_dir() else []
+            found += [f"file {entry}" for entry in left]
         overlay = self.data / "overlay"
         return found + [f"file {entry}" for entry in (overlay.iterdir() if overlay.is_dir() else ())]
 
