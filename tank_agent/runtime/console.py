@@ -65,8 +65,8 @@ def receive_sized(
     traced = trace.seize(crun)
     if not traced:
         _log.warning("a terminal may have no size for a moment, since ptrace is not permitted")
-    with os.fdopen(gate, "wb") as writer, contextlib.suppress(BrokenPipeError):
-        # It may have failed already; its log says why.
+    # It may have failed already; its log says why.
+    with contextlib.suppress(BrokenPipeError), os.fdopen(gate, "wb") as writer:
         writer.write(process)
     try:
         held = trace.run_to_exec(crun, deadline) if traced else None

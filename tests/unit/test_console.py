@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tank_agent.errors import Retry
-from tank_agent.linux import trace
+from tank_agent.linux import pidfd, trace
 from tank_agent.runtime import console
 
 SIZE = (33, 101)
@@ -35,7 +35,7 @@ socket.send_fds(connection, [b"x"], [master])
 """
 
 
-def receive(directory: Path, script: str, command: str) -> int | None:
+def receive(directory: Path, script: str, command: str, *, late: bool = False) -> int | None:
     with console.listening(directory / "console") as listener:
         reader, gate = os.pipe()
         argv = [sys.executable, "-c", script]
@@ -43,6 +43,7 @@ def receive(directory: Path, script: str, command: str) -> int | None:
             os.close(reader)
             waiter = os.pidfd_open(crun.pid)
             try:
+                assert not late or pidfd.wait(waiter, 20_000)
                 return console.receive_sized(
                     listener, crun.pid, waiter, gate=gate, process=command.encode(), size=SIZE
                 )
@@ -86,8 +87,9 @@ def test_a_path_may_be_longer_than_an_address(tmp_path: Path) -> None:
 
 
 def test_who_ends_without_a_terminal_has_none(tmp_path: Path) -> None:
-    assert receive(tmp_path, "import sys; sys.exit(1)", "true") is None
-    (tmp_path / "console").unlink()
+    for late in (False, True):
+        assert receive(tmp_path, "import sys; sys.exit(1)", "true", late=late) is None
+        (tmp_path / "console").unlink()
     assert receive(tmp_path, "import sys; sys.stdin.read(); sys.exit(1)", "x" * 1_000_000) is None
 
 
