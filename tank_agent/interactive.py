@@ -14,9 +14,10 @@ from tank_agent.journal.journal import Journal
 from tank_agent.reconcile.phase import Phase
 from tank_agent.reconcile.reconciler import Reconciler
 from tank_agent.runtime.attach import Viewer
-from tank_agent.runtime.containers import Containers, Live
+from tank_agent.runtime.containers import Containers
 from tank_agent.runtime.exec import ExecRequest, Execution, Executor
 from tank_agent.runtime.instance import State
+from tank_agent.runtime.live import Live
 from tank_agent.runtime.output import Entry, LogReader
 from tank_agent.spec.model import Container
 

@@ -18,8 +18,8 @@ from tank_agent.api.request import Raw
 from tank_agent.api.wire import encode_error, error_body
 from tank_agent.errors import NotRunning, Retry, TankError
 from tank_agent.runtime.attach import Viewer
-from tank_agent.runtime.containers import Live
 from tank_agent.runtime.exec import Ended, Execution
+from tank_agent.runtime.live import Live
 
 _QUEUE = 256 << 10
 _RECEIVE = 256 << 10

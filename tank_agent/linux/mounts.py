@@ -69,6 +69,12 @@ def unmount_below(directory: Path) -> None:
             unmount_all(entry)
 
 
+def unmount_tree(directory: Path) -> None:
+    """Detach every mount at or below a directory, whatever is mounted on what."""
+    for target in sorted(mount_points(directory), reverse=True):
+        unmount_all(target)
+
+
 def overlay(lower: Sequence[Path], upper: Path, work: Path, target: Path) -> None:
     """Mount an overlay of `lower` (top first) with a private upper directory.
 

@@ -52,7 +52,7 @@ def create_network_namespace(path: Path, sysctls: Mapping[str, str] | None = Non
         fault.point("network:namespace-made")
         _pin("/proc/thread-self/ns/net", path)
 
-    _in_thread(create)
+    in_thread(create)
 
 
 def pin_network_namespace(pid: int, path: Path) -> None:
@@ -110,7 +110,7 @@ def in_network_namespace(path: Path, function: Callable[[], T]) -> T:
             os.close(fd)
         return function()
 
-    return _in_thread(enter)
+    return in_thread(enter)
 
 
 def is_link_up(control: socket.socket, name: str) -> bool:
@@ -156,7 +156,8 @@ def _pin(source: str, path: Path) -> None:
     fault.point("network:namespace-pinned")
 
 
-def _in_thread(function: Callable[[], T]) -> T:
+def in_thread(function: Callable[[], T]) -> T:
+    """Run `function` in a thread that ends with it, and return its result, or raise what it raises."""
     results: list[T] = []
     errors: list[BaseException] = []
 
@@ -166,7 +167,7 @@ def _in_thread(function: Callable[[], T]) -> T:
         except BaseException as error:
             errors.append(error)
 
-    thread = threading.Thread(target=target, name="netns", daemon=True)
+    thread = threading.Thread(target=target, name="namespace", daemon=True)
     thread.start()
     thread.join()
     if errors:

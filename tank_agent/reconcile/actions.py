@@ -67,6 +67,16 @@ class ChangeLive(Action, frozen=True, kw_only=True):
     reason: str
 
 
+class MountAgain(Action, frozen=True, kw_only=True):
+    """Bring back what somebody unmounted in a run, or deleted under it, while it goes on."""
+
+    sentence: ClassVar[str] = "mount again in container {container}: {paths}"
+
+    run: str
+    container: str
+    paths: str
+
+
 class RecordOutOfMemory(Action, frozen=True, kw_only=True):
     """Write down that a process of a run that goes on was killed for want of memory."""
 

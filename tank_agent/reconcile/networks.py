@@ -63,7 +63,11 @@ class Networks:
         self._converged: dict[str, Network] = {}
         self._drift: dict[str, str] = {}
         self._failures: dict[str, _Failure] = {}
+        # The pods whose files were written.
+        self._told: set[str] = set()
         self._quiet: dict[str, object] = {}
+        self._inodes: dict[str, object] = {}
+        self._replaced: set[str] = set()
         self._dns_read: tuple[float, HostDns] | None = None
 
     def adopt(self, processes: Mapping[str, Collection[int]]) -> None:
@@ -80,6 +84,7 @@ class Networks:
             if state is not None:
                 with self._lock:
                     self._states[pod] = state
+        self._told.update(processes)
         for directory in self._files.iterdir():
             if directory.name not in processes:
                 remove_tree(directory)
@@ -117,11 +122,18 @@ class Networks:
             return PendingChange(reason=reason, error=failure.error, retry_at=failure.retry_at)
         return PendingChange(reason=reason)
 
-    def check(self, pod: Pod) -> None:
-        """Look whether a pod still has what was made for it, and remember for `change` what differs."""
+    def directory(self, pod: str) -> Path:
+        """Return where a pod's hosts, hostname and resolv.conf lie."""
+        return self._files / pod
+
+    def check(self, pod: Pod) -> bool:
+        """Look whether a pod still has what was made for it, and remember for `change` what differs.
+
+        Returns whether one of its files is another one than at the last look, whatever is in it.
+        """
         own = pod.network.mode != "host"
-        if (self.state(pod.name) != "absent") != own or (not own and not (self._files / pod.name).is_dir()):
-            return
+        if (self.state(pod.name) != "absent") != own or (not own and pod.name not in self._told):
+            return False
         reason = self._difference(pod, own=own)
         with self._lock:
             if reason is not None:
@@ -130,6 +142,9 @@ class Networks:
                 self._drift.pop(pod.name, None)
                 self._failures.pop(pod.name, None)
                 self._converged[pod.name] = pod.network
+        replaced = pod.name in self._replaced
+        self._replaced.discard(pod.name)
+        return replaced
 
     def make(self, pod: Pod) -> None:
         """Make a pod's network; errors as `PodNetworks.ensure`, which then leave nothing."""
@@ -203,9 +218,9 @@ class Networks:
         Raises:
             Retry: they cannot be written.
         """
-        directory = self._files / pod.name
+        directory = self.directory(pod.name)
+        self._told.add(pod.name)
         try:
-            directory.mkdir(mode=0o755, exist_ok=True)
             write_files(directory, self._wanted_files(pod))
         except OSError as error:
             raise Retry(f"cannot write {error.filename or directory}: {error.strerror}") from error
@@ -225,8 +240,11 @@ class Networks:
     def forget(self, pod: str) -> None:
         """Remove the files of a pod that is gone."""
         remove_tree(self._files / pod)
+        for known in (self._told, self._replaced):
+            known.discard(pod)
         with self._lock:
             self._clear(pod)
+            self._inodes.pop(pod, None)
 
     def _clear(self, pod: str) -> None:
         for known in (self._converged, self._drift, self._failures, self._quiet):
@@ -257,9 +275,14 @@ class Networks:
         with self._lock:
             state = self._states.get(pod.name)
         made_of = (_signature(_HOSTS), state, pod.network, self._dns())
-        seen = (*(_signature(self._files / pod.name / name) for name in FILES), made_of)
+        files = tuple(_signature(self._files / pod.name / name) for name in FILES)
+        seen = (files, made_of)
         if self._quiet.get(pod.name) == seen:
             return None
+        inodes = tuple(signature and signature[:2] for signature in files)
+        if self._inodes.setdefault(pod.name, inodes) != inodes:
+            self._inodes[pod.name] = inodes
+            self._replaced.add(pod.name)
         differing = files_differ(self._files / pod.name, self._wanted_files(pod))
         if differing:
             return f"/etc/{differing[0]} is not as it should be"

@@ -12,7 +12,7 @@ from msgspec import Struct
 from tank_agent.image.image import Progress
 from tank_agent.journal.records import DesiredPod, Exit, PodStatus
 from tank_agent.reconcile.restart import Backoff
-from tank_agent.runtime.instance import ChangeFailure, State, Stopping
+from tank_agent.runtime.instance import ChangeFailure, State, Stopping, Unmounted
 
 
 class Moment(Struct, frozen=True, kw_only=True):
@@ -38,7 +38,8 @@ class Run(Struct, frozen=True, kw_only=True):
     """One run of a container.
 
     `settings` is the hash of what of it can change while it runs, `drift` says what of that was lost, and
-    `failure` is of the last change; `out_of_memory`: a process of it was killed for that, and it goes on.
+    `failure` is of the last change; `unmounted` is what it lost of its mounts; `out_of_memory`: a process of
+    it was killed for that, and it goes on.
     `exit` is set once it is EXITED, `lost` once its monitor went before it; `pid` is the main process on
     the host.
     """
@@ -54,6 +55,7 @@ class Run(Struct, frozen=True, kw_only=True):
     settings: str = ""
     drift: str | None = None
     failure: ChangeFailure | None = None
+    unmounted: Unmounted | None = None
     out_of_memory: bool = False
     lost: bool = False
 

@@ -98,6 +98,8 @@ def _view(desired: DesiredPod, container: Container, situation: Situation) -> Co
         failure = run.failure
         if failure is not None and failure.settings == settings_hash(container):
             error = error or failure.error
+        if run.unmounted is not None:
+            error = error or run.unmounted.error
         phase = _phase_of_run(
             run, hash_, waits_for_image=image is not None and image.state is not ImageState.READY
         )

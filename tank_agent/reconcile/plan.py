@@ -19,6 +19,7 @@ from tank_agent.reconcile.actions import (
     Forget,
     Kill,
     MakeNetwork,
+    MountAgain,
     Pull,
     RecordExit,
     RecordLost,
@@ -177,6 +178,10 @@ def _change_live(run: Run, situation: Situation, waits: list[float]) -> Iterator
     assert situation.desired is not None
     if run.out_of_memory:
         yield RecordOutOfMemory(run=run.id, container=run.container)
+    if run.unmounted is not None and run.unmounted.retry_at > situation.now.monotonic:
+        waits.append(run.unmounted.retry_at - situation.now.monotonic)
+    elif run.unmounted is not None:
+        yield MountAgain(run=run.id, container=run.container, paths=", ".join(run.unmounted.paths))
     container = next(c for c in situation.desired.pod.containers if c.name == run.container)
     wanted = settings_hash(container)
     reason = run.drift or ("the pod's file changed it" if run.settings not in ("", wanted) else None)

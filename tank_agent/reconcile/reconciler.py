@@ -21,8 +21,9 @@ from tank_agent.reconcile.pulls import Pulls
 from tank_agent.reconcile.queue import WorkQueue
 from tank_agent.reconcile.restart import Backoff
 from tank_agent.reconcile.steps import Steps, Work
-from tank_agent.runtime.containers import Containers, Live
+from tank_agent.runtime.containers import Containers
 from tank_agent.runtime.instance import State
+from tank_agent.runtime.live import Live
 
 _log = structlog.get_logger()
 # More steps than any pod needs from nothing to running; beyond it, something makes work for itself.
@@ -89,12 +90,15 @@ class Reconciler:
 
     def resync(self, cause: str = "resync") -> int:
         """Look at every pod, and wake those for which something is to be done; return how many."""
-        self._machine.containers.check()
+        machine = self._machine
+        to_look_at = machine.containers.check()
         woken = 0
         for pod in self.known_pods():
             desired = self._desired(pod)
             if desired is not None:
-                self._machine.networks.check(desired.pod)
+                replaced = machine.networks.check(desired.pod)
+                if replaced or pod in to_look_at:
+                    machine.containers.look(pod, machine.networks.directory(pod))
             if self._plan(self.situation(pod, desired)).actions:
                 self.wake(pod, cause)
                 woken += 1
@@ -258,5 +262,6 @@ def _observed_run(live: Live) -> Run:
         settings=live.record.settings,
         drift=live.drift,
         failure=live.failure,
+        unmounted=live.unmounted,
         out_of_memory=live.out_of_memory,
     )

@@ -14,6 +14,7 @@ from tank_agent.reconcile.actions import (
     Forget,
     Kill,
     MakeNetwork,
+    MountAgain,
     Pull,
     RecordExit,
     RecordLost,
@@ -76,7 +77,7 @@ def apply(action: Action, situation: Situation) -> Situation:
         case Stop(run=run) | Kill(run=run):
             runs = tuple(_ended(r, situation.now) if r.id == run else r for r in observed.runs)
             observed = replace(observed, runs=runs)
-        case ChangeLive() | RecordOutOfMemory():
+        case ChangeLive() | MountAgain() | RecordOutOfMemory():
             observed = replace(observed, runs=tuple(_changed(run, action) for run in observed.runs))
         case RemoveRun(run=run):
             observed = replace(observed, runs=tuple(r for r in observed.runs if r.id != run))
@@ -109,9 +110,11 @@ def _started(name: str, situation: Situation) -> Situation:
     )
 
 
-def _changed(run: Run, action: ChangeLive | RecordOutOfMemory) -> Run:
+def _changed(run: Run, action: ChangeLive | MountAgain | RecordOutOfMemory) -> Run:
     if run.id != action.run:
         return run
+    if isinstance(action, MountAgain):
+        return replace(run, unmounted=None)
     if isinstance(action, RecordOutOfMemory):
         return replace(run, out_of_memory=False)
     # No hash at all stands for "as it should be".

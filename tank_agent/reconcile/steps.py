@@ -23,6 +23,7 @@ from tank_agent.reconcile.actions import (
     Forget,
     Kill,
     MakeNetwork,
+    MountAgain,
     Pull,
     RecordExit,
     RecordLost,
@@ -45,10 +46,11 @@ from tank_agent.reconcile.restart import (
     after_stop,
     never_began,
 )
-from tank_agent.runtime.containers import Containers, Live
+from tank_agent.runtime.containers import Containers
 from tank_agent.runtime.crun import StartFailed
 from tank_agent.runtime.instance import State
 from tank_agent.runtime.launch import Launch
+from tank_agent.runtime.live import Live
 from tank_agent.runtime.rootfs import remove_tree
 from tank_agent.spec.model import Container
 
@@ -107,7 +109,7 @@ class Steps:
                 self._networks.remove(work.name)
             case Start(container=name):
                 self._start(work, name)
-            case ChangeLive() | RecordOutOfMemory():
+            case ChangeLive() | MountAgain() | RecordOutOfMemory():
                 self._touch(action, work)
             case Stop(run=run) | Kill(run=run):
                 self._end(action, work, run)
@@ -156,8 +158,10 @@ class Steps:
             _log.warning("the network could not be brought up to date", pod=pod.name, error=str(error))
         else:
             self._event(work, "network-changed", "the network is up to date")
+        # A file that was deleted is there again, but containers still have the deleted one.
+        self._containers.look(pod.name, self._networks.directory(pod.name))
 
-    def _touch(self, action: ChangeLive | RecordOutOfMemory, work: Work) -> None:
+    def _touch(self, action: ChangeLive | MountAgain | RecordOutOfMemory, work: Work) -> None:
         """Do what is done to a run that goes on."""
         live = self._run(work.name, action.run)
         if live is None or work.desired is None:
@@ -166,9 +170,28 @@ class Steps:
             message = "a process of it was killed: out of memory; the container goes on"
             self._event(work, "out-of-memory", message, action.container)
             self._containers.told_out_of_memory(live)
+            return
+        found = next(c for c in work.desired.pod.containers if c.name == action.container)
+        if isinstance(action, MountAgain):
+            self._mount_again(work, live, found, action.paths)
         else:
-            found = next(c for c in work.desired.pod.containers if c.name == action.container)
             self._change_live(work, live, found)
+
+    def _mount_again(self, work: Work, live: Live, container: Container, paths: str) -> None:
+        """Bring mounts of a run back; a failure is shown and tried again, and stops nothing."""
+        assert work.desired is not None
+        pod, former = work.desired.pod, live.unmounted
+        files = self._networks.files(pod)
+        try:
+            self._containers.mount_again(live, container, pod.volumes, files)
+        except TankError as error:
+            if former is None or former.error != str(error):
+                self._event(work, "mount-failed", str(error), container.name)
+            _log.warning("cannot mount again", pod=pod.name, container=container.name, error=str(error))
+        else:
+            self._event(
+                work, "mounted-again", f"what was unmounted or deleted is back: {paths}", container.name
+            )
 
     def _change_live(self, work: Work, live: Live, container: Container) -> None:
         """Change a run while it goes on; a failure is shown and tried again, and stops nothing."""

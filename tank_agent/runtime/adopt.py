@@ -14,8 +14,10 @@ from pathlib import Path
 from tank_agent.linux import mounts, pidfd
 from tank_agent.runtime import conmon, instance
 from tank_agent.runtime.cgroup import CgroupHost
-from tank_agent.runtime.containers import Containers, Live, Tools, read_exit
+from tank_agent.runtime.containers import Containers, Tools
 from tank_agent.runtime.crun import Listed
+from tank_agent.runtime.ending import read_exit
+from tank_agent.runtime.live import Live
 from tank_agent.runtime.rootfs import remove_tree
 from tank_agent.runtime.user_namespace import take_back_null_device
 
@@ -41,7 +43,7 @@ def adopt_all(containers: Containers, tools: Tools, now: float) -> tuple[Live, .
             continue
         run = _inspect(Live(record=record, directory=directory), listed, monitors, tools.cgroups)
         if run.started and run.monitor is None:
-            run.exit = read_exit(run, _modified(directory / conmon.EXIT) or now)
+            run.exit = read_exit(directory, run.process, _modified(directory / conmon.EXIT) or now)
             run.lost = run.exit is None
         containers.adopt(run)
         adopted.append(run)
@@ -88,8 +90,7 @@ def _sweep(
         tools.cgroups.sweep(groups)
     for identifier in tools.root_filesystems.instances() - known:
         tools.root_filesystems.remove(identifier)
-    for target in sorted(mounts.mount_points(containers.directory), reverse=True):
-        mounts.unmount_all(target)
+    mounts.unmount_tree(containers.directory)
 
 
 def _end(pid: int) -> None:

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,67 +15,34 @@ import msgspec
 from msgspec import Struct
 
 from tank_agent.errors import Retry, TankError
-from tank_agent.journal.records import Exit
-from tank_agent.linux import pidfd
+from tank_agent.linux import mounts, pidfd
 from tank_agent.linux.fault import point
+from tank_agent.linux.mount_namespaces import MountWatch
 from tank_agent.linux.user_namespaces import IdRange
-from tank_agent.runtime import conmon, instance, limits, user_namespace
+from tank_agent.runtime import conmon, instance, limits, mounting, user_namespace
 from tank_agent.runtime.attach import Consoles
 from tank_agent.runtime.cgroup import CgroupHost
 from tank_agent.runtime.control import Control
 from tank_agent.runtime.crun import Crun
+from tank_agent.runtime.ending import read_exit, unknown_exit
 from tank_agent.runtime.exits import ExitWatcher
-from tank_agent.runtime.instance import ChangeFailure, Record, State, Stopping
+from tank_agent.runtime.instance import ChangeFailure, Record, State, Stopping, Unmounted
 from tank_agent.runtime.launch import Launch, Seccomp, make_bundle
+from tank_agent.runtime.live import Live
 from tank_agent.runtime.output import last_bytes
 from tank_agent.runtime.rootfs import RootFilesystems, remove_tree
 from tank_agent.runtime.user_namespace import free_range
 from tank_agent.runtime.volumes import Volumes
-from tank_agent.spec.model import Container, Security
+from tank_agent.spec.model import Container, Security, Volume
 from tank_agent.spec.signals import signal_number
 
 # How long a killed process may take to be gone before it is killed again.
 _KILL_AGAIN = 5.0
-# How long to wait with a change of a limit that the kernel refused.
+# How long to wait with a change, of a limit or a mount, that the kernel refused.
 _CHANGE_AGAIN, _CHANGE_AGAIN_CAP = 1.0, 30.0
-# conmon writes of an end, and of what led to it, within moments, in seconds.
-_SAME_MOMENT = 2.0
 _MONITOR_DEADLINE_MS = 3000
 # How much of a terminal's output a new agent takes from the log, for those who attach later, in bytes.
 _SHOWN_AGAIN = 16 << 10
-
-
-class Live(Struct, kw_only=True):
-    """One run, with the descriptors that tell whether it lives. Only `Containers` writes to it.
-
-    `drift` says which of its limits was lost; `failure` is of the last change of its settings.
-
-    `lost` is set once its monitor went while it was alive. `ended_at` (monotonic) is when its process was
-    found to have ended, though its monitor goes on.
-    """
-
-    record: Record
-    directory: Path
-    started: bool = False
-    pid: int | None = None
-    process: int | None = None
-    monitor: int | None = None
-    stopping: Stopping | None = None
-    exit: Exit | None = None
-    lost: bool = False
-    ended_at: float | None = None
-    drift: str | None = None
-    failure: ChangeFailure | None = None
-    out_of_memory: bool = False
-
-    @property
-    def state(self) -> State:
-        """Return how far the run is."""
-        if not self.started:
-            return State.PARTIAL
-        if self.exit is not None:
-            return State.EXITED
-        return State.RUNNING if self.monitor is not None else State.ORPHANED
 
 
 class Tools(Struct, frozen=True, kw_only=True):
@@ -121,6 +88,7 @@ class Containers:
         self.control = Control()
         self.consoles = Consoles(self.control)
         self._watcher = ExitWatcher()
+        self._mounts = MountWatch()
         self._limit_swap = limits.has_swap_limit(tools.cgroups)
         self._lock = threading.Lock()
         self._runs: dict[str, dict[str, Live]] = {}
@@ -240,6 +208,8 @@ class Containers:
             raise Retry(f"container {run.record.container}: its cgroup is still busy")
         point("runtime:cgroup-removed")
         self._forget(run)
+        # A volume that were still mounted there would be removed with it.
+        mounts.unmount_tree(run.directory)
         _remove_bundle(run.directory)
         point("runtime:removed")
 
@@ -255,7 +225,7 @@ class Containers:
         except TankError as error:
             known = run.failure
             failures = known.failures if known is not None and known.settings == settings else 0
-            retry_at = time.monotonic() + min(_CHANGE_AGAIN * 2.0 ** min(failures, 5), _CHANGE_AGAIN_CAP)
+            retry_at = time.monotonic() + _again(failures)
             run.failure = ChangeFailure(
                 settings=settings, error=str(error), failures=failures + 1, retry_at=retry_at
             )
@@ -270,6 +240,54 @@ class Containers:
         )
         instance.write(run.directory, instance.RECORD, run.record)
         run.drift = run.failure = None
+
+    def look(self, pod: str, files: Path) -> None:
+        """Notice which mounts the runs of a pod lost; `files` is the directory with the pod's files."""
+        for run in self.runs(pod):
+            # Another thread may close the run's own; a number that is used again must not lead elsewhere.
+            with self._lock:
+                process = os.dup(run.process) if run.process is not None else None
+            if process is None or run.state is not State.RUNNING:
+                continue
+            try:
+                run.looked = True
+                paths = mounting.lost(process, run.record.volumes, files)
+                known = run.unmounted or Unmounted(paths=paths)
+                run.unmounted = msgspec.structs.replace(known, paths=paths) if paths else None
+            except OSError:
+                # It ended meanwhile; else there is another look.
+                run.looked = False
+            finally:
+                os.close(process)
+
+    def mount_again(self, run: Live, container: Container, volumes: Sequence[Volume], files: Path) -> None:
+        """Bring back the mounts that a run lost, while it goes on.
+
+        Raises:
+            Stalled, Retry: as `mounting.mount_again`; it is remembered, and shown.
+        """
+        if run.process is None:
+            return
+        try:
+            mounting.mount_again(
+                run.process,
+                run.record,
+                run.directory,
+                wanted=container.mounts,
+                volumes=volumes,
+                files=files,
+                binder=self.volumes,
+            )
+        except TankError as error:
+            known = run.unmounted or Unmounted(paths=())
+            run.unmounted = Unmounted(
+                paths=known.paths,
+                error=str(error),
+                failures=known.failures + 1,
+                retry_at=time.monotonic() + _again(known.failures),
+            )
+            raise
+        run.unmounted = None
 
     def usage(self, pod: str) -> dict[str, limits.Usage]:
         """Return what the containers of a pod that run use now, by name."""
@@ -290,11 +308,17 @@ class Containers:
         (run.directory / conmon.OUT_OF_MEMORY).unlink(missing_ok=True)
         run.out_of_memory = False
 
-    def check(self) -> None:
-        """Notice what no event told: runs whose end was missed, monitors that hang. For the resync."""
+    def check(self) -> frozenset[str]:
+        """Notice what no event told: runs whose end was missed, monitors that hang, limits that were lost.
+
+        For the resync. Returns the pods whose mounts are to be looked at.
+        """
         with self._lock:
             runs = [run for runs in self._runs.values() for run in runs.values()]
+        changed = self._mounts.changed()
         for run in runs:
+            if run.record.id in changed:
+                run.looked = False
             if run.state is not State.RUNNING or run.process is None or run.monitor is None:
                 continue
             if pidfd.ended(run.monitor):
@@ -307,16 +331,18 @@ class Containers:
             else:
                 run.drift = limits.lost(self._tools.cgroups, run.record.cgroup, run.record.limits)
                 run.out_of_memory = (run.directory / conmon.OUT_OF_MEMORY).exists()
+        return frozenset(run.record.pod for run in runs if run.state is State.RUNNING and not run.looked)
 
     def close(self) -> None:
         """Stop watching. Containers go on."""
         self._watcher.close()
+        self._mounts.close()
         self.consoles.stop()
         with self._lock:
             runs = [run for runs in self._runs.values() for run in runs.values()]
             self._runs.clear()
         for run in runs:
-            _close(run)
+            run.close()
 
     def adopt(self, run: Live) -> None:
         """Take over a run that a former agent made; `tank_agent.runtime.adopt` found it."""
@@ -346,6 +372,7 @@ class Containers:
             settings=launch.settings,
             limits=container.limits,
             image_stop_signal=_known_signal(launch.image_stop_signal),
+            volumes=tuple(mount.path for _, mount in mounting.parents_first(container.mounts)),
         )
         run = Live(record=record, directory=self.directory / identifier)
         with self._lock:
@@ -371,6 +398,8 @@ class Containers:
         run.monitor = pidfd.open_process(monitor) if monitor else None
 
     def _watch(self, run: Live) -> None:
+        if run.pid is not None and run.process is not None:
+            self._mounts.watch(run.record.id, run.pid)
         if run.monitor is not None:
             self._watcher.watch(run.monitor, lambda: self._monitor_ended(run))
         else:
@@ -378,18 +407,20 @@ class Containers:
 
     def _monitor_ended(self, run: Live) -> None:
         """Find out whether the container ended, or only its monitor."""
-        exit_ = read_exit(run, self._now())
+        exit_ = read_exit(run.directory, run.process, self._now())
         if exit_ is None and run.process is not None and not pidfd.ended(run.process):
             run.lost = True
             monitor, run.monitor = run.monitor, None
             self._close_monitor(monitor)
             self._watcher.watch(run.process, lambda: self._orphan_ended(run))
         else:
-            run.exit = exit_ or _unknown_exit(run, self._now())
+            run.exit = exit_ or unknown_exit(run.process, self._now())
+            self._mounts.forget(run.record.id)
         self._wake(run.record.pod)
 
     def _orphan_ended(self, run: Live) -> None:
-        run.exit = _unknown_exit(run, self._now())
+        run.exit = unknown_exit(run.process, self._now())
+        self._mounts.forget(run.record.id)
         self._wake(run.record.pod)
 
     def _close_monitor(self, monitor: int | None) -> None:
@@ -418,29 +449,18 @@ class Containers:
         for descriptor in (run.monitor, run.process):
             if descriptor is not None:
                 self._watcher.forget(descriptor)
+        self._mounts.forget(run.record.id)
         with self._lock:
             runs = self._runs.get(run.record.pod, {})
             runs.pop(run.record.id, None)
             if not runs:
                 self._runs.pop(run.record.pod, None)
-        _close(run)
+            run.close()
 
 
-def read_exit(run: Live, now: float) -> Exit | None:
-    """Return how a run ended as conmon wrote it down; None if it did not.
-
-    conmon writes 128 + n both for signal n and for that exit code; where the kernel still knows, it decides.
-    """
-    code = instance.read_number(run.directory / conmon.EXIT)
-    if code is None:
-        return None
-    status = pidfd.wait_status(run.process) if run.process is not None else None
-    killed = os.WIFSIGNALED(status) if status is not None else 128 < code <= 128 + signal.SIGRTMAX
-    if not killed:
-        # A shell whose child was killed often ends because of it, with a code of its own.
-        return Exit(at=now, code=code, oom=code != 0 and _out_of_memory_at_end(run))
-    number = os.WTERMSIG(status) if status is not None else code - 128
-    return Exit(at=now, signal=number, oom=number == signal.SIGKILL and _out_of_memory_at_end(run))
+def _again(failures: int) -> float:
+    """Return how long to wait with the next try of a change, in seconds."""
+    return min(_CHANGE_AGAIN * 2.0 ** min(failures, 5), _CHANGE_AGAIN_CAP)
 
 
 def _known_signal(name: str | None) -> int:
@@ -448,32 +468,6 @@ def _known_signal(name: str | None) -> int:
     with contextlib.suppress(ValueError):
         return signal_number(name or "SIGTERM")
     return signal.SIGTERM
-
-
-def _out_of_memory_at_end(run: Live) -> bool:
-    """Return whether memory ran out when the run ended: conmon also writes the file when it then went on."""
-    try:
-        ended = (run.directory / conmon.EXIT).stat().st_mtime
-        return (run.directory / conmon.OUT_OF_MEMORY).stat().st_mtime > ended - _SAME_MOMENT
-    except FileNotFoundError:
-        return False
-
-
-def _unknown_exit(run: Live, now: float) -> Exit:
-    status = pidfd.wait_status(run.process) if run.process is not None else None
-    reason = "its monitor (conmon) was killed, so its output and exit code are lost"
-    if status is None:
-        return Exit(at=now, reason=reason)
-    if os.WIFSIGNALED(status):
-        return Exit(at=now, signal=os.WTERMSIG(status), reason=reason)
-    return Exit(at=now, code=os.WEXITSTATUS(status), reason=reason)
-
-
-def _close(run: Live) -> None:
-    for descriptor in (run.monitor, run.process):
-        if descriptor is not None:
-            os.close(descriptor)
-    run.monitor = run.process = None
 
 
 def _remove_bundle(directory: Path) -> None:

@@ -30,9 +30,9 @@ from tank_agent.linux import pidfd
 from tank_agent.linux.process import ENVIRONMENT
 from tank_agent.runtime import console
 from tank_agent.runtime.cgroup import CgroupHost
-from tank_agent.runtime.containers import Live
 from tank_agent.runtime.crun import Crun, clean_message
 from tank_agent.runtime.instance import read_number
+from tank_agent.runtime.live import Live
 from tank_agent.runtime.rootfs import remove_tree
 
 _log = structlog.get_logger()

@@ -29,7 +29,8 @@ class Record(Struct, frozen=True, kw_only=True):
     `cgroup` is the OCI cgroupsPath, `image` what `tank status` shows, `stop_grace` is in seconds.
     `terminal` tells whether the main process runs on a pseudo-terminal. `limits`, `stop_signal` and
     `stop_grace` change while it runs; `settings` is the hash of that part of the spec. `image_stop_signal`
-    is what holds where the spec says none. `ids` are its own in a user namespace of its own.
+    is what holds where the spec says none. `ids` are its own in a user namespace of its own. `volumes` are
+    the paths at which it has some, parents first.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Record(Struct, frozen=True, kw_only=True):
     limits: Limits = msgspec.field(default_factory=Limits)
     image_stop_signal: int = signal.SIGTERM
     ids: IdRange | None = None
+    volumes: tuple[str, ...] = ()
 
 
 class Stopping(Struct, frozen=True, kw_only=True):
@@ -63,6 +65,18 @@ class ChangeFailure(Struct, frozen=True, kw_only=True):
     error: str
     failures: int
     retry_at: float
+
+
+class Unmounted(Struct, frozen=True, kw_only=True):
+    """Paths of a run at which a mount was taken away.
+
+    `error` is of the last try to mount again, `retry_at` (monotonic, in seconds) when the next is.
+    """
+
+    paths: tuple[str, ...]
+    error: str | None = None
+    failures: int = 0
+    retry_at: float = 0.0
 
 
 class State(enum.StrEnum):

@@ -19,8 +19,9 @@ from tank_agent.image.merge import RunParameters
 from tank_agent.image.user import Identity, resolve_user
 from tank_agent.linux import paths
 from tank_agent.linux.user_namespaces import IdRange
+from tank_agent.runtime.mounting import file_mounts
 from tank_agent.runtime.oci import BindMount, Device, Process, Sandbox, configuration
-from tank_agent.runtime.rootfs import FILES, RootFilesystems
+from tank_agent.runtime.rootfs import RootFilesystems
 from tank_agent.runtime.user_namespace import mapping_of, mount_sysfs
 from tank_agent.runtime.volumes import Volumes
 from tank_agent.spec.model import Container, Volume
@@ -96,7 +97,7 @@ def make_bundle(
         cgroup=cgroup,
         limits=launch.container.limits,
         limit_swap=limit_swap,
-        mounts=(*_file_mounts(launch.files), *_parents_first(bound)),
+        mounts=(*file_mounts(launch.files), *_parents_first(bound)),
         seccomp=seccomp.profile if seccomp.compiled is None else None,
         seccomp_bpf=seccomp.compiled,
         security=launch.container.security,
@@ -191,10 +192,6 @@ def _make_directory(root: int, parent: str, name: str, owner: tuple[int, int]) -
             os.chown(name, *owner, dir_fd=directory, follow_symlinks=False)
         finally:
             os.close(directory)
-
-
-def _file_mounts(files: Path) -> tuple[BindMount, ...]:
-    return tuple(BindMount(source=files / name, target=f"/etc/{name}", read_only=True) for name in FILES)
 
 
 def _parents_first(mounts: Sequence[BindMount]) -> list[BindMount]:

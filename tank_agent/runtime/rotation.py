@@ -13,8 +13,9 @@ from pathlib import Path
 import structlog
 
 from tank_agent.linux.fault import point
-from tank_agent.runtime.containers import Containers, Live
+from tank_agent.runtime.containers import Containers
 from tank_agent.runtime.control import Control
+from tank_agent.runtime.live import Live
 
 _log = structlog.get_logger()
 _EVERY = 1.0

@@ -46,13 +46,14 @@ class Volumes:
         wanted: Sequence[Mount],
         bundle: Path,
         *,
-        owner: tuple[int, int],
+        owner: tuple[int, int] | None,
         mapping: IdMapping | None = None,
     ) -> tuple[BindMount, ...]:
         """Bind the wanted volumes into a bundle and return them for the OCI configuration.
 
         A managed volume that does not exist yet is made, and belongs to `owner` (uid, gid), who uses it
-        first. With a mapping, ids in volumes are those of the container, as they are without.
+        first; without `owner` it is an error. With a mapping, ids in volumes are those of the container, as
+        they are without.
 
         Raises:
             Stalled: a host path does not exist, or a symbolic link is in it, or its ids cannot be mapped.
@@ -116,7 +117,7 @@ class Volumes:
                     hint="mount a directory that has nothing to do with the agent",
                 )
 
-    def _open(self, pod: str, volume: Volume, owner: tuple[int, int]) -> int:
+    def _open(self, pod: str, volume: Volume, owner: tuple[int, int] | None) -> int:
         if volume.host is None:
             return _open_managed(self._root / pod, volume.name, owner)
         root = os.open("/", os.O_PATH | os.O_CLOEXEC)
@@ -135,7 +136,7 @@ class Volumes:
             os.close(root)
 
 
-def _open_managed(directory: Path, name: str, owner: tuple[int, int]) -> int:
+def _open_managed(directory: Path, name: str, owner: tuple[int, int] | None) -> int:
     try:
         directory.mkdir(mode=0o711, exist_ok=True)
         directory.chmod(0o711)
@@ -144,6 +145,8 @@ def _open_managed(directory: Path, name: str, owner: tuple[int, int]) -> int:
             try:
                 return paths.open_without_links(parent, name, os.O_PATH | os.O_DIRECTORY)
             except FileNotFoundError:
+                if owner is None:
+                    raise Retry(f"volume {name}: {directory / name} was removed") from None
                 _make_volume(parent, name, owner)
             return paths.open_without_links(parent, name, os.O_PATH | os.O_DIRECTORY)
         finally:

@@ -53,8 +53,14 @@ def stopped_agent(tmp_path: Path) -> Iterator[Agent]:
 
 
 def test_every_fault_point_is_tried() -> None:
-    # Tried by test_limits.py, test_user_namespace.py, and by the tests of the network alone.
-    elsewhere = {"network:namespace-pinned", "runtime:layers-mapped", "runtime:limits-written"}
+    # Tried by test_limits.py, test_mounts.py, test_user_namespace.py, and by the tests of the network alone.
+    elsewhere = {
+        "network:namespace-pinned",
+        "runtime:bound-again",
+        "runtime:layers-mapped",
+        "runtime:limits-written",
+        "runtime:mounted-again",
+    }
     assert elsewhere <= set(_points())
     assert set(UP) | set(DOWN) | elsewhere == set(_points())
 

@@ -16,6 +16,7 @@ from tank_agent.reconcile.actions import (
     ConvergeNetwork,
     Kill,
     MakeNetwork,
+    MountAgain,
     Pull,
     RecordExit,
     RecordLost,
@@ -38,7 +39,7 @@ from tank_agent.reconcile.phase import Phase, view_pod
 from tank_agent.reconcile.plan import container_hash, plan, settings_hash
 from tank_agent.reconcile.restart import Backoff, after_exit, is_over, waits_until
 from tank_agent.reconcile.simulate import apply
-from tank_agent.runtime.instance import ChangeFailure, State, Stopping
+from tank_agent.runtime.instance import ChangeFailure, State, Stopping, Unmounted
 from tank_agent.spec.model import Container, Limits, Network, Pod, RestartPolicy, content_hash
 
 NOW = Moment(wall=1_000_000.0, monotonic=500.0, boot_id="this")
@@ -103,6 +104,7 @@ def runs(draw: st.DrawFn, hashes: list[str]) -> tuple[Run, ...]:
         state = draw(st.sampled_from(State))
         stopping = draw(st.sampled_from([None, Stopping(deadline=400.0), Stopping(deadline=600.0)]))
         exit_ = Exit(at=NOW.wall, code=draw(st.sampled_from([0, 3]))) if state is State.EXITED else None
+        retry = draw(st.sampled_from([0.0, NOW.monotonic + 20]))
         found.append(
             Run(
                 id=f"run-{index}",
@@ -112,6 +114,7 @@ def runs(draw: st.DrawFn, hashes: list[str]) -> tuple[Run, ...]:
                 pid=index + 10,
                 stopping=stopping,
                 exit=exit_,
+                unmounted=draw(st.sampled_from([None, Unmounted(paths=("/data",), retry_at=retry)])),
             )
         )
     return tuple(found)
@@ -401,6 +404,19 @@ def test_a_lost_limit_and_a_child_out_of_memory_are_seen_to() -> None:
     current = situation(desired, runs=(run,), status=status_of(run), network="used")
     assert kinds(plan(current).actions) == [RecordOutOfMemory, ChangeLive]
     assert plan(settle(current)).actions == ()
+
+
+def test_a_lost_mount_comes_back_under_the_container_and_a_refusal_is_waited_for() -> None:
+    desired = desired_pod()
+    run = run_of(desired, unmounted=Unmounted(paths=("/data", "/etc/hosts")))
+    current = situation(desired, runs=(run,), status=status_of(run), network="used")
+    assert plan(current).actions == (MountAgain(run="a-1", container="a", paths="/data, /etc/hosts"),)
+    assert plan(settle(current)).actions == ()
+    failed = Unmounted(paths=("/data",), error="no such path", failures=1, retry_at=NOW.monotonic + 2)
+    refused = replace(run, unmounted=failed)
+    current = situation(desired, runs=(refused,), status=status_of(run), network="used")
+    assert (plan(current).actions, plan(current).look_again) == ((), 2.0)
+    assert (view_pod(current).phase, view_pod(current).error) == (Phase.DEGRADED, "no such path")
 
 
 def test_another_limit_is_another_try() -> None:

@@ -1,0 +1,140 @@
+"""Mount namespaces of other processes: looked into, mounted into, and watched for changes.
+
+A namespace belongs to a thread (setns(2)), and so does what "/" is in it. So the thread that enters one never
+does anything else afterwards.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import struct
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from tank_agent.linux.libc import SYS_MOVE_MOUNT, SYS_OPEN_TREE, call, syscall
+from tank_agent.linux.namespaces import in_thread
+
+T = TypeVar("T")
+
+# linux/sched.h, linux/fcntl.h, linux/mount.h, linux/stat.h
+CLONE_FS = 0x200
+CLONE_NEWNS = 0x20000
+_AT_FDCWD = -100
+_AT_EMPTY_PATH = 0x1000
+_AT_RECURSIVE = 0x8000
+_OPEN_TREE_CLONE = 0x1
+_MOVE_MOUNT_F_EMPTY_PATH = 0x4
+_MOVE_MOUNT_T_EMPTY_PATH = 0x40
+_STATX_ATTR_MOUNT_ROOT = 0x2000
+_STATX_SIZE = 256
+_STATX_ATTRIBUTES_AT = 8
+
+
+def in_mount_namespace(process: int, function: Callable[[int], T]) -> T:
+    """Run `function` in the mount namespace of a process and return its result.
+
+    It gets a descriptor of the root there, and must look up every path from it: our own paths lead to what is
+    the other's. So it may import nothing either. Its working directory is its own.
+
+    Args:
+        process: a pidfd.
+
+    Raises:
+        OSError: ESRCH if the process has ended.
+        Exception: whatever `function` raises.
+    """
+
+    def enter() -> T:
+        call("unshare", CLONE_FS)
+        call("setns", process, CLONE_NEWNS)
+        # Not /proc/PID/root: that is wherever the process itself went by chroot(2).
+        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return function(root)
+        finally:
+            os.close(root)
+
+    return in_thread(enter)
+
+
+def is_mount_root(descriptor: int) -> bool:
+    """Return whether a descriptor stands for the top of a mount, rather than for a file in one (statx(2)).
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    buffer = ctypes.create_string_buffer(_STATX_SIZE)
+    call("statx", descriptor, b"", _AT_EMPTY_PATH, 0, buffer)
+    (attributes,) = struct.unpack_from("=Q", buffer, _STATX_ATTRIBUTES_AT)
+    return bool(attributes & _STATX_ATTR_MOUNT_ROOT)
+
+
+def clone_mount(path: str | os.PathLike[str]) -> int:
+    """Return a descriptor of a copy of what is mounted at `path`, with its options, attached nowhere.
+
+    Raises:
+        OSError: with the path as filename.
+    """
+    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_RECURSIVE
+    return syscall(SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags, path=path)
+
+
+def attach_mount(mount: int, target: int) -> None:
+    """Mount what `clone_mount` returned where `target` stands, in the calling thread's namespace.
+
+    Raises:
+        OSError: `target` is of another namespace, or one of the two is a directory and the other is not.
+    """
+    flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
+    syscall(SYS_MOVE_MOUNT, mount, b"", target, b"", flags)
+
+
+class MountWatch:
+    """Tells in which processes' namespaces something was mounted or unmounted; may be used by many threads.
+
+    One system call asks for all of them: after a change, /proc/PID/mountinfo polls as an error once
+    (proc_pid_mounts(5)). An open one holds the namespace: it is to be forgotten when its process has ended.
+    """
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._lock = threading.Lock()
+        self._files: dict[str, int] = {}
+
+    def watch(self, name: str, pid: int) -> None:
+        """Begin to watch a process's namespace under a name; nothing happens if the process is gone."""
+        try:
+            file = os.open(f"/proc/{pid}/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        except (FileNotFoundError, ProcessLookupError):
+            return
+        self.forget(name)
+        with self._lock:
+            self._files[name] = file
+            self._epoll.register(file, select.EPOLLPRI)
+
+    def forget(self, name: str) -> None:
+        """Stop watching; nothing happens if the name is not watched."""
+        with self._lock:
+            file = self._files.pop(name, None)
+            if file is not None:
+                self._epoll.unregister(file)
+                os.close(file)
+
+    def changed(self) -> frozenset[str]:
+        """Return the names whose namespaces changed since the last call."""
+        with self._lock:
+            if not self._files:
+                return frozenset()
+            ready = {file for file, _ in self._epoll.poll(0, len(self._files))}
+            return frozenset(name for name, file in self._files.items() if file in ready)
+
+    def close(self) -> None:
+        """Stop watching all."""
+        with self._lock:
+            for file in self._files.values():
+                os.close(file)
+            self._files.clear()
+            self._epoll.close()
