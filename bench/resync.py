@@ -1,31 +1,52 @@
-"""A quiet look at 1,000 pods: the loop itself, with a journal in memory, and no containers."""
+"""A quiet resync of 1,000 pods: planning alone, and with the looks at real namespaces, mounts and files.
+
+The pods are processes that sleep, each with a mount and a network namespace of its own, and with the pinned
+network and the files that the agent makes for it. No image, crun or conmon has a part in a look.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import resource
+import shutil
+import signal
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 from bench._measure import Table, milliseconds
 from tank_agent.journal.memory_journal import MemoryJournal
 from tank_agent.journal.records import ContainerStatus, PodStatus
+from tank_agent.linux import namespaces, pidfd
 from tank_agent.linux.clock import SystemClock
+from tank_agent.linux.libc import call
+from tank_agent.linux.mount_namespaces import CLONE_NEWNS
+from tank_agent.network.host_facts import AutoHostFacts
+from tank_agent.network.pod_network import PodNetworks
+from tank_agent.reconcile.networks import Networks
 from tank_agent.reconcile.plan import container_hash
 from tank_agent.reconcile.reconciler import Machine, Reconciler
 from tank_agent.reconcile.restart import Backoff
-from tank_agent.runtime.containers import Live
+from tank_agent.runtime import cgroup
+from tank_agent.runtime.containers import Containers
 from tank_agent.runtime.instance import Record
+from tank_agent.runtime.live import Live
 from tank_agent.spec.model import Container, Pod
 
-PODS = 1000
+PODS = int(os.environ.get("TANK_BENCH_PODS", "1000"))
 ROUNDS = 50
+DESCRIPTORS = 8 * PODS + 1024
 
 
 class RunningContainers:
     """Says that every pod runs as it should."""
 
     def __init__(self, pods: list[Pod]) -> None:
-        self._runs = {pod.name: (_live(pod),) for pod in pods}
+        self._runs = {pod.name: (_live(pod, Path("/nowhere")),) for pod in pods}
 
     def runs(self, pod: str) -> tuple[Live, ...]:
         """Return a pod's one run."""
@@ -35,8 +56,9 @@ class RunningContainers:
         """Return all pods."""
         return frozenset(self._runs)
 
-    def check(self) -> None:
+    def check(self) -> frozenset[str]:
         """Notice nothing."""
+        return frozenset()
 
 
 class UsedNetworks:
@@ -54,7 +76,7 @@ class UsedNetworks:
         return lambda *_: None
 
 
-def _live(pod: Pod) -> Live:
+def _live(pod: Pod, directory: Path) -> Live:
     container = pod.containers[0]
     record = Record(
         id=f"{pod.name}-1",
@@ -69,18 +91,20 @@ def _live(pod: Pod) -> Live:
         terminal=False,
         created_at=0.0,
     )
-    return Live(record=record, directory=Path("/nowhere"), started=True, pid=1, process=0, monitor=0)
+    return Live(record=record, directory=directory, started=True, pid=1, process=0, monitor=0)
 
 
-def main() -> None:
-    """Measure `Reconciler.resync` when there is nothing to do."""
-    pods = [
+def _pods() -> list[Pod]:
+    return [
         Pod(
             name=f"pod-{number}",
             containers=(Container(name="app", rootfs="/root", command=("/bin/x",), env={"N": str(number)}),),
         )
         for number in range(PODS)
     ]
+
+
+def _reconciler(pods: list[Pod], containers: object, networks: object) -> Reconciler:
     journal = MemoryJournal(clock=time.time)
     journal.put_all(pods, "r")
     for pod in pods:
@@ -90,18 +114,86 @@ def main() -> None:
         journal.record(pod.name, PodStatus(containers={"app": status}))
     machine = Machine(
         journal=journal,
-        containers=cast(Any, RunningContainers(pods)),
-        networks=cast(Any, UsedNetworks()),
+        containers=cast(Any, containers),
+        networks=cast(Any, networks),
         pulls=cast(Any, None),
         clock=SystemClock(),
         boot_id="boot",
         backoff=Backoff(),
     )
-    reconciler = Reconciler(machine, cast(Any, None), workers=0)
-    assert reconciler.resync() == 0
+    return Reconciler(machine, cast(Any, None), workers=0)
+
+
+def _sleeper(network: Path, files: Path) -> int:
+    """Start what stands for a container: it sleeps in namespaces of its own, with the pod's files mounted."""
+    ready, wait = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        fd = os.open(network, os.O_RDONLY)
+        call("setns", fd, namespaces.CLONE_NEWNET)
+        call("unshare", CLONE_NEWNS)
+        # MS_REC | MS_PRIVATE, then MS_BIND for each.
+        call("mount", None, b"/", None, 0x44000, None)
+        for name in ("hosts", "hostname", "resolv.conf"):
+            call("mount", os.fsencode(files / name), f"/etc/{name}".encode(), None, 0x1000, None)
+        os.write(wait, b".")
+        os.closerange(3, DESCRIPTORS)
+        os.execv("/bin/sleep", ["sleep", "1000000"])
+    os.close(wait)
+    os.read(ready, 1)
+    os.close(ready)
+    return pid
+
+
+@contextlib.contextmanager
+def _running(pods: list[Pod]) -> Iterator[tuple[Containers, Networks]]:
+    """Make every pod's namespaces, files and process, and remove them afterwards."""
+    home = Path(tempfile.mkdtemp(prefix="tank-resync"))
+    host = AutoHostFacts()
+    made = PodNetworks(home, host)
+    networks = Networks(made, host, home, SystemClock())
+    tools = SimpleNamespace(cgroups=cgroup.detect(home))
+    containers = Containers(home, home, cast(Any, tools), wake=lambda _: None)
+    pids = []
+    try:
+        for pod in pods:
+            networks.make(pod)
+            network = networks.namespace(pod)
+            assert network is not None
+            pid = _sleeper(network, networks.files(pod))
+            pids.append(pid)
+            run = _live(pod, home)
+            run.pid, run.process, run.monitor = pid, pidfd.open_process(pid), pidfd.open_process(pid)
+            containers.adopt(run)
+        yield containers, networks
+    finally:
+        containers.close()
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        for pod in pods:
+            networks.remove(pod.name)
+        shutil.rmtree(home)
+
+
+def main() -> None:
+    """Measure `Reconciler.resync` when there is nothing to do."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(DESCRIPTORS, most), most))
+    pods = _pods()
     table = Table(f"A resync of {PODS} pods that are as they should be", "ms")
-    for _ in range(ROUNDS):
-        table.add("resync", milliseconds(reconciler.resync))
+    plans = _reconciler(pods, RunningContainers(pods), UsedNetworks())
+    with _running(pods) as (containers, networks):
+        looks = _reconciler(pods, containers, networks)
+        table.add("the first, after the agent's start", milliseconds(looks.resync))
+        assert looks.resync() == plans.resync() == 0
+        for _ in range(ROUNDS):
+            table.add("planning alone", milliseconds(plans.resync))
+            table.add("with all looks", milliseconds(looks.resync))
+            table.add("  of that: containers and their mounts", milliseconds(containers.check))
+            table.add(
+                "  of that: networks and files", milliseconds(lambda: [networks.check(pod) for pod in pods])
+            )
     table.print()
 
 
