@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -27,6 +28,14 @@ def ended(pidfd: int) -> bool:
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
     return bool(poller.poll(0))
+
+
+def which_ended(pidfds: Iterable[int]) -> frozenset[int]:
+    """Return those whose processes have ended, by one system call for all."""
+    poller = select.poll()
+    for descriptor in pidfds:
+        poller.register(descriptor, select.POLLIN)
+    return frozenset(descriptor for descriptor, event in poller.poll(0) if event & select.POLLIN)
 
 
 def send_signal(pidfd: int, number: int) -> bool:

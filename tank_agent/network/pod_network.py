@@ -91,24 +91,29 @@ class PodNetworks:
         observed = _read(path)
         return NetworkState(netns=path, addresses=convergence.pod_addresses(observed), netns_inode=inode)
 
-    def drift(self, pod: str, network: Network) -> tuple[str, ...]:
+    def drift(self, pod: str, network: Network, *, inode: int | None = None) -> tuple[str, ...]:
         """Return what differs from the wanted network, a sentence each; empty if nothing does.
+
+        Args:
+            inode: the number of the namespace that was made for the pod, where that is known.
 
         Raises:
             TankError: as in `ensure`, for what can be told without changing anything.
         """
-        path = self._path(pod)
         with self._lock:
             reader = self._readers.get(pod)
-        if network.mode == "none" and reader is not None and reader.is_quiet(path):
+        known = reader is not None and inode in (None, reader.inode)
+        if network.mode == "none" and reader is not None and known and reader.is_quiet():
             return ()
-        inode = namespaces.network_namespace_inode(path)
+        found = namespaces.network_namespace_inode(self._path(pod))
         if network.mode == "host":
-            return ("a network namespace is left over",) if inode is not None else ()
-        if inode is None:
+            return ("a network namespace is left over",) if found is not None else ()
+        if found is None:
             return ("the network namespace is not pinned",)
+        if inode not in (None, found):
+            return ("another network namespace is pinned in place of the pod's",)
         wanted = wanted_nics(pod, network, self._host)
-        observed = self._read_often(pod, inode, links_only=not wanted)
+        observed = self._read_often(pod, found, links_only=not wanted)
         return tuple(str(step) for step in convergence.steps(observed, wanted))
 
     def repin(self, pod: str, pid: int) -> bool:
@@ -211,14 +216,15 @@ class _Reader:
 
     def __init__(self, path: Path, inode: int) -> None:
         self.inode = inode
-        self._pin = _pin(path)
+        self._path = str(path)
+        self._pin = _pin(self._path)
         self._lock = threading.Lock()
         self._netlink, self._control = namespaces.in_network_namespace(path, _open_sockets)
 
-    def is_quiet(self, path: Path) -> bool:
-        """Return whether this namespace is still pinned at `path`, with its loopback up: two system calls."""
+    def is_quiet(self) -> bool:
+        """Return whether this namespace is still pinned, with its loopback up: two system calls."""
         with self._lock:
-            return _pin(path) == self._pin and namespaces.is_link_up(self._control, "lo")
+            return _pin(self._path) == self._pin and namespaces.is_link_up(self._control, "lo")
 
     def read(self, *, links_only: bool) -> Observed:
         with self._lock:
@@ -235,10 +241,10 @@ def _open_sockets() -> tuple[socket.socket, socket.socket]:
     return rtnetlink.open_socket(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
 
 
-def _pin(path: Path) -> tuple[int, int] | None:
+def _pin(path: str) -> tuple[int, int] | None:
     """Return what names the namespace pinned at a path: a pin has the inode of the namespace itself."""
     try:
-        status = path.stat()
+        status = os.stat(path)  # noqa: PTH116
     except FileNotFoundError:
         return None
     return status.st_dev, status.st_ino

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -28,7 +29,7 @@ _BACKOFF = Backoff(base=1.0, cap=30.0)
 
 
 # Shorter than any resync, longer than one takes.
-_DNS_FRESH = 1.0
+_HOST_FRESH = 1.0
 
 
 class _Failure(Struct, frozen=True, kw_only=True):
@@ -68,7 +69,7 @@ class Networks:
         self._quiet: dict[str, object] = {}
         self._inodes: dict[str, object] = {}
         self._replaced: set[str] = set()
-        self._dns_read: tuple[float, HostDns] | None = None
+        self._host_read: tuple[float, HostDns, object] | None = None
 
     def adopt(self, processes: Mapping[str, Collection[int]]) -> None:
         """Take over the networks of pods that have runs, and remove all others that a former agent left.
@@ -257,15 +258,12 @@ class Networks:
     def _difference(self, pod: Pod, *, own: bool) -> str | None:
         try:
             if own:
-                differences = self._pod_networks.drift(pod.name, pod.network)
                 with self._lock:
                     state = self._states.get(pod.name)
+                inode = state.netns_inode if state is not None else None
+                differences = self._pod_networks.drift(pod.name, pod.network, inode=inode)
                 if differences:
                     return differences[0]
-                if state is None or state.netns is None:
-                    return None
-                if state.netns.stat().st_ino != state.netns_inode:
-                    return "another network namespace is pinned in place of the pod's"
             return self._files_difference(pod)
         except (TankError, OSError) as error:
             return str(error)
@@ -274,9 +272,9 @@ class Networks:
         """Read the pod's files only if they, or what they are made of, changed since the last look."""
         with self._lock:
             state = self._states.get(pod.name)
-        made_of = (_signature(_HOSTS), state, pod.network, self._dns())
-        files = tuple(_signature(self._files / pod.name / name) for name in FILES)
-        seen = (files, made_of)
+        directory = f"{self._files}/{pod.name}"
+        files = tuple([_signature(f"{directory}/{name}") for name in FILES])
+        seen = (files, state, pod.network, *self._host_facts())
         if self._quiet.get(pod.name) == seen:
             return None
         inodes = tuple(signature and signature[:2] for signature in files)
@@ -289,12 +287,15 @@ class Networks:
         self._quiet[pod.name] = seen
         return None
 
-    def _dns(self) -> HostDns:
-        """Return the host's DNS, read at most once a second, since a resync asks for every pod."""
+    def _host_facts(self) -> tuple[HostDns, object]:
+        """Return the host's DNS and what tells of its hosts file.
+
+        Read at most once a second, since a resync asks for every pod.
+        """
         now = self._clock.monotonic()
-        if self._dns_read is None or not self._dns_read[0] <= now < self._dns_read[0] + _DNS_FRESH:
-            self._dns_read = (now, self._host.dns())
-        return self._dns_read[1]
+        if self._host_read is None or not self._host_read[0] <= now < self._host_read[0] + _HOST_FRESH:
+            self._host_read = (now, self._host.dns(), _signature(str(_HOSTS)))
+        return self._host_read[1:]
 
     def _wanted_files(self, pod: Pod) -> dict[str, str]:
         with self._lock:
@@ -303,7 +304,7 @@ class Networks:
         if pod.network.mode == "host" and _HOSTS.exists():
             with _HOSTS.open(encoding="utf-8", errors="replace") as file:
                 hosts = file.read(_HOSTS_LIMIT)
-        return pod_files(pod.name, pod.network, state, self._dns(), host_hosts=hosts)
+        return pod_files(pod.name, pod.network, state, self._host_facts()[0], host_hosts=hosts)
 
     def _keep_pin(self, pod: str, pid: int | None) -> None:
         """Pin the namespace again where its pin was lost, or another's was put in its place.
@@ -337,17 +338,13 @@ class Networks:
         return False
 
 
-def _signature(path: Path) -> tuple[int, ...] | None:
-    """Return what changes whenever a file's content may have; None if it is not there."""
+def _signature(path: str) -> tuple[int, ...] | None:
+    """Return what changes whenever a file's content may have, inode first; None if it is not there.
+
+    A thousand pods have three files each, so no Path is made of any; whatever changes sets the ctime.
+    """
     try:
-        status = path.stat(follow_symlinks=False)
+        status = os.stat(path, follow_symlinks=False)  # noqa: PTH116
     except FileNotFoundError:
         return None
-    return (
-        status.st_dev,
-        status.st_ino,
-        status.st_mode,
-        status.st_size,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-    )
+    return status.st_ino, status.st_dev, status.st_size, status.st_ctime_ns

@@ -316,21 +316,23 @@ class Containers:
         with self._lock:
             runs = [run for runs in self._runs.values() for run in runs.values()]
         changed = self._mounts.changed()
+        held = [fd for run in runs for fd in (run.monitor, run.process) if fd is not None]
+        ended = pidfd.which_ended(held)
         for run in runs:
             if run.record.id in changed:
                 run.looked = False
             if run.state is not State.RUNNING or run.process is None or run.monitor is None:
                 continue
-            if pidfd.ended(run.monitor):
+            if run.monitor in ended:
                 self._monitor_ended(run)
-            elif pidfd.ended(run.process):
+            elif run.process in ended:
                 # The monitor follows within milliseconds; one that has not long after hangs.
                 run.ended_at = run.ended_at or time.monotonic()
                 if run.ended_at + _KILL_AGAIN < time.monotonic():
                     pidfd.send_signal(run.monitor, signal.SIGKILL)
             else:
                 run.drift = limits.lost(self._tools.cgroups, run.record.cgroup, run.record.limits)
-                run.out_of_memory = (run.directory / conmon.OUT_OF_MEMORY).exists()
+                run.out_of_memory = os.path.exists(f"{run.directory}/{conmon.OUT_OF_MEMORY}")
         return frozenset(run.record.pod for run in runs if run.state is State.RUNNING and not run.looked)
 
     def close(self) -> None:

@@ -99,6 +99,8 @@ def new_id(pod: str, container: str) -> str:
 
 def write(directory: Path, name: str, value: Struct) -> None:
     """Write a small file so that it is there whole or not at all."""
+    # Somebody may have removed it under a container that runs.
+    directory.mkdir(mode=0o700, exist_ok=True)
     temporary = directory / f".{name}.new"
     temporary.write_bytes(msgspec.json.encode(value))
     point(f"runtime:{name}")

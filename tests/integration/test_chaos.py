@@ -12,6 +12,7 @@ import random
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,8 @@ PODS = 20
 RESYNC = 5.0
 # Beside two resyncs: the restarts that they begin, on a machine that others use, too.
 CONVERGED_WITHIN = 2 * RESYNC + 10
+FILES = ("hosts", "hostname", "resolv.conf")
+MOUNTS = ("/data", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
 
 
 class Wanted:
@@ -87,8 +90,9 @@ class Chaos:
             agent.write(pod.name, pod.text(agent))
 
     def step(self, *, kill_agent: bool) -> str:
-        kinds = ["edit", "workload", "conmon", "address", "link", "file", "pin", "limit", "agent"]
-        kind = self.choose.choices(kinds, weights=(8, 6, 2, 3, 2, 2, 1, 2, 1 if kill_agent else 0))[0]
+        kinds = ["edit", "workload", "conmon", "address", "link", "file", "pin", "mount", "limit", "agent"]
+        weights = (8, 6, 2, 3, 2, 2, 1, 3, 2, 1 if kill_agent else 0)
+        kind = self.choose.choices(kinds, weights=weights)[0]
         pod = self.choose.choice(self.pods)
         if kind == "edit":
             return pod.edit(self.agent)
@@ -100,27 +104,51 @@ class Chaos:
         elif kind in ("address", "link"):
             self._damage_network(pod, kind)
         elif kind == "file":
-            for name in ("hosts", "hostname", "resolv.conf"):
-                (self.agent.run / "pods" / pod.name / name).unlink(missing_ok=True)
+            self._damage_files(self.agent.run / "pods" / pod.name)
         elif kind == "pin":
             mounts.unmount_all(self.agent.pod(pod.name).path)
+        elif kind == "mount":
+            self._unmount()
         else:
             for file in Path("/sys/fs/cgroup").glob(f"*/{self.agent.cgroup}/{pod.name}/*/pids.max"):
                 with contextlib.suppress(OSError):
                     file.write_text("max")
         return f"{kind} {pod.name}"
 
-    def _kill(self, kind: str) -> None:
+    def _process(self, name: str) -> int | None:
+        """Return the process that a file of a random run names, if it is one of ours."""
         directories = sorted(path for path in (self.agent.run / "containers").iterdir())
         if not directories:
-            return
+            return None
         directory = self.choose.choice(directories)
-        name = "conmon.pid" if kind == "conmon" else "container.pid"
         with contextlib.suppress(OSError, ValueError):
             pid = int((directory / name).read_text())
             words = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if b"conmon" in words or b"/bin/sh" in words:
+            return pid if b"conmon" in words or b"/bin/sh" in words else None
+        return None
+
+    def _kill(self, kind: str) -> None:
+        pid = self._process("conmon.pid" if kind == "conmon" else "container.pid")
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+    def _unmount(self) -> None:
+        pid, path = self._process("container.pid"), self.choose.choice(MOUNTS)
+        if pid is not None:
+            command = ["nsenter", "--target", str(pid), "--mount", "/bin/busybox", "umount", "-l", path]
+            subprocess.run(command, check=False, capture_output=True, timeout=10)
+
+    def _damage_files(self, directory: Path) -> None:
+        with contextlib.suppress(OSError):
+            for name in FILES:
+                if self.choose.random() < 0.5:
+                    (directory / name).unlink(missing_ok=True)
+                else:
+                    # The same, but another inode.
+                    copy = directory / f"{name}.new"
+                    copy.write_bytes((directory / name).read_bytes())
+                    copy.rename(directory / name)
 
     def _damage_network(self, pod: Wanted, kind: str) -> None:
         command = f"addr del {pod.address_text} dev eth0" if kind == "address" else "link del eth0"
@@ -144,6 +172,11 @@ def differences(agent: LanAgent, pods: list[Wanted]) -> Iterator[str]:
         yield from (f"{name}: {what}" for what in pod_differences(agent, pod, pids))
         if status["addresses"] != ([pod.address_text] if pod.mode == "nics" else []):
             yield f"{name} shows {status['addresses']}"
+    assert agent.process is not None
+    threads = Path(f"/proc/{agent.process.pid}/task").iterdir()
+    children = [child for thread in threads for child in (thread / "children").read_text().split()]
+    if children:
+        yield f"the agent has the children {children}"
     yield from leftovers(agent, sum(pod.containers for pod in wanted.values()), set(wanted))
 
 
@@ -167,8 +200,23 @@ def pod_differences(agent: LanAgent, pod: Wanted, pids: list[int]) -> Iterator[s
     elif pod.mode == "none" and network.links() != {"lo"}:
         yield f"has {network.links()}"
     names = {file.name for file in (agent.run / "pods" / pod.name).iterdir()}
-    if names != {"hosts", "hostname", "resolv.conf"}:
+    if names != set(FILES):
         yield f"files {names}"
+    for pid in pids:
+        yield from (f"{pid}: {what}" for what in mount_differences(agent, pod, pid))
+
+
+def mount_differences(agent: LanAgent, pod: Wanted, pid: int) -> Iterator[str]:
+    """Yield which mounts of a container are missing, are of something else, or are there twice."""
+    found = Counter(line.split()[4] for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines())
+    sources = {f"/etc/{name}": agent.run / "pods" / pod.name / name for name in FILES}
+    sources["/data"] = agent.data / "volumes" / pod.name / "data"
+    for path, source in sources.items():
+        seen = Path(f"/proc/{pid}/root{path}").stat()
+        if found[path] != 1:
+            yield f"{found[path]} mounts at {path}"
+        elif (seen.st_dev, seen.st_ino) != (source.stat().st_dev, source.stat().st_ino):
+            yield f"another file at {path}"
 
 
 def cgroups(agent: LanAgent) -> set[str]:
@@ -193,6 +241,9 @@ def leftovers(agent: LanAgent, containers: int, pods: set[str]) -> Iterator[str]
     mounted = {path.name for path in mounts.mount_points(agent.run)}
     if mounted != own:
         yield f"mounts {mounted ^ own}"
+    pinned = {path.name for path in (agent.run / "netns").iterdir()}
+    if pinned != own:
+        yield f"pins {pinned ^ own}"
     if agent.host.links() != {"lo", "eth0", "eth1"}:
         yield f"links {agent.host.links()}"
 

@@ -167,6 +167,16 @@ class TestRefusals:
         agent.wait_gone("web")
         assert not (agent.run / "netns" / "web").exists()
 
+    def test_without_an_uplink_it_waits_for_one_and_says_so(self, agent: LanAgent) -> None:
+        agent.host.ip("route del default")
+        agent.write("web", agent.nics_text(nic("fd00::5/64")))
+        error = wait_for(lambda: (agent.status("web") or {}).get("error"), "the error shows")
+        assert "no uplink" in str(error)
+        agent.host.ip("route add default via 10.0.0.1")
+        status = agent.wait_phase("web", "running")
+        assert (status["addresses"], status["error"]) == (["fd00::5/64"], None)
+        assert talk(agent.lan, agent.pod("web"), "fd00::5") == b"hello"
+
 
 class TestDrift:
     def test_what_is_taken_away_comes_back_within_a_resync(self, agent: LanAgent) -> None:
@@ -316,3 +326,18 @@ def test_the_hosts_dns_reaches_pods_that_run(tmp_path: Path) -> None:
         )
         assert seen(agent, "alone", "resolv.conf") == ""
         assert [agent.pid(pod) for pod in ("web", "host", "alone")] == pids
+
+
+def test_a_static_host_is_what_agent_toml_says(tmp_path: Path) -> None:
+    with stopped_lan_agent(tmp_path) as agent:
+        host = '[host]\nadapter = "static"\nuplink = "eth1"\ndns = ["192.168.5.53"]\n'
+        agent.config.write_text(agent.config.read_text() + host)
+        # Its default route leads to eth0, which nobody asks for now.
+        agent.write("web", agent.nics_text(nic("192.168.5.5/24")))
+        agent.write("own", agent.nics_text(nic("192.168.5.6/24"), dns='["192.168.5.54"]'))
+        agent.start()
+        for pod in ("web", "own"):
+            agent.wait_phase(pod, "running")
+        assert talk(agent.lan, agent.pod("web"), "192.168.5.5") == b"hello"
+        assert seen(agent, "web", "resolv.conf") == "nameserver 192.168.5.53\n"
+        assert seen(agent, "own", "resolv.conf") == "nameserver 192.168.5.54\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,3 +160,29 @@ def test_every_log_line_about_a_pod_has_pod_revision_and_cause(agent: Agent) -> 
     about = [line for line in lines if line.get("pod")]
     assert len(about) > 3
     assert all("revision" in line and "cause" in line for line in about), about
+
+
+@pytest.mark.parametrize("then", ["edit", "kill", "delete"])
+def test_files_of_a_run_that_somebody_removed_cost_nothing(agent: Agent, then: str) -> None:
+    agent.write("web", agent.pod_text())
+    agent.wait_phase("web", "running")
+    pid = agent.pid("web")
+    for directory in (agent.run / "containers", agent.run / "crun"):
+        for entry in directory.iterdir():
+            shutil.rmtree(entry)
+    # What changes live still does.
+    agent.write("web", agent.pod_text(extra="[containers.limits]\npids = 77\n"))
+    wait_for(lambda: any(event.type == "changed" for event in agent.client.events()), "the limit changes")
+    assert agent.pid("web") == pid
+    if then == "edit":
+        agent.write("web", agent.pod_text(extra='env = { EDITED = "yes" }'))
+    elif then == "kill":
+        os.kill(pid, signal.SIGKILL)
+    else:
+        (agent.pods / "web.toml").unlink()
+        agent.wait_gone("web")
+        agent.write("web", agent.pod_text())
+    wait_for(lambda: not Path(f"/proc/{pid}").exists(), "it ends")
+    agent.wait_phase("web", "running")
+    wait_for(lambda: len(agent.conmons()) == 1, "one monitor is there")
+    assert "failed by a bug" not in agent.log.read_text()
