@@ -6,7 +6,7 @@ without steps means: converged, or waiting until `look_again`. Nothing here has 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from msgspec import Struct
@@ -68,14 +68,38 @@ def container_hash(pod: Pod, container: Container) -> str:
     The change table says what that is. The restart policy is not in it, nor are other containers: a change
     of theirs must not touch this one.
     """
+    return _remembered(_container_hash, pod, container)
+
+
+def settings_hash(container: Container) -> str:
+    """Return the hash of what of a container is changed while it runs."""
+    return _remembered(_settings_hash, container)
+
+
+# The hashes of a thousand pods are half of a resync's work, and specs never change. So each is known by its
+# identity, and held as long as its answer is, lest its number become another's.
+_MOST_REMEMBERED = 8192
+_hashes: dict[tuple[int, ...], tuple[str, tuple[object, ...]]] = {}
+
+
+def _remembered(function: Callable[..., str], *about: object) -> str:
+    key = tuple(map(id, about))
+    found = _hashes.get(key)
+    if found is None:
+        if len(_hashes) >= _MOST_REMEMBERED:
+            _hashes.clear()
+        found = _hashes[key] = (function(*about), about)
+    return found[0]
+
+
+def _container_hash(pod: Pod, container: Container) -> str:
     used = {mount.volume for mount in container.mounts}
     volumes = tuple(volume for volume in pod.volumes if volume.name in used)
     network = "host" if pod.network.mode == "host" else "own"
     return content_hash(_Identity(_fields(container, RESTARTING_FIELDS), volumes, network))
 
 
-def settings_hash(container: Container) -> str:
-    """Return the hash of what of a container is changed while it runs."""
+def _settings_hash(container: Container) -> str:
     return content_hash(_Settings(_fields(container, LIVE_FIELDS)))
 
 

@@ -254,3 +254,28 @@ def test_it_restarts_when_userns_changes(agent: Agent) -> None:
     wait_for(lambda: agent.output("web") == ["started", "started"], f"it is started anew: {plan}")
     agent.wait_phase("web", "running")
     assert owner(Path(f"/proc/{agent.pid('web')}")) == (FIRST, FIRST)
+
+
+def test_what_is_unmounted_comes_back_by_the_same_mapping(agent: Agent) -> None:
+    mount = '[[containers.mounts]]\nvolume = "data"\npath = "/data"\n'
+    head = '[[volumes]]\nname = "data"\n'
+    agent.write("web", agent.pod_text(head=head, extra=f'user = "web"\n{mount}{USERNS}'))
+    agent.wait_phase("web", "running")
+    pid = agent.pid("web")
+    volume = agent.data / "volumes" / "web" / "data"
+
+    def tank_exec(*argv: str) -> str:
+        done = agent.tank("exec", "-T", "web", "--", "busybox", *argv)
+        return f"{done.stdout}{done.stderr}".strip()
+
+    assert tank_exec("stat", "-c", "%u:%g", "/data") == "1000:1000"
+    for path in ("/data", "/etc/hosts"):
+        command = ["nsenter", "-t", str(pid), "-m", "/bin/busybox", "umount", "-l", path]
+        subprocess.run(command, check=True, timeout=10)
+    wait_for(lambda: "mounted-again" in [event.type for event in agent.client.events()], "it is noticed", 5)
+    wait_for(lambda: tank_exec("stat", "-c", "%u:%g", "/data") == "1000:1000", "it is mapped again", 5)
+    assert tank_exec("touch", "/data/written") == ""
+    assert owner(volume / "written") == (1000, 1000)
+    wait_for(lambda: "web" in tank_exec("cat", "/etc/hosts"), "the file is back, too", 5)
+    assert "Read-only" in tank_exec("touch", "/etc/hosts") or "denied" in tank_exec("touch", "/etc/hosts")
+    assert agent.pid("web") == pid
