@@ -97,8 +97,11 @@ def overlay(lower: Sequence[Path], upper: Path, work: Path, target: Path) -> Non
 
 
 def mount_points(below: Path) -> frozenset[Path]:
-    """Return every mount point at or below a directory, in this process's mount namespace."""
-    prefix = os.fspath(below)
+    """Return every mount point at or below a directory, in this process's mount namespace.
+
+    The kernel knows real paths only, so they come without symbolic links, whatever leads to the directory.
+    """
+    prefix = os.path.realpath(below)
     found = set()
     # Bytes, since a mount point may hold any; octal escapes are space, tab, newline and backslash.
     for line in Path("/proc/self/mountinfo").read_bytes().splitlines():

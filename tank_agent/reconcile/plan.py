@@ -1,7 +1,7 @@
 """From what should be and what is to what to do next: one pure function, for the loop and for `tank plan`.
 
 `plan` returns the steps that can be done *now*. The worker does them, looks again, and plans again; a plan
-without steps means: converged, or waiting until `look_again`. Nothing here has a memory.
+without steps means: converged, or waiting until `look_again`. Nothing here has a memory, but for hashes.
 """
 
 from __future__ import annotations

@@ -274,6 +274,24 @@ def test_an_agent_killed_while_it_mounts_again(stopped_agent: Agent, point: str)
     assert mounts.mount_points(agent.run / "containers") == frozenset()
 
 
+def test_a_run_dir_behind_a_link_costs_no_data(stopped_agent: Agent) -> None:
+    agent = stopped_agent
+    (agent.home / "real").mkdir()
+    agent.run.symlink_to(agent.home / "real")
+    agent.write("web", text(agent))
+    agent.start()
+    agent.wait_phase("web", "running")
+    before, pid = mounted(agent), agent.pid("web")
+    inside(agent, "web", "sh", "-c", "touch /data/kept && umount -l /data")
+    healed(agent, before, "it is back")
+    wait_for(lambda: "mounted-again" in events(agent), "it is told")
+    # What was bound in the run's directory for it must not be there when that is removed.
+    assert mounts.mount_points(agent.home / "real" / "containers") == frozenset()
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: agent.output("web") == ["started", "started"], "it is made anew")
+    assert (agent.data / "volumes" / "web" / "data" / "kept").exists()
+
+
 def test_the_namespace_of_a_container_that_ended_is_let_go(agent: Agent) -> None:
     agent.write("web", text(agent))
     agent.wait_phase("web", "running")
