@@ -6,7 +6,7 @@ without steps means: converged, or waiting until `look_again`. Nothing here has 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from msgspec import Struct
@@ -31,6 +31,7 @@ from tank_agent.reconcile.actions import (
     Stop,
 )
 from tank_agent.reconcile.changes import LIVE_FIELDS, RESTARTING_FIELDS
+from tank_agent.reconcile.memory import Memory
 from tank_agent.reconcile.observed import ImageState, Moment, ObservedImage, Run, Situation
 from tank_agent.reconcile.restart import is_over, waits_until
 from tank_agent.runtime.instance import State
@@ -68,28 +69,22 @@ def container_hash(pod: Pod, container: Container) -> str:
     The change table says what that is. The restart policy is not in it, nor are other containers: a change
     of theirs must not touch this one.
     """
-    return _remembered(_container_hash, pod, container)
+    return _CONTAINER_HASHES.get(_container_hash, pod, container)
 
 
 def settings_hash(container: Container) -> str:
     """Return the hash of what of a container is changed while it runs."""
-    return _remembered(_settings_hash, container)
+    return _SETTINGS_HASHES.get(_settings_hash, container)
 
 
-# The hashes of a thousand pods are half of a resync's work, and specs never change. So each is known by its
-# identity, and held as long as its answer is, lest its number become another's.
-_MOST_REMEMBERED = 8192
-_hashes: dict[tuple[int, ...], tuple[str, tuple[object, ...]]] = {}
+def forget_hashes() -> None:
+    """Let go of the hashes that nobody asked for since the last call; for each resync."""
+    _CONTAINER_HASHES.age()
+    _SETTINGS_HASHES.age()
 
 
-def _remembered(function: Callable[..., str], *about: object) -> str:
-    key = tuple(map(id, about))
-    found = _hashes.get(key)
-    if found is None:
-        if len(_hashes) >= _MOST_REMEMBERED:
-            _hashes.clear()
-        found = _hashes[key] = (function(*about), about)
-    return found[0]
+# Half of a resync's work otherwise.
+_CONTAINER_HASHES, _SETTINGS_HASHES = Memory(), Memory()
 
 
 def _container_hash(pod: Pod, container: Container) -> str:

@@ -16,7 +16,7 @@ from tank_agent.reconcile.actions import Forget
 from tank_agent.reconcile.networks import Networks
 from tank_agent.reconcile.observed import Moment, Observed, ObservedImage, Run, Situation
 from tank_agent.reconcile.phase import PodView, view_pod
-from tank_agent.reconcile.plan import Plan, container_hash, plan
+from tank_agent.reconcile.plan import Plan, container_hash, forget_hashes, plan
 from tank_agent.reconcile.pulls import Pulls
 from tank_agent.reconcile.queue import WorkQueue
 from tank_agent.reconcile.restart import Backoff
@@ -102,6 +102,7 @@ class Reconciler:
             if self._plan(self.situation(pod, desired)).actions:
                 self.wake(pod, cause)
                 woken += 1
+        forget_hashes()
         return woken
 
     def known_pods(self) -> tuple[str, ...]:
