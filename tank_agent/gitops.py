@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from tank_agent.errors import InvalidSpec, PodNotFound, Problem, Retry, Stalled
 from tank_agent.journal import ownership
 from tank_agent.journal.journal import Applied, Journal
 from tank_agent.journal.records import DesiredPod, NewEvent, Revision
+from tank_agent.linux.clock import rfc3339
 from tank_agent.reconcile.git import GitFollower
 from tank_agent.reconcile.sources import SourceLoop
 from tank_agent.source.git.status import CommitInfo, GitStatus, StepStatus
@@ -84,7 +84,7 @@ class GitOps:
             return {"git": None, "hold": None}
         hold: dict[str, Any] | None = None
         if pod.hold is not None:
-            since = _time(pod.hold.since)
+            since = rfc3339(pod.hold.since)
             hold = {"kind": pod.hold.kind, "since": since, "generation": pod.hold.generation or None}
         elif ownership.source_of(pod.owner) in ownership.MIRRORS and self._sources.suspended():
             hold = {"kind": "suspended", "since": None, "generation": None}
@@ -258,23 +258,17 @@ def _git_report(status: GitStatus, troubles: tuple[str, ...]) -> dict[str, Any]:
         "held": status.held,
         "commit": _commit(status.commit),
         "latest": _commit(status.latest),
-        "looked_at": _time(status.looked_at),
+        "looked_at": rfc3339(status.looked_at),
         "steps": {name: _step(getattr(status, name)) for name in _STEPS},
         "troubles": list(troubles),
     }
 
 
 def _step(step: StepStatus) -> dict[str, Any]:
-    return {"revision": step.revision, "error": step.error, "hint": step.hint, "at": _time(step.at)}
+    return {"revision": step.revision, "error": step.error, "hint": step.hint, "at": rfc3339(step.at)}
 
 
 def _commit(commit: CommitInfo | None) -> dict[str, Any] | None:
     if commit is None:
         return None
-    return {"id": commit.id, "author": commit.author, "subject": commit.subject, "at": _time(commit.at)}
-
-
-def _time(seconds: float | None) -> str | None:
-    if seconds is None:
-        return None
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"id": commit.id, "author": commit.author, "subject": commit.subject, "at": rfc3339(commit.at)}

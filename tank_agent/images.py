@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -17,6 +16,7 @@ from tank_agent.image.reference import parse_reference
 from tank_agent.image.reports import ListedImage, RemovedImages
 from tank_agent.image.settings import PullPolicy
 from tank_agent.image.store import Pruned, Store, StoredImage
+from tank_agent.linux.clock import rfc3339
 from tank_agent.reconcile.reconciler import Machine, Reconciler
 from tank_agent.spec.reference import is_digest
 
@@ -216,13 +216,12 @@ def _needs(uses: Iterable[_Use], rows: Sequence[StoredImage]) -> tuple[_Need, ..
 
 
 def _listed(row: StoredImage, pods: Collection[str]) -> ListedImage:
-    moment = datetime.fromtimestamp(row.pulled_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return ListedImage(
         reference=row.reference,
         digest=row.digest,
         size=row.size,
         layers=row.layers,
-        pulled_at=moment if row.pulled_at else None,
+        pulled_at=rfc3339(row.pulled_at or None),
         pods=tuple(sorted(pods)),
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,6 +16,7 @@ from tank_agent.images import Images
 from tank_agent.interactive import Interactive
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import DesiredPod, Event, Exit, Revision
+from tank_agent.linux.clock import rfc3339
 from tank_agent.reconcile.changes import changes
 from tank_agent.reconcile.phase import ContainerView, Phase
 from tank_agent.reconcile.reconciler import Machine, Reconciler
@@ -211,7 +211,7 @@ class Service:
             "generation": desired.generation if desired is not None else 0,
             "error": view.error,
             **self.gitops.pod_report(desired),
-            "next_retry": _time(view.next_retry),
+            "next_retry": rfc3339(view.next_retry),
             "addresses": list(self._machine.networks.addresses(name)),
             "usage": _usage(usage.values()),
             "containers": [
@@ -310,14 +310,6 @@ def _exit_status(exit_: Exit | None) -> dict[str, Any] | None:
         "code": exit_.code,
         "signal": exit_.signal,
         "oom": exit_.oom,
-        "at": _time(exit_.at),
+        "at": rfc3339(exit_.at),
         "reason": exit_.reason,
     }
-
-
-def _time(seconds: float | None) -> str | None:
-    """Return a moment as RFC 3339 in UTC, to the second."""
-    if seconds is None:
-        return None
-    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -19,21 +19,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb."""
     from tank_agent.api.wire import DELETED
-    from tank_agent.cli.output import escape, print_error, print_json
-    from tank_agent.errors import AgentUnreachable, TankError
+    from tank_agent.cli.each import for_each
+    from tank_agent.cli.output import escape, print_json
 
     client = client_of(arguments)
-    results = []
-    code = 0
-    for name in dict.fromkeys(arguments.names):
-        try:
-            results.append({"name": name, "deleted": client.delete(name)})
-        except AgentUnreachable:
-            raise
-        except TankError as error:
-            # One that may not be deleted does not save the others.
-            print_error(error)
-            code = error.exit_code
+
+    def delete(name: str) -> dict[str, object]:
+        return {"name": name, "deleted": client.delete(name)}
+
+    results, code = for_each(arguments.names, delete)
     if arguments.output == "json":
         print_json(results)
     else:

@@ -80,21 +80,9 @@ def _pull(arguments: argparse.Namespace) -> int:
 
 
 def _remove(arguments: argparse.Namespace) -> int:
-    from tank_agent.cli.output import print_error
-    from tank_agent.errors import AgentUnreachable, TankError
+    from tank_agent.cli.each import for_each
 
-    client = client_of(arguments)
-    results = []
-    code = 0
-    for reference in dict.fromkeys(arguments.images):
-        try:
-            results.append(client.remove_image(reference))
-        except AgentUnreachable:
-            raise
-        except TankError as error:
-            # One that is in use does not save the others.
-            print_error(error)
-            code = error.exit_code
+    results, code = for_each(arguments.images, client_of(arguments).remove_image)
     _print_removed(results, arguments.output)
     return code
 

@@ -42,21 +42,15 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _remove(arguments: argparse.Namespace) -> int:
-    from tank_agent.cli.output import escape, print_error, print_json
-    from tank_agent.errors import AgentUnreachable, TankError
+    from tank_agent.cli.each import for_each
+    from tank_agent.cli.output import escape, print_json
 
     client = client_of(arguments)
-    results = []
-    code = 0
-    for pod, name in dict.fromkeys(arguments.volumes):
-        try:
-            results.append({"volume": f"{pod}/{name}", "removed": client.remove_volume(pod, name)})
-        except AgentUnreachable:
-            raise
-        except TankError as error:
-            # One that is in use does not save the others.
-            print_error(error)
-            code = error.exit_code
+
+    def remove(volume: tuple[str, str]) -> dict[str, object]:
+        return {"volume": "/".join(volume), "removed": client.remove_volume(*volume)}
+
+    results, code = for_each(arguments.volumes, remove)
     if arguments.output == "json":
         print_json(results)
     else:

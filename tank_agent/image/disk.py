@@ -58,11 +58,6 @@ def remove_tree(path: Path) -> bool:
     return not path.exists()
 
 
-def boot_id() -> str:
-    """Return the kernel's id of this boot (random(4))."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
 def read_record(path: Path, kind: type[_Kind]) -> _Kind | None:
     """Read one of our own files; None if it is missing or damaged."""
     try:

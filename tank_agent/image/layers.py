@@ -21,8 +21,9 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from tank_agent.image.disk import boot_id, read_record, remove_tree, sync_file_system, write_atomic
+from tank_agent.image.disk import read_record, remove_tree, sync_file_system, write_atomic
 from tank_agent.linux import fault
+from tank_agent.linux.clock import boot_id
 from tank_agent.spec.reference import is_digest
 
 _SEAL = "sealed"

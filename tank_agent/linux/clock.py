@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Protocol
 
+_LAST_MOMENT = 253402300799.0
+
 
 class Clock(Protocol):
     """Where the time comes from."""
@@ -34,3 +36,12 @@ class SystemClock:
 def boot_id() -> str:
     """Return the random name of this boot (random(4), /proc/sys/kernel/random/boot_id)."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def rfc3339(moment: float | None) -> str | None:
+    """Return Unix time as RFC 3339 in UTC, to the second; None stays None."""
+    if moment is None:
+        return None
+    # A commit may claim any date; the form ends with the year 9999.
+    within = max(0.0, min(moment, _LAST_MOMENT))
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(within))
