@@ -6,13 +6,12 @@ import os
 from pathlib import Path
 
 from tank_agent.doctor.check import Check, fail, ok, warn
+from tank_agent.linux.routes import ipv4_default_interfaces, ipv6_default_interfaces
 
 _LITTLE_SPACE = 2 << 30
 _NO_SPACE = 100 << 20
 # An overlay's upper directory can't lie on these (kernel Documentation/filesystems/overlayfs.rst).
 _NO_UPPER = ("overlay", "nfs", "nfs4", "cifs", "vfat", "exfat", "9p", "ecryptfs", "squashfs")
-# Flags of a route (linux/route.h, linux/ipv6_route.h).
-_ROUTE_UP, _ROUTE_REJECT = 0x1, 0x200
 
 
 def data_dir(path: Path, mount_info: str) -> Check:
@@ -59,7 +58,9 @@ def pods_dir(path: Path) -> Check:
 
 def uplink(ipv4_routes: str, ipv6_routes: str) -> Check:
     """Say which interface leads out, on which pods get their addresses with `parent = "auto"`."""
-    names = dict.fromkeys([*_ipv4_defaults(ipv4_routes), *_ipv6_defaults(ipv6_routes)])
+    ipv4 = ipv4_default_interfaces(ipv4_routes.splitlines())
+    ipv6 = ipv6_default_interfaces(ipv6_routes.splitlines())
+    names = dict.fromkeys(ipv4 + ipv6)
     if not names:
         return warn("uplink", "no default route", 'name the interface in pod files: parent = "eth0"')
     return ok("uplink", ", ".join(names))
@@ -81,30 +82,6 @@ def file_system(mount_info: str, path: Path) -> str:
         if wanted.is_relative_to(point) and len(point.parts) >= best:
             best, kind = len(point.parts), right.split(" ")[0]
     return kind
-
-
-def _ipv4_defaults(routes: str) -> list[str]:
-    """Return the interfaces of the default routes of /proc/net/route, best first."""
-    rows = [line.split() for line in routes.splitlines()[1:]]
-    found = [
-        (int(row[6]), row[0])
-        for row in rows
-        if row[1] == row[7] == "00000000" and int(row[3], 16) & (_ROUTE_UP | _ROUTE_REJECT) == _ROUTE_UP
-    ]
-    return [name for _, name in sorted(found)]
-
-
-def _ipv6_defaults(routes: str) -> list[str]:
-    """Return the interfaces of the default routes of /proc/net/ipv6_route, best first."""
-    rows = [line.split() for line in routes.splitlines()]
-    found = [
-        (int(row[5], 16), row[9])
-        for row in rows
-        if row[0] == "0" * 32
-        and row[1] == "00"
-        and int(row[8], 16) & (_ROUTE_UP | _ROUTE_REJECT) == _ROUTE_UP
-    ]
-    return [name for _, name in sorted(found)]
 
 
 def _free(path: Path) -> int:

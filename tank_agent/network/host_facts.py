@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import ipaddress
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +16,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from tank_agent.errors import Retry, Stalled
+from tank_agent.linux.routes import ipv4_default_interfaces, ipv6_default_interfaces
 
 # /proc/net belongs to the process; the thread's own is the namespace that we are asked about.
 _ROUTES_IPV4 = Path("/proc/thread-self/net/route")
@@ -27,10 +29,6 @@ _UPSTREAM_RESOLV_CONFS = (
 )
 _RESOLV_CONF_LIMIT = 64 * 1024
 _ROUTES_LIMIT = 100_000
-_IPV6_ANY = "0" * 32
-# linux/route.h, linux/ipv6_route.h
-_RTF_UP = 0x1
-_RTF_REJECT = 0x200
 
 
 class HostDns(Struct, frozen=True, kw_only=True):
@@ -78,11 +76,8 @@ class AutoHostFacts:
         """Return the interface of the IPv4 default route with the lowest metric, else of the IPv6 one."""
         if self._uplink is not None:
             return self._uplink
-        for routes in (_ipv4_default_routes(), _ipv6_default_routes()):
-            best = min(routes, default=None, key=lambda route: route[0])
-            if best is not None:
-                return best[1]
-        return None
+        names = ipv4_default_interfaces(_lines(_ROUTES_IPV4)) or ipv6_default_interfaces(_lines(_ROUTES_IPV6))
+        return names[0] if names else None
 
     def dns(self) -> HostDns:
         """Return resolv.conf's DNS; a caching resolver on loopback gives way to the servers that it asks."""
@@ -200,30 +195,11 @@ def _load(path: str) -> HostFacts:
     return UserHostFacts(path, made)
 
 
-def _ipv4_default_routes() -> Iterator[tuple[int, str]]:
-    for fields in _lines(_ROUTES_IPV4):
-        if fields[1] == fields[7] == "00000000" and _usable(int(fields[3], 16)):
-            yield int(fields[6]), fields[0]
-
-
-def _ipv6_default_routes() -> Iterator[tuple[int, str]]:
-    for fields in _lines(_ROUTES_IPV6):
-        if fields[0] == _IPV6_ANY and fields[1] == "00" and _usable(int(fields[8], 16)):
-            yield int(fields[5], 16), fields[9]
-
-
-def _usable(flags: int) -> bool:
-    return bool(flags & _RTF_UP) and not flags & _RTF_REJECT
-
-
-def _lines(path: Path) -> Iterator[list[str]]:
-    """Yield the fields of each line of a /proc route table; nothing where the kernel lacks the protocol."""
+def _lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a /proc route table; nothing where the kernel lacks the protocol."""
     try:
         with path.open(encoding="ascii") as lines:
-            for _, line in zip(range(_ROUTES_LIMIT), lines, strict=False):
-                fields = line.split()
-                if len(fields) >= 10:
-                    yield fields
+            yield from itertools.islice(lines, _ROUTES_LIMIT)
     except FileNotFoundError:
         return
 
