@@ -22,13 +22,6 @@ _MAX_LINE = 1 << 20
 _STUCK = "look at its log, and at the load of the machine"
 
 
-class Upgraded(Struct, frozen=True, kw_only=True):
-    """A connection after its upgrade: `received` came behind the answer's head; read it before the socket."""
-
-    socket: socket.socket
-    received: bytes
-
-
 class Transport(Struct, frozen=True, kw_only=True):
     """Makes one connection for each call, so that it holds no state and may be used from any thread."""
 
@@ -72,33 +65,8 @@ class Transport(Struct, frozen=True, kw_only=True):
         finally:
             connection.close()
 
-    def upgrade(self, path: str, protocol: str, body: bytes | None = None, *, timeout: float) -> Upgraded:
-        """Ask the agent to hand a connection over to a protocol of its own; the caller closes the socket.
-
-        The socket blocks and has no time-out. Raises as `call` does.
-        """
-        connection = _Connection(self.socket_path, timeout)
-        try:
-            headers = {"Connection": "Upgrade", "Upgrade": protocol}
-            response = self._send(connection, "POST", path, body, headers=headers, expected=101)
-            connection.sock.setblocking(False)
-            # What is in the buffer is returned without a read; an empty one reads, and may get nothing.
-            received = bytes(response.fp.peek()) if response.fp else b""
-            taken = connection.sock.dup()
-        finally:
-            connection.close()
-        taken.setblocking(True)
-        return Upgraded(socket=taken, received=received)
-
     def _send(
-        self,
-        connection: _Connection,
-        method: str,
-        target: str,
-        body: bytes | None,
-        *,
-        headers: Mapping[str, str] | None = None,
-        expected: int = 200,
+        self, connection: _Connection, method: str, target: str, body: bytes | None
     ) -> http.client.HTTPResponse:
         try:
             connection.connect()
@@ -106,7 +74,7 @@ class Transport(Struct, frozen=True, kw_only=True):
             raise unreachable(self.socket_path, error) from error
         try:
             try:
-                connection.request(method, target, body, dict(headers or {}))
+                connection.request(method, target, body)
             except (BrokenPipeError, ConnectionResetError):
                 # Refused before all was sent: the reason is waiting to be read.
                 response = http.client.HTTPResponse(connection.sock, method=method)
@@ -115,7 +83,7 @@ class Transport(Struct, frozen=True, kw_only=True):
                 response = connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             raise self.broken(error) from error
-        if response.status != expected:
+        if response.status != 200:
             raise decode_error(response.status, self._body(response))
         return response
 

@@ -14,6 +14,7 @@ from typing import Any
 from msgspec import Struct
 
 from tank_agent.linux.user_namespaces import IdRange
+from tank_agent.runtime.seccomp import ANNOTATION as SECCOMP_ANNOTATION
 from tank_agent.spec.model import Limits, Security
 from tank_agent.spec.security_checks import ALL
 from tank_agent.spec.security_checks import CAPABILITIES as EVERY_CAPABILITY
@@ -125,7 +126,7 @@ def configuration(process: Process, sandbox: Sandbox) -> dict[str, Any]:
     }
     annotations: dict[str, str] = {}
     if sandbox.seccomp_bpf is not None:
-        annotations["run.oci.seccomp_bpf_data"] = sandbox.seccomp_bpf
+        annotations[SECCOMP_ANNOTATION] = sandbox.seccomp_bpf
     if sandbox.seccomp is not None:
         linux["seccomp"] = sandbox.seccomp
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -12,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from tank_agent import Client, Pod
+from tank_agent.api.frames import PROTOCOL
 from tank_agent.api.request import Answer, Raw, Reply, Request, Upgrade
 from tank_agent.api.routes import ROUTES, Route
 from tank_agent.api.service import AgentService, AppliedPod, PlanReport
+from tank_agent.client import light
 from tank_agent.client.client import NotReached
-from tank_agent.client.transport import Transport
 from tank_agent.errors import AgentUnreachable, InvalidSpec, OwnedElsewhere, PodNotFound, Retry, TankError
 from tests.unit.fake_service import CHANGES, FakeService, as_user, open_directory, serving
 
@@ -325,11 +327,10 @@ def greet(service: AgentService, request: Request) -> Reply:
 
 
 def test_an_upgraded_connection_carries_bytes_both_ways(service: FakeService, path: Path) -> None:
-    route = Route("POST", "/test/greet", greet, body=100, upgrade="greet")
+    route = Route("POST", "/test/greet", greet, body=100, upgrade=PROTOCOL)
     with serving(service, path, routes=(*ROUTES, route)):
-        transport = Transport(socket_path=path)
-        taken = transport.upgrade("/test/greet", "greet", b"you", timeout=5)
-        with taken.socket as raw:
+        taken = light.ask_for_session(os.fspath(path), "/test/greet", b"you").answer(expected=101)
+        with contextlib.closing(taken.connection) as raw:
             data = taken.received
             while len(data) < 9:
                 data += raw.recv(100)
@@ -338,4 +339,4 @@ def test_an_upgraded_connection_carries_bytes_both_ways(service: FakeService, pa
             assert raw.recv(100) == b"bye"
             assert raw.gettimeout() is None
         with pytest.raises(TankError, match="no such function"):
-            transport.upgrade("/test/none", "greet", timeout=5)
+            light.ask_for_session(os.fspath(path), "/test/none").answer(expected=101)
