@@ -16,6 +16,7 @@ from tank_agent.linux.fault import point
 from tank_agent.runtime.containers import Containers
 from tank_agent.runtime.control import Control
 from tank_agent.runtime.live import Live
+from tank_agent.runtime.output import log_files
 
 _log = structlog.get_logger()
 _EVERY = 1.0
@@ -37,6 +38,7 @@ class Rotation:
         self._control = control
         self._max_size = max_size
         self._max_files = max_files
+        self._trimmed: dict[Path, int] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="log-rotation", daemon=True)
 
@@ -55,11 +57,19 @@ class Rotation:
 
     def check(self) -> None:
         """Rotate what is too large, and repair what an interrupted rotation left."""
+        limit = self._max_files
+        trimmed: dict[Path, int] = {}
         for pod in self._containers.pods():
             for run in self._containers.runs(pod):
+                log = self._containers.log(pod, run.record.container)
+                # Once for each limit: a lower one counts for logs that no longer grow, too.
+                if self._trimmed.get(log) != limit:
+                    trim(log, limit)
+                trimmed[log] = limit
                 # One that only is being made has not opened its log yet.
                 if run.started and run.monitor is not None:
-                    self._check_run(run, self._containers.log(pod, run.record.container))
+                    self._check_run(run, log)
+        self._trimmed = trimmed
 
     def _check_run(self, run: Live, log: Path) -> None:
         try:
@@ -86,15 +96,21 @@ class Rotation:
 
 def rotate(log: Path, max_files: int) -> None:
     """Rename a log's files so that its own name is free, and remove what is too old."""
-    older = max_files - 1
-    if older == 0:
+    trim(log, max_files - 1)
+    if max_files == 1:
         log.unlink()
         return
-    log.with_name(f"{log.name}.{older}").unlink(missing_ok=True)
-    for number in range(older - 1, 0, -1):
+    for number in range(max_files - 2, 0, -1):
         path = log.with_name(f"{log.name}.{number}")
         if path.exists():
             path.rename(log.with_name(f"{log.name}.{number + 1}"))
             point("logs:shifted")
     log.rename(log.with_name(f"{log.name}.1"))
     point("logs:renamed")
+
+
+def trim(log: Path, max_files: int) -> None:
+    """Remove the oldest of a log's files, so that so many are left, the newest included."""
+    for path, _ in log_files(log):
+        if path != log and int(path.suffix.removeprefix(".")) >= max_files:
+            path.unlink(missing_ok=True)

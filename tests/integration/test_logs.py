@@ -265,6 +265,26 @@ def test_no_more_than_so_many_files_are_kept(tmp_path: Path) -> None:
         assert all(after in (before + 1, 1) for before, after in itertools.pairwise(numbers))
 
 
+def test_a_lower_limit_counts_at_once(small_logs: Agent) -> None:
+    agent = small_logs
+    assert agent.process is not None
+    bursts = "for i in 1 2 3 4 5 6; do seq 20000; usleep 1500000; done"
+    script = f"{bursts}; echo over; while :; do usleep 1000000; done"
+    agent.write("some", agent.pod_text(command=["/bin/sh", "-c", script]))
+    agent.wait_phase("some", "running")
+    wait_for(
+        lambda: [line.content for line in agent.client.logs("some", tail=1)] == [b"over"],
+        "it printed all",
+        60,
+    )
+    wait_for(lambda: len(files(agent, "some")) > 3, "it was rotated")
+    agent.config.write_text(agent.config.read_text().replace("max_files = 100", "max_files = 2"))
+    agent.process.send_signal(signal.SIGHUP)
+    wait_for(
+        lambda: files(agent, "some") in (["app.log", "app.log.1"], ["app.log.1"]), "the older ones are gone"
+    )
+
+
 @pytest.mark.parametrize("fault", ["logs:renamed", "logs:shifted@2"])
 def test_an_agent_killed_while_it_rotates_loses_no_line(small_logs: Agent, fault: str) -> None:
     agent = small_logs

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
 from tank_agent.runtime.output import Entry, LogReader, last_bytes, log_files
-from tank_agent.runtime.rotation import rotate
+from tank_agent.runtime.rotation import rotate, trim
 
 
 def line(number: int, text: str, *, tag: str = "F", stream: str = "stdout") -> bytes:
@@ -124,7 +124,25 @@ def test_only_so_many_files_are_kept(log: Path) -> None:
     assert [path.name for path, _ in log_files(log)] == ["app.log.2", "app.log.1"]
     append(log, line(5, "5"))
     rotate(log, 1)
-    assert not log.exists()
+    assert log_files(log) == []
+
+
+def test_a_lower_limit_removes_what_a_higher_one_left(log: Path) -> None:
+    other = log.with_name("app.log.txt")
+    other.touch()
+    for number in range(12):
+        append(log, line(number, str(number)))
+        rotate(log, 20)
+    append(log, line(12, "12"))
+    trim(log, 4)
+    assert [path.name for path, _ in log_files(log)] == ["app.log.3", "app.log.2", "app.log.1", "app.log"]
+    assert contents(LogReader(log, tail=100).read()) == [b"9", b"10", b"11", b"12"]
+    rotate(log, 3)
+    assert [path.name for path, _ in log_files(log)] == ["app.log.2", "app.log.1"]
+    append(log, line(13, "13"))
+    trim(log, 1)
+    assert contents(LogReader(log).read()) == [b"13"]
+    assert other.exists()
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
