@@ -10,18 +10,26 @@ import contextlib
 import errno
 import os
 import re
+import secrets
 import stat
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+import structlog
+
 from tank_agent.errors import Retry, Stalled
 from tank_agent.linux import mounts, paths
+from tank_agent.linux.fault import point
 from tank_agent.linux.user_namespaces import IdMapping
 from tank_agent.runtime.oci import BindMount
 from tank_agent.runtime.rootfs import remove_tree
 from tank_agent.spec.model import Mount, Volume
 
+_log = structlog.get_logger()
 _DIRECTORY = "volumes"
+# The end of a name that no volume can have: its files are being deleted.
+_GOING = ".gone"
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -38,6 +46,9 @@ class Volumes:
         self._own = tuple(Path(os.path.realpath(directory)) for directory in (run_dir, data_dir))
         self._root.mkdir(mode=0o711, parents=True, exist_ok=True)
         self._root.chmod(0o711)
+        # Only what is there now: a removal of this agent's is its own.
+        left = sorted(self._root.glob(f"*/.*{_GOING}"))
+        threading.Thread(target=_finish_removals, args=(left,), name="volume-sweep", daemon=True).start()
 
     def bind(
         self,
@@ -94,17 +105,18 @@ class Volumes:
         """
         if not (_NAME.fullmatch(pod) and _NAME.fullmatch(name)):
             return False
-        going = self._root / pod / f".{name}.gone"
+        going = self._root / pod / f".{name}.{secrets.token_hex(4)}{_GOING}"
+        # What resisted an earlier removal.
+        left = sorted((self._root / pod).glob(f".{name}.*{_GOING}"))
         try:
-            # What is left of a removal that was interrupted goes first, since only one can have the name.
-            remove_tree(going)
+            for path in left:
+                _remove(path)
             try:
                 (self._root / pod / name).rename(going)
             except FileNotFoundError:
-                return False
-            remove_tree(going)
-            with contextlib.suppress(OSError):
-                (self._root / pod).rmdir()
+                return bool(left)
+            point("volumes:going")
+            _remove(going)
         except OSError as error:
             raise Retry(f"cannot remove volume {pod}/{name}: {error.strerror}") from error
         return True
@@ -134,6 +146,21 @@ class Volumes:
             raise Retry(f"volume {volume.name}: cannot open {volume.host}: {error.strerror}") from error
         finally:
             os.close(root)
+
+
+def _finish_removals(left: Sequence[Path]) -> None:
+    """Go on where an agent was killed that removed volumes."""
+    for path in left:
+        try:
+            _remove(path)
+        except OSError as error:
+            _log.warning("cannot remove what is left of a volume", path=str(path), error=str(error))
+
+
+def _remove(path: Path) -> None:
+    remove_tree(path)
+    with contextlib.suppress(OSError):
+        path.parent.rmdir()
 
 
 def _open_managed(directory: Path, name: str, owner: tuple[int, int] | None) -> int:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
+from tank_agent.linux import mounts
 from tank_agent.linux.pidfd import start_time
 from tests.support.agent import Agent, wait_for
 
@@ -23,6 +27,18 @@ def volume(name: str, host: Path | None = None) -> str:
 def script(agent: Agent, text: str, *, name: str = "app", extra: str = "", head: str = "") -> str:
     command = ["/bin/busybox", "sh", "-c", f"{text}; {SLEEP}"]
     return agent.pod_text(command=command, head=head, extra=extra).replace('"app"', f'"{name}"')
+
+
+@contextlib.contextmanager
+def mounted_below(directory: Path) -> Iterator[None]:
+    """Mount something, as a directory that cannot be removed; it moves along with the one around it."""
+    (directory / "held").mkdir()
+    mounts.mount("none", directory / "held", "tmpfs")
+    try:
+        yield
+    finally:
+        for point in mounts.mount_points(directory.parent):
+            mounts.unmount(point)
 
 
 def test_a_managed_volume_is_shared_and_outlives_its_pod(agent: Agent) -> None:
@@ -138,3 +154,38 @@ def test_volume_ls_and_rm(agent: Agent) -> None:
     assert agent.tank("volume", "rm", "../x").returncode == 2
     assert agent.tank("volume").returncode == 2
     assert agent.tank("volume", "ls").stdout.strip() in ("", "VOLUME  IN USE  PATH")
+
+
+def test_an_agent_killed_while_it_removes_a_volume_leaves_nothing(agent: Agent) -> None:
+    text = script(agent, "echo x > /data/file", head=volume("data"), extra=mount("data", "/data"))
+    file = agent.write("web", text)
+    volumes = agent.data / "volumes"
+    wait_for((volumes / "web" / "data" / "file").exists, "the volume is in use")
+    file.unlink()
+    agent.wait_gone("web")
+    agent.stop()
+    agent.launch(fault="volumes:going")
+    wait_for(lambda: agent.tank("volume", "ls").returncode == 0, "the agent answers")
+    assert agent.tank("volume", "rm", "web/data").returncode == 1
+    assert agent.died() == -signal.SIGKILL
+    (left,) = (volumes / "web").iterdir()
+    assert (left / "file").exists()
+    agent.start()
+    wait_for(lambda: not list(volumes.iterdir()), "the next agent goes on with it")
+    assert agent.tank("volume", "rm", "web/data").stdout == "web/data was not there\n"
+
+
+def test_a_removal_that_failed_can_be_repeated(agent: Agent) -> None:
+    text = script(agent, "echo x > /data/file", head=volume("data"), extra=mount("data", "/data"))
+    file = agent.write("web", text)
+    data = agent.data / "volumes" / "web" / "data"
+    wait_for((data / "file").exists, "the volume is in use")
+    file.unlink()
+    agent.wait_gone("web")
+    with mounted_below(data):
+        done = agent.tank("volume", "rm", "web/data")
+        assert done.returncode == 1
+        assert "cannot remove volume web/data: Device or resource busy" in done.stderr
+        assert agent.tank("volume", "rm", "web/data").returncode == 1
+    assert agent.tank("volume", "rm", "web/data").stdout == "web/data removed\n"
+    assert list((agent.data / "volumes").iterdir()) == []
