@@ -140,7 +140,6 @@ class PodNetworks:
         be held by a stray process; until then address and MAC address would be in use.
         """
         path = self._path(pod)
-        self._drop_reader(pod)
         if namespaces.network_namespace_inode(path) is not None:
             ours = [link for link in _read(path, links_only=True).links if convergence.is_ours(link)]
             if ours:
@@ -148,6 +147,9 @@ class PodNetworks:
 
                 remove_links(path, ours)
         namespaces.unpin(path)
+        # Not before: a look of a resync would make another one meanwhile. One that is made later sees that
+        # there is no pin any more.
+        self._drop_reader(pod)
 
     def pinned(self) -> frozenset[str]:
         """Return the pods that have a namespace pinned."""
@@ -192,6 +194,9 @@ class PodNetworks:
             reader = _Reader(self._path(pod), inode)
             with self._lock:
                 self._readers[pod] = reader
+            if not reader.is_pinned():
+                self._drop_reader(pod)
+                raise Retry(f"the network of pod {pod} was removed meanwhile")
         try:
             return reader.read(links_only=links_only)
         except BaseException:
@@ -221,10 +226,14 @@ class _Reader:
         self._lock = threading.Lock()
         self._netlink, self._control = namespaces.in_network_namespace(path, _open_sockets)
 
+    def is_pinned(self) -> bool:
+        """Return whether this namespace is still pinned."""
+        return _pin(self._path) == self._pin
+
     def is_quiet(self) -> bool:
         """Return whether this namespace is still pinned, with its loopback up: two system calls."""
         with self._lock:
-            return _pin(self._path) == self._pin and namespaces.is_link_up(self._control, "lo")
+            return self.is_pinned() and namespaces.is_link_up(self._control, "lo")
 
     def read(self, *, links_only: bool) -> Observed:
         with self._lock:

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tank_agent.errors import Retry
 from tank_agent.linux import namespaces
 from tank_agent.linux.mounts import mount_points, unmount
+from tank_agent.network import pod_network
 from tank_agent.network.host_facts import StaticHostFacts
 from tank_agent.network.pod_network import NetworkState, PodNetworks
 from tank_agent.spec.model import Network
@@ -124,6 +126,35 @@ def test_remove_can_be_repeated_and_ends_the_pin(networks: PodNetworks) -> None:
     networks.remove("web")
     networks.remove("web")
     assert not state.netns.exists()
+
+
+@pytest.mark.parametrize("moment", ["before the pin is gone", "after it"])
+def test_a_look_while_a_network_is_removed_does_not_keep_its_namespace(
+    networks: PodNetworks, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    open_before = sorted(Path("/proc/self/fd").iterdir())
+    networks.ensure("web", NONE)
+    if moment == "before the pin is gone":
+        unpin = namespaces.unpin
+
+        def look_and_unpin(path: Path) -> None:
+            networks.drift("web", NONE)
+            unpin(path)
+
+        monkeypatch.setattr(namespaces, "unpin", look_and_unpin)
+        networks.remove("web")
+    else:
+
+        def open_and_lose(path: Path, inode: int) -> pod_network._Reader:
+            reader = real(path, inode)
+            networks.remove("web")
+            return reader
+
+        real = pod_network._Reader
+        monkeypatch.setattr(pod_network, "_Reader", open_and_lose)
+        with pytest.raises(Retry, match="removed meanwhile"):
+            networks.drift("web", NONE)
+    assert sorted(Path("/proc/self/fd").iterdir()) == open_before
 
 
 def test_a_pin_that_somebody_unmounted_is_drift_and_made_anew(networks: PodNetworks) -> None:
