@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import posixpath
 
 from msgspec import Struct
 
 from tank_agent.errors import Stalled
 from tank_agent.image.image import ImageConfig
+from tank_agent.spec.container_paths import is_kernel_path, normal_path
 from tank_agent.spec.model import Container
 from tank_agent.spec.signals import parse_signal
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# A working directory in one of these can name a descriptor that leaked from the host (CVE-2024-21626).
-_KERNEL_TREES = ("/proc", "/dev", "/sys")
 
 
 class RunParameters(Struct, frozen=True, kw_only=True):
@@ -76,12 +74,10 @@ def _environment(container: Container, config: ImageConfig) -> dict[str, str]:
 
 def _working_directory(path: str, container: str) -> str:
     parts = path.split("/")
-    normal = posixpath.normpath(path)
-    if normal.startswith("//"):
-        normal = normal[1:]
+    normal = normal_path(path)
     if not path.startswith("/") or ".." in parts or "\0" in path:
         problem = "is not an absolute path without '..'"
-    elif any(normal == tree or normal.startswith(f"{tree}/") for tree in _KERNEL_TREES):
+    elif is_kernel_path(normal):
         problem = "is in a file system of the kernel"
     else:
         return normal

@@ -34,14 +34,13 @@ from tank_agent.runtime.crun import Crun, clean_message
 from tank_agent.runtime.instance import read_number
 from tank_agent.runtime.live import Live
 from tank_agent.runtime.rootfs import remove_tree
+from tank_agent.spec.container_paths import is_kernel_path, normal_path
 
 _log = structlog.get_logger()
 _DEADLINE = 10.0
 _MOST_AT_ONCE = 200
 _PIPE_SIZE = 256 << 10
 _SAME_MOMENT = 10.0
-# Nobody may see a process's memory through its own working directory or a device (CVE-2024-21626).
-_DIRECTORY = re.compile(r"/(?!(?:proc|sys|dev)(?:/|$))")
 _MISSING = re.compile(r"not found|no such file", re.IGNORECASE)
 _REFUSED = re.compile(
     r"permission denied|operation not permitted|exec format error|is a directory|not executable",
@@ -145,7 +144,7 @@ class Executor:
 
     def _process(self, run: Live, request: ExecRequest) -> dict[str, Any]:
         cwd = request.cwd
-        if cwd is not None and not _DIRECTORY.match(os.path.normpath(cwd)):
+        if cwd is not None and (not cwd.startswith("/") or is_kernel_path(cwd)):
             raise CannotRun(
                 f"cannot run in {cwd}", hint="give an absolute path, outside of /proc, /sys and /dev"
             )
@@ -158,7 +157,7 @@ class Executor:
         process["terminal"] = request.terminal
         process["env"] = merge_environment(process["env"], request)
         if cwd is not None:
-            process["cwd"] = os.path.normpath(cwd)
+            process["cwd"] = normal_path(cwd)
         if request.terminal and request.rows and request.columns:
             process["consoleSize"] = {"height": request.rows, "width": request.columns}
         return process

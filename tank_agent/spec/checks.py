@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+from tank_agent.spec.container_paths import is_kernel_path
 from tank_agent.spec.file import ContainerTable, CpuTable, LimitsTable, MountTable, PodTable, VolumeTable
 from tank_agent.spec.findings import Finding, KeyPath, closest, show
 from tank_agent.spec.model import (
@@ -36,8 +37,6 @@ from tank_agent.spec.signals import parse_signal
 
 Value = TypeVar("Value")
 
-# The container's own kernel file systems are here; a way in would be a way out (CVE-2019-19921, 2024-21626).
-_KERNEL_PATHS = ("/proc", "/sys", "/dev")
 # Bind-mounted by the agent; a volume there would hide the pod's name and its name servers.
 _OWN_FILES = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -113,10 +112,6 @@ def _check_absolute(findings: list[Finding], path: KeyPath, value: str) -> bool:
     return not wrong
 
 
-def _is_below(path: str, tops: tuple[str, ...]) -> bool:
-    return any(path == top or path.startswith(f"{top}/") for top in tops)
-
-
 def _volumes(tables: tuple[VolumeTable, ...], findings: list[Finding]) -> tuple[Volume, ...]:
     _check_unique(findings, ("volumes",), "volumes", [table.name for table in tables])
     for index, table in enumerate(tables):
@@ -160,7 +155,7 @@ def _container(
 
 
 def _check_working_dir(value: str, path: KeyPath, findings: list[Finding]) -> None:
-    if _check_absolute(findings, path, value) and _is_below(value, _KERNEL_PATHS):
+    if _check_absolute(findings, path, value) and is_kernel_path(value):
         message = f"{show(value)} is in a kernel file system; choose one outside /proc, /sys and /dev"
         findings.append(Finding(path, message))
 
@@ -251,7 +246,7 @@ def _mounts(
         where = (*path, index, "path")
         if not _check_absolute(findings, where, table.path):
             continue
-        if table.path == "/" or _is_below(table.path, _KERNEL_PATHS):
+        if table.path == "/" or is_kernel_path(table.path):
             message = f"{show(table.path)} is reserved; mount outside /proc, /sys and /dev, and not at /"
             findings.append(Finding(where, message))
         elif table.path in _OWN_FILES:
