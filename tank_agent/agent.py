@@ -37,6 +37,7 @@ from tank_agent.reconcile.networks import Networks
 from tank_agent.reconcile.pulls import Pulls
 from tank_agent.reconcile.reconciler import Machine, Reconciler
 from tank_agent.reconcile.restart import Backoff
+from tank_agent.reconcile.seeding import Seeding
 from tank_agent.reconcile.sources import SourceLoop
 from tank_agent.reconcile.steps import Steps
 from tank_agent.runtime import cgroup
@@ -126,7 +127,7 @@ def _running(settings: Settings, *, stop_pods: bool) -> Iterator[Running]:
         if stop_pods:
             stack.callback(_end_pods, parts)
         host = Host(name=platform.node(), labels=settings.labels)
-        sources = _sources(settings, host, machine.journal, reconciler, stack)
+        sources, seeding = _sources(settings, host, machine.journal, reconciler, stack)
         git = _follow_git(settings, host, machine.journal, sources, stack)
         reconciler.start()
         reconciler.resync("agent start")
@@ -147,13 +148,13 @@ def _running(settings: Settings, *, stop_pods: bool) -> Iterator[Running]:
         stack.callback(server.stop)
 
         def plant_seeds(wanted: Settings, cause: str) -> None:
-            if not sources.suspended():
-                _plant_seeds(wanted, host, machine.journal, reconciler, cause)
+            seeding.plant(_seeds(wanted, host), wanted.seed_problems, cause)
 
         yield Running(
             reconciler=reconciler,
             sources=sources,
             backoff=machine.backoff,
+            containers=machine.containers,
             rotation=rotation,
             plant_seeds=plant_seeds,
         )
@@ -298,7 +299,7 @@ def _tool_versions(tools: Tools) -> dict[str, str]:
 
 def _sources(
     settings: Settings, host: Host, journal: Journal, reconciler: Reconciler, stack: ExitStack
-) -> SourceLoop:
+) -> tuple[SourceLoop, Seeding]:
     """Read all files once, and begin to follow pods_dir."""
     directory = DirectorySource(
         settings.pods_dir,
@@ -308,14 +309,20 @@ def _sources(
         # Where all pods come from git, nobody needs the directory.
         optional=settings.git is not None,
     )
+
+    def resync() -> None:
+        seeding.catch_up()
+        reconciler.resync()
+
     loop = SourceLoop(
         [directory],
         journal,
         wake=reconciler.wake,
-        each_resync=reconciler.resync,
+        each_resync=resync,
         resync=settings.reconcile.resync,
         clock=SystemClock(),
     )
+    seeding = Seeding(journal, reconciler.wake, loop.suspended)
     watcher = DirectoryWatcher(settings.pods_dir, loop.notify)
     # Watching begins before the first look: what changes in between is seen twice, never missed.
     trouble = watcher.start()
@@ -324,9 +331,8 @@ def _sources(
         _log.warning("pods_dir is not watched yet", trouble=trouble)
     loop.start()
     stack.callback(loop.close)
-    if not loop.suspended():
-        _plant_seeds(settings, host, journal, reconciler, "agent start")
-    return loop
+    seeding.plant(_seeds(settings, host), settings.seed_problems, "agent start")
+    return loop, seeding
 
 
 def _follow_git(
@@ -348,24 +354,14 @@ def _follow_git(
     return follower
 
 
-def _plant_seeds(
-    settings: Settings, host: Host, journal: Journal, reconciler: Reconciler, cause: str
-) -> None:
-    """Write the seeds that were never written before; after pods_dir, which wins a name that both declare."""
-    seeds = SeedSource(
+def _seeds(settings: Settings, host: Host) -> SeedSource:
+    """Return the seeds of seed_dir and of agent.toml that are for this machine."""
+    return SeedSource(
         settings.seed_dir,
         pods=tuple(seed.pod for seed in settings.seeds if selects(seed.selector, host)),
         config_file=str(settings.file or ""),
         parse=parser_for(host),
     )
-    snapshot = seeds.snapshot()
-    for problem in (*settings.seed_problems, *snapshot.problems):
-        _log.warning(
-            "problem in a seed", pod=problem.pod or "", revision="", problem=str(problem), cause=cause
-        )
-    for pod in journal.merge(snapshot).changed:
-        _log.info("seeded", pod=pod, revision=journal.desired()[pod].revision, cause=cause)
-        reconciler.wake(pod, "seeded")
 
 
 def _end_pods(parts: _Parts) -> bool:

@@ -14,6 +14,7 @@ from tank_agent.linux.signals import Signals
 from tank_agent.reconcile.reconciler import Reconciler
 from tank_agent.reconcile.restart import Backoff
 from tank_agent.reconcile.sources import SourceLoop
+from tank_agent.runtime.containers import Containers
 from tank_agent.runtime.rotation import Rotation
 from tank_agent.settings import Settings
 
@@ -31,13 +32,14 @@ class Running(Struct, frozen=True, kw_only=True):
     reconciler: Reconciler
     sources: SourceLoop
     backoff: Backoff
+    containers: Containers
     rotation: Rotation
     plant_seeds: Callable[[Settings, str], None]
 
     def alive(self) -> bool:
         """Return whether every thread that the agent cannot do without still runs and takes its locks."""
         self.reconciler.idle()
-        return self.reconciler.alive() and self.sources.alive()
+        return all(part.alive() for part in (self.reconciler, self.sources, self.containers, self.rotation))
 
 
 class Lifecycle:

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from tank_agent.errors import Retry, TankError
 from tank_agent.linux.clock import Clock
+from tank_agent.linux.leftovers import left_for_later
 from tank_agent.linux.namespaces import network_namespace_inode, unpin
 from tank_agent.network.files import files_differ, pod_files, write_files
 from tank_agent.network.host_facts import HostDns, HostFacts
@@ -77,7 +78,8 @@ class Networks:
         Args:
             processes: the main processes that live, of every pod that has a run.
         """
-        self._pod_networks.sweep(processes.keys())
+        with left_for_later("networks of pods"):
+            self._pod_networks.sweep(processes.keys())
         for pod, pids in processes.items():
             state = self._pod_networks.observe(pod)
             if state is None and self._repin_any(pod, pids):
@@ -88,7 +90,8 @@ class Networks:
         self._told.update(processes)
         for directory in self._files.iterdir():
             if directory.name not in processes:
-                remove_tree(directory)
+                with left_for_later(str(directory)):
+                    remove_tree(directory)
 
     def pods(self) -> frozenset[str]:
         """Return the pods that have a namespace."""

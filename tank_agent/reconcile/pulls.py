@@ -124,19 +124,16 @@ class Pulls:
         """
         key = _key(need)
         with self._lock:
-            if not self._prepared.is_set():
-                self._waiting.add(need.pod)
-                return ObservedImage(state=ImageState.PULLING)
-            if need in self._fresh if need.policy == "always" else need.reference in self._ready:
-                return ObservedImage(state=ImageState.READY)
-            job = self._jobs.get(key)
-            if job is not None:
-                job.waiting.add(need)
-                return ObservedImage(state=ImageState.PULLING, progress=job.progress)
+            known = self._known(need, key)
+            if known is not None:
+                return known
             failed = self._failed.get(key)
             if failed is not None:
                 failed.needs.add(need)
-        image = self._store.cached(need.reference) if need.policy != "always" else None
+        try:
+            image = self._store.cached(need.reference) if need.policy != "always" else None
+        except TankError as error:
+            return self._unknowable(error)
         if image is not None:
             with self._lock:
                 self._ready[need.reference] = image
@@ -145,6 +142,24 @@ class Pulls:
         if failed is not None:
             return ObservedImage(state=ImageState.FAILED, error=failed.error, retry_at=failed.retry_at)
         return ObservedImage(state=ImageState.ABSENT)
+
+    def _known(self, need: Need, key: _Key) -> ObservedImage | None:
+        """Return what is known without asking the store; with the lock held."""
+        if not self._prepared.is_set():
+            self._waiting.add(need.pod)
+            return ObservedImage(state=ImageState.PULLING)
+        if need in self._fresh if need.policy == "always" else need.reference in self._ready:
+            return ObservedImage(state=ImageState.READY)
+        job = self._jobs.get(key)
+        if job is None:
+            return None
+        job.waiting.add(need)
+        return ObservedImage(state=ImageState.PULLING, progress=job.progress)
+
+    def _unknowable(self, error: TankError) -> ObservedImage:
+        """Return that a reference cannot be looked for at all, which trying often does not change."""
+        again = self._clock.monotonic() + self._backoff.cap
+        return ObservedImage(state=ImageState.FAILED, error=str(error), retry_at=again)
 
     def get(self, need: Need) -> Image | None:
         """Return an image to start from; None if it went away since it was last looked at.

@@ -91,15 +91,14 @@ class Reconciler:
     def resync(self, cause: str = "resync") -> int:
         """Look at every pod, and wake those for which something is to be done; return how many."""
         machine = self._machine
-        to_look_at = machine.containers.check()
+        try:
+            to_look_at = machine.containers.check()
+        except Exception:
+            _log.exception("looking at the containers failed by a bug", cause=cause)
+            to_look_at = frozenset()
         woken = 0
         for pod in self.known_pods():
-            desired = self._desired(pod)
-            if desired is not None:
-                replaced = machine.networks.check(desired.pod)
-                if replaced or pod in to_look_at:
-                    machine.containers.look(pod, machine.networks.directory(pod))
-            if self._plan(self.situation(pod, desired)).actions:
+            if self._wants_work(pod, look=pod in to_look_at):
                 self.wake(pod, cause)
                 woken += 1
         forget_hashes()
@@ -190,10 +189,33 @@ class Reconciler:
         actions = tuple(step for step in planned.actions if not isinstance(step, Forget))
         return Plan(actions=actions, look_again=planned.look_again)
 
+    def _wants_work(self, pod: str, *, look: bool) -> bool:
+        """Return whether something is to be done for a pod; one that cannot be looked at harms no other.
+
+        `look` says that the mounts of its containers may have changed.
+        """
+        machine = self._machine
+        try:
+            desired = self._desired(pod)
+            if desired is not None:
+                replaced = machine.networks.check(desired.pod)
+                if replaced or look:
+                    machine.containers.look(pod, machine.networks.directory(pod))
+            return bool(self._plan(self.situation(pod, desired)).actions)
+        except Exception:
+            _log.exception("looking at the pod failed by a bug", pod=pod)
+            return False
+
     def _work(self) -> None:
         while (pod := self._queue.take()) is not None:
             try:
                 self._reconcile(pod)
+            except TankError as error:
+                _log.warning("cannot work on the pod now", pod=pod, error=str(error))
+                self._retry_step(pod)
+            except Exception:
+                _log.exception("working on the pod failed by a bug", pod=pod)
+                self._retry_step(pod)
             finally:
                 self._queue.done(pod)
                 with self._changed:

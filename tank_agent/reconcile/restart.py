@@ -85,6 +85,12 @@ def after_stop(status: ContainerStatus) -> ContainerStatus:
     return msgspec.structs.replace(status, instance="", boot_id="", retry_at=None)
 
 
+def after_drain(status: ContainerStatus, now: float) -> ContainerStatus:
+    """Return the status of a container that runs only once, and was stopped before its end."""
+    stopped = Exit(at=now, reason="it was stopped before its end, as all pods were")
+    return msgspec.structs.replace(status, instance="", boot_id="", retry_at=None, exit=stopped)
+
+
 def never_began(status: ContainerStatus) -> ContainerStatus:
     """Return the status of a container whose run was written down, but whose program never ran."""
     restarts = status.restarts - 1 if status.exit is not None and status.restarts else status.restarts

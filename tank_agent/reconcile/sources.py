@@ -193,12 +193,18 @@ class SourceLoop:
             due = self._clock.monotonic() >= resync_at
             settle = self._look_safely("resync" if due else "source changed")
             if due:
-                self._each_resync()
+                self._resync_safely()
                 resync_at = self._clock.monotonic() + self._resync
             if settle is None:
                 with self._looked:
                     self._answered = asked
                     self._looked.notify_all()
+
+    def _resync_safely(self) -> None:
+        try:
+            self._each_resync()
+        except Exception:
+            _log.exception("a resync failed by a bug; the next one tries again")
 
     def _look_safely(self, cause: str) -> float | None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from tank_agent.errors import TankError
+from tank_agent.errors import Retry, TankError
 from tank_agent.image.image import ImageConfig
 from tank_agent.image.merge import merge
 from tank_agent.journal.journal import Journal
@@ -39,6 +40,7 @@ from tank_agent.reconcile.plan import container_hash, container_status, settings
 from tank_agent.reconcile.pulls import News, Pulls
 from tank_agent.reconcile.restart import (
     Backoff,
+    after_drain,
     after_exit,
     after_failed_start,
     after_reboot,
@@ -52,7 +54,7 @@ from tank_agent.runtime.instance import State
 from tank_agent.runtime.launch import Launch
 from tank_agent.runtime.live import Live
 from tank_agent.runtime.rootfs import remove_tree
-from tank_agent.spec.model import Container
+from tank_agent.spec.model import Container, RestartPolicy
 
 _log = structlog.get_logger()
 
@@ -224,6 +226,12 @@ class Steps:
             self._store(work, name, started, event)
             point("loop:start-recorded")
             self._containers.start(run)
+        except OSError as error:
+            # Such as a full disk: it may pass.
+            where = f" {os.fsdecode(error.filename)}" if error.filename else ""
+            failure = Retry(f"cannot start{where}: {error.strerror}")
+            self._failed_start(work, container, failure)
+            raise failure from error
         except StartFailed as error:
             status = msgspec.structs.replace(self._known(work, container), started_at=None)
             failed = Exit(at=self._clock.wall(), reason=f"could not be started: {error.message}")
@@ -271,7 +279,9 @@ class Steps:
             self._event(work, "stopping", f"signal {live.record.stop_signal}", action.container)
             self._containers.stop(live)
         else:
-            self._event(work, "killing", "sent SIGKILL", action.container)
+            # One that no signal ends, since it waits for a disk, is killed again and again.
+            if live.stopping is None or not live.stopping.killed:
+                self._event(work, "killing", "sent SIGKILL", action.container)
             self._containers.kill(live)
 
     def _record(self, action: RecordExit | RecordLost | RecordUnstarted, work: Work) -> None:
@@ -280,7 +290,8 @@ class Steps:
         match action:
             case RecordExit(exit=exit_, stopped=True):
                 event = self._new_event(work, "stopped", describe_exit(exit_), name)
-                self._store(work, name, after_stop(status), event)
+                stopped = after_drain(status, exit_.at) if self._runs_once(work) else after_stop(status)
+                self._store(work, name, stopped, event)
             case RecordExit(exit=exit_):
                 event = self._new_event(work, "exited", describe_exit(exit_), name)
                 self._store(work, name, after_exit(status, exit_, self._backoff), event)
@@ -288,6 +299,11 @@ class Steps:
                 self._record_lost(work, name, status)
             case RecordUnstarted():
                 self._store(work, name, never_began(status))
+
+    def _runs_once(self, work: Work) -> bool:
+        """Return whether a pod runs once, and is stopped though it is desired, as all are at a shutdown."""
+        desired = self._journal.get(work.name) if work.desired is None else None
+        return desired is not None and desired.pod.restart is RestartPolicy.NEVER
 
     def _record_lost(self, work: Work, name: str, status: ContainerStatus) -> None:
         now = self._clock.wall()

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tank_agent.linux import mounts, pidfd
+from tank_agent.linux.leftovers import left_for_later
 from tank_agent.runtime import conmon, instance
 from tank_agent.runtime.cgroup import CgroupHost
 from tank_agent.runtime.containers import Containers, Tools
@@ -39,7 +40,8 @@ def adopt_all(containers: Containers, tools: Tools, now: float) -> tuple[Live, .
         record = instance.read_record(directory)
         if record is None:
             # Nothing is made before the record is written.
-            remove_tree(directory)
+            with left_for_later(str(directory)):
+                remove_tree(directory)
             continue
         run = _inspect(Live(record=record, directory=directory), listed, monitors, tools.cgroups)
         if run.started and run.monitor is None:
@@ -81,7 +83,8 @@ def _sweep(
 ) -> None:
     """Remove what no run accounts for: our run_dir may have been emptied while containers ran."""
     for identifier in set(listed) - known:
-        tools.crun.delete(identifier)
+        with left_for_later(f"container {identifier}"):
+            tools.crun.delete(identifier)
     busy = tools.cgroups.sweep(groups)
     for path in busy:
         for pid in tools.cgroups.processes(path):
@@ -89,8 +92,10 @@ def _sweep(
     if busy:
         tools.cgroups.sweep(groups)
     for identifier in tools.root_filesystems.instances() - known:
-        tools.root_filesystems.remove(identifier)
-    mounts.unmount_tree(containers.directory)
+        with left_for_later(f"the root file system of {identifier}"):
+            tools.root_filesystems.remove(identifier)
+    with left_for_later(f"mounts below {containers.directory}"):
+        mounts.unmount_tree(containers.directory)
 
 
 def _end(pid: int) -> None:
@@ -102,17 +107,27 @@ def _end(pid: int) -> None:
 
 
 def _monitors(directory: Path) -> dict[str, int]:
-    """Return the conmon processes of our runs, by instance id, from their own arguments."""
+    """Return the conmon processes of our runs, by instance id, from their own arguments.
+
+    Only root's: any user may start a program with these arguments.
+    """
     found = {}
     prefix = f"{directory}/"
     for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
+        if entry.name.isdigit() and _is_roots(entry):
             arguments = pidfd.command_line(int(entry.name))
             if len(arguments) > 2 and Path(arguments[0]).name == "conmon" and "-b" in arguments:
                 bundle = arguments[arguments.index("-b") + 1]
                 if bundle.startswith(prefix):
                     found[bundle.removeprefix(prefix)] = int(entry.name)
     return found
+
+
+def _is_roots(process: os.DirEntry[str]) -> bool:
+    try:
+        return process.stat().st_uid == 0
+    except FileNotFoundError:
+        return False
 
 
 def _modified(path: Path) -> float | None:

@@ -33,6 +33,7 @@ _SHOWN = 16 << 10
 _BACKLOG = 1 << 20
 _STOP_DEADLINE = 5.0
 _CONNECT_DEADLINE = 2.0
+_AFTER_A_BUG = 0.1
 # What a terminal answers on its own: shown again, it would type the answer into the container.
 _QUERIES = re.compile(
     rb"\x1b\[[?>=!]?[0-9;]*[cn]|\x1b\[[0-9;]*t|\x1b\[[?>=<][0-9;]*[uq]|\x1b\[\?[0-9;]*\$p|\x1bZ|\x05|\x07"
@@ -195,6 +196,10 @@ class Consoles:
                 self._remove(console)
         self._control.forget(directory)
 
+    def alive(self) -> bool:
+        """Return whether the thread runs."""
+        return self._thread.is_alive()
+
     def stop(self) -> None:
         """End the thread. Containers go on."""
         self._stopping = True
@@ -221,12 +226,17 @@ class Consoles:
     def _run(self) -> None:
         timeout = -1.0
         while not self._stopping:
-            for descriptor, _ in self._epoll.poll(timeout):
-                if descriptor == self._wake:
-                    os.eventfd_read(self._wake)
-                else:
-                    self._drain(descriptor)
-            timeout = self._set_sizes()
+            try:
+                for descriptor, _ in self._epoll.poll(timeout):
+                    if descriptor == self._wake:
+                        os.eventfd_read(self._wake)
+                    else:
+                        self._drain(descriptor)
+                timeout = self._set_sizes()
+            except Exception:
+                # A terminal that nobody drains stops its container, so the others are served on.
+                _log.exception("a terminal could not be served")
+                timeout = _AFTER_A_BUG
 
     def _drain(self, descriptor: int) -> None:
         with self._lock:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import structlog
 from msgspec import Struct
 
 from tank_agent.errors import Retry, TankError
@@ -36,6 +37,7 @@ from tank_agent.runtime.volumes import Volumes
 from tank_agent.spec.model import Container, Security, Volume
 from tank_agent.spec.signals import signal_number
 
+_log = structlog.get_logger()
 # How long a killed process may take to be gone before it is killed again.
 _KILL_AGAIN = 5.0
 # How long to wait with a change, of a limit or a mount, that the kernel refused.
@@ -92,6 +94,8 @@ class Containers:
         self._limit_swap = limits.has_swap_limit(tools.cgroups)
         self._lock = threading.Lock()
         self._runs: dict[str, dict[str, Live]] = {}
+        # Held where an end is dealt with: by events, by the resync, and by who gives its descriptors back.
+        self._ends = threading.RLock()
 
     def runs(self, pod: str) -> tuple[Live, ...]:
         """Return a pod's runs; touches no disk."""
@@ -316,30 +320,26 @@ class Containers:
         with self._lock:
             runs = [run for runs in self._runs.values() for run in runs.values()]
         changed = self._mounts.changed()
-        held = [fd for run in runs for fd in (run.monitor, run.process) if fd is not None]
-        ended = pidfd.which_ended(held)
+        with self._ends:
+            alive = self._deal_with_ends(runs)
         for run in runs:
             if run.record.id in changed:
                 run.looked = False
-            if run.state is not State.RUNNING or run.process is None or run.monitor is None:
-                continue
-            if run.monitor in ended:
-                self._monitor_ended(run)
-            elif run.process in ended:
-                # The monitor follows within milliseconds; one that has not long after hangs.
-                run.ended_at = run.ended_at or time.monotonic()
-                if run.ended_at + _KILL_AGAIN < time.monotonic():
-                    pidfd.send_signal(run.monitor, signal.SIGKILL)
-            else:
+            if run.record.id in alive:
                 run.drift = limits.lost(self._tools.cgroups, run.record.cgroup, run.record.limits)
                 run.out_of_memory = os.path.exists(f"{run.directory}/{conmon.OUT_OF_MEMORY}")
         return frozenset(run.record.pod for run in runs if run.state is State.RUNNING and not run.looked)
+
+    def alive(self) -> bool:
+        """Return whether the threads that watch and serve containers run."""
+        return self._watcher.alive() and self.consoles.alive()
 
     def close(self) -> None:
         """Stop watching. Containers go on."""
         self._watcher.close()
         self._mounts.close()
         self.consoles.stop()
+        self._tools.root_filesystems.close()
         with self._lock:
             runs = [run for runs in self._runs.values() for run in runs.values()]
             self._runs.clear()
@@ -355,6 +355,24 @@ class Containers:
             if run.record.terminal and run.monitor is not None:
                 printed = last_bytes(self.log(run.record.pod, run.record.container), _SHOWN_AGAIN)
                 self.consoles.open(run.directory, printed)
+
+    def _deal_with_ends(self, runs: Sequence[Live]) -> set[str]:
+        """Deal with the ends that no event told of, and return the runs that go on; with `_ends` held."""
+        ended = pidfd.which_ended([fd for run in runs for fd in (run.monitor, run.process) if fd is not None])
+        alive = set()
+        for run in runs:
+            if run.state is not State.RUNNING or run.process is None or run.monitor is None:
+                continue
+            if run.monitor in ended:
+                self._monitor_ended(run)
+            elif run.process in ended:
+                # The monitor follows within milliseconds; one that has not long after hangs.
+                run.ended_at = run.ended_at or time.monotonic()
+                if run.ended_at + _KILL_AGAIN < time.monotonic():
+                    pidfd.send_signal(run.monitor, signal.SIGKILL)
+            else:
+                alive.add(run.record.id)
+        return alive
 
     def _begin(self, launch: Launch) -> Live:
         parameters, container = launch.parameters, launch.container
@@ -409,15 +427,17 @@ class Containers:
 
     def _monitor_ended(self, run: Live) -> None:
         """Find out whether the container ended, or only its monitor."""
-        exit_ = read_exit(run.directory, run.process, self._now())
-        if exit_ is None and run.process is not None and not pidfd.ended(run.process):
-            run.lost = True
-            monitor, run.monitor = run.monitor, None
-            self._close_monitor(monitor)
-            self._watcher.watch(run.process, lambda: self._orphan_ended(run))
-        else:
-            run.exit = exit_ or unknown_exit(run.process, self._now())
-            self._mounts.forget(run.record.id)
+        with self._ends:
+            if run.exit is None and not run.lost:
+                exit_ = read_exit(run.directory, run.process, self._now())
+                if exit_ is None and run.process is not None and not pidfd.ended(run.process):
+                    run.lost = True
+                    monitor, run.monitor = run.monitor, None
+                    self._close_monitor(monitor)
+                    self._watcher.watch(run.process, lambda: self._orphan_ended(run))
+                else:
+                    run.exit = exit_ or unknown_exit(run.process, self._now())
+                    self._mounts.forget(run.record.id)
         self._wake(run.record.pod)
 
     def _orphan_ended(self, run: Live) -> None:
@@ -448,16 +468,17 @@ class Containers:
 
     def _forget(self, run: Live) -> None:
         self.consoles.close(run.directory)
-        for descriptor in (run.monitor, run.process):
-            if descriptor is not None:
-                self._watcher.forget(descriptor)
+        with self._ends:
+            for descriptor in (run.monitor, run.process):
+                if descriptor is not None:
+                    self._watcher.forget(descriptor)
+            run.close()
         self._mounts.forget(run.record.id)
         with self._lock:
             runs = self._runs.get(run.record.pod, {})
             runs.pop(run.record.id, None)
             if not runs:
                 self._runs.pop(run.record.pod, None)
-            run.close()
 
 
 def _again(failures: int) -> float:

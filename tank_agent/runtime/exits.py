@@ -7,6 +7,9 @@ import select
 import threading
 from collections.abc import Callable
 
+import structlog
+
+_log = structlog.get_logger()
 _STOP_DEADLINE = 5.0
 
 
@@ -34,6 +37,10 @@ class ExitWatcher:
             if self._callbacks.pop(pidfd, None) is not None:
                 self._epoll.unregister(pidfd)
 
+    def alive(self) -> bool:
+        """Return whether the thread runs."""
+        return self._thread.is_alive()
+
     def close(self) -> None:
         """End the thread."""
         os.eventfd_write(self._wake, 1)
@@ -51,4 +58,12 @@ class ExitWatcher:
                     if callback is not None:
                         self._epoll.unregister(fd)
                 if callback is not None:
-                    callback()
+                    _call(callback)
+
+
+def _call(callback: Callable[[], None]) -> None:
+    try:
+        callback()
+    except Exception:
+        # The resync finds what was missed; the ends of all others are still to be seen.
+        _log.exception("an end could not be dealt with")

@@ -17,6 +17,7 @@ from pathlib import Path
 from tank_agent.errors import Retry, Stalled
 from tank_agent.linux import mounts
 from tank_agent.linux.fault import point
+from tank_agent.linux.trash import Trash
 from tank_agent.linux.user_namespaces import IdMapping
 
 MOUNT_POINT = "rootfs"
@@ -36,12 +37,16 @@ FILES = ("hosts", "hostname", "resolv.conf")
 
 
 class RootFilesystems:
-    """Mounts and removes root file systems; the upper directories lie in `data_dir/overlay/<instance>`."""
+    """Mounts and removes root file systems; the upper directories lie in `data_dir/overlay/<instance>`.
+
+    Their files are deleted from `data_dir/trash`, in the background.
+    """
 
     def __init__(self, data_dir: Path) -> None:
         self._overlays = data_dir / "overlay"
         self._skeleton = data_dir / "skeleton"
         self._overlays.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._trash = Trash(data_dir / "trash")
         _make_skeleton(self._skeleton)
 
     def mount(
@@ -83,8 +88,19 @@ class RootFilesystems:
         mounts.unmount_below(bundle / LAYERS)
 
     def remove(self, instance: str) -> None:
-        """Remove what a run wrote into its root file system."""
-        remove_tree(self._overlays / instance)
+        """Remove what a run wrote into its root file system.
+
+        Raises:
+            Retry: it cannot be moved away.
+        """
+        try:
+            self._trash.throw(self._overlays / instance)
+        except OSError as error:
+            raise Retry(f"cannot remove {self._overlays / instance}: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Stop to delete what was removed; the next agent goes on."""
+        self._trash.close()
 
     def instances(self) -> frozenset[str]:
         """Return the runs that have an upper directory."""

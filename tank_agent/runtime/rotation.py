@@ -46,6 +46,10 @@ class Rotation:
         """Begin to look."""
         self._thread.start()
 
+    def alive(self) -> bool:
+        """Return whether the thread runs."""
+        return self._thread.is_alive()
+
     def close(self) -> None:
         """End the thread."""
         self._ended.set()
@@ -89,8 +93,8 @@ class Rotation:
         while not self._ended.wait(_EVERY):
             try:
                 self.check()
-            except OSError:
-                # A full or broken disk: the next look may find it mended.
+            except Exception:
+                # Such as a full or broken disk: the next look may find it mended.
                 _log.exception("cannot rotate logs")
 
 

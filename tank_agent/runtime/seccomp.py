@@ -18,9 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import structlog
 
 from tank_agent.errors import Stalled
 from tank_agent.runtime import syscalls
+
+_log = structlog.get_logger()
 
 __all__ = ["ANNOTATION", "SeccompCache", "default_profile"]
 
@@ -150,19 +153,21 @@ class SeccompCache:
         """Keep the program that crun left at `bpf_path` when it started a container with this profile.
 
         Call it only for a container that was started without the annotation. False if there is no usable
-        program, as with a crun that was built without seccomp.
-
-        Raises:
-            OSError: `data_dir` can't be written.
+        program, as with a crun that was built without seccomp, or it cannot be written: the next start is
+        only slower.
         """
         program = _read_bounded(bpf_path, _LARGEST_PROGRAM)
         if program is None or not _is_program(program):
             return False
         key = self._key(profile)
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write_private(self._path(key), hashlib.sha256(program).digest() + program)
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _write_private(self._path(key), hashlib.sha256(program).digest() + program)
+            self._prune()
+        except OSError as error:
+            _log.warning("cannot keep the compiled seccomp profile", error=str(error))
+            return False
         self._remember(key, program)
-        self._prune()
         return True
 
     def _key(self, profile: dict[str, Any]) -> str:

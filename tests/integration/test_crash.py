@@ -170,3 +170,70 @@ def test_run_dir_lost_while_no_agent_runs(stopped_agent: Agent) -> None:
     wait_for(lambda: not Path(f"/proc/{first}").exists(), "the lost container is ended")
     agent.wait_phase("web", "running")
     assert len(agent.conmons()) == 1
+
+
+def test_what_resists_removal_keeps_no_agent_from_starting(stopped_agent: Agent) -> None:
+    agent = stopped_agent
+    agent.write("web", agent.pod_text())
+    agent.start()
+    agent.wait_phase("web", "running")
+    stubborn = Path(f"/proc/{agent.pid('web')}/root/tmp/stubborn")
+    stubborn.touch()
+    agent.kill()
+    (upper,) = (agent.data / "overlay").iterdir()
+    subprocess.run(["chattr", "+i", str(upper / "upper" / "tmp" / "stubborn")], check=True)
+    try:
+        subprocess.run(f"umount {agent.run}/netns/*; rm -rf {agent.run}/*", shell=True, check=True)
+        agent.start()
+        agent.wait_phase("web", "running")
+        wait_for(lambda: "cannot delete what a container left" in agent.log.read_text(), "it is told")
+        agent.kill()
+        agent.start()
+        agent.wait_phase("web", "running")
+    finally:
+        for path in agent.data.glob("*/*/upper/tmp/stubborn"):
+            subprocess.run(["chattr", "-i", str(path)], check=True)
+
+
+def test_a_program_that_looks_like_a_monitor_is_not_believed(stopped_agent: Agent) -> None:
+    agent = stopped_agent
+    agent.write("web", agent.pod_text())
+    agent.start()
+    agent.wait_phase("web", "running")
+    pid = agent.pid("web")
+    agent.kill()
+    (bundle,) = (agent.run / "containers").iterdir()
+    words = ["conmon", "-c", "echo; read _", "-b", str(bundle)]
+    impostors = [
+        subprocess.Popen(words, executable="/bin/sh", user=65534, group=65534, stdin=-1, stdout=-1)
+        for _ in range(3)
+    ]
+    try:
+        for impostor in impostors:
+            assert impostor.stdout is not None
+            impostor.stdout.read(1)
+        agent.start()
+        agent.wait_phase("web", "running")
+    finally:
+        for impostor in impostors:
+            impostor.communicate(b"\n")
+    # It looks again whenever one of its monitors has ended.
+    agent.tank("sync")
+    assert agent.wait_phase("web", "running")["containers"][0]["restarts"] == 0
+    assert agent.pid("web") == pid
+
+
+def test_a_start_that_the_disk_refuses_is_told_and_tried_again(stopped_agent: Agent) -> None:
+    agent = stopped_agent
+    agent.start()
+    obstacle = agent.data / "logs" / "web"
+    obstacle.touch()
+    agent.write("web", agent.pod_text())
+
+    def error() -> str:
+        return str((agent.status("web") or {}).get("error"))
+
+    wait_for(lambda: f"cannot start {obstacle}: File exists" in error(), "the error names it")
+    obstacle.unlink()
+    agent.wait_phase("web", "running")
+    wait_for(lambda: agent.output("web") == ["started"], "it prints")

@@ -105,3 +105,22 @@ def test_drain_stops_what_a_dead_agent_left_and_the_next_one_starts_it_again(age
     assert agent.leftovers() == []
     agent.start()
     assert agent.wait_phase("web", "running")["containers"][0]["restarts"] <= 1
+
+
+def test_what_runs_once_does_not_run_again_after_a_shutdown(tmp_path: Path) -> None:
+    agent = Agent(tmp_path)
+    agent.write("job", agent.pod_text(head='restart = "never"'))
+    agent.write("retried", agent.pod_text(head='restart = "on-failure"'))
+    agent.start("--stop-pods")
+    with ended(agent):
+        for name in ("job", "retried"):
+            agent.wait_phase(name, "running")
+        assert agent.stop() == 0
+        agent.start()
+        agent.wait_phase("retried", "running")
+        status = agent.wait_phase("job", "failed")
+        assert "stopped before its end" in status["containers"][0]["exit"]["reason"]
+        assert agent.output("job") == ["started"]
+        # It runs again when it is another.
+        agent.write("job", agent.pod_text(head='restart = "never"', extra='env = { A = "b" }'))
+        agent.wait_phase("job", "running")
