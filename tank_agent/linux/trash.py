@@ -28,7 +28,7 @@ class Trash:
         self._directory = directory
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._waiting: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
-        for left in self._directory.iterdir():
+        for left in list(self._directory.iterdir()):
             self._waiting.put(left)
         self._thread = threading.Thread(target=self._run, name="trash", daemon=True)
         self._thread.start()
