@@ -19,7 +19,6 @@ from tank_agent.errors import Retry, TankError
 from tank_agent.linux import mounts, pidfd
 from tank_agent.linux.fault import point
 from tank_agent.linux.mount_namespaces import MountWatch
-from tank_agent.linux.user_namespaces import IdRange
 from tank_agent.runtime import conmon, instance, limits, mounting, user_namespace
 from tank_agent.runtime.attach import Consoles
 from tank_agent.runtime.cgroup import CgroupHost
@@ -397,7 +396,8 @@ class Containers:
         run = Live(record=record, directory=self.directory / identifier)
         with self._lock:
             if container.security.userns == "auto":
-                run.record = msgspec.structs.replace(record, ids=free_range(self._ids()))
+                used = [other.record.ids for runs in self._runs.values() for other in runs.values()]
+                run.record = msgspec.structs.replace(record, ids=free_range(used))
             self._runs.setdefault(launch.pod, {})[identifier] = run
         run.directory.mkdir(mode=0o700)
         if run.record.ids is not None:
@@ -406,11 +406,6 @@ class Containers:
         point("runtime:bundle-begun")
         instance.write(run.directory, instance.RECORD, run.record)
         return run
-
-    def _ids(self) -> list[IdRange]:
-        """Return the ranges of ids in use; with the lock held."""
-        runs = (run for runs in self._runs.values() for run in runs.values())
-        return [run.record.ids for run in runs if run.record.ids is not None]
 
     def _open(self, run: Live) -> None:
         run.process = pidfd.open_process(run.pid) if run.pid else None

@@ -24,13 +24,13 @@ _SYSFS = "sysfs"
 _SYSFS_FLAGS = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC | mounts.MS_RDONLY
 
 
-def free_range(used: Collection[IdRange]) -> IdRange:
-    """Return a range that is in nobody's use.
+def free_range(used: Collection[IdRange | None]) -> IdRange:
+    """Return a range that is in nobody's use, None being those who use the host's ids.
 
     Raises:
         Retry: there is none left.
     """
-    taken = {ids.base for ids in used}
+    taken = {ids.base for ids in used if ids is not None}
     for base in range(_FIRST, _END, _SIZE):
         if base not in taken:
             return IdRange(base, _SIZE)

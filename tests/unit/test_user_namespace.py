@@ -19,7 +19,7 @@ def test_ranges_do_not_meet_and_are_used_again() -> None:
     for _ in range(3):
         used.append(free_range(used))
     assert [ids.base for ids in used] == [FIRST, FIRST + SIZE, FIRST + 2 * SIZE]
-    assert free_range([used[0], used[2]]) == used[1]
+    assert free_range([used[0], None, used[2]]) == used[1]
 
 
 def test_there_is_an_end_of_them() -> None:

@@ -60,6 +60,9 @@ class Nothing:
     def pods(self) -> frozenset[str]:
         return frozenset()
 
+    def check(self, *_: object) -> frozenset[str]:
+        return frozenset()
+
     def news(self, pod: str) -> tuple[()]:
         return ()
 
