@@ -126,6 +126,9 @@ class Connection(BaseHTTPRequestHandler):
             raise
         self._check_access(route.access)
         body = self._read_body(route.body)
+        if "" in params.values():
+            # An unset variable of a script is the usual reason.
+            raise Refused(404, "the name is empty", hint="`tank list` shows all pods")
         if route.upgrade and self.headers.get("Upgrade", "").lower() != route.upgrade:
             raise Refused(426, f"this needs an upgrade of the connection to {route.upgrade}")
         request = Request(params=params, query=_query(query), body=body, peer=self._peer, ended=self._ended)

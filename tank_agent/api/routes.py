@@ -21,7 +21,7 @@ Access = Literal["member", "owner"]
 
 
 class Route(Struct, frozen=True):
-    """One row: `{name}` in the path matches one segment, `body` is the most bytes that its body may have.
+    """One row: `{name}` in the path matches one segment, also an empty one, `body` is the most bytes that its body may have.
 
     `upgrade` names the protocol that the caller must ask to upgrade to; empty for plain HTTP.
     """
@@ -92,4 +92,4 @@ class RouteTable:
 
 
 def _pattern(path: str) -> re.Pattern[str]:
-    return re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path))
+    return re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]*)", path))

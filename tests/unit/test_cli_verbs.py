@@ -592,3 +592,12 @@ def test_list_starts_without_the_heavy_libraries(tank: Tank) -> None:
     environment = {"TANK_SOCKET": str(tank.socket)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True)
     assert done.stderr == b"[]\n"
+
+
+@pytest.mark.parametrize("verb", ["status", "get", "delete", "history", "wait", "suspend", "resume", "rollback"])
+def test_an_empty_name_is_said_and_never_means_all(tank: Tank, service: FakeService, verb: str) -> None:
+    service.add("web")
+    code, stdout, stderr = tank(verb, "")
+    assert (code, stdout) == (1, "")
+    assert "the name is empty" in stderr
+    assert service.calls == []
