@@ -148,7 +148,7 @@ def _running(settings: Settings, *, stop_pods: bool) -> Iterator[Running]:
         stack.callback(server.stop)
 
         def plant_seeds(wanted: Settings, cause: str) -> None:
-            seeding.plant(_seeds(wanted, host), wanted.seed_problems, cause)
+            seeding.plant(_seeds(wanted, host), cause)
 
         yield Running(
             reconciler=reconciler,
@@ -331,7 +331,7 @@ def _sources(
         _log.warning("pods_dir is not watched yet", trouble=trouble)
     loop.start()
     stack.callback(loop.close)
-    seeding.plant(_seeds(settings, host), settings.seed_problems, "agent start")
+    seeding.plant(_seeds(settings, host), "agent start")
     return loop, seeding
 
 
@@ -359,6 +359,7 @@ def _seeds(settings: Settings, host: Host) -> SeedSource:
     return SeedSource(
         settings.seed_dir,
         pods=tuple(seed.pod for seed in settings.seeds if selects(seed.selector, host)),
+        problems=settings.seed_problems,
         config_file=str(settings.file or ""),
         parse=parser_for(host),
     )

@@ -79,7 +79,7 @@ def merge(known: Known, snapshot: Snapshot, now: float) -> Merged:
         updated=tuple(updated),
         removed=tuple(_no_longer_declared(known, snapshot, winners)),
         seeded=frozenset(winners) if snapshot.source == "seed" else frozenset(),
-        problems=snapshot.problems + tuple(conflicts),
+        problems=_that_matter(known, snapshot) + tuple(conflicts),
     )
 
 
@@ -241,8 +241,18 @@ def _winner(
 
 
 def _seed_is_spent(known: Known, name: str) -> bool:
-    current = known.desired.get(name)
-    return name in known.spent or (current is not None and source_of(current.owner) in ("api", "seed"))
+    return name in known.spent or name in known.desired
+
+
+def _that_matter(known: Known, snapshot: Snapshot) -> tuple[Problem, ...]:
+    """Return a snapshot's problems without those of seeds whose names are taken: nobody reads these seeds."""
+    if snapshot.source != "seed":
+        return snapshot.problems
+    return tuple(
+        problem
+        for problem in snapshot.problems
+        if problem.pod is None or not _seed_is_spent(known, problem.pod)
+    )
 
 
 def _conflict(loser: Declared, owner: str, *, unreadable: bool) -> Problem:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import structlog
 
-from tank_agent.errors import Problem, TankError
+from tank_agent.errors import TankError
 from tank_agent.journal.journal import Journal
 from tank_agent.source.seed import SeedSource
 
@@ -30,15 +30,12 @@ class Seeding:
         self._suspended = suspended
         self._owed: SeedSource | None = None
 
-    def plant(self, seeds: SeedSource, problems: Sequence[Problem], cause: str) -> None:
-        """Write the seeds that were never written before; after pods_dir, which wins a name of both.
-
-        `problems` are of seeds that were read elsewhere already.
-        """
+    def plant(self, seeds: SeedSource, cause: str) -> None:
+        """Write the seeds that were never written before; after pods_dir, which wins a name of both."""
         if self._suspended():
             return
         snapshot = seeds.snapshot()
-        for problem in (*problems, *snapshot.problems):
+        for problem in snapshot.problems:
             _log.warning(
                 "problem in a seed", pod=problem.pod or "", revision="", problem=str(problem), cause=cause
             )
@@ -57,4 +54,4 @@ class Seeding:
     def catch_up(self) -> None:
         """Try again what could not be stored."""
         if self._owed is not None:
-            self.plant(self._owed, (), "resync")
+            self.plant(self._owed, "resync")

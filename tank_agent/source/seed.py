@@ -18,7 +18,7 @@ class SeedSource:
 
     Args:
         directory: may be absent, or None.
-        pods: from `[[pods]]` of `config_file`.
+        pods, problems: what `[[pods]]` of `config_file` hold.
         clock: Unix time in seconds, as files have it.
         parse: makes a PodFile of a file's bytes.
     """
@@ -28,12 +28,14 @@ class SeedSource:
         directory: Path | None,
         *,
         pods: tuple[Pod, ...] = (),
+        problems: tuple[Problem, ...] = (),
         config_file: str = "",
         clock: Callable[[], float] = time.time,
         parse: Callable[[bytes, str], PodFile] = parse_bytes,
     ) -> None:
         self._directory = directory.absolute() if directory is not None else None
         self._pods = pods
+        self._problems = problems
         self._config_file = config_file
         self._clock = clock
         self._parse = parse
@@ -44,7 +46,7 @@ class SeedSource:
             Declared(pod=pod, owner="seed", revision=content_hash(pod)[:12], file=self._config_file)
             for pod in self._pods
         ]
-        problems: list[Problem] = []
+        problems = list(self._problems)
         for file in self._read(problems):
             problems += file.problems
             declared += [

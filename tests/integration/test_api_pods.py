@@ -120,6 +120,22 @@ def test_pods_d_wins_over_a_seed_of_the_same_name(seeded: Agent) -> None:
     file = agent.write("first", agent.pod_text())
     agent.start()
     assert agent.wait_phase("first", "running")["owner"] == f"dir:{file}"
+    # Both say how it is; a seed is for who has no such pod.
+    assert agent.tank("sync", "--wait").returncode == 0
+
+
+def test_a_seed_with_mistakes_is_shown_until_it_is_mended(seeded: Agent) -> None:
+    agent = seeded
+    text = agent.config.read_text()
+    agent.config.write_text(text.replace('name = "second"', 'name = "second"\nrestrt = "x"'))
+    agent.start()
+    agent.wait_phase("first", "running")
+    status = agent.wait_phase("second", "failed")
+    assert (status["owner"], "unknown key; did you mean restart?" in status["error"]) == ("seed", True)
+    agent.config.write_text(text)
+    assert agent.process is not None
+    agent.process.send_signal(signal.SIGHUP)
+    agent.wait_phase("second", "running")
 
 
 def test_plan_says_what_would_be_done_and_does_nothing(agent: Agent) -> None:

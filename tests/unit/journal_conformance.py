@@ -293,6 +293,20 @@ class JournalConformance:
         seed = declared(pod(), "/etc/tank/seed.d/web.toml", "seed")
         assert journal.merge(snapshot(seed, source="seed")).changed == ()
 
+    def test_a_seed_whose_name_is_taken_says_nothing(self, journal: Journal) -> None:
+        journal.merge(snapshot(declared(pod())))
+        seed = declared(pod(command="other"), "/etc/tank/seed.d/web.toml", "seed")
+        wrong = Problem("/etc/tank/agent.toml", 3, "pods[0].x", "unknown key", "web")
+        assert journal.merge(snapshot(seed, source="seed")).changed == ()
+        assert journal.merge(snapshot(source="seed", problems=(wrong,))).changed == ()
+        found = journal.get("web")
+        assert (found is not None and found.error, journal.problems()) == (None, ())
+        # It is free again: the seed counts, and so does what is wrong in it.
+        journal.merge(snapshot())
+        assert journal.merge(snapshot(source="seed", problems=(wrong,))).changed == ()
+        assert journal.problems() == (wrong,)
+        assert journal.merge(snapshot(seed, source="seed")).changed == ("web",)
+
     def test_a_file_does_not_get_the_name_of_a_seed(self, journal: Journal) -> None:
         seed = declared(pod(), "/etc/tank/seed.d/web.toml", "seed")
         journal.merge(snapshot(seed, source="seed"))

@@ -594,7 +594,9 @@ def test_list_starts_without_the_heavy_libraries(tank: Tank) -> None:
     assert done.stderr == b"[]\n"
 
 
-@pytest.mark.parametrize("verb", ["status", "get", "delete", "history", "wait", "suspend", "resume", "rollback"])
+@pytest.mark.parametrize(
+    "verb", ["status", "get", "delete", "history", "wait", "suspend", "resume", "rollback"]
+)
 def test_an_empty_name_is_said_and_never_means_all(tank: Tank, service: FakeService, verb: str) -> None:
     service.add("web")
     code, stdout, stderr = tank(verb, "")

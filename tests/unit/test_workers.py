@@ -162,7 +162,7 @@ def test_seeds_that_cannot_be_stored_are_stored_later() -> None:
 
     journal, woken = Journal(clock=time.time), list[str]()
     seeding = Seeding(journal, lambda name, _: woken.append(name), lambda: False)
-    seeding.plant(SeedSource(None, pods=(pod("seed"),)), (), "agent start")
+    seeding.plant(SeedSource(None, pods=(pod("seed"),)), "agent start")
     seeding.catch_up()
     assert woken == []
     journal.full = False
