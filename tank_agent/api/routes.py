@@ -21,8 +21,9 @@ Access = Literal["member", "owner"]
 
 
 class Route(Struct, frozen=True):
-    """One row: `{name}` in the path matches one segment, also an empty one, `body` is the most bytes that its body may have.
+    """One row: `{name}` in the path matches one segment, also an empty one.
 
+    `body` is the most bytes that its body may have.
     `upgrade` names the protocol that the caller must ask to upgrade to; empty for plain HTTP.
     """
 

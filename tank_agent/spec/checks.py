@@ -288,7 +288,7 @@ def _cpu(value: float | CpuTable, path: KeyPath, findings: list[Finding]) -> Cpu
     if not CPU_PERIOD_MIN <= value.period <= CPU_PERIOD_MAX:
         message = f"must be from {CPU_PERIOD_MIN} to {CPU_PERIOD_MAX} microseconds; 100000 is usual"
         findings.append(Finding((*path, "period"), message))
-    elif not CPU_QUOTA_MIN <= value.quota <= CPU_CORES_MAX * value.period:
+    if not CPU_QUOTA_MIN <= value.quota <= CPU_CORES_MAX * max(value.period, CPU_PERIOD_MIN):
         message = (
             f"must be at least {CPU_QUOTA_MIN} microseconds, and at most {CPU_CORES_MAX} times the period"
         )

@@ -27,6 +27,7 @@ Json = dict[str, Any]
 
 # Each round repairs one level of a table, and ours are not deeper than this.
 _ROUNDS = 8
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}=[^\x00-\x1f]{0,80}")
 _HUGE = 10**40
 # With more faults than anybody reads, the values beside them are not looked at.
 _FAULTS_MAX = 1_001
@@ -251,7 +252,7 @@ class _Explainer:
         if types == ["array"] and isinstance(value, dict) and "$ref" in schema.get("items", {}):
             message = f"must be a list of tables; write [[{_dotted(path)}]] with two brackets"
         if types == ["object"] and isinstance(value, list) and value:
-            message = f"must be one table, not a list; write [{_dotted(path)}] with one bracket"
+            message = f"must be one table, not a list; write {_as_table(path, value)}"
         standin = self._standin({**schema, "type": types[0]})
         # Only a stand-in of the list's own type keeps the places of its other elements.
         if standin is None and not isinstance(path[-1], int):
@@ -316,6 +317,15 @@ def _has_type(value: object, types: list[str]) -> bool:
         (dict, {"object"}),
     ]
     return any(isinstance(value, python) and kinds & set(types) for python, kinds in names)
+
+
+def _as_table(path: KeyPath, items: list[object]) -> str:
+    """Say how what stands as a list is written as a table; lists of NAME=value are Docker's habit."""
+    first = items[0]
+    if isinstance(first, str) and _VARIABLE.fullmatch(first):
+        name, _, value = first.partition("=")
+        return f"{path[-1]} = {{ {name} = {show(value)} }}"
+    return f"[{_dotted(path)}] with one bracket"
 
 
 def _dotted(path: KeyPath) -> str:

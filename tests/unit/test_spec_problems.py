@@ -66,6 +66,8 @@ CASES: list[tuple[str, str, list[str]]] = [
     ("one bracket", '[containers]\nname = "a"\n', ["1: containers: must be a list of tables; write [[containers]]"]),
     ("two brackets", HEAD + "[[containers.limits]]\npids = 1\n",
      ["4: containers[0].limits: must be one table, not a list; write [containers.limits] with one bracket"]),
+    ("variables as a list", HEAD + 'env = ["A=b=c", "D=e"]\n',
+     ['4: containers[0].env: must be one table, not a list; write env = { A = "b=c" }']),
     ("no such network", 'network = "bridge"\n' + HEAD, ['1: network: must be one of "host", "none", not "bridge"']),
     ("network of a wrong type", "network = 5\n" + HEAD, ['1: network: must be "host", "none" or a table, not a whole']),
     # Volumes and mounts.
@@ -225,6 +227,14 @@ def test_the_same_path_twice_in_one_container() -> None:
     text = '[[volumes]]\nname = "d"\n' + HEAD + mount + mount + HEAD.replace("app", "b", 1) + mount
     assert problems(text) == [
         '11: containers[0].mounts[1].path: two mounts are at "/d" (the first is mounts[0]); move one'
+    ]
+
+
+def test_a_bad_quota_is_told_beside_a_bad_period() -> None:
+    found = problems(HEAD + "[containers.limits]\ncpu = { quota = 9, period = 1 }\n")
+    assert [line.partition(": must be ")[0] for line in found] == [
+        "5: containers[0].limits.cpu.period",
+        "5: containers[0].limits.cpu.quota",
     ]
 
 
