@@ -214,7 +214,10 @@ class Connection(BaseHTTPRequestHandler):
             close = getattr(stream.chunks, "close", None)
             if close:
                 close()
-        if chunked:
+        if self.host.stopping.is_set():
+            # What a stopping agent could still tell is not all: the caller must not take it for the end.
+            self.close_connection = True
+        elif chunked:
             self.wfile.write(b"0\r\n\r\n")
 
     def _hand_over(self, upgrade: Upgrade, protocol: str) -> None:
