@@ -100,7 +100,9 @@ def _plain(value: Any) -> Any:
 
 
 def _stem(file: str) -> str | None:
-    """Return the name that a file gives its only pod; None for standard input and the like."""
+    """Return the name that a file gives its only pod; None for standard input and a shell's `<(…)`."""
+    if file.startswith(("/dev/", "/proc/")):
+        return None
     name = PurePath(file).name.removesuffix(".toml")
     return None if name in ("", "-") or name.startswith("<") else name
 

@@ -211,6 +211,8 @@ def test_the_file_names_its_only_pod(file: str) -> None:
         ("pods.d/Db.toml", 'such as "db"; rename the file or give name'),
         ("-", 'is missing; write name = "db"'),
         ("<stdin>", 'is missing; write name = "db"'),
+        ("/dev/fd/63", 'is missing; write name = "db"'),
+        ("/proc/self/fd/0", 'is missing; write name = "db"'),
     ],
 )
 def test_a_file_whose_name_is_no_pod_name(file: str, message: str) -> None:
