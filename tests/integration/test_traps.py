@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -166,4 +165,4 @@ def test_data_stays_until_somebody_says_otherwise(agent: Agent) -> None:
     agent.wait_phase("web", "running")
     assert (data / "kept").read_text() == "data"
     refused = agent.tank("volume", "rm", "web/data")
-    assert (refused.returncode, os.listdir(data.parent)) == (1, ["data"])
+    assert (refused.returncode, [entry.name for entry in data.parent.iterdir()]) == (1, ["data"])
