@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Literal
 
@@ -14,6 +15,8 @@ from tank_agent.source.git.address import parse_url
 COMMIT = re.compile(r"[0-9a-f]{40}")
 # git-check-ref-format(1), rules 3 to 10; a leading dash would also read as an option.
 BAD_REF = re.compile(r"^[-/]|[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|^\.|\.lock(/|$)|[/.]$|^@$")
+
+_PLACEHOLDER = re.compile(r"\{(?!hostname\})[^{}/]*\}")
 
 REF_LENGTH = 255
 
@@ -99,6 +102,19 @@ def is_reference_name(name: str) -> bool:
     return bool(name) and len(name) <= REF_LENGTH and not BAD_REF.search(name)
 
 
+def parse_listen(text: str) -> tuple[str, int]:
+    """Return the address and the port of `webhook.listen`.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    host, _, port = text.rpartition(":")
+    address = str(ipaddress.ip_address(host[1:-1] if host.startswith("[") else host))
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65_535):
+        raise ValueError("not a port")
+    return address, int(port)
+
+
 def problems(settings: GitSettings) -> tuple[tuple[str, str], ...]:
     """Return what is wrong with the settings as a whole, as (key, sentence)."""
     found = [*_reference_problems(settings), *_access_problems(settings), *_verify_problems(settings)]
@@ -116,9 +132,24 @@ def problems(settings: GitSettings) -> tuple[tuple[str, str], ...]:
     ):
         message = f'"{settings.path}" is not a path in the repository; write one such as "hosts/edge-1"'
         found.append(("path", message))
-    if settings.webhook.listen is not None and settings.webhook.secret_file is None:
+    unknown = _PLACEHOLDER.search(settings.path)
+    if unknown:
+        found.append(("path", f"{unknown[0]} stands for nothing; only {{hostname}} is replaced"))
+    return (*found, *_webhook_problems(settings.webhook))
+
+
+def _webhook_problems(webhook: GitWebhook) -> list[tuple[str, str]]:
+    if webhook.listen is None:
+        return []
+    found = []
+    try:
+        parse_listen(webhook.listen)
+    except ValueError:
+        message = f'"{webhook.listen}" is no address with a port; write one such as "127.0.0.1:9470"'
+        found.append(("webhook.listen", message))
+    if webhook.secret_file is None:
         found.append(("webhook.secret_file", "is needed: without a secret anybody could wake the agent"))
-    return tuple(found)
+    return found
 
 
 def _reference_problems(settings: GitSettings) -> list[tuple[str, str]]:

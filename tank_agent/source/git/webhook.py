@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import hmac
 import http.server
-import ipaddress
 import socket
 import socketserver
 import threading
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tank_agent.errors import Stalled
-from tank_agent.source.git.settings import GitWebhook
+from tank_agent.source.git.settings import GitWebhook, parse_listen
 
 # GitHub sends up to 25 MiB; it is hashed as it comes and never kept.
 BODY_LIMIT = 25 << 20
@@ -80,17 +79,17 @@ class WebhookServer:
     """Listens for webhooks in a thread.
 
     Args:
-        settings: `listen` and `secret_file` are both set.
+        settings: checked; `listen` and `secret_file` are both set.
         wake: must return at once.
 
     Raises:
-        Stalled: the address or the secret cannot be used.
+        Stalled: the address is taken, or the secret cannot be used.
     """
 
     def __init__(
         self, settings: GitWebhook, wake: Callable[[], None], *, limit: RateLimit | None = None
     ) -> None:
-        host, port = _address(settings.listen or "")
+        host, port = parse_listen(settings.listen or "")
         secret = _secret(settings.secret_file)
         try:
             self._server = _Server((host, port), secret, wake, limit if limit is not None else RateLimit())
@@ -209,16 +208,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Log nothing: a caller must not be able to fill a disk."""
-
-
-def _address(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    try:
-        return str(ipaddress.ip_address(host.strip("[]"))), int(port)
-    except ValueError:
-        raise Stalled(
-            f"{text!r} is no address to listen on", hint='write git.webhook.listen = "127.0.0.1:9470"'
-        ) from None
 
 
 def _secret(path: str | None) -> bytes:
