@@ -29,7 +29,8 @@ class Installed:
         self.sh(
             f"mkdir -p {_ROOTFS}/bin {_ROOTFS}/etc; "
             f"test -e {_ROOTFS}/bin/busybox || cp /bin/busybox {_ROOTFS}/bin/busybox; "
-            f"for name in sh sleep echo cat dd head nc true; do ln -sf busybox {_ROOTFS}/bin/$name; done"
+            f"cd {_ROOTFS}/bin; "
+            "for name in sh sleep echo cat chmod dd head nc stty true; do ln -sf busybox $name; done"
         )
         return self.apt("install", f"/root/{package.name}")
 

@@ -103,3 +103,16 @@ def test_a_full_disk_stops_nobody_and_is_recovered_from(machine: Installed) -> N
         assert machine.wait_phase("web")["containers"][0]["pid"] == pid
     finally:
         machine.sh("rm -f /etc/tank/pods.d/*.toml; systemctl stop tank-pods; umount /var/lib/tank")
+
+
+def test_a_command_has_a_terminal_of_the_right_size_and_a_telling_exit_code(machine: Installed) -> None:
+    machine.pod("web")
+    machine.wait_phase("web")
+    ask = "stty rows 33 cols 101; tank exec web -- stty size"
+    said = machine.sh(f"for i in 1 2 3 4 5; do script -qec '{ask}' /dev/null; done")
+    assert said.count("33 101") == 5, said
+    machine.vm.tank(
+        "exec", "-T", "web", "--", "/bin/sh", "-c", "echo nonsense > /bin/none; chmod 755 /bin/none"
+    )
+    codes = "for name in none no-such-command /etc; do tank exec web -- $name || echo $?; done"
+    assert machine.sh(f"({codes}) </dev/null 2>/dev/null").split() == ["126", "127", "126"]
