@@ -14,7 +14,8 @@ T = TypeVar("T")
 # Prints a numbered line every 50 ms or so, so that a lost one shows, and ends at once when asked to.
 COUNT = "trap 'echo bye; exit 0' TERM; i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done"
 _ROOTFS = "/srv/busybox"
-_SLOW = 120.0
+# Half a minute when nothing else runs here.
+_SLOW = 240.0
 
 
 class Installed:
@@ -24,7 +25,12 @@ class Installed:
         self.vm = machine
 
     def install(self, package: Path) -> Result:
-        """Install or upgrade with apt, and make a root file system for pods."""
+        """Install or upgrade with apt."""
+        self.upload(package)
+        return self.apt("install", f"/root/{package.name}")
+
+    def upload(self, package: Path) -> None:
+        """Put a package into /root, and make a root file system for pods."""
         self.vm.write(f"/root/{package.name}", package.read_bytes())
         self.sh(
             f"mkdir -p {_ROOTFS}/bin {_ROOTFS}/etc; "
@@ -32,7 +38,6 @@ class Installed:
             f"cd {_ROOTFS}/bin; "
             "for name in sh sleep echo cat chmod dd head nc stty true; do ln -sf busybox $name; done"
         )
-        return self.apt("install", f"/root/{package.name}")
 
     def apt(self, *arguments: str) -> Result:
         """Run apt-get as a user would, but unattended; there is no network, and none is needed."""
@@ -78,6 +83,8 @@ class Installed:
                 raise AssertionError(
                     f"not within {seconds:g} s: {what}; last: {answer!r}\n{self.statuses()}\n{log}"
                 )
+            # Each look costs the emulated cores a process or two.
+            time.sleep(0.2)
 
     def wait_phase(self, name: str, phase: str = "running", seconds: float = _SLOW) -> dict[str, Any]:
         """Wait until a pod is in a phase and return its status."""

@@ -21,10 +21,12 @@ _ORDER = ("test_package", "test_machine", "test_power", "test_removal")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give system tests the time that they need, and run those that end the package last."""
     ours = [item for item in items if Path(__file__).parent in item.path.parents]
-    for item in ours:
-        item.add_marker(pytest.mark.timeout(TEST_SECONDS if item is not ours[0] else MAKE_SECONDS))
-    ordered = iter(sorted(ours, key=lambda item: _ORDER.index(item.path.stem)))
-    items[:] = [next(ordered) if item in ours else item for item in items]
+    ordered = sorted(ours, key=lambda item: _ORDER.index(item.path.stem))
+    for item in ordered:
+        # The first one makes disk, package and machine, where they are missing.
+        item.add_marker(pytest.mark.timeout(MAKE_SECONDS if item is ordered[0] else TEST_SECONDS))
+    following = iter(ordered)
+    items[:] = [next(following) if item in ours else item for item in items]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from pathlib import Path
 
 from tests.support.installed import Installed
 
@@ -16,11 +16,9 @@ def test_memory_limit_kills_and_says_so(machine: Installed) -> None:
         head='restart = "never"',
         extra='[containers.limits]\nmemory = "32M"',
     )
-    status = machine.wait_phase("hungry", "failed")
-    events = [json.loads(line) for line in machine.vm.tank("events", "-o", "json").out.splitlines()]
-    exit_ = status["containers"][0]["exit"]
-    # The shell lives on, its child was killed: either way the reason is known.
-    assert exit_["oom"] or any("memory" in event["message"] for event in events), (exit_, events[-5:])
+    exit_ = machine.wait_phase("hungry", "failed")["containers"][0]["exit"]
+    # The shell outlives its child and ends with a code of its own: the reason is known all the same.
+    assert (exit_["code"], exit_["oom"]) == (3, True)
 
 
 def test_memory_limit_on_the_main_process(machine: Installed) -> None:
@@ -31,10 +29,7 @@ def test_memory_limit_on_the_main_process(machine: Installed) -> None:
         extra='[containers.limits]\nmemory = "32M"',
     )
     exit_ = machine.wait_phase("hungry", "failed")["containers"][0]["exit"]
-    assert (exit_["oom"], exit_["signal"]) == (True, "SIGKILL") or (exit_["oom"], exit_["signal"]) == (
-        True,
-        9,
-    )
+    assert (exit_["signal"], exit_["oom"]) == (9, True)
 
 
 def test_process_and_cpu_limits(machine: Installed) -> None:
@@ -46,13 +41,19 @@ def test_process_and_cpu_limits(machine: Installed) -> None:
     group = machine.cgroup(machine.wait_phase("busy")["containers"][0]["pid"])
     machine.wait("forks fail", lambda: "max 0" not in machine.sh(f"cat {group}/pids.events").splitlines(), 60)
     assert int(machine.sh(f"cat {group}/pids.current")) <= 5
-    used = machine.sh(
-        f"usage() {{ sed -n 's/usage_usec //p' {group}/cpu.stat; }}; first=$(usage); began=$(date +%s%N);"
-        " sleep 5; last=$(usage); ended=$(date +%s%N);"
-        " echo $(( (last - first) * 100000 / (ended - began) ))"
+    # By the kernel's own count, whatever else the emulated cores do: 20 ms in each period of 100 ms.
+    before = _cpu(machine, group)
+    machine.wait(
+        "it was held back", lambda: _cpu(machine, group)["nr_throttled"] >= before["nr_throttled"] + 30
     )
-    # Percent of one core; one throttled period more or less.
-    assert 10 <= int(used) <= 24
+    after = _cpu(machine, group)
+    periods = after["nr_periods"] - before["nr_periods"]
+    assert (after["usage_usec"] - before["usage_usec"]) / periods < 24_000, (before, after)
+
+
+def _cpu(machine: Installed, group: Path) -> dict[str, int]:
+    lines = machine.sh(f"cat {group}/cpu.stat").splitlines()
+    return {name: int(value) for name, value in (line.split() for line in lines)}
 
 
 def test_a_pod_with_its_own_address_is_reached_from_outside(machine: Installed) -> None:

@@ -54,6 +54,26 @@ def test_the_sample_starts_nothing_and_the_machine_is_well(machine: Installed) -
     assert doctor, "the doctor is silent"
 
 
+def test_the_group_may_use_the_agent_and_nobody_else(installed: Installed) -> None:
+    installed.sh("useradd -G tank member && useradd stranger")
+    try:
+        assert installed.sh("runuser -u member -- tank list -o json") == "[]"
+        refused = installed.vm.run("runuser", "-u", "stranger", "--", "tank", "list", check=False)
+        assert refused.code == 1
+        assert "only root and members of group tank" in refused.err
+        assert "adduser" in refused.err
+    finally:
+        installed.sh("userdel member; userdel stranger")
+
+
+def test_the_figure_of_the_security_page_is_systemds(installed: Installed) -> None:
+    said = installed.sh("systemd-analyze security --no-pager tank-agent | tail -1")
+    figure = re.search(r"tank-agent\.service: ([0-9.]+) ", said)
+    assert figure is not None, said
+    page = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+    assert f"`systemd-analyze security tank-agent` says {figure.group(1)} (of 10" in page
+
+
 def test_the_first_pod_from_a_file(machine: Installed) -> None:
     machine.pod("web")
     status = machine.wait_phase("web")
@@ -106,6 +126,31 @@ def test_restart_kill_reload_and_reexec_leave_pods_limits_and_logs_alone(machine
     before = contiguous(machine.lines("web"))
     machine.wait("it goes on to print", lambda: contiguous(machine.lines("web")) > before)
     assert "left-over process" not in machine.sh("journalctl -b -u tank-agent -u tank-pods -o cat")
+
+
+def test_a_mistake_in_agent_toml_takes_nothing_down(machine: Installed) -> None:
+    machine.pod("web")
+    pid = machine.wait_phase("web")["containers"][0]["pid"]
+    machine.sh("cp /etc/tank/agent.toml /root/agent.toml")
+    machine.vm.write("/etc/tank/agent.toml", '[reconcile]\nresink = "5s"\n')
+    try:
+        agent = machine.sh("systemctl show -P MainPID tank-agent")
+        machine.sh("systemctl reload tank-agent")
+        assert "agent.toml has errors" in machine.sh("systemctl show -P StatusText tank-agent")
+        assert machine.sh("systemctl show -P MainPID tank-agent") == agent
+        assert "agent.toml:2: reconcile.resink" in machine.sh(
+            "journalctl -b -u tank-agent -p err -o cat -n 5"
+        )
+        # A new agent cannot start with it; it is tried again until the file is right.
+        machine.sh("systemctl restart --no-block tank-agent")
+        machine.wait(
+            "it fails", lambda: machine.sh("systemctl show -P NRestarts tank-agent") not in ("", "0")
+        )
+        assert machine.sh(f"cat /proc/{pid}/comm") == "sh"
+    finally:
+        machine.sh("cp /root/agent.toml /etc/tank/agent.toml")
+    machine.wait_for_agent()
+    assert machine.wait_phase("web")["containers"][0]["pid"] == pid
 
 
 def test_a_hung_agent_is_restarted_by_the_watchdog(machine: Installed) -> None:

@@ -29,12 +29,14 @@ def test_an_upgrade_keeps_every_container_and_every_line(machine: Installed, pac
     for name in ("first", "second"):
         machine.pod(name, extra='[containers.limits]\nmemory = "64M"')
     before = {name: machine.wait_phase(name)["containers"][0]["pid"] for name in ("first", "second")}
+    machine.sh("echo '# Ours.' >> /etc/tank/agent.toml")
     agent = machine.sh("systemctl show -P MainPID tank-agent")
     machine.install(newer)
     machine.wait_for_agent()
     assert machine.sh("dpkg-query -W -f '${Version}' tank-agent") == version_of(newer)
     assert machine.sh("systemctl show -P MainPID tank-agent") != agent
     assert machine.pids() == before
+    assert machine.sh("tail -1 /etc/tank/agent.toml") == "# Ours."
     for name in before:
         seen = contiguous(machine.lines(name))
         machine.wait(f"{name} goes on", lambda name=name, seen=seen: contiguous(machine.lines(name)) > seen)  # type: ignore[misc]
@@ -74,11 +76,33 @@ def test_a_reboot_brings_everything_back_and_keeps_decisions(machine: Installed)
         assert "deleted" not in machine.statuses()
         failing = machine.wait_phase("failing", "backing-off")
         assert (failing["next_retry"], failing["containers"][0]["exit"]["code"]) == (retry, 7)
+        assert machine.sh("stat -c '%a %G' /run/tank /run/tank/tank.sock") == "711 root\n660 tank"
     finally:
         machine.sh(
             "cp /root/agent.toml /etc/tank/agent.toml; rm /etc/tank/seed.d/*; systemctl restart tank-agent"
         )
         machine.vm.tank("delete", "changed")
+
+
+def test_at_power_off_pods_stop_in_order_while_the_network_is_up(machine: Installed) -> None:
+    # Its last words go through its own interface, on the machine's network card.
+    last_words = "trap 'echo farewell | nc -w 5 10.77.0.1 9000; exit 0' TERM; while :; do sleep 0.2; done"
+    machine.pod("lan", last_words, head='[network]\n[[network.nics]]\nname = "eth0"\nip = "10.77.0.52/24"')
+    machine.pod("web")
+    for name in ("lan", "web"):
+        machine.wait_phase(name)
+    with machine.vm.listening_outside(9000) as heard:
+        machine.vm.power_off()
+        assert heard() == "farewell\n"
+    machine.vm.start()
+    machine.wait_for_agent()
+    assert machine.lines("web").count("bye") == 1
+    for name in ("lan", "web"):
+        machine.wait_phase(name)
+    # systemd had nothing left to kill.
+    log = machine.sh("journalctl -b -1 -o cat -u tank-agent -u tank-pods")
+    assert "Failed with result" not in log
+    assert "left-over process" not in log
 
 
 @pytest.mark.parametrize("cut", range(_CUTS))

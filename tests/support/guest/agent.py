@@ -31,8 +31,12 @@ def main(device: str) -> None:
                 continue
             *lines, pending = (pending + chunk).split(b"\n")
             for line in lines:
-                if line:
+                try:
                     request = json.loads(line)
+                except ValueError:
+                    # The rest of a request that was cut in two by a reboot.
+                    continue
+                else:
                     threading.Thread(target=_serve, args=(request, writer), daemon=True).start()
 
 
