@@ -291,7 +291,8 @@ def fish(commands: list[Command]) -> str:
             flags = " ".join(
                 f"-l {flag[2:]}" if flag.startswith("--") else f"-s {flag[1:]}" for flag in option.flags
             )
-            takes = " -r" if option.value else ""
+            # -x: a value of its own kind, and never a file.
+            takes = " -x" if option.choices else " -r" if option.value else ""
             choices = f" -a '{' '.join(option.choices)}'" if option.choices else ""
             lines.append(f"complete -c tank {seen} {flags}{takes}{choices} -d {_quoted(option.help)}\n")
     return "".join(lines)

@@ -2,9 +2,45 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from tests.support.installed import Installed
+
+OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+
+
+def test_a_backup_is_restored_after_everything_was_lost(installed: Installed, package: Path) -> None:
+    machine = installed
+    back_up, restore = re.findall(
+        r"test_removal.py runs these lines -->\n```sh\n(.*?)```", OPERATIONS.read_text(), re.S
+    )
+    machine.pod(
+        "web",
+        head='[[volumes]]\nname = "data"\n',
+        extra='[[containers.mounts]]\nvolume = "data"\npath = "/data"',
+    )
+    machine.pod("applied")
+    machine.sh("mv /etc/tank/pods.d/applied.toml /root/")
+    machine.wait("it is no file's", lambda: "applied" not in machine.statuses())
+    machine.vm.tank("apply", "/root/applied.toml")
+    for name in ("web", "applied"):
+        machine.wait_phase(name)
+    machine.vm.tank("exec", "-T", "web", "--", "/bin/sh", "-c", "echo precious > /data/file")
+    machine.sh(back_up)
+
+    machine.apt("purge", "tank-agent")
+    machine.sh("rm -r /var/lib/tank /etc/tank")
+    machine.install(package)
+    machine.wait_for_agent()
+    assert machine.statuses() == {}
+    machine.sh(restore)
+    machine.wait_for_agent()
+    assert machine.wait_phase("applied")["owner"] == "api"
+    machine.wait_phase("web")
+    assert machine.vm.tank("exec", "-T", "web", "--", "cat", "/data/file").out == "precious\n"
+    machine.vm.tank("delete", "applied")
+    machine.clean()
 
 
 def test_remove_stops_everything_and_purge_keeps_volumes(installed: Installed, package: Path) -> None:

@@ -49,6 +49,19 @@ def test_the_shells_can_read_their_completions(generated: Path) -> None:
     assert not re.search(r"@[A-Z]+@", (generated / "_tank").read_text())
 
 
+def test_fish_completes_verbs_and_options(generated: Path) -> None:
+    script = f"source {generated / 'tank.fish'}; complete -C 'tank sta'; complete -C 'tank status -o '"
+    command = ["fish", "--no-config", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    assert [line.partition("\t")[0] for line in done.stdout.splitlines()] == ["status", "json", "text"]
+    assert done.stderr == ""
+
+
+def test_zsh_reads_its_completion(generated: Path) -> None:
+    done = subprocess.run(["zsh", "-n", str(generated / "_tank")], capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_bash_completes_verbs_and_options(generated: Path) -> None:
     script = (
         f"source {generated / 'tank'}; COMP_WORDS=(tank st); COMP_CWORD=1; _tank; echo ${{COMPREPLY[@]}};"

@@ -31,12 +31,8 @@ def main(device: str) -> None:
                 continue
             *lines, pending = (pending + chunk).split(b"\n")
             for line in lines:
-                try:
+                if line:
                     request = json.loads(line)
-                except ValueError:
-                    # The rest of a request that was cut in two by a reboot.
-                    continue
-                else:
                     threading.Thread(target=_serve, args=(request, writer), daemon=True).start()
 
 
