@@ -29,6 +29,9 @@ from tests.support.image import OUTSIDE, image
 BOOT_DEADLINE = 600.0
 COMMAND_DEADLINE = 120.0
 _MEMORY = 1280
+# What a machine is made of is named after the process of its test.
+_PREFIX = "tank-vm-"
+_NAMESPACES = Path("/run/netns")
 
 
 class Result(NamedTuple):
@@ -48,7 +51,7 @@ class Machine:
         self.console = directory / "console.log"
         self._kernel = built.kernel
         self._disk = directory / "disk.qcow2"
-        self._namespace = f"tank-vm-{os.getpid()}"
+        self._namespace = f"{_PREFIX}{os.getpid()}"
         self._process: subprocess.Popen[bytes] | None = None
         self._port: socket.socket | None = None
         self._reader: threading.Thread | None = None
@@ -291,7 +294,8 @@ def _run(*argv: str) -> None:
 @contextmanager
 def running_machine() -> Iterator[Machine]:
     """Give a machine that is on, and leave nothing of it."""
-    directory = Path(tempfile.mkdtemp(prefix="tank-vm-", dir=scratch_parent()))
+    _sweep()
+    directory = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=scratch_parent()))
     try:
         machine = Machine(directory)
         try:
@@ -301,3 +305,17 @@ def running_machine() -> Iterator[Machine]:
             machine.close()
     finally:
         shutil.rmtree(directory)
+
+
+def _sweep() -> None:
+    """Remove what tests left that were killed themselves: their QEMU died with them, the rest did not."""
+    for namespace in _NAMESPACES.glob(f"{_PREFIX}*"):
+        if not _is_alive(namespace.name):
+            _run("ip", "netns", "delete", namespace.name)
+    for directory in scratch_parent().glob(f"{_PREFIX}*"):
+        if not _is_alive(directory.name):
+            shutil.rmtree(directory)
+
+
+def _is_alive(name: str) -> bool:
+    return Path("/proc", name.removeprefix(_PREFIX).partition("-")[0]).is_dir()
