@@ -30,7 +30,7 @@ from tank_agent.runtime.instance import ChangeFailure, Record, State, Stopping, 
 from tank_agent.runtime.launch import Launch, Seccomp, make_bundle
 from tank_agent.runtime.live import Live
 from tank_agent.runtime.output import last_bytes
-from tank_agent.runtime.rootfs import RootFilesystems, remove_tree
+from tank_agent.runtime.rootfs import RootFilesystems
 from tank_agent.runtime.user_namespace import free_range
 from tank_agent.runtime.volumes import Volumes
 from tank_agent.spec.model import Container, Security, Volume
@@ -213,7 +213,7 @@ class Containers:
         self._forget(run)
         # A volume that were still mounted there would be removed with it.
         mounts.unmount_tree(run.directory)
-        _remove_bundle(run.directory)
+        instance.remove(run.directory)
         point("runtime:removed")
 
     def change(self, run: Live, container: Container, settings: str) -> None:
@@ -248,7 +248,7 @@ class Containers:
         """Notice which mounts the runs of a pod lost; `files` is the directory with the pod's files."""
         for run in self.runs(pod):
             # Another thread may close the run's own; a number that is used again must not lead elsewhere.
-            with self._lock:
+            with self._ends:
                 process = os.dup(run.process) if run.process is not None else None
             if process is None or run.state is not State.RUNNING:
                 continue
@@ -418,21 +418,26 @@ class Containers:
         if run.monitor is not None:
             self._watcher.watch(run.monitor, lambda: self._monitor_ended(run))
         else:
-            self._monitor_ended(run)
+            self._go_on_without_monitor(run)
 
     def _monitor_ended(self, run: Live) -> None:
+        """Deal with the end of a monitor, of which an event and the resync may tell at once."""
+        with self._ends:
+            if run.monitor is not None and run.exit is None:
+                self._go_on_without_monitor(run)
+
+    def _go_on_without_monitor(self, run: Live) -> None:
         """Find out whether the container ended, or only its monitor."""
         with self._ends:
-            if run.exit is None and not run.lost:
-                exit_ = read_exit(run.directory, run.process, self._now())
-                if exit_ is None and run.process is not None and not pidfd.ended(run.process):
-                    run.lost = True
-                    monitor, run.monitor = run.monitor, None
-                    self._close_monitor(monitor)
-                    self._watcher.watch(run.process, lambda: self._orphan_ended(run))
-                else:
-                    run.exit = exit_ or unknown_exit(run.process, self._now())
-                    self._mounts.forget(run.record.id)
+            exit_ = read_exit(run.directory, run.process, self._now())
+            if exit_ is None and run.process is not None and not pidfd.ended(run.process):
+                run.lost = True
+                monitor, run.monitor = run.monitor, None
+                self._close_monitor(monitor)
+                self._watcher.watch(run.process, lambda: self._orphan_ended(run))
+            else:
+                run.exit = exit_ or unknown_exit(run.process, self._now())
+                self._mounts.forget(run.record.id)
         self._wake(run.record.pod)
 
     def _orphan_ended(self, run: Live) -> None:
@@ -486,11 +491,3 @@ def _known_signal(name: str | None) -> int:
     with contextlib.suppress(ValueError):
         return signal_number(name or "SIGTERM")
     return signal.SIGTERM
-
-
-def _remove_bundle(directory: Path) -> None:
-    # The record goes last: as long as it is there, the next agent knows what to remove.
-    for entry in directory.iterdir() if directory.exists() else ():
-        if entry.name != instance.RECORD:
-            remove_tree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-    remove_tree(directory)

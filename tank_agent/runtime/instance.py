@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from tank_agent.linux.fault import point
 from tank_agent.linux.user_namespaces import IdRange
+from tank_agent.runtime.rootfs import remove_tree
 from tank_agent.spec.model import Limits
 
 RECORD = "record.json"
@@ -121,6 +122,17 @@ def read_stopping(directory: Path) -> Stopping | None:
         return msgspec.json.decode((directory / STOPPING).read_bytes(), type=Stopping)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
+
+
+def remove(directory: Path) -> None:
+    """Remove an instance's directory, if it is there. The record goes last.
+
+    As long as that is there, the next agent knows what to remove.
+    """
+    for entry in directory.iterdir() if directory.exists() else ():
+        if entry.name != RECORD:
+            remove_tree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    remove_tree(directory)
 
 
 def read_number(path: Path) -> int | None:

@@ -142,6 +142,26 @@ def test_a_killed_agent_leaves_containers_alone(stopped_agent: Agent) -> None:
     assert status["containers"][0]["exit"]["signal"] == signal.SIGKILL
 
 
+def test_a_monitor_that_is_killed_while_no_agent_runs(stopped_agent: Agent) -> None:
+    agent = stopped_agent
+    # Silent, and it ends by SIGKILL only.
+    agent.write("web", agent.pod_text(command=["/bin/sleep", "100000"]))
+    agent.start()
+    agent.wait_phase("web", "running")
+    pid = agent.pid("web")
+    agent.kill()
+    for monitor in agent.conmons():
+        os.kill(monitor, signal.SIGKILL)
+    wait_for(lambda: not agent.conmons(), "the monitor is gone")
+    assert Path(f"/proc/{pid}").exists()
+    agent.start()
+    # What nobody watches is replaced.
+    wait_for(lambda: not Path(f"/proc/{pid}").exists(), "it is ended")
+    status = agent.wait_phase("web", "running")
+    assert status["containers"][0]["restarts"] == 1
+    assert len(agent.conmons()) == 1
+
+
 def test_an_end_while_no_agent_runs_is_recorded(stopped_agent: Agent) -> None:
     agent = stopped_agent
     command = ["/bin/sh", "-c", "while [ ! -e /tmp/go ]; do sleep 0.05; done; exit 3"]
