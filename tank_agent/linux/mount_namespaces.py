@@ -7,6 +7,7 @@ does anything else afterwards.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import select
 import struct
@@ -105,11 +106,18 @@ class MountWatch:
         self._files: dict[str, int] = {}
 
     def watch(self, name: str, pid: int) -> None:
-        """Begin to watch a process's namespace under a name; nothing happens if the process is gone."""
+        """Begin to watch a process's namespace under a name; nothing happens if the process has ended.
+
+        Raises:
+            OSError: there are no more descriptors.
+        """
         try:
             file = os.open(f"/proc/{pid}/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
-        except (FileNotFoundError, ProcessLookupError):
-            return
+        except OSError as error:
+            # The last: it waits to be reaped, and has no namespaces any more.
+            if error.errno in (errno.ENOENT, errno.ESRCH, errno.EINVAL):
+                return
+            raise
         self.forget(name)
         with self._lock:
             self._files[name] = file

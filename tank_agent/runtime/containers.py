@@ -414,7 +414,11 @@ class Containers:
 
     def _watch(self, run: Live) -> None:
         if run.pid is not None and run.process is not None:
-            self._mounts.watch(run.record.id, run.pid)
+            try:
+                self._mounts.watch(run.record.id, run.pid)
+            except OSError as error:
+                # Its end must be seen all the same.
+                _log.warning("cannot watch a container's mounts", id=run.record.id, error=str(error))
         if run.monitor is not None:
             self._watcher.watch(run.monitor, lambda: self._monitor_ended(run))
         else:
