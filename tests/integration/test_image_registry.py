@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 
+import msgspec
 import pytest
 
 from tank_agent.errors import Stalled
@@ -67,7 +68,9 @@ def test_plain_registry_on_loopback(place: Path, layout: Path) -> None:
     with Store(place / "store", settings(place)) as store:
         assert store.cached(f"{host}/team/busybox:1.0") == image
         assert store.pull(f"{host}/team/busybox:1.0") == image
-        assert store.pull(f"{host}/team/busybox:1.0", policy="always") == image
+        kept = store.pull(f"{host}/team/busybox:1.0", policy="always")
+        assert msgspec.structs.replace(kept, not_refreshed="") == image
+        assert "Connection refused" in kept.not_refreshed
         assert store.pull(f"{host}/team/busybox:1.0", policy="never") == image
         assert store.cached(f"{host}/team/busybox@{image.digest}") is not None
         with pytest.raises(Stalled, match="may not be fetched"):
