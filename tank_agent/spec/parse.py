@@ -101,7 +101,7 @@ def _plain(value: Any) -> Any:
 
 def _stem(file: str) -> str | None:
     """Return the name that a file gives its only pod; None for standard input and a shell's `<(…)`."""
-    if file.startswith(("/dev/", "/proc/")):
+    if file.startswith(("/dev/fd/", "/dev/std", "/proc/")):
         return None
     name = PurePath(file).name.removesuffix(".toml")
     return None if name in ("", "-") or name.startswith("<") else name
