@@ -111,13 +111,18 @@ class Reconciler:
         return tuple(sorted(names | set(machine.journal.statuses())))
 
     def drain(self, timeout: float) -> bool:
-        """Stop every pod, though it stays desired; False if some still run after `timeout` seconds."""
+        """Stop every pod, though it stays desired, and then the workers.
+
+        False if some pods still run after `timeout` seconds; workers go on then.
+        """
         self._draining = True
         for pod in self.known_pods():
             self.wake(pod, "agent stops")
         machine = self._machine
         stopped = self.wait_until(lambda: not (machine.containers.pods() or machine.networks.pods()), timeout)
         if stopped:
+            # A pod's files have one owner at a time: no worker is still in the middle of a step.
+            self.close()
             for pod in self.known_pods():
                 machine.networks.forget(pod)
         return stopped

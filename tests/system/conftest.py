@@ -52,5 +52,8 @@ def installed(package: Path) -> Iterator[Installed]:
 @pytest.fixture
 def machine(installed: Installed) -> Iterator[Installed]:
     """Return the machine with a running agent and no pods; what the test declares in files is removed."""
+    # A test that failed with the machine off is no reason for the next to fail.
+    installed.vm.switch_on()
     yield installed
+    installed.vm.switch_on()
     installed.clean()

@@ -121,6 +121,29 @@ def test_a_resync_looks_at_every_pod_that_it_can() -> None:
     assert loop.resync() == 2
 
 
+def test_what_a_pod_leaves_is_removed_only_when_no_worker_is_in_the_middle_of_it() -> None:
+    order: list[str] = []
+    begun = threading.Event()
+
+    class Forgetful(Nothing):
+        def forget(self, pod: str) -> None:
+            order.append("removed")
+
+    class Slow(Did):
+        def do(self, action: object, work: Work) -> None:
+            begun.set()
+            time.sleep(0.2)
+            order.append("step done")
+            raise Retry("later")
+
+    loop = reconciler(Forgetful(Retry("bad")), Slow())
+    loop.start()
+    loop.wake("good", "test")
+    assert begun.wait(DEADLINE)
+    assert loop.drain(DEADLINE)
+    assert order == ["step done", "removed", "removed"]
+
+
 def test_a_reference_that_the_store_cannot_read_is_a_failure_of_its_container() -> None:
     class Store:
         def cached(self, reference: str) -> Image | None:
