@@ -222,7 +222,7 @@ def _interactive(settings: Settings, machine: Machine, tools: Tools, reconciler:
     executor = Executor(tools.crun, settings.run_dir, tools.cgroups)
     runs = [run for pod in containers.pods() for run in containers.runs(pod)]
     executor.sweep(
-        {pid for run in runs for pid in tools.cgroups.processes(run.record.cgroup) if pid != run.pid}
+        lambda: {pid for run in runs for pid in tools.cgroups.processes(run.record.cgroup) if pid != run.pid}
     )
     return Interactive(machine.journal, containers, reconciler, executor)
 

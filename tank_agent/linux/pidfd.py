@@ -8,7 +8,7 @@ import os
 import select
 import signal
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 
@@ -45,6 +45,24 @@ def send_signal(pidfd: int, number: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def signal_all(members: Callable[[], Collection[int]], number: int) -> None:
+    """Send a signal to every process of a set that changes, such as a control group's; none to any other.
+
+    `members` is asked twice: once a descriptor holds a process, its number cannot become another's.
+    """
+    held: dict[int, int] = {}
+    try:
+        for pid in members():
+            descriptor = open_process(pid)
+            if descriptor is not None:
+                held[pid] = descriptor
+        for pid in held.keys() & set(members()):
+            send_signal(held[pid], number)
+    finally:
+        for descriptor in held.values():
+            os.close(descriptor)
 
 
 def start_time(pid: int) -> int | None:

@@ -461,9 +461,7 @@ class Containers:
             pidfd.wait(run.monitor, _MONITOR_DEADLINE_MS)
 
     def _kill_group(self, cgroup: str) -> None:
-        for pid in self._tools.cgroups.processes(cgroup):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        pidfd.signal_all(lambda: self._tools.cgroups.processes(cgroup), signal.SIGKILL)
 
     def _detach(self, directory: Path) -> None:
         self._tools.volumes.detach(directory)

@@ -131,14 +131,14 @@ class Executor:
             self._free.release()
             raise
 
-    def sweep(self, inside: Collection[int]) -> None:
+    def sweep(self, inside: Callable[[], Collection[int]]) -> None:
         """Hang up the commands that an agent which was killed has left, and remove their files.
 
-        `inside` are the processes that live in our containers now, without the main ones.
+        `inside` returns the processes that live in our containers now, without the main ones.
         """
         for directory in self.directory.iterdir():
             pid = read_number(directory / "pid")
-            if pid is not None and pid in inside and _began_with(pid, directory / "pid"):
+            if pid is not None and pid in inside() and _began_with(pid, directory / "pid"):
                 _signal_group(pid, inside, signal.SIGHUP)
             remove_tree(directory)
 
@@ -301,7 +301,7 @@ class Execution:
     def signal(self, number: int) -> None:
         """Send a signal to the command and its process group; nothing if it has ended."""
         if self.begun() and self._process is not None and not pidfd.ended(self._process):
-            _signal_group(self._pid, self._inside(), number)
+            _signal_group(self._pid, self._inside, number)
 
     def read(self, descriptor: int, size: int) -> bytes:
         """Read from the terminal or an output."""
@@ -412,17 +412,22 @@ def complaint(printed: bytes) -> str:
     return said if said in _EXEC_ERRORS else ""
 
 
-def _signal_group(leader: int, inside: Collection[int], number: int) -> None:
+def _signal_group(leader: int, inside: Callable[[], Collection[int]], number: int) -> None:
     """Send a signal to a process and to the others of its group, but only to those in the container.
 
     crun is in the group, too, unless the command has a terminal; and it would pass the signal on once more.
     """
-    with contextlib.suppress(ProcessLookupError):
-        group = os.getpgid(leader)
-        for pid in inside:
-            with contextlib.suppress(ProcessLookupError):
-                if os.getpgid(pid) == group:
-                    os.kill(pid, number)
+    group = _group(leader)
+    if group is not None:
+        pidfd.signal_all(lambda: {pid for pid in inside() if _group(pid) == group}, number)
+
+
+def _group(pid: int) -> int | None:
+    """Return a process's group; None if it is gone."""
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
 
 
 def _began_with(pid: int, file: Path) -> bool:
