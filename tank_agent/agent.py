@@ -7,16 +7,17 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import structlog
 from msgspec import Struct
 
 from tank_agent import __version__, logs
 from tank_agent.api.server import ApiServer
-from tank_agent.errors import Stalled
+from tank_agent.errors import InvalidSpec, Stalled
 from tank_agent.gitops import GitOps
 from tank_agent.image.store import Store
 from tank_agent.images import Images
@@ -64,6 +65,7 @@ from tank_agent.spec.selectors import Host, selects
 _log = structlog.get_logger()
 _DRAIN_DEADLINE = 120.0
 _VERSION_DEADLINE = 10.0
+_LOCK = "agent.lock"
 
 
 def run(load: Callable[[], Settings], *, stop_pods: bool) -> int:
@@ -86,15 +88,25 @@ def run(load: Callable[[], Settings], *, stop_pods: bool) -> int:
     return 0
 
 
-def drain(settings: Settings) -> int:
+def drain(load: Callable[[], Settings], directories: Settings) -> int:
     """Take over the pods that a former agent left running, stop them, and return 0 if all of them ended.
 
-    They stay desired: the next agent starts them again.
+    They stay desired: the next agent starts them again. Where `load` finds errors in the settings, which must
+    keep no machine from going down in order, `directories` has to do.
 
     Raises:
         Stalled: an agent runs; it must be stopped first.
     """
     _prepare()
+    try:
+        settings = load()
+    except InvalidSpec as error:
+        _log.error("the settings have errors; stopping pods with the defaults", error=str(error))
+        settings = directories
+    known = _last_data_dir(settings.run_dir)
+    if known is not None:
+        # Whatever the settings have become since.
+        settings = msgspec.structs.replace(settings, data_dir=known)
     with ExitStack() as stack:
         parts = _take_over(settings, stack)
         parts.reconciler.start()
@@ -166,7 +178,7 @@ def _take_over(settings: Settings, stack: ExitStack) -> _Parts:
         directory.mkdir(parents=True, exist_ok=True)
         # Members of the group must reach the socket, and nobody may list what is there.
         directory.chmod(0o711)
-    stack.enter_context(_sole_user(settings.run_dir))
+    stack.enter_context(_sole_user(settings.run_dir, settings.data_dir))
     clock, boot = SystemClock(), boot_id()
     journal = LmdbJournal(
         settings.data_dir / "journal",
@@ -240,13 +252,13 @@ class _Wakeups:
 
 
 @contextmanager
-def _sole_user(run_dir: Path) -> Iterator[None]:
-    """Hold the run_dir, so that two agents never adopt each other's containers.
+def _sole_user(run_dir: Path, data_dir: Path) -> Iterator[None]:
+    """Hold the run_dir, so that two agents never adopt each other's containers, and note the data_dir there.
 
     Raises:
         Stalled: another agent holds it.
     """
-    fd = os.open(run_dir / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(run_dir / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -254,9 +266,22 @@ def _sole_user(run_dir: Path) -> Iterator[None]:
             raise Stalled(
                 f"another agent runs with {run_dir}", hint="give this one a --run-dir of its own"
             ) from None
+        # For who drains only; a full disk keeps nobody from beginning.
+        with suppress(OSError):
+            length = os.pwrite(fd, os.fsencode(data_dir), 0)
+            os.truncate(fd, length)
         yield
     finally:
         os.close(fd)
+
+
+def _last_data_dir(run_dir: Path) -> Path | None:
+    """Return the data_dir of the last agent that used a run_dir; None if there was none since the boot."""
+    try:
+        noted = Path(os.fsdecode((run_dir / _LOCK).read_bytes()))
+    except OSError:
+        return None
+    return noted if noted.is_absolute() and noted.is_dir() else None
 
 
 def _tools(settings: Settings, cgroups: CgroupHost) -> Tools:

@@ -26,10 +26,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the verb."""
     from tank_agent import agent
 
-    if arguments.drain:
-        return agent.drain(load_places(arguments))
-
     def load() -> Settings:
         return load_places(arguments)
 
+    if arguments.drain:
+        return agent.drain(load, load_places(arguments, with_errors=True))
     return agent.run(load, stop_pods=arguments.stop_pods)

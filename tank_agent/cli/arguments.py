@@ -46,16 +46,19 @@ def add_places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pods-dir", metavar="D", help="the pod files (default /etc/tank/pods.d)")
 
 
-def load_places(arguments: argparse.Namespace) -> Settings:
+def load_places(arguments: argparse.Namespace, *, with_errors: bool = False) -> Settings:
     """Return the agent's settings, with the directories of the command line over them.
 
+    `with_errors` asks only for the directories, as far as they can be told.
+
     Raises:
-        InvalidSpec: with every problem of the configuration.
+        InvalidSpec: with every problem of the configuration, unless `with_errors`.
     """
-    from tank_agent.settings import load_settings
+    from tank_agent.settings import load_directories, load_settings
 
     overrides = {key: getattr(arguments, key) for key in ("data_dir", "run_dir", "pods_dir")}
-    return load_settings(arguments.config, environ=os.environ, overrides=overrides)
+    load = load_directories if with_errors else load_settings
+    return load(arguments.config, environ=os.environ, overrides=overrides)
 
 
 def duration(text: str) -> float:

@@ -107,6 +107,26 @@ def test_drain_stops_what_a_dead_agent_left_and_the_next_one_starts_it_again(age
     assert agent.wait_phase("web", "running")["containers"][0]["restarts"] <= 1
 
 
+@pytest.mark.parametrize("text", ["nonsense = 1\n", "not TOML"])
+def test_a_configuration_with_errors_does_not_keep_pods_from_stopping_in_order(
+    agent: Agent, text: str
+) -> None:
+    agent.write("web", agent.pod_text())
+    agent.wait_phase("web", "running")
+    agent.kill()
+    good = agent.config.read_text()
+    agent.config.write_text(text)
+    # Where data_dir was, only the run_dir knows.
+    drained = agent.tank("agent", "--config", str(agent.config), "--run-dir", str(agent.run), "--drain")
+    assert drained.returncode == 0, drained.stderr
+    assert "the settings have errors" in drained.stderr + drained.stdout
+    assert agent.leftovers() == []
+    agent.config.write_text(good)
+    agent.start()
+    agent.wait_phase("web", "running")
+    assert [e.message for e in agent.client.events() if e.type == "stopping"] == ["signal 15"]
+
+
 def test_what_runs_once_does_not_run_again_after_a_shutdown(tmp_path: Path) -> None:
     agent = Agent(tmp_path)
     agent.write("job", agent.pod_text(head='restart = "never"'))

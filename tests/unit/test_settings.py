@@ -12,10 +12,12 @@ import pytest
 
 from tank_agent import settings as settings_module
 from tank_agent.errors import InvalidSpec
+from tank_agent.reconcile.restart import Backoff
 from tank_agent.settings import (
     HostSettings,
     ReconcileSettings,
     Settings,
+    load_directories,
     load_settings,
 )
 from tank_agent.source.git.settings import GitSettings, GitVerify, GitWebhook, is_reference_name
@@ -191,8 +193,6 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
         ("[reconcile]\nresync = 0\n", "2: reconcile.resync: 0 is out of range; it must be at least 100ms and at most 1h"),
         ("[reconcile]\nresync = 'often'\n",
          '2: reconcile.resync: "often" is not a length of time; use numbers with h, m, s or ms, such as "10s" or "1m30s"'),
-        ("[reconcile]\nbackoff_base = '10m'\n",
-         "1: reconcile.backoff_cap: is less than backoff_base; give at least as much"),
         ("[reconcile]\nworkers = 0\n", "2: reconcile.workers: must be from 1 to 64"),
         ("[labels]\na = 1\n", '2: labels.a: must be text, not a whole number; write "1"'),
         ("[labels]\na = '''x\ny'''\n", "2: labels.a: a label needs a name, and has no control characters"),
@@ -359,3 +359,28 @@ def test_broken_files_are_answered_with_problems(tmp_path: Path) -> None:
             load_settings(file, environ={})
         except InvalidSpec as error:
             assert error.problems
+
+
+@pytest.mark.parametrize(
+    ("text", "data_dir"),
+    [
+        ("data_dir = '/srv/tank'\nnonsense = 1\n", "/srv/tank"),
+        ("data_dir = 'relative'\n", "/var/lib/tank"),
+        ("data_dir = 3\n", "/var/lib/tank"),
+        ("data_dir = '/srv/tank'\nnot TOML", "/var/lib/tank"),
+    ],
+)
+def test_directories_are_told_from_a_file_with_errors(tmp_path: Path, text: str, data_dir: str) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text(text)
+    with pytest.raises(InvalidSpec):
+        load_settings(file, environ={})
+    found = load_directories(file, environ={}, overrides={"run_dir": "/run/mine"})
+    assert (str(found.data_dir), str(found.run_dir)) == (data_dir, "/run/mine")
+
+
+def test_a_cap_below_the_base_is_the_delay(tmp_path: Path) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text("[reconcile]\nbackoff_cap = '5s'\n")
+    paces = load_settings(file, environ={}).reconcile
+    assert Backoff(base=paces.backoff_base, cap=paces.backoff_cap).delay(0) == 5.0
