@@ -22,8 +22,17 @@ _log = structlog.get_logger()
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # How often `systemctl status` gets fresh figures, in seconds.
 _TICK = 10.0
-# Keys of agent.toml that parts of the agent are made with: they count when it is started again.
-_FOR_RESTART = ("data_dir", "run_dir", "pods_dir", "git", "host", "labels", "image")
+# Keys of agent.toml that parts of the agent are made with, as the file calls them: they count when it is
+# started again.
+_FOR_RESTART = {
+    "data_dir": "data_dir",
+    "run_dir": "run_dir",
+    "pods_dir": "pods_dir",
+    "git": "git",
+    "host": "host",
+    "labels": "labels",
+    "image": "image or registry",
+}
 
 
 class Running(Struct, frozen=True, kw_only=True):
@@ -71,12 +80,13 @@ class Lifecycle:
             elif number is not None:
                 self._notifier.stopping()
                 return
-            elif self._running.alive():
-                self._notifier.alive()
-                self._notifier.status(self._summary())
-            else:
+            if not self._running.alive():
                 # systemd restarts the agent when it is no longer fed; the pods go on.
                 _log.critical("a thread of the agent has ended by a bug; waiting for the watchdog")
+                continue
+            self._notifier.alive()
+            if number is None:
+                self._notifier.status(self._summary())
 
     def _reload(self) -> str:
         """Read the configuration again, apply what can be, and return a line about it."""
@@ -96,7 +106,12 @@ class Lifecycle:
         _log.info("reloaded", needs_restart=list(for_restart))
         if not for_restart:
             return self._summary()
-        return f"{self._summary()}; changed and waiting for a restart of the agent: {', '.join(for_restart)}"
+        changed = (
+            f"{self._summary()}; changed and waiting for a restart of the agent: {', '.join(for_restart)}"
+        )
+        if {"data_dir", "run_dir"} & set(for_restart):
+            changed += "; with other directories it will not know the pods that run: stop them before"
+        return changed
 
     def _summary(self) -> str:
         return f"{len(self._running.reconciler.known_pods())} pods"
@@ -104,7 +119,7 @@ class Lifecycle:
 
 def needs_restart(former: Settings, wanted: Settings) -> tuple[str, ...]:
     """Return the keys that differ and count only when the agent is started again."""
-    changed = [key for key in _FOR_RESTART if getattr(former, key) != getattr(wanted, key)]
+    changed = [name for key, name in _FOR_RESTART.items() if getattr(former, key) != getattr(wanted, key)]
     if former.reconcile.workers != wanted.reconcile.workers:
         changed.append("reconcile.workers")
     return tuple(changed)

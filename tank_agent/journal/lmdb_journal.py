@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -24,6 +25,8 @@ MAP_SIZE = 256 << 20
 _MAX_MAP_SIZE = 64 << 30
 _DATA = "data.mdb"
 _LOCK = "agent.lock"
+# An empty journal and LMDB's own lock, in bytes.
+_ROOM = 128 << 10
 
 
 class LmdbStore:
@@ -51,6 +54,9 @@ class LmdbStore:
             except lmdb.Error:
                 self._environment.close()
                 raise
+        except lmdb.DiskError as error:
+            os.close(self._lock_fd)
+            raise _no_room(path, str(error)) from error
         except lmdb.Error as error:
             os.close(self._lock_fd)
             raise _unreadable(path, str(error)) from error
@@ -136,6 +142,8 @@ class LmdbStore:
     def _open(self) -> Any:
         data = self._path / _DATA
         new = not data.exists()
+        if new:
+            _check_room(self._path)
         environment = lmdb.open(
             str(self._path), map_size=self._map_size, max_dbs=len(Table) + 3, mode=0o600, readahead=False
         )
@@ -218,8 +226,6 @@ def _lock_directory(path: Path) -> int:
         raise Stalled(f"cannot open the journal: {error.strerror}", where=str(path)) from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.truncate(fd, 0)
-        os.write(fd, f"{os.getpid()}\n".encode())
     except OSError as error:
         holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
         os.close(fd)
@@ -229,7 +235,26 @@ def _lock_directory(path: Path) -> int:
             f"another tank-agent (pid {holder or 'unknown'}) uses the journal in {path}",
             hint="stop it first, or give this one a data_dir of its own",
         ) from error
+    # For messages only: a full disk is no reason not to begin, nor to let go of the block that it has.
+    with suppress(OSError):
+        os.pwrite(fd, f"{os.getpid():<19}\n".encode(), 0)
+        os.truncate(fd, 20)
     return fd
+
+
+def _check_room(path: Path) -> None:
+    """Refuse to begin on a full disk: LMDB maps its files, and a missing block is SIGBUS (mmap(2))."""
+    with tempfile.TemporaryFile(dir=path) as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, _ROOM)
+        except OSError as error:
+            raise _no_room(path, str(error.strerror)) from error
+
+
+def _no_room(path: Path, why: str) -> TankError:
+    return Stalled(
+        f"cannot open the journal in {path}: {why}", hint="make room on that disk; nothing is lost"
+    )
 
 
 def _unreadable(path: Path, why: str) -> TankError:
