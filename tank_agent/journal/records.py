@@ -87,7 +87,7 @@ class ContainerStatus(Struct, frozen=True, kw_only=True):
     """What must be remembered of a container when the agent or the machine restarts.
 
     `hash` is the hash of the container's own part of the spec that these counts belong to, `settings` that of
-    what of it can change while it runs.
+    what of it can change while it runs, and `network` that of the pod's network at its last end (or "").
     `restarts` counts all starts after the first; `failures` counts ends since the last stable run
     (back-off's n). `instance` is the id of the run that was started last, `boot_id` the boot it belongs
     to; both are empty once its end was recorded. `retry_at` is the earliest next start. Whether the
@@ -104,6 +104,7 @@ class ContainerStatus(Struct, frozen=True, kw_only=True):
     retry_at: float | None = None
     exit: Exit | None = None
     settings: str = ""
+    network: str = ""
 
 
 class PodStatus(Struct, frozen=True, kw_only=True):

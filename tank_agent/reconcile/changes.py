@@ -53,7 +53,11 @@ TABLE: tuple[Row, ...] = (
     Row(key="restart", effect=Effect.NOTHING, note="counts from the next end on; what is over may start"),
     Row(key="hosts", effect=Effect.NOTHING, note="the pod comes to or goes from machines, no other way"),
     Row(key="labels", effect=Effect.NOTHING, note="as hosts"),
-    Row(key="network", effect=Effect.LIVE, note='to or from "host": the whole pod restarts'),
+    Row(
+        key="network",
+        effect=Effect.LIVE,
+        note='to or from "host": the whole pod restarts; what is over starts again',
+    ),
     Row(key="network.dns", effect=Effect.LIVE, note="/etc/resolv.conf is written in place"),
     Row(key="network.nics", effect=Effect.LIVE, note="only what differs; a new parent makes a new link"),
     Row(key="volumes", effect=Effect.NOTHING, note="a new volume counts when it is mounted"),

@@ -26,9 +26,7 @@ _HOSTS = Path("/etc/hosts")
 _HOSTS_LIMIT = 1 << 20
 _HOST_NAMESPACE = Path("/proc/self/ns/net")
 # A cable that is plugged in again should not be waited for as a program that keeps failing is.
-_BACKOFF = Backoff(base=1.0, cap=30.0)
-
-
+BACKOFF = Backoff(base=1.0, cap=30.0)
 # Shorter than any resync, longer than one takes.
 _HOST_FRESH = 1.0
 
@@ -195,7 +193,7 @@ class Networks:
                 network=pod.network,
                 error=error,
                 failures=failures + 1,
-                retry_at=self._clock.monotonic() + _BACKOFF.delay(failures),
+                retry_at=self._clock.monotonic() + BACKOFF.delay(failures),
             )
         return known is None or known.error != error
 

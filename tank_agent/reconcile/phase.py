@@ -90,7 +90,7 @@ def _leaving(run: Run, status: PodStatus) -> ContainerView:
 
 def _view(desired: DesiredPod, container: Container, situation: Situation) -> ContainerView:
     hash_ = container_hash(desired.pod, container)
-    known = container_status(situation.status, container.name, hash_, settings_hash(container))
+    known = container_status(situation.status, desired.pod, container)
     run = _shown_run([run for run in situation.observed.runs if run.container == container.name])
     image = situation.observed.images.get(container.name)
     error = image.error if image is not None and image.state is ImageState.FAILED else None

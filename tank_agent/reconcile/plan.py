@@ -77,14 +77,19 @@ def settings_hash(container: Container) -> str:
     return _SETTINGS_HASHES.get(_settings_hash, container)
 
 
+def network_hash(pod: Pod) -> str:
+    """Return the hash of a pod's network, which can change under what runs in it."""
+    return _NETWORK_HASHES.get(content_hash, pod.network)
+
+
 def forget_hashes() -> None:
     """Let go of the hashes that nobody asked for since the last call; for each resync."""
-    _CONTAINER_HASHES.age()
-    _SETTINGS_HASHES.age()
+    for memory in (_CONTAINER_HASHES, _SETTINGS_HASHES, _NETWORK_HASHES):
+        memory.age()
 
 
 # Half of a resync's work otherwise.
-_CONTAINER_HASHES, _SETTINGS_HASHES = Memory(), Memory()
+_CONTAINER_HASHES, _SETTINGS_HASHES, _NETWORK_HASHES = Memory(), Memory(), Memory()
 
 
 def _container_hash(pod: Pod, container: Container) -> str:
@@ -107,17 +112,20 @@ def _fields(container: Container, names: Iterable[str]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value != getattr(_PLAIN, name)}
 
 
-def container_status(status: PodStatus, name: str, hash_: str, settings: str) -> ContainerStatus:
+def container_status(status: PodStatus, pod: Pod, container: Container) -> ContainerStatus:
     """Return what is remembered of a container as it is specified *now*: of a changed one, nothing.
 
-    More memory is a reason to try again at once what ran out of it; a run that goes on keeps its counts.
+    More memory is a reason to try again at once what ran out of it, and another network for what failed for
+    want of one; a run that goes on keeps its counts.
     """
-    known = status.containers.get(name)
-    if known is None or known.hash != hash_:
-        return ContainerStatus(hash=hash_, settings=settings)
-    if known.settings not in ("", settings) and not known.instance:
-        return ContainerStatus(hash=hash_, settings=settings)
-    return known
+    hash_, settings = container_hash(pod, container), settings_hash(container)
+    known = status.containers.get(container.name)
+    if known is not None and known.hash == hash_:
+        if known.instance:
+            return known
+        if known.settings in ("", settings) and (not known.network or known.network == network_hash(pod)):
+            return known
+    return ContainerStatus(hash=hash_, settings=settings)
 
 
 def plan(situation: Situation) -> Plan:
@@ -243,12 +251,7 @@ def _may_stop(run: Run, situation: Situation, waits: list[float]) -> bool:
     successor = next((c for c in situation.desired.pod.containers if c.name == run.container), None)
     if successor is None or successor.image is None:
         return True
-    known = container_status(
-        situation.status,
-        run.container,
-        container_hash(situation.desired.pod, successor),
-        settings_hash(successor),
-    )
+    known = container_status(situation.status, situation.desired.pod, successor)
     if is_over(known.exit, situation.desired.pod.restart):
         # Nothing takes its place.
         return True
@@ -268,9 +271,7 @@ def _start_missing(
         runs = [run for run in situation.observed.runs if run.container == container.name]
         if any(run.hash == wanted[container.name] and _is_alive(run) for run in runs):
             continue
-        known = container_status(
-            situation.status, container.name, wanted[container.name], settings_hash(container)
-        )
+        known = container_status(situation.status, desired.pod, container)
         if not runs and known.instance:
             yield RecordLost(container=container.name)
             continue

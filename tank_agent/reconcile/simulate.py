@@ -26,7 +26,7 @@ from tank_agent.reconcile.actions import (
     Stop,
 )
 from tank_agent.reconcile.observed import ImageState, Moment, ObservedImage, Run, Situation
-from tank_agent.reconcile.plan import container_hash, container_status, plan, settings_hash
+from tank_agent.reconcile.plan import container_hash, container_status, network_hash, plan
 from tank_agent.reconcile.restart import (
     after_exit,
     after_reboot,
@@ -96,12 +96,8 @@ def _started(name: str, situation: Situation) -> Situation:
     container = next(c for c in desired.pod.containers if c.name == name)
     hash_ = container_hash(desired.pod, container)
     run = Run(id=f"{name}-{len(observed.runs)}-new", container=name, hash=hash_, state=State.RUNNING)
-    known = after_start(
-        container_status(situation.status, name, hash_, settings_hash(container)),
-        run.id,
-        now.boot_id,
-        now.wall,
-    )
+    before = container_status(situation.status, desired.pod, container)
+    known = after_start(before, run.id, now.boot_id, now.wall)
     network = "used" if observed.network == "fresh" else observed.network
     return replace(
         situation,
@@ -129,6 +125,8 @@ def _ended(run: Run, now: Moment) -> Run:
 def _recorded(action: RecordExit | RecordLost | RecordUnstarted, situation: Situation) -> PodStatus:
     now, backoff = situation.now, situation.backoff
     known = situation.status.containers[action.container]
+    if situation.desired is not None:
+        known = replace(known, network=network_hash(situation.desired.pod))
     match action:
         case RecordExit(stopped=True):
             updated = after_stop(known)

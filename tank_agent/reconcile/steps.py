@@ -35,8 +35,8 @@ from tank_agent.reconcile.actions import (
     Start,
     Stop,
 )
-from tank_agent.reconcile.networks import Networks
-from tank_agent.reconcile.plan import container_hash, container_status, settings_hash
+from tank_agent.reconcile.networks import BACKOFF, Networks
+from tank_agent.reconcile.plan import container_hash, container_status, network_hash, settings_hash
 from tank_agent.reconcile.pulls import News, Pulls
 from tank_agent.reconcile.restart import (
     Backoff,
@@ -143,8 +143,11 @@ class Steps:
         try:
             self._networks.make(work.desired.pod)
         except TankError as error:
+            # As soon as of a network under what runs (decision 0008): an uplink may be back any time.
+            ours = self._backoff
+            soon = Backoff(base=min(ours.base, BACKOFF.base), cap=min(ours.cap, BACKOFF.cap))
             for container in work.desired.pod.containers:
-                self._failed_start(work, container, error)
+                self._failed_start(work, container, error, soon)
             raise
 
     def _converge_network(self, work: Work) -> None:
@@ -266,8 +269,11 @@ class Steps:
             revision=desired.revision,
         )
 
-    def _failed_start(self, work: Work, container: Container, error: TankError) -> None:
-        status = after_failed_start(self._known(work, container), self._clock.wall(), self._backoff)
+    def _failed_start(
+        self, work: Work, container: Container, error: TankError, backoff: Backoff | None = None
+    ) -> None:
+        known, now = self._known(work, container), self._clock.wall()
+        status = after_failed_start(known, now, backoff or self._backoff)
         event = self._new_event(work, "start-failed", str(error), container.name)
         self._store(work, container.name, status, event, error=str(error))
 
@@ -275,18 +281,22 @@ class Steps:
         live = self._run(work.name, run)
         if live is None:
             return
+        # The event comes after: what has to end must end on a full disk, too.
         if isinstance(action, Stop):
-            self._event(work, "stopping", f"signal {live.record.stop_signal}", action.container)
             self._containers.stop(live)
+            self._event(work, "stopping", f"signal {live.record.stop_signal}", action.container)
         else:
             # One that no signal ends, since it waits for a disk, is killed again and again.
-            if live.stopping is None or not live.stopping.killed:
-                self._event(work, "killing", "sent SIGKILL", action.container)
+            told = live.stopping is not None and live.stopping.killed
             self._containers.kill(live)
+            if not told:
+                self._event(work, "killing", "sent SIGKILL", action.container)
 
     def _record(self, action: RecordExit | RecordLost | RecordUnstarted, work: Work) -> None:
         name = action.container
         status = self._journal.status(work.name).containers[name]
+        if work.desired is not None:
+            status = msgspec.structs.replace(status, network=network_hash(work.desired.pod))
         match action:
             case RecordExit(exit=exit_, stopped=True):
                 event = self._new_event(work, "stopped", describe_exit(exit_), name)
@@ -322,9 +332,9 @@ class Steps:
 
     def _known(self, work: Work, container: Container) -> ContainerStatus:
         assert work.desired is not None
-        status = self._journal.status(work.name)
-        hash_ = container_hash(work.desired.pod, container)
-        return container_status(status, container.name, hash_, settings_hash(container))
+        pod = work.desired.pod
+        known = container_status(self._journal.status(work.name), pod, container)
+        return msgspec.structs.replace(known, network=network_hash(pod))
 
     def _store(
         self,

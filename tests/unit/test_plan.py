@@ -36,7 +36,7 @@ from tank_agent.reconcile.observed import (
     Situation,
 )
 from tank_agent.reconcile.phase import Phase, view_pod
-from tank_agent.reconcile.plan import container_hash, plan, settings_hash
+from tank_agent.reconcile.plan import container_hash, network_hash, plan, settings_hash
 from tank_agent.reconcile.restart import Backoff, after_exit, is_over, waits_until
 from tank_agent.reconcile.simulate import apply
 from tank_agent.runtime.instance import ChangeFailure, State, Stopping, Unmounted
@@ -63,6 +63,10 @@ def desired_pod(
     return DesiredPod(
         name="pod", pod=pod, owner="api", revision="r", generation=1, hash=content_hash(pod), changed_at=0.0
     )
+
+
+def with_dns(desired: DesiredPod, server: str) -> DesiredPod:
+    return replace(desired, pod=replace(desired.pod, network=replace(desired.pod.network, dns=(server,))))
 
 
 def situation(
@@ -315,6 +319,21 @@ def test_a_reboot_adds_no_back_off_and_never_runs_a_never_pod_twice() -> None:
         assert [r.state for r in end.observed.runs] == ([expected] if expected else [])
         assert end.status.containers["a"].failures == 4
         assert view_pod(end).phase is (Phase.RUNNING if expected else Phase.FAILED)
+
+
+def test_what_failed_is_tried_again_when_its_network_becomes_another() -> None:
+    first, second, third = (
+        with_dns(desired_pod(restart=RestartPolicy.NEVER), f"10.0.0.{n}") for n in (1, 2, 3)
+    )
+    over = {"instance": "", "exit": Exit(at=0, code=1), "network": network_hash(first.pod)}
+    status = status_of(run_of(first), **over)
+    assert plan(situation(first, status=status)).actions == ()
+    end = settle(situation(second, status=status))
+    assert [run.state for run in end.observed.runs] == [State.RUNNING]
+    # One whose network changes while it runs, and which then ends, is over.
+    ended = tuple(replace(r, state=State.EXITED, exit=Exit(at=0, code=1)) for r in end.observed.runs)
+    observed = replace(end.observed, runs=ended)
+    assert view_pod(settle(replace(end, desired=third, observed=observed))).phase is Phase.FAILED
 
 
 def test_back_off_doubles_to_its_cap_and_resets_after_a_stable_run() -> None:
