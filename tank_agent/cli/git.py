@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     init.add_argument("path", metavar="PATH", help="a new or empty directory")
     init.add_argument("--owner", metavar="USER", help="who pushes, over ssh; default you")
     init.add_argument("--branch", default="main", metavar="B", help="what HEAD names (default main)")
+    add_output(init, "json")
     status = verbs.add_parser("status", help="how far git is, step by step")
     add_output(status, "json")
 
@@ -25,11 +26,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _init(arguments: argparse.Namespace) -> int:
-    from tank_agent.cli.output import escape
+    from tank_agent.cli.output import escape, print_json
     from tank_agent.offline import init_repository
 
     path = Path(arguments.path).absolute()
     made = init_repository(path, arguments.branch, arguments.owner)
+    if arguments.output == "json":
+        print_json({"path": str(path), "created": made})
+        return 0
     print(escape(f"{path} {'is ready for pushes' if made else 'is a repository already'}"))
     print(escape(f'follow it: [git] url = "{path}" in agent.toml, and restart the agent'))
     return 0

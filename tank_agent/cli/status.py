@@ -27,15 +27,16 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output == "json":
         print_json(found)
     elif arguments.name is None:
-        print_all(found)
-        print_sources(client.sources())
+        sources = client.sources()
+        print_all(found, sources)
+        print_sources(sources)
     else:
         print_one(found)
     return 0
 
 
-def print_all(pods: Sequence[Status]) -> None:
-    """Print a table of pods, and below it what is wrong with which."""
+def print_all(pods: Sequence[Status], sources: Mapping[str, Any]) -> None:
+    """Print a table of pods, and below it what is wrong with which; what `sources` say of all is not here."""
     # Who has no repository, and holds nothing, needs no column about it.
     followed = any(pod.get("git") or pod.get("hold") for pod in pods)
     rows = [
@@ -44,6 +45,7 @@ def print_all(pods: Sequence[Status]) -> None:
             pod["phase"],
             *((follows(pod),) if followed else ()),
             f"{_running(pod)}/{len(pod['containers'])}",
+            ",".join(str(container["pid"]) for container in pod["containers"] if container["pid"]) or "-",
             sum(container["restarts"] for container in pod["containers"]),
             pod["owner"] or "-",
             (pod["revision"] or "-")[:12],
@@ -51,12 +53,19 @@ def print_all(pods: Sequence[Status]) -> None:
         for pod in pods
     ]
     git = ("GIT",) if followed else ()
-    print_table(("NAME", "PHASE", *git, "CONTAINERS", "RESTARTS", "OWNER", "REVISION"), rows)
-    troubled = [pod for pod in pods if pod["error"] or pod["next_retry"] or _pulling(pod) or _held(pod)]
+    print_table(("NAME", "PHASE", *git, "CONTAINERS", "PIDS", "RESTARTS", "OWNER", "REVISION"), rows)
+    elsewhere = {directory["error"] for directory in sources["directories"]}
+    errors = {
+        pod["name"]: [line for line in (pod["error"] or "").splitlines() if line not in elsewhere]
+        for pod in pods
+    }
+    troubled = [
+        pod for pod in pods if errors[pod["name"]] or pod["next_retry"] or _pulling(pod) or _held(pod)
+    ]
     if troubled:
         print()
     for pod in troubled:
-        said = list(map(escape, (pod["error"] or "").splitlines()))
+        said = list(map(escape, errors[pod["name"]]))
         said += [f"next try {until(pod['next_retry'])}"] if pod["next_retry"] else []
         said += [f"pulling {line}" for line in _pulling(pod)]
         said += [escape(_held(pod))] if _held(pod) else []

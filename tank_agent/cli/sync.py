@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output == "json":
         print_json(pods)
     else:
-        print_all(pods)
+        print_all(pods, sources)
         print_sources(sources)
     if not followed(sources):
         return 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -28,11 +28,11 @@ class CheckedFile(Struct, frozen=True, kw_only=True):
 
 
 class _Found(Struct, frozen=True, kw_only=True):
-    """A file that was looked at; `everywhere` are those of its pods that are meant for every machine."""
+    """A file that was looked at; `everywhere` are the lines of those of its pods meant for every machine."""
 
     path: Path
     checked: CheckedFile
-    everywhere: tuple[str, ...] = ()
+    everywhere: Mapping[str, int] = {}
     readable: bool = True
 
 
@@ -92,7 +92,7 @@ def _look(path: Path, *, given: bool) -> _Found:
             pods=tuple(one.pod.name for one in parsed.pods),
             problems=tuple(parsed.problems),
         ),
-        everywhere=tuple(one.pod.name for one in parsed.pods if one.selector == EVERYWHERE),
+        everywhere={one.pod.name: one.line for one in parsed.pods if one.selector == EVERYWHERE},
     )
 
 
@@ -106,8 +106,8 @@ def _same_names(files: Iterable[_Found]) -> list[_Found]:
     for found in files:
         file = found.checked
         twice = [
-            Problem(file.file, 0, "name", f'pod "{name}" is declared in {other} already', name)
-            for name in found.everywhere
+            Problem(file.file, line, "name", f'pod "{name}" is declared in {other} already', name)
+            for name, line in found.everywhere.items()
             if (other := first.setdefault((found.path.parent, name), file.file)) != file.file
         ]
         wrong = {"valid": False, "problems": (*file.problems, *twice)} if twice else {}

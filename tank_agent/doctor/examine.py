@@ -42,6 +42,7 @@ def _tools() -> Sequence[Check]:
         ),
         tools.tar(tools.output_of("tar", "--version")),
         tools.git(tools.output_of("git", "--version")),
+        tools.signatures(tools.missing_of(tools.SIGNATURE_TOOLS)),
     )
 
 

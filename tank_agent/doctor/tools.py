@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
+from collections.abc import Iterable, Sequence
 
 from tank_agent.doctor.check import Check, fail, ok, warn
 from tank_agent.errors import Retry, Stalled
-from tank_agent.linux.process import run
+from tank_agent.linux.process import ENVIRONMENT, run
 
 _TIMEOUT = 5.0
 # Debian has no packages of this version yet, so this names what a user can do today.
@@ -18,6 +20,8 @@ CRUN_REASON = (
 )
 CONMON_FLOOR = (2, 2, 1)
 CONMON_REASON = "older ones stall a container whose attached terminal stops reading, and mishandle resizes"
+# What checks signatures, and the package that it comes in.
+SIGNATURE_TOOLS = {"gpgv": "gpgv", "ssh-keygen": "openssh-client"}
 
 
 def output_of(*argv: str) -> str | None:
@@ -63,6 +67,23 @@ def git(output: str | None) -> Check:
     if output is None:
         return warn("git", "not installed", "apt install git, if pods come from a repository on this machine")
     return ok("git", output.strip())
+
+
+def signatures(missing: Sequence[str]) -> Check:
+    """Say whether what checks the signatures of commits is there, for those who have `[git.verify]`."""
+    if missing:
+        packages = " ".join(SIGNATURE_TOOLS[name] for name in missing)
+        return warn(
+            "signatures",
+            f"{' and '.join(missing)} not installed",
+            f"apt install {packages}, for [git.verify]",
+        )
+    return ok("signatures", " and ".join(SIGNATURE_TOOLS))
+
+
+def missing_of(names: Iterable[str]) -> tuple[str, ...]:
+    """Return those programs that are not installed."""
+    return tuple(name for name in names if shutil.which(name, path=ENVIRONMENT["PATH"]) is None)
 
 
 def _dotted(version: tuple[int, ...]) -> str:

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Container, Iterable, Mapping
 
 import msgspec
@@ -177,8 +178,9 @@ def with_errors(
 ) -> list[DesiredPod]:
     """Return the pods whose `error` has to change to show these problems, as they have to be.
 
-    A problem belongs to the pod that it names, or else to all pods of its file. `heard` are the mirrors that
-    were read since the agent started: of another's pods it is not known whether the old error is mended.
+    A problem belongs to the pod that it names, or else to all pods of its file or directory. `heard` are the
+    mirrors that were read since the agent started: of another's pods it is not known whether the old error is
+    mended.
     """
     by_pod: dict[str, list[str]] = {}
     by_file: dict[str, list[str]] = {}
@@ -189,7 +191,9 @@ def with_errors(
             by_file.setdefault(problem.file, []).append(str(problem))
     stale: list[DesiredPod] = []
     for pod in desired.values():
-        lines = by_pod.get(pod.name, []) + (by_file.get(pod.file, []) if pod.file else [])
+        lines = list(by_pod.get(pod.name, ()))
+        if pod.file:
+            lines += (*by_file.get(pod.file, ()), *by_file.get(os.path.dirname(pod.file), ()))  # noqa: PTH120
         error = "\n".join(lines) or None
         source = source_of(pod.owner)
         if error is None and source in MIRRORS and source not in heard:

@@ -10,6 +10,7 @@ import structlog
 
 from tank_agent.errors import Problem, Stalled, TankError
 from tank_agent.journal.journal import Applied, Journal
+from tank_agent.journal.records import NewEvent
 from tank_agent.linux.clock import Clock
 from tank_agent.source.snapshot import Snapshot
 
@@ -78,7 +79,7 @@ class SourceLoop:
         self._event.set()
 
     def sync(self, timeout: float) -> bool:
-        """Look at the sources until they are at rest; False if they are not within `timeout` seconds.
+        """Look at the sources until they are at rest, then at all pods; False if not in `timeout` seconds.
 
         A file that is being written, or has just gone and may come back, is waited for.
         """
@@ -167,15 +168,27 @@ class SourceLoop:
             self._wake(pod, cause)
 
     def _tell_problems(self, cause: str) -> None:
-        """Log each problem once, names that two sources claim among them."""
+        """Log and record each problem once, names that two sources claim among them."""
         problems = frozenset(self._journal.problems())
         desired = self._journal.desired()
         with self._telling:
-            news, self._told = problems - self._told, problems
+            news, mended, self._told = problems - self._told, self._told - problems, problems
+        events = []
         for problem in sorted(news):
             pod = problem.pod or ""
             revision = desired[pod].revision if pod in desired else ""
             _log.warning("problem in a source", pod=pod, revision=revision, problem=str(problem), cause=cause)
+            found = NewEvent(
+                pod=pod, type="source-error", message=str(problem), revision=revision, cause=cause
+            )
+            events.append(found)
+        for file in sorted({problem.file for problem in mended} - {problem.file for problem in problems}):
+            message = f"{file}: nothing is wrong with it now"
+            events.append(NewEvent(pod="", type="source-recovered", message=message, cause=cause))
+        try:
+            self._journal.record("", None, events)
+        except TankError as error:
+            _log.error("cannot record an event", error=str(error))
 
     def _run(self) -> None:
         resync_at = self._clock.monotonic() + self._resync
@@ -192,8 +205,9 @@ class SourceLoop:
             resync_at = min(resync_at, self._clock.monotonic() + self._resync)
             due = self._clock.monotonic() >= resync_at
             settle = self._look_safely("resync" if due else "source changed")
-            if due:
+            if due or (settle is None and asked > self._answered):
                 self._resync_safely()
+            if due:
                 resync_at = self._clock.monotonic() + self._resync
             if settle is None:
                 with self._looked:

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.support.agent import Agent, wait_for
+from tests.support.agent import Agent, running_agent, wait_for
 
 
 def echo(word: str) -> list[str]:
@@ -139,9 +139,12 @@ def test_pods_d_deleted_as_a_whole_stops_nobody(agent: Agent) -> None:
     shutil.rmtree(agent.pods)
     done = agent.tank("sync", "--wait")
     assert (done.returncode, f"files: error - {agent.pods}: is not there" in done.stdout) == (1, True)
-    # It is no pod, and none is to blame.
-    assert [(pod["name"], pod["error"]) for pod in agent.client.status()] == [("web", None)]
-    assert agent.pid("web") == pid
+    # It is no pod, but its pods say so, and so does an event.
+    (status,) = agent.client.status()
+    assert (status["name"], status["phase"], agent.pid("web")) == ("web", "running", pid)
+    assert status["error"].startswith(f"{agent.pods}: is not there")
+    assert done.stdout.count("is not there") == 1
+    assert ("source-error", status["error"]) in [(e.type, e.message) for e in agent.client.events()]
     agent.pods.mkdir()
     agent.client.sync()
     assert agent.pid("web") == pid
@@ -149,6 +152,19 @@ def test_pods_d_deleted_as_a_whole_stops_nobody(agent: Agent) -> None:
     assert "unmounted or replaced" in problems
     agent.write("web", agent.pod_text(command=echo("again")))
     wait_for(lambda: "again" in agent.output("web"), "the directory counts again")
+    assert agent.client.status()[0]["error"] is None
+    assert "source-recovered" in [event.type for event in agent.client.events()]
+
+
+def test_a_sync_looks_at_what_runs_too(tmp_path: Path) -> None:
+    with running_agent(tmp_path, resync="1h") as agent:
+        agent.write("web", agent.pod_text())
+        agent.wait_phase("web", "running")
+        inside = ["nsenter", "-t", str(agent.pid("web")), "-n", "ip"]
+        subprocess.run([*inside, "link", "set", "lo", "down"], check=True)
+        assert agent.tank("sync", "--wait").returncode == 0
+        shown = subprocess.run([*inside, "-o", "link", "show", "lo"], capture_output=True, check=True)
+        assert b"UP" in shown.stdout
 
 
 def test_pods_d_unmounted_stops_nobody(tmp_path: Path) -> None:

@@ -87,10 +87,14 @@ class JournalConformance:
         journal.merge(snapshot(declared(pod())))
         gone = Problem(DIRECTORY, 0, "", "is not there")
         applied = journal.merge(snapshot(problems=(gone,), available=False))
-        assert (applied.changed, applied.removed, applied.updated) == ((), (), ())
+        assert (applied.changed, applied.removed, applied.updated) == ((), (), ("web",))
         assert journal.problems() == (gone,)
+        found = journal.get("web")
+        assert found is not None and found.error == str(gone)
         journal.merge(snapshot(declared(pod())))
         assert journal.problems() == ()
+        found = journal.get("web")
+        assert found is not None and found.error is None
 
     def test_an_outage_does_not_hide_what_is_wrong_with_a_pod(self, journal: Journal) -> None:
         journal.merge(snapshot(declared(pod())))
@@ -100,7 +104,7 @@ class JournalConformance:
         journal.merge(snapshot(problems=(outage,), available=False))
         assert journal.problems() == (outage, bad)
         found = journal.get("web")
-        assert found is not None and found.error == str(bad)
+        assert found is not None and found.error == f"{bad}\n{outage}"
 
     def test_a_bad_edit_keeps_the_last_good_spec_and_shows_the_line(self, journal: Journal) -> None:
         journal.merge(snapshot(declared(pod())))

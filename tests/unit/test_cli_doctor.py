@@ -180,7 +180,7 @@ def test_little_room_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_everything_is_asked_once(tmp_path: Path) -> None:
     names = [check.name for check in examine(tmp_path, tmp_path, tmp_path)]
-    assert len(names) == len(set(names)) == 18
+    assert len(names) == len(set(names)) == 19
 
 
 def run_doctor(*argv: str, **environment: str) -> tuple[int, str]:

@@ -94,9 +94,9 @@ def test_status_of_all(tank: Tank, service: FakeService) -> None:
     code, stdout, stderr = tank("status")
     assert (code, stderr) == (0, "")
     assert rows(stdout) == [
-        ["NAME", "PHASE", "CONTAINERS", "RESTARTS", "OWNER", "REVISION"],
-        ["db", "backing-off", "0/1", "2", "api", "rev1"],
-        ["web", "running", "1/1", "2", "api", "rev1"],
+        ["NAME", "PHASE", "CONTAINERS", "PIDS", "RESTARTS", "OWNER", "REVISION"],
+        ["db", "backing-off", "0/1", "-", "2", "api", "rev1"],
+        ["web", "running", "1/1", "4711", "2", "api", "rev1"],
         [],
         ["db:", "exit", "code", "3\\x1b[2J"],
         ["twice"],
@@ -367,7 +367,7 @@ def test_status_tells_of_git_and_of_pods_that_do_not_follow(tank: Tank, service:
     service.gitops.git, service.gitops.suspended = GIT, True
     code, stdout, stderr = tank("status")
     assert (code, stderr) == (0, "")
-    assert rows(stdout)[0] == ["NAME", "PHASE", "GIT", "CONTAINERS", "RESTARTS", "OWNER", "REVISION"]
+    assert rows(stdout)[0] == ["NAME", "PHASE", "GIT", "CONTAINERS", "PIDS", "RESTARTS", "OWNER", "REVISION"]
     assert [row[2] for row in rows(stdout)[1:3]] == ["-", "pinned"]
     assert "web: pinned to generation 3, " in stdout
     assert "`tank resume web` follows its file again" in stdout
@@ -455,7 +455,7 @@ def test_validate(alone: Tank, tmp_path: Path) -> None:
     lines = stderr.splitlines()
     assert lines[0].startswith("pods/db.toml:1: restrat: ")
     assert lines[1].startswith("pods/latin.toml:1: ")
-    assert lines[2] == 'pods/web.toml: name: pod "web" is declared in pods/other.toml already'
+    assert lines[2] == 'pods/web.toml:1: name: pod "web" is declared in pods/other.toml already'
     checked = alone.json("validate", "pods", code=2)
     assert [file["valid"] for file in checked] == [False, False, True, False]
     assert checked[0]["problems"][0]["line"] == 1
