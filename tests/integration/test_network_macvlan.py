@@ -443,6 +443,23 @@ class TestRefusals:
         monkeypatch.setattr("tank_agent.network.probe.holders", refuse)
         lab.ensure("web", nics(eth0(gateway=("10.0.0.1",))))
 
+    def test_two_addresses_of_one_kind_are_asked_for_through_one_socket(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lab.ensure("web", nics(eth0("10.0.0.5/24")))
+        opened: list[socket.socket] = []
+
+        def open_and_count(target: probe.Target) -> socket.socket:
+            opened.append(real(target))
+            return opened[-1]
+
+        real = probe._open
+        monkeypatch.setattr(probe, "_open", open_and_count)
+        monkeypatch.setattr(probe, "announce", lambda _: None)
+        lab.ensure("web", nics(eth0("10.0.0.5/24", "10.0.0.6/24", "10.0.0.7/24")))
+        assert len(opened) == 1
+        assert [each.fileno() for each in opened] == [-1]
+
     def test_no_uplink(self, lab: Lab) -> None:
         lab.host.ip("route del default")
         with pytest.raises(Retry, match="no uplink") as caught:
