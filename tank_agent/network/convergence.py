@@ -104,6 +104,17 @@ def steps(observed: Observed, wanted: Sequence[WantedNic]) -> tuple[Step, ...]:
     return (*_loopback_steps(observed), *_link_steps(observed, wanted), *_inner_steps(observed, wanted))
 
 
+def interface(step: Step) -> str:
+    """Return the name of the interface that a step is about."""
+    match step:
+        case RemoveLink(link=link):
+            return link.name
+        case RaiseLink(name=name):
+            return name
+        case _:
+            return step.nic.name
+
+
 def is_ours(link: Link) -> bool:
     """Return whether we made a link."""
     return link.group == LINK_GROUP and link.kind == LINK_KIND

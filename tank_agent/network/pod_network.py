@@ -67,6 +67,7 @@ class PodNetworks:
         Raises:
             Stalled: the spec or the host must change: an impossible parent, name or address.
             Retry: not now: no uplink, no such parent, an address that another machine holds.
+                Of a network that was there before, all that could be done is done.
         """
         path = self._path(pod)
         if network.mode == "host":
@@ -74,12 +75,13 @@ class PodNetworks:
             return NetworkState()
         wanted = wanted_nics(pod, network, self._host)
         inode = namespaces.network_namespace_inode(path)
-        if inode is None:
+        fresh = inode is None
+        if fresh:
             _create(path)
             inode = namespaces.network_namespace_inode(path)
             if not wanted:
                 return NetworkState(netns=path, netns_inode=inode)
-        observed = _converge(path, wanted)
+        observed = _converge(path, wanted, whole=fresh)
         return NetworkState(netns=path, addresses=convergence.pod_addresses(observed), netns_inode=inode)
 
     def observe(self, pod: str) -> NetworkState | None:
@@ -286,17 +288,26 @@ def _read_socket(netlink: socket.socket, *, links_only: bool) -> Observed:
     return rtnetlink.read(netlink)
 
 
-def _converge(path: Path, wanted: tuple[WantedNic, ...]) -> Observed:
+def _converge(path: Path, wanted: tuple[WantedNic, ...], *, whole: bool) -> Observed:
+    """Do steps until none is left, or only those of interfaces that failed; then raise the first error.
+
+    Args:
+        whole: raise it at once: a pod that does not start should not show its other addresses to the LAN.
+    """
+    failures: dict[str, TankError] = {}
     with namespaces.in_network_namespace(path, rtnetlink.open_socket) as netlink:
         for _ in range(_ROUNDS):
             observed = rtnetlink.read(netlink)
             steps = convergence.steps(observed, wanted)
-            if not steps:
+            left = [step for step in steps if convergence.interface(step) not in failures]
+            if not left and failures:
+                raise next(iter(failures.values()))
+            if not left:
                 return observed
             from tank_agent.network.apply import apply
 
-            apply(path, steps)
+            failures |= apply(path, left, whole=whole)
     raise Retry(
-        f"the network does not stay as it is made: {steps[0]}",
+        f"the network does not stay as it is made: {left[0]}",
         hint="something else in the pod or on the host changes it",
     )

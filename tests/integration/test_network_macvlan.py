@@ -390,6 +390,73 @@ class TestDrift:
         assert talk(lab.lan, lab.pod("web"), "192.168.5.5") == b"hello"
 
 
+class TestOneOfTwoFails:
+    """What one interface cannot have is no reason to leave the other as it is."""
+
+    SECOND = Nic(name="eth1", parent="eth1", ip=("192.168.5.5/24",))
+
+    def test_an_uplink_is_gone_and_the_interface_on_the_other_is_repaired(self, lab: Lab) -> None:
+        network = nics(eth0("10.0.0.5/24", gateway=("10.0.0.1",)), self.SECOND)
+        lab.ensure("web", network)
+        lab.host.ip("link del eth1")
+        for damage in ("addr del 10.0.0.5/24 dev eth0", "route del default", "link del eth0"):
+            lab.pod("web").ip(damage)
+            with pytest.raises(Retry, match="no interface 'eth1'"):
+                lab.ensure("web", network)
+            assert lab.drift("web", network) == ("eth1 is missing",), damage
+            assert talk(lab.lan, lab.pod("web"), "10.0.0.5") == b"hello"
+            assert "default via 10.0.0.1" in lab.pod("web").ip("route")
+
+    def test_an_uplink_is_gone_and_the_interface_on_the_other_is_changed(self, lab: Lab) -> None:
+        lab.ensure("web", nics(eth0("10.0.0.5/24"), self.SECOND))
+        lab.host.ip("link del eth1")
+        with pytest.raises(Retry, match="no interface 'eth1'"):
+            lab.ensure("web", nics(eth0("10.0.0.6/24"), self.SECOND))
+        state = lab.host(lab.networks.observe, "web")
+        assert state is not None
+        assert state.addresses == ("10.0.0.6/24",)
+        lab.add_uplink(1)
+        lab.ensure("web", nics(eth0("10.0.0.6/24"), self.SECOND))
+        assert talk(lab.lan, lab.pod("web"), "192.168.5.5") == b"hello"
+
+    def test_a_renamed_interface_is_made_again_though_another_cannot_be_made(self, lab: Lab) -> None:
+        network = nics(eth0(), self.SECOND)
+        lab.ensure("web", network)
+        lab.host.ip("link del eth1")
+        lab.pod("web").ip("link set eth0 down")
+        lab.pod("web").ip("link set eth0 name lost0")
+        with pytest.raises(Retry, match="no interface 'eth1'"):
+            lab.ensure("web", network)
+        assert lab.pod("web").links() == {"lo", "eth0"}
+        assert talk(lab.lan, lab.pod("web"), "10.0.0.5") == b"hello"
+
+    def test_an_interface_stays_if_what_takes_its_place_under_another_name_is_impossible(
+        self, lab: Lab
+    ) -> None:
+        lab.ensure("web", nics(eth0()))
+        with pytest.raises(Retry, match="no interface 'eth7'"):
+            lab.ensure("web", nics(Nic(name="lan0", parent="eth7", ip=("10.0.0.5/24",))))
+        assert talk(lab.lan, lab.pod("web"), "10.0.0.5") == b"hello"
+
+    def test_a_taken_address_keeps_no_other_from_the_pod_and_costs_it_none(self, lab: Lab) -> None:
+        lab.ensure("web", nics(eth0("10.0.0.5/24", "10.0.0.9/24", gateway=("10.0.0.1",)), self.SECOND))
+        wanted = nics(eth0("10.0.0.1/24", "10.0.0.5/24", gateway=("10.0.0.1",)), self.SECOND)
+        lab.pod("web").ip("addr del 10.0.0.5/24 dev eth0")
+        lab.pod("web").ip("addr add 192.168.5.9/24 dev eth1")
+        with pytest.raises(Retry, match=r"10\.0\.0\.1 is taken"):
+            lab.ensure("web", wanted)
+        state = lab.host(lab.networks.observe, "web")
+        assert state is not None
+        assert set(state.addresses) == {"10.0.0.5/24", "10.0.0.9/24", "192.168.5.5/24"}
+        assert "default via 10.0.0.1" in lab.pod("web").ip("route")
+
+    def test_a_pod_that_does_not_start_shows_none_of_its_addresses(self, lab: Lab) -> None:
+        taken = Nic(name="eth1", parent="eth1", ip=("192.168.5.1/24",))
+        with pytest.raises(Retry, match=r"192\.168\.5\.1 is taken"):
+            lab.ensure("web", nics(eth0(), taken))
+        assert "10.0.0.5" not in lab.pod("web").ip("addr")
+
+
 class TestRefusals:
     def test_an_address_that_another_machine_has(self, lab: Lab) -> None:
         holder = lab.lan.ip("-br link show br0").split()[2]
