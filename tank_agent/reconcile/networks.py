@@ -13,7 +13,7 @@ from tank_agent.errors import Retry, TankError
 from tank_agent.linux.clock import Clock
 from tank_agent.linux.leftovers import left_for_later
 from tank_agent.linux.namespaces import network_namespace_inode, unpin
-from tank_agent.network.files import files_differ, pod_files, write_files
+from tank_agent.network.files import files_differ, pod_files, read_host_hosts, write_files
 from tank_agent.network.host_facts import HostDns, HostFacts
 from tank_agent.network.pod_network import NetworkState, PodNetworks
 from tank_agent.reconcile import observed
@@ -23,7 +23,6 @@ from tank_agent.runtime.rootfs import FILES, remove_tree
 from tank_agent.spec.model import Network, Pod
 
 _HOSTS = Path("/etc/hosts")
-_HOSTS_LIMIT = 1 << 20
 _HOST_NAMESPACE = Path("/proc/self/ns/net")
 # A cable that is plugged in again should not be waited for as a program that keeps failing is.
 _BACKOFF = Backoff(base=1.0, cap=30.0)
@@ -303,10 +302,7 @@ class Networks:
     def _wanted_files(self, pod: Pod) -> dict[str, str]:
         with self._lock:
             state = self._states.get(pod.name, NetworkState())
-        hosts = ""
-        if pod.network.mode == "host" and _HOSTS.exists():
-            with _HOSTS.open(encoding="utf-8", errors="replace") as file:
-                hosts = file.read(_HOSTS_LIMIT)
+        hosts = read_host_hosts(_HOSTS) if pod.network.mode == "host" else ""
         return pod_files(pod.name, pod.network, state, self._host_facts()[0], host_hosts=hosts)
 
     def _keep_pin(self, pod: str, pid: int | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -326,6 +327,22 @@ def test_the_hosts_dns_reaches_pods_that_run(tmp_path: Path) -> None:
         )
         assert seen(agent, "alone", "resolv.conf") == ""
         assert [agent.pid(pod) for pod in ("web", "host", "alone")] == pids
+
+
+@pytest.mark.parametrize("what", ["hosts", "dns"])
+def test_the_hosts_own_files_in_etc(tmp_path: Path, what: str) -> None:
+    """Both by the adapter `auto`, in a mount namespace in which the machine's files are the test's."""
+    script = Path(__file__).parents[1] / "support" / "host_files.py"
+    done = subprocess.run(
+        ["unshare", "-m", sys.executable, str(script), what, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_static_host_is_what_agent_toml_says(tmp_path: Path) -> None:
