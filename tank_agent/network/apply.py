@@ -28,6 +28,7 @@ from tank_agent.network.convergence import (
     RemoveLink,
     RemoveRoute,
     Step,
+    SwitchOffIpv6,
     interface,
 )
 from tank_agent.network.rtnetlink import DefaultRoute, Link, text
@@ -209,6 +210,10 @@ def _do(route: Any, step: Step) -> None:
             with _explained(f"cannot remove a default route of {nic.name}", ignore=_GONE):
                 route.route("del", **_route_arguments(unwanted), scope=RT_SCOPE_NOWHERE, proto=0)
             fault.point("network:route-removed")
+        case SwitchOffIpv6(nic=nic):
+            with _explained(f"cannot switch IPv6 off on {nic.name}"):
+                _set_ipv6(nic.name, "disable_ipv6", "1")
+            fault.point("network:ipv6-switched-off")
         case _:
             pass
 
@@ -218,13 +223,12 @@ _GONE = (errno.ENODEV, errno.EADDRNOTAVAIL, errno.ESRCH)
 
 def _name_link(route: Any, nic: WantedNic) -> None:
     """Give a new interface its settings and then its name: by the name it is known to be complete."""
-    has_ipv6 = any(len(packed) != 4 for packed, _ in nic.addresses)
     with _explained(f"cannot set {nic.name} up"):
         # What the file says is all there is: no addresses or routes by router advertisements.
         for name, value in (
             ("accept_ra", "0"),
             ("autoconf", "0"),
-            ("disable_ipv6", "0" if has_ipv6 else "1"),
+            ("disable_ipv6", "0" if nic.has_ipv6 else "1"),
         ):
             _set_ipv6(nic.first_name, name, value)
         fault.point("network:link-configured")

@@ -260,6 +260,17 @@ class TestChanges:
         self.change(lab, nics(eth0("10.0.0.5/24")), nics(eth0("10.0.0.5/24", "fd00::5/64")))
         assert talk(lab.lan, lab.pod("web"), "fd00::5") == b"hello"
 
+    def test_ipv6_goes_with_its_last_address_and_comes_back(self, lab: Lab) -> None:
+        both = nics(eth0("10.0.0.5/24", "fd00::5/64", gateway=("10.0.0.1", "fd00::1")))
+        self.change(lab, both, nics(eth0("10.0.0.5/24", gateway=("10.0.0.1",))))
+        assert "inet6" not in lab.pod("web").ip("addr show eth0")
+        # Nor does it come back with the interface.
+        lab.pod("web").ip("link set eth0 down")
+        lab.ensure("web", nics(eth0("10.0.0.5/24", gateway=("10.0.0.1",))))
+        assert "inet6" not in lab.pod("web").ip("addr show eth0")
+        self.change(lab, nics(eth0("10.0.0.5/24", gateway=("10.0.0.1",))), both)
+        assert talk(lab.lan, lab.pod("web"), "fd00::5") == b"hello"
+
     def test_another_gateway(self, lab: Lab) -> None:
         lab.lan.ip("addr add 10.0.0.254/24 dev br0")
         self.change(lab, nics(eth0(gateway=("10.0.0.1",))), nics(eth0(gateway=("10.0.0.254",))))
@@ -653,6 +664,7 @@ class TestKilled:
             "network:address-added",
             "network:address-added@2",
             "network:address-removed",
+            "network:ipv6-switched-off",
             "network:route-added",
             "network:route-removed",
             "network:link-removed",
@@ -661,7 +673,7 @@ class TestKilled:
     )
     def test_nothing_is_left_on_the_host_and_the_next_agent_goes_on(self, lab: Lab, fault: str) -> None:
         before = lab.host.ip("-br link")
-        texts = [msgspec.json.encode(network).decode() for network in (_BEFORE, _AFTER)]
+        texts = [msgspec.json.encode(network).decode() for network in (_BEFORE, _AFTER, _BEFORE)]
         assert self.run(lab, fault, *texts, "remove") == -9
         assert lab.host.ip("-br link") == before
         assert lab.host.links() == {"lo", "eth0", "eth1"}
