@@ -60,11 +60,16 @@ def read_host_hosts(path: Path, limit: int = _HOSTS_LIMIT) -> str:
     return f"{lines}# The host's file is larger than {limit} bytes: the rest of it is not here.\n"
 
 
+def wants_host_dns(network: Network) -> bool:
+    """Return whether a pod's resolv.conf depends on the host's DNS."""
+    return network.mode != "none" and not network.dns
+
+
 def resolv_conf(network: Network, dns: HostDns) -> str:
     """Return /etc/resolv.conf (resolv.conf(5)): the pod's DNS, else the host's; empty without a network."""
     if network.dns:
         return _resolv_conf(HostDns(servers=network.dns), network.dns)
-    if network.mode == "none":
+    if not wants_host_dns(network):
         return ""
     return _resolv_conf(dns, (network.mode == "host" and dns.local) or dns.servers)
 

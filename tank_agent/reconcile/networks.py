@@ -13,7 +13,7 @@ from tank_agent.errors import Retry, TankError
 from tank_agent.linux.clock import Clock
 from tank_agent.linux.leftovers import left_for_later
 from tank_agent.linux.namespaces import network_namespace_inode, unpin
-from tank_agent.network.files import files_differ, pod_files, read_host_hosts, write_files
+from tank_agent.network.files import files_differ, pod_files, read_host_hosts, wants_host_dns, write_files
 from tank_agent.network.host_facts import HostDns, HostFacts
 from tank_agent.network.pod_network import NetworkState, PodNetworks
 from tank_agent.reconcile import observed
@@ -69,7 +69,8 @@ class Networks:
         self._quiet: dict[str, object] = {}
         self._inodes: dict[str, object] = {}
         self._replaced: set[str] = set()
-        self._host_read: tuple[float, HostDns, object] | None = None
+        self._dns_read: tuple[float, HostDns] | None = None
+        self._hosts_read: tuple[float, object] | None = None
 
     def adopt(self, processes: Mapping[str, Collection[int]]) -> None:
         """Take over the networks of pods that have runs, and remove all others that a former agent left.
@@ -276,7 +277,7 @@ class Networks:
             state = self._states.get(pod.name)
         directory = f"{self._files}/{pod.name}"
         files = tuple([_signature(f"{directory}/{name}") for name in FILES])
-        seen = (files, state, pod.network, *self._host_facts())
+        seen = (files, state, pod.network, self._host_dns(pod), self._host_hosts())
         if self._quiet.get(pod.name) == seen:
             return None
         inodes = tuple(signature and signature[:2] for signature in files)
@@ -289,21 +290,30 @@ class Networks:
         self._quiet[pod.name] = seen
         return None
 
-    def _host_facts(self) -> tuple[HostDns, object]:
-        """Return the host's DNS and what tells of its hosts file.
+    def _host_dns(self, pod: Pod) -> HostDns:
+        """Return the host's DNS; nothing for a pod that does not use it, which must not wait for it either.
 
         Read at most once a second, since a resync asks for every pod.
         """
+        if not wants_host_dns(pod.network):
+            return HostDns()
         now = self._clock.monotonic()
-        if self._host_read is None or not self._host_read[0] <= now < self._host_read[0] + _HOST_FRESH:
-            self._host_read = (now, self._host.dns(), _signature(str(_HOSTS)))
-        return self._host_read[1:]
+        if self._dns_read is None or not self._dns_read[0] <= now < self._dns_read[0] + _HOST_FRESH:
+            self._dns_read = (now, self._host.dns())
+        return self._dns_read[1]
+
+    def _host_hosts(self) -> object:
+        """Return what tells of the host's hosts file; read as seldom as its DNS."""
+        now = self._clock.monotonic()
+        if self._hosts_read is None or not self._hosts_read[0] <= now < self._hosts_read[0] + _HOST_FRESH:
+            self._hosts_read = (now, _signature(str(_HOSTS)))
+        return self._hosts_read[1]
 
     def _wanted_files(self, pod: Pod) -> dict[str, str]:
         with self._lock:
             state = self._states.get(pod.name, NetworkState())
         hosts = read_host_hosts(_HOSTS) if pod.network.mode == "host" else ""
-        return pod_files(pod.name, pod.network, state, self._host_facts()[0], host_hosts=hosts)
+        return pod_files(pod.name, pod.network, state, self._host_dns(pod), host_hosts=hosts)
 
     def _keep_pin(self, pod: str, pid: int | None) -> None:
         """Pin the namespace again where its pin was lost, or another's was put in its place.

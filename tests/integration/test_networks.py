@@ -329,6 +329,37 @@ def test_the_hosts_dns_reaches_pods_that_run(tmp_path: Path) -> None:
         assert [agent.pid(pod) for pod in ("web", "host", "alone")] == pids
 
 
+def test_an_adapter_that_fails_keeps_only_those_from_starting_who_need_it(tmp_path: Path) -> None:
+    facts, home = tmp_path / "facts", tmp_path / "home"
+    facts.mkdir()
+    home.mkdir()
+    (facts / "failing_facts.py").write_text(
+        "from pathlib import Path\n\n\n"
+        "class Facts:\n"
+        "    def uplink(self):\n"
+        "        return 'eth0'\n\n"
+        "    def dns(self):\n"
+        f"        return Path({str(tmp_path / 'servers')!r}).read_text().split()\n"
+    )
+    with stopped_lan_agent(home) as agent:
+        agent.environment["PYTHONPATH"] = os.pathsep.join([str(facts), *sys.path])
+        agent.config.write_text(agent.config.read_text() + '[host]\nadapter = "failing_facts.Facts"\n')
+        agent.write("alone", agent.pod_text())
+        agent.write("own", agent.nics_text(nic("10.0.0.6/24"), dns='["10.0.0.53"]'))
+        agent.write("web", agent.nics_text(nic()))
+        agent.start()
+        for pod in ("alone", "own"):
+            agent.wait_phase(pod, "running")
+        error = wait_for(lambda: (agent.status("web") or {}).get("error"), "the error shows")
+        assert "failing_facts.Facts.dns() failed: FileNotFoundError" in str(error)
+        (tmp_path / "servers").write_text("10.0.0.54 fd00::54")
+        agent.wait_phase("web", "running")
+        assert seen(agent, "web", "resolv.conf") == "nameserver 10.0.0.54\nnameserver fd00::54\n"
+        assert seen(agent, "own", "resolv.conf") == "nameserver 10.0.0.53\n"
+        agent.client.sync()
+        assert [agent.status(pod)["phase"] for pod in ("alone", "own")] == ["running"] * 2  # type: ignore[index]
+
+
 @pytest.mark.parametrize("what", ["hosts", "dns"])
 def test_the_hosts_own_files_in_etc(tmp_path: Path, what: str) -> None:
     """Both by the adapter `auto`, in a mount namespace in which the machine's files are the test's."""
