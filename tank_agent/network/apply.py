@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from tank_agent.errors import Retry, Stalled, TankError
 from tank_agent.linux import fault
 from tank_agent.linux.namespaces import in_network_namespace, raise_link, set_network_sysctl
 from tank_agent.network import probe, rtnetlink
+from tank_agent.network.claims import Claim, claim
 from tank_agent.network.convergence import (
     AddAddress,
     AddLink,
@@ -65,11 +66,14 @@ class _Attempt:
             self.failures.setdefault(interface, error)
 
 
-def apply(netns: Path, steps: Sequence[Step], *, whole: bool) -> dict[str, TankError]:
+def apply(
+    netns: Path, steps: Sequence[Step], *, whole: bool, claimed: Mapping[Claim, str]
+) -> dict[str, TankError]:
     """Do the steps in the namespace pinned at `netns`; return what failed, an error for each interface.
 
     Args:
         whole: raise the first error instead, for a pod that does not start without its whole network.
+        claimed: the addresses that other pods are about to use, and these pods.
 
     Raises:
         Stalled: the host, its kernel or the parent interface cannot do it.
@@ -83,7 +87,11 @@ def apply(netns: Path, steps: Sequence[Step], *, whole: bool) -> dict[str, TankE
             check_parent(nic)
     impossible = list(attempt.failures.values())
     possible = [nic for nic in additions if nic.name not in attempt.failures]
-    refused = _refuse_own_addresses([step for step in steps if isinstance(step, AddAddress)], attempt)
+    new_addresses = [step for step in steps if isinstance(step, AddAddress)]
+    refused = [
+        *_refuse_own_addresses(new_addresses, attempt),
+        *_refuse_claimed_addresses(new_addresses, claimed, attempt),
+    ]
     for link in (step.link for step in steps if isinstance(step, RemoveLink)):
         with attempt.at(link.name):
             if impossible and not any(_is_succeeded(link, nic) for nic in possible):
@@ -333,6 +341,20 @@ def _refuse_taken_addresses(additions: Sequence[AddAddress], attempt: _Attempt) 
                     f"{format_mac(holder)} on {step.nic.parent} has it",
                     hint="give the pod another address, or take it from the other machine",
                 )
+    return refused
+
+
+def _refuse_claimed_addresses(
+    additions: Sequence[AddAddress], claimed: Mapping[Claim, str], attempt: _Attempt
+) -> list[AddAddress]:
+    """Return the addresses that other pods of this machine are just about to use."""
+    refused = [step for step in additions if claim(step) in claimed]
+    for step in refused:
+        with attempt.at(step.nic.name):
+            raise Retry(
+                f"the address {text(step.packed)} is taken: pod {claimed[claim(step)]} is about to use it",
+                hint="give one of the two another address",
+            )
     return refused
 
 

@@ -15,6 +15,7 @@ from msgspec import Struct
 from tank_agent.errors import Retry, Stalled, TankError
 from tank_agent.linux import namespaces
 from tank_agent.network import convergence, rtnetlink
+from tank_agent.network.claims import Claims, claim
 from tank_agent.network.host_facts import HostFacts
 from tank_agent.network.rtnetlink import Observed
 from tank_agent.network.wanted import WantedNic, wanted_nics
@@ -57,6 +58,7 @@ class PodNetworks:
         self._host = host
         self._lock = threading.Lock()
         self._readers: dict[str, _Reader] = {}
+        self._claims = Claims()
 
     def ensure(self, pod: str, network: Network) -> NetworkState:
         """Make the pod's network, or change what there is to what is wanted, without touching the rest.
@@ -81,7 +83,7 @@ class PodNetworks:
             inode = namespaces.network_namespace_inode(path)
             if not wanted:
                 return NetworkState(netns=path, netns_inode=inode)
-        observed = _converge(path, wanted, whole=fresh)
+        observed = self._converge(pod, wanted, whole=fresh)
         return NetworkState(netns=path, addresses=convergence.pod_addresses(observed), netns_inode=inode)
 
     def observe(self, pod: str) -> NetworkState | None:
@@ -187,6 +189,33 @@ class PodNetworks:
             raise failures[0]
         return leftovers
 
+    def _converge(self, pod: str, wanted: tuple[WantedNic, ...], *, whole: bool) -> Observed:
+        """Do steps until none is left, or only those of interfaces that failed; then raise the first error.
+
+        Args:
+            whole: raise it at once: a pod that does not start should not show its other addresses to the LAN.
+        """
+        path = self._path(pod)
+        failures: dict[str, TankError] = {}
+        with namespaces.in_network_namespace(path, rtnetlink.open_socket) as netlink:
+            for _ in range(_ROUNDS):
+                observed = rtnetlink.read(netlink)
+                steps = convergence.steps(observed, wanted)
+                left = [step for step in steps if convergence.interface(step) not in failures]
+                if not left and failures:
+                    raise next(iter(failures.values()))
+                if not left:
+                    return observed
+                from tank_agent.network.apply import apply
+
+                new = [claim(step) for step in left if isinstance(step, convergence.AddAddress)]
+                with self._claims.held(pod, new) as claimed:
+                    failures |= apply(path, left, whole=whole, claimed=claimed)
+        raise Retry(
+            f"the network does not stay as it is made: {left[0]}",
+            hint="something else in the pod or on the host changes it",
+        )
+
     def _read_often(self, pod: str, inode: int, *, links_only: bool) -> Observed:
         """Read the pod's namespace through a socket that stays in it."""
         with self._lock:
@@ -286,28 +315,3 @@ def _read_socket(netlink: socket.socket, *, links_only: bool) -> Observed:
     if links_only:
         return Observed(links=rtnetlink.read_links(netlink))
     return rtnetlink.read(netlink)
-
-
-def _converge(path: Path, wanted: tuple[WantedNic, ...], *, whole: bool) -> Observed:
-    """Do steps until none is left, or only those of interfaces that failed; then raise the first error.
-
-    Args:
-        whole: raise it at once: a pod that does not start should not show its other addresses to the LAN.
-    """
-    failures: dict[str, TankError] = {}
-    with namespaces.in_network_namespace(path, rtnetlink.open_socket) as netlink:
-        for _ in range(_ROUNDS):
-            observed = rtnetlink.read(netlink)
-            steps = convergence.steps(observed, wanted)
-            left = [step for step in steps if convergence.interface(step) not in failures]
-            if not left and failures:
-                raise next(iter(failures.values()))
-            if not left:
-                return observed
-            from tank_agent.network.apply import apply
-
-            failures |= apply(path, left, whole=whole)
-    raise Retry(
-        f"the network does not stay as it is made: {left[0]}",
-        hint="something else in the pod or on the host changes it",
-    )

@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -491,13 +492,22 @@ class TestRefusals:
         with pytest.raises(Stalled, match=r"10\.0\.0\.2 is this machine's own, on eth0"):
             lab.ensure("web", nics(eth0("10.0.0.2/24")))
 
-    def test_two_pods_that_start_with_one_address_do_not_both_get_it(self, lab: Lab) -> None:
+    def test_of_two_pods_that_ask_for_one_address_at_one_moment_one_gets_it(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         states: list[NetworkState | Retry] = []
-        together = threading.Barrier(2, timeout=10)
+        together = threading.Barrier(2)
+
+        def send(opened: socket.socket, frame: bytes) -> None:
+            # Whoever asks waits for the other: if it asks, too, each hears the other's question.
+            with suppress(threading.BrokenBarrierError):
+                together.wait(timeout=1)
+            real(opened, frame)
+
+        real = probe._send
+        monkeypatch.setattr(probe, "_send", send)
 
         def start(pod: str) -> None:
-            lab.ensure(pod, Network())
-            together.wait()
             try:
                 states.append(lab.ensure(pod, nics(eth0())))
             except Retry as error:
@@ -508,8 +518,21 @@ class TestRefusals:
             thread.start()
         for thread in threads:
             thread.join(timeout=30)
-        assert len(states) == 2
-        assert sum(isinstance(state, NetworkState) for state in states) <= 1
+        assert [type(state) for state in states] == [Retry, NetworkState]
+        assert "is about to use it" in str(states[0])
+
+    def test_one_address_on_two_lans_is_two_addresses(self, lab: Lab) -> None:
+        parents = {"a": "eth0", "b": "eth1"}
+        together = threading.Barrier(2, timeout=10)
+
+        def start(pod: str) -> NetworkState:
+            lab.ensure(pod, Network())
+            together.wait()
+            return lab.ensure(pod, nics(eth0("172.16.0.5/24", parent=parents[pod])))
+
+        with ThreadPoolExecutor(2) as workers:
+            states = list(workers.map(start, parents))
+        assert [state.addresses for state in states] == [("172.16.0.5/24",)] * 2
 
     def test_its_own_address_is_not_asked_for_again(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
         lab.ensure("web", nics(eth0()))

@@ -157,6 +157,26 @@ class TestRefusals:
         agent.wait_phase("web", "running")
         assert talk(agent.lan, agent.pod("web"), "10.0.0.5") == b"hello"
 
+    def test_of_two_pods_that_start_together_with_one_address_exactly_one_runs(self, tmp_path: Path) -> None:
+        with stopped_lan_agent(tmp_path, backoff_base="1s") as agent:
+            for pod in ("a", "b"):
+                agent.write(pod, agent.nics_text(FIVE))
+            agent.start()
+
+            def phases() -> list[str]:
+                return sorted((agent.status(pod) or {"phase": ""})["phase"] for pod in ("a", "b"))
+
+            # Before the first could have failed twice: they do not have to drift apart first.
+            wait_for(lambda: "running" in phases(), "one of them runs", 3)
+            wait_for(
+                lambda: any((agent.status(pod) or {}).get("error") for pod in ("a", "b")),
+                "the other says why",
+            )
+            assert phases().count("running") == 1
+            loser = next(pod for pod in ("a", "b") if (agent.status(pod) or {})["phase"] != "running")
+            assert "10.0.0.5 is taken" in str((agent.status(loser) or {})["error"])
+            assert talk(agent.lan, agent.pod("b" if loser == "a" else "a"), "10.0.0.5") == b"hello"
+
     @pytest.mark.parametrize("parent", ["eth7", "port0"])
     def test_a_pod_that_cannot_have_its_network_says_why_and_leaves_nothing(
         self, agent: LanAgent, parent: str
