@@ -162,19 +162,19 @@ class Networks:
             self._fresh.add(pod.name)
             self._settled(pod)
 
-    def converge(self, pod: Pod, pid: int | None) -> None:
+    def converge(self, pod: Pod, pids: Collection[int]) -> None:
         """Change a pod's network and its files to what is wanted, under the containers that run.
 
         Args:
             pod: as it should be.
-            pid: a process in the pod's network, should its pin be lost.
+            pids: processes of the pod, should its pin be lost; some may be in the host's network still.
 
         Raises:
             Stalled, Retry: as `PodNetworks.ensure`; what could be done is done.
         """
         try:
             if pod.network.mode != "host":
-                self._keep_pin(pod.name, pid)
+                self._keep_pin(pod.name, pids)
                 self._pod_networks.ensure(pod.name, pod.network)
         finally:
             # Also after a failure: what was done shows in the status and in /etc/hosts.
@@ -315,7 +315,7 @@ class Networks:
         hosts = read_host_hosts(_HOSTS) if pod.network.mode == "host" else ""
         return pod_files(pod.name, pod.network, state, self._host_dns(pod), host_hosts=hosts)
 
-    def _keep_pin(self, pod: str, pid: int | None) -> None:
+    def _keep_pin(self, pod: str, pids: Collection[int]) -> None:
         """Pin the namespace again where its pin was lost, or another's was put in its place.
 
         Raises:
@@ -328,23 +328,33 @@ class Networks:
         pinned = network_namespace_inode(state.netns)
         if pinned is not None and pinned == state.netns_inode:
             return
+        if pinned is not None:
+            # First, and without a look at what is in it: it is not this pod's.
+            unpin(state.netns)
+        pid = next((pid for pid in pids if _namespace_of(pid) == state.netns_inode), None)
         if pid is None:
             # Nobody is in it: the next look finds none, and makes one.
             self.remove(pod)
             raise Retry("the pod's network namespace is gone", where=f"pod {pod}")
-        if pinned is not None:
-            unpin(state.netns)
         self._pod_networks.repin(pod, pid)
 
     def _repin_any(self, pod: str, pids: Collection[int]) -> bool:
         own = _HOST_NAMESPACE.stat().st_ino
         for pid in pids:
             try:
-                if Path(f"/proc/{pid}/ns/net").stat().st_ino != own:
+                if _namespace_of(pid) not in (None, own):
                     return self._pod_networks.repin(pod, pid)
-            except (FileNotFoundError, ProcessLookupError, Retry):
+            except Retry:
                 continue
         return False
+
+
+def _namespace_of(pid: int) -> int | None:
+    """Return the inode number that names a process's network namespace; None if there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/ns/net").stat().st_ino
+    except (FileNotFoundError, ProcessLookupError):
+        return None
 
 
 def _signature(path: str) -> tuple[int, ...] | None:

@@ -257,6 +257,36 @@ class TestDrift:
         assert identity(agent, "web") == before
         assert talk(agent.lan, agent.pod("web"), "10.0.0.5") == b"hello"
 
+    def test_a_pin_is_never_made_again_of_the_hosts_namespace(self, agent: LanAgent) -> None:
+        """A container of the pod that is still to leave the host's network is no source for a lost pin."""
+        stubborn = agent.pod_text(
+            command=["/bin/sh", "-c", "trap '' TERM; while :; do sleep 1; done"], extra='stop_grace = "20s"'
+        )
+        other = agent.pod_text(extra='stop_grace = "1s"').replace('"app"', '"other"')
+        host = 'network = "host"'
+        agent.write("web", f"{host}\n{stubborn}{other}")
+        agent.wait_phase("web", "running")
+        left = agent.pid("web")
+        links = agent.host.ip("-o link")
+        network = f"[network]\n[[network.nics]]\n{FIVE}\n"
+        agent.write("web", f"{network}{stubborn}{other}")
+
+        def moved() -> bool:
+            pid = next(c["pid"] for c in (agent.status("web") or {})["containers"] if c["name"] == "other")
+            path = agent.pod("web").path
+            return path.exists() and in_network(pid, path.stat().st_ino)
+
+        wait_for(moved, "one container is in the pod's network")
+        assert in_network(left, agent.host.inode())
+        inode = agent.pod("web").inode()
+        mounts.unmount_all(agent.pod("web").path)
+        wait_for(lambda: agent.pod("web").inode() == inode, "the pod's own namespace is pinned again", 5)
+        assert agent.host.ip("-o link") == links
+        assert talk(agent.lan, agent.pod("web"), "10.0.0.5") == b"hello"
+        agent.write("web", f"{network}{stubborn}{other}".replace('"20s"', '"300ms"'))
+        os.kill(left, signal.SIGKILL)
+        agent.wait_phase("web", "running")
+
     def test_files_that_tell_of_the_network_are_kept_right(self, agent: LanAgent) -> None:
         agent.write("web", agent.nics_text(FIVE, dns='["10.0.0.53"]'))
         agent.wait_phase("web", "running")
