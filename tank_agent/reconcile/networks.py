@@ -154,7 +154,8 @@ class Networks:
         """Make a pod's network; errors as `PodNetworks.ensure`, which then leave nothing."""
         try:
             state = self._pod_networks.ensure(pod.name, pod.network)
-        except TankError:
+        except Exception:
+            # Of whatever kind: one that `pods` does not list would never be removed.
             self._pod_networks.remove(pod.name)
             raise
         with self._lock:
