@@ -567,6 +567,15 @@ class TestRefusals:
             lab.ensure("web", nics(eth0()))
         assert "agent.toml" in (caught.value.hint or "")
 
+    @pytest.mark.parametrize("kind", ["blackhole", "unreachable", "prohibit"])
+    def test_a_default_route_that_leads_nowhere_is_no_uplink(self, lab: Lab, kind: str) -> None:
+        for family in ("-4", "-6"):
+            lab.host.ip(f"{family} route add {kind} default metric 5")
+        # IPv6 has no other, IPv4 has one behind it.
+        assert lab.host(AutoHostFacts().uplink) == "eth0"
+        lab.host.ip("route del default via 10.0.0.1")
+        assert lab.host(AutoHostFacts().uplink) is None
+
     def test_a_parent_that_is_not_there(self, lab: Lab) -> None:
         with pytest.raises(Retry, match="no interface 'eth7'"):
             lab.ensure("web", nics(eth0(parent="eth7")))

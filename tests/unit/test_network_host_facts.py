@@ -52,6 +52,7 @@ class TestUplink:
             + ipv4("eth0", destination="0000000A")
             + ipv4("eth0", flags="0002")
             + ipv4("*", flags="0201")
+            + ipv4("*", flags="0001")
         )
         routes[1].write_text(ipv6("lo", flags="00200200"))
         assert AutoHostFacts().uplink() is None
