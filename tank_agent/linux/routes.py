@@ -8,6 +8,8 @@ _IPV6_ANY = "0" * 32
 # linux/route.h, linux/ipv6_route.h
 _RTF_UP = 0x1
 _RTF_REJECT = 0x200
+# A blackhole leads to no interface, but has no RTF_REJECT as others of its kind have.
+_NO_INTERFACE = "*"
 
 
 def ipv4_default_interfaces(lines: Iterable[str]) -> tuple[str, ...]:
@@ -16,7 +18,7 @@ def ipv4_default_interfaces(lines: Iterable[str]) -> tuple[str, ...]:
     found = [
         (int(row[6]), row[0])
         for row in rows
-        if len(row) >= 10 and row[1] == row[7] == "00000000" and _usable(row[3])
+        if len(row) >= 10 and row[0] != _NO_INTERFACE and row[1] == row[7] == "00000000" and _usable(row[3])
     ]
     return _by_metric(found)
 

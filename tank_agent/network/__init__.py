@@ -6,6 +6,7 @@ Read from the top:
     wanted.py        the pod file's interfaces looked up on this host, and what the host refuses
     apply.py         does the steps, with pyroute2, which is imported only for a pod with interfaces
     probe.py         asks the LAN whether an address is free (ARP, and neighbour discovery)
+    claims.py        lets only one of two pods ask for an address
     rtnetlink.py     reads links, addresses and routes; small, since every resync reads every pod
     host_facts.py    the seam to the host: its uplink and its DNS
     files.py         /etc/hosts, /etc/hostname and /etc/resolv.conf

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from tank_agent.errors import Retry, Stalled, TankError
 from tank_agent.linux import fault
 from tank_agent.linux.namespaces import in_network_namespace, raise_link, set_network_sysctl
 from tank_agent.network import probe, rtnetlink
+from tank_agent.network.claims import Claim, claim
 from tank_agent.network.convergence import (
     AddAddress,
     AddLink,
@@ -28,6 +29,8 @@ from tank_agent.network.convergence import (
     RemoveLink,
     RemoveRoute,
     Step,
+    SwitchOffIpv6,
+    interface,
 )
 from tank_agent.network.rtnetlink import DefaultRoute, Link, text
 from tank_agent.network.wanted import LINK_GROUP, LINK_KIND, WantedNic, check_parent, format_mac
@@ -45,24 +48,67 @@ _REFUSED_PARENTS = {
 }
 
 
-def apply(netns: Path, steps: Sequence[Step]) -> None:
-    """Do the steps in the namespace pinned at `netns`.
+class _Attempt:
+    """What fails of several interfaces: each by itself, so that none keeps the others from what they need."""
+
+    def __init__(self, *, whole: bool) -> None:
+        self.failures: dict[str, TankError] = {}
+        self._whole = whole
+
+    @contextmanager
+    def at(self, interface: str) -> Iterator[None]:
+        """Remember the first error of an interface; raise it where only the whole is of use."""
+        try:
+            yield
+        except TankError as error:
+            if self._whole:
+                raise
+            self.failures.setdefault(interface, error)
+
+
+def apply(
+    netns: Path, steps: Sequence[Step], *, whole: bool, claimed: Mapping[Claim, str]
+) -> dict[str, TankError]:
+    """Do the steps in the namespace pinned at `netns`; return what failed, an error for each interface.
+
+    Args:
+        whole: raise the first error instead, for a pod that does not start without its whole network.
+        claimed: the addresses that other pods are about to use, and these pods.
 
     Raises:
         Stalled: the host, its kernel or the parent interface cannot do it.
         Retry: it cannot be done now; an address is taken, or an interface is away.
     """
+    attempt = _Attempt(whole=whole)
     additions = [step.nic for step in steps if isinstance(step, AddLink)]
-    # Before anything is removed: what works stays if its successor is impossible.
+    # Before anything is removed: what works stays if its successor is impossible, also one of another name.
     for nic in additions:
-        check_parent(nic)
-    _refuse_own_addresses([step for step in steps if isinstance(step, AddAddress)])
-    remove_links(netns, [step.link for step in steps if isinstance(step, RemoveLink)])
-    for nic in additions:
-        _create_link(netns, nic)
-        fault.point("network:link-created")
-    inner = [step for step in steps if not isinstance(step, RemoveLink)]
-    in_network_namespace(netns, lambda: _apply_inside(inner))
+        with attempt.at(nic.name):
+            check_parent(nic)
+    impossible = list(attempt.failures.values())
+    possible = [nic for nic in additions if nic.name not in attempt.failures]
+    new_addresses = [step for step in steps if isinstance(step, AddAddress)]
+    refused = [
+        *_refuse_own_addresses(new_addresses, attempt),
+        *_refuse_claimed_addresses(new_addresses, claimed, attempt),
+    ]
+    for link in (step.link for step in steps if isinstance(step, RemoveLink)):
+        with attempt.at(link.name):
+            if impossible and not any(_is_succeeded(link, nic) for nic in possible):
+                raise impossible[0]
+            remove_links(netns, [link])
+    for nic in possible:
+        with attempt.at(nic.name):
+            _create_link(netns, nic)
+            fault.point("network:link-created")
+    inner = [step for step in steps if not isinstance(step, RemoveLink) and step not in refused]
+    in_network_namespace(netns, lambda: _apply_inside(inner, attempt))
+    return attempt.failures
+
+
+def _is_succeeded(link: Link, nic: WantedNic) -> bool:
+    # By its MAC address also one that is half made, or was renamed: two can't have it.
+    return nic.name == link.name or nic.mac == link.mac
 
 
 def remove_links(netns: Path, links: Sequence[Link]) -> None:
@@ -142,32 +188,42 @@ def _create_link(netns: Path, nic: WantedNic) -> None:
         os.close(target)
 
 
-def _apply_inside(steps: Sequence[Step]) -> None:
+def _apply_inside(steps: Sequence[Step], attempt: _Attempt) -> None:
     """Do the steps that need only the pod's namespace, which is the calling thread's."""
-    _refuse_taken_addresses([step for step in steps if isinstance(step, AddAddress)])
+    refused = _refuse_taken_addresses([step for step in steps if isinstance(step, AddAddress)], attempt)
     with _route_socket() as route:
         for step in steps:
-            match step:
-                case AddLink(nic=nic):
-                    _name_link(route, nic)
-                case RaiseLink():
-                    _raise(step)
-                case AddAddress():
-                    _add_address(route, step)
-                case RemoveAddress(nic=nic, address=address):
-                    with _explained(f"cannot take {text(address.packed)} from {nic.name}", ignore=_GONE):
-                        route.addr(
-                            "del", index=address.index, address=text(address.packed), prefixlen=address.prefix
-                        )
-                    fault.point("network:address-removed")
-                case AddRoute():
-                    _add_route(route, step)
-                case RemoveRoute(nic=nic, route=unwanted):
-                    with _explained(f"cannot remove a default route of {nic.name}", ignore=_GONE):
-                        route.route("del", **_route_arguments(unwanted), scope=RT_SCOPE_NOWHERE, proto=0)
-                    fault.point("network:route-removed")
-                case _:
-                    pass
+            # An interface that failed gets what else it lacks, and loses nothing.
+            adds = isinstance(step, AddAddress | AddRoute)
+            if step not in refused and (adds or interface(step) not in attempt.failures):
+                with attempt.at(interface(step)):
+                    _do(route, step)
+
+
+def _do(route: Any, step: Step) -> None:
+    match step:
+        case AddLink(nic=nic):
+            _name_link(route, nic)
+        case RaiseLink():
+            _raise(step)
+        case AddAddress():
+            _add_address(route, step)
+        case RemoveAddress(nic=nic, address=address):
+            with _explained(f"cannot take {text(address.packed)} from {nic.name}", ignore=_GONE):
+                route.addr("del", index=address.index, address=text(address.packed), prefixlen=address.prefix)
+            fault.point("network:address-removed")
+        case AddRoute():
+            _add_route(route, step)
+        case RemoveRoute(nic=nic, route=unwanted):
+            with _explained(f"cannot remove a default route of {nic.name}", ignore=_GONE):
+                route.route("del", **_route_arguments(unwanted), scope=RT_SCOPE_NOWHERE, proto=0)
+            fault.point("network:route-removed")
+        case SwitchOffIpv6(nic=nic):
+            with _explained(f"cannot switch IPv6 off on {nic.name}"):
+                _set_ipv6(nic.name, "disable_ipv6", "1")
+            fault.point("network:ipv6-switched-off")
+        case _:
+            pass
 
 
 _GONE = (errno.ENODEV, errno.EADDRNOTAVAIL, errno.ESRCH)
@@ -175,13 +231,12 @@ _GONE = (errno.ENODEV, errno.EADDRNOTAVAIL, errno.ESRCH)
 
 def _name_link(route: Any, nic: WantedNic) -> None:
     """Give a new interface its settings and then its name: by the name it is known to be complete."""
-    has_ipv6 = any(len(packed) != 4 for packed, _ in nic.addresses)
     with _explained(f"cannot set {nic.name} up"):
         # What the file says is all there is: no addresses or routes by router advertisements.
         for name, value in (
             ("accept_ra", "0"),
             ("autoconf", "0"),
-            ("disable_ipv6", "0" if has_ipv6 else "1"),
+            ("disable_ipv6", "0" if nic.has_ipv6 else "1"),
         ):
             _set_ipv6(nic.first_name, name, value)
         fault.point("network:link-configured")
@@ -269,30 +324,52 @@ def _target(step: AddAddress) -> probe.Target:
     return probe.Target(step.index, step.nic.mac, step.packed)
 
 
-def _refuse_taken_addresses(additions: Sequence[AddAddress]) -> None:
+def _refuse_taken_addresses(additions: Sequence[AddAddress], attempt: _Attempt) -> list[AddAddress]:
+    """Ask the LAN for the addresses that are to be added, and return those that others have."""
     if not additions:
-        return
+        return []
     with _explained("cannot ask the network whether an address is free"):
         found = probe.holders([_target(step) for step in additions])
     fault.point("network:probed")
+    refused = []
     for step in additions:
         if holder := found.get(step.packed):
+            refused.append(step)
+            with attempt.at(step.nic.name):
+                raise Retry(
+                    f"the address {text(step.packed)} is taken: "
+                    f"{format_mac(holder)} on {step.nic.parent} has it",
+                    hint="give the pod another address, or take it from the other machine",
+                )
+    return refused
+
+
+def _refuse_claimed_addresses(
+    additions: Sequence[AddAddress], claimed: Mapping[Claim, str], attempt: _Attempt
+) -> list[AddAddress]:
+    """Return the addresses that other pods of this machine are just about to use."""
+    refused = [step for step in additions if claim(step) in claimed]
+    for step in refused:
+        with attempt.at(step.nic.name):
             raise Retry(
-                f"the address {text(step.packed)} is taken: {format_mac(holder)} on {step.nic.parent} has it",
-                hint="give the pod another address, or take it from the other machine",
+                f"the address {text(step.packed)} is taken: pod {claimed[claim(step)]} is about to use it",
+                hint="give one of the two another address",
             )
+    return refused
 
 
-def _refuse_own_addresses(additions: Sequence[AddAddress]) -> None:
-    """Refuse the host's own addresses, for which the host would not answer a probe from its own macvlan."""
+def _refuse_own_addresses(additions: Sequence[AddAddress], attempt: _Attempt) -> list[AddAddress]:
+    """Return the host's own addresses, for which the host would not answer a probe from its own macvlan."""
     if not additions:
-        return
+        return []
     with rtnetlink.open_socket() as netlink:
         own = {address.packed: address.index for address in rtnetlink.read_addresses(netlink)}
-    for step in additions:
-        if step.packed in own:
+    refused = [step for step in additions if step.packed in own]
+    for step in refused:
+        with attempt.at(step.nic.name):
             name = socket.if_indextoname(own[step.packed])
             raise Stalled(
                 f"the address {text(step.packed)} is this machine's own, on {name}",
                 hint='give the pod another address, or use network = "host"',
             )
+    return refused

@@ -92,7 +92,16 @@ class RemoveRoute(Struct, frozen=True):
         return f"{self.nic.name} has a default route{gateway} that the pod does not name"
 
 
-Step = RemoveLink | AddLink | RaiseLink | AddAddress | RemoveAddress | AddRoute | RemoveRoute
+class SwitchOffIpv6(Struct, frozen=True):
+    """Switch IPv6 off on an interface: so it loses the link-local address that came with another."""
+
+    nic: WantedNic
+
+    def __str__(self) -> str:
+        return f"{self.nic.name} has IPv6, but no address of it in the pod's file"
+
+
+Step = RemoveLink | AddLink | RaiseLink | AddAddress | RemoveAddress | AddRoute | RemoveRoute | SwitchOffIpv6
 
 
 def steps(observed: Observed, wanted: Sequence[WantedNic]) -> tuple[Step, ...]:
@@ -102,6 +111,17 @@ def steps(observed: Observed, wanted: Sequence[WantedNic]) -> tuple[Step, ...]:
     the pod's file names may stay, and IPv6 link-local addresses.
     """
     return (*_loopback_steps(observed), *_link_steps(observed, wanted), *_inner_steps(observed, wanted))
+
+
+def interface(step: Step) -> str:
+    """Return the name of the interface that a step is about."""
+    match step:
+        case RemoveLink(link=link):
+            return link.name
+        case RaiseLink(name=name):
+            return name
+        case _:
+            return step.nic.name
 
 
 def is_ours(link: Link) -> bool:
@@ -178,6 +198,9 @@ def _address_steps(observed: Observed, nic: WantedNic, index: int) -> Iterator[S
         if (packed, prefix) not in there:
             yield AddAddress(nic, index, packed, prefix)
     yield from (RemoveAddress(nic, a) for a in extra if a.packed not in wanted)
+    # Last: with it go the interface's IPv6 routes, which may be named as steps, too.
+    if not nic.has_ipv6 and any(_is_link_local(a) for a in there.values()):
+        yield SwitchOffIpv6(nic)
 
 
 def _route_steps(observed: Observed, nic: WantedNic, index: int) -> Iterator[Step]:

@@ -11,7 +11,8 @@ from tank_agent.network.pod_network import NetworkState
 from tank_agent.spec.model import Network
 
 _LOCALHOST = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
-_READ_LIMIT = 1 << 20
+# Lists of advertisers' hosts have a few MiB.
+_HOSTS_LIMIT = 16 << 20
 
 
 def pod_files(
@@ -42,11 +43,33 @@ def hosts(pod: str, network: Network, state: NetworkState, *, host_hosts: str = 
     return _LOCALHOST + "".join(f"{address} {pod}\n" for address in addresses)
 
 
+def read_host_hosts(path: Path, limit: int = _HOSTS_LIMIT) -> str:
+    """Return the host's /etc/hosts; of one beyond the limit the whole lines before it, and a comment on that.
+
+    Raises:
+        OSError: it cannot be read; one that is not there is empty.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except FileNotFoundError:
+        return ""
+    if len(content) <= limit:
+        return content.decode(errors="replace")
+    lines = content[: content.rfind(b"\n", 0, limit) + 1].decode(errors="replace")
+    return f"{lines}# The host's file is larger than {limit} bytes: the rest of it is not here.\n"
+
+
+def wants_host_dns(network: Network) -> bool:
+    """Return whether a pod's resolv.conf depends on the host's DNS."""
+    return network.mode != "none" and not network.dns
+
+
 def resolv_conf(network: Network, dns: HostDns) -> str:
     """Return /etc/resolv.conf (resolv.conf(5)): the pod's DNS, else the host's; empty without a network."""
     if network.dns:
         return _resolv_conf(HostDns(servers=network.dns), network.dns)
-    if network.mode == "none":
+    if not wants_host_dns(network):
         return ""
     return _resolv_conf(dns, (network.mode == "host" and dns.local) or dns.servers)
 
@@ -80,19 +103,23 @@ def write_files(directory: Path, files: Mapping[str, str]) -> bool:
 
 def files_differ(directory: Path, files: Mapping[str, str]) -> tuple[str, ...]:
     """Return the names of the files that `write_files` would change or make; changes nothing."""
-    return tuple(name for name, text in files.items() if _content(directory / name) != text.encode())
+    return tuple(name for name, text in files.items() if _differs(directory / name, text.encode()))
 
 
-def _content(path: Path) -> bytes | None:
+def _differs(path: Path, content: bytes) -> bool:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         # Absent, or put there by somebody as something else: it is to be written.
-        return None
+        return True
     try:
-        return os.pread(fd, _READ_LIMIT, 0)
+        return not _holds(fd, content)
     finally:
         os.close(fd)
+
+
+def _holds(fd: int, content: bytes) -> bool:
+    return os.fstat(fd).st_size == len(content) and os.pread(fd, len(content) + 1, 0) == content
 
 
 def _write(folder: int, name: str, content: bytes) -> bool:
@@ -100,7 +127,7 @@ def _write(folder: int, name: str, content: bytes) -> bool:
     fd = os.open(name, flags, 0o644, dir_fd=folder)
     try:
         status = os.fstat(fd)
-        fresh = status.st_size == len(content) and os.pread(fd, _READ_LIMIT, 0) == content
+        fresh = _holds(fd, content)
         if status.st_mode & 0o777 != 0o644:
             # Programs of any user read these; a strict umask must not hide them.
             os.fchmod(fd, 0o644)

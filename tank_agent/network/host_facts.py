@@ -136,15 +136,19 @@ class UserHostFacts:
     def dns(self) -> HostDns:
         """Return what the user's class says."""
         try:
-            found = self._facts.dns()
+            found: object = self._facts.dns()
         except Exception as error:
             raise self._failed("dns", error) from error
-        if not isinstance(found, HostDns):
-            raise Stalled(
-                f"{self._path}.dns() returned {found!r}",
-                hint="return a tank_agent.network.host_facts.HostDns",
-            )
-        return found
+        if isinstance(found, HostDns):
+            return found
+        if isinstance(found, list | tuple) and all(
+            isinstance(each, str) and _is_address(each) for each in found
+        ):
+            return HostDns(servers=tuple(found))
+        raise Stalled(
+            f"{self._path}.dns() returned {found!r}",
+            hint="return a list of servers' addresses, or a tank_agent.network.host_facts.HostDns",
+        )
 
     def _failed(self, method: str, error: Exception) -> Retry:
         return Retry(f"{self._path}.{method}() failed: {type(error).__name__}: {error}")

@@ -15,6 +15,7 @@ from msgspec import Struct
 from tank_agent.errors import Retry, Stalled, TankError
 from tank_agent.linux import namespaces
 from tank_agent.network import convergence, rtnetlink
+from tank_agent.network.claims import Claims, claim
 from tank_agent.network.host_facts import HostFacts
 from tank_agent.network.rtnetlink import Observed
 from tank_agent.network.wanted import WantedNic, wanted_nics
@@ -57,6 +58,7 @@ class PodNetworks:
         self._host = host
         self._lock = threading.Lock()
         self._readers: dict[str, _Reader] = {}
+        self._claims = Claims()
 
     def ensure(self, pod: str, network: Network) -> NetworkState:
         """Make the pod's network, or change what there is to what is wanted, without touching the rest.
@@ -67,6 +69,7 @@ class PodNetworks:
         Raises:
             Stalled: the spec or the host must change: an impossible parent, name or address.
             Retry: not now: no uplink, no such parent, an address that another machine holds.
+                Of a network that was there before, all that could be done is done.
         """
         path = self._path(pod)
         if network.mode == "host":
@@ -74,12 +77,13 @@ class PodNetworks:
             return NetworkState()
         wanted = wanted_nics(pod, network, self._host)
         inode = namespaces.network_namespace_inode(path)
-        if inode is None:
+        fresh = inode is None
+        if fresh:
             _create(path)
             inode = namespaces.network_namespace_inode(path)
             if not wanted:
                 return NetworkState(netns=path, netns_inode=inode)
-        observed = _converge(path, wanted)
+        observed = self._converge(pod, wanted, whole=fresh)
         return NetworkState(netns=path, addresses=convergence.pod_addresses(observed), netns_inode=inode)
 
     def observe(self, pod: str) -> NetworkState | None:
@@ -185,6 +189,33 @@ class PodNetworks:
             raise failures[0]
         return leftovers
 
+    def _converge(self, pod: str, wanted: tuple[WantedNic, ...], *, whole: bool) -> Observed:
+        """Do steps until none is left, or only those of interfaces that failed; then raise the first error.
+
+        Args:
+            whole: raise it at once: a pod that does not start should not show its other addresses to the LAN.
+        """
+        path = self._path(pod)
+        failures: dict[str, TankError] = {}
+        with namespaces.in_network_namespace(path, rtnetlink.open_socket) as netlink:
+            for _ in range(_ROUNDS):
+                observed = rtnetlink.read(netlink)
+                steps = convergence.steps(observed, wanted)
+                left = [step for step in steps if convergence.interface(step) not in failures]
+                if not left and failures:
+                    raise next(iter(failures.values()))
+                if not left:
+                    return observed
+                from tank_agent.network.apply import apply
+
+                new = [claim(step) for step in left if isinstance(step, convergence.AddAddress)]
+                with self._claims.held(pod, new) as claimed:
+                    failures |= apply(path, left, whole=whole, claimed=claimed)
+        raise Retry(
+            f"the network does not stay as it is made: {left[0]}",
+            hint="something else in the pod or on the host changes it",
+        )
+
     def _read_often(self, pod: str, inode: int, *, links_only: bool) -> Observed:
         """Read the pod's namespace through a socket that stays in it."""
         with self._lock:
@@ -284,19 +315,3 @@ def _read_socket(netlink: socket.socket, *, links_only: bool) -> Observed:
     if links_only:
         return Observed(links=rtnetlink.read_links(netlink))
     return rtnetlink.read(netlink)
-
-
-def _converge(path: Path, wanted: tuple[WantedNic, ...]) -> Observed:
-    with namespaces.in_network_namespace(path, rtnetlink.open_socket) as netlink:
-        for _ in range(_ROUNDS):
-            observed = rtnetlink.read(netlink)
-            steps = convergence.steps(observed, wanted)
-            if not steps:
-                return observed
-            from tank_agent.network.apply import apply
-
-            apply(path, steps)
-    raise Retry(
-        f"the network does not stay as it is made: {steps[0]}",
-        hint="something else in the pod or on the host changes it",
-    )

@@ -59,10 +59,14 @@ def holders(targets: Sequence[Target]) -> dict[bytes, bytes]:
     Raises:
         OSError: no right to open packet sockets (CAP_NET_RAW), or an interface is gone.
     """
-    sockets = {(target.index, _protocol(target.packed)): _open(target) for target in targets}
+    sockets: dict[tuple[int, int], socket.socket] = {}
     try:
         for target in targets:
-            _join(sockets[target.index, _protocol(target.packed)], target)
+            # One hears all addresses of an interface.
+            key = target.index, _protocol(target.packed)
+            if key not in sockets:
+                sockets[key] = _open(target)
+            _join(sockets[key], target)
         found: dict[bytes, bytes] = {}
         for _ in range(PROBES):
             for target in targets:

@@ -52,6 +52,11 @@ class WantedNic(Struct, frozen=True, kw_only=True):
     metric: int
 
     @property
+    def has_ipv6(self) -> bool:
+        """Return whether it has an IPv6 address; else IPv6 is off on it."""
+        return any(len(packed) != 4 for packed, _ in self.addresses)
+
+    @property
     def first_name(self) -> str:
         """Return the name that it is made with.
 

@@ -13,7 +13,7 @@ from tank_agent.errors import Retry, TankError
 from tank_agent.linux.clock import Clock
 from tank_agent.linux.leftovers import left_for_later
 from tank_agent.linux.namespaces import network_namespace_inode, unpin
-from tank_agent.network.files import files_differ, pod_files, write_files
+from tank_agent.network.files import files_differ, pod_files, read_host_hosts, wants_host_dns, write_files
 from tank_agent.network.host_facts import HostDns, HostFacts
 from tank_agent.network.pod_network import NetworkState, PodNetworks
 from tank_agent.reconcile import observed
@@ -23,7 +23,6 @@ from tank_agent.runtime.rootfs import FILES, remove_tree
 from tank_agent.spec.model import Network, Pod
 
 _HOSTS = Path("/etc/hosts")
-_HOSTS_LIMIT = 1 << 20
 _HOST_NAMESPACE = Path("/proc/self/ns/net")
 # A cable that is plugged in again should not be waited for as a program that keeps failing is.
 BACKOFF = Backoff(base=1.0, cap=30.0)
@@ -68,7 +67,8 @@ class Networks:
         self._quiet: dict[str, object] = {}
         self._inodes: dict[str, object] = {}
         self._replaced: set[str] = set()
-        self._host_read: tuple[float, HostDns, object] | None = None
+        self._dns_read: tuple[float, HostDns] | None = None
+        self._hosts_read: tuple[float, object] | None = None
 
     def adopt(self, processes: Mapping[str, Collection[int]]) -> None:
         """Take over the networks of pods that have runs, and remove all others that a former agent left.
@@ -152,7 +152,8 @@ class Networks:
         """Make a pod's network; errors as `PodNetworks.ensure`, which then leave nothing."""
         try:
             state = self._pod_networks.ensure(pod.name, pod.network)
-        except TankError:
+        except Exception:
+            # Of whatever kind: one that `pods` does not list would never be removed.
             self._pod_networks.remove(pod.name)
             raise
         with self._lock:
@@ -160,19 +161,19 @@ class Networks:
             self._fresh.add(pod.name)
             self._settled(pod)
 
-    def converge(self, pod: Pod, pid: int | None) -> None:
+    def converge(self, pod: Pod, pids: Collection[int]) -> None:
         """Change a pod's network and its files to what is wanted, under the containers that run.
 
         Args:
             pod: as it should be.
-            pid: a process in the pod's network, should its pin be lost.
+            pids: processes of the pod, should its pin be lost; some may be in the host's network still.
 
         Raises:
             Stalled, Retry: as `PodNetworks.ensure`; what could be done is done.
         """
         try:
             if pod.network.mode != "host":
-                self._keep_pin(pod.name, pid)
+                self._keep_pin(pod.name, pids)
                 self._pod_networks.ensure(pod.name, pod.network)
         finally:
             # Also after a failure: what was done shows in the status and in /etc/hosts.
@@ -275,7 +276,7 @@ class Networks:
             state = self._states.get(pod.name)
         directory = f"{self._files}/{pod.name}"
         files = tuple([_signature(f"{directory}/{name}") for name in FILES])
-        seen = (files, state, pod.network, *self._host_facts())
+        seen = (files, state, pod.network, self._host_dns(pod), self._host_hosts())
         if self._quiet.get(pod.name) == seen:
             return None
         inodes = tuple(signature and signature[:2] for signature in files)
@@ -288,26 +289,32 @@ class Networks:
         self._quiet[pod.name] = seen
         return None
 
-    def _host_facts(self) -> tuple[HostDns, object]:
-        """Return the host's DNS and what tells of its hosts file.
+    def _host_dns(self, pod: Pod) -> HostDns:
+        """Return the host's DNS; nothing for a pod that does not use it, which must not wait for it either.
 
         Read at most once a second, since a resync asks for every pod.
         """
+        if not wants_host_dns(pod.network):
+            return HostDns()
         now = self._clock.monotonic()
-        if self._host_read is None or not self._host_read[0] <= now < self._host_read[0] + _HOST_FRESH:
-            self._host_read = (now, self._host.dns(), _signature(str(_HOSTS)))
-        return self._host_read[1:]
+        if self._dns_read is None or not self._dns_read[0] <= now < self._dns_read[0] + _HOST_FRESH:
+            self._dns_read = (now, self._host.dns())
+        return self._dns_read[1]
+
+    def _host_hosts(self) -> object:
+        """Return what tells of the host's hosts file; read as seldom as its DNS."""
+        now = self._clock.monotonic()
+        if self._hosts_read is None or not self._hosts_read[0] <= now < self._hosts_read[0] + _HOST_FRESH:
+            self._hosts_read = (now, _signature(str(_HOSTS)))
+        return self._hosts_read[1]
 
     def _wanted_files(self, pod: Pod) -> dict[str, str]:
         with self._lock:
             state = self._states.get(pod.name, NetworkState())
-        hosts = ""
-        if pod.network.mode == "host" and _HOSTS.exists():
-            with _HOSTS.open(encoding="utf-8", errors="replace") as file:
-                hosts = file.read(_HOSTS_LIMIT)
-        return pod_files(pod.name, pod.network, state, self._host_facts()[0], host_hosts=hosts)
+        hosts = read_host_hosts(_HOSTS) if pod.network.mode == "host" else ""
+        return pod_files(pod.name, pod.network, state, self._host_dns(pod), host_hosts=hosts)
 
-    def _keep_pin(self, pod: str, pid: int | None) -> None:
+    def _keep_pin(self, pod: str, pids: Collection[int]) -> None:
         """Pin the namespace again where its pin was lost, or another's was put in its place.
 
         Raises:
@@ -320,23 +327,33 @@ class Networks:
         pinned = network_namespace_inode(state.netns)
         if pinned is not None and pinned == state.netns_inode:
             return
+        if pinned is not None:
+            # First, and without a look at what is in it: it is not this pod's.
+            unpin(state.netns)
+        pid = next((pid for pid in pids if _namespace_of(pid) == state.netns_inode), None)
         if pid is None:
             # Nobody is in it: the next look finds none, and makes one.
             self.remove(pod)
             raise Retry("the pod's network namespace is gone", where=f"pod {pod}")
-        if pinned is not None:
-            unpin(state.netns)
         self._pod_networks.repin(pod, pid)
 
     def _repin_any(self, pod: str, pids: Collection[int]) -> bool:
         own = _HOST_NAMESPACE.stat().st_ino
         for pid in pids:
             try:
-                if Path(f"/proc/{pid}/ns/net").stat().st_ino != own:
+                if _namespace_of(pid) not in (None, own):
                     return self._pod_networks.repin(pod, pid)
-            except (FileNotFoundError, ProcessLookupError, Retry):
+            except Retry:
                 continue
         return False
+
+
+def _namespace_of(pid: int) -> int | None:
+    """Return the inode number that names a process's network namespace; None if there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/ns/net").stat().st_ino
+    except (FileNotFoundError, ProcessLookupError):
+        return None
 
 
 def _signature(path: str) -> tuple[int, ...] | None:

@@ -154,9 +154,9 @@ class Steps:
         """Change the network under what runs; a failure is shown and tried again, and stops nothing."""
         assert work.desired is not None
         pod = work.desired.pod
-        processes = [live.pid for live in self._containers.runs(pod.name) if live.state is State.RUNNING]
+        running = [live.pid for live in self._containers.runs(pod.name) if live.state is State.RUNNING]
         try:
-            self._networks.converge(pod, next((pid for pid in processes if pid is not None), None))
+            self._networks.converge(pod, [pid for pid in running if pid is not None])
         except TankError as error:
             if self._networks.failed(pod, str(error)):
                 self._event(work, "network-failed", str(error))

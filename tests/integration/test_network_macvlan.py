@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -260,6 +261,17 @@ class TestChanges:
         self.change(lab, nics(eth0("10.0.0.5/24")), nics(eth0("10.0.0.5/24", "fd00::5/64")))
         assert talk(lab.lan, lab.pod("web"), "fd00::5") == b"hello"
 
+    def test_ipv6_goes_with_its_last_address_and_comes_back(self, lab: Lab) -> None:
+        both = nics(eth0("10.0.0.5/24", "fd00::5/64", gateway=("10.0.0.1", "fd00::1")))
+        self.change(lab, both, nics(eth0("10.0.0.5/24", gateway=("10.0.0.1",))))
+        assert "inet6" not in lab.pod("web").ip("addr show eth0")
+        # Nor does it come back with the interface.
+        lab.pod("web").ip("link set eth0 down")
+        lab.ensure("web", nics(eth0("10.0.0.5/24", gateway=("10.0.0.1",))))
+        assert "inet6" not in lab.pod("web").ip("addr show eth0")
+        self.change(lab, nics(eth0("10.0.0.5/24", gateway=("10.0.0.1",))), both)
+        assert talk(lab.lan, lab.pod("web"), "fd00::5") == b"hello"
+
     def test_another_gateway(self, lab: Lab) -> None:
         lab.lan.ip("addr add 10.0.0.254/24 dev br0")
         self.change(lab, nics(eth0(gateway=("10.0.0.1",))), nics(eth0(gateway=("10.0.0.254",))))
@@ -390,6 +402,73 @@ class TestDrift:
         assert talk(lab.lan, lab.pod("web"), "192.168.5.5") == b"hello"
 
 
+class TestOneOfTwoFails:
+    """What one interface cannot have is no reason to leave the other as it is."""
+
+    SECOND = Nic(name="eth1", parent="eth1", ip=("192.168.5.5/24",))
+
+    def test_an_uplink_is_gone_and_the_interface_on_the_other_is_repaired(self, lab: Lab) -> None:
+        network = nics(eth0("10.0.0.5/24", gateway=("10.0.0.1",)), self.SECOND)
+        lab.ensure("web", network)
+        lab.host.ip("link del eth1")
+        for damage in ("addr del 10.0.0.5/24 dev eth0", "route del default", "link del eth0"):
+            lab.pod("web").ip(damage)
+            with pytest.raises(Retry, match="no interface 'eth1'"):
+                lab.ensure("web", network)
+            assert lab.drift("web", network) == ("eth1 is missing",), damage
+            assert talk(lab.lan, lab.pod("web"), "10.0.0.5") == b"hello"
+            assert "default via 10.0.0.1" in lab.pod("web").ip("route")
+
+    def test_an_uplink_is_gone_and_the_interface_on_the_other_is_changed(self, lab: Lab) -> None:
+        lab.ensure("web", nics(eth0("10.0.0.5/24"), self.SECOND))
+        lab.host.ip("link del eth1")
+        with pytest.raises(Retry, match="no interface 'eth1'"):
+            lab.ensure("web", nics(eth0("10.0.0.6/24"), self.SECOND))
+        state = lab.host(lab.networks.observe, "web")
+        assert state is not None
+        assert state.addresses == ("10.0.0.6/24",)
+        lab.add_uplink(1)
+        lab.ensure("web", nics(eth0("10.0.0.6/24"), self.SECOND))
+        assert talk(lab.lan, lab.pod("web"), "192.168.5.5") == b"hello"
+
+    def test_a_renamed_interface_is_made_again_though_another_cannot_be_made(self, lab: Lab) -> None:
+        network = nics(eth0(), self.SECOND)
+        lab.ensure("web", network)
+        lab.host.ip("link del eth1")
+        lab.pod("web").ip("link set eth0 down")
+        lab.pod("web").ip("link set eth0 name lost0")
+        with pytest.raises(Retry, match="no interface 'eth1'"):
+            lab.ensure("web", network)
+        assert lab.pod("web").links() == {"lo", "eth0"}
+        assert talk(lab.lan, lab.pod("web"), "10.0.0.5") == b"hello"
+
+    def test_an_interface_stays_if_what_takes_its_place_under_another_name_is_impossible(
+        self, lab: Lab
+    ) -> None:
+        lab.ensure("web", nics(eth0()))
+        with pytest.raises(Retry, match="no interface 'eth7'"):
+            lab.ensure("web", nics(Nic(name="lan0", parent="eth7", ip=("10.0.0.5/24",))))
+        assert talk(lab.lan, lab.pod("web"), "10.0.0.5") == b"hello"
+
+    def test_a_taken_address_keeps_no_other_from_the_pod_and_costs_it_none(self, lab: Lab) -> None:
+        lab.ensure("web", nics(eth0("10.0.0.5/24", "10.0.0.9/24", gateway=("10.0.0.1",)), self.SECOND))
+        wanted = nics(eth0("10.0.0.1/24", "10.0.0.5/24", gateway=("10.0.0.1",)), self.SECOND)
+        lab.pod("web").ip("addr del 10.0.0.5/24 dev eth0")
+        lab.pod("web").ip("addr add 192.168.5.9/24 dev eth1")
+        with pytest.raises(Retry, match=r"10\.0\.0\.1 is taken"):
+            lab.ensure("web", wanted)
+        state = lab.host(lab.networks.observe, "web")
+        assert state is not None
+        assert set(state.addresses) == {"10.0.0.5/24", "10.0.0.9/24", "192.168.5.5/24"}
+        assert "default via 10.0.0.1" in lab.pod("web").ip("route")
+
+    def test_a_pod_that_does_not_start_shows_none_of_its_addresses(self, lab: Lab) -> None:
+        taken = Nic(name="eth1", parent="eth1", ip=("192.168.5.1/24",))
+        with pytest.raises(Retry, match=r"192\.168\.5\.1 is taken"):
+            lab.ensure("web", nics(eth0(), taken))
+        assert "10.0.0.5" not in lab.pod("web").ip("addr")
+
+
 class TestRefusals:
     def test_an_address_that_another_machine_has(self, lab: Lab) -> None:
         holder = lab.lan.ip("-br link show br0").split()[2]
@@ -413,13 +492,22 @@ class TestRefusals:
         with pytest.raises(Stalled, match=r"10\.0\.0\.2 is this machine's own, on eth0"):
             lab.ensure("web", nics(eth0("10.0.0.2/24")))
 
-    def test_two_pods_that_start_with_one_address_do_not_both_get_it(self, lab: Lab) -> None:
+    def test_of_two_pods_that_ask_for_one_address_at_one_moment_one_gets_it(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         states: list[NetworkState | Retry] = []
-        together = threading.Barrier(2, timeout=10)
+        together = threading.Barrier(2)
+
+        def send(opened: socket.socket, frame: bytes) -> None:
+            # Whoever asks waits for the other: if it asks, too, each hears the other's question.
+            with suppress(threading.BrokenBarrierError):
+                together.wait(timeout=1)
+            real(opened, frame)
+
+        real = probe._send
+        monkeypatch.setattr(probe, "_send", send)
 
         def start(pod: str) -> None:
-            lab.ensure(pod, Network())
-            together.wait()
             try:
                 states.append(lab.ensure(pod, nics(eth0())))
             except Retry as error:
@@ -430,8 +518,21 @@ class TestRefusals:
             thread.start()
         for thread in threads:
             thread.join(timeout=30)
-        assert len(states) == 2
-        assert sum(isinstance(state, NetworkState) for state in states) <= 1
+        assert [type(state) for state in states] == [Retry, NetworkState]
+        assert "is about to use it" in str(states[0])
+
+    def test_one_address_on_two_lans_is_two_addresses(self, lab: Lab) -> None:
+        parents = {"a": "eth0", "b": "eth1"}
+        together = threading.Barrier(2, timeout=10)
+
+        def start(pod: str) -> NetworkState:
+            lab.ensure(pod, Network())
+            together.wait()
+            return lab.ensure(pod, nics(eth0("172.16.0.5/24", parent=parents[pod])))
+
+        with ThreadPoolExecutor(2) as workers:
+            states = list(workers.map(start, parents))
+        assert [state.addresses for state in states] == [("172.16.0.5/24",)] * 2
 
     def test_its_own_address_is_not_asked_for_again(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
         lab.ensure("web", nics(eth0()))
@@ -443,11 +544,37 @@ class TestRefusals:
         monkeypatch.setattr("tank_agent.network.probe.holders", refuse)
         lab.ensure("web", nics(eth0(gateway=("10.0.0.1",))))
 
+    def test_two_addresses_of_one_kind_are_asked_for_through_one_socket(
+        self, lab: Lab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lab.ensure("web", nics(eth0("10.0.0.5/24")))
+        opened: list[socket.socket] = []
+
+        def open_and_count(target: probe.Target) -> socket.socket:
+            opened.append(real(target))
+            return opened[-1]
+
+        real = probe._open
+        monkeypatch.setattr(probe, "_open", open_and_count)
+        monkeypatch.setattr(probe, "announce", lambda _: None)
+        lab.ensure("web", nics(eth0("10.0.0.5/24", "10.0.0.6/24", "10.0.0.7/24")))
+        assert len(opened) == 1
+        assert [each.fileno() for each in opened] == [-1]
+
     def test_no_uplink(self, lab: Lab) -> None:
         lab.host.ip("route del default")
         with pytest.raises(Retry, match="no uplink") as caught:
             lab.ensure("web", nics(eth0()))
         assert "agent.toml" in (caught.value.hint or "")
+
+    @pytest.mark.parametrize("kind", ["blackhole", "unreachable", "prohibit"])
+    def test_a_default_route_that_leads_nowhere_is_no_uplink(self, lab: Lab, kind: str) -> None:
+        for family in ("-4", "-6"):
+            lab.host.ip(f"{family} route add {kind} default metric 5")
+        # IPv6 has no other, IPv4 has one behind it.
+        assert lab.host(AutoHostFacts().uplink) == "eth0"
+        lab.host.ip("route del default via 10.0.0.1")
+        assert lab.host(AutoHostFacts().uplink) is None
 
     def test_a_parent_that_is_not_there(self, lab: Lab) -> None:
         with pytest.raises(Retry, match="no interface 'eth7'"):
@@ -569,6 +696,7 @@ class TestKilled:
             "network:address-added",
             "network:address-added@2",
             "network:address-removed",
+            "network:ipv6-switched-off",
             "network:route-added",
             "network:route-removed",
             "network:link-removed",
@@ -577,7 +705,7 @@ class TestKilled:
     )
     def test_nothing_is_left_on_the_host_and_the_next_agent_goes_on(self, lab: Lab, fault: str) -> None:
         before = lab.host.ip("-br link")
-        texts = [msgspec.json.encode(network).decode() for network in (_BEFORE, _AFTER)]
+        texts = [msgspec.json.encode(network).decode() for network in (_BEFORE, _AFTER, _BEFORE)]
         assert self.run(lab, fault, *texts, "remove") == -9
         assert lab.host.ip("-br link") == before
         assert lab.host.links() == {"lo", "eth0", "eth1"}

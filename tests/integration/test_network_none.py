@@ -14,11 +14,13 @@ import pytest
 
 from tank_agent.errors import Retry
 from tank_agent.linux import namespaces
+from tank_agent.linux.clock import SystemClock
 from tank_agent.linux.mounts import mount_points, unmount
 from tank_agent.network import pod_network
 from tank_agent.network.host_facts import StaticHostFacts
 from tank_agent.network.pod_network import NetworkState, PodNetworks
-from tank_agent.spec.model import Network
+from tank_agent.reconcile.networks import Networks
+from tank_agent.spec.model import Network, Pod
 
 _ENSURE = """
 import sys
@@ -126,6 +128,22 @@ def test_remove_can_be_repeated_and_ends_the_pin(networks: PodNetworks) -> None:
     networks.remove("web")
     networks.remove("web")
     assert not state.netns.exists()
+
+
+@pytest.mark.parametrize("error", [OSError("no"), RuntimeError("no"), Retry("no")])
+def test_a_network_that_cannot_be_finished_is_removed_whatever_the_error(
+    networks: PodNetworks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def create_and_fail(path: Path) -> None:
+        create(path)
+        raise error
+
+    create = pod_network._create
+    monkeypatch.setattr(pod_network, "_create", create_and_fail)
+    known = Networks(networks, StaticHostFacts(None, ()), tmp_path, SystemClock())
+    with pytest.raises(type(error)):
+        known.make(Pod(name="web", containers=()))
+    assert networks.pinned() == frozenset() == known.pods()
 
 
 @pytest.mark.parametrize("moment", ["before the pin is gone", "after it"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from tank_agent.linux import mounts
 from tank_agent.linux.pidfd import start_time
+from tank_agent.network.wanted import format_mac, stable_mac
 from tests.support.agent import wait_for
 from tests.support.lan import LanAgent, lan_agent, nic, stopped_lan_agent, talk
 
@@ -65,18 +67,44 @@ class TestReach:
         assert talk(agent.pod("a"), agent.pod("b"), "10.0.0.6") == b"hello"
         assert talk(agent.lan, agent.pod("a"), "192.168.5.5") == b"hello"
 
+    def test_it_is_there_before_the_first_line_of_the_program(self, agent: LanAgent) -> None:
+        look = "busybox ip -o addr show eth0; busybox ip route; busybox ip -6 route; cat /etc/resolv.conf"
+        both = nic(["10.0.0.5/24", "fd00::5/64"]) + '\ngateway = ["10.0.0.1", "fd00::1"]'
+        head = f'restart = "never"\n[network]\ndns = ["10.0.0.53"]\n[[network.nics]]\n{both}\n'
+        agent.write("web", agent.pod_text(command=["/bin/sh", "-c", f"{look} /etc/hosts"], head=head))
+        # Files come last: with them, all of it is there.
+        wait_for(lambda: "fd00::5 web" in agent.output("web"), "it has looked")
+        seen = "\n".join(agent.output("web"))
+        for sentence in (
+            "inet 10.0.0.5/24",
+            "inet6 fd00::5/64",
+            "default via 10.0.0.1 dev eth0",
+            "default via fd00::1 dev eth0",
+            "nameserver 10.0.0.53",
+            "10.0.0.5 web",
+        ):
+            assert sentence in seen, seen
+        assert "tentative" not in next(line for line in agent.output("web") if "fd00::5/64" in line)
+
     def test_the_network_outlives_the_agent_and_a_container(self, agent: LanAgent) -> None:
         text = agent.nics_text(FIVE) + agent.pod_text().replace('"app"', '"other"')
         agent.write("web", text)
         agent.wait_phase("web", "running")
         inode = agent.pod("web").inode()
+        other = agent.pid("web", 1)
+        began = start_time(other)
         agent.kill()
         assert talk(agent.lan, agent.pod("web"), "10.0.0.5") == b"hello"
         agent.start()
         os.kill(agent.pid("web", 0), signal.SIGKILL)
         wait_for(lambda: agent.output("web") == ["started", "started"], "one container restarts")
-        agent.wait_phase("web", "running")
+        containers = agent.wait_phase("web", "running")["containers"]
         assert agent.pod("web").inode() == inode
+        # Alone: the other has not noticed.
+        assert [container["restarts"] for container in containers] == [1, 0]
+        assert (agent.pid("web", 1), start_time(other)) == (other, began)
+        assert agent.output("web", "other") == ["started"]
+        assert in_network(agent.pid("web", 0), inode)
         assert addresses(agent, "web") == ["10.0.0.5/24", "fd00::5/64"]
 
 
@@ -145,6 +173,20 @@ class TestLiveChanges:
         assert status["error"] is None
         assert identity(agent, "web") == before
 
+    def test_what_can_be_done_is_done_while_another_interface_cannot_be_made(self, agent: LanAgent) -> None:
+        agent.write("web", agent.nics_text(FIVE))
+        agent.wait_phase("web", "running")
+        before = identity(agent, "web")
+        absent = nic("10.0.0.9/24", name="eth1", parent="eth7")
+        agent.write("web", agent.nics_text(nic("10.0.0.8/24", gateway="10.0.0.1"), absent))
+        wait_for(lambda: addresses(agent, "web") == ["10.0.0.8/24"], "the address changes")
+        wait_for(lambda: "10.0.0.8 web\n" in seen(agent, "web", "hosts"), "so does /etc/hosts")
+        agent.pod("web").ip("addr del 10.0.0.8/24 dev eth0")
+        wait_for(lambda: "10.0.0.8/24" in agent.pod("web").ip("addr show eth0"), "damage is repaired")
+        assert "eth7" in agent.wait_phase("web", "degraded")["error"]
+        assert talk(agent.lan, agent.pod("web"), "10.0.0.8") == b"hello"
+        assert identity(agent, "web") == before
+
 
 class TestRefusals:
     def test_an_address_that_another_machine_has_is_refused_until_it_is_free(self, agent: LanAgent) -> None:
@@ -155,6 +197,26 @@ class TestRefusals:
         agent.lan.ip("addr del 10.0.0.5/24 dev br0")
         agent.wait_phase("web", "running")
         assert talk(agent.lan, agent.pod("web"), "10.0.0.5") == b"hello"
+
+    def test_of_two_pods_that_start_together_with_one_address_exactly_one_runs(self, tmp_path: Path) -> None:
+        with stopped_lan_agent(tmp_path, backoff_base="1s") as agent:
+            for pod in ("a", "b"):
+                agent.write(pod, agent.nics_text(FIVE))
+            agent.start()
+
+            def phases() -> list[str]:
+                return sorted((agent.status(pod) or {"phase": ""})["phase"] for pod in ("a", "b"))
+
+            # Before the first could have failed twice: they do not have to drift apart first.
+            wait_for(lambda: "running" in phases(), "one of them runs", 3)
+            wait_for(
+                lambda: any((agent.status(pod) or {}).get("error") for pod in ("a", "b")),
+                "the other says why",
+            )
+            assert phases().count("running") == 1
+            loser = next(pod for pod in ("a", "b") if (agent.status(pod) or {})["phase"] != "running")
+            assert "10.0.0.5 is taken" in str((agent.status(loser) or {})["error"])
+            assert talk(agent.lan, agent.pod("b" if loser == "a" else "a"), "10.0.0.5") == b"hello"
 
     @pytest.mark.parametrize("parent", ["eth7", "port0"])
     def test_a_pod_that_cannot_have_its_network_says_why_and_leaves_nothing(
@@ -236,6 +298,52 @@ class TestDrift:
         assert identity(agent, "web") == before
         assert talk(agent.lan, agent.pod("web"), "10.0.0.5") == b"hello"
 
+    def test_the_network_is_made_anew_when_all_containers_are_down(self, agent: LanAgent) -> None:
+        agent.write("web", agent.nics_text(FIVE))
+        agent.wait_phase("web", "running")
+        first = identity(agent, "web")
+        network = agent.pod("web")
+        network.ip("link add own0 type bridge")
+        network.ip("addr add 10.9.9.9/24 dev lo")
+        os.kill(first[0], signal.SIGKILL)
+        wait_for(lambda: agent.output("web") == ["started", "started"], "it runs again")
+        agent.wait_phase("web", "running")
+        assert network.links() == {"lo", "eth0"}
+        assert "10.9.9.9" not in network.ip("addr")
+        assert addresses(agent, "web") == ["10.0.0.5/24", "fd00::5/64"]
+        assert in_network(agent.pid("web"), network.inode())
+        assert talk(agent.lan, network, "10.0.0.5") == b"hello"
+
+    def test_a_pin_is_never_made_again_of_the_hosts_namespace(self, agent: LanAgent) -> None:
+        """A container of the pod that is still to leave the host's network is no source for a lost pin."""
+        stubborn = agent.pod_text(
+            command=["/bin/sh", "-c", "trap '' TERM; while :; do sleep 1; done"], extra='stop_grace = "20s"'
+        )
+        other = agent.pod_text(extra='stop_grace = "1s"').replace('"app"', '"other"')
+        host = 'network = "host"'
+        agent.write("web", f"{host}\n{stubborn}{other}")
+        agent.wait_phase("web", "running")
+        left = agent.pid("web")
+        links = agent.host.ip("-o link")
+        network = f"[network]\n[[network.nics]]\n{FIVE}\n"
+        agent.write("web", f"{network}{stubborn}{other}")
+
+        def moved() -> bool:
+            pid = next(c["pid"] for c in (agent.status("web") or {})["containers"] if c["name"] == "other")
+            path = agent.pod("web").path
+            return path.exists() and in_network(pid, path.stat().st_ino)
+
+        wait_for(moved, "one container is in the pod's network")
+        assert in_network(left, agent.host.inode())
+        inode = agent.pod("web").inode()
+        mounts.unmount_all(agent.pod("web").path)
+        wait_for(lambda: agent.pod("web").inode() == inode, "the pod's own namespace is pinned again", 5)
+        assert agent.host.ip("-o link") == links
+        assert talk(agent.lan, agent.pod("web"), "10.0.0.5") == b"hello"
+        agent.write("web", f"{network}{stubborn}{other}".replace('"20s"', '"300ms"'))
+        os.kill(left, signal.SIGKILL)
+        agent.wait_phase("web", "running")
+
     def test_files_that_tell_of_the_network_are_kept_right(self, agent: LanAgent) -> None:
         agent.write("web", agent.nics_text(FIVE, dns='["10.0.0.53"]'))
         agent.wait_phase("web", "running")
@@ -254,16 +362,21 @@ class TestDrift:
         )
 
 
-@pytest.mark.parametrize(
-    "point",
-    [
-        "network:link-created",
-        "network:link-up",
-        "network:probed",
-        "network:address-added",
-        "network:route-added",
-    ],
-)
+MAKING = [
+    "network:namespace-made",
+    "network:pin-created",
+    "network:namespace-pinned",
+    "network:link-created",
+    "network:link-configured",
+    "network:link-named",
+    "network:link-up",
+    "network:probed",
+    "network:address-added",
+    "network:route-added",
+]
+
+
+@pytest.mark.parametrize("point", MAKING)
 def test_an_agent_killed_while_it_makes_a_network(tmp_path: Path, point: str) -> None:
     with stopped_lan_agent(tmp_path) as agent:
         agent.write("web", agent.nics_text(FIVE))
@@ -276,8 +389,34 @@ def test_an_agent_killed_while_it_makes_a_network(tmp_path: Path, point: str) ->
         wait_for(lambda: agent.output("web") == ["started"], "it starts once")
 
 
+@pytest.mark.parametrize("point", MAKING)
+def test_an_agent_killed_while_it_makes_a_network_that_nobody_wants_any_more(
+    tmp_path: Path, point: str
+) -> None:
+    with stopped_lan_agent(tmp_path) as agent:
+        file = agent.write("web", agent.nics_text(FIVE))
+        agent.launch(fault=point)
+        assert agent.died() == -signal.SIGKILL
+        file.unlink()
+        agent.start()
+        wait_for(lambda: not list((agent.run / "netns").glob("*")), "its network is gone", 5)
+        agent.wait_gone("web")
+        # Gone from the parent, too, where two can't have one MAC address.
+        mac = format_mac(stable_mac("web", "eth0"))
+        agent.host.ip(f"link add link eth0 name up9 address {mac} type macvlan mode bridge")
+        agent.host.ip("link set up9 up")
+        agent.host.ip("link del up9")
+
+
 @pytest.mark.parametrize(
-    "point", ["network:address-added", "network:address-removed", "network:link-removed"]
+    "point",
+    [
+        "network:address-added",
+        "network:address-removed",
+        "network:ipv6-switched-off",
+        "network:route-removed",
+        "network:link-removed",
+    ],
 )
 def test_an_agent_killed_while_it_changes_a_network_under_a_container(tmp_path: Path, point: str) -> None:
     with stopped_lan_agent(tmp_path) as agent:
@@ -326,6 +465,53 @@ def test_the_hosts_dns_reaches_pods_that_run(tmp_path: Path) -> None:
         )
         assert seen(agent, "alone", "resolv.conf") == ""
         assert [agent.pid(pod) for pod in ("web", "host", "alone")] == pids
+
+
+def test_an_adapter_that_fails_keeps_only_those_from_starting_who_need_it(tmp_path: Path) -> None:
+    facts, home = tmp_path / "facts", tmp_path / "home"
+    facts.mkdir()
+    home.mkdir()
+    (facts / "failing_facts.py").write_text(
+        "from pathlib import Path\n\n\n"
+        "class Facts:\n"
+        "    def uplink(self):\n"
+        "        return 'eth0'\n\n"
+        "    def dns(self):\n"
+        f"        return Path({str(tmp_path / 'servers')!r}).read_text().split()\n"
+    )
+    with stopped_lan_agent(home) as agent:
+        agent.environment["PYTHONPATH"] = os.pathsep.join([str(facts), *sys.path])
+        agent.config.write_text(agent.config.read_text() + '[host]\nadapter = "failing_facts.Facts"\n')
+        agent.write("alone", agent.pod_text())
+        agent.write("own", agent.nics_text(nic("10.0.0.6/24"), dns='["10.0.0.53"]'))
+        agent.write("web", agent.nics_text(nic()))
+        agent.start()
+        for pod in ("alone", "own"):
+            agent.wait_phase(pod, "running")
+        error = wait_for(lambda: (agent.status("web") or {}).get("error"), "the error shows")
+        assert "failing_facts.Facts.dns() failed: FileNotFoundError" in str(error)
+        (tmp_path / "servers").write_text("10.0.0.54 fd00::54")
+        agent.wait_phase("web", "running")
+        assert seen(agent, "web", "resolv.conf") == "nameserver 10.0.0.54\nnameserver fd00::54\n"
+        assert seen(agent, "own", "resolv.conf") == "nameserver 10.0.0.53\n"
+        agent.client.sync()
+        assert [agent.status(pod)["phase"] for pod in ("alone", "own")] == ["running"] * 2  # type: ignore[index]
+
+
+@pytest.mark.parametrize("what", ["hosts", "dns"])
+def test_the_hosts_own_files_in_etc(tmp_path: Path, what: str) -> None:
+    """Both by the adapter `auto`, in a mount namespace in which the machine's files are the test's."""
+    script = Path(__file__).parents[1] / "support" / "host_files.py"
+    done = subprocess.run(
+        ["unshare", "-m", sys.executable, str(script), what, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_static_host_is_what_agent_toml_says(tmp_path: Path) -> None:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tank_agent.network.files import hosts, pod_files, resolv_conf, write_files
+from tank_agent.network.files import (
+    files_differ,
+    hosts,
+    pod_files,
+    read_host_hosts,
+    resolv_conf,
+    write_files,
+)
 from tank_agent.network.host_facts import HostDns
 from tank_agent.network.pod_network import NetworkState
 from tank_agent.spec.model import Network
@@ -28,6 +35,24 @@ class TestHosts:
 
     def test_other_pods_do_not(self) -> None:
         assert "nas" not in hosts("web", Network(), NetworkState(), host_hosts="10.1.1.1 nas\n")
+
+
+class TestTheHostsFile:
+    def test_it_is_read_whole_up_to_the_limit(self, tmp_path: Path) -> None:
+        path = tmp_path / "hosts"
+        path.write_bytes(b"10.1.1.1 nas\n10.1.1.2 caf\xe9\n")
+        assert read_host_hosts(path, path.stat().st_size) == "10.1.1.1 nas\n10.1.1.2 caf\ufffd\n"
+
+    def test_a_longer_one_ends_with_a_whole_line_and_says_so(self, tmp_path: Path) -> None:
+        path = tmp_path / "hosts"
+        path.write_text("10.1.1.1 nas\n10.1.1.2 printer\n")
+        assert read_host_hosts(path, 20) == (
+            "10.1.1.1 nas\n# The host's file is larger than 20 bytes: the rest of it is not here.\n"
+        )
+        assert read_host_hosts(path, 5).startswith("# The host's file")
+
+    def test_none(self, tmp_path: Path) -> None:
+        assert read_host_hosts(tmp_path / "missing") == ""
 
 
 class TestResolvConf:
@@ -88,3 +113,14 @@ class TestWriting:
         assert self.read(tmp_path) == {"a": "1", "b": "2", "c": ""}
         assert write_files(tmp_path, {"a": "1", "b": "3", "c": ""})
         assert self.read(tmp_path) == {"a": "1", "b": "3", "c": ""}
+
+    def test_a_large_file_that_is_right_does_not_differ_and_is_not_written_again(
+        self, tmp_path: Path
+    ) -> None:
+        text = "".join(f"0.0.0.0 advertiser{number}.example\n" for number in range(60_000))
+        assert len(text) > 1 << 20
+        assert write_files(tmp_path, {"hosts": text})
+        assert files_differ(tmp_path, {"hosts": text}) == ()
+        assert not write_files(tmp_path, {"hosts": text})
+        assert files_differ(tmp_path, {"hosts": text[:-1]}) == ("hosts",)
+        assert files_differ(tmp_path, {"hosts": text + "\n"}) == ("hosts",)

@@ -52,6 +52,7 @@ class TestUplink:
             + ipv4("eth0", destination="0000000A")
             + ipv4("eth0", flags="0002")
             + ipv4("*", flags="0201")
+            + ipv4("*", flags="0001")
         )
         routes[1].write_text(ipv6("lo", flags="00200200"))
         assert AutoHostFacts().uplink() is None
@@ -147,10 +148,20 @@ class Broken:
     def uplink(self):
         raise RuntimeError("cable cut")
     def dns(self):
-        return ["10.0.0.1"]
+        return ["10.0.0.1", "ns.example"]
 class Wrong(Facts):
     def uplink(self):
         return 4
+    def dns(self):
+        return "10.0.0.1"
+class Plain(Facts):
+    def __init__(self, found=["10.0.0.1", "fd00::1"]):
+        self.found = found
+    def dns(self):
+        return self.found
+class Fixed(Plain):
+    def __init__(self):
+        self.found = ("10.0.0.1",)
 class Half:
     def uplink(self):
         return None
@@ -198,8 +209,18 @@ class TestUsersClass:
         with pytest.raises(Retry, match=r"their_facts.Broken.uplink\(\) failed: RuntimeError: cable cut"):
             make_host_facts(f"{user_module}.Broken", None, ()).uplink()
 
+    @pytest.mark.parametrize(
+        ("name", "servers"), [("Plain", ("10.0.0.1", "fd00::1")), ("Fixed", ("10.0.0.1",))]
+    )
+    def test_plain_servers_are_enough(self, user_module: str, name: str, servers: tuple[str, ...]) -> None:
+        assert make_host_facts(f"{user_module}.{name}", None, ()).dns() == HostDns(servers=servers)
+
     def test_answers_of_the_wrong_type(self, user_module: str) -> None:
-        with pytest.raises(Stalled, match=r"their_facts.Broken.dns\(\) returned \['10.0.0.1'\]"):
+        with pytest.raises(
+            Stalled, match=r"their_facts.Broken.dns\(\) returned \['10.0.0.1', 'ns.example'\]"
+        ):
             make_host_facts(f"{user_module}.Broken", None, ()).dns()
+        with pytest.raises(Stalled, match=r"their_facts.Wrong.dns\(\) returned '10.0.0.1'"):
+            make_host_facts(f"{user_module}.Wrong", None, ()).dns()
         with pytest.raises(Stalled, match=r"their_facts.Wrong.uplink\(\) returned 4"):
             make_host_facts(f"{user_module}.Wrong", None, ()).uplink()
