@@ -527,21 +527,54 @@ def test_a_command_that_was_left_is_read_so_that_it_never_waits(agent: Agent) ->
     kill_inside(agent, f"sh -c read go; {script}")
 
 
-def test_a_caller_that_leaves_in_the_same_breath_leaves_the_command_running(agent: Agent) -> None:
-    body = json.dumps({"argv": ["sleep", "4716"], "terminal": True}).encode()
+@contextlib.contextmanager
+def calling(
+    agent: Agent, argv: list[str], sent: bytes = b"", *, tty: bool = False
+) -> Iterator[socket.socket]:
+    """Ask for a command as any client may, with frames right behind the request."""
+    body = json.dumps({"argv": argv, "terminal": tty}).encode()
     head = f"POST /v1/pods/web/exec HTTP/1.1\r\nHost: tank\r\nContent-Length: {len(body)}\r\n"
     head += f"Connection: Upgrade\r\nUpgrade: {frames.PROTOCOL}\r\n\r\n"
     with socket.socket(socket.AF_UNIX) as caller:
         caller.settimeout(20)
         caller.connect(os.fspath(agent.run / "tank.sock"))
-        caller.sendall(head.encode() + body + frames.frame(frames.DETACH))
-        answer = b""
-        while piece := caller.recv(4096):
-            answer += piece
+        caller.sendall(head.encode() + body + sent)
+        yield caller
+
+
+def read_all(caller: socket.socket) -> bytes:
+    answer = b""
+    while piece := caller.recv(4096):
+        answer += piece
+    return answer
+
+
+def test_a_caller_that_leaves_in_the_same_breath_leaves_the_command_running(agent: Agent) -> None:
+    with calling(agent, ["sleep", "4716"], frames.frame(frames.DETACH), tty=True) as caller:
+        answer = read_all(caller)
     assert answer.startswith(b"HTTP/1.1 101 ")
     assert answer.endswith(frames.frame(frames.DETACH))
     wait_inside(agent, lambda names: "sleep 4716" in names, "the command goes on")
     kill_inside(agent, "sleep 4716")
+
+
+@pytest.mark.parametrize("tty", [False, True])
+def test_a_caller_that_is_gone_before_the_command_began_leaves_nothing(agent: Agent, tty: bool) -> None:
+    for _ in range(10):
+        with calling(agent, ["sleep", "4719"], tty=tty) as caller:
+            assert caller.recv(4096).startswith(b"HTTP/1.1 101 ")
+    # While a command runs, or is only being started, it has files.
+    wait_for(lambda: not list((agent.run / "exec").iterdir()), "every command has ended")
+    assert "sleep 4719" not in inside(agent)
+
+
+def test_a_signal_before_the_command_began_reaches_it(agent: Agent) -> None:
+    for _ in range(5):
+        term = frames.frame(frames.SIGNAL, bytes((signal.SIGTERM,)))
+        with calling(agent, ["sleep", "4724"], term) as caller:
+            answer = read_all(caller)
+        ended = frames.exit_payload(frames.SIGNALED, signal.SIGTERM)
+        assert answer.endswith(frames.frame(frames.EXIT, ended)), answer
 
 
 def test_a_lone_ctrl_p_is_passed_on_soon(agent: Agent) -> None:
@@ -703,6 +736,53 @@ def test_a_killed_agent_loses_the_session_but_not_the_terminal(own_agent: Agent,
     wait_inside(agent, lambda names: not any("4715" in name for name in names), "the command is hung up")
     wait_for(lambda: not list((agent.run / "exec").iterdir()), "no files of commands are left")
     assert tank(agent, "exec", "web", "--", "echo", "again").stdout == b"again\n"
+
+
+def test_a_command_that_outlives_the_stop_of_its_agent_is_found_by_the_next_one(own_agent: Agent) -> None:
+    agent = own_agent
+    root = Path(f"/proc/{agent.pid('web')}/root")
+    script = "trap '' HUP; echo up; until test -e /tmp/go; do sleep 0.05; done; trap - HUP; exec sleep 4725"
+    with spawned(agent, "exec", "web", "-T", "--", "sh", "-c", script) as session:
+        assert session.stdout is not None
+        assert session.stdout.readline() == b"up\n"
+        assert agent.stop() == 0
+        assert len(list((agent.run / "exec").iterdir())) == 1
+    (root / "tmp" / "go").touch()
+    wait_for(lambda: sleeping("4725"), "it goes on")
+    agent.start()
+    wait_for(lambda: not sleeping("4725"), "it is hung up")
+    wait_for(lambda: not list((agent.run / "exec").iterdir()), "no files of commands are left")
+
+
+def test_an_agent_that_starts_waits_for_a_command_that_was_just_being_started(own_agent: Agent) -> None:
+    agent = own_agent
+    with spawned(agent, "exec", "web", "-T", "--", "sh", "-c", "echo up; exec sleep 4726") as session:
+        assert session.stdout is not None
+        assert session.stdout.readline() == b"up\n"
+        agent.kill()
+    # As if crun had not come to write the file before the agent was killed.
+    (directory,) = (agent.run / "exec").iterdir()
+    (directory / "pid").rename(agent.home / "pid")
+    agent.launch()
+    threading.Timer(0.6, (agent.home / "pid").rename, (directory / "pid",)).start()
+    wait_for(lambda: not sleeping("4726"), "it is hung up")
+    wait_for(lambda: not list((agent.run / "exec").iterdir()), "no files of commands are left")
+
+
+def sleeping(seconds: str) -> list[str]:
+    """Return the processes that sleep for so long, wherever."""
+    return [
+        entry.name
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and _words(entry) == ["sleep", seconds]
+    ]
+
+
+def _words(process: Path) -> list[str]:
+    try:
+        return (process / "cmdline").read_text().split("\0")[:-1]
+    except OSError:
+        return []
 
 
 def test_a_lost_agent_leaves_no_alternate_screen_behind(own_agent: Agent) -> None:
