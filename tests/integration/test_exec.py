@@ -754,21 +754,6 @@ def test_a_command_that_outlives_the_stop_of_its_agent_is_found_by_the_next_one(
     wait_for(lambda: not list((agent.run / "exec").iterdir()), "no files of commands are left")
 
 
-def test_an_agent_that_starts_waits_for_a_command_that_was_just_being_started(own_agent: Agent) -> None:
-    agent = own_agent
-    with spawned(agent, "exec", "web", "-T", "--", "sh", "-c", "echo up; exec sleep 4726") as session:
-        assert session.stdout is not None
-        assert session.stdout.readline() == b"up\n"
-        agent.kill()
-    # As if crun had not come to write the file before the agent was killed.
-    (directory,) = (agent.run / "exec").iterdir()
-    (directory / "pid").rename(agent.home / "pid")
-    agent.launch()
-    threading.Timer(0.6, (agent.home / "pid").rename, (directory / "pid",)).start()
-    wait_for(lambda: not sleeping("4726"), "it is hung up")
-    wait_for(lambda: not list((agent.run / "exec").iterdir()), "no files of commands are left")
-
-
 def sleeping(seconds: str) -> list[str]:
     """Return the processes that sleep for so long, wherever."""
     return [
