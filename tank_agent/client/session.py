@@ -67,8 +67,8 @@ class Session:
                     # What it was when the command began may have changed meanwhile.
                     self.resize()
                 result = self._work(wake)
-                if isinstance(result, Detached):
-                    self._restore_screen()
+                # A command that was killed, or forgot it, leaves the screen as it is.
+                self._restore_screen(new_line=not isinstance(result, Exited))
                 return result
         except terminal.Killed as killed:
             _die(killed.number)
@@ -224,12 +224,12 @@ class Session:
                 raise decode_error(500, payload)
         return None
 
-    def _restore_screen(self) -> None:
+    def _restore_screen(self, *, new_line: bool = True) -> None:
         """Leave the alternate screen and the like, which the command cannot do any more."""
         if not os.isatty(self._streams.stdout):
             return
         undo = self._modes.undo()
-        if not self._modes.at_line_start:
+        if new_line and not self._modes.at_line_start:
             undo += b"\r\n"
         # A terminal that is gone needs nothing.
         with contextlib.suppress(OSError):

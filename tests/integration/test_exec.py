@@ -698,12 +698,30 @@ def _state(pid: int) -> str:
 def test_a_container_that_stops_ends_the_session(agent: Agent) -> None:
     agent.write("short", agent.pod_text(command=["/bin/sleep", "1000"]))
     agent.wait_phase("short", "running")
-    with terminal(agent, "exec", "short", "--", "sh") as user:
-        user.prompt()
+    script = r"printf '\033[?1049h\033[?25lfull screen'; exec sleep 1000"
+    with terminal(agent, "exec", "short", "--", "sh", "-c", script) as user:
+        user.expect("full screen")
         (agent.pods / "short.toml").unlink()
+        user.expect("\x1b[?25h\x1b[?1049l\x1b[0m\r\n")
         assert user.end() == 128 + signal.SIGKILL
         assert user.is_restored()
     agent.wait_gone("short")
+
+
+@pytest.mark.parametrize(
+    ("end", "printed", "code"),
+    [
+        ("exit 4", "cut\x1b[?2004l\x1b[0m", 4),
+        ("kill -TERM $$", "cut\x1b[?2004l\x1b[0m\r\n", 128 + signal.SIGTERM),
+    ],
+)
+def test_modes_are_undone_however_a_command_ends(agent: Agent, end: str, printed: str, code: int) -> None:
+    script = rf"printf '\033[?2004hcut'; {end}"
+    with terminal(agent, "exec", "web", "--", "sh", "-c", script) as user:
+        user.expect("\x1b[?2004h")
+        assert user.end() == code
+        assert user.printed == printed
+        assert user.is_restored()
 
 
 @pytest.mark.parametrize("flags", [[], ["-T"]])
