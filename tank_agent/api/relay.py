@@ -30,6 +30,8 @@ _LAST_WORD = 2.0
 _BEGUN_WITHIN = 0.002
 _STOP_WITHIN = 0.5
 _HIGHEST_SIGNAL = 64
+# How soon output is seen on a terminal that the command had closed and opened again, in seconds.
+_REOPENED_WITHIN = 0.1
 _EXIT_DEADLINE = 5.0
 # More than the pipes or the terminal can hold when the command ends.
 _MOST_LEFT = 1 << 20
@@ -158,6 +160,9 @@ class _ExecSession:
         self._input_ended = False
         self._detached = False
         self._over = False
+        # Nothing has the terminal open, which poll would report without end. It stays open here: closing it
+        # would hang up a command that only has redirected its streams, and it can open /dev/tty again.
+        self._unused = False
         self._left = _MOST_LEFT
 
     def run(self) -> bool:
@@ -182,15 +187,15 @@ class _ExecSession:
         masks = {caller.fileno(): caller.interest(reading=reading)}
         if not self._over:
             masks[execution.waiter] = select.POLLIN
-            if begun and caller.queued < _QUEUE:
+            if begun and caller.queued < _QUEUE and not self._unused:
                 masks.update(dict.fromkeys((fd for _, fd in self._outputs()), select.POLLIN))
             target = execution.terminal if execution.terminal is not None else execution.stdin
-            if self._input and target is not None:
+            if self._input and target is not None and not self._unused:
                 masks[target] = masks.get(target, 0) | select.POLLOUT
         poller = select.poll()
         for descriptor, mask in masks.items():
             poller.register(descriptor, mask)
-        ready = dict(poller.poll(_BEGUN_WITHIN * 1000 if not begun and not self._over else None))
+        ready = dict(poller.poll(self._patience(begun=begun)))
         events = ready.pop(caller.fileno(), 0)
         if events & select.POLLOUT:
             caller.flush()
@@ -203,6 +208,14 @@ class _ExecSession:
         if begun:
             self._pump()
         self._feed()
+
+    def _patience(self, *, begun: bool) -> float | None:
+        """Return after how many milliseconds to look, though nothing woke us; None for never."""
+        if self._over:
+            return None
+        if not begun:
+            return _BEGUN_WITHIN * 1000
+        return _REOPENED_WITHIN * 1000 if self._unused else None
 
     def _drained(self) -> bool:
         """Return whether all that the command itself wrote has been read; what it left behind may go on."""
@@ -228,11 +241,14 @@ class _ExecSession:
             try:
                 data = self._execution.read(descriptor, frames.MAX_PAYLOAD)
             except BlockingIOError:
+                self._unused = False
                 continue
             except OSError:
                 # EIO: every process has closed the terminal.
-                data = b""
+                self._unused = True
+                continue
             if data:
+                self._unused = False
                 self._caller.put(kind, data)
                 moved += len(data)
             else:
@@ -302,6 +318,8 @@ class _ExecSession:
 def _finish_alone(execution: Execution, stopping: threading.Event) -> None:
     """Read a command's output for nobody until it ends, since a full pipe would stop it."""
     deadline: float | None = None
+    # A terminal that nothing has open; see _ExecSession.
+    unused = False
     try:
         while not execution.ended():
             if stopping.is_set() and deadline is None:
@@ -314,10 +332,16 @@ def _finish_alone(execution: Execution, stopping: threading.Event) -> None:
             # A terminal that the command has not opened yet looks like one that it has closed.
             begun = execution.begun()
             for descriptor in (execution.terminal, execution.stdout, execution.stderr):
-                if begun and descriptor is not None:
+                if begun and descriptor is not None and not unused:
                     poller.register(descriptor, select.POLLIN)
-            for descriptor, _ in poller.poll((_STOP_WITHIN if begun else _BEGUN_WITHIN) * 1000):
-                if descriptor != execution.waiter and not _discard(descriptor):
+            ready = poller.poll((_STOP_WITHIN if begun else _BEGUN_WITHIN) * 1000)
+            unused = False
+            for descriptor, _ in ready:
+                if descriptor == execution.waiter or _discard(descriptor):
+                    continue
+                if descriptor == execution.terminal:
+                    unused = True
+                else:
                     execution.close_output(descriptor)
     finally:
         execution.close()

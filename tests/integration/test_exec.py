@@ -509,6 +509,42 @@ def test_detach_leaves_the_command_running(agent: Agent) -> None:
     wait_for(lambda: tank(agent, "exec", "web", "--", "test", "-e", "/tmp/over").returncode == 0, "it ended")
 
 
+def test_a_command_that_redirects_all_its_streams_keeps_its_terminal(agent: Agent) -> None:
+    redirected = "exec </dev/null >/tmp/log 2>&1; sleep 0.5"
+    # It goes on to its end, and nobody spins meanwhile.
+    with terminal(agent, "exec", "web", "--", "sh", "-c", f"{redirected}; exit 7") as user:
+        assert user.end() == 7
+    before = cpu_time(agent)
+    with terminal(agent, "exec", "web", "--", "sh", "-c", f"{redirected}; exec sleep 1") as user:
+        assert user.end() == 0
+    assert cpu_time(agent) - before < 1
+    script = f"{redirected}; echo ba''ck >/dev/tty; read line </dev/tty; echo got $line >/dev/tty"
+    with terminal(agent, "exec", "web", "--", "sh", "-c", script) as user:
+        user.expect("back")
+        user.line("typed")
+        user.expect("got typed")
+        assert user.end() == 0
+
+
+def test_a_command_that_redirects_all_its_streams_goes_on_when_it_is_left(agent: Agent) -> None:
+    script = "echo up; exec </dev/null >/tmp/log 2>&1; sleep 1; touch /tmp/redirected"
+    with terminal(agent, "exec", "web", "--", "sh", "-c", script) as user:
+        user.expect("up")
+        user.type(LEAVE)
+        assert user.end() == 0
+    wait_for(
+        lambda: tank(agent, "exec", "web", "--", "test", "-e", "/tmp/redirected").returncode == 0,
+        "it went on",
+    )
+
+
+def cpu_time(agent: Agent) -> float:
+    """Return how many seconds of processor time the agent itself has used."""
+    assert agent.process is not None
+    fields = Path(f"/proc/{agent.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def test_a_command_that_was_left_is_read_so_that_it_never_waits(agent: Agent) -> None:
     script = "echo up; dd if=/dev/zero bs=1M count=8 2>/dev/null; touch /tmp/written"
     with terminal(agent, "exec", "web", "--", "sh", "-c", f"read go; {script}") as user:
