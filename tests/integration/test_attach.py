@@ -194,6 +194,54 @@ def test_vi_is_drawn_again_for_who_comes_back_and_at_the_new_size(agent: Agent) 
             assert user.is_restored()
 
 
+DRAWS = "n=0; trap 'n=$((n+1)); echo drawn $n $(stty size)' WINCH; echo up; while :; do usleep 20000; done"
+
+
+def test_who_comes_back_at_the_same_size_is_drawn_to_again(agent: Agent) -> None:
+    with console(agent, DRAWS) as name:
+        come_back(agent, name)
+
+
+def test_who_comes_back_after_a_restart_of_the_agent_is_drawn_to_again(own_agent: Agent) -> None:
+    with console(own_agent, DRAWS) as name:
+        come_back(own_agent, name)
+        assert own_agent.stop() == 0
+        own_agent.start()
+        come_back(own_agent, name)
+
+
+def come_back(agent: Agent, name: str) -> None:
+    """Attach several times, always at one size, and expect a new drawing each time."""
+    for _ in range(4):
+        drawn = len(drawings(agent, name))
+        with terminal(agent, "attach", name, size=(24, 80)) as user:
+            user.wait_raw()
+            wait_for(
+                lambda drawn=drawn: drawings(agent, name)[drawn:][-1:] == ["24 80"],
+                "it is drawn at that size",
+            )
+            user.type(LEAVE)
+            assert user.end() == 0
+        settled(agent, name)
+
+
+def drawings(agent: Agent, name: str) -> list[str]:
+    """Return the size of each drawing so far."""
+    lines = [line.rstrip("\r") for line in agent.output(name)]
+    return [line.split(" ", 2)[2] for line in lines if line.startswith("drawn ")]
+
+
+def settled(agent: Agent, name: str) -> None:
+    """Wait until all lines to conmon have been written, which takes no more than three tenths of a second."""
+    seen = [len(drawings(agent, name))] * 2
+    until = time.monotonic() + 0.5
+    while time.monotonic() < until:
+        seen.append(len(drawings(agent, name)))
+        if seen[-1] != seen[-2]:
+            until = time.monotonic() + 0.5
+        time.sleep(0.02)
+
+
 def test_ctrl_c_reaches_the_process_and_a_lone_ctrl_p_as_well(agent: Agent) -> None:
     script = "trap 'echo inter''rupted' INT; stty -echo; echo ready; while :; do usleep 20000; done"
     with console(agent, script) as name, terminal(agent, "attach", name) as user:
