@@ -133,7 +133,9 @@ class Interactive:
             return _encoded(name.encode(), entries, terminal=name in terminals)
 
         def history(name: str) -> Iterator[tuple[bytes, bytes]]:
-            while entries := readers[name].read():
+            for entries in readers[name].history():
+                if ended():
+                    return
                 yield from encoded(name, entries)
 
         try:
