@@ -23,6 +23,8 @@ _MOST_JOINED = 256 << 10
 _WHOLE_LINE = re.compile(rb"^\S+ std(?:out|err) F", re.MULTILINE)
 _STREAMS = frozenset((b"stdout", b"stderr"))
 _LISTINGS = 100
+# How much larger a file is than what was printed, where lines are short.
+_SHARE = 16
 
 
 class Entry(Struct, frozen=True):
@@ -237,12 +239,24 @@ def log_files(path: Path) -> list[tuple[Path, int]]:
 
 def last_bytes(path: Path, size: int) -> bytes:
     """Return about the last `size` bytes that a container with a terminal printed."""
-    opened = _open(path)
+    printed = b""
+    # A terminal that is quiet since the last rotation has its last lines in the file before.
+    for file, _ in reversed(log_files(path)):
+        found, whole = _printed(file, _SHARE * size)
+        printed = found + printed
+        if len(printed) >= size or not whole:
+            break
+    return printed[-size:]
+
+
+def _printed(file: Path, most: int) -> tuple[bytes, bool]:
+    """Return what was printed in the last bytes of a file, and whether that is all of it."""
+    opened = _open(file)
     if opened is None:
-        return b""
+        return b"", True
     try:
-        length = os.fstat(opened).st_size
-        data = os.pread(opened, 2 * size, max(0, length - 2 * size))
+        begin = max(0, os.fstat(opened).st_size - most)
+        data = os.pread(opened, most, begin)
     finally:
         os.close(opened)
     printed = []
@@ -250,7 +264,7 @@ def last_bytes(path: Path, size: int) -> bytes:
         parts = line.split(b" ", 3)
         if len(parts) == 4 and parts[1] in _STREAMS:
             printed.append(parts[3] + (b"\n" if parts[2] == b"F" else b""))
-    return b"".join(printed)[-size:]
+    return b"".join(printed), begin == 0
 
 
 def _open(path: Path) -> int | None:

@@ -234,3 +234,19 @@ def test_the_last_bytes_of_a_terminal(log: Path) -> None:
     assert last_bytes(log, 100) == b"one\r\n/ # "
     append(log, *(line(3, "y" * 50) for _ in range(100)))
     assert len(last_bytes(log, 100)) == 100
+
+
+def test_the_last_bytes_of_a_terminal_go_back_to_the_files_before(log: Path) -> None:
+    append(log, line(1, "one\r"), line(2, "two\r"))
+    rotate(log, 20)
+    assert last_bytes(log, 100) == b"one\r\ntwo\r\n"
+    append(log, line(3, "three\r"))
+    rotate(log, 20)
+    append(log, line(4, "/ # ", tag="P"))
+    assert last_bytes(log, 100) == b"one\r\ntwo\r\nthree\r\n/ # "
+    assert last_bytes(log, 8) == b"ee\r\n/ # "
+    # Nothing is left out in between.
+    append(log, *(line(5, "") for _ in range(1000)))
+    shown = last_bytes(log, 100)
+    assert shown == b"\n" * len(shown)
+    assert len(shown) > 30
