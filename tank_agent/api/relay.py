@@ -170,6 +170,8 @@ class _ExecSession:
         self._take_all()
         while True:
             if self._detached:
+                # What was typed before the keys that leave, such as a command and Enter.
+                self._feed()
                 self._caller.finish(frames.DETACH)
                 return True
             if self._caller.gone:
@@ -395,6 +397,8 @@ class _AttachSession:
                 self._say_result()
                 return
             self._poll()
+        # What was typed before the keys that leave.
+        self._feed()
         caller.finish(frames.DETACH)
 
     def _poll(self) -> None:
@@ -415,7 +419,11 @@ class _AttachSession:
             caller.gone = True
         if viewer.ready in ready and (data := viewer.take()):
             caller.put(frames.STDOUT, data)
-        while self._input and (written := viewer.write(self._input)):
+        self._feed()
+
+    def _feed(self) -> None:
+        """Type what the caller wrote, as far as it is taken."""
+        while self._input and (written := self._viewer.write(self._input)):
             self._input = self._input[written:]
 
     def _take_all(self) -> None:

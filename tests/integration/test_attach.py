@@ -227,8 +227,12 @@ def come_back(agent: Agent, name: str) -> None:
 
 def drawings(agent: Agent, name: str) -> list[str]:
     """Return the size of each drawing so far."""
-    lines = [line.rstrip("\r") for line in agent.output(name)]
-    return [line.split(" ", 2)[2] for line in lines if line.startswith("drawn ")]
+    return [line.split(" ", 2)[2] for line in printed(agent, name) if line.startswith("drawn ")]
+
+
+def printed(agent: Agent, name: str) -> list[str]:
+    """Return the lines that a container has printed."""
+    return [line.content.decode() for line in agent.client.logs(name)]
 
 
 def settled(agent: Agent, name: str) -> None:
@@ -274,6 +278,17 @@ def test_other_detach_keys_and_none(agent: Agent) -> None:
             user.expect("2")
             os.kill(agent.pid(name), signal.SIGKILL)
             assert user.end() == 128 + signal.SIGKILL
+
+
+def test_what_was_typed_before_the_keys_that_leave_arrives(agent: Agent) -> None:
+    with console(agent) as name:
+        for number in range(5):
+            with terminal(agent, "attach", name) as user:
+                # In one write, so that all of it comes in one read.
+                user.wait_raw()
+                user.type(f"echo typed''{number}\r{LEAVE}")
+                assert user.end() == 0
+            wait_for(lambda number=number: f"typed{number}" in printed(agent, name), "it was run")
 
 
 def test_a_client_that_is_killed_takes_nothing_with_it(agent: Agent) -> None:

@@ -594,6 +594,14 @@ def test_a_caller_that_leaves_in_the_same_breath_leaves_the_command_running(agen
     kill_inside(agent, "sleep 4716")
 
 
+def test_what_was_typed_before_the_keys_that_leave_arrives(agent: Agent) -> None:
+    # All of it comes before the command has begun.
+    typed = frames.frame(frames.STDIN, b"echo typed > /tmp/typed; exit\r") + frames.frame(frames.DETACH)
+    with calling(agent, ["sh"], typed, tty=True) as caller:
+        assert read_all(caller).endswith(frames.frame(frames.DETACH))
+    wait_for(lambda: tank(agent, "exec", "web", "--", "cat", "/tmp/typed").stdout == b"typed\n", "it was run")
+
+
 @pytest.mark.parametrize("tty", [False, True])
 def test_a_caller_that_is_gone_before_the_command_began_leaves_nothing(agent: Agent, tty: bool) -> None:
     for _ in range(10):
