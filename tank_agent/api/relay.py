@@ -393,9 +393,12 @@ class _AttachSession:
                     caller.fail(Retry("the agent stops, which ends the attachment", hint=hint))
                 return
             if viewer.gone:
-                caller.put(frames.STDOUT, viewer.take())
-                self._say_result()
-                return
+                if data := viewer.take():
+                    caller.put(frames.STDOUT, data)
+                # Who has not read all of it yet may take its time, and still gets the exit code.
+                if not caller.queued:
+                    self._say_result()
+                    return
             self._poll()
         # What was typed before the keys that leave.
         self._feed()
@@ -407,7 +410,7 @@ class _AttachSession:
         poller.register(caller.fileno(), caller.interest(reading=True))
         if caller.queued < _QUEUE:
             poller.register(viewer.ready, select.POLLIN)
-        if self._input:
+        if self._input and not viewer.gone:
             poller.register(viewer.input, select.POLLOUT)
         ready = dict(poller.poll())
         events = ready.get(caller.fileno(), 0)
