@@ -51,6 +51,24 @@ def test_when_nobody_waits_any_more_reading_stops(tmp_path: Path) -> None:
     assert 3 <= len(asked) <= 6
 
 
+def test_lines_that_are_followed_come_in_the_order_of_time(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    over = []
+
+    def print_both() -> None:
+        # All of it between two looks at the logs.
+        if not over:
+            for second in range(10):
+                with machine.log("web", "one" if second % 3 else "two").open("ab") as file:
+                    file.write(line(second, str(second)))
+        over.append(True)
+
+    machine.look = print_both
+    _, pieces = interactive(machine).logs("web", None, LogQuery(follow=True), lambda: len(over) > 1)
+    printed = b"".join(pieces).decode().splitlines()
+    assert [text.split()[-1] for text in printed] == [str(number) for number in range(10)]
+
+
 def interactive(machine: Machine) -> Interactive:
     part = cast("Any", machine)
     return Interactive(part, part, part, part)
