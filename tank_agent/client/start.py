@@ -44,7 +44,9 @@ def exec_command(
     wanted: dict[str, JsonValue] = {"argv": list(argv), "cwd": cwd, "env": list(env), "terminal": on_terminal}
     if on_terminal:
         rows, columns = streams.size()
-        wanted |= {"rows": rows, "columns": columns, "term": os.environ.get("TERM", "")}
+        term = os.environ.get("TERM", "")
+        # No terminal is called otherwise, and JSON could not carry any bytes.
+        wanted |= {"rows": rows, "columns": columns, "term": term if term.isascii() else ""}
     body = _json(wanted).encode()
     asked = light.ask_for_session(path, light.target_path(name, "exec"), body)
     from tank_agent.client.session import Session

@@ -193,6 +193,28 @@ def test_who_is_not_there_is_named(agent: Agent) -> None:
     assert tank(agent, "exec", "web", "--detach-keys", "ctrl-", "--", "true").returncode == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["--", "echo", "\udcff"], "the command"),
+        (["--env", "X=\udcff", "--", "true"], "--env"),
+        (["--cwd", "/\udcff", "--", "true"], "--cwd"),
+        # As argparse reads it.
+        (["--env=X=\udcff", "--", "true"], "--env"),
+    ],
+)
+def test_bytes_that_are_no_text_are_refused(agent: Agent, words: list[str], what: str) -> None:
+    done = tank(agent, "exec", "web", *words)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.decode() == f"tank exec: {what} is not valid UTF-8, which a container takes only\n"
+
+
+def test_a_terminal_with_a_name_that_is_no_text_is_any_terminal(agent: Agent) -> None:
+    with terminal(agent, "exec", "web", "--", "sh", "-c", "echo $TERM.", term="\udcff") as user:
+        user.expect("xterm.")
+        assert user.end() == 0
+
+
 def test_a_pod_that_does_not_run_is_not_entered(agent: Agent) -> None:
     agent.write("done", agent.pod_text(command=["/bin/true"], head='restart = "never"'))
     agent.wait_phase("done", "completed")
