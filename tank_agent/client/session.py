@@ -24,6 +24,8 @@ _QUEUE = 256 << 10
 _RECEIVE = 256 << 10
 # How long the agent may take to confirm that we left, in seconds.
 _GOODBYE = 2.0
+# How long the terminal may take to be put in order when we are to end, in seconds.
+_LAST_WORD = 0.5
 _SIGINT = 2
 
 
@@ -85,7 +87,10 @@ class Session:
                         user.enter()
                     yield reader
                 except BaseException:
-                    self._restore_screen()
+                    # First what cannot block: the terminal may take nothing more.
+                    if user is not None:
+                        user.leave()
+                    self._restore_screen(within=_LAST_WORD)
                     raise
                 finally:
                     if user is not None:
@@ -224,8 +229,11 @@ class Session:
                 raise decode_error(500, payload)
         return None
 
-    def _restore_screen(self, *, new_line: bool = True) -> None:
-        """Leave the alternate screen and the like, which the command cannot do any more."""
+    def _restore_screen(self, *, new_line: bool = True, within: float | None = None) -> None:
+        """Leave the alternate screen and the like, which the command cannot do any more.
+
+        `within` is how long that may take, in seconds, for a terminal that may be blocked.
+        """
         if not os.isatty(self._streams.stdout):
             return
         undo = self._modes.undo()
@@ -233,7 +241,21 @@ class Session:
             undo += b"\r\n"
         # A terminal that is gone needs nothing.
         with contextlib.suppress(OSError):
-            _write(self._streams.stdout, undo)
+            if within is None:
+                _write(self._streams.stdout, undo)
+            else:
+                _write_what_fits(self._streams.stdout, undo, within)
+
+
+def _write_what_fits(descriptor: int, data: bytes, within: float) -> None:
+    poller = select.poll()
+    poller.register(descriptor, select.POLLOUT)
+    deadline = time.monotonic() + within
+    # Byte by byte, since more than fits would block; others may have the same terminal, so it stays blocking.
+    for at in range(len(data)):
+        if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            return
+        os.write(descriptor, data[at : at + 1])
 
 
 def _write(descriptor: int, data: bytes) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -712,6 +713,28 @@ def test_a_signal_to_the_client_restores_the_terminal_and_hangs_the_command_up(
         assert user.status() == -number
         assert user.is_restored()
     wait_inside(agent, lambda names: not any("4712" in name for name in names), "the command is hung up")
+
+
+def test_a_signal_ends_a_client_whose_terminal_takes_nothing_more(agent: Agent) -> None:
+    with terminal(agent, "exec", "web", "--", "sh", "-c", r"printf '\033[?1049hup'; yes 4723") as user:
+        # Nobody reads what is printed from here on.
+        user.expect("up")
+        wait_for(lambda: not _takes_more(user.child.pid), "the terminal is full")
+        os.kill(user.child.pid, signal.SIGTERM)
+        assert user.status() == -signal.SIGTERM
+        assert user.is_restored()
+    wait_inside(agent, lambda names: not any("4723" in name for name in names), "the command is hung up")
+
+
+def _takes_more(pid: int) -> bool:
+    """Return whether a process could write to its terminal."""
+    descriptor = os.open(f"/proc/{pid}/fd/1", os.O_WRONLY | os.O_NOCTTY)
+    try:
+        poller = select.poll()
+        poller.register(descriptor, select.POLLOUT)
+        return bool(poller.poll(0))
+    finally:
+        os.close(descriptor)
 
 
 @pytest.mark.parametrize("flags", [[], ["-T"]])
