@@ -45,7 +45,8 @@ class Caller:
         gone: nothing more comes from there: the caller left, or the agent stops.
     """
 
-    def __init__(self, raw: Raw) -> None:
+    def __init__(self, raw: Raw, *, confirms: bool) -> None:
+        self._confirms = confirms
         self._socket = raw.socket
         self._socket.setblocking(False)
         self._decoder = frames.Decoder()
@@ -54,6 +55,12 @@ class Caller:
         self.stopping = raw.stopping
         self.queued = 0
         self.gone = False
+        self.confirm(0)
+
+    def confirm(self, taken: int) -> None:
+        """Say how much of the input was passed on, to a caller who asked for that."""
+        if self._confirms:
+            self.put(frames.TAKEN, frames.count_payload(taken))
 
     def fileno(self) -> int:
         """Return the descriptor to poll."""
@@ -128,9 +135,9 @@ class Caller:
         self.finish(frames.ERROR, encode_error(error_body(error)))
 
 
-def serve_exec(raw: Raw, start: Callable[[], Execution]) -> None:
+def serve_exec(raw: Raw, start: Callable[[], Execution], *, confirms: bool) -> None:
     """Start a command, and join it with the caller until one of the two ends."""
-    caller = Caller(raw)
+    caller = Caller(raw, confirms=confirms)
     try:
         execution = start()
     except TankError as error:
@@ -184,7 +191,7 @@ class _ExecSession:
     def _poll(self) -> None:
         execution, caller = self._execution, self._caller
         begun = execution.begun()
-        # What a terminal does not take is dropped beyond a bound, so that a detach gets through.
+        # What the terminal does not take is dropped beyond a bound, so that a detach gets through.
         reading = execution.terminal is not None or self._waiting < _QUEUE
         masks = {caller.fileno(): caller.interest(reading=reading)}
         if not self._over:
@@ -278,6 +285,12 @@ class _ExecSession:
 
     def _feed(self) -> None:
         """Pass on what the caller wrote, as far as the command keeps up."""
+        waited = self._waiting
+        self._pass_on()
+        if taken := waited - self._waiting:
+            self._caller.confirm(taken)
+
+    def _pass_on(self) -> None:
         execution = self._execution
         target = execution.terminal if execution.terminal is not None else execution.stdin
         while self._input and target is not None:
@@ -358,9 +371,9 @@ def _discard(descriptor: int) -> bool:
         return False
 
 
-def serve_attach(raw: Raw, run: Live, view: Callable[[], Viewer]) -> None:
+def serve_attach(raw: Raw, run: Live, view: Callable[[], Viewer], *, confirms: bool) -> None:
     """Join a container's terminal with the caller until one of the two ends."""
-    caller = Caller(raw)
+    caller = Caller(raw, confirms=confirms)
     try:
         viewer = view()
     except TankError as error:
@@ -426,8 +439,11 @@ class _AttachSession:
 
     def _feed(self) -> None:
         """Type what the caller wrote, as far as it is taken."""
+        waited = len(self._input)
         while self._input and (written := self._viewer.write(self._input)):
             self._input = self._input[written:]
+        if taken := waited - len(self._input):
+            self._caller.confirm(taken)
 
     def _take_all(self) -> None:
         for kind, payload in self._caller.receive():

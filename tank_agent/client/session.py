@@ -43,6 +43,9 @@ class Session:
         self._modes = terminal.Modes()
         self._queue: deque[bytes | memoryview] = deque()
         self._queued = 0
+        # How much input the agent has not passed on yet, if it tells.
+        self._under_way = 0
+        self._told = False
         self._reading = True
         self._held_since = 0.0
         self._leave_at: float | None = None
@@ -129,7 +132,8 @@ class Session:
         poller = select.poll()
         poller.register(wake, select.POLLIN)
         poller.register(self._connection, select.POLLIN | (select.POLLOUT if self._queue else 0))
-        if self._reading and self._queued < _QUEUE:
+        full = self._queued >= _QUEUE or (self._told and self._under_way >= frames.WINDOW)
+        if self._reading and not full:
             poller.register(self._streams.stdin, select.POLLIN)
         deadlines = [self._held_since + keys.HOLD] if self._keys.held else []
         if self._leave_at is not None:
@@ -171,8 +175,10 @@ class Session:
             self._leave_at = time.monotonic() + _GOODBYE
 
     def _put(self, kind: int, payload: bytes = b"") -> None:
-        if kind == frames.STDIN and not payload:
-            return
+        if kind == frames.STDIN:
+            if not payload:
+                return
+            self._under_way += len(payload)
         self._queue.append(frames.frame(kind, payload))
         self._queued += len(self._queue[-1])
         self._flush()
@@ -221,6 +227,9 @@ class Session:
             elif kind == frames.EXIT:
                 how, number = frames.read_exit(payload)
                 return Signaled(number) if how == frames.SIGNALED else Exited(number)
+            elif kind == frames.TAKEN:
+                self._told = True
+                self._under_way -= frames.read_count(payload)
             elif kind == frames.DETACH:
                 return Detached()
             elif kind == frames.ERROR:

@@ -511,6 +511,54 @@ def test_without_a_tty_ctrl_c_reaches_the_command_once_and_then_the_client(agent
     wait_inside(agent, lambda names: not any("caught" in name for name in names), "the command is hung up")
 
 
+def test_the_first_ctrl_c_is_not_behind_input_that_waits(agent: Agent) -> None:
+    script = "trap 'echo caught; cat | wc -c; exit 3' INT; echo ready; while :; do sleep 0.05; done"
+    with spawned(agent, "exec", "web", "-T", "--", "sh", "-c", script) as session:
+        assert session.stdin is not None and session.stdout is not None
+        assert session.stdout.readline() == b"ready\n"
+        sent = fill(session.stdin.fileno(), b"x" * (4 << 20))
+        session.send_signal(signal.SIGINT)
+        assert session.stdout.readline() == b"caught\n"
+        session.stdin.close()
+        # All of it arrives, though it was overtaken.
+        assert int(session.stdout.readline()) == sent
+        assert session.wait(20) == 3
+
+
+def fill(pipe: int, data: bytes) -> int:
+    """Write to a pipe until nobody takes more; return how much that was."""
+    os.set_blocking(pipe, False)
+    sent = 0
+    poller = select.poll()
+    poller.register(pipe, select.POLLOUT)
+    while poller.poll(500):
+        sent += os.write(pipe, data[sent : sent + 4096])
+        # Somebody pushes back before all of it is gone.
+        assert sent < len(data)
+    return sent
+
+
+def test_what_a_terminal_does_not_take_yet_waits_if_nobody_types_it(agent: Agent) -> None:
+    # Far more than the agent keeps, sent before the command reads any of it.
+    typed = b"".join(b"line %d\n" % number for number in range(100_000))
+    script = "stty -echo -icanon; echo up; until test -e /tmp/read; do sleep 1; done; head -c $0 | sha256sum"
+    stdin, keys = os.pipe()
+    reader, stdout = os.pipe()
+    with ThreadPoolExecutor(2) as pool, os.fdopen(reader, "rb") as printed:
+        argv = ["sh", "-c", script, str(len(typed))]
+        session = pool.submit(agent.client.exec, "web", argv, tty=True, stdin=stdin, stdout=stdout)
+        assert printed.readline() == b"up\r\n"
+        sent = fill(keys, typed)
+        assert tank(agent, "exec", "web", "--", "touch", "/tmp/read").returncode == 0
+        os.set_blocking(keys, True)
+        with os.fdopen(keys, "wb") as rest:
+            rest.write(typed[sent:])
+        assert session.result(30) == Exited(0)
+        os.close(stdout)
+        assert hashlib.sha256(typed).hexdigest() in printed.read().decode()
+    os.close(stdin)
+
+
 def test_no_tty_with_a_terminal_gives_pipes(agent: Agent) -> None:
     with terminal(agent, "exec", "web", "-T", "--", "sh", "-c", "tty; echo err >&2") as user:
         user.expect("not a tty")
