@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -13,7 +14,8 @@ import subprocess
 import sys
 import termios
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -83,13 +85,15 @@ def tank(agent: Agent, *arguments: str, stdin: bytes = b"") -> subprocess.Comple
 
 
 @contextlib.contextmanager
-def spawned(agent: Agent, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+def spawned(
+    agent: Agent, *arguments: str, env: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
         [sys.executable, "-m", "tank_agent", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, "TANK_SOCKET": str(agent.run / "tank.sock")},
+        env={**os.environ, "TANK_SOCKET": str(agent.run / "tank.sock"), **(env or {})},
     )
     with process:
         try:
@@ -132,9 +136,15 @@ def wait_inside(agent: Agent, condition: Callable[[list[str]], bool], what: str)
 
 
 @pytest.mark.parametrize("code", [0, 1, 3, 77, 125, 126, 127, 128, 255])
-@pytest.mark.parametrize("flags", [[], ["-T"]])
-def test_the_exit_code_is_the_commands(agent: Agent, code: int, flags: list[str]) -> None:
-    done = tank(agent, "exec", "web", *flags, "--", "sh", "-c", f"exit {code}")
+@pytest.mark.parametrize("tty", [False, True])
+def test_the_exit_code_is_the_commands(agent: Agent, code: int, tty: bool) -> None:
+    if tty:
+        with terminal(agent, "exec", "web", "--", "sh", "-c", f"tty; exit {code}") as user:
+            user.expect("/dev/pts/")
+            assert user.end() == code
+            assert user.is_restored()
+        return
+    done = tank(agent, "exec", "web", "--", "sh", "-c", f"exit {code}")
     assert (done.returncode, done.stdout, done.stderr) == (code, b"", b"")
 
 
@@ -142,6 +152,10 @@ def test_the_exit_code_is_the_commands(agent: Agent, code: int, flags: list[str]
 def test_a_signal_gives_128_and_its_number(agent: Agent, number: int) -> None:
     done = tank(agent, "exec", "web", "--", "sh", "-c", f"kill -{number} $$")
     assert done.returncode == 128 + number
+    with terminal(agent, "exec", "web", "--", "sh", "-c", f"tty; kill -{number} $$") as user:
+        user.expect("/dev/pts/")
+        assert user.end() == 128 + number
+        assert user.is_restored()
 
 
 @pytest.mark.parametrize(
@@ -163,6 +177,33 @@ def test_what_cannot_be_run_says_so(agent: Agent, command: str, code: int, messa
         user.expect(message)
         assert user.end() == code
         assert user.is_restored()
+
+
+def test_commands_are_found_on_the_path_of_the_container(agent: Agent) -> None:
+    tools = agent.rootfs / "srv" / "tools"
+    tools.mkdir(parents=True, exist_ok=True)
+    (tools / "only-here").write_text("#!/bin/sh\necho found $PATH\n")
+    (tools / "only-here").chmod(0o755)
+    extra = 'env = { PATH = "/srv/tools" }'
+    agent.write("tools", agent.pod_text(command=["/bin/sleep", "1000"], extra=extra))
+    agent.wait_phase("tools", "running")
+    done = tank(agent, "exec", "tools", "--", "only-here")
+    assert (done.returncode, done.stdout) == (0, b"found /srv/tools\n")
+    assert tank(agent, "exec", "web", "--", "only-here").returncode == 127
+    # Neither a directory that others have on their path, nor a program that only the host has.
+    assert tank(agent, "exec", "tools", "--", "sh").returncode == 127
+    own = agent.home / "bin"
+    own.mkdir()
+    (own / "only-on-the-host").symlink_to("/bin/true")
+    path = f"{own}:{os.environ['PATH']}"
+    with spawned(agent, "exec", "web", "--", "only-on-the-host", env={"PATH": path}) as session:
+        _, err = session.communicate(timeout=20)
+    assert session.returncode == 127
+    assert b"only-on-the-host: not found in the container" in err
+    # The call's own path counts as well.
+    found = tank(agent, "exec", "tools", "--env", "PATH=/srv:/bin", "--", "sh", "-c", "echo $PATH")
+    assert found.stdout == b"/srv:/bin\n"
+    assert tank(agent, "exec", "tools", "--env", "PATH=/srv:/bin", "--", "only-here").returncode == 127
 
 
 def test_a_directory_that_is_not_there_or_not_allowed_is_refused(agent: Agent) -> None:
@@ -282,6 +323,15 @@ def test_it_inherits_nothing_of_ours(agent: Agent) -> None:
     assert mask == "0022"
 
 
+def test_no_monitor_is_made_for_a_command(agent: Agent) -> None:
+    monitors = sorted(agent.conmons())
+    with terminal(agent, "exec", "web", "--", "sh") as user:
+        user.prompt()
+        assert sorted(agent.conmons()) == monitors
+        user.line("exit")
+        assert user.end() == 0
+
+
 def test_it_is_a_fresh_process_beside_the_main_one_which_goes_on(agent: Agent) -> None:
     main = agent.pid("web")
     # In the container that no other test leaves anything in.
@@ -314,16 +364,22 @@ def test_what_the_command_wrote_last_arrives_though_a_child_keeps_the_pipe(agent
     kill_inside(agent, "sleep 1000")
 
 
-def test_a_hundred_megabytes_go_both_ways_unharmed_in_little_memory(agent: Agent, tmp_path: Path) -> None:
+def test_a_hundred_megabytes_go_both_ways_unharmed_in_little_memory(own_agent: Agent, tmp_path: Path) -> None:
+    # One that has not needed much for anything else before.
+    agent = own_agent
     source, target = tmp_path / "source", tmp_path / "target"
     block = os.urandom(1 << 20)
     with source.open("wb") as file:
         for number in range(100):
             file.write(block[number:] + block[:number])
-    with source.open("rb") as stdin, target.open("wb") as stdout:
-        before = resident(agent)
-        assert agent.client.exec("web", ["cat"], stdin=stdin, stdout=stdout) == Exited(0)
-        assert resident(agent) - before < 16 << 20
+    with source.open("rb") as stdin, target.open("wb") as stdout, ThreadPoolExecutor(1) as pool:
+        before = most = memory(agent)
+        session = pool.submit(agent.client.exec, "web", ["cat"], stdin=stdin, stdout=stdout)
+        while not session.done():
+            most = max(most, memory(agent))
+            time.sleep(0.001)
+        assert session.result() == Exited(0)
+        assert most - before < 8 << 20
     assert digest(target) == digest(source)
 
 
@@ -369,14 +425,60 @@ def digest(path: Path) -> str:
 
 
 def test_a_reader_that_stops_makes_only_its_own_command_wait(agent: Agent) -> None:
-    with spawned(agent, "exec", "web", "--", "sh", "-c", "yes | dd bs=1M count=64 2>/dev/null") as stuck:
+    script = "yes 4727 | exec dd bs=64k count=1024 iflag=fullblock 2>/dev/null"
+    with spawned(agent, "exec", "web", "--", "sh", "-c", script) as stuck:
         assert stuck.stdout is not None
-        assert stuck.stdout.read(2) == b"y\n"
+        assert stuck.stdout.read(5) == b"4727\n"
+        before = memory(agent)
+        written = settled(lambda: written_by(agent, "dd bs=64k count=1024 iflag=fullblock"))
+        # What the pipes and the buffers on the way hold; the writer lives, and waits.
+        assert 0 < written < 4 << 20
+        assert memory(agent) - before < 4 << 20
         assert tank(agent, "exec", "web", "--", "echo", "free").stdout == b"free\n"
         assert stuck.poll() is None
+        assert written_by(agent, "dd bs=64k count=1024 iflag=fullblock") == written
         rest = stuck.stdout.read()
-        assert len(rest) == (64 << 20) - 2 or len(rest) % 2 == 0
+        assert b"4727\n" + rest == (b"4727\n" * (64 << 20))[: 64 << 20]
         assert stuck.wait(20) == 0
+
+
+def test_a_command_that_does_not_read_makes_only_its_own_caller_wait(agent: Agent) -> None:
+    script = "until test -e /tmp/eat; do sleep 0.05; done; sha256sum"
+    data = os.urandom(1 << 20) * 8
+    with spawned(agent, "exec", "web", "-T", "--", "sh", "-c", script) as session:
+        assert session.stdin is not None and session.stdout is not None
+        before = memory(agent)
+        sent = fill(session.stdin.fileno(), data)
+        assert sent < 2 << 20
+        assert memory(agent) - before < 4 << 20
+        assert tank(agent, "exec", "web", "--", "touch", "/tmp/eat").returncode == 0
+        os.set_blocking(session.stdin.fileno(), True)
+        out, _ = session.communicate(data[sent:], timeout=60)
+        assert out.split()[0].decode() == hashlib.sha256(data).hexdigest()
+
+
+def memory(agent: Agent) -> int:
+    """Return how much memory the agent has now, in bytes."""
+    assert agent.process is not None
+    status = Path(f"/proc/{agent.process.pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) << 10
+
+
+def written_by(agent: Agent, words: str) -> int:
+    """Return how many bytes a command in the container has written."""
+    io = Path(f"/proc/{processes_inside(agent)[words]}/io").read_text()
+    return int(io.split("wchar:")[1].split()[0])
+
+
+def settled(measure: Callable[[], int]) -> int:
+    """Return a number that has not changed for half a second."""
+    last, since = measure(), time.monotonic()
+    while time.monotonic() < since + 0.5:
+        now = measure()
+        if now != last:
+            last, since = now, time.monotonic()
+        time.sleep(0.02)
+    return last
 
 
 def test_fifty_sessions_at_once(agent: Agent) -> None:
@@ -483,6 +585,15 @@ def wait_resized(user: Terminal, size: str) -> None:
     user.line(f"while [ \"$(stty size)\" != '{size}' ]; do sleep 0.02; done; echo re''sized")
     user.expect("resized")
     user.prompt()
+
+
+def test_a_terminal_that_gets_its_size_later_passes_it_on(agent: Agent) -> None:
+    with terminal(agent, "exec", "web", "--", "sh", size=(0, 0)) as user:
+        user.prompt()
+        user.resize(33, 101)
+        wait_resized(user, "33 101")
+        user.line("exit")
+        assert user.end() == 0
 
 
 def test_ctrl_c_reaches_the_command_and_not_the_client(agent: Agent) -> None:
@@ -740,11 +851,27 @@ def test_vi_redraws_at_the_new_size(agent: Agent) -> None:
 
 
 def test_top_draws_within_the_window(agent: Agent) -> None:
-    with terminal(agent, "exec", "web", "--", "top", "-d", "1", size=(10, 60)) as user:
+    # A command line that is far longer than the window is wide.
+    long = ["sh", "-c", "sleep 4728; : " + "x" * 200]
+    with (
+        spawned(agent, "exec", "web", "--", *long),
+        terminal(agent, "exec", "web", "--", "top", "-d", "1", size=(10, 60)) as user,
+    ):
         user.expect("Mem:")
         user.expect("PID")
+        user.resize(20, 40)
+        # Each picture begins at the top of the screen.
+        for _ in range(2):
+            user.expect("\x1b[H")
+        user.expect("PID")
+        user.expect("\x1b[H")
+        picture = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", user.printed)
+        lines = [line.rstrip("\r") for line in picture.split("\n")]
+        assert max(map(len, lines)) <= 40
+        assert len(lines) <= 20
         user.type("q")
         assert user.end() == 0
+    wait_inside(agent, lambda names: not any("4728" in name for name in names), "it is hung up")
 
 
 # What goes away
@@ -792,6 +919,35 @@ def test_a_killed_client_hangs_the_command_up(agent: Agent, flags: list[str]) ->
         os.kill(user.child.pid, signal.SIGKILL)
         assert user.status() == -signal.SIGKILL
     wait_inside(agent, lambda names: not any("4713" in name for name in names), "the command is hung up")
+
+
+def test_a_client_that_breaks_restores_the_terminal(agent: Agent) -> None:
+    script = (
+        "from tank_agent import Client\n"
+        "from tank_agent.client import session\n"
+        "def fail(descriptor, data):\n"
+        "    if b'up' in data:\n"
+        "        raise RuntimeError('a bug')\n"
+        "session._write = fail\n"
+        "Client().exec('web', ['sh', '-c', r\"printf '\\033[?1049h'; sleep 0.2; echo up; sleep 4729\"])\n"
+    )
+    with terminal(agent, program=sys.executable, arguments=("-c", script)) as user:
+        user.expect("\x1b[?1049l\x1b[0m")
+        user.expect("RuntimeError: a bug")
+        assert user.end() == 1
+        assert user.is_restored()
+    wait_inside(agent, lambda names: not any("4729" in name for name in names), "the command is hung up")
+
+
+def test_an_interrupt_from_outside_ends_the_client_and_restores_the_terminal(agent: Agent) -> None:
+    with terminal(agent, "exec", "web", "--", "sh", "-c", "echo up; sleep 4730") as user:
+        user.expect("up")
+        assert user.is_raw()
+        # As `kill -INT` does: Ctrl-C itself is a key like any other.
+        os.kill(user.child.pid, signal.SIGINT)
+        assert user.end() == 130
+        assert user.is_restored()
+    wait_inside(agent, lambda names: not any("4730" in name for name in names), "the command is hung up")
 
 
 def test_a_command_that_ignores_the_hang_up_goes_on(agent: Agent) -> None:
