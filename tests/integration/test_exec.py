@@ -424,19 +424,23 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+# As it shows itself: busybox cuts its arguments in place.
+DD = "/bin/dd bs 64k count 1024 iflag fullblock"
+
+
 def test_a_reader_that_stops_makes_only_its_own_command_wait(agent: Agent) -> None:
-    script = "yes 4727 | exec dd bs=64k count=1024 iflag=fullblock 2>/dev/null"
+    script = "yes 4727 | /bin/dd bs=64k count=1024 iflag=fullblock 2>/dev/null"
     with spawned(agent, "exec", "web", "--", "sh", "-c", script) as stuck:
         assert stuck.stdout is not None
         assert stuck.stdout.read(5) == b"4727\n"
         before = memory(agent)
-        written = settled(lambda: written_by(agent, "dd bs=64k count=1024 iflag=fullblock"))
+        written = settled(lambda: written_by(agent, DD))
         # What the pipes and the buffers on the way hold; the writer lives, and waits.
         assert 0 < written < 4 << 20
         assert memory(agent) - before < 4 << 20
         assert tank(agent, "exec", "web", "--", "echo", "free").stdout == b"free\n"
         assert stuck.poll() is None
-        assert written_by(agent, "dd bs=64k count=1024 iflag=fullblock") == written
+        assert written_by(agent, DD) == written
         rest = stuck.stdout.read()
         assert b"4727\n" + rest == (b"4727\n" * (64 << 20))[: 64 << 20]
         assert stuck.wait(20) == 0
