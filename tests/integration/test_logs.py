@@ -203,6 +203,7 @@ def test_logs_are_of_every_run_in_their_order_and_followers_see_the_same(tmp_pat
         add_commands(agent, "wc", "usleep", "mkfifo")
         script = f"test -p /data/go || mkfifo /data/go; {COUNTED}; {PRINTING}"
         agent.write("runs", agent.pod_text(command=["/bin/sh", "-c", script], extra=VOLUME))
+        agent.wait_phase("runs", "running")
         wanted: list[str] = []
         for number in range(1, 4):
             wanted += [f"out {number}", f"err {number}"]
@@ -231,6 +232,7 @@ def printed(agent: Agent, name: str) -> tuple[str, ...]:
 def test_follow_from_the_end_and_as_json(agent: Agent) -> None:
     script = "seq 50; read go < /go; echo new; echo bad >&2"
     agent.write("fresh", agent.pod_text(command=["/bin/sh", "-c", f"mkfifo /go; {script}"], head=ONCE))
+    agent.wait_phase("fresh", "running")
     wait_for(lambda: logs(agent, "fresh").endswith("50\n"), "it has printed")
     with following(agent, "fresh", "--tail", "0") as ends, following(agent, "fresh", "-o", "json") as all_:
         assert ends.stdout is not None and all_.stdout is not None
