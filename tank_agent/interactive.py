@@ -133,7 +133,9 @@ class Interactive:
             return _encoded(name.encode(), entries, terminal=name in terminals)
 
         def history(name: str) -> Iterator[tuple[bytes, bytes]]:
-            while entries := readers[name].read():
+            for entries in readers[name].history():
+                if ended():
+                    return
                 yield from encoded(name, entries)
 
         try:
@@ -142,7 +144,8 @@ class Interactive:
                 over = self._is_over(pod)
                 until = time.monotonic() + _LOOK_AT_POD
                 while True:
-                    new = [pair for name, reader in readers.items() for pair in encoded(name, reader.read())]
+                    found = (encoded(name, reader.read()) for name, reader in readers.items())
+                    new = list(heapq.merge(*found, key=itemgetter(0)))
                     yield from _pieces(iter(new), ended)
                     if ended() or (over and not new) or time.monotonic() > until:
                         break

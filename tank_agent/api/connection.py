@@ -27,7 +27,10 @@ MAX_HEAD = 64 << 10
 
 
 class Timeouts(Struct, frozen=True, kw_only=True):
-    """How long a caller may take, in seconds: until its next request, for a head, for a body, to read."""
+    """How long a caller may take, in seconds: until its next request, for a head, for a body, to read.
+
+    Who reads a stream may take longer, as long as not too many do.
+    """
 
     idle: float = 60.0
     head: float = 10.0
@@ -44,6 +47,7 @@ class Host(Protocol):
     group_name: str
     timeouts: Timeouts
     stopping: threading.Event
+    pauses: threading.Semaphore
 
 
 class Connection(BaseHTTPRequestHandler):
@@ -62,7 +66,9 @@ class Connection(BaseHTTPRequestHandler):
         self._reader = Reader(self.connection)
         self._buffer = io.BufferedReader(self._reader)
         self.rfile = self._buffer
-        self.wfile = Writer(self.connection, self._times.write)
+        self.wfile = self._writer = Writer(
+            self.connection, self._times.write, self.host.stopping, self.host.pauses
+        )
         self._peer: Peer = peer_of(self.connection)
 
     def finish(self) -> None:
@@ -202,7 +208,7 @@ class Connection(BaseHTTPRequestHandler):
         self._send_head(200, headers)
         try:
             for chunk in stream.chunks:
-                self.wfile.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
+                self._writer.write_stream(b"%x\r\n%b\r\n" % (len(chunk), chunk) if chunked else chunk)
         except CallerGone:
             raise
         except Exception:
@@ -218,7 +224,7 @@ class Connection(BaseHTTPRequestHandler):
             # What a stopping agent could still tell is not all: the caller must not take it for the end.
             self.close_connection = True
         elif chunked:
-            self.wfile.write(b"0\r\n\r\n")
+            self._writer.write_stream(b"0\r\n\r\n")
 
     def _hand_over(self, upgrade: Upgrade, protocol: str) -> None:
         self.close_connection = True

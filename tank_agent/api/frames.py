@@ -25,10 +25,16 @@ STDOUT = 5  # bytes of the command
 STDERR = 6
 EXIT = 7  # how it ended; the last frame
 ERROR = 8  # why there is no result, as JSON; the last frame
+TAKEN = 9  # how many bytes of STDIN were passed on since the last of these; only to who asked for it
+
+# Who is told what was taken has no more than this and one frame under way, which the agent always has room
+# for: so a signal is never behind input that waits, and a terminal's input is never dropped.
+WINDOW = 192 << 10
 
 _HEAD = struct.Struct(">BI")
 _SIZE = struct.Struct(">HH")
 _EXIT = struct.Struct(">BB")
+_COUNT = struct.Struct(">I")
 # The two ways to end: with an exit code, or by a signal.
 EXITED = 0
 SIGNALED = 1
@@ -72,6 +78,18 @@ def read_exit(payload: bytes) -> tuple[int, int]:
         raise BadFrameError(f"an EXIT of {len(payload)} bytes")
     how, number = _EXIT.unpack(payload)
     return how, number
+
+
+def count_payload(count: int) -> bytes:
+    """Return the payload of TAKEN."""
+    return _COUNT.pack(count)
+
+
+def read_count(payload: bytes) -> int:
+    """Return how many bytes were taken."""
+    if len(payload) != _COUNT.size:
+        raise BadFrameError(f"a TAKEN of {len(payload)} bytes")
+    return int(_COUNT.unpack(payload)[0])
 
 
 class Decoder:

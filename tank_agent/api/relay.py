@@ -30,6 +30,8 @@ _LAST_WORD = 2.0
 _BEGUN_WITHIN = 0.002
 _STOP_WITHIN = 0.5
 _HIGHEST_SIGNAL = 64
+# How soon output is seen on a terminal that the command had closed and opened again, in seconds.
+_REOPENED_WITHIN = 0.1
 _EXIT_DEADLINE = 5.0
 # More than the pipes or the terminal can hold when the command ends.
 _MOST_LEFT = 1 << 20
@@ -43,7 +45,8 @@ class Caller:
         gone: nothing more comes from there: the caller left, or the agent stops.
     """
 
-    def __init__(self, raw: Raw) -> None:
+    def __init__(self, raw: Raw, *, confirms: bool) -> None:
+        self._confirms = confirms
         self._socket = raw.socket
         self._socket.setblocking(False)
         self._decoder = frames.Decoder()
@@ -52,6 +55,12 @@ class Caller:
         self.stopping = raw.stopping
         self.queued = 0
         self.gone = False
+        self.confirm(0)
+
+    def confirm(self, taken: int) -> None:
+        """Say how much of the input was passed on, to a caller who asked for that."""
+        if self._confirms:
+            self.put(frames.TAKEN, frames.count_payload(taken))
 
     def fileno(self) -> int:
         """Return the descriptor to poll."""
@@ -126,9 +135,9 @@ class Caller:
         self.finish(frames.ERROR, encode_error(error_body(error)))
 
 
-def serve_exec(raw: Raw, start: Callable[[], Execution]) -> None:
+def serve_exec(raw: Raw, start: Callable[[], Execution], *, confirms: bool) -> None:
     """Start a command, and join it with the caller until one of the two ends."""
-    caller = Caller(raw)
+    caller = Caller(raw, confirms=confirms)
     try:
         execution = start()
     except TankError as error:
@@ -158,6 +167,9 @@ class _ExecSession:
         self._input_ended = False
         self._detached = False
         self._over = False
+        # Nothing has the terminal open, which poll would report without end. It stays open here: closing it
+        # would hang up a command that only has redirected its streams, and it can open /dev/tty again.
+        self._unused = False
         self._left = _MOST_LEFT
 
     def run(self) -> bool:
@@ -165,6 +177,8 @@ class _ExecSession:
         self._take_all()
         while True:
             if self._detached:
+                # What was typed before the keys that leave, such as a command and Enter.
+                self._feed()
                 self._caller.finish(frames.DETACH)
                 return True
             if self._caller.gone:
@@ -177,20 +191,20 @@ class _ExecSession:
     def _poll(self) -> None:
         execution, caller = self._execution, self._caller
         begun = execution.begun()
-        # What a terminal does not take is dropped beyond a bound, so that a detach gets through.
+        # What the terminal does not take is dropped beyond a bound, so that a detach gets through.
         reading = execution.terminal is not None or self._waiting < _QUEUE
         masks = {caller.fileno(): caller.interest(reading=reading)}
         if not self._over:
             masks[execution.waiter] = select.POLLIN
-            if begun and caller.queued < _QUEUE:
+            if begun and caller.queued < _QUEUE and not self._unused:
                 masks.update(dict.fromkeys((fd for _, fd in self._outputs()), select.POLLIN))
             target = execution.terminal if execution.terminal is not None else execution.stdin
-            if self._input and target is not None:
+            if self._input and target is not None and not self._unused:
                 masks[target] = masks.get(target, 0) | select.POLLOUT
         poller = select.poll()
         for descriptor, mask in masks.items():
             poller.register(descriptor, mask)
-        ready = dict(poller.poll(_BEGUN_WITHIN * 1000 if not begun and not self._over else None))
+        ready = dict(poller.poll(self._patience(begun=begun)))
         events = ready.pop(caller.fileno(), 0)
         if events & select.POLLOUT:
             caller.flush()
@@ -203,6 +217,14 @@ class _ExecSession:
         if begun:
             self._pump()
         self._feed()
+
+    def _patience(self, *, begun: bool) -> float | None:
+        """Return after how many milliseconds to look, though nothing woke us; None for never."""
+        if self._over:
+            return None
+        if not begun:
+            return _BEGUN_WITHIN * 1000
+        return _REOPENED_WITHIN * 1000 if self._unused else None
 
     def _drained(self) -> bool:
         """Return whether all that the command itself wrote has been read; what it left behind may go on."""
@@ -228,11 +250,14 @@ class _ExecSession:
             try:
                 data = self._execution.read(descriptor, frames.MAX_PAYLOAD)
             except BlockingIOError:
+                self._unused = False
                 continue
             except OSError:
                 # EIO: every process has closed the terminal.
-                data = b""
+                self._unused = True
+                continue
             if data:
+                self._unused = False
                 self._caller.put(kind, data)
                 moved += len(data)
             else:
@@ -260,6 +285,12 @@ class _ExecSession:
 
     def _feed(self) -> None:
         """Pass on what the caller wrote, as far as the command keeps up."""
+        waited = self._waiting
+        self._pass_on()
+        if taken := waited - self._waiting:
+            self._caller.confirm(taken)
+
+    def _pass_on(self) -> None:
         execution = self._execution
         target = execution.terminal if execution.terminal is not None else execution.stdin
         while self._input and target is not None:
@@ -302,6 +333,8 @@ class _ExecSession:
 def _finish_alone(execution: Execution, stopping: threading.Event) -> None:
     """Read a command's output for nobody until it ends, since a full pipe would stop it."""
     deadline: float | None = None
+    # A terminal that nothing has open; see _ExecSession.
+    unused = False
     try:
         while not execution.ended():
             if stopping.is_set() and deadline is None:
@@ -314,10 +347,16 @@ def _finish_alone(execution: Execution, stopping: threading.Event) -> None:
             # A terminal that the command has not opened yet looks like one that it has closed.
             begun = execution.begun()
             for descriptor in (execution.terminal, execution.stdout, execution.stderr):
-                if begun and descriptor is not None:
+                if begun and descriptor is not None and not unused:
                     poller.register(descriptor, select.POLLIN)
-            for descriptor, _ in poller.poll((_STOP_WITHIN if begun else _BEGUN_WITHIN) * 1000):
-                if descriptor != execution.waiter and not _discard(descriptor):
+            ready = poller.poll((_STOP_WITHIN if begun else _BEGUN_WITHIN) * 1000)
+            unused = False
+            for descriptor, _ in ready:
+                if descriptor == execution.waiter or _discard(descriptor):
+                    continue
+                if descriptor == execution.terminal:
+                    unused = True
+                else:
                     execution.close_output(descriptor)
     finally:
         execution.close()
@@ -332,9 +371,9 @@ def _discard(descriptor: int) -> bool:
         return False
 
 
-def serve_attach(raw: Raw, run: Live, view: Callable[[], Viewer]) -> None:
+def serve_attach(raw: Raw, run: Live, view: Callable[[], Viewer], *, confirms: bool) -> None:
     """Join a container's terminal with the caller until one of the two ends."""
-    caller = Caller(raw)
+    caller = Caller(raw, confirms=confirms)
     try:
         viewer = view()
     except TankError as error:
@@ -367,10 +406,15 @@ class _AttachSession:
                     caller.fail(Retry("the agent stops, which ends the attachment", hint=hint))
                 return
             if viewer.gone:
-                caller.put(frames.STDOUT, viewer.take())
-                self._say_result()
-                return
+                if data := viewer.take():
+                    caller.put(frames.STDOUT, data)
+                # Who has not read all of it yet may take its time, and still gets the exit code.
+                if not caller.queued:
+                    self._say_result()
+                    return
             self._poll()
+        # What was typed before the keys that leave.
+        self._feed()
         caller.finish(frames.DETACH)
 
     def _poll(self) -> None:
@@ -379,7 +423,7 @@ class _AttachSession:
         poller.register(caller.fileno(), caller.interest(reading=True))
         if caller.queued < _QUEUE:
             poller.register(viewer.ready, select.POLLIN)
-        if self._input:
+        if self._input and not viewer.gone:
             poller.register(viewer.input, select.POLLOUT)
         ready = dict(poller.poll())
         events = ready.get(caller.fileno(), 0)
@@ -391,8 +435,15 @@ class _AttachSession:
             caller.gone = True
         if viewer.ready in ready and (data := viewer.take()):
             caller.put(frames.STDOUT, data)
-        while self._input and (written := viewer.write(self._input)):
+        self._feed()
+
+    def _feed(self) -> None:
+        """Type what the caller wrote, as far as it is taken."""
+        waited = len(self._input)
+        while self._input and (written := self._viewer.write(self._input)):
             self._input = self._input[written:]
+        if taken := waited - len(self._input):
+            self._caller.confirm(taken)
 
     def _take_all(self) -> None:
         for kind, payload in self._caller.receive():

@@ -53,6 +53,8 @@ class ApiServer:
         self.group: int | None = None
         self.timeouts = timeouts or Timeouts()
         self.stopping = threading.Event()
+        # Readers who pause leave most connections to others.
+        self.pauses = threading.Semaphore(limit // 4)
         self._limit = limit
         self._server: _Server | None = None
         self._acceptor: threading.Thread | None = None

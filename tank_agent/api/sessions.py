@@ -22,14 +22,20 @@ def run_command(service: AgentService, request: Request) -> Reply:
         raise Refused(400, "there is no command")
     interactive = service.interactive
     run = interactive.target(request.params["name"], request.query.get("container"))
-    return Upgrade(run=lambda raw: relay.serve_exec(raw, lambda: interactive.start(run, wanted)))
+    confirms = request.count("confirm", 0) > 0
+    return Upgrade(
+        run=lambda raw: relay.serve_exec(raw, lambda: interactive.start(run, wanted), confirms=confirms)
+    )
 
 
 def attach(service: AgentService, request: Request) -> Reply:
     """Take over the terminal of a container's main process."""
     interactive = service.interactive
     run = interactive.terminal(request.params["name"], request.query.get("container"))
-    return Upgrade(run=lambda raw: relay.serve_attach(raw, run, lambda: interactive.view(run)))
+    confirms = request.count("confirm", 0) > 0
+    return Upgrade(
+        run=lambda raw: relay.serve_attach(raw, run, lambda: interactive.view(run), confirms=confirms)
+    )
 
 
 def logs(service: AgentService, request: Request) -> Reply:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import io
 import select
 import socket
+import threading
 import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
+
+
+# How soon a caller who does not read is noticed to have left, or the agent to stop, in seconds.
+_LOOK = 0.5
 
 
 class CallerGone(Exception):
@@ -67,11 +72,26 @@ class Reader(io.RawIOBase):
 
 
 class Writer(io.BufferedIOBase):
-    """Writes all of what it is given, within a time per call."""
+    """Writes all of what it is given, within a time per call.
 
-    def __init__(self, connection: socket.socket, seconds: float) -> None:
+    Args:
+        connection: to the caller.
+        seconds: how long a call may take.
+        stopping: set when the agent stops.
+        pauses: as many readers of streams may take longer, at once.
+    """
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        seconds: float,
+        stopping: threading.Event,
+        pauses: threading.Semaphore,
+    ) -> None:
         self._connection = connection
         self._seconds = seconds
+        self._stopping = stopping
+        self._pauses = pauses
 
     def writable(self) -> bool:
         """Return True."""
@@ -89,6 +109,39 @@ class Writer(io.BufferedIOBase):
         except OSError as error:
             raise CallerGone from error
         return memoryview(data).nbytes
+
+    def write_stream(self, data: bytes) -> None:
+        """Send everything to one who may read it hours later, as in a pager or a terminal that is paused.
+
+        Raises:
+            CallerGone: it hung up, the agent stops, or too many others do not read either.
+        """
+        self._connection.setblocking(False)
+        poller = select.poll()
+        poller.register(self._connection, select.POLLOUT)
+        deadline = time.monotonic() + self._seconds
+        left = memoryview(data)
+        pauses = False
+        try:
+            while left:
+                try:
+                    left = left[self._connection.send(left) :]
+                    continue
+                except BlockingIOError:
+                    pass
+                if poller.poll(_LOOK * 1000):
+                    continue
+                if self._stopping.is_set():
+                    raise CallerGone
+                if not pauses and time.monotonic() > deadline:
+                    pauses = self._pauses.acquire(blocking=False)
+                    if not pauses:
+                        raise CallerGone
+        except OSError as error:
+            raise CallerGone from error
+        finally:
+            if pauses:
+                self._pauses.release()
 
 
 def hung_up(connection: socket.socket) -> bool:

@@ -87,11 +87,16 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.command:
         print("tank exec: no command; write it after --, as in: tank exec web -- ls -l", file=sys.stderr)
         return _USAGE
-    try:
-        "\0".join(arguments.command).encode()
-    except UnicodeEncodeError:
-        print("tank exec: the command is not valid UTF-8, which a container takes only", file=sys.stderr)
-        return _USAGE
+    for what, texts in (
+        ("the command", arguments.command),
+        ("--env", arguments.env),
+        ("--cwd", [arguments.cwd or ""]),
+    ):
+        try:
+            "\0".join(texts).encode()
+        except UnicodeEncodeError:
+            print(f"tank exec: {what} is not valid UTF-8, which a container takes only", file=sys.stderr)
+            return _USAGE
     result = exec_command(
         light.socket_path(arguments.socket),
         arguments.name,

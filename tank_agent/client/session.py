@@ -24,6 +24,8 @@ _QUEUE = 256 << 10
 _RECEIVE = 256 << 10
 # How long the agent may take to confirm that we left, in seconds.
 _GOODBYE = 2.0
+# How long the terminal may take to be put in order when we are to end, in seconds.
+_LAST_WORD = 0.5
 _SIGINT = 2
 
 
@@ -41,6 +43,9 @@ class Session:
         self._modes = terminal.Modes()
         self._queue: deque[bytes | memoryview] = deque()
         self._queued = 0
+        # How much input the agent has not passed on yet, if it tells.
+        self._under_way = 0
+        self._told = False
         self._reading = True
         self._held_since = 0.0
         self._leave_at: float | None = None
@@ -67,8 +72,8 @@ class Session:
                     # What it was when the command began may have changed meanwhile.
                     self.resize()
                 result = self._work(wake)
-                if isinstance(result, Detached):
-                    self._restore_screen()
+                # A command that was killed, or forgot it, leaves the screen as it is.
+                self._restore_screen(new_line=not isinstance(result, Exited))
                 return result
         except terminal.Killed as killed:
             _die(killed.number)
@@ -85,7 +90,10 @@ class Session:
                         user.enter()
                     yield reader
                 except BaseException:
-                    self._restore_screen()
+                    # First what cannot block: the terminal may take nothing more.
+                    if user is not None:
+                        user.leave()
+                    self._restore_screen(within=_LAST_WORD)
                     raise
                 finally:
                     if user is not None:
@@ -124,7 +132,8 @@ class Session:
         poller = select.poll()
         poller.register(wake, select.POLLIN)
         poller.register(self._connection, select.POLLIN | (select.POLLOUT if self._queue else 0))
-        if self._reading and self._queued < _QUEUE:
+        full = self._queued >= _QUEUE or (self._told and self._under_way >= frames.WINDOW)
+        if self._reading and not full:
             poller.register(self._streams.stdin, select.POLLIN)
         deadlines = [self._held_since + keys.HOLD] if self._keys.held else []
         if self._leave_at is not None:
@@ -166,8 +175,10 @@ class Session:
             self._leave_at = time.monotonic() + _GOODBYE
 
     def _put(self, kind: int, payload: bytes = b"") -> None:
-        if kind == frames.STDIN and not payload:
-            return
+        if kind == frames.STDIN:
+            if not payload:
+                return
+            self._under_way += len(payload)
         self._queue.append(frames.frame(kind, payload))
         self._queued += len(self._queue[-1])
         self._flush()
@@ -216,6 +227,9 @@ class Session:
             elif kind == frames.EXIT:
                 how, number = frames.read_exit(payload)
                 return Signaled(number) if how == frames.SIGNALED else Exited(number)
+            elif kind == frames.TAKEN:
+                self._told = True
+                self._under_way -= frames.read_count(payload)
             elif kind == frames.DETACH:
                 return Detached()
             elif kind == frames.ERROR:
@@ -224,16 +238,33 @@ class Session:
                 raise decode_error(500, payload)
         return None
 
-    def _restore_screen(self) -> None:
-        """Leave the alternate screen and the like, which the command cannot do any more."""
+    def _restore_screen(self, *, new_line: bool = True, within: float | None = None) -> None:
+        """Leave the alternate screen and the like, which the command cannot do any more.
+
+        `within` is how long that may take, in seconds, for a terminal that may be blocked.
+        """
         if not os.isatty(self._streams.stdout):
             return
         undo = self._modes.undo()
-        if not self._modes.at_line_start:
+        if new_line and not self._modes.at_line_start:
             undo += b"\r\n"
         # A terminal that is gone needs nothing.
         with contextlib.suppress(OSError):
-            _write(self._streams.stdout, undo)
+            if within is None:
+                _write(self._streams.stdout, undo)
+            else:
+                _write_what_fits(self._streams.stdout, undo, within)
+
+
+def _write_what_fits(descriptor: int, data: bytes, within: float) -> None:
+    poller = select.poll()
+    poller.register(descriptor, select.POLLOUT)
+    deadline = time.monotonic() + within
+    # Byte by byte, since more than fits would block; others may have the same terminal, so it stays blocking.
+    for at in range(len(data)):
+        if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            return
+        os.write(descriptor, data[at : at + 1])
 
 
 def _write(descriptor: int, data: bytes) -> None:

@@ -44,9 +44,11 @@ def exec_command(
     wanted: dict[str, JsonValue] = {"argv": list(argv), "cwd": cwd, "env": list(env), "terminal": on_terminal}
     if on_terminal:
         rows, columns = streams.size()
-        wanted |= {"rows": rows, "columns": columns, "term": os.environ.get("TERM", "")}
+        term = os.environ.get("TERM", "")
+        # No terminal is called otherwise, and JSON could not carry any bytes.
+        wanted |= {"rows": rows, "columns": columns, "term": term if term.isascii() else ""}
     body = _json(wanted).encode()
-    asked = light.ask_for_session(path, light.target_path(name, "exec"), body)
+    asked = light.ask_for_session(path, _target(name, "exec", streams), body)
     from tank_agent.client.session import Session
 
     answered = asked.answer(expected=_SWITCHING_PROTOCOLS)
@@ -65,12 +67,17 @@ def attach(
     """Take over a container's terminal, as `Client.attach` describes it."""
     streams = Streams(stdin, stdout, None)
     sequence = keys.parse(detach_keys)
-    asked = light.ask_for_session(path, light.target_path(name, "attach"))
+    asked = light.ask_for_session(path, _target(name, "attach", streams))
     from tank_agent.client.session import Session
 
     session = Session(path, asked.answer(expected=_SWITCHING_PROTOCOLS), streams, sequence)
     session.resize()
     return session.run(raw=streams.stdin_is_terminal(), interrupts=False)
+
+
+def _target(name: str, verb: str, streams: Streams) -> str:
+    """Return what to ask for. Who types is not held up, so that the keys that leave are seen at once."""
+    return light.target_path(name, verb, {} if streams.stdin_is_terminal() else {"confirm": "1"})
 
 
 def _json(fields: Mapping[str, JsonValue]) -> str:

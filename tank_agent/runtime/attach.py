@@ -116,11 +116,15 @@ class Viewer:
 class _Console:
     """One container's terminal. The hub's lock guards it."""
 
-    def __init__(self, hub: Consoles, directory: Path, connection: socket.socket, shown: bytes) -> None:
+    def __init__(
+        self, hub: Consoles, directory: Path, connection: socket.socket, shown: bytes | None
+    ) -> None:
         self.hub = hub
         self.directory = directory
         self.socket = connection
-        self.kept = bytearray(shown)
+        self.kept = bytearray(shown or b"")
+        # Somebody may have set a size that we do not know.
+        self._was_used = shown is not None
         self.viewers: list[Viewer] = []
         self.size: tuple[int, int] | None = None
         self.wanted: deque[tuple[int, int]] = deque()
@@ -134,7 +138,10 @@ class _Console:
     def want(self, rows: int, columns: int) -> None:
         """Plan the lines that set a size: the size, once more in case conmon missed it."""
         size = (rows, columns)
-        nudge = not self.wanted and self.size == size
+        if self.wanted and self.wanted[-1] == size:
+            # A client tells its size once more when it has taken its terminal over.
+            return
+        nudge = self.size == size or (self.size is None and self._was_used)
         # A program redraws only when its size changes, so one that someone comes back to needs two changes.
         self.wanted = deque([(rows + 1, columns), size, size] if nudge else [size, size])
 
@@ -158,8 +165,11 @@ class Consoles:
         self._thread = threading.Thread(target=self._run, name="consoles", daemon=True)
         self._thread.start()
 
-    def open(self, directory: Path, shown: bytes = b"") -> bool:
-        """Attach to a container's terminal; `shown` is what it printed before. False if that fails."""
+    def open(self, directory: Path, shown: bytes | None = None) -> bool:
+        """Attach to a container's terminal; False if that fails.
+
+        `shown` is what it printed before, under an agent that is gone.
+        """
         with self._lock:
             if directory in self._consoles:
                 return True

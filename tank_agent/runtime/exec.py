@@ -41,6 +41,9 @@ _DEADLINE = 10.0
 _MOST_AT_ONCE = 200
 _PIPE_SIZE = 256 << 10
 _SAME_MOMENT = 10.0
+# How long the commands that an agent was just starting are waited for by the next one, in seconds.
+_BEGINS_WITHIN = 1.0
+_LOOK = 0.02
 _MISSING = re.compile(r"not found|no such file", re.IGNORECASE)
 _REFUSED = re.compile(
     r"permission denied|operation not permitted|exec format error|is a directory|not executable",
@@ -136,8 +139,10 @@ class Executor:
 
         `inside` returns the processes that live in our containers now, without the main ones.
         """
+        until = time.monotonic() + _BEGINS_WITHIN
         for directory in self.directory.iterdir():
-            pid = read_number(directory / "pid")
+            while (pid := read_number(directory / "pid")) is None and _may_begin(directory, until):
+                time.sleep(_LOOK)
             if pid is not None and pid in inside() and _began_with(pid, directory / "pid"):
                 _signal_group(pid, inside, signal.SIGHUP)
             remove_tree(directory)
@@ -207,6 +212,7 @@ class Execution:
         self._command = request.argv[0]
         self._process: int | None = None
         self._pid = 0
+        self._owed: list[int] = []
         self._printed = b""
         self.terminal: int | None = None
         self.stdin: int | None = None
@@ -287,6 +293,8 @@ class Execution:
                 return False
             if self._pid:
                 self._process = pidfd.open_process(self._pid)
+                for number in self._owed:
+                    self.signal(number)
         return self._pid != 0
 
     def ended(self) -> bool:
@@ -299,8 +307,12 @@ class Execution:
             console.set_size(self.terminal, rows, columns)
 
     def signal(self, number: int) -> None:
-        """Send a signal to the command and its process group; nothing if it has ended."""
-        if self.begun() and self._process is not None and not pidfd.ended(self._process):
+        """Send a signal to the command and its process group, once it has begun; nothing if it has ended."""
+        if not self.begun():
+            # Each of them once, since a caller could send any number.
+            if number not in self._owed:
+                self._owed.append(number)
+        elif self._process is not None and not pidfd.ended(self._process):
             _signal_group(self._pid, self._inside, number)
 
     def read(self, descriptor: int, size: int) -> bytes:
@@ -348,14 +360,15 @@ class Execution:
         return self._as_signal(code) if code > 128 else Ended(code=code)
 
     def close(self) -> None:
-        """Give everything back; a command that still runs is left alone."""
+        """Give everything back; a command that still runs is left to the next agent's `sweep`."""
         self._close_streams()
         if self._crun.poll() is None:
             _log.warning("a command outlives its session", container=self._container, command=self._command)
+        else:
+            remove_tree(self._directory)
         for descriptor in (self.waiter, self._process):
             if descriptor is not None:
                 os.close(descriptor)
-        remove_tree(self._directory)
         self._release()
 
     def _as_signal(self, code: int) -> Ended:
@@ -428,6 +441,11 @@ def _group(pid: int) -> int | None:
         return os.getpgid(pid)
     except ProcessLookupError:
         return None
+
+
+def _may_begin(directory: Path, until: float) -> bool:
+    """Return whether to wait for a command's pid file: crun may write it a moment after its agent ended."""
+    return time.monotonic() < until and time.time() - directory.stat().st_mtime < _SAME_MOMENT
 
 
 def _began_with(pid: int, file: Path) -> bool:

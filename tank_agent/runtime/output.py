@@ -23,6 +23,8 @@ _MOST_JOINED = 256 << 10
 _WHOLE_LINE = re.compile(rb"^\S+ std(?:out|err) F", re.MULTILINE)
 _STREAMS = frozenset((b"stdout", b"stderr"))
 _LISTINGS = 100
+# How much larger a file is than what was printed, where lines are short.
+_SHARE = 16
 
 
 class Entry(Struct, frozen=True):
@@ -37,6 +39,8 @@ class Entry(Struct, frozen=True):
 class LogReader:
     """Reads a container's output, oldest first, and goes on where it stopped when there is more.
 
+    What was there when it was made is its history: that ends, however fast the container writes.
+
     Args:
         path: the newest file; it need not exist yet.
         tail: begin with the last so many lines; None is all of them.
@@ -49,15 +53,37 @@ class LogReader:
         self._file: int | None = None
         self._rest = b""
         self._cut: dict[bytes, list[Entry]] = {}
-        self._first = self._begin_at_tail(tail) if tail is not None else None
+        self._tail = tail
+        if tail is not None:
+            self._begin_at_tail(tail)
+        # Noted last, so that it is never before the place where reading begins.
+        self._end = self._newest()
+
+    def history(self) -> Iterator[list[Entry]]:
+        """Yield the lines that were there when the reader was made; also empty lists, in between.
+
+        After each of them is a good moment to look whether anybody still waits for more.
+        """
+        tail, self._tail = self._tail, None
+        kept: deque[Entry] = deque(maxlen=tail)
+        while self._end is not None and (data := self._chunk(self._end)):
+            entries = self._parse(data)
+            if tail is not None:
+                kept.extend(entries)
+                entries = []
+            yield entries
+        yield list(kept)
 
     def read(self) -> list[Entry]:
         """Return the next lines, up to some megabyte of them; none when everything was read for now."""
-        if self._first is not None:
-            first, self._first = list(self._first), None
-            if first:
-                return first
-        return self._read()
+        if self._tail is not None:
+            history = [entry for entries in self.history() for entry in entries]
+            if history:
+                return history
+        entries: list[Entry] = []
+        while not entries and (data := self._chunk()):
+            entries = self._parse(data)
+        return entries
 
     def rest(self) -> list[Entry]:
         """Return the beginnings of lines that have no end yet; they are not returned again."""
@@ -75,27 +101,36 @@ class LogReader:
             yield from entries
         yield from self.rest()
 
-    def _read(self) -> list[Entry]:
-        entries: list[Entry] = []
-        while not entries:
-            if self._file is None and not self._open_next(None):
-                return []
+    def _chunk(self, end: tuple[int, int] | None = None) -> bytes:
+        """Return what comes next, from the next file if need be; nothing when all was read for now.
+
+        Args:
+            end: an inode and how much of that file is the last to be read; None for no such bound.
+        """
+        while self._file is not None or self._open_next(None):
             assert self._file is not None
-            data = os.read(self._file, _CHUNK)
-            if data:
-                entries = self._parse(data)
-                continue
             inode = os.fstat(self._file).st_ino
-            following = self._following(inode)
+            if data := os.read(self._file, _CHUNK if end is None else self._most_before(end, inode)):
+                return data
+            following = self._following(inode, end)
             if following is None:
-                return []
+                break
             # Its successor is there, so nothing more is written to it; what came until then is read first.
-            data = os.read(self._file, _CHUNK)
-            if data:
-                entries = self._parse(data)
-            elif not self._open_next(following):
-                return []
-        return entries
+            if data := os.read(self._file, _CHUNK):
+                return data
+            if not self._open_next(following):
+                break
+        return b""
+
+    def _most_before(self, end: tuple[int, int], inode: int) -> int:
+        """Return how much may be read from the file that is open, which has that inode."""
+        assert self._file is not None
+        position = os.lseek(self._file, 0, os.SEEK_CUR)
+        if inode == end[0]:
+            return max(0, min(_CHUNK, end[1] - position))
+        # Once the last one is gone, a file of which nothing was read is newer.
+        newer = position == 0 and end[0] not in (number for _, number in self._files())
+        return 0 if newer else _CHUNK
 
     def _parse(self, data: bytes) -> list[Entry]:
         lines = (self._rest + data).split(b"\n")
@@ -133,9 +168,14 @@ class LogReader:
                     return True
         return False
 
-    def _following(self, inode: int) -> int | None:
-        """Return the inode of the file that comes after one; the oldest's if that one was removed."""
+    def _following(self, inode: int, end: tuple[int, int] | None) -> int | None:
+        """Return the inode of the file that comes after one, if `end` is not before it.
+
+        If that one was removed, it is the oldest's.
+        """
         inodes = [number for _, number in self._files()]
+        if end is not None and (inode == end[0] or end[0] not in inodes):
+            return None
         if inode not in inodes:
             return inodes[0] if inodes else None
         after = inodes[inodes.index(inode) + 1 :]
@@ -151,9 +191,18 @@ class LogReader:
             before = found
         return found
 
-    def _begin_at_tail(self, tail: int) -> deque[Entry]:
-        """Read the last lines, and stand at the end of all files afterwards."""
-        kept: deque[Entry] = deque(maxlen=tail)
+    def _newest(self) -> tuple[int, int] | None:
+        """Return the inode and the size of the newest file; None if there is none yet."""
+        for path, _ in reversed(self._files()):
+            opened = _open(path)
+            if opened is not None:
+                status = os.fstat(opened)
+                os.close(opened)
+                return status.st_ino, status.st_size
+        return None
+
+    def _begin_at_tail(self, tail: int) -> None:
+        """Stand so that at least the last lines are still to be read."""
         files = self._files()
         counted, begin = 0, 0
         for path, _ in reversed(files):
@@ -169,9 +218,6 @@ class LogReader:
                 break
         if self._file is not None:
             os.lseek(self._file, begin, os.SEEK_SET)
-        while entries := self._read():
-            kept.extend(entries)
-        return kept
 
 
 def log_files(path: Path) -> list[tuple[Path, int]]:
@@ -193,12 +239,24 @@ def log_files(path: Path) -> list[tuple[Path, int]]:
 
 def last_bytes(path: Path, size: int) -> bytes:
     """Return about the last `size` bytes that a container with a terminal printed."""
-    opened = _open(path)
+    printed = b""
+    # A terminal that is quiet since the last rotation has its last lines in the file before.
+    for file, _ in reversed(log_files(path)):
+        found, whole = _printed(file, _SHARE * size)
+        printed = found + printed
+        if len(printed) >= size or not whole:
+            break
+    return printed[-size:]
+
+
+def _printed(file: Path, most: int) -> tuple[bytes, bool]:
+    """Return what was printed in the last bytes of a file, and whether that is all of it."""
+    opened = _open(file)
     if opened is None:
-        return b""
+        return b"", True
     try:
-        length = os.fstat(opened).st_size
-        data = os.pread(opened, 2 * size, max(0, length - 2 * size))
+        begin = max(0, os.fstat(opened).st_size - most)
+        data = os.pread(opened, most, begin)
     finally:
         os.close(opened)
     printed = []
@@ -206,7 +264,7 @@ def last_bytes(path: Path, size: int) -> bytes:
         parts = line.split(b" ", 3)
         if len(parts) == 4 and parts[1] in _STREAMS:
             printed.append(parts[3] + (b"\n" if parts[2] == b"F" else b""))
-    return b"".join(printed)[-size:]
+    return b"".join(printed), begin == 0
 
 
 def _open(path: Path) -> int | None:

@@ -66,13 +66,17 @@ class Rotation:
         for pod in self._containers.pods():
             for run in self._containers.runs(pod):
                 log = self._containers.log(pod, run.record.container)
-                # Once for each limit: a lower one counts for logs that no longer grow, too.
-                if self._trimmed.get(log) != limit:
-                    trim(log, limit)
-                trimmed[log] = limit
-                # One that only is being made has not opened its log yet.
-                if run.started and run.monitor is not None:
-                    self._check_run(run, log)
+                try:
+                    # Once for each limit: a lower one counts for logs that no longer grow, too.
+                    if self._trimmed.get(log) != limit:
+                        trim(log, limit)
+                    trimmed[log] = limit
+                    # One that only is being made has not opened its log yet.
+                    if run.started and run.monitor is not None:
+                        self._check_run(run, log)
+                except OSError:
+                    # Such as a file that cannot be removed: the others are looked at all the same.
+                    _log.exception("cannot rotate a log", pod=pod, container=run.record.container)
         self._trimmed = trimmed
 
     def _check_run(self, run: Live, log: Path) -> None:

@@ -7,11 +7,12 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tank_agent import Detached, NotATty, NotRunning
+from tank_agent import Detached, Exited, NotATty, NotRunning, Signaled
 from tank_agent.errors import PodNotFound
 from tests.support.agent import Agent, running_agent, wait_for
 from tests.support.terminal import LEAVE, Terminal, add_commands, terminal
@@ -194,6 +195,58 @@ def test_vi_is_drawn_again_for_who_comes_back_and_at_the_new_size(agent: Agent) 
             assert user.is_restored()
 
 
+DRAWS = "n=0; trap 'n=$((n+1)); echo drawn $n $(stty size)' WINCH; echo up; while :; do usleep 20000; done"
+
+
+def test_who_comes_back_at_the_same_size_is_drawn_to_again(agent: Agent) -> None:
+    with console(agent, DRAWS) as name:
+        come_back(agent, name)
+
+
+def test_who_comes_back_after_a_restart_of_the_agent_is_drawn_to_again(own_agent: Agent) -> None:
+    with console(own_agent, DRAWS) as name:
+        come_back(own_agent, name)
+        assert own_agent.stop() == 0
+        own_agent.start()
+        come_back(own_agent, name)
+
+
+def come_back(agent: Agent, name: str) -> None:
+    """Attach several times, always at one size, and expect a new drawing each time."""
+    for _ in range(4):
+        drawn = len(drawings(agent, name))
+        with terminal(agent, "attach", name, size=(24, 80)) as user:
+            user.wait_raw()
+            wait_for(
+                lambda drawn=drawn: drawings(agent, name)[drawn:][-1:] == ["24 80"],
+                "it is drawn at that size",
+            )
+            user.type(LEAVE)
+            assert user.end() == 0
+        settled(agent, name)
+
+
+def drawings(agent: Agent, name: str) -> list[str]:
+    """Return the size of each drawing so far."""
+    return [line.split(" ", 2)[2] for line in printed(agent, name) if line.startswith("drawn ")]
+
+
+def printed(agent: Agent, name: str) -> list[str]:
+    """Return the lines that a container has printed."""
+    return [line.content.decode() for line in agent.client.logs(name)]
+
+
+def settled(agent: Agent, name: str) -> None:
+    """Wait until all lines to conmon have been written, which takes no more than three tenths of a second."""
+    seen = [len(drawings(agent, name))] * 2
+    until = time.monotonic() + 0.5
+    while time.monotonic() < until:
+        seen.append(len(drawings(agent, name)))
+        if seen[-1] != seen[-2]:
+            until = time.monotonic() + 0.5
+        time.sleep(0.02)
+
+
 def test_ctrl_c_reaches_the_process_and_a_lone_ctrl_p_as_well(agent: Agent) -> None:
     script = "trap 'echo inter''rupted' INT; stty -echo; echo ready; while :; do usleep 20000; done"
     with console(agent, script) as name, terminal(agent, "attach", name) as user:
@@ -228,6 +281,17 @@ def test_other_detach_keys_and_none(agent: Agent) -> None:
             assert user.end() == 128 + signal.SIGKILL
 
 
+def test_what_was_typed_before_the_keys_that_leave_arrives(agent: Agent) -> None:
+    with console(agent) as name:
+        for number in range(5):
+            with terminal(agent, "attach", name) as user:
+                # In one write, so that all of it comes in one read.
+                user.wait_raw()
+                user.type(f"echo typed''{number}\r{LEAVE}")
+                assert user.end() == 0
+            wait_for(lambda number=number: f"typed{number}" in printed(agent, name), "it was run")
+
+
 def test_a_client_that_is_killed_takes_nothing_with_it(agent: Agent) -> None:
     with console(agent) as name:
         main = agent.pid(name)
@@ -257,29 +321,102 @@ def test_a_signal_to_the_client_restores_the_terminal_and_the_container_goes_on(
         assert agent.pid(name) == main
 
 
-def test_a_client_that_stops_reading_stalls_neither_container_nor_log(agent: Agent) -> None:
-    flood = "yes 0123456789abcdef | dd bs=1M count=16 iflag=fullblock 2>/dev/null"
-    script = f"read go; {flood}; echo; echo all; exec sh"
+def test_a_client_that_stops_reading_stalls_neither_container_nor_log_nor_others(agent: Agent) -> None:
+    # 3 MB of numbered lines: far more than anybody keeps for who does not read.
+    lines = 400_000
+    script = f"stty -echo; echo ready; read go; seq -w 1 {lines}; echo all; exec sh"
     with (
         console(agent, script) as name,
         terminal(agent, "attach", name) as stuck,
         terminal(agent, "attach", name) as user,
     ):
-        stuck.wait_raw()
-        user.wait_raw()
+        stuck.expect("ready")
+        user.expect("ready")
         os.kill(stuck.child.pid, signal.SIGSTOP)
         user.line("go")
-        wait_for(
-            lambda: b"all" in [line.content for line in agent.client.logs(name, tail=20)], "it goes on", 60
-        )
+        # The other one sees all of it meanwhile, up to the last line.
+        user.child.expect_exact(f"{lines}\r\nall\r\n", timeout=60)
+        user.prompt()
         os.kill(stuck.child.pid, signal.SIGCONT)
         # It has missed much, is told so, and has what came last.
         stuck.expect("bytes of output skipped")
-        stuck.expect("all")
+        stuck.expect(f"{lines}\r\nall")
         stuck.prompt()
+        wanted = ["ready", *(f"{number:06}" for number in range(1, lines + 1)), "all"]
+        assert printed(agent, name)[: len(wanted)] == wanted
+        user.line("stty echo")
+        user.prompt()
         run_line(stuck, "echo a''live", "alive")
         stuck.type(LEAVE)
         assert stuck.end() == 0
+
+
+def test_the_agent_is_the_only_client_of_a_terminal(agent: Agent) -> None:
+    with console(agent) as name:
+        with terminal(agent, "attach", name) as one, terminal(agent, "attach", name) as two:
+            for user in (one, two):
+                user.prompt()
+            # /proc/net/unix has one line for each end that conmon has accepted, with the socket's path.
+            assert len(accepted(agent, name)) == 1
+            for user in (one, two):
+                user.type(LEAVE)
+                assert user.end() == 0
+        # It goes on to read, though nobody looks.
+        assert len(accepted(agent, name)) == 1
+
+
+def accepted(agent: Agent, name: str) -> list[str]:
+    """Return the connections to the attach socket of a pod's only container."""
+    (monitor,) = [pid for pid in agent.conmons() if f"/{name}/" in Path(f"/proc/{pid}/cmdline").read_text()]
+    held = {str(entry.readlink()) for entry in Path(f"/proc/{monitor}/fd").iterdir()}
+    table = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    # Type 5 keeps messages apart; one that listens has state 1, one that is connected 3.
+    return [
+        row[6] for row in table if row[4:6] == ["0005", "03"] and row[7:] and f"socket:[{row[6]}]" in held
+    ]
+
+
+@pytest.mark.parametrize(
+    ("policy", "end", "code", "phase"),
+    [
+        ("on-failure", "exit", 0, "completed"),
+        ("on-failure", "exit 3", 3, "running"),
+        ("never", "exit", 0, "completed"),
+        ("never", "exit 3", 3, "failed"),
+    ],
+)
+def test_the_restart_policy_acts_when_the_process_ends(
+    agent: Agent, policy: str, end: str, code: int, phase: str
+) -> None:
+    with console(agent, head=f'restart = "{policy}"') as name:
+        with terminal(agent, "attach", name) as user:
+            user.prompt()
+            user.line(end)
+            assert user.end() == code
+        if phase == "running":
+            wait_for(lambda: _restarts(agent, name) == 1, "it is restarted")
+        agent.wait_phase(name, phase)
+        assert _restarts(agent, name) == (1 if phase == "running" else 0)
+
+
+def test_a_terminal_that_gets_its_size_later_passes_it_on(agent: Agent) -> None:
+    with console(agent) as name, terminal(agent, "attach", name, size=(0, 0)) as user:
+        user.prompt()
+        user.resize(33, 101)
+        has_size(user, 33, 101)
+        user.type(LEAVE)
+        assert user.end() == 0
+
+
+def test_an_interrupt_from_outside_ends_the_client_and_the_container_goes_on(agent: Agent) -> None:
+    with console(agent) as name:
+        main = agent.pid(name)
+        with terminal(agent, "attach", name) as user:
+            user.prompt()
+            os.kill(user.child.pid, signal.SIGINT)
+            assert user.end() == 130
+            assert user.is_restored()
+        assert agent.pid(name) == main
 
 
 def test_questions_to_the_terminal_are_not_asked_again(agent: Agent) -> None:
@@ -337,10 +474,18 @@ def test_a_killed_agent_leaves_terminal_and_container_in_order(own_agent: Agent)
 
 
 def test_attach_from_python(agent: Agent) -> None:
-    with console(agent) as name:
+    with console(agent, head='restart = "never"') as name, console(agent) as other:
         keys, typed = os.pipe()
-        printed, output = os.pipe()
+        read, output = os.pipe()
         os.write(typed, LEAVE.encode())
         assert agent.client.attach(name, stdin=keys, stdout=output) == Detached()
-        for descriptor in (keys, typed, printed, output):
+        os.write(typed, b"exit 7\r")
+        assert agent.client.attach(name, stdin=keys, stdout=output) == Exited(7)
+        os.write(typed, b"echo he''re\r")
+        with ThreadPoolExecutor(1) as pool:
+            attached = pool.submit(agent.client.attach, other, stdin=keys, stdout=output)
+            wait_for(lambda: b"here" in os.read(read, 4096), "it was run")
+            os.kill(agent.pid(other), signal.SIGKILL)
+            assert attached.result(20) == Signaled(9)
+        for descriptor in (keys, typed, read, output):
             os.close(descriptor)

@@ -6,13 +6,16 @@ import contextlib
 import hashlib
 import json
 import os
+import re
+import select
 import signal
 import socket
 import subprocess
 import sys
 import termios
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -82,13 +85,15 @@ def tank(agent: Agent, *arguments: str, stdin: bytes = b"") -> subprocess.Comple
 
 
 @contextlib.contextmanager
-def spawned(agent: Agent, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+def spawned(
+    agent: Agent, *arguments: str, env: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
         [sys.executable, "-m", "tank_agent", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, "TANK_SOCKET": str(agent.run / "tank.sock")},
+        env={**os.environ, "TANK_SOCKET": str(agent.run / "tank.sock"), **(env or {})},
     )
     with process:
         try:
@@ -131,9 +136,15 @@ def wait_inside(agent: Agent, condition: Callable[[list[str]], bool], what: str)
 
 
 @pytest.mark.parametrize("code", [0, 1, 3, 77, 125, 126, 127, 128, 255])
-@pytest.mark.parametrize("flags", [[], ["-T"]])
-def test_the_exit_code_is_the_commands(agent: Agent, code: int, flags: list[str]) -> None:
-    done = tank(agent, "exec", "web", *flags, "--", "sh", "-c", f"exit {code}")
+@pytest.mark.parametrize("tty", [False, True])
+def test_the_exit_code_is_the_commands(agent: Agent, code: int, tty: bool) -> None:
+    if tty:
+        with terminal(agent, "exec", "web", "--", "sh", "-c", f"tty; exit {code}") as user:
+            user.expect("/dev/pts/")
+            assert user.end() == code
+            assert user.is_restored()
+        return
+    done = tank(agent, "exec", "web", "--", "sh", "-c", f"exit {code}")
     assert (done.returncode, done.stdout, done.stderr) == (code, b"", b"")
 
 
@@ -141,6 +152,10 @@ def test_the_exit_code_is_the_commands(agent: Agent, code: int, flags: list[str]
 def test_a_signal_gives_128_and_its_number(agent: Agent, number: int) -> None:
     done = tank(agent, "exec", "web", "--", "sh", "-c", f"kill -{number} $$")
     assert done.returncode == 128 + number
+    with terminal(agent, "exec", "web", "--", "sh", "-c", f"tty; kill -{number} $$") as user:
+        user.expect("/dev/pts/")
+        assert user.end() == 128 + number
+        assert user.is_restored()
 
 
 @pytest.mark.parametrize(
@@ -162,6 +177,33 @@ def test_what_cannot_be_run_says_so(agent: Agent, command: str, code: int, messa
         user.expect(message)
         assert user.end() == code
         assert user.is_restored()
+
+
+def test_commands_are_found_on_the_path_of_the_container(agent: Agent) -> None:
+    tools = agent.rootfs / "srv" / "tools"
+    tools.mkdir(parents=True, exist_ok=True)
+    (tools / "only-here").write_text("#!/bin/sh\necho found $PATH\n")
+    (tools / "only-here").chmod(0o755)
+    extra = 'env = { PATH = "/srv/tools" }'
+    agent.write("tools", agent.pod_text(command=["/bin/sleep", "1000"], extra=extra))
+    agent.wait_phase("tools", "running")
+    done = tank(agent, "exec", "tools", "--", "only-here")
+    assert (done.returncode, done.stdout) == (0, b"found /srv/tools\n")
+    assert tank(agent, "exec", "web", "--", "only-here").returncode == 127
+    # Neither a directory that others have on their path, nor a program that only the host has.
+    assert tank(agent, "exec", "tools", "--", "sh").returncode == 127
+    own = agent.home / "bin"
+    own.mkdir()
+    (own / "only-on-the-host").symlink_to("/bin/true")
+    path = f"{own}:{os.environ['PATH']}"
+    with spawned(agent, "exec", "web", "--", "only-on-the-host", env={"PATH": path}) as session:
+        _, err = session.communicate(timeout=20)
+    assert session.returncode == 127
+    assert b"only-on-the-host: not found in the container" in err
+    # The call's own path counts as well.
+    found = tank(agent, "exec", "tools", "--env", "PATH=/srv:/bin", "--", "sh", "-c", "echo $PATH")
+    assert found.stdout == b"/srv:/bin\n"
+    assert tank(agent, "exec", "tools", "--env", "PATH=/srv:/bin", "--", "only-here").returncode == 127
 
 
 def test_a_directory_that_is_not_there_or_not_allowed_is_refused(agent: Agent) -> None:
@@ -191,6 +233,28 @@ def test_who_is_not_there_is_named(agent: Agent) -> None:
     assert tank(agent, "exec", "web", "--").returncode == 2
     assert tank(agent, "exec", "web", "--env", "no-equals-sign", "--", "true").returncode == 2
     assert tank(agent, "exec", "web", "--detach-keys", "ctrl-", "--", "true").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["--", "echo", "\udcff"], "the command"),
+        (["--env", "X=\udcff", "--", "true"], "--env"),
+        (["--cwd", "/\udcff", "--", "true"], "--cwd"),
+        # As argparse reads it.
+        (["--env=X=\udcff", "--", "true"], "--env"),
+    ],
+)
+def test_bytes_that_are_no_text_are_refused(agent: Agent, words: list[str], what: str) -> None:
+    done = tank(agent, "exec", "web", *words)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.decode() == f"tank exec: {what} is not valid UTF-8, which a container takes only\n"
+
+
+def test_a_terminal_with_a_name_that_is_no_text_is_any_terminal(agent: Agent) -> None:
+    with terminal(agent, "exec", "web", "--", "sh", "-c", "echo $TERM.", term="\udcff") as user:
+        user.expect("xterm.")
+        assert user.end() == 0
 
 
 def test_a_pod_that_does_not_run_is_not_entered(agent: Agent) -> None:
@@ -259,6 +323,15 @@ def test_it_inherits_nothing_of_ours(agent: Agent) -> None:
     assert mask == "0022"
 
 
+def test_no_monitor_is_made_for_a_command(agent: Agent) -> None:
+    monitors = sorted(agent.conmons())
+    with terminal(agent, "exec", "web", "--", "sh") as user:
+        user.prompt()
+        assert sorted(agent.conmons()) == monitors
+        user.line("exit")
+        assert user.end() == 0
+
+
 def test_it_is_a_fresh_process_beside_the_main_one_which_goes_on(agent: Agent) -> None:
     main = agent.pid("web")
     # In the container that no other test leaves anything in.
@@ -291,16 +364,22 @@ def test_what_the_command_wrote_last_arrives_though_a_child_keeps_the_pipe(agent
     kill_inside(agent, "sleep 1000")
 
 
-def test_a_hundred_megabytes_go_both_ways_unharmed_in_little_memory(agent: Agent, tmp_path: Path) -> None:
+def test_a_hundred_megabytes_go_both_ways_unharmed_in_little_memory(own_agent: Agent, tmp_path: Path) -> None:
+    # One that has not needed much for anything else before.
+    agent = own_agent
     source, target = tmp_path / "source", tmp_path / "target"
     block = os.urandom(1 << 20)
     with source.open("wb") as file:
         for number in range(100):
             file.write(block[number:] + block[:number])
-    with source.open("rb") as stdin, target.open("wb") as stdout:
-        before = resident(agent)
-        assert agent.client.exec("web", ["cat"], stdin=stdin, stdout=stdout) == Exited(0)
-        assert resident(agent) - before < 16 << 20
+    with source.open("rb") as stdin, target.open("wb") as stdout, ThreadPoolExecutor(1) as pool:
+        before = most = memory(agent)
+        session = pool.submit(agent.client.exec, "web", ["cat"], stdin=stdin, stdout=stdout)
+        while not session.done():
+            most = max(most, memory(agent))
+            time.sleep(0.001)
+        assert session.result() == Exited(0)
+        assert most - before < 8 << 20
     assert digest(target) == digest(source)
 
 
@@ -345,15 +424,65 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+# As it shows itself: busybox cuts its arguments in place.
+DD = "/bin/dd bs 64k count 1024 iflag fullblock"
+
+
 def test_a_reader_that_stops_makes_only_its_own_command_wait(agent: Agent) -> None:
-    with spawned(agent, "exec", "web", "--", "sh", "-c", "yes | dd bs=1M count=64 2>/dev/null") as stuck:
+    script = "yes 4727 | /bin/dd bs=64k count=1024 iflag=fullblock 2>/dev/null"
+    with spawned(agent, "exec", "web", "--", "sh", "-c", script) as stuck:
         assert stuck.stdout is not None
-        assert stuck.stdout.read(2) == b"y\n"
+        assert stuck.stdout.read(5) == b"4727\n"
+        before = memory(agent)
+        written = settled(lambda: written_by(agent, DD))
+        # What the pipes and the buffers on the way hold; the writer lives, and waits.
+        assert 0 < written < 4 << 20
+        assert memory(agent) - before < 4 << 20
         assert tank(agent, "exec", "web", "--", "echo", "free").stdout == b"free\n"
         assert stuck.poll() is None
+        assert written_by(agent, DD) == written
         rest = stuck.stdout.read()
-        assert len(rest) == (64 << 20) - 2 or len(rest) % 2 == 0
+        assert b"4727\n" + rest == (b"4727\n" * (64 << 20))[: 64 << 20]
         assert stuck.wait(20) == 0
+
+
+def test_a_command_that_does_not_read_makes_only_its_own_caller_wait(agent: Agent) -> None:
+    script = "until test -e /tmp/eat; do sleep 0.05; done; sha256sum"
+    data = os.urandom(1 << 20) * 8
+    with spawned(agent, "exec", "web", "-T", "--", "sh", "-c", script) as session:
+        assert session.stdin is not None and session.stdout is not None
+        before = memory(agent)
+        sent = fill(session.stdin.fileno(), data)
+        assert sent < 2 << 20
+        assert memory(agent) - before < 4 << 20
+        assert tank(agent, "exec", "web", "--", "touch", "/tmp/eat").returncode == 0
+        os.set_blocking(session.stdin.fileno(), True)
+        out, _ = session.communicate(data[sent:], timeout=60)
+        assert out.split()[0].decode() == hashlib.sha256(data).hexdigest()
+
+
+def memory(agent: Agent) -> int:
+    """Return how much memory the agent has now, in bytes."""
+    assert agent.process is not None
+    status = Path(f"/proc/{agent.process.pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) << 10
+
+
+def written_by(agent: Agent, words: str) -> int:
+    """Return how many bytes a command in the container has written."""
+    io = Path(f"/proc/{processes_inside(agent)[words]}/io").read_text()
+    return int(io.split("wchar:")[1].split()[0])
+
+
+def settled(measure: Callable[[], int]) -> int:
+    """Return a number that has not changed for half a second."""
+    last, since = measure(), time.monotonic()
+    while time.monotonic() < since + 0.5:
+        now = measure()
+        if now != last:
+            last, since = now, time.monotonic()
+        time.sleep(0.02)
+    return last
 
 
 def test_fifty_sessions_at_once(agent: Agent) -> None:
@@ -462,6 +591,15 @@ def wait_resized(user: Terminal, size: str) -> None:
     user.prompt()
 
 
+def test_a_terminal_that_gets_its_size_later_passes_it_on(agent: Agent) -> None:
+    with terminal(agent, "exec", "web", "--", "sh", size=(0, 0)) as user:
+        user.prompt()
+        user.resize(33, 101)
+        wait_resized(user, "33 101")
+        user.line("exit")
+        assert user.end() == 0
+
+
 def test_ctrl_c_reaches_the_command_and_not_the_client(agent: Agent) -> None:
     with terminal(agent, "exec", "web", "--", "sh") as user:
         user.prompt()
@@ -488,6 +626,54 @@ def test_without_a_tty_ctrl_c_reaches_the_command_once_and_then_the_client(agent
     wait_inside(agent, lambda names: not any("caught" in name for name in names), "the command is hung up")
 
 
+def test_the_first_ctrl_c_is_not_behind_input_that_waits(agent: Agent) -> None:
+    script = "trap 'echo caught; cat | wc -c; exit 3' INT; echo ready; while :; do sleep 0.05; done"
+    with spawned(agent, "exec", "web", "-T", "--", "sh", "-c", script) as session:
+        assert session.stdin is not None and session.stdout is not None
+        assert session.stdout.readline() == b"ready\n"
+        sent = fill(session.stdin.fileno(), b"x" * (4 << 20))
+        session.send_signal(signal.SIGINT)
+        assert session.stdout.readline() == b"caught\n"
+        session.stdin.close()
+        # All of it arrives, though it was overtaken.
+        assert int(session.stdout.readline()) == sent
+        assert session.wait(20) == 3
+
+
+def fill(pipe: int, data: bytes) -> int:
+    """Write to a pipe until nobody takes more; return how much that was."""
+    os.set_blocking(pipe, False)
+    sent = 0
+    poller = select.poll()
+    poller.register(pipe, select.POLLOUT)
+    while poller.poll(500):
+        sent += os.write(pipe, data[sent : sent + 4096])
+        # Somebody pushes back before all of it is gone.
+        assert sent < len(data)
+    return sent
+
+
+def test_what_a_terminal_does_not_take_yet_waits_if_nobody_types_it(agent: Agent) -> None:
+    # Far more than the agent keeps, sent before the command reads any of it.
+    typed = b"".join(b"line %d\n" % number for number in range(100_000))
+    script = "stty -echo -icanon; echo up; until test -e /tmp/read; do sleep 1; done; head -c $0 | sha256sum"
+    stdin, keys = os.pipe()
+    reader, stdout = os.pipe()
+    with ThreadPoolExecutor(2) as pool, os.fdopen(reader, "rb") as printed:
+        argv = ["sh", "-c", script, str(len(typed))]
+        session = pool.submit(agent.client.exec, "web", argv, tty=True, stdin=stdin, stdout=stdout)
+        assert printed.readline() == b"up\r\n"
+        sent = fill(keys, typed)
+        assert tank(agent, "exec", "web", "--", "touch", "/tmp/read").returncode == 0
+        os.set_blocking(keys, True)
+        with os.fdopen(keys, "wb") as rest:
+            rest.write(typed[sent:])
+        assert session.result(30) == Exited(0)
+        os.close(stdout)
+        assert hashlib.sha256(typed).hexdigest() in printed.read().decode()
+    os.close(stdin)
+
+
 def test_no_tty_with_a_terminal_gives_pipes(agent: Agent) -> None:
     with terminal(agent, "exec", "web", "-T", "--", "sh", "-c", "tty; echo err >&2") as user:
         user.expect("not a tty")
@@ -509,6 +695,42 @@ def test_detach_leaves_the_command_running(agent: Agent) -> None:
     wait_for(lambda: tank(agent, "exec", "web", "--", "test", "-e", "/tmp/over").returncode == 0, "it ended")
 
 
+def test_a_command_that_redirects_all_its_streams_keeps_its_terminal(agent: Agent) -> None:
+    redirected = "exec </dev/null >/tmp/log 2>&1; sleep 0.5"
+    # It goes on to its end, and nobody spins meanwhile.
+    with terminal(agent, "exec", "web", "--", "sh", "-c", f"{redirected}; exit 7") as user:
+        assert user.end() == 7
+    before = cpu_time(agent)
+    with terminal(agent, "exec", "web", "--", "sh", "-c", f"{redirected}; exec sleep 1") as user:
+        assert user.end() == 0
+    assert cpu_time(agent) - before < 1
+    script = f"{redirected}; echo ba''ck >/dev/tty; read line </dev/tty; echo got $line >/dev/tty"
+    with terminal(agent, "exec", "web", "--", "sh", "-c", script) as user:
+        user.expect("back")
+        user.line("typed")
+        user.expect("got typed")
+        assert user.end() == 0
+
+
+def test_a_command_that_redirects_all_its_streams_goes_on_when_it_is_left(agent: Agent) -> None:
+    script = "echo up; exec </dev/null >/tmp/log 2>&1; sleep 1; touch /tmp/redirected"
+    with terminal(agent, "exec", "web", "--", "sh", "-c", script) as user:
+        user.expect("up")
+        user.type(LEAVE)
+        assert user.end() == 0
+    wait_for(
+        lambda: tank(agent, "exec", "web", "--", "test", "-e", "/tmp/redirected").returncode == 0,
+        "it went on",
+    )
+
+
+def cpu_time(agent: Agent) -> float:
+    """Return how many seconds of processor time the agent itself has used."""
+    assert agent.process is not None
+    fields = Path(f"/proc/{agent.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def test_a_command_that_was_left_is_read_so_that_it_never_waits(agent: Agent) -> None:
     script = "echo up; dd if=/dev/zero bs=1M count=8 2>/dev/null; touch /tmp/written"
     with terminal(agent, "exec", "web", "--", "sh", "-c", f"read go; {script}") as user:
@@ -527,21 +749,62 @@ def test_a_command_that_was_left_is_read_so_that_it_never_waits(agent: Agent) ->
     kill_inside(agent, f"sh -c read go; {script}")
 
 
-def test_a_caller_that_leaves_in_the_same_breath_leaves_the_command_running(agent: Agent) -> None:
-    body = json.dumps({"argv": ["sleep", "4716"], "terminal": True}).encode()
+@contextlib.contextmanager
+def calling(
+    agent: Agent, argv: list[str], sent: bytes = b"", *, tty: bool = False
+) -> Iterator[socket.socket]:
+    """Ask for a command as any client may, with frames right behind the request."""
+    body = json.dumps({"argv": argv, "terminal": tty}).encode()
     head = f"POST /v1/pods/web/exec HTTP/1.1\r\nHost: tank\r\nContent-Length: {len(body)}\r\n"
     head += f"Connection: Upgrade\r\nUpgrade: {frames.PROTOCOL}\r\n\r\n"
     with socket.socket(socket.AF_UNIX) as caller:
         caller.settimeout(20)
         caller.connect(os.fspath(agent.run / "tank.sock"))
-        caller.sendall(head.encode() + body + frames.frame(frames.DETACH))
-        answer = b""
-        while piece := caller.recv(4096):
-            answer += piece
+        caller.sendall(head.encode() + body + sent)
+        yield caller
+
+
+def read_all(caller: socket.socket) -> bytes:
+    answer = b""
+    while piece := caller.recv(4096):
+        answer += piece
+    return answer
+
+
+def test_a_caller_that_leaves_in_the_same_breath_leaves_the_command_running(agent: Agent) -> None:
+    with calling(agent, ["sleep", "4716"], frames.frame(frames.DETACH), tty=True) as caller:
+        answer = read_all(caller)
     assert answer.startswith(b"HTTP/1.1 101 ")
     assert answer.endswith(frames.frame(frames.DETACH))
     wait_inside(agent, lambda names: "sleep 4716" in names, "the command goes on")
     kill_inside(agent, "sleep 4716")
+
+
+def test_what_was_typed_before_the_keys_that_leave_arrives(agent: Agent) -> None:
+    # All of it comes before the command has begun.
+    typed = frames.frame(frames.STDIN, b"echo typed > /tmp/typed; exit\r") + frames.frame(frames.DETACH)
+    with calling(agent, ["sh"], typed, tty=True) as caller:
+        assert read_all(caller).endswith(frames.frame(frames.DETACH))
+    wait_for(lambda: tank(agent, "exec", "web", "--", "cat", "/tmp/typed").stdout == b"typed\n", "it was run")
+
+
+@pytest.mark.parametrize("tty", [False, True])
+def test_a_caller_that_is_gone_before_the_command_began_leaves_nothing(agent: Agent, tty: bool) -> None:
+    for _ in range(10):
+        with calling(agent, ["sleep", "4719"], tty=tty) as caller:
+            assert caller.recv(4096).startswith(b"HTTP/1.1 101 ")
+    # While a command runs, or is only being started, it has files.
+    wait_for(lambda: not list((agent.run / "exec").iterdir()), "every command has ended")
+    assert "sleep 4719" not in inside(agent)
+
+
+def test_a_signal_before_the_command_began_reaches_it(agent: Agent) -> None:
+    for _ in range(5):
+        term = frames.frame(frames.SIGNAL, bytes((signal.SIGTERM,)))
+        with calling(agent, ["sleep", "4724"], term) as caller:
+            answer = read_all(caller)
+        ended = frames.exit_payload(frames.SIGNALED, signal.SIGTERM)
+        assert answer.endswith(frames.frame(frames.EXIT, ended)), answer
 
 
 def test_a_lone_ctrl_p_is_passed_on_soon(agent: Agent) -> None:
@@ -592,11 +855,27 @@ def test_vi_redraws_at_the_new_size(agent: Agent) -> None:
 
 
 def test_top_draws_within_the_window(agent: Agent) -> None:
-    with terminal(agent, "exec", "web", "--", "top", "-d", "1", size=(10, 60)) as user:
+    # A command line that is far longer than the window is wide.
+    long = ["sh", "-c", "sleep 4728; : " + "x" * 200]
+    with (
+        spawned(agent, "exec", "web", "--", *long),
+        terminal(agent, "exec", "web", "--", "top", "-d", "1", size=(10, 60)) as user,
+    ):
         user.expect("Mem:")
         user.expect("PID")
+        user.resize(20, 40)
+        # Each picture begins at the top of the screen.
+        for _ in range(2):
+            user.expect("\x1b[H")
+        user.expect("PID")
+        user.expect("\x1b[H")
+        picture = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", user.printed)
+        lines = [line.rstrip("\r") for line in picture.split("\n")]
+        assert max(map(len, lines)) <= 40
+        assert len(lines) <= 20
         user.type("q")
         assert user.end() == 0
+    wait_inside(agent, lambda names: not any("4728" in name for name in names), "it is hung up")
 
 
 # What goes away
@@ -615,6 +894,28 @@ def test_a_signal_to_the_client_restores_the_terminal_and_hangs_the_command_up(
     wait_inside(agent, lambda names: not any("4712" in name for name in names), "the command is hung up")
 
 
+def test_a_signal_ends_a_client_whose_terminal_takes_nothing_more(agent: Agent) -> None:
+    with terminal(agent, "exec", "web", "--", "sh", "-c", r"printf '\033[?1049hup'; yes 4723") as user:
+        # Nobody reads what is printed from here on.
+        user.expect("up")
+        wait_for(lambda: not _takes_more(user.child.pid), "the terminal is full")
+        os.kill(user.child.pid, signal.SIGTERM)
+        assert user.status() == -signal.SIGTERM
+        assert user.is_restored()
+    wait_inside(agent, lambda names: not any("4723" in name for name in names), "the command is hung up")
+
+
+def _takes_more(pid: int) -> bool:
+    """Return whether a process could write to its terminal."""
+    descriptor = os.open(f"/proc/{pid}/fd/1", os.O_WRONLY | os.O_NOCTTY)
+    try:
+        poller = select.poll()
+        poller.register(descriptor, select.POLLOUT)
+        return bool(poller.poll(0))
+    finally:
+        os.close(descriptor)
+
+
 @pytest.mark.parametrize("flags", [[], ["-T"]])
 def test_a_killed_client_hangs_the_command_up(agent: Agent, flags: list[str]) -> None:
     with terminal(agent, "exec", "web", *flags, "--", "sh", "-c", "echo up; sleep 4713") as user:
@@ -622,6 +923,35 @@ def test_a_killed_client_hangs_the_command_up(agent: Agent, flags: list[str]) ->
         os.kill(user.child.pid, signal.SIGKILL)
         assert user.status() == -signal.SIGKILL
     wait_inside(agent, lambda names: not any("4713" in name for name in names), "the command is hung up")
+
+
+def test_a_client_that_breaks_restores_the_terminal(agent: Agent) -> None:
+    script = (
+        "from tank_agent import Client\n"
+        "from tank_agent.client import session\n"
+        "def fail(descriptor, data):\n"
+        "    if b'up' in data:\n"
+        "        raise RuntimeError('a bug')\n"
+        "session._write = fail\n"
+        "Client().exec('web', ['sh', '-c', r\"printf '\\033[?1049h'; sleep 0.2; echo up; sleep 4729\"])\n"
+    )
+    with terminal(agent, program=sys.executable, arguments=("-c", script)) as user:
+        user.expect("\x1b[?1049l\x1b[0m")
+        user.expect("RuntimeError: a bug")
+        assert user.end() == 1
+        assert user.is_restored()
+    wait_inside(agent, lambda names: not any("4729" in name for name in names), "the command is hung up")
+
+
+def test_an_interrupt_from_outside_ends_the_client_and_restores_the_terminal(agent: Agent) -> None:
+    with terminal(agent, "exec", "web", "--", "sh", "-c", "echo up; sleep 4730") as user:
+        user.expect("up")
+        assert user.is_raw()
+        # As `kill -INT` does: Ctrl-C itself is a key like any other.
+        os.kill(user.child.pid, signal.SIGINT)
+        assert user.end() == 130
+        assert user.is_restored()
+    wait_inside(agent, lambda names: not any("4730" in name for name in names), "the command is hung up")
 
 
 def test_a_command_that_ignores_the_hang_up_goes_on(agent: Agent) -> None:
@@ -665,12 +995,30 @@ def _state(pid: int) -> str:
 def test_a_container_that_stops_ends_the_session(agent: Agent) -> None:
     agent.write("short", agent.pod_text(command=["/bin/sleep", "1000"]))
     agent.wait_phase("short", "running")
-    with terminal(agent, "exec", "short", "--", "sh") as user:
-        user.prompt()
+    script = r"printf '\033[?1049h\033[?25lfull screen'; exec sleep 1000"
+    with terminal(agent, "exec", "short", "--", "sh", "-c", script) as user:
+        user.expect("full screen")
         (agent.pods / "short.toml").unlink()
+        user.expect("\x1b[?25h\x1b[?1049l\x1b[0m\r\n")
         assert user.end() == 128 + signal.SIGKILL
         assert user.is_restored()
     agent.wait_gone("short")
+
+
+@pytest.mark.parametrize(
+    ("end", "printed", "code"),
+    [
+        ("exit 4", "cut\x1b[?2004l\x1b[0m", 4),
+        ("kill -TERM $$", "cut\x1b[?2004l\x1b[0m\r\n", 128 + signal.SIGTERM),
+    ],
+)
+def test_modes_are_undone_however_a_command_ends(agent: Agent, end: str, printed: str, code: int) -> None:
+    script = rf"printf '\033[?2004hcut'; {end}"
+    with terminal(agent, "exec", "web", "--", "sh", "-c", script) as user:
+        user.expect("\x1b[?2004h")
+        assert user.end() == code
+        assert user.printed == printed
+        assert user.is_restored()
 
 
 @pytest.mark.parametrize("flags", [[], ["-T"]])
@@ -703,6 +1051,38 @@ def test_a_killed_agent_loses_the_session_but_not_the_terminal(own_agent: Agent,
     wait_inside(agent, lambda names: not any("4715" in name for name in names), "the command is hung up")
     wait_for(lambda: not list((agent.run / "exec").iterdir()), "no files of commands are left")
     assert tank(agent, "exec", "web", "--", "echo", "again").stdout == b"again\n"
+
+
+def test_a_command_that_outlives_the_stop_of_its_agent_is_found_by_the_next_one(own_agent: Agent) -> None:
+    agent = own_agent
+    root = Path(f"/proc/{agent.pid('web')}/root")
+    script = "trap '' HUP; echo up; until test -e /tmp/go; do sleep 0.05; done; trap - HUP; exec sleep 4725"
+    with spawned(agent, "exec", "web", "-T", "--", "sh", "-c", script) as session:
+        assert session.stdout is not None
+        assert session.stdout.readline() == b"up\n"
+        assert agent.stop() == 0
+        assert len(list((agent.run / "exec").iterdir())) == 1
+    (root / "tmp" / "go").touch()
+    wait_for(lambda: sleeping("4725"), "it goes on")
+    agent.start()
+    wait_for(lambda: not sleeping("4725"), "it is hung up")
+    wait_for(lambda: not list((agent.run / "exec").iterdir()), "no files of commands are left")
+
+
+def sleeping(seconds: str) -> list[str]:
+    """Return the processes that sleep for so long, wherever."""
+    return [
+        entry.name
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and _words(entry) == ["sleep", seconds]
+    ]
+
+
+def _words(process: Path) -> list[str]:
+    try:
+        return (process / "cmdline").read_text().split("\0")[:-1]
+    except OSError:
+        return []
 
 
 def test_a_lost_agent_leaves_no_alternate_screen_behind(own_agent: Agent) -> None:

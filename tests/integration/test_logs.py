@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from tests.support.agent import Agent, ended, running_agent, wait_for
 from tests.support.terminal import add_commands, terminal
 
 MARKED = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}\+00:00 ")
-COMMANDS = ("seq", "printf", "usleep", "tr", "dd", "test")
+COMMANDS = ("seq", "printf", "usleep", "tr", "dd", "test", "mkfifo")
 ONCE = 'restart = "never"'
 
 
@@ -185,6 +186,89 @@ def test_follow_goes_on_over_restarts_and_ends_with_the_pod(agent: Agent) -> Non
         assert (process.returncode, err) == (0, "")
 
 
+# Counts its runs in a volume, and prints some of both streams in each.
+COUNTED = "echo x >> /data/runs; n=$(wc -l < /data/runs)"
+PRINTING = "echo out $n; usleep 50000; echo err $n >&2; read go < /data/go"
+VOLUME = """
+[[containers.mounts]]
+volume = "data"
+path = "/data"
+[[volumes]]
+name = "data"
+"""
+
+
+def test_logs_are_of_every_run_in_their_order_and_followers_see_the_same(tmp_path: Path) -> None:
+    with running_agent(tmp_path) as agent:
+        add_commands(agent, "wc", "usleep", "mkfifo")
+        script = f"test -p /data/go || mkfifo /data/go; {COUNTED}; {PRINTING}"
+        agent.write("runs", agent.pod_text(command=["/bin/sh", "-c", script], extra=VOLUME))
+        agent.wait_phase("runs", "running")
+        wanted: list[str] = []
+        for number in range(1, 4):
+            wanted += [f"out {number}", f"err {number}"]
+            wait_for(lambda so_far=tuple(wanted): printed(agent, "runs") == so_far, "it has printed")
+            if number == 2:
+                # It goes on, and no line is there twice.
+                agent.stop()
+                agent.start()
+                assert logs(agent, "runs").splitlines() == wanted
+            if number < 3:
+                agent.tank("exec", "runs", "--", "sh", "-c", "echo > /data/go")
+        streams = [(line.stream, line.content.decode()) for line in agent.client.logs("runs")]
+        assert streams == [("stderr" if text.startswith("err") else "stdout", text) for text in wanted]
+        with following(agent, "runs") as process:
+            assert process.stdout is not None
+            assert [process.stdout.readline() for _ in wanted] == [f"{text}\n" for text in wanted]
+            agent.tank("exec", "runs", "--", "sh", "-c", "echo > /data/go")
+            assert process.stdout.readline() == "out 4\n"
+            assert process.stdout.readline() == "err 4\n"
+
+
+def printed(agent: Agent, name: str) -> tuple[str, ...]:
+    return tuple(logs(agent, name).splitlines())
+
+
+def test_follow_from_the_end_and_as_json(agent: Agent) -> None:
+    script = "seq 50; read go < /go; echo new; echo bad >&2"
+    agent.write("fresh", agent.pod_text(command=["/bin/sh", "-c", f"mkfifo /go; {script}"], head=ONCE))
+    agent.wait_phase("fresh", "running")
+    wait_for(lambda: logs(agent, "fresh").endswith("50\n"), "it has printed")
+    with following(agent, "fresh", "--tail", "0") as ends, following(agent, "fresh", "-o", "json") as all_:
+        assert ends.stdout is not None and all_.stdout is not None
+        seen = [json.loads(all_.stdout.readline())["message"] for _ in range(50)]
+        assert seen == [str(number) for number in range(1, 51)]
+        # Until it follows, it could miss what is new.
+        wait_for(lambda: _followers(agent) == 2, "both follow")
+        agent.tank("exec", "fresh", "--", "sh", "-c", "echo > /go")
+        assert sorted(ends.communicate(timeout=30)[0].splitlines()) == ["bad", "new"]
+        rest = [json.loads(line) for line in all_.communicate(timeout=30)[0].splitlines()]
+        assert sorted((line["stream"], line["message"]) for line in rest) == [
+            ("stderr", "bad"),
+            ("stdout", "new"),
+        ]
+        assert ends.returncode == all_.returncode == 0
+
+
+def _followers(agent: Agent) -> int:
+    """Return how many have the log open that the agent reads for them."""
+    assert agent.process is not None
+    opened = Path(f"/proc/{agent.process.pid}/fd").iterdir()
+    count = 0
+    for entry in opened:
+        with contextlib.suppress(OSError):
+            count += entry.readlink().name == "app.log" and "fresh" in str(entry.readlink())
+    return count
+
+
+def test_since_from_python(agent: Agent) -> None:
+    run_once(agent, "since", "echo one; usleep 50000; echo two; usleep 50000; echo three")
+    lines = list(agent.client.logs("since"))
+    moment = datetime.fromisoformat(lines[1].time[:26] + "+00:00").timestamp()
+    assert [line.content for line in agent.client.logs("since", since=moment)] == [b"two", b"three"]
+    assert list(agent.client.logs("since", since=time.time() + 60)) == []
+
+
 def test_follow_ends_when_a_pod_is_over(agent: Agent) -> None:
     agent.write("over", agent.pod_text(command=["/bin/sh", "-c", "read x; echo last"], head=ONCE))
     agent.wait_phase("over", "completed")
@@ -249,6 +333,30 @@ def test_rotation_loses_no_line_and_followers_see_each_once(small_logs: Agent) -
     assert len(files(agent, "count")) > 3
     assert [line.content for line in agent.client.logs("count")] == expected_lines()
     assert [line.content for line in agent.client.logs("count", tail=5000)] == expected_lines()[-5000:]
+
+
+def test_a_follower_misses_nothing_over_rotation_and_a_restart_of_the_container(small_logs: Agent) -> None:
+    agent = small_logs
+    add_commands(agent, "wc")
+    # Each run prints 200 KB, slowly enough to be rotated meanwhile; three of them.
+    count = (
+        "i=0; while test $i -lt 4000; do echo run-$n-$i-0123456789012345678901234567890123456789; i=$((i+1))"
+    )
+    script = f"{COUNTED}; {count}; test $((i % 1000)) -ne 0 || usleep 600000; done; test $n -ge 3"
+    agent.write(
+        "rounds",
+        agent.pod_text(command=["/bin/sh", "-c", script], head='restart = "on-failure"', extra=VOLUME),
+    )
+    agent.wait_phase("rounds", "running")
+    seen = [line.content for line in agent.client.logs("rounds", follow=True)]
+    wanted = [
+        b"run-%d-%d-0123456789012345678901234567890123456789" % (run, line)
+        for run in range(1, 4)
+        for line in range(4000)
+    ]
+    assert seen == wanted
+    assert len(files(agent, "rounds")) > 3
+    assert [line.content for line in agent.client.logs("rounds")] == wanted
 
 
 def test_no_more_than_so_many_files_are_kept(tmp_path: Path) -> None:

@@ -174,13 +174,17 @@ def busybox_layout(path: Path, tag: str = "latest") -> Path:
     return path
 
 
-def debian_layout(path: Path, packages: str) -> Path:
-    """Write an OCI layout of Debian and some of its packages, from its own servers; takes a minute."""
+def debian_layout(path: Path, packages: str, config: Mapping[str, Any] | None = None) -> Path:
+    """Write an OCI layout of Debian and some of its packages, from its own servers; takes a minute.
+
+    `config` is put over the image's own, as in `write_image`.
+    """
     # In memory: dpkg syncs every file that it unpacks.
     environment = {**os.environ, "TMPDIR": "/dev/shm"}
     argv = ["mmdebstrap", "--variant=minbase", f"--include={packages}", "--quiet", "bookworm", "-"]
     made = subprocess.run(argv, capture_output=True, check=True, env=environment)
-    write_image(path, [made.stdout], tag="debian", config={"Cmd": ["/bin/bash"], "Env": [f"PATH={PATH}"]})
+    own = {"Cmd": ["/bin/bash"], "Env": [f"PATH={PATH}"]}
+    write_image(path, [made.stdout], tag="debian", config={**own, **(config or {})})
     return path
 
 

@@ -420,13 +420,64 @@ def test_a_caller_that_only_closed_its_sending_half_gets_its_answer(
             assert b"HTTP/1.1 200" in read_all(caller)
 
 
-def test_a_follower_that_does_not_read_is_cut_off(service: FakeService, path: Path) -> None:
+def test_a_reader_of_a_stream_may_pause_for_as_long_as_it_likes(service: FakeService, path: Path) -> None:
     for _ in range(3000):
         service.say("web", "x" * 1000)
-    with serving(service, path, timeouts=QUICK), connected(path) as caller:
+    quick = Timeouts(idle=10, head=0.1, body=0.1, write=0.1)
+    with serving(service, path, timeouts=quick, limit=8) as server, connected(path) as caller:
+        caller.sendall(b"GET /v1/events HTTP/1.1\r\n\r\n")
+        # It has been waiting for longer than any answer may take.
+        until(lambda: server.pauses._value == 1)
+        # Others are served meanwhile.
+        assert get(path, "/v1/pods") == (200, [])
+        data = b""
+        while not data.endswith(b"\r\n0\r\n\r\n"):
+            data += caller.recv(65536)
+        assert data.count(b"x" * 1000) == 3000
+        assert server.pauses._value == 2
+        # The connection is as good as new.
+        caller.sendall(b"GET /v1/pods HTTP/1.1\r\n\r\n")
+        assert read_answer(caller) == (200, [])
+
+
+def test_a_reader_that_pauses_and_goes_away_is_forgotten(service: FakeService, path: Path) -> None:
+    for _ in range(3000):
+        service.say("web", "x" * 1000)
+    with serving(service, path, timeouts=QUICK, limit=8) as server:
+        with connected(path) as caller:
+            caller.sendall(b"GET /v1/events?follow=1 HTTP/1.1\r\n\r\n")
+            until(lambda: server.pauses._value == 1)
+        until(lambda: len(api_threads()) == 1)
+        assert server.pauses._value == 2
+
+
+def test_of_too_many_that_do_not_read_the_last_are_cut_off(service: FakeService, path: Path) -> None:
+    for _ in range(3000):
+        service.say("web", "x" * 1000)
+    with serving(service, path, timeouts=QUICK, limit=8), contextlib.ExitStack() as stack:
+        for _ in range(5):
+            caller = stack.enter_context(connected(path))
+            caller.sendall(b"GET /v1/events?follow=1 HTTP/1.1\r\n\r\n")
+        until(lambda: len(api_threads()) == 6)
+        # Two may pause; the others make room.
+        until(lambda: len(api_threads()) == 3)
+        assert get(path, "/v1/pods") == (200, [])
+
+
+def test_a_stop_does_not_wait_for_a_reader_that_pauses(service: FakeService, path: Path) -> None:
+    for _ in range(3000):
+        service.say("web", "x" * 1000)
+    server = ApiServer(service, path)
+    server.start()
+    with connected(path) as caller:
         caller.sendall(b"GET /v1/events?follow=1 HTTP/1.1\r\n\r\n")
         until(lambda: len(api_threads()) == 2)
-        until(lambda: len(api_threads()) == 1)
+        began = time.monotonic()
+        server.stop(5.0)
+        assert time.monotonic() - began < 3
+        # What is missing is not taken for the end.
+        assert not read_all(caller).endswith(b"0\r\n\r\n")
+    until(lambda: not api_threads())
 
 
 def test_a_follower_that_went_away_is_forgotten(server: ApiServer, path: Path) -> None:

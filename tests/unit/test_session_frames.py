@@ -39,6 +39,9 @@ def test_payloads() -> None:
     assert frames.read_exit(frames.exit_payload(frames.SIGNALED, 9)) == (frames.SIGNALED, 9)
     with pytest.raises(frames.BadFrameError):
         frames.read_exit(b"")
+    assert frames.read_count(frames.count_payload(1 << 30)) == 1 << 30
+    with pytest.raises(frames.BadFrameError):
+        frames.read_count(b"x")
 
 
 @pytest.mark.parametrize(

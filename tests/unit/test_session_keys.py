@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import subprocess
 import sys
+import termios
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, strategies
 
+from tank_agent.api import frames
 from tank_agent.cli import exec as exec_
 from tank_agent.cli.main import parser
-from tank_agent.client import keys
+from tank_agent.client import keys, light
+from tank_agent.client.results import Exited
+from tank_agent.client.session import Session
+from tank_agent.client.start import Streams
+from tests.unit.fake_service import until
 
 ROOT = str(Path(__file__).parents[2])
 
@@ -43,7 +54,28 @@ def test_the_default_is_dockers() -> None:
 
 
 def test_nothing_is_held_for_longer_than_promised() -> None:
-    assert keys.HOLD <= 0.4
+    assert keys.HOLD <= 0.3
+
+
+def test_a_lone_key_of_the_sequence_is_passed_on_in_time() -> None:
+    mine, theirs = socket.socketpair()
+    master, slave = os.openpty()
+    streams = Streams(slave, slave, slave)
+    answered = light.Answered(101, {}, cast("Any", theirs), b"")
+    session = Session("/x.sock", answered, streams, b"\x10\x11")
+    with mine, ThreadPoolExecutor(1) as pool:
+        running = pool.submit(session.run, raw=True, interrupts=False)
+        until(lambda: not termios.tcgetattr(slave)[3] & termios.ICANON)
+        typed = time.monotonic()
+        os.write(master, b"\x10")
+        mine.settimeout(10)
+        assert mine.recv(100) == frames.frame(frames.STDIN, b"\x10")
+        # Not at once, so that there is time for the second key.
+        assert 0.2 < time.monotonic() - typed < 0.4
+        mine.sendall(frames.frame(frames.EXIT, frames.exit_payload(frames.EXITED, 5)))
+        assert running.result(10) == Exited(5)
+    for descriptor in (master, slave):
+        os.close(descriptor)
 
 
 def test_a_beginning_is_held_and_given_up() -> None:

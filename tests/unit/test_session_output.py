@@ -177,6 +177,50 @@ def test_the_tail_is_the_end_of_everything(
         reader.close()
 
 
+@pytest.mark.parametrize("tail", [None, 5])
+def test_the_history_ends_however_fast_there_is_more(log: Path, tail: int | None) -> None:
+    for number in range(3):
+        append(log, line(number, str(number)))
+        rotate(log, 20)
+    append(log, line(3, "3"))
+    reader = LogReader(log, tail=tail)
+    found: list[bytes] = []
+    looks = 0
+    for entries in reader.history():
+        found += contents(entries)
+        looks += 1
+        # Whenever some of it has been read, there is more to read.
+        append(log, line(10 + looks, "later"))
+        if looks % 2:
+            rotate(log, 20)
+        assert looks < 20
+    assert found == [b"0", b"1", b"2", b"3"]
+    # One who follows goes on from there, and misses nothing.
+    assert looks > 3
+    found = []
+    while entries := reader.read():
+        found += contents(entries)
+    assert found == [b"later"] * looks
+    reader.close()
+
+
+def test_the_history_ends_when_its_last_file_was_removed_meanwhile(log: Path) -> None:
+    for number in range(3):
+        append(log, line(number, str(number)))
+        rotate(log, 20)
+    reader = LogReader(log)
+    found: list[bytes] = []
+    for entries in reader.history():
+        found += contents(entries)
+        for path, _ in log_files(log):
+            path.unlink()
+        append(log, line(10, "later"))
+    assert found == [b"0"]
+    assert contents(reader.read()) == [b"later"]
+    reader.close()
+    assert [contents(entries) for entries in LogReader(log.with_name("no.log")).history()] == [[]]
+
+
 def test_since_leaves_out_what_is_older(log: Path) -> None:
     append(log, *(line(number, str(number)) for number in range(10)))
     reader = LogReader(log, since=b"2026-11-22T06:00:07.000000000+00:00")
@@ -190,3 +234,19 @@ def test_the_last_bytes_of_a_terminal(log: Path) -> None:
     assert last_bytes(log, 100) == b"one\r\n/ # "
     append(log, *(line(3, "y" * 50) for _ in range(100)))
     assert len(last_bytes(log, 100)) == 100
+
+
+def test_the_last_bytes_of_a_terminal_go_back_to_the_files_before(log: Path) -> None:
+    append(log, line(1, "one\r"), line(2, "two\r"))
+    rotate(log, 20)
+    assert last_bytes(log, 100) == b"one\r\ntwo\r\n"
+    append(log, line(3, "three\r"))
+    rotate(log, 20)
+    append(log, line(4, "/ # ", tag="P"))
+    assert last_bytes(log, 100) == b"one\r\ntwo\r\nthree\r\n/ # "
+    assert last_bytes(log, 8) == b"ee\r\n/ # "
+    # Nothing is left out in between.
+    append(log, *(line(5, "") for _ in range(1000)))
+    shown = last_bytes(log, 100)
+    assert shown == b"\n" * len(shown)
+    assert len(shown) > 30
