@@ -34,8 +34,9 @@ RESYNC = 5.0
 BACK_OFF = 4.0
 # How long to look before giving up, so that a failure can say how late it was.
 GIVE_UP = 60.0
-# How much an agent that lived through half of it may have above one that just started, in MiB.
-MORE_MEMORY = 16
+# How much an agent that lived through half of it may have above one that just started, in MiB. The first
+# containers and interfaces cost 12 at once, and pages of the journal's file come on top: 13 to 16 in all.
+MORE_MEMORY = 20
 KINDS = ("edit", "workload", "conmon", "address", "link", "file", "pin", "mount", "limit", "agent")
 WEIGHTS = (8, 6, 2, 3, 2, 2, 1, 3, 2, 1)
 EDITS = ("word", "address", "pids", "restart", "mode", "containers", "here")
