@@ -68,6 +68,17 @@ class CgroupHost(Struct, frozen=True, kw_only=True):
                     found.update(map(int, (Path(below) / "cgroup.procs").read_text().split()))
         return frozenset(found)
 
+    def thaw(self, path: str) -> None:
+        """Let a group, and what is below it, go on if somebody froze it: on v1 no signal ends it before."""
+        for directory in self.directories(path):
+            for below, _, _ in os.walk(directory):
+                for name, value in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
+                    file = Path(below) / name
+                    if file.exists():
+                        # Gone with its last process.
+                        with contextlib.suppress(OSError):
+                            file.write_text(value)
+
     def remove(self, path: str) -> bool:
         """Remove a group and all groups below it; False if a process is still in one of them.
 

@@ -191,6 +191,8 @@ class Containers:
         alive = run.process is not None and pidfd.send_signal(run.process, signal.SIGKILL)
         if not alive:
             self._kill_group(run.record.cgroup)
+        # Afterwards, so that what was frozen does nothing more than die.
+        self._tools.cgroups.thaw(run.record.cgroup)
         run.stopping = Stopping(deadline=time.monotonic() + _KILL_AGAIN, killed=True)
         instance.write(run.directory, instance.STOPPING, run.stopping)
 

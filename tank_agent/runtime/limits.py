@@ -50,7 +50,7 @@ def write(host: CgroupHost, path: str, limits: Limits) -> None:
     """
     for file, value, what in _wanted_files(host, path, limits):
         if not file.exists():
-            if value in ("max", "-1"):
+            if value.split()[0] in ("max", "-1"):
                 continue
             raise Stalled(f"cannot limit {what}: this machine has no cgroup controller for it")
         try:

@@ -81,5 +81,5 @@ def _check_devices(devices: tuple[str, ...], path: KeyPath, findings: list[Findi
         if not _DEVICE.fullmatch(device) or ".." in device.split("/") or "." in device.split("/"):
             message = f'{show(device)} is not a device; write its path below /dev, such as "/dev/fuse"'
             findings.append(Finding((*path, index), message))
-        elif device.startswith(_OWN_DEVICES):
+        elif any(device == own or device.startswith(f"{own}/") for own in _OWN_DEVICES):
             findings.append(Finding((*path, index), f"{show(device)} is the container's own already"))

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from msgspec import Struct
 
-from tank_agent.linux.pidfd import start_time
+from tank_agent.linux.pidfd import command_line, start_time
 from tank_agent.reconcile.changes import TABLE, Effect, row_of
 from tests.support.agent import busybox_rootfs, wait_for
 from tests.support.images import busybox_layout
-from tests.support.lan import LanAgent, lan_agent, nic
+from tests.support.lan import LanAgent, nic, stopped_lan_agent
 
 VOLUMES = '[[volumes]]\nname = "data"\nhost = "{home}/first"\n'
 MOUNT = '[[containers.mounts]]\nvolume = "data"\npath = "/data"\n'
@@ -30,8 +30,17 @@ class Case(Struct, frozen=True, kw_only=True):
     restarts: tuple[bool, bool] | None = None
 
 
+# Keys that choose machines, and are no part of what runs: their change is no new generation.
+SELECTING = {"hosts", "labels"}
 CASES = [
     Case(key="restart", after={"restart": "never"}),
+    Case(key="hosts", after={"top": 'hosts = ["*"]'}),
+    Case(key="labels", after={"top": 'labels = { site = "lab" }'}),
+    Case(
+        key="containers.pull",
+        before={"root": "oci:one"},
+        after={"root": "oci:one", "app": 'pull = "never"\n'},
+    ),
     Case(key="network", after={"network": 'network = "host"\n'}, restarts=(True, True)),
     Case(
         key="network",
@@ -58,13 +67,16 @@ CASES = [
     Case(key="containers.stop_grace", after={"grace": "400ms"}),
     Case(key="containers.limits", after={"tail": "[containers.limits]\npids = 77\n"}),
 ]
-# What is another pod, and what is not of a container that runs.
-ELSEWHERE = {"name", "hosts", "labels", "containers.pull"}
+# What makes another pod has a test of its own.
+ELSEWHERE = {"name"}
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LanAgent]:
-    with lan_agent(tmp_path_factory.mktemp("changes")) as agent:
+    with stopped_lan_agent(tmp_path_factory.mktemp("changes")) as agent:
+        with agent.config.open("a") as config:
+            config.write('[labels]\nsite = "lab"\n')
+        agent.start()
         for directory in ("first", "second"):
             (agent.home / directory).mkdir()
         busybox_rootfs(agent.home / "other")
@@ -83,6 +95,7 @@ def text(agent: LanAgent, given: dict[str, str]) -> str:
     command = given.get("command", '["/bin/sleep", "1234"]')
     quick = 'command = ["/bin/sleep", "1234"]\nstop_grace = "100ms"\n'
     parts = [
+        given.get("top", ""),
         f'restart = "{given.get("restart", "always")}"',
         given.get("network", f"[network]\n[[network.nics]]\n{nic()}"),
         given.get("volumes", VOLUMES).replace("{home}", str(agent.home)),
@@ -117,7 +130,9 @@ def test_a_change_does_what_its_row_says(shared: LanAgent, case: Case) -> None:
     before, inode = processes(agent), Path(f"/proc/{agent.pid('web', 1)}/ns/net").stat().st_ino
     generation = agent.status("web")["generation"]  # type: ignore[index]
     agent.write("web", text(agent, case.after))
-    wait_for(lambda: settled(agent, generation + 1), f"{case.key} is changed")
+    wanted = generation + (case.key not in SELECTING)
+    wait_for(lambda: settled(agent, wanted), f"{case.key} is changed")
+    assert agent.status("web")["generation"] == wanted  # type: ignore[index]
     agent.wait_phase("web", "running")
     restarted = [now != then for now, then in zip(processes(agent), before, strict=True)]
     effect = row_of(case.key).effect
@@ -127,3 +142,47 @@ def test_a_change_does_what_its_row_says(shared: LanAgent, case: Case) -> None:
     assert same_network is not all(restarted)
     (agent.pods / "web.toml").unlink()
     agent.wait_gone("web")
+
+
+@pytest.mark.parametrize(
+    ("here", "elsewhere"),
+    [
+        ('hosts = ["*"]', 'hosts = ["no-such-machine"]'),
+        ("labels = { site = 'l*' }", "labels = { site = 'x' }"),
+    ],
+    ids=["hosts", "labels"],
+)
+def test_a_pod_comes_and_goes_with_the_machines_it_is_for(
+    shared: LanAgent, here: str, elsewhere: str
+) -> None:
+    agent = shared
+    agent.write("web", text(agent, {"top": here}))
+    agent.wait_phase("web", "running")
+    pid = agent.pid("web")
+    agent.write("web", text(agent, {"top": elsewhere}))
+    agent.wait_gone("web")
+    assert command_line(pid) == ()
+    agent.write("web", text(agent, {"top": here}))
+    agent.wait_phase("web", "running")
+    (agent.pods / "web.toml").unlink()
+    agent.wait_gone("web")
+
+
+def test_another_name_is_another_pod(shared: LanAgent) -> None:
+    agent = shared
+    script = '["/bin/sh", "-c", "echo from $(busybox hostname); exec sleep 1000"]'
+    agent.write("web", text(agent, {"command": script}))
+    wait_for(lambda: agent.output("web") == ["from web"], "the pod runs")
+    agent.wait_phase("web", "running")
+    former = processes(agent)
+    (agent.pods / "web.toml").rename(agent.pods / "other.toml")
+    agent.wait_gone("web")
+    # The old one goes, with its logs.
+    assert all(command_line(pid) == () for pid, _ in former)
+    assert not (agent.data / "logs" / "web").exists()
+    agent.wait_phase("other", "running")
+    # With the same address, which was free only then.
+    wait_for(lambda: agent.output("other") == ["from other"], "it is a pod of its own")
+    assert not {pid for pid, _ in former} & {agent.pid("other", 0), agent.pid("other", 1)}
+    (agent.pods / "other.toml").unlink()
+    agent.wait_gone("other")

@@ -53,18 +53,22 @@ def test_the_stop_signal_comes_first_and_sigkill_after_the_grace(agent: Agent) -
     assert 0.9 < took < 6
 
 
-def test_a_changed_stop_signal_counts_for_the_run_that_goes_on(agent: Agent) -> None:
-    traps = "trap 'echo usr1; exit 0' USR1; trap 'exit 0' TERM"
+def test_a_changed_stop_signal_and_grace_count_for_the_run_that_goes_on(agent: Agent) -> None:
+    traps = "trap 'echo usr1' USR1; trap 'exit 0' TERM"
     script = f"{traps}; echo ready; while :; do busybox sleep 0.05; done"
     agent.write("web", agent.pod_text(command=shell(script)))
     wait_for(lambda: agent.output("web") == ["ready"], "it runs")
     pid = agent.pid("web")
-    extra = 'stop_signal = "USR1"\nstop_grace = "7s"'
+    extra = 'stop_signal = "USR1"\nstop_grace = "2s"'
     agent.write("web", agent.pod_text(command=shell(script), extra=extra))
     wait_for(lambda: any(event.type == "changed" for event in agent.client.events()), "it is changed live")
     assert agent.pid("web") == pid
+    begin = time.monotonic()
     agent.write("web", agent.pod_text(command=shell(f"{script}; true"), extra=extra))
     wait_for(lambda: "usr1" in agent.output("web"), "the new signal is sent")
+    wait_for(lambda: not Path(f"/proc/{pid}").exists(), "it is killed")
+    # It began with a grace of 0.3 s.
+    assert 2 <= time.monotonic() - begin < 4
 
 
 def test_the_whole_process_tree_is_gone_after_a_stop(agent: Agent) -> None:

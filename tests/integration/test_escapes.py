@@ -36,8 +36,8 @@ def refused(agent: Agent, text: str) -> str:
     return str(status["error"])
 
 
-def ended_or_refused(agent: Agent) -> bool:
-    status = agent.status("evil") or {}
+def ended_or_refused(agent: Agent, pod: str = "evil") -> bool:
+    status = agent.status(pod) or {}
     return status.get("phase") in ("completed", "failed") or bool(status.get("error"))
 
 
@@ -140,6 +140,37 @@ class TestDevices:
         )
         assert "real" in lines
         assert untouched(outside)
+
+    @pytest.mark.parametrize("linked", ["all", "inside"])
+    def test_an_images_dev_leads_nowhere_with_a_terminal(
+        self, agent: Agent, hostile: Path, outside: Path, linked: str
+    ) -> None:
+        if linked == "all":
+            (hostile / "dev").symlink_to(outside)
+        else:
+            (hostile / "dev").mkdir()
+            (hostile / "dev" / "pts").symlink_to(outside)
+            for name in ("console", "ptmx", "tty"):
+                (hostile / "dev" / name).symlink_to(outside / "secret")
+        script = (
+            "echo x > /dev/console; echo x > /dev/tty; echo x > /dev/pts/new; busybox ls /dev/pts;"
+            "test -c /dev/console && echo real; busybox tty"
+        )
+        lines = [line.strip() for line in tried(agent, script, extra="tty = true", rootfs=hostile)]
+        assert {"real", "/dev/pts/0"} <= set(lines), lines
+        assert "secret" not in lines
+        assert untouched(outside)
+
+    def test_one_that_may_make_devices_cannot_open_them(self, agent: Agent) -> None:
+        script = (
+            "busybox mknod /dev/y c 1 3 && echo x > /dev/y && echo null;"
+            "busybox mknod /dev/x c 1 11 && echo made; echo x > /dev/x && echo wrote;"
+            "busybox head -c 1 /dev/x > /dev/null && echo read; echo over"
+        )
+        lines = tried(agent, script, extra='[containers.security]\ncapabilities.add = ["MKNOD"]\n')
+        # The kernel's log has the number that the container may not have; it may null's.
+        assert {"null", "made", "over"} <= set(lines), lines
+        assert not {"wrote", "read"} & set(lines)
 
     def test_it_can_make_no_device_and_open_none_from_a_volume(self, agent: Agent, outside: Path) -> None:
         disk = outside.parent / "nodes"
@@ -248,6 +279,61 @@ class TestVolumes:
         )
         wait_for(lambda: "symbolic link" in str((agent.status("victim") or {}).get("error")), "it is refused")
         assert agent.output("victim") == []
+
+    def test_a_link_inside_a_volume_at_which_another_is_mounted_stays_inside(
+        self, agent: Agent, outside: Path
+    ) -> None:
+        """One container makes the mount point of another's volume a link (CVE-2021-30465)."""
+        outer = outside.parent / "outer"
+        outer.mkdir()
+        head = volume("outer", outer)
+        lines = tried(
+            agent,
+            f"busybox ln -s /../..{outside} /data/inner && echo made",
+            head=head,
+            extra=mount_of("outer", "/data"),
+        )
+        assert lines == ["made"]
+        extra = mount_of("outer", "/data") + mount_of("inner", "/data/inner")
+        script = "busybox ls /data/inner; echo x > /data/inner/new; echo over"
+        text = agent.pod_text(
+            command=["/bin/busybox", "sh", "-c", script],
+            head='restart = "never"\n' + head + volume("inner"),
+            extra=extra,
+        )
+        agent.write("victim", text)
+        wait_for(lambda: ended_or_refused(agent, "victim"), "it is refused, or runs")
+        assert "secret" not in agent.output("victim")
+        assert untouched(outside)
+
+    def test_a_link_swapped_into_a_volume_at_which_another_is_mounted_stays_inside(
+        self, agent: Agent, outside: Path
+    ) -> None:
+        outer = outside.parent / "outer"
+        (outer / "inner").mkdir(parents=True)
+        loop = f"mv inner was; busybox ln -s /../..{outside} inner; busybox rm inner; mv was inner"
+        evil = f"cd /data; while :; do {loop.replace('mv', 'busybox mv')}; done"
+        script = "busybox ls /data/inner; echo x > /data/inner/new; echo over"
+        agent.write(
+            "evil",
+            agent.pod_text(
+                command=["/bin/busybox", "sh", "-c", evil],
+                head=volume("outer", outer),
+                extra=mount_of("outer", "/data"),
+            ),
+        )
+        agent.wait_phase("evil", "running")
+        agent.write(
+            "victim",
+            agent.pod_text(
+                command=["/bin/busybox", "sh", "-c", script],
+                head=volume("outer", outer) + volume("inner"),
+                extra=mount_of("outer", "/data") + mount_of("inner", "/data/inner"),
+            ),
+        )
+        wait_for(lambda: agent.output("victim").count("over") >= 20, "it started often", 60)
+        assert "secret" not in agent.output("victim")
+        assert untouched(outside)
 
     def test_read_only_is_read_only_also_for_root(self, agent: Agent, outside: Path) -> None:
         lines = tried(

@@ -13,7 +13,7 @@ import pytest
 
 from tank_agent.linux.pidfd import start_time
 from tank_agent.runtime.cgroup import detect
-from tests.support.agent import Agent, ended, wait_for
+from tests.support.agent import Agent, ended, running_agent, wait_for
 
 # The shell's own memory grows until the kernel refuses.
 HOG = ["/bin/sh", "-c", "trap 'exit 0' TERM; x=0123456789abcdef; while :; do x=$x$x; done"]
@@ -77,12 +77,18 @@ def test_a_child_that_ran_out_of_memory_is_an_event_and_not_the_containers_end(a
     assert sum(e.type == "out-of-memory" for e in agent.client.events()) == 1
 
 
-def test_a_fork_bomb_stops_at_pids(agent: Agent) -> None:
-    bomb = ["/bin/sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1000 & done"]
-    agent.write("bomb", agent.pod_text(command=bomb, extra=limits(pids=20)))
-    agent.wait_phase("bomb", "running")
-    wait_for(lambda: (container(agent, "bomb")["usage"] or {}).get("pids", 0) >= 19, "the limit is reached")
-    assert container(agent, "bomb")["usage"]["pids"] <= 20
+def test_a_fork_bomb_stops_at_pids_and_its_container_goes_on(agent: Agent) -> None:
+    # The shell in between dies of it. What it leaves fills the limit, so process 1 needs no further one.
+    script = "(while :; do sleep 1000 & done) & wait $!; echo stopped; exec sleep 1000"
+    agent.write("bomb", agent.pod_text(command=["/bin/sh", "-c", script], extra=limits(pids=20)))
+    wait_for(lambda: "stopped" in agent.output("bomb"), "the limit is reached")
+    pid = agent.pid("bomb")
+    refused = dict(line.split() for line in group_file(agent, pid, "pids.events").read_text().splitlines())
+    assert int(refused["max"]) > 0
+    assert 15 < int(group_file(agent, pid, "pids.current").read_text()) <= 20
+    found = container(agent, "bomb")
+    assert (found["phase"], found["pid"], found["restarts"]) == ("running", pid, 0)
+    assert found["usage"]["pids"] <= 20
 
 
 def busy(agent: Agent, pod: str, seconds: float) -> float:
@@ -122,21 +128,23 @@ def test_limits_change_while_the_container_runs(agent: Agent) -> None:
     assert container(agent, "web")["restarts"] == 0
 
 
-def test_a_lost_limit_is_healed_within_a_resync(agent: Agent) -> None:
-    agent.write("web", agent.pod_text(extra=limits(memory='"32M"', pids=50, cpu=0.5)))
-    agent.wait_phase("web", "running")
-    pid = agent.pid("web")
-    unified = detect(agent.run).mode == "unified"
-    damages = {memory_file(agent): "max" if unified else "-1", "pids.max": "max"}
-    damages["cpu.max" if unified else "cpu.cfs_quota_us"] = "max" if unified else "-1"
-    if not unified:
-        group_file(agent, pid, "memory.memsw.limit_in_bytes").write_text("-1")
-    for name, value in damages.items():
-        file = group_file(agent, pid, name)
-        right = file.read_text()
-        file.write_text(value)
-        wait_for(lambda file=file, right=right: file.read_text() == right, f"{name} is healed", 5)  # type: ignore[misc]
-    assert agent.pid("web") == pid
+def test_a_lost_limit_is_healed_within_a_resync(tmp_path: Path) -> None:
+    with running_agent(tmp_path, resync="3s") as agent:
+        agent.write("web", agent.pod_text(extra=limits(memory='"32M"', pids=50, cpu=0.5)))
+        agent.wait_phase("web", "running")
+        pid = agent.pid("web")
+        unified = detect(agent.run).mode == "unified"
+        damages = {memory_file(agent): "max" if unified else "-1", "pids.max": "max"}
+        damages["cpu.max" if unified else "cpu.cfs_quota_us"] = "max" if unified else "-1"
+        if not unified:
+            group_file(agent, pid, "memory.memsw.limit_in_bytes").write_text("-1")
+        for name, value in damages.items():
+            file = group_file(agent, pid, name)
+            right = file.read_text()
+            file.write_text(value)
+            # A resync, and a second to do it.
+            wait_for(lambda file=file, right=right: file.read_text() == right, f"{name} is healed", 4)  # type: ignore[misc]
+        assert agent.pid("web") == pid
 
 
 def test_more_memory_ends_the_wait_after_running_out_of_it(agent: Agent) -> None:

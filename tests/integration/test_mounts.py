@@ -12,7 +12,7 @@ import pytest
 
 from tank_agent.linux import mounts
 from tank_agent.linux.pidfd import start_time
-from tests.support.agent import Agent, ended, wait_for
+from tests.support.agent import Agent, ended, running_agent, wait_for
 
 FILES = ("hosts", "hostname", "resolv.conf")
 # A resync is a second here.
@@ -74,6 +74,21 @@ def test_what_is_unmounted_is_mounted_again(agent: Agent, path: str) -> None:
     assert identity(agent) == same
     assert agent.status("web")["containers"][0]["restarts"] == 0  # type: ignore[index]
     assert events(agent).count("mounted-again") == 1
+
+
+def test_what_is_lost_is_healed_within_one_resync(tmp_path: Path) -> None:
+    with running_agent(tmp_path, resync="3s") as agent:
+        agent.write("web", text(agent))
+        agent.wait_phase("web", "running")
+        before, same = mounted(agent), identity(agent)
+        file, seen = agent.run / "pods" / "web" / "hosts", Path(f"/proc/{agent.pid('web')}/root/etc/hosts")
+        for path in ("/data", "/etc/hostname"):
+            inside(agent, "web", "umount", "-l", path)
+            # A resync, and a second to do it.
+            wait_for(lambda: mounted(agent) == before, f"{path} is back", 4)
+        file.unlink()
+        wait_for(lambda: file.exists() and file.samefile(seen), "the file is back in the container", 4)
+        assert identity(agent) == same
 
 
 def test_what_is_mounted_again_is_the_same_and_as_restricted(agent: Agent) -> None:

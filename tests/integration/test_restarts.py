@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tank_agent.runtime.cgroup import detect
 from tests.support.agent import Agent, running_agent, wait_for
 
 COUNT = ["/bin/sh", "-c", "echo run; exit {code}"]
@@ -149,6 +150,24 @@ def test_stopping_sends_the_stop_signal_then_kills_after_the_grace(agent: Agent)
     assert words == ["up", "quit"]
     types = [event.type for event in agent.client.events() if event.pod == "web"]
     assert types == ["started", "stopping", "killing", "stopped", "removed"], types
+
+
+@pytest.mark.parametrize("then", ["delete", "edit"])
+def test_a_frozen_container_goes_all_the_same(agent: Agent, then: str) -> None:
+    file = agent.write("web", agent.pod_text())
+    agent.wait_phase("web", "running")
+    pid = agent.pid("web")
+    unified = detect(agent.run).mode == "unified"
+    groups = Path("/sys/fs/cgroup" if unified else "/sys/fs/cgroup/freezer") / agent.cgroup / "web"
+    (group,) = (entry for entry in groups.iterdir() if entry.is_dir())
+    (group / ("cgroup.freeze" if unified else "freezer.state")).write_text("1" if unified else "FROZEN")
+    if then == "delete":
+        file.unlink()
+        agent.wait_gone("web")
+    else:
+        agent.write("web", agent.pod_text(extra='env = { EDITED = "yes" }'))
+        wait_for(lambda: agent.output("web") == ["started", "started"], "it is started anew")
+    assert not Path(f"/proc/{pid}").exists()
 
 
 def test_every_log_line_about_a_pod_has_pod_revision_and_cause(agent: Agent) -> None:

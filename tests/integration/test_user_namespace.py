@@ -183,6 +183,26 @@ def test_containers_of_a_pod_share_its_network_and_no_ids(agent: Agent) -> None:
     assert (uid - FIRST) % SIZE == 0
 
 
+def test_the_hosts_network(agent: Agent) -> None:
+    # What is there already, so that this machine is as it was even if it can.
+    again = "value=$(cat {file}) && echo $value > {file} && echo written;"
+    script = (
+        "id -u; busybox cat /proc/self/uid_map; test -e /sys/class/net/lo && echo seen;"
+        "busybox ip link set lo mtu $(cat /sys/class/net/lo/mtu) && echo changed;"
+        f"{again.format(file='/proc/sys/net/ipv4/ip_forward')}"
+        f"{again.format(file='/sys/class/net/lo/mtu')} exec sleep 1000"
+    )
+    command = [*SHELL, f"exec 2> /dev/null; {script}"]
+    agent.write("web", agent.pod_text(command=command, head='network = "host"', extra=USERNS))
+    agent.wait_phase("web", "running")
+    pid = agent.pid("web")
+    wait_for(lambda: b"1000" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"), "it tried all")
+    assert [line.split() for line in agent.output("web")] == [["0"], ["0", str(FIRST), str(SIZE)], ["seen"]]
+    assert Path(f"/proc/{pid}/ns/net").stat().st_ino == Path("/proc/self/ns/net").stat().st_ino
+    assert Path(f"/proc/{pid}/ns/user").stat().st_ino != Path("/proc/self/ns/user").stat().st_ino
+    assert owner(Path(f"/proc/{pid}")) == (FIRST, FIRST)
+
+
 def test_exec_attach_and_a_new_agent(agent: Agent) -> None:
     agent.write("web", agent.pod_text(command=["/bin/sh"], extra=f"tty = true\n{USERNS}"))
     agent.wait_phase("web", "running")

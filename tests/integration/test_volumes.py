@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
+import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 from tank_agent.linux import mounts
 from tank_agent.linux.pidfd import start_time
-from tests.support.agent import Agent, wait_for
+from tests.support.agent import Agent, running_agent, wait_for
 
 SLEEP = "trap 'exit 0' TERM; sleep 1000 & wait $!"
 
@@ -105,6 +108,65 @@ def test_a_mount_inside_a_mount(agent: Agent, tmp_path: Path) -> None:
     wait_for((tmp_path / "outer" / "file").exists, "the outer volume is there")
     assert not (tmp_path / "outer" / "inner" / "file").exists()
     assert (agent.data / "volumes" / "web" / "inner" / "file").exists()
+
+
+def test_a_mount_below_a_host_volume_is_as_restricted(agent: Agent, tmp_path: Path) -> None:
+    sub = tmp_path / "host" / "sub"
+    sub.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "suid,dev", "tmpfs", str(sub)], check=True)
+    agent.kept_mounts = frozenset({str(sub)})
+    try:
+        # A device that the container has of its own, so that only the mount can refuse it here.
+        os.mknod(sub / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        text = (
+            "exec 2>/dev/null; echo x > /vol/sub/null && echo opened; touch /vol/sub/x && echo wrote;"
+            "busybox grep ' /vol' /proc/self/mounts; echo over"
+        )
+        extra = mount("v", "/vol", read_only=True)
+        file = agent.write("web", script(agent, text, head=volume("v", tmp_path / "host"), extra=extra))
+        wait_for(lambda: "over" in agent.output("web"), "it tried")
+        assert [path.name for path in sub.iterdir()] == ["null"]
+        lines = agent.output("web")
+        assert not {"opened", "wrote"} & set(lines)
+        options = {line.split()[1]: set(line.split()[3].split(",")) for line in lines[:-1]}
+        assert options.keys() == {"/vol", "/vol/sub"}
+        assert all({"ro", "nosuid", "nodev"} <= found for found in options.values()), options
+        file.unlink()
+        agent.wait_gone("web")
+    finally:
+        subprocess.run(["umount", str(sub)], check=True)
+
+
+def test_a_host_path_that_is_swapped_while_it_is_mounted_leads_nowhere_else(tmp_path: Path) -> None:
+    """One container swaps a link in and out of the path of another's volume, which starts all the time."""
+    shared, outside = tmp_path / "shared", tmp_path / "outside"
+    (shared / "sub").mkdir(parents=True)
+    (shared / "sub" / "mine").touch()
+    outside.mkdir()
+    (outside / "secret").touch()
+    swap = f"mv sub was; ln -s {outside} sub; usleep 2000; rm sub; mv was sub; usleep 2000"
+    evil = ["/bin/busybox", "sh", "-c", f"cd /shared; while busybox true; do {swap}; done"]
+    home = tmp_path / "agent"
+    home.mkdir()
+    with running_agent(home, resync="100ms") as agent:
+        link = agent.rootfs / "bin"
+        for name in ("mv", "ln", "usleep", "rm"):
+            (link / name).symlink_to("busybox")
+        agent.write(
+            "evil",
+            agent.pod_text(command=evil, head=volume("all", shared), extra=mount("all", "/shared")),
+        )
+        agent.wait_phase("evil", "running")
+        agent.write(
+            "victim",
+            agent.pod_text(
+                command=["/bin/ls", "/sub"], head=volume("v", shared / "sub"), extra=mount("v", "/sub")
+            ),
+        )
+        wait_for(lambda: agent.output("victim").count("mine") >= 30, "it started often", 60)
+        assert set(agent.output("victim")) == {"mine"}
+        assert any("symbolic link" in event.message for event in agent.client.events()), "no link was met"
+        assert [path.name for path in outside.iterdir()] == ["secret"]
 
 
 def test_another_source_restarts_only_the_containers_that_mount_it(agent: Agent, tmp_path: Path) -> None:

@@ -94,3 +94,13 @@ def test_sweep_removes_what_is_not_kept_in_every_hierarchy(tmp_path: Path) -> No
     left = sorted(str(path.relative_to(hierarchies[1])) for path in hierarchies[1].rglob("*"))
     assert left == ["other", "other/x", "tank", "tank/web", "tank/web/web-1"]
     assert [path.name for path in (hierarchies[0] / "tank").rglob("*")] == ["web", "web-1"]
+
+
+def test_thawing_reaches_the_groups_below(tmp_path: Path) -> None:
+    for mode, name, value in (("split", "freezer.state", "THAWED"), ("unified", "cgroup.freeze", "0")):
+        root = make(tmp_path / mode, f"tank/web/web-1/{name}", f"tank/web/web-1/sub/{name}", f"tank/{name}")
+        host = CgroupHost(mode=mode, hierarchies=(root,), base="/tank")  # type: ignore[arg-type]
+        host.thaw("/tank/web/web-1")
+        found = {str(file.relative_to(root / "tank")): file.read_text() for file in root.rglob(name)}
+        assert found == {f"web/web-1/{name}": value, f"web/web-1/sub/{name}": value, name: ""}
+        host.thaw("/tank/gone/web-2")

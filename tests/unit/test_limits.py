@@ -98,6 +98,17 @@ def test_a_controller_that_is_missing(split: CgroupHost) -> None:
     assert limits.lost(without, GROUP, ALL) is None
 
 
+def test_a_missing_controller_that_nothing_asks_for_is_no_reason_to_fail(unified: CgroupHost) -> None:
+    group = unified.hierarchies[0] / GROUP.lstrip("/")
+    names = ("cpu.max", "pids.max", "memory.max", "memory.swap.max")
+    for name in names:
+        (group / name).unlink()
+    limits.write(unified, GROUP, Limits())
+    assert not any((group / name).exists() for name in names)
+    with pytest.raises(Stalled, match="CPU"):
+        limits.write(unified, GROUP, Limits(cpu=CpuLimit(quota=50_000)))
+
+
 def test_a_group_that_is_gone_uses_nothing(unified: CgroupHost, split: CgroupHost) -> None:
     assert limits.usage(unified, "/tank/web/other") is None
     assert limits.usage(split, "/tank/web/other") is None

@@ -28,6 +28,8 @@ def test_what_means_the_same_is_the_same() -> None:
     assert one == other == Security(add=("CAP_NET_ADMIN", "CAP_SYS_TIME"), drop=("CAP_CHOWN",))
     assert security("") == Security()
     assert security('devices = ["/dev/fuse", "/dev/fuse"]').devices == ("/dev/fuse",)
+    # Not /dev/fd and /dev/console, which are the container's own.
+    assert security('devices = ["/dev/fd0", "/dev/console2"]').devices == ("/dev/console2", "/dev/fd0")
     assert security('seccomp = "/etc/tank/profile.json"').seccomp == "/etc/tank/profile.json"
     assert security('userns = "auto"').userns == "auto"
     assert security('userns = "host"') == Security()
@@ -43,6 +45,7 @@ def test_what_means_the_same_is_the_same() -> None:
         ('devices = ["fuse"]', "devices[0]", "below /dev"),
         ('devices = ["/dev/../etc"]', "devices[0]", "below /dev"),
         ('devices = ["/dev/pts/0"]', "devices[0]", "container's own"),
+        ('devices = ["/dev/console"]', "devices[0]", "container's own"),
         ('privileged = true\ndevices = ["/dev/fuse"]', "privileged", "gives everything already"),
         ('userns = "yes"', "userns", '"auto"'),
         ('privileged = true\nuserns = "auto"', "userns", "remove one of them"),
