@@ -69,7 +69,20 @@ class Installed:
 
     def answers(self) -> bool:
         """Return whether an agent answers."""
-        return self.vm.run("http-get", "/run/tank/tank.sock", "/v1/info", check=False).code == 0
+        return self.answering() is not None
+
+    def answering(self) -> int | None:
+        """Return the process id of the agent that answers, by its own word."""
+        result = self.vm.run("http-get", "/run/tank/tank.sock", "/v1/info", check=False)
+        return int(json.loads(result.out)["pid"]) if result.code == 0 else None
+
+    def agent(self) -> int:
+        """Return the process id of the agent by systemd's word; 0 if there is none."""
+        return int(self.sh("systemctl show -P MainPID tank-agent"))
+
+    def wait_for_another_agent(self, former: int) -> int:
+        """Wait until systemd has started another agent, and return its process id; it may not answer yet."""
+        return self.wait("another agent", lambda: (new := self.agent()) != former and new)
 
     def wait(self, what: str, condition: Callable[[], T | None], seconds: float = _SLOW) -> T:
         """Return the first true answer of a condition."""
@@ -113,7 +126,7 @@ class Installed:
     def lines(self, pod: str) -> list[str]:
         """Return what a pod's container printed over all its runs, rotated files included."""
         files = f"/var/lib/tank/logs/{pod}/app.log"
-        text = self.sh(f"cat $(ls -r {files}.* 2>/dev/null) {files} 2>/dev/null || true")
+        text = self.sh(f"cat $(ls -rv {files}.* 2>/dev/null) {files} 2>/dev/null || true")
         return [line.split(" ", 3)[3] for line in text.splitlines()]
 
     def leftovers(self) -> str:

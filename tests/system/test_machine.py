@@ -106,24 +106,39 @@ def test_a_full_disk_stops_nobody_and_is_recovered_from(machine: Installed) -> N
         machine.wait_for_agent()
         machine.pod("web")
         pid = machine.wait_phase("web")["containers"][0]["pid"]
+        # More than the journal has pages to spare.
+        large = f'env = {{ LARGE = "{"x" * 60_000}" }}'
+        machine.vm.write("/root/applied.toml", machine.sh("cat /etc/tank/pods.d/web.toml") + f"\n{large}\n")
         machine.sh("dd if=/dev/zero of=/var/lib/tank/ballast bs=4k 2>/dev/null || true")
-        machine.pod("second")
-        said = (
-            "journalctl -b -u tank-agent -o cat -p warning --since -3min | grep -i 'no space\\|full' || true"
-        )
-        machine.wait("a clear error", lambda: machine.sh(said))
+        machine.pod("second", extra=large)
+        said = "journalctl -b -u tank-agent -o cat -p warning {} | grep -i 'no space\\|full' || true"
+        machine.wait("a clear error", lambda: machine.sh(said.format("")))
+        refused = machine.vm.tank("apply", "/root/applied.toml", check=False)
+        assert (refused.code, refused.out) == (1, "")
+        assert "cannot write the journal in /var/lib/tank/journal" in refused.err
+        assert "make room on that disk" in refused.err
         # An agent that begins on a full disk, too.
+        agent = machine.agent()
         machine.sh("systemctl restart --no-block tank-agent")
-        machine.wait(
-            "it is tried", lambda: "activ" in machine.sh("systemctl is-active tank-agent", check=False)
-        )
+        again = machine.wait_for_another_agent(agent)
+        machine.wait("its word on it", lambda: machine.sh(said.format(f"_PID={again}")))
         assert machine.sh(f"cat /proc/{pid}/comm") == "sh"
         machine.sh("rm /var/lib/tank/ballast")
+        printed = _printed(machine)
         machine.wait_for_agent()
         machine.wait_phase("second")
+        machine.vm.tank("apply", "/root/applied.toml")
+        machine.wait_phase("applied")
         assert machine.wait_phase("web")["containers"][0]["pid"] == pid
+        machine.wait("its output is kept again", lambda: _printed(machine) > printed)
+        machine.vm.tank("delete", "applied")
     finally:
         machine.sh("rm -f /etc/tank/pods.d/*.toml; systemctl stop tank-pods; umount /var/lib/tank")
+
+
+def _printed(machine: Installed) -> int:
+    """Return the last number of pod web; a line that the full disk cut short does not count."""
+    return int(machine.sh("grep -o 'F [0-9]*$' /var/lib/tank/logs/web/app.log | tail -1").split()[1])
 
 
 def test_a_command_has_a_terminal_of_the_right_size_and_a_telling_exit_code(machine: Installed) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from tests.support.installed import COUNT, Installed
 
@@ -23,11 +26,17 @@ def test_everything_has_its_place(package: Path, installed: Installed) -> None:
         "/usr/bin/tank",
         "/usr/lib/systemd/system/tank-agent.service",
         "/usr/lib/systemd/system/tank-pods.service",
+        "/usr/lib/sysusers.d/tank-agent.conf",
+        "/usr/lib/tmpfiles.d/tank-agent.conf",
+        "/etc/needrestart/conf.d/tank-agent.conf",
         "/usr/share/bash-completion/completions/tank",
         "/usr/share/fish/vendor_completions.d/tank.fish",
         "/usr/share/zsh/vendor-completions/_tank",
         "/usr/share/man/man1/tank.1.gz",
+        "/usr/share/man/man5/tank-agent.toml.5.gz",
         "/usr/share/man/man5/tank-pod.5.gz",
+        "/usr/share/man/man8/tank-agent.8.gz",
+        "/usr/share/tank-agent/agent.schema.json",
         "/usr/share/tank-agent/pod.schema.json",
     ):
         assert path in listed.splitlines()
@@ -37,7 +46,11 @@ def test_everything_has_its_place(package: Path, installed: Installed) -> None:
     assert installed.sh("getent group tank").startswith("tank:")
     schema = json.loads(installed.sh("cat /usr/share/tank-agent/pod.schema.json"))
     assert schema == json.loads(installed.vm.tank("schema").out)
-    # Debian's own packages satisfy every dependency.
+    # At power off, pods end before network file systems that they may have volumes on.
+    assert {"network.target", "remote-fs.target"} <= set(
+        installed.sh("systemctl show -P After tank-pods").split()
+    )
+    # Nothing in it is of one architecture.
     assert (
         subprocess.run(
             ["dpkg-deb", "-f", str(package), "Architecture"], capture_output=True, check=True
@@ -62,16 +75,41 @@ def test_the_group_may_use_the_agent_and_nobody_else(installed: Installed) -> No
         assert refused.code == 1
         assert "only root and members of group tank" in refused.err
         assert "usermod -aG tank" in refused.err
+        # The socket is not the only place where passwords of pods are: their files have them, too.
+        assert installed.sh("stat -c '%a %U %G' /etc/tank") == "750 root tank"
+        sample = "/etc/tank/example.toml"
+        installed.sh(f"cp /etc/tank/pods.d/example.toml.sample {sample}")
+        installed.sh(f"runuser -u member -- tank validate {sample}")
+        for reading in (f"cat {sample}", "cat /etc/tank/agent.toml", f"tank validate {sample}"):
+            denied = installed.vm.run("sh", "-c", f"runuser -u stranger -- {reading}", check=False)
+            assert denied.code == 1 and "denied" in denied.err, reading
+        doctor = installed.vm.run("runuser", "-u", "stranger", "--", "tank", "doctor", check=False)
+        assert "/etc/tank/agent.toml: can't be read: Permission denied" in doctor.out, doctor
+        assert "Traceback" not in doctor.err
     finally:
-        installed.sh("userdel member; userdel stranger")
+        installed.sh("userdel member; userdel stranger; rm -f /etc/tank/example.toml")
 
 
-def test_the_figure_of_the_security_page_is_systemds(installed: Installed) -> None:
+def test_the_run_directory_is_made_again_by_systemd(machine: Installed) -> None:
+    machine.sh("systemctl stop tank-pods && rm -r /run/tank && systemd-tmpfiles --create")
+    assert machine.sh("stat -c '%a %U %G' /run/tank /var/lib/tank") == "711 root root\n711 root root"
+    machine.sh("systemctl start tank-agent")
+    machine.wait_for_agent()
+
+
+def test_the_security_page_has_systemds_figure_and_every_option(installed: Installed) -> None:
     said = installed.sh("systemd-analyze security --no-pager tank-agent | tail -1")
     figure = re.search(r"tank-agent\.service: ([0-9.]+) ", said)
     assert figure is not None, said
     page = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
     assert f"`systemd-analyze security tank-agent` says {figure.group(1)} (of 10" in page
+    looked_at = json.loads(
+        installed.sh("systemd-analyze security --no-pager --json=short tank-agent", check=False)
+    )
+    # Such as "User=/DynamicUser=" or "CapabilityBoundingSet=~CAP_SYS_ADMIN".
+    options = {option for check in looked_at for option in re.findall(r"[A-Z][A-Za-z]+=", check["name"])}
+    assert len(options) > 30
+    assert sorted(option for option in options if option not in page) == []
 
 
 def test_the_first_pod_from_a_file(machine: Installed) -> None:
@@ -101,31 +139,56 @@ def test_the_journal_has_the_agents_log_with_fields(machine: Installed) -> None:
     assert re.fullmatch("[0-9a-f]{12}", started[-1]["TANK_REVISION"])
 
 
+# Prints as COUNT does, but enough to fill a log of 64 KiB every few seconds.
+_FAST = COUNT.replace("i=$((i+1)); echo $i;", "for _ in {}; do i=$((i+1)); echo $i; done;").format("1 " * 20)
+
+
+@pytest.fixture
+def small_logs(machine: Installed) -> Iterator[None]:
+    """Have logs rotated all the time, and none of them forgotten."""
+    machine.sh("cp /etc/tank/agent.toml /root/agent.toml")
+    machine.vm.write("/etc/tank/agent.toml", '[logs]\nmax_size = "64K"\nmax_files = 100\n')
+    machine.sh("systemctl reload tank-agent")
+    yield
+    machine.sh("cp /root/agent.toml /etc/tank/agent.toml; systemctl restart tank-agent")
+
+
+@pytest.mark.usefixtures("small_logs")
 def test_restart_kill_reload_and_reexec_leave_pods_limits_and_logs_alone(machine: Installed) -> None:
-    machine.pod("web", extra='[containers.limits]\nmemory = "64M"\npids = 50\ncpu = 0.5')
+    machine.pod("web", _FAST, extra='[containers.limits]\nmemory = "64M"\npids = 50\ncpu = 0.5')
     pid = machine.wait_phase("web")["containers"][0]["pid"]
     group = machine.cgroup(pid)
     monitor = machine.sh("pgrep -x conmon")
-    for disturbance in (
-        "systemctl restart tank-agent",
-        "systemctl kill -s KILL tank-agent",
-        "systemctl reload tank-agent",
-        "systemctl daemon-reload && systemctl daemon-reexec",
-        "systemctl stop tank-agent && systemctl start tank-agent",
+    rotated = _rotated(machine)
+    for disturbance, replaces in (
+        ("systemctl restart tank-agent", True),
+        ("systemctl kill -s KILL tank-agent", True),
+        ("systemctl reload tank-agent", False),
+        ("systemctl daemon-reload && systemctl daemon-reexec", False),
+        ("systemctl stop tank-agent && systemctl start tank-agent", True),
     ):
-        machine.wait(
-            "it is active", lambda: machine.sh("systemctl is-active tank-agent", check=False) == "active"
-        )
-        machine.sh(disturbance)
         machine.wait_for_agent()
+        agent = machine.agent()
+        machine.sh(disturbance)
+        if replaces:
+            machine.wait_for_another_agent(agent)
+        machine.wait_for_agent()
+        assert (machine.answering() != agent, machine.agent() != agent) == (replaces, replaces), disturbance
         status = machine.wait_phase("web")["containers"][0]
         assert (status["pid"], status["restarts"]) == (pid, 0), disturbance
         assert machine.sh("pgrep -x conmon") == monitor, disturbance
         limits = machine.sh(f"cd {group} && cat memory.max pids.max cpu.max").splitlines()
         assert limits == [str(64 << 20), "50", "50000 100000"], disturbance
+    machine.wait("logs were rotated meanwhile", lambda: _rotated(machine) > rotated + 1)
+    # Without an agent no file changes its name while they are read.
+    machine.sh("systemctl stop tank-agent")
     before = contiguous(machine.lines("web"))
     machine.wait("it goes on to print", lambda: contiguous(machine.lines("web")) > before)
     assert "left-over process" not in machine.sh("journalctl -b -u tank-agent -u tank-pods -o cat")
+
+
+def _rotated(machine: Installed) -> int:
+    return int(machine.sh("ls /var/lib/tank/logs/web | grep -c 'log[.]' || true"))
 
 
 def test_a_mistake_in_agent_toml_takes_nothing_down(machine: Installed) -> None:
@@ -134,10 +197,10 @@ def test_a_mistake_in_agent_toml_takes_nothing_down(machine: Installed) -> None:
     machine.sh("cp /etc/tank/agent.toml /root/agent.toml")
     machine.vm.write("/etc/tank/agent.toml", '[reconcile]\nresink = "5s"\n')
     try:
-        agent = machine.sh("systemctl show -P MainPID tank-agent")
+        agent = machine.agent()
         machine.sh("systemctl reload tank-agent")
         assert "agent.toml has errors" in machine.sh("systemctl show -P StatusText tank-agent")
-        assert machine.sh("systemctl show -P MainPID tank-agent") == agent
+        assert machine.agent() == agent
         assert "agent.toml:2: reconcile.resink" in machine.sh(
             "journalctl -b -u tank-agent -p err -o cat -n 5"
         )
@@ -161,12 +224,10 @@ def test_a_hung_agent_is_restarted_by_the_watchdog(machine: Installed) -> None:
         "printf '[Service]\\nWatchdogSec=8s\\n' > /run/systemd/system/tank-agent.service.d/test.conf && "
         "systemctl daemon-reload && systemctl restart tank-agent"
     )
-    agent = machine.sh("systemctl show -P MainPID tank-agent")
+    agent = machine.agent()
     machine.sh(f"kill -STOP {agent}")
     try:
-        machine.wait(
-            "another agent", lambda: machine.sh("systemctl show -P MainPID tank-agent") not in (agent, "0")
-        )
+        machine.wait_for_another_agent(agent)
         machine.wait_for_agent()
         assert machine.wait_phase("web")["containers"][0]["pid"] == pid
     finally:

@@ -29,18 +29,32 @@ def test_an_upgrade_keeps_every_container_and_every_line(machine: Installed, pac
     for name in ("first", "second"):
         machine.pod(name, extra='[containers.limits]\nmemory = "64M"')
     before = {name: machine.wait_phase(name)["containers"][0]["pid"] for name in ("first", "second")}
-    machine.sh("echo '# Ours.' >> /etc/tank/agent.toml")
-    agent = machine.sh("systemctl show -P MainPID tank-agent")
+    untouched = _held(machine)
+    machine.sh("echo '# Ours.' >> /etc/tank/agent.toml; chmod 0710 /etc/tank")
+    agent = machine.agent()
     machine.install(newer)
     machine.wait_for_agent()
     assert machine.sh("dpkg-query -W -f '${Version}' tank-agent") == version_of(newer)
-    assert machine.sh("systemctl show -P MainPID tank-agent") != agent
+    assert agent not in (machine.agent(), machine.answering())
     assert machine.pids() == before
+    assert _held(machine) == untouched
+    # What the administrator changed.
     assert machine.sh("tail -1 /etc/tank/agent.toml") == "# Ours."
+    assert machine.sh("stat -c '%a %G' /etc/tank") == "710 tank"
+    machine.sh("chmod 0750 /etc/tank")
     for name in before:
         seen = contiguous(machine.lines(name))
         machine.wait(f"{name} goes on", lambda name=name, seen=seen: contiguous(machine.lines(name)) > seen)  # type: ignore[misc]
-    assert machine.leftovers() != ""
+
+
+def _held(machine: Installed) -> str:
+    """Return the monitors, the limits, and everything that is mounted or made for pods."""
+    tree = "/sys/fs/cgroup/tank.slice/tank-pods.service/tank"
+    limits = f"grep -r . --include=memory.max {tree} | sort"
+    mounts = "grep ' /run/tank' /proc/mounts; ls /run/tank/netns /run/tank/containers 2>/dev/null || true"
+    held = machine.sh(f"pgrep -x conmon; {limits}; {mounts}")
+    assert held.count(f"memory.max:{64 << 20}") == 2, held
+    return held
 
 
 def test_a_reboot_brings_everything_back_and_keeps_decisions(machine: Installed) -> None:
@@ -111,19 +125,7 @@ def test_a_power_cut_during_churn(machine: Installed, cut: int) -> None:
     machine.pod("steady")
     machine.wait_phase("steady")
     machine.sh(_CHURN)
-    acknowledged = 0
-    timer = threading.Timer(chance.uniform(1.0, 15.0), machine.vm.cut_power)
-    timer.start()
-    try:
-        while timer.is_alive():
-            number = acknowledged + 1
-            applied = machine.vm.run("sh", "-c", _APPLY.format(number=number), check=False, timeout=60)
-            if applied.code == 0:
-                acknowledged = number
-    except (AssertionError, OSError):
-        # The machine is off.
-        pass
-    timer.join()
+    acknowledged = _apply_until_the_cut(machine, chance.uniform(1.0, 15.0))
     machine.vm.start()
     machine.wait_for_agent()
 
@@ -145,10 +147,73 @@ def test_a_power_cut_during_churn(machine: Installed, cut: int) -> None:
         return set(pods) == wanted and all("toml:" in (pods[name]["error"] or "") for name in broken)
 
     machine.wait(f"{what}: all of {wanted} run", converged, 180)
-    running = sum(pod["phase"] == "running" for pod in machine.statuses().values())
-    assert int(machine.sh("pgrep -cx conmon")) == running, what
+    running = {name for name, pod in machine.statuses().items() if pod["phase"] == "running"}
+    assert int(machine.sh("pgrep -cx conmon")) == len(running), what
+    for name in sorted(running - {"counter", "steady"}):
+        written = _number(machine.sh(f"cat /etc/tank/pods.d/{name}.toml"))
+        # What the journal had may be started before the file was read.
+        machine.wait(
+            f"{what}: {name} is as its file says, {written}",
+            lambda name=name, written=written: _numbers(machine, name) == (written, written),  # type: ignore[misc]
+            90,
+        )
+    # What runs before the cut had written was thrown away, and nothing else.
+    machine.wait(
+        f"{what}: no root file system is left over", lambda: _root_file_systems(machine) == _runs(machine)
+    )
     assert "corrupt" not in machine.sh("journalctl -b -u tank-agent -o cat").lower(), what
     machine.vm.tank("delete", "counter")
+
+
+def _apply_until_the_cut(machine: Installed, seconds: float) -> int:
+    """Apply one spec after the other until the power is cut, and return how many were acknowledged."""
+    acknowledged = 0
+    off = threading.Event()
+
+    def cut() -> None:
+        off.set()
+        machine.vm.cut_power()
+
+    timer = threading.Timer(seconds, cut)
+    timer.start()
+    try:
+        while not off.is_set():
+            script = _APPLY.format(number=acknowledged + 1)
+            applied = machine.vm.run("sh", "-c", script, check=False, timeout=60)
+            assert applied.code == 0, applied
+            acknowledged += 1
+    except (AssertionError, OSError):
+        # It is the cut that ends the last one, and nothing else may end one.
+        if not off.is_set():
+            raise
+    finally:
+        timer.cancel()
+        timer.join()
+    return acknowledged
+
+
+def _number(text: str) -> str | None:
+    found = re.search(r"""\bN *= *["']?(\d+)""", text)
+    return None if found is None else found.group(1)
+
+
+def _numbers(machine: Installed, name: str) -> tuple[str | None, str | None]:
+    """Return the number that is wanted of a pod, and the one that it runs with."""
+    wanted = _number(machine.vm.tank("get", name).out)
+    pid = machine.pids()[name]
+    environment = machine.sh(f"tr '\\0' '\\n' < /proc/{pid}/environ", check=False)
+    return wanted, _number(environment)
+
+
+def _root_file_systems(machine: Installed) -> set[str]:
+    return set(machine.sh("ls /var/lib/tank/overlay").split())
+
+
+def _runs(machine: Installed) -> set[str]:
+    """Return the containers that have processes, by their control groups."""
+    tree = "/sys/fs/cgroup/tank.slice/tank-pods.service/tank"
+    groups = f"cd {tree} && grep -l 'populated 1' */*/cgroup.events || true"
+    return {line.split("/")[1] for line in machine.sh(groups).splitlines()}
 
 
 _SPEC = (

@@ -61,6 +61,58 @@ def test_zsh_reads_its_completion(generated: Path) -> None:
     subprocess.run(["zsh", "-n", str(generated / "_tank")], check=True, timeout=20)
 
 
+# zsh completes only at a terminal, and zpty gives it one. Ctrl-X shows the line after Tab, and empties it.
+_ZSH = """
+zmodload zsh/zpty
+zpty shell zsh -f -i
+zpty -w shell 'PS1=; path=($1 $path); fpath=($2 $fpath); autoload -Uz compinit; compinit -u -D'
+zpty -w shell 'show() { print -r -- "<$BUFFER>"; BUFFER=; zle redisplay }; zle -N show; bindkey "^X" show'
+zpty -w shell 'print ready'
+zpty -r shell out '*ready*ready*'
+for line in ${@[3,-1]}; do
+  zpty -n -w shell "$line"$'\\t\\x18'
+  zpty -r shell out '*<*>*'
+  print -r -- "${${out##*<}%%>*}"
+done
+zpty -d shell
+"""
+
+
+def test_zsh_completes_verbs_options_values_and_pods(generated: Path, tmp_path: Path) -> None:
+    tank = tmp_path / "tank"
+    tank.write_text('#!/bin/sh\nprintf \'[\\n{\\n"name": "web"\\n},\\n{\\n"name": "db"\\n}]\\n\'\n')
+    tank.chmod(0o755)
+    script = _ZSH.replace("$1", str(tmp_path)).replace("$2", str(generated))
+    lines = ("tank stat", "tank status -o j", "tank apply --wa", "tank get w")
+    command = ["zsh", "-f", "-c", script, "zsh", "", "", *lines]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    whole = ["tank status ", "tank status -o json ", "tank apply --wait ", "tank get web "]
+    assert done.stdout.splitlines() == whole
+
+
+def test_needrestart_leaves_the_pods_alone() -> None:
+    # As needrestart reads its files, and then looks a service up.
+    script = r"""
+    our %nrconf = (override_rc => {qr(^dbus) => 0});
+    eval do { local $/; <STDIN> }; die $@ if $@;
+    my $rules = $nrconf{override_rc};
+    for my $service (@ARGV) {
+        print "$service\n" if grep { $service =~ /$_/ && !$rules->{$_} } keys %$rules;
+    }
+    """
+    file = PACKAGING / "needrestart" / "tank-agent.conf"
+    services = ("tank-pods.service", "tank-agent.service", "tank-podsxservice", "dbus.service")
+    done = subprocess.run(
+        ["perl", "-we", script, *services],
+        input=file.read_text(),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
+    )
+    assert (done.stdout.split(), done.stderr) == (["tank-pods.service", "dbus.service"], "")
+
+
 def test_bash_completes_verbs_and_options(generated: Path) -> None:
     script = (
         f"source {generated / 'tank'}; COMP_WORDS=(tank st); COMP_CWORD=1; _tank; echo ${{COMPREPLY[@]}};"
