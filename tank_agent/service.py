@@ -172,10 +172,15 @@ class Service:
 
     def remove_volume(self, pod: str, name: str) -> bool:
         """Remove a managed volume that no pod has."""
-        use = self._uses(pod, name)
-        if use is not None:
-            raise VolumeInUse(f"volume {pod}/{name} is in use: {use}", hint="remove the pod first")
-        return self._machine.containers.volumes.remove(pod, name)
+
+        def check() -> None:
+            use = self._uses(pod, name)
+            if use is not None:
+                raise VolumeInUse(f"volume {pod}/{name} is in use: {use}", hint="remove the pod first")
+
+        # Also of what is there no more: a name that a pod has is in use all the same.
+        check()
+        return self._machine.containers.volumes.remove(pod, name, check)
 
     def _uses(self, pod: str, name: str) -> str | None:
         desired = self._journal.get(pod)

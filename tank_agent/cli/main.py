@@ -105,8 +105,12 @@ def _run(argv: Sequence[str] | None) -> int:
         # Not imported before there is one: `tank exec` starts without.
         from tank_agent.errors import TankError
 
+        if isinstance(error, OSError) and error.filename is not None:
+            # Such as a directory that is closed to the user, wherever a verb came upon it.
+            where = os.fsdecode(error.filename)
+            error = TankError(error.strerror or str(error), where=where).with_traceback(error.__traceback__)
         if not isinstance(error, TankError):
-            raise
+            raise error
         if arguments.debug:
             import traceback
 

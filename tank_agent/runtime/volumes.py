@@ -13,7 +13,7 @@ import re
 import secrets
 import stat
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import structlog
@@ -44,6 +44,8 @@ class Volumes:
     def __init__(self, data_dir: Path, run_dir: Path) -> None:
         self._root = data_dir / _DIRECTORY
         self._own = tuple(Path(os.path.realpath(directory)) for directory in (run_dir, data_dir))
+        # Held where one is opened for a run, and from the last look at who uses one to its removal.
+        self._lock = threading.Lock()
         self._root.mkdir(mode=0o711, parents=True, exist_ok=True)
         self._root.chmod(0o711)
         # Only what is there now: a removal of this agent's is its own.
@@ -97,8 +99,10 @@ class Volumes:
                 found += [(pod.name, volume.name, volume) for volume in volumes]
         return tuple(sorted(found))
 
-    def remove(self, pod: str, name: str) -> bool:
+    def remove(self, pod: str, name: str, check: Callable[[], None] = lambda: None) -> bool:
         """Remove a managed volume with what is in it; False if there is none.
+
+        `check` raises what speaks against it. A run that begins after it finds no volume, and makes one.
 
         Raises:
             Retry: it cannot be removed.
@@ -112,7 +116,9 @@ class Volumes:
             for path in left:
                 _remove(path)
             try:
-                (self._root / pod / name).rename(going)
+                with self._lock:
+                    check()
+                    (self._root / pod / name).rename(going)
             except FileNotFoundError:
                 return bool(left)
             point("volumes:going")
@@ -131,7 +137,8 @@ class Volumes:
 
     def _open(self, pod: str, volume: Volume, owner: tuple[int, int] | None) -> int:
         if volume.host is None:
-            return _open_managed(self._root / pod, volume.name, owner)
+            with self._lock:
+                return _open_managed(self._root / pod, volume.name, owner)
         root = os.open("/", os.O_PATH | os.O_CLOEXEC)
         try:
             return paths.open_without_links(root, volume.host.lstrip("/"), os.O_PATH)

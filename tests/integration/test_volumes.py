@@ -11,8 +11,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from tank_agent.errors import VolumeInUse
 from tank_agent.linux import mounts
 from tank_agent.linux.pidfd import start_time
+from tank_agent.runtime.volumes import Volumes
 from tests.support.agent import Agent, running_agent, wait_for
 
 SLEEP = "trap 'exit 0' TERM; sleep 1000 & wait $!"
@@ -251,3 +255,19 @@ def test_a_removal_that_failed_can_be_repeated(agent: Agent) -> None:
         assert agent.tank("volume", "rm", "web/data").returncode == 1
     assert agent.tank("volume", "rm", "web/data").stdout == "web/data removed\n"
     assert list((agent.data / "volumes").iterdir()) == []
+
+
+def test_a_volume_that_a_pod_takes_at_the_last_moment_is_kept(tmp_path: Path) -> None:
+    volumes = Volumes(tmp_path / "data", tmp_path / "run")
+    file = tmp_path / "data" / "volumes" / "web" / "data" / "file"
+    file.parent.mkdir(parents=True)
+    file.write_text("precious")
+
+    def taken() -> None:
+        raise VolumeInUse("web has it")
+
+    with pytest.raises(VolumeInUse):
+        volumes.remove("web", "data", taken)
+    assert file.read_text() == "precious"
+    assert volumes.remove("web", "data")
+    assert not file.exists()

@@ -463,6 +463,12 @@ def test_validate(alone: Tank, tmp_path: Path) -> None:
     assert (code, stdout) == (1, "pods/other.toml: ok, web\n")
     assert stderr == "none.toml: cannot read: No such file or directory\n"
     assert alone("validate")[0] == 2
+    # Looking at it fails already, as in a directory that is closed to the user.
+    long = "x" * 300
+    for verb in ("validate", "plan"):
+        code, stdout, stderr = alone(verb, long)
+        said = stderr.splitlines()[-1]
+        assert (code, stdout, said) == (1, "", f"tank: {long}: File name too long")
 
 
 def test_validate_looks_into_directories(alone: Tank, tmp_path: Path) -> None:
