@@ -202,14 +202,15 @@ def test_a_transfer_that_breaks_goes_on_where_it_broke(
         registry.rule(big, lambda request: _ignore_range(registry, request))
     assert is_whole(pull(place, registry))
     assert registry.count(big) == 2
-    asked = [
-        headers.get("Range")
-        for line, headers in zip(registry.log, registry.headers, strict=True)
-        if big in line
-    ]
-    assert asked[0] is None
-    assert asked[1] is not None
+    first, second = ranges_asked_for(registry, big)
+    assert first is None and second is not None
     assert nothing_is_left(place)
+
+
+def ranges_asked_for(registry: FakeRegistry, path: str) -> list[str | None]:
+    """Return the Range of every request for a path."""
+    requests = zip(registry.log, registry.headers, strict=True)
+    return [headers.get("Range") for line, headers in requests if path in line]
 
 
 def _ignore_range(registry: FakeRegistry, request: Request) -> None:
@@ -228,11 +229,13 @@ def test_what_a_broken_pull_brought_is_used_by_the_next(
     registry.rule(big, half, times=1)
     with pytest.raises(Retry):
         pull(place, registry, attempts=1)
-    [partial] = (place / "store/images/partial").iterdir()
+    # Those of other layers, which came at the same time, may be there, too.
+    left = (place / "store/images/partial").iterdir()
+    [partial] = (file for file in left if big.rpartition(":")[2] in file.name)
     had = partial.stat().st_size
     assert had > 1 << 20
     assert is_whole(pull(place, registry))
-    assert registry.headers[-1]["Range"] == f"bytes={had}-"
+    assert ranges_asked_for(registry, big) == [None, f"bytes={had}-"]
     assert nothing_is_left(place)
 
 
