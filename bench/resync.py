@@ -35,6 +35,7 @@ from tank_agent.runtime import cgroup
 from tank_agent.runtime.containers import Containers
 from tank_agent.runtime.instance import Record
 from tank_agent.runtime.live import Live
+from tank_agent.runtime.rootfs import RootFilesystems
 from tank_agent.spec.model import Container, Pod
 
 PODS = int(os.environ.get("TANK_BENCH_PODS", "1000"))
@@ -152,7 +153,7 @@ def _running(pods: list[Pod]) -> Iterator[tuple[Containers, Networks]]:
     host = AutoHostFacts()
     made = PodNetworks(home, host)
     networks = Networks(made, host, home, SystemClock())
-    tools = SimpleNamespace(cgroups=cgroup.detect(home))
+    tools = SimpleNamespace(cgroups=cgroup.detect(home), root_filesystems=RootFilesystems(home))
     containers = Containers(home, home, cast(Any, tools), wake=lambda _: None)
     pids = []
     try:

@@ -7,12 +7,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
 
 import msgspec
 
 from tank_agent.api.service import AppliedPod, ManagedVolume, PlanReport
 from tank_agent.api.wire import DEFAULT_SOCKET, MAX_POD_FILE, WAIT_SLICE, Deleted, PlanRequest
+from tank_agent.client import light
 from tank_agent.client.transport import Transport
 from tank_agent.errors import AgentUnreachable, InvalidSpec, PodNotFound, Problem, TankError
 from tank_agent.image.reports import ListedImage, RemovedImages
@@ -423,7 +423,7 @@ def _about(name: str | None, verb: str) -> str:
 
 def _segment(name: str) -> str:
     """Quote a name as one segment of a path."""
-    return quote(name, safe="", errors="surrogateescape")
+    return light.quote(name)
 
 
 def _pod_text(pods: Pod | Mapping[str, object] | os.PathLike[str] | str | bytes) -> tuple[bytes, str]:

@@ -1,8 +1,8 @@
-"""Just enough HTTP/1.1 for a session or a stream; importing http.client would take longer than all of it.
+"""Just enough HTTP/1.1 for the agent's answers; importing http.client would take longer than all of it.
 
-`tank exec` starts with this module, so it imports next to nothing: not even socket, whose enumerations take a
-third as long as Python's whole start, but what is behind it. Errors are made by the modules that everybody
-else uses; they are imported when there is one.
+Every verb that asks the agent uses this module. `tank exec` starts with little else, so it imports next to
+nothing: not even socket, whose enumerations take a third as long as Python's whole start, but what is behind
+it. Errors are made by the modules that everybody else uses; they are imported when there is one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tank_agent.api.frames import PROTOCOL
 # As typing has it, which takes longer to import than all of this.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Generator, Mapping
     from pathlib import Path
     from typing import NoReturn
 
@@ -25,7 +25,6 @@ DEFAULT_SOCKET = "/run/tank/tank.sock"
 # `sun_path` holds 108 bytes with its NUL (unix(7)).
 _MAX_SOCKET_PATH = 107
 _MAX_HEAD = 64 << 10
-_MAX_ERROR = 1 << 20
 _RECEIVE = 256 << 10
 _TIMEOUT = 30.0
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
@@ -71,8 +70,8 @@ class Asked:
         self._path = path
         self._connection = connection
 
-    def answer(self, *, expected: int) -> Answered:
-        """Read the head of the answer; the connection has no time-out afterwards.
+    def answer(self, *, expected: int, timeout: float | None = None) -> Answered:
+        """Read the head of the answer; `timeout` is the connection's afterwards, in seconds.
 
         Raises:
             AgentUnreachable: the agent has gone.
@@ -85,7 +84,7 @@ class Asked:
                 _raise_broken(self._path, error)
             if answered.status != expected:
                 _raise_refused(self._path, answered)
-            self._connection.settimeout(None)
+            self._connection.settimeout(timeout)
             return answered
         except BaseException:
             self._connection.close()
@@ -93,15 +92,21 @@ class Asked:
 
 
 def ask(
-    path: str, method: str, target: str, headers: Mapping[str, str] | None = None, body: bytes = b""
+    path: str,
+    method: str,
+    target: str,
+    headers: Mapping[str, str] | None = None,
+    body: bytes = b"",
+    *,
+    timeout: float | None = _TIMEOUT,
 ) -> Asked:
-    """Send a request.
+    """Send a request; `timeout` is how long each step may take until the answer begins, in seconds.
 
     Raises:
         AgentUnreachable: nobody answers.
     """
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
-    connection.settimeout(_TIMEOUT)
+    connection.settimeout(timeout)
     lines = [f"{method} {target} HTTP/1.1", "Host: tank", f"Content-Length: {len(body)}"]
     lines += [f"{key}: {value}" for key, value in (headers or {}).items()]
     try:
@@ -124,7 +129,23 @@ def ask_for_session(path: str, target: str, body: bytes = b"") -> Asked:
     return ask(path, "POST", target, {"Connection": "Upgrade", "Upgrade": PROTOCOL}, body)
 
 
-def chunks(answered: Answered, path: str) -> Iterator[bytes]:
+def whole(answered: Answered, path: str) -> bytes:
+    """Return the body of an answer that says how long it is; closes the connection.
+
+    Raises:
+        AgentUnreachable: it breaks off.
+    """
+    try:
+        pieces, left = [answered.received], _length(answered, path) - len(answered.received)
+        while left > 0:
+            pieces.append(_receive(answered.connection, path))
+            left -= len(pieces[-1])
+        return b"".join(pieces)
+    finally:
+        answered.connection.close()
+
+
+def chunks(answered: Answered, path: str) -> Generator[bytes, None, None]:
     """Yield the body of an answer that comes in chunks, until its end; closes the connection.
 
     Raises:
@@ -136,7 +157,7 @@ def chunks(answered: Answered, path: str) -> Iterator[bytes]:
             while b"\r\n" not in data:
                 data += _receive(connection, path)
             size, _, data = data.partition(b"\r\n")
-            left = int(size, 16)
+            left = _number(size, 16, path)
             if left == 0:
                 return
             while left:
@@ -188,6 +209,18 @@ def _send(connection: _socket.socket, request: bytes) -> None:
         return
 
 
+def _length(answered: Answered, path: str) -> int:
+    return _number(answered.headers.get("content-length", ""), 10, path)
+
+
+def _number(text: str | bytes, base: int, path: str) -> int:
+    try:
+        return int(text, base)
+    except ValueError:
+        # It is not our agent that answers like this.
+        _raise_broken(path, None)
+
+
 def _read_head(connection: _socket.socket) -> Answered:
     data = b""
     while b"\r\n\r\n" not in data:
@@ -197,22 +230,17 @@ def _read_head(connection: _socket.socket) -> Answered:
         data += received
     text, _, rest = data.partition(b"\r\n\r\n")
     status, *lines = text.decode("latin-1").split("\r\n")
+    if not status.startswith("HTTP/1.1 ") or not status[9:12].isdigit():
+        raise ConnectionResetError
     pairs = (line.partition(":") for line in lines)
     headers = {key.lower(): value.strip() for key, _, value in pairs}
-    return Answered(int(status.split()[1]), headers, connection, rest)
+    return Answered(int(status[9:12]), headers, connection, rest)
 
 
 def _raise_refused(path: str, answered: Answered) -> NoReturn:
     from tank_agent.api.wire import decode_error
 
-    size = int(answered.headers.get("content-length", "0"))
-    content = answered.received
-    while len(content) < min(size, _MAX_ERROR):
-        received = answered.connection.recv(_RECEIVE)
-        if not received:
-            break
-        content += received
-    raise decode_error(answered.status, content)
+    raise decode_error(answered.status, whole(answered, path))
 
 
 def _raise_unreachable(path: str, error: OSError) -> NoReturn:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import enum
 import functools
-import hashlib
 from typing import Any, Literal
 
 import msgspec
@@ -145,6 +144,9 @@ def content_hash(value: Struct) -> str:
 
     What is at its default is left out, so that a key which a newer version adds changes no hash.
     """
+    # It loads OpenSSL, and whoever only reads pods has no need of it.
+    import hashlib
+
     canonical = msgspec.json.encode(_without_defaults(value), order="deterministic")
     return hashlib.sha256(canonical).hexdigest()
 
