@@ -41,14 +41,18 @@ def test_process_and_cpu_limits(machine: Installed) -> None:
     group = machine.cgroup(machine.wait_phase("busy")["containers"][0]["pid"])
     machine.wait("forks fail", lambda: "max 0" not in machine.sh(f"cat {group}/pids.events").splitlines(), 60)
     assert int(machine.sh(f"cat {group}/pids.current")) <= 5
-    # By the kernel's own count, whatever else the emulated cores do: 20 ms in each period of 100 ms.
+    # The emulated cores may lose a window to the host, and what they lose counts as used.
+    machine.wait("it is held to its share within 10 %", lambda: 18_000 < _share(machine, group) < 22_000)
+
+
+def _share(machine: Installed, group: Path) -> float:
+    """Return what a group used of each period of 100 ms, in µs by the kernel's count, over 100 of them."""
     before = _cpu(machine, group)
     machine.wait(
         "it was held back", lambda: _cpu(machine, group)["nr_throttled"] >= before["nr_throttled"] + 100
     )
     after = _cpu(machine, group)
-    periods = after["nr_periods"] - before["nr_periods"]
-    assert 18_000 < (after["usage_usec"] - before["usage_usec"]) / periods < 22_000, (before, after)
+    return (after["usage_usec"] - before["usage_usec"]) / (after["nr_periods"] - before["nr_periods"])
 
 
 def _cpu(machine: Installed, group: Path) -> dict[str, int]:
