@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from tank_agent.journal.lmdb_journal import LmdbJournal
 from tank_agent.journal.stored_journal import owner_is_there
 from tank_agent.lifecycle import SIGNALS, Lifecycle, Running
 from tank_agent.linux.clock import SystemClock, boot_id
+from tank_agent.linux.lock_file import note
 from tank_agent.linux.notify import Notifier
 from tank_agent.linux.process import ENVIRONMENT
 from tank_agent.linux.process import run as run_program
@@ -88,7 +89,7 @@ def run(load: Callable[[], Settings], *, stop_pods: bool) -> int:
     return 0
 
 
-def drain(load: Callable[[], Settings], directories: Settings) -> int:
+def drain(load: Callable[[], Settings], directories: Callable[[], Settings]) -> int:
     """Take over the pods that a former agent left running, stop them, and return 0 if all of them ended.
 
     They stay desired: the next agent starts them again. Where `load` finds errors in the settings, which must
@@ -102,7 +103,7 @@ def drain(load: Callable[[], Settings], directories: Settings) -> int:
         settings = load()
     except InvalidSpec as error:
         _log.error("the settings have errors; stopping pods with the defaults", error=str(error))
-        settings = directories
+        settings = directories()
     known = _last_data_dir(settings.run_dir)
     if known is not None:
         # Whatever the settings have become since.
@@ -266,10 +267,8 @@ def _sole_user(run_dir: Path, data_dir: Path) -> Iterator[None]:
             raise Stalled(
                 f"another agent runs with {run_dir}", hint="give this one a --run-dir of its own"
             ) from None
-        # For who drains only; a full disk keeps nobody from beginning.
-        with suppress(OSError):
-            length = os.pwrite(fd, os.fsencode(data_dir), 0)
-            os.truncate(fd, length)
+        # For who drains.
+        note(fd, os.fsencode(data_dir))
         yield
     finally:
         os.close(fd)

@@ -30,5 +30,5 @@ def run(arguments: argparse.Namespace) -> int:
         return load_places(arguments)
 
     if arguments.drain:
-        return agent.drain(load, load_places(arguments, with_errors=True))
+        return agent.drain(load, lambda: load_places(arguments, with_errors=True))
     return agent.run(load, stop_pods=arguments.stop_pods)

@@ -84,7 +84,7 @@ class Client:
         Raises:
             PodNotFound: there is none of that name.
         """
-        return self._get(f"/v1/pods/{_segment(name)}", DesiredPod)
+        return self._get(f"/v1/pods/{light.quote(name)}", DesiredPod)
 
     def apply(
         self, pods: Pod | Mapping[str, object] | os.PathLike[str] | str | bytes, *, file: str | None = None
@@ -110,7 +110,7 @@ class Client:
         Raises:
             OwnedElsewhere: a file or git owns it.
         """
-        return _decode(self._call("DELETE", f"/v1/pods/{_segment(name)}"), Deleted).deleted
+        return _decode(self._call("DELETE", f"/v1/pods/{light.quote(name)}"), Deleted).deleted
 
     def images(self) -> Sequence[ListedImage]:
         """Return every image on the agent's machine, by name; those without a name come last."""
@@ -172,7 +172,7 @@ class Client:
         Raises:
             VolumeInUse: its pod is desired with it, or runs.
         """
-        path = f"/v1/volumes/{_segment(pod)}/{_segment(name)}"
+        path = f"/v1/volumes/{light.quote(pod)}/{light.quote(name)}"
         return _decode(self._call("DELETE", path, timeout=_REMOVED_WITHIN), Deleted).deleted
 
     def status(self, name: str | None = None) -> Any:
@@ -181,7 +181,7 @@ class Client:
         Raises:
             PodNotFound: there is none of that name.
         """
-        return self._get("/v1/status" if name is None else f"/v1/pods/{_segment(name)}/status", Any)
+        return self._get("/v1/status" if name is None else f"/v1/pods/{light.quote(name)}/status", Any)
 
     def wait(self, name: str, phase: str = "running", timeout: float = 60.0) -> dict[str, Any]:
         """Wait until a pod's current spec is in a phase, and return its status.
@@ -217,7 +217,7 @@ class Client:
 
     def look(self, name: str, phase: str, timeout: float) -> dict[str, Any]:
         """Return a pod's status once it is in a phase, or as it is `timeout` seconds later (at most 30)."""
-        path = f"/v1/pods/{_segment(name)}/wait"
+        path = f"/v1/pods/{light.quote(name)}/wait"
         query = {"phase": phase, "timeout": f"{timeout:.3f}"}
         answer = self._call("GET", path, query, timeout=timeout + self._timeout)
         return _decode(answer, dict[str, Any])
@@ -325,7 +325,7 @@ class Client:
         Raises:
             PodNotFound: there never was one of that name.
         """
-        return self._get(f"/v1/pods/{_segment(name)}/history", list[Revision])
+        return self._get(f"/v1/pods/{light.quote(name)}/history", list[Revision])
 
     def plan(self, files: Mapping[str, str] | None = None, *, git: str | None = None) -> PlanReport:
         """Return what would be done if pods_dir held `files` (absolute path → text).
@@ -418,12 +418,7 @@ def _decode(answer: bytes, kind: type[_T]) -> _T:
 
 def _about(name: str | None, verb: str) -> str:
     """Return the path of a verb about a pod, or about all sources."""
-    return f"/v1/{verb}" if name is None else f"/v1/pods/{_segment(name)}/{verb}"
-
-
-def _segment(name: str) -> str:
-    """Quote a name as one segment of a path."""
-    return light.quote(name)
+    return f"/v1/{verb}" if name is None else f"/v1/pods/{light.quote(name)}/{verb}"
 
 
 def _pod_text(pods: Pod | Mapping[str, object] | os.PathLike[str] | str | bytes) -> tuple[bytes, str]:

@@ -59,8 +59,13 @@ def target_path(name: str, verb: str, query: Mapping[str, str] | None = None) ->
     """Return the target of a request about `POD` or `POD/CONTAINER`."""
     pod, slash, container = name.partition("/")
     pairs = {**({"container": container} if slash else {}), **(query or {})}
-    text = "&".join(f"{key}={quote(value)}" for key, value in pairs.items())
-    return f"/v1/pods/{quote(pod)}/{verb}{'?' if text else ''}{text}"
+    return with_query(f"/v1/pods/{quote(pod)}/{verb}", pairs)
+
+
+def with_query(path: str, query: Mapping[str, str] | None) -> str:
+    """Return the target of a request for a path, which is quoted already."""
+    text = "&".join(f"{key}={quote(value)}" for key, value in (query or {}).items())
+    return f"{path}?{text}" if text else path
 
 
 class Asked:
@@ -136,7 +141,8 @@ def whole(answered: Answered, path: str) -> bytes:
         AgentUnreachable: it breaks off.
     """
     try:
-        pieces, left = [answered.received], _length(answered, path) - len(answered.received)
+        length = _number(answered.headers.get("content-length", ""), 10, path)
+        pieces, left = [answered.received], length - len(answered.received)
         while left > 0:
             pieces.append(_receive(answered.connection, path))
             left -= len(pieces[-1])
@@ -207,10 +213,6 @@ def _send(connection: _socket.socket, request: bytes) -> None:
     except (BrokenPipeError, ConnectionResetError):
         # Refused before all was sent: the reason is waiting to be read.
         return
-
-
-def _length(answered: Answered, path: str) -> int:
-    return _number(answered.headers.get("content-length", ""), 10, path)
 
 
 def _number(text: str | bytes, base: int, path: str) -> int:

@@ -37,7 +37,7 @@ class Transport(Struct, frozen=True, kw_only=True):
             TankError: what the agent raised.
         """
         where = os.fspath(self.socket_path)
-        asked = light.ask(where, method, _target(path, query), body=body or b"", timeout=timeout)
+        asked = light.ask(where, method, light.with_query(path, query), body=body or b"", timeout=timeout)
         return light.whole(asked.answer(expected=200, timeout=timeout), where)
 
     def lines(
@@ -49,7 +49,7 @@ class Transport(Struct, frozen=True, kw_only=True):
         Raises as `call` does, also when the stream breaks off.
         """
         where = os.fspath(self.socket_path)
-        asked = light.ask(where, method, _target(path, query), timeout=timeout)
+        asked = light.ask(where, method, light.with_query(path, query), timeout=timeout)
         rest = b""
         with closing(light.chunks(asked.answer(expected=200, timeout=timeout), where)) as chunks:
             for chunk in chunks:
@@ -73,11 +73,6 @@ class Transport(Struct, frozen=True, kw_only=True):
             where=where,
             hint="its log says why",
         )
-
-
-def _target(path: str, query: Mapping[str, str] | None) -> str:
-    pairs = "&".join(f"{key}={light.quote(value)}" for key, value in (query or {}).items())
-    return f"{path}?{pairs}" if pairs else path
 
 
 def unreachable(path: Path, error: OSError) -> AgentUnreachable:

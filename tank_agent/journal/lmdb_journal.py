@@ -17,6 +17,7 @@ import lmdb
 from tank_agent.errors import Retry, Stalled, TankError
 from tank_agent.journal.store import HOW_TO_GO_ON, Table, Write
 from tank_agent.journal.stored_journal import StoredJournal, owner_is_there
+from tank_agent.linux.lock_file import note
 
 R = TypeVar("R")
 
@@ -235,10 +236,7 @@ def _lock_directory(path: Path) -> int:
             f"another tank-agent (pid {holder or 'unknown'}) uses the journal in {path}",
             hint="stop it first, or give this one a data_dir of its own",
         ) from error
-    # For messages only: a full disk is no reason not to begin, nor to let go of the block that it has.
-    with suppress(OSError):
-        os.pwrite(fd, f"{os.getpid():<19}\n".encode(), 0)
-        os.truncate(fd, 20)
+    note(fd, f"{os.getpid()}\n".encode())
     return fd
 
 

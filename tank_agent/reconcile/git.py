@@ -8,10 +8,11 @@ from pathlib import Path
 import structlog
 from msgspec import Struct
 
-from tank_agent.errors import Stalled, TankError
+from tank_agent.errors import Stalled
 from tank_agent.journal import ownership
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import DesiredPod, NewEvent
+from tank_agent.reconcile.news import tell
 from tank_agent.source.git.child import HelperPool
 from tank_agent.source.git.schedule import Schedule
 from tank_agent.source.git.settings import GitSettings
@@ -168,10 +169,7 @@ class GitFollower:
         for event in events:
             log = _log.info if event.type == "git-applied" else _log.warning
             log(event.type, message=event.message, revision=event.revision)
-        try:
-            self._journal.record("", None, events)
-        except TankError as error:
-            _log.error("cannot record an event", error=str(error))
+        tell(self._journal, events)
 
 
 class OwnedPod(Struct, frozen=True):

@@ -12,6 +12,7 @@ from tank_agent.errors import Problem, Stalled, TankError
 from tank_agent.journal.journal import Applied, Journal
 from tank_agent.journal.records import NewEvent
 from tank_agent.linux.clock import Clock
+from tank_agent.reconcile.news import tell
 from tank_agent.source.snapshot import Snapshot
 
 _log = structlog.get_logger()
@@ -185,10 +186,7 @@ class SourceLoop:
         for file in sorted({problem.file for problem in mended} - {problem.file for problem in problems}):
             message = f"{file}: nothing is wrong with it now"
             events.append(NewEvent(pod="", type="source-recovered", message=message, cause=cause))
-        try:
-            self._journal.record("", None, events)
-        except TankError as error:
-            _log.error("cannot record an event", error=str(error))
+        tell(self._journal, events)
 
     def _run(self) -> None:
         resync_at = self._clock.monotonic() + self._resync

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from tank_agent.linux.pidfd import start_time
 from tank_agent.network.wanted import format_mac, stable_mac
 from tests.support.agent import wait_for
 from tests.support.lan import LanAgent, lan_agent, nic, stopped_lan_agent, talk
+from tests.support.private_mounts import run_with_private_mounts
 
 FIVE = nic(["10.0.0.5/24", "fd00::5/64"], gateway="10.0.0.1")
 
@@ -501,17 +501,7 @@ def test_an_adapter_that_fails_keeps_only_those_from_starting_who_need_it(tmp_pa
 @pytest.mark.parametrize("what", ["hosts", "dns"])
 def test_the_hosts_own_files_in_etc(tmp_path: Path, what: str) -> None:
     """Both by the adapter `auto`, in a mount namespace in which the machine's files are the test's."""
-    script = Path(__file__).parents[1] / "support" / "host_files.py"
-    done = subprocess.run(
-        ["unshare", "-m", sys.executable, str(script), what, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_with_private_mounts("host_files.py", what, str(tmp_path))
 
 
 def test_a_static_host_is_what_agent_toml_says(tmp_path: Path) -> None:

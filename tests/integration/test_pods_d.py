@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 from tests.support.agent import Agent, running_agent, wait_for
+from tests.support.private_mounts import run_with_private_mounts
 
 
 def echo(word: str) -> list[str]:
@@ -169,17 +169,7 @@ def test_a_sync_looks_at_what_runs_too(tmp_path: Path) -> None:
 
 def test_pods_d_unmounted_stops_nobody(tmp_path: Path) -> None:
     """The disk with pods.d is unmounted under a running agent: in a mount namespace of its own."""
-    script = Path(__file__).parents[1] / "support" / "unmounted.py"
-    done = subprocess.run(
-        ["unshare", "-m", sys.executable, str(script), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_with_private_mounts("unmounted.py", str(tmp_path))
 
 
 def test_one_name_in_two_files_runs_once(agent: Agent) -> None:
