@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from tank_agent.errors import Retry, Stalled, TankError
 from tank_agent.image.content import CancelledError, DamagedError, Document, Reader
-from tank_agent.image.endpoint import Endpoint, denied, endpoints_of
+from tank_agent.image.endpoint import Endpoint, endpoints_of
 from tank_agent.image.http import Answer, Http
 from tank_agent.image.manifest import ACCEPTED, MANIFEST_LIMIT, Descriptor
 from tank_agent.image.settings import ImageSettings
@@ -145,7 +145,7 @@ class RegistryContent:
         if answer.status in (200, 206):
             return
         if answer.status in (401, 403):
-            raise denied(endpoint.name, has_credentials=endpoint.has_credentials)
+            raise endpoint.denied(answer)
         said = _said(answer)
         if answer.status == 404:
             hint = f"{endpoint.name} says: {said}" if said else "check the name and the tag"
