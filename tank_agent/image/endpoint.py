@@ -24,7 +24,8 @@ from tank_agent.spec.reference import DOCKER_HUB, Reference
 _HUB_HOST = "registry-1.docker.io"
 _TOKEN_LIMIT = 1 << 20
 _log = structlog.get_logger()
-_PARAMETER = re.compile(r'([A-Za-z]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
+# A scheme, or a parameter of the scheme before it (RFC 9110, section 11.3).
+_WORD = re.compile(r"""([^\s,="]+)(?:\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+)))?""")
 
 
 class _Token(Struct):
@@ -277,15 +278,16 @@ def _endpoint(address: str, reference: Reference, settings: ImageSettings, http:
 
 def parse_challenge(header: str) -> tuple[str, dict[str, str]]:
     """Return the scheme ("bearer", "basic" or "") and the parameters of WWW-Authenticate (RFC 9110)."""
+    challenges: dict[str, dict[str, str]] = {}
+    parameters: dict[str, str] = {}
+    for name, quoted, bare in _WORD.findall(header):
+        if quoted or bare:
+            parameters.setdefault(name.lower(), re.sub(r"\\(.)", r"\1", quoted) or bare)
+        else:
+            parameters = challenges.setdefault(name.lower(), {})
     for scheme in ("bearer", "basic"):
-        found = re.search(rf"(?:^|,\s*|\s){scheme}(?:\s+|$)", header, re.IGNORECASE)
-        if found:
-            rest = header[found.end() :]
-            parameters = {
-                match[1].lower(): re.sub(r"\\(.)", r"\1", match[2]) if match[2] is not None else match[3]
-                for match in _PARAMETER.finditer(rest)
-            }
-            return scheme, parameters
+        if scheme in challenges:
+            return scheme, challenges[scheme]
     return "", {}
 
 

@@ -28,8 +28,6 @@ from tank_agent.image.url import Url
 _REDIRECTS = 5
 _REDIRECTIONS = (301, 302, 303, 307, 308)
 _TICK = 0.1
-# Of one read from the network; it is allocated before it is known how much has come.
-_PIECE = 1 << 16
 # What may come out of a connection that breaks or that the watchdog shuts.
 _BROKEN = (
     requests.RequestException,
@@ -183,18 +181,19 @@ class Answer:
             Retry: the connection broke, or is too slow.
         """
         self._operation.allow(self._settings.read_timeout + size / self._settings.minimum_rate)
-        data = bytearray()
+        pieces: list[bytes] = []
         try:
-            while self._error is None and len(data) < size:
-                piece = self._response.raw.read1(min(size - len(data), _PIECE), decode_content=False)
+            while self._error is None and size > 0:
+                piece = self._response.raw.read1(size, decode_content=False)
                 if not piece:
                     break
-                data += piece
+                pieces.append(piece)
+                size -= len(piece)
         except _BROKEN as error:
             self._error = error
-        if not data and (self._error or self._operation.cut):
+        if not pieces and (self._error or self._operation.cut):
             raise _broken(self._error, self._operation, self.url) from self._error
-        return bytes(data)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def read_all(self, limit: int, what: str) -> bytes:
         """Return the whole body.

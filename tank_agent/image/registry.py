@@ -189,6 +189,9 @@ class _Transfer:
                 if not data and left:
                     raise Retry(f"the transfer of {self._descriptor.digest} ended early")
             except Retry as error:
+                if not left and not isinstance(error, (CancelledError, DamagedError)):
+                    # All of it is there, whatever became of the connection then.
+                    return b""
                 self._close()
                 self._attempt = 1 if self._came >= _ENOUGH else self._attempt + 1
                 self._content.pause(self._attempt, error)
