@@ -16,11 +16,14 @@ import pytest
 
 from tank_agent.errors import TankError
 from tank_agent.image import registry as registry_module
+from tank_agent.image.http import Http, Trust
 from tank_agent.image.image import Image
+from tank_agent.image.manifest import digest_of
 from tank_agent.image.settings import ImageSettings
 from tank_agent.image.store import Store
+from tank_agent.image.url import parse_url
 from tests.support import quirks
-from tests.support.images import layer, member, write_image
+from tests.support.images import layer, member, tag_descriptor, write_blob, write_image
 from tests.support.quirks import (
     BASIC,
     BLOBS,
@@ -46,6 +49,7 @@ from tests.support.quirks import (
     wants_token,
     without_layer,
 )
+from tests.support.registry import fake_registry, make_certificate
 from tests.support.trees import big_directory
 
 Check = Callable[[Bed], Any]
@@ -320,9 +324,7 @@ IMAGES: dict[str, Row] = {
     "a layer that is not there": row(without_layer, ends="has no layer"),
     "an index to an empty blob": row(
         manifest(
-            lambda document: _index(
-                {"digest": quirks_digest(b""), "size": 0, "mediaType": document["mediaType"]}
-            )
+            lambda document: _index({"digest": digest_of(b""), "size": 0, "mediaType": document["mediaType"]})
         ),
         ends="no image",
     ),
@@ -360,12 +362,6 @@ def _index(descriptor: dict[str, Any]) -> dict[str, Any]:
         "mediaType": "application/vnd.oci.image.index.v1+json",
         "manifests": [descriptor],
     }
-
-
-def quirks_digest(data: bytes) -> str:
-    from tank_agent.image.manifest import digest_of
-
-    return digest_of(data)
 
 
 def _unsigned(bed: Bed, asked: quirks.Request) -> None:
@@ -412,6 +408,46 @@ def test_a_registry_with_a_quirk(place: Path, name: str) -> None:
             assert not [secret for secret in bed.sent(bed.other) if secret in (BASIC, f"Bearer {PRIVATE}")]
 
 
+def test_a_secret_does_not_follow_where_encryption_ends(place: Path) -> None:
+    """Also where the plain host may be spoken to, as it is another registry of the same configuration."""
+    tls = make_certificate(place)
+    with quirks.bed(place) as bed, fake_registry(bed.registry.layout, tls) as encrypted:
+        encrypted.rule("/", lambda asked: asked.answer(307, Location=f"http://{bed.other.address}/x"))
+        client = Http(ImageSettings(), lambda: False)
+        client.trust(f"https://{encrypted.address}", Trust(ca=str(tls[0])))
+        client.trust(f"http://{bed.other.address}", Trust(insecure=True))
+        start = parse_url(f"https://{encrypted.address}/x")
+        with client.request(start, headers={}, authorization=BASIC) as answer:
+            assert answer.strayed
+        client.close()
+        assert encrypted.log == ["GET /x auth"]
+        assert bed.other.log == ["GET /x"]
+
+
+@pytest.mark.parametrize(
+    "location", ["http://{other}/x", "//{other}/x", "HTTP://{other}:/x", "HTTP://{other}/x"]
+)
+def test_what_a_redirect_led_to_is_watched_as_well(place: Path, location: str) -> None:
+    with quirks.bed(place) as bed:
+
+        def drip(asked: quirks.Request) -> None:
+            asked.write(b"HTTP/1.1 200 OK\r\n")
+            while not bed.other.stop.wait(0.05):
+                asked.write(b"X-Drip: 1\r\n")
+
+        bed.other.rule("/", drip)
+        moved("/x", location)(bed)
+        client = Http(ImageSettings(connect_timeout=0.5, read_timeout=0.2), lambda: False)
+        start = parse_url(f"http://{bed.registry.address}/x")
+        with (
+            pytest.raises(TankError, match=f"too slowly|{REFUSED}"),
+            client.request(start, headers={}, authorization=BASIC),
+        ):
+            pass
+        client.close()
+        assert bed.sent(bed.other) == []
+
+
 def test_a_registry_on_ipv6(place: Path) -> None:
     with quirks.bed(place, host="::1") as bed:
         wants_token()(bed)
@@ -426,8 +462,6 @@ def test_a_foreign_layer_of_a_layout_is_said_to_be_kept_elsewhere(place: Path) -
     gone = document["layers"][0]
     gone.update(mediaType=FOREIGN, urls=["http://127.0.0.1:1/"])
     (layout / "blobs/sha256" / gone["digest"].removeprefix("sha256:")).unlink()
-    from tests.support.images import tag_descriptor, write_blob
-
     made = {"mediaType": document["mediaType"], **write_blob(layout, json.dumps(document).encode())}
     tag_descriptor(layout, made, "latest")
     with Store(place / "store", ImageSettings()) as store, pytest.raises(TankError, match=KEPT_ELSEWHERE):
