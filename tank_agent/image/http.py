@@ -301,7 +301,7 @@ class Http:
         try:
             # No session: its cookies and .netrc would send to hosts what nobody configured here.
             request = requests.Request("GET" if form is None else "POST", str(url), headers=sent, data=form)
-            return adapter.send(
+            response = adapter.send(
                 request.prepare(),
                 stream=True,
                 timeout=(self._settings.connect_timeout, self._settings.read_timeout),
@@ -310,6 +310,11 @@ class Http:
             )
         except _BROKEN as error:
             raise _broken(error, operation, url) from error
+        if operation.cut:
+            # To http.client the end of a connection is also the end of the headers.
+            response.close()
+            raise _broken(None, operation, url)
+        return response
 
     def _trust(self, url: Url) -> Trust:
         return self._trusts.get(url.origin, Trust())
