@@ -8,7 +8,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from tank_agent.errors import Retry
+from tank_agent.errors import Retry, Stalled
 from tank_agent.image.manifest import Descriptor
 
 Reader = Callable[[int], bytes]
@@ -24,6 +24,10 @@ class DamagedError(Retry):
     """What came is not what the manifest names."""
 
     reason = "damaged"
+
+
+class MissingError(Stalled):
+    """The place does not have what was asked for."""
 
 
 class Document(Struct, frozen=True, kw_only=True):

@@ -10,19 +10,23 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
+import structlog
 from msgspec import Struct
 
-from tank_agent.errors import Stalled
+from tank_agent.errors import Stalled, TankError
 from tank_agent.linux.process import run
 from tank_agent.spec.reference import DOCKER_HUB
 
 _FILE_LIMIT = 1 << 20
 _HELPER_TIMEOUT = 30.0
 _HELPER_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_log = structlog.get_logger()
+_Value = TypeVar("_Value")
 _NOT_FOUND = "credentials not found"
 # What stands for Docker Hub in these files.
 _HUB_KEYS = (
@@ -45,20 +49,22 @@ class Credentials(Struct, frozen=True, kw_only=True):
 
     def basic(self) -> str:
         """Return the Authorization header (RFC 7617)."""
-        return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
+        # Passwords of other encodings than UTF-8 go as they came.
+        raw = f"{self.username}:{self.password}".encode(errors="surrogateescape")
+        return "Basic " + base64.b64encode(raw).decode()
 
 
 class _Entry(Struct):
-    auth: str = ""
-    username: str = ""
-    password: str = ""
-    identitytoken: str = ""
+    auth: str | None = None
+    username: str | None = None
+    password: str | None = None
+    identitytoken: str | None = None
 
 
-class _Config(Struct, rename="camel"):
-    auths: dict[str, _Entry] = msgspec.field(default_factory=dict)
-    cred_helpers: dict[str, str] = msgspec.field(default_factory=dict)
-    creds_store: str = ""
+class _Config(Struct):
+    auths: dict[str, _Entry | None] | None = None
+    credhelpers: dict[str, str | None] | None = None
+    credsstore: str | None = None
 
 
 class _HelperAnswer(Struct, rename="pascal"):
@@ -66,20 +72,31 @@ class _HelperAnswer(Struct, rename="pascal"):
     secret: str = ""
 
 
-def find_credentials(host: str, repository: str, files: tuple[str, ...]) -> Credentials | None:
+def _log_problem(error: TankError) -> None:
+    _log.warning("cannot ask for a registry's credentials", error=str(error))
+
+
+def find_credentials(
+    host: str,
+    repository: str,
+    files: tuple[str, ...],
+    problem: Callable[[TankError], None] = _log_problem,
+) -> Credentials | None:
     """Return the credentials for a repository of a registry; None means to ask as nobody.
 
     Args:
         host: as the reference names it, or the mirror's ("docker.io", "localhost:5000").
         files: read in this order; the first with an answer wins, one that does not exist has none.
+        problem: is told of a helper that is missing or broken: public images need none.
 
     Raises:
-        Stalled: a file or a helper is broken.
+        Stalled: a file is broken.
     """
+    host = host.lower()
     keys = list(_keys(host, repository))
     for file in files:
         config = _read(Path(file))
-        found = _from_file(config, keys, file) if config is not None else None
+        found = _from_file(config, keys, file, problem) if config is not None else None
         if found is not None:
             return found
     return None
@@ -101,64 +118,118 @@ def _keys(host: str, repository: str) -> Iterator[str]:
         yield f"http://{host}"
 
 
+def _plain_key(key: str) -> str:
+    """Return the form of `_keys` that a spelling of Docker's stands for: a host, or a host and a path.
+
+    Docker takes the host of any address; podman only of one with a scheme in front, as without it the path is
+    a part of a repository's name. `/v1` and `/v2` are the API's either way.
+    """
+    bare = key.strip().removeprefix("https://").removeprefix("http://")
+    host, _, path = bare.partition("/")
+    path = path.strip("/")
+    host = host.lower()
+    return host if bare != key.strip() or path in ("", "v1", "v2") else f"{host}/{path}"
+
+
 def _read(path: Path) -> _Config | None:
     try:
         with path.open("rb") as file:
             data = file.read(_FILE_LIMIT + 1)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise Stalled(f"cannot read the credentials in {path}: {error.strerror}") from error
+    # As Docker: touched, but nobody has logged in yet.
+    if not data.strip():
+        return None
     try:
         if len(data) > _FILE_LIMIT:
             raise ValueError(f"larger than {_FILE_LIMIT} bytes")
-        return msgspec.json.decode(data, type=_Config)
+        found = _lowered(msgspec.json.decode(data))
+        if isinstance(found, dict) and isinstance(found.get("auths"), dict):
+            found["auths"] = {key: _lowered(entry) for key, entry in found["auths"].items()}
+        return msgspec.convert(found, _Config)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise Stalled(f"cannot read the credentials in {path}: {error}") from error
 
 
-def _from_file(config: _Config, keys: list[str], file: str) -> Credentials | None:
+def _lowered(fields: Any) -> Any:
+    """Go, which Docker is written in, does not look at the case of a field's name."""
+    return {name.lower(): value for name, value in fields.items()} if isinstance(fields, dict) else fields
+
+
+def _from_file(
+    config: _Config, keys: list[str], file: str, problem: Callable[[TankError], None]
+) -> Credentials | None:
+    helpers = _by_key(config.credhelpers)
     for key in keys:
-        if key in config.cred_helpers:
-            return _ask_helper(config.cred_helpers[key], key, file)
+        name = helpers.get(key)
+        if name is not None:
+            return _ask_program(name, [key], file, problem)
+    entries = _by_key(config.auths)
     for key in keys:
-        entry = config.auths.get(key)
+        entry = entries.get(key)
         if entry is not None and (entry.auth or entry.username or entry.identitytoken):
             return _decode(entry, key, file)
-    if config.creds_store:
-        for key in keys:
-            found = _ask_helper(config.creds_store, key, file)
-            if found is not None:
-                return found
+    return _ask_program(config.credsstore, keys, file, problem) if config.credsstore else None
+
+
+def _by_key(entries: Mapping[str, _Value] | None) -> dict[str, _Value]:
+    """Add to the keys as they are written what they stand for; one that is written so counts more."""
+    found = dict(entries or {})
+    for key, value in (entries or {}).items():
+        found.setdefault(_plain_key(key), value)
+    return found
+
+
+def _ask_program(
+    name: str, keys: list[str], file: str, problem: Callable[[TankError], None]
+) -> Credentials | None:
+    if not _HELPER_NAME.fullmatch(name):
+        raise Stalled(f"{file}: {name!r} is not the name of a credential helper")
+    for key in keys:
+        try:
+            found = _ask_helper(f"docker-credential-{name}", key, file)
+        except TankError as error:
+            problem(error)
+            return None
+        if found is not None:
+            return found
     return None
 
 
 def _decode(entry: _Entry, key: str, file: str) -> Credentials:
-    username, password = entry.username, entry.password
+    username, password = entry.username or "", entry.password or ""
     if entry.auth:
         try:
-            text = base64.b64decode(entry.auth, validate=True).decode()
-        except (binascii.Error, UnicodeDecodeError) as error:
+            # As Docker: line ends do not count.
+            raw = base64.b64decode("".join(entry.auth.split()), validate=True)
+        except (binascii.Error, ValueError) as error:
             # Without the text: it is a secret.
             raise Stalled(f"{file}: the entry for {key} is not base64 of user:password") from error
-        username, _, password = text.partition(":")
-    return Credentials(username=username, password=password.rstrip("\0"), identity_token=entry.identitytoken)
+        username, _, password = raw.decode(errors="surrogateescape").partition(":")
+    return Credentials(
+        username=username, password=password.rstrip("\0"), identity_token=entry.identitytoken or ""
+    )
 
 
-def _ask_helper(name: str, key: str, file: str) -> Credentials | None:
+def _ask_helper(program: str, key: str, file: str) -> Credentials | None:
     """Ask a program (docker-credential-helpers' protocol): the host on standard input, JSON back."""
-    if not _HELPER_NAME.fullmatch(name):
-        raise Stalled(f"{file}: {name!r} is not the name of a credential helper")
-    program = f"docker-credential-{name}"
-    done = run([program, "get"], timeout=_HELPER_TIMEOUT, stdin=key.encode(), env={"HOME": "/root"})
+    hint = f"{file} names it; make it work, or put credentials into /etc/tank/auth.json"
+    try:
+        done = run([program, "get"], timeout=_HELPER_TIMEOUT, stdin=key.encode(), env={"HOME": "/root"})
+    except TankError as error:
+        raise type(error)(error.message, hint=hint) from error
+    except OSError as error:
+        raise Stalled(f"cannot run {program}: {error.strerror}", hint=hint) from error
     if done.code != 0:
         if _NOT_FOUND in done.stdout + done.stderr:
             return None
-        raise Stalled(f"{program} failed with exit code {done.code} for {key}", hint=f"it is named in {file}")
+        raise Stalled(f"{program} failed with exit code {done.code} for {key}", hint=hint)
     try:
         answer = msgspec.json.decode(done.stdout, type=_HelperAnswer)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Stalled(f"{program} did not answer with JSON", hint=f"it is named in {file}") from error
+        raise Stalled(f"{program} did not answer with JSON", hint=hint) from error
     if answer.username == "<token>":
         return Credentials(identity_token=answer.secret)
     return Credentials(username=answer.username, password=answer.secret)

@@ -12,14 +12,14 @@ from pathlib import Path
 from msgspec import Struct
 
 from tank_agent.errors import Retry, Stalled
-from tank_agent.image.content import Content, DamagedError
+from tank_agent.image.content import Content, DamagedError, MissingError
 from tank_agent.image.jobs import Job
 from tank_agent.image.layers import LayerRecord, Layers
 from tank_agent.image.manifest import Descriptor
 from tank_agent.image.unpack import LayerUnpack, RefusedLayerError, Unpacked, UnpackServer
 from tank_agent.linux import fault
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
 _PARTIAL_LIFETIME = 7 * 86400.0
 
 
@@ -61,6 +61,10 @@ class LayerFetcher:
                 # What an earlier try left may be what is damaged: once more, from the start.
                 job.done = 0
                 self._attempt(task, job, partial)
+        except MissingError as error:
+            if not task.descriptor.foreign:
+                raise
+            raise _foreign(task) from error
         except OSError as error:
             hint = "free some space in data_dir" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
             raise Retry(f"cannot store a layer: {error.strerror}", where=task.where, hint=hint) from error
@@ -139,6 +143,15 @@ class LayerFetcher:
                     file.write(chunk)
                     fault.point("image:layer-chunk")
                     yield chunk
+
+
+def _foreign(task: LayerTask) -> Stalled:
+    return Stalled(
+        f"the layer {task.descriptor.digest} is a foreign layer, kept elsewhere than the image; no "
+        "address that an image names is asked",
+        where=task.where,
+        hint="push the image with all its layers, as Docker's allow-nondistributable-artifacts does",
+    )
 
 
 def _finish(unpack: LayerUnpack, task: LayerTask) -> Unpacked:

@@ -14,7 +14,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from tank_agent.errors import Retry, Stalled
-from tank_agent.image.content import Reader
+from tank_agent.image.content import MissingError, Reader
 from tank_agent.image.decompress import GZIP, HEAD, ZSTD, BadLayerError, plain
 from tank_agent.linux.paths import open_beneath
 
@@ -92,7 +92,8 @@ class DirectoryFiles:
         try:
             descriptor = open_beneath(self._root, name, os.O_RDONLY | os.O_NONBLOCK)
         except OSError as error:
-            raise Stalled(f"cannot read {self._path / name}: {error.strerror}") from error
+            kind = MissingError if isinstance(error, FileNotFoundError) else Stalled
+            raise kind(f"cannot read {self._path / name}: {error.strerror}") from error
         try:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
@@ -132,7 +133,7 @@ class ArchiveFiles:
         for _ in range(_MOST_LINKS):
             found = self._members.get(posixpath.normpath(name))
             if found is None:
-                raise Stalled(f"{self._path} holds no file {name!r}", hint="is it an image archive?")
+                raise MissingError(f"{self._path} holds no file {name!r}", hint="is it an image archive?")
             if isinstance(found, Slice):
                 yield found
                 return

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
-from urllib.parse import urljoin, urlsplit
 
 import requests
 import requests.adapters
@@ -24,8 +23,10 @@ import urllib3
 from tank_agent.errors import Retry, Stalled
 from tank_agent.image.content import CancelledError
 from tank_agent.image.settings import ImageSettings
+from tank_agent.image.url import Url
 
 _REDIRECTS = 5
+_REDIRECTIONS = (301, 302, 303, 307, 308)
 _TICK = 0.1
 # What may come out of a connection that breaks or that the watchdog shuts.
 _BROKEN = (
@@ -147,30 +148,52 @@ class _Adapter(requests.adapters.HTTPAdapter):
 
 
 class Answer:
-    """A response whose body has not been read yet."""
+    """A response whose body has not been read yet.
 
-    def __init__(self, response: requests.Response, operation: _Operation, settings: ImageSettings) -> None:
+    `strayed` says that the way to it led over another host than the one that was asked: what it says is not
+    that host's word.
+    """
+
+    def __init__(
+        self,
+        response: requests.Response,
+        operation: _Operation,
+        settings: ImageSettings,
+        url: Url,
+        *,
+        strayed: bool,
+    ) -> None:
         self.status = response.status_code
         self.headers: Mapping[str, str] = response.headers
-        self.url = response.url
+        self.url = url
+        self.strayed = strayed
         self._response = response
         self._operation = operation
         self._settings = settings
+        self._error: Exception | None = None
 
     def read(self, size: int) -> bytes:
         """Return at most `size` bytes of the body as it came, b"" at the end.
+
+        What came before a connection broke is returned first, and the error by the next call.
 
         Raises:
             Retry: the connection broke, or is too slow.
         """
         self._operation.allow(self._settings.read_timeout + size / self._settings.minimum_rate)
+        pieces: list[bytes] = []
         try:
-            data: bytes = self._response.raw.read(size, decode_content=False)
+            while self._error is None and size > 0:
+                piece = self._response.raw.read1(size, decode_content=False)
+                if not piece:
+                    break
+                pieces.append(piece)
+                size -= len(piece)
         except _BROKEN as error:
-            raise _broken(error, self._operation, self.url) from error
-        if not data and self._operation.cut:
-            raise _broken(None, self._operation, self.url)
-        return data
+            self._error = error
+        if not pieces and (self._error or self._operation.cut):
+            raise _broken(self._error, self._operation, self.url) from self._error
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def read_all(self, limit: int, what: str) -> bytes:
         """Return the whole body.
@@ -183,7 +206,7 @@ class Answer:
         while chunk := self.read(1 << 16):
             data += chunk
             if len(data) > limit:
-                raise Stalled(f"{what} from {_place(self.url)} is larger than {limit} bytes")
+                raise Stalled(f"{what} from {self.url.place} is larger than {limit} bytes")
         return data
 
 
@@ -193,60 +216,59 @@ class Http:
     def __init__(self, settings: ImageSettings, cancelled: Callable[[], bool]) -> None:
         self._settings = settings
         self._cancelled = cancelled
-        self._session = requests.Session()
-        # No .netrc: it would send passwords to hosts that nobody configured here. Proxies are read below.
-        self._session.trust_env = False
-        self._session.headers.clear()
         self._lock = threading.Lock()
         self._trusts: dict[str, Trust] = {}
+        self._adapters: dict[str, _Adapter] = {}
         self._operations: set[_Operation] = set()
         self._wake = threading.Event()
         self._watchdog: threading.Thread | None = None
         self._closed = False
 
     def trust(self, origin: str, trust: Trust) -> None:
-        """Say how to speak with "scheme://host:port"; others are trusted as the system says."""
+        """Say how to speak with an origin; others are trusted as the system says."""
         self._trusts[origin] = trust
 
     def close(self) -> None:
         """Close all connections. Idempotent."""
-        self._closed = True
-        self._session.close()
+        with self._lock:
+            self._closed = True
+            adapters = list(self._adapters.values())
+        for adapter in adapters:
+            adapter.close()
 
     @contextlib.contextmanager
     def request(
         self,
-        url: str,
+        url: Url,
         *,
         headers: Mapping[str, str],
         authorization: str | None = None,
         form: Mapping[str, str] | None = None,
     ) -> Iterator[Answer]:
-        """Make a GET request (a POST if there is a form) and follow redirects, to other hosts without the
-        secret.
+        """Make a GET request (a POST if there is a form) and follow redirects of a GET.
+
+        The secret is for the origin of `url` alone. The first redirect to another one ends its use, also if
+        a later one leads back: by then it is not the host's own wish any more.
 
         Raises:
             Stalled: the host is not who it should be, or redirects where it may not.
             Retry: the host can't be reached now.
         """
         with self._watched() as operation:
-            origin = url
+            here, strayed = url, False
             for _ in range(_REDIRECTS):
-                secret = authorization if _origin(url) == _origin(origin) else None
-                response = self._send(url, headers, secret, form, operation)
+                secret = None if strayed else authorization
+                response = self._send(here, headers, secret, form, operation)
                 target = response.headers.get("Location")
-                if (
-                    form is not None
-                    or target is None
-                    or response.status_code not in (301, 302, 303, 307, 308)
-                ):
+                if form is not None or not target or response.status_code not in _REDIRECTIONS:
                     break
                 response.close()
-                url = self._redirected(url, target)
+                here = self._redirected(here, target)
+                strayed = strayed or here.origin != url.origin
             else:
-                raise Stalled(f"{_place(origin)} redirects more than {_REDIRECTS} times")
+                raise Stalled(f"{url.place} redirects more than {_REDIRECTS} times")
             try:
-                yield Answer(response, operation, self._settings)
+                yield Answer(response, operation, self._settings, here, strayed=strayed)
             finally:
                 response.close()
 
@@ -264,48 +286,55 @@ class Http:
 
     def _send(
         self,
-        url: str,
+        url: Url,
         headers: Mapping[str, str],
         authorization: str | None,
         form: Mapping[str, str] | None,
         operation: _Operation,
     ) -> requests.Response:
-        trust = self._mount(url)
+        adapter = self._adapter(url)
         # Identity: a proxy that compresses once more would change the digest.
         sent = {"User-Agent": "tank-agent", "Accept-Encoding": "identity", **headers}
         if authorization:
             sent["Authorization"] = authorization
         operation.allow(self._settings.connect_timeout + 2 * self._settings.read_timeout)
         try:
-            return self._session.request(
-                "GET" if form is None else "POST",
-                url,
-                headers=sent,
-                data=form,
+            # No session: its cookies and .netrc would send to hosts what nobody configured here.
+            request = requests.Request("GET" if form is None else "POST", str(url), headers=sent, data=form)
+            response = adapter.send(
+                request.prepare(),
                 stream=True,
-                allow_redirects=False,
                 timeout=(self._settings.connect_timeout, self._settings.read_timeout),
-                verify=not trust.insecure,
-                proxies=requests.utils.get_environ_proxies(url),
+                verify=not self._trust(url).insecure,
+                proxies=requests.utils.get_environ_proxies(str(url)),
             )
         except _BROKEN as error:
             raise _broken(error, operation, url) from error
+        if operation.cut:
+            # To http.client the end of a connection is also the end of the headers.
+            response.close()
+            raise _broken(None, operation, url)
+        return response
 
-    def _mount(self, url: str) -> Trust:
-        origin = _origin(url)
-        trust = self._trusts.get(origin, Trust())
+    def _trust(self, url: Url) -> Trust:
+        return self._trusts.get(url.origin, Trust())
+
+    def _adapter(self, url: Url) -> _Adapter:
         with self._lock:
-            if f"{origin}/" not in self._session.adapters:
-                context = trust.context() if origin.startswith("https:") else None
-                self._session.mount(f"{origin}/", _Adapter(context, self._settings.parallel + 2))
-        return trust
+            found = self._adapters.get(url.origin)
+            if found is None:
+                context = self._trust(url).context() if url.scheme == "https" else None
+                found = self._adapters[url.origin] = _Adapter(context, self._settings.parallel + 2)
+            return found
 
-    def _redirected(self, url: str, target: str) -> str:
-        new = urljoin(url, target)
-        parts = urlsplit(new)
-        plain_allowed = url.startswith("http:") or _origin(new) in self._trusts
-        if parts.scheme not in ("http", "https") or (parts.scheme == "http" and not plain_allowed):
-            raise Stalled(f"{_place(url)} redirects to {_place(new)}, which is not encrypted")
+    def _redirected(self, url: Url, target: str) -> Url:
+        try:
+            new = url.to(target)
+        except Stalled as error:
+            raise Stalled(f"{url.place} redirects: {error.message}") from error
+        plain_allowed = url.scheme == "http" or new.origin in self._trusts
+        if new.scheme == "http" and not plain_allowed:
+            raise Stalled(f"{url.place} redirects to {new.place}, which is not encrypted")
         return new
 
     @contextlib.contextmanager
@@ -337,19 +366,8 @@ class Http:
             time.sleep(_TICK)
 
 
-def _origin(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}".lower()
-
-
-def _place(url: str) -> str:
-    """Name a URL without its query, which may hold a signature that opens the content."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
-def _broken(error: BaseException | None, operation: _Operation, url: str) -> Stalled | Retry:
-    place = _place(url)
+def _broken(error: BaseException | None, operation: _Operation, url: Url) -> Stalled | Retry:
+    place = url.place
     if operation.cut == "cancelled":
         return CancelledError("the pull was cancelled")
     if operation.cut:
@@ -358,7 +376,7 @@ def _broken(error: BaseException | None, operation: _Operation, url: str) -> Sta
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return Stalled(
-                f"the certificate of {_origin(url)} can't be trusted: {cause.verify_message}",
+                f"the certificate of {url.origin} can't be trusted: {cause.verify_message}",
                 hint='name the authority that signed it as ca = "FILE" in [registry."HOST"] of agent.toml',
             )
         cause = cause.__cause__ or cause.__context__ or getattr(cause, "reason", None)

@@ -46,13 +46,19 @@ _Kind = TypeVar("_Kind", bound=Struct)
 
 
 class Descriptor(Struct, frozen=True, kw_only=True, rename="camel"):
-    """A pointer to content (OCI descriptor.md). `size` is in bytes."""
+    """A pointer to content (OCI descriptor.md). `size` is in bytes; `urls` say where else it is, perhaps."""
 
     media_type: str = ""
     digest: str
     size: int
     platform: Platform | None = None
     annotations: dict[str, str] | None = None
+    urls: tuple[str, ...] | None = None
+
+    @property
+    def foreign(self) -> bool:
+        """Whether a place that has the image need not have this: its licence forbids to copy it."""
+        return bool(self.urls) or any(word in self.media_type for word in (".nondistributable.", ".foreign."))
 
 
 class Index(Struct, frozen=True, kw_only=True):

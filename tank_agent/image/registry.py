@@ -19,8 +19,8 @@ import structlog
 from msgspec import Struct
 
 from tank_agent.errors import Retry, Stalled, TankError
-from tank_agent.image.content import CancelledError, DamagedError, Document, Reader
-from tank_agent.image.endpoint import Endpoint, denied, endpoints_of
+from tank_agent.image.content import CancelledError, DamagedError, Document, MissingError, Reader
+from tank_agent.image.endpoint import Endpoint, endpoints_of
 from tank_agent.image.http import Answer, Http
 from tank_agent.image.manifest import ACCEPTED, MANIFEST_LIMIT, Descriptor
 from tank_agent.image.settings import ImageSettings
@@ -30,7 +30,9 @@ _ERROR_LIMIT = 1 << 16
 _BACKOFF_BASE = 0.2
 _BACKOFF_CAP = 10.0
 _LONGEST_WAIT = 60.0
-_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]*/")
+_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/(?:([0-9]{1,18})|\*)")
+# What a transfer has to bring to be worth another try: less, again and again, is as good as nothing.
+_ENOUGH = 16 << 10
 _log = structlog.get_logger()
 _Result = TypeVar("_Result")
 
@@ -101,13 +103,10 @@ class RegistryContent:
 
     def open_at(self, descriptor: Descriptor, offset: int, stack: ExitStack) -> Answer:
         """Open a blob at an offset, from the first endpoint that has it."""
-        headers = {"Range": f"bytes={offset}-"} if offset else {}
 
         def ask(endpoint: Endpoint) -> Answer:
             with ExitStack() as own:
-                answer = own.enter_context(endpoint.get(f"/blobs/{descriptor.digest}", headers))
-                if offset and answer.status == 416:
-                    raise DamagedError(f"{endpoint.name} has less of {descriptor.digest} than it said")
+                answer = _from_offset(endpoint, descriptor, offset, own)
                 self._check(endpoint, answer, f"{endpoint.name} has no layer {descriptor.digest}")
                 _skip_to(offset, answer, descriptor)
                 stack.push(own.pop_all())
@@ -145,11 +144,11 @@ class RegistryContent:
         if answer.status in (200, 206):
             return
         if answer.status in (401, 403):
-            raise denied(endpoint.name, has_credentials=endpoint.has_credentials)
+            raise endpoint.denied(answer)
         said = _said(answer)
         if answer.status == 404:
             hint = f"{endpoint.name} says: {said}" if said else "check the name and the tag"
-            raise Stalled(missing, where=None, hint=hint)
+            raise MissingError(missing, hint=hint)
         message = f"{endpoint.name} answers with status {answer.status}" + (f": {said}" if said else "")
         if answer.status in (408, 425, 429) or answer.status >= 500:
             raise BusyError(message, retry_after(answer.headers.get("Retry-After", "")))
@@ -168,49 +167,86 @@ class _Transfer:
         self._stack = stack
         self._answer: Answer | None = None
         self._attempt = 0
+        self._came = 0
 
     def read(self, size: int) -> bytes:
         """Return at most `size` bytes, b"" at the end; never more in all than the descriptor says."""
         left = self._descriptor.size - self._offset
         while True:
+            if self._answer is None:
+                # It has attempts of its own.
+                self._answer = self._content.open_at(self._descriptor, self._offset, self._stack)
+                self._came = 0
             try:
-                if self._answer is None:
-                    self._answer = self._content.open_at(self._descriptor, self._offset, self._stack)
                 # One byte more than there should be, to notice an endless body.
                 data = self._answer.read(min(size, left + 1))
                 if len(data) > left:
                     raise DamagedError(f"{self._descriptor.digest} is larger than its manifest says")
+                if not data and left and self._answer.status == 206 and self._came >= _ENOUGH:
+                    # Only a part of the part that we asked for, which is the server's right.
+                    self._close()
+                    continue
                 if not data and left:
                     raise Retry(f"the transfer of {self._descriptor.digest} ended early")
             except Retry as error:
-                self._answer = None
-                self._stack.close()
-                self._attempt += 1
+                if not left and not isinstance(error, (CancelledError, DamagedError)):
+                    # All of it is there, whatever became of the connection then.
+                    return b""
+                self._close()
+                self._attempt = 1 if self._came >= _ENOUGH else self._attempt + 1
                 self._content.pause(self._attempt, error)
             else:
-                self._attempt = 0 if data else self._attempt
+                self._came += len(data)
                 self._offset += len(data)
                 return data
+
+    def _close(self) -> None:
+        self._answer = None
+        self._stack.close()
+
+
+def _from_offset(endpoint: Endpoint, descriptor: Descriptor, offset: int, stack: ExitStack) -> Answer:
+    """Ask for a blob from an offset on, and for all of it where the server gets that wrong."""
+    path = f"/blobs/{descriptor.digest}"
+    if offset:
+        with ExitStack() as own:
+            answer = own.enter_context(endpoint.get(path, {"Range": f"bytes={offset}-"}))
+            if answer.status != 416 and _start_of(answer, descriptor) <= offset:
+                stack.push(own.pop_all())
+                return answer
+    return stack.enter_context(endpoint.get(path, {}))
+
+
+def _start_of(answer: Answer, descriptor: Descriptor) -> int:
+    """Return where in the blob a body begins; behind its end if nobody can tell."""
+    if answer.status != 206:
+        return 0
+    found = _RANGE.match(answer.headers.get("Content-Range", ""))
+    if not found or int(found[1]) > int(found[2]):
+        return descriptor.size
+    _check_size(int(found[3] or descriptor.size), descriptor)
+    return int(found[1])
 
 
 def _skip_to(offset: int, answer: Answer, descriptor: Descriptor) -> None:
     """Bring the body to the offset, also if the server does not know ranges."""
     length = answer.headers.get("Content-Length", "")
-    start = 0
-    if answer.status == 206:
-        found = _RANGE.match(answer.headers.get("Content-Range", ""))
-        if not found or int(found[1]) > offset:
-            raise Retry("a registry answers with another range than the one it was asked for")
-        start = int(found[1])
-    if length.isdigit() and int(length) != descriptor.size - start:
-        raise DamagedError(
-            f"{descriptor.digest} has {int(length) + start} bytes, and its manifest says {descriptor.size}"
-        )
+    # A part may be shorter than what was asked for (RFC 9110, section 15.3.7); the rest is asked for then.
+    if answer.status != 206 and length.isdigit():
+        _check_size(int(length), descriptor)
+    start = _start_of(answer, descriptor)
+    if start > offset:
+        raise Retry("a registry answers with another range than the one it was asked for")
     while start < offset:
         data = answer.read(min(1 << 18, offset - start))
         if not data:
             raise Retry(f"the transfer of {descriptor.digest} ended early")
         start += len(data)
+
+
+def _check_size(size: int, descriptor: Descriptor) -> None:
+    if size != descriptor.size:
+        raise DamagedError(f"{descriptor.digest} has {size} bytes, and its manifest says {descriptor.size}")
 
 
 def _said(answer: Answer) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, TypeVar
 from tank_agent.errors import Stalled
 from tank_agent.image.platform import parse_platform
 from tank_agent.image.settings import ImageSettings, RegistrySettings, UnpackLimits
+from tank_agent.image.url import parse_url
 from tank_agent.spec.file import Duration, FileStruct, Memory, about
 from tank_agent.spec.findings import Finding, KeyPath, show
 from tank_agent.spec.quantities import parse_duration, parse_size
@@ -140,10 +141,10 @@ class _Checks:
         path: KeyPath = ("registry", host)
         if host in _HUB_NAMES:
             self._add(path, 'is called "docker.io" in references; write [registry."docker.io"]')
-        elif not _REGISTRY.fullmatch(host):
+        elif not _REGISTRY.fullmatch(host) or not _is_reachable(host):
             self._add(path, f'{show(host)} is not a host; write one such as "registry.lan:5000"')
         for index, mirror in enumerate(table.mirrors):
-            if not _MIRROR.fullmatch(mirror):
+            if not _MIRROR.fullmatch(mirror) or not _is_reachable(mirror):
                 wrong = (
                     f'{show(mirror)} is not a host; write one such as "mirror.lan:5000" or "cache.lan/hub"'
                 )
@@ -183,3 +184,11 @@ class _Checks:
     def _add(self, path: KeyPath, message: str | None) -> None:
         if message:
             self.findings.append(Finding(path, message))
+
+
+def _is_reachable(address: str) -> bool:
+    try:
+        parse_url(f"https://{address}")
+    except Stalled:
+        return False
+    return True

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import socket
 import ssl
+import struct
 import subprocess
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -136,6 +139,19 @@ class Request:
         """Close the connection after this."""
         self._handler.close_connection = True
 
+    def reset(self) -> None:
+        """Reset the connection once all that was sent has arrived."""
+        connection = self._handler.connection
+        deadline = time.monotonic() + 20
+        while struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)))[0]:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.hang_up()
+        self._handler.rfile.close()
+        self._handler.wfile.close()
+        connection.close()
+
 
 class FakeRegistry:
     """Serves an OCI layout as repository "image", tag = the layout's; `rules` may answer instead of it.
@@ -225,7 +241,9 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def fake_registry(layout: Path, tls: tuple[Path, Path] | None = None) -> Iterator[FakeRegistry]:
+def fake_registry(
+    layout: Path, tls: tuple[Path, Path] | None = None, host: str = "127.0.0.1"
+) -> Iterator[FakeRegistry]:
     """Run a fake registry on loopback; its `address` is "127.0.0.1:PORT"."""
     registry = FakeRegistry(layout)
 
@@ -241,12 +259,13 @@ def fake_registry(layout: Path, tls: tuple[Path, Path] | None = None) -> Iterato
         def log_message(self, format: str, *args: Any) -> None:
             pass
 
-    server = _Server(("127.0.0.1", 0), Handler)
+    kind = type("_Server6", (_Server,), {"address_family": socket.AF_INET6}) if ":" in host else _Server
+    server = kind((host, 0), Handler)
     if tls is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*tls)
         server.socket = context.wrap_socket(server.socket, server_side=True)
-    registry.address = f"127.0.0.1:{server.server_address[1]}"
+    registry.address = f"{f'[{host}]' if ':' in host else host}:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import stat
-import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +19,9 @@ _OURS = ("trusted.overlay.", "user.umoci.", "security.selinux")
 @contextmanager
 def big_directory(name: str = "tank-test") -> Iterator[Path]:
     """Make a directory in memory (deleting many files from a disk is slow) and remove it with all in it."""
-    path = Path(tempfile.mkdtemp(prefix=f"{name}-", dir="/dev/shm"))
+    # Not mkdtemp's names, which may hold a _ where a reference of buildah's must not.
+    path = Path("/dev/shm") / f"{name}-{uuid.uuid4().hex}"
+    path.mkdir(0o700)
     try:
         yield path
     finally:

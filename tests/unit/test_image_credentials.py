@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tank_agent.errors import Stalled
+from tank_agent.errors import Stalled, TankError
 from tank_agent.image.credentials import Credentials, find_credentials
 from tank_agent.linux import process
 
@@ -110,16 +110,108 @@ def test_helpers(tmp_path: Path, helper: Path) -> None:
     assert find_credentials("gcr.io", "x", (file,)) == Credentials(identity_token="t")
 
 
-def test_broken_helpers(tmp_path: Path, helper: Path) -> None:
-    file = write(tmp_path / "config.json", credHelpers={"gcr.io": "fake"})
-    with pytest.raises(Stalled, match="docker-credential-fake failed"):
-        find_credentials("gcr.io", "x", (file,))
-    helper.with_suffix(".answer").write_text("not JSON")
-    with pytest.raises(Stalled, match="did not answer with JSON"):
-        find_credentials("gcr.io", "x", (file,))
+def test_a_broken_helper_is_told_and_leaves_public_images_alone(tmp_path: Path, helper: Path) -> None:
+    problems: list[TankError] = []
+
+    def ask(**content: object) -> str:
+        problems.clear()
+        file = write(tmp_path / "config.json", **content)
+        assert find_credentials("gcr.io", "x", (file,), problems.append) is None
+        [problem] = problems
+        assert problem.hint is not None and file in problem.hint
+        return problem.message
+
+    for content in ({"credHelpers": {"gcr.io": "fake"}}, {"credsStore": "fake"}):
+        helper.with_suffix(".answer").unlink(missing_ok=True)
+        assert "docker-credential-fake failed" in ask(**content)
+        helper.with_suffix(".answer").write_text("not JSON")
+        assert "did not answer with JSON" in ask(**content)
+    assert "not installed" in ask(auths={}, credsStore="tank-none")
+    assert "not installed" in ask(credHelpers={"gcr.io": "tank-none"})
+    helper.chmod(0o644)
+    assert "cannot run docker-credential-fake" in ask(credsStore="fake")
+    helper.chmod(0o755)
+    helper.write_text("\0no program")
+    assert "cannot run docker-credential-fake" in ask(credsStore="fake")
+    # The next file is still read.
+    broken = write(tmp_path / "config.json", credsStore="fake")
+    other = write(tmp_path / "other.json", auths={"gcr.io": secret("alice")})
+    assert find_credentials("gcr.io", "x", (broken, other)) == Credentials(username="alice", password="p:w")
+
+
+def test_helpers_that_know_nothing_and_names_that_are_none(tmp_path: Path, helper: Path) -> None:
+    problems: list[TankError] = []
     helper.write_text('#!/bin/sh\necho "credentials not found in native keychain"; exit 1\n')
-    assert find_credentials("gcr.io", "x", (file,)) is None
+    file = write(tmp_path / "config.json", credHelpers={"gcr.io": "fake"})
+    assert find_credentials("gcr.io", "x", (file,), problems.append) is None
+    assert problems == []
     for name in ("../../bin/sh", "a b", ""):
         file = write(tmp_path / "config.json", credHelpers={"gcr.io": name})
         with pytest.raises(Stalled, match="not the name of a credential helper"):
             find_credentials("gcr.io", "x", (file,))
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("r.io:5000", "r.io:5000/", "R.io:5000", "r.io:5000/v1", "r.io:5000/v1/", "r.io:5000/v2/"),
+        *("http://r.io:5000", "http://r.io:5000/", "https://r.io:5000/v2", "https://r.io:5000/any/path"),
+        *("r.io:5000/team/", "R.io:5000/team"),
+    ],
+)
+def test_the_spellings_of_a_registry_that_docker_reads(tmp_path: Path, key: str) -> None:
+    file = write(tmp_path / "auth.json", auths={key: secret("alice")})
+    assert find_credentials("r.io:5000", "team/app", (file,)) is not None
+    assert find_credentials("r.io", "team/app", (file,)) is None
+    assert find_credentials("r.io:5001", "team/app", (file,)) is None
+
+
+def test_the_plain_spelling_counts_more_than_a_quaint_one(tmp_path: Path) -> None:
+    spelled = {
+        "https://index.docker.io/v1/access-token": secret("no"),
+        "https://index.docker.io/v1/": secret("hub"),
+    }
+    file = write(tmp_path / "auth.json", auths=spelled)
+    assert find_credentials("docker.io", "library/x", (file,)) == Credentials(username="hub", password="p:w")
+    file = write(tmp_path / "auth.json", auths={"r.io/": secret("quaint"), "r.io": secret("plain")})
+    assert find_credentials("r.io", "x", (file,)) == Credentials(username="plain", password="p:w")
+
+
+ALICE = secret("alice")["auth"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'{{"auths": {{"r.io": {{"auth": "{ALICE}\\n"}}}}}}',
+        f'{{"auths": {{"r.io": {{"auth": "{ALICE[:4]}\\r\\n{ALICE[4:]}\\n"}}}}}}',
+        f'{{"Auths": {{"r.io": {{"Auth": "{ALICE}", "identityToken": null}}}}, "credsstore": ""}}',
+        f'{{"credHelpers": null, "credsStore": null, "auths": {{"x": null, "r.io": {{"auth": "{ALICE}"}}}}}}',
+        f'{{"auths": {{"r.io": {{"auth": "{ALICE}", "email": null, "username": null, "password": null}}}}}}',
+        f'\n {{"auths": {{"r.io": {{"auth": "{ALICE}"}}}}, "HttpHeaders": {{"a": 1}}, "detachKeys": "x"}}\n',
+    ],
+    ids=["line end", "folded", "case", "null", "null fields", "other fields"],
+)
+def test_files_that_docker_reads(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    found = find_credentials("r.io", "x", (str(tmp_path / "config.json"),))
+    assert found == Credentials(username="alice", password="p:w")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "\n", "{}", '{"auths": null}', '{"auths": {"r.io": null}}', '{"auths": {"r.io": {"auth": ""}}}'],
+)
+def test_files_in_which_nobody_has_logged_in(tmp_path: Path, text: str) -> None:
+    empty, second = tmp_path / "config.json", write(tmp_path / "auth.json", auths={"r.io": secret("alice")})
+    empty.write_text(text)
+    assert find_credentials("r.io", "x", (str(empty),)) is None
+    below_a_file = f"{empty}/config.json"
+    assert find_credentials("r.io", "x", (below_a_file, str(empty), second)) is not None
+
+
+def test_a_password_that_is_not_utf_8_is_sent_as_it_was_given(tmp_path: Path) -> None:
+    raw = base64.b64encode(b"alice:p\xe4ss").decode()
+    file = write(tmp_path / "auth.json", auths={"r.io": {"auth": raw}})
+    found = find_credentials("r.io", "x", (file,))
+    assert found is not None and found.basic() == f"Basic {raw}"

@@ -121,6 +121,11 @@ def test_every_key(tmp_path: Path) -> None:
             'write one such as "registry.lan:5000"',
         ),
         (
+            "[registry.'lan.example:99999']\ninsecure = true\n",
+            '1: registry."lan.example:99999": "lan.example:99999" is not a host; '
+            'write one such as "registry.lan:5000"',
+        ),
+        (
             "[registry.'registry-1.docker.io']\nblocked = true\n",
             '1: registry."registry-1.docker.io": is called "docker.io" in references; '
             'write [registry."docker.io"]',

@@ -1,0 +1,132 @@
+"""Addresses that other hosts tell us: the one parser of what is asked, and of where a secret may go.
+
+Libraries read "http://a\\@b/" in different ways. Here an address is taken apart once, strictly; what is left
+can be read in one way only, and connections are made to the parts, never to the text that came.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from urllib.parse import quote, urljoin
+
+from msgspec import Struct
+
+from tank_agent.errors import Stalled
+
+_LONGEST = 16 << 10
+_PORTS = {"http": 80, "https": 443}
+_FORM = re.compile(r"(?P<scheme>https?)://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<query>\?[^#]*)?", re.I)
+_AUTHORITY = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::(?P<port>[1-9][0-9]{0,4}))?", re.I)
+_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+# Left as it is; a signature over the text must stay true.
+_KEPT = "%!$&'()*+,/:;=?@[]~-._"
+
+
+class Url(Struct, frozen=True, kw_only=True):
+    """An absolute address. `host` is lower case, IPv6 in brackets; `path` and `query` are ASCII."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+    query: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.place}{self.query}"
+
+    @property
+    def origin(self) -> str:
+        """Whom a secret is for, and whom we connect to: scheme, host and port."""
+        usual = _PORTS[self.scheme] == self.port
+        return f"{self.scheme}://{self.host}{'' if usual else f':{self.port}'}"
+
+    @property
+    def place(self) -> str:
+        """The address without its query, which may hold a signature that opens the content."""
+        return f"{self.origin}{self.path}"
+
+    def to(self, location: str) -> Url:
+        """Return where a Location header leads from here.
+
+        Raises:
+            Stalled: nowhere that we go.
+        """
+        text = _clean(location)
+        if text.startswith("//"):
+            return parse_url(f"{self.scheme}:{text}")
+        if _SCHEME.match(text):
+            return parse_url(text)
+        return parse_url(urljoin(self.place, text))
+
+
+def parse_url(text: str) -> Url:
+    """Take an absolute http or https address apart.
+
+    Raises:
+        Stalled: it can be read in more than one way, or holds a name and a password.
+    """
+    text = _clean(text)
+    found = _FORM.match(text)
+    if not found:
+        raise _refused(text, "it does not begin with http:// or https:// and a host")
+    scheme = found["scheme"].lower()
+    if "@" in found["authority"]:
+        raise _refused(text, "it has a user name in front of the host")
+    authority = _AUTHORITY.fullmatch(found["authority"])
+    if not authority or not _is_host(authority["host"].lower()):
+        raise _refused(text, "its host or port is not one")
+    port = int(authority["port"] or _PORTS[scheme])
+    if port > 65535:
+        raise _refused(text, "its host or port is not one")
+    return Url(
+        scheme=scheme,
+        host=authority["host"].lower(),
+        port=port,
+        path=_quoted(found["path"] or "/"),
+        query=_quoted(found["query"] or ""),
+    )
+
+
+def _is_host(host: str) -> bool:
+    if host.startswith("["):
+        return _is_address(host[1:-1], ipaddress.IPv6Address)
+    labels = host.removesuffix(".").split(".")
+    # What ends in a number is an address to resolvers, in forms such as 127.1 and 0x7f000001, too.
+    if re.fullmatch(r"[0-9]+|0x[0-9a-f]*", labels[-1]):
+        return _is_address(host, ipaddress.IPv4Address)
+    return len(host) <= 253 and all(_LABEL.fullmatch(label) for label in labels)
+
+
+def _is_address(text: str, kind: type[ipaddress.IPv4Address] | type[ipaddress.IPv6Address]) -> bool:
+    try:
+        kind(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _clean(text: str) -> str:
+    text = text.strip(" ")
+    if len(text) > _LONGEST:
+        raise _refused(text, f"it has more than {_LONGEST} characters")
+    if "\\" in text or any(ord(letter) < 0x20 or ord(letter) == 0x7F for letter in text):
+        raise _refused(text, "it has a backslash or a control character in it")
+    return text
+
+
+def _quoted(text: str) -> str:
+    try:
+        # http.client reads headers as Latin-1, and what is sent is mostly UTF-8.
+        raw = text.encode("latin-1")
+    except UnicodeEncodeError:
+        raw = text.encode(errors="surrogatepass")
+    return quote(raw, safe=_KEPT)
+
+
+def _refused(text: str, why: str) -> Stalled:
+    shown = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[:200])
+    # A query may hold a signature, and what stands before an @ a password.
+    shown = re.sub(r"//[^/?#]*@", "//…@", shown.partition("?")[0])
+    return Stalled(f"{shown!r} is not an address that we follow: {why}")
