@@ -14,6 +14,7 @@ import stat
 from tank_agent.linux.libc import SYS_OPENAT2, syscall
 
 # linux/openat2.h
+RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08

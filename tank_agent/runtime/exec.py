@@ -28,12 +28,12 @@ from msgspec import Struct
 from tank_agent.errors import CannotRun, CommandNotFound, NotRunning, Retry, TankError
 from tank_agent.linux import pidfd
 from tank_agent.linux.process import ENVIRONMENT
+from tank_agent.linux.trees import remove_tree
 from tank_agent.runtime import console
 from tank_agent.runtime.cgroup import CgroupHost
 from tank_agent.runtime.crun import Crun, clean_message
 from tank_agent.runtime.instance import read_number
 from tank_agent.runtime.live import Live
-from tank_agent.runtime.rootfs import remove_tree
 from tank_agent.spec.container_paths import is_kernel_path, normal_path
 
 _log = structlog.get_logger()

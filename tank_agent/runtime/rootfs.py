@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -144,12 +143,3 @@ def _make_skeleton(skeleton: Path) -> None:
     skeleton.chmod(0o755)
     for name in FILES:
         (skeleton / "etc" / name).touch(mode=0o644)
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a directory tree, if it is there; `shutil.rmtree` resists swapped symbolic links on Linux."""
-    try:
-        shutil.rmtree(path)
-    except FileNotFoundError:
-        if path.exists():
-            raise

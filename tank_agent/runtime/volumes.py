@@ -21,9 +21,9 @@ import structlog
 from tank_agent.errors import Retry, Stalled
 from tank_agent.linux import mounts, paths
 from tank_agent.linux.fault import point
+from tank_agent.linux.trees import remove_tree
 from tank_agent.linux.user_namespaces import IdMapping
 from tank_agent.runtime.oci import BindMount
-from tank_agent.runtime.rootfs import remove_tree
 from tank_agent.spec.model import Mount, Volume
 
 _log = structlog.get_logger()
@@ -85,6 +85,20 @@ class Volumes:
                 os.close(source)
         return tuple(bound)
 
+    def inode(self, pod: str, volumes: Sequence[Volume], name: str) -> tuple[int, int]:
+        """Return by which device and inode a volume is known wherever it is mounted.
+
+        Raises:
+            Stalled, Retry: as `bind`; one that is gone is not made.
+        """
+        volume = next(volume for volume in volumes if volume.name == name)
+        source = self._open(pod, volume, None)
+        try:
+            status = os.fstat(source)
+        finally:
+            os.close(source)
+        return status.st_dev, status.st_ino
+
     def detach(self, bundle: Path) -> None:
         """Detach a bundle's volumes from the host's tree; the container keeps them."""
         mounts.unmount_below(bundle / _DIRECTORY)
@@ -124,7 +138,11 @@ class Volumes:
             point("volumes:going")
             _remove(going)
         except OSError as error:
-            raise Retry(f"cannot remove volume {pod}/{name}: {error.strerror}") from error
+            where = f" at {error.filename}" if error.filename else ""
+            raise Retry(
+                f"cannot remove volume {pod}/{name}: {error.strerror}{where}",
+                hint="what can be is removed; run this again once the reason is gone",
+            ) from error
         return True
 
     def _refuse_own(self, name: str, path: Path) -> None:
@@ -160,7 +178,7 @@ def _finish_removals(left: Sequence[Path]) -> None:
     for path in left:
         try:
             _remove(path)
-        except OSError as error:
+        except Exception as error:
             _log.warning("cannot remove what is left of a volume", path=str(path), error=str(error))
 
 
