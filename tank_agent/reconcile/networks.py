@@ -56,7 +56,7 @@ class Networks:
         self._host = host
         self._clock = clock
         self._files = run_dir / "pods"
-        self._files.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self._files.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._states: dict[str, NetworkState] = {}
         self._fresh: set[str] = set()

@@ -27,7 +27,7 @@ from msgspec import Struct
 
 from tank_agent.errors import CannotRun, CommandNotFound, NotRunning, Retry, TankError
 from tank_agent.linux import pidfd
-from tank_agent.linux.process import ENVIRONMENT
+from tank_agent.linux.process import CONTAINER_UMASK, ENVIRONMENT
 from tank_agent.linux.trees import remove_tree
 from tank_agent.runtime import console
 from tank_agent.runtime.cgroup import CgroupHost
@@ -280,6 +280,7 @@ class Execution:
             stderr=streams[2],
             # The command gets a process group that is not ours.
             start_new_session=True,
+            umask=CONTAINER_UMASK,
         )
         # Not reaped by anybody else, so the number is still its own.
         self.waiter = os.pidfd_open(self._crun.pid)

@@ -24,7 +24,8 @@ from tank_agent.runtime.oci import BindMount, Device, Process, Sandbox, configur
 from tank_agent.runtime.rootfs import RootFilesystems
 from tank_agent.runtime.user_namespace import mapping_of, mount_sysfs
 from tank_agent.runtime.volumes import Volumes
-from tank_agent.spec.model import Container, Volume
+from tank_agent.spec.container_paths import is_kernel_path
+from tank_agent.spec.model import Container, Limits, Volume
 
 _OPEN_FILES_HARD = 524_288
 
@@ -71,18 +72,22 @@ def make_bundle(
     root_filesystems: RootFilesystems,
     volumes: Volumes,
     seccomp: Seccomp,
+    limits: Limits,
     limit_swap: bool,
     ids: IdRange | None = None,
 ) -> None:
     """Mount the root file system and the volumes in `bundle`, and write config.json.
 
     Args:
+        limits: what the container gets of them, with defaults.
         ids: the range of the host's ids that the container's are, in a user namespace of its own.
 
     Raises:
         Stalled: the spec or the image asks for what cannot be (no such user, a missing host path, …).
         Retry: the disk or the kernel refused for now.
     """
+    if launch.container.rootfs is not None:
+        _check_rootfs(launch.container.rootfs, volumes)
     with contextlib.ExitStack() as stack:
         mapping = None if ids is None else stack.enter_context(mapping_of(ids))
         rootfs = root_filesystems.mount(instance, launch.layers, bundle, mapping)
@@ -95,7 +100,7 @@ def make_bundle(
         rootfs=rootfs,
         netns=launch.netns,
         cgroup=cgroup,
-        limits=launch.container.limits,
+        limits=limits,
         limit_swap=limit_swap,
         mounts=(*file_mounts(launch.files), *_parents_first(bound)),
         seccomp=seccomp.profile if seccomp.compiled is None else None,
@@ -107,6 +112,14 @@ def make_bundle(
     )
     config = configuration(_process(launch, identity), sandbox)
     (bundle / "config.json").write_bytes(msgspec.json.encode(config))
+
+
+def _check_rootfs(path: str, volumes: Volumes) -> None:
+    # Links are followed, such as one to the newest of several, but not to what the file could not name.
+    real = os.path.realpath(path)
+    if is_kernel_path(real):
+        raise Stalled(f"rootfs: {path} leads to {real}, which is in a kernel file system")
+    volumes.refuse_own("rootfs", Path(real))
 
 
 def _prepare(rootfs: Path, parameters: RunParameters, ids: IdRange | None) -> Identity:
@@ -188,8 +201,14 @@ def _make_directory(root: int, parent: str, name: str, owner: tuple[int, int]) -
     except FileNotFoundError:
         directory = paths.open_in_root(root, parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.mkdir(name, 0o755, dir_fd=directory)
-            os.chown(name, *owner, dir_fd=directory, follow_symlinks=False)
+            os.mkdir(name, dir_fd=directory)
+            made = paths.open_without_links(directory, name, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                # Whatever our umask is: every user of the container may go through.
+                os.fchmod(made, 0o755)
+                os.fchown(made, *owner)
+            finally:
+                os.close(made)
         finally:
             os.close(directory)
 

@@ -46,8 +46,13 @@ class Volumes:
         self._own = tuple(Path(os.path.realpath(directory)) for directory in (run_dir, data_dir))
         # Held where one is opened for a run, and from the last look at who uses one to its removal.
         self._lock = threading.Lock()
-        self._root.mkdir(mode=0o711, parents=True, exist_ok=True)
-        self._root.chmod(0o711)
+        # Nobody but root gets at them on this machine's own paths, where they are neither nosuid nor nodev:
+        # what a container made setuid there would make any user root.
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._root.chmod(0o700)
+        for directory in self._root.iterdir():
+            # Up to version 0.1, everybody could go through.
+            directory.chmod(0o700)
         # Only what is there now: a removal of this agent's is its own.
         left = sorted(self._root.glob(f"*/.*{_GOING}"))
         threading.Thread(target=_finish_removals, args=(left,), name="volume-sweep", daemon=True).start()
@@ -77,13 +82,26 @@ class Volumes:
         for index, mount in enumerate(wanted):
             volume = by_name[mount.volume]
             if volume.host is not None:
-                self._refuse_own(volume.name, Path(volume.host))
+                self.refuse_own(f"volume {volume.name}", Path(volume.host))
             source = self._open(pod, volume, owner)
             try:
                 bound.append(_bind(source, bundle / _DIRECTORY / str(index), mount, mapping))
             finally:
                 os.close(source)
         return tuple(bound)
+
+    def refuse_own(self, what: str, path: Path) -> None:
+        """Refuse a path of the host, without links, that no container may have.
+
+        Raises:
+            Stalled: the agent's own files are there, or above or below.
+        """
+        for own in self._own:
+            if path == own or own in path.parents or path in own.parents:
+                raise Stalled(
+                    f"{what}: {path} holds the agent's own files in {own}",
+                    hint="name a directory that has nothing to do with the agent",
+                )
 
     def inode(self, pod: str, volumes: Sequence[Volume], name: str) -> tuple[int, int]:
         """Return by which device and inode a volume is known wherever it is mounted.
@@ -145,14 +163,6 @@ class Volumes:
             ) from error
         return True
 
-    def _refuse_own(self, name: str, path: Path) -> None:
-        for own in self._own:
-            if path == own or own in path.parents or path in own.parents:
-                raise Stalled(
-                    f"volume {name}: {path} holds the agent's own files in {own}",
-                    hint="mount a directory that has nothing to do with the agent",
-                )
-
     def _open(self, pod: str, volume: Volume, owner: tuple[int, int] | None) -> int:
         if volume.host is None:
             with self._lock:
@@ -190,8 +200,8 @@ def _remove(path: Path) -> None:
 
 def _open_managed(directory: Path, name: str, owner: tuple[int, int] | None) -> int:
     try:
-        directory.mkdir(mode=0o711, exist_ok=True)
-        directory.chmod(0o711)
+        directory.mkdir(mode=0o700, exist_ok=True)
+        directory.chmod(0o700)
         parent = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             try:

@@ -25,6 +25,7 @@ from tank_agent.spec.quantities import (
     CPU_PERIOD_MAX,
     CPU_PERIOD_MIN,
     CPU_QUOTA_MIN,
+    PIDS_DEFAULT,
     PIDS_MAX,
     STOP_GRACE_MAX,
     parse_cores,
@@ -171,9 +172,15 @@ def _check_image(table: ContainerTable, path: KeyPath, findings: list[Finding]) 
         findings.append(Finding((*path, "pull"), "a rootfs is never pulled; remove it"))
     if image is not None:
         _attempt(findings, (*path, "image"), lambda: parse_reference(image), None)
-    if rootfs is not None and _check_absolute(findings, (*path, "rootfs"), rootfs) and rootfs == "/":
-        message = "the host's own root directory can't be a container's; name a directory below it"
-        findings.append(Finding((*path, "rootfs"), message))
+    if rootfs is not None and _check_absolute(findings, (*path, "rootfs"), rootfs):
+        if rootfs == "/":
+            message = "the host's own root directory can't be a container's; name a directory below it"
+            findings.append(Finding((*path, "rootfs"), message))
+        elif is_kernel_path(rootfs):
+            message = (
+                f"{show(rootfs)} is in a kernel file system; name a directory outside /proc, /sys and /dev"
+            )
+            findings.append(Finding((*path, "rootfs"), message))
 
 
 def _check_argv(table: ContainerTable, path: KeyPath, findings: list[Finding]) -> None:
@@ -271,7 +278,7 @@ def _undefined(name: str, names: list[str]) -> str:
 def _limits(table: LimitsTable, path: KeyPath, findings: list[Finding]) -> Limits:
     memory, cpu = table.memory, table.cpu
     if table.pids is not None and not 1 <= table.pids <= PIDS_MAX:
-        message = f"must be from 1 to {PIDS_MAX}; leave it out for no limit"
+        message = f"must be from 1 to {PIDS_MAX}, which is no limit; left out, it is {PIDS_DEFAULT}"
         findings.append(Finding((*path, "pids"), message))
     return Limits(
         memory=None

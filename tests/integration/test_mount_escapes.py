@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import pytest
 
 from tank_agent.errors import Retry
 from tank_agent.linux import mounts, pidfd
@@ -22,22 +18,10 @@ from tank_agent.linux.paths import open_without_links
 from tank_agent.runtime import instance, mounting
 from tank_agent.runtime.volumes import Volumes
 from tank_agent.spec.model import Mount, Volume
-from tests.support.agent import Agent, running_agent, wait_for
+from tests.support.agent import Agent, wait_for
 
 SOON = 5.0
 USERNS = '[containers.security]\nuserns = "auto"\n'
-
-
-@pytest.fixture
-def open_agent() -> Iterator[Agent]:
-    """Return an agent in a directory that root of a user namespace may go through; pytest's may not."""
-    home = Path(tempfile.mkdtemp(prefix="tank-mounts-"))
-    home.chmod(0o711)
-    try:
-        with running_agent(home) as started:
-            yield started
-    finally:
-        shutil.rmtree(home)
 
 
 def mounted(pid: int) -> list[str]:
