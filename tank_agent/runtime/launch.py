@@ -24,7 +24,7 @@ from tank_agent.runtime.oci import BindMount, Device, Process, Sandbox, configur
 from tank_agent.runtime.rootfs import RootFilesystems
 from tank_agent.runtime.user_namespace import mapping_of, mount_sysfs
 from tank_agent.runtime.volumes import Volumes
-from tank_agent.spec.container_paths import is_kernel_path
+from tank_agent.spec.container_paths import is_kernel_path, is_reserved
 from tank_agent.spec.model import Container, Limits, Volume
 
 _OPEN_FILES_HARD = 524_288
@@ -91,7 +91,7 @@ def make_bundle(
     with contextlib.ExitStack() as stack:
         mapping = None if ids is None else stack.enter_context(mapping_of(ids))
         rootfs = root_filesystems.mount(instance, launch.layers, bundle, mapping)
-        identity = _prepare(rootfs, launch.parameters, ids)
+        identity = _prepare(rootfs, launch, ids)
         owner = (identity.uid, identity.gid)
         wanted = launch.container.mounts
         bound = volumes.bind(launch.pod, launch.volumes, wanted, bundle, owner=owner, mapping=mapping)
@@ -122,10 +122,13 @@ def _check_rootfs(path: str, volumes: Volumes) -> None:
     volumes.refuse_own("rootfs", Path(real))
 
 
-def _prepare(rootfs: Path, parameters: RunParameters, ids: IdRange | None) -> Identity:
-    """Find the user in the root file system, and make the working directory there."""
+def _prepare(rootfs: Path, launch: Launch, ids: IdRange | None) -> Identity:
+    """Find mounts and user in the root file system, and make the working directory there."""
+    parameters = launch.parameters
     root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        for mount in launch.container.mounts:
+            _check_target(root, mount.path)
         identity = resolve_user(root, parameters.user)
         owner = (identity.uid, identity.gid)
         if ids is not None:
@@ -137,6 +140,18 @@ def _prepare(rootfs: Path, parameters: RunParameters, ids: IdRange | None) -> Id
     finally:
         os.close(root)
     return identity
+
+
+def _check_target(root: int, path: str) -> None:
+    """Refuse a mount that links of the image lead to where the file may not name it (CVE-2019-19921)."""
+    try:
+        real = paths.real_path_in_root(root, path)
+    except OSError as error:
+        raise Stalled(f"mount {path}: cannot follow it in the image: {error.strerror}") from error
+    if real != path and is_reserved(real):
+        raise Stalled(
+            f"mount {path}: links of the image lead to {real}, which is reserved; mount it elsewhere"
+        )
 
 
 def _process(launch: Launch, identity: Identity) -> Process:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from tank_agent.spec.container_paths import is_kernel_path
+from tank_agent.spec.container_paths import OWN_FILES, is_kernel_path
 from tank_agent.spec.file import ContainerTable, CpuTable, LimitsTable, MountTable, PodTable, VolumeTable
 from tank_agent.spec.findings import Finding, KeyPath, closest, show
 from tank_agent.spec.model import (
@@ -38,8 +38,6 @@ from tank_agent.spec.signals import parse_signal
 
 Value = TypeVar("Value")
 
-# Bind-mounted by the agent; a volume there would hide the pod's name and its name servers.
-_OWN_FILES = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _USER_NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]{0,254}\$?")
 _DIGITS = re.compile("[0-9]+")
@@ -256,7 +254,7 @@ def _mounts(
         if table.path == "/" or is_kernel_path(table.path):
             message = f"{show(table.path)} is reserved; mount outside /proc, /sys and /dev, and not at /"
             findings.append(Finding(where, message))
-        elif table.path in _OWN_FILES:
+        elif table.path in OWN_FILES:
             findings.append(
                 Finding(where, f"{show(table.path)} is reserved; the agent writes this file itself")
             )

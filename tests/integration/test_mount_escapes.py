@@ -83,6 +83,26 @@ def test_a_path_that_a_container_bent_is_not_mounted_on(open_agent: Agent) -> No
         assert agent.pid(name) == pid
 
 
+def test_a_mount_that_links_of_the_image_lead_to_the_kernels_files_is_refused(open_agent: Agent) -> None:
+    """A volume in place of /proc would hold what the runtime asks of it (CVE-2019-19921)."""
+    agent = open_agent
+    links = {
+        "proc": "/proc",
+        "sys": "../proc/sys",
+        "dangling": "/dev/no/such",
+        "root": "/",
+        "hosts": "/etc/hosts",
+    }
+    (agent.rootfs / "app").mkdir()
+    for name, target in links.items():
+        (agent.rootfs / "app" / name).symlink_to(target)
+        agent.write(name, pod(agent, "true", f"/app/{name}"))
+    for name in links:
+        error = wait_for(lambda name=name: (agent.status(name) or {}).get("error"), "it is refused")  # type: ignore[misc]
+        assert f"mount /app/{name}: links of the image lead to /" in error
+        assert agent.output(name) == []
+
+
 def test_links_that_stay_in_the_root_file_system_are_followed_as_at_the_start(open_agent: Agent) -> None:
     agent = open_agent
     (agent.rootfs / "var").mkdir()
