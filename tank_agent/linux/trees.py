@@ -140,7 +140,8 @@ def _open_directory(parent: int, name: str) -> int:
         if error.errno == errno.ELOOP:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name) from error
         if error.errno == errno.EXDEV:
-            raise OSError(errno.EBUSY, "something is mounted there", name) from error
+            message = f"{os.strerror(errno.EBUSY)}: something is mounted there"
+            raise OSError(errno.EBUSY, message, name) from error
         raise
 
 

@@ -23,9 +23,9 @@ from tank_agent.runtime.mounting import file_mounts
 from tank_agent.runtime.oci import BindMount, Device, Process, Sandbox, configuration
 from tank_agent.runtime.rootfs import RootFilesystems
 from tank_agent.runtime.user_namespace import mapping_of, mount_sysfs
-from tank_agent.runtime.volumes import Volumes
+from tank_agent.runtime.volumes import Volumes, innermost
 from tank_agent.spec.container_paths import is_kernel_path, is_reserved
-from tank_agent.spec.model import Container, Limits, Volume
+from tank_agent.spec.model import Container, Limits, Mount, Volume
 
 _OPEN_FILES_HARD = 524_288
 
@@ -91,9 +91,8 @@ def make_bundle(
     with contextlib.ExitStack() as stack:
         mapping = None if ids is None else stack.enter_context(mapping_of(ids))
         rootfs = root_filesystems.mount(instance, launch.layers, bundle, mapping)
-        identity = _prepare(rootfs, launch, ids)
+        identity, wanted = _prepare(rootfs, launch, ids)
         owner = (identity.uid, identity.gid)
-        wanted = launch.container.mounts
         bound = volumes.bind(launch.pod, launch.volumes, wanted, bundle, owner=owner, mapping=mapping)
     sandbox = Sandbox(
         hostname=launch.pod,
@@ -122,13 +121,12 @@ def _check_rootfs(path: str, volumes: Volumes) -> None:
     volumes.refuse_own("rootfs", Path(real))
 
 
-def _prepare(rootfs: Path, launch: Launch, ids: IdRange | None) -> Identity:
+def _prepare(rootfs: Path, launch: Launch, ids: IdRange | None) -> tuple[Identity, list[Mount]]:
     """Find mounts and user in the root file system, and make the working directory there."""
     parameters = launch.parameters
     root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        for mount in launch.container.mounts:
-            _check_target(root, mount.path)
+        wanted = _without_links(root, launch.container.mounts)
         identity = resolve_user(root, parameters.user)
         owner = (identity.uid, identity.gid)
         if ids is not None:
@@ -139,19 +137,40 @@ def _prepare(rootfs: Path, launch: Launch, ids: IdRange | None) -> Identity:
         _make_working_directory(root, parameters.cwd, owner)
     finally:
         os.close(root)
-    return identity
+    return identity, wanted
 
 
-def _check_target(root: int, path: str) -> None:
-    """Refuse a mount that links of the image lead to where the file may not name it (CVE-2019-19921)."""
+def _without_links(root: int, mounts: Sequence[Mount]) -> list[Mount]:
+    """Return mounts at the places to which links of the image lead.
+
+    Raises:
+        Stalled: where the file may not name one (CVE-2019-19921), or two at one place.
+    """
+    real: dict[str, str] = {}
+    for mount in sorted(mounts, key=lambda mount: len(mount.path)):
+        outer = innermost(mount.path, real)
+        if outer is not None:
+            # What the image has there is not to be seen.
+            real[mount.path] = real[outer] + mount.path.removeprefix(outer)
+        else:
+            real[mount.path] = _follow_links(root, mount.path)
+    found = [msgspec.structs.replace(mount, path=real[mount.path]) for mount in mounts]
+    if len({mount.path for mount in found}) < len(found):
+        raise Stalled(
+            "links of the image make two mounts one", hint=f"they lead to {', '.join(real.values())}"
+        )
+    return found
+
+
+def _follow_links(root: int, path: str) -> str:
     try:
         real = paths.real_path_in_root(root, path)
     except OSError as error:
         raise Stalled(f"mount {path}: cannot follow it in the image: {error.strerror}") from error
     if real != path and is_reserved(real):
-        raise Stalled(
-            f"mount {path}: links of the image lead to {real}, which is reserved; mount it elsewhere"
-        )
+        message = f"mount {path}: links of the image lead to {real}, which is reserved"
+        raise Stalled(message, hint="mount it elsewhere")
+    return real
 
 
 def _process(launch: Launch, identity: Identity) -> Process:

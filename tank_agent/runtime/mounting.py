@@ -33,7 +33,7 @@ from tank_agent.runtime.instance import Record
 from tank_agent.runtime.oci import BindMount
 from tank_agent.runtime.rootfs import FILES
 from tank_agent.runtime.user_namespace import mapping_of
-from tank_agent.runtime.volumes import Volumes
+from tank_agent.runtime.volumes import Volumes, innermost
 from tank_agent.spec.model import Mount, Volume
 
 # Below the bundle: where sources are bound meanwhile.
@@ -123,7 +123,7 @@ def mount_again(
             volume_of = {mount.path: mount.volume for mount in wanted}
 
             def below(target: str) -> tuple[str, tuple[int, int]] | None:
-                outer = _outer(target, record.volumes)
+                outer = innermost(target, record.volumes)
                 if outer is None:
                     return None
                 return outer, binder.inode(record.pod, volumes, volume_of[outer])
@@ -179,12 +179,6 @@ def _bind_volumes(
             # Without an owner: one that is gone is not made anew, and empty, under what runs.
             bound += binder.bind(record.pod, volumes, [mount], place, owner=None, mapping=mapping)
     return bound
-
-
-def _outer(target: str, volumes: Sequence[str]) -> str | None:
-    """Return the innermost of the volumes' paths that a path is in; None if it is in none."""
-    outer = [path for path in volumes if target.startswith(f"{path}/")]
-    return max(outer, key=len, default=None)
 
 
 def _mount(

@@ -1,7 +1,8 @@
 """Volumes: managed directories that outlive their pod, and paths of the host.
 
 A volume reaches a container as a bind mount made from a descriptor (nosuid, nodev), in the run's own
-directory; crun only ever sees that mount, so no link that is swapped later can redirect it.
+directory; crun only ever sees that mount, so no link that is swapped later can redirect it. A volume inside
+another is mounted there by us, too: who else has the outer one could make its mount point a link to /proc.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 import secrets
 import stat
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import structlog
@@ -21,6 +22,7 @@ import structlog
 from tank_agent.errors import Retry, Stalled
 from tank_agent.linux import mounts, paths
 from tank_agent.linux.fault import point
+from tank_agent.linux.mount_namespaces import attach_mount, clone_mount
 from tank_agent.linux.trees import remove_tree
 from tank_agent.linux.user_namespaces import IdMapping
 from tank_agent.runtime.oci import BindMount
@@ -78,17 +80,23 @@ class Volumes:
             Retry: the kernel or the disk refused.
         """
         by_name = {volume.name: volume for volume in volumes}
-        bound = []
-        for index, mount in enumerate(wanted):
-            volume = by_name[mount.volume]
-            if volume.host is not None:
-                self.refuse_own(f"volume {volume.name}", Path(volume.host))
-            source = self._open(pod, volume, owner)
-            try:
-                bound.append(_bind(source, bundle / _DIRECTORY / str(index), mount, mapping))
-            finally:
-                os.close(source)
-        return tuple(bound)
+        bound = {}
+        with contextlib.ExitStack() as stack:
+            sources = {}
+            for index, mount in enumerate(wanted):
+                volume = by_name[mount.volume]
+                if volume.host is not None:
+                    self.refuse_own(f"volume {volume.name}", Path(volume.host))
+                source = self._open(pod, volume, owner)
+                stack.callback(os.close, source)
+                sources[mount.path] = source
+                bound[mount.path] = _bind(source, bundle / _DIRECTORY / str(index), mount, mapping)
+            # The innermost first, so that each is whole when it goes into the next.
+            for path in sorted(bound, key=len, reverse=True):
+                outer = innermost(path, bound)
+                if outer is not None:
+                    _nest(bound.pop(path), bound[outer], sources[outer])
+        return tuple(bound.values())
 
     def refuse_own(self, what: str, path: Path) -> None:
         """Refuse a path of the host, without links, that no container may have.
@@ -181,6 +189,54 @@ class Volumes:
             raise Retry(f"volume {volume.name}: cannot open {volume.host}: {error.strerror}") from error
         finally:
             os.close(root)
+
+
+def innermost(path: str, outer: Iterable[str]) -> str | None:
+    """Return the innermost of some paths that a path is in; None if it is in none."""
+    return max((found for found in outer if path.startswith(f"{found}/")), key=len, default=None)
+
+
+def _nest(inner: BindMount, outer: BindMount, source: int) -> None:
+    """Mount what is bound inside of what else is; `source` is what that was made from."""
+    relative = inner.target.removeprefix(f"{outer.target}/")
+    copy = clone_mount(inner.source)
+    try:
+        if not outer.read_only:
+            _make_mount_point(source, relative, is_directory=stat.S_ISDIR(os.fstat(copy).st_mode))
+        top = os.open(outer.source, os.O_PATH | os.O_CLOEXEC)
+        try:
+            target = paths.open_without_links(top, relative, os.O_PATH)
+        finally:
+            os.close(top)
+        try:
+            attach_mount(copy, target)
+        finally:
+            os.close(target)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise Retry(f"mount {inner.target}: a symbolic link is there in the volume around it") from error
+        raise Retry(f"mount {inner.target}: not in the volume around it: {error.strerror}") from error
+    finally:
+        os.close(copy)
+
+
+def _make_mount_point(volume: int, relative: str, *, is_directory: bool) -> None:
+    """Make a directory, or a file, in a volume where there is none; others may write there meanwhile."""
+    *parents, name = relative.split("/")
+    with contextlib.ExitStack() as stack:
+        for part in (*parents, *((name,) if is_directory else ())):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(part, dir_fd=volume)
+                made = paths.open_without_links(volume, part, os.O_RDONLY | os.O_DIRECTORY)
+                stack.callback(os.close, made)
+                # Whatever our umask is.
+                os.fchmod(made, 0o755)
+            volume = paths.open_without_links(volume, part, os.O_PATH)
+            stack.callback(os.close, volume)
+        if not is_directory:
+            with contextlib.suppress(FileExistsError):
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+                os.close(paths.open_without_links(volume, name, flags, 0o644))
 
 
 def _finish_removals(left: Sequence[Path]) -> None:
