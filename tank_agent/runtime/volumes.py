@@ -94,7 +94,8 @@ class Volumes:
             # The innermost first, so that each is whole when it goes into the next.
             for path in sorted(bound, key=len, reverse=True):
                 outer = innermost(path, bound)
-                if outer is not None:
+                # Into a user namespace crun takes no mount that is inside of another, so there it makes each.
+                if outer is not None and mapping is None:
                     _nest(bound.pop(path), bound[outer], sources[outer])
         return tuple(bound.values())
 

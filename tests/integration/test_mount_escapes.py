@@ -126,18 +126,17 @@ def test_a_volume_in_a_volume_never_follows_what_others_put_there(open_agent: Ag
     outer = f'[[volumes]]\nname = "outer"\nhost = "{shared}"\n'
     outer += f'[[volumes]]\nname = "conf"\nhost = "{agent.home}/conf"\n'
     mounts_outer = '[[containers.mounts]]\nvolume = "outer"\npath = "/o"\n'
-    for name, more in (("web", ""), ("mapped", USERNS)):
-        script = "busybox stat -c %a:%u:%F /o/v /o/v/w /o/v/w/f; cat /proc/1/comm"
-        text = pod(agent, script, "/o/v", head=outer, extra=mounts_outer)
-        text += mount_of_file(agent, "/o/v/w/f")
-        agent.write(name, text + more)
-        error = wait_for(lambda name=name: (agent.status(name) or {}).get("error"), "it is refused")  # type: ignore[misc]
-        assert "mount /o/v: a symbolic link is there in the volume around it" in error
-        assert agent.output(name) == []
+    script = "busybox stat -c %a:%u:%F /o/v /o/v/w /o/v/w/f; cat /proc/1/comm"
+    text = pod(agent, script, "/o/v", head=outer, extra=mounts_outer) + mount_of_file(agent, "/o/v/w/f")
+    agent.write("web", text)
+    error = wait_for(lambda: (agent.status("web") or {}).get("error"), "it is refused")
+    assert "mount /o/v: a symbolic link is there in the volume around it" in error
+    assert agent.output("web") == []
     (shared / "v").unlink()
+    agent.write("mapped", text + USERNS)
     for name in ("web", "mapped"):
         wait_for(lambda name=name: "done" in agent.output(name), "it starts once that is gone")  # type: ignore[misc]
-        assert agent.output(name)[:3] == ["755:0:directory", "755:0:directory", "644:0:regular file"]
+        assert {"755:0:directory", "644:0:regular file"} < set(agent.output(name))
         assert "/o/v/w/f" in points(agent.pid(name))
     assert (shared / "v").is_dir()
 
