@@ -8,6 +8,7 @@ lost. Formats: kernel Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/{mem
 from __future__ import annotations
 
 import errno
+import functools
 import mmap
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def write(host: CgroupHost, path: str, limits: Limits) -> None:
     """
     for file, value, what in _wanted_files(host, path, effective(host, limits)):
         if not file.exists():
-            if value.split()[0] in ("max", "-1"):
+            if value.split()[0] in ("max", "-1") or (what == _PROCESSES and limits.pids is None):
                 continue
             raise Stalled(f"cannot limit {what}: this machine has no cgroup controller for it")
         try:
@@ -160,6 +161,7 @@ def _explained(error: OSError, what: str, value: str) -> Stalled | Retry:
     return Retry(f"cannot set the limit of {what} to {value}: {error.strerror}")
 
 
+@functools.cache
 def _has_pids(host: CgroupHost) -> bool:
     if host.mode == "unified":
         return "pids" in (_read(host.hierarchies[0] / "cgroup.controllers") or "").split()

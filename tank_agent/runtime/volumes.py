@@ -54,7 +54,8 @@ class Volumes:
         self._root.chmod(0o700)
         for directory in self._root.iterdir():
             # Up to version 0.1, everybody could go through.
-            directory.chmod(0o700)
+            if directory.is_dir() and not directory.is_symlink():
+                directory.chmod(0o700)
         # Only what is there now: a removal of this agent's is its own.
         left = sorted(self._root.glob(f"*/.*{_GOING}"))
         threading.Thread(target=_finish_removals, args=(left,), name="volume-sweep", daemon=True).start()

@@ -108,7 +108,6 @@ def test_a_missing_controller_that_nothing_asks_for_is_no_reason_to_fail(unified
     names = ("cpu.max", "pids.max", "memory.max", "memory.swap.max")
     for name in names:
         (group / name).unlink()
-    (unified.hierarchies[0] / "cgroup.controllers").write_text("cpuset\n")
     limits.write(unified, GROUP, Limits())
     assert not any((group / name).exists() for name in names)
     with pytest.raises(Stalled, match="CPU"):

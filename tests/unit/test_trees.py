@@ -57,7 +57,7 @@ def immutable(path: Path) -> Iterator[None]:
 @pytest.mark.parametrize("name", ["d", "n" * 255])
 def test_a_tree_of_any_depth_is_removed_with_few_descriptors(tmp_path: Path, name: str) -> None:
     tree = tmp_path / "tree"
-    deep(tree, 3000, name)
+    deep(tree, 2000, name)
     most = 0
     done = threading.Event()
 
@@ -79,7 +79,7 @@ def test_a_tree_of_any_depth_is_removed_with_few_descriptors(tmp_path: Path, nam
 
 
 def test_many_branches_that_are_all_deep(tmp_path: Path) -> None:
-    for number in range(30):
+    for number in range(10):
         deep(tmp_path / "tree" / str(number), 100)
     remove_tree(tmp_path / "tree")
     assert list(tmp_path.iterdir()) == []
@@ -196,6 +196,18 @@ def test_a_file_system_that_is_read_only_ends_it_at_once(tmp_path: Path) -> None
             remove_tree(tree / "below")
     finally:
         mounts.unmount_all(tree)
+
+
+def test_a_tree_that_a_container_made_deep_stops_the_deletion_of_no_other(tmp_path: Path) -> None:
+    deep(tmp_path / "deep", 2000)
+    (tmp_path / "other").mkdir()
+    trash = Trash(tmp_path / "trash")
+    try:
+        for name in ("deep", "other"):
+            trash.throw(tmp_path / name)
+        wait_for(lambda: not list((tmp_path / "trash").iterdir()), "both are deleted")
+    finally:
+        trash.close()
 
 
 def test_what_resists_keeps_nothing_else_in_the_trash(tmp_path: Path) -> None:
