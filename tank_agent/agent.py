@@ -6,6 +6,7 @@ import fcntl
 import os
 import platform
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -175,10 +176,7 @@ def _running(settings: Settings, *, stop_pods: bool) -> Iterator[Running]:
 
 def _take_over(settings: Settings, stack: ExitStack) -> _Parts:
     """Make the loop, and take over what a former agent left; nothing is done yet."""
-    for directory in (settings.data_dir, settings.run_dir):
-        directory.mkdir(parents=True, exist_ok=True)
-        # Members of the group must reach the socket, and nobody may list what is there.
-        directory.chmod(0o711)
+    _close_directories(settings.data_dir, settings.run_dir)
     stack.enter_context(_sole_user(settings.run_dir, settings.data_dir))
     clock, boot = SystemClock(), boot_id()
     journal = LmdbJournal(
@@ -238,6 +236,22 @@ def _interactive(settings: Settings, machine: Machine, tools: Tools, reconciler:
         lambda: {pid for run in runs for pid in tools.cgroups.processes(run.record.cgroup) if pid != run.pid}
     )
     return Interactive(machine.journal, containers, reconciler, executor)
+
+
+def _close_directories(data_dir: Path, run_dir: Path) -> None:
+    """Close all that is directly in the agent's two directories to everybody but root.
+
+    Also what an older version, or whoever set this machine up, left open.
+    """
+    for directory in (data_dir, run_dir):
+        directory.mkdir(parents=True, exist_ok=True)
+        # Members of the group must reach the socket, and nobody may list what is there.
+        directory.chmod(0o711)
+        for entry in directory.iterdir():
+            found = entry.stat(follow_symlinks=False)
+            # One that is another user's was never ours.
+            if stat.S_ISDIR(found.st_mode) and found.st_uid == 0 and entry != run_dir:
+                entry.chmod(0o700)
 
 
 class _Wakeups:

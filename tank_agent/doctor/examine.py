@@ -51,6 +51,7 @@ def _places(data_dir: Path, run_dir: Path, pods_dir: Path) -> Sequence[Check]:
     return (
         places.uplink(kernel.read("/proc/net/route") or "", kernel.read("/proc/net/ipv6_route") or ""),
         places.data_dir(data_dir, mount_info),
+        places.deleted_files(data_dir),
         places.run_dir(run_dir, mount_info),
         places.pods_dir(pods_dir),
     )

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from tank_agent.doctor.check import Check, fail, ok, warn
 from tank_agent.linux.routes import ipv4_default_interfaces, ipv6_default_interfaces
+from tank_agent.linux.trash import REASON
 
 _LITTLE_SPACE = 2 << 30
 _NO_SPACE = 100 << 20
+_SHOWN, _REASON_MAX = 3, 500
 # An overlay's upper directory can't lie on these (kernel Documentation/filesystems/overlayfs.rst).
 _NO_UPPER = ("overlay", "nfs", "nfs4", "cifs", "vfat", "exfat", "9p", "ecryptfs", "squashfs")
 
@@ -31,6 +33,25 @@ def data_dir(path: Path, mount_info: str) -> Check:
     if free < _LITTLE_SPACE:
         return warn("data_dir", f"{found}; few images fit", "free some space, or choose another: --data-dir")
     return ok("data_dir", found)
+
+
+def deleted_files(data_dir: Path) -> Check:
+    """Say what the agent could not delete of containers and volumes that are gone, and why."""
+    name, left = "deleted files", []
+    try:
+        for reason in sorted((data_dir / "trash").glob(f"*{REASON}")):
+            if reason.with_suffix("").exists():
+                with reason.open(errors="replace") as file:
+                    left.append(file.read(_REASON_MAX))
+        for path in sorted((data_dir / "volumes").glob("*/.*.gone")):
+            left.append(f"{path} is left of a volume")
+    except OSError as error:
+        return warn(name, f"can't look below {data_dir}: {error.strerror}", "run it as root")
+    if not left:
+        return ok(name, "nothing is left of what is gone")
+    more = f", and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
+    fix = "look with lsattr -R and findmnt (chattr -i, umount); an agent that is restarted tries again"
+    return warn(name, f"still there: {'; '.join(left[:_SHOWN])}{more}", fix)
 
 
 def run_dir(path: Path, mount_info: str) -> Check:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
 import uuid
 from pathlib import Path
 from typing import TypeVar
@@ -11,6 +11,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
+from tank_agent.linux import trees
 from tank_agent.linux.libc import call
 
 _Kind = TypeVar("_Kind", bound=Struct)
@@ -54,7 +55,8 @@ def sync_file_system(path: Path) -> None:
 
 def remove_tree(path: Path) -> bool:
     """Remove a tree, without following links; return whether nothing is left of it."""
-    shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        trees.remove_tree(path)
     return not path.exists()
 
 

@@ -15,7 +15,10 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from msgspec import Struct
+
 from tank_agent.linux.libc import SYS_MOVE_MOUNT, SYS_OPEN_TREE, call, syscall
+from tank_agent.linux.mounts import MNT_DETACH
 from tank_agent.linux.namespaces import in_thread
 
 T = TypeVar("T")
@@ -30,8 +33,10 @@ _OPEN_TREE_CLONE = 0x1
 _MOVE_MOUNT_F_EMPTY_PATH = 0x4
 _MOVE_MOUNT_T_EMPTY_PATH = 0x40
 _STATX_ATTR_MOUNT_ROOT = 0x2000
+_STATX_MNT_ID = 0x1000
 _STATX_SIZE = 256
 _STATX_ATTRIBUTES_AT = 8
+_STATX_MNT_ID_AT = 144
 
 
 def in_mount_namespace(process: int, function: Callable[[int], T]) -> T:
@@ -61,16 +66,39 @@ def in_mount_namespace(process: int, function: Callable[[int], T]) -> T:
     return in_thread(enter)
 
 
-def is_mount_root(descriptor: int) -> bool:
-    """Return whether a descriptor stands for the top of a mount, rather than for a file in one (statx(2)).
+class Place(Struct, frozen=True):
+    """Where a descriptor leads: the number of its mount, and whether it is the top of that (statx(2))."""
+
+    mount: int
+    is_root: bool
+
+
+def place_of(descriptor: int) -> Place:
+    """Return where a descriptor leads. The number is one mount's for as long as something holds that.
 
     Raises:
         OSError: it cannot be looked at.
     """
     buffer = ctypes.create_string_buffer(_STATX_SIZE)
-    call("statx", descriptor, b"", _AT_EMPTY_PATH, 0, buffer)
+    call("statx", descriptor, b"", _AT_EMPTY_PATH, _STATX_MNT_ID, buffer)
     (attributes,) = struct.unpack_from("=Q", buffer, _STATX_ATTRIBUTES_AT)
-    return bool(attributes & _STATX_ATTR_MOUNT_ROOT)
+    (mount,) = struct.unpack_from("=Q", buffer, _STATX_MNT_ID_AT)
+    return Place(mount=mount, is_root=bool(attributes & _STATX_ATTR_MOUNT_ROOT))
+
+
+def unmount_descriptor(descriptor: int, descriptors: int) -> None:
+    """Detach the very mount that a descriptor is the top of, in the calling thread's namespace.
+
+    Args:
+        descriptor: of the mount.
+        descriptors: our own directory of descriptors, opened before the namespace was entered. It becomes the
+            thread's working directory.
+
+    Raises:
+        OSError: it is not the top of a mount of this namespace.
+    """
+    os.fchdir(descriptors)
+    call("umount2", str(descriptor).encode(), MNT_DETACH)
 
 
 def clone_mount(path: str | os.PathLike[str]) -> int:

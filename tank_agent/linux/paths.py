@@ -14,10 +14,14 @@ import stat
 from tank_agent.linux.libc import SYS_OPENAT2, syscall
 
 # linux/openat2.h
+RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
+
+# As many as the kernel follows (path_resolution(7)).
+_LINKS_MAX = 40
 
 # The kernel gives up with EAGAIN when a rename or a mount races with a walk that must not leave its root.
 _ATTEMPTS = 32
@@ -75,6 +79,53 @@ def open_without_links(root: int, path: str | bytes, flags: int, mode: int = 0) 
         OSError: ELOOP at a symbolic link, EXDEV where the path leads out.
     """
     return open_at(root, path, flags, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS, mode=mode)
+
+
+def real_path_in_root(root: int, path: str) -> str:
+    """Return where an absolute path leads to in the directory `root`, whether it exists or not.
+
+    Others may change the tree meanwhile: what it returns is to be opened without links.
+
+    Raises:
+        OSError: ELOOP where links go in circles.
+    """
+    found: list[str] = []
+    left = path.split("/")[::-1]
+    links = 0
+    while left:
+        part = left.pop()
+        if part == "..":
+            del found[-1:]
+        elif part not in ("", "."):
+            link = _link(root, found, part)
+            if link is None:
+                found.append(part)
+                continue
+            links += 1
+            if links > _LINKS_MAX:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+            if link.startswith("/"):
+                found.clear()
+            left += link.split("/")[::-1]
+    return "/" + "/".join(found)
+
+
+def _link(root: int, parents: list[str], name: str) -> str | None:
+    """Return what a symbolic link says; None if there is none by that name."""
+    try:
+        link = open_without_links(root, "/".join((*parents, name)), os.O_PATH | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return None
+        raise
+    try:
+        return os.readlink("", dir_fd=link)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EINVAL):
+            return None
+        raise
+    finally:
+        os.close(link)
 
 
 def read_regular(descriptor: int, *, limit: int, name: str) -> bytes:

@@ -17,6 +17,11 @@ ENVIRONMENT: Mapping[str, str] = {
     "TZ": "UTC",
 }
 
+# What crun makes in a container, such as directories above a mount, is for the container's users; all else is
+# for root.
+CONTAINER_UMASK = 0o022
+OWN_UMASK = 0o077
+
 
 class Finished(Struct, frozen=True, kw_only=True):
     """How a program ended: `code` is negative for a signal, as in subprocess; output is decoded leniently."""
@@ -56,6 +61,7 @@ def run(
             env={**ENVIRONMENT, **(env or {})},
             cwd=cwd,
             pass_fds=pass_fds,
+            umask=OWN_UMASK,
             check=False,
         )
     except FileNotFoundError as error:

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import secrets
-import shutil
 import threading
 from pathlib import Path
 
 import structlog
 
+from tank_agent.linux.trees import remove_tree
+
 _log = structlog.get_logger()
 _STOP_DEADLINE = 5.0
+# The end of a file's name that says why the tree beside it is still there.
+REASON = ".why"
 
 
 class Trash:
     """Deletes trees in a thread of its own, since a container may have written millions of files.
 
-    What cannot be deleted stays, is told once, and is tried again by the next agent. So is what a killed one
-    left.
+    What cannot be deleted stays, and the reason in a file beside it, for `tank doctor`; the next agent tries
+    again. So it does with what a killed one left.
 
     Args:
         directory: on the file system of what is thrown away; nobody else uses it.
@@ -28,8 +32,12 @@ class Trash:
         self._directory = directory
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._waiting: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
-        for left in list(self._directory.iterdir()):
-            self._waiting.put(left)
+        self._directory.chmod(0o700)
+        # What resisted comes last.
+        reasons = {path.stem for path in self._directory.glob(f"*{REASON}")}
+        left = [path for path in self._directory.iterdir() if path.suffix != REASON]
+        for path in sorted(left, key=lambda path: path.name in reasons):
+            self._waiting.put(path)
         self._thread = threading.Thread(target=self._run, name="trash", daemon=True)
         self._thread.start()
 
@@ -53,7 +61,12 @@ class Trash:
 
     def _run(self) -> None:
         while (path := self._waiting.get()) is not None:
+            reason = path.with_suffix(REASON)
             try:
-                shutil.rmtree(path)
-            except OSError as error:
+                remove_tree(path)
+                reason.unlink(missing_ok=True)
+            except Exception as error:
+                # Whatever it is: what was thrown away after it is to be deleted all the same.
                 _log.warning("cannot delete what a container left", path=str(path), error=str(error))
+                with contextlib.suppress(OSError):
+                    reason.write_text(str(error) or type(error).__name__, errors="replace")

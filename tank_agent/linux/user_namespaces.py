@@ -12,7 +12,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from tank_agent.linux.process import ENVIRONMENT
+from tank_agent.linux.process import ENVIRONMENT, OWN_UMASK
 
 _UNSHARE = "/usr/bin/unshare"
 _DEADLINE = 10.0
@@ -49,6 +49,7 @@ def id_mapping(ids: IdRange) -> Iterator[IdMapping]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         bufsize=0,
+        umask=OWN_UMASK,
     )
     # Should we be killed, it ends with our end of its input.
     with child:

@@ -92,7 +92,7 @@ def write_files(directory: Path, files: Mapping[str, str]) -> bool:
     Raises:
         OSError: the directory cannot be made or written.
     """
-    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         # Counted, not stopped at the first that changed: every file is to be written.

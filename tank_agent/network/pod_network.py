@@ -130,7 +130,7 @@ class PodNetworks:
         path = self._path(pod)
         if namespaces.network_namespace_inode(path) is not None:
             return False
-        self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             namespaces.pin_network_namespace(pid, path)
         except (FileNotFoundError, ProcessLookupError) as error:
@@ -291,7 +291,7 @@ def _pin(path: str) -> tuple[int, int] | None:
 
 
 def _create(path: Path) -> None:
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         namespaces.create_network_namespace(path, _SYSCTLS)
     except OSError as error:

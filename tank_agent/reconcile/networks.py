@@ -13,13 +13,14 @@ from tank_agent.errors import Retry, TankError
 from tank_agent.linux.clock import Clock
 from tank_agent.linux.leftovers import left_for_later
 from tank_agent.linux.namespaces import network_namespace_inode, unpin
+from tank_agent.linux.trees import remove_tree
 from tank_agent.network.files import files_differ, pod_files, read_host_hosts, wants_host_dns, write_files
 from tank_agent.network.host_facts import HostDns, HostFacts
 from tank_agent.network.pod_network import NetworkState, PodNetworks
 from tank_agent.reconcile import observed
 from tank_agent.reconcile.observed import PendingChange
 from tank_agent.reconcile.restart import Backoff
-from tank_agent.runtime.rootfs import FILES, remove_tree
+from tank_agent.runtime.rootfs import FILES
 from tank_agent.spec.model import Network, Pod
 
 _HOSTS = Path("/etc/hosts")
@@ -55,7 +56,7 @@ class Networks:
         self._host = host
         self._clock = clock
         self._files = run_dir / "pods"
-        self._files.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self._files.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._states: dict[str, NetworkState] = {}
         self._fresh: set[str] = set()

@@ -17,6 +17,7 @@ from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import ContainerStatus, DesiredPod, Exit, NewEvent, PodStatus
 from tank_agent.linux.clock import Clock
 from tank_agent.linux.fault import point
+from tank_agent.linux.trees import remove_tree
 from tank_agent.reconcile.actions import (
     Action,
     ChangeLive,
@@ -53,7 +54,6 @@ from tank_agent.runtime.crun import StartFailed
 from tank_agent.runtime.instance import State
 from tank_agent.runtime.launch import Launch
 from tank_agent.runtime.live import Live
-from tank_agent.runtime.rootfs import remove_tree
 from tank_agent.spec.model import Container, RestartPolicy
 
 _log = structlog.get_logger()

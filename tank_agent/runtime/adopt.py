@@ -13,13 +13,13 @@ from pathlib import Path
 
 from tank_agent.linux import mounts, pidfd
 from tank_agent.linux.leftovers import left_for_later
+from tank_agent.linux.trees import remove_tree
 from tank_agent.runtime import conmon, instance
 from tank_agent.runtime.cgroup import CgroupHost
 from tank_agent.runtime.containers import Containers, Tools
 from tank_agent.runtime.crun import Listed
 from tank_agent.runtime.ending import read_exit
 from tank_agent.runtime.live import Live
-from tank_agent.runtime.rootfs import remove_tree
 from tank_agent.runtime.user_namespace import take_back_null_device
 
 _STARTED = frozenset({"running", "paused", "stopped"})

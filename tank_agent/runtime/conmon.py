@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from tank_agent.errors import Retry, Stalled
 from tank_agent.linux.fault import point
-from tank_agent.linux.process import ENVIRONMENT
+from tank_agent.linux.process import CONTAINER_UMASK, ENVIRONMENT
 from tank_agent.runtime.crun import Crun, StartFailed, clean_message
 from tank_agent.runtime.instance import Record
 
@@ -91,6 +91,7 @@ def _spawn(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
+            umask=CONTAINER_UMASK,
         )
         _release(process, start, place)
     except FileNotFoundError as error:

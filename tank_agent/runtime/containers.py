@@ -135,6 +135,7 @@ class Containers:
                 root_filesystems=self._tools.root_filesystems,
                 volumes=self._tools.volumes,
                 seccomp=seccomp,
+                limits=limits.effective(self._tools.cgroups, launch.container.limits),
                 limit_swap=self._limit_swap,
                 ids=run.record.ids,
             )

@@ -27,13 +27,13 @@ from msgspec import Struct
 
 from tank_agent.errors import CannotRun, CommandNotFound, NotRunning, Retry, TankError
 from tank_agent.linux import pidfd
-from tank_agent.linux.process import ENVIRONMENT
+from tank_agent.linux.process import CONTAINER_UMASK, ENVIRONMENT
+from tank_agent.linux.trees import remove_tree
 from tank_agent.runtime import console
 from tank_agent.runtime.cgroup import CgroupHost
 from tank_agent.runtime.crun import Crun, clean_message
 from tank_agent.runtime.instance import read_number
 from tank_agent.runtime.live import Live
-from tank_agent.runtime.rootfs import remove_tree
 from tank_agent.spec.container_paths import is_kernel_path, normal_path
 
 _log = structlog.get_logger()
@@ -280,6 +280,7 @@ class Execution:
             stderr=streams[2],
             # The command gets a process group that is not ours.
             start_new_session=True,
+            umask=CONTAINER_UMASK,
         )
         # Not reaped by anybody else, so the number is still its own.
         self.waiter = os.pidfd_open(self._crun.pid)

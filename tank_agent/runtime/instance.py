@@ -16,8 +16,8 @@ import msgspec
 from msgspec import Struct
 
 from tank_agent.linux.fault import point
+from tank_agent.linux.trees import remove_tree
 from tank_agent.linux.user_namespaces import IdRange
-from tank_agent.runtime.rootfs import remove_tree
 from tank_agent.spec.model import Limits
 
 RECORD = "record.json"

@@ -23,8 +23,9 @@ from tank_agent.runtime.mounting import file_mounts
 from tank_agent.runtime.oci import BindMount, Device, Process, Sandbox, configuration
 from tank_agent.runtime.rootfs import RootFilesystems
 from tank_agent.runtime.user_namespace import mapping_of, mount_sysfs
-from tank_agent.runtime.volumes import Volumes
-from tank_agent.spec.model import Container, Volume
+from tank_agent.runtime.volumes import Volumes, innermost
+from tank_agent.spec.container_paths import is_kernel_path, is_reserved
+from tank_agent.spec.model import Container, Limits, Mount, Volume
 
 _OPEN_FILES_HARD = 524_288
 
@@ -71,31 +72,34 @@ def make_bundle(
     root_filesystems: RootFilesystems,
     volumes: Volumes,
     seccomp: Seccomp,
+    limits: Limits,
     limit_swap: bool,
     ids: IdRange | None = None,
 ) -> None:
     """Mount the root file system and the volumes in `bundle`, and write config.json.
 
     Args:
+        limits: what the container gets of them, with defaults.
         ids: the range of the host's ids that the container's are, in a user namespace of its own.
 
     Raises:
         Stalled: the spec or the image asks for what cannot be (no such user, a missing host path, …).
         Retry: the disk or the kernel refused for now.
     """
+    if launch.container.rootfs is not None:
+        _check_rootfs(launch.container.rootfs, volumes)
     with contextlib.ExitStack() as stack:
         mapping = None if ids is None else stack.enter_context(mapping_of(ids))
         rootfs = root_filesystems.mount(instance, launch.layers, bundle, mapping)
-        identity = _prepare(rootfs, launch.parameters, ids)
+        identity, wanted = _prepare(rootfs, launch, ids)
         owner = (identity.uid, identity.gid)
-        wanted = launch.container.mounts
         bound = volumes.bind(launch.pod, launch.volumes, wanted, bundle, owner=owner, mapping=mapping)
     sandbox = Sandbox(
         hostname=launch.pod,
         rootfs=rootfs,
         netns=launch.netns,
         cgroup=cgroup,
-        limits=launch.container.limits,
+        limits=limits,
         limit_swap=limit_swap,
         mounts=(*file_mounts(launch.files), *_parents_first(bound)),
         seccomp=seccomp.profile if seccomp.compiled is None else None,
@@ -109,10 +113,20 @@ def make_bundle(
     (bundle / "config.json").write_bytes(msgspec.json.encode(config))
 
 
-def _prepare(rootfs: Path, parameters: RunParameters, ids: IdRange | None) -> Identity:
-    """Find the user in the root file system, and make the working directory there."""
+def _check_rootfs(path: str, volumes: Volumes) -> None:
+    # Links are followed, such as one to the newest of several, but not to what the file could not name.
+    real = os.path.realpath(path)
+    if is_kernel_path(real):
+        raise Stalled(f"rootfs: {path} leads to {real}, which is in a kernel file system")
+    volumes.refuse_own("rootfs", Path(real))
+
+
+def _prepare(rootfs: Path, launch: Launch, ids: IdRange | None) -> tuple[Identity, list[Mount]]:
+    """Find mounts and user in the root file system, and make the working directory there."""
+    parameters = launch.parameters
     root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        wanted = _without_links(root, launch.container.mounts)
         identity = resolve_user(root, parameters.user)
         owner = (identity.uid, identity.gid)
         if ids is not None:
@@ -123,7 +137,40 @@ def _prepare(rootfs: Path, parameters: RunParameters, ids: IdRange | None) -> Id
         _make_working_directory(root, parameters.cwd, owner)
     finally:
         os.close(root)
-    return identity
+    return identity, wanted
+
+
+def _without_links(root: int, mounts: Sequence[Mount]) -> list[Mount]:
+    """Return mounts at the places to which links of the image lead.
+
+    Raises:
+        Stalled: where the file may not name one (CVE-2019-19921), or two at one place.
+    """
+    real: dict[str, str] = {}
+    for mount in sorted(mounts, key=lambda mount: len(mount.path)):
+        outer = innermost(mount.path, real)
+        if outer is not None:
+            # What the image has there is not to be seen.
+            real[mount.path] = real[outer] + mount.path.removeprefix(outer)
+        else:
+            real[mount.path] = _follow_links(root, mount.path)
+    found = [msgspec.structs.replace(mount, path=real[mount.path]) for mount in mounts]
+    if len({mount.path for mount in found}) < len(found):
+        raise Stalled(
+            "links of the image make two mounts one", hint=f"they lead to {', '.join(real.values())}"
+        )
+    return found
+
+
+def _follow_links(root: int, path: str) -> str:
+    try:
+        real = paths.real_path_in_root(root, path)
+    except OSError as error:
+        raise Stalled(f"mount {path}: cannot follow it in the image: {error.strerror}") from error
+    if real != path and is_reserved(real):
+        message = f"mount {path}: links of the image lead to {real}, which is reserved"
+        raise Stalled(message, hint="mount it elsewhere")
+    return real
 
 
 def _process(launch: Launch, identity: Identity) -> Process:
@@ -188,8 +235,14 @@ def _make_directory(root: int, parent: str, name: str, owner: tuple[int, int]) -
     except FileNotFoundError:
         directory = paths.open_in_root(root, parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.mkdir(name, 0o755, dir_fd=directory)
-            os.chown(name, *owner, dir_fd=directory, follow_symlinks=False)
+            os.mkdir(name, dir_fd=directory)
+            made = paths.open_without_links(directory, name, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                # Whatever our umask is: every user of the container may go through.
+                os.fchmod(made, 0o755)
+                os.fchown(made, *owner)
+            finally:
+                os.close(made)
         finally:
             os.close(directory)
 

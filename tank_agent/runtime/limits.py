@@ -8,19 +8,23 @@ lost. Formats: kernel Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/{mem
 from __future__ import annotations
 
 import errno
+import functools
 import mmap
 from pathlib import Path
 
+import msgspec
 from msgspec import Struct
 
 from tank_agent.errors import Retry, Stalled
 from tank_agent.linux.fault import point
 from tank_agent.runtime.cgroup import CgroupHost
 from tank_agent.spec.model import CpuLimit, Limits
+from tank_agent.spec.quantities import PIDS_DEFAULT
 
 # What v1 says for "no limit" depends on the page size; every larger number means the same.
 _UNLIMITED = 1 << 62
 _SMALLEST_MEMORY = 1 << 22
+_PROCESSES = "processes"
 
 
 class Usage(Struct, frozen=True, kw_only=True):
@@ -41,16 +45,23 @@ def has_swap_limit(host: CgroupHost) -> bool:
     return memory is not None and (memory / "memory.memsw.limit_in_bytes").exists()
 
 
+def effective(host: CgroupHost, limits: Limits) -> Limits:
+    """Return limits with what every container gets where its file says nothing, as far as this host can."""
+    if limits.pids is not None or not _has_pids(host):
+        return limits
+    return msgspec.structs.replace(limits, pids=PIDS_DEFAULT)
+
+
 def write(host: CgroupHost, path: str, limits: Limits) -> None:
-    """Set the limits of a group; None is unlimited.
+    """Set the limits of a group, as its container's file has them.
 
     Raises:
         Stalled: the kernel lacks a controller that is asked for.
         Retry: it does not take the value now, such as less memory than is in use (v1).
     """
-    for file, value, what in _wanted_files(host, path, limits):
+    for file, value, what in _wanted_files(host, path, effective(host, limits)):
         if not file.exists():
-            if value.split()[0] in ("max", "-1"):
+            if value.split()[0] in ("max", "-1") or (what == _PROCESSES and limits.pids is None):
                 continue
             raise Stalled(f"cannot limit {what}: this machine has no cgroup controller for it")
         try:
@@ -62,10 +73,11 @@ def write(host: CgroupHost, path: str, limits: Limits) -> None:
 
 def lost(host: CgroupHost, path: str, limits: Limits) -> str | None:
     """Return which limit of a group is not as it was set, in words; None if all are."""
+    files = _wanted_files(host, path, effective(host, limits))
     if limits == Limits():
-        # Most containers: a group without limits has none to lose.
-        return None
-    for file, value, what in _wanted_files(host, path, limits):
+        # Most containers: there is one limit to lose.
+        files = [entry for entry in files if entry[2] == _PROCESSES]
+    for file, value, what in files:
         found = _read(file)
         if found is not None and _normal(found) != _normal(value):
             return f"the limit of {what} is {found} instead of {value}"
@@ -99,10 +111,10 @@ def _wanted_files(host: CgroupHost, path: str, limits: Limits) -> list[tuple[Pat
         if (group / "memory.swap.max").exists():
             # The limit is the limit, with or without a swap device.
             files.append((group / "memory.swap.max", "max" if limits.memory is None else "0", "swap"))
-        return [*files, (group / "pids.max", pids, "processes"), (group / "cpu.max", cpu, "CPU")]
+        return [*files, (group / "pids.max", pids, _PROCESSES), (group / "cpu.max", cpu, "CPU")]
     return [
         *_memory_files(host, path, "-1" if limits.memory is None else str(limits.memory)),
-        (_file(host, "pids", path, "pids.max"), pids, "processes"),
+        (_file(host, "pids", path, "pids.max"), pids, _PROCESSES),
         *_bandwidth_files(host, path, limits.cpu),
     ]
 
@@ -147,6 +159,13 @@ def _explained(error: OSError, what: str, value: str) -> Stalled | Retry:
     if error.errno == errno.EINVAL:
         return Stalled(f"the kernel refuses {value} as limit of {what}", hint="a group above may allow less")
     return Retry(f"cannot set the limit of {what} to {value}: {error.strerror}")
+
+
+@functools.cache
+def _has_pids(host: CgroupHost) -> bool:
+    if host.mode == "unified":
+        return "pids" in (_read(host.hierarchies[0] / "cgroup.controllers") or "").split()
+    return _controller(host, "pids") is not None
 
 
 def _controller(host: CgroupHost, name: str) -> Path | None:

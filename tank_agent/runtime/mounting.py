@@ -1,34 +1,62 @@
 """What of its pod a running container has mounted, looked at; and mounted again where it was taken away.
 
-The container goes on. The sources are bound in the bundle first, by what binds them for a new run, and every
-path inside is resolved from the container's root, in its own mount namespace: whatever its programs made of
-their files, nothing is mounted anywhere else.
+The container goes on, and its programs may swap links and directories all the while. So a path inside is
+resolved from the container's root, in its own mount namespace, to a descriptor; what that leads to is looked
+at; then that very descriptor is mounted on, or unmounted. What is mounted on is the container's own root file
+system or the volume that the path is in, never a file system of the kernel; nothing but a file of the pod is
+unmounted. Where the path leads elsewhere, the container's next start heals it.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+import stat
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+
+from msgspec import Struct
 
 from tank_agent.errors import Retry
 from tank_agent.linux import mounts
 from tank_agent.linux.fault import point
-from tank_agent.linux.mount_namespaces import attach_mount, clone_mount, in_mount_namespace, is_mount_root
+from tank_agent.linux.mount_namespaces import (
+    attach_mount,
+    clone_mount,
+    in_mount_namespace,
+    place_of,
+    unmount_descriptor,
+)
 from tank_agent.linux.paths import open_in_root
 from tank_agent.runtime.instance import Record
 from tank_agent.runtime.oci import BindMount
 from tank_agent.runtime.rootfs import FILES
 from tank_agent.runtime.user_namespace import mapping_of
-from tank_agent.runtime.volumes import Volumes
+from tank_agent.runtime.volumes import Volumes, innermost
 from tank_agent.spec.model import Mount, Volume
 
 # Below the bundle: where sources are bound meanwhile.
 _SCRATCH = "again"
 # A path that the container's own programs removed, or made into something else.
 _NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+# How many mounts of deleted files may lie on each other.
+_STALE_MAX = 16
+_FILE_PATHS = frozenset(f"/etc/{name}" for name in FILES)
+_NEXT_START = "a restart of the container makes all its mounts anew"
+
+
+class _Lost(Struct, frozen=True, kw_only=True):
+    """A mount to bring back: the descriptor of what is mounted, and where.
+
+    `below` is the volume that the path is in, and the inode of that; None for the root file system. A former
+    `file` of the pod may be there still.
+    """
+
+    copy: int
+    target: str
+    file: bool
+    below: tuple[str, tuple[int, int]] | None
 
 
 def file_mounts(files: Path) -> tuple[BindMount, ...]:
@@ -92,7 +120,15 @@ def mount_again(
             missing = [numbered for numbered in parents_first(wanted) if numbered[1].path in paths]
             bound += _bind_volumes(scratch, record, missing, volumes, binder)
             point("runtime:bound-again")
-            _mount(process, bound)
+            volume_of = {mount.path: mount.volume for mount in wanted}
+
+            def below(target: str) -> tuple[str, tuple[int, int]] | None:
+                outer = innermost(target, record.volumes)
+                if outer is None:
+                    return None
+                return outer, binder.inode(record.pod, volumes, volume_of[outer])
+
+            _mount(process, bound, below)
             point("runtime:mounted-again")
         finally:
             mounts.unmount_tree(scratch)
@@ -101,7 +137,7 @@ def mount_again(
         what = f" at {os.fsdecode(error.filename)}" if error.filename else ""
         raise Retry(
             f"container {record.container}: cannot mount again{what}: {error.strerror}",
-            hint="a restart of the container makes all its mounts anew",
+            hint=_NEXT_START,
         ) from error
     if paths:
         raise Retry(f"container {record.container}: what is mounted at {', '.join(paths)} does not stay")
@@ -145,17 +181,25 @@ def _bind_volumes(
     return bound
 
 
-def _mount(process: int, bound: Sequence[BindMount]) -> None:
+def _mount(
+    process: int,
+    bound: Sequence[BindMount],
+    below: Callable[[str], tuple[str, tuple[int, int]] | None],
+) -> None:
     with ExitStack() as stack:
         copies = []
         for mount in bound:
             copy = clone_mount(mount.source)
             stack.callback(os.close, copy)
-            copies.append((copy, mount.target))
+            file = mount.target in _FILE_PATHS
+            copies.append(_Lost(copy=copy, target=mount.target, file=file, below=below(mount.target)))
+        # Of the host's /proc: the container's does not know us.
+        descriptors = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        stack.callback(os.close, descriptors)
 
         def attach(root: int) -> None:
-            for copy, target in copies:
-                _attach(root, copy, target)
+            for lost_mount in copies:
+                _attach(root, descriptors, lost_mount)
 
         in_mount_namespace(process, attach)
 
@@ -177,22 +221,49 @@ def _is_mounted(root: int, path: str, inode: tuple[int, int] | None) -> bool:
         raise
     try:
         status = os.fstat(found)
-        return is_mount_root(found) and inode in (None, (status.st_dev, status.st_ino))
+        return place_of(found).is_root and inode in (None, (status.st_dev, status.st_ino))
     finally:
         os.close(found)
 
 
-def _attach(root: int, copy: int, target: str) -> None:
-    directory, _, name = target.rpartition("/")
-    parent = open_in_root(root, directory or "/", os.O_PATH | os.O_DIRECTORY)
+def _attach(root: int, descriptors: int, lost_mount: _Lost) -> None:
+    """Mount on what a path leads to, once that is known to be where such a path may lead."""
+    for _ in range(_STALE_MAX):
+        found = open_in_root(root, lost_mount.target, os.O_PATH)
+        try:
+            place = place_of(found)
+            if not place.is_root:
+                if place.mount != _allowed(root, lost_mount):
+                    break
+                attach_mount(lost_mount.copy, found)
+                return
+            if not (lost_mount.file and _is_stale(found, lost_mount.copy)):
+                break
+            # The next must not pile up on it.
+            unmount_descriptor(found, descriptors)
+        finally:
+            os.close(found)
+    raise Retry(
+        f"cannot mount again at {lost_mount.target}: the container's programs made the path lead elsewhere",
+        hint=_NEXT_START,
+    )
+
+
+def _allowed(root: int, lost_mount: _Lost) -> int | None:
+    """Return the number of the mount that a path must lead to; None if that is not there."""
+    if lost_mount.below is None:
+        return place_of(root).mount
+    outer, inode = lost_mount.below
+    found = open_in_root(root, outer, os.O_PATH)
     try:
-        # What is left of it, such as the mount of a file that was deleted; the next must not pile up on it.
-        os.fchdir(parent)
-        mounts.unmount(name)
-    finally:
-        os.close(parent)
-    found = open_in_root(root, target, os.O_PATH)
-    try:
-        attach_mount(copy, found)
+        status, place = os.fstat(found), place_of(found)
+        ours = place.is_root and (status.st_dev, status.st_ino) == inode
+        return place.mount if ours else None
     finally:
         os.close(found)
+
+
+def _is_stale(found: int, copy: int) -> bool:
+    """Return whether the top of a mount is a former file of the pod, where the present one belongs."""
+    there, ours = os.fstat(found), os.fstat(copy)
+    return stat.S_ISREG(there.st_mode) and there.st_dev == ours.st_dev

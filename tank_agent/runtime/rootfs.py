@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,9 @@ from pathlib import Path
 from tank_agent.errors import Retry, Stalled
 from tank_agent.linux import mounts
 from tank_agent.linux.fault import point
+from tank_agent.linux.leftovers import left_for_later
 from tank_agent.linux.trash import Trash
+from tank_agent.linux.trees import remove_tree
 from tank_agent.linux.user_namespaces import IdMapping
 
 MOUNT_POINT = "rootfs"
@@ -33,6 +34,7 @@ _DIRECTORIES = (
     ("sys", 0o755),
     ("tmp", 0o1777),
 )
+_OPEN_SKELETON = "skeleton"
 FILES = ("hosts", "hostname", "resolv.conf")
 
 
@@ -44,10 +46,11 @@ class RootFilesystems:
 
     def __init__(self, data_dir: Path) -> None:
         self._overlays = data_dir / "overlay"
-        self._skeleton = data_dir / "skeleton"
+        self._skeleton = data_dir / "base" / "skeleton"
         self._overlays.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._trash = Trash(data_dir / "trash")
         _make_skeleton(self._skeleton)
+        _remove_open_skeleton(data_dir / _OPEN_SKELETON, in_use=bool(self.instances()))
 
     def mount(
         self, instance: str, layers: Sequence[Path], bundle: Path, mapping: IdMapping | None = None
@@ -73,7 +76,8 @@ class RootFilesystems:
             if mapping is not None:
                 lower = _map_layers(lower, bundle / LAYERS, mapping)
                 point("runtime:layers-mapped")
-            _copy_directory_owner(lower[-2], private / "upper")
+            # An image may have no layers.
+            _copy_directory_owner(lower[-2:][0], private / "upper")
             point("runtime:overlay-made")
             mounts.overlay([*reversed(lower)], private / "upper", private / "work", target)
         except FileNotFoundError as error:
@@ -137,19 +141,28 @@ def _copy_directory_owner(source: Path, target: Path) -> None:
 
 
 def _make_skeleton(skeleton: Path) -> None:
-    for name, mode in _DIRECTORIES:
+    """Make the skeleton, in a directory that only root may enter: it is a layer of every container."""
+    skeleton.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    skeleton.parent.chmod(0o700)
+    for name, mode in (("", 0o755), *_DIRECTORIES):
         directory = skeleton / name
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(exist_ok=True)
         directory.chmod(mode)
-    skeleton.chmod(0o755)
     for name in FILES:
-        (skeleton / "etc" / name).touch(mode=0o644)
+        file = skeleton / "etc" / name
+        file.touch()
+        file.chmod(0o644)
 
 
-def remove_tree(path: Path) -> None:
-    """Remove a directory tree, if it is there; `shutil.rmtree` resists swapped symbolic links on Linux."""
-    try:
-        shutil.rmtree(path)
-    except FileNotFoundError:
-        if path.exists():
-            raise
+def _remove_open_skeleton(skeleton: Path, *, in_use: bool) -> None:
+    """Remove the skeleton of an agent before 0.2, to whose /tmp any user of the machine could write.
+
+    What that one started has it as a layer, of which nothing else may go.
+    """
+    with left_for_later("the former skeleton"):
+        if not in_use:
+            remove_tree(skeleton)
+        elif skeleton.exists():
+            skeleton.chmod(0o700)
+            for entry in (skeleton / "tmp").iterdir():
+                remove_tree(entry)

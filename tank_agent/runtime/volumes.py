@@ -1,7 +1,8 @@
 """Volumes: managed directories that outlive their pod, and paths of the host.
 
 A volume reaches a container as a bind mount made from a descriptor (nosuid, nodev), in the run's own
-directory; crun only ever sees that mount, so no link that is swapped later can redirect it.
+directory; crun only ever sees that mount, so no link that is swapped later can redirect it. A volume inside
+another is mounted there by us, too: who else has the outer one could make its mount point a link to /proc.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 import secrets
 import stat
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import structlog
@@ -21,9 +22,10 @@ import structlog
 from tank_agent.errors import Retry, Stalled
 from tank_agent.linux import mounts, paths
 from tank_agent.linux.fault import point
+from tank_agent.linux.mount_namespaces import attach_mount, clone_mount
+from tank_agent.linux.trees import remove_tree
 from tank_agent.linux.user_namespaces import IdMapping
 from tank_agent.runtime.oci import BindMount
-from tank_agent.runtime.rootfs import remove_tree
 from tank_agent.spec.model import Mount, Volume
 
 _log = structlog.get_logger()
@@ -46,8 +48,14 @@ class Volumes:
         self._own = tuple(Path(os.path.realpath(directory)) for directory in (run_dir, data_dir))
         # Held where one is opened for a run, and from the last look at who uses one to its removal.
         self._lock = threading.Lock()
-        self._root.mkdir(mode=0o711, parents=True, exist_ok=True)
-        self._root.chmod(0o711)
+        # Nobody but root gets at them on this machine's own paths, where they are neither nosuid nor nodev:
+        # what a container made setuid there would make any user root.
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._root.chmod(0o700)
+        for directory in self._root.iterdir():
+            # Up to version 0.1, everybody could go through.
+            if directory.is_dir() and not directory.is_symlink():
+                directory.chmod(0o700)
         # Only what is there now: a removal of this agent's is its own.
         left = sorted(self._root.glob(f"*/.*{_GOING}"))
         threading.Thread(target=_finish_removals, args=(left,), name="volume-sweep", daemon=True).start()
@@ -73,17 +81,51 @@ class Volumes:
             Retry: the kernel or the disk refused.
         """
         by_name = {volume.name: volume for volume in volumes}
-        bound = []
-        for index, mount in enumerate(wanted):
-            volume = by_name[mount.volume]
-            if volume.host is not None:
-                self._refuse_own(volume.name, Path(volume.host))
-            source = self._open(pod, volume, owner)
-            try:
-                bound.append(_bind(source, bundle / _DIRECTORY / str(index), mount, mapping))
-            finally:
-                os.close(source)
-        return tuple(bound)
+        bound = {}
+        with contextlib.ExitStack() as stack:
+            sources = {}
+            for index, mount in enumerate(wanted):
+                volume = by_name[mount.volume]
+                if volume.host is not None:
+                    self.refuse_own(f"volume {volume.name}", Path(volume.host))
+                source = self._open(pod, volume, owner)
+                stack.callback(os.close, source)
+                sources[mount.path] = source
+                bound[mount.path] = _bind(source, bundle / _DIRECTORY / str(index), mount, mapping)
+            # The innermost first, so that each is whole when it goes into the next.
+            for path in sorted(bound, key=len, reverse=True):
+                outer = innermost(path, bound)
+                # Into a user namespace crun takes no mount that is inside of another, so there it makes each.
+                if outer is not None and mapping is None:
+                    _nest(bound.pop(path), bound[outer], sources[outer])
+        return tuple(bound.values())
+
+    def refuse_own(self, what: str, path: Path) -> None:
+        """Refuse a path of the host, without links, that no container may have.
+
+        Raises:
+            Stalled: the agent's own files are there, or above or below.
+        """
+        for own in self._own:
+            if path == own or own in path.parents or path in own.parents:
+                raise Stalled(
+                    f"{what}: {path} holds the agent's own files in {own}",
+                    hint="name a directory that has nothing to do with the agent",
+                )
+
+    def inode(self, pod: str, volumes: Sequence[Volume], name: str) -> tuple[int, int]:
+        """Return by which device and inode a volume is known wherever it is mounted.
+
+        Raises:
+            Stalled, Retry: as `bind`; one that is gone is not made.
+        """
+        volume = next(volume for volume in volumes if volume.name == name)
+        source = self._open(pod, volume, None)
+        try:
+            status = os.fstat(source)
+        finally:
+            os.close(source)
+        return status.st_dev, status.st_ino
 
     def detach(self, bundle: Path) -> None:
         """Detach a bundle's volumes from the host's tree; the container keeps them."""
@@ -124,16 +166,12 @@ class Volumes:
             point("volumes:going")
             _remove(going)
         except OSError as error:
-            raise Retry(f"cannot remove volume {pod}/{name}: {error.strerror}") from error
+            where = f" at {error.filename}" if error.filename else ""
+            raise Retry(
+                f"cannot remove volume {pod}/{name}: {error.strerror}{where}",
+                hint="what can be is removed; run this again once the reason is gone",
+            ) from error
         return True
-
-    def _refuse_own(self, name: str, path: Path) -> None:
-        for own in self._own:
-            if path == own or own in path.parents or path in own.parents:
-                raise Stalled(
-                    f"volume {name}: {path} holds the agent's own files in {own}",
-                    hint="mount a directory that has nothing to do with the agent",
-                )
 
     def _open(self, pod: str, volume: Volume, owner: tuple[int, int] | None) -> int:
         if volume.host is None:
@@ -155,12 +193,60 @@ class Volumes:
             os.close(root)
 
 
+def innermost(path: str, outer: Iterable[str]) -> str | None:
+    """Return the innermost of some paths that a path is in; None if it is in none."""
+    return max((found for found in outer if path.startswith(f"{found}/")), key=len, default=None)
+
+
+def _nest(inner: BindMount, outer: BindMount, source: int) -> None:
+    """Mount what is bound inside of what else is; `source` is what that was made from."""
+    relative = inner.target.removeprefix(f"{outer.target}/")
+    copy = clone_mount(inner.source)
+    try:
+        if not outer.read_only:
+            _make_mount_point(source, relative, is_directory=stat.S_ISDIR(os.fstat(copy).st_mode))
+        top = os.open(outer.source, os.O_PATH | os.O_CLOEXEC)
+        try:
+            target = paths.open_without_links(top, relative, os.O_PATH)
+        finally:
+            os.close(top)
+        try:
+            attach_mount(copy, target)
+        finally:
+            os.close(target)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise Retry(f"mount {inner.target}: a symbolic link is there in the volume around it") from error
+        raise Retry(f"mount {inner.target}: not in the volume around it: {error.strerror}") from error
+    finally:
+        os.close(copy)
+
+
+def _make_mount_point(volume: int, relative: str, *, is_directory: bool) -> None:
+    """Make a directory, or a file, in a volume where there is none; others may write there meanwhile."""
+    *parents, name = relative.split("/")
+    with contextlib.ExitStack() as stack:
+        for part in (*parents, *((name,) if is_directory else ())):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(part, dir_fd=volume)
+                made = paths.open_without_links(volume, part, os.O_RDONLY | os.O_DIRECTORY)
+                stack.callback(os.close, made)
+                # Whatever our umask is.
+                os.fchmod(made, 0o755)
+            volume = paths.open_without_links(volume, part, os.O_PATH)
+            stack.callback(os.close, volume)
+        if not is_directory:
+            with contextlib.suppress(FileExistsError):
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+                os.close(paths.open_without_links(volume, name, flags, 0o644))
+
+
 def _finish_removals(left: Sequence[Path]) -> None:
     """Go on where an agent was killed that removed volumes."""
     for path in left:
         try:
             _remove(path)
-        except OSError as error:
+        except Exception as error:
             _log.warning("cannot remove what is left of a volume", path=str(path), error=str(error))
 
 
@@ -172,8 +258,8 @@ def _remove(path: Path) -> None:
 
 def _open_managed(directory: Path, name: str, owner: tuple[int, int] | None) -> int:
     try:
-        directory.mkdir(mode=0o711, exist_ok=True)
-        directory.chmod(0o711)
+        directory.mkdir(mode=0o700, exist_ok=True)
+        directory.chmod(0o700)
         parent = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             try:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from tank_agent.spec.container_paths import is_kernel_path
+from tank_agent.spec.container_paths import OWN_FILES, is_kernel_path
 from tank_agent.spec.file import ContainerTable, CpuTable, LimitsTable, MountTable, PodTable, VolumeTable
 from tank_agent.spec.findings import Finding, KeyPath, closest, show
 from tank_agent.spec.model import (
@@ -25,6 +25,7 @@ from tank_agent.spec.quantities import (
     CPU_PERIOD_MAX,
     CPU_PERIOD_MIN,
     CPU_QUOTA_MIN,
+    PIDS_DEFAULT,
     PIDS_MAX,
     STOP_GRACE_MAX,
     parse_cores,
@@ -37,8 +38,6 @@ from tank_agent.spec.signals import parse_signal
 
 Value = TypeVar("Value")
 
-# Bind-mounted by the agent; a volume there would hide the pod's name and its name servers.
-_OWN_FILES = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _USER_NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]{0,254}\$?")
 _DIGITS = re.compile("[0-9]+")
@@ -171,9 +170,15 @@ def _check_image(table: ContainerTable, path: KeyPath, findings: list[Finding]) 
         findings.append(Finding((*path, "pull"), "a rootfs is never pulled; remove it"))
     if image is not None:
         _attempt(findings, (*path, "image"), lambda: parse_reference(image), None)
-    if rootfs is not None and _check_absolute(findings, (*path, "rootfs"), rootfs) and rootfs == "/":
-        message = "the host's own root directory can't be a container's; name a directory below it"
-        findings.append(Finding((*path, "rootfs"), message))
+    if rootfs is not None and _check_absolute(findings, (*path, "rootfs"), rootfs):
+        if rootfs == "/":
+            message = "the host's own root directory can't be a container's; name a directory below it"
+            findings.append(Finding((*path, "rootfs"), message))
+        elif is_kernel_path(rootfs):
+            message = (
+                f"{show(rootfs)} is in a kernel file system; name a directory outside /proc, /sys and /dev"
+            )
+            findings.append(Finding((*path, "rootfs"), message))
 
 
 def _check_argv(table: ContainerTable, path: KeyPath, findings: list[Finding]) -> None:
@@ -249,7 +254,7 @@ def _mounts(
         if table.path == "/" or is_kernel_path(table.path):
             message = f"{show(table.path)} is reserved; mount outside /proc, /sys and /dev, and not at /"
             findings.append(Finding(where, message))
-        elif table.path in _OWN_FILES:
+        elif table.path in OWN_FILES:
             findings.append(
                 Finding(where, f"{show(table.path)} is reserved; the agent writes this file itself")
             )
@@ -271,7 +276,7 @@ def _undefined(name: str, names: list[str]) -> str:
 def _limits(table: LimitsTable, path: KeyPath, findings: list[Finding]) -> Limits:
     memory, cpu = table.memory, table.cpu
     if table.pids is not None and not 1 <= table.pids <= PIDS_MAX:
-        message = f"must be from 1 to {PIDS_MAX}; leave it out for no limit"
+        message = f"must be from 1 to {PIDS_MAX}, which is no limit; left out, it is {PIDS_DEFAULT}"
         findings.append(Finding((*path, "pids"), message))
     return Limits(
         memory=None

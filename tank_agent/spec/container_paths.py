@@ -5,6 +5,8 @@ from __future__ import annotations
 import posixpath
 
 _KERNEL_TREES = ("/proc", "/sys", "/dev")
+# Bind-mounted by the agent; a volume there would hide the pod's name and its name servers.
+OWN_FILES = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
 
 
 def normal_path(path: str) -> str:
@@ -21,3 +23,8 @@ def is_kernel_path(path: str) -> bool:
     """
     normal = normal_path(path)
     return any(normal == tree or normal.startswith(f"{tree}/") for tree in _KERNEL_TREES)
+
+
+def is_reserved(path: str) -> bool:
+    """Return whether nothing of a pod may be mounted at a path."""
+    return path == "/" or path in OWN_FILES or is_kernel_path(path)

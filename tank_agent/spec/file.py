@@ -119,7 +119,9 @@ class LimitsTable(FileStruct):
     memory: Annotated[
         Memory | None, about("Bytes, or a number with K, M, G or T (1024-based); at least 4M.", "256M")
     ] = None
-    pids: Annotated[int | None, about("Processes and threads at one time.", 100)] = None
+    pids: Annotated[
+        int | None, about("Processes and threads at one time; 2048 where it is left out.", 100)
+    ] = None
     cpu: Annotated[
         int | float | CpuTable | None,
         about("Cores, at least 0.01, or a quota and a period in microseconds.", 0.5, {"quota": 50000}),

@@ -68,7 +68,10 @@ class CpuLimit(Struct, frozen=True, kw_only=True):
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """cgroup limits of one container: `memory` in bytes, `pids` as a count. None is unlimited."""
+    """cgroup limits of one container: `memory` in bytes, `pids` as a count.
+
+    None is unlimited, but for `pids`: there it is what the runtime gives every container.
+    """
 
     memory: int | None = None
     pids: int | None = None

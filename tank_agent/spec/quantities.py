@@ -15,6 +15,8 @@ from tank_agent.spec.model import CpuLimit
 MEMORY_MIN = 4 * 1024**2
 # The kernel counts bytes in a signed 64-bit number.
 MEMORY_MAX = 2**63 - 1
+# What a container may have where its file names no number: podman's, and enough for what is not a fork bomb.
+PIDS_DEFAULT = 2048
 # PID_MAX_LIMIT of 64-bit kernels; the pids controller refuses more.
 PIDS_MAX = 4 * 1024**2
 # Limits of the kernel's CFS bandwidth control, in microseconds (Documentation/scheduler/sched-bwc.rst).

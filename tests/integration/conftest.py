@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,4 +22,20 @@ def _root() -> None:
 def agent(tmp_path: Path) -> Iterator[Agent]:
     """Return a running agent without pods, that restarts without delay and resyncs every second."""
     with running_agent(tmp_path) as started:
+        yield started
+
+
+@pytest.fixture
+def open_home() -> Iterator[Path]:
+    """Return a directory that every user may go through; pytest's own are closed."""
+    home = Path(tempfile.mkdtemp(prefix="tank-open-"))
+    home.chmod(0o711)
+    yield home
+    shutil.rmtree(home)
+
+
+@pytest.fixture
+def open_agent(open_home: Path) -> Iterator[Agent]:
+    """Return a running agent whose directories are closed to other users by nobody but itself."""
+    with running_agent(open_home) as started:
         yield started

@@ -353,6 +353,16 @@ class TestVolumes:
         text = agent.pod_text(head=volume("vol", path), extra=mount_of("vol", "/vol"))
         assert "agent's own files" in refused(agent, text)
 
+    @pytest.mark.parametrize("place", ["run", "data/volumes", ".", "a link to run", "a link to /proc"])
+    def test_the_agents_own_files_are_no_root_file_system(self, agent: Agent, place: str) -> None:
+        path = (agent.home / place).absolute()
+        if place.startswith("a link to "):
+            path = agent.home / f"link-{place[-3:]}"
+            path.symlink_to(agent.home / place.removeprefix("a link to "))
+        text = agent.pod_text().replace(f'rootfs = "{agent.rootfs}"', f'rootfs = "{path}"')
+        wanted = "kernel file system" if place.endswith("/proc") else "agent's own files"
+        assert wanted in refused(agent, text)
+
     @pytest.mark.parametrize("path", ["/proc", "/proc/sys", "/sys", "/dev/shm", "/", "/etc/resolv.conf"])
     def test_the_containers_own_mounts_cannot_be_covered(self, agent: Agent, path: str) -> None:
         assert "reserved" in refused(agent, agent.pod_text(head=volume("vol"), extra=mount_of("vol", path)))

@@ -122,8 +122,24 @@ def test_limits_change_while_the_container_runs(agent: Agent) -> None:
         wait_for(lambda bytes_=bytes_: memory.read_text().strip() == bytes_, f"memory is {wanted}")  # type: ignore[misc]
     assert group_file(agent, pid, "pids.max").read_text().strip() == "40"
     agent.write("web", agent.pod_text())
-    wait_for(lambda: group_file(agent, pid, "pids.max").read_text().strip() == "max", "no limit is no limit")
+    wait_for(lambda: group_file(agent, pid, "pids.max").read_text().strip() == "2048", "the default is back")
     wait_for(lambda: memory.read_text().strip() in ("max", "9223372036854771712"), "memory, too")
+    assert (agent.pid("web"), start_time(pid)) == (pid, began)
+    assert container(agent, "web")["restarts"] == 0
+
+
+def test_every_container_has_a_limit_of_processes_without_a_restart(agent: Agent) -> None:
+    """Also one that a former version started without any, and that goes on."""
+    agent.write("web", agent.pod_text())
+    agent.wait_phase("web", "running")
+    pid = agent.pid("web")
+    began, file = start_time(pid), group_file(agent, pid, "pids.max")
+    assert file.read_text().strip() == "2048"
+    assert "pids" not in agent.tank("get", "web").stdout
+    agent.kill()
+    file.write_text("max")
+    agent.start()
+    wait_for(lambda: file.read_text().strip() == "2048", "the next agent sets it")
     assert (agent.pid("web"), start_time(pid)) == (pid, began)
     assert container(agent, "web")["restarts"] == 0
 

@@ -180,7 +180,7 @@ def test_little_room_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_everything_is_asked_once(tmp_path: Path) -> None:
     names = [check.name for check in examine(tmp_path, tmp_path, tmp_path)]
-    assert len(names) == len(set(names)) == 19
+    assert len(names) == len(set(names)) == 20
 
 
 def run_doctor(*argv: str, **environment: str) -> tuple[int, str]:
@@ -217,3 +217,18 @@ def test_the_verb_fails_with_a_failed_check(tmp_path: Path) -> None:
     assert code == 1
     assert "fail  configuration" in stdout
     assert "data_dri" in stdout
+
+
+def test_what_cannot_be_deleted_is_told_with_its_reason(tmp_path: Path) -> None:
+    assert places.deleted_files(tmp_path / "not" / "yet").result == "ok"
+    trash = tmp_path / "trash"
+    for name in ("a", "b", "c", "d"):
+        (trash / name).mkdir(parents=True)
+    assert places.deleted_files(tmp_path).result == "ok"
+    for name in ("a", "b", "c", "gone"):
+        (trash / f"{name}.why").write_text(f"Operation not permitted: {trash}/{name}/file")
+    (tmp_path / "volumes" / "web" / ".data.0123.gone").mkdir(parents=True)
+    check = places.deleted_files(tmp_path)
+    assert_bad(check, "warn", f"{trash}/a/file")
+    assert "and 1 more" in check.found
+    assert "gone/file" not in check.found

@@ -30,6 +30,7 @@ def unified(tmp_path: Path) -> CgroupHost:
         "cpu.stat": "usage_usec 1500000\nuser_usec 1000000",
     }.items():
         (group / name).write_text(f"{content}\n")
+    (tmp_path / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")
     return CgroupHost(mode="unified", hierarchies=(tmp_path,), base="/tank")
 
 
@@ -58,26 +59,28 @@ def content(host: CgroupHost, name: str) -> str:
 
 
 def test_cgroup_v2(unified: CgroupHost) -> None:
-    assert limits.lost(unified, GROUP, Limits()) is None
+    assert limits.lost(unified, GROUP, Limits()) == "the limit of processes is max instead of 2048"
     assert "memory" in str(limits.lost(unified, GROUP, ALL))
     limits.write(unified, GROUP, ALL)
     names = ("memory.max", "memory.swap.max", "pids.max", "cpu.max")
     assert [content(unified, name) for name in names] == [str(64 << 20), "0", "10", "50000 100000"]
     assert limits.lost(unified, GROUP, ALL) is None
     limits.write(unified, GROUP, Limits())
-    assert [content(unified, name) for name in names] == ["max", "max", "max", "max 100000"]
+    assert [content(unified, name) for name in names] == ["max", "max", "2048", "max 100000"]
+    assert limits.lost(unified, GROUP, Limits()) is None
     assert limits.usage(unified, GROUP) == Usage(memory=4096, cpu=1.5, pids=3)
 
 
 def test_cgroup_v1_without_swap_accounting(split: CgroupHost) -> None:
-    assert limits.lost(split, GROUP, Limits()) is None
+    assert limits.lost(split, GROUP, Limits()) == "the limit of processes is max instead of 2048"
     limits.write(split, GROUP, ALL)
     names = ("memory.limit_in_bytes", "pids.max", "cpu.cfs_quota_us", "cpu.cfs_period_us")
     assert [content(split, name) for name in names] == [str(64 << 20), "10", "50000", "100000"]
     assert limits.lost(split, GROUP, ALL) is None
     assert limits.lost(split, GROUP, Limits(pids=11)) is not None
     limits.write(split, GROUP, Limits())
-    assert [content(split, name) for name in names[:3]] == ["-1", "max", "-1"]
+    assert [content(split, name) for name in names[:3]] == ["-1", "2048", "-1"]
+    assert limits.lost(split, GROUP, Limits()) is None
     assert limits.usage(split, GROUP) == Usage(memory=8192, cpu=2.5, pids=2)
     assert not limits.has_swap_limit(split)
 
@@ -87,12 +90,14 @@ def test_the_kernel_rounds_memory_down_to_pages(unified: CgroupHost) -> None:
     assert limits.lost(unified, GROUP, odd) is not None
     (unified.hierarchies[0] / GROUP.lstrip("/") / "memory.max").write_text(str(64 << 20))
     (unified.hierarchies[0] / GROUP.lstrip("/") / "memory.swap.max").write_text("0")
+    (unified.hierarchies[0] / GROUP.lstrip("/") / "pids.max").write_text("2048")
     assert limits.lost(unified, GROUP, odd) is None
 
 
 def test_a_controller_that_is_missing(split: CgroupHost) -> None:
     without = CgroupHost(mode="split", hierarchies=split.hierarchies[:1], base="/tank")
     limits.write(without, GROUP, Limits(memory=64 << 20))
+    assert limits.effective(without, Limits()) == Limits()
     with pytest.raises(Stalled, match="processes"):
         limits.write(without, GROUP, ALL)
     assert limits.lost(without, GROUP, ALL) is None

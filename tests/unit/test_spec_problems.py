@@ -87,6 +87,8 @@ CASES: list[tuple[str, str, list[str]]] = [
     ("both image and rootfs", HEAD + 'rootfs = "/x"\n', ["4: containers[0].rootfs: image and rootfs can't both"]),
     ("relative rootfs", '[[containers]]\nname = "a"\nrootfs = "x"\ncommand = ["a"]\n',
      ['3: containers[0].rootfs: "x" is not an absolute path']),
+    ("the kernel's files as rootfs", '[[containers]]\nname = "a"\nrootfs = "/proc/1/root"\ncommand = ["a"]\n',
+     ['3: containers[0].rootfs: "/proc/1/root" is in a kernel file system']),
     ("host's root as rootfs", '[[containers]]\nname = "a"\nrootfs = "/"\ncommand = ["a"]\n',
      ["3: containers[0].rootfs: the host's own root directory"]),
     ("pull with rootfs", '[[containers]]\nname = "a"\nrootfs = "/x"\ncommand = ["a"]\npull = "always"\n', ["5: containers[0].pull: a rootfs is never pulled"]),

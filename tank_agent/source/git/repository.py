@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tank_agent.linux import fault
+from tank_agent.linux.trees import remove_tree
 from tank_agent.source.git.objects import ID
 from tank_agent.source.git.transport import GitError
 
@@ -154,12 +155,6 @@ class Repository:
         fresh.path.rename(self.path)
         fault.point("git:swap-done")
         remove_tree(old)
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a directory and all below it, if it is there; links in it are removed, not followed."""
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(path)
 
 
 def clean(directory: Path) -> None:

@@ -1,0 +1,149 @@
+"""Directory trees that somebody else filled, removed: of any depth, through directory descriptors only.
+
+A container's program can make a tree that is deeper than a process may have open files or stack frames, and
+in which no path is short enough to be opened. So what lies deeper than a few levels is moved to the top, and
+is removed from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+from tank_agent.linux.paths import RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV, open_at
+
+# Two descriptors are open for each level.
+_LEVELS = 32
+# An entry may be left out of a listing while others of its directory are removed (readdir(3)).
+_PASSES = 3
+_NOT_EMPTY = frozenset({errno.ENOTEMPTY, errno.EEXIST})
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory and all below it, or a file, if it is there; links in it are not followed.
+
+    What resists keeps nothing else of the tree from being removed. Mounts are not entered.
+
+    Raises:
+        OSError: the first that cannot be removed, with its path as filename.
+    """
+    try:
+        parent = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        _Removal(path, parent).run()
+    except FileNotFoundError:
+        # Somebody else was faster.
+        return
+    finally:
+        os.close(parent)
+
+
+class _Removal:
+    def __init__(self, path: Path, parent: int) -> None:
+        self._path = path
+        self._parent = parent
+        self._top = -1
+        self._names: list[str] = []
+        self._error: OSError | None = None
+        self._removed = 0
+        self._moved = 0
+
+    def run(self) -> None:
+        name = self._path.name
+        try:
+            self._top = _open_directory(self._parent, name)
+        except NotADirectoryError:
+            os.unlink(name, dir_fd=self._parent)
+            return
+        except OSError as error:
+            raise _with_path(error, self._path) from error
+        try:
+            for number in range(1, 1 << 62):
+                self._error, self._removed, moved = None, 0, self._moved
+                self._empty(self._top)
+                if self._attempt(os.rmdir, name, self._parent):
+                    return
+                if self._moved == moved and (not self._removed or number >= _PASSES):
+                    break
+        finally:
+            os.close(self._top)
+        raise self._error or _with_path(OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY)), self._path)
+
+    def _empty(self, directory: int) -> None:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                self._names.append(entry.name)
+                if entry.is_dir(follow_symlinks=False):
+                    self._remove_directory(directory, entry.name)
+                else:
+                    self._attempt(os.unlink, entry.name, directory)
+                self._names.pop()
+
+    def _remove_directory(self, directory: int, name: str) -> None:
+        # An empty one, as most are; of all others it is said below why they resist.
+        with contextlib.suppress(OSError):
+            os.rmdir(name, dir_fd=directory)
+            self._removed += 1
+            return
+        if len(self._names) > _LEVELS:
+            self._attempt(self._move, name, directory)
+            return
+        try:
+            child = _open_directory(directory, name)
+        except OSError as error:
+            self._failed(error)
+            return
+        try:
+            self._empty(child)
+        finally:
+            os.close(child)
+        self._attempt(os.rmdir, name, directory)
+
+    def _move(self, name: str, *, dir_fd: int) -> None:
+        target = f".{secrets.token_hex(8)}"
+        os.rename(name, target, src_dir_fd=dir_fd, dst_dir_fd=self._top)
+        self._moved += 1
+
+    def _attempt(self, function: Callable[..., object], name: str, directory: int) -> bool:
+        """Do something to an entry; False, with the error noted, if that cannot be done."""
+        try:
+            function(name, dir_fd=directory)
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            # What is in it is looked at, and has errors of its own.
+            if error.errno not in _NOT_EMPTY:
+                self._failed(error)
+            return False
+        self._removed += 1
+        return True
+
+    def _failed(self, error: OSError) -> None:
+        named = _with_path(error, self._path.joinpath(*self._names))
+        if error.errno == errno.EROFS:
+            # Nothing else here can be removed, however much there is.
+            raise named from error
+        self._error = self._error or named
+
+
+def _open_directory(parent: int, name: str) -> int:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+    try:
+        return open_at(parent, name, flags, resolve=RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), name) from error
+        if error.errno == errno.EXDEV:
+            message = f"{os.strerror(errno.EBUSY)}: something is mounted there"
+            raise OSError(errno.EBUSY, message, name) from error
+        raise
+
+
+def _with_path(error: OSError, path: Path) -> OSError:
+    return OSError(error.errno, error.strerror, str(path))
