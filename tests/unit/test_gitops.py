@@ -10,6 +10,7 @@ from tank_agent.journal.journal import Applied
 from tank_agent.journal.memory_journal import MemoryJournal
 from tank_agent.reconcile.git import owned_pods
 from tank_agent.source.git.status import CommitInfo, GitStatus, StepStatus
+from tank_agent.source.git.transport import GitError
 from tank_agent.source.snapshot import Declared, Snapshot
 from tank_agent.spec.model import content_hash
 from tank_agent.spec.parse import parse_pod_file
@@ -49,6 +50,14 @@ class FakeGit:
         self.answers = True
         self.snapshots: dict[str, Snapshot] = {}
         self.troubles: tuple[str, ...] = ()
+        self.refused: set[str] = set()
+
+    def is_vouched(self, commit: str) -> bool:
+        return commit not in self.refused
+
+    def vouch(self, commit: str) -> None:
+        if commit in self.refused:
+            raise GitError("refused", f"commit {commit[:12]} is refused: it is not signed")
 
     def look(self, timeout: float) -> bool:
         return self.answers
@@ -133,6 +142,44 @@ def test_rollback_to_a_commit_of_the_repository(world: World) -> None:
     world.git.snapshots["f" * 40] = snapshot(source="git")
     with pytest.raises(Stalled, match="has no valid pod web"):
         world.gitops.roll_back("web", "f" * 40)
+
+
+def test_rollback_of_applied_pods_and_seeds_goes_back_one_each_time(world: World) -> None:
+    applied = [pod("job", command=word) for word in ("a", "b", "c")]
+    for number, spec in enumerate(applied):
+        world.journal.put_all([spec], f"{number}" * 12)
+    for number in (2, 1):
+        assert world.gitops.roll_back("job", None).generation == number
+    with pytest.raises(Stalled, match="no older revision"):
+        world.gitops.roll_back("job", None)
+    # Where a restored generation is restored again, it is still the text of the first one.
+    world.gitops.roll_back("job", "4")
+    assert world.gitops.roll_back("job", None).generation == 1
+    world.journal.put_all([pod("job", command="d")], "f" * 12)
+    assert world.gitops.roll_back("job", None).pod == applied[0]
+
+
+@pytest.mark.parametrize("to", [None, "2", COMMITS[1][:4], COMMITS[1], COMMITS[3]])
+def test_rollback_brings_no_text_of_an_unverified_commit_back(world: World, to: str | None) -> None:
+    world.git.snapshots[COMMITS[3]] = of_git("four", COMMITS[3])
+    world.git.refused = {COMMITS[1], COMMITS[3]}
+    with pytest.raises(GitError, match="is refused: it is not signed"):
+        world.gitops.roll_back("web", to)
+    assert world.command == "three"
+    # Not by the way over another owner either: the text is still that commit's.
+    world.journal.merge(snapshot(source="git"))
+    world.journal.put_all([pod(command="applied")], "f" * 12)
+    with pytest.raises(GitError, match="is refused"):
+        world.gitops.roll_back("web", "2")
+    world.gitops.roll_back("web", "1")
+    assert world.command == "one"
+
+
+def test_text_that_came_before_verify_is_told(world: World) -> None:
+    world.gitops.roll_back("web", "1")
+    world.git.refused = {COMMITS[0]}
+    assert world.report()["state"] == "pinned"
+    assert "was never verified" in (world.report()["error"] or "")
 
 
 def test_sync_says_why_not(world: World) -> None:

@@ -98,6 +98,7 @@ class GitSource:
                 revision=self._recall(f"git.deployed.{self._key}").decode("ascii", "replace") or None
             ),
         )
+        self._vouched = verify.Vouched(recall, remember)
         self._objects: dict[str, bytes] = {}
         self._parsed: dict[content.File, content.ParsedFile] = {}
         self._checked: Snapshot | None = None
@@ -148,11 +149,7 @@ class GitSource:
         """
         with self._lock, self._clone.open() as look:
             tip = revision if COMMIT.fullmatch(revision) else self._fetch_aside(look, revision)
-            try:
-                tags, commits = look.session.history(tip, None)
-            except GitError:
-                look.fetch(Wanted(commit=tip, depth=int(look.repository.is_shallow())), follow=False)
-                tags, commits = look.session.history(tip, None)
+            tags, commits = self._history_of(look, tip, None)
             kept = self._parsed
             try:
                 return self._snapshot(look.session, _target(tip, tags, commits), {})
@@ -160,6 +157,40 @@ class GitSource:
                 raise GitError("not-found", str(error), hint="see git.path") from None
             finally:
                 self._parsed = kept
+
+    def is_vouched(self, commit: str) -> bool:
+        """Return whether a commit was verified here, or nothing has to be."""
+        return self._settings.verify.mode == "off" or commit in self._vouched
+
+    def vouch(self, commit: str) -> None:
+        """Verify any commit as if it were followed, unless it was verified when it came; from any thread.
+
+        Raises:
+            TankError: nobody trusted signed it, or something that it brings along; or it cannot be had.
+        """
+        if self.is_vouched(commit):
+            return
+        if self._settings.verify.mode == "tag":
+            hint = "push a signed tag that names it; what ran goes on"
+            raise GitError("refused", f"commit {commit[:12]} is refused: no signed tag named it", hint=hint)
+        with self._lock, self._clone.open() as look:
+            deployed = self._deployed()
+            tags, commits = self._history_of(look, commit, deployed)
+            found = history.judge(commit, deployed, commits)
+            # What we cut off may hold what lies between.
+            if found.holes and look.repository.is_shallow() and self._repair(0):
+                look.reopen()
+                tags, commits = self._history_of(look, commit, deployed)
+                found = history.judge(commit, deployed, commits)
+            self._check_signatures(look, commit, _target(commit, tags, commits), tags, deployed, found)
+
+    def _history_of(self, look: Look, tip: str, deployed: str | None) -> tuple[list[Tag], dict[str, Commit]]:
+        """Return what `Session.history` does, of an object that may have to be fetched first."""
+        try:
+            return look.session.history(tip, deployed)
+        except GitError:
+            look.fetch(Wanted(commit=tip, depth=int(look.repository.is_shallow())), follow=False)
+            return look.session.history(tip, deployed)
 
     def _fetch_aside(self, look: Look, name: str) -> str:
         """Bring what a branch or a tag of the remote points to, and return its name."""
@@ -258,7 +289,7 @@ class GitSource:
                 _, commits = look.session.history(tip, deployed)
                 found = history.judge(commit.info.id, deployed, commits)
             self._check_relation(commit, deployed, found)
-            self._check_signatures(look, tip, tags, deployed, found)
+            self._check_signatures(look, tip, commit, tags, deployed, found)
         self._done("verified", commit)
         fault.point("git:verified")
         return commit
@@ -277,16 +308,31 @@ class GitSource:
         )
 
     def _check_signatures(
-        self, look: Look, tip: str, tags: list[Tag], deployed: str | None, found: history.History
+        self,
+        look: Look,
+        tip: str,
+        commit: Commit,
+        tags: list[Tag],
+        deployed: str | None,
+        found: history.History,
     ) -> None:
         verifier = verify.load(self._settings.verify, look.user)
         if verifier is None:
             return
         if self._settings.verify.mode == "tag" and self._settings.tag is not None:
             verifier.check_tag(tags, self._settings.tag)
-            return
-        if found.holes:
+        elif found.holes:
             raise GitError("corrupt", f"commit {min(found.holes)[:12]} is missing")
+        elif found.relation == "same":
+            # Deployed before [git.verify] was there, it is as new to us as the first commit ever.
+            verifier.check_commits(() if commit.info.id in self._vouched else (commit,))
+        else:
+            self._check_commits(verifier, look, tip, deployed, found)
+        self._vouched.add(commit.info.id)
+
+    def _check_commits(
+        self, verifier: verify.Verifier, look: Look, tip: str, deployed: str | None, found: history.History
+    ) -> None:
         try:
             verifier.check_commits(found.new)
         except GitError:
