@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+from msgspec import Struct
 
 from tank_agent.errors import Problem, Stalled, TankError
 from tank_agent.linux import fault
@@ -35,6 +36,16 @@ from tank_agent.spec.selectors import Host, selects
 StepName = Literal["fetched", "verified", "checked", "applied"]
 # Files of the last commit stay in memory up to this size, so that the next one needs only what changed.
 _KEPT = 16 << 20
+
+
+class _Judged(Struct, frozen=True, kw_only=True):
+    """A commit, the object and the tags that led to it, and how it relates to the deployed one."""
+
+    tip: str
+    tags: list[Tag]
+    commit: Commit
+    deployed: str | None
+    found: history.History
 
 
 class _StepFailedError(Exception):
@@ -174,15 +185,17 @@ class GitSource:
             hint = "push a signed tag that names it; what ran goes on"
             raise GitError("refused", f"commit {commit[:12]} is refused: no signed tag named it", hint=hint)
         with self._lock, self._clone.open() as look:
-            deployed = self._deployed()
-            tags, commits = self._history_of(look, commit, deployed)
-            found = history.judge(commit, deployed, commits)
+            judged = self._judge(look, commit)
             # What we cut off may hold what lies between.
-            if found.holes and look.repository.is_shallow() and self._repair(0):
+            if judged.found.holes and look.repository.is_shallow() and self._repair(0):
                 look.reopen()
-                tags, commits = self._history_of(look, commit, deployed)
-                found = history.judge(commit, deployed, commits)
-            self._check_signatures(look, commit, _target(commit, tags, commits), tags, deployed, found)
+                judged = self._judge(look, commit)
+            self._check_signatures(look, judged)
+
+    def _judge(self, look: Look, commit: str) -> _Judged:
+        deployed = self._deployed()
+        tags, commits = self._history_of(look, commit, deployed)
+        return _judged(commit, tags, commits, deployed)
 
     def _history_of(self, look: Look, tip: str, deployed: str | None) -> tuple[list[Tag], dict[str, Commit]]:
         """Return what `Session.history` does, of an object that may have to be fetched first."""
@@ -289,7 +302,8 @@ class GitSource:
                 _, commits = look.session.history(tip, deployed)
                 found = history.judge(commit.info.id, deployed, commits)
             self._check_relation(commit, deployed, found)
-            self._check_signatures(look, tip, commit, tags, deployed, found)
+            judged = _Judged(tip=tip, tags=tags, commit=commit, deployed=deployed, found=found)
+            self._check_signatures(look, judged)
         self._done("verified", commit)
         fault.point("git:verified")
         return commit
@@ -307,39 +321,28 @@ class GitSource:
             "refused", why, hint="push a commit on top of the deployed one, or set git.allow_rewrite"
         )
 
-    def _check_signatures(
-        self,
-        look: Look,
-        tip: str,
-        commit: Commit,
-        tags: list[Tag],
-        deployed: str | None,
-        found: history.History,
-    ) -> None:
+    def _check_signatures(self, look: Look, judged: _Judged) -> None:
         verifier = verify.load(self._settings.verify, look.user)
         if verifier is None:
             return
+        found, commit = judged.found, judged.commit
         if self._settings.verify.mode == "tag" and self._settings.tag is not None:
-            verifier.check_tag(tags, self._settings.tag)
+            verifier.check_tag(judged.tags, self._settings.tag)
         elif found.holes:
             raise GitError("corrupt", f"commit {min(found.holes)[:12]} is missing")
         elif found.relation == "same":
             # Deployed before [git.verify] was there, it is as new to us as the first commit ever.
             verifier.check_commits(() if commit.info.id in self._vouched else (commit,))
         else:
-            self._check_commits(verifier, look, tip, deployed, found)
+            try:
+                verifier.check_commits(found.new)
+            except GitError:
+                # Wrong clocks may hide that a commit is older than the deployed one: look at all before
+                # refusing.
+                _, commits = look.session.history(judged.tip, judged.deployed, full=True)
+                again = history.judge(found.new[0].info.id, judged.deployed, commits)
+                verifier.check_commits(again.new)
         self._vouched.add(commit.info.id)
-
-    def _check_commits(
-        self, verifier: verify.Verifier, look: Look, tip: str, deployed: str | None, found: history.History
-    ) -> None:
-        try:
-            verifier.check_commits(found.new)
-        except GitError:
-            # Wrong clocks may hide that a commit is older than the deployed one: look at all before refusing.
-            _, commits = look.session.history(tip, deployed, full=True)
-            again = history.judge(found.new[0].info.id, deployed, commits)
-            verifier.check_commits(again.new)
 
     def _check(self, look: Look, commit: Commit) -> Snapshot:
         revision = commit.info.id
@@ -455,6 +458,12 @@ class GitSource:
         self._status = msgspec.structs.replace(before, **changes)
         if msgspec.structs.replace(self._status, looked_at=before.looked_at) != before:
             self._on_status(self._status)
+
+
+def _judged(tip: str, tags: list[Tag], commits: Mapping[str, Commit], deployed: str | None) -> _Judged:
+    commit = _target(tip, tags, commits)
+    found = history.judge(commit.info.id, deployed, commits)
+    return _Judged(tip=tip, tags=tags, commit=commit, deployed=deployed, found=found)
 
 
 def _is_done(step: StepStatus, commit: Commit) -> bool:

@@ -138,8 +138,8 @@ class Verifier(Struct, frozen=True, kw_only=True):
 class Vouched:
     """Commits that were verified here, the latest of them over restarts; to be used under a lock.
 
-    What was verified when it came may come back: a key that expires later takes no rollback away, and of a tag
-    that moved on nothing would be left to check.
+    What was verified when it came may come back: a key that expires later takes no rollback away, and of a
+    tag that moved on nothing would be left to check.
     """
 
     def __init__(self, recall: Callable[[str], bytes], remember: Callable[[str, bytes], None]) -> None:
