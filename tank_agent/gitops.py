@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from tank_agent.source.snapshot import Snapshot
 from tank_agent.spec.parse import ParsedPod
 from tank_agent.spec.selectors import Host, selects
 
-_SYNC_DEADLINE = 30.0
+SYNC_DEADLINE = 30.0
 _NO_TABLE = "agent.toml has no [git]; what came from there goes on, until `tank delete NAME`"
 _STEPS = ("fetched", "verified", "checked", "applied")
 
@@ -114,8 +115,10 @@ class GitOps:
         if problems:
             raise InvalidSpec(problems)
 
-    def sync(self, confirm: str | None) -> None:
+    def sync(self, confirm: str | None, within: float = SYNC_DEADLINE) -> None:
         """Look at every source now; `confirm` lets a commit through, "" the one that waits.
+
+        `within` seconds it has ended, however many sources don't answer.
 
         Raises:
             Stalled: sources are suspended, or no such commit waits.
@@ -126,16 +129,19 @@ class GitOps:
         if confirm is not None:
             waits = self._repository().confirm(confirm or None)
             self._tell(f"commit {waits[:12]} was confirmed", "git-confirmed")
-        looked = self._git is None or self._git.look(_SYNC_DEADLINE)
-        at_rest = self._sources.sync(_SYNC_DEADLINE)
+        deadline = time.monotonic() + within
+        # Told first, so that a repository that does not answer does not cost the files their turn.
+        self._sources.notify()
+        looked = self._git is None or self._git.look(within)
+        at_rest = self._sources.sync(max(0.0, deadline - time.monotonic()))
         if not looked:
             raise Retry(
-                f"git is still being looked at after {_SYNC_DEADLINE:g} s",
+                f"git is still being looked at after {within:g} s",
                 hint="it goes on by itself; `tank git status` tells how far it is",
             )
         if not at_rest:
             raise Retry(
-                f"the files of pods_dir are still being looked at after {_SYNC_DEADLINE:g} s",
+                f"the files of pods_dir are still being looked at after {within:g} s",
                 hint="they change all the time, or their disk does not answer; what runs goes on",
             )
 

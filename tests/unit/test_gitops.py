@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tank_agent.errors import InvalidSpec, PodNotFound, Retry, Stalled
@@ -25,6 +27,8 @@ class FakeSources:
         self.is_suspended = False
         self.announced: list[tuple[Applied, str]] = []
         self.synced = 0
+        self.told = 0
+        self.patience = 0.0
         self.at_rest = True
 
     def suspended(self) -> bool:
@@ -39,8 +43,12 @@ class FakeSources:
     def announce(self, applied: Applied, cause: str) -> None:
         self.announced.append((applied, cause))
 
+    def notify(self) -> None:
+        self.told += 1
+
     def sync(self, timeout: float) -> bool:
         self.synced += 1
+        self.patience = timeout
         return self.at_rest
 
 
@@ -60,6 +68,8 @@ class FakeGit:
             raise GitError("refused", f"commit {commit[:12]} is refused: it is not signed")
 
     def look(self, timeout: float) -> bool:
+        if not self.answers:
+            time.sleep(timeout)
         return self.answers
 
     def wake(self) -> None:
@@ -186,8 +196,10 @@ def test_sync_says_why_not(world: World) -> None:
     world.gitops.sync(None)
     assert world.sources.synced == 1
     world.git.answers = False
-    with pytest.raises(Retry, match="git is still being looked at"):
-        world.gitops.sync(None)
+    with pytest.raises(Retry, match=r"git is still being looked at after 0\.2 s"):
+        world.gitops.sync(None, 0.2)
+    # One deadline for all: files are told to look before git is waited for, and get what is left of it.
+    assert (world.sources.told, world.sources.patience) == (2, 0.0)
     world.git.answers, world.sources.at_rest = True, False
     with pytest.raises(Retry, match="files of pods_dir are still being looked at"):
         world.gitops.sync(None)

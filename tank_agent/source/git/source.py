@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-from msgspec import Struct
 
 from tank_agent.errors import Problem, Stalled, TankError
 from tank_agent.linux import fault
@@ -36,16 +35,8 @@ from tank_agent.spec.selectors import Host, selects
 StepName = Literal["fetched", "verified", "checked", "applied"]
 # Files of the last commit stay in memory up to this size, so that the next one needs only what changed.
 _KEPT = 16 << 20
-
-
-class _Judged(Struct, frozen=True, kw_only=True):
-    """A commit, the object and the tags that led to it, and how it relates to the deployed one."""
-
-    tip: str
-    tags: list[Tag]
-    commit: Commit
-    deployed: str | None
-    found: history.History
+# Seconds that a person's question waits for a look that runs.
+_PATIENCE = 30.0
 
 
 class _StepFailedError(Exception):
@@ -158,7 +149,7 @@ class GitSource:
         Raises:
             TankError: there is none of that name, it cannot be had, or it holds no such path.
         """
-        with self._lock, self._clone.open() as look:
+        with self._alone(), self._clone.open() as look:
             tip = revision if COMMIT.fullmatch(revision) else self._fetch_aside(look, revision)
             tags, commits = self._history_of(look, tip, None)
             kept = self._parsed
@@ -184,7 +175,7 @@ class GitSource:
         if self._settings.verify.mode == "tag":
             hint = "push a signed tag that names it; what ran goes on"
             raise GitError("refused", f"commit {commit[:12]} is refused: no signed tag named it", hint=hint)
-        with self._lock, self._clone.open() as look:
+        with self._alone(), self._clone.open() as look:
             judged = self._judge(look, commit)
             # What we cut off may hold what lies between.
             if judged.found.holes and look.repository.is_shallow() and self._repair(0):
@@ -192,10 +183,30 @@ class GitSource:
                 judged = self._judge(look, commit)
             self._check_signatures(look, judged)
 
-    def _judge(self, look: Look, commit: str) -> _Judged:
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Wait for a look that runs, but not for as long as a remote may take."""
+        if not self._lock.acquire(timeout=_PATIENCE):
+            raise GitError(
+                "unreachable",
+                f"git is still being looked at after {_PATIENCE:g} s",
+                hint="`tank git status` tells how far it is; see git.timeout",
+            )
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _judge(self, look: Look, commit: str) -> history.Judged:
         deployed = self._deployed()
         tags, commits = self._history_of(look, commit, deployed)
-        return _judged(commit, tags, commits, deployed)
+        return history.Judged(
+            tip=commit,
+            tags=tags,
+            commit=_target(commit, tags, commits),
+            deployed=deployed,
+            found=history.judge(commit, deployed, commits),
+        )
 
     def _history_of(self, look: Look, tip: str, deployed: str | None) -> tuple[list[Tag], dict[str, Commit]]:
         """Return what `Session.history` does, of an object that may have to be fetched first."""
@@ -302,7 +313,7 @@ class GitSource:
                 _, commits = look.session.history(tip, deployed)
                 found = history.judge(commit.info.id, deployed, commits)
             self._check_relation(commit, deployed, found)
-            judged = _Judged(tip=tip, tags=tags, commit=commit, deployed=deployed, found=found)
+            judged = history.Judged(tip=tip, tags=tags, commit=commit, deployed=deployed, found=found)
             self._check_signatures(look, judged)
         self._done("verified", commit)
         fault.point("git:verified")
@@ -321,7 +332,7 @@ class GitSource:
             "refused", why, hint="push a commit on top of the deployed one, or set git.allow_rewrite"
         )
 
-    def _check_signatures(self, look: Look, judged: _Judged) -> None:
+    def _check_signatures(self, look: Look, judged: history.Judged) -> None:
         verifier = verify.load(self._settings.verify, look.user)
         if verifier is None:
             return
@@ -458,12 +469,6 @@ class GitSource:
         self._status = msgspec.structs.replace(before, **changes)
         if msgspec.structs.replace(self._status, looked_at=before.looked_at) != before:
             self._on_status(self._status)
-
-
-def _judged(tip: str, tags: list[Tag], commits: Mapping[str, Commit], deployed: str | None) -> _Judged:
-    commit = _target(tip, tags, commits)
-    found = history.judge(commit.info.id, deployed, commits)
-    return _Judged(tip=tip, tags=tags, commit=commit, deployed=deployed, found=found)
 
 
 def _is_done(step: StepStatus, commit: Commit) -> bool:
