@@ -248,6 +248,7 @@ class _Session:
             private=self._places.private,
             local=local,
             timeout=min(30.0, setup.limits.wall),
+            largest_file=setup.limits.blob,
         )
 
     def _transport(self, context: Context) -> GitTransport:

@@ -66,7 +66,8 @@ class Wanted(Struct, frozen=True, kw_only=True):
 class Context(Struct, frozen=True, kw_only=True):
     """What a transport works with. `private` is a directory that only this process reads, for key files.
 
-    `local` replaces the remote's path where the remote is a directory of this machine. Times are in seconds.
+    `local` replaces the remote's path where the remote is a directory of this machine. Times are in seconds,
+    `largest_file`, of a pod file, in bytes.
     """
 
     remote: Remote
@@ -74,6 +75,7 @@ class Context(Struct, frozen=True, kw_only=True):
     private: Path
     local: Path | None = None
     timeout: float = 30.0
+    largest_file: int = 1 << 20
 
 
 class GitTransport(Protocol):
@@ -87,7 +89,7 @@ class GitTransport(Protocol):
         """Bring an object and all that it needs into a bare repository, and return the object's name.
 
         `into` may stand on another repository (objects/info/alternates) and name what is there already
-        (refs/heads/have-*). Only packs and `shallow` are written.
+        (refs/heads/have-*). Only packs, `shallow` and `omitted` are written.
         """
         ...
 

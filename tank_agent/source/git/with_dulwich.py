@@ -9,6 +9,7 @@ import base64
 import ssl
 import subprocess
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import unquote, urlsplit
@@ -20,6 +21,7 @@ from dulwich.errors import GitProtocolError, HangupException, NotGitRepository
 from dulwich.repo import Repo
 
 from tank_agent.linux.process import ENVIRONMENT
+from tank_agent.source.git.index import open_pack
 from tank_agent.source.git.local import copy_missing
 from tank_agent.source.git.objects import ID, printable
 from tank_agent.source.git.transport import Context, GitError, Wanted, explain, ssh_command
@@ -54,7 +56,7 @@ class DulwichTransport:
             if self._context.local is not None:
                 with _local_repository(self._context.local) as source:
                     name = wanted.commit or _the_ref(_chosen(source.get_refs(), [wanted.ref or ""]), wanted)
-                    copy_missing(source, target, name.encode(), wanted.depth)
+                    copy_missing(source, target, name.encode(), wanted.depth, self._context.largest_file)
                     return name
             if wanted.commit is not None:
                 return self._fetch_commit(wanted, wanted.commit, target)
@@ -85,6 +87,7 @@ class DulwichTransport:
 
     def _run(self, target: Any, choose: Any, depth: int | None, protocol: int) -> None:
         client, path = self._client()
+        target.object_store.add_pack = partial(open_pack, Path(target.object_store.pack_dir))
         try:
             client.fetch(path, target, determine_wants=choose, depth=depth, protocol_version=protocol)
         except GitError:
@@ -97,15 +100,17 @@ class DulwichTransport:
         return file.read_text("utf-8", "replace")[-4096:] if file.exists() else ""
 
     def _client(self) -> tuple[Any, str]:
+        # Whole packs, which `open_pack` takes; for a thin one dulwich would need all of it in memory.
         context, remote = self._context, self._context.remote
         if remote.scheme == "git":
-            return TCPGitClient(remote.host, remote.port), remote.path
+            return TCPGitClient(remote.host, remote.port, thin_packs=False), remote.path
         if remote.scheme == "ssh":
             vendor: Any = _Ssh(context)
-            return SSHGitClient(remote.host, remote.port, remote.user, vendor=vendor), remote.path
+            client = SSHGitClient(remote.host, remote.port, remote.user, vendor=vendor, thin_packs=False)
+            return client, remote.path
         base = f"{remote.scheme}://{remote.authority}/"
         pool: Any = _strict_pool(context)
-        return HttpGitClient(base, pool_manager=pool), remote.path.lstrip("/")
+        return HttpGitClient(base, pool_manager=pool, thin_packs=False), remote.path.lstrip("/")
 
 
 def _strict_pool(context: Context) -> urllib3.PoolManager:
