@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from tank_agent.journal.records import DesiredPod, NewEvent, Revision
 from tank_agent.linux.clock import rfc3339
 from tank_agent.reconcile.git import GitFollower
 from tank_agent.reconcile.sources import SourceLoop
+from tank_agent.source.git.settings import COMMIT
 from tank_agent.source.git.status import CommitInfo, GitStatus, StepStatus
 from tank_agent.source.selection import parser_for
 from tank_agent.source.snapshot import Snapshot
 from tank_agent.spec.parse import ParsedPod
 from tank_agent.spec.selectors import Host, selects
 
-_SYNC_DEADLINE = 30.0
+SYNC_DEADLINE = 30.0
 _NO_TABLE = "agent.toml has no [git]; what came from there goes on, until `tank delete NAME`"
 _STEPS = ("fetched", "verified", "checked", "applied")
 
@@ -93,7 +95,7 @@ class GitOps:
         state, error = self._pod_state(pod, None if hold is None else hold["kind"])
         git = {
             "state": state,
-            "error": error,
+            "error": self._unverified(pod) or error,
             "commit": pod.revision,
             "author": pod.author,
             "subject": pod.subject,
@@ -113,8 +115,10 @@ class GitOps:
         if problems:
             raise InvalidSpec(problems)
 
-    def sync(self, confirm: str | None) -> None:
+    def sync(self, confirm: str | None, within: float = SYNC_DEADLINE) -> None:
         """Look at every source now; `confirm` lets a commit through, "" the one that waits.
+
+        `within` seconds it has ended, however many sources don't answer.
 
         Raises:
             Stalled: sources are suspended, or no such commit waits.
@@ -125,16 +129,19 @@ class GitOps:
         if confirm is not None:
             waits = self._repository().confirm(confirm or None)
             self._tell(f"commit {waits[:12]} was confirmed", "git-confirmed")
-        looked = self._git is None or self._git.look(_SYNC_DEADLINE)
-        at_rest = self._sources.sync(_SYNC_DEADLINE)
+        deadline = time.monotonic() + within
+        # Told first, so that a repository that does not answer does not cost the files their turn.
+        self._sources.notify()
+        looked = self._git is None or self._git.look(within)
+        at_rest = self._sources.sync(max(0.0, deadline - time.monotonic()))
         if not looked:
             raise Retry(
-                f"git is still being looked at after {_SYNC_DEADLINE:g} s",
+                f"git is still being looked at after {within:g} s",
                 hint="it goes on by itself; `tank git status` tells how far it is",
             )
         if not at_rest:
             raise Retry(
-                f"the files of pods_dir are still being looked at after {_SYNC_DEADLINE:g} s",
+                f"the files of pods_dir are still being looked at after {within:g} s",
                 hint="they change all the time, or their disk does not answer; what runs goes on",
             )
 
@@ -182,11 +189,15 @@ class GitOps:
         Raises:
             PodNotFound: there is no such pod.
             Stalled: there is no such revision, or it is the present one.
+            Retry: it is a commit's, which [git.verify] refuses or which cannot be read.
         """
         pod = self._journal.get(name)
         if pod is None:
             raise PodNotFound(f"there is no pod {name}", hint="`tank list` shows all")
         revision = self._older(pod, to)
+        # Whoever owns the pod now: a text of git counts where git's own way in would let it through.
+        if self._git is not None and COMMIT.fullmatch(revision.revision):
+            self._git.vouch(revision.revision)
         self._announce(self._journal.roll_back(name, revision), "rolled back")
         return revision
 
@@ -194,7 +205,10 @@ class GitOps:
         kept = [found for found in self._journal.history(pod.name) if found.generation <= pod.generation]
         if to is None:
             # Twice in a row goes back twice, not forth again.
-            present = pod.hold.generation if pod.hold is not None and pod.hold.generation else pod.generation
+            restored = {old.generation: old.restored for old in kept}
+            present = pod.generation
+            while (origin := restored.get(present)) is not None:
+                present = origin
             found = [old for old in kept if old.generation < present and old.hash != pod.hash]
         elif to.isascii() and to.isdigit() and any(old.generation == int(to) for old in kept):
             found = [old for old in kept if old.generation == int(to)]
@@ -202,7 +216,7 @@ class GitOps:
             found = [old for old in kept if len(to) >= 4 and old.revision.startswith(to)]
         if found:
             return found[-1]
-        if to is not None and len(to) == 40 and self._git is not None and pod.owner.startswith("git:"):
+        if to is not None and COMMIT.fullmatch(to) and self._git is not None and pod.owner.startswith("git:"):
             return self._of_commit(pod.name, to)
         what = "no older revision" if to is None else f"no revision {to}"
         raise Stalled(
@@ -235,6 +249,11 @@ class GitOps:
         status = self._git.status
         state = "behind" if status.state == "pending" else status.state
         return state, status.error or status.held
+
+    def _unverified(self, pod: DesiredPod) -> str | None:
+        if self._git is None or self._git.is_vouched(pod.revision):
+            return None
+        return f"commit {pod.revision[:12]} was never verified: it came before [git.verify] was set"
 
     def _repository(self) -> GitFollower:
         if self._git is None:

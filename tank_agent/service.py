@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from tank_agent import __version__
 from tank_agent.api.service import AppliedPod, ManagedVolume, PlannedPod, PlanReport
 from tank_agent.errors import InvalidSpec, PodNotFound, Problem, VolumeInUse
-from tank_agent.gitops import GitOps
+from tank_agent.gitops import SYNC_DEADLINE, GitOps
 from tank_agent.images import Images
 from tank_agent.interactive import Interactive
 from tank_agent.journal.journal import Journal
@@ -156,11 +157,15 @@ class Service:
         pods = tuple(self._planned(name, before.get(name), after.get(name)) for name in names)
         return PlanReport(pods=pods, problems=tuple(str(problem) for problem in problems))
 
-    def sync(self, wait: float | None, confirm: str | None = None) -> list[dict[str, Any]]:
-        """Look at every source now; with `wait`, up to that many seconds until all pods are settled."""
-        self.gitops.sync(confirm)
+    def sync(
+        self, wait: float | None, confirm: str | None = None, within: float | None = None
+    ) -> list[dict[str, Any]]:
+        """Look at every source now; with `wait`, until all pods are settled too, within that many seconds."""
+        limits = [limit for limit in (wait, within) if limit is not None]
+        deadline = time.monotonic() + min(limits, default=SYNC_DEADLINE)
+        self.gitops.sync(confirm, min([SYNC_DEADLINE, *limits]))
         if wait is not None:
-            self._reconciler.wait_until(self._settled, wait)
+            self._reconciler.wait_until(self._settled, max(0.0, deadline - time.monotonic()))
         return self.status()
 
     def volumes(self) -> Sequence[ManagedVolume]:

@@ -113,10 +113,12 @@ def plan(service: AgentService, request: Request) -> Reply:
 def sync(service: AgentService, request: Request) -> Reply:
     """Look at every source now; with `wait`, answer once all pods are settled or that time is over.
 
-    `confirm` lets a commit of git through, "" the one that waits.
+    Without it, `within` is how long looking may take. `confirm` lets a commit of git through, "" the one
+    that waits.
     """
     wait_for = request.seconds("wait", 0, MAX_SYNC_WAIT) if "wait" in request.query else None
-    return json_answer(service.sync(wait_for, request.query.get("confirm")))
+    within = request.seconds("within", 0, MAX_SYNC_WAIT) if "within" in request.query else None
+    return json_answer(service.sync(wait_for, request.query.get("confirm"), within))
 
 
 def sources(service: AgentService, request: Request) -> Reply:

@@ -110,10 +110,13 @@ class AgentService(Protocol):
         """
         ...
 
-    def sync(self, wait: float | None, confirm: str | None = None) -> list[dict[str, Any]]:
-        """Look at every source now; with `wait`, up to that many seconds until all pods are settled.
+    def sync(
+        self, wait: float | None, confirm: str | None = None, within: float | None = None
+    ) -> list[dict[str, Any]]:
+        """Look at every source now; with `wait`, until all pods are settled too, at most that many seconds.
 
-        `confirm` lets a commit through that waits for a nod: that one, or "" for the one that waits now.
+        `within` bounds it in seconds where nobody waits for pods. `confirm` lets a commit through that waits
+        for a nod: that one, or "" for the one that waits now.
         Returns the status of all pods. Raises Stalled if sources are suspended, or no such commit waits.
         """
         ...

@@ -13,13 +13,17 @@ from tank_agent.cli.output import print_json
 from tank_agent.cli.sources import followed, print_sources
 from tank_agent.cli.status import print_all
 
+_WAIT = 120.0
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
     parser.add_argument(
         "--wait", action="store_true", help="until all pods are settled; 1 if one is not well"
     )
-    parser.add_argument("--timeout", type=duration, default=120.0, metavar="T", help="of --wait (default 2m)")
+    parser.add_argument(
+        "--timeout", type=duration, metavar="T", help="of all of it (default 30s, with --wait 2m)"
+    )
     parser.add_argument(
         "--confirm",
         nargs="?",
@@ -34,9 +38,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the verb."""
     from tank_agent.api.wire import MAX_SYNC_WAIT
 
-    wait = min(arguments.timeout, MAX_SYNC_WAIT) if arguments.wait else None
     client = client_of(arguments)
-    pods = client.sync(wait, confirm=arguments.confirm)
+    limit = None if arguments.timeout is None else min(arguments.timeout, MAX_SYNC_WAIT)
+    if arguments.wait:
+        pods = client.sync(_WAIT if limit is None else limit, confirm=arguments.confirm)
+    else:
+        pods = client.sync(confirm=arguments.confirm, within=limit)
     sources = client.sources()
     if arguments.output == "json":
         print_json(pods)

@@ -371,20 +371,25 @@ class Client:
         timeout = self._timeout + _SOURCES_WITHIN
         return _decode(self._call("POST", _about(name, "rollback"), query, timeout=timeout), Revision)
 
-    def sync(self, wait: float | None = None, *, confirm: str | None = None) -> Sequence[dict[str, Any]]:
-        """Look at every source now; with `wait`, up to that many seconds until all pods are settled.
+    def sync(
+        self, wait: float | None = None, *, confirm: str | None = None, within: float | None = None
+    ) -> Sequence[dict[str, Any]]:
+        """Look at every source now; with `wait`, until all pods are settled too, at most that many seconds.
 
         Args:
+            within: seconds that looking may take where nobody waits for pods; 30 if not given.
             confirm: a commit of git that waits for a nod; "" is the one that waits now.
 
         Returns the status of all pods.
 
         Raises:
             Stalled: sources are suspended, or no such commit waits.
+            Retry: a source has not answered in time.
         """
         query = {} if wait is None else {"wait": f"{wait:.3f}"}
         query |= {} if confirm is None else {"confirm": confirm}
-        timeout = (wait or 0.0) + _SOURCES_WITHIN + self._timeout
+        query |= {} if within is None else {"within": f"{within:.3f}"}
+        timeout = max(wait or 0.0, within or 0.0, _SOURCES_WITHIN) + self._timeout
         answer = self._call("POST", "/v1/sync", query, timeout=timeout)
         return _decode(answer, list[dict[str, Any]])
 

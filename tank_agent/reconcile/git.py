@@ -138,6 +138,18 @@ class GitFollower:
         """
         return self._source.read(revision)
 
+    def vouch(self, commit: str) -> None:
+        """Verify any commit as if it were followed, where [git.verify] asks for that.
+
+        Raises:
+            TankError: it is refused, or cannot be had.
+        """
+        self._source.vouch(commit)
+
+    def is_vouched(self, commit: str) -> bool:
+        """Return whether a commit was verified here, or nothing has to be."""
+        return self._source.is_vouched(commit)
+
     def sync(self) -> GitStatus:
         """Look at the remote, unless suspended; for the worker."""
         return self._source.status if self._suspended() else self._source.sync()

@@ -53,6 +53,7 @@ _SENTENCES = (
 _WORDS = {"yes": "true", "on": "true", "true": "true", "no": "false", "off": "false", "false": "false"}
 _ASSIGNMENT = re.compile(r"\s*([^=#]+?)\s*=\s*([^#]*?)\s*(?:#.*)?")
 _WRONG_VALUE = ("Invalid value", "Expected newline or end of document", "Invalid date")
+_LARGE_FILE_POINTER = "version https://git-lfs.github.com/spec/"
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_.-]+")
 _COLON = re.compile(r"\s*-?\s*([A-Za-z0-9_-]+)\s*:(?:\s+(\S.*))?")
@@ -98,6 +99,16 @@ def _unreadable(text: str, file: str) -> Problem | None:
         size = len(text.encode())
     except UnicodeEncodeError as error:
         return Problem(file, _line_at(text, error.start), "", "the text is not UTF-8; save the file as UTF-8")
+    # Half of the bytes of UTF-16 are zero where the text is English, and three of four of UTF-32.
+    if text.count("\0") * 3 > len(text):
+        return Problem(file, 0, "", "the text is UTF-16 or UTF-32; save the file as UTF-8")
+    if text.startswith(_LARGE_FILE_POINTER):
+        return Problem(
+            file,
+            0,
+            "",
+            "this is a Git LFS pointer, and LFS is not fetched; take the file out of .gitattributes",
+        )
     if size > TEXT_MAX:
         return Problem(file, 0, "", f"the file has {size} bytes; at most {TEXT_MAX} are read")
     if text.count(".") >= _KEY_PARTS_MAX:

@@ -190,19 +190,15 @@ def write_bomb(work: Work, path: str, size: int) -> None:
     work.push()
 
 
-def test_a_file_that_unpacks_to_gigabytes_is_left_out_or_refused(machine: Machine, work: Work) -> None:
+def test_a_file_that_unpacks_to_gigabytes_is_left_out(machine: Machine, work: Work) -> None:
     machine.sync()
     limits = machine.source._clone.limits
     machine.source._clone.limits = msgspec.structs.replace(limits, memory=300 << 20)
     write_bomb(work, "pods/bomb.toml", 320 << 20)
     status = machine.sync()
     assert machine.runs == "a b c"
-    if machine.settings.transport == "git":
-        assert (status.state, status.error) == ("in-sync", None)
-        assert "pods/bomb.toml: is larger than" in str(machine.published[-1].problems[0])
-    else:
-        # dulwich unpacks all that it fetches, in the helper's bounds.
-        assert status.error == "fetch: the answer needs more memory than is allowed"
+    assert (status.state, status.error) == ("in-sync", None)
+    assert "pods/bomb.toml: is larger than" in str(machine.published[-1].problems[0])
     work.git("rm", "--quiet", "--cached", "pods/bomb.toml")
     work.git("commit", "--quiet", "--amend", "--allow-empty", "-m", "defused")
     work.git("config", "--file", str(work.bare / "config"), "receive.denyNonFastForwards", "false")
@@ -465,6 +461,89 @@ def test_a_signed_tag_vouches_for_its_commit(machine: Machine, work: Work, signe
     work.git("tag", "-s", "-m", "x", "v2")
     work.git("push", "--quiet", "--force", "origin", "refs/tags/v2:refs/tags/v1")
     assert "made as v2" in (machine.sync().error or "")
+
+
+def test_nothing_unverified_is_vouched_for(machine: Machine, work: Work, signers: Path) -> None:
+    verifying(machine, signers)
+    base = work.commit("base", "--gpg-sign")
+    assert machine.sync().applied.revision == base
+    unsigned = work.commit("unsigned")
+    assert "is not signed" in (machine.sync().error or "")
+    on_top = work.commit("signed over it", "--gpg-sign")
+    work.git("checkout", "--quiet", "-b", "side", base)
+    aside = work.commit("unsigned aside")
+    signed_aside = work.commit("signed over that", "--gpg-sign")
+    work.git("checkout", "--quiet", "-B", "other", base)
+    good_aside = work.commit("signed aside", "--gpg-sign")
+    for commit in (unsigned, on_top, aside, signed_aside):
+        for _ in range(2):
+            with pytest.raises(GitError, match="is refused: it is not signed"):
+                machine.source.vouch(commit)
+        machine.start()
+    # What was verified when it came, and what would be verified if it came now.
+    machine.source.vouch(base)
+    machine.source.vouch(good_aside)
+    # An older one counts by itself, as if the branch were moved back to it.
+    first = work.git("rev-list", "--max-parents=0", "HEAD")
+    with pytest.raises(GitError, match="is refused: it is not signed"):
+        machine.source.vouch(first)
+    with pytest.raises(GitError):
+        machine.source.vouch("0" * 40)
+    assert (machine.sync().applied.revision, len(machine.published)) == (base, 1)
+
+
+def test_what_was_verified_may_come_back_when_its_key_has_gone(
+    machine: Machine, work: Work, signers: Path
+) -> None:
+    verifying(machine, signers)
+    first = work.commit("first", "--gpg-sign")
+    machine.sync()
+    work.commit("second", "--gpg-sign")
+    machine.sync()
+    signers.write_text("eve@example.com " + (signers.parent / "eve.pub").read_text())
+    machine.start()
+    machine.source.vouch(first)
+    third = work.commit("third", "--gpg-sign")
+    with pytest.raises(GitError, match="its key is not in"):
+        machine.source.vouch(third)
+
+
+def test_a_commit_deployed_before_verify_is_told_when_it_comes(
+    machine: Machine, work: Work, signers: Path
+) -> None:
+    unsigned = work.head()
+    assert machine.sync().applied.revision == unsigned
+    verifying(machine, signers, branch="main")
+    published = len(machine.published)
+    status = machine.sync()
+    assert "is refused: it is not signed" in (status.error or "")
+    assert (status.applied.revision, len(machine.published)) == (unsigned, published)
+    assert not machine.source.is_vouched(unsigned)
+    signed = work.commit("signed", "--gpg-sign")
+    assert (machine.sync().state, machine.source.is_vouched(signed)) == ("in-sync", True)
+    machine.start()
+    assert machine.sync().state == "in-sync"
+    with pytest.raises(GitError, match="is refused: it is not signed"):
+        machine.source.vouch(unsigned)
+
+
+def test_under_signed_tags_only_tagged_commits_are_vouched_for(
+    machine: Machine, work: Work, signers: Path
+) -> None:
+    first = work.head()
+    work.git("tag", "-s", "-m", "x", "v1")
+    work.git("push", "--quiet", "origin", "v1")
+    verifying(machine, signers, tag="v1").sync()
+    second = work.commit("signed, but no tag names it", "--gpg-sign")
+    third = work.commit("third")
+    work.git("tag", "--force", "-s", "-m", "x", "v1")
+    work.git("push", "--quiet", "--force", "origin", "v1")
+    machine.start()
+    assert machine.sync().applied.revision == third
+    machine.source.vouch(first)
+    machine.source.vouch(third)
+    with pytest.raises(GitError, match="no signed tag named it"):
+        machine.source.vouch(second)
 
 
 def test_a_host_takes_its_own_directory(work: Work, tmp_path: Path) -> None:

@@ -218,7 +218,8 @@ def test_failures_have_one_clear_line(
 
 def test_a_fetch_that_is_too_large_is_refused(site: Site, transport: str, tmp_path: Path) -> None:
     site.work.git("checkout", "--quiet", "-B", "large", site.first)
-    (site.work.path / "large.bin").write_bytes(os.urandom(3 << 20))
+    for number in range(4):
+        site.work.write(f"large{number}.toml", f"# {os.urandom(450_000).hex()}\n")
     site.work.commit("large", push=False)
     site.work.push("--force")
     site.work.git("checkout", "--quiet", "main")

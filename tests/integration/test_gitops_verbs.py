@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.agent import Agent, ended, wait_for
+from tests.support.git import make_key
 from tests.support.gitops import Fleet, echo
 
 
@@ -96,6 +97,57 @@ def test_rollback_to_a_commit_that_never_ran_here(fleet: Fleet) -> None:
     assert (status["revision"], status["git"]["subject"]) == (between, "between")
     assert agent.tank("rollback", "web", "0" * 40).returncode == 1
     assert "name a commit by all of its 40 digits" in agent.tank("rollback", "web", "0" * 12).stderr
+
+
+def test_no_verb_brings_back_what_nobody_signed(tmp_path: Path) -> None:
+    make_key(tmp_path / "key")
+    public = (tmp_path / "key.pub").read_text().split()
+    (tmp_path / "signers").write_text(f'ann@example.com namespaces="git" {public[0]} {public[1]}\n')
+    fleet = Fleet(tmp_path)
+    agent, work = fleet.agent, fleet.work
+    work.git("config", "gpg.format", "ssh")
+    work.git("config", "user.signingkey", str(tmp_path / "key"))
+    with ended(agent):
+        first = fleet.push({"pods/web.toml": fleet.text("one")}, "before verify")
+        agent.start()
+        agent.wait_phase("web", "running")
+        fleet.push({"pods/web.toml": fleet.text("two")}, "before verify, too")
+        says(agent, "one", "two")
+        assert agent.tank("rollback", "web").returncode == 0
+        says(agent, "one", "two", "one")
+        fleet.configure("[git.verify]", 'mode = "commits"', f'allowed_signers = "{tmp_path}/signers"')
+        agent.kill()
+        agent.start()
+        # What ran when it was switched on is no push: it goes on, and the status says what it is.
+        wait_for(lambda: agent.client.sources()["git"]["state"] == "error", "the deployed commit is told")
+        pid = agent.pid("web")
+        assert "was never verified" in agent.client.status("web")["git"]["error"]
+        signed = fleet.push({"pods/web.toml": fleet.text("three")}, "signed", "-S")
+        says(agent, "one", "two", "one", "three")
+        unsigned = fleet.push({"pods/web.toml": fleet.text("evil")}, "not signed")
+        wait_for(lambda: agent.client.sources()["git"]["state"] == "error", "the unsigned commit is refused")
+        pid = agent.pid("web")
+        for to in ((), ("1",), ("2",), (first[:8],), (first,), (unsigned,)):
+            done = agent.tank("rollback", "web", *to)
+            assert (done.returncode, "is refused: it is not signed" in done.stderr) == (1, True), (to, done)
+        for verb in (("sync",), ("suspend", "web"), ("resume", "web"), ("suspend",), ("resume",)):
+            agent.tank(*verb)
+        assert agent.tank("plan", "--git", unsigned).returncode in (0, 2)
+        agent.kill()
+        agent.start()
+        agent.tank("resume", "web")
+        agent.tank("sync", "--confirm", unsigned)
+        status = agent.wait_phase("web", "running")
+        assert (status["revision"], agent.pid("web")) == (signed, pid)
+        assert agent.output("web") == ["one", "two", "one", "three"]
+        # Back to what was verified, and forth again.
+        fleet.work.git("reset", "--quiet", "--hard", signed)
+        fleet.work.write("pods/web.toml", fleet.text("four"))
+        work.commit("signed, too", "-S", push=False)
+        work.push("--force")
+        says(agent, "one", "two", "one", "three", "four")
+        assert agent.tank("rollback", "web").returncode == 0
+        says(agent, "one", "two", "one", "three", "four", "three")
 
 
 def test_a_pinned_pod_does_not_use_up_the_budget(fleet: Fleet) -> None:

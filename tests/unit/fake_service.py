@@ -262,8 +262,11 @@ class FakeService:
         self.calls.append(("plan", files) if git is None else ("plan", files, git))
         return self.report
 
-    def sync(self, wait: float | None, confirm: str | None = None) -> list[dict[str, Any]]:
-        self.calls.append(("sync", wait) if confirm is None else ("sync", wait, confirm))
+    def sync(
+        self, wait: float | None, confirm: str | None = None, within: float | None = None
+    ) -> list[dict[str, Any]]:
+        asked = [part for part in (confirm, within) if part is not None]
+        self.calls.append(("sync", wait, *asked))
         return self.status()
 
     def info(self) -> dict[str, Any]:

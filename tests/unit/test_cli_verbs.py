@@ -307,7 +307,8 @@ def test_sync(tank: Tank, service: FakeService) -> None:
     service.add("web")
     assert tank("sync")[0] == 0
     assert tank("sync", "--wait", "--timeout", "3s")[0] == 0
-    assert service.calls == [("sync", None), ("sync", 3.0)]
+    assert tank("sync", "--timeout", "3s")[0] == 0
+    assert service.calls == [("sync", None), ("sync", 3.0), ("sync", None, 3.0)]
     service.add("db", "failed")
     assert tank("sync")[0] == 0
     code, stdout, _ = tank("sync", "--wait")

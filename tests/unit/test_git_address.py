@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
 from tank_agent.errors import Stalled, TankError
 from tank_agent.source.git.address import Remote, parse_url, redact
-from tank_agent.source.git.credentials import load_access
+from tank_agent.source.git.credentials import load_access, proxy_for
 from tank_agent.source.git.settings import GitSettings, GitVerify, GitWebhook, problems
-from tank_agent.source.git.transport import Access
+from tank_agent.source.git.transport import Access, GitError, explain
 
 
 @pytest.mark.parametrize(
@@ -74,6 +76,116 @@ def test_odd_addresses_are_refused(url: str) -> None:
 
 def test_redacts_what_stands_before_the_host() -> None:
     assert redact("fatal: https://u:secret@h/x and ssh://git@h/y") == "fatal: https://h/x and ssh://h/y"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://alice:S3cret@h/x.git",
+        "HTTPS://alice:S3cret@h/x.git",
+        "https://S3cret@h/x.git",
+        "https://alice:S3@cret@h/x.git",
+        "https://alice:S3/cret@h/x.git",
+        "https://alice:S3?cret@h/x.git",
+        "//alice:S3cret@h/x.git",
+        "https:\\\\alice:S3cret@h/x.git",
+        "https://h/x.git?private_token=S3cret",
+        "https://h/x.git?a=b&access_token=S3cret&c=d",
+        "https://h:8080/x.git?X-Amz-Signature=S3cret",
+        "socks5h://alice:S3cret@127.0.0.1:1080",
+    ],
+)
+def test_no_error_of_git_holds_a_secret_of_a_url(url: str) -> None:
+    for text in (url, f"fatal: unable to access '{url}/': no", f'"{url}", then {url}'):
+        error = GitError("broken", f"the server redirects to {text}", hint=f"see {text}")
+        assert "S3" not in str(error) and "cret" not in str(error)
+    error = explain(f"x\nremote: {url}", "the server hung up")
+    assert "S3" not in str(error) and "cret" not in str(error)
+
+
+def test_what_is_no_secret_stays_in_errors() -> None:
+    text = "https://h:8443/a@b/x.git?service=git-upload-pack, [::1]:22, ssh://h/~x and ann@example.com"
+    assert redact(text) == text
+
+
+def test_a_password_in_the_short_form_is_refused_and_not_shown() -> None:
+    with pytest.raises(Stalled) as caught:
+        parse_url("alice:S3cret@h:fleet.git")
+    assert "S3cret" not in str(caught.value)
+
+
+def test_who_may_have_meant_a_port_is_told() -> None:
+    assert parse_url("git@h:2222/fleet").with_port == "ssh://git@h:2222/fleet"
+    for url in ("git@h:fleet/2222", "ssh://git@h:22/2222/fleet", "https://h/2222/fleet", "/2222/fleet"):
+        assert parse_url(url).with_port is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "proxy"),
+    [
+        ({}, None),
+        ({"HTTPS_PROXY": "http://p:3128"}, "http://p:3128"),
+        ({"https_proxy": "p:3128", "HTTPS_PROXY": "http://other"}, "http://p:3128"),
+        ({"ALL_PROXY": "socks5h://p:1080"}, "socks5h://p:1080"),
+        ({"HTTP_PROXY": "http://p:3128"}, None),
+        ({"HTTPS_PROXY": "http://p:3128", "NO_PROXY": "a.example,.git.example"}, None),
+        ({"HTTPS_PROXY": "http://p:3128", "no_proxy": "other.example"}, "http://p:3128"),
+        ({"HTTPS_PROXY": ""}, None),
+    ],
+)
+def test_the_environment_names_a_proxy(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], proxy: str | None
+) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert proxy_for(parse_url("https://www.git.example/fleet.git")) == proxy
+
+
+def test_a_proxy_that_is_no_url_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "ftp://alice:S3cret@p")
+    with pytest.raises(Stalled, match="ftp://p is not a proxy's URL") as caught:
+        proxy_for(parse_url("https://git.example/fleet.git"))
+    assert "S3cret" not in str(caught.value)
+
+
+_KEY = "-----BEGIN PRIVATE KEY-----\nMIGH\n-----END PRIVATE KEY-----\n"
+_BROKEN = "-----BEGIN CERTIFICATE-----\nMIGH\n-----END CERTIFICATE-----\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (b"hello", "holds no certificate in PEM"),
+        (b"\x30\x82\xff\x00", "holds no certificate in PEM"),
+        (_KEY.encode(), "holds a key, but no certificate"),
+        (_BROKEN.encode(), "holds a certificate that can't be read"),
+        (None, "Is a directory"),
+    ],
+)
+def test_a_file_of_authorities_that_cannot_be_used_is_named(
+    tmp_path: Path, content: bytes | None, words: str
+) -> None:
+    file = tmp_path / "ca.pem"
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+    settings = GitSettings(url="https://h/x", ca_file=str(file))
+    with pytest.raises(Stalled) as caught:
+        load_access(settings, parse_url(settings.url))
+    assert "git.ca_file" in str(caught.value) and str(file) in str(caught.value)
+    assert words in str(caught.value) and caught.value.hint
+
+
+def test_files_of_windows_editors_are_taken(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_bytes(b"\xef\xbb\xbft0ken\r\n")
+    settings = GitSettings(url="https://h/x", token_file=str(file))
+    assert load_access(settings, parse_url(settings.url)).password == "t0ken"
 
 
 def test_access_is_never_printed() -> None:

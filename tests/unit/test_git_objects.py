@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -55,6 +56,28 @@ def test_reads_what_git_writes(work: Work) -> None:
     assert entries[b"pods"].is_directory and entries[b"link"].is_symlink
     tag = parse_tag(raw(work, "v1"))
     assert (tag.target, tag.kind, tag.name, tag.signed) == (second, "commit", "v1", None)
+
+
+@pytest.mark.parametrize("name", ["ISO-8859-1", "latin1", "windows-1252", "KOI8-R", "Shift_JIS", "GB18030"])
+def test_a_commit_says_how_its_texts_are_written(work: Work, name: str) -> None:
+    subject, author = ("Мир", "Иван") if name == "KOI8-R" else ("Mehr Gedächtnis", "Jörg Müller")
+    if name in ("Shift_JIS", "GB18030"):
+        subject, author = "日本", "山田"
+    message = work.path / "message"
+    message.write_bytes(subject.encode(name))
+    options = ["-c", f"i18n.commitEncoding={name}", "commit", "--quiet", "--allow-empty"]
+    raw_author = os.fsdecode(f"{author} <j@example.com>".encode(name))
+    work.git(*options, "-F", str(message), f"--author={raw_author}")
+    info = parse_commit(raw(work, work.head())).info
+    assert (info.subject, info.author) == (subject, author)
+
+
+@pytest.mark.parametrize(
+    "name", [b"zip", b"hex", b"punycode", b"utf-16", b"x" * 5000, b"iso88591", b"latin-9", b"\xff"]
+)
+def test_an_encoding_that_is_none_does_no_harm(name: bytes) -> None:
+    commit = parse_commit(HEAD + PEOPLE + b"encoding " + name + b"\n\nplain \x9b")
+    assert commit.info.subject == "plain �"
 
 
 HEAD = b"tree " + b"a" * 40 + b"\n"

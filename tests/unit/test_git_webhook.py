@@ -65,6 +65,10 @@ BODY = b'{"ref": "refs/heads/main"}'
         {"X-Gitea-Signature": sign(BODY)},
         {"X-Forgejo-Signature": sign(BODY)},
         {"X-Gitlab-Token": SECRET},
+        # Bitbucket; Gogs; and Gitea, which sends the signatures of its ancestors along.
+        {"X-Hub-Signature": "sha256=" + sign(BODY)},
+        {"X-Gogs-Signature": sign(BODY)},
+        {"X-Hub-Signature": "sha1=" + "0" * 40, "X-Hub-Signature-256": "sha256=" + sign(BODY)},
     ],
 )
 def test_each_kind_of_host_wakes(listener: Listener, headers: dict[str, str]) -> None:
@@ -81,6 +85,9 @@ def test_each_kind_of_host_wakes(listener: Listener, headers: dict[str, str]) ->
         {"X-Hub-Signature-256": "sha256=" + sign(BODY, "other")},
         {"X-Hub-Signature-256": "sha256=", "X-Gitlab-Token": SECRET},
         {"X-Hub-Signature-256": "sha1=" + sign(BODY)},
+        {"X-Hub-Signature": "sha1=" + sign(BODY)},
+        {"X-Hub-Signature": sign(BODY)},
+        {"X-Gogs-Signature": "sha256=" + sign(BODY)},
         {"X-Gitea-Signature": ""},
         {"X-Gitlab-Token": SECRET[:-1]},
         {"X-Gitlab-Token": "\u00fc".encode().decode("latin-1")},
@@ -123,6 +130,28 @@ def test_callers_are_limited(tmp_path: Path) -> None:
         assert [listener.send(right) for _ in range(3)] == [202, 202, 429]
     finally:
         listener.server.stop()
+
+
+def test_strangers_from_the_same_proxy_switch_nobody_off(tmp_path: Path) -> None:
+    listener = Listener(tmp_path, RateLimit(burst=3, rate=0, clock=lambda: 0.0))
+    try:
+        wrong = [listener.send(headers, BODY) for headers in [{}, {"X-Gogs-Signature": "0" * 64}] * 3]
+        assert wrong == [403, 403, 403, 429, 429, 429]
+        # GitHub's documented example has such a body, real pushes have some hundred kilobytes.
+        body = b"x" * (512 << 10)
+        assert listener.send({"X-Hub-Signature-256": "sha256=" + sign(body)}, body) == 202
+        assert listener.woken == 1
+        # They cost a bounded read each: of large bodies, and of those without any proof, nothing is read.
+        head = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n%s\r\n"
+        assert b" 429 " in listener.raw(head % (2 << 20, b"X-Gogs-Signature: 0\r\n"))
+        assert b" 429 " in listener.raw(head % (2 << 20, b""))
+    finally:
+        listener.server.stop()
+
+
+def test_a_body_without_any_proof_is_not_read(listener: Listener) -> None:
+    answer = listener.raw(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (2 << 20))
+    assert b" 403 " in answer.split(b"\r\n")[0]
 
 
 def test_who_drips_is_hung_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

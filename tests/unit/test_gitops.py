@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tank_agent.errors import InvalidSpec, PodNotFound, Retry, Stalled
@@ -10,6 +12,7 @@ from tank_agent.journal.journal import Applied
 from tank_agent.journal.memory_journal import MemoryJournal
 from tank_agent.reconcile.git import owned_pods
 from tank_agent.source.git.status import CommitInfo, GitStatus, StepStatus
+from tank_agent.source.git.transport import GitError
 from tank_agent.source.snapshot import Declared, Snapshot
 from tank_agent.spec.model import content_hash
 from tank_agent.spec.parse import parse_pod_file
@@ -24,6 +27,8 @@ class FakeSources:
         self.is_suspended = False
         self.announced: list[tuple[Applied, str]] = []
         self.synced = 0
+        self.told = 0
+        self.patience = 0.0
         self.at_rest = True
 
     def suspended(self) -> bool:
@@ -38,8 +43,12 @@ class FakeSources:
     def announce(self, applied: Applied, cause: str) -> None:
         self.announced.append((applied, cause))
 
+    def notify(self) -> None:
+        self.told += 1
+
     def sync(self, timeout: float) -> bool:
         self.synced += 1
+        self.patience = timeout
         return self.at_rest
 
 
@@ -49,8 +58,18 @@ class FakeGit:
         self.answers = True
         self.snapshots: dict[str, Snapshot] = {}
         self.troubles: tuple[str, ...] = ()
+        self.refused: set[str] = set()
+
+    def is_vouched(self, commit: str) -> bool:
+        return commit not in self.refused
+
+    def vouch(self, commit: str) -> None:
+        if commit in self.refused:
+            raise GitError("refused", f"commit {commit[:12]} is refused: it is not signed")
 
     def look(self, timeout: float) -> bool:
+        if not self.answers:
+            time.sleep(timeout)
         return self.answers
 
     def wake(self) -> None:
@@ -135,12 +154,52 @@ def test_rollback_to_a_commit_of_the_repository(world: World) -> None:
         world.gitops.roll_back("web", "f" * 40)
 
 
+def test_rollback_of_applied_pods_and_seeds_goes_back_one_each_time(world: World) -> None:
+    applied = [pod("job", command=word) for word in ("a", "b", "c")]
+    for number, spec in enumerate(applied):
+        world.journal.put_all([spec], f"{number}" * 12)
+    for number in (2, 1):
+        assert world.gitops.roll_back("job", None).generation == number
+    with pytest.raises(Stalled, match="no older revision"):
+        world.gitops.roll_back("job", None)
+    # Where a restored generation is restored again, it is still the text of the first one.
+    world.gitops.roll_back("job", "4")
+    assert world.gitops.roll_back("job", None).generation == 1
+    world.journal.put_all([pod("job", command="d")], "f" * 12)
+    assert world.gitops.roll_back("job", None).pod == applied[0]
+
+
+@pytest.mark.parametrize("to", [None, "2", COMMITS[1][:4], COMMITS[1], COMMITS[3]])
+def test_rollback_brings_no_text_of_an_unverified_commit_back(world: World, to: str | None) -> None:
+    world.git.snapshots[COMMITS[3]] = of_git("four", COMMITS[3])
+    world.git.refused = {COMMITS[1], COMMITS[3]}
+    with pytest.raises(GitError, match="is refused: it is not signed"):
+        world.gitops.roll_back("web", to)
+    assert world.command == "three"
+    # Not by the way over another owner either: the text is still that commit's.
+    world.journal.merge(snapshot(source="git"))
+    world.journal.put_all([pod(command="applied")], "f" * 12)
+    with pytest.raises(GitError, match="is refused"):
+        world.gitops.roll_back("web", "2")
+    world.gitops.roll_back("web", "1")
+    assert world.command == "one"
+
+
+def test_text_that_came_before_verify_is_told(world: World) -> None:
+    world.gitops.roll_back("web", "1")
+    world.git.refused = {COMMITS[0]}
+    assert world.report()["state"] == "pinned"
+    assert "was never verified" in (world.report()["error"] or "")
+
+
 def test_sync_says_why_not(world: World) -> None:
     world.gitops.sync(None)
     assert world.sources.synced == 1
     world.git.answers = False
-    with pytest.raises(Retry, match="git is still being looked at"):
-        world.gitops.sync(None)
+    with pytest.raises(Retry, match=r"git is still being looked at after 0\.2 s"):
+        world.gitops.sync(None, 0.2)
+    # One deadline for all: files are told to look before git is waited for, and get what is left of it.
+    assert (world.sources.told, world.sources.patience) == (2, 0.0)
     world.git.answers, world.sources.at_rest = True, False
     with pytest.raises(Retry, match="files of pods_dir are still being looked at"):
         world.gitops.sync(None)

@@ -21,8 +21,17 @@ _HINT = "write https://host/path.git, ssh://user@host/path.git, git://host/path.
 _SCP = re.compile(r"(?:([^@:/]+)@)?([^@:/\[\]]+|\[[0-9A-Fa-f:.]+\]):(?!//)(.+)")
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@-]*")
+_PORT_IN_PATH = re.compile(r"(\d{1,5})/+(.+)")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_SECRET_IN_URL = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^/@\s]*@", re.IGNORECASE)
+# RFC 3986, section 3.2.1, and what people and servers write besides: no scheme, a backslash, a password with
+# a slash or an @ in it.
+_SECRET_IN_URL = re.compile(
+    r"((?:\b[a-z][a-z0-9+.-]*:)?[/\\]{2,})(?:[^/\\?#\s]*@|[^/\\?#\s:@]*:(?!\d{1,5}(?:[/?#\s]|$))\S*@)",
+    re.IGNORECASE,
+)
+_SECRET_IN_QUERY = re.compile(
+    r"(?i)([?&;][^=&\s]*(?:token|password|passwd|secret|key|signature)[^=&\s]*=)[^&\s]+"
+)
 
 
 class Remote(Struct, frozen=True, kw_only=True):
@@ -54,6 +63,15 @@ class Remote(Struct, frozen=True, kw_only=True):
             return self.path
         return f"{self.scheme}://{self.authority}/{self.path.lstrip('/')}"
 
+    @property
+    def with_port(self) -> str | None:
+        """Return the address that a person may have meant who wrote host:2222/path; None for all others."""
+        matched = _PORT_IN_PATH.fullmatch(self.path)
+        if self.scheme != "ssh" or self.port is not None or matched is None:
+            return None
+        user = f"{self.user}@" if self.user else ""
+        return f"ssh://{user}{self.authority}:{matched[1]}/{matched[2]}"
+
     def url(self) -> str:
         """Return the URL as the git command takes it."""
         user = f"{self.user}@" if self.user and self.scheme == "ssh" else ""
@@ -79,6 +97,10 @@ def parse_url(url: str) -> Remote:
     if matched is None:
         raise Stalled(f"{redact(url)} is not the address of a repository", hint=_HINT)
     user, host, path = matched.groups()
+    if user is None and "@" in path.split("/", 1)[0]:
+        raise Stalled(
+            "the URL holds a password, or an @ too many", hint="write user@host:path; ssh takes no password"
+        )
     return Remote(
         scheme="ssh", user=_user(user, url), host=_host(host.strip("[]"), url), path=_path(path, url)
     )
@@ -135,5 +157,5 @@ def _path(path: str, url: str) -> str:
 
 
 def redact(text: str) -> str:
-    """Return a text without what stands before an @ in the URLs in it."""
-    return _SECRET_IN_URL.sub(r"\1", text)
+    """Return a text without what stands before an @ in the URLs in it, and without secrets in queries."""
+    return _SECRET_IN_QUERY.sub(r"\1…", _SECRET_IN_URL.sub(r"\1", text))

@@ -20,6 +20,9 @@ from tank_agent.source.git.repository import Repository, clean, scratch_director
 from tank_agent.source.git.settings import GitSettings
 from tank_agent.source.git.transport import GitError, Wanted
 
+# Where a branch that has gone was probably renamed to.
+_USUAL_BRANCHES = ("main", "master", "trunk", "develop")
+
 
 class Look:
     """One look at the remote through one helper, which is started when it is first needed."""
@@ -102,11 +105,17 @@ class Look:
         found = self.session.list_refs((settings.ref,))
         if settings.ref not in found:
             raise GitError(
-                "not-found",
-                f"the remote is empty or has no {settings.ref}",
-                hint="see git.branch, git.tag; the pods that run go on",
+                "not-found", f"the remote is empty or has no {settings.ref}", hint=self._hint_of_head()
             )
         return found[settings.ref]
+
+    def _hint_of_head(self) -> str:
+        found = self.session.list_refs(("HEAD", *(f"refs/heads/{name}" for name in _USUAL_BRANCHES)))
+        head = found.get("HEAD")
+        for name in _USUAL_BRANCHES:
+            if head is not None and found.get(f"refs/heads/{name}") == head:
+                return f"the remote's HEAD is the branch {name}: see git.branch; the pods that run go on"
+        return "see git.branch, git.tag; the pods that run go on"
 
     def fetch(self, wanted: Wanted, *, follow: bool = True) -> str:
         """Bring an object into our copy, and return its name; `follow`: it is now the newest of the ref."""

@@ -33,7 +33,7 @@ from tank_agent.source.git.protocol import (
     Refs,
     Setup,
 )
-from tank_agent.source.git.transport import Context, GitError, GitTransport
+from tank_agent.source.git.transport import Context, GitError, GitTransport, advise
 
 # linux/sched.h, linux/prctl.h, linux/mount.h, linux/fcntl.h
 _CLONE_NEWNS = 0x20000
@@ -207,11 +207,8 @@ class _Session:
 
     def _replies(self, request: protocol.Request) -> Iterator[Struct]:
         match request:
-            case ListRefs(names):
-                yield Refs(self._transport().list_refs(names))
-            case Fetch(wanted):
-                self._stand_on_what_we_have()
-                yield Fetched(self._transport().fetch(wanted, self._places.scratch))
+            case ListRefs() | Fetch():
+                yield self._reply_of_remote(request)
             case ReadHistory() | ReadTree():
                 from tank_agent.source.git.reader import Reader
 
@@ -224,24 +221,38 @@ class _Session:
                     reader.close()
                 yield Done()
 
+    def _reply_of_remote(self, request: ListRefs | Fetch) -> Refs | Fetched:
+        context = self._context()
+        try:
+            transport = self._transport(context)
+            if isinstance(request, ListRefs):
+                return Refs(transport.list_refs(request.names))
+            self._stand_on_what_we_have()
+            return Fetched(transport.fetch(request.wanted, self._places.scratch))
+        except GitError as error:
+            raise advise(error, context) from error
+
     def _stand_on_what_we_have(self) -> None:
         alternates = self._places.scratch / "objects/info/alternates"
         alternates.write_text(f"{self._places.objects}\n", encoding="utf-8")
 
-    def _transport(self) -> GitTransport:
+    def _context(self) -> Context:
         setup, local = self._setup, self._places.local
         if local is not None and not os.access(local, os.R_OK | os.X_OK):
             # Git and dulwich would say that it is no repository.
             hint = "give it to the user who pushes, or let git.run_as read it"
             raise GitError("refused", "the repository may not be read", hint=hint)
-        context = Context(
+        return Context(
             remote=setup.remote,
             access=setup.access,
             private=self._places.private,
             local=local,
             timeout=min(30.0, setup.limits.wall),
+            largest_file=setup.limits.blob,
         )
-        if setup.transport == "git":
+
+    def _transport(self, context: Context) -> GitTransport:
+        if self._setup.transport == "git":
             from tank_agent.source.git.with_git import CommandTransport
 
             return CommandTransport(context)

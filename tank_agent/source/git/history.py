@@ -11,7 +11,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from tank_agent.source.git.objects import Commit
+from tank_agent.source.git.objects import Commit, Tag
 
 Relation = Literal["first", "same", "ahead", "behind", "diverged"]
 
@@ -28,6 +28,16 @@ class History(Struct, frozen=True, kw_only=True):
     relation: Relation
     new: tuple[Commit, ...]
     holes: frozenset[str]
+
+
+class Judged(Struct, frozen=True, kw_only=True):
+    """A commit, the object and the tags that led to it, and how it relates to the deployed one."""
+
+    tip: str
+    tags: list[Tag]
+    commit: Commit
+    deployed: str | None
+    found: History
 
 
 def judge(tip: str, deployed: str | None, commits: Mapping[str, Commit]) -> History:

@@ -5,6 +5,7 @@ Formats: git's Documentation/gitformat-signature, gitdatamodel and `git cat-file
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import re
 from typing import Literal
@@ -17,6 +18,12 @@ Kind = Literal["commit", "tree", "blob", "tag"]
 ID = re.compile(r"[0-9a-f]{40}")
 _PERSON = re.compile(r"(.*?) ?<([^<>]*)> (-?\d{1,15}) [+-]\d{4}")
 _SIGNATURE = re.compile(rb"^-----BEGIN (?:PGP SIGNATURE|PGP MESSAGE|SSH SIGNATURE)-----$", re.MULTILINE)
+# Of Python's, those that git hosts and mailers write; some of the others take long, or are no texts at all.
+_ENCODING = re.compile(
+    r"iso-?8859-?(?:[1-9]|1[0134-6])|latin-?[1-9]|(?:windows-|cp)125[0-8]|koi8-[ru]"
+    r"|shift_jis|euc-(?:jp|kr)|iso-2022-jp|gb2312|gbk|gb18030|big5",
+    re.IGNORECASE,
+)
 _UNSAFE_NAMES = frozenset((b"", b".", b"..", b".git"))
 
 
@@ -110,8 +117,9 @@ def parse_commit(data: bytes) -> Commit:
     if names[1 : 1 + len(parents)] != [b"parent"] * len(parents):
         raise BadObjectError("malformed commit: parents out of place")
     values = dict(fields)
-    author, _ = _person(values.get(b"author", b""))
-    _, at = _person(values.get(b"committer", b""))
+    encoding = _encoding(values.get(b"encoding", b""))
+    author, _ = _person(values.get(b"author", b""), encoding)
+    _, at = _person(values.get(b"committer", b""), encoding)
     signature = values.get(b"gpgsig")
     return Commit(
         tree=_name(values[b"tree"]),
@@ -119,7 +127,7 @@ def parse_commit(data: bytes) -> Commit:
         info=CommitInfo(
             id=object_id("commit", data),
             author=author,
-            subject=printable(message.split(b"\n", 1)[0]),
+            subject=printable(message.split(b"\n", 1)[0].decode(encoding, "replace")),
             at=at,
         ),
         signed=None if signature is None else Signed(signature + b"\n", _without_signature(data)),
@@ -187,8 +195,19 @@ def _name(value: bytes) -> str:
     return text
 
 
-def _person(value: bytes) -> tuple[str, float]:
-    matched = _PERSON.fullmatch(value.decode("utf-8", "replace"))
+def _encoding(value: bytes) -> str:
+    """Return how a commit says its texts are written (i18n.commitEncoding); UTF-8 where we can't tell."""
+    name = value.decode("ascii", "replace")
+    if not _ENCODING.fullmatch(name):
+        return "utf-8"
+    try:
+        return codecs.lookup(name).name
+    except LookupError:
+        return "utf-8"
+
+
+def _person(value: bytes, encoding: str) -> tuple[str, float]:
+    matched = _PERSON.fullmatch(value.decode(encoding, "replace"))
     if matched is None:
         return "?", 0.0
     return printable(matched[1] or matched[2], 60), float(matched[3])

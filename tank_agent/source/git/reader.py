@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from dulwich.object_store import DiskObjectStore
@@ -14,6 +15,7 @@ from dulwich.object_store import DiskObjectStore
 from tank_agent.source.git.content import DirectoryMissingError, walk
 from tank_agent.source.git.objects import BadObjectError, Kind, object_id, parse_tag
 from tank_agent.source.git.protocol import Limits, Object, Omitted, ReadHistory, ReadTree
+from tank_agent.source.git.repository import OMITTED
 from tank_agent.source.git.transport import GitError
 
 _KINDS: dict[int, Kind] = {1: "commit", 2: "tree", 3: "blob", 4: "tag"}
@@ -26,6 +28,7 @@ class Reader:
     def __init__(self, objects: str, limits: Limits) -> None:
         self._store: Any = DiskObjectStore(objects)
         self._limits = limits
+        self._omitted = _omitted(Path(objects) / "info" / "omitted")
         self._left = limits.total
 
     def close(self) -> None:
@@ -110,14 +113,24 @@ class Reader:
                 yield self._file(file.id)
 
     def _file(self, name: str) -> Object | Omitted:
+        size = self._omitted.get(name)
+        if size is not None and (size == 0 or size > self._limits.blob):
+            return Omitted(name, size)
         try:
-            item = self._load(name)
+            item = self._get(name)
         except MemoryError:
             # A few bytes in a pack can stand for gigabytes; the others' files are still to be read.
             return Omitted(name, 0)
         return Omitted(name, len(item.data)) if len(item.data) > self._limits.blob else item
 
     def _load(self, name: str) -> Object:
+        try:
+            return self._get(name)
+        except MemoryError as error:
+            message = f"object {name[:12]} unpacks to more memory than is allowed"
+            raise GitError("too-big", message, hint="take it out of the history") from error
+
+    def _get(self, name: str) -> Object:
         try:
             number, data = self._store.get_raw(name.encode())
         except KeyError:
@@ -128,10 +141,18 @@ class Reader:
         if len(data) <= self._limits.blob or kind != "blob":
             self._left -= len(data)
         if self._left < 0:
-            raise GitError(
-                "too-big", f"the files are more than {self._limits.total >> 20} MiB", hint="see git.path"
-            )
+            what = "the files are" if kind == "blob" else f"{kind} {name[:12]} and what came before it are"
+            raise GitError("too-big", f"{what} more than {self._limits.total >> 20} MiB", hint="see git.path")
         return Object(kind, data)
+
+
+def _omitted(file: Path) -> dict[str, int]:
+    try:
+        lines = file.read_text(encoding="ascii").splitlines()
+    except FileNotFoundError:
+        return {}
+    found = (OMITTED.fullmatch(line) for line in lines)
+    return {match[1]: int(match[2]) for match in found if match is not None}
 
 
 def _parents(data: bytes) -> tuple[str, ...]:

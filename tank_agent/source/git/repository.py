@@ -2,7 +2,8 @@
 
 ```
 data_dir/git/
-  repository/          the copy: objects/pack, shallow, tip (the last fetched object), have (its commit)
+  repository/          the copy: objects/pack, objects/info/omitted (pod files that are too large), shallow,
+                       tip (the last fetched object), have (its commit)
   repository.new/      a fresh copy beside a damaged one, until it is whole
   scratch-XXXXXXXX/    what a helper may write: gone with its session
 ```
@@ -26,6 +27,9 @@ from tank_agent.linux.trees import remove_tree
 from tank_agent.source.git.objects import ID
 from tank_agent.source.git.transport import GitError
 
+# A file that was left out: its name and its size, 0 if it does not fit into memory.
+OMITTED = re.compile(r"([0-9a-f]{40}) (\d{1,18})")
+_MANY_OMITTED = 10_000
 _PACK = re.compile(r"pack-[0-9a-f]{40}\.(pack|idx)")
 _CONFIG = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n"
 # More packs make each look-up slower; a copy made anew has one.
@@ -121,7 +125,18 @@ class Repository:
             text = _read_small(scratch, "shallow", 1 << 20)
             boundary = sorted(line for line in text.split("\n") if ID.fullmatch(line))
             _replace(self.path / "shallow", "".join(f"{name}\n" for name in boundary))
+        with contextlib.suppress(FileNotFoundError):
+            self._note_omitted(_read_small(scratch, "omitted", 1 << 20))
         return taken
+
+    def _note_omitted(self, text: str) -> None:
+        """Remember where the helper finds it what a fetch left out, besides what earlier ones did."""
+        file = self.objects / "info" / "omitted"
+        known = file.read_text(encoding="ascii").splitlines() if file.exists() else []
+        new = [line for line in text.split("\n") if OMITTED.fullmatch(line)]
+        lines = dict.fromkeys([*known, *new])
+        _replace(file, "".join(f"{line}\n" for line in list(lines)[-_MANY_OMITTED:]))
+        file.chmod(0o644)
 
     def _take_file(self, pack: int, name: str, limit: int) -> int:
         target = self.objects / "pack" / name

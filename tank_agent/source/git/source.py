@@ -35,6 +35,8 @@ from tank_agent.spec.selectors import Host, selects
 StepName = Literal["fetched", "verified", "checked", "applied"]
 # Files of the last commit stay in memory up to this size, so that the next one needs only what changed.
 _KEPT = 16 << 20
+# Seconds that a person's question waits for a look that runs.
+_PATIENCE = 30.0
 
 
 class _StepFailedError(Exception):
@@ -98,6 +100,7 @@ class GitSource:
                 revision=self._recall(f"git.deployed.{self._key}").decode("ascii", "replace") or None
             ),
         )
+        self._vouched = verify.Vouched(recall, remember)
         self._objects: dict[str, bytes] = {}
         self._parsed: dict[content.File, content.ParsedFile] = {}
         self._checked: Snapshot | None = None
@@ -146,13 +149,9 @@ class GitSource:
         Raises:
             TankError: there is none of that name, it cannot be had, or it holds no such path.
         """
-        with self._lock, self._clone.open() as look:
+        with self._alone(), self._clone.open() as look:
             tip = revision if COMMIT.fullmatch(revision) else self._fetch_aside(look, revision)
-            try:
-                tags, commits = look.session.history(tip, None)
-            except GitError:
-                look.fetch(Wanted(commit=tip, depth=int(look.repository.is_shallow())), follow=False)
-                tags, commits = look.session.history(tip, None)
+            tags, commits = self._history_of(look, tip, None)
             kept = self._parsed
             try:
                 return self._snapshot(look.session, _target(tip, tags, commits), {})
@@ -160,6 +159,62 @@ class GitSource:
                 raise GitError("not-found", str(error), hint="see git.path") from None
             finally:
                 self._parsed = kept
+
+    def is_vouched(self, commit: str) -> bool:
+        """Return whether a commit was verified here, or nothing has to be."""
+        return self._settings.verify.mode == "off" or commit in self._vouched
+
+    def vouch(self, commit: str) -> None:
+        """Verify any commit as if it were followed, unless it was verified when it came; from any thread.
+
+        Raises:
+            TankError: nobody trusted signed it, or something that it brings along; or it cannot be had.
+        """
+        if self.is_vouched(commit):
+            return
+        if self._settings.verify.mode == "tag":
+            hint = "push a signed tag that names it; what ran goes on"
+            raise GitError("refused", f"commit {commit[:12]} is refused: no signed tag named it", hint=hint)
+        with self._alone(), self._clone.open() as look:
+            judged = self._judge(look, commit)
+            # What we cut off may hold what lies between.
+            if judged.found.holes and look.repository.is_shallow() and self._repair(0):
+                look.reopen()
+                judged = self._judge(look, commit)
+            self._check_signatures(look, judged)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Wait for a look that runs, but not for as long as a remote may take."""
+        if not self._lock.acquire(timeout=_PATIENCE):
+            raise GitError(
+                "unreachable",
+                f"git is still being looked at after {_PATIENCE:g} s",
+                hint="`tank git status` tells how far it is; see git.timeout",
+            )
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _judge(self, look: Look, commit: str) -> history.Judged:
+        deployed = self._deployed()
+        tags, commits = self._history_of(look, commit, deployed)
+        return history.Judged(
+            tip=commit,
+            tags=tags,
+            commit=_target(commit, tags, commits),
+            deployed=deployed,
+            found=history.judge(commit, deployed, commits),
+        )
+
+    def _history_of(self, look: Look, tip: str, deployed: str | None) -> tuple[list[Tag], dict[str, Commit]]:
+        """Return what `Session.history` does, of an object that may have to be fetched first."""
+        try:
+            return look.session.history(tip, deployed)
+        except GitError:
+            look.fetch(Wanted(commit=tip, depth=int(look.repository.is_shallow())), follow=False)
+            return look.session.history(tip, deployed)
 
     def _fetch_aside(self, look: Look, name: str) -> str:
         """Bring what a branch or a tag of the remote points to, and return its name."""
@@ -258,7 +313,8 @@ class GitSource:
                 _, commits = look.session.history(tip, deployed)
                 found = history.judge(commit.info.id, deployed, commits)
             self._check_relation(commit, deployed, found)
-            self._check_signatures(look, tip, tags, deployed, found)
+            judged = history.Judged(tip=tip, tags=tags, commit=commit, deployed=deployed, found=found)
+            self._check_signatures(look, judged)
         self._done("verified", commit)
         fault.point("git:verified")
         return commit
@@ -276,24 +332,28 @@ class GitSource:
             "refused", why, hint="push a commit on top of the deployed one, or set git.allow_rewrite"
         )
 
-    def _check_signatures(
-        self, look: Look, tip: str, tags: list[Tag], deployed: str | None, found: history.History
-    ) -> None:
+    def _check_signatures(self, look: Look, judged: history.Judged) -> None:
         verifier = verify.load(self._settings.verify, look.user)
         if verifier is None:
             return
+        found, commit = judged.found, judged.commit
         if self._settings.verify.mode == "tag" and self._settings.tag is not None:
-            verifier.check_tag(tags, self._settings.tag)
-            return
-        if found.holes:
+            verifier.check_tag(judged.tags, self._settings.tag)
+        elif found.holes:
             raise GitError("corrupt", f"commit {min(found.holes)[:12]} is missing")
-        try:
-            verifier.check_commits(found.new)
-        except GitError:
-            # Wrong clocks may hide that a commit is older than the deployed one: look at all before refusing.
-            _, commits = look.session.history(tip, deployed, full=True)
-            again = history.judge(found.new[0].info.id, deployed, commits)
-            verifier.check_commits(again.new)
+        elif found.relation == "same":
+            # Deployed before [git.verify] was there, it is as new to us as the first commit ever.
+            verifier.check_commits(() if commit.info.id in self._vouched else (commit,))
+        else:
+            try:
+                verifier.check_commits(found.new)
+            except GitError:
+                # Wrong clocks may hide that a commit is older than the deployed one: look at all before
+                # refusing.
+                _, commits = look.session.history(judged.tip, judged.deployed, full=True)
+                again = history.judge(found.new[0].info.id, judged.deployed, commits)
+                verifier.check_commits(again.new)
+        self._vouched.add(commit.info.id)
 
     def _check(self, look: Look, commit: Commit) -> Snapshot:
         revision = commit.info.id

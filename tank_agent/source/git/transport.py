@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, Protocol
 from msgspec import Struct
 
 from tank_agent.errors import Retry
-from tank_agent.source.git.address import Remote
+from tank_agent.source.git.address import Remote, redact
 
 Failure = Literal[
     "unreachable",  # no answer, or no end to it
@@ -33,18 +33,23 @@ class GitError(Retry):
     reason: ClassVar[str] = "git"
 
     def __init__(self, kind: Failure, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
+        # Whatever a server or a program said: it may quote a URL, and a URL may hold a password.
+        super().__init__(redact(message), hint=hint and redact(hint))
         self.kind: Failure = kind
 
 
 class Access(Struct, frozen=True, kw_only=True):
-    """What proves who we are and who they are: texts, not file names. Never printed."""
+    """What proves who we are and who they are: texts, not file names. Never printed.
+
+    proxy: the URL of the HTTP proxy to go through, which may hold a password.
+    """
 
     username: str | None = None
     password: str | None = None
     ca: str | None = None
     ssh_key: str | None = None
     known_hosts: str | None = None
+    proxy: str | None = None
 
     def __repr__(self) -> str:
         return "Access(…)"
@@ -61,7 +66,8 @@ class Wanted(Struct, frozen=True, kw_only=True):
 class Context(Struct, frozen=True, kw_only=True):
     """What a transport works with. `private` is a directory that only this process reads, for key files.
 
-    `local` replaces the remote's path where the remote is a directory of this machine. Times are in seconds.
+    `local` replaces the remote's path where the remote is a directory of this machine. Times are in seconds,
+    `largest_file`, of a pod file, in bytes.
     """
 
     remote: Remote
@@ -69,6 +75,7 @@ class Context(Struct, frozen=True, kw_only=True):
     private: Path
     local: Path | None = None
     timeout: float = 30.0
+    largest_file: int = 1 << 20
 
 
 class GitTransport(Protocol):
@@ -82,7 +89,7 @@ class GitTransport(Protocol):
         """Bring an object and all that it needs into a bare repository, and return the object's name.
 
         `into` may stand on another repository (objects/info/alternates) and name what is there already
-        (refs/heads/have-*). Only packs and `shallow` are written.
+        (refs/heads/have-*). Only packs, `shallow` and `omitted` are written.
         """
         ...
 
@@ -123,13 +130,26 @@ def ssh_command(context: Context) -> list[str]:
     return argv
 
 
+def advise(error: GitError, context: Context) -> GitError:
+    """Return an error of a transport with what its words don't tell: our way there, and likely slips."""
+    message, hint = error.message, error.hint
+    if context.access.proxy is not None and error.kind == "unreachable":
+        message += f", through the proxy {context.access.proxy}"
+        hint = "see HTTPS_PROXY and NO_PROXY in the agent's environment"
+    meant = context.remote.with_port
+    if meant is not None and error.kind in ("unreachable", "not-found", "refused"):
+        hint = f"{hint}; if a port is meant, write {meant}" if hint else f"if a port is meant, write {meant}"
+    return GitError(error.kind, message, hint=hint)
+
+
 def private_file(context: Context, name: str, text: str) -> Path:
     """Write a secret for a program that only reads files, and return where."""
     path = context.private / name
+    # ssh takes no key with Windows' line ends, and none whose last line is not ended.
+    text = text.replace("\r\n", "\n").rstrip("\n") + "\n"
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with open(fd, "w", encoding="utf-8") as file:
-        # ssh refuses a key whose last line is not ended.
-        file.write(text if text.endswith("\n") else text + "\n")
+        file.write(text)
     return path
 
 
@@ -159,13 +179,12 @@ _SSH_ERRORS: tuple[tuple[str, Failure, str, str], ...] = (
 
 def explain(text: str, fallback: str) -> GitError:
     """Return the error that a program's or a server's words mean; unknown ones are quoted in one line."""
-    from tank_agent.source.git.address import redact
     from tank_agent.source.git.objects import printable
 
     lowered = text.lower()
     for words, kind, message, hint in _SSH_ERRORS:
         if words in lowered:
             return GitError(kind, message, hint=hint)
-    lines = [line.strip() for line in redact(text).splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     quoted = printable(lines[-1], 200) if lines else ""
     return GitError("broken", f"{fallback}: {quoted}" if quoted else fallback)

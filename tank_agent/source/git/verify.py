@@ -11,7 +11,7 @@ import binascii
 import os
 import re
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from tank_agent.source.git.settings import GitVerify
 from tank_agent.source.git.transport import GitError
 
 _KEY_FILE_LIMIT = 4 << 20
+_VOUCHED = "git.verified"
+_VOUCHED_LIMIT = 256
 _ARMOUR = re.compile(
     rb"-----BEGIN PGP PUBLIC KEY BLOCK-----\s*?\n(.*?)-----END PGP PUBLIC KEY BLOCK-----", re.DOTALL
 )
@@ -131,6 +133,27 @@ class Verifier(Struct, frozen=True, kw_only=True):
             ) from error
         except subprocess.TimeoutExpired as error:
             raise GitError("refused", f"{argv[0]} did not finish within {self.timeout:g} s") from error
+
+
+class Vouched:
+    """Commits that were verified here, the latest of them over restarts; to be used under a lock.
+
+    What was verified when it came may come back: a key that expires later takes no rollback away, and of a
+    tag that moved on nothing would be left to check.
+    """
+
+    def __init__(self, recall: Callable[[str], bytes], remember: Callable[[str, bytes], None]) -> None:
+        self._remember = remember
+        self._names = recall(_VOUCHED).decode("ascii", "replace").split()
+
+    def __contains__(self, commit: object) -> bool:
+        return commit in self._names
+
+    def add(self, commit: str) -> None:
+        """Note a commit whose signatures were checked."""
+        if commit not in self._names:
+            self._names = [*self._names, commit][-_VOUCHED_LIMIT:]
+            self._remember(_VOUCHED, "\n".join(self._names).encode())
 
 
 def judge_openpgp(status: str, code: int) -> str | None:

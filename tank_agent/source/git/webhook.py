@@ -1,4 +1,4 @@
-"""A listener for "somebody pushed" from GitHub, GitLab, Gitea and Forgejo. It only wakes.
+"""A listener for "somebody pushed" from GitHub, GitLab, Bitbucket, Gitea, Forgejo and Gogs. It only wakes.
 
 So a caller who knows the secret can make us look once more, and nothing else. Whoever does not know it costs
 us a bounded read. TLS is for the proxy in front; the default address is this machine only.
@@ -32,9 +32,19 @@ _CALLERS = 1024
 # Signature headers over the raw body, and what precedes the hexadecimal digits.
 _SIGNATURES = (
     ("X-Hub-Signature-256", "sha256="),
+    # Bitbucket's; GitHub puts SHA-1 there, beside the one above.
+    ("X-Hub-Signature", "sha256="),
     ("X-Gitea-Signature", ""),
     ("X-Forgejo-Signature", ""),
+    ("X-Gogs-Signature", ""),
 )
+_TOKEN = "X-Gitlab-Token"  # noqa: S105 - a header's name
+_PROOFS = (*(name for name, _ in _SIGNATURES), _TOKEN)
+# What is read of those who bring no proof, and of callers from where too many wrong ones come.
+_SMALL_BODY = 64 << 10
+_MEDIUM_BODY = 1 << 20
+# Behind a proxy all callers have one address, so who knows the secret is counted apart from all others.
+_SIGNED = "signed"
 
 
 class RateLimit:
@@ -51,15 +61,24 @@ class RateLimit:
 
     def allows(self, caller: str) -> bool:
         """Take a token of this caller's; False if there is none."""
-        now = self._clock()
         with self._lock:
-            tokens, at = self._buckets.pop(caller, (self._burst, now))
-            tokens = min(self._burst, tokens + (now - at) * self._rate)
+            now = self._clock()
+            tokens = self._tokens(caller, now)
             allowed = tokens >= 1
+            self._buckets.pop(caller, None)
             self._buckets[caller] = (tokens - 1 if allowed else tokens, now)
             while len(self._buckets) > _CALLERS:
                 self._buckets.popitem(last=False)
         return allowed
+
+    def is_used_up(self, caller: str) -> bool:
+        """Return whether `allows` would say no; takes nothing."""
+        with self._lock:
+            return self._tokens(caller, self._clock()) < 1
+
+    def _tokens(self, caller: str, now: float) -> float:
+        tokens, at = self._buckets.get(caller, (self._burst, now))
+        return min(self._burst, tokens + (now - at) * self._rate)
 
 
 def authentic(secret: bytes, headers: Mapping[str, str], digest: str) -> bool:
@@ -71,7 +90,7 @@ def authentic(secret: bytes, headers: Mapping[str, str], digest: str) -> bool:
         given = headers.get(name)
         if given is not None:
             return hmac.compare_digest(given.encode(), (prefix + digest).encode())
-    token = headers.get("X-Gitlab-Token")
+    token = headers.get(_TOKEN)
     return token is not None and hmac.compare_digest(token.encode(), secret)
 
 
@@ -171,33 +190,41 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Check a webhook and wake."""
-        self._answer(self._judge())
+        status = self._judge()
+        if not self.server.limit.allows(_SIGNED if status == 202 else self.client_address[0]):
+            status = 429
+        if status == 202:
+            self.server.wake()
+        self._answer(status)
 
     def _hang_up(self) -> None:
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_RDWR)
 
     def _judge(self) -> int:
-        if not self.server.limit.allows(self.client_address[0]):
-            return 429
+        """Return the status to answer with, as far as only this request counts."""
         length = self.headers.get("Content-Length", "")
         if not length.isascii() or not length.isdigit() or "Transfer-Encoding" in self.headers:
             return 411
         # Zeros in front must not hide a large number from the bound, and Python refuses very long ones.
         if len(length) > _LENGTH_DIGITS or int(length) > BODY_LIMIT:
             return 413
+        return self._judge_body(int(length))
+
+    def _judge_body(self, left: int) -> int:
+        if left > _SMALL_BODY and not any(name in self.headers for name in _PROOFS):
+            return 403
+        if left > _MEDIUM_BODY and self.server.limit.is_used_up(self.client_address[0]):
+            return 429
         digest = hmac.new(self.server.secret, digestmod=hashlib.sha256)
-        left = int(length)
         while left:
             part = self.rfile.read(min(left, 64 << 10))
             if not part:
                 return 400
             digest.update(part)
             left -= len(part)
-        if not authentic(self.server.secret, self.headers, digest.hexdigest()):  # type: ignore[arg-type]
-            return 403
-        self.server.wake()
-        return 202
+        known = authentic(self.server.secret, self.headers, digest.hexdigest())  # type: ignore[arg-type]
+        return 202 if known else 403
 
     def _answer(self, status: int) -> None:
         self.close_connection = True

@@ -9,8 +9,10 @@ import base64
 import ssl
 import subprocess
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import unquote, urlsplit
 
 import dulwich
 import urllib3
@@ -19,6 +21,7 @@ from dulwich.errors import GitProtocolError, HangupException, NotGitRepository
 from dulwich.repo import Repo
 
 from tank_agent.linux.process import ENVIRONMENT
+from tank_agent.source.git.index import open_pack
 from tank_agent.source.git.local import copy_missing
 from tank_agent.source.git.objects import ID, printable
 from tank_agent.source.git.transport import Context, GitError, Wanted, explain, ssh_command
@@ -53,7 +56,7 @@ class DulwichTransport:
             if self._context.local is not None:
                 with _local_repository(self._context.local) as source:
                     name = wanted.commit or _the_ref(_chosen(source.get_refs(), [wanted.ref or ""]), wanted)
-                    copy_missing(source, target, name.encode(), wanted.depth)
+                    copy_missing(source, target, name.encode(), wanted.depth, self._context.largest_file)
                     return name
             if wanted.commit is not None:
                 return self._fetch_commit(wanted, wanted.commit, target)
@@ -84,6 +87,7 @@ class DulwichTransport:
 
     def _run(self, target: Any, choose: Any, depth: int | None, protocol: int) -> None:
         client, path = self._client()
+        target.object_store.add_pack = partial(open_pack, Path(target.object_store.pack_dir))
         try:
             client.fetch(path, target, determine_wants=choose, depth=depth, protocol_version=protocol)
         except GitError:
@@ -96,35 +100,67 @@ class DulwichTransport:
         return file.read_text("utf-8", "replace")[-4096:] if file.exists() else ""
 
     def _client(self) -> tuple[Any, str]:
+        # Whole packs, which `open_pack` takes; for a thin one dulwich would need all of it in memory.
         context, remote = self._context, self._context.remote
         if remote.scheme == "git":
-            return TCPGitClient(remote.host, remote.port), remote.path
+            return TCPGitClient(remote.host, remote.port, thin_packs=False), remote.path
         if remote.scheme == "ssh":
             vendor: Any = _Ssh(context)
-            return SSHGitClient(remote.host, remote.port, remote.user, vendor=vendor), remote.path
+            client = SSHGitClient(remote.host, remote.port, remote.user, vendor=vendor, thin_packs=False)
+            return client, remote.path
         base = f"{remote.scheme}://{remote.authority}/"
-        pool: Any = _StrictPool(context)
-        return HttpGitClient(base, pool_manager=pool), remote.path.lstrip("/")
+        pool: Any = _strict_pool(context)
+        return HttpGitClient(base, pool_manager=pool, thin_packs=False), remote.path.lstrip("/")
 
 
-class _StrictPool(urllib3.PoolManager):
+def _strict_pool(context: Context) -> urllib3.PoolManager:
+    tls = ssl.create_default_context(cadata=context.access.ca)
+    headers = {"User-Agent": "git/tank-agent"}
+    if context.access.password is not None:
+        # UTF-8 as git sends it (RFC 7617, section 2.1); dulwich would write Latin-1.
+        headers["Authorization"] = _basic(context.access.username or "git", context.access.password)
+    pool: _StrictPool | _StrictProxy
+    if context.access.proxy is None:
+        pool = _StrictPool(headers=headers, ssl_context=tls)
+    else:
+        pool = _through_proxy(context.access.proxy, headers, tls)
+    pool.patience = urllib3.Timeout(connect=context.timeout, read=context.timeout)
+    return pool
+
+
+def _through_proxy(proxy: str, headers: dict[str, str], tls: ssl.SSLContext) -> _StrictProxy:
+    parts = urlsplit(proxy)
+    if parts.scheme not in ("http", "https"):
+        raise GitError(
+            "unreachable", "only http:// proxies are used", hint='git.transport = "git" knows SOCKS'
+        )
+    to_proxy = {}
+    if parts.username is not None:
+        to_proxy["Proxy-Authorization"] = _basic(unquote(parts.username), unquote(parts.password or ""))
+    address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    return _StrictProxy(
+        address, headers=headers, proxy_headers=to_proxy, ssl_context=tls, proxy_ssl_context=tls
+    )
+
+
+def _basic(user: str, password: str) -> str:
+    return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode('ascii')}"
+
+
+class _Strict:
     """HTTP that follows no redirect, tries once, waits not for ever, and takes only git's own answers."""
 
-    def __init__(self, context: Context) -> None:
-        tls = ssl.create_default_context(cadata=context.access.ca)
-        headers = {"User-Agent": "git/tank-agent"}
-        if context.access.password is not None:
-            # UTF-8 as git sends it (RFC 7617, section 2.1); dulwich would write Latin-1.
-            login = f"{context.access.username or 'git'}:{context.access.password}".encode()
-            headers["Authorization"] = f"Basic {base64.b64encode(login).decode('ascii')}"
-        super().__init__(headers=headers, ssl_context=tls)
-        self._timeout = urllib3.Timeout(connect=context.timeout, read=context.timeout)
+    patience: urllib3.Timeout
 
     def request(self, method: str, url: str, *args: Any, **kwargs: Any) -> Any:
         """Make a request, and raise GitError unless it is answered in the git protocol."""
-        kwargs.update(redirect=False, retries=False, timeout=self._timeout)
+        kwargs.update(redirect=False, retries=False, timeout=self.patience)
         try:
-            answer = super().request(method, url, *args, **kwargs)
+            answer = super().request(method, url, *args, **kwargs)  # type: ignore[misc]
+        except urllib3.exceptions.ProxyError as error:
+            raise GitError(
+                "unreachable", f"the proxy does not let us through: {_innermost(error)}"
+            ) from error
         except urllib3.exceptions.SSLError as error:
             raise GitError(
                 "refused",
@@ -145,6 +181,14 @@ class _StrictPool(urllib3.PoolManager):
                 "not-found", f"the server answers {printable(kind, 40)}, not git", hint="see git.url"
             )
         return answer
+
+
+class _StrictPool(_Strict, urllib3.PoolManager):
+    """Straight to the server."""
+
+
+class _StrictProxy(_Strict, urllib3.ProxyManager):
+    """Through a proxy."""
 
 
 def _http_error(status: int, location: str | None) -> GitError:

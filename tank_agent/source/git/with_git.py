@@ -114,6 +114,8 @@ def _config(context: Context) -> str:
         "[fetch]\n unpackLimit = 1\n[transfer]\n unpackLimit = 1\n[gc]\n auto = 0\n[pack]\n threads = 1\n",
         f"[http]\n followRedirects = false\n lowSpeedLimit = 1\n lowSpeedTime = {int(context.timeout) or 1}",
     ]
+    if access.proxy is not None:
+        lines.append(f' proxy = "{_quoted(access.proxy)}"')
     if access.ca is not None:
         lines.append(f" sslCAInfo = {private_file(context, 'ca.pem', access.ca)}")
     if access.password is not None:
@@ -123,12 +125,18 @@ def _config(context: Context) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _quoted(value: str) -> str:
+    """Return a value as it stands between quotes in a git-config file."""
+    return value.replace("\\", "\\\\").replace('"', '\\"')
+
+
 def _sha1(name: str) -> str:
     if not ID.fullmatch(name):
         raise GitError("broken", "the repository does not use SHA-1 names, which is all we read")
     return name
 
 
+_PROXY = ("unreachable", "the proxy does not let us through", "it is tried again")
 _TRUST = ("refused", "the server's certificate is not trusted", "name the authority's file in git.ca_file")
 _LOGIN = (
     "refused",
@@ -144,6 +152,9 @@ _NO_MEMORY = ("too-big", "the answer needs more memory than is allowed", "see gi
 _NO_SERVER = ("unreachable", "the server cannot be reached or answers too slowly", "it is tried again")
 # Looked for in this order: git says several of them at once.
 _MEANINGS: tuple[tuple[str, tuple[str, str, str]], ...] = (
+    ("from proxy after connect", _PROXY),
+    ("connect tunnel failed", _PROXY),
+    ("resolve proxy", _PROXY),
     ("ssl certificate", _TRUST),
     ("certificate verif", _TRUST),
     ("ssl peer", _TRUST),
