@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -42,6 +43,8 @@ _SCRATCH = "again"
 _NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 # How many mounts of deleted files may lie on each other.
 _STALE_MAX = 16
+# What a namespace may hold: each time that a program moves a mount away, it would gain one.
+_MOUNTS_MAX = 1000
 _FILE_PATHS = frozenset(f"/etc/{name}" for name in FILES)
 _NEXT_START = "a restart of the container makes all its mounts anew"
 
@@ -198,10 +201,19 @@ def _mount(
         stack.callback(os.close, descriptors)
 
         def attach(root: int) -> None:
+            if _count_mounts(descriptors) > _MOUNTS_MAX:
+                raise Retry("cannot mount again: its programs moved mounts away too often", hint=_NEXT_START)
             for lost_mount in copies:
                 _attach(root, descriptors, lost_mount)
 
         in_mount_namespace(process, attach)
+
+
+def _count_mounts(descriptors: int) -> int:
+    """Return how many mounts the calling thread's namespace holds."""
+    path = f"../task/{threading.get_native_id()}/mountinfo"
+    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=descriptors), "rb") as file:
+        return sum(1 for _ in file)
 
 
 def _inode(path: Path) -> tuple[int, int] | None:

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from tank_agent.errors import Retry
 from tank_agent.linux import mounts, pidfd
 from tank_agent.linux.mount_namespaces import in_mount_namespace
@@ -146,7 +148,9 @@ def mount_of_file(agent: Agent, path: str) -> str:
     return f'[[containers.mounts]]\nvolume = "conf"\npath = "{path}"\n'
 
 
-def test_a_container_that_swaps_directories_all_the_while_gains_nothing(agent: Agent) -> None:
+def test_a_container_that_swaps_directories_all_the_while_gains_nothing(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The agent's own code, some thousand times, against renameat2(RENAME_EXCHANGE) at full speed."""
     agent.write("web", pod(agent, "true", "/app/sys"))
     agent.wait_phase("web", "running")
@@ -173,6 +177,17 @@ def test_a_container_that_swaps_directories_all_the_while_gains_nothing(agent: A
             os.close(parent)
             mounts.unmount_all("sys")
 
+    def heal() -> None:
+        mounting.mount_again(
+            process,
+            record,
+            bundle,
+            wanted=[Mount(volume="v0", path="/app/sys")],
+            volumes=[Volume(name="v0")],
+            files=agent.run / "pods" / "web",
+            binder=binder,
+        )
+
     ends = {"mounted": 0, "refused": 0}
     try:
         (root / "link").symlink_to("/proc")
@@ -181,20 +196,17 @@ def test_a_container_that_swaps_directories_all_the_while_gains_nothing(agent: A
             while time.monotonic() < end and min(ends.values()) < 25:
                 in_mount_namespace(process, take_away)
                 try:
-                    mounting.mount_again(
-                        process,
-                        record,
-                        bundle,
-                        wanted=[Mount(volume="v0", path="/app/sys")],
-                        volumes=[Volume(name="v0")],
-                        files=agent.run / "pods" / "web",
-                        binder=binder,
-                    )
+                    heal()
                     ends["mounted"] += 1
                 except Retry:
                     ends["refused"] += 1
                 now = [point for point in points(pid) if point.startswith(("/proc", "/sys", "/dev", "/etc"))]
                 assert now == kept
+        # Who moves mounts away for ever does not gain one each time.
+        in_mount_namespace(process, take_away)
+        monkeypatch.setattr(mounting, "_MOUNTS_MAX", len(kept))
+        with pytest.raises(Retry, match="too often"):
+            heal()
     finally:
         os.close(process)
     # It was a race: both came about.

@@ -57,7 +57,7 @@ def immutable(path: Path) -> Iterator[None]:
 @pytest.mark.parametrize("name", ["d", "n" * 255])
 def test_a_tree_of_any_depth_is_removed_with_few_descriptors(tmp_path: Path, name: str) -> None:
     tree = tmp_path / "tree"
-    deep(tree, 2000, name)
+    deep(tree, 1200, name)
     most = 0
     done = threading.Event()
 
@@ -199,7 +199,7 @@ def test_a_file_system_that_is_read_only_ends_it_at_once(tmp_path: Path) -> None
 
 
 def test_a_tree_that_a_container_made_deep_stops_the_deletion_of_no_other(tmp_path: Path) -> None:
-    deep(tmp_path / "deep", 2000)
+    deep(tmp_path / "deep", 1200)
     (tmp_path / "other").mkdir()
     trash = Trash(tmp_path / "trash")
     try:
