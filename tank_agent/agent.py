@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
-import shutil
+import signal
 import stat
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import lru_cache, partial
 from pathlib import Path
 
 import msgspec
@@ -18,7 +17,7 @@ from msgspec import Struct
 
 from tank_agent import __version__, logs
 from tank_agent.api.server import ApiServer
-from tank_agent.errors import InvalidSpec, Stalled
+from tank_agent.errors import InvalidSpec, Retry, Stalled, TankError
 from tank_agent.gitops import GitOps
 from tank_agent.image.store import Store
 from tank_agent.images import Images
@@ -28,10 +27,9 @@ from tank_agent.journal.lmdb_journal import LmdbJournal
 from tank_agent.journal.stored_journal import owner_is_there
 from tank_agent.lifecycle import SIGNALS, Lifecycle, Running
 from tank_agent.linux.clock import SystemClock, boot_id
-from tank_agent.linux.lock_file import note
+from tank_agent.linux.lock_file import LockFile
 from tank_agent.linux.notify import Notifier
-from tank_agent.linux.process import ENVIRONMENT
-from tank_agent.linux.process import run as run_program
+from tank_agent.linux.process import version as program_version
 from tank_agent.linux.signals import Signals
 from tank_agent.network.host_facts import make_host_facts
 from tank_agent.network.pod_network import PodNetworks
@@ -46,7 +44,7 @@ from tank_agent.reconcile.steps import Steps
 from tank_agent.runtime import cgroup
 from tank_agent.runtime.adopt import adopt_all
 from tank_agent.runtime.cgroup import CgroupHost
-from tank_agent.runtime.containers import Containers, Tools
+from tank_agent.runtime.containers import Containers
 from tank_agent.runtime.crun import Crun
 from tank_agent.runtime.exec import Executor
 from tank_agent.runtime.launch import Seccomp
@@ -54,6 +52,7 @@ from tank_agent.runtime.rootfs import RootFilesystems
 from tank_agent.runtime.rotation import Rotation
 from tank_agent.runtime.seccomp import SeccompCache
 from tank_agent.runtime.seccomp_choice import profile_of
+from tank_agent.runtime.tools import Tools
 from tank_agent.runtime.volumes import Volumes
 from tank_agent.service import Service
 from tank_agent.settings import Settings
@@ -63,11 +62,13 @@ from tank_agent.source.selection import parser_for
 from tank_agent.source.watch import DirectoryWatcher
 from tank_agent.spec.model import Security
 from tank_agent.spec.selectors import Host, selects
+from tank_agent.unable import as_trouble, unable
 
 _log = structlog.get_logger()
 _DRAIN_DEADLINE = 120.0
-_VERSION_DEADLINE = 10.0
 _LOCK = "agent.lock"
+# How long to wait before the next try where the machine does not let us work, in seconds.
+_START_AGAIN = 5.0
 
 
 def run(load: Callable[[], Settings], *, stop_pods: bool) -> int:
@@ -82,12 +83,39 @@ def run(load: Callable[[], Settings], *, stop_pods: bool) -> int:
     settings = load()
     _prepare()
     notifier = Notifier(os.environ)
-    with Signals(SIGNALS) as signals, _running(settings, stop_pods=stop_pods) as running:
-        _log.info("agent started", version=__version__, pods_dir=str(settings.pods_dir), pid=os.getpid())
-        Lifecycle(running, settings, load, notifier).serve(signals)
-        _log.info("agent stops", pods="stopping" if stop_pods else "go on")
+    with Signals(SIGNALS) as signals, ExitStack() as stack:
+        running = _start(settings, signals, notifier, stack, stop_pods=stop_pods)
+        if running is not None:
+            _log.info("agent started", version=__version__, pods_dir=str(settings.pods_dir), pid=os.getpid())
+            Lifecycle(running, settings, load, notifier).serve(signals)
+            _log.info("agent stops", pods="stopping" if stop_pods else "go on")
     _log.info("agent stopped")
     return 0
+
+
+def _start(
+    settings: Settings, signals: Signals, notifier: Notifier, stack: ExitStack, *, stop_pods: bool
+) -> Running | None:
+    """Start all parts as soon as the machine lets us; None if the agent is to end before.
+
+    Meanwhile whoever asks is told what is wrong.
+    """
+    while True:
+        try:
+            return stack.enter_context(_running(settings, stop_pods=stop_pods))
+        except (Retry, OSError, MemoryError, RuntimeError) as error:
+            trouble = as_trouble(error)
+        _log.error("cannot work yet; trying again", trouble=str(trouble))
+        server = ApiServer(unable(trouble), settings.run_dir / "tank.sock")
+        with suppress(OSError, RuntimeError, TankError):
+            server.start()
+        notifier.ready(f"cannot work yet: {trouble.message}")
+        number = signals.wait(_START_AGAIN)
+        server.stop()
+        notifier.alive()
+        if number is not None and number != signal.SIGHUP:
+            notifier.stopping()
+            return None
 
 
 def drain(load: Callable[[], Settings], directories: Callable[[], Settings]) -> int:
@@ -110,8 +138,11 @@ def drain(load: Callable[[], Settings], directories: Callable[[], Settings]) -> 
         # Whatever the settings have become since.
         settings = msgspec.structs.replace(settings, data_dir=known)
     with ExitStack() as stack:
-        parts = _take_over(settings, stack)
-        parts.reconciler.start()
+        try:
+            parts = _take_over(settings, stack)
+            parts.reconciler.start()
+        except (OSError, MemoryError, RuntimeError) as error:
+            raise as_trouble(error) from error
         return 0 if _end_pods(parts) else 1
 
 
@@ -130,6 +161,7 @@ class _Parts(Struct, frozen=True, kw_only=True):
     reconciler: Reconciler
     tools: Tools
     store: Store
+    lock: LockFile
 
 
 @contextmanager
@@ -141,7 +173,8 @@ def _running(settings: Settings, *, stop_pods: bool) -> Iterator[Running]:
         if stop_pods:
             stack.callback(_end_pods, parts)
         host = Host(name=platform.node(), labels=settings.labels)
-        sources, seeding = _sources(settings, host, machine.journal, reconciler, stack)
+        mending: list[Callable[[], object]] = []
+        sources, seeding = _sources(settings, host, machine.journal, reconciler, stack, mending=mending)
         git = _follow_git(settings, host, machine.journal, sources, stack)
         reconciler.start()
         reconciler.resync("agent start")
@@ -158,8 +191,10 @@ def _running(settings: Settings, *, stop_pods: bool) -> Iterator[Running]:
             ),
         )
         server = ApiServer(service, settings.run_dir / "tank.sock")
-        server.start()
         stack.callback(server.stop)
+        mend = partial(_mend_run_dir, settings.run_dir, parts.lock, server)
+        mend()
+        mending.append(mend)
 
         def plant_seeds(wanted: Settings, cause: str) -> None:
             seeding.plant(_seeds(wanted, host), cause)
@@ -177,7 +212,8 @@ def _running(settings: Settings, *, stop_pods: bool) -> Iterator[Running]:
 def _take_over(settings: Settings, stack: ExitStack) -> _Parts:
     """Make the loop, and take over what a former agent left; nothing is done yet."""
     _close_directories(settings.data_dir, settings.run_dir)
-    stack.enter_context(_sole_user(settings.run_dir, settings.data_dir))
+    lock = _sole_user(settings.run_dir, settings.data_dir)
+    stack.callback(lock.close)
     clock, boot = SystemClock(), boot_id()
     journal = LmdbJournal(
         settings.data_dir / "journal",
@@ -215,7 +251,13 @@ def _take_over(settings: Settings, stack: ExitStack) -> _Parts:
     networks.adopt(containers.processes())
     _log.info("took over", runs=len(adopted), pods=len(containers.pods()))
     stack.callback(reconciler.close)
-    return _Parts(machine=machine, reconciler=reconciler, tools=tools, store=store)
+    return _Parts(machine=machine, reconciler=reconciler, tools=tools, store=store, lock=lock)
+
+
+def _make_directory(directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    # Members of the group must reach the socket, and nobody may list what is there.
+    directory.chmod(0o711)
 
 
 def _rotation(settings: Settings, containers: Containers, stack: ExitStack) -> Rotation:
@@ -225,6 +267,21 @@ def _rotation(settings: Settings, containers: Containers, stack: ExitStack) -> R
     rotation.start()
     stack.callback(rotation.close)
     return rotation
+
+
+def _mend_run_dir(run_dir: Path, lock: LockFile, server: ApiServer) -> None:
+    """Make again what the agent itself needs there; somebody may have emptied it."""
+    try:
+        if not run_dir.is_dir():
+            _make_directory(run_dir)
+        if lock.check():
+            _log.warning("the lock file was removed; made again", run_dir=str(run_dir))
+        if server.check():
+            _log.info("listening", socket=str(server.socket_path))
+    except BlockingIOError:
+        _log.critical("the lock file was removed, and another agent holds it now", run_dir=str(run_dir))
+    except (OSError, TankError) as error:
+        _log.error("cannot listen; trying again at each resync", error=str(error))
 
 
 def _interactive(settings: Settings, machine: Machine, tools: Tools, reconciler: Reconciler) -> Interactive:
@@ -244,9 +301,7 @@ def _close_directories(data_dir: Path, run_dir: Path) -> None:
     Also what an older version, or whoever set this machine up, left open.
     """
     for directory in (data_dir, run_dir):
-        directory.mkdir(parents=True, exist_ok=True)
-        # Members of the group must reach the socket, and nobody may list what is there.
-        directory.chmod(0o711)
+        _make_directory(directory)
         for entry in directory.iterdir():
             found = entry.stat(follow_symlinks=False)
             # One that is another user's was never ours.
@@ -266,26 +321,19 @@ class _Wakeups:
             self.target.wake(pod, cause)
 
 
-@contextmanager
-def _sole_user(run_dir: Path, data_dir: Path) -> Iterator[None]:
+def _sole_user(run_dir: Path, data_dir: Path) -> LockFile:
     """Hold the run_dir, so that two agents never adopt each other's containers, and note the data_dir there.
 
     Raises:
         Stalled: another agent holds it.
     """
-    fd = os.open(run_dir / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Stalled(
-                f"another agent runs with {run_dir}", hint="give this one a --run-dir of its own"
-            ) from None
         # For who drains.
-        note(fd, os.fsencode(data_dir))
-        yield
-    finally:
-        os.close(fd)
+        return LockFile(run_dir / _LOCK, os.fsencode(data_dir))
+    except BlockingIOError:
+        raise Stalled(
+            f"another agent runs with {run_dir}", hint="give this one a --run-dir of its own"
+        ) from None
 
 
 def _last_data_dir(run_dir: Path) -> Path | None:
@@ -298,47 +346,45 @@ def _last_data_dir(run_dir: Path) -> Path | None:
 
 
 def _tools(settings: Settings, cgroups: CgroupHost) -> Tools:
-    crun, conmon = _program("crun"), _program("conmon")
-    version = run_program([crun, "--version"], timeout=_VERSION_DEADLINE).stdout
     machine = platform.machine()
-    cache = SeccompCache(settings.data_dir, crun_version=version, machine=machine)
+    crun = Crun("crun", settings.run_dir, cgroups)
+
+    # crun may come, or be mended, after the agent.
+    @lru_cache(maxsize=2)
+    def cache(crun_version: str) -> SeccompCache:
+        return SeccompCache(settings.data_dir, crun_version=crun_version, machine=machine)
 
     def seccomp(security: Security) -> Seccomp:
         profile = profile_of(security, machine)
-        return Seccomp(profile=profile, compiled=cache.annotation_for(profile) if profile else None)
+        compiled = cache(crun.version()).annotation_for(profile) if profile else None
+        return Seccomp(profile=profile, compiled=compiled)
 
     return Tools(
-        crun=Crun(crun, settings.run_dir, cgroups),
-        conmon=conmon,
+        crun=crun,
+        conmon="conmon",
         cgroups=cgroups,
         root_filesystems=RootFilesystems(settings.data_dir),
         volumes=Volumes(settings.data_dir, settings.run_dir),
         seccomp=seccomp,
-        learn_seccomp=cache.learn,
+        learn_seccomp=lambda profile, bpf: cache(crun.version()).learn(profile, bpf),
     )
 
 
-def _program(name: str) -> str:
-    found = shutil.which(name, path=ENVIRONMENT["PATH"])
-    if found is None:
-        raise Stalled(
-            f"{name} is not installed", hint=f"apt install {name}; `tank doctor` shows what else is missing"
-        )
-    return found
-
-
 def _tool_versions(tools: Tools) -> dict[str, str]:
-    versions = {}
-    for name, program in (("crun", _program("crun")), ("conmon", tools.conmon)):
-        said = run_program([program, "--version"], timeout=_VERSION_DEADLINE).stdout
-        versions[name] = said.partition("\n")[0].rpartition(" ")[2]
-    return versions
+    said = {"crun": program_version("crun"), "conmon": program_version(tools.conmon)}
+    return {name: text.partition("\n")[0].rpartition(" ")[2] for name, text in said.items()}
 
 
 def _sources(
-    settings: Settings, host: Host, journal: Journal, reconciler: Reconciler, stack: ExitStack
+    settings: Settings,
+    host: Host,
+    journal: Journal,
+    reconciler: Reconciler,
+    stack: ExitStack,
+    *,
+    mending: Sequence[Callable[[], object]],
 ) -> tuple[SourceLoop, Seeding]:
-    """Read all files once, and begin to follow pods_dir."""
+    """Read all files once, and begin to follow pods_dir; each resync calls all of `mending` too."""
     directory = DirectorySource(
         settings.pods_dir,
         remember=journal.remember,
@@ -349,6 +395,8 @@ def _sources(
     )
 
     def resync() -> None:
+        for mend in mending:
+            mend()
         seeding.catch_up()
         reconciler.resync()
 
@@ -361,16 +409,21 @@ def _sources(
         clock=SystemClock(),
     )
     seeding = Seeding(journal, reconciler.wake, loop.suspended)
-    watcher = DirectoryWatcher(settings.pods_dir, loop.notify)
+    watcher = DirectoryWatcher(settings.pods_dir, loop.notify, _tell_watch)
     # Watching begins before the first look: what changes in between is seen twice, never missed.
-    trouble = watcher.start()
+    watcher.start()
     stack.callback(watcher.stop)
-    if trouble is not None:
-        _log.warning("pods_dir is not watched yet", trouble=trouble)
     loop.start()
     stack.callback(loop.close)
     seeding.plant(_seeds(settings, host), "agent start")
     return loop, seeding
+
+
+def _tell_watch(trouble: str | None) -> None:
+    if trouble is not None:
+        _log.warning("changes in pods_dir are seen at the next resync only", trouble=trouble)
+    else:
+        _log.info("pods_dir is watched")
 
 
 def _follow_git(
@@ -404,6 +457,9 @@ def _seeds(settings: Settings, host: Host) -> SeedSource:
 
 
 def _end_pods(parts: _Parts) -> bool:
+    if not parts.reconciler.alive():
+        # It never got that far.
+        return False
     ended = parts.reconciler.drain(_DRAIN_DEADLINE)
     if not ended:
         _log.error("some pods did not stop in time; the next agent takes them over")

@@ -92,8 +92,8 @@ class Service:
         return applied
 
     def delete(self, name: str) -> bool:
-        """Remove a pod from the desired state."""
-        deleted = self._journal.delete(name)
+        """Remove a pod from the desired state, or let one go that the journal does not know."""
+        deleted = self._journal.delete(name) or self._reconciler.release(name)
         if deleted:
             self._reconciler.wake(name, "deleted")
         return deleted
@@ -267,7 +267,7 @@ class Service:
         if before is None and after is not None:
             change = "create"
         elif after is None:
-            change = "remove"
+            change = "remove" if steps or before is not None else "none"
         else:
             differs = before is not None and after is not None and before.hash != after.hash
             change = "update" if differs or steps else "none"

@@ -76,6 +76,15 @@ def listen(path: Path, group: int | None, backlog: int) -> socket.socket:
     return listener
 
 
+def identity(path: Path) -> tuple[int, int] | None:
+    """Return which file a path is; None if there is none, or it is no socket."""
+    try:
+        status = path.stat(follow_symlinks=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return (status.st_dev, status.st_ino) if stat.S_ISSOCK(status.st_mode) else None
+
+
 def remove(path: Path, listener: socket.socket) -> None:
     """Unlink the socket's name, unless another agent has taken it over.
 

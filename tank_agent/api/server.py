@@ -58,6 +58,9 @@ class ApiServer:
         self._limit = limit
         self._server: _Server | None = None
         self._acceptor: threading.Thread | None = None
+        self._identity: tuple[int, int] | None = None
+        # Of sockets that somebody removed: they serve who had called before.
+        self._former: list[_Server] = []
 
     def start(self) -> None:
         """Listen, and answer from now on in threads of its own.
@@ -68,9 +71,26 @@ class ApiServer:
         """
         self.group = listener.group_id(self.group_name)
         bound = listener.listen(self.socket_path, self.group, _BACKLOG)
+        self._identity = listener.identity(self.socket_path)
         self._server = _Server(bound, self, self._limit)
         self._acceptor = threading.Thread(target=self._server.serve_forever, name="api", daemon=True)
         self._acceptor.start()
+
+    def check(self) -> bool:
+        """Listen again if the socket is gone, or never could be made; return whether that was so.
+
+        Raises:
+            Stalled, OSError: as `start`.
+        """
+        if self._server is not None and listener.identity(self.socket_path) == self._identity:
+            return False
+        former = self._server
+        self.start()
+        self._former = [server for server in self._former if server.busy()]
+        if former is not None:
+            former.close_listener(None)
+            self._former.append(former)
+        return True
 
     def stop(self, timeout: float = 5.0) -> None:
         """Stop listening and end every connection: answers under way may finish within `timeout` seconds."""
@@ -80,7 +100,8 @@ class ApiServer:
         self.stopping.set()
         self._server.close_listener(self.socket_path)
         self._acceptor.join(max(0.0, deadline - time.monotonic()))
-        self._server.end_connections(deadline)
+        for server in (self._server, *self._former):
+            server.end_connections(deadline)
         self._server = self._acceptor = None
 
 
@@ -133,12 +154,20 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         _LOG.exception("api: bug in a connection")
 
-    def close_listener(self, path: Path) -> None:
-        """Take no more callers; wakes the accepting thread at once."""
+    def busy(self) -> bool:
+        """Return whether a caller is still served."""
+        with self._lock:
+            return bool(self._open)
+
+    def close_listener(self, path: Path | None) -> None:
+        """Take no more callers; wakes the accepting thread at once. `path` goes, if it is still ours."""
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
         self.shutdown()
-        listener.remove(path, self.socket)
+        if path is None:
+            self.socket.close()
+        else:
+            listener.remove(path, self.socket)
 
     def end_connections(self, deadline: float) -> None:
         """Wake what reads, let what writes finish, and cut off what is left at the deadline."""

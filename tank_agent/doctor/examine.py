@@ -30,6 +30,7 @@ def _kernel() -> Sequence[Check]:
         kernel.inotify(
             kernel.read("/proc/sys/fs/inotify/max_user_instances") or "0",
             kernel.read("/proc/sys/fs/inotify/max_user_watches") or "0",
+            kernel.try_inotify(),
         ),
     )
 

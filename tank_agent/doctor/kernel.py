@@ -139,13 +139,25 @@ def apparmor(enabled: str | None) -> Check:
     return ok("AppArmor", "on" if on else "off; containers run without a profile")
 
 
-def inotify(instances: str, watches: str) -> Check:
-    """Say whether there is room to watch the pod files."""
+def inotify(instances: str, watches: str, attempt: str | None = None) -> Check:
+    """Say whether there is room to watch the pod files; `attempt` is why no instance is to be had now."""
     found = f"{instances.strip()} instances, {watches.strip()} watches"
+    if attempt is not None:
+        fix = "sysctl fs.inotify.max_user_instances=1024; root's other programs hold the ones there are"
+        return warn("inotify", f"{found}, none is left ({attempt}): changed files are seen late", fix)
     if int(instances) < _INSTANCES or int(watches) < _WATCHES:
         fix = "sysctl fs.inotify.max_user_instances=128 fs.inotify.max_user_watches=65536"
         return warn("inotify", f"{found}: changed files may be seen late", fix)
     return ok("inotify", found)
+
+
+def try_inotify() -> str | None:
+    """Ask for an inotify instance (inotify_init1(2)); return why there is none to be had."""
+
+    def attempt() -> None:
+        os.close(call("inotify_init1", os.O_CLOEXEC))
+
+    return _tried(attempt)
 
 
 def read(path: str) -> str | None:

@@ -28,6 +28,18 @@ _DATA = "data.mdb"
 _LOCK = "agent.lock"
 # An empty journal and LMDB's own lock, in bytes.
 _ROOM = 128 << 10
+# Troubles of a disk, or of the machine, that people mend while the agent waits.
+_MAY_PASS = frozenset(
+    (*(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO), *(errno.EMFILE, errno.ENFILE, errno.ENOMEM))
+)
+# What opening or reading fails with for want of memory, descriptors or rights, whatever is in the journal.
+_NOT_ITS_FAULT = (
+    lmdb.MemoryError,
+    lmdb.LockError,
+    lmdb.ReadonlyError,
+    lmdb.ReadersFullError,
+    lmdb.TlsFullError,
+)
 
 
 class LmdbStore:
@@ -58,6 +70,9 @@ class LmdbStore:
         except lmdb.DiskError as error:
             os.close(self._lock_fd)
             raise _no_room(path, str(error)) from error
+        except _NOT_ITS_FAULT as error:
+            os.close(self._lock_fd)
+            raise _not_now(path, error) from error
         except lmdb.Error as error:
             os.close(self._lock_fd)
             raise _unreadable(path, str(error)) from error
@@ -142,7 +157,8 @@ class LmdbStore:
 
     def _open(self) -> Any:
         data = self._path / _DATA
-        new = not data.exists()
+        # One without a byte is what a power cut leaves of a file that was just made.
+        new = not data.exists() or data.stat().st_size == 0
         if new:
             _check_room(self._path)
         environment = lmdb.open(
@@ -164,6 +180,8 @@ class LmdbStore:
         try:
             with self._readers, self._environment.begin() as transaction:
                 return read(transaction)
+        except _NOT_ITS_FAULT as error:
+            raise _not_now(self._path, error) from error
         except lmdb.Error as error:
             raise _unreadable(self._path, str(error)) from error
 
@@ -224,7 +242,10 @@ def _lock_directory(path: Path) -> int:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         fd = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise Stalled(f"cannot open the journal: {error.strerror}", where=str(path)) from error
+        message, where = f"cannot open the journal: {error.strerror}", str(path)
+        if error.errno in _MAY_PASS:
+            raise Retry(message, where=where, hint="nothing is lost; pods go on as they are") from error
+        raise Stalled(message, where=where) from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -250,9 +271,14 @@ def _check_room(path: Path) -> None:
 
 
 def _no_room(path: Path, why: str) -> TankError:
-    return Stalled(
-        f"cannot open the journal in {path}: {why}", hint="make room on that disk; nothing is lost"
+    return Retry(f"cannot open the journal in {path}: {why}", hint="make room on that disk; nothing is lost")
+
+
+def _not_now(path: Path, error: lmdb.Error) -> TankError:
+    hint = (
+        "the journal is sound, and the machine, or a limit of the agent (ulimit -a, LimitAS=), is too small"
     )
+    return Retry(f"cannot open the journal in {path}: {error}", hint=hint)
 
 
 def _unreadable(path: Path, why: str) -> TankError:

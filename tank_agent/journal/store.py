@@ -10,7 +10,7 @@ from msgspec import Struct
 
 HOW_TO_GO_ON = (
     "restore {path} from a backup; or start afresh with `mv {path} {path}.broken`: pods of files and of git"
-    " come back, those of `tank apply` are lost, and deleted seeds come back"
+    " come back, those of `tank apply` go on, but must be applied again, and deleted seeds come back"
 )
 
 

@@ -13,6 +13,7 @@ import select
 import struct
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import TypeVar
 
 from msgspec import Struct
@@ -20,6 +21,7 @@ from msgspec import Struct
 from tank_agent.linux.libc import SYS_MOVE_MOUNT, SYS_OPEN_TREE, call, syscall
 from tank_agent.linux.mounts import MNT_DETACH
 from tank_agent.linux.namespaces import in_thread
+from tank_agent.linux.pidfd import process_id
 
 T = TypeVar("T")
 
@@ -39,7 +41,7 @@ _STATX_ATTRIBUTES_AT = 8
 _STATX_MNT_ID_AT = 144
 
 
-def in_mount_namespace(process: int, function: Callable[[int], T]) -> T:
+def in_mount_namespace(process: int, function: Callable[[int], T], root: tuple[int, int] | None = None) -> T:
     """Run `function` in the mount namespace of a process and return its result.
 
     It gets a descriptor of the root there, and must look up every path from it: our own paths lead to what is
@@ -47,23 +49,52 @@ def in_mount_namespace(process: int, function: Callable[[int], T]) -> T:
 
     Args:
         process: a pidfd.
+        function: see above.
+        root: device and inode of the root that is meant; None for the top of the namespace.
 
     Raises:
-        OSError: ESRCH if the process has ended.
+        OSError: ESRCH if the process has ended, ESTALE if there is no such root.
         Exception: whatever `function` raises.
     """
 
     def enter() -> T:
-        call("unshare", CLONE_FS)
-        call("setns", process, CLONE_NEWNS)
-        # Not /proc/PID/root: that is wherever the process itself went by chroot(2).
-        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            return function(root)
-        finally:
-            os.close(root)
+        with ExitStack() as stack:
+            own = _open_directory(f"/proc/{process_id(process) or 0}/root", stack) if root else None
+            call("unshare", CLONE_FS)
+            call("setns", process, CLONE_NEWNS)
+            top = _open_directory("/", stack)
+            return function(top if root is None else _find_root(root, top, own, stack))
 
     return in_thread(enter)
+
+
+def _find_root(root: tuple[int, int], top: int, own: int | None, stack: ExitStack) -> int:
+    """Return a descriptor of the directory that is a root.
+
+    That is the top of the namespace, unless we are in a chroot: a program that is made below one, and gets
+    another root there (pivot_root(2)), leaves the machine's own at the top. Then it is where the process is,
+    or, if that went by chroot(2) itself, a directory above it.
+    """
+    found: int | None = top
+    if own is not None and _identity(top) != root:
+        found = own
+        while found is not None and _identity(found) != root:
+            above = _open_directory("..", stack, found)
+            found = above if _identity(above) != _identity(found) else None
+    if found is None or _identity(found) != root:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), "/")
+    return found
+
+
+def _open_directory(path: str, stack: ExitStack, parent: int | None = None) -> int:
+    found = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent)
+    stack.callback(os.close, found)
+    return found
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
 
 
 class Place(Struct, frozen=True):

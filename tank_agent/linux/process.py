@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import shutil
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
-from tank_agent.errors import Retry, Stalled
+from tank_agent.errors import Retry, Stalled, TankError
 
+_VERSION_DEADLINE = 10.0
 # Nothing of the agent's environment reaches a child: hooks and helpers would inherit it.
 ENVIRONMENT: Mapping[str, str] = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -32,6 +37,22 @@ class Finished(Struct, frozen=True, kw_only=True):
     stderr: str
 
 
+def find(name: str) -> str:
+    """Return the path of a program on our own PATH.
+
+    Raises:
+        Stalled: it is not installed, or cannot be executed.
+    """
+    found = shutil.which(name, path=ENVIRONMENT["PATH"])
+    if found is None:
+        there = shutil.which(name, mode=os.F_OK, path=ENVIRONMENT["PATH"])
+        raise Stalled(
+            f"{name} is not installed" if there is None else f"{there} cannot be executed",
+            hint=f"apt install {name}; `tank doctor` shows what else is missing",
+        )
+    return found
+
+
 def run(
     argv: Sequence[str],
     *,
@@ -45,32 +66,57 @@ def run(
 
     Args:
         argv: the program and its arguments; looked up on our own PATH.
-        timeout: seconds after which it is killed.
+        timeout: seconds after which it is killed, with all that it started (as far as that is in its group).
         env: added to `ENVIRONMENT`.
 
     Raises:
-        Stalled: the program is not installed.
-        Retry: it did not finish in time.
+        Stalled: the program is not installed, or cannot be executed.
+        Retry: it did not finish in time, or the machine has no more processes, descriptors or memory.
     """
     try:
-        done = subprocess.run(
+        process = subprocess.Popen(
             list(argv),
-            input=stdin,
-            capture_output=True,
-            timeout=timeout,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             env={**ENVIRONMENT, **(env or {})},
             cwd=cwd,
             pass_fds=pass_fds,
             umask=OWN_UMASK,
-            check=False,
+            process_group=0,
         )
-    except FileNotFoundError as error:
-        raise Stalled(f"cannot run {argv[0]}: not installed", hint="see `tank doctor`") from error
-    except subprocess.TimeoutExpired as error:
-        raise Retry(f"{argv[0]} did not finish within {timeout:g} s") from error
+    except OSError as error:
+        raise not_started(argv[0], error) from error
+    with process:
+        try:
+            stdout, stderr = process.communicate(stdin, timeout=timeout)
+        except subprocess.TimeoutExpired as error:
+            raise Retry(f"{argv[0]} did not finish within {timeout:g} s") from error
+        finally:
+            if process.returncode is None:
+                # Not reaped yet, so the number is still its group's.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
     return Finished(
         argv=tuple(argv),
-        code=done.returncode,
-        stdout=done.stdout.decode(errors="replace"),
-        stderr=done.stderr.decode(errors="replace"),
+        code=process.returncode,
+        stdout=stdout.decode(errors="replace"),
+        stderr=stderr.decode(errors="replace"),
     )
+
+
+def version(program: str) -> str:
+    """Return what a program prints for --version; empty if that does not work."""
+    try:
+        return run([program, "--version"], timeout=_VERSION_DEADLINE).stdout
+    except TankError:
+        return ""
+
+
+def not_started(program: str, error: OSError) -> TankError:
+    """Return what to raise when a program could not be started."""
+    if isinstance(error, FileNotFoundError):
+        return Stalled(f"cannot run {program}: not installed", hint="see `tank doctor`")
+    if isinstance(error, PermissionError) or error.errno == errno.ENOEXEC:
+        return Stalled(f"cannot run {program}: {error.strerror}", hint="see `tank doctor`")
+    return Retry(f"cannot run {program}: {error.strerror}")

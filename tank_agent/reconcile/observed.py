@@ -98,7 +98,8 @@ class Situation(Struct, frozen=True, kw_only=True):
     """Everything that is decided from, for one pod.
 
     `desired` is None for a pod that should be gone, `status` is what the journal remembers of it;
-    `remembered` tells that it holds anything at all.
+    `remembered` tells that it holds anything at all. `unclaimed`: it runs, and the journal never knew it, so
+    nobody said that it should be gone.
     """
 
     desired: DesiredPod | None
@@ -107,3 +108,4 @@ class Situation(Struct, frozen=True, kw_only=True):
     now: Moment
     backoff: Backoff
     remembered: bool = True
+    unclaimed: bool = False

@@ -15,6 +15,12 @@ from tank_agent.reconcile.restart import is_over, waits_until
 from tank_agent.runtime.instance import State
 from tank_agent.spec.model import Container, RestartPolicy
 
+# Of containers that run, though nothing in the journal says that they should, or ever did.
+UNCLAIMED = (
+    "it runs, and the journal does not know it; it goes on, and nobody restarts it\n"
+    "  restore the journal, put its file back, or `tank apply` it; `tank delete` ends it"
+)
+
 
 class Phase(enum.StrEnum):
     """DESIGN section 6."""
@@ -62,6 +68,9 @@ class PodView(Struct, frozen=True, kw_only=True):
 def view_pod(situation: Situation) -> PodView:
     """Return what to show for one pod."""
     desired, status = situation.desired, situation.status
+    if situation.unclaimed:
+        known = tuple(_leaving(run, status, Phase.RUNNING) for run in situation.observed.runs)
+        return PodView(phase=Phase.DEGRADED, containers=known, error=UNCLAIMED, next_retry=None)
     if desired is None:
         leaving = tuple(_leaving(run, status) for run in situation.observed.runs)
         return PodView(phase=Phase.STOPPING, containers=leaving, error=status.error, next_retry=None)
@@ -83,9 +92,9 @@ def view_pod(situation: Situation) -> PodView:
     )
 
 
-def _leaving(run: Run, status: PodStatus) -> ContainerView:
+def _leaving(run: Run, status: PodStatus, phase: Phase = Phase.STOPPING) -> ContainerView:
     known = status.containers.get(run.container, ContainerStatus(hash=run.hash))
-    return ContainerView(name=run.container, phase=Phase.STOPPING, run=run, status=known)
+    return ContainerView(name=run.container, phase=phase, run=run, status=known)
 
 
 def _view(desired: DesiredPod, container: Container, situation: Situation) -> ContainerView:

@@ -136,6 +136,8 @@ def plan(situation: Situation) -> Plan:
     )
     waits: list[float] = []
     actions = list(_settle_runs(situation, wanted, waits))
+    if situation.unclaimed:
+        return Plan(actions=tuple(step for step in actions if isinstance(step, RemoveRun)))
     if desired is None:
         if not observed.runs:
             actions += [RemoveNetwork()] if observed.network != "absent" else []

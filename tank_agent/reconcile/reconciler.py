@@ -63,13 +63,22 @@ class Reconciler:
         self._changed = threading.Condition()
         self._version = 0
         self._draining = False
+        self._unclaimed: set[str] = set()
         self._threads = [
             threading.Thread(target=self._work, name=f"worker-{number}", daemon=True)
             for number in range(workers)
         ]
 
     def start(self) -> None:
-        """Begin to work."""
+        """Begin to work.
+
+        Pods that run, though the journal never knew them, go on until somebody claims or releases them: a
+        journal that is new, empty or restored is no evidence that nothing is wanted.
+        """
+        self._unclaimed |= unclaimed(self._machine)
+        for pod in sorted(self._unclaimed):
+            _log.warning("the journal does not know a pod that runs; it goes on", pod=pod)
+            self._steps.tell_unclaimed(pod)
         for thread in self._threads:
             thread.start()
 
@@ -77,11 +86,19 @@ class Reconciler:
         """Let the workers finish the steps at hand and end; containers go on."""
         self._queue.close()
         for thread in self._threads:
-            thread.join(_JOIN_DEADLINE)
+            if thread.ident is not None:
+                thread.join(_JOIN_DEADLINE)
 
     def alive(self) -> bool:
         """Return whether every worker runs."""
         return all(thread.is_alive() for thread in self._threads)
+
+    def release(self, pod: str) -> bool:
+        """Let a pod go that runs, though the journal does not know it; False if there is none such."""
+        if not self._is_unclaimed(pod):
+            return False
+        self._unclaimed.discard(pod)
+        return True
 
     def wake(self, pod: str, cause: str) -> None:
         """Look at a pod now."""
@@ -165,6 +182,14 @@ class Reconciler:
             ),
             backoff=machine.backoff,
             remembered=pod in machine.journal.statuses(),
+            unclaimed=desired is None and self._is_unclaimed(pod),
+        )
+
+    def _is_unclaimed(self, pod: str) -> bool:
+        return (
+            pod in self._unclaimed
+            and not self._draining
+            and any(_goes_on(run) for run in self._machine.containers.runs(pod))
         )
 
     def view(self, pod: str) -> PodView:
@@ -184,7 +209,11 @@ class Reconciler:
         return images
 
     def _desired(self, pod: str) -> DesiredPod | None:
-        return None if self._draining else self._machine.journal.get(pod)
+        desired = self._machine.journal.get(pod)
+        if desired is not None:
+            # From now on the journal decides.
+            self._unclaimed.discard(pod)
+        return None if self._draining else desired
 
     def _plan(self, situation: Situation) -> Plan:
         planned = plan(situation)
@@ -274,6 +303,24 @@ class Reconciler:
         containers = desired.pod.containers if desired is not None else ()
         needs = {pulls.need(pod, container) for container in containers if container.image is not None}
         pulls.cancel(pod, needs)
+
+
+def unclaimed(machine: Machine) -> frozenset[str]:
+    """Return the pods that run, and that the journal never knew.
+
+    What it knew, and let go, still has its run in the status: that goes once nothing of it runs.
+    """
+    journal, containers = machine.journal, machine.containers
+    return frozenset(
+        pod
+        for pod in containers.pods() - journal.desired().keys()
+        if any(_goes_on(run) for run in containers.runs(pod))
+        and not any(known.instance for known in journal.status(pod).containers.values())
+    )
+
+
+def _goes_on(run: Live) -> bool:
+    return run.state in (State.RUNNING, State.ORPHANED) and run.stopping is None
 
 
 def _observed_run(live: Live) -> Run:

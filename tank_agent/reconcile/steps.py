@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -130,6 +131,12 @@ class Steps:
         """Write down how pulls ended that the pod waited for; of a pod that is going, nobody asks."""
         for found in news if work.desired is not None else ():
             self._event(work, found.type, found.message)
+
+    def tell_unclaimed(self, pod: str) -> None:
+        """Write down that a pod runs which the journal does not know; a full disk hinders no start."""
+        work = Work(name=pod, desired=None, cause="agent start")
+        with contextlib.suppress(TankError):
+            self._event(work, "unclaimed", "it runs, and the journal does not know it; it goes on")
 
     def _pull(self, action: Pull, work: Work) -> None:
         assert work.desired is not None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tank_agent.linux import mounts, pidfd
@@ -16,14 +16,14 @@ from tank_agent.linux.leftovers import left_for_later
 from tank_agent.linux.trees import remove_tree
 from tank_agent.runtime import conmon, instance
 from tank_agent.runtime.cgroup import CgroupHost
-from tank_agent.runtime.containers import Containers, Tools
-from tank_agent.runtime.crun import Listed
+from tank_agent.runtime.containers import Containers
 from tank_agent.runtime.ending import read_exit
+from tank_agent.runtime.instance import Record
 from tank_agent.runtime.live import Live
+from tank_agent.runtime.tools import Tools
 from tank_agent.runtime.user_namespace import take_back_null_device
 
-_STARTED = frozenset({"running", "paused", "stopped"})
-_MONITOR_DEADLINE_MS = 3000
+_DEADLINE_MS = 3000
 
 
 def adopt_all(containers: Containers, tools: Tools, now: float) -> tuple[Live, ...]:
@@ -32,65 +32,114 @@ def adopt_all(containers: Containers, tools: Tools, now: float) -> tuple[Live, .
     To be called once, before anything is started. Runs that never began are returned as PARTIAL, for the
     loop to remove.
     """
-    take_back_null_device()
-    listed = tools.crun.list()
-    monitors = _monitors(containers.directory)
+    with left_for_later(os.devnull):
+        take_back_null_device()
+    monitors = conmon.monitors(containers.directory)
     adopted = []
-    for directory in sorted(containers.directory.iterdir()):
-        record = instance.read_record(directory)
-        if record is None:
-            # Nothing is made before the record is written.
-            with left_for_later(str(directory)):
-                remove_tree(directory)
-            continue
-        run = _inspect(Live(record=record, directory=directory), listed, monitors, tools.cgroups)
+    for record in _records(containers, tools):
+        directory = containers.directory / record.id
+        run = _inspect(Live(record=record, directory=directory), monitors, tools)
         if run.started and run.monitor is None:
             run.exit = read_exit(directory, run.process, _modified(directory / conmon.EXIT) or now)
             run.lost = run.exit is None
         containers.adopt(run)
         adopted.append(run)
     known = {run.record.id for run in adopted}
-    _sweep(containers, tools, listed, known, {run.record.cgroup for run in adopted})
+    for identifier in monitors.keys() - known:
+        with left_for_later(f"the monitor of {identifier}"):
+            conmon.end_unstarted(containers.directory / identifier)
+    _sweep(containers, tools, known, {run.record.cgroup for run in adopted})
     return tuple(adopted)
 
 
-def _inspect(
-    run: Live, listed: Mapping[str, Listed], monitors: Mapping[str, int], cgroups: CgroupHost
-) -> Live:
+def _records(containers: Containers, tools: Tools) -> Iterator[Record]:
+    """Yield what is known of every run; of one whose directory somebody removed, from the copy elsewhere."""
+    private = tools.root_filesystems.private
+    seen = set()
+    for directory in sorted(containers.directory.iterdir()):
+        record = instance.read_record(directory) or instance.read_record(private(directory.name))
+        if record is None:
+            # Nothing is made before the record is written.
+            with left_for_later(str(directory)):
+                remove_tree(directory)
+            continue
+        seen.add(record.id)
+        yield record
+    for identifier in sorted(tools.root_filesystems.instances() - seen):
+        record = instance.read_record(private(identifier))
+        # Of an earlier boot nothing runs.
+        if record is not None and tools.cgroups.processes(record.cgroup):
+            yield record
+
+
+def _inspect(run: Live, monitors: Mapping[str, int], tools: Tools) -> Live:
     """Find out how far a run is, and open its processes."""
     directory, record = run.directory, run.record
     run.stopping = instance.read_stopping(directory)
-    entry = listed.get(record.id)
-    run.pid = instance.read_number(directory / conmon.CONTAINER_PID) or (entry.pid if entry else None)
-    if run.pid is not None:
-        run.process = pidfd.open_process(run.pid)
-        if run.process is not None and run.pid not in cgroups.processes(record.cgroup):
-            os.close(run.process)
-            run.process = None
+    noted = instance.read_number(directory / conmon.CONTAINER_PID)
+    run.pid = noted
+    run.process = _open_member(noted, record.cgroup) if noted is not None else None
+    if run.process is None and (found := _main_process(record.cgroup, tools.cgroups)) is not None:
+        run.pid, run.process = found, _open_member(found, record.cgroup)
     monitor = monitors.get(record.id)
     run.monitor = pidfd.open_process(monitor) if monitor is not None else None
+    began = tools.crun.began(record.id)
     ended = _modified(directory / conmon.EXIT) is not None
-    run.started = ended or (entry is not None and entry.status in _STARTED)
+    run.started = ended or (run.process is not None if began is None else began)
     if not run.started and run.monitor is not None:
-        # Its crun, should it still be at work, dies with it (PR_SET_PDEATHSIG): nothing appears behind us.
-        pidfd.send_signal(run.monitor, signal.SIGKILL)
-        pidfd.wait(run.monitor, _MONITOR_DEADLINE_MS)
+        # Nothing may appear behind us.
+        pidfd.kill_tree(run.monitor)
+        pidfd.wait(run.monitor, _DEADLINE_MS)
     return run
 
 
-def _sweep(
-    containers: Containers, tools: Tools, listed: Mapping[str, Listed], known: set[str], groups: set[str]
-) -> None:
+def _open_member(pid: int, cgroup: str) -> int | None:
+    """Return a pidfd of a process if it is in a control group, or below it."""
+    process = pidfd.open_process(pid)
+    if process is not None and not _is_member(pid, cgroup):
+        os.close(process)
+        return None
+    return process
+
+
+def _is_member(pid: int, cgroup: str) -> bool:
+    try:
+        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    paths = [line.split(":", 2)[2] for line in lines]
+    return any(path == cgroup or path.startswith(f"{cgroup}/") for path in paths)
+
+
+def _main_process(cgroup: str, cgroups: CgroupHost) -> int | None:
+    """Return the first process of a container, as the kernel tells: it is number 1 of a PID namespace."""
+    for pid in sorted(cgroups.processes(cgroup)):
+        try:
+            status = Path(f"/proc/{pid}/status").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        numbers = next((line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:")), [])
+        # One more number for each namespace in the container's own.
+        if len(numbers) == 2 and numbers[-1] == "1":
+            return pid
+    return None
+
+
+def _sweep(containers: Containers, tools: Tools, known: set[str], groups: set[str]) -> None:
     """Remove what no run accounts for: our run_dir may have been emptied while containers ran."""
-    for identifier in set(listed) - known:
+    for identifier in tools.crun.instances() - known:
         with left_for_later(f"container {identifier}"):
             tools.crun.delete(identifier)
-    busy = tools.cgroups.sweep(groups)
-    for path in busy:
-        for pid in tools.cgroups.processes(path):
-            _end(pid)
-    if busy:
-        tools.cgroups.sweep(groups)
+    with left_for_later("control groups"):
+        busy = tools.cgroups.sweep(groups)
+        for path in busy:
+            for pid in tools.cgroups.processes(path):
+                _end(pid)
+        if busy:
+            tools.cgroups.sweep(groups)
+    for identifier in tools.crun.instances() - known:
+        with left_for_later(f"what crun knows of {identifier}"):
+            tools.crun.forget(identifier)
     for identifier in tools.root_filesystems.instances() - known:
         with left_for_later(f"the root file system of {identifier}"):
             tools.root_filesystems.remove(identifier)
@@ -102,36 +151,12 @@ def _end(pid: int) -> None:
     process = pidfd.open_process(pid)
     if process is not None:
         pidfd.send_signal(process, signal.SIGKILL)
-        pidfd.wait(process, _MONITOR_DEADLINE_MS)
+        pidfd.wait(process, _DEADLINE_MS)
         os.close(process)
-
-
-def _monitors(directory: Path) -> dict[str, int]:
-    """Return the conmon processes of our runs, by instance id, from their own arguments.
-
-    Only root's: any user may start a program with these arguments.
-    """
-    found = {}
-    prefix = f"{directory}/"
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit() and _is_roots(entry):
-            arguments = pidfd.command_line(int(entry.name))
-            if len(arguments) > 2 and Path(arguments[0]).name == "conmon" and "-b" in arguments:
-                bundle = arguments[arguments.index("-b") + 1]
-                if bundle.startswith(prefix):
-                    found[bundle.removeprefix(prefix)] = int(entry.name)
-    return found
-
-
-def _is_roots(process: os.DirEntry[str]) -> bool:
-    try:
-        return process.stat().st_uid == 0
-    except FileNotFoundError:
-        return False
 
 
 def _modified(path: Path) -> float | None:
     try:
         return path.stat().st_mtime
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None

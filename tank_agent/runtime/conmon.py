@@ -14,13 +14,15 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from tank_agent.errors import Retry, Stalled
+from tank_agent.errors import Retry
+from tank_agent.linux import pidfd
 from tank_agent.linux.fault import point
-from tank_agent.linux.process import CONTAINER_UMASK, ENVIRONMENT
+from tank_agent.linux.process import CONTAINER_UMASK, ENVIRONMENT, find, not_started
 from tank_agent.runtime.crun import Crun, StartFailed, clean_message
 from tank_agent.runtime.instance import Record
 
 _DEADLINE = 30.0
+_KILL_DEADLINE_MS = 3000
 CONTAINER_PID = "container.pid"
 MONITOR_PID = "conmon.pid"
 EXIT = "exit"
@@ -53,9 +55,10 @@ def create(
 
     Raises:
         StartFailed: the runtime refused; the message is its own.
-        Stalled: conmon is not installed.
-        Retry: it did not answer within 30 s.
+        Stalled: conmon or crun is not installed.
+        Retry: it did not answer within 30 s; it may still be at it, see `end_unstarted`.
     """
+    program = find(program)
     sync = directory / _SYNC
     os.mkfifo(sync, 0o600)
     reader = os.open(sync, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -69,6 +72,42 @@ def create(
         return answer.data
     said = _read_text(directory / _CRUN_LOG) or (answer.message if answer else "")
     raise StartFailed(clean_message(said))
+
+
+def monitors(directory: Path) -> dict[str, int]:
+    """Return the conmon processes of the runs in a directory, by instance id, from their own arguments.
+
+    Only root's: any user may start a program with these arguments.
+    """
+    found = {}
+    prefix = f"{directory}/"
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit() and _is_roots(entry):
+            arguments = pidfd.command_line(int(entry.name))
+            if len(arguments) > 2 and Path(arguments[0]).name == "conmon" and "-b" in arguments:
+                bundle = arguments[arguments.index("-b") + 1]
+                if bundle.startswith(prefix):
+                    found[bundle.removeprefix(prefix)] = int(entry.name)
+    return found
+
+
+def end_unstarted(directory: Path) -> None:
+    """Kill the monitor of a run that never began, and the runtime that may hang below it."""
+    number = monitors(directory.parent).get(directory.name)
+    monitor = pidfd.open_process(number) if number is not None else None
+    if monitor is not None:
+        try:
+            pidfd.kill_tree(monitor)
+            pidfd.wait(monitor, _KILL_DEADLINE_MS)
+        finally:
+            os.close(monitor)
+
+
+def _is_roots(process: os.DirEntry[str]) -> bool:
+    try:
+        return process.stat().st_uid == 0
+    except FileNotFoundError:
+        return False
 
 
 def _spawn(
@@ -94,10 +133,8 @@ def _spawn(
             umask=CONTAINER_UMASK,
         )
         _release(process, start, place)
-    except FileNotFoundError as error:
-        raise Stalled(
-            "cannot start a container: conmon is not installed", hint="apt install conmon"
-        ) from error
+    except OSError as error:
+        raise not_started(program, error) from error
     finally:
         for descriptor in (writer, output, may_start, start):
             os.close(descriptor)
@@ -105,9 +142,13 @@ def _spawn(
     try:
         process.wait(_DEADLINE)
     except subprocess.TimeoutExpired as error:
-        process.kill()
+        descriptor = os.pidfd_open(process.pid)
+        try:
+            pidfd.kill_tree(descriptor)
+        finally:
+            os.close(descriptor)
         process.wait()
-        raise Retry("conmon did not start within 30 s") from error
+        raise Retry(f"conmon did not start within {_DEADLINE:g} s") from error
 
 
 def _release(process: subprocess.Popen[bytes], start: int, place: Callable[[int], object]) -> None:
@@ -144,7 +185,7 @@ def _answer(reader: int) -> _Message | None:
     received = b""
     while b"\n" not in received:
         if not poller.poll(_DEADLINE * 1000):
-            raise Retry("the container runtime did not answer within 30 s")
+            raise Retry(f"the container runtime did not answer within {_DEADLINE:g} s")
         chunk = os.read(reader, 4096)
         if not chunk:
             return None

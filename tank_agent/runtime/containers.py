@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import structlog
-from msgspec import Struct
 
-from tank_agent.errors import Retry, TankError
-from tank_agent.linux import mounts, pidfd
+from tank_agent.errors import TankError
+from tank_agent.linux import pidfd
 from tank_agent.linux.fault import point
 from tank_agent.linux.mount_namespaces import MountWatch
-from tank_agent.runtime import conmon, instance, limits, mounting, user_namespace
+from tank_agent.runtime import conmon, instance, limits, mounting, removal, user_namespace
 from tank_agent.runtime.attach import Consoles
-from tank_agent.runtime.cgroup import CgroupHost
 from tank_agent.runtime.control import Control
-from tank_agent.runtime.crun import Crun
 from tank_agent.runtime.ending import read_exit, unknown_exit
 from tank_agent.runtime.exits import ExitWatcher
-from tank_agent.runtime.instance import ChangeFailure, Record, State, Stopping, Unmounted
-from tank_agent.runtime.launch import Launch, Seccomp, make_bundle
+from tank_agent.runtime.instance import ChangeFailure, State, Stopping, Unmounted
+from tank_agent.runtime.launch import Launch, make_bundle, record_of
 from tank_agent.runtime.live import Live
 from tank_agent.runtime.output import last_bytes
-from tank_agent.runtime.rootfs import RootFilesystems
+from tank_agent.runtime.rootfs import MOUNT_POINT
+from tank_agent.runtime.tools import Tools
 from tank_agent.runtime.user_namespace import free_range
 from tank_agent.runtime.volumes import Volumes
-from tank_agent.spec.model import Container, Security, Volume
+from tank_agent.spec.model import Container, Volume
 from tank_agent.spec.signals import signal_number
 
 _log = structlog.get_logger()
@@ -41,21 +37,8 @@ _log = structlog.get_logger()
 _KILL_AGAIN = 5.0
 # How long to wait with a change, of a limit or a mount, that the kernel refused.
 _CHANGE_AGAIN, _CHANGE_AGAIN_CAP = 1.0, 30.0
-_MONITOR_DEADLINE_MS = 3000
 # How much of a terminal's output a new agent takes from the log, for those who attach later, in bytes.
 _SHOWN_AGAIN = 16 << 10
-
-
-class Tools(Struct, frozen=True, kw_only=True):
-    """What runs are made with."""
-
-    crun: Crun
-    conmon: str
-    cgroups: CgroupHost
-    root_filesystems: RootFilesystems
-    volumes: Volumes
-    seccomp: Callable[[Security], Seccomp]
-    learn_seccomp: Callable[[dict[str, Any], Path], object]
 
 
 class Containers:
@@ -80,8 +63,7 @@ class Containers:
     ) -> None:
         self.directory = run_dir / "containers"
         self.logs = data_dir / "logs"
-        self.directory.mkdir(mode=0o711, parents=True, exist_ok=True)
-        self.directory.chmod(0o711)
+        self._make_directory()
         self.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._tools = tools
         self._wake = wake
@@ -139,6 +121,8 @@ class Containers:
                 limit_swap=self._limit_swap,
                 ids=run.record.ids,
             )
+            run.record = msgspec.structs.replace(run.record, root=_identity(run.directory / MOUNT_POINT))
+            self._keep(run)
             point("runtime:bundle-made")
             log = self.log(launch.pod, launch.container.name)
             log.parent.mkdir(mode=0o700, exist_ok=True)
@@ -155,7 +139,7 @@ class Containers:
             if run.record.ids is not None:
                 user_namespace.take_back_null_device()
             # The container holds them by now, or there is none.
-            self._detach(run.directory)
+            removal.detach(run.directory, self._tools)
         self._open(run)
         if run.record.terminal:
             # Before its program begins, so that not one byte of it is missed.
@@ -184,18 +168,24 @@ class Containers:
         if run.process is not None:
             pidfd.send_signal(run.process, run.record.stop_signal)
         point("runtime:signalled")
-        run.stopping = Stopping(deadline=time.monotonic() + run.record.stop_grace)
-        instance.write(run.directory, instance.STOPPING, run.stopping)
+        self._note(run, Stopping(deadline=time.monotonic() + run.record.stop_grace))
 
     def kill(self, run: Live) -> None:
         """Send SIGKILL to a run, and to what else is in its cgroup if its main process is gone."""
         alive = run.process is not None and pidfd.send_signal(run.process, signal.SIGKILL)
         if not alive:
-            self._kill_group(run.record.cgroup)
+            removal.kill_group(run.record.cgroup, self._tools)
         # Afterwards, so that what was frozen does nothing more than die.
         self._tools.cgroups.thaw(run.record.cgroup)
-        run.stopping = Stopping(deadline=time.monotonic() + _KILL_AGAIN, killed=True)
-        instance.write(run.directory, instance.STOPPING, run.stopping)
+        self._note(run, Stopping(deadline=time.monotonic() + _KILL_AGAIN, killed=True))
+
+    def _note(self, run: Live, stopping: Stopping) -> None:
+        """Remember that a run was asked to end; the next agent, where nothing can be written, asks again."""
+        run.stopping = stopping
+        try:
+            instance.write(run.directory, instance.STOPPING, stopping)
+        except OSError as error:
+            _log.warning("cannot note that a container ends", id=run.record.id, error=str(error))
 
     def remove(self, run: Live) -> None:
         """Remove everything that a run made, except its log. Can be repeated after a crash.
@@ -203,21 +193,7 @@ class Containers:
         Raises:
             Retry: something of it is still busy.
         """
-        self._tools.crun.delete(run.record.id)
-        point("runtime:deleted")
-        self._end_monitor(run)
-        self._kill_group(run.record.cgroup)
-        self._detach(run.directory)
-        point("runtime:detached")
-        self._tools.root_filesystems.remove(run.record.id)
-        if not self._tools.cgroups.remove(run.record.cgroup):
-            raise Retry(f"container {run.record.container}: its cgroup is still busy")
-        point("runtime:cgroup-removed")
-        self._forget(run)
-        # A volume that were still mounted there would be removed with it.
-        mounts.unmount_tree(run.directory)
-        instance.remove(run.directory)
-        point("runtime:removed")
+        removal.remove(run, self._tools, forget=lambda: self._forget(run))
 
     def change(self, run: Live, container: Container, settings: str) -> None:
         """Change a run's limits and how it is stopped, while it runs; `settings` is the hash of both.
@@ -244,7 +220,7 @@ class Containers:
             stop_signal=signal_number(chosen) if chosen is not None else record.image_stop_signal,
             stop_grace=container.stop_grace,
         )
-        instance.write(run.directory, instance.RECORD, run.record)
+        self._keep(run)
         run.drift = run.failure = None
 
     def look(self, pod: str, files: Path) -> None:
@@ -257,7 +233,7 @@ class Containers:
                 continue
             try:
                 run.looked = True
-                paths = mounting.lost(process, run.record.volumes, files)
+                paths = mounting.lost(process, run.record, files)
                 known = run.unmounted or Unmounted(paths=paths)
                 run.unmounted = msgspec.structs.replace(known, paths=paths) if paths else None
             except OSError:
@@ -330,7 +306,18 @@ class Containers:
             if run.record.id in alive:
                 run.drift = limits.lost(self._tools.cgroups, run.record.cgroup, run.record.limits)
                 run.out_of_memory = os.path.exists(f"{run.directory}/{conmon.OUT_OF_MEMORY}")
+                self._mend(run)
         return frozenset(run.record.pod for run in runs if run.state is State.RUNNING and not run.looked)
+
+    def _mend(self, run: Live) -> None:
+        """Make a run's directory again: conmon writes there how it ended."""
+        if os.path.exists(f"{run.directory}/{instance.RECORD}"):
+            return
+        try:
+            self._make_directory()
+            self._keep(run)
+        except OSError as error:
+            _log.warning("cannot write what was removed", id=run.record.id, error=str(error))
 
     def alive(self) -> bool:
         """Return whether the threads that watch and serve containers run."""
@@ -353,6 +340,7 @@ class Containers:
         with self._lock:
             self._runs.setdefault(run.record.pod, {})[run.record.id] = run
         if run.started and run.exit is None:
+            self._mend(run)
             self._watch(run)
             if run.record.terminal and run.monitor is not None:
                 printed = last_bytes(self.log(run.record.pod, run.record.container), _SHOWN_AGAIN)
@@ -377,31 +365,16 @@ class Containers:
         return alive
 
     def _begin(self, launch: Launch) -> Live:
-        parameters, container = launch.parameters, launch.container
-        identifier = instance.new_id(launch.pod, container.name)
-        record = Record(
-            id=identifier,
-            pod=launch.pod,
-            container=container.name,
-            hash=launch.hash,
-            revision=launch.revision,
-            cgroup=self._tools.cgroups.path(launch.pod, identifier),
-            image=launch.image,
-            stop_signal=signal_number(parameters.stop_signal),
-            stop_grace=container.stop_grace,
-            terminal=container.tty,
-            created_at=self._now(),
-            settings=launch.settings,
-            limits=container.limits,
-            image_stop_signal=_known_signal(launch.image_stop_signal),
-            volumes=tuple(mount.path for _, mount in mounting.parents_first(container.mounts)),
-        )
+        identifier = instance.new_id(launch.pod, launch.container.name)
+        cgroup = self._tools.cgroups.path(launch.pod, identifier)
+        record = record_of(launch, identifier=identifier, cgroup=cgroup, created_at=self._now())
         run = Live(record=record, directory=self.directory / identifier)
         with self._lock:
-            if container.security.userns == "auto":
+            if launch.container.security.userns == "auto":
                 used = [other.record.ids for runs in self._runs.values() for other in runs.values()]
                 run.record = msgspec.structs.replace(record, ids=free_range(used))
             self._runs.setdefault(launch.pod, {})[identifier] = run
+        self._make_directory()
         run.directory.mkdir(mode=0o700)
         if run.record.ids is not None:
             # crun goes through it as the root of the container; nobody else may.
@@ -409,6 +382,16 @@ class Containers:
         point("runtime:bundle-begun")
         instance.write(run.directory, instance.RECORD, run.record)
         return run
+
+    def _make_directory(self) -> None:
+        # Anybody may have removed it since.
+        self.directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self.directory.chmod(0o711)
+
+    def _keep(self, run: Live) -> None:
+        """Write a run's record, and beside what it writes itself: anybody may remove what is in run_dir."""
+        for directory in (run.directory, self._tools.root_filesystems.private(run.record.id)):
+            instance.write(directory, instance.RECORD, run.record)
 
     def _open(self, run: Live) -> None:
         run.process = pidfd.open_process(run.pid) if run.pid else None
@@ -457,20 +440,6 @@ class Containers:
             self._watcher.forget(monitor)
             os.close(monitor)
 
-    def _end_monitor(self, run: Live) -> None:
-        """Wait until conmon is gone; it goes by itself once its container is."""
-        if run.monitor is not None and not pidfd.wait(run.monitor, _MONITOR_DEADLINE_MS):
-            pidfd.send_signal(run.monitor, signal.SIGKILL)
-            pidfd.wait(run.monitor, _MONITOR_DEADLINE_MS)
-
-    def _kill_group(self, cgroup: str) -> None:
-        pidfd.signal_all(lambda: self._tools.cgroups.processes(cgroup), signal.SIGKILL)
-
-    def _detach(self, directory: Path) -> None:
-        self._tools.volumes.detach(directory)
-        self._tools.root_filesystems.detach(directory)
-        user_namespace.detach(directory)
-
     def _forget(self, run: Live) -> None:
         self.consoles.close(run.directory)
         with self._ends:
@@ -486,13 +455,11 @@ class Containers:
                 self._runs.pop(run.record.pod, None)
 
 
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
 def _again(failures: int) -> float:
     """Return how long to wait with the next try of a change, in seconds."""
     return min(_CHANGE_AGAIN * 2.0 ** min(failures, 5), _CHANGE_AGAIN_CAP)
-
-
-def _known_signal(name: str | None) -> int:
-    # What an image says may be nonsense, which matters only if the pod's file says nothing.
-    with contextlib.suppress(ValueError):
-        return signal_number(name or "SIGTERM")
-    return signal.SIGTERM

@@ -9,13 +9,14 @@ has gone.
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import msgspec
-from msgspec import Struct
 
 from tank_agent.errors import Retry, Stalled
-from tank_agent.linux.process import run
+from tank_agent.linux.process import find, run, version
+from tank_agent.linux.trees import remove_tree
 from tank_agent.runtime.cgroup import ROOT, CgroupHost
 
 _DEADLINE = 30.0
@@ -27,19 +28,11 @@ class StartFailed(Stalled):
     reason = "start-failed"
 
 
-class Listed(Struct, frozen=True):
-    """One container that crun knows (`crun list --format json`)."""
-
-    id: str
-    pid: int
-    status: str
-
-
 class Crun:
     """Runs crun with our own state directory.
 
     Args:
-        program: path of the crun (or runc) program.
+        program: the crun program; where it is missing, that is told when it is needed.
         run_dir: the agent's run_dir; state is kept in its `crun` directory, by design lost at reboot.
         cgroups: the host's layout.
     """
@@ -49,18 +42,22 @@ class Crun:
         self._program = program
         self._options = (f"--root={self.root}", "--cgroup-manager=cgroupfs")
         self._view = run_dir / "cgroup-view"
+        self._version = ""
+        self._hierarchies = cgroups.hierarchies
         self._split = cgroups.mode == "split"
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if self._split:
-            self._prepare_view(run_dir, cgroups)
 
     def create_command(self, log: Path) -> tuple[str, tuple[str, ...]]:
-        """Return what conmon runs for `create`: the program, and the arguments before the sub-command."""
+        """Return what conmon runs for `create`: the program, and the arguments before the sub-command.
+
+        Raises:
+            Stalled: crun is not installed.
+        """
+        program = find(self._program)
         options = (*self._options, f"--log={log}", "--log-format=json")
+        self.root.mkdir(mode=0o700, exist_ok=True)
         if not self._split:
-            return self._program, options
-        script = self._view.with_suffix(".sh")
-        private = ("-m", "--propagation", "slave", "/bin/sh", str(script), self._program)
+            return program, options
+        private = ("-m", "--propagation", "slave", "/bin/sh", str(self._prepare_view()), program)
         return "/usr/bin/unshare", (*private, *options)
 
     def exec_command(self, log: str) -> tuple[str, ...]:
@@ -92,24 +89,54 @@ class Crun:
         if done.code != 0 and (self.root / identifier).exists():
             raise Retry(f"cannot delete container {identifier}: {clean_message(done.stderr)}")
 
-    def list(self) -> dict[str, Listed]:
-        """Return every container that crun knows under our root, by id."""
-        done = run([self._program, *self._options, "list", "--format", "json"], timeout=_DEADLINE)
-        if done.code != 0:
-            raise Retry(f"cannot list containers: {clean_message(done.stderr)}")
-        listed = msgspec.json.decode(done.stdout or "[]", type=list[Listed] | None) or []
-        return {entry.id: entry for entry in listed}
+    def forget(self, identifier: str) -> None:
+        """Remove what crun knows of a container of which nothing runs, though crun itself cannot."""
+        remove_tree(self.root / identifier)
 
-    def _prepare_view(self, run_dir: Path, cgroups: CgroupHost) -> None:
+    def instances(self) -> frozenset[str]:
+        """Return every container of which crun keeps a state."""
+        # Newer versions keep compiled seccomp filters beside the containers.
+        return frozenset(entry.name for entry in self.root.glob("[!.]*"))
+
+    def began(self, identifier: str) -> bool | None:
+        """Return whether a container was started, as crun itself tells; None if it has no state of it.
+
+        Its init waits at a pipe, which `start` removes.
+        """
+        directory = self.root / identifier
+        if (directory / "exec.fifo").exists():
+            return False
+        return True if (directory / "status").exists() else None
+
+    def version(self) -> str:
+        """Return what `crun --version` printed when it last worked; empty if it never did."""
+        self._version = self._version or version(self._program)
+        return self._version
+
+    def _prepare_view(self) -> Path:
+        """Make what `create` looks at the control groups through, and return the script that does."""
+        # Anew each time, since anybody may have removed a part of it.
         self._view.mkdir(mode=0o700, exist_ok=True)
         lines = [_fstab("tmpfs", self._view, "tmpfs", "mode=755")]
-        for hierarchy in cgroups.hierarchies:
+        for hierarchy in self._hierarchies:
             lines.append(_fstab(hierarchy, self._view / hierarchy.name, "none", "rbind,X-mount.mkdir"))
         lines.append(_fstab(self._view, ROOT, "none", "rbind"))
-        table = self._view.with_suffix(".fstab")
-        table.write_text("".join(lines))
-        script = self._view.with_suffix(".sh")
-        script.write_text(f'mount -a -T "{os.fspath(table)}" && exec "$@"\n')
+        table, script = self._view.with_suffix(".fstab"), self._view.with_suffix(".sh")
+        _write_if_other(table, "".join(lines))
+        _write_if_other(script, f'mount -a -T "{os.fspath(table)}" && exec "$@"\n')
+        return script
+
+
+def _write_if_other(path: Path, text: str) -> None:
+    # Another worker may be reading it just now.
+    try:
+        if path.read_text() == text:
+            return
+    except FileNotFoundError:
+        pass
+    temporary = path.with_name(f".{path.name}.{threading.get_native_id()}")
+    temporary.write_text(text)
+    temporary.replace(path)
 
 
 def _fstab(source: Path | str, target: Path, kind: str, options: str) -> str:

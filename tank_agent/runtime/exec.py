@@ -119,6 +119,8 @@ class Executor:
             raise Retry(f"{_MOST_AT_ONCE} commands run in containers already", hint="end some of them first")
         directory = self.directory / secrets.token_hex(8)
         try:
+            # Somebody may have removed it since.
+            self.directory.mkdir(mode=0o700, exist_ok=True)
             directory.mkdir(mode=0o700)
             return Execution(
                 self._crun,
@@ -268,6 +270,7 @@ class Execution:
                 )
             except BaseException:
                 self._kill_waiter()
+                os.close(self.waiter)
                 raise
 
     def _spawn(self, argv: list[str], streams: tuple[int, int, int]) -> None:
@@ -363,6 +366,9 @@ class Execution:
     def close(self) -> None:
         """Give everything back; a command that still runs is left to the next agent's `sweep`."""
         self._close_streams()
+        if self._crun.poll() is None and not self.begun():
+            # The runtime hangs: nobody else would ever end it.
+            self._kill_waiter()
         if self._crun.poll() is None:
             _log.warning("a command outlives its session", container=self._container, command=self._command)
         else:
@@ -404,9 +410,8 @@ class Execution:
         return clean_message(errors[-1]) if errors else ""
 
     def _kill_waiter(self) -> None:
-        self._crun.kill()
+        pidfd.kill_tree(self.waiter)
         self._crun.wait(_DEADLINE)
-        os.close(self.waiter)
 
     def _close_streams(self) -> None:
         for name in ("terminal", "stdin", "stdout", "stderr"):

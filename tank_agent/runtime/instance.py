@@ -31,7 +31,8 @@ class Record(Struct, frozen=True, kw_only=True):
     `terminal` tells whether the main process runs on a pseudo-terminal. `limits`, `stop_signal` and
     `stop_grace` change while it runs; `settings` is the hash of that part of the spec. `image_stop_signal`
     is what holds where the spec says none. `ids` are its own in a user namespace of its own. `volumes` are
-    the paths at which it has some, parents first.
+    the paths at which it has some, parents first. `root` is the device and inode of its root directory, by
+    which it is told from any other directory that its programs may call "/".
     """
 
     id: str
@@ -50,6 +51,7 @@ class Record(Struct, frozen=True, kw_only=True):
     image_stop_signal: int = signal.SIGTERM
     ids: IdRange | None = None
     volumes: tuple[str, ...] = ()
+    root: tuple[int, int] | None = None
 
 
 class Stopping(Struct, frozen=True, kw_only=True):
@@ -109,10 +111,10 @@ def write(directory: Path, name: str, value: Struct) -> None:
 
 
 def read_record(directory: Path) -> Record | None:
-    """Return an instance's record; None if the agent died before it was written."""
+    """Return an instance's record; None if the agent died before it was written, or somebody removed it."""
     try:
         return msgspec.json.decode((directory / RECORD).read_bytes(), type=Record)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
         return None
 
 
@@ -120,7 +122,7 @@ def read_stopping(directory: Path) -> Stopping | None:
     """Return whether and until when the run was asked to end."""
     try:
         return msgspec.json.decode((directory / STOPPING).read_bytes(), type=Stopping)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
         return None
 
 
@@ -139,7 +141,7 @@ def read_number(path: Path) -> int | None:
     """Return the number in a file that conmon writes (pid, exit code); None if there is none yet."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     with os.fdopen(fd) as file:
         text = file.read(32).strip()

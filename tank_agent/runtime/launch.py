@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import resource
+import signal
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,13 +20,15 @@ from tank_agent.image.merge import RunParameters
 from tank_agent.image.user import Identity, resolve_user
 from tank_agent.linux import paths
 from tank_agent.linux.user_namespaces import IdRange
-from tank_agent.runtime.mounting import file_mounts
+from tank_agent.runtime.instance import Record
+from tank_agent.runtime.mounting import file_mounts, parents_first
 from tank_agent.runtime.oci import BindMount, Device, Process, Sandbox, configuration
 from tank_agent.runtime.rootfs import RootFilesystems
 from tank_agent.runtime.user_namespace import mapping_of, mount_sysfs
 from tank_agent.runtime.volumes import Volumes, innermost
 from tank_agent.spec.container_paths import is_kernel_path, is_reserved
 from tank_agent.spec.model import Container, Limits, Mount, Volume
+from tank_agent.spec.signals import signal_number
 
 _OPEN_FILES_HARD = 524_288
 
@@ -51,6 +54,35 @@ class Launch(Struct, frozen=True, kw_only=True):
     revision: str
     settings: str = ""
     image_stop_signal: str | None = None
+
+
+def record_of(launch: Launch, *, identifier: str, cgroup: str, created_at: float) -> Record:
+    """Return what is fixed of a run when it begins."""
+    container = launch.container
+    return Record(
+        id=identifier,
+        pod=launch.pod,
+        container=container.name,
+        hash=launch.hash,
+        revision=launch.revision,
+        cgroup=cgroup,
+        image=launch.image,
+        stop_signal=signal_number(launch.parameters.stop_signal),
+        stop_grace=container.stop_grace,
+        terminal=container.tty,
+        created_at=created_at,
+        settings=launch.settings,
+        limits=container.limits,
+        image_stop_signal=_known_signal(launch.image_stop_signal),
+        volumes=tuple(mount.path for _, mount in parents_first(container.mounts)),
+    )
+
+
+def _known_signal(name: str | None) -> int:
+    # What an image says may be nonsense, which matters only if the pod's file says nothing.
+    with contextlib.suppress(ValueError):
+        return signal_number(name or "SIGTERM")
+    return signal.SIGTERM
 
 
 class Seccomp(Struct, frozen=True, kw_only=True):

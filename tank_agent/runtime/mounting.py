@@ -67,14 +67,14 @@ def file_mounts(files: Path) -> tuple[BindMount, ...]:
     return tuple(BindMount(source=files / name, target=f"/etc/{name}", read_only=True) for name in FILES)
 
 
-def lost(process: int, volumes: Sequence[str], files: Path) -> tuple[str, ...]:
+def lost(process: int, record: Record, files: Path) -> tuple[str, ...]:
     """Return the paths in a container at which nothing of its pod is mounted any more.
 
     Of the pod's files another inode counts as nothing: what is written to the pod's own never gets there.
 
     Args:
         process: a pidfd of the container.
-        volumes: where it has volumes, parents first.
+        record: the run's.
         files: the directory with the pod's files.
 
     Raises:
@@ -83,12 +83,12 @@ def lost(process: int, volumes: Sequence[str], files: Path) -> tuple[str, ...]:
     wanted: dict[str, tuple[int, int] | None] = {
         mount.target: _inode(mount.source) for mount in file_mounts(files)
     }
-    wanted |= dict.fromkeys(volumes)
+    wanted |= dict.fromkeys(record.volumes)
 
     def look(root: int) -> tuple[str, ...]:
         return tuple(path for path, inode in wanted.items() if not _is_mounted(root, path, inode))
 
-    return in_mount_namespace(process, look)
+    return in_mount_namespace(process, look, record.root)
 
 
 def mount_again(
@@ -117,7 +117,7 @@ def mount_again(
     """
     scratch = bundle / _SCRATCH
     try:
-        paths = lost(process, record.volumes, files)
+        paths = lost(process, record, files)
         try:
             bound = _bind_files(scratch, [mount for mount in file_mounts(files) if mount.target in paths])
             missing = [numbered for numbered in parents_first(wanted) if numbered[1].path in paths]
@@ -131,11 +131,11 @@ def mount_again(
                     return None
                 return outer, binder.inode(record.pod, volumes, volume_of[outer])
 
-            _mount(process, bound, below)
+            _mount(process, record, bound, below)
             point("runtime:mounted-again")
         finally:
             mounts.unmount_tree(scratch)
-        paths = lost(process, record.volumes, files)
+        paths = lost(process, record, files)
     except OSError as error:
         what = f" at {os.fsdecode(error.filename)}" if error.filename else ""
         raise Retry(
@@ -186,6 +186,7 @@ def _bind_volumes(
 
 def _mount(
     process: int,
+    record: Record,
     bound: Sequence[BindMount],
     below: Callable[[str], tuple[str, tuple[int, int]] | None],
 ) -> None:
@@ -206,7 +207,7 @@ def _mount(
             for lost_mount in copies:
                 _attach(root, descriptors, lost_mount)
 
-        in_mount_namespace(process, attach)
+        in_mount_namespace(process, attach, record.root)
 
 
 def _count_mounts(descriptors: int) -> int:

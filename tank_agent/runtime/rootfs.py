@@ -106,6 +106,10 @@ class RootFilesystems:
         """Stop to delete what was removed; the next agent goes on."""
         self._trash.close()
 
+    def private(self, instance: str) -> Path:
+        """Return the directory of a run's own, which no container sees, and which a lost run_dir leaves."""
+        return self._overlays / instance
+
     def instances(self) -> frozenset[str]:
         """Return the runs that have an upper directory."""
         return frozenset(entry.name for entry in self._overlays.iterdir())

@@ -22,10 +22,10 @@ from watchdog.events import (
     FileSystemEvent,
     FileSystemEventHandler,
 )
-from watchdog.observers import Observer
 from watchdog.observers.api import ObservedWatch
 
 from tank_agent.source.identity import directory_identity
+from tank_agent.source.observer import LateObserver
 from tank_agent.spec.document import is_pod_file_name
 
 # An emitter that is stopped between two of its steps logs an error that means nothing. Without any handler,
@@ -58,12 +58,21 @@ class DirectoryWatcher:
 
     `wake` runs in a thread of the watcher and must return at once. What the kernel does not tell (a directory
     mounted over this one, the target of a linked file edited) shows at the next resync.
+
+    Args:
+        path: the directory; it may come later, and so may the kernel's means to watch it.
+        wake: see above.
+        tell: called when what `check` answers has changed.
     """
 
-    def __init__(self, path: Path, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, path: Path, wake: Callable[[], None], tell: Callable[[str | None], None] = lambda _: None
+    ) -> None:
         self._path = path.absolute()
         self._wake = wake
-        self._observer = Observer()
+        self._tell = tell
+        self._trouble: str | None = None
+        self._observer = LateObserver()
         self._armed: dict[str, _Armed] = {}
         self._lock = threading.Lock()
         self._rearm = threading.Event()
@@ -73,7 +82,6 @@ class DirectoryWatcher:
 
     def start(self) -> str | None:
         """Start to watch; the answer is that of `check`."""
-        self._observer.start()
         self._thread.start()
         return self.check()
 
@@ -84,24 +92,30 @@ class DirectoryWatcher:
             Why the directory can't be watched now, or None. It is tried again at the next check.
         """
         with self._lock:
-            wanted = self._wanted()
-            alive = {emitter.watch for emitter in self._observer.emitters if emitter.is_alive()}
-            for path, armed in list(self._armed.items()):
-                if wanted.get(path) != armed.identity or armed.watch not in alive:
-                    self._observer.unschedule(armed.watch)
-                    del self._armed[path]
-            missing = [path for path in wanted if path not in self._armed]
-            try:
-                for path in missing:
-                    self._arm(path, wanted[path])
-            except OSError as error:
-                return f"can't watch {path}: {error.strerror or error}"
-            finally:
-                if missing:
-                    self._wake()
-            return (
-                None if str(self._path.resolve()) in wanted else f"can't watch {self._path}: it is not there"
-            )
+            trouble = self._arm_missing()
+            if trouble != self._trouble:
+                self._trouble = trouble
+                self._tell(trouble)
+        return trouble
+
+    def _arm_missing(self) -> str | None:
+        """Do what `check` does, with the lock held."""
+        wanted = self._wanted()
+        alive = self._observer.alive()
+        for path, armed in list(self._armed.items()):
+            if wanted.get(path) != armed.identity or armed.watch not in alive:
+                self._observer.forget(armed.watch)
+                del self._armed[path]
+        missing = [path for path in wanted if path not in self._armed]
+        try:
+            for path in missing:
+                self._arm(path, wanted[path])
+        except OSError as error:
+            return f"can't watch {path}: {error.strerror or error}"
+        finally:
+            if missing:
+                self._wake()
+        return None if str(self._path.resolve()) in wanted else f"can't watch {self._path}: it is not there"
 
     def stop(self) -> None:
         """Stop to watch, and wait for the threads."""
@@ -109,7 +123,6 @@ class DirectoryWatcher:
         self._rearm.set()
         self._thread.join()
         self._observer.stop()
-        self._observer.join()
 
     def _rearm_when_told(self) -> None:
         while not self._stopped:
@@ -132,7 +145,7 @@ class DirectoryWatcher:
         return wanted
 
     def _arm(self, path: str, identity: bytes) -> None:
-        watch = self._observer.schedule(_Handler(self, path), path, event_filter=_EVENTS)
+        watch = self._observer.watch(_Handler(self, path), path, events=_EVENTS)
         self._armed[path] = _Armed(identity, watch)
 
     def on_event(self, directory: str, event: FileSystemEvent) -> None:

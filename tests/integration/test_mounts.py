@@ -76,6 +76,26 @@ def test_what_is_unmounted_is_mounted_again(agent: Agent, path: str) -> None:
     assert events(agent).count("mounted-again") == 1
 
 
+def test_an_agent_in_a_chroot_finds_what_its_containers_have(tmp_path: Path) -> None:
+    # There the top of a container's mount namespace is the machine's root, and not the container's.
+    (tmp_path / "jail").mkdir()
+    (tmp_path / "home").mkdir()
+    agent = Agent(tmp_path / "home")
+    script = 'mount --make-rprivate / && mount --rbind / "$0" && exec chroot "$0" "$@"'
+    agent.through = ["unshare", "-m", "sh", "-c", script, str(tmp_path / "jail")]
+    agent.start()
+    with ended(agent):
+        agent.write("web", text(agent))
+        agent.wait_phase("web", "running")
+        before = mounted(agent)
+        enter = ["nsenter", "--target", str(agent.pid("web")), "--mount", "--root"]
+        subprocess.run([*enter, "/bin/busybox", "umount", "-l", "/data"], check=True, timeout=10)
+        wait_for(lambda: "mounted-again" in events(agent), "it is noticed", SOON)
+        healed(agent, before, "/data is mounted again")
+        assert "mount-failed" not in events(agent)
+        assert agent.wait_phase("web", "running")["error"] is None
+
+
 def test_what_is_lost_is_healed_within_one_resync(tmp_path: Path) -> None:
     with running_agent(tmp_path, resync="3s") as agent:
         agent.write("web", text(agent))

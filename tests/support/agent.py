@@ -86,6 +86,8 @@ class Agent:
         self.log = home / "agent.log"
         # Mounts below home that belong to the test itself.
         self.kept_mounts: frozenset[str] = frozenset()
+        # What the agent is started through; it takes that one's place.
+        self.through: list[str] = []
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -100,7 +102,16 @@ class Agent:
             environment["TANK_FAULT"] = fault
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tank_agent", "agent", "--config", str(self.config), *flags],
+                [
+                    *self.through,
+                    sys.executable,
+                    "-m",
+                    "tank_agent",
+                    "agent",
+                    "--config",
+                    str(self.config),
+                    *flags,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

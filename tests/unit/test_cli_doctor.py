@@ -67,6 +67,8 @@ def test_kernel_features() -> None:
     assert kernel.apparmor(None).result == "ok"
     assert kernel.inotify("128\n", "65536\n").result == "ok"
     assert_bad(kernel.inotify("8\n", "65536\n"), "warn", "8 instances")
+    assert_bad(kernel.inotify("128\n", "65536\n", "Too many open files"), "warn", "none is left")
+    assert kernel.try_inotify() is None
 
 
 def test_the_kernel_is_tried_without_leaving_anything() -> None:

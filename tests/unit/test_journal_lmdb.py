@@ -132,6 +132,48 @@ def test_a_broken_file_is_refused_with_the_way_out(tmp_path: Path, damage: str) 
     assert data.read_bytes() == before
 
 
+def test_a_file_without_a_byte_is_a_new_journal(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    open_at(path).close()
+    (path / "data.mdb").write_bytes(b"")
+    journal = open_at(path)
+    assert not journal.desired()
+    journal.put(pod("web"), "r")
+    journal.close()
+    journal = open_at(path)
+    assert [*journal.desired()] == ["web"]
+    journal.close()
+
+
+_LITTLE_MEMORY = """
+import pathlib, resource, sys, time
+from tank_agent.errors import Retry
+from tank_agent.journal.lmdb_journal import LmdbJournal
+path = pathlib.Path(sys.argv[1])
+size = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + (64 << 20), resource.RLIM_INFINITY))
+try:
+    LmdbJournal(path, clock=time.time)
+except Retry as error:
+    print(error)
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(*LmdbJournal(path, clock=time.time).desired())
+"""
+
+
+def test_too_little_memory_is_no_reason_to_throw_a_journal_away(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    journal = open_at(path)
+    journal.put(pod("web"), "r")
+    journal.close()
+    command = [sys.executable, "-c", _LITTLE_MEMORY, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert "Cannot allocate memory" in done.stdout, done.stdout + done.stderr
+    assert "the journal is sound" in done.stdout
+    assert "mv " not in done.stdout
+    assert done.stdout.splitlines()[-1] == "web"
+
+
 def test_an_impossible_directory_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(Stalled, match="cannot open the journal"):

@@ -34,7 +34,8 @@ ROOMS = {
     # Everything meets here, once.
     "service": BELOW_API | {"api", "settings"},
     "lifecycle": BELOW_API | {"settings"},
-    "agent": BELOW_API | {"api", "settings", "logs", "service", "lifecycle"},
+    "unable": GROUND | {"api"},
+    "agent": BELOW_API | {"api", "settings", "logs", "service", "lifecycle", "unable"},
     # What needs no agent.
     "offline": BELOW_API | {"api"},
     "client": FOR_ALL,

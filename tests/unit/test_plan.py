@@ -464,3 +464,18 @@ def test_a_pod_with_a_running_and_a_failing_container_is_degraded() -> None:
     current = situation(desired, runs=(a,), status=PodStatus(containers=known), network="used")
     assert view_pod(current).phase is Phase.DEGRADED
     assert plan(current).look_again == 5.0
+
+
+def test_what_runs_and_the_journal_never_knew_goes_on_and_is_told() -> None:
+    desired = desired_pod(("a", "b"))
+    alive, over = run_of(desired), run_of(desired, "b", state=State.EXITED)
+    kept = replace(situation(runs=(alive, over), network="used"), unclaimed=True)
+    # Only what has ended goes; also one whose monitor was killed runs on.
+    assert plan(kept).actions == (RemoveRun(run=over.id, container="b"),)
+    orphan = replace(kept, observed=replace(kept.observed, runs=(replace(alive, state=State.ORPHANED),)))
+    assert plan(orphan).actions == ()
+    view = view_pod(orphan)
+    assert (view.phase, [one.phase for one in view.containers]) == (Phase.DEGRADED, [Phase.RUNNING])
+    assert "the journal does not know it" in (view.error or "")
+    released = situation(runs=(alive,), network="used")
+    assert plan(released).actions == (Stop(run=alive.id, container="a"),)

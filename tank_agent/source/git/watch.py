@@ -18,8 +18,9 @@ from watchdog.events import (
     FileSystemEvent,
     FileSystemEventHandler,
 )
-from watchdog.observers import Observer
 from watchdog.observers.api import ObservedWatch
+
+from tank_agent.source.observer import LateObserver
 
 # No "opened": our own reading makes those.
 _EVENTS: list[type[FileSystemEvent]] = [FileClosedEvent, FileCreatedEvent, FileDeletedEvent, FileMovedEvent]
@@ -34,19 +35,18 @@ class RefWatcher:
     def __init__(self, path: Path, wake: Callable[[], None]) -> None:
         self._path = path
         self._handler = _Handler(wake)
-        self._observer = Observer()
+        self._observer = LateObserver()
         self._watches: dict[str, tuple[int, ObservedWatch]] = {}
         self._lock = threading.Lock()
 
     def start(self) -> str | None:
         """Start to watch; the answer is that of `check`."""
-        self._observer.start()
         return self.check()
 
     def check(self) -> str | None:
         """Watch what is not watched (any more); return why a part of it cannot be, or None."""
         with self._lock:
-            alive = {emitter.watch for emitter in self._observer.emitters if emitter.is_alive()}
+            alive = self._observer.alive()
             complaint = None
             for path, recursive in ((self._path, False), (self._path / "refs", True)):
                 complaint = self._watch(str(path), recursive, alive) or complaint
@@ -55,9 +55,8 @@ class RefWatcher:
     def stop(self) -> None:
         """Stop to watch, and wait for the threads."""
         self._observer.stop()
-        self._observer.join()
 
-    def _watch(self, path: str, recursive: bool, alive: set[ObservedWatch]) -> str | None:
+    def _watch(self, path: str, recursive: bool, alive: frozenset[ObservedWatch]) -> str | None:
         known = self._watches.get(path)
         try:
             inode = Path(path).stat().st_ino
@@ -65,8 +64,8 @@ class RefWatcher:
                 return None
             if known is not None:
                 del self._watches[path]
-                self._observer.unschedule(known[1])
-            watch = self._observer.schedule(self._handler, path, recursive=recursive, event_filter=_EVENTS)
+                self._observer.forget(known[1])
+            watch = self._observer.watch(self._handler, path, events=_EVENTS, recursive=recursive)
             self._watches[path] = (inode, watch)
         except OSError as error:
             return f"can't watch {path}: {error.strerror or error}"
