@@ -40,7 +40,6 @@ __all__ = [
 
 from msgspec import Struct
 
-
 _Text = TypeVar("_Text", str, str | None)
 _LONGEST = 2000
 

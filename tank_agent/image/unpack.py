@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import select
 import shutil
@@ -22,12 +21,11 @@ from msgspec import Struct
 import tank_agent
 from tank_agent.errors import Retry, Stalled
 from tank_agent.image.settings import UnpackLimits
-from tank_agent.image.unpack_child import Request
+from tank_agent.image.unpack_child import PIPE, Request
+from tank_agent.linux.allowances import enlarge_pipe
 from tank_agent.linux.paths import open_in_root
 from tank_agent.linux.process import ENVIRONMENT
 
-_PIPE = 1 << 20
-_F_SETPIPE_SZ = 1031
 _LONGEST_REPORT = 256 << 20
 _START_TIMEOUT = 30.0
 _BOOT = "import sys; sys.path[:0] = sys.argv[1:]; from tank_agent.image.unpack_child import serve; serve()"
@@ -158,7 +156,7 @@ class LayerUnpack:
         self._pidfd = pidfd
         self._stall = stall
         os.set_blocking(feed, False)
-        _enlarge(feed)
+        enlarge_pipe(feed, PIPE)
 
     def __enter__(self) -> LayerUnpack:
         return self
@@ -270,7 +268,3 @@ def _library_roots() -> list[str]:
         if spec is not None and spec.origin is not None:
             roots.append(Path(spec.origin).parent.parent)
     return list(dict.fromkeys(os.fspath(root) for root in roots))
-
-
-def _enlarge(pipe: int) -> None:
-    fcntl.fcntl(pipe, _F_SETPIPE_SZ, _PIPE)

@@ -36,6 +36,7 @@ from typing import Any, NamedTuple, NoReturn
 from tank_agent.image.decompress import GZIP, HEAD, ZSTD, BadLayerError, load_library, plain
 from tank_agent.image.tarfilter import END, TarFilter
 from tank_agent.linux import mounts
+from tank_agent.linux.allowances import enlarge_pipe, lower_limit
 from tank_agent.linux.libc import SYS_MOUNT_SETATTR, SYS_MOVE_MOUNT, SYS_OPEN_TREE, call, syscall
 from tank_agent.linux.paths import open_in_root
 
@@ -43,7 +44,6 @@ from tank_agent.linux.paths import open_in_root
 _CLONE_NEWNS, _CLONE_NEWIPC, _CLONE_NEWNET = 0x20000, 0x8000000, 0x40000000
 _OPEN_TREE_CLONE, _MOVE_MOUNT_F_EMPTY_PATH, _AT_EMPTY_PATH = 1, 4, 0x1000
 _MOUNT_ATTR_NOSUID, _MOUNT_ATTR_NODEV, _MOUNT_ATTR_NOEXEC = 2, 4, 8
-_F_SETPIPE_SZ = 1031
 _INT = struct.calcsize("i")
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 24, 38
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -51,7 +51,7 @@ _CHOWN, _DAC_OVERRIDE, _FOWNER, _FSETID, _MKNOD, _SETFCAP = 0, 1, 3, 4, 27, 31
 _KEPT = (_CHOWN, _DAC_OVERRIDE, _FOWNER, _FSETID, _MKNOD, _SETFCAP)
 
 _TREES = ("bin", "lib", "lib32", "lib64", "libx32", "sbin", "usr")
-_PIPE = 1 << 20
+PIPE = 1 << 20
 _MESSAGE = 4000
 TAR_OPTIONS = (
     "--extract",
@@ -234,9 +234,7 @@ def _limit(file_size: int, cpu_seconds: int, memory: int) -> None:
         (resource.RLIMIT_FSIZE, file_size),
         (resource.RLIMIT_NOFILE, 128),
     ):
-        _, hard = resource.getrlimit(what)
-        allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(what, (allowed, allowed))
+        lower_limit(what, value)
 
 
 def _drop_capabilities() -> None:
@@ -281,7 +279,7 @@ def _feed_tar(tar: str, archive: TarFilter, stream: Iterator[bytes], diff_id: An
 def _start_tar(tar: str) -> tuple[int, int, int]:
     read_end, write_end = os.pipe()
     errors, errors_end = os.pipe()
-    call("fcntl", write_end, _F_SETPIPE_SZ, _PIPE)
+    enlarge_pipe(write_end, PIPE)
     # A hostile archive can make tar complain without end: what does not fit the pipe is not waited for.
     os.set_blocking(errors_end, False)
     actions = [

@@ -19,6 +19,7 @@ import pytest
 import zstandard
 
 from tank_agent.errors import Retry, Stalled, TankError
+from tank_agent.image import unpack as unpack_module
 from tank_agent.image.image import Image
 from tank_agent.image.settings import ImageSettings, UnpackLimits
 from tank_agent.image.store import Store
@@ -350,6 +351,17 @@ def test_what_the_child_can_reach(place: Path) -> None:
         _wait_for(lambda: not Path(f"/proc/{tar}").exists() or _is_dead(tar))
     finally:
         server.close()
+
+
+def test_a_pipe_that_may_not_grow_is_used_as_it_is(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # More than any process without CAP_SYS_RESOURCE may have; the kernel's answer is the same as when the
+    # pipes of all containers have used up what root's processes may have together.
+    boot = unpack_module._BOOT.replace("; serve()", "; serve.__globals__['PIPE'] = 1 << 28; serve()")
+    assert boot != unpack_module._BOOT
+    monkeypatch.setattr(unpack_module, "_BOOT", boot)
+    content = bytes(range(256)) * 8000
+    image = pull(place, [layer([member("file", content)])])
+    assert (image.layers[0] / "file").read_bytes() == content
 
 
 def test_an_answer_that_comes_late_is_not_taken_for_the_next_layers(place: Path) -> None:
