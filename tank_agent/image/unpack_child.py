@@ -42,7 +42,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from tank_agent.image.decompress import GZIP, HEAD, ZSTD, BadLayerError, load_library, plain
 from tank_agent.image.implicit import packed
-from tank_agent.image.tarfilter import BLOCK, END, TarFilter
+from tank_agent.image.tarfilter import BLOCK, TarFilter
 from tank_agent.linux import mounts
 from tank_agent.linux.allowances import enlarge_pipe, lower_limit
 from tank_agent.linux.libc import SYS_MOUNT_SETATTR, SYS_MOVE_MOUNT, SYS_OPEN_TREE, call, syscall
@@ -286,8 +286,7 @@ def _feed_tar(tar: _Tar, archive: TarFilter, stream: Iterator[bytes], diff_id: A
             diff_id.update(chunk)
             for piece in archive.feed(chunk):
                 _write(tar.feed, piece)
-        archive.finish()
-        _write(tar.feed, memoryview(END))
+        _write(tar.feed, memoryview(archive.finish()))
     except BrokenPipeError:
         pass  # tar gave up; its message says why.
     finally:
