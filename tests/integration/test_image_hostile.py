@@ -27,6 +27,7 @@ from tank_agent.image.image import Image
 from tank_agent.image.settings import ImageSettings, UnpackLimits
 from tank_agent.image.store import Store
 from tank_agent.image.unpack import UnpackServer
+from tests.fuzz import image_unpack
 from tests.support.images import Member, directory, layer, member, symlink, write_blob, write_image
 from tests.support.trees import big_directory, describe
 
@@ -341,6 +342,10 @@ def test_what_the_child_can_reach(place: Path) -> None:
         _wait_for(lambda: not Path(f"/proc/{tar}").exists() or _is_dead(tar))
     finally:
         server.close()
+
+
+def test_random_layers_are_unpacked_or_refused() -> None:
+    image_unpack.fuzz(seed=41, seconds=None, rounds=100)
 
 
 # Pulls an image in a process of its own; prints by how many MiB its memory grew at most, and the error.

@@ -7,12 +7,20 @@ import random
 import pytest
 
 from tests.fuzz import __main__ as driver
-from tests.fuzz import image_documents
+from tests.fuzz import image_archives, image_documents, image_layers
 from tests.fuzz.rounds import repeat
 
 
 def test_documents_of_images() -> None:
     image_documents.fuzz(seed=11, seconds=None, rounds=1500)
+
+
+def test_layers_through_the_filter() -> None:
+    image_layers.fuzz(seed=21, seconds=None, rounds=600)
+
+
+def test_images_on_disk() -> None:
+    image_archives.fuzz(seed=31, seconds=None, rounds=250)
 
 
 def test_a_fault_says_how_to_repeat_it() -> None:
@@ -45,4 +53,4 @@ def test_the_driver_runs_every_parser(
 
 
 def test_the_driver_knows_the_parsers() -> None:
-    assert "image_documents" in driver.parsers()
+    assert {"image_archives", "image_documents", "image_layers", "image_unpack"} <= driver.parsers().keys()
