@@ -31,8 +31,12 @@ _REF_NAME = "org.opencontainers.image.ref.name"
 _PLAIN_LAYER = "application/vnd.oci.image.layer.v1.tar"
 
 
-def open_on_disk(reference: Reference, scratch: Path) -> Content:
+def open_on_disk(reference: Reference, scratch: Path, limit: int) -> Content:
     """Open a layout or an archive.
+
+    Args:
+        scratch: a directory for an archive that is compressed.
+        limit: how many bytes that may have unpacked.
 
     Raises:
         Stalled: it can't be read.
@@ -40,7 +44,7 @@ def open_on_disk(reference: Reference, scratch: Path) -> Content:
     path = Path(reference.path)
     if reference.transport == "oci":
         return LayoutContent(DirectoryFiles(path), reference)
-    files = ArchiveFiles(path, scratch)
+    files = ArchiveFiles(path, scratch, limit)
     return (LayoutContent if reference.transport == "oci-archive" else DockerArchiveContent)(files, reference)
 
 

@@ -332,7 +332,7 @@ def _become_tar(tar: str, archive: int, messages: int) -> NoReturn:
         _drop_capabilities()
         # "UTC" would be looked up in a file.
         environment = {"LC_ALL": "C", "TZ": "UTC0"}
-        os.execve(tar, [tar, *TAR_OPTIONS], environment)  # noqa: S606
+        os.execve(tar, ["tar", *TAR_OPTIONS], environment)  # noqa: S606
     except OSError as error:
         os.write(2, f"{tar}: {error.strerror}".encode())
     finally:

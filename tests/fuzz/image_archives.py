@@ -98,7 +98,7 @@ def _once(rng: random.Random) -> None:
         reference = Reference(transport=transport, path=str(path), tag=tag)  # type: ignore[arg-type]
         stamp(reference)
         try:
-            content = open_on_disk(reference, place)
+            content = open_on_disk(reference, place, 1 << 24)
             with Pull(
                 reference, content, ImageSettings(), progress=lambda _: None, cancelled=lambda: False
             ) as pull:

@@ -345,7 +345,7 @@ def test_what_the_child_can_reach(place: Path) -> None:
 
 
 def test_random_layers_are_unpacked_or_refused() -> None:
-    image_unpack.fuzz(seed=41, seconds=None, rounds=100)
+    image_unpack.fuzz(seed=41, seconds=None, rounds=70)
 
 
 # Pulls an image in a process of its own; prints by how many MiB its memory grew at most, and the error.

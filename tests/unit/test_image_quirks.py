@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import tarfile
@@ -21,7 +22,7 @@ from tests.support.image_quirks import QUIRKS, write_quirk
 
 def resolve(text: str, scratch: Path) -> Resolved:
     reference = parse_reference(text)
-    content = open_on_disk(reference, scratch)
+    content = open_on_disk(reference, scratch, 1 << 20)
     with Pull(reference, content, ImageSettings(), progress=lambda _: None, cancelled=lambda: False) as pull:
         return pull.resolve()
 
@@ -97,3 +98,19 @@ def test_more_words_than_a_process_can_have_are_not_kept_in_memory() -> None:
     document = {"config": {"Env": ["A=b"] * 100_001}}
     with pytest.raises(Stalled, match="more variables and arguments"):
         parse_configuration(json.dumps(document).encode(), "test")
+
+
+def test_an_archive_is_bounded_in_what_it_takes(tmp_path: Path) -> None:
+    entry = {"Config": "c.json", "Layers": None}
+    reference = saved(tmp_path / "x.tar", [entry])
+    assert resolve(reference, tmp_path)
+    whole = (tmp_path / "x.tar").read_bytes()
+    (tmp_path / "x.tar").write_bytes(gzip.compress(whole + bytes(1 << 20), 1))
+    with pytest.raises(Stalled, match="image_size"):
+        resolve(reference, tmp_path)
+    long = io.BytesIO()
+    with tarfile.open(fileobj=long, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        archive.addfile(tarfile.TarInfo("x" * (1 << 20)))
+    (tmp_path / "x.tar").write_bytes(long.getvalue())
+    with pytest.raises(Stalled, match="a header has more"):
+        resolve(reference, tmp_path)
