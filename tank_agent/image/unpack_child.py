@@ -94,6 +94,10 @@ class _MountAttributes(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_uint64) for name in ("set", "clear", "propagation", "userns"))
 
 
+class _UnfitError(Exception):
+    """The machine has to be set up otherwise; the message says how."""
+
+
 class Request(NamedTuple):
     """One layer: its empty directory, what its media type says (`zstd` or ""), tar, and `UnpackLimits`."""
 
@@ -175,6 +179,8 @@ def _report(request: Request) -> Iterator[bytes]:
         yield _verdict("refused", str(error))
     except MemoryError:
         yield _verdict("refused", "it takes too much memory")
+    except _UnfitError as error:
+        yield _verdict("failed", str(error))
     except Exception as error:
         # The last line of defence: whatever it was, the agent gets to know it.
         yield _verdict("failed", f"{type(error).__name__}: {error}")
@@ -210,7 +216,14 @@ def _unpack(request: Request) -> Iterator[bytes]:
 def _enter(directory: str) -> None:
     """Make `/` an empty file system with the host's programs, read-only, and the layer as `/layer`."""
     call("unshare", _CLONE_NEWNS | _CLONE_NEWNET | _CLONE_NEWIPC)
-    mounts.mount("none", "/", "", mounts.MS_REC | mounts.MS_PRIVATE)
+    try:
+        mounts.mount("none", "/", "", mounts.MS_REC | mounts.MS_PRIVATE)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise _UnfitError(
+            "/ is not a mount point: before the chroot, mount --bind its directory on itself"
+        ) from error
     tree = syscall(
         SYS_OPEN_TREE, -100, os.fsencode(directory), _OPEN_TREE_CLONE | os.O_CLOEXEC, path=directory
     )

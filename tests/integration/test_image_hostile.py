@@ -34,6 +34,7 @@ from tests.support.trees import big_directory, describe
 LIMITS = UnpackLimits(
     size=64 << 20, file_size=16 << 20, entries=5000, depth=64, headers=1 << 18, cpu_seconds=20, stall=20.0
 )
+ROOT = Path(__file__).parents[2]
 MARK = f"tank-evil-{uuid.uuid4().hex}"
 _Result = TypeVar("_Result")
 
@@ -367,6 +368,31 @@ with Store(Path(sys.argv[1])) as store:
         error = refused.message
 print(highest() - before, error)
 """
+
+
+# Runs the rest of its arguments in a chroot below a new file system: its / is no mount point there.
+CHROOT = f"""
+set -e
+mount -t tmpfs none "$1"
+mkdir "$1/root"
+cd /
+for tree in bin lib lib64 sbin usr dev proc {ROOT.parts[1]}; do
+  if [ -L $tree ]; then cp -P $tree "$1/root/"
+  elif [ -e $tree ]; then mkdir "$1/root/$tree"; mount --rbind $tree "$1/root/$tree"; fi
+done
+root=$1/root
+shift
+exec chroot "$root" "$@"
+"""
+
+
+def test_a_chroot_without_a_mount_point_says_what_is_missing(place: Path) -> None:
+    write_image(place / "layout", [layer([member("file", "x")])])
+    (place / "chroot").mkdir()
+    argv = ["unshare", "--mount", "sh", "-c", CHROOT, "sh", place / "chroot"]
+    measure = [sys.executable, "-c", MEASURE, place / "store", f"oci:{place}/layout"]
+    done = subprocess.run([*argv, *measure], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert "/ is not a mount point" in done.stdout, done.stdout + done.stderr
 
 
 def memory_of_a_pull(place: Path, archives: Sequence[bytes]) -> tuple[int, str]:
