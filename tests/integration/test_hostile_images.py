@@ -11,7 +11,7 @@ import pytest
 from tank_agent.errors import Stalled
 from tank_agent.image.store import Store
 from tests.support.image_quirks import QUIRKS, write_quirk
-from tests.support.images import directory, layer, member, write_image
+from tests.support.images import directory, layer, member, symlink, write_image
 from tests.support.trees import big_directory, describe, mounted
 
 
@@ -93,3 +93,15 @@ def test_a_file_that_is_cut_off_is_refused(place: Path) -> None:
     write_image(place / "layout", [layer([member("file", "x" * 700)])[: 512 * 2 + 187]])
     with Store(place / "data") as store, pytest.raises(Stalled, match="middle of an entry"):
         store.pull(f"oci:{place}/layout")
+
+
+def test_a_directory_over_a_link_replaces_it_as_in_podman(place: Path) -> None:
+    """As docs/images.md says: layers that write to /bin over a base with merged /usr."""
+    base = [directory("usr/bin"), member("usr/bin/sh", "sh"), symlink("bin", "usr/bin")]
+    layout = place / "layout"
+    write_image(layout, [layer(base), layer([member("bin/tool", "x"), member("bin/.wh.sh")])])
+    with Store(place / "data") as store:
+        image = store.pull(f"oci:{layout}")
+        with mounted(image.layers, place / "mount") as root:
+            assert [entry.name for entry in (root / "bin").iterdir()] == ["tool"]
+            assert (root / "usr/bin/sh").read_text() == "sh"

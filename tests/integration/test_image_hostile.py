@@ -421,7 +421,7 @@ def test_directories_that_only_a_lower_layer_describes_are_bounded(place: Path) 
     lower = layer([directory("/".join(parent), 0o700) for parent in parents])
     grown, error = memory_of_a_pull(place, [lower, layer([member(f"{name}/f") for name in names])])
     assert "too many directories" in error
-    assert grown < 48
+    assert grown < 24
 
 
 def test_a_tar_that_hangs_does_not_stay(place: Path) -> None:
