@@ -19,7 +19,7 @@ A bug is any other exception: it is logged with its trace and never shown as adv
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 __all__ = [
     "AgentUnreachable",
@@ -40,9 +40,18 @@ __all__ = [
 
 from msgspec import Struct
 
+_Text = TypeVar("_Text", str, str | None)
+_LONGEST = 2000
+
+
+def _cut(text: _Text) -> _Text:
+    return f"{text[: _LONGEST - 1]}…" if text is not None and len(text) > _LONGEST else text
+
 
 class TankError(Exception):
     """An error that a user can act on.
+
+    What is long is cut: registries, files and images choose words that messages repeat.
 
     Args:
         message: what happened, as one sentence without a full stop.
@@ -55,9 +64,9 @@ class TankError(Exception):
 
     def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
         super().__init__(message)
-        self.message = message
-        self.where = where
-        self.hint = hint
+        self.message = _cut(message)
+        self.where = _cut(where)
+        self.hint = _cut(hint)
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.message}" if self.where else self.message
@@ -89,7 +98,9 @@ class InvalidSpec(TankError):
     exit_code = 2
 
     def __init__(self, problems: tuple[Problem, ...]) -> None:
-        super().__init__("\n".join(str(problem) for problem in problems))
+        super().__init__("")
+        # All of them, however many.
+        self.message = "\n".join(str(problem) for problem in problems)
         self.problems = problems
 
 

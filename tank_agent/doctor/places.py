@@ -20,6 +20,10 @@ def data_dir(path: Path, mount_info: str) -> Check:
     """Say whether the file system of data_dir carries overlays, and how much room it has."""
     there = existing(path)
     kind = file_system(mount_info, there)
+    if mount_info and not file_system(mount_info, Path("/")):
+        # A chroot. No process can make its mounts its own then, and images are unpacked by such.
+        found = f"{path}, but / is not a mount point, so no image can be unpacked"
+        return fail("data_dir", found, "before the chroot: mount --bind DIRECTORY DIRECTORY")
     free = _free(there)
     found = f"{path} on {kind or 'an unknown file system'}, {_size(free)} free"
     if kind in _NO_UPPER or kind.startswith("fuse"):

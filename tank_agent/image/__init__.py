@@ -7,7 +7,8 @@ store       references, manifests and unpacked layers on disk; pull, list, remov
 registry    the Distribution client; `credentials` and `http` are its two hands
 layout      `oci:`, `oci-archive:` and `docker-archive:` inputs
 manifest    indexes, manifests and configurations, read strictly
-unpack      one layer → one directory, in a confined child (`unpack_child`, `tarfilter`, `decompress`)
+unpack      one layer → one directory, in a confined child (`unpack_child`, `tarfilter`, `decompress`);
+            `implicit` is the list of what its entries need and do not describe
 merge       the image's configuration with the pod file's words over it
 user        names of users and groups → numbers, from the container's own files
 """

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from msgspec import Struct
 
@@ -97,7 +98,8 @@ class LayerFetcher:
                     )
                 fault.point("image:layer-fetched")
                 job.state = "unpacking"
-                found = _finish(unpack, task)
+                with self._layers.implicit_file(place) as implicit:
+                    found = _finish(unpack, task, implicit)
             fault.point("image:layer-unpacked")
             self._layers.commit(place, _record(found))
         except (DamagedError, Stalled):
@@ -154,9 +156,9 @@ def _foreign(task: LayerTask) -> Stalled:
     )
 
 
-def _finish(unpack: LayerUnpack, task: LayerTask) -> Unpacked:
+def _finish(unpack: LayerUnpack, task: LayerTask, implicit: BinaryIO) -> Unpacked:
     try:
-        found = unpack.finish()
+        found = unpack.finish(implicit)
     except RefusedLayerError as error:
         raise Stalled(f"the layer {task.descriptor.digest} is refused: {error}", where=task.where) from error
     if found.diff_id != task.diff_id:
@@ -174,8 +176,7 @@ def _record(found: Unpacked) -> LayerRecord:
         diff_id=found.diff_id,
         size=found.size,
         entries=found.entries,
-        implicit=tuple(path.hex() for path in found.implicit),
-        opaque_root=b"" in found.opaque,
+        opaque_root=found.opaque_root,
     )
 
 

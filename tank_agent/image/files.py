@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import posixpath
 import stat
@@ -20,6 +21,8 @@ from tank_agent.linux.paths import open_beneath
 
 _MOST_MEMBERS = 100_000
 _MOST_LINKS = 8
+# One header with what is told beside it (long names, extended records); tarfile takes it into memory whole.
+_LONGEST_HEADER = 1 << 20
 
 
 class Slice(Struct, frozen=True, kw_only=True):
@@ -109,10 +112,23 @@ class DirectoryFiles:
             self._root = -1
 
 
-class ArchiveFiles:
-    """The regular files of a tar archive; one that is compressed is first unpacked to an unnamed file."""
+class _Headers(io.FileIO):
+    """A file of which tarfile may read no more at once than a header may have."""
 
-    def __init__(self, path: Path, scratch: Path) -> None:
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= _LONGEST_HEADER:
+            raise tarfile.ReadError(f"a header has more than {_LONGEST_HEADER} bytes")
+        return super().read(size)
+
+
+class ArchiveFiles:
+    """The regular files of a tar archive; one that is compressed is first unpacked to an unnamed file.
+
+    Args:
+        limit: how many bytes it may have unpacked.
+    """
+
+    def __init__(self, path: Path, scratch: Path, limit: int) -> None:
         self._path = path
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -121,7 +137,7 @@ class ArchiveFiles:
             raise Stalled(f"cannot open the image archive {path}: {error.strerror}") from error
         try:
             if head.startswith((GZIP, ZSTD)):
-                self._expand(head, scratch)
+                self._expand(head, scratch, limit)
             self._members = self._index()
         except BaseException:
             self.close()
@@ -146,12 +162,16 @@ class ArchiveFiles:
             os.close(self._descriptor)
             self._descriptor = -1
 
-    def _expand(self, head: bytes, scratch: Path) -> None:
+    def _expand(self, head: bytes, scratch: Path, limit: int) -> None:
         compressed = self._descriptor
+        left = limit
         os.lseek(compressed, len(head), os.SEEK_SET)
         try:
             self._descriptor = os.open(scratch, os.O_RDWR | os.O_TMPFILE, 0o600)
             for chunk in plain(head, lambda size: os.read(compressed, size)):
+                left -= len(chunk)
+                if left < 0:
+                    raise BadLayerError(f"unpacks to more than {limit} bytes (image_size in agent.toml)")
                 view = memoryview(chunk)
                 while view:
                     view = view[os.write(self._descriptor, view) :]
@@ -169,10 +189,12 @@ class ArchiveFiles:
         last = -1
         try:
             with (
-                os.fdopen(os.dup(self._descriptor), "rb") as file,
+                _Headers(os.dup(self._descriptor)) as file,
                 tarfile.open(fileobj=file, mode="r:") as archive,
             ):
                 for info in archive:
+                    # It would keep all of them.
+                    archive.members.clear()  # type: ignore[attr-defined]
                     # tarfile of Python < 3.11.14 goes in circles on negative sizes (CVE-2025-8194).
                     if info.offset <= last or len(members) > _MOST_MEMBERS:
                         raise Stalled(f"{self._path} is not an archive that an image can be in")

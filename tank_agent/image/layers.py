@@ -2,6 +2,7 @@
 
     layers/<hex>/diff          what overlayfs takes as a lower directory
     layers/<hex>/layer.json    LayerRecord
+    layers/<hex>/implicit      its directories that no entry described, as image/implicit.py writes them
     layers/<hex>/sealed        empty: written once the layer's files are known to be on the disk
     staging/<id>/              a layer that is being unpacked
     trash/<id>/                a layer that is being removed
@@ -17,24 +18,26 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 from msgspec import Struct
 
 from tank_agent.image.disk import read_record, remove_tree, sync_file_system, write_atomic
+from tank_agent.image.implicit import LONGEST_LINE, unpacked
 from tank_agent.linux import fault
 from tank_agent.linux.clock import boot_id
 from tank_agent.spec.reference import is_digest
 
 _SEAL = "sealed"
+_IMPLICIT = "implicit"
 
 
 class LayerRecord(Struct, frozen=True, kw_only=True):
     """What is known of an unpacked layer.
 
-    `size` are bytes of the uncompressed archive. `implicit` are hexadecimal paths of directories that no
-    entry described. `opaque_root` means that the layer hides all layers below it. `boot` is when it was
-    unpacked.
+    `size` are bytes of the uncompressed archive. `opaque_root` means that the layer hides all layers below
+    it. `boot` is when it was unpacked. `implicit` is where older agents kept that list (in hex).
     """
 
     diff_id: str
@@ -72,6 +75,22 @@ class Layers:
                 return None
             self._records[diff_id] = record
         return self._records[diff_id]
+
+    def implicit(self, diff_id: str) -> Iterator[bytes]:
+        """Yield the paths of a layer's directories that no entry described, in the order of their bytes.
+
+        Raises:
+            ValueError: the list is damaged.
+        """
+        record = self.record(diff_id)
+        if record is not None:
+            yield from sorted(bytes.fromhex(path) for path in record.implicit)
+        with contextlib.suppress(FileNotFoundError), (self._home(diff_id) / _IMPLICIT).open("rb") as file:
+            yield from unpacked(iter(lambda: file.readline(LONGEST_LINE), b""))
+
+    def implicit_file(self, place: Path) -> BinaryIO:
+        """Open what is to hold that list of a layer that is being staged."""
+        return (place / _IMPLICIT).open("wb")
 
     def stage(self) -> Path:
         """Make a place to unpack into: the `diff` directory in the result."""

@@ -31,8 +31,12 @@ _REF_NAME = "org.opencontainers.image.ref.name"
 _PLAIN_LAYER = "application/vnd.oci.image.layer.v1.tar"
 
 
-def open_on_disk(reference: Reference, scratch: Path) -> Content:
+def open_on_disk(reference: Reference, scratch: Path, limit: int) -> Content:
     """Open a layout or an archive.
+
+    Args:
+        scratch: a directory for an archive that is compressed.
+        limit: how many bytes that may have unpacked.
 
     Raises:
         Stalled: it can't be read.
@@ -40,7 +44,7 @@ def open_on_disk(reference: Reference, scratch: Path) -> Content:
     path = Path(reference.path)
     if reference.transport == "oci":
         return LayoutContent(DirectoryFiles(path), reference)
-    files = ArchiveFiles(path, scratch)
+    files = ArchiveFiles(path, scratch, limit)
     return (LayoutContent if reference.transport == "oci-archive" else DockerArchiveContent)(files, reference)
 
 
@@ -77,7 +81,12 @@ class LayoutContent:
         index = parse_manifest(data, OCI_INDEX, self._where)
         assert isinstance(index, Index)
         chosen = self._choose(index)
-        return Document(data=self._read(_blob(chosen.digest), MANIFEST_LIMIT), media_type=chosen.media_type)
+        if len(chosen) == 1:
+            (one,) = chosen
+            return Document(data=self._read(_blob(one.digest), MANIFEST_LIMIT), media_type=one.media_type)
+        # The same image for several platforms, without an index of its own.
+        made = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [_entry(one) for one in chosen]}
+        return Document(data=msgspec.json.encode(made), media_type=OCI_INDEX)
 
     def document(self, descriptor: Descriptor, limit: int) -> bytes:
         """Return a blob whole, as `Content.document` says."""
@@ -93,18 +102,23 @@ class LayoutContent:
         """Close the files."""
         self._files.close()
 
-    def _choose(self, index: Index) -> Descriptor:
-        tags = [(entry.annotations or {}).get(_REF_NAME, "") for entry in index.manifests]
+    def _choose(self, index: Index) -> list[Descriptor]:
         wanted = self._reference.tag
-        if not wanted and len(tags) == 1:
-            return index.manifests[0]
-        if (wanted or "latest") in tags:
-            return index.manifests[tags.index(wanted or "latest")]
-        known = ", ".join(sorted(tag for tag in tags if tag)) or "none"
+        tags = [entry.annotations.get(_REF_NAME, "") for entry in index.manifests]
+        named = [
+            entry for entry, tag in zip(index.manifests, tags, strict=True) if tag == (wanted or "latest")
+        ]
+        # One entry twice is one image.
+        found = list({entry.digest: entry for entry in named or (() if wanted else index.manifests)}.values())
+        if named or len(found) == 1 or (found and len(set(tags)) == 1):
+            return found
+        if not index.manifests:
+            raise Stalled("the layout holds no image", where=self._where)
+        known = ", ".join(sorted({tag for tag in tags if tag})) or "none"
         raise Stalled(
             f"no image with the tag {wanted!r} in the layout" if wanted else "the layout has several images",
             where=self._where,
-            hint=f"its tags are: {known}",
+            hint=f"its tags are: {known}; a digest after @ names one as well",
         )
 
     def _read(self, name: str, limit: int) -> bytes:
@@ -112,11 +126,21 @@ class LayoutContent:
             return found.read(limit, f"{self._where}: {name}")
 
 
+def _entry(descriptor: Descriptor) -> dict[str, object]:
+    platform = msgspec.to_builtins(descriptor.platform)
+    return {
+        "mediaType": descriptor.media_type,
+        "digest": descriptor.digest,
+        "size": descriptor.size,
+        "platform": platform,
+    }
+
+
 class _Saved(Struct, rename="pascal"):
     """One image in the manifest.json of `docker save`."""
 
-    config: str
-    layers: tuple[str, ...] = ()
+    config: str | None = None
+    layers: tuple[str, ...] | None = None
     repo_tags: tuple[str, ...] | None = None
 
 
@@ -155,9 +179,11 @@ class DockerArchiveContent:
 
     def _make(self, reference: Reference) -> bytes:
         saved = self._choose(reference)
+        if not saved.config:
+            raise Stalled("the archive's manifest.json names no configuration", where=self._where)
         config = self._read(saved.config, CONFIG_LIMIT)
-        diff_ids = parse_configuration(config, self._where).diff_ids
-        if len(diff_ids) != len(saved.layers):
+        layers = saved.layers or ()
+        if len(parse_configuration(config, self._where).diff_ids) != len(layers):
             raise Stalled("the archive's manifest.json and configuration disagree", where=self._where)
         self._names[digest_of(config)] = saved.config
         return msgspec.json.encode(
@@ -165,7 +191,7 @@ class DockerArchiveContent:
                 "schemaVersion": 2,
                 "mediaType": OCI_MANIFEST,
                 "config": {"mediaType": DOCKER_CONFIG, "digest": digest_of(config), "size": len(config)},
-                "layers": [self._layer(name) for name in saved.layers],
+                "layers": [self._layer(name) for name in layers],
             }
         )
 
@@ -185,9 +211,12 @@ class DockerArchiveContent:
     def _choose(self, reference: Reference) -> _Saved:
         data = self._read("manifest.json", MANIFEST_LIMIT)
         try:
-            images = msgspec.json.decode(data, type=tuple[_Saved, ...])
+            found = msgspec.json.decode(data, type=tuple[_Saved | None, ...] | None)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Stalled(f"the archive's manifest.json can't be read: {error}", where=self._where) from error
+        images = [image for image in found or () if image is not None]
+        if not images:
+            raise Stalled("the archive holds no image: its manifest.json lists none", where=self._where)
         if not reference.tag and len(images) == 1:
             return images[0]
         for image in images:

@@ -1,4 +1,7 @@
-"""Indexes, manifests and configurations, read strictly: a document that can be read in two ways is refused.
+"""Indexes, manifests and configurations: a document that can be read in two ways is refused.
+
+Else they are read as Docker and podman read them: null is the same as nothing, wherever it stands, and a
+media type that says nothing (application/octet-stream) is none.
 
 OCI image-spec v1.1 (image-index.md, manifest.md, config.md) and Docker Image Manifest Version 2, Schema 2.
 """
@@ -7,14 +10,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from tank_agent.errors import Stalled
 from tank_agent.image.image import ImageConfig
-from tank_agent.image.platform import Platform
+from tank_agent.image.platform import Platform, normal_platform
 from tank_agent.spec.reference import is_digest
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -35,25 +38,32 @@ _LAYERS = (
     "application/vnd.docker.image.rootfs.foreign.diff.tar",
 )
 _COMPRESSIONS = ("", "gzip", "zstd")
+# What says nothing, or only what servers say of any file.
+_VAGUE = ("", "text/plain", "application/json", "application/octet-stream")
+# Docker takes these, too: registries stored images so.
+_CONFIGS = (*_VAGUE, "text/html", OCI_CONFIG, DOCKER_CONFIG)
+_VAGUE_LAYERS = ("", "application/octet-stream", "application/x-tar", "application/tar", "application/gzip")
 
 # Larger than any real one; distribution itself takes 4 MiB.
 MANIFEST_LIMIT = 4 << 20
 CONFIG_LIMIT = 8 << 20
 # overlayfs and the reference implementations take about 128.
 LAYERS_LIMIT = 127
+# No kernel starts a process with more words than this (execve(2)); they would be kept in memory.
+_WORDS_LIMIT = 100_000
 
 _Kind = TypeVar("_Kind", bound=Struct)
 
 
-class Descriptor(Struct, frozen=True, kw_only=True, rename="camel"):
+class Descriptor(Struct, frozen=True, kw_only=True):
     """A pointer to content (OCI descriptor.md). `size` is in bytes; `urls` say where else it is, perhaps."""
 
     media_type: str = ""
     digest: str
     size: int
     platform: Platform | None = None
-    annotations: dict[str, str] | None = None
-    urls: tuple[str, ...] | None = None
+    annotations: dict[str, str] = msgspec.field(default_factory=dict)
+    urls: tuple[str, ...] = ()
 
     @property
     def foreign(self) -> bool:
@@ -82,35 +92,49 @@ class Configuration(Struct, frozen=True, kw_only=True):
     config: ImageConfig
 
 
+class _Platform(Struct):
+    os: str | None = None
+    architecture: str | None = None
+    variant: str | None = None
+
+
+class _Descriptor(Struct, rename="camel"):
+    media_type: str | None = None
+    digest: str | None = None
+    size: int | None = None
+    platform: _Platform | None = None
+    annotations: dict[str, str | None] | None = None
+    urls: tuple[str | None, ...] | None = None
+
+
 class _Document(Struct, rename="camel"):
-    schema_version: int = 0
-    media_type: str = ""
-    manifests: tuple[Descriptor, ...] | None = None
-    config: Descriptor | None = None
-    layers: tuple[Descriptor, ...] | None = None
-    fs_layers: Any = None
+    schema_version: int | None = None
+    media_type: str | None = None
+    manifests: tuple[_Descriptor, ...] | None = None
+    config: _Descriptor | None = None
+    layers: tuple[_Descriptor, ...] | None = None
+    fs_layers: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class _RootFs(Struct):
-    type: str = "layers"
-    diff_ids: tuple[str, ...] = ()
+    diff_ids: tuple[str, ...] | None = None
+
+
+_Words = tuple[str | None, ...] | str | None
 
 
 class _Settings(Struct, rename="pascal"):
-    entrypoint: tuple[str, ...] | str | None = None
-    cmd: tuple[str, ...] | str | None = None
-    env: tuple[str, ...] | None = None
+    entrypoint: _Words = None
+    cmd: _Words = None
+    env: tuple[str | None, ...] | None = None
     working_dir: str | None = None
     user: str | None = None
     stop_signal: str | None = None
 
 
-class _ConfigurationDocument(Struct):
-    architecture: str = ""
-    os: str = ""
-    variant: str | None = None
+class _ConfigurationDocument(_Platform):
     config: _Settings | None = None
-    rootfs: _RootFs = msgspec.field(default_factory=_RootFs)
+    rootfs: _RootFs | None = None
 
 
 def digest_of(data: bytes) -> str:
@@ -130,41 +154,52 @@ def parse_manifest(data: bytes, media_type: str, where: str) -> Index | Manifest
         Stalled: it is neither, or both, or of a form that nobody should use any more.
     """
     document = _decode(data, _Document, "manifest", where)
-    if document.schema_version == 1 or media_type.startswith(_SCHEMA_1) or document.fs_layers is not None:
+    media_type = _type(media_type)
+    old = document.schema_version == 1 or bytes(document.fs_layers) != b"null"
+    if old or media_type.startswith(_SCHEMA_1):
         raise Stalled(
             "the registry has this image only as Docker manifest schema 1, which has no digests of its "
             "uncompressed layers and is retired",
             where=where,
             hint="push it again with a current tool, or copy it with: skopeo copy --format oci",
         )
-    stated = {kind for kind in (media_type, document.media_type) if kind}
+    stated = {kind for kind in (media_type, _type(document.media_type)) if kind not in _VAGUE}
     if len(stated) > 1:
         raise Stalled(f"the manifest is {' and '.join(sorted(stated))} at once", where=where)
-    is_index, is_manifest = document.manifests is not None, document.layers is not None
-    if is_index == is_manifest or (is_index and document.config is not None):
-        raise Stalled("the manifest is not an image's: it must have either manifests or layers", where=where)
     kind = stated.pop() if stated else ""
+    has_image = document.config is not None or document.layers is not None
+    # A list without a member is null where Go wrote it.
+    is_index = document.manifests is not None or (kind in _INDEXES and not has_image)
+    if is_index == has_image:
+        raise Stalled("the manifest is not an image's: it must have either manifests or layers", where=where)
     if kind and kind not in (_INDEXES if is_index else _MANIFESTS):
         raise Stalled(f"a document of the type {kind!r} is not an image", where=where)
-    if document.manifests is not None:
-        return Index(manifests=_checked(document.manifests, where))
-    if document.config is None or document.layers is None:
+    if is_index:
+        # The size of another manifest is not used; it is bounded anyway.
+        return Index(
+            manifests=tuple(_checked(entry, entry.size or 0, where) for entry in document.manifests or ())
+        )
+    if document.config is None:
         raise Stalled("the manifest has no configuration", where=where)
-    return _image(document.config, document.layers, where)
+    return _image(document.config, document.layers or (), where)
 
 
-def _image(config: Descriptor, layers: Sequence[Descriptor], where: str) -> Manifest:
-    if config.media_type not in ("", OCI_CONFIG, DOCKER_CONFIG):
+def _image(config: _Descriptor, layers: Sequence[_Descriptor], where: str) -> Manifest:
+    if _type(config.media_type) not in _CONFIGS:
         raise Stalled(
             f"this is not a container image but an artifact of the type {config.media_type!r}", where=where
         )
     if len(layers) > LAYERS_LIMIT:
         raise Stalled(f"the image has {len(layers)} layers; {LAYERS_LIMIT} are possible", where=where)
     for layer in layers:
-        base, _, compression = layer.media_type.replace("tar.", "tar+").partition("+")
-        if base not in _LAYERS or compression not in _COMPRESSIONS:
+        kind = _type(layer.media_type)
+        base, _, compression = kind.replace("tar.", "tar+").partition("+")
+        if kind not in _VAGUE_LAYERS and (base not in _LAYERS or compression not in _COMPRESSIONS):
             raise Stalled(f"a layer is of the unknown type {layer.media_type!r}", where=where)
-    return Manifest(config=_checked((config,), where)[0], layers=_checked(layers, where))
+    return Manifest(
+        config=_checked(config, config.size, where),
+        layers=tuple(_checked(layer, layer.size, where) for layer in layers),
+    )
 
 
 def parse_configuration(data: bytes, where: str) -> Configuration:
@@ -174,39 +209,55 @@ def parse_configuration(data: bytes, where: str) -> Configuration:
         Stalled: it is none.
     """
     document = _decode(data, _ConfigurationDocument, "configuration", where)
-    diff_ids = document.rootfs.diff_ids
+    diff_ids = (document.rootfs and document.rootfs.diff_ids) or ()
     for diff_id in diff_ids:
         if not is_digest(diff_id):
             raise Stalled(f"the configuration names a layer {diff_id[:80]!r}", where=where)
     inner = document.config or _Settings()
-    return Configuration(
-        platform=Platform(os=document.os, architecture=document.architecture, variant=document.variant or ""),
-        diff_ids=diff_ids,
-        config=ImageConfig(
-            entrypoint=_words(inner.entrypoint),
-            cmd=_words(inner.cmd),
-            env=inner.env or (),
-            working_dir=inner.working_dir or "",
-            user=inner.user or "",
-            stop_signal=inner.stop_signal or "",
-        ),
+    config = ImageConfig(
+        entrypoint=_words(inner.entrypoint),
+        cmd=_words(inner.cmd),
+        env=_words(inner.env),
+        working_dir=inner.working_dir or "",
+        user=inner.user or "",
+        stop_signal=inner.stop_signal or "",
     )
+    if len(config.entrypoint) + len(config.cmd) + len(config.env) > _WORDS_LIMIT:
+        raise Stalled("the configuration has more variables and arguments than can be run", where=where)
+    return Configuration(platform=_platform(document), diff_ids=diff_ids, config=config)
 
 
-def _words(value: tuple[str, ...] | str | None) -> tuple[str, ...]:
+def _words(value: _Words) -> tuple[str, ...]:
     """Old builders wrote one string where a list belongs."""
     if isinstance(value, str):
         return (value,) if value else ()
-    return value or ()
+    return tuple(word or "" for word in value or ())
 
 
-def _checked(descriptors: Sequence[Descriptor], where: str) -> tuple[Descriptor, ...]:
-    for descriptor in descriptors:
-        if not is_digest(descriptor.digest):
-            raise Stalled(f"the manifest names content by {descriptor.digest[:80]!r}", where=where)
-        if descriptor.size < 0:
-            raise Stalled("the manifest names content of a negative size", where=where)
-    return tuple(descriptors)
+def _platform(stated: _Platform) -> Platform:
+    return normal_platform(stated.os or "", stated.architecture or "", stated.variant or "")
+
+
+def _type(stated: str | None) -> str:
+    """Return a media type without its parameters; they are the same in any case (RFC 2045)."""
+    return (stated or "").partition(";")[0].strip().lower()
+
+
+def _checked(stated: _Descriptor, size: int | None, where: str) -> Descriptor:
+    if not is_digest(stated.digest or ""):
+        raise Stalled(f"the manifest names content by {(stated.digest or '')[:80]!r}", where=where)
+    if size is None:
+        raise Stalled("the manifest does not say how large its content is, so nothing bounds it", where=where)
+    if size < 0:
+        raise Stalled("the manifest names content of a negative size", where=where)
+    return Descriptor(
+        media_type=_type(stated.media_type),
+        digest=stated.digest or "",
+        size=size,
+        platform=None if stated.platform is None else _platform(stated.platform),
+        annotations={key: value for key, value in (stated.annotations or {}).items() if value is not None},
+        urls=tuple(url for url in stated.urls or () if url),
+    )
 
 
 def _decode(data: bytes, kind: type[_Kind], what: str, where: str) -> _Kind:

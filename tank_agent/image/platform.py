@@ -11,16 +11,29 @@ from msgspec import Struct
 
 from tank_agent.errors import Stalled
 
-# What `uname -m` says → GOARCH and the variant. Others are named alike (riscv64, ppc64le, s390x).
-_MACHINES = {
+# What else an architecture is called, by `uname -m` and by distributions → GOARCH and the variant.
+_ALIASES = {
     "x86_64": ("amd64", ""),
-    "i686": ("386", ""),
+    "x86-64": ("amd64", ""),
+    "x64": ("amd64", ""),
     "i386": ("386", ""),
+    "i486": ("386", ""),
+    "i586": ("386", ""),
+    "i686": ("386", ""),
+    "x86": ("386", ""),
     "aarch64": ("arm64", "v8"),
+    "armv8": ("arm64", "v8"),
+    "armhf": ("arm", "v7"),
+    "armel": ("arm", "v6"),
+    "armv5l": ("arm", "v5"),
+    "armv6l": ("arm", "v6"),
+    "armv7": ("arm", "v7"),
     "armv7l": ("arm", "v7"),
     "armv8l": ("arm", "v8"),
-    "armv6l": ("arm", "v6"),
     "loongarch64": ("loong64", ""),
+    "mips64el": ("mips64le", ""),
+    "mipsel": ("mipsle", ""),
+    "ppc64el": ("ppc64le", ""),
 }
 # What a variant left out stands for (containerd/platforms, database.go).
 _DEFAULT_VARIANT = {"arm": "v7", "arm64": "v8", "amd64": "v1"}
@@ -43,13 +56,24 @@ class Platform(Struct, frozen=True, kw_only=True):
         return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
 
 
+def normal_platform(os: str, architecture: str, variant: str) -> Platform:
+    """Return a platform in Go's words, however an image spells it; an architecture's system is linux."""
+    architecture, _, tail = architecture.strip().lower().partition("/")
+    architecture, usual = _ALIASES.get(architecture, (architecture, ""))
+    variant = (variant or tail).strip().lower() or usual
+    if variant[:1].isdigit():
+        variant = f"v{variant}"
+    return Platform(
+        os=os.strip().lower() or ("linux" if architecture else ""), architecture=architecture, variant=variant
+    )
+
+
 def host_platform() -> Platform:
     """Return this machine's platform, with the highest level that its processor has."""
-    machine = host.machine()
-    architecture, variant = _MACHINES.get(machine, (machine, ""))
-    if architecture == "amd64":
-        variant = _amd64_level()
-    return Platform(os="linux", architecture=architecture, variant=variant)
+    found = normal_platform("linux", host.machine(), "")
+    if found.architecture == "amd64":
+        return Platform(os=found.os, architecture=found.architecture, variant=_amd64_level())
+    return found
 
 
 def parse_platform(text: str) -> Platform:
@@ -61,7 +85,7 @@ def parse_platform(text: str) -> Platform:
     parts = text.split("/")
     if len(parts) not in (2, 3) or not all(parts):
         raise Stalled(f"platform {text!r} is not of the form os/architecture/variant")
-    return Platform(os=parts[0], architecture=parts[1], variant=parts[2] if len(parts) == 3 else "")
+    return normal_platform(parts[0], parts[1], parts[2] if len(parts) == 3 else "")
 
 
 def runs_on(wanted: Platform, found: Platform) -> bool:

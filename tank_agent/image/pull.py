@@ -30,6 +30,8 @@ from tank_agent.spec.reference import Reference
 
 _POLL = 0.1
 _NESTED_INDEXES = 3
+# Where builders keep what they attest in an index, beside the images.
+_REFERENCE_TYPE, _ATTESTATION = "vnd.docker.reference.type", "attestation-manifest"
 
 
 class Resolved(Struct, frozen=True, kw_only=True):
@@ -172,16 +174,20 @@ class Pull:
         return parse_platform(self._settings.platform) if self._settings.platform else host_platform()
 
     def _choose(self, index: Index, platform: Platform) -> Descriptor:
-        if len(index.manifests) == 1 and index.manifests[0].platform is None:
-            return index.manifests[0]
-        offered = {entry.platform: entry for entry in reversed(index.manifests) if entry.platform is not None}
-        chosen = best(platform, [entry.platform for entry in index.manifests if entry.platform is not None])
-        if chosen is None:
+        offered: dict[Platform, Descriptor] = {}
+        for entry in index.manifests:
+            if entry.annotations.get(_REFERENCE_TYPE) != _ATTESTATION:
+                offered.setdefault(entry.platform or Platform(), entry)
+        # One that names no architecture is for whoever finds no other; its configuration tells.
+        unnamed = (entry for found, entry in offered.items() if not found.architecture)
+        chosen = best(platform, offered)
+        taken = offered[chosen] if chosen is not None else next(unnamed, None)
+        if taken is None:
             known = ", ".join(sorted({str(found) for found in offered if found.os != "unknown"})) or "nothing"
             raise Stalled(
                 f"no image for {platform}", where=self._where, hint=f"there are images for: {known}"
             )
-        return offered[chosen]
+        return taken
 
     def _check(self, manifest: Manifest, configuration: Configuration, platform: Platform) -> None:
         if len(manifest.layers) != len(configuration.diff_ids):

@@ -328,7 +328,7 @@ class Store:
 
     def _open(self, reference: Reference, settings: ImageSettings, cancelled: Callable[[], bool]) -> Content:
         if reference.transport != "registry":
-            return open_on_disk(reference, self._scratch)
+            return open_on_disk(reference, self._scratch, settings.image_size)
         return RegistryContent(reference, settings, cancelled)
 
     def _digest(self, reference: Reference) -> str:

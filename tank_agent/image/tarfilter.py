@@ -63,6 +63,9 @@ class TarFilter:
         self._payload = 0
         self._dropping = False
         self._zero_blocks = 0
+        self._padding = 0
+        # Parts of the headers of the entry at hand that tar should read otherwise: from, to, what.
+        self._changes: list[tuple[int, int, bytes]] = []
         self._described: set[bytes] = set()
         self._missing: set[bytes] = set()
         self.size = 0
@@ -98,6 +101,7 @@ class TarFilter:
                 if self._dropping:
                     start = position
                 continue
+            self._changes.clear()
             after = self._header(data, position)
             if after is None:
                 self._rest = data[position:]
@@ -105,19 +109,26 @@ class TarFilter:
             if self._dropping:
                 yield view[start:position]
                 start = after
+            else:
+                for begin, end, changed in self._changes:
+                    yield view[start:begin]
+                    yield memoryview(changed)
+                    start = end
             position = after
             if self._zero_blocks > 1:
                 start = position = len(data)
         yield view[start:position]
 
-    def finish(self) -> None:
-        """Check that the archive came whole.
+    def finish(self) -> bytes:
+        """Check that the archive came whole; return what tar should read at its end.
 
         Raises:
             BadLayerError: it ends in the middle of an entry.
         """
-        if self._zero_blocks < 2 and (self._payload or self._rest):
+        if self._zero_blocks < 2 and (self._payload > self._padding or self._rest):
             raise BadLayerError("the archive ends in the middle of an entry")
+        # Some writers leave out what fills the last block.
+        return END if self._dropping else bytes(self._payload) + END
 
     def _header(self, data: bytes, position: int) -> int | None:
         """Read one entry's headers; return where its content starts, or None to get more data."""
@@ -137,7 +148,11 @@ class TarFilter:
             if len(data) < after:
                 return None
             extended = extended or _Extended()
-            _read_extension(kind, data[position + BLOCK : position + BLOCK + size], extended)
+            payload = data[position + BLOCK : position + BLOCK + size]
+            kept = _without_empty(payload) if kind == _PAX else payload
+            if kept != payload:
+                self._changes.append((position, after, _extension(block, kept)))
+            _read_extension(kind, kept, extended)
             position = after
         if kind == 0 and block == _ZEROS:
             if extended:
@@ -179,6 +194,7 @@ class TarFilter:
             raise BadLayerError(f"has more than {self._limits[1]} entries")
         path = self._path(block, extended)
         self._payload = 0 if kind in _BARE else _padded(size)
+        self._padding = _padded(size) - size
         self._dropping = self._take_out(path, kind == _DIRECTORY or block[:100].rstrip(b"\0").endswith(b"/"))
         return position
 
@@ -261,6 +277,34 @@ def pax_records(payload: bytes) -> Iterator[tuple[bytes, bytes]]:
             raise BadLayerError("damaged extended header")
         yield key, value[:-1]
         position = end
+
+
+def _without_empty(payload: bytes) -> bytes:
+    """Leave out records without a value: they undo what a global header said (pax(1)), and none gets to tar.
+
+    Extended attributes may be empty. GNU tar calls other empty values malformed.
+    """
+    if b"=\n" not in payload:
+        return payload
+    kept = []
+    for key, value in pax_records(payload):
+        if value or key.startswith(b"SCHILY.xattr."):
+            rest = b" " + key + b"=" + value + b"\n"
+            # Its own digits count, too.
+            digits = next(digits for digits in range(1, 9) if len(str(len(rest) + digits)) == digits)
+            kept.append(b"%d%s" % (len(rest) + digits, rest))
+    return b"".join(kept)
+
+
+def _extension(block: bytes, payload: bytes) -> bytes:
+    """Return an extended header like this one with other records, or nothing if there are none."""
+    if not payload:
+        return b""
+    changed = bytearray(block)
+    changed[124:136] = b"%011o\0" % len(payload)
+    changed[148:156] = b" " * 8
+    changed[148:156] = b"%06o\0 " % sum(changed)
+    return bytes(changed) + payload.ljust(_padded(len(payload)), b"\0")
 
 
 def _one_of(extended: _Extended, name: bytes) -> bytes:

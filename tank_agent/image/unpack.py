@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import select
 import shutil
@@ -13,22 +12,24 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 from msgspec import Struct
 
 import tank_agent
 from tank_agent.errors import Retry, Stalled
 from tank_agent.image.settings import UnpackLimits
-from tank_agent.image.unpack_child import Request
+from tank_agent.image.unpack_child import PIPE, Request
+from tank_agent.linux.allowances import enlarge_pipe
 from tank_agent.linux.paths import open_in_root
 from tank_agent.linux.process import ENVIRONMENT
 
-_PIPE = 1 << 20
-_F_SETPIPE_SZ = 1031
 _LONGEST_REPORT = 256 << 20
+_LONGEST_LINE = 16 << 10
 _START_TIMEOUT = 30.0
 _BOOT = "import sys; sys.path[:0] = sys.argv[1:]; from tank_agent.image.unpack_child import serve; serve()"
 
@@ -40,16 +41,14 @@ class RefusedLayerError(Exception):
 class Unpacked(Struct, frozen=True, kw_only=True):
     """What unpacking one layer found.
 
-    `diff_id` is the digest of the uncompressed archive, `size` its bytes. `opaque` are directories that hide
-    all of lower layers, `implicit` are directories that are there only because an entry needed them. Both
-    are relative to the layer's root, which is b"".
+    `diff_id` is the digest of the uncompressed archive, `size` its bytes. `opaque_root` means that the layer
+    hides all layers below it.
     """
 
     diff_id: str
     size: int
     entries: int
-    opaque: tuple[bytes, ...]
-    implicit: tuple[bytes, ...]
+    opaque_root: bool
 
 
 class UnpackServer:
@@ -158,7 +157,7 @@ class LayerUnpack:
         self._pidfd = pidfd
         self._stall = stall
         os.set_blocking(feed, False)
-        _enlarge(feed)
+        enlarge_pipe(feed, PIPE)
 
     def __enter__(self) -> LayerUnpack:
         return self
@@ -184,32 +183,42 @@ class LayerUnpack:
                 return False
         return True
 
-    def finish(self) -> Unpacked:
+    def finish(self, implicit: BinaryIO) -> Unpacked:
         """Wait for the end, set what overlayfs reads, and return what was found.
+
+        Args:
+            implicit: gets the list of directories that are there only because an entry needed them.
 
         Raises:
             RefusedLayerError: the layer can't be used.
             Retry: the machine failed (disk full, out of memory, too slow).
         """
         self._close_feed()
-        words = [line.partition(" ") for line in self._read_report().splitlines()]
-        if not words:
-            raise Retry("the unpacking process died", hint="look for out-of-memory kills in the kernel's log")
-        kind, _, text = words[0]
-        if kind == "refused":
-            raise RefusedLayerError(text)
-        if kind != "ok":
-            raise Retry(f"cannot unpack: {text or kind}", where=os.fspath(self._directory))
-        digest, size, entries = text.split()
-        found = Unpacked(
-            diff_id=f"sha256:{digest}",
-            size=int(size),
-            entries=int(entries),
-            opaque=tuple(bytes.fromhex(path) for name, _, path in words if name == "opaque"),
-            implicit=tuple(bytes.fromhex(path) for name, _, path in words if name == "implicit"),
-        )
-        _mark_opaque(self._directory, found.opaque)
-        return found
+        opaque_root = False
+        root = os.open(self._directory, os.O_PATH | os.O_DIRECTORY)
+        try:
+            for line in self._report_lines():
+                kind, _, text = line.decode(errors="replace").partition(" ")
+                if kind == "opaque":
+                    opaque_root = opaque_root or not text
+                    _mark_opaque(root, bytes.fromhex(text))
+                elif kind == "implicit":
+                    implicit.write(f"{text}\n".encode())
+                elif kind == "refused":
+                    raise RefusedLayerError(text)
+                elif kind == "ok":
+                    digest, size, entries = text.split()
+                    return Unpacked(
+                        diff_id=f"sha256:{digest}",
+                        size=int(size),
+                        entries=int(entries),
+                        opaque_root=opaque_root,
+                    )
+                else:
+                    raise Retry(f"cannot unpack: {text or kind}", where=os.fspath(self._directory))
+        finally:
+            os.close(root)
+        raise Retry("the unpacking process died", hint="look for out-of-memory kills in the kernel's log")
 
     def close(self) -> None:
         """Kill the child if it still runs, and wait until it is gone. Idempotent."""
@@ -229,15 +238,20 @@ class LayerUnpack:
             os.close(self._feed)
             self._feed = -1
 
-    def _read_report(self) -> str:
-        kept = bytearray()
-        while len(kept) < _LONGEST_REPORT:
-            self._wait(self._report, select.POLLIN, time.monotonic() + self._stall)
-            more = os.read(self._report, 1 << 16)
-            if not more:
-                break
-            kept += more
-        return kept.decode(errors="replace")
+    def _report_lines(self) -> Iterator[bytes]:
+        """Yield the lines of the report as they come, without their ends; one that was cut off is none."""
+        rest = b""
+        total = 0
+        while more := self._read_report():
+            total += len(more)
+            *lines, rest = (rest + more).split(b"\n")
+            if total > _LONGEST_REPORT or len(rest) > _LONGEST_LINE:
+                raise RefusedLayerError("it has too many directories that no entry describes")
+            yield from lines
+
+    def _read_report(self) -> bytes:
+        self._wait(self._report, select.POLLIN, time.monotonic() + self._stall)
+        return os.read(self._report, 1 << 16)
 
     def _wait(self, descriptor: int, event: int, deadline: float) -> None:
         poll = select.poll()
@@ -246,20 +260,13 @@ class LayerUnpack:
             raise Retry(f"unpacking made no progress for {self._stall:g} s", where=os.fspath(self._directory))
 
 
-def _mark_opaque(directory: Path, paths: tuple[bytes, ...]) -> None:
+def _mark_opaque(root: int, path: bytes) -> None:
     """Set what only CAP_SYS_ADMIN may set, and so the child may not (overlayfs.rst)."""
-    if not paths:
-        return
-    root = os.open(directory, os.O_PATH | os.O_DIRECTORY)
+    opened = open_in_root(root, path or b".", os.O_RDONLY | os.O_DIRECTORY)
     try:
-        for path in paths:
-            opened = open_in_root(root, path or b".", os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.setxattr(opened, "trusted.overlay.opaque", b"y")
-            finally:
-                os.close(opened)
+        os.setxattr(opened, "trusted.overlay.opaque", b"y")
     finally:
-        os.close(root)
+        os.close(opened)
 
 
 def _library_roots() -> list[str]:
@@ -270,7 +277,3 @@ def _library_roots() -> list[str]:
         if spec is not None and spec.origin is not None:
             roots.append(Path(spec.origin).parent.parent)
     return list(dict.fromkeys(os.fspath(root) for root in roots))
-
-
-def _enlarge(pipe: int) -> None:
-    fcntl.fcntl(pipe, _F_SETPIPE_SZ, _PIPE)

@@ -5,13 +5,14 @@
 A request is one message: the words of `Request`, separated by NUL, with two descriptors: the compressed
 layer to read, and where to report. The answer is a pidfd of the child. The process ends when the socket does.
 
-What the child can reach once it reads the layer: an empty root with the host's programs and libraries,
-read-only, and the layer's directory, which is `/layer` there. No other file, no network, six capabilities,
-limits on memory, CPU time and file size. Decompression, digest and headers are done there too: a bug in them
-is no bug in the agent.
+What the child and its tar can reach once they read the layer: the layer's directory, which is `/` to them. No
+other file, no network, six capabilities, limits on memory, CPU time and file size. Decompression, digest and
+headers are done there too: a bug in them is no bug in the agent. Links of the layer lead where they lead in a
+container, whether absolute or with `..`, since the layer's directory is the root.
 
-The report is lines of words: `ok DIFF_ID SIZE ENTRIES`, `opaque HEX-PATH`, `implicit HEX-PATH`; or one line
-`refused MESSAGE` (the layer is to blame) or `failed MESSAGE` (the machine is).
+The report is lines of words: `opaque HEX-PATH` and `implicit LINE` (image/implicit.py) in any number, and at
+last one of `ok DIFF_ID SIZE ENTRIES`, `refused MESSAGE` (the layer is to blame), `failed MESSAGE` (the
+machine is). A report without its last line is none.
 
 Python starts once per pull and not once per layer, since loading OpenSSL alone takes longer than unpacking a
 small layer. So this module imports little, and only one thread ever runs here: fork needs that.
@@ -23,19 +24,27 @@ import _socket
 import contextlib
 import ctypes
 import errno
+import fcntl
 import gc
 import os
 import resource
+import select
+import signal
 import stat
 import struct
+import sys
+import termios
+import time
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from tank_agent.image.decompress import GZIP, HEAD, ZSTD, BadLayerError, load_library, plain
-from tank_agent.image.tarfilter import END, TarFilter
+from tank_agent.image.implicit import packed
+from tank_agent.image.tarfilter import BLOCK, TarFilter
 from tank_agent.linux import mounts
+from tank_agent.linux.allowances import enlarge_pipe, lower_limit
 from tank_agent.linux.libc import SYS_MOUNT_SETATTR, SYS_MOVE_MOUNT, SYS_OPEN_TREE, call, syscall
 from tank_agent.linux.paths import open_in_root
 
@@ -43,18 +52,20 @@ from tank_agent.linux.paths import open_in_root
 _CLONE_NEWNS, _CLONE_NEWIPC, _CLONE_NEWNET = 0x20000, 0x8000000, 0x40000000
 _OPEN_TREE_CLONE, _MOVE_MOUNT_F_EMPTY_PATH, _AT_EMPTY_PATH = 1, 4, 0x1000
 _MOUNT_ATTR_NOSUID, _MOUNT_ATTR_NODEV, _MOUNT_ATTR_NOEXEC = 2, 4, 8
-_F_SETPIPE_SZ = 1031
 _INT = struct.calcsize("i")
-_PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 24, 38
+_PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 24, 38
 _CAPABILITY_VERSION_3 = 0x20080522
 _CHOWN, _DAC_OVERRIDE, _FOWNER, _FSETID, _MKNOD, _SETFCAP = 0, 1, 3, 4, 27, 31
 _KEPT = (_CHOWN, _DAC_OVERRIDE, _FOWNER, _FSETID, _MKNOD, _SETFCAP)
 
 _TREES = ("bin", "lib", "lib32", "lib64", "libx32", "sbin", "usr")
-_PIPE = 1 << 20
+PIPE = 1 << 20
 _MESSAGE = 4000
+_START_TIMEOUT = 30.0
 TAR_OPTIONS = (
     "--extract",
+    # Its root is the layer's directory. Without this it keeps links back until the end, and can't go through.
+    "--absolute-names",
     "--file=-",
     "--numeric-owner",
     "--same-owner",
@@ -81,6 +92,10 @@ class _CapabilitySets(ctypes.Structure):
 
 class _MountAttributes(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_uint64) for name in ("set", "clear", "propagation", "userns"))
+
+
+class _UnfitError(Exception):
+    """The machine has to be set up otherwise; the message says how."""
 
 
 class Request(NamedTuple):
@@ -149,53 +164,66 @@ def _run(request: Request, source: int, report: int) -> NoReturn:
         os.dup2(source, 0)
         os.dup2(report, 1)
         os.closerange(3, 256)
-        lines = _report(request)
-        with os.fdopen(1, "w", closefd=False) as output:
-            output.write("\n".join(lines) + "\n")
+        with os.fdopen(1, "wb", closefd=False) as output:
+            for line in _report(request):
+                output.write(line + b"\n")
         code = 0
     finally:
         os._exit(code)
 
 
-def _report(request: Request) -> list[str]:
+def _report(request: Request) -> Iterator[bytes]:
     try:
-        return _unpack(request)
+        yield from _unpack(request)
     except BadLayerError as error:
-        return [f"refused {error}"]
+        yield _verdict("refused", str(error))
     except MemoryError:
-        return ["refused it takes too much memory"]
+        yield _verdict("refused", "it takes too much memory")
+    except _UnfitError as error:
+        yield _verdict("failed", str(error))
     except Exception as error:
         # The last line of defence: whatever it was, the agent gets to know it.
-        return [f"failed {type(error).__name__}: {error}"]
+        yield _verdict("failed", f"{type(error).__name__}: {error}")
 
 
-def _unpack(request: Request) -> list[str]:
+def _verdict(word: str, message: str) -> bytes:
+    return " ".join([word, *message.split()])[:_MESSAGE].encode(errors="replace")
+
+
+def _unpack(request: Request) -> Iterator[bytes]:
     head = b""
     while len(head) < HEAD and (more := os.read(0, HEAD - len(head))):
         head += more
     load_library(head)
+    diff_id = sha256()
     _enter(request.directory)
     _limit(request.file_size, request.cpu_seconds, request.memory)
+    tar = _start_tar(request.tar)
+    _leave_programs()
     _drop_capabilities()
     archive = TarFilter(
         size=request.size, entries=request.entries, depth=request.depth, headers=request.headers
     )
-    diff_id = sha256()
-    _feed_tar(request.tar, archive, plain(head, lambda wanted: os.read(0, wanted)), diff_id)
-    root = os.open("/layer", os.O_PATH | os.O_DIRECTORY)
-    opaque = _apply_whiteouts(root, archive)
-    implicit = [path for path in archive.implicit if _is_directory(root, path)]
-    return [
-        f"ok {diff_id.hexdigest()} {archive.size} {archive.entries}",
-        *(f"opaque {path.hex()}" for path in opaque),
-        *(f"implicit {path.hex()}" for path in implicit),
-    ]
+    _feed_tar(tar, archive, plain(head, lambda wanted: os.read(0, wanted)), diff_id)
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY)
+    for path in _apply_whiteouts(root, archive):
+        yield b"opaque " + path.hex().encode()
+    for line in packed(path for path in archive.implicit if _is_directory(root, path)):
+        yield b"implicit " + line
+    yield f"ok {diff_id.hexdigest()} {archive.size} {archive.entries}".encode()
 
 
 def _enter(directory: str) -> None:
-    """Make `/` an empty file system with the host's programs, read-only, and the layer's directory."""
+    """Make `/` an empty file system with the host's programs, read-only, and the layer as `/layer`."""
     call("unshare", _CLONE_NEWNS | _CLONE_NEWNET | _CLONE_NEWIPC)
-    mounts.mount("none", "/", "", mounts.MS_REC | mounts.MS_PRIVATE)
+    try:
+        mounts.mount("none", "/", "", mounts.MS_REC | mounts.MS_PRIVATE)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise _UnfitError(
+            "/ is not a mount point: before the chroot, mount --bind its directory on itself"
+        ) from error
     tree = syscall(
         SYS_OPEN_TREE, -100, os.fsencode(directory), _OPEN_TREE_CLONE | os.O_CLOEXEC, path=directory
     )
@@ -234,9 +262,7 @@ def _limit(file_size: int, cpu_seconds: int, memory: int) -> None:
         (resource.RLIMIT_FSIZE, file_size),
         (resource.RLIMIT_NOFILE, 128),
     ):
-        _, hard = resource.getrlimit(what)
-        allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(what, (allowed, allowed))
+        lower_limit(what, value)
 
 
 def _drop_capabilities() -> None:
@@ -259,41 +285,92 @@ def _drop_capabilities() -> None:
     os.umask(0o022)
 
 
-def _feed_tar(tar: str, archive: TarFilter, stream: Iterator[bytes], diff_id: Any) -> None:
-    to_tar, errors, pid = _start_tar(tar)
+class _Tar(NamedTuple):
+    """A running tar: where it reads from, where its messages come, and its process."""
+
+    feed: int
+    messages: int
+    pid: int
+
+
+def _feed_tar(tar: _Tar, archive: TarFilter, stream: Iterator[bytes], diff_id: Any) -> None:
     try:
         for chunk in stream:
             diff_id.update(chunk)
             for piece in archive.feed(chunk):
-                _write(to_tar, piece)
-        archive.finish()
-        _write(to_tar, memoryview(END))
+                _write(tar.feed, piece)
+        _write(tar.feed, memoryview(archive.finish()))
     except BrokenPipeError:
         pass  # tar gave up; its message says why.
     finally:
-        os.close(to_tar)
-        complaint = _read_bounded(errors)
-        _, status = os.waitpid(pid, 0)
+        os.close(tar.feed)
+        complaint = _read_bounded(tar.messages)
+        _, status = os.waitpid(tar.pid, 0)
     if status:
         _blame(os.waitstatus_to_exitcode(status), complaint)
 
 
-def _start_tar(tar: str) -> tuple[int, int, int]:
+def _start_tar(tar: str) -> _Tar:
+    """Start tar and wait until it reads: by then it has loaded all that it needs of the host's files."""
     read_end, write_end = os.pipe()
-    errors, errors_end = os.pipe()
-    call("fcntl", write_end, _F_SETPIPE_SZ, _PIPE)
+    messages, messages_end = os.pipe()
     # A hostile archive can make tar complain without end: what does not fit the pipe is not waited for.
-    os.set_blocking(errors_end, False)
-    actions = [
-        (os.POSIX_SPAWN_DUP2, read_end, 0),
-        (os.POSIX_SPAWN_DUP2, errors_end, 1),
-        (os.POSIX_SPAWN_DUP2, errors_end, 2),
-    ]
-    environment = {"LC_ALL": "C", "TZ": "UTC"}
-    pid = os.posix_spawn(tar, [tar, *TAR_OPTIONS], environment, file_actions=actions)
+    os.set_blocking(messages_end, False)
+    pid = os.fork()
+    if pid == 0:
+        _become_tar(tar, read_end, messages_end)
     os.close(read_end)
-    os.close(errors_end)
-    return write_end, errors, pid
+    os.close(messages_end)
+    enlarge_pipe(write_end, PIPE)
+    _write(write_end, memoryview(_greeting()))
+    gone = select.poll()
+    gone.register(write_end, 0)
+    deadline = time.monotonic() + _START_TIMEOUT
+    while any(fcntl.ioctl(write_end, termios.FIONREAD, bytes(_INT))):
+        if gone.poll(1):
+            raise OSError(f"tar did not start: {_read_bounded(messages)}")
+        if time.monotonic() > deadline:
+            os.kill(pid, signal.SIGKILL)
+            raise TimeoutError("tar did not start in time")
+    return _Tar(write_end, messages, pid)
+
+
+def _become_tar(tar: str, archive: int, messages: int) -> NoReturn:
+    try:
+        os.dup2(archive, 0)
+        os.dup2(messages, 1)
+        os.dup2(messages, 2)
+        # Whatever it waits for: it does not stay when we are killed.
+        call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        _drop_capabilities()
+        # "UTC" would be looked up in a file.
+        environment = {"LC_ALL": "C", "TZ": "UTC0"}
+        os.execve(tar, ["tar", *TAR_OPTIONS], environment)  # noqa: S606
+    except OSError as error:
+        os.write(2, f"{tar}: {error.strerror}".encode())
+    finally:
+        os._exit(127)
+
+
+def _greeting() -> bytes:
+    """Return a global header that says nothing."""
+    record = b"17 comment=ready\n"
+    block = bytearray(b"pax_global_header".ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2)
+    block += b"%011o\0" % len(record) + b"00000000000\0" + b" " * 8 + b"g"
+    block = block.ljust(257, b"\0") + b"ustar\x0000"
+    block = block.ljust(BLOCK, b"\0")
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block) + record.ljust(BLOCK, b"\0")
+
+
+def _leave_programs() -> None:
+    """Make the layer's directory `/`, for tar, too: pivot_root(2) moves all whose root the old one is."""
+    os.chdir("/layer")
+    call("pivot_root", b".", b".")
+    mounts.unmount(".")
+    os.chdir("/")
+    # What is not imported yet would come from the layer.
+    sys.meta_path.clear()
 
 
 def _write(to: int, piece: memoryview) -> None:

@@ -7,9 +7,7 @@ Only crun's pid file tells whether the command began: until there is one, all ou
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import os
 import re
 import secrets
@@ -27,6 +25,7 @@ from msgspec import Struct
 
 from tank_agent.errors import CannotRun, CommandNotFound, NotRunning, Retry, TankError
 from tank_agent.linux import pidfd
+from tank_agent.linux.allowances import enlarge_pipe
 from tank_agent.linux.process import CONTAINER_UMASK, ENVIRONMENT
 from tank_agent.linux.trees import remove_tree
 from tank_agent.runtime import console
@@ -241,9 +240,7 @@ class Execution:
                 os.close(descriptor)
         for descriptor in (self.stdin, self.stdout, self.stderr):
             os.set_blocking(descriptor, False)
-            # A larger pipe saves switches between the processes; it is no matter if there is none.
-            with contextlib.suppress(OSError):
-                fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+            enlarge_pipe(descriptor, _PIPE_SIZE)
 
     def _start_with_terminal(self, argv: list[str], run: Live, request: ExecRequest, process: bytes) -> None:
         # crun's address of a socket is limited, and its working directory is ours to choose.

@@ -147,6 +147,58 @@ def test_directories_that_no_entry_describes_keep_what_lower_layers_say(place: P
     assert_same(place, [base, upper, third, fourth])
 
 
+THROUGH_LINKS: dict[str, list[Member]] = {
+    "absolute": [directory("run2"), symlink("var/run2", "/run2"), member("var/run2/foo.pid", "x")],
+    "with parents": [directory("run2"), symlink("var/run2", "../run2"), member("var/run2/foo.pid", "x")],
+    "above the root": [directory("run2"), symlink("up", "../../../run2"), member("up/file", "x")],
+    "by its absolute name": [directory("run2"), symlink("a", "/run2"), member("/a/file", "x")],
+    "a link to a link": [
+        directory("real/deep"),
+        symlink("one", "/real"),
+        symlink("two", "/one/deep"),
+        member("two/file", "x"),
+        directory("two/d", 0o700, (5, 6)),
+        symlink("two/three", "../../one"),
+        member("two/three/other", "y"),
+    ],
+    "hard links": [
+        member("real/file", "x"),
+        symlink("link", "/real"),
+        hard_link("link/hard", "/link/file"),
+        hard_link("top", "link/file"),
+    ],
+    "every kind": [
+        directory("real", 0o750, (1, 2)),
+        symlink("link", "/real"),
+        member("link/fifo", kind=tarfile.FIFOTYPE),
+        member("link/null", kind=tarfile.CHRTYPE, device=(1, 3), mode=0o666),
+        member("link/capable", "x", xattrs={"security.capability": CAPABILITY}),
+        member("link/twice", "1"),
+        member("link/twice", "2"),
+    ],
+    "a directory takes its place": [
+        directory("real"),
+        symlink("link", "/real"),
+        directory("link", 0o700, (3, 4)),
+        member("link/file", "x"),
+    ],
+    "a file takes its place": [directory("real"), symlink("link", "/real"), member("link", "x")],
+    "a link takes its place": [
+        directory("one"),
+        directory("two"),
+        symlink("link", "/one"),
+        symlink("link", "../two"),
+        member("link/file", "x"),
+    ],
+}
+
+
+@pytest.mark.parametrize("case", THROUGH_LINKS)
+def test_names_lead_through_links_of_the_same_layer(place: Path, case: str) -> None:
+    """As in a container, whose root is the layer's: GNU tar alone holds such links back."""
+    assert_same(place, [THROUGH_LINKS[case]])
+
+
 def test_a_layer_twice_and_an_opaque_root(place: Path) -> None:
     one, two = [member("file", "1"), directory("d")], [member("file", "2"), member("d/x", "2")]
     assert_same(place, [one, two, one])

@@ -5,9 +5,12 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import random
 import signal
 import stat
 import struct
+import subprocess
+import sys
 import tarfile
 import time
 import uuid
@@ -19,16 +22,19 @@ import pytest
 import zstandard
 
 from tank_agent.errors import Retry, Stalled, TankError
+from tank_agent.image import unpack as unpack_module
 from tank_agent.image.image import Image
 from tank_agent.image.settings import ImageSettings, UnpackLimits
 from tank_agent.image.store import Store
 from tank_agent.image.unpack import UnpackServer
+from tests.fuzz import image_unpack
 from tests.support.images import Member, directory, layer, member, symlink, write_blob, write_image
 from tests.support.trees import big_directory, describe
 
 LIMITS = UnpackLimits(
     size=64 << 20, file_size=16 << 20, entries=5000, depth=64, headers=1 << 18, cpu_seconds=20, stall=20.0
 )
+ROOT = Path(__file__).parents[2]
 MARK = f"tank-evil-{uuid.uuid4().hex}"
 _Result = TypeVar("_Result")
 
@@ -314,42 +320,133 @@ def test_what_the_child_can_reach(place: Path) -> None:
             )
             child = _pid_of(unpack._pidfd)
             tar = _wait_for(lambda: _children(child))[0]
+            _wait_for(lambda: [line.split()[4] for line in _mounts_of(tar)] == ["/"])
             for pid in (child, tar):
-                status = dict(
-                    line.split(":\t", 1)
-                    for line in Path(f"/proc/{pid}/status").read_text().splitlines()
-                    if ":\t" in line
-                )
+                status = _wait_for(lambda pid=pid: _status_when_confined(pid))
                 kept = sum(1 << number for number in (0, 1, 3, 4, 27, 31))
                 for sets in ("CapEff", "CapPrm", "CapBnd"):
                     assert int(status[sets], 16) == kept, sets
                 assert int(status["CapInh"], 16) == int(status["CapAmb"], 16) == 0
-                assert status["NoNewPrivs"] == "1"
                 for space in ("mnt", "net", "ipc"):
                     assert _link(f"/proc/{pid}/ns/{space}") != _link(f"/proc/self/ns/{space}")
                 root = Path(f"/proc/{pid}/root")
-                assert {entry.name for entry in root.iterdir()} <= {
-                    "bin",
-                    "lib",
-                    "lib32",
-                    "lib64",
-                    "libx32",
-                    "sbin",
-                    "usr",
-                    "layer",
-                }
-                mounts = [line.split() for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
-                writable = [words[4] for words in mounts if "ro" not in words[5].split(",")]
-                assert writable == ["/layer"]
-                options = next(words[5] for words in mounts if words[4] == "/layer").split(",")
-                assert {"nosuid", "nodev", "noexec"} <= set(options)
+                assert root.stat().st_ino == home.stat().st_ino
+                assert {entry.name for entry in root.iterdir()} <= {"first", "second"}
+                (mount,) = (line.split() for line in _mounts_of(pid))
+                assert {"nosuid", "nodev", "noexec"} <= set(mount[5].split(","))
                 interfaces = Path(f"/proc/{pid}/net/dev").read_text().splitlines()[2:]
                 assert [line.split(":")[0].strip() for line in interfaces] in ([], ["lo"])
                 descriptors = {_link(path) for path in Path(f"/proc/{pid}/fd").iterdir()} - {"/dev/null"}
-                assert all(target.startswith(("pipe:", "/layer/")) for target in descriptors), descriptors
+                assert all(target.startswith(("pipe:", "/first", "/second")) for target in descriptors), (
+                    descriptors
+                )
         _wait_for(lambda: not Path(f"/proc/{tar}").exists() or _is_dead(tar))
     finally:
         server.close()
+
+
+def test_random_layers_are_unpacked_or_refused() -> None:
+    image_unpack.fuzz(seed=41, seconds=None, rounds=70)
+
+
+# Pulls an image in a process of its own; prints by how many MiB its memory grew at most, and the error.
+MEASURE = """
+import sys
+from pathlib import Path
+from tank_agent.errors import TankError
+from tank_agent.image.store import Store
+
+def highest():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) >> 10 for line in lines if line.startswith("VmHWM"))
+
+before, error = highest(), ""
+with Store(Path(sys.argv[1])) as store:
+    try:
+        store.pull(sys.argv[2])
+    except TankError as refused:
+        error = refused.message
+print(highest() - before, error)
+"""
+
+
+# Runs the rest of its arguments in a chroot below a new file system: its / is no mount point there.
+CHROOT = f"""
+set -e
+mount -t tmpfs none "$1"
+mkdir "$1/root"
+cd /
+for tree in bin lib lib64 sbin usr dev proc {ROOT.parts[1]}; do
+  if [ -L $tree ]; then cp -P $tree "$1/root/"
+  elif [ -e $tree ]; then mkdir "$1/root/$tree"; mount --rbind $tree "$1/root/$tree"; fi
+done
+root=$1/root
+shift
+exec chroot "$root" "$@"
+"""
+
+
+def test_a_chroot_without_a_mount_point_says_what_is_missing(place: Path) -> None:
+    write_image(place / "layout", [layer([member("file", "x")])])
+    (place / "chroot").mkdir()
+    argv = ["unshare", "--mount", "sh", "-c", CHROOT, "sh", place / "chroot"]
+    measure = [sys.executable, "-c", MEASURE, place / "store", f"oci:{place}/layout"]
+    done = subprocess.run([*argv, *measure], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert "/ is not a mount point" in done.stdout, done.stdout + done.stderr
+
+
+def memory_of_a_pull(place: Path, archives: Sequence[bytes]) -> tuple[int, str]:
+    write_image(place / "layout", archives)
+    argv = [sys.executable, "-c", MEASURE, place / "store", f"oci:{place}/layout"]
+    shown = subprocess.run(argv, capture_output=True, check=True, text=True, timeout=100).stdout
+    grown, _, error = shown.partition(" ")
+    return int(grown), error.strip()
+
+
+def deep_names(count: int, depth: int = 250) -> list[str]:
+    chance = random.Random(0)
+    return ["/".join(f"{chance.getrandbits(52):013x}" for _ in range(depth)) for _ in range(count)]
+
+
+def test_directories_that_no_entry_describes_cost_no_memory(place: Path) -> None:
+    """A layer of 1 MB made the agent grow by 3 MB an entry, and it did not come back."""
+    grown, error = memory_of_a_pull(place, [layer([member(f"{name}/f") for name in deep_names(20)])])
+    assert not error
+    assert grown < 16
+
+
+def test_directories_that_only_a_lower_layer_describes_are_bounded(place: Path) -> None:
+    names = deep_names(10)
+    parents = (name.split("/")[:depth] for name in names for depth in range(1, 251))
+    lower = layer([directory("/".join(parent), 0o700) for parent in parents])
+    grown, error = memory_of_a_pull(place, [lower, layer([member(f"{name}/f") for name in names])])
+    assert "too many directories" in error
+    assert grown < 24
+
+
+def test_a_tar_that_hangs_does_not_stay(place: Path) -> None:
+    server = UnpackServer(LIMITS)
+    home = place / "layer"
+    home.mkdir()
+    try:
+        with server.start(home) as unpack:
+            unpack.write(layer([member("file", bytes(4 << 20))])[: 3 << 20])
+            tar = _wait_for(lambda: _children(_pid_of(unpack._pidfd)))[0]
+            os.kill(tar, signal.SIGSTOP)
+        _wait_for(lambda: _is_dead(tar))
+    finally:
+        server.close()
+
+
+def test_a_pipe_that_may_not_grow_is_used_as_it_is(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # More than any process without CAP_SYS_RESOURCE may have; the kernel's answer is the same as when the
+    # pipes of all containers have used up what root's processes may have together.
+    boot = unpack_module._BOOT.replace("; serve()", "; serve.__globals__['PIPE'] = 1 << 28; serve()")
+    assert boot != unpack_module._BOOT
+    monkeypatch.setattr(unpack_module, "_BOOT", boot)
+    content = bytes(range(256)) * 8000
+    image = pull(place, [layer([member("file", content)])])
+    assert (image.layers[0] / "file").read_bytes() == content
 
 
 def test_an_answer_that_comes_late_is_not_taken_for_the_next_layers(place: Path) -> None:
@@ -375,9 +472,19 @@ def test_an_answer_that_comes_late_is_not_taken_for_the_next_layers(place: Path)
             _wait_for(lambda: _is_dead(child) and _is_dead(tar))
             # A layer that was under way is not hurt.
             assert first.write(data)
-            assert first.finish().entries == 1
+            assert first.finish(io.BytesIO()).entries == 1
     finally:
         server.close()
+
+
+def _mounts_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
+
+
+def _status_when_confined(pid: int) -> dict[str, str] | None:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    return status if status["NoNewPrivs"] == "1" else None
 
 
 def _link(path: Path | str) -> str:

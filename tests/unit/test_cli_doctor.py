@@ -166,6 +166,7 @@ def test_directories(tmp_path: Path) -> None:
     assert places.data_dir(tmp_path / "not" / "yet", root.format("ext4")).result in ("ok", "warn")
     assert_bad(places.data_dir(tmp_path, root.format("overlay")), "fail", "can't write there")
     assert_bad(places.data_dir(tmp_path, root.format("fuse.sshfs")), "fail", "can't write there")
+    assert_bad(places.data_dir(tmp_path, "1 0 8:1 / /proc rw - proc x rw\n"), "fail", "not a mount point")
     assert places.run_dir(tmp_path, root.format("tmpfs")).result == "ok"
     assert_bad(places.run_dir(tmp_path, root.format("ext4")), "warn", "outlives a reboot")
     assert_bad(places.pods_dir(tmp_path / "none"), "warn", "is not there")

@@ -19,6 +19,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from tank_agent.linux import mounts
+from tank_agent.linux.allowances import lower_limit
 from tank_agent.linux.libc import SYS_MOUNT_SETATTR, SYS_MOVE_MOUNT, SYS_OPEN_TREE, call, syscall
 from tank_agent.source.git import protocol
 from tank_agent.source.git.objects import BadObjectError, printable
@@ -106,7 +107,7 @@ def confine(setup: Setup, descriptors: list[int]) -> Places:
         (resource.RLIMIT_NOFILE, 1024),
         (resource.RLIMIT_CORE, 0),
     ):
-        resource.setrlimit(kind, (value, value))
+        lower_limit(kind, value)
     if setup.uid is not None and setup.gid is not None and os.geteuid() == 0:
         os.setgroups([])
         os.setresgid(setup.gid, setup.gid, setup.gid)
