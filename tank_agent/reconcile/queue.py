@@ -3,9 +3,9 @@
 One pod is never worked on by two at once, any number of wishes for one pod is one piece of work, and a wish
 made during the work is done after it.
 
-Wishes have ranks, so that a flood of one kind keeps the others waiting only for a moment: what runs is brought
-to its end before more is begun, and what a person changed goes before what is only looked at again. Of each
-few turns, one is of the lowest rank that waits.
+Wishes have ranks, so that a flood of one kind keeps the others waiting only for a moment: what ended is dealt
+with before more is begun, and what a person changed goes before what is only looked at again. Of each few
+turns, one is of the lowest rank that waits.
 
 Delayed wishes are kept as the earliest time per pod. The clock is injected, so tests need no sleeping.
 """
@@ -20,6 +20,7 @@ from collections.abc import Callable
 
 # Every so often, who would wait longest is served.
 _TURN_OF_THE_LAST = 4
+_TIDY_ABOVE = 64
 
 
 class Rank(enum.IntEnum):
@@ -64,6 +65,7 @@ class WorkQueue:
             if due < self._due.get(pod, float("inf")):
                 self._due[pod] = due
                 heapq.heappush(self._heap, (due, pod))
+                self._tidy()
                 self._changed.notify()
 
     def take(self) -> str | None:
@@ -119,6 +121,12 @@ class WorkQueue:
         pod, _ = (waiting[0] if self._turn else waiting[-1]).popitem(last=False)
         del self._ranks[pod]
         return pod
+
+    def _tidy(self) -> None:
+        """Drop what is superfluous once that is most of it."""
+        if len(self._heap) > 2 * len(self._due) + _TIDY_ABOVE:
+            self._heap = [(due, pod) for pod, due in self._due.items()]
+            heapq.heapify(self._heap)
 
     def _promote(self) -> float | None:
         """Make due pods ready, and return the seconds until the next is due."""

@@ -276,8 +276,9 @@ class Reconciler:
         """Look, plan and act until nothing is to be done now."""
         while True:
             desired = self._desired(pod)
-            self._troubles.begin(pod, desired.generation if desired is not None else 0)
             situation = self.situation(pod, desired)
+            runs = frozenset(run.id for run in situation.observed.runs)
+            self._troubles.begin(pod, desired.generation if desired is not None else 0, runs)
             self._want_images(situation, pod)
             planned = self._plan(situation)
             actions, held = self._troubles.due(pod, planned.actions)
@@ -286,8 +287,7 @@ class Reconciler:
                 if desired is None and not planned.actions:
                     self._troubles.forget(pod)
                 return
-            runs = frozenset(run.id for run in situation.observed.runs)
-            wait, new = self._troubles.rest(pod, runs)
+            wait, new = self._troubles.rest(pod)
             if new:
                 steps = [step.describe() for step in actions]
                 _log.error("the pod does not come to rest; looking again later", pod=pod, actions=steps)

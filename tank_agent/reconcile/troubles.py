@@ -74,11 +74,17 @@ class Troubles:
             found = [failed.trouble for failed in known.steps.values()]
             return (*found, known.pace.trouble) if known.pace.trouble is not None else tuple(found)
 
-    def begin(self, pod: str, generation: int) -> None:
-        """Say which spec of a pod is worked on; what was wrong with another is forgotten."""
+    def begin(self, pod: str, generation: int, runs: frozenset[str] = frozenset()) -> None:
+        """Say which spec of a pod is worked on, and the ids of its runs.
+
+        What was wrong with another spec is forgotten; another run means that its plans lead somewhere.
+        """
         with self._lock:
-            if self._pod(pod).generation != generation:
-                self._pods[pod] = self._new(generation)
+            known = self._pod(pod)
+            if known.generation != generation:
+                known = self._pods[pod] = self._new(generation)
+            if known.pace.runs != runs:
+                known.pace = _Pace(since=self._monotonic(), runs=runs)
 
     def due(self, pod: str, actions: Sequence[Action]) -> tuple[tuple[Action, ...], float | None]:
         """Return which steps may be tried now, and in how many seconds the next of the others may.
@@ -110,8 +116,8 @@ class Troubles:
             waiting = {step for step, failed in known.steps.items() if failed.trouble.retry_at > now}
             return all(step in waiting for step in actions)
 
-    def rest(self, pod: str, runs: frozenset[str]) -> tuple[float, bool]:
-        """Count a plan that has steps; `runs` are the ids of what runs.
+    def rest(self, pod: str) -> tuple[float, bool]:
+        """Count a plan that has steps.
 
         Returns for how many seconds nothing is to be done, because the pod does not come to rest, and whether
         that is new.
@@ -119,8 +125,6 @@ class Troubles:
         now = self._monotonic()
         with self._lock:
             pace = self._pod(pod).pace
-            if pace.runs != runs:
-                pace.runs, pace.since, pace.passes, pace.holds, pace.trouble = runs, now, 0, 0, None
             if pace.trouble is not None and now < pace.trouble.retry_at:
                 return pace.trouble.retry_at - now, False
             if now - pace.since > _WINDOW:

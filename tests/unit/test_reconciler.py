@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tank_agent.errors import Problem, Retry, Stalled
 from tank_agent.image.image import Image, Progress
 from tank_agent.journal.memory_journal import MemoryJournal
+from tank_agent.journal.records import NewEvent, PodStatus
 from tank_agent.linux.clock import SystemClock
+from tank_agent.reconcile.news import tell_pods
 from tank_agent.reconcile.observed import ImageState
 from tank_agent.reconcile.pulls import Need, News, Pulls
 from tank_agent.reconcile.restart import Backoff
 from tank_agent.reconcile.sources import SourceLoop
 from tank_agent.source.snapshot import Declared, Snapshot
 from tank_agent.spec.model import Container, Pod, PullPolicy
+from tests.support.counting import assert_linear, operations
 
 DEADLINE = 10.0
 
@@ -284,6 +289,86 @@ def test_nothing_starts_before_the_store_is_clean() -> None:
     pulls.close()
 
 
+class StalledStore(Store):
+    """A store in which one registry stalls, and all others answer at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given_up = 0
+        self.error = None
+
+    def pull(self, reference: str, **given: Any) -> Image:
+        if reference.startswith("stalled.lan"):
+            while not self.go_on.wait(0.01):
+                if given["cancelled"]():
+                    self.given_up += 1
+                    raise Retry("cancelled")
+        return Image(reference=reference, digest=self.digest, layers=(Path("/layer"),))
+
+
+def test_a_registry_that_stalls_keeps_only_its_own_pods_waiting() -> None:
+    store, woken = StalledStore(), Woken()
+    pulls = make_pulls(store, woken)
+    for number in range(40):
+        pulls.pull(need(f"bad-{number}", reference=f"stalled.lan/x:{number}"))
+    others = {"local": "oci:/srv/layout", "archive": "oci-archive:/srv/a.tar", "other": "fine.lan/x:1"}
+    for pod, reference in others.items():
+        pulls.pull(need(pod, reference=reference))
+    woken.wait(set(others))
+    assert woken.pods == set(others)
+    pulls.close()
+
+
+def test_pods_that_want_images_do_not_look_through_what_others_want() -> None:
+    def measure(pods: int) -> int:
+        store, woken = Store(), Woken()
+        store.error = Stalled("no such image")
+        store.go_on.set()
+        pulls = make_pulls(store, woken)
+        names = [f"pod-{number}" for number in range(pods)]
+        needs = {name: need(name, reference=f"image-{number % 5}") for number, name in enumerate(names)}
+
+        def do() -> None:
+            for name in names:
+                pulls.want(name, {needs[name]})
+                pulls.pull(needs[name])
+            for name in names:
+                pulls.observe(needs[name])
+                pulls.want(name, {needs[name]})
+            for name in names:
+                pulls.want(name, ())
+
+        counted = operations(do)
+        pulls.close()
+        return counted
+
+    assert_linear(measure)
+
+
+def test_a_failed_pull_that_thousands_wait_for_is_one_transaction() -> None:
+    class Journal(MemoryJournal):
+        transactions = 0
+
+        def record(self, name: str, status: PodStatus | None, events: Iterable[NewEvent] = ()) -> None:
+            self.transactions += 1
+            super().record(name, status, events)
+
+    journal = Journal(clock=SystemClock().wall)
+    journal.put_all(OneSource(*(f"pod-{number}" for number in range(1000))).pods, "r")
+    store, woken = Store(), Woken()
+    store.error = Stalled("no such image", hint="check the name")
+    pulls = Pulls(store, SystemClock(), Backoff(base=20), woken, tell=partial(tell_pods, journal))
+    assert pulls.wait(DEADLINE)
+    for name in (*journal.desired(), "gone"):
+        pulls.pull(need(name))
+    store.go_on.set()
+    woken.wait(set(journal.desired()))
+    told = [(event.type, event.message) for event in journal.events(limit=2000)]
+    assert told == [("pull-failed", "no such image; check the name")] * 1000
+    assert journal.transactions == 1
+    pulls.close()
+
+
 class OneSource:
     """A source whose snapshot the test sets."""
 
@@ -293,14 +378,17 @@ class OneSource:
         self.looks = 0
 
     def set(self, *words: str, problems: tuple[Problem, ...] = ()) -> None:
+        self.pods = [
+            Pod(name=word, containers=(Container(name="c", rootfs="/r", command=("x",)),)) for word in words
+        ]
         pods = tuple(
             Declared(
-                pod=Pod(name=word, containers=(Container(name="c", rootfs="/r", command=("x",)),)),
-                owner=f"dir:/{word}.toml",
-                revision=word,
-                file=f"/{word}.toml",
+                pod=pod,
+                owner=f"dir:/{pod.name}.toml",
+                revision=pod.name,
+                file=f"/{pod.name}.toml",
             )
-            for word in words
+            for pod in self.pods
         )
         self.current = Snapshot(source="dir", revision="", pods=pods, problems=problems)
 
