@@ -417,7 +417,7 @@ def _sources(
         resync=settings.reconcile.resync,
         clock=SystemClock(),
     )
-    seeding = Seeding(journal, reconciler.wake, loop.suspended)
+    seeding = Seeding(journal, reconciler.wake, loop.suspended, loop.unstored.note)
     watcher = DirectoryWatcher(settings.pods_dir, loop.notify, _tell_watch)
     # Watching begins before the first look: what changes in between is seen twice, never missed.
     watcher.start()

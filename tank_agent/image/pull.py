@@ -162,7 +162,7 @@ class Pull:
         layers: Layers,
     ) -> None:
         last: Progress | None = None
-        patience = _Patience(self._lane)
+        patience = _Patience()
         pending = {share.job.future: diff_id for diff_id, share in shares.items()}
         while True:
             now = _progress(pairs, shares)
@@ -184,15 +184,16 @@ class Pull:
                 shares[diff_id] = begin(diff_id)
                 pending[shares[diff_id].job.future] = diff_id
             for future, diff_id in list(pending.items()):
-                if patience.waits(diff_id, shares[diff_id]):
+                share = shares[diff_id]
+                if not patience.is_over(diff_id, share.job):
                     continue
-                del pending[future]
-                if layers.record(diff_id) is None:
+                if layers.record(diff_id) is not None:
+                    # Another brought it, from elsewhere.
+                    del pending[future], shares[diff_id]
+                elif not share.ours and share.job.lane != self._lane:
+                    del pending[future]
                     shares[diff_id] = begin(diff_id, alone=True)
                     pending[shares[diff_id].job.future] = diff_id
-                else:
-                    # Another brought it, past whoever it was shared with.
-                    del shares[diff_id]
 
     def _wanted_platform(self) -> Platform:
         return parse_platform(self._settings.platform) if self._settings.platform else host_platform()
@@ -250,24 +251,20 @@ class _Begin(Protocol):
 
 
 class _Patience:
-    """How long one pull waits for layers that another fetches from elsewhere: as long as something comes."""
+    """How long nothing may come of a layer before it is looked for elsewhere."""
 
-    def __init__(self, lane: str) -> None:
-        self._lane = lane
+    def __init__(self) -> None:
         self._seen: dict[str, tuple[tuple[Job, int, str], float]] = {}
 
-    def waits(self, diff_id: str, share: Share) -> bool:
-        """Return whether to go on waiting for a layer."""
-        job = share.job
-        # What is unpacked is here already, and what comes from where we would ask would come no sooner.
-        if share.ours or job.lane == self._lane or job.state == "unpacking":
-            return True
+    def is_over(self, diff_id: str, job: Job) -> bool:
+        """Return whether nothing came for too long."""
         now, stands = time.monotonic(), (job, job.done, job.state)
         seen = self._seen.get(diff_id)
-        if seen is None or seen[0] != stands:
+        # What is unpacked is here already.
+        if seen is None or seen[0] != stands or job.state == "unpacking":
             self._seen[diff_id] = (stands, now)
-            return True
-        return now - seen[1] < _PATIENCE
+            return False
+        return now - seen[1] >= _PATIENCE
 
 
 def _short(lane: str) -> str:

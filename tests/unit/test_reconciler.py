@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tank_agent.errors import Problem, Retry, Stalled
+from tank_agent.gitops import GitOps
 from tank_agent.image.image import Image, Progress
+from tank_agent.journal.journal import Applied
 from tank_agent.journal.memory_journal import MemoryJournal
 from tank_agent.journal.records import NewEvent, PodStatus
 from tank_agent.linux.clock import SystemClock
@@ -17,9 +19,12 @@ from tank_agent.reconcile.news import tell_pods
 from tank_agent.reconcile.observed import ImageState
 from tank_agent.reconcile.pulls import Need, News, Pulls
 from tank_agent.reconcile.restart import Backoff
+from tank_agent.reconcile.seeding import Seeding
 from tank_agent.reconcile.sources import SourceLoop
+from tank_agent.source.seed import SeedSource
 from tank_agent.source.snapshot import Declared, Snapshot
 from tank_agent.spec.model import Container, Pod, PullPolicy
+from tank_agent.spec.selectors import Host
 from tests.support.counting import assert_linear, operations
 
 DEADLINE = 10.0
@@ -447,3 +452,53 @@ def test_the_resync_comes_by_the_clock_whatever_events_come() -> None:
         threading.Event().wait(0.01)
     assert len(resyncs) >= 2
     loop.close()
+
+
+class FullJournal(MemoryJournal):
+    """A journal whose disk is full until the test makes room."""
+
+    full = True
+
+    def merge(self, snapshot: Snapshot) -> Applied:
+        if self.full:
+            raise Retry("cannot write the journal: No space left on device", hint="make room on that disk")
+        return super().merge(snapshot)
+
+    def record(self, name: str, status: PodStatus | None, events: Iterable[NewEvent] = ()) -> None:
+        if self.full:
+            raise Retry("cannot write the journal: No space left on device")
+        super().record(name, status, events)
+
+
+def test_what_could_not_be_stored_is_said_until_it_is_and_recorded_when_there_is_room() -> None:
+    journal, source = FullJournal(clock=SystemClock().wall), OneSource("a")
+    loop = SourceLoop(
+        [source], journal, wake=Woken(), each_resync=lambda: None, resync=60.0, clock=SystemClock()
+    )
+    seeding = Seeding(journal, Woken(), loop.suspended, loop.unstored.note)
+    seeds = SeedSource(None, pods=tuple(OneSource("s").pods))
+    gitops = GitOps(journal, loop, None, Host(name="x"), directories=(Path("/pods.d"), Path("/seed.d")))
+
+    def errors() -> list[str | None]:
+        return [directory["error"] for directory in gitops.report()["directories"]]
+
+    assert errors() == [None, None]
+    for _ in range(3):
+        loop.look("source changed")
+        seeding.plant(seeds, "agent start")
+        assert [str(error).splitlines()[0] for error in errors()] == [
+            "cannot write the journal: No space left on device"
+        ] * 2
+    journal.full = False
+    loop.look("resync")
+    seeding.catch_up()
+    assert errors() == [None, None]
+    assert set(journal.desired()) == {"a", "s"}
+    told = [(event.type, event.message) for event in journal.events() if event.pod == ""]
+    reason = "could not be stored: cannot write the journal: No space left on device; make room on that disk"
+    assert told == [
+        ("source-error", f"what the files say {reason}"),
+        ("source-error", f"what the seeds say {reason}"),
+        ("source-recovered", "what the files say is stored again"),
+        ("source-recovered", "what the seeds say is stored again"),
+    ]
