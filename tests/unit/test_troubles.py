@@ -385,3 +385,19 @@ def test_troubles_are_forgotten_with_what_they_were_of(kept: int) -> None:
     assert len(troubles.of("web")) == 2 - kept
     troubles.forget("web")
     assert troubles.of("web") == ()
+
+
+def test_a_step_that_works_at_its_next_try_is_no_event() -> None:
+    clock = Clock()
+    spec = pod()
+    world = World(spec, clock=clock)
+    world.found["web"] = (live(spec, 1, hash="old", started=False), live(spec, 2))
+    world.fails[RemoveRun] = Retry("its cgroup is still busy")
+    world.loop.start()
+    world.work()
+    assert world.loop.view("web").error == "its cgroup is still busy"
+    world.fails.clear()
+    clock.now += 1
+    world.work()
+    assert world.events() == []
+    world.loop.close()
