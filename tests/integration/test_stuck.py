@@ -79,8 +79,8 @@ def test_a_pod_that_is_changed_there_and_back_while_it_stops_rests_meanwhile(
     assert len(said) < 40, said
 
 
-def test_a_container_that_cannot_start_shows_why_at_every_look(home: Path) -> None:
-    with running_agent(home, backoff_base="200ms", backoff_cap="200ms") as agent:
+def test_a_container_that_cannot_start_shows_why_at_every_look(tmp_path: Path) -> None:
+    with running_agent(tmp_path, backoff_base="200ms", backoff_cap="200ms") as agent:
         agent.write("web", agent.pod_text(command=["/bin/nope"]))
         agent.wait_phase("web", "backing-off")
 
@@ -150,8 +150,8 @@ def removed(file: Path) -> Iterator[None]:
         file.unlink(missing_ok=True)
 
 
-def test_what_a_full_disk_keeps_from_being_stored_is_said(home: Path) -> None:
-    agent = Agent(home)
+def test_what_a_full_disk_keeps_from_being_stored_is_said(tmp_path: Path) -> None:
+    agent = Agent(tmp_path)
     with small_disk(agent.data, "24m"):
         agent.kept_mounts = frozenset({str(agent.data)})
         agent.start()
