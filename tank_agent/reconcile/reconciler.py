@@ -23,6 +23,7 @@ from tank_agent.reconcile.restart import Backoff
 from tank_agent.reconcile.steps import Steps, Work
 from tank_agent.reconcile.troubles import Troubles, describe_failure, foreseen, is_bug
 from tank_agent.runtime.containers import Containers
+from tank_agent.runtime.instance import State
 from tank_agent.runtime.live import Live
 
 _log = structlog.get_logger()
