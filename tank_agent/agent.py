@@ -35,6 +35,7 @@ from tank_agent.network.host_facts import make_host_facts
 from tank_agent.network.pod_network import PodNetworks
 from tank_agent.reconcile.git import GitFollower
 from tank_agent.reconcile.networks import Networks
+from tank_agent.reconcile.news import tell_pods
 from tank_agent.reconcile.pulls import Pulls
 from tank_agent.reconcile.reconciler import Machine, Reconciler
 from tank_agent.reconcile.restart import Backoff
@@ -233,7 +234,15 @@ def _take_over(settings: Settings, stack: ExitStack) -> _Parts:
     backoff = Backoff(base=paces.backoff_base, cap=paces.backoff_cap, stable_after=paces.stable_after)
     store = Store(settings.data_dir, settings.image)
     stack.callback(store.close)
-    pulls = Pulls(store, clock, backoff, wakeups.wake, policy=settings.image.pull, prepare=store.sweep)
+    pulls = Pulls(
+        store,
+        clock,
+        backoff,
+        wakeups.wake,
+        policy=settings.image.pull,
+        prepare=store.sweep,
+        tell=partial(tell_pods, journal),
+    )
     stack.callback(pulls.close)
     machine = Machine(
         journal=journal,
@@ -408,7 +417,7 @@ def _sources(
         resync=settings.reconcile.resync,
         clock=SystemClock(),
     )
-    seeding = Seeding(journal, reconciler.wake, loop.suspended)
+    seeding = Seeding(journal, reconciler.wake, loop.suspended, loop.unstored.note)
     watcher = DirectoryWatcher(settings.pods_dir, loop.notify, _tell_watch)
     # Watching begins before the first look: what changes in between is seen twice, never missed.
     watcher.start()

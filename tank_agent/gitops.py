@@ -59,7 +59,10 @@ class GitOps:
         That is `suspended`, `directories` with what is wrong with each as a whole, and `git` with its steps;
         None is no repository.
         """
-        wrong = {problem.file: str(problem) for problem in self.directory_problems()}
+        unstored = self._sources.unstored.errors()
+        of_source = zip(self._directories, ("dir", "seed"), strict=False)
+        wrong = {place: unstored[source] for place, source in of_source if source in unstored}
+        wrong |= {problem.file: str(problem) for problem in self.directory_problems()}
         return {
             "suspended": self._sources.suspended(),
             "directories": [{"path": path, "error": wrong.get(path)} for path in self._directories],

@@ -100,16 +100,16 @@ class Service:
 
     def status(self, name: str | None = None) -> list[dict[str, Any]]:
         """Return the objects of DESIGN section 8."""
+        if name is not None and self._reconciler.knows(name):
+            return [self._pod_status(name)]
         known = set(self._reconciler.known_pods())
-        broken = {} if name in known else self._broken_files(known)
-        if name is not None:
-            if name in known:
-                return [self._pod_status(name)]
-            if name in broken:
-                return [broken[name]]
+        broken = self._broken_files(known)
+        if name is None:
+            objects = {pod: self._pod_status(pod) for pod in known} | broken
+            return [objects[pod] for pod in sorted(objects)]
+        if name not in broken:
             raise PodNotFound(f"there is no pod {name}", hint="`tank status` shows all")
-        objects = {pod: self._pod_status(pod) for pod in known} | broken
-        return [objects[pod] for pod in sorted(objects)]
+        return [broken[name]]
 
     def wait(self, name: str, phase: str, timeout: float) -> dict[str, Any]:
         """Return the pod's status once it is in `phase`, or when `timeout` seconds are over."""
@@ -117,8 +117,8 @@ class Service:
 
         def reached() -> bool:
             if phase == "deleted":
-                return name not in self._reconciler.known_pods()
-            return name in self._reconciler.known_pods() and self._reconciler.view(name).phase == phase
+                return not self._reconciler.knows(name)
+            return self._reconciler.knows(name) and self._reconciler.view(name).phase == phase
 
         reached_it = self._reconciler.wait_until(reached, timeout)
         if phase == "deleted" and reached_it:
@@ -165,7 +165,7 @@ class Service:
         deadline = time.monotonic() + min(limits, default=SYNC_DEADLINE)
         self.gitops.sync(confirm, min([SYNC_DEADLINE, *limits]))
         if wait is not None:
-            self._reconciler.wait_until(self._settled, max(0.0, deadline - time.monotonic()))
+            self._reconciler.wait_until(Settled(self._reconciler), max(0.0, deadline - time.monotonic()))
         return self.status()
 
     def volumes(self) -> Sequence[ManagedVolume]:
@@ -204,10 +204,6 @@ class Service:
             "pods_dir": str(self._settings.pods_dir),
             **self._tool_versions(),
         }
-
-    def _settled(self) -> bool:
-        pods = self._reconciler.known_pods()
-        return self._reconciler.idle() and all(self._reconciler.view(pod).settled for pod in pods)
 
     def _pod_status(self, name: str) -> dict[str, Any]:
         desired = self._journal.get(name)
@@ -278,6 +274,26 @@ class Service:
             actions=tuple(step.describe() for step in steps),
             diff=tuple(str(line) for line in diff),
         )
+
+
+class Settled:
+    """Tells whether all pods are settled; asked after each piece of work, it looks at all of them seldom."""
+
+    def __init__(self, reconciler: Reconciler) -> None:
+        self._reconciler = reconciler
+        self._waits_for: str | None = None
+
+    def __call__(self) -> bool:
+        """Look first at the pod that was waited for last."""
+        loop = self._reconciler
+        if not loop.idle():
+            return False
+        known = self._waits_for is not None and loop.knows(self._waits_for)
+        if self._waits_for is not None and known and not loop.view(self._waits_for).settled:
+            return False
+        pods = loop.known_pods()
+        self._waits_for = next((pod for pod in pods if not loop.view(pod).settled), None)
+        return self._waits_for is None
 
 
 def _container_status(view: ContainerView, desired: DesiredPod | None) -> dict[str, Any]:

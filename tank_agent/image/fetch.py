@@ -25,12 +25,16 @@ _PARTIAL_LIFETIME = 7 * 86400.0
 
 
 class LayerTask(Struct, frozen=True, kw_only=True):
-    """One layer to fetch, as manifest and configuration name it; `where` is the image, for messages."""
+    """One layer to fetch, as manifest and configuration name it; `where` is the image, for messages.
+
+    `apart` sets its partial file apart, should the same layer be fetched from elsewhere at the same time.
+    """
 
     content: Content
     descriptor: Descriptor
     diff_id: str
     where: str
+    apart: str = ""
 
 
 class LayerFetcher:
@@ -51,7 +55,8 @@ class LayerFetcher:
             Stalled: the layer is refused.
             Retry: the place, the network or the disk failed for now.
         """
-        partial = self._partial / f"{_hex(task.descriptor.digest)}.{_hex(task.diff_id)[:16]}"
+        name = f"{_hex(task.descriptor.digest)}{task.apart}.{_hex(task.diff_id)[:16]}"
+        partial = self._partial / name
         resumed = partial.exists()
         try:
             try:

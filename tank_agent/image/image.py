@@ -56,11 +56,15 @@ class LayerProgress(Struct, frozen=True, kw_only=True):
 
 
 class Progress(Struct, frozen=True, kw_only=True):
-    """How far a pull is, in bytes of compressed layers; `layers` are in the order of the manifest."""
+    """How far a pull is, in bytes of compressed layers; `layers` are in the order of the manifest.
+
+    `trouble` is how the last request failed, while it is tried again; empty once one worked.
+    """
 
     done: int
     total: int
     layers: tuple[LayerProgress, ...] = ()
+    trouble: str = ""
 
 
 class ImageStore(Protocol):

@@ -1,21 +1,29 @@
-"""Work that several pulls share: one layer is fetched and unpacked once, however many images wait for it."""
+"""Work that several pulls share: one layer is fetched and unpacked once, however many images wait for it.
+
+Each place that layers come from has workers of its own: one that stalls keeps nobody else waiting, also not
+those who share a layer with it, who fetch it themselves if nothing of it comes.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Literal, NamedTuple
 
 from tank_agent.image.content import CancelledError
+from tank_agent.image.lanes import Lanes
 
+# Each layer under way has an unpacking process.
+_MOST_LANES = 16
 State = Literal["waiting", "downloading", "unpacking", "done", "cached"]
 
 
 class Job:
     """One layer on its way. `done` counts its compressed bytes; the worker writes it, anyone reads it."""
 
-    def __init__(self) -> None:
+    def __init__(self, lane: str = "") -> None:
+        self.lane = lane
         self.done = 0
         self.state: State = "waiting"
         self.future: Future[None] = Future()
@@ -43,29 +51,31 @@ class Share(NamedTuple):
 
 
 class Jobs:
-    """At most so many at once; one per key."""
+    """At most so many at once of each lane; one per key."""
 
     def __init__(self, parallel: int) -> None:
-        self._pool = ThreadPoolExecutor(max_workers=max(1, parallel), thread_name_prefix="image-layer")
+        self._lanes = Lanes("image-layer", each=parallel, most=parallel * _MOST_LANES)
         self._lock = threading.Lock()
         self._running: dict[str, Job] = {}
 
-    def submit(self, key: str, cancelled: Callable[[], bool], work: Callable[[Job], None]) -> Share:
-        """Start the work for a key, or join the one that is under way."""
+    def submit(
+        self, key: str, lane: str, cancelled: Callable[[], bool], work: Callable[[Job], None]
+    ) -> Share:
+        """Start the work for a key in a lane, or join the one that is under way."""
         with self._lock:
             job = self._running.get(key)
             if job is not None and not job.cancelled():
                 job.join(cancelled)
                 return Share(job, ours=False)
-            before, job = job, Job()
+            before, job = job, Job(lane)
             job.join(cancelled)
             self._running[key] = job
-        self._pool.submit(self._run, key, job, before, work)
+        self._lanes.submit(lane, lambda: self._run(key, job, before, work))
         return Share(job, ours=True)
 
     def close(self) -> None:
         """Wait for the workers; whoever calls this has made every `cancelled` true."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._lanes.close()
 
     def _run(self, key: str, job: Job, before: Job | None, work: Callable[[Job], None]) -> None:
         try:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +60,8 @@ class Layers:
             directory.mkdir(mode=0o700, exist_ok=True)
         self._records: dict[str, LayerRecord] = {}
         self._boot = boot_id()
+        # Two may bring the same layer from different places.
+        self._committing = threading.Lock()
 
     def directory(self, diff_id: str) -> Path:
         """Return the directory that a layer's files are in, or would be."""
@@ -101,11 +104,16 @@ class Layers:
         return place
 
     def commit(self, place: Path, record: LayerRecord) -> None:
-        """Make a staged layer a layer, at once."""
+        """Make a staged layer a layer, at once; what another brought meanwhile stays: it may be in use."""
         record = msgspec.structs.replace(record, boot=self._boot)
         (place / "layer.json").write_bytes(msgspec.json.encode(record))
-        self.bury(record.diff_id)
-        place.rename(self._home(record.diff_id))
+        with self._committing:
+            there = self.record(record.diff_id) is not None
+            if not there:
+                self.bury(record.diff_id)
+                place.rename(self._home(record.diff_id))
+        if there:
+            self.abandon(place)
         fault.point("image:layer-committed")
 
     def abandon(self, place: Path) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, wait
 from types import TracebackType
+from typing import Protocol
 
+import msgspec
 from msgspec import Struct
 
 from tank_agent.errors import Stalled
@@ -29,6 +33,8 @@ from tank_agent.image.settings import ImageSettings
 from tank_agent.spec.reference import Reference
 
 _POLL = 0.1
+# How long nothing may come of a layer that another pull fetches from elsewhere, in seconds.
+_PATIENCE = 3.0
 _NESTED_INDEXES = 3
 # Where builders keep what they attest in an index, beside the images.
 _REFERENCE_TYPE, _ATTESTATION = "vnd.docker.reference.type", "attestation-manifest"
@@ -64,6 +70,7 @@ class Pull:
         self._progress = progress
         self._over = False
         self._asked_to_stop = cancelled
+        self._lane = reference.registry or reference.path
         self._jobs: list[Job] = []
 
     def __enter__(self) -> Pull:
@@ -135,20 +142,27 @@ class Pull:
                     content=self._content, descriptor=descriptor, diff_id=diff_id, where=self._where
                 )
 
-        def begin(diff_id: str) -> Share:
-            share = jobs.submit(diff_id, self._cancelled, _work(layers, fetcher, tasks[diff_id]))
+        def begin(diff_id: str, *, alone: bool = False) -> Share:
+            task = msgspec.structs.replace(tasks[diff_id], apart=f".{_short(self._lane)}" if alone else "")
+            work = _work(layers, fetcher, task)
+            share = jobs.submit(f"{diff_id}{task.apart}", self._lane, self._cancelled, work)
             self._jobs.append(share.job)
             return share
 
-        self._wait(pairs, {diff_id: begin(diff_id) for diff_id in tasks}, begin)
+        self._wait(pairs, {diff_id: begin(diff_id) for diff_id in tasks}, begin, layers)
 
     def _cancelled(self) -> bool:
         return self._over or self._asked_to_stop()
 
     def _wait(
-        self, pairs: list[tuple[Descriptor, str]], shares: dict[str, Share], begin: Callable[[str], Share]
+        self,
+        pairs: list[tuple[Descriptor, str]],
+        shares: dict[str, Share],
+        begin: _Begin,
+        layers: Layers,
     ) -> None:
         last: Progress | None = None
+        patience = _Patience()
         pending = {share.job.future: diff_id for diff_id, share in shares.items()}
         while True:
             now = _progress(pairs, shares)
@@ -169,6 +183,17 @@ class Pull:
                 # The other pull was given up, or its place failed; ours was not asked yet.
                 shares[diff_id] = begin(diff_id)
                 pending[shares[diff_id].job.future] = diff_id
+            for future, diff_id in list(pending.items()):
+                share = shares[diff_id]
+                if not patience.is_over(diff_id, share.job):
+                    continue
+                if layers.record(diff_id) is not None:
+                    # Another brought it, from elsewhere.
+                    del pending[future], shares[diff_id]
+                elif not share.ours and share.job.lane != self._lane:
+                    del pending[future]
+                    shares[diff_id] = begin(diff_id, alone=True)
+                    pending[shares[diff_id].job.future] = diff_id
 
     def _wanted_platform(self) -> Platform:
         return parse_platform(self._settings.platform) if self._settings.platform else host_platform()
@@ -219,6 +244,31 @@ class Pull:
                 hint="the registry or a mirror serves wrong content",
             )
         return digest
+
+
+class _Begin(Protocol):
+    def __call__(self, diff_id: str, *, alone: bool = False) -> Share: ...
+
+
+class _Patience:
+    """How long nothing may come of a layer before it is looked for elsewhere."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[tuple[Job, int, str], float]] = {}
+
+    def is_over(self, diff_id: str, job: Job) -> bool:
+        """Return whether nothing came for too long."""
+        now, stands = time.monotonic(), (job, job.done, job.state)
+        seen = self._seen.get(diff_id)
+        # What is unpacked is here already.
+        if seen is None or seen[0] != stands or job.state == "unpacking":
+            self._seen[diff_id] = (stands, now)
+            return False
+        return now - seen[1] >= _PATIENCE
+
+
+def _short(lane: str) -> str:
+    return hashlib.sha256(lane.encode()).hexdigest()[:8]
 
 
 def _work(layers: Layers, fetcher: LayerFetcher, task: LayerTask) -> Callable[[Job], None]:

@@ -59,7 +59,14 @@ class RegistryContent:
 
     local = False
 
-    def __init__(self, reference: Reference, settings: ImageSettings, cancelled: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        reference: Reference,
+        settings: ImageSettings,
+        cancelled: Callable[[], bool],
+        trouble: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._trouble = trouble
         self._reference = reference
         self._where = str(reference)
         self._settings = settings
@@ -118,6 +125,7 @@ class RegistryContent:
         """Wait before the next attempt, counted from 1; raise the error when it was the last."""
         if attempt >= self._settings.attempts or isinstance(error, (CancelledError, DamagedError)):
             raise error
+        self._trouble(f"attempt {attempt} of {self._settings.attempts}: {error}")
         longest = min(_BACKOFF_BASE * 2**attempt, _BACKOFF_CAP)
         after = error.after if isinstance(error, BusyError) else 0.0
         self._http.sleep(max(after, longest * random.uniform(0.5, 1.0)))  # noqa: S311 (no secret)
@@ -135,9 +143,13 @@ class RegistryContent:
         while True:
             attempt += 1
             try:
-                return ask(self._endpoints[-1])
+                answer = ask(self._endpoints[-1])
             except Retry as error:
                 self.pause(attempt, error)
+            else:
+                if attempt > 1:
+                    self._trouble("")
+                return answer
 
     def _check(self, endpoint: Endpoint, answer: Answer, missing: str) -> None:
         """Turn every status but success into an error that says what to do."""

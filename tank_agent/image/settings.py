@@ -62,9 +62,10 @@ class ImageSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     `registries` are by host as a reference names it ("docker.io", "old.lan:5000"). `auth_files` have the
     form of Docker's config.json, the first with an answer wins. `platform` overrides the host's
-    ("linux/arm64/v8"). `parallel` layers are fetched and unpacked at once. `attempts` is per request.
-    Time-outs are seconds: `connect_timeout` and `read_timeout` for the network's silence, `minimum_rate` in
-    bytes per second for a body that drips. `image_size` bounds the compressed layers of one image.
+    ("linux/arm64/v8"). `parallel` layers are fetched and unpacked at once from one registry. `attempts` is
+    per request. Time-outs are seconds: `connect_timeout` and `read_timeout` for the network's silence,
+    `minimum_rate` in bytes per second for a body that drips. `image_size` bounds the compressed layers of
+    one image.
     """
 
     pull: PullPolicy = "missing"

@@ -253,10 +253,11 @@ class Store:
     ) -> Image:
         parsed = parse_reference(reference)
         before = "" if parsed.transport == "registry" else stamp(parsed)
-        content = self._open(parsed, settings, cancelled)
+        watched = _Watched(progress)
+        content = self._open(parsed, settings, cancelled, watched.trouble)
         with (
             self._session() as pin,
-            Pull(parsed, content, self._settings, progress=progress, cancelled=cancelled) as pull,
+            Pull(parsed, content, self._settings, progress=watched.progress, cancelled=cancelled) as pull,
         ):
             resolved = pull.resolve()
             pin(resolved.digest, *resolved.configuration.diff_ids)
@@ -326,10 +327,16 @@ class Store:
             # The disk is in trouble. The layers stay unsealed, and are unpacked anew after a reboot.
             return
 
-    def _open(self, reference: Reference, settings: ImageSettings, cancelled: Callable[[], bool]) -> Content:
+    def _open(
+        self,
+        reference: Reference,
+        settings: ImageSettings,
+        cancelled: Callable[[], bool],
+        trouble: Callable[[str], None],
+    ) -> Content:
         if reference.transport != "registry":
             return open_on_disk(reference, self._scratch, settings.image_size)
-        return RegistryContent(reference, settings, cancelled)
+        return RegistryContent(reference, settings, cancelled, trouble)
 
     def _digest(self, reference: Reference) -> str:
         """Return the manifest's digest that a reference stands for on this machine, or ""."""
@@ -389,6 +396,25 @@ class Store:
                 self._layers.bury(diff_id)
         self._records.drop_blobs(documents)
         return freed
+
+
+class _Watched:
+    """Passes on how far a pull is, and what its requests meet with meanwhile."""
+
+    def __init__(self, tell: Callable[[Progress], None]) -> None:
+        self._tell = tell
+        self._last = Progress(done=0, total=0)
+
+    def progress(self, now: Progress) -> None:
+        """Tell how far it is."""
+        # One that moves on is in no trouble.
+        self._last = now
+        self._tell(now)
+
+    def trouble(self, text: str) -> None:
+        """Tell how a request failed that is tried again; empty once one worked."""
+        self._last = msgspec.structs.replace(self._last, trouble=text)
+        self._tell(self._last)
 
 
 def _row(reference: str, known: Known, pulled_at: float) -> StoredImage:

@@ -56,7 +56,9 @@ class ImageTable(FileStruct):
         tuple[str, ...],
         about("Credentials in the form of Docker's config.json; the first that knows the registry counts."),
     ] = ("/etc/tank/auth.json", "/root/.docker/config.json")
-    parallel: Annotated[int, about("Layers that are fetched and unpacked at once, 1 to 64.", 3)] = 3
+    parallel: Annotated[
+        int, about("Layers that are fetched and unpacked at once from one registry, 1 to 64.", 3)
+    ] = 3
     attempts: Annotated[int, about("How often a request is tried, 1 to 100.", 5)] = 5
     connect_timeout: Annotated[
         Duration, about("How long a registry may take to be reached, 100ms to 10m.", "10s")

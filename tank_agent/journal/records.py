@@ -105,10 +105,11 @@ class ContainerStatus(Struct, frozen=True, kw_only=True):
     exit: Exit | None = None
     settings: str = ""
     network: str = ""
+    error: str | None = None
 
 
 class PodStatus(Struct, frozen=True, kw_only=True):
-    """What must survive a restart for one pod; `error` is why its last step failed."""
+    """What must survive a restart for one pod; `error` is why a step of an older agent failed."""
 
     containers: dict[str, ContainerStatus] = msgspec.field(default_factory=dict)
     error: str | None = None

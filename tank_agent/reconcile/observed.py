@@ -70,7 +70,10 @@ class ImageState(enum.StrEnum):
 
 
 class ObservedImage(Struct, frozen=True, kw_only=True):
-    """An image that the pod needs. FAILED has `retry_at` (monotonic) and `error`, PULLING has `progress`."""
+    """An image that the pod needs.
+
+    FAILED has `retry_at` (monotonic) and `error`, PULLING has `progress`, and the `error` of the last try.
+    """
 
     state: ImageState
     error: str | None = None
@@ -83,7 +86,7 @@ NetworkState = Literal["absent", "fresh", "used"]
 
 
 class Observed(Struct, frozen=True, kw_only=True):
-    """Everything of one pod that is there. `images` is by container, only of those that may have to start.
+    """Everything of one pod that is there. `images` is by container, of those that are `plan.missing`.
 
     `network_change` is set where the network, or a file that tells of it, is not as the pod wants it.
     """
@@ -94,12 +97,24 @@ class Observed(Struct, frozen=True, kw_only=True):
     images: Mapping[str, ObservedImage] = msgspec.field(default_factory=dict)
 
 
+class Trouble(Struct, frozen=True, kw_only=True):
+    """Why a pod is not worked on as planned, though nothing is wrong with its spec.
+
+    `retry_at` (monotonic) is the next try, `failures` how often it failed in a row.
+    """
+
+    error: str
+    retry_at: float
+    failures: int = 1
+
+
 class Situation(Struct, frozen=True, kw_only=True):
     """Everything that is decided from, for one pod.
 
     `desired` is None for a pod that should be gone, `status` is what the journal remembers of it;
     `remembered` tells that it holds anything at all. `unclaimed`: it runs, and the journal never knew it, so
-    nobody said that it should be gone.
+    nobody said that it should be gone. `troubles` are only shown: what is held back because of them is not
+    for the plan to know.
     """
 
     desired: DesiredPod | None
@@ -109,3 +124,4 @@ class Situation(Struct, frozen=True, kw_only=True):
     backoff: Backoff
     remembered: bool = True
     unclaimed: bool = False
+    troubles: tuple[Trouble, ...] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from msgspec import Struct
 
@@ -68,28 +68,45 @@ class PodView(Struct, frozen=True, kw_only=True):
 def view_pod(situation: Situation) -> PodView:
     """Return what to show for one pod."""
     desired, status = situation.desired, situation.status
+    now = situation.now
+    tries = [now.wall + max(0.0, found.retry_at - now.monotonic) for found in situation.troubles]
+    troubles = [found.error for found in situation.troubles]
     if situation.unclaimed:
         known = tuple(_leaving(run, status, Phase.RUNNING) for run in situation.observed.runs)
-        return PodView(phase=Phase.DEGRADED, containers=known, error=UNCLAIMED, next_retry=None)
+        return PodView(
+            phase=Phase.DEGRADED,
+            containers=known,
+            error=_lines([UNCLAIMED, *troubles]),
+            next_retry=min(tries, default=None),
+        )
     if desired is None:
         leaving = tuple(_leaving(run, status) for run in situation.observed.runs)
-        return PodView(phase=Phase.STOPPING, containers=leaving, error=status.error, next_retry=None)
+        return PodView(
+            phase=Phase.STOPPING,
+            containers=leaving,
+            error=_lines([status.error, *troubles]),
+            next_retry=min(tries, default=None),
+        )
     views = tuple(_view(desired, container, situation) for container in desired.pod.containers)
-    retries = [view.next_retry for view in views if view.next_retry is not None]
+    retries = [*tries, *(view.next_retry for view in views if view.next_retry is not None)]
     change = situation.observed.network_change
     network_error = change.error if change is not None and situation.observed.runs else None
     if network_error is not None and change is not None and change.retry_at is not None:
-        retries.append(situation.now.wall + max(0.0, change.retry_at - situation.now.monotonic))
-    found = (desired.error, status.error, network_error, *(view.error for view in views))
-    errors = [text for text in found if text]
+        retries.append(now.wall + max(0.0, change.retry_at - now.monotonic))
     phase = _combine({view.phase for view in views})
-    failed = any(view.phase is Phase.RUNNING and view.error for view in views)
+    unwell = bool(network_error or troubles) or any(v.phase is Phase.RUNNING and v.error for v in views)
     return PodView(
-        phase=Phase.DEGRADED if phase is Phase.RUNNING and (network_error or failed) else phase,
+        phase=Phase.DEGRADED if phase is Phase.RUNNING and unwell else phase,
         containers=views,
-        error="\n".join(dict.fromkeys(errors)) or None,
+        error=_lines(
+            [desired.error, status.error, network_error, *(view.error for view in views), *troubles]
+        ),
         next_retry=min(retries, default=None),
     )
+
+
+def _lines(errors: Sequence[str | None]) -> str | None:
+    return "\n".join(dict.fromkeys(text for text in errors if text)) or None
 
 
 def _leaving(run: Run, status: PodStatus, phase: Phase = Phase.STOPPING) -> ContainerView:
@@ -102,7 +119,7 @@ def _view(desired: DesiredPod, container: Container, situation: Situation) -> Co
     known = container_status(situation.status, desired.pod, container)
     run = _shown_run([run for run in situation.observed.runs if run.container == container.name])
     image = situation.observed.images.get(container.name)
-    error = image.error if image is not None and image.state is ImageState.FAILED else None
+    error = _image_error(image)
     if run is not None:
         failure = run.failure
         if failure is not None and failure.settings == settings_hash(container):
@@ -112,6 +129,8 @@ def _view(desired: DesiredPod, container: Container, situation: Situation) -> Co
         phase = _phase_of_run(
             run, hash_, waits_for_image=image is not None and image.state is not ImageState.READY
         )
+        if phase is Phase.STARTING:
+            error = error or _last_error(container, known)
         return ContainerView(
             name=container.name,
             phase=phase,
@@ -122,7 +141,9 @@ def _view(desired: DesiredPod, container: Container, situation: Situation) -> Co
         )
     phase, retry = _phase_without_run(known, desired.pod.restart, image, situation)
     if phase in (Phase.FAILED, Phase.BACKING_OFF):
-        error = error or _ended_badly(container, known)
+        error = error or known.error or _ended_badly(container, known)
+    elif phase is not Phase.COMPLETED:
+        error = error or _last_error(container, known)
     return ContainerView(
         name=container.name,
         phase=phase,
@@ -132,6 +153,18 @@ def _view(desired: DesiredPod, container: Container, situation: Situation) -> Co
         error=error,
         progress=_progress(phase, image),
     )
+
+
+def _image_error(image: ObservedImage | None) -> str | None:
+    """Return what is wrong with an image, be it with the try that is under way."""
+    if image is None or image.state not in (ImageState.FAILED, ImageState.PULLING):
+        return None
+    return (image.progress.trouble if image.progress is not None else "") or image.error
+
+
+def _last_error(container: Container, status: ContainerStatus) -> str | None:
+    """Return why a container that is tried again did not run, or not for long: true until it has."""
+    return status.error or (_ended_badly(container, status) if status.failures else None)
 
 
 def _progress(phase: Phase, image: ObservedImage | None) -> Progress | None:

@@ -6,7 +6,7 @@ without steps means: converged, or waiting until `look_again`. Nothing here has 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -128,6 +128,21 @@ def container_status(status: PodStatus, pod: Pod, container: Container) -> Conta
     return ContainerStatus(hash=hash_, settings=settings)
 
 
+def missing(pod: Pod, status: PodStatus, runs: Sequence[Run]) -> tuple[Container, ...]:
+    """Return the containers that have no run as they are specified now, and are not over.
+
+    Only they may have to be started, so it is their images that must be known: who looks at images, and who
+    plans with them, both ask here.
+    """
+    going_on = {(run.container, run.hash) for run in runs if _is_alive(run)}
+    return tuple(
+        container
+        for container in pod.containers
+        if (container.name, container_hash(pod, container)) not in going_on
+        and not is_over(container_status(status, pod, container).exit, pod.restart)
+    )
+
+
 def plan(situation: Situation) -> Plan:
     """Return what to do next for one pod."""
     desired, observed = situation.desired, situation.observed
@@ -143,7 +158,7 @@ def plan(situation: Situation) -> Plan:
             actions += [RemoveNetwork()] if observed.network != "absent" else []
             actions += [Forget()] if situation.remembered else []
         return _planned(actions, waits)
-    starts = list(_start_missing(desired, situation, wanted, waits))
+    starts = list(_start_missing(desired, situation, waits))
     if desired.pod.network.mode == "host" and observed.network != "absent":
         # The pod moves to the host's network as a whole: nothing starts before its own network is gone.
         left = all(wanted.get(run.container) == run.hash for run in observed.runs)
@@ -264,20 +279,19 @@ def _may_stop(run: Run, situation: Situation, waits: list[float]) -> bool:
     return image.state is ImageState.READY
 
 
-def _start_missing(
-    desired: DesiredPod, situation: Situation, wanted: dict[str, str], waits: list[float]
-) -> Iterator[Action]:
+def _start_missing(desired: DesiredPod, situation: Situation, waits: list[float]) -> Iterator[Action]:
     """Start, or prepare to start, every container that has no run as it is specified now."""
     pulls: dict[str, list[str]] = {}
+    having_runs = {run.container for run in situation.observed.runs}
+    due = {c.name for c in missing(desired.pod, situation.status, situation.observed.runs)}
     for container in desired.pod.containers:
-        runs = [run for run in situation.observed.runs if run.container == container.name]
-        if any(run.hash == wanted[container.name] and _is_alive(run) for run in runs):
+        if container.name in having_runs and container.name not in due:
             continue
         known = container_status(situation.status, desired.pod, container)
-        if not runs and known.instance:
+        if container.name not in having_runs and known.instance:
             yield RecordLost(container=container.name)
             continue
-        if is_over(known.exit, desired.pod.restart):
+        if container.name not in due:
             continue
         until = waits_until(known, situation.now.wall, situation.backoff)
         if until is not None:
@@ -286,7 +300,7 @@ def _start_missing(
         if container.image is not None and not _is_ready(container, situation):
             if _wants_pull(container, situation, waits):
                 pulls.setdefault(container.image, []).append(container.name)
-        elif not runs:
+        elif container.name not in having_runs:
             yield Start(container=container.name)
     for reference, names in pulls.items():
         yield Pull(reference=reference, containers=tuple(names))

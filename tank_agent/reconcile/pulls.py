@@ -5,22 +5,25 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
+from typing import get_args
 
 import structlog
 from msgspec import Struct
 
 from tank_agent.errors import TankError
 from tank_agent.image.image import Image, ImageStore, Progress
+from tank_agent.image.lanes import Lanes, lane_of
 from tank_agent.linux.clock import Clock
 from tank_agent.reconcile.observed import ImageState, ObservedImage
 from tank_agent.reconcile.restart import Backoff
 from tank_agent.spec.model import Container, PullPolicy
 
 _log = structlog.get_logger()
-# Most of a pull's time is waiting, and the store bounds the layers at once: one slow registry must not keep
-# the pods of others from starting.
+# Of one registry, or of one place on this machine. Most of a pull's time is waiting, and the store bounds the
+# layers at once: a registry that stalls keeps its own pods waiting, and no others.
 _PARALLEL = 8
+_MOST_PARALLEL = 256
+IMAGE_READY, PULL_FAILED = "image ready", "pull failed"
 # Whatever the back-off of containers is, no registry is asked in a tight loop. Seconds.
 _LEAST_DELAY = 1.0
 
@@ -39,6 +42,7 @@ class News(Struct, frozen=True, kw_only=True):
 
     type: str
     message: str
+    cause: str
 
 
 class _Key(Struct, frozen=True):
@@ -49,22 +53,25 @@ class _Key(Struct, frozen=True):
 
 
 class _Job(Struct, kw_only=True):
-    waiting: set[Need]
     progress: Progress | None = None
     cancelled: bool = False
 
 
-class _Failure(Struct, kw_only=True):
+class _Failure(Struct, frozen=True, kw_only=True):
     error: str
     failures: int
     retry_at: float
-    needs: set[Need]
+
+
+def _tell_nobody(pods: Collection[str], news: News) -> None:
+    pass
 
 
 class Pulls:
     """Knows of every image that a container needs whether it is ready, on its way, or why not.
 
-    With the policy "always", an image is ready for the one start that a pull was made for.
+    To `observe` an image changes nothing; what a pod waits for is what it last said that it wants. With the
+    policy "always", an image is ready for the one start that a pull was made for.
 
     Args:
         store: where images are.
@@ -73,6 +80,7 @@ class Pulls:
         wake: called with a pod's name when an image that it waits for is ready or failed.
         policy: of containers that don't say.
         prepare: makes the store ready, in the background; until then, every image is on its way.
+        tell: called with how a pull ended, if that is news, and all pods that waited for it; before `wake`.
     """
 
     def __init__(
@@ -84,24 +92,27 @@ class Pulls:
         *,
         policy: PullPolicy = "missing",
         prepare: Callable[[], None] = lambda: None,
+        tell: Callable[[Collection[str], News], None] = _tell_nobody,
     ) -> None:
         self._store = store
         self._clock = clock
         self._backoff = backoff
         self._wake = wake
         self._policy = policy
+        self._tell = tell
         self._lock = threading.Lock()
-        self._ready: dict[str, Image] = {}
+        # By pod and by image: neither has to look through what others wait for.
+        self._wanted: dict[str, frozenset[Need]] = {}
+        self._needs: dict[_Key, set[Need]] = {}
+        self._ready: set[_Key] = set()
         self._fresh: set[Need] = set()
         self._jobs: dict[_Key, _Job] = {}
         self._failed: dict[_Key, _Failure] = {}
         # What pods were told already: a container that restarts often asks as often.
         self._not_refreshed: dict[_Key, str] = {}
-        self._news: dict[str, list[News]] = {}
         self._prepared = threading.Event()
-        self._waiting: set[str] = set()
-        self._pool = ThreadPoolExecutor(_PARALLEL, thread_name_prefix="pull")
-        self._pool.submit(self._prepare, prepare)
+        self._lanes = Lanes("pull", each=_PARALLEL, most=_MOST_PARALLEL)
+        self._lanes.submit("", lambda: self._prepare(prepare))
 
     def wait(self, timeout: float) -> bool:
         """Block until the store is ready; False if it is not within `timeout` seconds."""
@@ -117,27 +128,22 @@ class Pulls:
             policy=container.pull or self._policy,
         )
 
-    def state(self, need: Need) -> ObservedImage:
-        """Return how an image stands for a container, which from now on waits for a pull that is under way.
-
-        Asks the store only while the image is not known to be ready.
-        """
+    def observe(self, need: Need) -> ObservedImage:
+        """Return how an image stands for a container; asks the store only if it is not known to be ready."""
         key = _key(need)
         with self._lock:
             known = self._known(need, key)
-            if known is not None:
-                return known
             failed = self._failed.get(key)
-            if failed is not None:
-                failed.needs.add(need)
+        if known is not None:
+            return known
         try:
             image = self._store.cached(need.reference) if need.policy != "always" else None
         except TankError as error:
             return self._unknowable(error)
         if image is not None:
             with self._lock:
-                self._ready[need.reference] = image
-                self._failed.pop(key, None)
+                if key in self._needs:
+                    self._ready.add(key)
             return ObservedImage(state=ImageState.READY)
         if failed is not None:
             return ObservedImage(state=ImageState.FAILED, error=failed.error, retry_at=failed.retry_at)
@@ -146,15 +152,16 @@ class Pulls:
     def _known(self, need: Need, key: _Key) -> ObservedImage | None:
         """Return what is known without asking the store; with the lock held."""
         if not self._prepared.is_set():
-            self._waiting.add(need.pod)
             return ObservedImage(state=ImageState.PULLING)
-        if need in self._fresh if need.policy == "always" else need.reference in self._ready:
+        if need in self._fresh if need.policy == "always" else key in self._ready:
             return ObservedImage(state=ImageState.READY)
         job = self._jobs.get(key)
         if job is None:
             return None
-        job.waiting.add(need)
-        return ObservedImage(state=ImageState.PULLING, progress=job.progress)
+        failed = self._failed.get(key)
+        # Why it is tried again is still true until it worked.
+        error = failed.error if failed is not None else None
+        return ObservedImage(state=ImageState.PULLING, error=error, progress=job.progress)
 
     def _unknowable(self, error: TankError) -> ObservedImage:
         """Return that a reference cannot be looked for at all, which trying often does not change."""
@@ -170,13 +177,11 @@ class Pulls:
         with self._lock:
             self._fresh.discard(need)
             if image is None:
-                self._ready.pop(need.reference, None)
-            else:
-                self._ready[need.reference] = image
+                self._ready.discard(_key(need))
         return image
 
     def pull(self, need: Need) -> bool:
-        """Begin to fetch an image for a container, or join the pull that is under way.
+        """Begin to fetch an image that a container wants, or join the pull that is under way.
 
         Returns whether that is worth telling: not if an image is only asked for anew, tried again, or if
         nobody is asked.
@@ -184,44 +189,54 @@ class Pulls:
         key = _key(need)
         known = self._store.cached(need.reference)
         with self._lock:
-            job = self._jobs.get(key)
-            if job is not None:
-                job.waiting.add(need)
+            self._wanted[need.pod] = self._wanted.get(need.pod, frozenset()) | {need}
+            self._needs.setdefault(key, set()).add(need)
+            if key in self._jobs:
                 return False
-            job = self._jobs[key] = _Job(waiting={need})
+            job = self._jobs[key] = _Job()
             told = known is None and key not in self._failed and need.policy != "never"
-        self._pool.submit(self._run, key, job, known)
+        self._lanes.submit(lane_of(need.reference), lambda: self._run(key, job, known))
         return told
 
     def pulled(self, reference: str) -> None:
         """Forget why an image could not be had, since somebody else fetched it."""
         with self._lock:
-            for key in [key for key in self._failed if key.reference == reference]:
-                del self._failed[key]
+            for policy in get_args(PullPolicy):
+                self._failed.pop(_Key(reference, policy), None)
 
-    def cancel(self, pod: str, needs: Collection[Need]) -> None:
-        """Give up what was under way for a pod, other than `needs`; pulls that others wait for go on."""
+    def want(self, pod: str, needs: Collection[Need]) -> None:
+        """Say what a pod waits for now; what it waited for before, and nobody else does, is given up."""
+        wanted = frozenset(needs)
         with self._lock:
-            for job in self._jobs.values():
-                job.waiting = _without(job.waiting, pod, needs)
-                job.cancelled = job.cancelled or not job.waiting
-            self._fresh = _without(self._fresh, pod, needs)
-            for key, failure in list(self._failed.items()):
-                failure.needs = _without(failure.needs, pod, needs)
-                if not failure.needs:
-                    del self._failed[key]
+            before = self._wanted.get(pod, frozenset())
+            if wanted:
+                self._wanted[pod] = wanted
+            else:
+                self._wanted.pop(pod, None)
+            for need in wanted - before:
+                self._needs.setdefault(_key(need), set()).add(need)
+            for need in before - wanted:
+                self._give_up(need)
 
-    def news(self, pod: str) -> tuple[News, ...]:
-        """Return what a pod was not told yet of its pulls."""
-        with self._lock:
-            return tuple(self._news.pop(pod, ()))
+    def _give_up(self, need: Need) -> None:
+        key = _key(need)
+        self._fresh.discard(need)
+        self._needs[key].discard(need)
+        if self._needs[key]:
+            return
+        del self._needs[key]
+        self._ready.discard(key)
+        self._failed.pop(key, None)
+        job = self._jobs.get(key)
+        if job is not None:
+            job.cancelled = True
 
     def close(self) -> None:
         """Cancel every pull; what was fetched already is used again by the next one."""
         with self._lock:
             for job in self._jobs.values():
                 job.cancelled = True
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._lanes.close()
 
     def _prepare(self, prepare: Callable[[], None]) -> None:
         try:
@@ -230,7 +245,7 @@ class Pulls:
             _log.exception("the image store could not be cleaned")
         with self._lock:
             self._prepared.set()
-            waiting, self._waiting = self._waiting, set()
+            waiting = list(self._wanted)
         for pod in waiting:
             self._wake(pod, "image store ready")
 
@@ -257,38 +272,37 @@ class Pulls:
         with self._lock:
             del self._jobs[key]
             told: News | None = None
+            needs = self._needs.get(key, set())
             if image is not None:
                 if known is None or known.digest != image.digest:
                     told = _pulled(image, job.progress, time.monotonic() - began)
                 elif image.not_refreshed != self._not_refreshed.get(key, ""):
                     told = _not_refreshed(image)
                 self._note_refresh(key, image)
-                self._ready[key.reference] = image
-                self._fresh |= {need for need in job.waiting if need.policy == "always"}
                 self._failed.pop(key, None)
+                if needs:
+                    self._ready.add(key)
+                self._fresh |= {need for need in needs if need.policy == "always"}
             elif error is not None and not job.cancelled:
-                told = self._fail(key, error, job)
-            pods = {need.pod for need in job.waiting}
-            if told is not None:
-                for pod in pods:
-                    self._news.setdefault(pod, []).append(told)
+                told = self._fail(key, error)
+            pods = {need.pod for need in needs}
+        if told is not None and pods:
+            # At once for all: thousands may wait for one image.
+            self._tell(pods, told)
         for pod in pods:
-            self._wake(pod, "image ready" if image is not None else "pull failed")
+            self._wake(pod, IMAGE_READY if image is not None else PULL_FAILED)
 
-    def _fail(self, key: _Key, error: str, job: _Job) -> News | None:
+    def _fail(self, key: _Key, error: str) -> News | None:
         """Remember a failed pull; the same failure again is no news."""
         former = self._failed.get(key)
         failures = former.failures if former is not None else 0
         delay = max(_LEAST_DELAY, self._backoff.delay(failures))
         self._failed[key] = _Failure(
-            error=error,
-            failures=failures + 1,
-            retry_at=self._clock.monotonic() + delay,
-            needs=set(job.waiting),
+            error=error, failures=failures + 1, retry_at=self._clock.monotonic() + delay
         )
         if former is not None and former.error == error:
             return None
-        return News(type="pull-failed", message=_one_line(error))
+        return News(type="pull-failed", message=_one_line(error), cause=PULL_FAILED)
 
     def _note_refresh(self, key: _Key, image: Image) -> None:
         if image.not_refreshed:
@@ -301,15 +315,11 @@ def _key(need: Need) -> _Key:
     return _Key(need.reference, need.policy)
 
 
-def _without(needs: set[Need], pod: str, kept: Collection[Need]) -> set[Need]:
-    return {need for need in needs if need.pod != pod or need in kept}
-
-
 def _pulled(image: Image, progress: Progress | None, seconds: float) -> News:
     layers = progress.layers if progress is not None else ()
     fetched = sum(layer.total for layer in layers if layer.state != "cached")
     message = f"pulled {image.name}: {fetched / 1e6:.1f} MB in {seconds:.1f} s"
-    return News(type="pulled", message=message)
+    return News(type="pulled", message=message, cause=IMAGE_READY)
 
 
 def _not_refreshed(image: Image) -> News | None:
@@ -317,7 +327,8 @@ def _not_refreshed(image: Image) -> News | None:
     if not image.not_refreshed:
         return None
     message = f"{image.reference} could not be looked up, so the copy on this machine is used: "
-    return News(type="image-not-refreshed", message=message + _one_line(image.not_refreshed))
+    said = message + _one_line(image.not_refreshed)
+    return News(type="image-not-refreshed", message=said, cause=IMAGE_READY)
 
 
 def _one_line(error: str) -> str:

@@ -3,14 +3,32 @@
 One pod is never worked on by two at once, any number of wishes for one pod is one piece of work, and a wish
 made during the work is done after it.
 
+Wishes have ranks, so that a flood of one kind keeps the others waiting only for a moment: what ended is dealt
+with before more is begun, and what a person changed goes before what is only looked at again. Of each few
+turns, one is of the lowest rank that waits.
+
 Delayed wishes are kept as the earliest time per pod. The clock is injected, so tests need no sleeping.
 """
 
 from __future__ import annotations
 
+import enum
+import heapq
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+
+# Every so often, who would wait longest is served.
+_TURN_OF_THE_LAST = 4
+_TIDY_ABOVE = 64
+
+
+class Rank(enum.IntEnum):
+    """How soon a pod is worked on: of several wishes, the most urgent counts."""
+
+    ENDED = 0
+    CHANGED = 1
+    AGAIN = 2
 
 
 class WorkQueue:
@@ -23,20 +41,21 @@ class WorkQueue:
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._changed = threading.Condition()
-        self._ready: OrderedDict[str, None] = OrderedDict()
+        self._ready: tuple[OrderedDict[str, None], ...] = tuple(OrderedDict() for _ in Rank)
+        self._ranks: dict[str, Rank] = {}
         self._working: set[str] = set()
-        self._again: set[str] = set()
+        self._again: dict[str, Rank] = {}
+        # What is due when, also of wishes that were made superfluous: `_due` tells which still count.
+        self._heap: list[tuple[float, str]] = []
         self._due: dict[str, float] = {}
+        self._turn = 0
         self._closed = False
 
-    def add(self, pod: str) -> None:
+    def add(self, pod: str, rank: Rank = Rank.CHANGED) -> None:
         """Wish that a pod be looked at now."""
         with self._changed:
             self._due.pop(pod, None)
-            if pod in self._working:
-                self._again.add(pod)
-            elif pod not in self._ready:
-                self._ready[pod] = None
+            if self._wish(pod, rank):
                 self._changed.notify()
 
     def add_after(self, pod: str, seconds: float) -> None:
@@ -45,6 +64,8 @@ class WorkQueue:
             due = self._monotonic() + seconds
             if due < self._due.get(pod, float("inf")):
                 self._due[pod] = due
+                heapq.heappush(self._heap, (due, pod))
+                self._tidy()
                 self._changed.notify()
 
     def take(self) -> str | None:
@@ -52,8 +73,8 @@ class WorkQueue:
         with self._changed:
             while not self._closed:
                 wait = self._promote()
-                if self._ready:
-                    pod, _ = self._ready.popitem(last=False)
+                if self._ranks:
+                    pod = self._next()
                     self._working.add(pod)
                     return pod
                 self._changed.wait(wait)
@@ -63,16 +84,16 @@ class WorkQueue:
         """Say that the work on a pod, taken before, is over."""
         with self._changed:
             self._working.discard(pod)
-            if pod in self._again:
-                self._again.discard(pod)
-                self._ready[pod] = None
+            rank = self._again.pop(pod, None)
+            if rank is not None:
+                self._wish(pod, rank)
             self._changed.notify_all()
 
     def idle(self) -> bool:
         """Return whether no pod is being worked on or ready to be."""
         with self._changed:
             self._promote()
-            return not self._ready and not self._working
+            return not self._ranks and not self._working
 
     def close(self) -> None:
         """Let every `take` return None. Work that is ready is dropped: the next agent looks at everything."""
@@ -80,13 +101,43 @@ class WorkQueue:
             self._closed = True
             self._changed.notify_all()
 
+    def _wish(self, pod: str, rank: Rank) -> bool:
+        """Note a wish for now; False if it has to wait for the end of the work on the pod, or was there."""
+        if pod in self._working:
+            self._again[pod] = min(rank, self._again.get(pod, rank))
+            return False
+        known = self._ranks.get(pod)
+        if known is not None and known <= rank:
+            return False
+        if known is not None:
+            del self._ready[known][pod]
+        self._ranks[pod] = rank
+        self._ready[rank][pod] = None
+        return known is None
+
+    def _next(self) -> str:
+        waiting = [queue for queue in self._ready if queue]
+        self._turn = (self._turn + 1) % _TURN_OF_THE_LAST
+        pod, _ = (waiting[0] if self._turn else waiting[-1]).popitem(last=False)
+        del self._ranks[pod]
+        return pod
+
+    def _tidy(self) -> None:
+        """Drop what is superfluous once that is most of it."""
+        if len(self._heap) > 2 * len(self._due) + _TIDY_ABOVE:
+            self._heap = [(due, pod) for pod, due in self._due.items()]
+            heapq.heapify(self._heap)
+
     def _promote(self) -> float | None:
         """Make due pods ready, and return the seconds until the next is due."""
         now = self._monotonic()
-        for pod in [pod for pod, due in self._due.items() if due <= now]:
-            del self._due[pod]
-            if pod in self._working:
-                self._again.add(pod)
-            else:
-                self._ready[pod] = None
-        return min(self._due.values()) - now if self._due else None
+        while self._heap:
+            due, pod = self._heap[0]
+            superfluous = self._due.get(pod) != due
+            if due > now and not superfluous:
+                return due - now
+            heapq.heappop(self._heap)
+            if not superfluous:
+                del self._due[pod]
+                self._wish(pod, Rank.AGAIN)
+        return None

@@ -8,29 +8,34 @@ from collections.abc import Callable, Sequence
 import structlog
 from msgspec import Struct
 
-from tank_agent.errors import TankError
 from tank_agent.journal.journal import Journal
-from tank_agent.journal.records import DesiredPod
+from tank_agent.journal.records import DesiredPod, NewEvent
 from tank_agent.linux.clock import Clock
-from tank_agent.reconcile.actions import Forget
+from tank_agent.reconcile.actions import Action, Forget
 from tank_agent.reconcile.networks import Networks
+from tank_agent.reconcile.news import tell
 from tank_agent.reconcile.observed import Moment, Observed, ObservedImage, Run, Situation
-from tank_agent.reconcile.phase import PodView, view_pod
-from tank_agent.reconcile.plan import Plan, container_hash, forget_hashes, plan
-from tank_agent.reconcile.pulls import Pulls
-from tank_agent.reconcile.queue import WorkQueue
+from tank_agent.reconcile.phase import Phase, PodView, view_pod
+from tank_agent.reconcile.plan import Plan, forget_hashes, missing, plan
+from tank_agent.reconcile.pulls import IMAGE_READY, PULL_FAILED, Pulls
+from tank_agent.reconcile.queue import Rank, WorkQueue
 from tank_agent.reconcile.restart import Backoff
 from tank_agent.reconcile.steps import Steps, Work
+from tank_agent.reconcile.troubles import Troubles, describe_failure, foreseen, is_bug
 from tank_agent.runtime.containers import Containers
 from tank_agent.runtime.instance import State
 from tank_agent.runtime.live import Live
 
 _log = structlog.get_logger()
-# More steps than any pod needs from nothing to running; beyond it, something makes work for itself.
-_MOST_PASSES = 200
-_STEP_RETRY_BASE = 0.5
-_STEP_RETRY_CAP = 30.0
 _JOIN_DEADLINE = 60.0
+# What is not here is a person's, or a source's, doing.
+_RANKS = {
+    "container ended": Rank.ENDED,
+    "resync": Rank.AGAIN,
+    "agent start": Rank.AGAIN,
+    IMAGE_READY: Rank.AGAIN,
+    PULL_FAILED: Rank.AGAIN,
+}
 
 
 class Machine(Struct, frozen=True, kw_only=True):
@@ -59,7 +64,7 @@ class Reconciler:
         self._steps = steps
         self._queue = WorkQueue(machine.clock.monotonic)
         self._causes: dict[str, str] = {}
-        self._step_failures: dict[str, int] = {}
+        self._troubles = Troubles(machine.clock.monotonic)
         self._changed = threading.Condition()
         self._version = 0
         self._draining = False
@@ -103,7 +108,7 @@ class Reconciler:
     def wake(self, pod: str, cause: str) -> None:
         """Look at a pod now."""
         self._causes[pod] = cause
-        self._queue.add(pod)
+        self._queue.add(pod, _RANKS.get(cause, Rank.CHANGED))
 
     def resync(self, cause: str = "resync") -> int:
         """Look at every pod, and wake those for which something is to be done; return how many."""
@@ -126,6 +131,16 @@ class Reconciler:
         machine = self._machine
         names = {*machine.journal.desired(), *machine.containers.pods(), *machine.networks.pods()}
         return tuple(sorted(names | set(machine.journal.statuses())))
+
+    def knows(self, pod: str) -> bool:
+        """Return whether a pod is one of `known_pods`, without asking for all."""
+        machine = self._machine
+        return (
+            machine.journal.get(pod) is not None
+            or bool(machine.containers.runs(pod))
+            or machine.networks.state(pod) != "absent"
+            or pod in machine.journal.statuses()
+        )
 
     def drain(self, timeout: float) -> bool:
         """Stop every pod, though it stays desired, and then the workers.
@@ -183,6 +198,7 @@ class Reconciler:
             backoff=machine.backoff,
             remembered=pod in machine.journal.statuses(),
             unclaimed=desired is None and self._is_unclaimed(pod),
+            troubles=self._troubles.of(pod),
         )
 
     def _is_unclaimed(self, pod: str) -> bool:
@@ -193,20 +209,23 @@ class Reconciler:
         )
 
     def view(self, pod: str) -> PodView:
-        """Return what to show for a pod."""
-        return view_pod(self.situation(pod, self._machine.journal.get(pod)))
+        """Return what to show for a pod; one that cannot be looked at keeps no other from being shown."""
+        try:
+            return view_pod(self.situation(pod, self._machine.journal.get(pod)))
+        except Exception as error:
+            if is_bug(error):
+                _log.exception("looking at the pod failed by a bug", pod=pod)
+            said = describe_failure(None, foreseen(error))
+            return PodView(phase=Phase.DEGRADED, containers=(), error=said, next_retry=None)
 
     def _images(self, desired: DesiredPod, runs: Sequence[Run]) -> dict[str, ObservedImage]:
-        running = {(run.container, run.hash) for run in runs if run.state is State.RUNNING}
-        images: dict[str, ObservedImage] = {}
-        for container in desired.pod.containers:
-            if container.image is None:
-                continue
-            if (container.name, container_hash(desired.pod, container)) in running:
-                continue
-            need = self._machine.pulls.need(desired.name, container)
-            images[container.name] = self._machine.pulls.state(need)
-        return images
+        pulls = self._machine.pulls
+        status = self._machine.journal.status(desired.name)
+        return {
+            container.name: pulls.observe(pulls.need(desired.name, container))
+            for container in missing(desired.pod, status, runs)
+            if container.image is not None
+        }
 
     def _desired(self, pod: str) -> DesiredPod | None:
         desired = self._machine.journal.get(pod)
@@ -235,74 +254,93 @@ class Reconciler:
                 replaced = machine.networks.check(desired.pod)
                 if replaced or look:
                     machine.containers.look(pod, machine.networks.directory(pod))
-            return bool(self._plan(self.situation(pod, desired)).actions)
-        except Exception:
-            _log.exception("looking at the pod failed by a bug", pod=pod)
+            actions = self._plan(self.situation(pod, desired)).actions
+            return bool(actions) and not self._troubles.held(pod, actions)
+        except Exception as error:
+            self._failed(Work(name=pod, desired=None, cause="resync"), None, error)
             return False
 
     def _work(self) -> None:
         while (pod := self._queue.take()) is not None:
+            cause = self._causes.pop(pod, "timer")
             try:
-                self._reconcile(pod)
-            except TankError as error:
-                _log.warning("cannot work on the pod now", pod=pod, error=str(error))
-                self._retry_step(pod)
-            except Exception:
-                _log.exception("working on the pod failed by a bug", pod=pod)
-                self._retry_step(pod)
+                self._reconcile(pod, cause)
+            except Exception as error:
+                self._failed(Work(name=pod, desired=None, cause=cause), None, error)
             finally:
                 self._queue.done(pod)
                 with self._changed:
                     self._version += 1
                     self._changed.notify_all()
 
-    def _reconcile(self, pod: str) -> None:
-        cause = self._causes.pop(pod, "timer")
-        for _ in range(_MOST_PASSES):
+    def _reconcile(self, pod: str, cause: str) -> None:
+        """Look, plan and act until nothing is to be done now."""
+        while True:
             desired = self._desired(pod)
-            revision = desired.revision if desired is not None else ""
-            log = _log.bind(pod=pod, revision=revision, cause=cause)
-            work = Work(name=pod, desired=desired, cause=cause)
-            self._give_up_pulls(pod, desired)
-            self._steps.tell(self._machine.pulls.news(pod), work)
-            planned = self._plan(self.situation(pod, desired))
-            if not planned.actions:
-                if planned.look_again is not None:
-                    self._queue.add_after(pod, planned.look_again)
+            situation = self.situation(pod, desired)
+            runs = frozenset(run.id for run in situation.observed.runs)
+            self._troubles.begin(pod, desired.generation if desired is not None else 0, runs)
+            self._want_images(situation, pod)
+            planned = self._plan(situation)
+            actions, held = self._troubles.due(pod, planned.actions)
+            if not actions:
+                self._look_again(pod, planned.look_again, held)
+                if desired is None and not planned.actions:
+                    self._troubles.forget(pod)
                 return
-            if not self._act(planned, work, log):
+            wait, new = self._troubles.rest(pod)
+            if new:
+                steps = [step.describe() for step in actions]
+                _log.error("the pod does not come to rest; looking again later", pod=pod, actions=steps)
+            if wait:
+                self._look_again(pod, wait)
                 return
-        log.error(
-            "the pod does not come to rest; looking again later",
-            actions=[a.describe() for a in planned.actions],
-        )
-        self._queue.add_after(pod, _STEP_RETRY_CAP)
+            self._act(actions, Work(name=pod, desired=desired, cause=cause))
 
-    def _act(self, planned: Plan, work: Work, log: structlog.stdlib.BoundLogger) -> bool:
-        """Do a plan's actions; False if one failed in a way that must be waited for."""
-        for action in planned.actions:
-            log.info(action.describe())
+    def _look_again(self, pod: str, *seconds: float | None) -> None:
+        due = [wait for wait in seconds if wait is not None]
+        if due:
+            self._queue.add_after(pod, min(due))
+
+    def _act(self, actions: Sequence[Action], work: Work) -> None:
+        """Do steps; one that fails is tried again later, and keeps no other from being done."""
+        failed = False
+        for action in actions:
+            if failed and isinstance(action, Forget):
+                return
+            known = self._troubles.failing(work.name, action)
+            log = _log.debug if known else _log.info
+            log(action.describe(), pod=work.name, revision=work.revision, cause=work.cause)
             try:
                 self._steps.do(action, work)
-            except TankError as error:
-                log.warning("step failed", step=action.describe(), error=str(error))
-                return self._retry_step(work.name)
-            except Exception:
-                log.exception("step failed by a bug", step=action.describe())
-                return self._retry_step(work.name)
-        self._step_failures.pop(work.name, None)
-        return True
+            except Exception as error:
+                failed = True
+                self._failed(work, action, error)
+            else:
+                self._troubles.done(work.name, action)
 
-    def _retry_step(self, pod: str) -> bool:
-        failures = self._step_failures[pod] = self._step_failures.get(pod, 0) + 1
-        self._queue.add_after(pod, min(_STEP_RETRY_BASE * 2.0 ** min(failures, 10), _STEP_RETRY_CAP))
-        return False
+    def _failed(self, work: Work, step: Action | None, error: Exception) -> None:
+        """Remember, log and record what failed, and look again later; None is the look at the pod."""
+        known = foreseen(error)
+        trouble, news = self._troubles.failed(work.name, step, known)
+        self._queue.add_after(work.name, trouble.retry_at - self._machine.clock.monotonic())
+        log = _log.bind(pod=work.name, revision=work.revision, cause=work.cause)
+        if trouble.failures == 1 or news:
+            said = describe_failure(step, known)
+            log.warning("step failed", error=said, exc_info=error if is_bug(known) else None)
+        if news:
+            message = "; ".join(line.strip() for line in trouble.error.splitlines())
+            event = NewEvent(
+                pod=work.name, type="step-failed", message=message, revision=work.revision, cause=work.cause
+            )
+            tell(self._machine.journal, [event])
 
-    def _give_up_pulls(self, pod: str, desired: DesiredPod | None) -> None:
-        pulls = self._machine.pulls
+    def _want_images(self, situation: Situation, pod: str) -> None:
+        """Wait for the images of what is missing, and give up every other pull of the pod."""
+        desired, pulls = situation.desired, self._machine.pulls
         containers = desired.pod.containers if desired is not None else ()
-        needs = {pulls.need(pod, container) for container in containers if container.image is not None}
-        pulls.cancel(pod, needs)
+        names = situation.observed.images.keys()
+        pulls.want(pod, {pulls.need(pod, found) for found in containers if found.name in names})
 
 
 def unclaimed(machine: Machine) -> frozenset[str]:

@@ -60,6 +60,7 @@ def after_exit(status: ContainerStatus, exit_: Exit, backoff: Backoff) -> Contai
         boot_id="",
         retry_at=exit_.at + backoff.delay(failures),
         exit=exit_,
+        error=None,
     )
 
 
@@ -69,7 +70,9 @@ def after_reboot(status: ContainerStatus, now: float) -> ContainerStatus:
     return msgspec.structs.replace(status, instance="", boot_id="", exit=lost)
 
 
-def after_failed_start(status: ContainerStatus, now: float, backoff: Backoff) -> ContainerStatus:
+def after_failed_start(
+    status: ContainerStatus, now: float, backoff: Backoff, error: str | None = None
+) -> ContainerStatus:
     """Return the status of a container that could not be started for a reason that may pass by itself."""
     return msgspec.structs.replace(
         status,
@@ -77,12 +80,13 @@ def after_failed_start(status: ContainerStatus, now: float, backoff: Backoff) ->
         instance="",
         boot_id="",
         retry_at=now + backoff.delay(status.failures),
+        error=error,
     )
 
 
 def after_stop(status: ContainerStatus) -> ContainerStatus:
     """Return the status of a container whose run ended because we asked it to: no failure, no back-off."""
-    return msgspec.structs.replace(status, instance="", boot_id="", retry_at=None)
+    return msgspec.structs.replace(status, instance="", boot_id="", retry_at=None, error=None)
 
 
 def after_drain(status: ContainerStatus, now: float) -> ContainerStatus:

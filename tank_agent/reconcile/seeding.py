@@ -20,14 +20,20 @@ class Seeding:
         journal: seeds go there, unless they were there before.
         wake: called for every pod that was seeded, with the cause.
         suspended: while it says so, nothing is seeded.
+        note: told of "seed" what keeps seeds from being stored, or None once they were; and the cause.
     """
 
     def __init__(
-        self, journal: Journal, wake: Callable[[str, str], None], suspended: Callable[[], bool]
+        self,
+        journal: Journal,
+        wake: Callable[[str, str], None],
+        suspended: Callable[[], bool],
+        note: Callable[[str, str | None, str], None] = lambda *_: None,
     ) -> None:
         self._journal = journal
         self._wake = wake
         self._suspended = suspended
+        self._note = note
         self._owed: SeedSource | None = None
 
     def plant(self, seeds: SeedSource, cause: str) -> None:
@@ -42,9 +48,10 @@ class Seeding:
         try:
             changed = self._journal.merge(snapshot).changed
         except TankError as error:
-            _log.error("cannot store seeds yet", error=str(error), cause=cause)
+            self._note("seed", str(error), cause)
             self._owed = seeds
             return
+        self._note("seed", None, cause)
         self._owed = None
         desired = self._journal.desired()
         for pod in changed:

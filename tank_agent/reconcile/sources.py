@@ -18,6 +18,9 @@ from tank_agent.source.snapshot import Snapshot
 _log = structlog.get_logger()
 _JOIN_DEADLINE = 10.0
 _SUSPENDED = "sources.suspended"
+_FILES = "dir"
+_MOST_OWED = 20
+_NAMES = {"dir": "the files", "seed": "the seeds"}
 
 
 class Source(Protocol):
@@ -30,6 +33,55 @@ class Source(Protocol):
     def settle_after(self) -> float | None:
         """Return in how many seconds it should be looked at again, whatever events say."""
         ...
+
+
+class Unstored:
+    """What sources say and the journal could not take, as on a full disk: shown, and an event once it can be.
+
+    Args:
+        journal: events go there.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._lock = threading.Lock()
+        self._errors: dict[str, str] = {}
+        # What cannot be stored can often not be recorded either.
+        self._owed: list[NewEvent] = []
+
+    def errors(self) -> dict[str, str]:
+        """Return what could not be stored, by source."""
+        with self._lock:
+            return dict(self._errors)
+
+    def note(self, source: str, error: str | None, cause: str) -> None:
+        """Say that what a source says could not be stored, or (None) that it was."""
+        with self._lock:
+            former = self._errors.pop(source, None)
+            if error is not None:
+                self._errors[source] = error
+            # Only the reason may have become another one.
+            if (former is None) != (error is None):
+                self._owed.append(_news_of(source, error, cause))
+                if error is not None:
+                    _log.error("cannot store what a source says; what runs goes on", error=error, cause=cause)
+            owed, self._owed = self._owed[-_MOST_OWED:], []
+        if not owed:
+            return
+        try:
+            self._journal.record("", None, owed)
+        except TankError:
+            with self._lock:
+                self._owed = owed + self._owed
+
+
+def _news_of(source: str, error: str | None, cause: str) -> NewEvent:
+    name = _NAMES.get(source, source)
+    if error is None:
+        message = f"what {name} say is stored again"
+        return NewEvent(pod="", type="source-recovered", message=message, cause=cause)
+    message = f"what {name} say could not be stored: {'; '.join(map(str.strip, error.splitlines()))}"
+    return NewEvent(pod="", type="source-error", message=message, cause=cause)
 
 
 class SourceLoop:
@@ -66,6 +118,7 @@ class SourceLoop:
         self._answered = 0
         self._stopped = False
         self._last: dict[str, Snapshot] = {}
+        self.unstored = Unstored(journal)
         self._told: frozenset[Problem] = frozenset()
         self._telling = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="sources", daemon=True)
@@ -112,12 +165,15 @@ class SourceLoop:
             return None
         delays = []
         for source in self._sources:
+            said = _FILES
             try:
-                self._merge(source.snapshot(), cause)
+                snapshot = source.snapshot()
+                said = snapshot.source
+                self._merge(snapshot, cause)
             except TankError as error:
-                _log.error(
-                    "cannot store what a source says; what runs goes on", error=str(error), cause=cause
-                )
+                self.unstored.note(said, str(error), cause)
+            else:
+                self.unstored.note(said, None, cause)
             delay = source.settle_after()
             if delay is not None:
                 delays.append(delay)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -18,6 +17,7 @@ from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import ContainerStatus, DesiredPod, Exit, NewEvent, PodStatus
 from tank_agent.linux.clock import Clock
 from tank_agent.linux.fault import point
+from tank_agent.linux.shortage import shortage
 from tank_agent.linux.trees import remove_tree
 from tank_agent.reconcile.actions import (
     Action,
@@ -39,7 +39,7 @@ from tank_agent.reconcile.actions import (
 )
 from tank_agent.reconcile.networks import BACKOFF, Networks
 from tank_agent.reconcile.plan import container_hash, container_status, network_hash, settings_hash
-from tank_agent.reconcile.pulls import News, Pulls
+from tank_agent.reconcile.pulls import Pulls
 from tank_agent.reconcile.restart import (
     Backoff,
     after_drain,
@@ -126,11 +126,6 @@ class Steps:
                 self._forget(work)
             case _:
                 raise TypeError(f"no step for {action!r}")
-
-    def tell(self, news: Iterable[News], work: Work) -> None:
-        """Write down how pulls ended that the pod waited for; of a pod that is going, nobody asks."""
-        for found in news if work.desired is not None else ():
-            self._event(work, found.type, found.message)
 
     def tell_unclaimed(self, pod: str) -> None:
         """Write down that a pod runs which the journal does not know; a full disk hinders no start."""
@@ -238,8 +233,11 @@ class Steps:
             self._containers.start(run)
         except OSError as error:
             # Such as a full disk: it may pass.
+            lacking = shortage(error)
             where = f" {os.fsdecode(error.filename)}" if error.filename else ""
-            failure = Retry(f"cannot start{where}: {error.strerror}")
+            failure = Retry(
+                f"cannot start{where}: {error.strerror}", hint=lacking.hint if lacking is not None else None
+            )
             self._failed_start(work, container, failure)
             raise failure from error
         except StartFailed as error:
@@ -280,9 +278,9 @@ class Steps:
         self, work: Work, container: Container, error: TankError, backoff: Backoff | None = None
     ) -> None:
         known, now = self._known(work, container), self._clock.wall()
-        status = after_failed_start(known, now, backoff or self._backoff)
+        status = after_failed_start(known, now, backoff or self._backoff, str(error))
         event = self._new_event(work, "start-failed", str(error), container.name)
-        self._store(work, container.name, status, event, error=str(error))
+        self._store(work, container.name, status, event)
 
     def _end(self, action: Stop | Kill, work: Work, run: str) -> None:
         live = self._run(work.name, run)
@@ -349,8 +347,6 @@ class Steps:
         name: str,
         container: ContainerStatus,
         event: NewEvent | None = None,
-        *,
-        error: str | None = None,
     ) -> None:
         status = self._journal.status(work.name)
         names = (
@@ -359,7 +355,7 @@ class Steps:
             else set(status.containers)
         )
         kept = {key: value for key, value in status.containers.items() if key in names or value.instance}
-        updated = PodStatus(containers={**kept, name: container}, error=error)
+        updated = PodStatus(containers={**kept, name: container})
         self._journal.record(work.name, updated, [event] if event is not None else [])
 
     def _run(self, pod: str, run: str) -> Live | None:

@@ -96,6 +96,11 @@ def test_times_come_in_both_forms() -> None:
     assert until(time.time() - 1) == "now"
 
 
+def test_less_than_a_second_is_not_rounded_to_nothing_or_one() -> None:
+    assert until(time.time() + 0.7) in ("in 0.7s", "in 0.6s")
+    assert ago(time.time() - 0.44) in ("0.4s ago", "0.5s ago")
+
+
 def test_columns_are_as_wide_as_what_is_seen(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(("NAME", "PHASE"), [("東京", "running"), ("e\u0301", "odd\x1b"), ("long-name", "")])
     assert capsys.readouterr().out.splitlines() == [

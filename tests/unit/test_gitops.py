@@ -11,6 +11,7 @@ from tank_agent.gitops import GitOps
 from tank_agent.journal.journal import Applied
 from tank_agent.journal.memory_journal import MemoryJournal
 from tank_agent.reconcile.git import owned_pods
+from tank_agent.reconcile.sources import Unstored
 from tank_agent.source.git.status import CommitInfo, GitStatus, StepStatus
 from tank_agent.source.git.transport import GitError
 from tank_agent.source.snapshot import Declared, Snapshot
@@ -30,6 +31,7 @@ class FakeSources:
         self.told = 0
         self.patience = 0.0
         self.at_rest = True
+        self.unstored = Unstored(MemoryJournal(clock=FakeClock()))
 
     def suspended(self) -> bool:
         return self.is_suspended

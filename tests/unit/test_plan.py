@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from tank_agent.image.image import Progress
 from tank_agent.journal.records import ContainerStatus, DesiredPod, Exit, PodStatus
 from tank_agent.reconcile.actions import (
     Action,
     ChangeLive,
     ConvergeNetwork,
+    Forget,
     Kill,
     MakeNetwork,
     MountAgain,
@@ -34,10 +36,18 @@ from tank_agent.reconcile.observed import (
     PendingChange,
     Run,
     Situation,
+    Trouble,
 )
 from tank_agent.reconcile.phase import Phase, view_pod
-from tank_agent.reconcile.plan import container_hash, network_hash, plan, settings_hash
-from tank_agent.reconcile.restart import Backoff, after_exit, is_over, waits_until
+from tank_agent.reconcile.plan import container_hash, missing, network_hash, plan, settings_hash
+from tank_agent.reconcile.restart import (
+    Backoff,
+    after_exit,
+    after_failed_start,
+    after_start,
+    is_over,
+    waits_until,
+)
 from tank_agent.reconcile.simulate import apply
 from tank_agent.runtime.instance import ChangeFailure, State, Stopping, Unmounted
 from tank_agent.spec.model import Container, Limits, Network, Pod, RestartPolicy, content_hash
@@ -218,6 +228,58 @@ def test_converges_from_anything_in_a_bounded_number_of_steps(start: Situation) 
     assert not [run for run in end.observed.runs if run.container == "stranger"]
     # Converged means: the same plan again, now or after a restart of the agent, does nothing.
     assert plan(end).actions == ()
+
+
+def observed_by_the_loop(current: Situation, store: dict[str, ObservedImage]) -> Situation:
+    """Look as the reconciler does: only at the images of what is missing, and at the store as it is."""
+    if current.desired is None:
+        return replace(current, observed=replace(current.observed, images={}))
+    absent = ObservedImage(state=ImageState.ABSENT)
+    images = {
+        container.name: store.get(container.name, absent)
+        for container in missing(current.desired.pod, current.status, current.observed.runs)
+        if container.image is not None
+    }
+    return replace(current, observed=replace(current.observed, images=images))
+
+
+@settings(max_examples=400, deadline=None)
+@given(situations())
+def test_the_loop_rests_after_a_few_plans_though_no_time_passes(start: Situation) -> None:
+    store = dict(start.observed.images)
+    current = start
+    for _ in range(12):
+        current = observed_by_the_loop(current, store)
+        planned = plan(current)
+        if not planned.actions:
+            # A wait of nothing would be a loop, too.
+            assert planned.look_again is None or planned.look_again > 0
+            return
+        for action in planned.actions:
+            if isinstance(action, Pull):
+                store |= dict.fromkeys(action.containers, ObservedImage(state=ImageState.READY))
+            if isinstance(action, Kill):
+                # The kernel takes its time: the run is still there, and is looked at again later.
+                killed = Stopping(deadline=current.now.monotonic + 5, killed=True)
+                runs_ = [
+                    replace(r, stopping=killed) if r.id == action.run else r for r in current.observed.runs
+                ]
+                current = replace(current, observed=replace(current.observed, runs=tuple(runs_)))
+            else:
+                current = apply(action, current)
+            if isinstance(action, Forget):
+                return
+    raise AssertionError(f"does not come to rest: {[a.describe() for a in plan(current).actions]}")
+
+
+def test_the_image_of_a_container_that_is_stopping_is_looked_at() -> None:
+    desired = desired_pod(image=IMAGE)
+    run = run_of(desired, stopping=Stopping(deadline=NOW.monotonic + 7))
+    assert missing(desired.pod, status_of(run), (run,)) == desired.pod.containers
+    assert missing(desired.pod, status_of(run), (run_of(desired),)) == ()
+    over = desired_pod(image=IMAGE, restart=RestartPolicy.NEVER)
+    status = status_of(run_of(over), instance="", exit=Exit(at=NOW.wall, code=0))
+    assert missing(over.pod, status, ()) == ()
 
 
 @settings(max_examples=500, deadline=None)
@@ -479,3 +541,54 @@ def test_what_runs_and_the_journal_never_knew_goes_on_and_is_told() -> None:
     assert "the journal does not know it" in (view.error or "")
     released = situation(runs=(alive,), network="used")
     assert plan(released).actions == (Stop(run=alive.id, container="a"),)
+
+
+def test_why_a_container_did_not_start_stays_while_it_is_tried_again() -> None:
+    desired = desired_pod(image=IMAGE)
+    (container,) = desired.pod.containers
+    hash_ = container_hash(desired.pod, container)
+
+    def error(known: ContainerStatus, **changes: object) -> str | None:
+        ready = {"a": ObservedImage(state=ImageState.READY)}
+        found = {"images": ready, "network": "used", **changes}
+        return view_pod(situation(desired, status=PodStatus(containers={"a": known}), **found)).error  # type: ignore[arg-type]
+
+    failed = after_failed_start(ContainerStatus(hash=hash_), NOW.wall - 60, BACKOFF, "no route")
+    refused = after_exit(ContainerStatus(hash=hash_), Exit(at=NOW.wall - 60, reason="/x not found"), BACKOFF)
+    partial = run_of(desired, state=State.PARTIAL)
+    pulling = {"a": ObservedImage(state=ImageState.PULLING)}
+    for known, said in ((failed, "no route"), (refused, "container a: /x not found")):
+        started = after_start(known, "a-1", "this", NOW.wall)
+        assert error(known) == said
+        assert error(known, images=pulling) == said
+        assert error(started, runs=(partial,)) == said
+        # It ran: how it ends is another matter.
+        assert error(started, runs=(run_of(desired),)) is None
+        ended = after_exit(started, Exit(at=NOW.wall, code=3), BACKOFF)
+        assert error(ended) == "container a: ended with exit code 3"
+        # Another spec has not failed yet.
+        assert error(replace(known, hash="other")) is None
+
+
+def test_why_a_pull_takes_so_long_is_shown() -> None:
+    def error(**image: object) -> str | None:
+        pulling = replace(ObservedImage(state=ImageState.PULLING), **image)
+        return view_pod(situation(desired_pod(image=IMAGE), images={"a": pulling})).error
+
+    trouble = Progress(done=0, total=0, trouble="attempt 2 of 5: no route to host")
+    assert error() is None
+    assert error(progress=trouble) == "attempt 2 of 5: no route to host"
+    # While it is tried again, why it failed before is still all that is known.
+    assert error(error="no such image") == "no such image"
+    assert error(error="no such image", progress=trouble) == "attempt 2 of 5: no route to host"
+
+
+def test_a_trouble_is_shown_with_its_next_try() -> None:
+    desired = desired_pod()
+    run = run_of(desired)
+    trouble = Trouble(error="cannot remove it", retry_at=NOW.monotonic + 4)
+    current = situation(desired, runs=(run,), status=status_of(run), network="used")
+    view = view_pod(replace(current, troubles=(trouble,)))
+    assert (view.phase, view.error, view.next_retry) == (Phase.DEGRADED, "cannot remove it", NOW.wall + 4)
+    view = view_pod(replace(current, desired=None, troubles=(trouble,)))
+    assert (view.phase, view.error, view.next_retry) == (Phase.STOPPING, "cannot remove it", NOW.wall + 4)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
-from tank_agent.reconcile.queue import WorkQueue
+from tank_agent.reconcile.queue import Rank, WorkQueue
+from tests.support.counting import assert_linear, operations
 
 DEADLINE = 10.0
 
@@ -128,3 +129,80 @@ def test_no_pod_is_worked_on_by_two_at_once() -> None:
         thread.join(DEADLINE)
     assert wrong == []
     assert set(done) == {f"pod-{number}" for number in range(7)}
+
+
+def test_what_ended_is_dealt_with_before_more_is_begun() -> None:
+    """As five thousand one-shot jobs at once: each is brought to its end soon after it began."""
+    queue = WorkQueue(Clock())
+    for number in range(100):
+        queue.add(f"job-{number}")
+    began: list[str] = []
+    ended: list[str] = []
+    while (pod := None if queue.idle() else queue.take()) is not None:
+        queue.done(pod)
+        if pod in began:
+            ended.append(pod)
+        else:
+            began.append(pod)
+            queue.add(pod, Rank.ENDED)
+        # At most as many are in the air as turns pass until the first of the others is served.
+        assert len(began) - len(ended) <= len(began) // 3 + 2
+    assert sorted(began) == sorted(ended)
+    assert ended.index("job-0") < 5
+
+
+def test_a_flood_of_what_is_only_looked_at_again_keeps_no_change_waiting() -> None:
+    queue = WorkQueue(Clock())
+    for number in range(1000):
+        queue.add(f"failed-{number}", Rank.AGAIN)
+    queue.add("new")
+    assert queue.take() == "new"
+    # Nor do changes keep what waits for ever.
+    for number in range(100):
+        queue.add(f"new-{number}")
+    taken = [queue.take() for _ in range(100)]
+    assert sum(str(pod).startswith("failed") for pod in taken) == 25
+
+
+def test_the_most_urgent_of_several_wishes_counts() -> None:
+    queue = WorkQueue(Clock())
+    for pod in ("a", "b", "c"):
+        queue.add(pod, Rank.AGAIN)
+    queue.add("c", Rank.CHANGED)
+    queue.add("c", Rank.AGAIN)
+    assert queue.take() == "c"
+    queue.add("c", Rank.AGAIN)
+    queue.add("c", Rank.ENDED)
+    queue.done("c")
+    assert [queue.take(), queue.take(), queue.take()] == ["c", "a", "b"]
+
+
+def test_thousands_of_delayed_wishes_cost_no_turn_anything() -> None:
+    def measure(pods: int) -> int:
+        clock = Clock()
+        queue = WorkQueue(clock)
+        names = [f"pod-{number}" for number in range(pods)]
+
+        def do() -> None:
+            for name in names:
+                queue.add_after(name, 300)
+            for name in names:
+                queue.add(name)
+                assert queue.take() == name
+                queue.add_after(name, 300)
+                queue.done(name)
+
+        return operations(do)
+
+    assert_linear(measure)
+
+
+def test_superfluous_delays_are_not_kept() -> None:
+    queue = WorkQueue(Clock())
+    for _ in range(1000):
+        queue.add_after("a", 3600)
+        queue.add("a")
+        assert queue.take() == "a"
+        queue.done("a")
+    queue.add_after("a", 3600)
+    assert len(queue._heap) < 100

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tank_agent.errors import Problem, Retry, Stalled
+from tank_agent.gitops import GitOps
 from tank_agent.image.image import Image, Progress
+from tank_agent.journal.journal import Applied
 from tank_agent.journal.memory_journal import MemoryJournal
+from tank_agent.journal.records import NewEvent, PodStatus
 from tank_agent.linux.clock import SystemClock
+from tank_agent.reconcile.news import tell_pods
 from tank_agent.reconcile.observed import ImageState
-from tank_agent.reconcile.pulls import Need, Pulls
+from tank_agent.reconcile.pulls import Need, News, Pulls
 from tank_agent.reconcile.restart import Backoff
+from tank_agent.reconcile.seeding import Seeding
 from tank_agent.reconcile.sources import SourceLoop
+from tank_agent.source.seed import SeedSource
 from tank_agent.source.snapshot import Declared, Snapshot
 from tank_agent.spec.model import Container, Pod, PullPolicy
+from tank_agent.spec.selectors import Host
+from tests.support.counting import assert_linear, operations
 
 DEADLINE = 10.0
 
@@ -60,10 +70,11 @@ class Store:
 
 
 class Woken:
-    """Collects the pods that were woken."""
+    """Collects the pods that were woken, and what they were told before."""
 
     def __init__(self) -> None:
         self.pods: set[str] = set()
+        self.news: dict[str, list[News]] = {}
         self._changed = threading.Condition()
 
     def __call__(self, pod: str, cause: str) -> None:
@@ -71,13 +82,25 @@ class Woken:
             self.pods.add(pod)
             self._changed.notify_all()
 
+    def tell(self, pods: Collection[str], news: News) -> None:
+        for pod in pods:
+            self.news.setdefault(pod, []).append(news)
+
+    def told(self, pod: str) -> list[str]:
+        """Return the types of what a pod was told since the last call."""
+        return [news.type for news in self.news.pop(pod, ())]
+
+    def messages(self, pod: str) -> list[str]:
+        """Return what a pod was told since the last call."""
+        return [news.message for news in self.news.pop(pod, ())]
+
     def wait(self, pods: set[str]) -> None:
         with self._changed:
             assert self._changed.wait_for(lambda: self.pods >= pods, DEADLINE), self.pods
 
 
 def make_pulls(store: Store, woken: Woken) -> Pulls:
-    pulls = Pulls(store, SystemClock(), Backoff(base=20, cap=300), woken)
+    pulls = Pulls(store, SystemClock(), Backoff(base=20, cap=300), woken, tell=woken.tell)
     assert pulls.wait(DEADLINE)
     return pulls
 
@@ -86,25 +109,22 @@ def need(pod: str, container: str = "c", policy: PullPolicy = "missing", referen
     return Need(pod=pod, container=container, reference=reference, policy=policy)
 
 
-def told(pulls: Pulls, pod: str) -> list[str]:
-    return [news.type for news in pulls.news(pod)]
-
-
 def test_two_pods_share_one_pull_and_both_are_woken() -> None:
     store, woken = Store(), Woken()
     pulls = make_pulls(store, woken)
-    assert pulls.state(need("a")).state is ImageState.ABSENT
+    assert pulls.observe(need("a")).state is ImageState.ABSENT
     assert pulls.pull(need("a"))
     assert store.began.wait(DEADLINE)
     assert not pulls.pull(need("c"))
-    seen = pulls.state(need("b"))
+    pulls.want("b", {need("b")})
+    seen = pulls.observe(need("b"))
     assert (seen.state, seen.progress) == (ImageState.PULLING, Progress(done=3, total=10))
     store.go_on.set()
     woken.wait({"a", "b", "c"})
-    assert pulls.state(need("a")).state is ImageState.READY
+    assert pulls.observe(need("a")).state is ImageState.READY
     assert store.pulls == 1
-    (news,) = pulls.news("a")
-    assert (news.type, told(pulls, "a"), told(pulls, "b")) == ("pulled", [], ["pulled"])
+    (news,) = woken.news["a"]
+    assert (woken.told("a"), woken.told("b")) == (["pulled"], ["pulled"])
     assert news.message.startswith(f"pulled image@{store.digest}: ")
     pulls.close()
 
@@ -119,24 +139,24 @@ def test_a_failed_pull_waits_longer_each_time_and_is_told_once() -> None:
         woken.pods.clear()
         begun.append(pulls.pull(need("a")))
         woken.wait({"a"})
-        failed = pulls.state(need("a"))
+        failed = pulls.observe(need("a"))
         assert (failed.state, failed.error) == (ImageState.FAILED, "no such image")
         assert failed.retry_at is not None
         waits.append(round((failed.retry_at - SystemClock().monotonic()) / 20))
-        news += told(pulls, "a")
+        news += woken.told("a")
     assert waits == [1, 2, 4]
     assert (begun, news) == ([True, False, False], ["pull-failed"])
     store.error = Stalled("not allowed")
     woken.pods.clear()
     pulls.pull(need("a"))
     woken.wait({"a"})
-    assert [found.message for found in pulls.news("a")] == ["not allowed"]
+    assert woken.messages("a") == ["not allowed"]
     store.error = None
     woken.pods.clear()
     pulls.pull(need("a"))
     woken.wait({"a"})
-    assert pulls.state(need("a")).state is ImageState.READY
-    assert told(pulls, "a") == ["pulled"]
+    assert pulls.observe(need("a")).state is ImageState.READY
+    assert woken.told("a") == ["pulled"]
     pulls.close()
 
 
@@ -151,17 +171,17 @@ def test_a_failure_is_forgotten_when_somebody_else_pulled_or_nobody_needs_it() -
         for pod in pods:
             pulls.pull(need(pod))
             woken.wait({pod})
-        assert pulls.state(need("a")).state is ImageState.FAILED
+        assert pulls.observe(need("a")).state is ImageState.FAILED
 
     fail("a")
     pulls.pulled("image")
-    assert pulls.state(need("a")).state is ImageState.ABSENT
+    assert pulls.observe(need("a")).state is ImageState.ABSENT
     fail("a")
-    pulls.state(need("b"))
-    pulls.cancel("a", ())
-    assert pulls.state(need("b")).state is ImageState.FAILED
-    pulls.cancel("b", ())
-    assert pulls.state(need("b")).state is ImageState.ABSENT
+    pulls.want("b", {need("b")})
+    pulls.want("a", ())
+    assert pulls.observe(need("b")).state is ImageState.FAILED
+    pulls.want("b", ())
+    assert pulls.observe(need("b")).state is ImageState.ABSENT
     pulls.close()
 
 
@@ -173,7 +193,7 @@ def test_no_registry_is_asked_in_a_tight_loop_whatever_the_backoff() -> None:
     assert pulls.wait(DEADLINE)
     pulls.pull(need("a"))
     woken.wait({"a"})
-    failed = pulls.state(need("a"))
+    failed = pulls.observe(need("a"))
     assert failed.retry_at is not None
     assert failed.retry_at > SystemClock().monotonic() + 0.5
     pulls.close()
@@ -184,11 +204,11 @@ def test_a_pull_that_nobody_waits_for_is_cancelled() -> None:
     pulls = make_pulls(store, woken)
     pulls.pull(need("a"))
     assert store.began.wait(DEADLINE)
-    pulls.state(need("b"))
-    pulls.cancel("a", ())
-    pulls.cancel("b", {need("b")})
+    pulls.want("b", {need("b")})
+    pulls.want("a", ())
+    pulls.want("b", {need("b")})
     assert not store.cancelled
-    pulls.cancel("b", {need("b", reference="other")})
+    pulls.want("b", {need("b", reference="other")})
     pulls.close()
     assert store.cancelled
     assert woken.pods == set()
@@ -201,24 +221,24 @@ def test_always_asks_before_each_start_and_a_pull_serves_one_start_of_each_conta
     one, two = need("a", "one", "always"), need("a", "two", "always")
     for round_ in range(1, 3):
         woken.pods.clear()
-        assert [pulls.state(found).state for found in (one, two)] == [ImageState.ABSENT] * 2
+        assert [pulls.observe(found).state for found in (one, two)] == [ImageState.ABSENT] * 2
         store.go_on.clear()
         assert pulls.pull(one) == (round_ == 1)
         assert not pulls.pull(two)
         store.go_on.set()
         woken.wait({"a"})
-        assert [pulls.state(found).state for found in (one, two)] == [ImageState.READY] * 2
+        assert [pulls.observe(found).state for found in (one, two)] == [ImageState.READY] * 2
         assert pulls.get(one) is not None
-        assert [pulls.state(found).state for found in (one, two)] == [ImageState.ABSENT, ImageState.READY]
+        assert [pulls.observe(found).state for found in (one, two)] == [ImageState.ABSENT, ImageState.READY]
         assert pulls.get(two) is not None
     assert store.policies == ["always", "always"]
     # The image is the same one: only the first time is it news.
-    assert told(pulls, "a") == ["pulled"]
+    assert woken.told("a") == ["pulled"]
     store.digest = "sha256:" + "1" * 64
     woken.pods.clear()
     assert not pulls.pull(one)
     woken.wait({"a"})
-    assert [found.message[:20] for found in pulls.news("a")] == ["pulled image@sha256:"]
+    assert [message[:20] for message in woken.messages("a")] == ["pulled image@sha256:"]
     pulls.close()
 
 
@@ -228,9 +248,9 @@ def test_one_policy_does_not_wait_for_the_other() -> None:
     pulls = make_pulls(store, woken)
     pulls.pull(need("a", policy="always"))
     assert store.began.wait(DEADLINE)
-    assert pulls.state(need("a", policy="always")).state is ImageState.PULLING
-    assert pulls.state(need("b")).state is ImageState.READY
-    assert pulls.state(need("c", policy="never")).state is ImageState.READY
+    assert pulls.observe(need("a", policy="always")).state is ImageState.PULLING
+    assert pulls.observe(need("b")).state is ImageState.READY
+    assert pulls.observe(need("c", policy="never")).state is ImageState.READY
     store.go_on.set()
     pulls.close()
 
@@ -242,7 +262,7 @@ def test_that_nobody_is_asked_is_no_pull_to_tell_of() -> None:
     pulls = make_pulls(store, woken)
     assert not pulls.pull(need("a", policy="never"))
     woken.wait({"a"})
-    assert [found.message for found in pulls.news("a")] == ["not here; pull it"]
+    assert woken.messages("a") == ["not here; pull it"]
     pulls.close()
 
 
@@ -250,10 +270,10 @@ def test_an_image_that_went_away_is_pulled_again() -> None:
     store, woken = Store(), Woken()
     store.images["image"] = Image(reference="image", digest=store.digest, layers=())
     pulls = make_pulls(store, woken)
-    assert pulls.state(need("a")).state is ImageState.READY
+    assert pulls.observe(need("a")).state is ImageState.READY
     del store.images["image"]
     assert pulls.get(need("a")) is None
-    assert pulls.state(need("a")).state is ImageState.ABSENT
+    assert pulls.observe(need("a")).state is ImageState.ABSENT
     pulls.close()
 
 
@@ -266,10 +286,91 @@ def test_nothing_starts_before_the_store_is_clean() -> None:
         raise OSError("the disk is in trouble, which must not keep the pods down")
 
     pulls = Pulls(store, SystemClock(), Backoff(), woken, prepare=prepare)
-    assert pulls.state(need("a")).state is ImageState.PULLING
+    pulls.want("a", {need("a")})
+    assert pulls.observe(need("a")).state is ImageState.PULLING
     swept.set()
     woken.wait({"a"})
-    assert pulls.state(need("a")).state is ImageState.READY
+    assert pulls.observe(need("a")).state is ImageState.READY
+    pulls.close()
+
+
+class StalledStore(Store):
+    """A store in which one registry stalls, and all others answer at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given_up = 0
+        self.error = None
+
+    def pull(self, reference: str, **given: Any) -> Image:
+        if reference.startswith("stalled.lan"):
+            while not self.go_on.wait(0.01):
+                if given["cancelled"]():
+                    self.given_up += 1
+                    raise Retry("cancelled")
+        return Image(reference=reference, digest=self.digest, layers=(Path("/layer"),))
+
+
+def test_a_registry_that_stalls_keeps_only_its_own_pods_waiting() -> None:
+    store, woken = StalledStore(), Woken()
+    pulls = make_pulls(store, woken)
+    for number in range(40):
+        pulls.pull(need(f"bad-{number}", reference=f"stalled.lan/x:{number}"))
+    others = {"local": "oci:/srv/layout", "archive": "oci-archive:/srv/a.tar", "other": "fine.lan/x:1"}
+    for pod, reference in others.items():
+        pulls.pull(need(pod, reference=reference))
+    woken.wait(set(others))
+    assert woken.pods == set(others)
+    pulls.close()
+
+
+def test_pods_that_want_images_do_not_look_through_what_others_want() -> None:
+    def measure(pods: int) -> int:
+        store, woken = Store(), Woken()
+        store.error = Stalled("no such image")
+        store.go_on.set()
+        pulls = make_pulls(store, woken)
+        names = [f"pod-{number}" for number in range(pods)]
+        needs = {name: need(name, reference=f"image-{number % 5}") for number, name in enumerate(names)}
+
+        def do() -> None:
+            for name in names:
+                pulls.want(name, {needs[name]})
+                pulls.pull(needs[name])
+            for name in names:
+                pulls.observe(needs[name])
+                pulls.want(name, {needs[name]})
+            for name in names:
+                pulls.want(name, ())
+
+        counted = operations(do)
+        pulls.close()
+        return counted
+
+    assert_linear(measure)
+
+
+def test_a_failed_pull_that_thousands_wait_for_is_one_transaction() -> None:
+    class Journal(MemoryJournal):
+        transactions = 0
+
+        def record(self, name: str, status: PodStatus | None, events: Iterable[NewEvent] = ()) -> None:
+            self.transactions += 1
+            super().record(name, status, events)
+
+    journal = Journal(clock=SystemClock().wall)
+    journal.put_all(OneSource(*(f"pod-{number}" for number in range(1000))).pods, "r")
+    store, woken = Store(), Woken()
+    store.error = Stalled("no such image", hint="check the name")
+    pulls = Pulls(store, SystemClock(), Backoff(base=20), woken, tell=partial(tell_pods, journal))
+    assert pulls.wait(DEADLINE)
+    for name in (*journal.desired(), "gone"):
+        pulls.pull(need(name))
+    store.go_on.set()
+    woken.wait(set(journal.desired()))
+    told = [(event.type, event.message) for event in journal.events(limit=2000)]
+    assert told == [("pull-failed", "no such image; check the name")] * 1000
+    assert journal.transactions == 1
     pulls.close()
 
 
@@ -282,14 +383,17 @@ class OneSource:
         self.looks = 0
 
     def set(self, *words: str, problems: tuple[Problem, ...] = ()) -> None:
+        self.pods = [
+            Pod(name=word, containers=(Container(name="c", rootfs="/r", command=("x",)),)) for word in words
+        ]
         pods = tuple(
             Declared(
-                pod=Pod(name=word, containers=(Container(name="c", rootfs="/r", command=("x",)),)),
-                owner=f"dir:/{word}.toml",
-                revision=word,
-                file=f"/{word}.toml",
+                pod=pod,
+                owner=f"dir:/{pod.name}.toml",
+                revision=pod.name,
+                file=f"/{pod.name}.toml",
             )
-            for word in words
+            for pod in self.pods
         )
         self.current = Snapshot(source="dir", revision="", pods=pods, problems=problems)
 
@@ -348,3 +452,53 @@ def test_the_resync_comes_by_the_clock_whatever_events_come() -> None:
         threading.Event().wait(0.01)
     assert len(resyncs) >= 2
     loop.close()
+
+
+class FullJournal(MemoryJournal):
+    """A journal whose disk is full until the test makes room."""
+
+    full = True
+
+    def merge(self, snapshot: Snapshot) -> Applied:
+        if self.full:
+            raise Retry("cannot write the journal: No space left on device", hint="make room on that disk")
+        return super().merge(snapshot)
+
+    def record(self, name: str, status: PodStatus | None, events: Iterable[NewEvent] = ()) -> None:
+        if self.full:
+            raise Retry("cannot write the journal: No space left on device")
+        super().record(name, status, events)
+
+
+def test_what_could_not_be_stored_is_said_until_it_is_and_recorded_when_there_is_room() -> None:
+    journal, source = FullJournal(clock=SystemClock().wall), OneSource("a")
+    loop = SourceLoop(
+        [source], journal, wake=Woken(), each_resync=lambda: None, resync=60.0, clock=SystemClock()
+    )
+    seeding = Seeding(journal, Woken(), loop.suspended, loop.unstored.note)
+    seeds = SeedSource(None, pods=tuple(OneSource("s").pods))
+    gitops = GitOps(journal, loop, None, Host(name="x"), directories=(Path("/pods.d"), Path("/seed.d")))
+
+    def errors() -> list[str | None]:
+        return [directory["error"] for directory in gitops.report()["directories"]]
+
+    assert errors() == [None, None]
+    for _ in range(3):
+        loop.look("source changed")
+        seeding.plant(seeds, "agent start")
+        assert [str(error).splitlines()[0] for error in errors()] == [
+            "cannot write the journal: No space left on device"
+        ] * 2
+    journal.full = False
+    loop.look("resync")
+    seeding.catch_up()
+    assert errors() == [None, None]
+    assert set(journal.desired()) == {"a", "s"}
+    told = [(event.type, event.message) for event in journal.events() if event.pod == ""]
+    reason = "could not be stored: cannot write the journal: No space left on device; make room on that disk"
+    assert told == [
+        ("source-error", f"what the files say {reason}"),
+        ("source-error", f"what the seeds say {reason}"),
+        ("source-recovered", "what the files say is stored again"),
+        ("source-recovered", "what the seeds say is stored again"),
+    ]

@@ -63,9 +63,6 @@ class Nothing:
     def check(self, *_: object) -> frozenset[str]:
         return frozenset()
 
-    def news(self, pod: str) -> tuple[()]:
-        return ()
-
     def __getattr__(self, name: str) -> Any:
         return lambda *_: None
 
@@ -75,9 +72,6 @@ class Did:
 
     def __init__(self) -> None:
         self.pods: set[str] = set()
-
-    def tell(self, news: object, work: Work) -> None:
-        pass
 
     def do(self, action: object, work: Work) -> None:
         self.pods.add(work.name)
@@ -151,7 +145,7 @@ def test_a_reference_that_the_store_cannot_read_is_a_failure_of_its_container() 
 
     pulls = Pulls(cast(Any, Store()), SystemClock(), Backoff(), lambda *_: None)
     assert pulls.wait(DEADLINE)
-    found = pulls.state(Need(pod="a", container="c", reference="a@b", policy="missing"))
+    found = pulls.observe(Need(pod="a", container="c", reference="a@b", policy="missing"))
     assert (found.state, found.error) == (ImageState.FAILED, "a@b is not an image")
     pulls.close()
 

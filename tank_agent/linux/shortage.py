@@ -1,0 +1,42 @@
+"""What the kernel has too little of: no bug of ours, and nothing that trying at once would change."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from tank_agent.errors import Retry
+
+_NO_ROOM = "make room there; `df -h` and `df -i` show which disk or memory file system is full"
+_DESCRIPTORS = "raise LimitNOFILE of tank-agent.service, or fs.file-max"
+_HINTS = {
+    errno.ENOSPC: _NO_ROOM,
+    errno.EDQUOT: _NO_ROOM,
+    errno.EMFILE: _DESCRIPTORS,
+    errno.ENFILE: _DESCRIPTORS,
+    errno.ENOMEM: "free some memory; `dmesg` shows what was killed for want of it",
+    errno.EAGAIN: "raise TasksMax of tank-agent.service, or kernel.pid_max: no further process can be made",
+    errno.EROFS: "the disk is read-only; `dmesg` may say why",
+    errno.EIO: "the disk has errors; `dmesg` may say more",
+}
+
+
+def shortage(error: Exception) -> Retry | None:
+    """Return an error that says what is lacking and what to do; None if it is of another kind."""
+    number = _number(error)
+    hint = _HINTS.get(number)
+    return None if hint is None else Retry(f"{os.strerror(number)}{_place(error)}", hint=hint)
+
+
+def _number(error: Exception) -> int:
+    if isinstance(error, MemoryError):
+        return errno.ENOMEM
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return errno.EAGAIN
+    return (error.errno or 0) if isinstance(error, OSError) else 0
+
+
+def _place(error: Exception) -> str:
+    name = error.filename if isinstance(error, OSError) else None
+    # A descriptor's number tells nobody anything.
+    return "" if name is None or isinstance(name, int) else f": {os.fsdecode(name)}"
