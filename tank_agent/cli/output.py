@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import sys
 import time
@@ -10,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
 from tank_agent.errors import InvalidSpec, TankError
+from tank_agent.linux.standard_streams import CannotWrite
 
 _RED, _GREEN, _YELLOW, _BOLD = "31", "32", "33", "1"
 _PHASE_COLORS = {
@@ -81,9 +84,18 @@ def print_error(error: TankError) -> None:
     text = escape(str(error), keep="\n")
     # Findings stand alone, so that an editor can jump to file:line.
     prefix = "" if isinstance(error, InvalidSpec) else colored("tank: ", _RED, sys.stderr)
-    # What was printed before belongs before it, also when both go to one file.
-    sys.stdout.flush()
+    # What was printed before belongs before it, also when both go to one file. What fails here, fails at the
+    # end, too.
+    with contextlib.suppress(OSError, CannotWrite):
+        sys.stdout.flush()
     print(f"{prefix}{text}", file=sys.stderr)
+
+
+def cannot_write(error: OSError) -> TankError:
+    """Return the error for output that is lost."""
+    if error.errno == errno.EBADF:
+        return TankError("cannot write: the output is closed")
+    return TankError(f"cannot write: {error.strerror or error}")
 
 
 def megabytes(size: float) -> str:

@@ -44,16 +44,17 @@ class ParsedFile(Struct, frozen=True):
     problems: tuple[Problem, ...] = ()
 
 
-def parse_pod_file(text: str, file: str) -> ParsedFile:
+def parse_pod_file(text: str, file: str, *, nameless: str | None = None) -> ParsedFile:
     """Read the text of a pod file; `file` names it in messages, and its stem names a single pod.
 
-    A pod with a problem is not among `pods`; the problem's `pod` is its name where that is known.
+    `nameless` does so where `file` is no file's name, as of standard input. A pod with a problem is not among
+    `pods`; the problem's `pod` is its name where that is known.
     """
     document, problem = read_toml(text, file)
     if document is None:
         return ParsedFile(problems=(problem,) if problem else ())
     try:
-        return _FileReader(text, file).read(document)
+        return _FileReader(text, file).read(document, _stem(file) or nameless)
     except RecursionError:
         return ParsedFile(problems=(Problem(file, 0, "", _TOO_DEEP),))
 
@@ -120,13 +121,13 @@ class _FileReader:
             self._lines = find_lines(without_mark(self.text))
         return self._lines
 
-    def read(self, document: dict[str, Any]) -> ParsedFile:
+    def read(self, document: dict[str, Any], stem: str | None) -> ParsedFile:
         if not document:
             self._report([Finding((), "there is no pod in this file; a pod needs [[containers]]")])
             return self._done([])
         if "pods" in document:
             return self._read_many(document)
-        found, findings, name = _read_pod(document, _stem(self.file))
+        found, findings, name = _read_pod(document, stem)
         self._report(findings, pod=name)
         return self._done([found] if found else [])
 
