@@ -26,8 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb."""
-    from tank_agent.cli.output import escape, print_json
+    from tank_agent.cli.output import print_json
     from tank_agent.client.client import pod_file_name, read_pod_file
+    from tank_agent.spec.printable import escape
 
     client = client_of(arguments)
     path = Path(arguments.file)

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 from tank_agent.errors import InvalidSpec, TankError
 from tank_agent.linux.standard_streams import CannotWrite
+from tank_agent.spec.printable import escape, escape_json
 
 _RED, _GREEN, _YELLOW, _BOLD = "31", "32", "33", "1"
 _PHASE_COLORS = {
@@ -23,19 +24,6 @@ _PHASE_COLORS = {
     "backing-off": _YELLOW,
 }
 _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
-
-
-def escape(text: str, keep: str = "") -> str:
-    """Make control and formatting characters visible, except those in `keep`: texts come from containers."""
-    if text.isascii() and text.isprintable():
-        return text
-    # Cc are control characters, Cf hold the bidirectional overrides, Cs and Co can't be shown at all.
-    return "".join(
-        char
-        if char in keep or unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
-        else char.encode("unicode_escape", "surrogatepass").decode()
-        for char in text
-    )
 
 
 def colored(text: str, color: str, stream: TextIO | None = None) -> str:
@@ -69,14 +57,29 @@ def print_json(value: object) -> None:
     """Print a value as indented JSON."""
     import msgspec
 
-    print(msgspec.json.format(msgspec.json.encode(value)).decode())
+    print(escape_json(msgspec.json.format(_encoded(value)).decode()))
 
 
 def print_json_line(value: object) -> None:
     """Print a value as one line of JSON, at once."""
+    print(json_line(value), flush=True)
+
+
+def json_line(value: object) -> str:
+    """Return a value as one line of JSON."""
+    return escape_json(_encoded(value).decode())
+
+
+def _encoded(value: object) -> bytes:
     import msgspec
 
-    print(msgspec.json.encode(value).decode(), flush=True)
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        import json
+
+        # A file's name that is no UTF-8, as Python holds it.
+        return json.dumps(msgspec.to_builtins(value)).encode()
 
 
 def print_error(error: TankError) -> None:

@@ -45,8 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb."""
-    from tank_agent.cli.output import escape, print_json
+    from tank_agent.cli.output import print_json
     from tank_agent.offline import pod_files
+    from tank_agent.spec.printable import escape
 
     found: list[_Found] = []
     for path in map(Path, arguments.paths):
@@ -118,7 +119,7 @@ def _same_names(files: Iterable[_Found]) -> list[_Found]:
 
 
 def _print(files: Sequence[CheckedFile]) -> None:
-    from tank_agent.cli.output import escape
+    from tank_agent.spec.printable import escape
 
     for file in files:
         if file.valid:
