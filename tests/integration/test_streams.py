@@ -97,3 +97,19 @@ def test_the_agent_works_without_anywhere_to_log_to(tmp_path: Path, streams: str
         assert done.returncode == 0
         assert agent.stop() == 0
         agent.start()
+
+
+@pytest.mark.parametrize("round_", range(3))
+def test_what_was_just_applied_can_be_entered(agent: Agent, round_: int) -> None:
+    """As the guide writes it: apply, and at once exec or attach."""
+    text = agent.pod_text(command=["/bin/sh"], head=f'name = "new{round_}"', extra="tty = true")
+    agent.client.apply(text)
+    done = agent.tank("exec", f"new{round_}", "--", "echo", "in")
+    assert (done.returncode, done.stdout) == (0, "in\n"), done
+    agent.client.delete(f"new{round_}")
+    agent.wait_gone(f"new{round_}")
+    agent.client.apply(text)
+    done = agent.tank("attach", f"new{round_}", stdin="exit 5\n")
+    assert done.returncode == 5, done
+    agent.client.delete(f"new{round_}")
+    agent.wait_gone(f"new{round_}")
