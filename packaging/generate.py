@@ -303,7 +303,8 @@ def zsh(commands: list[Command]) -> str:
         cases.append(
             f"      {command.name})\n        if ((CURRENT == 2)); then\n"
             f"          verbs=({described})\n          _describe verb verbs\n          return\n        fi\n"
-            f"        shift words\n        ((CURRENT--))\n        case $words[1] in\n{inner}\n        esac\n        ;;"
+            "        shift words\n        ((CURRENT--))\n"
+            f"        case $words[1] in\n{inner}\n        esac\n        ;;"
         )
     top = [command for command in commands if not command.group]
     verbs = "\n".join(f"    {_quoted(f'{command.name}:{command.help}')}" for command in top)

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from tank_agent.errors import InvalidSpec, TankError
 from tank_agent.linux.standard_streams import CannotWrite
-from tank_agent.spec.printable import escape, escape_json
+from tank_agent.spec.printable import escape, escape_json, to_json
 
 _RED, _GREEN, _YELLOW, _BOLD = "31", "32", "33", "1"
 _PHASE_COLORS = {
@@ -57,7 +57,7 @@ def print_json(value: object) -> None:
     """Print a value as indented JSON."""
     import msgspec
 
-    print(escape_json(msgspec.json.format(_encoded(value)).decode()))
+    print(escape_json(msgspec.json.format(to_json(value)).decode()))
 
 
 def print_json_line(value: object) -> None:
@@ -67,19 +67,7 @@ def print_json_line(value: object) -> None:
 
 def json_line(value: object) -> str:
     """Return a value as one line of JSON."""
-    return escape_json(_encoded(value).decode())
-
-
-def _encoded(value: object) -> bytes:
-    import msgspec
-
-    try:
-        return msgspec.json.encode(value)
-    except UnicodeEncodeError:
-        import json
-
-        # A file's name that is no UTF-8, as Python holds it.
-        return json.dumps(msgspec.to_builtins(value)).encode()
+    return escape_json(to_json(value).decode())
 
 
 def print_error(error: TankError) -> None:

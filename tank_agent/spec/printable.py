@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable
+from typing import Any
 
 # Cc are control characters, Cf hold the bidirectional overrides, Cs and Co can't be shown at all.
 _UNSAFE = frozenset(("Cc", "Cf", "Cs", "Co", "Zl", "Zp"))
@@ -38,6 +39,24 @@ def escape_output(text: str) -> str:
     pieces = _COLORS.split(text)
     pieces[::2] = [_replaced(piece, "\t\n", _caret) for piece in pieces[::2]]
     return "".join(pieces)
+
+
+def to_json(value: object) -> bytes:
+    """Encode a value as JSON, with names of files that are no UTF-8 written as escapes."""
+    import msgspec
+
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(_encodable(msgspec.to_builtins(value)))
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(item) for key, item in value.items()}
+    return [_encodable(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _replaced(text: str, keep: str, shown: Callable[[str], str]) -> str:

@@ -79,8 +79,8 @@ CASES: dict[str, tuple[Maker, str | None]] = {
     "link to a directory": (link("/etc"), "is a directory"),
     "link to an endless device": (link("/dev/zero"), "is not a regular file"),
     "link to a terminal": (link("/dev/tty"), "is not a regular file"),
-    "link to a process": (link("/proc/self/environ"), ""),
-    "link to a control file": (link("/proc/kmsg"), ""),
+    "link to a process": (link("/proc/self/environ"), "another size than the file system says"),
+    "link to a control file": (link("/sys/kernel/notes"), "can't be read"),
     "link to a file elsewhere": (link_to_outside, None),
     # Sizes.
     "empty": (content(lambda text: b""), "there is no pod in this file"),

@@ -231,7 +231,7 @@ def test_an_old_caller_is_served(server: ApiServer, service: FakeService, path: 
     [
         (PodNotFound("there is no pod x"), 404, "not-found"),
         (OwnedElsewhere("a file owns x", where="/x.toml", hint="edit it"), 409, "owned-elsewhere"),
-        (Stalled("no uplink"), 500, "stalled"),
+        (Stalled("no uplink"), 409, "stalled"),
         (Retry("busy"), 503, "retry"),
         (TankError("odd"), 500, "error"),
         (ValueError("secret detail"), 500, "bug"),

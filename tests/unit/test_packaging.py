@@ -40,7 +40,7 @@ def test_every_verb_is_in_completions_and_manual(generated: Path, name: str) -> 
 
 def words_of(parser: argparse.ArgumentParser, name: str) -> Iterator[tuple[str, str]]:
     """Yield every verb, verb of a verb and option that a parser takes, with the verb that it belongs to."""
-    yield name, name.split(" ")[-1]
+    yield name, name.rsplit(" ", maxsplit=1)[-1]
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for word, below in action.choices.items():
