@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -24,6 +25,7 @@ from tank_agent.spec.selectors import EVERYWHERE, Selector, check_selector
 from tank_agent.spec.structure import read_table, type_message
 
 _NO_FILE = "<pod>"
+_DROPPED = object()
 # A file of a megabyte can be wrong in more ways than anybody wants to store or read.
 _PROBLEMS_MAX = 1000
 _TOO_DEEP = "lists or tables are nested too deep; a few levels are enough for any pod"
@@ -81,6 +83,41 @@ def pod_from_mapping(fields: Mapping[str, object]) -> Pod:
     if found is None:
         raise InvalidSpec(tuple(to_problems(findings, file=_NO_FILE, lines={}, pod=name)))
     return found.pod
+
+
+def checked_pod(pod: Pod) -> Pod:
+    """Return a pod that was built from structs with every value of the type that it should have.
+
+    Raises:
+        InvalidSpec: a value has another; what values say is checked by whoever reads the pod's text.
+    """
+    try:
+        given = msgspec.to_builtins(pod)
+        checked = msgspec.convert(given, Pod)
+    except (TypeError, ValueError, RecursionError) as error:
+        message, _, place = str(error).partition(" - at `$.")
+        raise InvalidSpec((Problem(_NO_FILE, 0, place.rstrip("`"), message),)) from None
+    unknown = _unknown_key(given, msgspec.to_builtins(checked), "")
+    if unknown is not None:
+        raise InvalidSpec((Problem(_NO_FILE, 0, unknown, "there is no such key"),))
+    return checked
+
+
+def _unknown_key(given: Any, checked: Any, path: str) -> str | None:
+    """Return the first key that was dropped, from a mapping in the place of a struct."""
+    if isinstance(given, dict):
+        items = [
+            (f"{path}.{key}".lstrip("."), item, checked.get(key, _DROPPED)) for key, item in given.items()
+        ]
+    elif isinstance(given, list | tuple):
+        items = [(f"{path}[{at}]", *both) for at, both in enumerate(zip(given, checked, strict=True))]
+    else:
+        items = []
+    for place, item, found in items:
+        unknown = place if found is _DROPPED else _unknown_key(item, found, place)
+        if unknown is not None:
+            return unknown
+    return None
 
 
 def _plain(value: Any) -> Any:
