@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import contextlib
 import re
 import sys
+import time
 from typing import BinaryIO
 
-from tank_agent.cli.arguments import add_output, whole_number
+from tank_agent.cli.arguments import add_output, duration, whole_number
 from tank_agent.client.logs import LogLine
 from tank_agent.spec.printable import escape, escape_output
-
-_AGO = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -104,14 +104,10 @@ def since(text: str) -> float:
     Raises:
         argparse.ArgumentTypeError: it is none.
     """
-    import time
-
-    from tank_agent.cli.arguments import duration
-
-    if _AGO.fullmatch(text):
-        return time.time() - duration(text)
-    if re.fullmatch(r"\d+(\.\d+)?", text):
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
         return float(text)
+    with contextlib.suppress(argparse.ArgumentTypeError):
+        return time.time() - duration(text)
     from datetime import datetime
 
     try:

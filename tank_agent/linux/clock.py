@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, overload
 
 _LAST_MOMENT = 253402300799.0
 
@@ -38,10 +38,17 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
+@overload
+def rfc3339(moment: float) -> str: ...
+@overload
+def rfc3339(moment: float | None) -> str | None: ...
+
+
 def rfc3339(moment: float | None) -> str | None:
-    """Return Unix time as RFC 3339 in UTC, to the second; None stays None."""
+    """Return Unix time as RFC 3339 in UTC, with milliseconds; None stays None."""
     if moment is None:
         return None
     # A commit may claim any date; the form ends with the year 9999.
-    within = max(0.0, min(moment, _LAST_MOMENT))
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(within))
+    milliseconds = int(max(0.0, min(moment, _LAST_MOMENT)) * 1000)
+    seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(milliseconds // 1000))
+    return f"{seconds}.{milliseconds % 1000:03d}Z"

@@ -92,7 +92,7 @@ def checked_pod(pod: Pod) -> Pod:
         InvalidSpec: a value has another; what values say is checked by whoever reads the pod's text.
     """
     try:
-        given = msgspec.to_builtins(pod)
+        given = msgspec.to_builtins(pod, builtin_types=(bytes, bytearray, memoryview))
         checked = msgspec.convert(given, Pod)
     except (TypeError, ValueError, RecursionError) as error:
         message, _, place = str(error).partition(" - at `$.")
