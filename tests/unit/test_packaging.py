@@ -252,3 +252,11 @@ def test_nothing_is_mounted_or_inherited_through_the_units() -> None:
         keys = set(re.findall(r"^([A-Za-z]+)=", text, re.MULTILINE))
         harmful = {"ProtectSystem", "PrivateTmp", "PrivateMounts", "NoNewPrivileges", "CapabilityBoundingSet"}
         assert not keys & (harmful | {"SystemCallFilter", "MemoryDenyWriteExecute", "RestrictSUIDSGID"})
+
+
+def test_the_examples_of_contributing_select_tests() -> None:
+    lines = (ROOT / "CONTRIBUTING.md").read_text().splitlines()
+    (example,) = (match[1] for line in lines if (match := re.search(r"\./dev test (tests/\S+ -k \S+)", line)))
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *example.split()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout
