@@ -23,8 +23,6 @@ _PHASE_COLORS = {
     "degraded": _RED,
     "backing-off": _YELLOW,
 }
-# Seconds: less than the first is no time, less than the second is worth its tenths.
-_NOW, _FEW = 0.05, 9.95
 _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 
 
@@ -128,19 +126,19 @@ def seconds_of(moment: Any) -> float | None:
 def ago(moment: Any) -> str:
     """Write how long ago a time of the API was."""
     then = seconds_of(moment)
-    return "-" if then is None else f"{_precise(time.time() - then)} ago"
+    return "-" if then is None else f"{_close(time.time() - then)} ago"
 
 
 def until(moment: Any) -> str:
     """Write how long it is until a time of the API; "now" once it has passed."""
     then = seconds_of(moment)
     left = 0.0 if then is None else then - time.time()
-    return f"in {_precise(left)}" if left >= _NOW else "now"
+    return f"in {_close(left)}" if left >= 0.05 else "now"
 
 
-def _precise(seconds: float) -> str:
-    """Write a duration as `span` does, and a few seconds with tenths."""
-    return f"{seconds:.1f}s" if _NOW <= seconds < _FEW else span(seconds)
+def _close(seconds: float) -> str:
+    """Write how far a moment is away, be it by less than a second: "0.4s"."""
+    return f"{seconds:.1f}s" if 0.05 <= seconds < 0.95 else span(seconds)
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

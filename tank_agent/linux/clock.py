@@ -45,10 +45,13 @@ def rfc3339(moment: float | None) -> str | None: ...
 
 
 def rfc3339(moment: float | None) -> str | None:
-    """Return Unix time as RFC 3339 in UTC, with milliseconds; None stays None."""
+    """Return Unix time as RFC 3339 in UTC, to the millisecond; None stays None.
+
+    A whole second has no fraction: what was never known more exactly does not look as if it were.
+    """
     if moment is None:
         return None
     # A commit may claim any date; the form ends with the year 9999.
-    milliseconds = int(max(0.0, min(moment, _LAST_MOMENT)) * 1000)
-    seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(milliseconds // 1000))
-    return f"{seconds}.{milliseconds % 1000:03d}Z"
+    seconds, thousandths = divmod(round(max(0.0, min(moment, _LAST_MOMENT)) * 1000), 1000)
+    fraction = f".{thousandths:03}" if thousandths else ""
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}{fraction}Z"

@@ -184,7 +184,7 @@ def test_one_grammar_of_durations(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.0, "0s"), (0.44, "0.4s"), (9.94, "9.9s"), (10.2, "10s"), (65.2, "1m 5s")]
+    ("seconds", "text"), [(0.0, "0s"), (0.44, "0.4s"), (0.96, "1s"), (10.2, "10s"), (65.2, "1m 5s")]
 )
 def test_what_is_near_is_told_in_tenths(monkeypatch: pytest.MonkeyPatch, seconds: float, text: str) -> None:
     monkeypatch.setattr(time, "time", lambda: 1_000_000.0)

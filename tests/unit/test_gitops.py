@@ -241,7 +241,7 @@ def test_the_report_of_the_repository(world: World) -> None:
     world.git.status = GitStatus(remote="r", ref="r", fetched=done, applied=done, commit=commit)
     report = world.gitops.report()
     assert (report["suspended"], report["git"]["state"], report["git"]["pods"]) == (False, "in-sync", 1)
-    assert report["git"]["commit"]["at"] == "1970-01-01T00:00:00.000Z"
+    assert report["git"]["commit"]["at"] == "1970-01-01T00:00:00Z"
     world.gitops.suspend(None)
     assert world.gitops.report()["git"]["state"] == "suspended"
     alone = GitOps(world.journal, world.sources, None, Host(name="x"))  # type: ignore[arg-type]
