@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tank_agent.cli.main import main
 from tests.support.agent import Agent, running_agent, wait_for
 
 # What makes the file, given its path and a pod's text; and what is said of it (None: it runs; "": nothing).
@@ -92,11 +93,11 @@ CASES: dict[str, tuple[Maker, str | None]] = {
     "deep": (content(lambda text: b"x = " + b"[" * 100_000), "nested too deep"),
     # Bytes.
     "NUL": (content(lambda text: text.encode() + b"\0"), "control character"),
-    "only NUL": (content(lambda text: b"\0" * 4096), "control character"),
+    "only NUL": (content(lambda text: b"\0" * 4096), "save the file as UTF-8"),
     "latin-1": (content(lambda text: text.encode() + b"# gr\xf6\xdfer\n"), "is not UTF-8"),
     "UTF-8 with a mark": (content(lambda text: b"\xef\xbb\xbf" + text.encode()), None),
     "UTF-16 with a mark": (content(lambda text: text.encode("utf-16")), "UTF-8"),
-    "UTF-16 without a mark": (content(lambda text: text.encode("utf-16-le")), "odd.toml"),
+    "UTF-16 without a mark": (content(lambda text: text.encode("utf-16-le")), "the text is UTF-16"),
     "UTF-32": (content(lambda text: text.encode("utf-32")), "UTF-8"),
     "surrogates": (content(lambda text: text.encode() + b"# \xed\xa0\x80\n"), "is not UTF-8"),
     "overlong": (content(lambda text: text.encode() + b"# \xc0\xae\n"), "is not UTF-8"),
@@ -104,7 +105,7 @@ CASES: dict[str, tuple[Maker, str | None]] = {
     "Windows line ends": (content(lambda text: text.replace("\n", "\r\n").encode()), None),
     "old Mac line ends": (content(lambda text: text.strip().replace("\n", "\r").encode()), ":1"),
     "no last line end": (content(lambda text: text.rstrip().encode()), None),
-    "LFS pointer": (content(lambda text: LFS.encode()), ":1"),
+    "LFS pointer": (content(lambda text: LFS.encode()), "LFS"),
     "merge conflict": (content(lambda text: f"<<<<<<< HEAD\n{text}=======\n>>>>>>> x\n".encode()), ":1"),
     "YAML": (content(lambda text: b"apiVersion: v1\nkind: Pod\n"), 'TOML has "=" where YAML has ":"'),
     "JSON": (content(lambda text: b'{"containers": []}\n'), ":1"),
@@ -186,9 +187,7 @@ def test_a_file_that_is_not_as_it_should_be_is_told_and_disturbs_nobody(agent: A
         is_told(agent, path, said)
         # Without an agent, neither hangs, though directories are looked into, and links in them are not read.
         for argument in (agent.pods, path):
-            done = agent.tank("validate", str(argument))
-            assert "Traceback" not in done.stderr
-            assert done.returncode in ((0,) if said is None else (0, 1, 2)), done
+            assert main(["validate", str(argument)]) in ((0,) if said is None else (0, 1, 2))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -206,14 +205,13 @@ def test_a_name_that_is_no_text_is_told_and_disturbs_nobody(agent: Agent, name: 
         path.write_text(agent.pod_text())
         is_told(agent, path, "has a name that can't be printed")
         for form in ((), ("-o", "json")):
-            done = agent.tank("validate", str(path), *form)
-            assert "Traceback" not in done.stderr and done.returncode == 2, done
+            assert main(["validate", str(path), *form]) == 2
 
 
 def test_files_that_come_and_go_while_they_are_read_disturb_nobody(agent: Agent) -> None:
     # Removed, replaced by a directory, a fifo and a link, truncated and grown, all as fast as a shell can.
     script = """
-    for i in $(seq 150); do
+    for i in $(seq 60); do
         cp good.toml odd.toml; rm odd.toml; mkdir odd.toml; rmdir odd.toml; mkfifo odd.toml; rm odd.toml
         ln -s good.toml odd.toml; rm odd.toml; head -c $((i * 97)) /dev/zero > odd.toml
         : > odd.toml; rm odd.toml
