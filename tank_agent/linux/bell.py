@@ -27,7 +27,9 @@ class Bell:
     def __init__(self) -> None:
         self._flag = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         # It polls as an error once after each change (proc_pid_mounts(5)).
-        self._mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        self._mounts = -1
+        with contextlib.suppress(OSError):
+            self._mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
         self._inotify = -1
         self._files: frozenset[File] = frozenset()
         self._written = False
@@ -46,7 +48,8 @@ class Bell:
         deadline = time.monotonic() + timeout
         poller = select.poll()
         poller.register(self._flag, select.POLLIN)
-        poller.register(self._mounts, select.POLLPRI)
+        if self._mounts >= 0:
+            poller.register(self._mounts, select.POLLPRI)
         if self._inotify >= 0:
             poller.register(self._inotify, select.POLLIN)
         ready = dict(poller.poll(timeout * 1000))
@@ -82,7 +85,8 @@ class Bell:
         """Give the descriptors back; nobody may wait any more."""
         self._drop_files()
         os.close(self._flag)
-        os.close(self._mounts)
+        if self._mounts >= 0:
+            os.close(self._mounts)
 
     def _drop_files(self) -> None:
         if self._inotify >= 0:

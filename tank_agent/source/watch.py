@@ -154,7 +154,10 @@ class DirectoryWatcher:
         target = str(self._path.resolve())
         places = Places()
         places.add_path(str(self._path))
-        mounted = mount_points(Path(target))
+        mounted = self._mounted
+        # Without a descriptor to spare, what is known goes on to count.
+        with suppress(OSError):
+            mounted = mount_points(Path(target))
         links, others = _odd_files(target, mounted)
         places.add_files(target, links)
         self._names = places.names
@@ -162,7 +165,8 @@ class DirectoryWatcher:
             self._mounted = mounted
             self._wake()
         wanted: dict[str, bytes] = {}
-        for directory in {*places.names, target, str(Path(target).parent)}:
+        # The most important first, since the kernel may not have watches for all.
+        for directory in dict.fromkeys((target, str(Path(target).parent), *places.names)):
             with suppress(OSError):
                 fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 try:
