@@ -18,16 +18,16 @@ sys.path.insert(0, str(ROOT))
 import msgspec  # noqa: E402  (after the line above: the sources beside this file, not what is installed)
 
 from tank_agent import __version__  # noqa: E402
-from tank_agent.cli.main import VERBS  # noqa: E402
+from tank_agent.cli.main import VERBS, Verb  # noqa: E402
 from tank_agent.settings import SettingsTable  # noqa: E402
 from tank_agent.spec.schema import json_schema  # noqa: E402
 
 TEMPLATES = ROOT / "packaging" / "templates"
-# What a verb's positional arguments name, for completion.
-_PODS = frozenset(
-    ("status", "get", "delete", "wait", "history", "exec", "attach", "logs"),
-)
-_FILES = frozenset(("apply", "validate", "plan"))
+# What a value is that an argument is called by this, for completion.
+_KINDS = {
+    **dict.fromkeys(("NAME", "NAME[/CONTAINER]"), "pods"),
+    **dict.fromkeys(("PATH", "FILE|-", "F", "D", "DIR"), "files"),
+}
 # Options that stand before and after every verb.
 _COMMON = (
     ("--socket", "S", "the agent's socket"),
@@ -43,9 +43,14 @@ class Option(NamedTuple):
     help: str
     choices: tuple[str, ...]
 
+    @property
+    def kind(self) -> str:
+        """Return what completes its value: pods, files or nothing."""
+        return _KINDS.get(self.value, "nothing")
+
 
 class Command(NamedTuple):
-    """A verb with everything it takes."""
+    """A verb, or a verb of a verb such as "image ls", with everything it takes."""
 
     name: str
     help: str
@@ -54,6 +59,16 @@ class Command(NamedTuple):
     options: tuple[Option, ...]
     positionals: tuple[tuple[str, str], ...]
 
+    @property
+    def group(self) -> str:
+        """Return the verb that this is a verb of, or nothing."""
+        return self.name.rpartition(" ")[0]
+
+    @property
+    def kind(self) -> str:
+        """Return what completes its positional arguments: pods, files or nothing."""
+        return next((_KINDS[name] for name, _ in self.positionals if name in _KINDS), "nothing")
+
 
 def main() -> None:
     """Write all files into the directory of the command line."""
@@ -61,7 +76,7 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     out = parser.parse_args().directory
     out.mkdir(parents=True, exist_ok=True)
-    commands = [_command(verb.name, verb.help, verb.module) for verb in VERBS]
+    commands = [command for verb in VERBS for command in commands_of(verb)]
     pods, settings = _schemas()
     files = {
         "tank.1": tank_page(commands),
@@ -118,21 +133,32 @@ def _without_null(node: Any) -> Any:
     return kept
 
 
-def _command(name: str, summary: str, module_name: str) -> Command:
-    module = importlib.import_module(module_name)
-    parser = argparse.ArgumentParser(prog=f"tank {name}", add_help=False)
+def commands_of(verb: Verb) -> list[Command]:
+    """Return a verb and, behind it, its own verbs, from the parser that it really has."""
+    module = importlib.import_module(verb.module)
+    parser = argparse.ArgumentParser(prog=f"tank {verb.name}", add_help=False)
     module.add_arguments(parser)
-    options, positionals = [], []
+    return _commands(verb.name, verb.help, module.__doc__ or "", parser)
+
+
+def _commands(name: str, summary: str, text: str, parser: argparse.ArgumentParser) -> list[Command]:
+    options, positionals, below = [], [], []
     for action in parser._actions:
-        text = action.help or ""
-        if action.option_strings:
+        described = action.help or ""
+        if isinstance(action, argparse._SubParsersAction):
+            helps = {choice.dest: choice.help or "" for choice in action._choices_actions}
+            for word, sub in action.choices.items():
+                below += _commands(f"{name} {word}", helps[word], f"{helps[word]}.", sub)
+        elif action.option_strings:
+            if "--help" in action.option_strings:
+                continue
             value = "" if action.nargs == 0 else str(action.metavar or action.dest.upper())
             choices = tuple(map(str, action.choices or ()))
-            options.append(Option(tuple(action.option_strings), value, text, choices))
+            options.append(Option(tuple(action.option_strings), value, described, choices))
         else:
-            positionals.append((str(action.metavar or action.dest), text))
-    usage = " ".join(parser.format_usage().removeprefix("usage: ").split())
-    return Command(name, summary, module.__doc__ or "", usage, tuple(options), tuple(positionals))
+            positionals.append((str(action.metavar or action.dest), described))
+    usage = " ".join(parser.format_usage().removeprefix("usage: ").replace("[-h] ", "").split())
+    return [Command(name, summary, text, usage, tuple(options), tuple(positionals)), *below]
 
 
 # --- man pages ----------------------------------------------------------------------------------------------
@@ -228,8 +254,10 @@ def _words(command: Command) -> str:
     return " ".join((*flags, "--help", *(flag for flag, _, _ in _COMMON)))
 
 
-def _kind(command: Command) -> str:
-    return "pods" if command.name in _PODS else "files" if command.name in _FILES else "nothing"
+def _groups(commands: list[Command]) -> dict[str, list[Command]]:
+    """Return the verbs that have verbs of their own."""
+    names = dict.fromkeys(command.group for command in commands if command.group)
+    return {name: [command for command in commands if command.group == name] for name in names}
 
 
 def bash(commands: list[Command]) -> str:
@@ -237,16 +265,23 @@ def bash(commands: list[Command]) -> str:
     cases = []
     for command in commands:
         for option in command.options:
+            flags = "|".join(f"'{command.name}:{flag}'" for flag in option.flags)
             if option.choices:
-                flags = "|".join(f"{command.name}:{flag}" for flag in option.flags)
                 cases.append(f"    {flags}) choices='{' '.join(option.choices)}' ;;")
+            elif option.kind != "nothing":
+                cases.append(f"    {flags}) kind={option.kind} ;;")
+    groups = _groups(commands)
+    for name, below in groups.items():
+        words = " ".join(command.name.rpartition(" ")[2] for command in below)
+        cases.append(f"    '{name}:'*) choices='{words}' ;;")
     verbs = [
-        f"    {command.name}) options='{_words(command)}' kind={_kind(command)} ;;" for command in commands
+        f"    '{command.name}') options='{_words(command)}' kind={command.kind} ;;" for command in commands
     ]
     return (
         (TEMPLATES / "bash")
         .read_text()
-        .replace("@VERBS@", " ".join(command.name for command in commands))
+        .replace("@VERBS@", " ".join(command.name for command in commands if not command.group))
+        .replace("@GROUPS@", " ".join(groups))
         .replace("    @CHOICES@", "\n".join(cases))
         .replace("    @OPTIONS@", "\n".join(verbs))
     )
@@ -254,20 +289,25 @@ def bash(commands: list[Command]) -> str:
 
 def zsh(commands: list[Command]) -> str:
     """Return the completion for zsh(1)."""
-    verbs = "\n".join(f"    {_quoted(f'{command.name}:{command.help}')}" for command in commands)
+    groups = _groups(commands)
     cases = []
     for command in commands:
-        lines = []
-        for option in command.options:
-            for flag in option.flags:
-                value = ""
-                if option.value:
-                    choice = f"({' '.join(option.choices)})" if option.choices else "_files"
-                    value = f":{option.value.replace(':', '')}:{choice}"
-                lines.append(_quoted(f"{flag}[{option.help.replace('[', '(').replace(']', ')')}]{value}"))
-        rest = {"pods": "*:pod:_tank_pods", "files": "*:file:_files", "nothing": "*: :"}[_kind(command)]
-        arguments = " \\\n        ".join((*lines, _quoted(rest)))
-        cases.append(f"      {command.name})\n        _arguments $common {arguments}\n        ;;")
+        if command.group:
+            continue
+        if command.name not in groups:
+            cases.append(_zsh_case(command, command.name))
+            continue
+        below = groups[command.name]
+        inner = "\n".join(_zsh_case(one, one.name.rpartition(" ")[2]) for one in below)
+        described = " ".join(_quoted(f"{one.name.rpartition(' ')[2]}:{one.help}") for one in below)
+        cases.append(
+            f"      {command.name})\n        if ((CURRENT == 2)); then\n"
+            f"          verbs=({described})\n          _describe verb verbs\n          return\n        fi\n"
+            "        shift words\n        ((CURRENT--))\n"
+            f"        case $words[1] in\n{inner}\n        esac\n        ;;"
+        )
+    top = [command for command in commands if not command.group]
+    verbs = "\n".join(f"    {_quoted(f'{command.name}:{command.help}')}" for command in top)
     return (
         (TEMPLATES / "zsh")
         .read_text()
@@ -276,26 +316,54 @@ def zsh(commands: list[Command]) -> str:
     )
 
 
+def _zsh_case(command: Command, word: str) -> str:
+    completes = {"pods": "_tank_pods", "files": "_files", "nothing": " "}
+    lines = []
+    for option in command.options:
+        for flag in option.flags:
+            value = ""
+            if option.value:
+                choice = f"({' '.join(option.choices)})" if option.choices else completes[option.kind]
+                value = f":{option.value.replace(':', '')}:{choice}"
+            lines.append(_quoted(f"{flag}[{option.help.replace('[', '(').replace(']', ')')}]{value}"))
+    rest = {"pods": "*:pod:_tank_pods", "files": "*:file:_files", "nothing": "*: :"}[command.kind]
+    arguments = " \\\n        ".join((*lines, _quoted(rest)))
+    return f"      {word})\n        _arguments $common {arguments}\n        ;;"
+
+
 def fish(commands: list[Command]) -> str:
     """Return the completion for fish(1)."""
     lines = [(TEMPLATES / "fish").read_text()]
+    groups = _groups(commands)
     for command in commands:
-        text = _quoted(command.help)
-        lines.append(f"complete -c tank -n __fish_use_subcommand -a {command.name} -d {text}\n")
-        seen = f"-n '__fish_seen_subcommand_from {command.name}'"
-        if _kind(command) == "pods":
-            lines.append(f"complete -c tank {seen} -a '(__tank_pods)'\n")
-        elif _kind(command) == "files":
-            lines.append(f"complete -c tank {seen} -F\n")
-        for option in command.options:
-            flags = " ".join(
-                f"-l {flag[2:]}" if flag.startswith("--") else f"-s {flag[1:]}" for flag in option.flags
+        word = command.name.rpartition(" ")[2]
+        seen = f"__fish_seen_subcommand_from {word}"
+        when = "__fish_use_subcommand"
+        if command.group:
+            others = " ".join(one.name.rpartition(" ")[2] for one in groups[command.group])
+            when = (
+                f"__fish_seen_subcommand_from {command.group}; and not __fish_seen_subcommand_from {others}"
             )
-            # -x: a value of its own kind, and never a file.
-            takes = " -x" if option.choices else " -r" if option.value else ""
-            choices = f" -a '{' '.join(option.choices)}'" if option.choices else ""
-            lines.append(f"complete -c tank {seen} {flags}{takes}{choices} -d {_quoted(option.help)}\n")
+            seen = f"__fish_seen_subcommand_from {command.group}; and {seen}"
+        lines.append(f"complete -c tank -n '{when}' -a {word} -d {_quoted(command.help)}\n")
+        lines += _fish_arguments(command, f"-n '{seen}'")
     return "".join(lines)
+
+
+def _fish_arguments(command: Command, seen: str) -> list[str]:
+    values = {"pods": " -a '(__tank_pods)'", "files": " -F", "nothing": ""}
+    lines = []
+    if command.kind != "nothing":
+        lines.append(f"complete -c tank {seen}{values[command.kind]}\n")
+    for option in command.options:
+        flags = " ".join(
+            f"-l {flag[2:]}" if flag.startswith("--") else f"-s {flag[1:]}" for flag in option.flags
+        )
+        # -x: a value of its own kind, and never a file.
+        takes = " -x" if option.choices else " -r" if option.value else ""
+        choices = f" -a '{' '.join(option.choices)}'" if option.choices else values[option.kind]
+        lines.append(f"complete -c tank {seen} {flags}{takes}{choices} -d {_quoted(option.help)}\n")
+    return lines
 
 
 def _quoted(text: str) -> str:

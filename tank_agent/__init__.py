@@ -1,8 +1,8 @@
 """tank-agent: runs containers on one Linux machine from files.
 
 Read the rooms in the order in which data flows: `source` → `spec` → `journal` → `reconcile` → `runtime`.
-The public Python API is `Client`, `Pod`, the results of sessions and some errors; they are imported on first
-use, since `tank list` must start fast.
+The public Python API is `Client`, `Pod` and the structs in it, the results of sessions, and errors; they are
+imported on first use, since `tank list` must start fast.
 """
 
 from __future__ import annotations
@@ -12,32 +12,72 @@ TYPE_CHECKING = False
 
 __version__ = "0.1.0"
 __all__ = [
+    "AgentUnreachable",
     "Client",
+    "Container",
+    "CpuLimit",
     "Detached",
     "Exited",
+    "InvalidSpec",
+    "Limits",
+    "Mount",
+    "Network",
+    "Nic",
     "NotATty",
     "NotRunning",
+    "OwnedElsewhere",
     "Pod",
+    "PodNotFound",
+    "RestartPolicy",
+    "Security",
     "Signaled",
     "TankError",
+    "Volume",
     "__version__",
 ]
 
 if TYPE_CHECKING:
     from tank_agent.client.client import Client
     from tank_agent.client.results import Detached, Exited, Signaled
-    from tank_agent.errors import NotATty, NotRunning, TankError
-    from tank_agent.spec.model import Pod
+    from tank_agent.errors import (
+        AgentUnreachable,
+        InvalidSpec,
+        NotATty,
+        NotRunning,
+        OwnedElsewhere,
+        PodNotFound,
+        TankError,
+    )
+    from tank_agent.spec.model import (
+        Container,
+        CpuLimit,
+        Limits,
+        Mount,
+        Network,
+        Nic,
+        Pod,
+        RestartPolicy,
+        Security,
+        Volume,
+    )
 
 _HOMES = {
     "Client": "tank_agent.client.client",
-    "Detached": "tank_agent.client.results",
-    "Exited": "tank_agent.client.results",
-    "NotATty": "tank_agent.errors",
-    "NotRunning": "tank_agent.errors",
-    "Pod": "tank_agent.spec.model",
-    "Signaled": "tank_agent.client.results",
-    "TankError": "tank_agent.errors",
+    **dict.fromkeys(("Detached", "Exited", "Signaled"), "tank_agent.client.results"),
+    **dict.fromkeys(
+        (
+            "AgentUnreachable",
+            "InvalidSpec",
+            "NotATty",
+            "NotRunning",
+            "OwnedElsewhere",
+            "PodNotFound",
+            "TankError",
+        ),
+        "tank_agent.errors",
+    ),
+    **dict.fromkeys(("Container", "CpuLimit", "Limits", "Mount", "Network", "Nic"), "tank_agent.spec.model"),
+    **dict.fromkeys(("Pod", "RestartPolicy", "Security", "Volume"), "tank_agent.spec.model"),
 }
 
 

@@ -26,6 +26,10 @@ _LOOK = 0.1
 _LOOK_AT_POD = 0.5
 _PIECE = 64 << 10
 
+# How long a container that is about to start is waited for, in seconds: less than a client waits for answers.
+STARTS_WITHIN = 20.0
+_ABOUT_TO_START = (Phase.PENDING, Phase.PULLING, Phase.STARTING)
+
 
 class LogQuery(Struct, frozen=True, kw_only=True):
     """Which output: the last `tail` lines of each container (None: all), printed at or after `since`.
@@ -49,17 +53,19 @@ class Interactive:
         self._reconciler = reconciler
         self._executor = executor
 
-    def target(self, pod: str, container: str | None) -> Live:
+    def target(self, pod: str, container: str | None, ended: Callable[[], bool]) -> Live:
         """Return the run to enter; without a container's name, that of the pod's first.
+
+        One that is about to start is waited for, unless `ended` says that nobody wants it any more.
 
         Raises:
             PodNotFound: there is no such pod, or no such container in it.
             NotRunning: it has no live process.
         """
-        return self._live(pod, self._name(pod, container, self._declared(pod)))
+        return self._live(pod, self._name(pod, container, self._declared(pod)), ended)
 
-    def terminal(self, pod: str, container: str | None) -> Live:
-        """Return the run to attach to; without a container's name, that of the first with a terminal.
+    def terminal(self, pod: str, container: str | None, ended: Callable[[], bool]) -> Live:
+        """Return the run to attach to, as `target` does; without a name, that of the first with a terminal.
 
         Raises:
             PodNotFound: there is no such pod, or no such container in it.
@@ -73,7 +79,7 @@ class Interactive:
         name = self._name(pod, container, declared)
         if declared and name not in with_terminal:
             raise _not_a_tty(pod, name)
-        run = self._live(pod, name)
+        run = self._live(pod, name, ended)
         if not run.record.terminal:
             raise _not_a_tty(pod, name)
         return run
@@ -185,19 +191,28 @@ class Interactive:
             raise PodNotFound(f"pod {pod} has no container {container}", hint=f"it has {', '.join(names)}")
         return container
 
-    def _live(self, pod: str, container: str) -> Live:
-        runs = [
-            run
-            for run in self._containers.runs(pod)
-            if run.record.container == container and run.state in (State.RUNNING, State.ORPHANED)
-        ]
-        if not runs:
+    def _live(self, pod: str, container: str, ended: Callable[[], bool]) -> Live:
+        deadline = time.monotonic() + STARTS_WITHIN
+        while True:
+            runs = [
+                run
+                for run in self._containers.runs(pod)
+                if run.record.container == container and run.state in (State.RUNNING, State.ORPHANED)
+            ]
+            if runs:
+                return max(runs, key=lambda run: run.record.created_at)
             phases = {view.name: view.phase for view in self._reconciler.view(pod).containers}
-            raise NotRunning(
-                f"{pod}/{container} is not running: it is {phases.get(container, Phase.STOPPING)}",
-                hint=f"see `tank status {pod}`",
-            )
-        return max(runs, key=lambda run: run.record.created_at)
+            phase = phases.get(container, Phase.STOPPING)
+            if phase not in _ABOUT_TO_START:
+                raise NotRunning(
+                    f"{pod}/{container} is not running: it is {phase}", hint=f"see `tank status {pod}`"
+                )
+            if time.monotonic() > deadline or ended():
+                raise NotRunning(
+                    f"{pod}/{container} does not run yet: after {STARTS_WITHIN:g} s it is {phase}",
+                    hint=f"`tank wait {pod}` waits longer; `tank status {pod}` says how far it is",
+                )
+            time.sleep(_LOOK)
 
 
 def _not_a_tty(pod: str, container: str) -> NotATty:

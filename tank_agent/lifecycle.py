@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from operator import attrgetter
 
 import structlog
 from msgspec import Struct
@@ -22,17 +23,11 @@ _log = structlog.get_logger()
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # How often `systemctl status` gets fresh figures, in seconds.
 _TICK = 10.0
-# Keys of agent.toml that parts of the agent are made with, as the file calls them: they count when it is
-# started again.
-_FOR_RESTART = {
-    "data_dir": "data_dir",
-    "run_dir": "run_dir",
-    "pods_dir": "pods_dir",
-    "git": "git",
-    "host": "host",
-    "labels": "labels",
-    "image": "image or registry",
-}
+# What `_reload` applies; whatever else is in agent.toml counts when the agent is started again.
+_LIVE = frozenset({"seed_dir", "reconcile", "logs", "file", "seeds", "seed_problems"})
+# What needs a restart in a table that does not, and what users know another way.
+_FOR_RESTART_BELOW = ("reconcile.workers",)
+_NAMES = {"image": "image or registry"}
 
 
 class Running(Struct, frozen=True, kw_only=True):
@@ -119,7 +114,8 @@ class Lifecycle:
 
 def needs_restart(former: Settings, wanted: Settings) -> tuple[str, ...]:
     """Return the keys that differ and count only when the agent is started again."""
-    changed = [name for key, name in _FOR_RESTART.items() if getattr(former, key) != getattr(wanted, key)]
-    if former.reconcile.workers != wanted.reconcile.workers:
-        changed.append("reconcile.workers")
-    return tuple(changed)
+    keys = [key for key in Settings.__struct_fields__ if key not in _LIVE]
+    changed = [
+        key for key in (*keys, *_FOR_RESTART_BELOW) if attrgetter(key)(former) != attrgetter(key)(wanted)
+    ]
+    return tuple(_NAMES.get(key, key) for key in changed)

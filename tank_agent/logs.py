@@ -11,6 +11,7 @@ from typing import Any, Literal
 import structlog
 
 from tank_agent.linux.journald import Journal, is_our_stderr
+from tank_agent.spec.printable import escape
 
 # syslog(3).
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
@@ -27,6 +28,8 @@ def configure(*, form: Form | None = None) -> None:
     factory: Any = structlog.WriteLoggerFactory(file=sys.stderr)
     if chosen == "terminal":
         processors.append(structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False))
+        processors.append(structlog.processors.format_exc_info)
+        processors.append(_harmless)
         processors.append(structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback))
     else:
         processors.append(structlog.processors.format_exc_info)
@@ -42,6 +45,14 @@ def configure(*, form: Form | None = None) -> None:
         logger_factory=factory,
         cache_logger_on_first_use=True,
     )
+
+
+def _harmless(_logger: object, _name: str, entry: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Escape what texts of images, files and servers would do to a terminal."""
+    return {
+        key: escape(value if isinstance(value, str) else repr(value), keep="\n")
+        for key, value in entry.items()
+    }
 
 
 def _form() -> Form:

@@ -15,6 +15,7 @@ from tank_agent.errors import Problem, Stalled, TankError
 from tank_agent.journal import ownership
 from tank_agent.journal.ownership import Known
 from tank_agent.journal.records import DesiredPod
+from tank_agent.linux.given_file import read_given
 from tank_agent.reconcile.changes import changes
 from tank_agent.source.git.bare import init_bare
 from tank_agent.source.podfiles import PodFile, parse_bytes
@@ -104,7 +105,8 @@ def _read_tree(path: Path, host: Host | None) -> _Tree:
                 Problem(name, 0, "", "is a symbolic link, which is never followed in a repository")
             )
         else:
-            files.append(parse(_read(file), name))
+            # One byte more than a pod file may have makes the parser say that it is too large.
+            files.append(parse(read_given(file, TEXT_MAX), name))
     pods = [
         Declared(
             pod=found.pod, owner=f"git:{file.file}", revision=file.revision, file=file.file, line=found.line
@@ -149,15 +151,6 @@ def what_is_odd(file: Path) -> str | None:
     if file.is_file() or (file.is_symlink() and not file.exists()):
         return None
     return "is not a regular file; put the pod's text in a file of this name"
-
-
-def _read(file: Path) -> bytes:
-    try:
-        with file.open("rb") as stream:
-            # One byte more than a pod file may have, so that the parser says that it is too large.
-            return stream.read(TEXT_MAX + 1)
-    except OSError as error:
-        raise TankError(f"cannot read: {error.strerror}", where=os.fspath(file)) from error
 
 
 def _cannot_read(error: OSError) -> None:

@@ -24,6 +24,8 @@ from tank_agent.errors import TankError
 _LOG = structlog.get_logger()
 # Far above any request of ours: a path, a few parameters, a handful of headers.
 MAX_HEAD = 64 << 10
+# How much of a path is logged.
+_SHOWN = 200
 
 
 class Timeouts(Struct, frozen=True, kw_only=True):
@@ -138,7 +140,10 @@ class Connection(BaseHTTPRequestHandler):
         if route.upgrade and self.headers.get("Upgrade", "").lower() != route.upgrade:
             raise Refused(426, f"this needs an upgrade of the connection to {route.upgrade}")
         request = Request(params=params, query=_query(query), body=body, peer=self._peer, ended=self._ended)
-        return route.handler(self.host.service, request), route.upgrade
+        reply = route.handler(self.host.service, request)
+        if route.changes:
+            _LOG.info("asked", what=f"{route.method} {path[:_SHOWN]}", uid=self._peer.uid, pid=self._peer.pid)
+        return reply, route.upgrade
 
     def _check_access(self, access: str) -> None:
         if self._peer.member(self.host.group) and (access == "member" or self._peer.owner):
@@ -260,7 +265,7 @@ class Connection(BaseHTTPRequestHandler):
         self._send_error(Refused(code, message or explain or "the request is malformed"))
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Log nothing: what changes the machine is logged by those who change it."""
+        """Log nothing here: who asked for a change is logged once it was granted."""
 
 
 def _query(text: str) -> dict[str, str]:

@@ -18,6 +18,7 @@ from tank_agent.api.wire import (
     PlanRequest,
     decode_text,
 )
+from tank_agent.spec.printable import to_json
 
 # How often a request that waits looks whether its caller is still there, in seconds.
 _LOOK = 0.5
@@ -90,7 +91,7 @@ def _event_lines(
 ) -> Iterator[bytes]:
     while not request.ended():
         batch = service.events(after, _EVENTS_AT_ONCE)
-        lines = [msgspec.json.encode(event) + b"\n" for event in batch if pod in (None, event.pod)]
+        lines = [to_json(event) + b"\n" for event in batch if pod in (None, event.pod)]
         if lines:
             yield b"".join(lines)
         if batch:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import cast
 
-import msgspec
-
 from tank_agent.api.image_wire import PullLine
 from tank_agent.api.request import Refused, Reply, Request, Stream, json_answer
 from tank_agent.api.service import AgentService
@@ -14,6 +12,7 @@ from tank_agent.api.wire import error_body
 from tank_agent.errors import TankError
 from tank_agent.image.image import Progress
 from tank_agent.image.settings import PullPolicy
+from tank_agent.spec.printable import to_json
 
 _POLICIES = ("missing", "always", "never")
 
@@ -37,10 +36,10 @@ def _pull_lines(
     try:
         for found in service.images.pull(reference, policy, request.ended):
             line = PullLine(progress=found) if isinstance(found, Progress) else PullLine(image=found)
-            yield msgspec.json.encode(line) + b"\n"
+            yield to_json(line) + b"\n"
     except TankError as error:
         # The head of the answer is out already, so the error travels in its body.
-        yield msgspec.json.encode(PullLine(error=error_body(error))) + b"\n"
+        yield to_json(PullLine(error=error_body(error))) + b"\n"
 
 
 def remove(service: AgentService, request: Request) -> Reply:

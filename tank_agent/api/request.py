@@ -6,11 +6,11 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 
-import msgspec
 from msgspec import Struct
 
 from tank_agent.api.peer import Peer
 from tank_agent.errors import TankError
+from tank_agent.spec.printable import to_json
 
 
 class Refused(TankError):
@@ -104,4 +104,4 @@ Reply = Answer | Stream | Upgrade
 
 def json_answer(value: object) -> Answer:
     """Answer with a value as JSON."""
-    return Answer(body=msgspec.json.encode(value))
+    return Answer(body=to_json(value))

@@ -18,6 +18,8 @@ from tank_agent.api.wire import MAX_COMMAND, MAX_PLAN, MAX_POD_FILE
 Handler = Callable[[AgentService, Request], Reply]
 # Who may call: "member" is root, the agent's own user, and group tank; "owner" is the first two only.
 Access = Literal["member", "owner"]
+# These are no GET, since they bring or take long, and change nothing.
+_READING = ("/v1/plan", "/v1/sync")
 
 
 class Route(Struct, frozen=True):
@@ -33,6 +35,11 @@ class Route(Struct, frozen=True):
     access: Access = "member"
     body: int = 0
     upgrade: str = ""
+
+    @property
+    def changes(self) -> bool:
+        """Return whether it changes anything or lets the caller in, so that the log says who asked."""
+        return self.method != "GET" and self.path not in _READING
 
 
 ROUTES: tuple[Route, ...] = (

@@ -21,7 +21,7 @@ def run_command(service: AgentService, request: Request) -> Reply:
     if not wanted.argv or not wanted.argv[0] or any("\0" in argument for argument in wanted.argv):
         raise Refused(400, "there is no command")
     interactive = service.interactive
-    run = interactive.target(request.params["name"], request.query.get("container"))
+    run = interactive.target(request.params["name"], request.query.get("container"), request.ended)
     confirms = request.count("confirm", 0) > 0
     return Upgrade(
         run=lambda raw: relay.serve_exec(raw, lambda: interactive.start(run, wanted), confirms=confirms)
@@ -31,7 +31,7 @@ def run_command(service: AgentService, request: Request) -> Reply:
 def attach(service: AgentService, request: Request) -> Reply:
     """Take over the terminal of a container's main process."""
     interactive = service.interactive
-    run = interactive.terminal(request.params["name"], request.query.get("container"))
+    run = interactive.terminal(request.params["name"], request.query.get("container"), request.ended)
     confirms = request.count("confirm", 0) > 0
     return Upgrade(
         run=lambda raw: relay.serve_attach(raw, run, lambda: interactive.view(run), confirms=confirms)

@@ -21,9 +21,11 @@ from tank_agent.errors import (
     PodNotFound,
     Problem,
     Retry,
+    Stalled,
     TankError,
     VolumeInUse,
 )
+from tank_agent.spec.printable import to_json
 
 DEFAULT_SOCKET = "/run/tank/tank.sock"
 DEFAULT_GROUP = "tank"
@@ -62,6 +64,8 @@ _STATUS: tuple[tuple[type[TankError], int], ...] = (
     (ImageInUse, 409),
     (NotRunning, 409),
     (NotATty, 409),
+    # A person has to change something, and the same request is refused until then.
+    (Stalled, 409),
     (Retry, 503),
 )
 
@@ -113,7 +117,7 @@ def error_body(error: TankError) -> ErrorBody:
 
 def encode_error(body: ErrorBody) -> bytes:
     """Encode an error answer as JSON."""
-    return msgspec.json.encode(Envelope(body))
+    return to_json(Envelope(body))
 
 
 def decode_error(status: int, content: bytes) -> TankError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,22 +26,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb."""
-    from tank_agent.api.wire import MAX_POD_FILE
     from tank_agent.cli.output import print_json
-    from tank_agent.client.client import read_pod_file
+    from tank_agent.client.client import pod_file_name, read_pod_file
+    from tank_agent.spec.printable import escape
 
     client = client_of(arguments)
-    if arguments.file == "-":
-        # One byte more than possible, so that the agent refuses it instead of storing a part.
-        content, name = sys.stdin.buffer.read(MAX_POD_FILE + 1), "<stdin>"
-    else:
-        content, name = read_pod_file(Path(arguments.file)), arguments.file
+    path = Path(arguments.file)
+    content, name = read_pod_file(path), pod_file_name(path)
     applied = client.apply(content, file=name)
     if arguments.output == "json":
         print_json(applied)
     else:
         for pod in applied:
-            print(f"{pod.name} {pod.change}")
+            print(escape(f"{pod.name} {pod.change}"))
     if arguments.wait:
         deadline = time.monotonic() + arguments.timeout
         for pod in applied:

@@ -12,10 +12,7 @@ if TYPE_CHECKING:
     from tank_agent.client.client import Client
     from tank_agent.settings import Settings
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_NUMBER = r"[0-9]+(?:\.[0-9]+)?"
-_PART = re.compile(rf"({_NUMBER})(ms|s|m|h|d)")
-_DURATION = re.compile(rf"(?:{_PART.pattern})+")
+_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 
 
 def client_of(arguments: argparse.Namespace) -> Client:
@@ -67,11 +64,12 @@ def duration(text: str) -> float:
     Raises:
         argparse.ArgumentTypeError: it is none.
     """
-    if re.fullmatch(_NUMBER, text):
-        return float(text)
-    if not _DURATION.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a duration, such as 90s, 2m or 1h30m")
-    return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
+    from tank_agent.spec.quantities import parse_duration
+
+    try:
+        return float(text) if _NUMBER.fullmatch(text) else parse_duration(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration, such as 90s, 2m or 1h30m") from None
 
 
 def whole_number(text: str) -> int:

@@ -21,4 +21,4 @@ def run(arguments: argparse.Namespace) -> int:
     from tank_agent.client.start import attach
 
     path = light.socket_path(arguments.socket)
-    return conclude(attach(path, arguments.name, detach_keys=arguments.detach_keys))
+    return conclude(lambda: attach(path, arguments.name, detach_keys=arguments.detach_keys))

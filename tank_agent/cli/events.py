@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb."""
-    from tank_agent.cli.output import escape, print_json_line
+    from tank_agent.cli.output import print_json_line
+    from tank_agent.spec.printable import escape
 
     client = client_of(arguments)
     for event in client.events(follow=arguments.follow, after=arguments.since_seq, pod=arguments.pod):

@@ -11,6 +11,7 @@ from tank_agent.client import keys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
     from tank_agent.client.results import Result
 
@@ -97,22 +98,31 @@ def run(arguments: argparse.Namespace) -> int:
         except UnicodeEncodeError:
             print(f"tank exec: {what} is not valid UTF-8, which a container takes only", file=sys.stderr)
             return _USAGE
-    result = exec_command(
-        light.socket_path(arguments.socket),
-        arguments.name,
-        arguments.command,
-        cwd=arguments.cwd,
-        env=arguments.env,
-        tty=False if arguments.no_tty else None,
-        detach_keys=arguments.detach_keys,
+    return conclude(
+        lambda: exec_command(
+            light.socket_path(arguments.socket),
+            arguments.name,
+            arguments.command,
+            cwd=arguments.cwd,
+            env=arguments.env,
+            tty=False if arguments.no_tty else None,
+            detach_keys=arguments.detach_keys,
+        )
     )
-    return conclude(result)
 
 
-def conclude(result: Result) -> int:
-    """Say that the user left, and return the exit code."""
-    from tank_agent.client.results import Detached
+def conclude(session: Callable[[], Result]) -> int:
+    """Have a session, say that the user left or that output was lost, and return the exit code."""
+    from tank_agent.client.results import Detached, OutputLost
 
+    try:
+        result = session()
+    except OutputLost as lost:
+        from tank_agent.cli.output import cannot_write, print_error
+
+        print_error(cannot_write(lost))
+        # A command that went well and whose output is lost is no success.
+        return lost.result.status or 1
     if isinstance(result, Detached):
         print("detached")
     return result.status

@@ -26,8 +26,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _init(arguments: argparse.Namespace) -> int:
-    from tank_agent.cli.output import escape, print_json
+    from tank_agent.cli.output import print_json
     from tank_agent.offline import init_repository
+    from tank_agent.spec.printable import escape
 
     path = Path(arguments.path).absolute()
     made = init_repository(path, arguments.branch, arguments.owner)

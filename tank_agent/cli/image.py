@@ -61,8 +61,9 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _pull(arguments: argparse.Namespace) -> int:
-    from tank_agent.cli.output import escape, print_json
+    from tank_agent.cli.output import print_json
     from tank_agent.cli.progress import PullDisplay
+    from tank_agent.spec.printable import escape
 
     client = client_of(arguments)
     pulled = []
@@ -93,7 +94,8 @@ def _prune(arguments: argparse.Namespace) -> int:
 
 
 def _print_removed(results: Sequence[RemovedImages], output: str) -> None:
-    from tank_agent.cli.output import escape, megabytes, print_json
+    from tank_agent.cli.output import megabytes, print_json
+    from tank_agent.spec.printable import escape
 
     names = [name for result in results for name in result.removed]
     freed = sum(result.freed for result in results)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import codecs
+import contextlib
 import re
 import sys
+import time
 from typing import BinaryIO
 
-from tank_agent.cli.arguments import add_output, whole_number
+from tank_agent.cli.arguments import add_output, duration, whole_number
 from tank_agent.client.logs import LogLine
-
-# What a terminal must not get from a container: control characters, except tabs and colours.
-_UNSAFE = re.compile(rb"(\x1b\[[0-9;:]*m)|[\x00-\x08\x0b-\x1f\x7f]|\xc2[\x80-\x9f]")
-_AGO = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
+from tank_agent.spec.printable import escape, escape_output
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     output = sys.stdout.buffer
     if arguments.output == "json":
         for line in lines:
-            output.write(_json(arguments.name, line))
+            output.write(_json(arguments.name, line).encode())
             if arguments.follow:
                 output.flush()
         return 0
@@ -65,36 +65,37 @@ class _Printer:
         self._timestamps = timestamps
         self._names = names
         self._open: tuple[str, str] | None = None
+        # Keeps the first bytes of a character whose rest is in the next piece.
+        self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
 
     def write(self, line: LogLine) -> None:
         source = (line.container, line.stream)
         if self._open not in (None, source):
-            self._output.write(b"\n")
+            self._output.write(self._shown(b"", whole=True) + b"\n")
             self._open = None
         if self._open is None:
             if self._names:
-                self._output.write(f"{line.container} | ".encode())
+                self._output.write(f"{escape(line.container)} | ".encode())
             if self._timestamps:
-                self._output.write(f"{line.time} ".encode())
-        content = _UNSAFE.sub(_shown, line.content) if self._safe else line.content
+                self._output.write(f"{escape(line.time)} ".encode())
+        content = self._shown(line.content, whole=line.whole)
         self._output.write(content + b"\n" if line.whole else content)
         self._open = None if line.whole else source
 
+    def _shown(self, content: bytes, *, whole: bool) -> bytes:
+        if not self._safe:
+            return content
+        text = self._decoder.decode(content, whole)
+        return escape_output(text).encode(errors="backslashreplace")
 
-def _shown(match: re.Match[bytes]) -> bytes:
-    if match[1]:
-        return match[1]
-    byte = match[0][-1]
-    return b"^%c" % (byte ^ 0x40) if byte < 0x80 else b"\\x%02x" % byte
 
-
-def _json(name: str, line: LogLine) -> bytes:
-    import json
+def _json(name: str, line: LogLine) -> str:
+    from tank_agent.cli.output import json_line
 
     pod = name.partition("/")[0]
     fields = {"time": line.time, "pod": pod, "container": line.container, "stream": line.stream}
     message = line.content.decode(errors="replace")
-    return json.dumps({**fields, "message": message, "partial": not line.whole}).encode() + b"\n"
+    return json_line({**fields, "message": message, "partial": not line.whole}) + "\n"
 
 
 def since(text: str) -> float:
@@ -103,14 +104,10 @@ def since(text: str) -> float:
     Raises:
         argparse.ArgumentTypeError: it is none.
     """
-    import time
-
-    from tank_agent.cli.arguments import duration
-
-    if _AGO.fullmatch(text):
-        return time.time() - duration(text)
-    if re.fullmatch(r"\d+(\.\d+)?", text):
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
         return float(text)
+    with contextlib.suppress(argparse.ArgumentTypeError):
+        return time.time() - duration(text)
     from datetime import datetime
 
     try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+from tank_agent.linux import standard_streams
+
 # As typing has it, which takes longer to import than all of this.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,10 +62,7 @@ VERBS: tuple[Verb, ...] = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb and return the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        # A name that the terminal's encoding lacks is shown escaped; it must not end the program.
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    standard_streams.restore()
     try:
         code = _run(argv)
         # Here and not at exit, so that a reader that went away is noticed inside the try.
@@ -71,9 +70,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:
-        # Python flushes once more at exit; let that go nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        standard_streams.give_up_output()
         return _BROKEN_PIPE
+    except standard_streams.CannotWrite as failure:
+        from tank_agent.cli.output import cannot_write, print_error
+
+        standard_streams.give_up_output()
+        print_error(cannot_write(failure.error))
+        return 1
     return code
 
 
@@ -101,6 +105,8 @@ def _run(argv: Sequence[str] | None) -> int:
     try:
         code: int = arguments.run(arguments)
         return code
+    except standard_streams.CannotWrite:
+        raise
     except Exception as error:
         # Not imported before there is one: `tank exec` starts without.
         from tank_agent.errors import TankError

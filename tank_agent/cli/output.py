@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import sys
 import time
@@ -10,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
 from tank_agent.errors import InvalidSpec, TankError
+from tank_agent.linux.standard_streams import CannotWrite
+from tank_agent.spec.printable import escape, escape_json, to_json
 
 _RED, _GREEN, _YELLOW, _BOLD = "31", "32", "33", "1"
 _PHASE_COLORS = {
@@ -20,19 +24,6 @@ _PHASE_COLORS = {
     "backing-off": _YELLOW,
 }
 _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
-
-
-def escape(text: str, keep: str = "") -> str:
-    """Make control and formatting characters visible, except those in `keep`: texts come from containers."""
-    if text.isascii() and text.isprintable():
-        return text
-    # Cc are control characters, Cf hold the bidirectional overrides, Cs and Co can't be shown at all.
-    return "".join(
-        char
-        if char in keep or unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
-        else char.encode("unicode_escape", "surrogatepass").decode()
-        for char in text
-    )
 
 
 def colored(text: str, color: str, stream: TextIO | None = None) -> str:
@@ -66,14 +57,17 @@ def print_json(value: object) -> None:
     """Print a value as indented JSON."""
     import msgspec
 
-    print(msgspec.json.format(msgspec.json.encode(value)).decode())
+    print(escape_json(msgspec.json.format(to_json(value)).decode()))
 
 
 def print_json_line(value: object) -> None:
     """Print a value as one line of JSON, at once."""
-    import msgspec
+    print(json_line(value), flush=True)
 
-    print(msgspec.json.encode(value).decode(), flush=True)
+
+def json_line(value: object) -> str:
+    """Return a value as one line of JSON."""
+    return escape_json(to_json(value).decode())
 
 
 def print_error(error: TankError) -> None:
@@ -81,9 +75,18 @@ def print_error(error: TankError) -> None:
     text = escape(str(error), keep="\n")
     # Findings stand alone, so that an editor can jump to file:line.
     prefix = "" if isinstance(error, InvalidSpec) else colored("tank: ", _RED, sys.stderr)
-    # What was printed before belongs before it, also when both go to one file.
-    sys.stdout.flush()
+    # What was printed before belongs before it, also when both go to one file. What fails here, fails at the
+    # end, too.
+    with contextlib.suppress(OSError, CannotWrite):
+        sys.stdout.flush()
     print(f"{prefix}{text}", file=sys.stderr)
+
+
+def cannot_write(error: OSError) -> TankError:
+    """Return the error for output that is lost."""
+    if error.errno == errno.EBADF:
+        return TankError("cannot write: the output is closed")
+    return TankError(f"cannot write: {error.strerror or error}")
 
 
 def megabytes(size: float) -> str:

@@ -52,8 +52,10 @@ class _VerbParser(argparse.ArgumentParser):
         return found, rest
 
     def error(self, message: str) -> NoReturn:
+        from tank_agent.spec.printable import escape
+
         self.print_usage(sys.stderr)
-        self.exit(self.verb.usage_code if self.verb else 2, f"{self.prog}: {message}\n")
+        self.exit(self.verb.usage_code if self.verb else 2, escape(f"{self.prog}: {message}\n", keep="\n"))
 
 
 def build(table: Sequence[Verb], only: str | None) -> argparse.ArgumentParser:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from tank_agent.api.service import PlannedPod, PlanReport
 from tank_agent.cli.arguments import add_output, client_of
-from tank_agent.cli.output import colored, escape, print_json
+from tank_agent.cli.output import colored, print_json
 from tank_agent.errors import AgentUnreachable, InvalidSpec, TankError
+from tank_agent.spec.printable import escape
 
 if TYPE_CHECKING:
     from tank_agent.client.client import Client
@@ -139,7 +140,7 @@ def _print(report: PlanReport) -> None:
 
 def _print_pod(pod: PlannedPod) -> None:
     sign, color = _SIGNS.get(pod.change, ("?", "0"))
-    print(colored(f"{sign} {escape(pod.name)}: {pod.change}", color))
+    print(colored(escape(f"{sign} {pod.name}: {pod.change}"), color))
     for line in pod.diff:
         print(f"    {escape(line)}")
     for number, action in enumerate(pod.actions, 1):

@@ -9,6 +9,7 @@ from typing import TextIO
 
 from tank_agent.cli.output import megabytes, share
 from tank_agent.image.image import LayerProgress, Progress
+from tank_agent.spec.printable import escape
 
 _OVER = ("done", "cached")
 _DIGEST_SHOWN = 12
@@ -76,7 +77,7 @@ class PullDisplay:
 
 
 def _layer_line(layer: LayerProgress) -> str:
-    digest = layer.digest.removeprefix("sha256:")[:_DIGEST_SHOWN]
+    digest = escape(layer.digest.removeprefix("sha256:")[:_DIGEST_SHOWN])
     if layer.state in _OVER:
         state = "here already" if layer.state == "cached" else "done"
         return f"{digest}  {state:<12} {megabytes(layer.total)}"

@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb."""
-    from tank_agent.cli.output import colored, escape, print_json
+    from tank_agent.cli.output import colored, print_json
+    from tank_agent.spec.printable import escape
 
     client = client_of(arguments)
     revision = client.rollback(arguments.name, arguments.revision)

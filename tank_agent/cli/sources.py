@@ -6,7 +6,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from tank_agent.cli.output import ago, colored, escape
+from tank_agent.cli.output import ago, colored
+from tank_agent.spec.printable import escape
 
 _RED, _YELLOW, _GREEN = "31", "33", "32"
 _COLORS = {"in-sync": _GREEN, "error": _RED, "held": _YELLOW, "suspended": _YELLOW, "pinned": _YELLOW}
@@ -41,7 +42,7 @@ def followed(sources: Mapping[str, Any]) -> bool:
 def git_line(git: Mapping[str, Any]) -> str:
     """Return how far git is, as one line."""
     what = git["state"] if git["state"] != "pending" else "not looked yet"
-    said = [colored(what, _COLORS.get(git["state"], "0"))]
+    said = [colored(escape(what), _COLORS.get(git["state"], "0"))]
     commit = git.get("commit")
     if commit is not None:
         said.append(escape(f"at {commit_line(commit)}"))

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tank_agent.cli.arguments import add_output, client_of
-from tank_agent.cli.output import ago, colored_phase, escape, print_json, print_table, share, until
+from tank_agent.cli.output import ago, colored_phase, print_json, print_table, share, until
 from tank_agent.cli.sources import commit_line, print_sources
+from tank_agent.spec.printable import escape
 
 Status = Mapping[str, Any]
 

@@ -18,7 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb."""
-    from tank_agent.cli.output import escape, print_json
+    from tank_agent.cli.output import print_json
+    from tank_agent.spec.printable import escape
 
     sources = client_of(arguments).suspend(arguments.name)
     if arguments.output == "json":

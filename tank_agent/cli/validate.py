@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -38,14 +37,17 @@ class _Found(Struct, frozen=True, kw_only=True):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the verb takes."""
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="pod files, or directories with them")
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="pod files, or directories with them; - is standard input"
+    )
     add_output(parser, "json")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb."""
-    from tank_agent.cli.output import escape, print_json
+    from tank_agent.cli.output import print_json
     from tank_agent.offline import pod_files
+    from tank_agent.spec.printable import escape
 
     found: list[_Found] = []
     for path in map(Path, arguments.paths):
@@ -67,17 +69,18 @@ def run(arguments: argparse.Namespace) -> int:
 def _look(path: Path, *, given: bool) -> _Found:
     """Check one file; `given` is what the user named, and not found in a directory."""
     from tank_agent.api.wire import decode_text
-    from tank_agent.client.client import read_pod_file
+    from tank_agent.client.client import pod_file_name, read_pod_file
     from tank_agent.offline import what_is_odd
     from tank_agent.spec.parse import parse_pod_file
     from tank_agent.spec.selectors import EVERYWHERE
 
-    name = os.fspath(path)
+    name = pod_file_name(path)
     try:
         odd = None if given else what_is_odd(path)
         if odd is not None:
             raise InvalidSpec((Problem(name, 0, "", odd),))
-        parsed = parse_pod_file(decode_text(read_pod_file(path), name), name)
+        # What comes through a pipe will have a file's name where it is put.
+        parsed = parse_pod_file(decode_text(read_pod_file(path), name), name, nameless="stdin")
     except InvalidSpec as error:
         return _Found(path=path, checked=CheckedFile(file=name, valid=False, problems=error.problems))
     except TankError as error:
@@ -116,7 +119,7 @@ def _same_names(files: Iterable[_Found]) -> list[_Found]:
 
 
 def _print(files: Sequence[CheckedFile]) -> None:
-    from tank_agent.cli.output import escape
+    from tank_agent.spec.printable import escape
 
     for file in files:
         if file.valid:

@@ -15,8 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb."""
-    from tank_agent.cli.output import escape, print_json, span
+    from tank_agent.cli.output import print_json, span
     from tank_agent.errors import AgentUnreachable
+    from tank_agent.spec.printable import escape
 
     try:
         agent = client_of(arguments).info()
@@ -28,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     print(f"tank   {__version__}")
     if agent is None:
-        print(f"agent  - ({problem})")
+        print(escape(f"agent  - ({problem})"))
     else:
         up = f"pid {agent['pid']}, up {span(agent['uptime'])}"
         print(escape(f"agent  {agent['version']} ({up})"))

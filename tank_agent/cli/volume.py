@@ -43,7 +43,8 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def _remove(arguments: argparse.Namespace) -> int:
     from tank_agent.cli.each import for_each
-    from tank_agent.cli.output import escape, print_json
+    from tank_agent.cli.output import print_json
+    from tank_agent.spec.printable import escape
 
     client = client_of(arguments)
 

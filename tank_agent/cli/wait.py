@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb."""
-    from tank_agent.cli.output import escape, print_json
+    from tank_agent.cli.output import print_json
+    from tank_agent.spec.printable import escape
 
     found = client_of(arguments).wait(arguments.name, arguments.phase, arguments.timeout)
     if arguments.output == "json":

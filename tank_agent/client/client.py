@@ -17,6 +17,7 @@ from tank_agent.client.transport import Transport
 from tank_agent.errors import AgentUnreachable, InvalidSpec, PodNotFound, Problem, TankError
 from tank_agent.image.reports import ListedImage, RemovedImages
 from tank_agent.journal.records import DesiredPod, Event, Revision
+from tank_agent.linux.given_file import read_given, read_stdin
 from tank_agent.spec.model import Pod, PullPolicy
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from tank_agent.image.image import Progress
 
 _T = TypeVar("_T")
+
+_STDIN = "<stdin>"
 
 # Seconds for which "no such pod" is not believed: a file that was just saved is a pod a moment later.
 _APPEARS_WITHIN = 2.0
@@ -434,25 +437,29 @@ def _pod_text(pods: Pod | Mapping[str, object] | os.PathLike[str] | str | bytes)
         return pods.encode(), "<text>"
     if isinstance(pods, str | os.PathLike):
         return read_pod_file(Path(pods)), os.fspath(pods)
+    from tank_agent.spec.parse import checked_pod
     from tank_agent.spec.render import render_pod
 
-    pod = pods if isinstance(pods, Pod) else Pod.new(dict(pods))
+    pod = checked_pod(pods) if isinstance(pods, Pod) else Pod.new(dict(pods))
     return render_pod(pod).encode(), f"<pod {pod.name}>"
 
 
 def read_pod_file(path: Path) -> bytes:
-    """Read a pod file.
+    """Read a pod file; `-` is standard input.
 
     Raises:
         TankError: it can't be read.
         InvalidSpec: it is larger than a pod file may be.
     """
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_POD_FILE + 1)
-    except OSError as error:
-        raise TankError(f"cannot read: {error.strerror}", where=os.fspath(path)) from error
+    name = pod_file_name(path)
+    content = read_given(path, MAX_POD_FILE) if name != _STDIN else read_stdin(MAX_POD_FILE)
     if len(content) > MAX_POD_FILE:
         message = f"is larger than the {MAX_POD_FILE >> 20} MiB of a pod file"
-        raise InvalidSpec((Problem(os.fspath(path), 0, "", message),))
+        raise InvalidSpec((Problem(name, 0, "", message),))
     return content
+
+
+def pod_file_name(path: Path) -> str:
+    """Return how messages call a pod file that a user named."""
+    name = os.fspath(path)
+    return _STDIN if name == "-" else name

@@ -65,3 +65,11 @@ class Detached(Result):
 
     def __repr__(self) -> str:
         return "Detached()"
+
+
+class OutputLost(OSError):
+    """The command ended, and some of what it printed could not be written here; `result` is how it ended."""
+
+    def __init__(self, error: OSError, result: Result) -> None:
+        super().__init__(error.errno, error.strerror)
+        self.result = result

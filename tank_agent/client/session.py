@@ -10,7 +10,7 @@ from collections import deque
 
 from tank_agent.api import frames
 from tank_agent.client import keys, light, terminal
-from tank_agent.client.results import Detached, Exited, Result, Signaled
+from tank_agent.client.results import Detached, Exited, OutputLost, Result, Signaled
 
 # As typing has it, which takes longer to import than all of this.
 TYPE_CHECKING = False
@@ -52,6 +52,8 @@ class Session:
         self._resized = False
         self._interrupted = False
         self._warned = False
+        # Why output could not be written; the command goes on, since only it can tell how it ends.
+        self._lost: OSError | None = None
 
     def resize(self) -> None:
         """Tell the terminal's size, if it is known."""
@@ -74,6 +76,8 @@ class Session:
                 result = self._work(wake)
                 # A command that was killed, or forgot it, leaves the screen as it is.
                 self._restore_screen(new_line=not isinstance(result, Exited))
+                if self._lost is not None:
+                    raise OutputLost(self._lost, result)
                 return result
         except terminal.Killed as killed:
             _die(killed.number)
@@ -221,9 +225,9 @@ class Session:
         for kind, payload in received:
             if kind == frames.STDOUT:
                 self._modes.feed(payload)
-                _write(self._streams.stdout, payload)
+                self._print(self._streams.stdout, payload)
             elif kind == frames.STDERR:
-                _write(self._streams.stderr, payload)
+                self._print(self._streams.stderr, payload)
             elif kind == frames.EXIT:
                 how, number = frames.read_exit(payload)
                 return Signaled(number) if how == frames.SIGNALED else Exited(number)
@@ -237,6 +241,15 @@ class Session:
 
                 raise decode_error(500, payload)
         return None
+
+    def _print(self, descriptor: int, payload: bytes) -> None:
+        try:
+            _write(descriptor, payload)
+        except BrokenPipeError:
+            # Nobody reads any more, and the command is to know.
+            raise
+        except OSError as error:
+            self._lost = self._lost or error
 
     def _restore_screen(self, *, new_line: bool = True, within: float | None = None) -> None:
         """Leave the alternate screen and the like, which the command cannot do any more.

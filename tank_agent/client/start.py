@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from tank_agent.client import keys, light
+from tank_agent.linux import standard_streams
 
 # As typing has it, which takes longer to import than all of this.
 TYPE_CHECKING = False
@@ -103,6 +104,8 @@ class Streams:
     """The descriptors of this side; those of the process where none is given."""
 
     def __init__(self, stdin: Stream | None, stdout: Stream | None, stderr: Stream | None) -> None:
+        # Before there is a connection, which would get the number of one that is closed.
+        standard_streams.reserve()
         self.stdin = _descriptor(stdin, 0)
         self.stdout = _descriptor(stdout, 1)
         self.stderr = _descriptor(stderr, 2)

@@ -1,5 +1,4 @@
 """Layers as a plain stream, however compressed; told by their first bytes, never by their name.
-name.
 
 This module runs in the confined child, which starts in milliseconds: it imports what it needs when it needs
 it.

@@ -135,8 +135,7 @@ class Store:
 
         Args:
             policy: "missing" takes a cached image, "always" asks the registry first and takes the cached
-            image only
-                if nobody answers, "never" asks nobody. None is what agent.toml says.
+                image only if nobody answers, "never" asks nobody. None is what agent.toml says.
 
         Raises:
             Stalled: no such image, a manifest or layer that we refuse, or a reference that cannot be read.
@@ -215,8 +214,7 @@ class Store:
 
         Args:
             keep: what running, desired and previous revisions need: references as pod files write them,
-            digests, or
-                both ("name@sha256:…"). What a pull that is under way needs stays anyway.
+                digests, or both ("name@sha256:…"). What a pull that is under way needs stays anyway.
         """
         with self._lock:
             wanted = self._wanted(keep)

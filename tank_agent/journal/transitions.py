@@ -6,7 +6,6 @@ A transition never touches the store: it returns the writes that make the next s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Generic, TypeVar
 
 import msgspec
@@ -17,6 +16,7 @@ from tank_agent.journal import ownership
 from tank_agent.journal.journal import Applied
 from tank_agent.journal.records import DesiredPod, Event, NewEvent, PodStatus, Revision
 from tank_agent.journal.store import Table, Write
+from tank_agent.linux.clock import rfc3339
 from tank_agent.source.snapshot import Snapshot
 from tank_agent.spec.model import Pod
 
@@ -207,11 +207,6 @@ def revision_key(name: str, generation: int) -> bytes:
 def event_key(seq: int) -> bytes:
     """Return the key of one event."""
     return seq.to_bytes(8, "big")
-
-
-def rfc3339(seconds: float) -> str:
-    """Return a Unix time as RFC 3339 in UTC, with milliseconds."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _event(pod: DesiredPod, kind: str, message: str) -> NewEvent:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, overload
 
 _LAST_MOMENT = 253402300799.0
 
@@ -36,6 +36,12 @@ class SystemClock:
 def boot_id() -> str:
     """Return the random name of this boot (random(4), /proc/sys/kernel/random/boot_id)."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+@overload
+def rfc3339(moment: float) -> str: ...
+@overload
+def rfc3339(moment: float | None) -> str | None: ...
 
 
 def rfc3339(moment: float | None) -> str | None:

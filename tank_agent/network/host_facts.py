@@ -56,6 +56,18 @@ class HostFacts(Protocol):
         ...
 
 
+def why_no_uplink(host: HostFacts) -> tuple[str, str]:
+    """Return why an adapter knows no uplink now, and what to do."""
+    in_file = "set a parent in the pod's file"
+    if isinstance(host, StaticHostFacts):
+        why = 'adapter "static" knows only what agent.toml says'
+        return f"no uplink: {why}", f"{in_file}, or an uplink in the [host] table of agent.toml"
+    if isinstance(host, UserHostFacts):
+        return f"no uplink: {host.path}.uplink() returned None", f"{in_file}, or let the adapter name one"
+    why = "this machine has no uplink: no default route leads anywhere"
+    return why, f"{in_file}, or an uplink in the [host] table of agent.toml"
+
+
 class AutoHostFacts:
     """Ask the machine: the default route, and resolv.conf. What is given here is not asked for."""
 
@@ -118,7 +130,7 @@ class UserHostFacts:
     """A user's class, with its mistakes turned into errors that name it."""
 
     def __init__(self, path: str, facts: HostFacts) -> None:
-        self._path = path
+        self.path = path
         self._facts = facts
 
     def uplink(self) -> str | None:
@@ -129,7 +141,7 @@ class UserHostFacts:
             raise self._failed("uplink", error) from error
         if found is not None and not isinstance(found, str):
             raise Stalled(
-                f"{self._path}.uplink() returned {found!r}", hint="return an interface's name or None"
+                f"{self.path}.uplink() returned {found!r}", hint="return an interface's name or None"
             )
         return found
 
@@ -146,12 +158,12 @@ class UserHostFacts:
         ):
             return HostDns(servers=tuple(found))
         raise Stalled(
-            f"{self._path}.dns() returned {found!r}",
+            f"{self.path}.dns() returned {found!r}",
             hint="return a list of servers' addresses, or a tank_agent.network.host_facts.HostDns",
         )
 
     def _failed(self, method: str, error: Exception) -> Retry:
-        return Retry(f"{self._path}.{method}() failed: {type(error).__name__}: {error}")
+        return Retry(f"{self.path}.{method}() failed: {type(error).__name__}: {error}")
 
 
 def make_host_facts(adapter: str, uplink: str | None, dns: tuple[str, ...]) -> HostFacts:

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from tank_agent.errors import Retry, Stalled
 from tank_agent.network import rtnetlink
-from tank_agent.network.host_facts import HostFacts
+from tank_agent.network.host_facts import HostFacts, why_no_uplink
 from tank_agent.spec.model import Network, Nic
 
 # Marks the links that we made (IFLA_GROUP, "tank" in ASCII): set by the kernel in the same step that makes
@@ -39,7 +39,8 @@ _IMPOSSIBLE_PARENTS = frozenset(
 class WantedNic(Struct, frozen=True, kw_only=True):
     """An interface as it should be.
 
-    `parent` is None where "auto" finds no uplink, and `parent_index` 0 where there is no such interface.
+    `parent` is None where "auto" finds no uplink, and then `no_uplink` says why, and what to do;
+    `parent_index` is 0 where there is no such interface.
     Addresses are in network order with their prefix length.
     """
 
@@ -50,6 +51,7 @@ class WantedNic(Struct, frozen=True, kw_only=True):
     addresses: tuple[tuple[bytes, int], ...]
     gateways: tuple[bytes, ...]
     metric: int
+    no_uplink: tuple[str, str] | None = None
 
     @property
     def has_ipv6(self) -> bool:
@@ -88,6 +90,7 @@ def _wanted(pod: str, nic: Nic, number: int, host: HostFacts) -> WantedNic:
         gateways=tuple(ipaddress.ip_address(text).packed for text in nic.gateway),
         # The first interface's default route wins; equal metrics would be refused or, for IPv6, balanced.
         metric=100 + number,
+        no_uplink=why_no_uplink(host) if parent is None else None,
     )
 
 
@@ -145,10 +148,8 @@ def check_parent(nic: WantedNic) -> None:
         Stalled: there is, and it never will.
     """
     if nic.parent is None:
-        raise Retry(
-            "this machine has no uplink: no default route leads anywhere",
-            hint="set a parent in the pod's file, or an uplink in the [host] table of agent.toml",
-        )
+        message, hint = nic.no_uplink or ("no uplink", None)
+        raise Retry(message, hint=hint)
     if not nic.parent_index:
         raise Retry(f"this machine has no interface {nic.parent!r}", hint="`ip link` lists those it has")
     if any((_SYS_CLASS_NET / nic.parent / name).exists() for name in ("wireless", "phy80211")):

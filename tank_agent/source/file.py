@@ -90,8 +90,13 @@ def _read_open(fd: int, clock: Callable[[], float]) -> Content | Busy | Unusable
         return Busy()
     data = _read_all(fd, before.st_size)
     after = os.fstat(fd)
-    if file_key(before) != file_key(after) or len(data) != after.st_size:
+    if file_key(before) != file_key(after):
         return Busy(settled_in=SETTLE)
+    if len(data) != after.st_size:
+        # It would look as if it were being written for ever.
+        return Unusable(
+            "has another size than the file system says, as in /proc; put the pod's text in a file"
+        )
     age = clock() - after.st_ctime
     # A time in the future (the clock was set back) says nothing; then every look reads, but none is hurried.
     young = SETTLE - age if 0 <= age < SETTLE else 0.0

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,8 +26,11 @@ from watchdog.events import (
 )
 from watchdog.observers.api import ObservedWatch
 
+from tank_agent.linux.bell import Bell, File
+from tank_agent.linux.mounts import mount_points
 from tank_agent.source.identity import directory_identity
 from tank_agent.source.observer import LateObserver
+from tank_agent.source.places import Places
 from tank_agent.spec.document import is_pod_file_name
 
 # An emitter that is stopped between two of its steps logs an error that means nothing. Without any handler,
@@ -44,8 +49,14 @@ _EVENTS: list[type[FileSystemEvent]] = [
 ]
 
 
-# Some ways to lose a watch make no event at all, such as a mount over the directory.
+# Far up, only a rename can take the directory away; whatever else happens there is others' business.
+_FAR_EVENTS: list[type[FileSystemEvent]] = [DirMovedEvent]
+_FAR = b" far"
+
+# What nothing tells, such as a directory far up that is made again.
 CHECK_EVERY = 10.0
+# Files that have other names are watched by themselves, as far as there are no more than this.
+_FILES_MAX = 64
 
 
 class _Armed(Struct, frozen=True):
@@ -56,8 +67,9 @@ class _Armed(Struct, frozen=True):
 class DirectoryWatcher:
     """Calls `wake` soon after a pod file in `path` changed, or the directory itself came or went.
 
-    `wake` runs in a thread of the watcher and must return at once. What the kernel does not tell (a directory
-    mounted over this one, the target of a linked file edited) shows at the next resync.
+    That includes what its links lead through, mounts over it or its files, and writers by another name.
+    `wake` runs in a thread of the watcher and must return at once. What the kernel does not tell, as on a
+    network file system, shows at the next resync.
 
     Args:
         path: the directory; it may come later, and so may the kernel's means to watch it.
@@ -75,7 +87,10 @@ class DirectoryWatcher:
         self._observer = LateObserver()
         self._armed: dict[str, _Armed] = {}
         self._lock = threading.Lock()
-        self._rearm = threading.Event()
+        # Of every directory watched, the names that matter in it.
+        self._names: Mapping[str, AbstractSet[str]] = {}
+        self._mounted: frozenset[Path] = frozenset()
+        self._rearm = Bell()
         self._stopped = False
         self._thread = threading.Thread(target=self._rearm_when_told, name="watch-directory", daemon=True)
         _report_renames_at_once()
@@ -123,41 +138,93 @@ class DirectoryWatcher:
         self._rearm.set()
         self._thread.join()
         self._observer.stop()
+        self._rearm.close()
 
     def _rearm_when_told(self) -> None:
         while not self._stopped:
             if self._rearm.wait(CHECK_EVERY):
                 self._rearm.clear()
+            if self._rearm.written():
+                self._wake()
             if not self._stopped:
                 self.check()
 
     def _wanted(self) -> dict[str, bytes]:
-        """Return the directories to watch, and their identities: this one, and those that hold its name."""
-        target = self._path.resolve()
+        """Return the directories to watch, with identities: all on the way to this one and to its links."""
+        target = str(self._path.resolve())
+        places = Places()
+        places.add_path(str(self._path))
+        mounted = self._mounted
+        # Without a descriptor to spare, what is known goes on to count.
+        with suppress(OSError):
+            mounted = mount_points(Path(target))
+        links, others = _odd_files(target, mounted)
+        places.add_files(target, links)
+        self._names = places.names
+        if self._rearm.watch_files(others) or mounted != self._mounted:
+            self._mounted = mounted
+            self._wake()
         wanted: dict[str, bytes] = {}
-        for directory in (target, self._path.parent.resolve(), target.parent):
+        # The most important first, since the kernel may not have watches for all.
+        for directory in dict.fromkeys((target, str(Path(target).parent), *places.names)):
             with suppress(OSError):
                 fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 try:
-                    wanted[str(directory)] = directory_identity(fd)
+                    kind = _FAR if self._is_far(directory) else b""
+                    wanted[directory] = directory_identity(fd) + kind
                 finally:
                     os.close(fd)
         return wanted
 
+    def _is_far(self, directory: str) -> bool:
+        """Return whether all that matters in a directory are directories that hold others of ours."""
+        near = self._path.parent
+        below = [Path(directory, name) for name in self._names.get(directory, ())]
+        return bool(below) and all(one in near.parents and not one.is_symlink() for one in below)
+
     def _arm(self, path: str, identity: bytes) -> None:
-        watch = self._observer.watch(_Handler(self, path), path, events=_EVENTS)
+        events = _FAR_EVENTS if identity.endswith(_FAR) else _EVENTS
+        watch = self._observer.watch(_Handler(self, path), path, events=events)
         self._armed[path] = _Armed(identity, watch)
 
     def on_event(self, directory: str, event: FileSystemEvent) -> None:
         """Wake if the event can matter; called by the observer, in its lock, with the directory watched."""
         target = str(self._path.resolve())
         paths = [os.fsdecode(path) for path in (event.src_path, event.dest_path) if path]
-        if any(path in (str(self._path), target) or path == directory for path in paths):
+        names = self._names.get(directory, ())
+        if any(path == directory or Path(path).name in names for path in paths):
             # Not check() itself: it asks the observer for its lock while it holds ours.
             self._rearm.set()
             self._wake()
         elif directory == target and any(is_pod_file_name(Path(path).name) for path in paths):
+            if any(_is_odd(path) for path in paths):
+                self._rearm.set()
             self._wake()
+
+
+def _odd_files(directory: str, mounted: frozenset[Path]) -> tuple[list[str], list[File]]:
+    """Return the names of pod files that are links, and the files that can be written by other names."""
+    links: list[str] = []
+    others: list[File] = []
+    with suppress(OSError), os.scandir(directory) as entries:
+        for entry in entries:
+            if not is_pod_file_name(entry.name):
+                continue
+            if entry.is_symlink():
+                links.append(entry.name)
+            elif len(others) < _FILES_MAX and (_is_odd(entry.path) or Path(entry.path) in mounted):
+                status = Path(entry.path).stat()
+                others.append((entry.path, status.st_dev, status.st_ino))
+    return sorted(links), others
+
+
+def _is_odd(path: str) -> bool:
+    """Return whether a file can change without an event in its directory."""
+    try:
+        status = Path(path).lstat()
+    except OSError:
+        return False
+    return stat.S_ISLNK(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_nlink > 1)
 
 
 class _Handler(FileSystemEventHandler):

@@ -14,9 +14,8 @@ NAME_PATTERN = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 INTERFACE_PATTERN = "^[A-Za-z0-9_.@][A-Za-z0-9_.@+-]{0,14}$"
 ABSOLUTE_PATTERN = "^/"
 MEMORY_PATTERN = "^[0-9]+[KkMmGgTt]?$"
-DURATION_PATTERN = (
-    "^([0-9]+(\\.[0-9]+)?h)?([0-9]+(\\.[0-9]+)?m)?([0-9]+(\\.[0-9]+)?s)?([0-9]+(\\.[0-9]+)?ms)?$"
-)
+_NUMBER = "[0-9]+(\\.[0-9]+)?"
+DURATION_PATTERN = "^" + "".join(f"({_NUMBER}{unit})?" for unit in ("d", "h", "m", "s", "ms")) + "$"
 
 
 def text(description: str, example: str, pattern: str | None = None) -> Meta:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -24,6 +25,7 @@ from tank_agent.spec.selectors import EVERYWHERE, Selector, check_selector
 from tank_agent.spec.structure import read_table, type_message
 
 _NO_FILE = "<pod>"
+_DROPPED = object()
 # A file of a megabyte can be wrong in more ways than anybody wants to store or read.
 _PROBLEMS_MAX = 1000
 _TOO_DEEP = "lists or tables are nested too deep; a few levels are enough for any pod"
@@ -44,16 +46,17 @@ class ParsedFile(Struct, frozen=True):
     problems: tuple[Problem, ...] = ()
 
 
-def parse_pod_file(text: str, file: str) -> ParsedFile:
+def parse_pod_file(text: str, file: str, *, nameless: str | None = None) -> ParsedFile:
     """Read the text of a pod file; `file` names it in messages, and its stem names a single pod.
 
-    A pod with a problem is not among `pods`; the problem's `pod` is its name where that is known.
+    `nameless` does so where `file` is no file's name, as of standard input. A pod with a problem is not among
+    `pods`; the problem's `pod` is its name where that is known.
     """
     document, problem = read_toml(text, file)
     if document is None:
         return ParsedFile(problems=(problem,) if problem else ())
     try:
-        return _FileReader(text, file).read(document)
+        return _FileReader(text, file).read(document, _stem(file) or nameless)
     except RecursionError:
         return ParsedFile(problems=(Problem(file, 0, "", _TOO_DEEP),))
 
@@ -80,6 +83,41 @@ def pod_from_mapping(fields: Mapping[str, object]) -> Pod:
     if found is None:
         raise InvalidSpec(tuple(to_problems(findings, file=_NO_FILE, lines={}, pod=name)))
     return found.pod
+
+
+def checked_pod(pod: Pod) -> Pod:
+    """Return a pod that was built from structs with every value of the type that it should have.
+
+    Raises:
+        InvalidSpec: a value has another; what values say is checked by whoever reads the pod's text.
+    """
+    try:
+        given = msgspec.to_builtins(pod, builtin_types=(bytes, bytearray, memoryview))
+        checked = msgspec.convert(given, Pod)
+    except (TypeError, ValueError, RecursionError) as error:
+        message, _, place = str(error).partition(" - at `$.")
+        raise InvalidSpec((Problem(_NO_FILE, 0, place.rstrip("`"), message),)) from None
+    unknown = _unknown_key(given, msgspec.to_builtins(checked), "")
+    if unknown is not None:
+        raise InvalidSpec((Problem(_NO_FILE, 0, unknown, "there is no such key"),))
+    return checked
+
+
+def _unknown_key(given: Any, checked: Any, path: str) -> str | None:
+    """Return the first key that was dropped, from a mapping in the place of a struct."""
+    if isinstance(given, dict):
+        items = [
+            (f"{path}.{key}".lstrip("."), item, checked.get(key, _DROPPED)) for key, item in given.items()
+        ]
+    elif isinstance(given, list | tuple):
+        items = [(f"{path}[{at}]", *both) for at, both in enumerate(zip(given, checked, strict=True))]
+    else:
+        items = []
+    for place, item, found in items:
+        unknown = place if found is _DROPPED else _unknown_key(item, found, place)
+        if unknown is not None:
+            return unknown
+    return None
 
 
 def _plain(value: Any) -> Any:
@@ -120,13 +158,13 @@ class _FileReader:
             self._lines = find_lines(without_mark(self.text))
         return self._lines
 
-    def read(self, document: dict[str, Any]) -> ParsedFile:
+    def read(self, document: dict[str, Any], stem: str | None) -> ParsedFile:
         if not document:
             self._report([Finding((), "there is no pod in this file; a pod needs [[containers]]")])
             return self._done([])
         if "pods" in document:
             return self._read_many(document)
-        found, findings, name = _read_pod(document, _stem(self.file))
+        found, findings, name = _read_pod(document, stem)
         self._report(findings, pod=name)
         return self._done([found] if found else [])
 

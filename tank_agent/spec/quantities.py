@@ -33,8 +33,8 @@ _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 _MEMORY = re.compile(r"([0-9]{1,19})([KMGT]?)", re.IGNORECASE)
 _LOOSE_MEMORY = re.compile(r"([0-9]{1,19})(?:\.([0-9]{1,6}))? ?([KMGT])?(?:i?B)?", re.IGNORECASE)
 _NUMBER = r"([0-9]{1,12}(?:\.[0-9]{1,9})?)"
-_DURATION = re.compile(rf"(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s)?(?:{_NUMBER}ms)?")
-_SECONDS = (3600.0, 60.0, 1.0)
+_DURATION = re.compile(rf"(?:{_NUMBER}d)?(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s)?(?:{_NUMBER}ms)?")
+_SECONDS = (86_400.0, 3600.0, 60.0, 1.0)
 
 
 def parse_memory(value: int | str) -> int:
@@ -101,10 +101,8 @@ def _duration_of_text(value: str) -> float:
         raise ValueError(
             f'{show(value)} is not a length of time; use numbers with h, m, s or ms, such as "10s" or "1m30s"'
         )
-    hours, minutes, seconds, milliseconds = found.groups(default="0")
-    whole = sum(
-        float(number) * unit for number, unit in zip((hours, minutes, seconds), _SECONDS, strict=True)
-    )
+    *numbers, milliseconds = found.groups(default="0")
+    whole = sum(float(number) * unit for number, unit in zip(numbers, _SECONDS, strict=True))
     return whole + float(milliseconds) / 1000
 
 

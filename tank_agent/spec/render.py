@@ -2,97 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import Any
-
-import tomlkit
-from tomlkit.items import AoT, InlineTable, Table
 
 from tank_agent.spec.model import Container, CpuLimit, Limits, Mount, Network, Nic, Pod, Security, Volume
 from tank_agent.spec.quantities import CPU_PERIOD, format_duration, format_memory
+from tank_agent.spec.toml_text import Inline, write_toml
 
 _DEFAULT_GRACE = 10.0
 
 
 def render_pod(pod: Pod) -> str:
     """Return the TOML text of a pod, as `tank get` prints it."""
-    document = tomlkit.document()
-    document["name"] = pod.name
-    document["restart"] = pod.restart.value
-    document["network"] = _network(pod.network) if pod.network.mode == "nics" else pod.network.mode
-    if pod.volumes:
-        document["volumes"] = _list(_volume(volume) for volume in pod.volumes)
-    document["containers"] = _list(_container(container) for container in pod.containers)
-    return tomlkit.dumps(document)
-
-
-def _table(keys: Mapping[str, Any]) -> Table:
-    """Return a table without the keys whose value is None."""
-    table = tomlkit.table()
-    for key, value in keys.items():
-        if value is not None:
-            table[key] = value
-    return table
-
-
-def _inline(keys: Mapping[str, Any]) -> InlineTable:
-    table = tomlkit.inline_table()
-    table.update(keys)
-    return table
-
-
-def _list(tables: Iterable[Table]) -> AoT:
-    result = tomlkit.aot()
-    for table in tables:
-        result.append(table)
-    return result
-
-
-def _network(network: Network) -> Table:
-    return _table({"dns": list(network.dns) or None, "nics": _list(_nic(nic) for nic in network.nics)})
-
-
-def _nic(nic: Nic) -> Table:
-    return _table(
+    return write_toml(
         {
-            "name": nic.name,
-            "mode": None if nic.mode == "macvlan" else nic.mode,
-            "parent": None if nic.parent == "auto" else nic.parent,
-            "ip": _one_or_more(nic.ip),
-            "gateway": _one_or_more(nic.gateway),
+            "name": pod.name,
+            "restart": pod.restart.value,
+            "network": _network(pod.network) if pod.network.mode == "nics" else pod.network.mode,
+            "volumes": [_volume(volume) for volume in pod.volumes] or None,
+            "containers": [_container(container) for container in pod.containers],
         }
     )
+
+
+def _network(network: Network) -> dict[str, Any]:
+    return {"dns": list(network.dns) or None, "nics": [_nic(nic) for nic in network.nics]}
+
+
+def _nic(nic: Nic) -> dict[str, Any]:
+    return {
+        "name": nic.name,
+        "mode": None if nic.mode == "macvlan" else nic.mode,
+        "parent": None if nic.parent == "auto" else nic.parent,
+        "ip": _one_or_more(nic.ip),
+        "gateway": _one_or_more(nic.gateway),
+    }
 
 
 def _one_or_more(values: tuple[str, ...]) -> str | list[str] | None:
     return values[0] if len(values) == 1 else list(values) or None
 
 
-def _volume(volume: Volume) -> Table:
-    return _table({"name": volume.name, "host": volume.host})
+def _volume(volume: Volume) -> dict[str, Any]:
+    return {"name": volume.name, "host": volume.host}
 
 
-def _container(container: Container) -> Table:
-    # Tables must come last: in TOML, keys after a table's header belong to that table.
-    return _table(
-        {
-            "name": container.name,
-            "image": container.image,
-            "pull": container.pull,
-            "rootfs": container.rootfs,
-            "command": None if container.command is None else list(container.command),
-            "args": None if container.args is None else list(container.args),
-            "env": _inline(container.env) if container.env else None,
-            "working_dir": container.working_dir,
-            "user": container.user,
-            "tty": container.tty or None,
-            "stop_signal": container.stop_signal,
-            "stop_grace": None if container.stop_grace == _DEFAULT_GRACE else _grace(container.stop_grace),
-            "mounts": _list(_mount(mount) for mount in container.mounts) if container.mounts else None,
-            "limits": _limits(container.limits) if container.limits != Limits() else None,
-            "security": _security(container.security) if container.security != Security() else None,
-        }
-    )
+def _container(container: Container) -> dict[str, Any]:
+    return {
+        "name": container.name,
+        "image": container.image,
+        "pull": container.pull,
+        "rootfs": container.rootfs,
+        "command": None if container.command is None else list(container.command),
+        "args": None if container.args is None else list(container.args),
+        "env": Inline(container.env) if container.env else None,
+        "working_dir": container.working_dir,
+        "user": container.user,
+        "tty": container.tty or None,
+        "stop_signal": container.stop_signal,
+        "stop_grace": None if container.stop_grace == _DEFAULT_GRACE else _grace(container.stop_grace),
+        "mounts": [_mount(mount) for mount in container.mounts] or None,
+        "limits": _limits(container.limits) if container.limits != Limits() else None,
+        "security": _security(container.security) if container.security != Security() else None,
+    }
 
 
 def _grace(seconds: float) -> str | float:
@@ -101,37 +72,33 @@ def _grace(seconds: float) -> str | float:
     return text if text[-1].isalpha() else seconds
 
 
-def _mount(mount: Mount) -> Table:
-    return _table({"volume": mount.volume, "path": mount.path, "read_only": mount.read_only or None})
+def _mount(mount: Mount) -> dict[str, Any]:
+    return {"volume": mount.volume, "path": mount.path, "read_only": mount.read_only or None}
 
 
-def _limits(limits: Limits) -> Table:
-    return _table(
-        {
-            "memory": None if limits.memory is None else format_memory(limits.memory),
-            "pids": limits.pids,
-            "cpu": None if limits.cpu is None else _cpu(limits.cpu),
-        }
-    )
+def _limits(limits: Limits) -> dict[str, Any]:
+    return {
+        "memory": None if limits.memory is None else format_memory(limits.memory),
+        "pids": limits.pids,
+        "cpu": None if limits.cpu is None else _cpu(limits.cpu),
+    }
 
 
-def _security(security: Security) -> Table:
+def _security(security: Security) -> dict[str, Any]:
     capabilities = {"add": list(security.add), "drop": list(security.drop)}
     given = {key: names for key, names in capabilities.items() if names}
-    return _table(
-        {
-            "capabilities": _inline(given) if given else None,
-            "read_only_root": security.read_only_root or None,
-            "privileged": security.privileged or None,
-            "seccomp": None if security.seccomp == "default" else security.seccomp,
-            "devices": list(security.devices) or None,
-            "userns": None if security.userns == "host" else security.userns,
-        }
-    )
+    return {
+        "capabilities": Inline(given) if given else None,
+        "read_only_root": security.read_only_root or None,
+        "privileged": security.privileged or None,
+        "seccomp": None if security.seccomp == "default" else security.seccomp,
+        "devices": list(security.devices) or None,
+        "userns": None if security.userns == "host" else security.userns,
+    }
 
 
-def _cpu(limit: CpuLimit) -> float | InlineTable:
+def _cpu(limit: CpuLimit) -> float | Inline:
     cores = limit.quota / CPU_PERIOD
     if limit.period == CPU_PERIOD and cores <= 1024:
         return cores
-    return _inline({"quota": limit.quota, "period": limit.period})
+    return Inline({"quota": limit.quota, "period": limit.period})

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
+from tank_agent import logs
 from tank_agent.api.connection import Timeouts
 from tank_agent.api.request import Answer, Raw, Reply, Request, Upgrade, json_answer
 from tank_agent.api.routes import ROUTES, Route
@@ -231,7 +233,7 @@ def test_an_old_caller_is_served(server: ApiServer, service: FakeService, path: 
     [
         (PodNotFound("there is no pod x"), 404, "not-found"),
         (OwnedElsewhere("a file owns x", where="/x.toml", hint="edit it"), 409, "owned-elsewhere"),
-        (Stalled("no uplink"), 500, "stalled"),
+        (Stalled("no uplink"), 409, "stalled"),
         (Retry("busy"), 503, "retry"),
         (TankError("odd"), 500, "error"),
         (ValueError("secret detail"), 500, "bug"),
@@ -578,3 +580,19 @@ def test_an_upgrade_has_to_be_asked_for(server: ApiServer, path: Path) -> None:
 def test_an_upgrade_can_be_refused(server: ApiServer, path: Path) -> None:
     status, body = ask(path, b"POST /test/echo?refuse=1 HTTP/1.1\r\nUpgrade: echo\r\n\r\n")
     assert (status, body["error"]["reason"]) == (404, "not-found")
+
+
+def test_the_log_says_who_asked_for_a_change(
+    server: ApiServer, service: FakeService, path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.add("web")
+    logs.configure(form="json")
+    try:
+        ask(path, b"DELETE /v1/pods/web HTTP/1.1\r\n\r\n")
+        ask(path, b"POST /v1/pods/none/rollback HTTP/1.1\r\n\r\n")
+        get(path, "/v1/pods")
+    finally:
+        structlog.reset_defaults()
+    (line,) = map(json.loads, capsys.readouterr().err.splitlines())
+    found = {key: line[key] for key in ("event", "what", "uid", "pid")}
+    assert found == {"event": "asked", "what": "DELETE /v1/pods/web", "uid": os.getuid(), "pid": os.getpid()}

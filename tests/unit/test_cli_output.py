@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import io
+import re
 import time
 
 import pytest
 
 from tank_agent.cli.arguments import duration, whole_number
+from tank_agent.cli.logs import since
 from tank_agent.cli.main import VERBS, parser
 from tank_agent.cli.output import (
     ago,
@@ -23,6 +25,8 @@ from tank_agent.cli.output import (
 )
 from tank_agent.cli.status import ending
 from tank_agent.errors import InvalidSpec, Problem, TankError
+from tank_agent.spec.file import DURATION_PATTERN
+from tank_agent.spec.quantities import parse_duration
 
 
 class Terminal(io.StringIO):
@@ -165,3 +169,29 @@ def test_every_verb_is_a_module_with_a_help_text(capsys: pytest.CaptureFixture[s
         out = capsys.readouterr().out
         assert f"usage: tank {verb.name}" in out
         assert len(verb.help) < 80
+
+
+@pytest.mark.parametrize("text", ["30m1h", "5m5m", "1h 30m", "1s1d"])
+def test_the_command_line_refuses_what_files_refuse(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError):
+        duration(text)
+    with pytest.raises(ValueError, match="is not a length of time"):
+        parse_duration(text)
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a time"):
+        since(text)
+
+
+@pytest.mark.parametrize("text", ["1d", "1d2h3m4s5ms", "1.5h", "90s", "250ms", "0s"])
+def test_one_grammar_of_durations(text: str) -> None:
+    assert duration(text) == parse_duration(text)
+    assert time.time() - since(text) == pytest.approx(duration(text), abs=60)
+    assert re.fullmatch(DURATION_PATTERN, text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.0, "0s"), (0.44, "0.4s"), (0.96, "1s"), (10.2, "10s"), (65.2, "1m 5s")]
+)
+def test_what_is_near_is_told_in_tenths(monkeypatch: pytest.MonkeyPatch, seconds: float, text: str) -> None:
+    monkeypatch.setattr(time, "time", lambda: 1_000_000.0)
+    assert ago(1_000_000.0 - seconds) == f"{text} ago"
+    assert until(1_000_000.0 + seconds) == (f"in {text}" if seconds else "now")

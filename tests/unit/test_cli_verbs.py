@@ -610,3 +610,31 @@ def test_an_empty_name_is_said_and_never_means_all(tank: Tank, service: FakeServ
     assert (code, stdout) == (1, "")
     assert "the name is empty" in stderr
     assert service.calls == []
+
+
+def test_validate_reads_standard_input(alone: Tank, tmp_path: Path) -> None:
+    # A buffer of an editor has no file's name that could name its pod.
+    assert alone("validate", "-", stdin=POD) == (0, "<stdin>: ok, stdin\n", "")
+    assert alone("validate", "/dev/stdin", stdin=POD)[0] == 0
+    code, _, stderr = alone("validate", "-", stdin=f"{POD}wrong = 1\n")
+    assert (code, stderr.partition(" ")[0]) == (2, "<stdin>:4:")
+
+
+@pytest.mark.parametrize("argv", [("validate",), ("apply",), ("plan",), ("plan", "--host", "h")])
+def test_a_fifo_without_a_writer_is_not_waited_for(tank: Tank, tmp_path: Path, argv: tuple[str, ...]) -> None:
+    os.mkfifo(tmp_path / "x.toml")
+    code, stdout, stderr = tank(*argv, "x.toml")
+    assert (code, stdout) == (1, "")
+    assert "x.toml: is a fifo that nobody writes to" in stderr or "not a regular file" in stderr
+
+
+def test_what_a_shell_passes_through_a_pipe_is_read(alone: Tank, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as file:
+        process = alone.start("validate", f"/dev/fd/{reader}", pass_fds=(reader,))
+        os.close(reader)
+        file.write('name = "web"\n')
+        file.flush()
+        file.write(POD)
+    stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stderr) == (0, ""), stdout

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tank_agent.errors import Retry
 from tank_agent.network import wanted
-from tank_agent.network.host_facts import StaticHostFacts
-from tank_agent.network.wanted import LINK_GROUP, format_mac, stable_mac, wanted_nics
+from tank_agent.network.host_facts import HostDns, HostFacts, StaticHostFacts, UserHostFacts
+from tank_agent.network.wanted import LINK_GROUP, check_parent, format_mac, stable_mac, wanted_nics
 from tank_agent.spec.model import Network, Nic
 
 HOST = StaticHostFacts("lo", ())
@@ -74,3 +75,33 @@ class TestMac:
 
 def test_the_mark_is_tank_in_ascii() -> None:
     assert LINK_GROUP.to_bytes(4, "big") == b"tank"
+
+
+class Unconnected:
+    """A user's own adapter that knows no uplink now."""
+
+    def uplink(self) -> str | None:
+        return None
+
+    def dns(self) -> HostDns:
+        return HostDns()
+
+
+@pytest.mark.parametrize(
+    ("host", "why", "hint"),
+    [
+        (StaticHostFacts(None, ()), 'no uplink: adapter "static"', "or an uplink in the [host] table"),
+        # [host] takes no uplink beside an adapter of one's own.
+        (
+            UserHostFacts("my.Adapter", Unconnected()),
+            "no uplink: my.Adapter.uplink() returned None",
+            "adapter name",
+        ),
+    ],
+)
+def test_the_reason_for_no_uplink_is_the_adapters(host: HostFacts, why: str, hint: str) -> None:
+    (nic,) = wanted_nics("web", Network(mode="nics", nics=(Nic(name="eth0"),)), host)
+    with pytest.raises(Retry) as caught:
+        check_parent(nic)
+    assert why in caught.value.message and "default route" not in caught.value.message
+    assert hint in (caught.value.hint or "")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
+import os
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import jsonschema
@@ -32,6 +36,91 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_verb_is_in_completions_and_manual(generated: Path, name: str) -> None:
     text = (generated / name).read_text()
     assert [verb.name for verb in VERBS if not re.search(rf"\b{verb.name}\b", text)] == []
+
+
+def words_of(parser: argparse.ArgumentParser, name: str) -> Iterator[tuple[str, str]]:
+    """Yield every verb, verb of a verb and option that a parser takes, with the verb that it belongs to."""
+    yield name, name.rsplit(" ", maxsplit=1)[-1]
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for word, below in action.choices.items():
+                yield from words_of(below, f"{name} {word}")
+        else:
+            yield from ((name, flag) for flag in action.option_strings if flag not in ("-h", "--help"))
+
+
+def everything() -> list[tuple[str, str]]:
+    found = []
+    for verb in VERBS:
+        parser = argparse.ArgumentParser(prog=f"tank {verb.name}")
+        importlib.import_module(verb.module).add_arguments(parser)
+        found += list(words_of(parser, verb.name))
+    return found
+
+
+def test_every_verb_of_a_verb_and_every_option_is_in_the_manual(generated: Path) -> None:
+    page = (generated / "tank.1").read_text().replace("\\-", "-")
+    sections = {
+        " ".join(section.partition("\n")[0].split()): section for section in page.split("\n.SS tank ")
+    }
+    for name, word in everything():
+        section = next((text for title, text in sections.items() if f"{title} ".startswith(f"{name} ")), None)
+        assert section is not None, f"tank {name}"
+        assert re.search(rf"{re.escape(word)}(?![\w-])", section), f"tank {name}: {word}"
+
+
+def completed_by_bash(generated: Path, *words: str, path: str = os.defpath) -> list[str]:
+    array = " ".join(f"'{word}'" for word in words)
+    script = f". {generated / 'tank'}; COMP_WORDS=({array}); COMP_CWORD={len(words) - 1}; _tank"
+    done = subprocess.run(
+        ["bash", "-c", f'{script}; printf "%s\\n" "${{COMPREPLY[@]}}"'],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=20,
+        env={"PATH": path},
+    )
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_bash_completes_every_verb_of_a_verb_and_every_option(generated: Path) -> None:
+    wanted: dict[str, set[str]] = {}
+    for name, word in everything():
+        wanted.setdefault(name, set())
+        group, _, last = name.rpartition(" ")
+        if word.startswith("-"):
+            wanted[name].add(word)
+        elif group:
+            wanted.setdefault(f"{group}\n", set()).add(last)
+    for name, words in wanted.items():
+        group = name.endswith("\n")
+        typed = "" if group else "-"
+        if name in ("image", "volume", "git"):
+            continue
+        found = set(completed_by_bash(generated, "tank", *name.split(), typed))
+        assert words <= found, f"tank {name}"
+
+
+@pytest.mark.parametrize(
+    "verb",
+    ["status", "get", "delete", "wait", "history", "exec", "attach", "logs", "rollback", "suspend", "resume"],
+)
+def test_bash_completes_pods_where_a_verb_takes_them(generated: Path, tmp_path: Path, verb: str) -> None:
+    fake = tmp_path / "tank"
+    fake.write_text("""#!/bin/sh\necho '[{"name": "web"}, {"name": "db"}]' | tr , '\\n'\n""")
+    fake.chmod(0o755)
+    path = f"{tmp_path}:{os.defpath}"
+    assert completed_by_bash(generated, "tank", verb, "", path=path) == ["db", "web"]
+    assert completed_by_bash(generated, "tank", "events", "--pod", "w", path=path) == ["web"]
+
+
+def test_fish_completes_verbs_of_verbs(generated: Path) -> None:
+    script = f"source {generated / 'tank.fish'}; complete -C 'tank image '; complete -C 'tank git init --ow'"
+    command = ["fish", "--no-config", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    found = [line.partition("\t")[0] for line in done.stdout.splitlines()]
+    assert found == ["ls", "prune", "pull", "rm", "--owner"]
 
 
 def test_the_command_that_is_installed_is_ours_and_runs() -> None:
@@ -163,3 +252,11 @@ def test_nothing_is_mounted_or_inherited_through_the_units() -> None:
         keys = set(re.findall(r"^([A-Za-z]+)=", text, re.MULTILINE))
         harmful = {"ProtectSystem", "PrivateTmp", "PrivateMounts", "NoNewPrivileges", "CapabilityBoundingSet"}
         assert not keys & (harmful | {"SystemCallFilter", "MemoryDenyWriteExecute", "RestrictSUIDSGID"})
+
+
+def test_the_examples_of_contributing_select_tests() -> None:
+    lines = (ROOT / "CONTRIBUTING.md").read_text().splitlines()
+    (example,) = (match[1] for line in lines if (match := re.search(r"\./dev test (tests/\S+ -k \S+)", line)))
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *example.split()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout

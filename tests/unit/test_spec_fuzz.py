@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import random
-import string
 import time
-from collections.abc import Callable
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,114 +11,8 @@ from hypothesis import strategies as st
 
 from tank_agent.errors import InvalidSpec
 from tank_agent.spec.model import Pod
-from tank_agent.spec.parse import ParsedFile, parse_pod_file
-
-FULL = """\
-name = "db"
-restart = "on-failure"
-[network]
-dns = ["10.0.0.1", "fd00::1"]
-[[network.nics]]
-name = "eth0"
-parent = "eno1"
-ip = ["10.0.0.5/24", "fd00::5/64"]
-gateway = ["10.0.0.1", "fe80::1"]
-[[volumes]]
-name = "data"
-[[volumes]]
-name = "config"
-host = "/etc/db"
-[[containers]]
-name = "postgres"
-image = "docker.io/library/postgres:17"
-command = ["/usr/bin/postgres"]
-args = ["-c", "fsync=on"]
-env = { LOG_LEVEL = "debug", "odd key" = '''long
-text''' }
-working_dir = "/srv"
-user = "postgres:70"
-tty = true
-stop_signal = "SIGINT"
-stop_grace = "1m30s"
-[[containers.mounts]]
-volume = "data"
-path = "/var/lib/postgresql/data"
-read_only = true
-[containers.limits]
-memory = "256M"
-pids = 100
-cpu = { quota = 50000, period = 100000 }
-"""
-SEVERAL = """\
-[[pods]]
-name = "a"
-network = "host"
-[[pods.containers]]
-name = "one"
-rootfs = "/srv/one"
-command = ["/bin/sh"]
-[pods.containers.env]
-A = "1"
-[[pods]]
-name = "b"
-containers = [{ name = "two", image = "oci:/srv/two:latest", limits = { cpu = 0.5 } }]
-"""
-# fmt: off
-TOKENS = [
-    "[[", "]]", "[", "]", "{", "}", "=", ",", ".", '"', "'", '"""', "'''", "\n", "\\", "#", "\0", "\ufeff",
-    "\r", "true", "-1", "0x7fffffffffffffffffff", "1e400", "nan", "inf", "1979-05-27T07:32:00Z", "07:32:00",
-    "[]", "{}", "[[pods]]", "[[containers]]", "[network]", "[[volumes]]", "name", "null", "9" * 5000, "é",
-    '"\\u0000"', '"x"', '""', "5", "1.5", "[1]", '["x"]', "{ x = 1 }", "\U0001f41f",
-]
-# fmt: on
-
-
-def mutate(text: str, rng: random.Random) -> str:
-    """Return the text with a few random changes, of the kinds that editors, people and broken disks make."""
-    for _ in range(rng.randint(1, 4)):
-        text = _mutate_once(text, rng)
-    return text
-
-
-def _mutate_once(text: str, rng: random.Random) -> str:
-    lines = text.split("\n")
-    at = rng.randrange(len(text) + 1)
-    line = rng.randrange(len(lines))
-    other = rng.randrange(len(lines))
-    changes: list[Callable[[], str]] = [
-        lambda: text[:at] + rng.choice(TOKENS) + text[at:],
-        lambda: text[:at] + text[at + rng.randint(1, 12) :],
-        lambda: text[:at] + rng.choice(string.printable) + text[at + 1 :],
-        lambda: text[:at],
-        lambda: "\n".join(lines[:line] + lines[line + 1 :]),
-        lambda: "\n".join([*lines[: line + 1], *lines[line:]]),
-        lambda: "\n".join([*lines[:line], lines[other], *lines[line:]]),
-        lambda: "\n".join([*lines[:line], _with_value(lines[line], rng), *lines[line + 1 :]]),
-    ]
-    return rng.choice(changes)()
-
-
-def _with_value(line: str, rng: random.Random) -> str:
-    key, equals, _ = line.partition("=")
-    return f"{key}= {rng.choice(TOKENS)}" if equals else line
-
-
-def check(text: str) -> ParsedFile:
-    """Parse, and check what must hold of every answer."""
-    parsed = parse_pod_file(text, "pods.d/web.toml")
-    count = text.count("\n") + 1
-    assert parsed.pods or parsed.problems
-    for pod in parsed.pods:
-        assert isinstance(pod.pod, Pod)
-        assert 1 <= pod.line <= count
-        assert all(problem.pod != pod.pod.name for problem in parsed.problems)
-    for problem in parsed.problems:
-        assert problem.file == "pods.d/web.toml"
-        assert 0 <= problem.line <= count
-        assert problem.message
-        assert str(problem).isprintable()
-        assert len(str(problem)) < 400
-    return parsed
+from tank_agent.spec.parse import parse_pod_file
+from tests.fuzz.pod_files import FULL, SEVERAL, check, mutate
 
 
 def test_nine_thousand_mutated_files_never_raise() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import sys
 import tomllib
 from typing import Any
 
@@ -25,6 +26,7 @@ from tank_agent.spec.model import (
     Volume,
 )
 from tank_agent.spec.parse import parse_pod_file
+from tank_agent.spec.printable import escape
 from tank_agent.spec.quantities import MEMORY_MAX, MEMORY_MIN
 from tank_agent.spec.render import render_pod
 from tank_agent.spec.schema import json_schema
@@ -208,3 +210,39 @@ def test_the_schema_helps_an_editor() -> None:
             assert node.get("description"), f"{name}.{key}"
     assert schema["$defs"]["PodTable"]["properties"]["restart"]["default"] == "always"
     assert set(schema["$defs"]["PodTable"]["properties"]) == set(PodTable.__struct_fields__)
+
+
+def test_the_work_grows_as_the_pod_does() -> None:
+    def calls(count: int) -> int:
+        texts = tuple(f"argument {number}" for number in range(count))
+        container = Container(
+            name="app",
+            image="nginx",
+            args=texts,
+            env={text.replace(" ", "_"): text for text in texts},
+            mounts=tuple(Mount(volume="v", path=f"/{text}") for text in texts),
+        )
+        pod = Pod(name="web", containers=(container,), volumes=(Volume(name="v"),))
+        seen = 0
+
+        def count_call(_frame: object, event: str, _argument: object) -> None:
+            nonlocal seen
+            seen += event in ("call", "c_call")
+
+        sys.setprofile(count_call)
+        try:
+            render_pod(pod)
+        finally:
+            sys.setprofile(None)
+        return seen
+
+    assert calls(400) < 4.2 * calls(100)
+
+
+def test_nothing_in_a_rendered_pod_steers_a_terminal() -> None:
+    hostile = "\x1b[31m\x9b31m\u202egnp.exe\u2028\x7f\U000e0041"
+    container = Container(name="app", image="nginx", args=(hostile,), env={hostile: hostile})
+    pod = Pod(name="web", containers=(container,))
+    text = render_pod(pod)
+    assert escape(text, keep="\n") == text
+    assert parse_pod_file(text, "web.toml").pods[0].pod == pod

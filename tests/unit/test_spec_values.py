@@ -78,6 +78,7 @@ def test_memory_reads_back(size: int) -> None:
         ("1m30s", 90.0),
         ("500ms", 0.5),
         ("1h", 3600.0),
+        ("1d", 86_400.0),
         ("1h1m1s1ms", 3661.001),
         ("1.5s", 1.5),
         ("0s", 0.0),
@@ -90,7 +91,7 @@ def test_durations(text: float | str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "10", "s", "1d", "1s1m", "1s1s", "-1s", "1 s", "\u0661s", "1e3s", ".5s", "5.s", "1S"]
+    "text", ["", "10", "s", "1h1d", "1w", "1s1m", "1s1s", "-1s", "1 s", "\u0661s", "1e3s", ".5s", "5.s", "1S"]
 )
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(ValueError, match="is not a length of time"):

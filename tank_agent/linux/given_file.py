@@ -1,0 +1,72 @@
+"""Read a file that a user named on the command line, whatever is there: bounded, and never for ever."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from pathlib import Path
+
+from tank_agent.errors import TankError
+
+# How long nobody may have a fifo open for writing, in seconds: a script may start its writer a moment later.
+_WRITER_WITHIN = 2.0
+_LOOK_EVERY = 0.02
+
+
+def read_given(path: Path, most: int) -> bytes:
+    """Read a file, up to one byte more than `most`, so that the caller sees that it is too large.
+
+    Raises:
+        TankError: it can't be read.
+    """
+    try:
+        # O_NONBLOCK: a fifo without a writer can't be opened otherwise.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        try:
+            first = _first_of(descriptor, path) if stat.S_ISFIFO(os.fstat(descriptor).st_mode) else b""
+            os.set_blocking(descriptor, True)
+            return first + _read_all(descriptor, most - len(first))
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise TankError(f"cannot read: {error.strerror}", where=os.fspath(path)) from error
+
+
+def read_stdin(most: int) -> bytes:
+    """Read standard input as `read_given` reads a file."""
+    try:
+        return _read_all(0, most)
+    except OSError as error:
+        raise TankError(f"cannot read: {error.strerror}", where="<stdin>") from error
+
+
+def _read_all(descriptor: int, most: int) -> bytes:
+    """Read to the end of a file, a pipe or a terminal, up to one byte more than `most`."""
+    chunks: list[bytes] = []
+    left = most + 1
+    while left and (chunk := os.read(descriptor, left)):
+        chunks.append(chunk)
+        left -= len(chunk)
+    return b"".join(chunks)
+
+
+def _first_of(descriptor: int, path: Path) -> bytes:
+    """Wait until a fifo has a writer; return the first byte if one has written already.
+
+    Raises:
+        TankError: nobody has it open for writing.
+    """
+    deadline = time.monotonic() + _WRITER_WITHIN
+    while True:
+        try:
+            # Nothing means that there is no writer; with a silent one it raises.
+            if first := os.read(descriptor, 1):
+                return first
+        except BlockingIOError:
+            return b""
+        if time.monotonic() > deadline:
+            raise TankError(
+                "is a fifo that nobody writes to", where=os.fspath(path), hint="give a regular file, or -"
+            )
+        time.sleep(_LOOK_EVERY)
