@@ -181,7 +181,8 @@ def malformed_tree(work: Work) -> None:
 
 def many_refs(work: Work) -> None:
     work.commit("many", push=True)
-    names = "".join(f"{work.head()} refs/heads/robot/{number:05}\n" for number in range(20_000))
+    head = work.head()
+    names = "".join(f"{head} refs/heads/robot/{number:05}\n" for number in range(20_000))
     with (work.bare / "packed-refs").open("a") as file:
         file.write(names)
 
