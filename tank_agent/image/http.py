@@ -24,6 +24,7 @@ from tank_agent.errors import Retry, Stalled
 from tank_agent.image.content import CancelledError
 from tank_agent.image.settings import ImageSettings
 from tank_agent.image.url import Url
+from tank_agent.linux import certificates
 
 _REDIRECTS = 5
 _REDIRECTIONS = (301, 302, 303, 307, 308)
@@ -54,7 +55,8 @@ class Trust:
         try:
             context = ssl.create_default_context(cafile=self.ca)
         except (OSError, ssl.SSLError) as error:
-            raise Stalled(f"cannot read the certificate authority {self.ca}: {error}") from error
+            wrong = certificates.why_not(self.ca or "", error)
+            raise Stalled(f"the certificate authority {self.ca} {wrong}", hint=certificates.HINT) from error
         if self.insecure:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE

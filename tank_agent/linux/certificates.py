@@ -21,3 +21,13 @@ def complaint(text: str) -> str | None:
     except (ssl.SSLError, ValueError):
         return "holds a certificate that can't be read"
     return None
+
+
+def why_not(path: str, error: OSError) -> str:
+    """Return why a file of authorities could not be loaded, as what follows its name."""
+    import ssl
+
+    if not isinstance(error, ssl.SSLError):
+        return f"can't be read: {error.strerror}"
+    with open(path, "rb") as file:
+        return complaint(file.read(1 << 20).decode("latin-1")) or "can't be read"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tank_agent.errors import InvalidSpec
+from tank_agent.errors import InvalidSpec, Stalled
+from tank_agent.image.http import Trust
 from tank_agent.image.settings import ImageSettings, RegistrySettings, UnpackLimits
 from tank_agent.image.table import ImageTable, read_images
 from tank_agent.settings import Settings, load_settings
@@ -151,3 +152,27 @@ def test_one_mistake_gives_one_problem_at_its_line(tmp_path: Path, text: str, ex
     assert [str(problem).removeprefix(f"{tmp_path}/agent.toml:") for problem in caught.value.problems] == [
         expected
     ]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (b"\x30\x82\xff\x00", "holds no certificate in PEM"),
+        (
+            b"-----BEGIN PRIVATE KEY-----\nMIGH\n-----END PRIVATE KEY-----\n",
+            "holds a key, but no certificate",
+        ),
+        (None, "can't be read: No such file"),
+    ],
+)
+def test_a_file_of_authorities_that_cannot_be_used_is_named(
+    tmp_path: Path, content: bytes | None, words: str
+) -> None:
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(Stalled) as caught:
+        Trust(ca=str(file)).context()
+    assert str(file) in caught.value.message and words in caught.value.message
+    assert "SSL" not in str(caught.value) and caught.value.hint
