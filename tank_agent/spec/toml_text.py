@@ -1,16 +1,19 @@
-"""Writes TOML, in time proportional to the text."""
+"""Write TOML with tomlkit, in time proportional to the text.
+
+tomlkit looks at all that is there with each thing that is appended to a list, or to a table that it did not
+parse. So each is made of all its parts at once, or passed off as parsed; no key of a mapping is there twice.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from tank_agent.spec.printable import escape_toml
+import tomlkit
+from tomlkit.container import Container
+from tomlkit.items import AoT, Array, InlineTable, Item, Table, Trivia, Whitespace
 
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-_SPECIAL = re.compile(r'["\\\x00-\x1f]')
-_SHORT = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r"}
+from tank_agent.spec.printable import escape_toml
 
 
 class Inline(dict[str, Any]):
@@ -19,22 +22,20 @@ class Inline(dict[str, Any]):
 
 def write_toml(document: Mapping[str, Any]) -> str:
     """Return a document of mappings, lists, texts, numbers and truth values as TOML; None is left out."""
-    return "\n".join(_table(document, "")).removeprefix("\n") + "\n"
+    return "\n".join(map(escape_toml, _container(document).as_string().split("\n")))
 
 
-def _table(table: Mapping[str, Any], path: str) -> Iterator[str]:
+def _container(table: Mapping[str, Any]) -> Container:
     # Tables come last: in TOML, keys after a table's header belong to that table.
-    below = []
+    found = Container()
+    below = {key: value for key, value in table.items() if _has_header(value)}
     for key, value in table.items():
-        if _has_header(value):
-            below.append((f"{path}.{_key(key)}" if path else _key(key), value))
-        elif value is not None:
-            yield f"{_key(key)} = {_value(value)}"
-    for name, value in below:
-        several = isinstance(value, list)
-        for one in value if several else (value,):
-            yield f"\n[[{name}]]" if several else f"\n[{name}]"
-            yield from _table(one, name)
+        if key not in below and value is not None:
+            found.append(key, _value(value), validate=False)
+    for key, value in below.items():
+        made = AoT([_table(one, several=True) for one in value]) if isinstance(value, list) else _table(value)
+        found.append(key, made, validate=False)
+    return found
 
 
 def _has_header(value: object) -> bool:
@@ -43,25 +44,17 @@ def _has_header(value: object) -> bool:
     return isinstance(value, Mapping) and not isinstance(value, Inline)
 
 
-def _key(key: str) -> str:
-    return key if _BARE_KEY.fullmatch(key) else _value(key)
+def _table(table: Mapping[str, Any], *, several: bool = False) -> Table:
+    return Table(_container(table), Trivia(), several)
 
 
-def _value(value: object) -> str:
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case str():
-            return f'"{escape_toml(_SPECIAL.sub(_escaped, value))}"'
-        case list():
-            return f"[{', '.join(map(_value, value))}]"
-        case Mapping():
-            pairs = ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items())
-            return f"{{{pairs}}}"
-        case _:
-            return repr(value)
-
-
-def _escaped(match: re.Match[str]) -> str:
-    char = match[0]
-    return _SHORT.get(char) or f"\\u{ord(char):04X}"
+def _value(value: object) -> Item:
+    if isinstance(value, list):
+        parts = [part for one in value for part in (Whitespace(", "), _value(one))]
+        return Array(parts[1:], Trivia())
+    if isinstance(value, Mapping):
+        pairs = Container(parsed=True)
+        for key, item in value.items():
+            pairs.append(key, _value(item), validate=False)
+        return InlineTable(pairs, Trivia(), new=True)
+    return tomlkit.item(value)
