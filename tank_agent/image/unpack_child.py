@@ -21,7 +21,6 @@ small layer. So this module imports little, and only one thread ever runs here: 
 from __future__ import annotations
 
 import _socket
-import contextlib
 import ctypes
 import errno
 import fcntl
@@ -62,6 +61,7 @@ _TREES = ("bin", "lib", "lib32", "lib64", "libx32", "sbin", "usr")
 PIPE = 1 << 20
 _MESSAGE = 4000
 _START_TIMEOUT = 30.0
+_REAP = 0.02
 TAR_OPTIONS = (
     "--extract",
     # Its root is the layer's directory. Without this it keeps links back until the end, and can't go through.
@@ -126,6 +126,8 @@ class Request(NamedTuple):
 def serve() -> None:
     """Answer requests until the other end closes the socket."""
     connection = _socket.socket(fileno=0)
+    agent = os.getppid()
+    children: set[int] = set()
     load_library(GZIP)
     gc.freeze()
     space = _socket.CMSG_SPACE(2 * _INT)
@@ -133,7 +135,7 @@ def serve() -> None:
         message, ancillary, _, _ = connection.recvmsg(1 << 16, space)
         if not message:
             break
-        _reap(os.WNOHANG)
+        _reap(children)
         source, report = struct.unpack("ii", ancillary[0][2])
         request = Request.decode(message)
         if request.hint == "zstd":
@@ -142,19 +144,24 @@ def serve() -> None:
         if child == 0:
             connection.close()
             _run(request, source, report)
+        children.add(child)
         os.close(source)
         os.close(report)
         pidfd = os.pidfd_open(child)
         connection.sendmsg([b"."], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("i", pidfd))])
         os.close(pidfd)
-    _reap(0)
+    while _reap(children):
+        if os.getppid() != agent:
+            # It died, so nobody waits for the layers; and a child that hangs must not stay.
+            for child in children:
+                os.kill(child, signal.SIGKILL)
+        time.sleep(_REAP)
 
 
-def _reap(options: int) -> None:
-    """Collect children that ended, so that what they cost counts as ours; the agent watches them itself."""
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, options)[0]:
-            pass
+def _reap(children: set[int]) -> bool:
+    """Collect children that ended, so that what they cost counts as ours; return whether any are left."""
+    children -= {child for child in children if os.waitpid(child, os.WNOHANG)[0]}
+    return bool(children)
 
 
 def _run(request: Request, source: int, report: int) -> NoReturn:

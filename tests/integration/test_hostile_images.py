@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,10 +39,11 @@ def test_every_quirk_that_is_taken_can_be_run_from(place: Path) -> None:
 def test_podman_takes_what_the_table_says(place: Path) -> None:
     """So that no row is ours alone; all in one command, since each start of podman takes a while."""
     references = layouts(place, [name for name, quirk in QUIRKS.items() if quirk.podman])
-    storage = ["--root", place / "podman", "--runroot", place / "run", "--storage-driver", "vfs"]
-    done = subprocess.run(
-        ["podman", *storage, "pull", "--quiet", *references], capture_output=True, text=True, check=False
-    )
+    # It refuses one with a longer path than 50 characters.
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as run:
+        storage = ["--root", place / "podman", "--runroot", run, "--storage-driver", "vfs"]
+        argv = ["podman", *storage, "pull", "--quiet", *references]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -99,7 +101,7 @@ def test_a_directory_over_a_link_replaces_it_as_in_podman(place: Path) -> None:
     """As docs/images.md says: layers that write to /bin over a base with merged /usr."""
     base = [directory("usr/bin"), member("usr/bin/sh", "sh"), symlink("bin", "usr/bin")]
     layout = place / "layout"
-    write_image(layout, [layer(base), layer([member("bin/tool", "x"), member("bin/.wh.sh")])])
+    write_image(layout, [layer(base), layer([member("bin/tool", "x")])])
     with Store(place / "data") as store:
         image = store.pull(f"oci:{layout}")
         with mounted(image.layers, place / "mount") as root:

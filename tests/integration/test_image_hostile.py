@@ -438,6 +438,37 @@ def test_a_tar_that_hangs_does_not_stay(place: Path) -> None:
         server.close()
 
 
+# Begins to unpack a layer, says which child does it, and waits to be killed.
+BEGIN = """
+import sys, time
+from pathlib import Path
+from tank_agent.image.settings import UnpackLimits
+from tank_agent.image.unpack import UnpackServer
+
+server = UnpackServer(UnpackLimits())
+unpack = server.start(Path(sys.argv[1]))
+unpack.write(bytes(512))
+lines = Path(f"/proc/self/fdinfo/{unpack._pidfd}").read_text().splitlines()
+print(next(line for line in lines if line.startswith("Pid:")).split()[1], server._process.pid, flush=True)
+time.sleep(100)
+"""
+
+
+def test_no_helper_outlives_a_killed_agent(place: Path) -> None:
+    (place / "layer").mkdir()
+    argv = [sys.executable, "-c", BEGIN, place / "layer"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=ROOT) as agent:
+        assert agent.stdout is not None
+        child, server = map(int, agent.stdout.readline().split())
+        os.kill(child, signal.SIGSTOP)
+        agent.kill()
+    try:
+        _wait_for(lambda: _is_dead(child) and _is_dead(server))
+    finally:
+        if not _is_dead(child):
+            os.kill(child, signal.SIGKILL)
+
+
 def test_a_pipe_that_may_not_grow_is_used_as_it_is(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # More than any process without CAP_SYS_RESOURCE may have; the kernel's answer is the same as when the
     # pipes of all containers have used up what root's processes may have together.
