@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 import structlog
 
-from tank_agent import logs
 from tank_agent.api.connection import Timeouts
 from tank_agent.api.request import Answer, Raw, Reply, Request, Upgrade, json_answer
 from tank_agent.api.routes import ROUTES, Route
@@ -582,17 +581,12 @@ def test_an_upgrade_can_be_refused(server: ApiServer, path: Path) -> None:
     assert (status, body["error"]["reason"]) == (404, "not-found")
 
 
-def test_the_log_says_who_asked_for_a_change(
-    server: ApiServer, service: FakeService, path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_log_says_who_asked_for_a_change(server: ApiServer, service: FakeService, path: Path) -> None:
     service.add("web")
-    logs.configure(form="json")
-    try:
+    with structlog.testing.capture_logs() as lines:
         ask(path, b"DELETE /v1/pods/web HTTP/1.1\r\n\r\n")
         ask(path, b"POST /v1/pods/none/rollback HTTP/1.1\r\n\r\n")
         get(path, "/v1/pods")
-    finally:
-        structlog.reset_defaults()
-    (line,) = map(json.loads, capsys.readouterr().err.splitlines())
+    (line,) = lines
     found = {key: line[key] for key in ("event", "what", "uid", "pid")}
     assert found == {"event": "asked", "what": "DELETE /v1/pods/web", "uid": os.getuid(), "pid": os.getpid()}
