@@ -1,0 +1,78 @@
+"""Many pods: from cold to all running, adopted after kill -9, and removed, by their number.
+
+There is no peer: this shows that nothing of ours grows faster than the number of pods. Beside the wall time
+stands the CPU of the agent alone; the rest is crun, conmon, and the kernel's namespaces and cgroups, which
+`bench.pods` compares with bare crun.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from pathlib import Path
+
+from bench._measure import Table
+from tests.support.agent import Agent, wait_for
+
+SIZES = tuple(int(size) for size in os.environ.get("TANK_BENCH_SIZES", "100,300,500,1000").split(","))
+ADOPTIONS = 3
+_PATIENCE = 300.0
+_SLEEP = "trap 'exit 0' TERM; while :; do sleep 1000 & wait $!; done"
+
+
+def cpu(agent: Agent) -> float:
+    """Return the seconds of CPU that the agent itself has used."""
+    assert agent.process is not None
+    fields = Path(f"/proc/{agent.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def running(agent: Agent) -> dict[str, int]:
+    """Return the process of each pod that runs."""
+    return {
+        pod["name"]: pod["containers"][0]["pid"]
+        for pod in agent.client.status()
+        if pod["phase"] == "running" and pod["containers"][0]["pid"]
+    }
+
+
+def measure(table: Table, count: int) -> None:
+    """Measure one number of pods."""
+    with tempfile.TemporaryDirectory(prefix="tank-scale-") as home:
+        agent = Agent(Path(home), resync="10s")
+        try:
+            agent.start()
+            for number in range(count):
+                text = agent.pod_text(command=["/bin/sh", "-c", _SLEEP])
+                (agent.pods / f"pod-{number}.toml").write_text(text)
+            began, used = time.perf_counter(), cpu(agent)
+            before = wait_for(lambda: len(found := running(agent)) == count and found, "all run", _PATIENCE)
+            table.add(f"{count}: all run", time.perf_counter() - began)
+            table.add(f"{count}: CPU of the agent for it", cpu(agent) - used)
+            for _ in range(ADOPTIONS):
+                agent.kill()
+                began = time.perf_counter()
+                agent.start()
+                wait_for(lambda: running(agent) == before, "all are adopted", _PATIENCE)
+                table.add(f"{count}: kill -9, then all adopted", time.perf_counter() - began)
+                table.add(f"{count}: CPU of the new agent by then", cpu(agent))
+            began = time.perf_counter()
+            for file in agent.pods.iterdir():
+                file.unlink()
+            wait_for(lambda: not agent.client.status(), "all are gone", _PATIENCE)
+            table.add(f"{count}: all removed", time.perf_counter() - began)
+        finally:
+            agent.end()
+
+
+def main() -> None:
+    """Measure every number of pods."""
+    table = Table("Pods from cold, adopted, and removed", "s")
+    for count in SIZES:
+        measure(table, count)
+    table.print()
+
+
+if __name__ == "__main__":
+    main()
