@@ -42,7 +42,7 @@ from tank_agent.reconcile.restart import Backoff
 from tank_agent.reconcile.seeding import Seeding
 from tank_agent.reconcile.sources import SourceLoop
 from tank_agent.reconcile.steps import Steps
-from tank_agent.runtime import cgroup
+from tank_agent.runtime import apparmor, cgroup
 from tank_agent.runtime.adopt import adopt_all
 from tank_agent.runtime.cgroup import CgroupHost
 from tank_agent.runtime.containers import Containers
@@ -173,6 +173,7 @@ def _running(settings: Settings, *, stop_pods: bool) -> Iterator[Running]:
         machine, reconciler = parts.machine, parts.reconciler
         if stop_pods:
             stack.callback(_end_pods, parts)
+        apparmor.load_default()
         host = Host(name=platform.node(), labels=settings.labels)
         mending: list[Callable[[], object]] = []
         sources, seeding = _sources(settings, host, machine.journal, reconciler, stack, mending=mending)
@@ -376,6 +377,7 @@ def _tools(settings: Settings, cgroups: CgroupHost) -> Tools:
         volumes=Volumes(settings.data_dir, settings.run_dir),
         seccomp=seccomp,
         learn_seccomp=lambda profile, bpf: cache(crun.version()).learn(profile, bpf),
+        apparmor=apparmor.profile_of,
     )
 
 

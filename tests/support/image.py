@@ -19,6 +19,7 @@ GUEST = Path(__file__).parent / "guest"
 _CONTROL = ROOT / "packaging" / "debian" / "control"
 _PYPROJECT = ROOT / "pyproject.toml"
 _MACHINE = (
+    "apparmor",
     "systemd-sysv",
     "udev",
     "dbus",
