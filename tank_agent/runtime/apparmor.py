@@ -23,7 +23,7 @@ INSTALLED_FILE = Path("/etc/apparmor.d") / DEFAULT
 _ENABLED = Path("/sys/module/apparmor/parameters/enabled")
 _PROFILES = Path("/sys/kernel/security/apparmor/profiles")
 _PROFILES_LIMIT = 4 << 20
-_PARSER_DEADLINE = 60.0
+_PARSER_DEADLINE = 20.0
 _WITHOUT = "containers run without an AppArmor profile: tank-default cannot be loaded"
 
 Profiles = Mapping[str, str]
