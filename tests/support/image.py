@@ -101,7 +101,7 @@ def _settle(root: Path) -> None:
         (units / name).symlink_to("/dev/null")
     for name in ("systemd-firstboot.service", "getty@tty1.service", "systemd-pcrphase.service"):
         (units / name).symlink_to("/dev/null")
-    # Those of a hundred programs that are not here take a minute to compile. crun's changes labels of containers.
+    # Those of a hundred programs that are not here take a minute to compile; that of crun changes labels.
     for profile in (root / "etc" / "apparmor.d").iterdir():
         if profile.is_file() and profile.name != "crun":
             profile.unlink()
