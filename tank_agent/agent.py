@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import signal
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache, partial
@@ -42,7 +41,7 @@ from tank_agent.reconcile.restart import Backoff
 from tank_agent.reconcile.seeding import Seeding
 from tank_agent.reconcile.sources import SourceLoop
 from tank_agent.reconcile.steps import Steps
-from tank_agent.runtime import cgroup
+from tank_agent.runtime import apparmor, cgroup
 from tank_agent.runtime.adopt import adopt_all
 from tank_agent.runtime.cgroup import CgroupHost
 from tank_agent.runtime.containers import Containers
@@ -68,6 +67,20 @@ from tank_agent.unable import as_trouble, unable
 _log = structlog.get_logger()
 _DRAIN_DEADLINE = 120.0
 _LOCK = "agent.lock"
+# What the agent makes in data_dir and run_dir. It is made closed since version 0.2.
+_CLOSED_DATA = (
+    "base",
+    "cache",
+    "git",
+    "images",
+    "journal",
+    "logs",
+    "overlay",
+    "skeleton",
+    "trash",
+    "volumes",
+)
+_CLOSED_RUN = ("cgroup-view", "containers", "crun", "exec", "netns", "pods")
 # How long to wait before the next try where the machine does not let us work, in seconds.
 _START_AGAIN = 5.0
 
@@ -173,6 +186,7 @@ def _running(settings: Settings, *, stop_pods: bool) -> Iterator[Running]:
         machine, reconciler = parts.machine, parts.reconciler
         if stop_pods:
             stack.callback(_end_pods, parts)
+        apparmor.load_default()
         host = Host(name=platform.node(), labels=settings.labels)
         mending: list[Callable[[], object]] = []
         sources, seeding = _sources(settings, host, machine.journal, reconciler, stack, mending=mending)
@@ -305,16 +319,14 @@ def _interactive(settings: Settings, machine: Machine, tools: Tools, reconciler:
 
 
 def _close_directories(data_dir: Path, run_dir: Path) -> None:
-    """Close all that is directly in the agent's two directories to everybody but root.
+    """Make the agent's two directories, and close to others what an older version left open in them.
 
-    Also what an older version, or whoever set this machine up, left open.
+    By name: either may be a directory that others use, too, such as /run.
     """
-    for directory in (data_dir, run_dir):
+    for directory, names in ((data_dir, _CLOSED_DATA), (run_dir, _CLOSED_RUN)):
         _make_directory(directory)
-        for entry in directory.iterdir():
-            found = entry.stat(follow_symlinks=False)
-            # One that is another user's was never ours.
-            if stat.S_ISDIR(found.st_mode) and found.st_uid == 0 and entry != run_dir:
+        for entry in (directory / name for name in names):
+            if entry.is_dir() and not entry.is_symlink():
                 entry.chmod(0o700)
 
 
@@ -376,6 +388,7 @@ def _tools(settings: Settings, cgroups: CgroupHost) -> Tools:
         volumes=Volumes(settings.data_dir, settings.run_dir),
         seccomp=seccomp,
         learn_seccomp=lambda profile, bpf: cache(crun.version()).learn(profile, bpf),
+        apparmor=apparmor.profile_of,
     )
 
 

@@ -26,7 +26,7 @@ def _kernel() -> Sequence[Check]:
         kernel.macvlan(kernel.try_macvlan()),
         kernel.seccomp(kernel.read("/proc/self/status") or ""),
         kernel.user_namespaces(kernel.read("/proc/sys/user/max_user_namespaces")),
-        kernel.apparmor(kernel.read("/sys/module/apparmor/parameters/enabled")),
+        kernel.apparmor(kernel.try_apparmor()),
         kernel.inotify(
             kernel.read("/proc/sys/fs/inotify/max_user_instances") or "0",
             kernel.read("/proc/sys/fs/inotify/max_user_watches") or "0",

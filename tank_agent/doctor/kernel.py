@@ -8,12 +8,14 @@ import re
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tank_agent.doctor.check import Check, fail, ok, warn
 from tank_agent.linux.libc import call
 from tank_agent.linux.mounts import MS_PRIVATE, MS_REC, mount
+from tank_agent.runtime.apparmor import DEFAULT as PROFILE
+from tank_agent.runtime.apparmor import loaded_profiles
 
 # linux/sched.h
 _CLONE_NEWNS = 0x00020000
@@ -133,10 +135,32 @@ def user_namespaces(most: str | None) -> Check:
     return ok("user namespaces", f"at most {most.strip()}")
 
 
-def apparmor(enabled: str | None) -> Check:
-    """Say whether AppArmor is on; pods run well without it."""
-    on = (enabled or "").strip() == "Y"
-    return ok("AppArmor", "on" if on else "off; containers run without a profile")
+def apparmor(profiles: Mapping[str, str] | OSError | None) -> Check:
+    """Say whether AppArmor is on, and holds containers; `profiles` are what is loaded, with their modes."""
+    name = "AppArmor"
+    if profiles is None:
+        return ok(name, "off; containers run without a profile")
+    if isinstance(profiles, OSError):
+        return warn(
+            name,
+            f"on; which profiles are loaded can't be read: {profiles.strerror}",
+            "run the doctor as root",
+        )
+    mode = profiles.get(PROFILE)
+    if mode is None:
+        fix = f"apt install apparmor && systemctl restart tank-agent; see /etc/apparmor.d/disable/{PROFILE}"
+        return warn(name, f"on, but {PROFILE} is not loaded: containers run without a profile", fix)
+    if mode != "enforce":
+        return warn(name, f"on; {PROFILE} is in mode {mode}: it stops nothing", f"aa-enforce {PROFILE}")
+    return ok(name, f"on; {PROFILE} is loaded")
+
+
+def try_apparmor() -> Mapping[str, str] | OSError | None:
+    """Return what is loaded, or why that cannot be read."""
+    try:
+        return loaded_profiles()
+    except OSError as error:
+        return error
 
 
 def inotify(instances: str, watches: str, attempt: str | None = None) -> Check:

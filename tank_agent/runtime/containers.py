@@ -119,6 +119,7 @@ class Containers:
                 seccomp=seccomp,
                 limits=limits.effective(self._tools.cgroups, launch.container.limits),
                 limit_swap=self._limit_swap,
+                apparmor=self._tools.apparmor(launch.container.security),
                 ids=run.record.ids,
             )
             run.record = msgspec.structs.replace(run.record, root=_identity(run.directory / MOUNT_POINT))

@@ -106,12 +106,14 @@ def make_bundle(
     seccomp: Seccomp,
     limits: Limits,
     limit_swap: bool,
+    apparmor: str | None = None,
     ids: IdRange | None = None,
 ) -> None:
     """Mount the root file system and the volumes in `bundle`, and write config.json.
 
     Args:
         limits: what the container gets of them, with defaults.
+        apparmor: the container's AppArmor profile; None for none.
         ids: the range of the host's ids that the container's are, in a user namespace of its own.
 
     Raises:
@@ -141,7 +143,7 @@ def make_bundle(
         ids=ids,
         sysfs=None if ids is None else mount_sysfs(bundle, launch.netns),
     )
-    config = configuration(_process(launch, identity), sandbox)
+    config = configuration(_process(launch, identity, apparmor), sandbox)
     (bundle / "config.json").write_bytes(msgspec.json.encode(config))
 
 
@@ -205,7 +207,7 @@ def _follow_links(root: int, path: str) -> str:
     return real
 
 
-def _process(launch: Launch, identity: Identity) -> Process:
+def _process(launch: Launch, identity: Identity, apparmor: str | None) -> Process:
     environment = dict(launch.parameters.env)
     environment.setdefault("HOME", identity.home or "/")
     environment.setdefault("HOSTNAME", launch.pod)
@@ -221,6 +223,7 @@ def _process(launch: Launch, identity: Identity) -> Process:
         groups=identity.groups,
         terminal=launch.container.tty,
         security=launch.container.security,
+        apparmor=apparmor,
         open_files=_OPEN_FILES_HARD if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES_HARD),
     )
 

@@ -73,7 +73,10 @@ class BindMount(Struct, frozen=True, kw_only=True):
 
 
 class Process(Struct, frozen=True, kw_only=True):
-    """The main process. `env` is NAME=VALUE strings; ids are numbers of the container."""
+    """The main process. `env` is NAME=VALUE strings; ids are numbers of the container.
+
+    `apparmor` None writes no profile: crun fails where the kernel has no AppArmor.
+    """
 
     argv: tuple[str, ...]
     env: tuple[str, ...]
@@ -84,6 +87,7 @@ class Process(Struct, frozen=True, kw_only=True):
     terminal: bool
     open_files: int
     security: Security = Security()
+    apparmor: str | None = None
 
 
 class Sandbox(Struct, frozen=True, kw_only=True):
@@ -158,6 +162,7 @@ def _process(process: Process) -> dict[str, Any]:
             **({"inheritable": kept, "ambient": kept} if kept else {}),
         },
         "noNewPrivileges": not process.security.privileged,
+        **({} if process.apparmor is None else {"apparmorProfile": process.apparmor}),
         "rlimits": [
             {
                 "type": "RLIMIT_NOFILE",

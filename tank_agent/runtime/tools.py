@@ -26,3 +26,4 @@ class Tools(Struct, frozen=True, kw_only=True):
     volumes: Volumes
     seccomp: Callable[[Security], Seccomp]
     learn_seccomp: Callable[[dict[str, Any], Path], object]
+    apparmor: Callable[[Security], str | None]

@@ -149,12 +149,23 @@ class SecurityTable(FileStruct):
     ] = False
     privileged: Annotated[
         bool,
-        about("Whether it may do what root on the host may: every capability and device, no seccomp.", True),
+        about(
+            "Whether it may do what root on the host may: every capability and device, no filter.",
+            True,
+        ),
     ] = False
     seccomp: Annotated[
         str,
         text(
             'Its filter of system calls: "default", "unconfined", or the path of a profile in OCI format.',
+            "default",
+        ),
+    ] = "default"
+    apparmor: Annotated[
+        str,
+        text(
+            'Its AppArmor profile, where the kernel has AppArmor: "default", "unconfined", or the name of a '
+            "loaded one.",
             "default",
         ),
     ] = "default"

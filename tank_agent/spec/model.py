@@ -82,8 +82,8 @@ class Security(Struct, frozen=True, kw_only=True):
     """Where one container differs from the default hardening.
 
     `add` and `drop` are sorted names such as "CAP_NET_ADMIN", or ("ALL",). `seccomp` is "default",
-    "unconfined" or the path of a profile. `devices` are paths below /dev, sorted. `userns` "auto" gives it a
-    user namespace of its own.
+    "unconfined" or the path of a profile, `apparmor` "default", "unconfined" or the name of one. `devices`
+    are paths below /dev, sorted. `userns` "auto" gives it a user namespace of its own.
     """
 
     add: tuple[str, ...] = ()
@@ -91,6 +91,7 @@ class Security(Struct, frozen=True, kw_only=True):
     read_only_root: bool = False
     privileged: bool = False
     seccomp: str = "default"
+    apparmor: str = "default"
     devices: tuple[str, ...] = ()
     userns: Literal["host", "auto"] = "host"
 

@@ -92,6 +92,7 @@ def _security(security: Security) -> dict[str, Any]:
         "read_only_root": security.read_only_root or None,
         "privileged": security.privileged or None,
         "seccomp": None if security.seccomp == "default" else security.seccomp,
+        "apparmor": None if security.apparmor == "default" else security.apparmor,
         "devices": list(security.devices) or None,
         "userns": None if security.userns == "host" else security.userns,
     }

@@ -20,6 +20,8 @@ _NUMBERED = """
 CAPABILITIES = tuple(f"CAP_{name}" for name in _NUMBERED.split())
 ALL = "ALL"
 _DEVICE = re.compile(r"/dev/[A-Za-z0-9_.:@+-]+(?:/[A-Za-z0-9_.:@+-]+)*")
+# As the kernel lists them; a space would end the name where it is written to the kernel.
+_APPARMOR = re.compile(r"[!-~]{1,255}")
 # /dev of a container holds these already, or is made of them by the runtime.
 _OWN_DEVICES = ("/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/console", "/dev/ptmx", "/dev/fd")  # noqa: S108
 
@@ -34,6 +36,7 @@ def check_security(table: SecurityTable | None, path: KeyPath, findings: list[Fi
     for name in sorted((set(add) & set(drop)) - {ALL}):
         findings.append(Finding((*path, "capabilities"), f"{show(name)} is both added and dropped"))
     _check_seccomp(table.seccomp, (*path, "seccomp"), findings)
+    _check_apparmor(table.apparmor, (*path, "apparmor"), findings)
     _check_devices(table.devices, (*path, "devices"), findings)
     if table.privileged and (add or drop or table.devices or table.seccomp != "default"):
         message = "gives everything already; remove it, or capabilities, devices and seccomp"
@@ -47,6 +50,7 @@ def check_security(table: SecurityTable | None, path: KeyPath, findings: list[Fi
         read_only_root=table.read_only_root,
         privileged=table.privileged,
         seccomp=table.seccomp,
+        apparmor=table.apparmor,
         devices=tuple(sorted(set(table.devices))),
         userns=table.userns,
     )
@@ -73,6 +77,12 @@ def _check_seccomp(value: str, path: KeyPath, findings: list[Finding]) -> None:
     wrong = check_path(value)
     if wrong:
         message = f'{show(value)} is no profile; write "default", "unconfined" or the absolute path of one'
+        findings.append(Finding(path, message))
+
+
+def _check_apparmor(value: str, path: KeyPath, findings: list[Finding]) -> None:
+    if not _APPARMOR.fullmatch(value):
+        message = f'{show(value)} is no profile; write "default", "unconfined" or the name of a loaded one'
         findings.append(Finding(path, message))
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tank_agent.agent import _CLOSED_DATA, _CLOSED_RUN
 from tank_agent.runtime.rootfs import RootFilesystems
 from tests.support.agent import Agent, ended, wait_for
 from tests.support.images import BUSYBOX, write_image
@@ -95,6 +96,31 @@ def test_an_agent_closes_what_an_older_one_left_open(open_home: Path) -> None:
         assert "kept" in agent.output("web")
         assert "evil" not in agent.output("web")
         assert not (agent.data / "skeleton").exists()
+
+
+def test_directories_of_others_beside_the_agents_own_are_left_alone(open_home: Path) -> None:
+    """With `--run-dir /run` nobody could log in any more."""
+    agent = Agent(open_home)
+    with ended(agent):
+        others = [agent.data / "www", agent.run / "dbus", open_home / "disk"]
+        for directory in others:
+            directory.mkdir(parents=True)
+            directory.chmod(0o755)
+        # As people move what is large to another disk.
+        (agent.data / "volumes").mkdir()
+        (agent.data / "volumes" / "web").symlink_to(open_home / "disk")
+        (agent.data / "volumes" / "gone").symlink_to("/nowhere")
+        agent.start()
+        assert [directory.stat().st_mode & 0o7777 for directory in others] == [0o755] * 3
+
+
+def test_what_an_agent_makes_is_what_it_closes(open_agent: Agent) -> None:
+    agent = open_agent
+    agent.write("web", pod(agent, "echo made"))
+    agent.wait_phase("web", "running")
+    made = [{path.name for path in place.iterdir() if path.is_dir()} for place in (agent.data, agent.run)]
+    assert made[0] <= set(_CLOSED_DATA)
+    assert made[1] <= set(_CLOSED_RUN)
 
 
 def test_an_older_skeleton_that_containers_still_use_is_closed_and_its_tmp_emptied(tmp_path: Path) -> None:

@@ -166,3 +166,13 @@ def test_a_profile_that_is_none_is_said(agent: Agent) -> None:
     profile.write_text('{"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/x"}')
     agent.write("web", agent.pod_text(extra=f'[containers.security]\nseccomp = "{profile}"\n'))
     wait_for(lambda: str(profile) in str((agent.status("web") or {}).get("error")), "it is said")
+
+
+def test_an_apparmor_profile_that_cannot_be_had_is_said(agent: Agent) -> None:
+    """Who asks for one by name never goes without; "default" asks for nothing, as every other test shows."""
+    agent.write("web", agent.pod_text(extra='[containers.security]\napparmor = "no-such-profile"\n'))
+    error = str(wait_for(lambda: (agent.status("web") or {}).get("error"), "it is refused"))
+    assert "AppArmor profile no-such-profile" in error
+    assert "is off on this machine" in error or "is not loaded" in error
+    status = agent.status("web")
+    assert status is not None and all(one["pid"] is None for one in status["containers"])

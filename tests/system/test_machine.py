@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from tests.support.installed import Installed
+from tests.support.machine import Result
 
 _BURN = "while :; do :; done"
 
@@ -84,6 +86,86 @@ def test_a_container_opens_no_device_that_it_was_not_given(machine: Installed) -
     make = "/bin/busybox mknod /dev/kmsg c 1 11 && echo made; echo x > /dev/kmsg && echo opened"
     said = machine.vm.tank("exec", "-T", "web", "--", "/bin/sh", "-c", make, check=False)
     assert (said.out, "not permitted" in said.err) == ("made\n", True), said
+
+
+_CORE_PATTERN = "/proc/sys/kernel/core_pattern"
+_SECURITY = "[containers.security]\napparmor = "
+
+
+def test_apparmor_holds_where_a_read_only_mount_is_lost(machine: Installed) -> None:
+    # May mount, as far as capabilities and seccomp are concerned.
+    admin = 'capabilities = { add = ["SYS_ADMIN"] }'
+    machine.pod("web", extra=f'{_SECURITY}"default"\n{admin}')
+    machine.pod("free", extra=f'{_SECURITY}"unconfined"\n{admin}')
+    pids = {name: machine.wait_phase(name)["containers"][0]["pid"] for name in ("web", "free")}
+    # Where crun has a profile of its own, a label names both.
+    assert "tank-default" in machine.sh(f"cat /proc/{pids['web']}/attr/current")
+    assert "tank-default" not in machine.sh(f"cat /proc/{pids['free']}/attr/current")
+    assert "tank-default" in _in_pod(machine, "web", "cat /proc/self/attr/current").out
+    before = machine.sh(f"cat {_CORE_PATTERN}")
+    write, unmount = f"echo evil > {_CORE_PATTERN}", "/bin/busybox umount /proc/sys"
+    try:
+        for name in pids:
+            assert "Read-only" in _in_pod(machine, name, write).err
+        assert "Permission denied" in _in_pod(machine, "web", unmount).err
+        # As an agent once did that was led astray by a link.
+        machine.sh(f"nsenter -t {pids['web']} -m {unmount}")
+        assert "Permission denied" in _in_pod(machine, "web", write).err
+        assert machine.sh(f"cat {_CORE_PATTERN}") == before
+        # Else it was something else that held.
+        assert (_in_pod(machine, "free", unmount).code, _in_pod(machine, "free", write).code) == (0, 0)
+        assert machine.sh(f"cat {_CORE_PATTERN}") == "evil"
+    finally:
+        machine.sh(f"echo '{before}' > {_CORE_PATTERN}")
+    # What it is for goes on: signals among its processes and from outside, files of its own.
+    sent = _in_pod(machine, "web", "sleep 1000 & kill $!; wait $!; echo $?; echo x > /tmp/x; cat /tmp/x")
+    assert sent.out.split() == ["143", "x"], sent
+    machine.pod("web", extra='env = { CHANGED = "yes" }')
+    machine.wait("it stopped in order", lambda: "bye" in machine.lines("web"))
+
+
+def _in_pod(machine: Installed, name: str, script: str) -> Result:
+    return machine.vm.tank("exec", "-T", name, "--", "/bin/sh", "-c", script, check=False)
+
+
+def test_a_profile_that_is_not_loaded_is_said_and_waited_for(machine: Installed) -> None:
+    machine.pod("web", extra=f'{_SECURITY}"mine"')
+    said = machine.wait("it is refused", lambda: machine.statuses().get("web", {}).get("error"))
+    assert "AppArmor profile mine is not loaded" in said and "apparmor_parser -r FILE" in said
+    machine.vm.write("/root/mine", "abi <abi/3.0>,\nprofile mine { file, signal, deny /etc/secret r, }\n")
+    machine.sh("apparmor_parser -r /root/mine")
+    try:
+        pid = machine.wait_phase("web")["containers"][0]["pid"]
+        assert "mine" in machine.sh(f"cat /proc/{pid}/attr/current")
+        said = _in_pod(machine, "web", "echo x > /etc/secret; cat /etc/secret").err
+        assert "Permission denied" in said
+        machine.remove_pod("web")
+        machine.wait("it is gone", lambda: not machine.statuses())
+    finally:
+        machine.sh("apparmor_parser -R /root/mine")
+
+
+def test_an_agent_without_the_package_loads_the_profile_itself(machine: Installed) -> None:
+    def restart() -> str:
+        machine.sh("systemctl restart tank-agent")
+        machine.wait_for_agent()
+        checks = json.loads(machine.vm.tank("doctor", "-o", "json", check=False).out)
+        return next(str(check["found"]) for check in checks if check["name"] == "AppArmor")
+
+    installed, removed = "/etc/apparmor.d/tank-default", "/sys/kernel/security/apparmor/.remove"
+    machine.sh(f"mv {installed} /root/ && printf tank-default > {removed}")
+    try:
+        assert restart() == "on; tank-default is loaded"
+        # Switched off by the administrator: the parser looks for the file's name.
+        machine.sh("mkdir -p /etc/apparmor.d/disable && touch /etc/apparmor.d/disable/tank-default")
+        machine.sh(f"printf tank-default > {removed}")
+        assert "is not loaded" in restart()
+        machine.pod("web")
+        pid = machine.wait_phase("web")["containers"][0]["pid"]
+        assert "tank-default" not in machine.sh(f"cat /proc/{pid}/attr/current")
+    finally:
+        machine.sh(f"rm -f /etc/apparmor.d/disable/tank-default; mv /root/tank-default {installed}")
+    assert restart() == "on; tank-default is loaded"
 
 
 def test_a_container_with_users_of_its_own(machine: Installed) -> None:

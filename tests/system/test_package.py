@@ -28,6 +28,7 @@ def test_everything_has_its_place(package: Path, installed: Installed) -> None:
         "/usr/lib/systemd/system/tank-pods.service",
         "/usr/lib/sysusers.d/tank-agent.conf",
         "/usr/lib/tmpfiles.d/tank-agent.conf",
+        "/etc/apparmor.d/tank-default",
         "/etc/needrestart/conf.d/tank-agent.conf",
         "/usr/share/bash-completion/completions/tank",
         "/usr/share/fish/vendor_completions.d/tank.fish",
@@ -43,6 +44,10 @@ def test_everything_has_its_place(package: Path, installed: Installed) -> None:
     conffiles = installed.sh("dpkg-query -W -f '${Conffiles}' tank-agent")
     assert "/etc/tank/agent.toml" in conffiles
     assert "/etc/tank/pods.d/example.toml.sample" in conffiles
+    assert "/etc/apparmor.d/tank-default" in conffiles
+    assert (
+        installed.sh("grep ^tank-default /sys/kernel/security/apparmor/profiles") == "tank-default (enforce)"
+    )
     assert installed.sh("getent group tank").startswith("tank:")
     schema = json.loads(installed.sh("cat /usr/share/tank-agent/pod.schema.json"))
     assert schema == json.loads(installed.vm.tank("schema").out)

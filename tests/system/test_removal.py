@@ -112,6 +112,7 @@ def test_purge_without_volumes_leaves_nothing(installed: Installed, package: Pat
     said = machine.apt("purge", "tank-agent")
     assert_nothing_runs(machine)
     assert machine.sh("ls -d /var/lib/tank /etc/tank /etc/needrestart 2>/dev/null || true") == ""
+    assert machine.sh("find /etc/apparmor.d /var/cache/apparmor -name '*tank*'") == ""
     assert "volumes are kept" not in said.err
 
 
@@ -147,4 +148,5 @@ def assert_nothing_runs(machine: Installed) -> None:
     assert machine.sh("test -e /run/tank || echo gone") == "gone"
     assert machine.sh("find /sys/fs/cgroup -path '*/tank*' | head -1") == ""
     assert machine.sh("ip netns list; grep -c /run/tank /proc/mounts || true") == "0"
+    assert machine.sh("grep -c ^tank- /sys/kernel/security/apparmor/profiles || true") == "0"
     assert machine.sh("systemctl list-units --all --no-legend --state=active 'tank*'") == ""

@@ -63,8 +63,11 @@ def test_kernel_features() -> None:
     assert kernel.user_namespaces("100\n").result == "ok"
     assert_bad(kernel.user_namespaces("0\n"), "warn", "switched off")
     assert_bad(kernel.user_namespaces(None), "warn", "not in this kernel")
-    assert kernel.apparmor("Y\n").found == "on"
     assert kernel.apparmor(None).result == "ok"
+    assert kernel.apparmor({"tank-default": "enforce"}).found == "on; tank-default is loaded"
+    assert_bad(kernel.apparmor({"other": "enforce"}), "warn", "containers run without a profile")
+    assert_bad(kernel.apparmor({"tank-default": "complain"}), "warn", "it stops nothing")
+    assert_bad(kernel.apparmor(PermissionError(13, "Permission denied")), "warn", "can't be read")
     assert kernel.inotify("128\n", "65536\n").result == "ok"
     assert_bad(kernel.inotify("8\n", "65536\n"), "warn", "8 instances")
     assert_bad(kernel.inotify("128\n", "65536\n", "Too many open files"), "warn", "none is left")

@@ -297,3 +297,9 @@ def test_odd_locations_are_refused_by_a_sentence(location: str) -> None:
         parse_url("https://r.io/v2/a").to(location)
     assert "hunter2" not in str(caught.value) and "\x00" not in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("address", ["http\u017f://evil.example/", "https://to\u212aen.example/"])
+def test_letters_that_only_fold_to_ours_are_no_letters_of_an_address(address: str) -> None:
+    with pytest.raises(Stalled, match="not an address that we follow"):
+        parse_url(address)

@@ -31,6 +31,9 @@ def test_what_means_the_same_is_the_same() -> None:
     # Not /dev/fd and /dev/console, which are the container's own.
     assert security('devices = ["/dev/fd0", "/dev/console2"]').devices == ("/dev/console2", "/dev/fd0")
     assert security('seccomp = "/etc/tank/profile.json"').seccomp == "/etc/tank/profile.json"
+    assert security('apparmor = "default"') == Security()
+    assert security('apparmor = "/usr/sbin/my-profile"').apparmor == "/usr/sbin/my-profile"
+    assert security('privileged = true\napparmor = "mine"').apparmor == "mine"
     assert security('userns = "auto"').userns == "auto"
     assert security('userns = "host"') == Security()
     assert security("privileged = true\nread_only_root = true").privileged
@@ -42,6 +45,10 @@ def test_what_means_the_same_is_the_same() -> None:
         ('capabilities = { add = ["NET_ADMN"] }', "capabilities.add[0]", 'did you mean "NET_ADMIN"?'),
         ('capabilities = { add = ["CHOWN"], drop = ["CHOWN"] }', "capabilities", "both added and dropped"),
         ('seccomp = "off"', "seccomp", '"unconfined"'),
+        ('apparmor = ""', "apparmor", '"unconfined"'),
+        ('apparmor = "a profile"', "apparmor", "name of a loaded one"),
+        ('apparmor = "mine\\n"', "apparmor", "name of a loaded one"),
+        ("apparmor = false", "apparmor", "text"),
         ('devices = ["fuse"]', "devices[0]", "below /dev"),
         ('devices = ["/dev/../etc"]', "devices[0]", "below /dev"),
         ('devices = ["/dev/pts/0"]', "devices[0]", "container's own"),

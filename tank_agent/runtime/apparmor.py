@@ -1,0 +1,105 @@
+"""Which AppArmor profile a container gets: ours, none, or one that the host has loaded.
+
+The default one is loaded by the package and by AppArmor's own service at each boot; where neither was there
+for it, as with pip, the agent loads it from the file beside this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import structlog
+
+from tank_agent.errors import Stalled, TankError
+from tank_agent.linux.process import run
+from tank_agent.spec.model import Security
+
+_log = structlog.get_logger()
+DEFAULT = "tank-default"
+# The parser takes a file for disabled by its name, in /etc/apparmor.d/disable: so it is the profile's.
+DEFAULT_FILE = Path(__file__).with_name(DEFAULT)
+INSTALLED_FILE = Path("/etc/apparmor.d") / DEFAULT
+_ENABLED = Path("/sys/module/apparmor/parameters/enabled")
+_PROFILES = Path("/sys/kernel/security/apparmor/profiles")
+_PROFILES_LIMIT = 4 << 20
+_PARSER_DEADLINE = 20.0
+_WITHOUT = "containers run without an AppArmor profile: tank-default cannot be loaded"
+
+Profiles = Mapping[str, str]
+
+
+def loaded_profiles(enabled: Path = _ENABLED, profiles: Path = _PROFILES) -> Profiles | None:
+    """Return the profiles that the kernel has loaded, with their modes; None where AppArmor is off.
+
+    Raises:
+        OSError: AppArmor is on, but its list cannot be read: securityfs is not mounted, or this is not root.
+    """
+    try:
+        on = enabled.read_text().strip() == "Y"
+    except FileNotFoundError:
+        return None
+    if not on:
+        return None
+    with profiles.open(errors="replace") as file:
+        listed = file.read(_PROFILES_LIMIT)
+    found = {}
+    for line in listed.splitlines():
+        name, _, mode = line.rpartition(" (")
+        found[name] = mode.removesuffix(")")
+    return found
+
+
+def profile_of(security: Security, loaded: Callable[[], Profiles | None] = loaded_profiles) -> str | None:
+    """Return the profile of a container for `process.apparmorProfile`; None for no profile.
+
+    The default one is a second wall: where it cannot be had, the others hold alone, and `tank doctor` says
+    so. A profile that was asked for by name is never left out.
+
+    Raises:
+        Stalled: the profile that was asked for cannot be had.
+    """
+    wanted = security.apparmor
+    if wanted == "unconfined" or (wanted == "default" and security.privileged):
+        return None
+    try:
+        profiles = loaded()
+    except OSError as error:
+        if wanted == "default":
+            return None
+        raise Stalled(
+            f"AppArmor profile {wanted}: cannot read which profiles are loaded: {error.strerror}",
+            hint="mount -t securityfs securityfs /sys/kernel/security",
+        ) from error
+    if wanted == "default":
+        return DEFAULT if profiles is not None and DEFAULT in profiles else None
+    if profiles is None:
+        raise Stalled(
+            f"AppArmor profile {wanted}: AppArmor is off on this machine, so it would hold nothing",
+            hint="boot a kernel with AppArmor, or leave apparmor out of [containers.security]",
+        )
+    if wanted not in profiles:
+        raise Stalled(
+            f"AppArmor profile {wanted} is not loaded", hint="load it with `apparmor_parser -r FILE`"
+        )
+    return wanted
+
+
+def load_default(
+    loaded: Callable[[], Profiles | None] = loaded_profiles, installed: Path = INSTALLED_FILE
+) -> None:
+    """Load the default profile where AppArmor is on and the package did not; never fails.
+
+    What is installed in /etc/apparmor.d is the administrator's to change or to disable. Where nothing is, the
+    profile is loaded again at each start, since an older agent's may be there.
+    """
+    try:
+        profiles = loaded()
+        if profiles is None or (DEFAULT in profiles and installed.exists()):
+            return
+        file = installed if installed.exists() else DEFAULT_FILE
+        done = run(["apparmor_parser", "--replace", "--skip-cache", str(file)], timeout=_PARSER_DEADLINE)
+        if DEFAULT not in (loaded() or {}):
+            _log.warning(_WITHOUT, file=str(file), code=done.code, said=done.stderr.strip())
+    except (OSError, TankError) as error:
+        _log.warning(_WITHOUT, error=str(error))
