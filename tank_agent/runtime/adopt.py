@@ -127,6 +127,7 @@ def _main_process(cgroup: str, cgroups: CgroupHost) -> int | None:
 
 def _sweep(containers: Containers, tools: Tools, known: set[str], groups: set[str]) -> None:
     """Remove what no run accounts for: our run_dir may have been emptied while containers ran."""
+    tools.crun.sweep(at_rest=True)
     for identifier in tools.crun.instances() - known:
         with left_for_later(f"container {identifier}"):
             tools.crun.delete(identifier)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import select
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -63,7 +63,8 @@ def create(
     os.mkfifo(sync, 0o600)
     reader = os.open(sync, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        _spawn(program, _arguments(crun, directory, record, log), directory, sync, place)
+        arguments = _arguments(crun, directory, record, log)
+        _spawn([program, *arguments], crun.environment, directory, sync, place)
         point("runtime:conmon-spawned")
         answer = _answer(reader)
     finally:
@@ -111,7 +112,11 @@ def _is_roots(process: os.DirEntry[str]) -> bool:
 
 
 def _spawn(
-    program: str, arguments: list[str], directory: Path, sync: Path, place: Callable[[int], object]
+    argv: list[str],
+    environment: Mapping[str, str],
+    directory: Path,
+    sync: Path,
+    place: Callable[[int], object],
 ) -> None:
     # Opened for reading too: conmon 2.1.6 dies of a broken pipe when the agent dies before it has
     # reported, and a pipe that it holds the reading end of cannot break.
@@ -120,11 +125,11 @@ def _spawn(
     # conmon waits for a byte here before it forks. If we die first, it sees the end and goes on.
     may_start, start = os.pipe2(os.O_CLOEXEC)
     # Its working directory: conmon cuts the path of a terminal's socket at 107 bytes.
-    environment = {"TMPDIR": ".", "_OCI_SYNCPIPE": str(writer), "_OCI_STARTPIPE": str(may_start)}
+    own = {"TMPDIR": ".", "_OCI_SYNCPIPE": str(writer), "_OCI_STARTPIPE": str(may_start)}
     try:
         process = subprocess.Popen(
-            [program, *arguments],
-            env={**ENVIRONMENT, **environment},
+            argv,
+            env={**ENVIRONMENT, **environment, **own},
             cwd=directory,
             pass_fds=(writer, may_start),
             stdin=subprocess.DEVNULL,
@@ -134,7 +139,7 @@ def _spawn(
         )
         _release(process, start, place)
     except OSError as error:
-        raise not_started(program, error) from error
+        raise not_started(argv[0], error) from error
     finally:
         for descriptor in (writer, output, may_start, start):
             os.close(descriptor)

@@ -299,6 +299,7 @@ class Containers:
         with self._lock:
             runs = [run for runs in self._runs.values() for run in runs.values()]
         changed = self._mounts.changed()
+        self._tools.crun.sweep()
         with self._ends:
             alive = self._deal_with_ends(runs)
         for run in runs:
@@ -330,6 +331,7 @@ class Containers:
         self._mounts.close()
         self.consoles.stop()
         self._tools.root_filesystems.close()
+        self._tools.crun.sweep(at_rest=True)
         with self._lock:
             runs = [run for runs in self._runs.values() for run in runs.values()]
             self._runs.clear()

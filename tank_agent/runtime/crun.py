@@ -15,11 +15,17 @@ from pathlib import Path
 import msgspec
 
 from tank_agent.errors import Retry, Stalled
-from tank_agent.linux.process import find, run, version
+from tank_agent.linux import mounts
+from tank_agent.linux.leftovers import left_for_later
+from tank_agent.linux.process import Finished, find, run, version
 from tank_agent.linux.trees import remove_tree
 from tank_agent.runtime.cgroup import ROOT, CgroupHost
 
 _DEADLINE = 30.0
+# Before all else crun mounts itself read-only over an empty file of such a name (against CVE-2019-5736), in
+# this directory or else in /tmp. Killed in between, it leaves both.
+_COPY_DIRECTORY = "_LIBCONTAINER_STATEDIR"
+_COPIES = "crun.??????"
 
 
 class StartFailed(Stalled):
@@ -39,6 +45,9 @@ class Crun:
 
     def __init__(self, program: str, run_dir: Path, cgroups: CgroupHost) -> None:
         self.root = run_dir / "crun"
+        # For every run of crun, whoever starts it.
+        self.environment = {_COPY_DIRECTORY: str(self.root)}
+        self._copies: frozenset[Path] = frozenset()
         self._program = program
         self._options = (f"--root={self.root}", "--cgroup-manager=cgroupfs")
         self._view = run_dir / "cgroup-view"
@@ -73,7 +82,7 @@ class Crun:
         Raises:
             StartFailed: crun's own message.
         """
-        done = run([self._program, *self._options, "start", "--", identifier], timeout=_DEADLINE)
+        done = self._run("start", "--", identifier)
         if done.code != 0:
             raise StartFailed(clean_message(done.stderr))
 
@@ -85,7 +94,7 @@ class Crun:
         """
         if not (self.root / identifier).exists():
             return
-        done = run([self._program, *self._options, "delete", "--force", "--", identifier], timeout=_DEADLINE)
+        done = self._run("delete", "--force", "--", identifier)
         if done.code != 0 and (self.root / identifier).exists():
             raise Retry(f"cannot delete container {identifier}: {clean_message(done.stderr)}")
 
@@ -95,8 +104,21 @@ class Crun:
 
     def instances(self) -> frozenset[str]:
         """Return every container of which crun keeps a state."""
-        # Newer versions keep compiled seccomp filters beside the containers.
-        return frozenset(entry.name for entry in self.root.glob("[!.]*"))
+        # Beside them are its copies of itself and, of newer versions, compiled seccomp filters.
+        return frozenset(entry.name for entry in self.root.glob("*") if "." not in entry.name)
+
+    def sweep(self, *, at_rest: bool = False) -> None:
+        """Remove what runs of crun left that were killed: what was there at the last sweep, too.
+
+        Args:
+            at_rest: nothing of ours runs crun now, so all that is there was left.
+        """
+        found = frozenset(self.root.glob(_COPIES))
+        for path in found if at_rest else found & self._copies:
+            with left_for_later(str(path)):
+                mounts.unmount_all(path)
+                path.unlink(missing_ok=True)
+        self._copies = found
 
     def began(self, identifier: str) -> bool | None:
         """Return whether a container was started, as crun itself tells; None if it has no state of it.
@@ -112,6 +134,9 @@ class Crun:
         """Return what `crun --version` printed when it last worked; empty if it never did."""
         self._version = self._version or version(self._program)
         return self._version
+
+    def _run(self, *arguments: str) -> Finished:
+        return run([self._program, *self._options, *arguments], timeout=_DEADLINE, env=self.environment)
 
     def _prepare_view(self) -> Path:
         """Make what `create` looks at the control groups through, and return the script that does."""

@@ -220,6 +220,7 @@ class Execution:
         self.stdout: int | None = None
         self.stderr: int | None = None
         argv = [*crun.exec_command("log"), "--pid-file=pid"]
+        self._environment = {**ENVIRONMENT, **crun.environment}
         if request.terminal:
             self._start_with_terminal(argv, run, request, process)
         else:
@@ -273,7 +274,7 @@ class Execution:
     def _spawn(self, argv: list[str], streams: tuple[int, int, int]) -> None:
         self._crun = subprocess.Popen(
             argv,
-            env=dict(ENVIRONMENT),
+            env=self._environment,
             cwd=self._directory,
             stdin=streams[0],
             stdout=streams[1],

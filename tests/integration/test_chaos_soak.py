@@ -355,6 +355,7 @@ def shaken(soak: Soak) -> str:
     """Do the steps, assert that the agent deals with them, and return the numbers."""
     agent = soak.agent
     converged(soak)
+    elsewhere = set(Path("/tmp").glob("crun.*"))
     begin, number = time.monotonic(), 0
     while time.monotonic() < begin + SECONDS or min(soak.counts[kind] for kind in KILLED) < KILLS:
         time.sleep(soak.do(number))
@@ -366,6 +367,8 @@ def shaken(soak: Soak) -> str:
     log = agent.log.read_text()
     assert "Traceback" not in log, log[log.index("Traceback") - 2000 :][:6000]
     assert "by a bug" not in log, log[log.index("by a bug") - 1000 :][:4000]
+    # Where crun puts its copy of itself by default; agent.leftovers() looks into ours.
+    assert set(Path("/tmp").glob("crun.*")) <= elsewhere
     sequence = [event.seq for event in agent.client.events()]
     assert sequence == list(range(sequence[0], sequence[0] + len(sequence))), "events are missing"
     agent.kill()

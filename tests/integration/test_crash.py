@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import tank_agent
+from tank_agent.linux import mounts
 from tests.support.agent import Agent, ended, wait_for
 
 
@@ -257,3 +258,26 @@ def test_a_start_that_the_disk_refuses_is_told_and_tried_again(stopped_agent: Ag
     obstacle.unlink()
     agent.wait_phase("web", "running")
     wait_for(lambda: agent.output("web") == ["started"], "it prints")
+
+
+def test_what_a_killed_run_of_crun_left_is_removed(agent: Agent) -> None:
+    """crun mounts its own program over an empty file before all else; killed then, it leaves both behind."""
+    agent.write("web", agent.pod_text())
+    agent.wait_phase("web", "running")
+    (mounted, empty) = (agent.run / "crun" / f"crun.{name}" for name in ("AbC123", "xyz789"))
+    mounted.touch(0o000)
+    empty.touch(0o000)
+    mounts.mount("/usr/bin/crun", mounted, "", mounts.MS_BIND)
+    pid = agent.pid("web")
+    wait_for(lambda: not mounted.exists() and not empty.exists(), "a resync removes what stays")
+    agent.write("web", agent.pod_text(extra='env = { A = "b" }'))
+
+    def is_replaced() -> bool:
+        status = agent.wait_phase("web", "running")
+        return bool(status["containers"][0]["pid"] != pid)
+
+    wait_for(is_replaced, "it is replaced")
+    mounted.touch(0o000)
+    agent.kill()
+    agent.start()
+    assert not mounted.exists()
