@@ -81,6 +81,7 @@ OTHER: dict[str, Any] = {
     "containers.security.capabilities.drop": ["CHOWN"],
     "containers.security.read_only_root": True,
     "containers.security.privileged": True,
+    "containers.security.apparmor": "unconfined",
     "containers.security.seccomp": "unconfined",
     "containers.security.devices": ["/dev/fuse"],
     "containers.security.userns": "auto",
