@@ -67,7 +67,7 @@ from tank_agent.unable import as_trouble, unable
 _log = structlog.get_logger()
 _DRAIN_DEADLINE = 120.0
 _LOCK = "agent.lock"
-# What the agent makes in data_dir and run_dir. It is made closed since version 0.2.
+# What the agent makes in data_dir and run_dir; an older one may have left it open to others.
 _CLOSED_DATA = (
     "base",
     "cache",

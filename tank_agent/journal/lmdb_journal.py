@@ -18,6 +18,7 @@ from tank_agent.errors import Retry, Stalled, TankError
 from tank_agent.journal.store import HOW_TO_GO_ON, Table, Write
 from tank_agent.journal.stored_journal import StoredJournal, owner_is_there
 from tank_agent.linux.lock_file import note
+from tank_agent.linux.shortage import shortage
 
 R = TypeVar("R")
 
@@ -28,10 +29,6 @@ _DATA = "data.mdb"
 _LOCK = "agent.lock"
 # An empty journal and LMDB's own lock, in bytes.
 _ROOM = 128 << 10
-# Troubles of a disk, or of the machine, that people mend while the agent waits.
-_MAY_PASS = frozenset(
-    (*(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO), *(errno.EMFILE, errno.ENFILE, errno.ENOMEM))
-)
 # What opening or reading fails with for want of memory, descriptors or rights, whatever is in the journal.
 _NOT_ITS_FAULT = (
     lmdb.MemoryError,
@@ -243,7 +240,7 @@ def _lock_directory(path: Path) -> int:
         fd = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         message, where = f"cannot open the journal: {error.strerror}", str(path)
-        if error.errno in _MAY_PASS:
+        if shortage(error) is not None:
             raise Retry(message, where=where, hint="nothing is lost; pods go on as they are") from error
         raise Stalled(message, where=where) from error
     try:

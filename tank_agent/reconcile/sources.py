@@ -8,7 +8,7 @@ from typing import Protocol
 
 import structlog
 
-from tank_agent.errors import Problem, Stalled, TankError
+from tank_agent.errors import Problem, Stalled, TankError, one_line
 from tank_agent.journal.journal import Applied, Journal
 from tank_agent.journal.records import NewEvent
 from tank_agent.linux.clock import Clock
@@ -80,7 +80,7 @@ def _news_of(source: str, error: str | None, cause: str) -> NewEvent:
     if error is None:
         message = f"what {name} say is stored again"
         return NewEvent(pod="", type="source-recovered", message=message, cause=cause)
-    message = f"what {name} say could not be stored: {'; '.join(map(str.strip, error.splitlines()))}"
+    message = f"what {name} say could not be stored: {one_line(error)}"
     return NewEvent(pod="", type="source-error", message=message, cause=cause)
 
 

@@ -112,7 +112,7 @@ def _is_member(pid: int, cgroup: str) -> bool:
 
 
 def _main_process(cgroup: str, cgroups: CgroupHost) -> int | None:
-    """Return the first process of a container, as the kernel tells: it is number 1 of a PID namespace."""
+    """Return the main process of a container: the one that is number 1 of its PID namespace."""
     for pid in sorted(cgroups.processes(cgroup)):
         try:
             status = Path(f"/proc/{pid}/status").read_text()

@@ -1,4 +1,4 @@
-"""The end of a run: everything that it made is removed, whatever of it somebody else removed before."""
+"""Remove everything that a run made, also where somebody else removed a part of it before."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def remove(run: Live, tools: Tools, *, forget: Callable[[], None]) -> None:
     """Remove everything that a run made, except its log. Can be repeated after a crash.
 
     Args:
-        run: it.
-        tools: what made it.
+        run: what to remove.
+        tools: what it was made with.
         forget: called once nothing of it runs or is mounted, before its directory goes.
 
     Raises:
