@@ -16,7 +16,6 @@ from tank_agent.runtime.live import Live
 from tank_agent.runtime.tools import Tools
 
 _log = structlog.get_logger()
-_DEADLINE_MS = 3000
 
 
 def remove(run: Live, tools: Tools, *, forget: Callable[[], None]) -> None:
@@ -70,7 +69,7 @@ def _delete(run: Live, tools: Tools) -> None:
     except TankError as error:
         kill_group(run.record.cgroup, tools)
         tools.cgroups.thaw(run.record.cgroup)
-        alive = run.process is not None and not pidfd.wait(run.process, _DEADLINE_MS)
+        alive = run.process is not None and not pidfd.wait(run.process, conmon.ENDS_WITHIN_MS)
         if alive or tools.cgroups.processes(run.record.cgroup):
             raise
         _log.warning("crun cannot delete a container; removed it", id=run.record.id, error=str(error))
@@ -79,6 +78,6 @@ def _delete(run: Live, tools: Tools) -> None:
 
 def _end_monitor(run: Live) -> None:
     """Wait until conmon is gone; it goes by itself once its container is."""
-    if run.monitor is not None and not pidfd.wait(run.monitor, _DEADLINE_MS):
+    if run.monitor is not None and not pidfd.wait(run.monitor, conmon.ENDS_WITHIN_MS):
         pidfd.send_signal(run.monitor, signal.SIGKILL)
-        pidfd.wait(run.monitor, _DEADLINE_MS)
+        pidfd.wait(run.monitor, conmon.ENDS_WITHIN_MS)
