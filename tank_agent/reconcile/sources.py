@@ -36,7 +36,7 @@ class Source(Protocol):
 
 
 class Unstored:
-    """What sources say and the journal could not take, as on a full disk: shown, and an event once it can be.
+    """Keep the errors of sources whose pods the journal could not store; recorded as events once it can.
 
     Args:
         journal: events go there.
@@ -55,7 +55,7 @@ class Unstored:
             return dict(self._errors)
 
     def note(self, source: str, error: str | None, cause: str) -> None:
-        """Say that what a source says could not be stored, or (None) that it was."""
+        """Note why the pods of a source could not be stored, or (None) that they were."""
         with self._lock:
             former = self._errors.pop(source, None)
             if error is not None:
