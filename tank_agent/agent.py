@@ -67,7 +67,7 @@ from tank_agent.unable import as_trouble, unable
 _log = structlog.get_logger()
 _DRAIN_DEADLINE = 120.0
 _LOCK = "agent.lock"
-# What the agent makes in data_dir and run_dir. It is made closed since version 0.2.
+# What the agent makes in data_dir and run_dir; an older one may have left it open to others.
 _CLOSED_DATA = (
     "base",
     "cache",
@@ -114,12 +114,16 @@ def _start(
 
     Meanwhile whoever asks is told what is wrong.
     """
+    logged = ""
     while True:
         try:
             return stack.enter_context(_running(settings, stop_pods=stop_pods))
         except (Retry, OSError, MemoryError, RuntimeError) as error:
             trouble = as_trouble(error)
-        _log.error("cannot work yet; trying again", trouble=str(trouble))
+        # Once, not at each try: a full disk is not helped by a log that grows for hours.
+        if logged != str(trouble):
+            logged = str(trouble)
+            _log.error("cannot work yet; trying again every few seconds", trouble=logged)
         server = ApiServer(unable(trouble), settings.run_dir / "tank.sock")
         with suppress(OSError, RuntimeError, TankError):
             server.start()

@@ -36,12 +36,18 @@ __all__ = [
     "Stalled",
     "TankError",
     "VolumeInUse",
+    "one_line",
 ]
 
 from msgspec import Struct
 
 _Text = TypeVar("_Text", str, str | None)
 _LONGEST = 2000
+
+
+def one_line(text: str) -> str:
+    """Return an error's text as an event holds it; its hint stands in a line of its own."""
+    return "; ".join(line.strip() for line in text.splitlines())
 
 
 def _cut(text: _Text) -> _Text:

@@ -1,4 +1,4 @@
-"""What whoever asks is told while the machine does not let the agent work."""
+"""Answer every request with the reason while the machine does not let the agent work."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import NoReturn, cast
 
 from tank_agent.api.service import AgentService
 from tank_agent.errors import Retry, TankError
+from tank_agent.linux.shortage import shortage
 
 _HINT = "pods go on as they are; the agent tries again every few seconds"
 
@@ -22,7 +23,7 @@ def as_trouble(error: Exception) -> TankError:
     if isinstance(error, OSError):
         where = os.fsdecode(error.filename) if error.filename else None
         return Retry(f"cannot start: {error.strerror or error}", where=where, hint=_HINT)
-    if isinstance(error, MemoryError) or "start new thread" in str(error):
+    if shortage(error) is not None:
         limits = "give it more memory, address space or threads (ulimit -a, LimitAS=, TasksMax=)"
         return Retry("cannot start: the machine, or a limit of the agent, is too small", hint=limits)
     raise error

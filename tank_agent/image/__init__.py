@@ -4,7 +4,8 @@ reference   what a user may write as `image = "..."`
 settings    what agent.toml says about registries and limits
 image       the seam: ImageStore, Image, ImageConfig
 store       references, manifests and unpacked layers on disk; pull, list, remove, prune
-registry    the Distribution client; `credentials` and `http` are its two hands
+registry    the Distribution client; `endpoint` logs in with `credentials`, `http` asks, `url` parses
+lanes       threads for each registry, so that one that stalls delays no other
 layout      `oci:`, `oci-archive:` and `docker-archive:` inputs
 manifest    indexes, manifests and configurations, read strictly
 unpack      one layer → one directory, in a confined child (`unpack_child`, `tarfilter`, `decompress`);

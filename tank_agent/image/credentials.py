@@ -220,8 +220,6 @@ def _ask_helper(program: str, key: str, file: str) -> Credentials | None:
         done = run([program, "get"], timeout=_HELPER_TIMEOUT, stdin=key.encode(), env={"HOME": "/root"})
     except TankError as error:
         raise type(error)(error.message, hint=hint) from error
-    except OSError as error:
-        raise Stalled(f"cannot run {program}: {error.strerror}", hint=hint) from error
     if done.code != 0:
         if _NOT_FOUND in done.stdout + done.stderr:
             return None

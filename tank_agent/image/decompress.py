@@ -7,7 +7,7 @@ it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 GZIP = b"\x1f\x8b"
 ZSTD = b"\x28\xb5\x2f\xfd"
@@ -22,18 +22,6 @@ _ZSTD_WINDOW = 1 << 27
 
 class BadLayerError(ValueError):
     """The layer is damaged, hostile, or larger than allowed; the message is for people."""
-
-
-class _Decompressor(Protocol):
-    """One gzip member. As lzma.LZMADecompressor."""
-
-    eof: bool
-    needs_input: bool
-    unused_data: bytes
-
-    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
-        """Return at most `max_length` bytes; keep the input that was not needed yet."""
-        ...
 
 
 def plain(head: bytes, read: Callable[[int], bytes]) -> Iterator[bytes]:

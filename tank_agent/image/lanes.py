@@ -1,4 +1,4 @@
-"""Threads for work that may stall: some for each place that is waited for, so that none keeps the others."""
+"""Threads for work that may stall: a few for each place, so that one that stalls delays no other."""
 
 from __future__ import annotations
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import tempfile
 import threading
@@ -17,7 +15,8 @@ import lmdb
 from tank_agent.errors import Retry, Stalled, TankError
 from tank_agent.journal.store import HOW_TO_GO_ON, Table, Write
 from tank_agent.journal.stored_journal import StoredJournal, owner_is_there
-from tank_agent.linux.lock_file import note
+from tank_agent.linux.lock_file import LockFile
+from tank_agent.linux.shortage import shortage
 
 R = TypeVar("R")
 
@@ -28,10 +27,6 @@ _DATA = "data.mdb"
 _LOCK = "agent.lock"
 # An empty journal and LMDB's own lock, in bytes.
 _ROOM = 128 << 10
-# Troubles of a disk, or of the machine, that people mend while the agent waits.
-_MAY_PASS = frozenset(
-    (*(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO), *(errno.EMFILE, errno.ENFILE, errno.ENOMEM))
-)
 # What opening or reading fails with for want of memory, descriptors or rights, whatever is in the journal.
 _NOT_ITS_FAULT = (
     lmdb.MemoryError,
@@ -57,7 +52,7 @@ class LmdbStore:
         # Held by every read and by growing the map, which LMDB allows only while no transaction is open
         # (mdb_env_set_mapsize). Reads take microseconds, so one at a time costs nothing.
         self._readers = threading.Lock()
-        self._lock_fd = _lock_directory(path)
+        self._lock = _lock_directory(path)
         try:
             self._environment = self._open()
             try:
@@ -68,16 +63,16 @@ class LmdbStore:
                 self._environment.close()
                 raise
         except lmdb.DiskError as error:
-            os.close(self._lock_fd)
+            self._lock.close()
             raise _no_room(path, str(error)) from error
         except _NOT_ITS_FAULT as error:
-            os.close(self._lock_fd)
+            self._lock.close()
             raise _not_now(path, error) from error
         except lmdb.Error as error:
-            os.close(self._lock_fd)
+            self._lock.close()
             raise _unreadable(path, str(error)) from error
         except BaseException:
-            os.close(self._lock_fd)
+            self._lock.close()
             raise
 
     @property
@@ -153,7 +148,7 @@ class LmdbStore:
         """Close the environment and unlock the directory."""
         with self._readers:
             self._environment.close()
-        os.close(self._lock_fd)
+        self._lock.close()
 
     def _open(self) -> Any:
         data = self._path / _DATA
@@ -232,33 +227,31 @@ class LmdbJournal(StoredJournal):
             raise
 
 
-def _lock_directory(path: Path) -> int:
-    """Return a descriptor that locks the directory while it is open.
+def _lock_directory(path: Path) -> LockFile:
+    """Lock a directory, made if absent.
 
     flock(2) belongs to the opening, not to the process, so it also stops ourselves: py-lmdb 1.4 would open an
     environment twice, and closing one would break the other.
     """
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fd = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        message, where = f"cannot open the journal: {error.strerror}", str(path)
-        if error.errno in _MAY_PASS:
-            raise Retry(message, where=where, hint="nothing is lost; pods go on as they are") from error
-        raise Stalled(message, where=where) from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
-        os.close(fd)
-        if error.errno != errno.EWOULDBLOCK:
-            raise Stalled(f"cannot lock the journal: {error.strerror}", where=str(path)) from error
+        return LockFile(path / _LOCK, f"{os.getpid()}\n".encode())
+    except BlockingIOError as error:
         raise Stalled(
-            f"another tank-agent (pid {holder or 'unknown'}) uses the journal in {path}",
+            f"another tank-agent (pid {_holder(path / _LOCK) or 'unknown'}) uses the journal in {path}",
             hint="stop it first, or give this one a data_dir of its own",
         ) from error
-    note(fd, f"{os.getpid()}\n".encode())
-    return fd
+    except OSError as error:
+        message, where = f"cannot open the journal: {error.strerror}", str(path)
+        if shortage(error) is not None:
+            raise Retry(message, where=where, hint="nothing is lost; pods go on as they are") from error
+        raise Stalled(message, where=where) from error
+
+
+def _holder(lock: Path) -> str:
+    with suppress(OSError), lock.open("rb") as file:
+        return file.read(32).decode(errors="replace").strip()
+    return ""
 
 
 def _check_room(path: Path) -> None:

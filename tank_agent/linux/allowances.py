@@ -1,4 +1,4 @@
-"""What the kernel grants a process: limits to lower, and favours that it may refuse."""
+"""Resource limits that may be lowered already, and optimisations that the kernel may refuse."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def lower_limit(kind: int, value: int) -> None:
 
 
 def enlarge_pipe(pipe: int, size: int) -> None:
-    """Make a pipe hold more, which saves switches between processes; no matter if it can't.
+    """Make a pipe hold more, which saves switches between processes, unless the kernel refuses.
 
     All pipes of a user share a budget (pipe-user-pages-soft), and each container's output takes some of it.
     """

@@ -1,4 +1,4 @@
-"""Wake a thread by hand, when something is mounted or unmounted, or when single files are written."""
+"""An event that callers set, and that mounts and writers of single files set, too."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from tank_agent.linux.libc import call
 
 # Starting many containers makes thousands of mounts; they ring once in so many seconds.
 _MOUNTS_SETTLE = 0.3
-
-
 # inotify(7)
 _IN_CLOSE_WRITE = 0x8
 _EVENTS_AT_ONCE = 64 << 10
@@ -22,7 +20,10 @@ File = tuple[str, int, int]
 
 
 class Bell:
-    """A flag as `threading.Event` that mounts in this process's own namespace set, and writers of files."""
+    """As `threading.Event`; mounts in this process's own namespace and writers of files set it, too.
+
+    One thread waits and watches files; any thread may set it.
+    """
 
     def __init__(self) -> None:
         self._flag = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -35,16 +36,16 @@ class Bell:
         self._written = False
 
     def set(self) -> None:
-        """Wake who waits."""
+        """Wake the waiting thread."""
         os.eventfd_write(self._flag, 1)
 
     def clear(self) -> None:
-        """Let the next wait wait."""
+        """Unset the flag."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._flag)
 
     def wait(self, timeout: float) -> bool:
-        """Return whether it was set, or anything was mounted or written, within so many seconds."""
+        """Return whether it was set, or something was mounted or written, within `timeout` seconds."""
         deadline = time.monotonic() + timeout
         poller = select.poll()
         poller.register(self._flag, select.POLLIN)
@@ -62,12 +63,12 @@ class Bell:
         return bool(ready)
 
     def watch_files(self, files: Iterable[File]) -> bool:
-        """Ring when one of these is written, by whatever name; return whether they are others than before."""
+        """Watch these files and no others, whatever name they are written by; return if that is a change."""
         wanted = frozenset(files)
         if wanted == self._files:
             return False
         self._drop_files()
-        # Without the kernel's means, the resync sees what changes, and the next look tries again.
+        # Where the kernel refuses, the resync sees what changes, and the next call tries again.
         with contextlib.suppress(OSError):
             if wanted:
                 self._inotify = call("inotify_init1", os.O_CLOEXEC | os.O_NONBLOCK)
@@ -82,7 +83,7 @@ class Bell:
         return written
 
     def close(self) -> None:
-        """Give the descriptors back; nobody may wait any more."""
+        """Close the descriptors; no thread may wait any more."""
         self._drop_files()
         os.close(self._flag)
         if self._mounts >= 0:

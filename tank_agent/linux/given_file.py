@@ -1,4 +1,4 @@
-"""Read a file that a user named on the command line, whatever is there: bounded, and never for ever."""
+"""Read a file that a user named on the command line, of any kind, within limits of size and time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a former agent left: removed piece by piece, so that one that resists keeps no agent from starting."""
+"""Clean up after an earlier agent; log what can't be removed, and continue."""
 
 from __future__ import annotations
 

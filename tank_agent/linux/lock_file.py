@@ -42,7 +42,7 @@ class LockFile:
         return True
 
     def close(self) -> None:
-        """Let it go."""
+        """Release the lock."""
         os.close(self._fd)
 
     def _take(self) -> int:

@@ -21,7 +21,7 @@ RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
 # As many as the kernel follows (path_resolution(7)).
-_LINKS_MAX = 40
+LINKS_MAX = 40
 
 # The kernel gives up with EAGAIN when a rename or a mount races with a walk that must not leave its root.
 _ATTEMPTS = 32
@@ -102,7 +102,7 @@ def real_path_in_root(root: int, path: str) -> str:
                 found.append(part)
                 continue
             links += 1
-            if links > _LINKS_MAX:
+            if links > LINKS_MAX:
                 raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
             if link.startswith("/"):
                 found.clear()

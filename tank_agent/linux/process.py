@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 
 from tank_agent.errors import Retry, Stalled, TankError
+from tank_agent.linux.shortage import shortage
 
 _VERSION_DEADLINE = 10.0
 # Nothing of the agent's environment reaches a child: hooks and helpers would inherit it.
@@ -119,4 +120,5 @@ def not_started(program: str, error: OSError) -> TankError:
         return Stalled(f"cannot run {program}: not installed", hint="see `tank doctor`")
     if isinstance(error, PermissionError) or error.errno == errno.ENOEXEC:
         return Stalled(f"cannot run {program}: {error.strerror}", hint="see `tank doctor`")
-    return Retry(f"cannot run {program}: {error.strerror}")
+    lacking = shortage(error)
+    return Retry(f"cannot run {program}: {error.strerror}", hint=lacking.hint if lacking else None)

@@ -1,4 +1,4 @@
-"""What the kernel has too little of: no bug of ours, and nothing that trying at once would change."""
+"""Tell errors that mean a shortage (disk, memory, descriptors, threads) from bugs."""
 
 from __future__ import annotations
 

@@ -81,11 +81,6 @@ class GitFollower:
         return self._source.status
 
     @property
-    def webhook_port(self) -> int | None:
-        """Return the port on which webhooks are heard; None if they are not."""
-        return None if self._webhook is None else self._webhook.port
-
-    @property
     def troubles(self) -> tuple[str, ...]:
         """Return what keeps pushes from being seen at once, as sentences; polling goes on."""
         return tuple(line for line in (self._watch_trouble, self._webhook_trouble) if line is not None)

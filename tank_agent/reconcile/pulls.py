@@ -10,7 +10,7 @@ from typing import get_args
 import structlog
 from msgspec import Struct
 
-from tank_agent.errors import TankError
+from tank_agent.errors import TankError, one_line
 from tank_agent.image.image import Image, ImageStore, Progress
 from tank_agent.image.lanes import Lanes, lane_of
 from tank_agent.linux.clock import Clock
@@ -302,7 +302,7 @@ class Pulls:
         )
         if former is not None and former.error == error:
             return None
-        return News(type="pull-failed", message=_one_line(error), cause=PULL_FAILED)
+        return News(type="pull-failed", message=one_line(error), cause=PULL_FAILED)
 
     def _note_refresh(self, key: _Key, image: Image) -> None:
         if image.not_refreshed:
@@ -327,10 +327,5 @@ def _not_refreshed(image: Image) -> News | None:
     if not image.not_refreshed:
         return None
     message = f"{image.reference} could not be looked up, so the copy on this machine is used: "
-    said = message + _one_line(image.not_refreshed)
+    said = message + one_line(image.not_refreshed)
     return News(type="image-not-refreshed", message=said, cause=IMAGE_READY)
-
-
-def _one_line(error: str) -> str:
-    """Return an error as an event holds it; the hint stands in a line of its own."""
-    return "; ".join(line.strip() for line in error.splitlines())

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import structlog
 from msgspec import Struct
 
+from tank_agent.errors import one_line
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import DesiredPod, NewEvent
 from tank_agent.linux.clock import Clock
@@ -329,9 +330,12 @@ class Reconciler:
             said = describe_failure(step, known)
             log.warning("step failed", error=said, exc_info=error if is_bug(known) else None)
         if news:
-            message = "; ".join(line.strip() for line in trouble.error.splitlines())
             event = NewEvent(
-                pod=work.name, type="step-failed", message=message, revision=work.revision, cause=work.cause
+                pod=work.name,
+                type="step-failed",
+                message=one_line(trouble.error),
+                revision=work.revision,
+                cause=work.cause,
             )
             tell(self._machine.journal, [event])
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import structlog
 
-from tank_agent.errors import Problem, Stalled, TankError
+from tank_agent.errors import Problem, Stalled, TankError, one_line
 from tank_agent.journal.journal import Applied, Journal
 from tank_agent.journal.records import NewEvent
 from tank_agent.linux.clock import Clock
@@ -36,7 +36,7 @@ class Source(Protocol):
 
 
 class Unstored:
-    """What sources say and the journal could not take, as on a full disk: shown, and an event once it can be.
+    """Keep the errors of sources whose pods the journal could not store; recorded as events once it can.
 
     Args:
         journal: events go there.
@@ -55,7 +55,7 @@ class Unstored:
             return dict(self._errors)
 
     def note(self, source: str, error: str | None, cause: str) -> None:
-        """Say that what a source says could not be stored, or (None) that it was."""
+        """Note why the pods of a source could not be stored, or (None) that they were."""
         with self._lock:
             former = self._errors.pop(source, None)
             if error is not None:
@@ -80,7 +80,7 @@ def _news_of(source: str, error: str | None, cause: str) -> NewEvent:
     if error is None:
         message = f"what {name} say is stored again"
         return NewEvent(pod="", type="source-recovered", message=message, cause=cause)
-    message = f"what {name} say could not be stored: {'; '.join(map(str.strip, error.splitlines()))}"
+    message = f"what {name} say could not be stored: {one_line(error)}"
     return NewEvent(pod="", type="source-error", message=message, cause=cause)
 
 

@@ -23,8 +23,6 @@ from tank_agent.runtime.live import Live
 from tank_agent.runtime.tools import Tools
 from tank_agent.runtime.user_namespace import take_back_null_device
 
-_DEADLINE_MS = 3000
-
 
 def adopt_all(containers: Containers, tools: Tools, now: float) -> tuple[Live, ...]:
     """Take over every run in the runs' directory, sweep what belongs to none, and return the runs.
@@ -88,8 +86,7 @@ def _inspect(run: Live, monitors: Mapping[str, int], tools: Tools) -> Live:
     run.started = ended or (run.process is not None if began is None else began)
     if not run.started and run.monitor is not None:
         # Nothing may appear behind us.
-        pidfd.kill_tree(run.monitor)
-        pidfd.wait(run.monitor, _DEADLINE_MS)
+        conmon.kill_monitor(run.monitor)
     return run
 
 
@@ -112,7 +109,7 @@ def _is_member(pid: int, cgroup: str) -> bool:
 
 
 def _main_process(cgroup: str, cgroups: CgroupHost) -> int | None:
-    """Return the first process of a container, as the kernel tells: it is number 1 of a PID namespace."""
+    """Return the main process of a container: the one that is number 1 of its PID namespace."""
     for pid in sorted(cgroups.processes(cgroup)):
         try:
             status = Path(f"/proc/{pid}/status").read_text()
@@ -152,7 +149,7 @@ def _end(pid: int) -> None:
     process = pidfd.open_process(pid)
     if process is not None:
         pidfd.send_signal(process, signal.SIGKILL)
-        pidfd.wait(process, _DEADLINE_MS)
+        pidfd.wait(process, conmon.ENDS_WITHIN_MS)
         os.close(process)
 
 

@@ -22,7 +22,8 @@ from tank_agent.runtime.crun import Crun, StartFailed, clean_message
 from tank_agent.runtime.instance import Record
 
 _DEADLINE = 30.0
-_KILL_DEADLINE_MS = 3000
+# What was killed is gone within this, unless the kernel holds it.
+ENDS_WITHIN_MS = 3000
 CONTAINER_PID = "container.pid"
 MONITOR_PID = "conmon.pid"
 EXIT = "exit"
@@ -98,10 +99,15 @@ def end_unstarted(directory: Path) -> None:
     monitor = pidfd.open_process(number) if number is not None else None
     if monitor is not None:
         try:
-            pidfd.kill_tree(monitor)
-            pidfd.wait(monitor, _KILL_DEADLINE_MS)
+            kill_monitor(monitor)
         finally:
             os.close(monitor)
+
+
+def kill_monitor(monitor: int) -> None:
+    """Kill a monitor, by its pidfd, with the runtime below it, and wait for its end."""
+    pidfd.kill_tree(monitor)
+    pidfd.wait(monitor, ENDS_WITHIN_MS)
 
 
 def _is_roots(process: os.DirEntry[str]) -> bool:

@@ -46,7 +46,7 @@ def has_swap_limit(host: CgroupHost) -> bool:
 
 
 def effective(host: CgroupHost, limits: Limits) -> Limits:
-    """Return limits with what every container gets where its file says nothing, as far as this host can."""
+    """Return limits with the defaults filled in, as far as this host has the controllers."""
     if limits.pids is not None or not _has_pids(host):
         return limits
     return msgspec.structs.replace(limits, pids=PIDS_DEFAULT)

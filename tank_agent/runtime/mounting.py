@@ -1,4 +1,4 @@
-"""What of its pod a running container has mounted, looked at; and mounted again where it was taken away.
+"""Detect mounts that a running container lost, and restore them.
 
 The container goes on, and its programs may swap links and directories all the while. So a path inside is
 resolved from the container's root, in its own mount namespace, to a descriptor; what that leads to is looked

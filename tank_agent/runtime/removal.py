@@ -1,4 +1,4 @@
-"""The end of a run: everything that it made is removed, whatever of it somebody else removed before."""
+"""Remove everything that a run made, also where somebody else removed a part of it before."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from tank_agent.runtime.live import Live
 from tank_agent.runtime.tools import Tools
 
 _log = structlog.get_logger()
-_DEADLINE_MS = 3000
 
 
 def remove(run: Live, tools: Tools, *, forget: Callable[[], None]) -> None:
     """Remove everything that a run made, except its log. Can be repeated after a crash.
 
     Args:
-        run: it.
-        tools: what made it.
+        run: what to remove.
+        tools: what it was made with.
         forget: called once nothing of it runs or is mounted, before its directory goes.
 
     Raises:
@@ -70,7 +69,7 @@ def _delete(run: Live, tools: Tools) -> None:
     except TankError as error:
         kill_group(run.record.cgroup, tools)
         tools.cgroups.thaw(run.record.cgroup)
-        alive = run.process is not None and not pidfd.wait(run.process, _DEADLINE_MS)
+        alive = run.process is not None and not pidfd.wait(run.process, conmon.ENDS_WITHIN_MS)
         if alive or tools.cgroups.processes(run.record.cgroup):
             raise
         _log.warning("crun cannot delete a container; removed it", id=run.record.id, error=str(error))
@@ -79,6 +78,6 @@ def _delete(run: Live, tools: Tools) -> None:
 
 def _end_monitor(run: Live) -> None:
     """Wait until conmon is gone; it goes by itself once its container is."""
-    if run.monitor is not None and not pidfd.wait(run.monitor, _DEADLINE_MS):
+    if run.monitor is not None and not pidfd.wait(run.monitor, conmon.ENDS_WITHIN_MS):
         pidfd.send_signal(run.monitor, signal.SIGKILL)
-        pidfd.wait(run.monitor, _DEADLINE_MS)
+        pidfd.wait(run.monitor, conmon.ENDS_WITHIN_MS)

@@ -159,9 +159,9 @@ def _make_skeleton(skeleton: Path) -> None:
 
 
 def _remove_open_skeleton(skeleton: Path, *, in_use: bool) -> None:
-    """Remove the skeleton of an agent before 0.2, to whose /tmp any user of the machine could write.
+    """Remove the skeleton of an older agent, to whose /tmp any user of the machine could write.
 
-    What that one started has it as a layer, of which nothing else may go.
+    Containers that it started have it as a layer; while there are any, only its /tmp is emptied.
     """
     with left_for_later("the former skeleton"):
         if not in_use:

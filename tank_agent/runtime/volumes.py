@@ -53,7 +53,7 @@ class Volumes:
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._root.chmod(0o700)
         for directory in self._root.iterdir():
-            # Up to version 0.1, everybody could go through.
+            # An older agent let everybody through.
             if directory.is_dir() and not directory.is_symlink():
                 directory.chmod(0o700)
         # Only what is there now: a removal of this agent's is its own.

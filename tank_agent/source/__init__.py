@@ -7,4 +7,6 @@ podfiles.py    the pod files of one directory, read again only where they change
 directory.py   pods.d, a live mirror
 seed.py        pods that are written once, if absent
 watch.py       wakes the agent when the directory changes
+places.py      the directories that a path depends on, through every link on the way
+observer.py    inotify watches, made once the kernel allows them; for watch.py and git/watch.py
 """

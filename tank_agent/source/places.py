@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-# As the kernel's own limit, against links in a circle (path_resolution(7)).
-_LINKS_MAX = 40
+from tank_agent.linux.paths import LINKS_MAX
+
 # A directory of links to everywhere must not use up the kernel's watches; the resync sees the rest.
 _PLACES_MAX = 64
 
@@ -38,7 +38,7 @@ class Places:
                 place = here
                 continue
             links += 1
-            if links > _LINKS_MAX:
+            if links > LINKS_MAX:
                 return
             left += [part for part in reversed(target.split("/")) if part not in ("", ".")]
             place = "/" if target.startswith("/") else place

@@ -177,7 +177,7 @@ class DirectoryWatcher:
         return wanted
 
     def _is_far(self, directory: str) -> bool:
-        """Return whether all that matters in a directory are directories that hold others of ours."""
+        """Return whether a directory matters only as a parent of the directories that are watched."""
         near = self._path.parent
         below = [Path(directory, name) for name in self._names.get(directory, ())]
         return bool(below) and all(one in near.parents and not one.is_symlink() for one in below)

@@ -34,7 +34,7 @@ ROOMS = {
     # Everything meets here, once.
     "service": BELOW_API | {"api", "settings"},
     "lifecycle": BELOW_API | {"settings"},
-    "unable": GROUND | {"api"},
+    "unable": GROUND | {"api", "linux"},
     "agent": BELOW_API | {"api", "settings", "logs", "service", "lifecycle", "unable"},
     # What needs no agent.
     "offline": BELOW_API | {"api"},
