@@ -101,10 +101,10 @@ def _open_member(pid: int, cgroup: str) -> int | None:
 
 def _is_member(pid: int, cgroup: str) -> bool:
     try:
-        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/cgroup").read_bytes().split(b"\n")[:-1]
     except (FileNotFoundError, ProcessLookupError):
         return False
-    paths = [line.split(":", 2)[2] for line in lines]
+    paths = [os.fsdecode(line.split(b":", 2)[2]) for line in lines]
     return any(path == cgroup or path.startswith(f"{cgroup}/") for path in paths)
 
 
@@ -112,12 +112,13 @@ def _main_process(cgroup: str, cgroups: CgroupHost) -> int | None:
     """Return the main process of a container: the one that is number 1 of its PID namespace."""
     for pid in sorted(cgroups.processes(cgroup)):
         try:
-            status = Path(f"/proc/{pid}/status").read_text()
+            # Its name is what the container says, of any bytes but a newline.
+            lines = Path(f"/proc/{pid}/status").read_bytes().split(b"\n")
         except (FileNotFoundError, ProcessLookupError):
             continue
-        numbers = next((line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:")), [])
+        numbers = next((line.split()[1:] for line in lines if line.startswith(b"NSpid:")), [])
         # One more number for each namespace in the container's own.
-        if len(numbers) == 2 and numbers[-1] == "1":
+        if len(numbers) == 2 and numbers[-1] == b"1":
             return pid
     return None
 
