@@ -111,14 +111,8 @@ def _is_member(pid: int, cgroup: str) -> bool:
 def _main_process(cgroup: str, cgroups: CgroupHost) -> int | None:
     """Return the main process of a container: the one that is number 1 of its PID namespace."""
     for pid in sorted(cgroups.processes(cgroup)):
-        try:
-            # Its name is what the container says, of any bytes but a newline.
-            lines = Path(f"/proc/{pid}/status").read_bytes().split(b"\n")
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        numbers = next((line.split()[1:] for line in lines if line.startswith(b"NSpid:")), [])
         # One more number for each namespace in the container's own.
-        if len(numbers) == 2 and numbers[-1] == b"1":
+        if pidfd.numbers(pid)[1:] == (1,):
             return pid
     return None
 

@@ -13,6 +13,7 @@ import pytest
 
 from tank_agent.doctor import kernel, places
 from tank_agent.linux import mounts
+from tank_agent.runtime import conmon
 from tank_agent.runtime.adopt import _main_process
 from tank_agent.runtime.cgroup import CgroupHost
 
@@ -80,3 +81,16 @@ def test_mounts_are_found_whatever_users_call_theirs(tmp_path: Path, source: str
         mounts.unmount_all(point)
     assert mount_info is not None
     assert (found, places.file_system(mount_info, point)) == ({point}, "ramfs")
+
+
+def test_a_program_in_a_container_is_nobodys_monitor(tmp_path: Path) -> None:
+    said = "exec -a conmon sh -c 'echo named; read line' conmon -b " + str(tmp_path / "web-app-0123456789")
+    for argv in (["unshare", "--pid", "--fork", "--kill-child"], []):
+        with subprocess.Popen(
+            [*argv, "bash", "-c", said], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as it:
+            assert it.stdout is not None
+            assert it.stdout.readline() == b"named\n"
+            found = conmon.monitors(tmp_path)
+            it.kill()
+        assert found == ({} if argv else {"web-app-0123456789": it.pid})
