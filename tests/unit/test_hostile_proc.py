@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import pytest
 from tank_agent.doctor import kernel, places
 from tank_agent.linux import mounts
 from tank_agent.runtime import conmon
-from tank_agent.runtime.adopt import _main_process
+from tank_agent.runtime.adopt import _end, _main_process
 from tank_agent.runtime.cgroup import CgroupHost
 
 _NAMED = """
@@ -94,3 +95,12 @@ def test_a_program_in_a_container_is_nobodys_monitor(tmp_path: Path) -> None:
             found = conmon.monitors(tmp_path)
             it.kill()
         assert found == ({} if argv else {"web-app-0123456789": it.pid})
+
+
+def test_a_number_that_became_another_process_is_not_ended() -> None:
+    with subprocess.Popen(["sleep", "60"]) as innocent:
+        _end(innocent.pid, "/tank/web/one")
+        assert innocent.poll() is None
+        own = next(line for line in Path(f"/proc/{innocent.pid}/cgroup").read_text().splitlines())
+        _end(innocent.pid, own.split(":", 2)[2])
+        assert innocent.wait(10) == -signal.SIGKILL
