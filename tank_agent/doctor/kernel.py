@@ -185,9 +185,9 @@ def try_inotify() -> str | None:
 
 
 def read(path: str) -> str | None:
-    """Return a file of the kernel; None if this kernel has none such."""
+    """Return a file of the kernel, whatever bytes are in it; None if this kernel has none such."""
     try:
-        return Path(path).read_text()
+        return os.fsdecode(Path(path).read_bytes())
     except OSError:
         return None
 

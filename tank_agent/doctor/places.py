@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from tank_agent.doctor.check import Check, fail, ok, warn
+from tank_agent.linux.mounts import unescaped
 from tank_agent.linux.routes import ipv4_default_interfaces, ipv6_default_interfaces
 from tank_agent.linux.trash import REASON
 
@@ -100,9 +101,9 @@ def file_system(mount_info: str, path: Path) -> str:
     """Return the type of the file system that holds a path (proc_pid_mountinfo(5)); empty if unknown."""
     wanted = path.resolve()
     best, kind = -1, ""
-    for line in mount_info.splitlines():
+    for line in filter(None, mount_info.split("\n")):
         left, _, right = line.partition(" - ")
-        point = Path(left.split(" ")[4].encode().decode("unicode_escape"))
+        point = Path(unescaped(os.fsencode(left.split(" ")[4])))
         # A later line of the same length is mounted on top.
         if wanted.is_relative_to(point) and len(point.parts) >= best:
             best, kind = len(point.parts), right.split(" ")[0]

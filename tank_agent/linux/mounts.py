@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ MS_REC = 0x4000
 MS_PRIVATE = 0x40000
 MNT_DETACH = 0x2
 UMOUNT_NOFOLLOW = 0x8
+_OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
 
 
 def mount(source: str, target: Path | str, kind: str, flags: int = 0, options: str = "") -> None:
@@ -103,15 +105,17 @@ def mount_points(below: Path) -> frozenset[Path]:
     """
     prefix = os.path.realpath(below)
     found = set()
-    # Bytes, since a mount point may hold any; octal escapes are space, tab, newline and backslash.
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
-        point = line.split(b" ", 5)[4]
-        if b"\\" in point:
-            point = point.decode("latin-1").encode().decode("unicode_escape").encode("latin-1")
-        text = os.fsdecode(point)
+    # Whoever may mount, as users do with FUSE, names mounts: any byte but a newline may be in a line.
+    for line in Path("/proc/self/mountinfo").read_bytes().split(b"\n")[:-1]:
+        text = unescaped(line.split(b" ", 5)[4])
         if text == prefix or text.startswith(prefix + "/"):
             found.add(Path(text))
     return frozenset(found)
+
+
+def unescaped(field: bytes) -> str:
+    """Return a path as it stood before the kernel wrote space, tab, newline and backslash in octal."""
+    return os.fsdecode(_OCTAL.sub(lambda found: bytes([int(found[1], 8)]), field))
 
 
 # linux/mount.h, struct mount_attr: attr_set, attr_clr, propagation, userns_fd.

@@ -12,6 +12,8 @@ import struct
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
+_AT_ONCE = 64
+
 
 def open_process(pid: int) -> int | None:
     """Return a pidfd, or None if there is no such process."""
@@ -51,19 +53,23 @@ def send_signal(pidfd: int, number: int) -> bool:
 def signal_all(members: Callable[[], Collection[int]], number: int) -> None:
     """Send a signal to every process of a set that changes, such as a control group's; none to any other.
 
-    `members` is asked twice: once a descriptor holds a process, its number cannot become another's.
+    `members` is asked again before any is sent: once a descriptor holds a process, its number cannot become
+    another's.
     """
-    held: dict[int, int] = {}
-    try:
-        for pid in members():
-            descriptor = open_process(pid)
-            if descriptor is not None:
-                held[pid] = descriptor
-        for pid in held.keys() & set(members()):
-            send_signal(held[pid], number)
-    finally:
-        for descriptor in held.values():
-            os.close(descriptor)
+    found = sorted(members())
+    # A container may have more processes than we may have descriptors.
+    for first in range(0, len(found), _AT_ONCE):
+        held: dict[int, int] = {}
+        try:
+            for pid in found[first : first + _AT_ONCE]:
+                descriptor = open_process(pid)
+                if descriptor is not None:
+                    held[pid] = descriptor
+            for pid in held.keys() & set(members()):
+                send_signal(held[pid], number)
+        finally:
+            for descriptor in held.values():
+                os.close(descriptor)
 
 
 def kill_tree(root: int) -> None:
@@ -104,6 +110,16 @@ def _children(pid: int) -> list[int]:
         for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208
             found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
     return found
+
+
+def numbers(pid: int) -> tuple[int, ...]:
+    """Return a process's numbers in every PID namespace that it is in, ours first; empty if it is gone."""
+    try:
+        # Its name is there, too, and is what itself says: of any bytes but a newline.
+        lines = Path(f"/proc/{pid}/status").read_bytes().split(b"\n")
+    except (FileNotFoundError, ProcessLookupError):
+        return ()
+    return next((tuple(map(int, line.split()[1:])) for line in lines if line.startswith(b"NSpid:")), ())
 
 
 def start_time(pid: int) -> int | None:

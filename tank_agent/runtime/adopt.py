@@ -101,23 +101,18 @@ def _open_member(pid: int, cgroup: str) -> int | None:
 
 def _is_member(pid: int, cgroup: str) -> bool:
     try:
-        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/cgroup").read_bytes().split(b"\n")[:-1]
     except (FileNotFoundError, ProcessLookupError):
         return False
-    paths = [line.split(":", 2)[2] for line in lines]
+    paths = [os.fsdecode(line.split(b":", 2)[2]) for line in lines]
     return any(path == cgroup or path.startswith(f"{cgroup}/") for path in paths)
 
 
 def _main_process(cgroup: str, cgroups: CgroupHost) -> int | None:
     """Return the main process of a container: the one that is number 1 of its PID namespace."""
     for pid in sorted(cgroups.processes(cgroup)):
-        try:
-            status = Path(f"/proc/{pid}/status").read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        numbers = next((line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:")), [])
         # One more number for each namespace in the container's own.
-        if len(numbers) == 2 and numbers[-1] == "1":
+        if pidfd.numbers(pid)[1:] == (1,):
             return pid
     return None
 
@@ -132,7 +127,7 @@ def _sweep(containers: Containers, tools: Tools, known: set[str], groups: set[st
         busy = tools.cgroups.sweep(groups)
         for path in busy:
             for pid in tools.cgroups.processes(path):
-                _end(pid)
+                _end(pid, path)
         if busy:
             tools.cgroups.sweep(groups)
     for identifier in tools.crun.instances() - known:
@@ -145,8 +140,8 @@ def _sweep(containers: Containers, tools: Tools, known: set[str], groups: set[st
         mounts.unmount_tree(containers.directory)
 
 
-def _end(pid: int) -> None:
-    process = pidfd.open_process(pid)
+def _end(pid: int, cgroup: str) -> None:
+    process = _open_member(pid, cgroup)
     if process is not None:
         pidfd.send_signal(process, signal.SIGKILL)
         pidfd.wait(process, conmon.ENDS_WITHIN_MS)

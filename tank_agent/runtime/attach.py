@@ -175,18 +175,27 @@ class Consoles:
                 return True
         try:
             connection = _connect(directory)
+            with self._lock:
+                if directory in self._consoles:
+                    connection.close()
+                    return True
+                self._serve(_Console(self, directory, connection, shown))
         except OSError as error:
             _log.warning("cannot attach to a container's terminal", bundle=str(directory), error=str(error))
             return False
-        with self._lock:
-            if directory in self._consoles:
-                connection.close()
-                return True
-            console = _Console(self, directory, connection, shown)
-            self._consoles[directory] = console
-            self._by_descriptor[connection.fileno()] = console
-            self._epoll.register(connection.fileno(), select.EPOLLIN)
         return True
+
+    def _serve(self, console: _Console) -> None:
+        """Begin to drain a terminal, with the lock held; one that is in the tables is drained."""
+        descriptor = console.socket.fileno()
+        try:
+            # Root in a container can use up what the kernel grants root of these.
+            self._epoll.register(descriptor, select.EPOLLIN)
+        except OSError:
+            console.socket.close()
+            raise
+        self._consoles[console.directory] = console
+        self._by_descriptor[descriptor] = console
 
     def view(self, directory: Path) -> Viewer | None:
         """Return a place at a container's terminal, with what was printed last; None if there is none."""

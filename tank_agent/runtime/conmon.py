@@ -79,7 +79,7 @@ def create(
 def monitors(directory: Path) -> dict[str, int]:
     """Return the conmon processes of the runs in a directory, by instance id, from their own arguments.
 
-    Only root's: any user may start a program with these arguments.
+    Only root's that no container holds: anybody may start a program with these arguments.
     """
     found = {}
     prefix = f"{directory}/"
@@ -112,7 +112,7 @@ def kill_monitor(monitor: int) -> None:
 
 def _is_roots(process: os.DirEntry[str]) -> bool:
     try:
-        return process.stat().st_uid == 0
+        return process.stat().st_uid == 0 and len(pidfd.numbers(int(process.name))) == 1
     except FileNotFoundError:
         return False
 

@@ -8,7 +8,7 @@ import os
 import resource
 import signal
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ from tank_agent.spec.model import Container, Limits, Mount, Volume
 from tank_agent.spec.signals import signal_number
 
 _OPEN_FILES_HARD = 524_288
+# AT_FDCWD, linux/fcntl.h; for a path that is absolute.
+_NO_DIRECTORY = -100
 
 
 class Launch(Struct, frozen=True, kw_only=True):
@@ -120,11 +122,12 @@ def make_bundle(
         Stalled: the spec or the image asks for what cannot be (no such user, a missing host path, …).
         Retry: the disk or the kernel refused for now.
     """
-    if launch.container.rootfs is not None:
-        _check_rootfs(launch.container.rootfs, volumes)
     with contextlib.ExitStack() as stack:
+        layers = launch.layers
+        if launch.container.rootfs is not None:
+            layers = (stack.enter_context(open_rootfs(launch.container.rootfs, volumes)),)
         mapping = None if ids is None else stack.enter_context(mapping_of(ids))
-        rootfs = root_filesystems.mount(instance, launch.layers, bundle, mapping)
+        rootfs = root_filesystems.mount(instance, layers, bundle, mapping)
         identity, wanted = _prepare(rootfs, launch, ids)
         owner = (identity.uid, identity.gid)
         bound = volumes.bind(launch.pod, launch.volumes, wanted, bundle, owner=owner, mapping=mapping)
@@ -147,12 +150,29 @@ def make_bundle(
     (bundle / "config.json").write_bytes(msgspec.json.encode(config))
 
 
-def _check_rootfs(path: str, volumes: Volumes) -> None:
-    # Links are followed, such as one to the newest of several, but not to what the file could not name.
-    real = os.path.realpath(path)
-    if is_kernel_path(real):
-        raise Stalled(f"rootfs: {path} leads to {real}, which is in a kernel file system")
-    volumes.refuse_own("rootfs", Path(real))
+@contextlib.contextmanager
+def open_rootfs(path: str, volumes: Volumes) -> Iterator[Path]:
+    """Give a directory of the host as a layer: resolved once, since a container may own a link on the way.
+
+    Raises:
+        Stalled: it is none, or one that no container may have.
+    """
+    try:
+        # Links are followed, such as one to the newest of several, but not to what the file could not name.
+        found = paths.open_at(
+            _NO_DIRECTORY, path, os.O_PATH | os.O_DIRECTORY, resolve=paths.RESOLVE_NO_MAGICLINKS
+        )
+    except OSError as error:
+        raise Stalled(f"rootfs: {path}: {error.strerror}", hint="name a directory of this machine") from error
+    try:
+        held = Path(f"/proc/self/fd/{found}")
+        real = held.readlink()
+        if is_kernel_path(str(real)):
+            raise Stalled(f"rootfs: {path} leads to {real}, which is in a kernel file system")
+        volumes.refuse_own("rootfs", real)
+        yield held
+    finally:
+        os.close(found)
 
 
 def _prepare(rootfs: Path, launch: Launch, ids: IdRange | None) -> tuple[Identity, list[Mount]]:

@@ -19,7 +19,8 @@ import pytest
 from msgspec import Struct
 
 from tank_agent.errors import Stalled
-from tank_agent.source.git.child import HelperPool
+from tank_agent.source.git.child import HelperPool, Session
+from tank_agent.source.git.objects import Commit, Tag
 from tank_agent.source.git.settings import GitSettings, GitVerify
 from tank_agent.source.git.source import GitSource
 from tank_agent.source.git.status import GitStatus
@@ -414,6 +415,28 @@ def test_every_commit_since_the_deployed_one_must_be_signed(
     fixed = work.commit("fixed", "--gpg-sign", push=False)
     work.push("--force")
     assert machine.sync().applied.revision == fixed
+
+
+def test_a_helper_that_keeps_the_unsigned_commit_to_itself_is_not_believed(
+    one: Machine, work: Work, signers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = work.commit("good", "--gpg-sign")
+    assert verifying(one, signers).sync().applied.revision == good
+    unsigned = work.commit("unsigned")
+    work.commit("signed over it", "--gpg-sign")
+    answer = Session.history
+
+    def withhold(
+        session: Session, tip: str, deployed: str | None, *, full: bool = False
+    ) -> tuple[list[Tag], dict[str, Commit]]:
+        tags, commits = answer(session, tip, deployed, full=full)
+        return tags, {name: commit for name, commit in commits.items() if not (full and name == unsigned)}
+
+    # Whoever sends the pack may have taken the helper over; it is asked twice before a commit is refused.
+    monkeypatch.setattr(Session, "history", withhold)
+    status = one.sync()
+    assert "is missing" in (status.error or "")
+    assert status.applied.revision == good
 
 
 def test_a_merge_brings_no_unsigned_commit_in(machine: Machine, work: Work, signers: Path) -> None:

@@ -276,6 +276,17 @@ def test_the_helper_can_write_nowhere_else(site: Site, tmp_path: Path) -> None:
         assert f"Max address space         {1 << 30}" in limits
 
 
+def test_the_helper_holds_no_directory_outside_of_its_view(
+    site: Site, transport: str, tmp_path: Path
+) -> None:
+    """From a descriptor of the machine's own mounts, .. leads to all that its user may write."""
+    settings = site.settings("path", transport)
+    with open_clone(settings, tmp_path / "git").open() as look:
+        look.fetch(Wanted(ref="refs/heads/main"))
+        descriptors = Path(f"/proc/{look.session._helper.process.pid}/fd")
+        assert [entry.readlink() for entry in descriptors.iterdir() if entry.is_dir()] == []
+
+
 def test_a_user_that_is_missing_or_root_is_refused(site: Site, tmp_path: Path) -> None:
     for user in ("nobody-of-that-name", "root", "0"):
         settings = site.settings("git", "dulwich", run_as=user)

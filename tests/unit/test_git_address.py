@@ -87,6 +87,8 @@ def test_redacts_what_stands_before_the_host() -> None:
         "https://alice:S3@cret@h/x.git",
         "https://alice:S3/cret@h/x.git",
         "https://alice:S3?cret@h/x.git",
+        "https:/alice:S3cret@h/x.git",
+        "https://h/x.git?sv=1&sig=S3cret",
         "//alice:S3cret@h/x.git",
         "https:\\\\alice:S3cret@h/x.git",
         "https://h/x.git?private_token=S3cret",

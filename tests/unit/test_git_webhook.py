@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import http.client
 import socket
+import socketserver
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -196,3 +197,17 @@ def test_settings_that_cannot_be_used(tmp_path: Path, listen: str, secret: str |
         file.write_text(secret)
     with pytest.raises(Stalled, match=words):
         WebhookServer(GitWebhook(listen=listen, secret_file=str(file)), lambda: None)
+
+
+def test_a_machine_short_of_threads_silences_it_for_no_longer_than_that(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as short:
+        short.setattr(socketserver.ThreadingMixIn, "process_request", refuse)
+        for _ in range(20):
+            with pytest.raises((OSError, http.client.HTTPException)):
+                listener.send({"X-Gitlab-Token": SECRET})
+    assert listener.send({"X-Gitlab-Token": SECRET}) == 202

@@ -23,14 +23,14 @@ _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@-]*")
 _PORT_IN_PATH = re.compile(r"(\d{1,5})/+(.+)")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-# RFC 3986, section 3.2.1, and what people and servers write besides: no scheme, a backslash, a password with
-# a slash or an @ in it.
+# RFC 3986, section 3.2.1, and what people and servers write besides: no scheme, one slash, a backslash, a
+# password with a slash or an @ in it.
 _SECRET_IN_URL = re.compile(
-    r"((?:\b[a-z][a-z0-9+.-]*:)?[/\\]{2,})(?:[^/\\?#\s]*@|[^/\\?#\s:@]*:(?!\d{1,5}(?:[/?#\s]|$))\S*@)",
+    r"((?:\b[a-z][a-z0-9+.-]*:)[/\\]+|[/\\]{2,})(?:[^/\\?#\s]*@|[^/\\?#\s:@]*:(?!\d{1,5}(?:[/?#\s]|$))\S*@)",
     re.IGNORECASE,
 )
 _SECRET_IN_QUERY = re.compile(
-    r"(?i)([?&;][^=&\s]*(?:token|password|passwd|secret|key|signature)[^=&\s]*=)[^&\s]+"
+    r"(?i)([?&;][^=&\s]*(?:token|password|passwd|secret|key|signature|credential)[^=&\s]*=|[?&;]sig=)[^&\s]+"
 )
 
 

@@ -100,6 +100,9 @@ def confine(setup: Setup, descriptors: list[int]) -> Places:
     if "http" in setup.remote.scheme and setup.transport == "dulwich":
         import urllib3  # noqa: F401
     places = _stage(given, setup.uid) if os.geteuid() == 0 else _unstaged(given)
+    # Each is a way round the read-only view: from it, .. leads through the machine's own mounts.
+    for descriptor in descriptors:
+        os.close(descriptor)
     for kind, value in (
         (resource.RLIMIT_FSIZE, limits.file_size),
         (resource.RLIMIT_AS, limits.memory),

@@ -339,12 +339,11 @@ class GitSource:
         found, commit = judged.found, judged.commit
         if self._settings.verify.mode == "tag" and self._settings.tag is not None:
             verifier.check_tag(judged.tags, self._settings.tag)
-        elif found.holes:
-            raise GitError("corrupt", f"commit {min(found.holes)[:12]} is missing")
         elif found.relation == "same":
             # Deployed before [git.verify] was there, it is as new to us as the first commit ever.
             verifier.check_commits(() if commit.info.id in self._vouched else (commit,))
         else:
+            _refuse_holes(found)
             try:
                 verifier.check_commits(found.new)
             except GitError:
@@ -352,6 +351,8 @@ class GitSource:
                 # refusing.
                 _, commits = look.session.history(judged.tip, judged.deployed, full=True)
                 again = history.judge(found.new[0].info.id, judged.deployed, commits)
+                # What was refused may be kept from us now.
+                _refuse_holes(again)
                 verifier.check_commits(again.new)
         self._vouched.add(commit.info.id)
 
@@ -473,6 +474,11 @@ class GitSource:
 
 def _is_done(step: StepStatus, commit: Commit) -> bool:
     return step.revision == commit.info.id and step.error is None
+
+
+def _refuse_holes(found: history.History) -> None:
+    if found.holes:
+        raise GitError("corrupt", f"commit {min(found.holes)[:12]} is missing")
 
 
 def _target(tip: str, tags: list[Tag], commits: Mapping[str, Commit]) -> Commit:
