@@ -23,6 +23,7 @@ from tank_agent.images import Images
 from tank_agent.interactive import Interactive
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.lmdb_journal import LmdbJournal
+from tank_agent.journal.store import UnreadableJournal
 from tank_agent.journal.stored_journal import owner_is_there
 from tank_agent.lifecycle import SIGNALS, Lifecycle, Running
 from tank_agent.linux.clock import SystemClock, boot_id
@@ -118,7 +119,7 @@ def _start(
     while True:
         try:
             return stack.enter_context(_running(settings, stop_pods=stop_pods))
-        except (Retry, OSError, MemoryError, RuntimeError) as error:
+        except (Retry, UnreadableJournal, OSError, MemoryError, RuntimeError) as error:
             trouble = as_trouble(error)
         # Once, not at each try: a full disk is not helped by a log that grows for hours.
         if logged != str(trouble):

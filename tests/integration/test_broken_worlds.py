@@ -115,6 +115,15 @@ def directory_back(home: Path) -> None:
     (home / "elsewhere").rename(home / "pods.d")
 
 
+def damage(journal: Path) -> None:
+    shutil.copy(journal / "data.mdb", journal / "backup")
+    (journal / "data.mdb").write_bytes(os.urandom(1 << 16))
+
+
+def restore(journal: Path) -> None:
+    (journal / "backup").rename(journal / "data.mdb")
+
+
 def flag(name: str) -> tuple[Callable[[Path], object], Callable[[Path], object]]:
     return lambda home: (home / name).touch(), lambda home: (home / name).unlink()
 
@@ -165,6 +174,12 @@ WORLDS = [
         lambda home: cover(home / "run"),
         lambda home: uncover(home / "run"),
         "Read-only file system",
+    ),
+    World(
+        "the journal is garbage",
+        lambda home: damage(home / "data" / "journal"),
+        lambda home: restore(home / "data" / "journal"),
+        "can't be read",
     ),
     World(
         "a directory is at the socket's name",
