@@ -23,6 +23,7 @@ from tank_agent.images import Images
 from tank_agent.interactive import Interactive
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.lmdb_journal import LmdbJournal
+from tank_agent.journal.memory_journal import MemoryJournal
 from tank_agent.journal.store import UnreadableJournal
 from tank_agent.journal.stored_journal import owner_is_there
 from tank_agent.lifecycle import SIGNALS, Lifecycle, Running
@@ -158,7 +159,7 @@ def drain(load: Callable[[], Settings], directories: Callable[[], Settings]) -> 
         settings = msgspec.structs.replace(settings, data_dir=known)
     with ExitStack() as stack:
         try:
-            parts = _take_over(settings, stack)
+            parts = _take_over(settings, stack, spare=MemoryJournal(clock=SystemClock().wall))
             parts.reconciler.start()
         except (OSError, MemoryError, RuntimeError) as error:
             raise as_trouble(error) from error
@@ -229,17 +230,13 @@ def _running(settings: Settings, *, stop_pods: bool) -> Iterator[Running]:
         )
 
 
-def _take_over(settings: Settings, stack: ExitStack) -> _Parts:
-    """Make the loop, and take over what a former agent left; nothing is done yet."""
+def _take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = None) -> _Parts:
+    """Make the loop, and take over what a former agent left; `spare` is for a journal that can't be had."""
     _close_directories(settings.data_dir, settings.run_dir)
     lock = _sole_user(settings.run_dir, settings.data_dir)
     stack.callback(lock.close)
     clock, boot = SystemClock(), boot_id()
-    journal = LmdbJournal(
-        settings.data_dir / "journal",
-        clock=clock.wall,
-        owner_exists=partial(owner_is_there, follows_git=settings.git is not None),
-    )
+    journal = _journal(settings, clock, spare)
     stack.callback(journal.close)
     tools = _tools(settings, cgroup.detect(settings.run_dir))
     wakeups = _Wakeups()
@@ -280,6 +277,17 @@ def _take_over(settings: Settings, stack: ExitStack) -> _Parts:
     _log.info("took over", runs=len(adopted), pods=len(containers.pods()))
     stack.callback(reconciler.close)
     return _Parts(machine=machine, reconciler=reconciler, tools=tools, store=store, lock=lock)
+
+
+def _journal(settings: Settings, clock: SystemClock, spare: Journal | None) -> Journal:
+    owner_exists = partial(owner_is_there, follows_git=settings.git is not None)
+    try:
+        return LmdbJournal(settings.data_dir / "journal", clock=clock.wall, owner_exists=owner_exists)
+    except (Retry, UnreadableJournal) as error:
+        if spare is None:
+            raise
+        _log.error("stopping pods without the journal", error=str(error))
+        return spare
 
 
 def _make_directory(directory: Path) -> None:

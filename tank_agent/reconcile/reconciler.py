@@ -148,8 +148,8 @@ class Reconciler:
     def drain(self, timeout: float) -> bool:
         """Stop every pod, though it stays desired, and then the workers.
 
-        False if some pods still run after `timeout` seconds; workers go on then. What is left of ended ones and
-        cannot be put away, as on a full disk, is not waited for: the next agent does it.
+        False if some pods still run after `timeout` seconds; workers go on then. What cannot be put away of
+        those that ended, as on a full disk, is not waited for: the next agent does it.
         """
         self._draining = True
         for pod in self.known_pods():
