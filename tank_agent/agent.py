@@ -71,17 +71,8 @@ _DRAIN_DEADLINE = 120.0
 _LOCK = "agent.lock"
 # What the agent makes in data_dir and run_dir; an older one may have left it open to others.
 _CLOSED_DATA = (
-    "base",
-    "cache",
-    "git",
-    "images",
-    "journal",
-    "logs",
-    "overlay",
-    "skeleton",
-    "trash",
-    "volumes",
-)
+    "base", "cache", "git", "images", "journal", "logs", "overlay", "skeleton", "trash", "volumes",
+)  # fmt: skip
 _CLOSED_RUN = ("cgroup-view", "containers", "crun", "exec", "netns", "pods")
 # How long to wait before the next try where the machine does not let us work, in seconds.
 _START_AGAIN = 5.0

@@ -85,7 +85,6 @@ OTHER: dict[str, Any] = {
     "containers.security.seccomp": "unconfined",
     "containers.security.devices": ["/dev/fuse"],
     "containers.security.userns": "auto",
-    "containers.security.apparmor": "unconfined",
 }
 # Keys with only one value, and those whose table needs something beside them.
 ONE_VALUE = {"network.nics.mode"}
