@@ -23,6 +23,8 @@ from tank_agent.images import Images
 from tank_agent.interactive import Interactive
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.lmdb_journal import LmdbJournal
+from tank_agent.journal.memory_journal import MemoryJournal
+from tank_agent.journal.store import UnreadableJournal
 from tank_agent.journal.stored_journal import owner_is_there
 from tank_agent.lifecycle import SIGNALS, Lifecycle, Running
 from tank_agent.linux.clock import SystemClock, boot_id
@@ -69,17 +71,8 @@ _DRAIN_DEADLINE = 120.0
 _LOCK = "agent.lock"
 # What the agent makes in data_dir and run_dir; an older one may have left it open to others.
 _CLOSED_DATA = (
-    "base",
-    "cache",
-    "git",
-    "images",
-    "journal",
-    "logs",
-    "overlay",
-    "skeleton",
-    "trash",
-    "volumes",
-)
+    "base", "cache", "git", "images", "journal", "logs", "overlay", "skeleton", "trash", "volumes",
+)  # fmt: skip
 _CLOSED_RUN = ("cgroup-view", "containers", "crun", "exec", "netns", "pods")
 # How long to wait before the next try where the machine does not let us work, in seconds.
 _START_AGAIN = 5.0
@@ -118,7 +111,7 @@ def _start(
     while True:
         try:
             return stack.enter_context(_running(settings, stop_pods=stop_pods))
-        except (Retry, OSError, MemoryError, RuntimeError) as error:
+        except (Retry, UnreadableJournal, OSError, MemoryError, RuntimeError) as error:
             trouble = as_trouble(error)
         # Once, not at each try: a full disk is not helped by a log that grows for hours.
         if logged != str(trouble):
@@ -157,7 +150,7 @@ def drain(load: Callable[[], Settings], directories: Callable[[], Settings]) -> 
         settings = msgspec.structs.replace(settings, data_dir=known)
     with ExitStack() as stack:
         try:
-            parts = _take_over(settings, stack)
+            parts = _take_over(settings, stack, spare=MemoryJournal(clock=SystemClock().wall))
             parts.reconciler.start()
         except (OSError, MemoryError, RuntimeError) as error:
             raise as_trouble(error) from error
@@ -228,17 +221,13 @@ def _running(settings: Settings, *, stop_pods: bool) -> Iterator[Running]:
         )
 
 
-def _take_over(settings: Settings, stack: ExitStack) -> _Parts:
-    """Make the loop, and take over what a former agent left; nothing is done yet."""
+def _take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = None) -> _Parts:
+    """Make the loop, and take over what a former agent left; `spare` is for a journal that can't be had."""
     _close_directories(settings.data_dir, settings.run_dir)
     lock = _sole_user(settings.run_dir, settings.data_dir)
     stack.callback(lock.close)
     clock, boot = SystemClock(), boot_id()
-    journal = LmdbJournal(
-        settings.data_dir / "journal",
-        clock=clock.wall,
-        owner_exists=partial(owner_is_there, follows_git=settings.git is not None),
-    )
+    journal = _journal(settings, clock, spare)
     stack.callback(journal.close)
     tools = _tools(settings, cgroup.detect(settings.run_dir))
     wakeups = _Wakeups()
@@ -279,6 +268,17 @@ def _take_over(settings: Settings, stack: ExitStack) -> _Parts:
     _log.info("took over", runs=len(adopted), pods=len(containers.pods()))
     stack.callback(reconciler.close)
     return _Parts(machine=machine, reconciler=reconciler, tools=tools, store=store, lock=lock)
+
+
+def _journal(settings: Settings, clock: SystemClock, spare: Journal | None) -> Journal:
+    owner_exists = partial(owner_is_there, follows_git=settings.git is not None)
+    try:
+        return LmdbJournal(settings.data_dir / "journal", clock=clock.wall, owner_exists=owner_exists)
+    except (Retry, UnreadableJournal) as error:
+        if spare is None:
+            raise
+        _log.error("stopping pods without the journal", error=str(error))
+        return spare
 
 
 def _make_directory(directory: Path) -> None:

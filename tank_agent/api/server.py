@@ -20,6 +20,8 @@ from tank_agent.api.connection import Connection, Timeouts
 from tank_agent.api.routes import ROUTES, Route, RouteTable
 from tank_agent.api.service import AgentService
 from tank_agent.api.wire import DEFAULT_GROUP, ErrorBody, encode_error
+from tank_agent.errors import Retry, TankError
+from tank_agent.linux.shortage import shortage
 
 _LOG = structlog.get_logger()
 _BACKLOG = 256
@@ -119,16 +121,32 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         self._limit = limit
         self._lock = threading.Lock()
         self._open: dict[socket.socket, threading.Thread] = {}
+        # With it, a caller can be told why there is no other.
+        self._spare: int | None = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def get_request(self) -> tuple[Any, Any]:
         try:
             connection, _ = self.socket.accept()
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-                # The caller stays in the queue, so without a pause this would spin.
+                self._refuse_one(error)
+                # More callers are in the queue, so without a pause this would spin.
                 self._host.stopping.wait(0.1)
             raise
         return connection, ("unix", 0)
+
+    def _refuse_one(self, cause: OSError) -> None:
+        """Tell who comes first what the machine lacks."""
+        lacking = shortage(cause)
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
+        with contextlib.suppress(OSError):
+            connection, _ = self.socket.accept()
+            _turn_away(connection, lacking or Retry(str(cause)))
+            connection.close()
+        with contextlib.suppress(OSError):
+            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         thread = threading.Thread(
@@ -139,7 +157,8 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
             if not full:
                 self._open[request] = thread
         if full:
-            _turn_away(request, self._limit)
+            hint = "try again, and look who holds them: `ss -xp | grep tank.sock`"
+            _turn_away(request, Retry(f"the agent serves {self._limit} connections already", hint=hint))
             self.shutdown_request(request)
             return
         thread.start()
@@ -164,6 +183,9 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
         self.shutdown()
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
         if path is None:
             self.socket.close()
         else:
@@ -181,13 +203,9 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
                 thread.join(max(0.0, until - time.monotonic()))
 
 
-def _turn_away(connection: socket.socket, limit: int) -> None:
-    """Tell a caller that there are too many, without waiting for what it wants."""
-    reason = ErrorBody(
-        reason="busy",
-        message=f"the agent serves {limit} connections already",
-        hint="try again, and look who holds them: `ss -xp | grep tank.sock`",
-    )
+def _turn_away(connection: socket.socket, trouble: TankError) -> None:
+    """Tell a caller why nobody serves it, without waiting for what it wants."""
+    reason = ErrorBody(reason="busy", message=trouble.message, hint=trouble.hint)
     body = encode_error(reason)
     head = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n"
     connection.setblocking(False)

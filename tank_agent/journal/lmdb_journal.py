@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import lmdb
 
 from tank_agent.errors import Retry, Stalled, TankError
-from tank_agent.journal.store import HOW_TO_GO_ON, Table, Write
+from tank_agent.journal.store import HOW_TO_GO_ON, Table, UnreadableJournal, Write
 from tank_agent.journal.stored_journal import StoredJournal, owner_is_there
 from tank_agent.linux.lock_file import LockFile
 from tank_agent.linux.shortage import shortage
@@ -43,7 +43,8 @@ class LmdbStore:
     The directory is locked against a second opening, by this process or another, until it is closed.
 
     Raises:
-        Stalled: another agent has it open, or it isn't a readable LMDB environment.
+        Stalled: another agent has it open.
+        UnreadableJournal: it isn't a readable LMDB environment.
     """
 
     def __init__(self, path: Path, *, map_size: int = MAP_SIZE) -> None:
@@ -200,7 +201,8 @@ class LmdbJournal(StoredJournal):
         map_size: bytes of address space to begin with.
 
     Raises:
-        Stalled: another agent uses it, a newer version wrote it, or it can't be read.
+        Stalled: another agent uses it.
+        UnreadableJournal: a newer version wrote it, or it can't be read.
     """
 
     def __init__(
@@ -275,7 +277,7 @@ def _not_now(path: Path, error: lmdb.Error) -> TankError:
 
 
 def _unreadable(path: Path, why: str) -> TankError:
-    return Stalled(
+    return UnreadableJournal(
         f"the journal in {path} can't be read: {why}",
         hint=HOW_TO_GO_ON.format(path=path),
     )

@@ -8,10 +8,16 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from tank_agent.errors import Stalled
+
 HOW_TO_GO_ON = (
     "restore {path} from a backup; or start afresh with `mv {path} {path}.broken`: pods of files and of git"
     " come back, those of `tank apply` go on, but must be applied again, and deleted seeds come back"
 )
+
+
+class UnreadableJournal(Stalled):
+    """The journal is damaged, or of a newer version: a person must put another in its place."""
 
 
 class Table(enum.StrEnum):

@@ -10,11 +10,11 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from tank_agent.errors import Problem, Retry, Stalled
+from tank_agent.errors import Problem, Retry
 from tank_agent.journal import ownership, transitions
 from tank_agent.journal.journal import Applied, Preview
 from tank_agent.journal.records import DesiredPod, Event, NewEvent, PodStatus, Revision
-from tank_agent.journal.store import HOW_TO_GO_ON, Store, Table, Write
+from tank_agent.journal.store import HOW_TO_GO_ON, Store, Table, UnreadableJournal, Write
 from tank_agent.journal.transitions import Change, Limits, State
 from tank_agent.source.snapshot import Snapshot
 from tank_agent.spec.model import Pod
@@ -48,7 +48,7 @@ class StoredJournal:
         owner_exists: tells whether what a `dir:` or `git:` owner names is there now.
 
     Raises:
-        Stalled: the tables were written by a newer version, or can't be read.
+        UnreadableJournal: the tables were written by a newer version, or can't be read.
     """
 
     def __init__(
@@ -299,7 +299,7 @@ def _decode(store: Store, table: Table, key: bytes, value: bytes, kind: type[T])
     try:
         return msgspec.json.decode(value, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Stalled(
+        raise UnreadableJournal(
             f"the journal in {store.place} can't be read: entry {key!r} of its table {table.value} is damaged"
             f" ({error})",
             hint=HOW_TO_GO_ON.format(path=store.place),
@@ -313,7 +313,7 @@ def _check_schema(store: Store) -> None:
         return
     found = _decode(store, Table.META, transitions.SCHEMA_KEY, value, int)
     if found > SCHEMA:
-        raise Stalled(
+        raise UnreadableJournal(
             f"the journal was written by a newer tank-agent (format {found}; this one knows up to {SCHEMA})",
             hint="install that version again; this one has changed nothing",
         )

@@ -126,8 +126,9 @@ class _Removal:
 
     def _failed(self, error: OSError) -> None:
         named = _with_path(error, self._path.joinpath(*self._names))
-        if error.errno == errno.EROFS:
-            # Nothing else here can be removed, however much there is.
+        if error.errno == errno.EROFS and os.fstatvfs(self._top).f_flag & os.ST_RDONLY:
+            # Nothing else here can be removed, however much there is. Only a part may be read-only, too: a
+            # container can make such a subvolume of btrfs.
             raise named from error
         self._error = self._error or named
 

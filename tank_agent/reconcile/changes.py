@@ -159,8 +159,3 @@ def _effect(key: str, old: object, new: object) -> str:
         Effect.CONTAINER: f"restarts container {name}",
         Effect.POD: "restarts the whole pod",
     }[effect]
-
-
-def table_rows() -> tuple[str, ...]:
-    """Return the rows of the table in docs/reference.md."""
-    return tuple(f"| `{row.key}` | {row.effect} | {row.note} |" for row in TABLE)

@@ -29,6 +29,8 @@ from tank_agent.runtime.live import Live
 
 _log = structlog.get_logger()
 _JOIN_DEADLINE = 60.0
+# How long what fails is tried again before the agent ends without it.
+_PATIENCE = 3.0
 # What is not here is a person's, or a source's, doing.
 _RANKS = {
     "container ended": Rank.ENDED,
@@ -146,17 +148,35 @@ class Reconciler:
     def drain(self, timeout: float) -> bool:
         """Stop every pod, though it stays desired, and then the workers.
 
-        False if some pods still run after `timeout` seconds; workers go on then.
+        False if some pods still run after `timeout` seconds; workers go on then. What cannot be put away of
+        those that ended, as on a full disk, is not waited for: the next agent does it.
         """
         self._draining = True
         for pod in self.known_pods():
             self.wake(pod, "agent stops")
-        machine = self._machine
-        stopped = self.wait_until(lambda: not (machine.containers.pods() or machine.networks.pods()), timeout)
+        machine, runs = self._machine, self._machine.containers.runs
+        deadline = machine.clock.monotonic() + timeout
+
+        def ended() -> bool:
+            return not any(_lives(run) for pod in machine.containers.pods() for run in runs(pod))
+
+        stopped = self.wait_until(ended, timeout)
+        now = machine.clock.monotonic()
+        patience = now + _PATIENCE
+
+        def put_away() -> bool:
+            left = {*machine.containers.pods(), *machine.networks.pods()}
+            tried = machine.clock.monotonic() >= patience
+            return all(tried and self._troubles.of(pod) for pod in left)
+
+        stopped = stopped and self.wait_until(put_away, deadline - now)
         if stopped:
             # A pod's files have one owner at a time: no worker is still in the middle of a step.
             self.close()
-            for pod in self.known_pods():
+            left = {*machine.containers.pods(), *machine.networks.pods()}
+            for pod in left:
+                _log.warning("what is left of the pod is put away later", pod=pod)
+            for pod in {*self.known_pods()} - left:
                 machine.networks.forget(pod)
         return stopped
 
@@ -363,6 +383,10 @@ def unclaimed(machine: Machine) -> frozenset[str]:
 
 def _goes_on(run: Live) -> bool:
     return run.state in (State.RUNNING, State.ORPHANED) and run.stopping is None
+
+
+def _lives(run: Live) -> bool:
+    return run.state is State.RUNNING or (run.state is State.ORPHANED and not run.lost)
 
 
 def _observed_run(live: Live) -> Run:

@@ -76,9 +76,9 @@ def _inspect(run: Live, monitors: Mapping[str, int], tools: Tools) -> Live:
     run.stopping = instance.read_stopping(directory)
     noted = instance.read_number(directory / conmon.CONTAINER_PID)
     run.pid = noted
-    run.process = _open_member(noted, record.cgroup) if noted is not None else None
+    run.process = _open_member(noted, record.cgroup, tools.cgroups) if noted is not None else None
     if run.process is None and (found := _main_process(record.cgroup, tools.cgroups)) is not None:
-        run.pid, run.process = found, _open_member(found, record.cgroup)
+        run.pid, run.process = found, _open_member(found, record.cgroup, tools.cgroups)
     monitor = monitors.get(record.id)
     run.monitor = pidfd.open_process(monitor) if monitor is not None else None
     began = tools.crun.began(record.id)
@@ -90,10 +90,12 @@ def _inspect(run: Live, monitors: Mapping[str, int], tools: Tools) -> Live:
     return run
 
 
-def _open_member(pid: int, cgroup: str) -> int | None:
+def _open_member(pid: int, cgroup: str, cgroups: CgroupHost) -> int | None:
     """Return a pidfd of a process if it is in a control group, or below it."""
     process = pidfd.open_process(pid)
-    if process is not None and not _is_member(pid, cgroup):
+    # Where the agent sees only part of the machine's groups, as in a container, a process's own list begins
+    # elsewhere than the files; these are many, so they are asked last.
+    if process is not None and not (_is_member(pid, cgroup) or pid in cgroups.processes(cgroup)):
         os.close(process)
         return None
     return process

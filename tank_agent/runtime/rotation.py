@@ -13,6 +13,7 @@ from pathlib import Path
 import structlog
 
 from tank_agent.linux.fault import point
+from tank_agent.linux.shortage import shortage
 from tank_agent.runtime.containers import Containers
 from tank_agent.runtime.control import Control
 from tank_agent.runtime.live import Live
@@ -39,6 +40,7 @@ class Rotation:
         self._max_size = max_size
         self._max_files = max_files
         self._trimmed: dict[Path, int] = {}
+        self._told: dict[Path, str] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="log-rotation", daemon=True)
 
@@ -63,6 +65,7 @@ class Rotation:
         """Rotate what is too large, and repair what an interrupted rotation left."""
         limit = self._max_files
         trimmed: dict[Path, int] = {}
+        told: dict[Path, str] = {}
         for pod in self._containers.pods():
             for run in self._containers.runs(pod):
                 log = self._containers.log(pod, run.record.container)
@@ -74,10 +77,17 @@ class Rotation:
                     # One that only is being made has not opened its log yet.
                     if run.started and run.monitor is not None:
                         self._check_run(run, log)
-                except OSError:
+                except OSError as error:
                     # Such as a file that cannot be removed: the others are looked at all the same.
-                    _log.exception("cannot rotate a log", pod=pod, container=run.record.container)
-        self._trimmed = trimmed
+                    told[log] = str(shortage(error) or error)
+                    if self._told.get(log) != told[log]:
+                        _log.error(
+                            "cannot rotate a log",
+                            pod=pod,
+                            container=run.record.container,
+                            error=told[log],
+                        )
+        self._trimmed, self._told = trimmed, told
 
     def _check_run(self, run: Live, log: Path) -> None:
         try:

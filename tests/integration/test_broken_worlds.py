@@ -115,6 +115,15 @@ def directory_back(home: Path) -> None:
     (home / "elsewhere").rename(home / "pods.d")
 
 
+def damage(journal: Path) -> None:
+    shutil.copy(journal / "data.mdb", journal / "backup")
+    (journal / "data.mdb").write_bytes(os.urandom(1 << 16))
+
+
+def restore(journal: Path) -> None:
+    (journal / "backup").rename(journal / "data.mdb")
+
+
 def flag(name: str) -> tuple[Callable[[Path], object], Callable[[Path], object]]:
     return lambda home: (home / name).touch(), lambda home: (home / name).unlink()
 
@@ -165,6 +174,12 @@ WORLDS = [
         lambda home: cover(home / "run"),
         lambda home: uncover(home / "run"),
         "Read-only file system",
+    ),
+    World(
+        "the journal is garbage",
+        lambda home: damage(home / "data" / "journal"),
+        lambda home: restore(home / "data" / "journal"),
+        "can't be read",
     ),
     World(
         "a directory is at the socket's name",
@@ -298,3 +313,27 @@ def test_a_pod_can_be_stopped_while_run_dir_is_full(home: Path) -> None:
         agent.wait_gone("web")
         (home / "run" / "fill").unlink()
         assert "Traceback" not in agent.log.read_text()
+
+
+@pytest.mark.parametrize("name", ["data_dir is full", "the journal is garbage"])
+def test_what_the_journal_suffers_from_keeps_no_machine_from_going_down_in_order(
+    home: Path, name: str
+) -> None:
+    world = next(world for world in WORLDS if world.name == name)
+    agent = Agent(home)
+    agent.kept_mounts = frozenset({str(home / "data"), str(home / "run")})
+    with ended(agent):
+        agent.start()
+        agent.write("web", agent.pod_text())
+        agent.wait_phase("web", "running")
+        pid = agent.pid("web")
+        agent.kill()
+        world.break_it(home)
+        try:
+            drained = agent.tank("agent", "--config", str(agent.config), "--drain")
+            assert drained.returncode == 0, drained
+            assert not Path(f"/proc/{pid}").exists()
+        finally:
+            world.mend_it(home)
+        agent.start()
+        agent.wait_phase("web", "running")

@@ -207,6 +207,13 @@ REFUSED: dict[str, Callable[[], bytes]] = {
     "damaged extended header": lambda: pax({"a": "b"}, [])[:512] + b"999 a=b\n" + bytes(504) + layer([]),
     "header for nothing": lambda: pax({"path": "x"}, []),
     "data after the end block": lambda: bytes(512) + layer([member("f", "x")]),
+    # As podman does: what was meant by it, no two programs agree on.
+    "a link in place of a full directory": lambda: layer(
+        [directory("d"), member("d/f", "x"), symlink("d", "e")]
+    ),
+    "a file in place of a full directory": lambda: layer(
+        [directory("d"), member("d/f", "x"), member("d", "x")]
+    ),
     "whiteout of dot-dot": lambda: layer([member("a/.wh..."), member("f", "x")]),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -148,6 +149,37 @@ def removed(file: Path) -> Iterator[None]:
         yield
     finally:
         file.unlink(missing_ok=True)
+
+
+def fill_up(file: Path) -> None:
+    with file.open("wb", buffering=0) as opened, pytest.raises(OSError, match="No space left"):
+        while opened.write(bytes(1 << 16)):
+            pass
+    with file.open("ab", buffering=0) as opened, pytest.raises(OSError, match="No space left"):
+        while opened.write(b"x"):
+            pass
+
+
+def test_pods_are_stopped_in_order_though_the_disk_is_full(tmp_path: Path) -> None:
+    """Their ends can't be recorded, and nobody waits for that."""
+    agent = Agent(tmp_path)
+    with small_disk(agent.data, "24m"):
+        agent.kept_mounts = frozenset({str(agent.data)})
+        agent.start("--stop-pods")
+        fill = agent.data / "fill"
+        with ended(agent), removed(fill):
+            agent.write("web", agent.pod_text())
+            agent.wait_phase("web", "running")
+            pid = agent.pid("web")
+            fill_up(fill)
+            began = time.monotonic()
+            agent.stop()
+            assert time.monotonic() - began < 20
+            assert not Path(f"/proc/{pid}").exists()
+            assert "put away later" in agent.log.read_text()
+            fill.unlink()
+            agent.start()
+            agent.wait_phase("web", "running")
 
 
 def test_what_a_full_disk_keeps_from_being_stored_is_said(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import socket
 import stat
 import threading
@@ -497,6 +498,26 @@ def test_too_many_connections_are_told_so(service: FakeService, path: Path) -> N
         held[0].close()
         until(lambda: len(api_threads()) == 2)
         assert get(path, "/v1/pods")[0] == 200
+
+
+def test_callers_are_told_that_descriptors_are_out(server: ApiServer, path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.ExitStack() as stack:
+        callers = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(2)]
+        for caller in callers:
+            caller.settimeout(10)
+        with contextlib.closing(stack.enter_context(socket.socket())) as last:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (last.fileno() + 1, limits[1]))
+            stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, limits)
+            with pytest.raises(OSError, match="Too many open files"):
+                while True:
+                    descriptor = os.dup(last.fileno())
+                    stack.callback(os.close, descriptor)
+            for caller in callers:
+                caller.connect(os.fspath(path))
+                said = caller.recv(4096).decode()
+                assert " 503 " in said and "Too many open files" in said and "LimitNOFILE" in said
+    assert get(path, "/v1/pods")[0] == 200
 
 
 def test_random_bytes_do_no_harm(server: ApiServer, path: Path) -> None:

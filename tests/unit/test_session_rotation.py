@@ -6,6 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import structlog
+
 from tank_agent.runtime.output import log_files
 from tank_agent.runtime.rotation import Rotation
 
@@ -43,8 +45,11 @@ def test_a_log_that_cannot_be_rotated_keeps_no_other_from_it(tmp_path: Path) -> 
     (tmp_path / "bad" / "app.log.9").mkdir()
     part = cast("Any", machine)
     rotation = Rotation(part, part, max_size=100, max_files=3)
-    for _ in range(2):
-        rotation.check()
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(2):
+            rotation.check()
+    # It is looked at every second, and told once.
+    assert [(line["pod"], "exc_info" in line) for line in lines] == [("bad", False)]
     good = machine.log("good", "app")
     assert [path.name for path, _ in log_files(good)] == ["app.log.1"]
     assert set(machine.reopened) == {"good"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import subprocess
@@ -199,6 +200,28 @@ def test_a_file_system_that_is_read_only_ends_it_at_once(tmp_path: Path) -> None
             remove_tree(tree / "below")
     finally:
         mounts.unmount_all(tree)
+
+
+def test_a_part_that_is_read_only_keeps_nothing_else_from_being_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a read-only subvolume of btrfs, which is no mount, and which a container can make."""
+    tree = tmp_path / "tree"
+    for name in ("a", "sub", "z"):
+        (tree / name).mkdir(parents=True)
+        (tree / name / "file").touch()
+    subvolume, unlink = (tree / "sub").stat().st_ino, os.unlink
+
+    def refuse(name: str, *, dir_fd: int) -> None:
+        if os.fstat(dir_fd).st_ino == subvolume:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), name)
+        unlink(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    with pytest.raises(OSError, match="Read-only") as raised:
+        remove_tree(tree)
+    assert raised.value.filename == str(tree / "sub" / "file")
+    assert sorted(path.name for path in tree.iterdir()) == ["sub"]
 
 
 def test_a_tree_that_a_container_made_deep_stops_the_deletion_of_no_other(tmp_path: Path) -> None:
