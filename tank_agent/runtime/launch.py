@@ -26,7 +26,7 @@ from tank_agent.runtime.oci import BindMount, Device, Process, Sandbox, configur
 from tank_agent.runtime.rootfs import RootFilesystems
 from tank_agent.runtime.user_namespace import mapping_of, mount_sysfs
 from tank_agent.runtime.volumes import Volumes, innermost
-from tank_agent.spec.container_paths import is_kernel_path, is_reserved
+from tank_agent.spec.container_paths import is_kernel_path_of_host, is_reserved
 from tank_agent.spec.model import Container, Limits, Mount, Volume
 from tank_agent.spec.signals import signal_number
 
@@ -167,7 +167,7 @@ def open_rootfs(path: str, volumes: Volumes) -> Iterator[Path]:
     try:
         held = Path(f"/proc/self/fd/{found}")
         real = held.readlink()
-        if is_kernel_path(str(real)):
+        if is_kernel_path_of_host(str(real)):
             raise Stalled(f"rootfs: {path} leads to {real}, which is in a kernel file system")
         volumes.refuse_own("rootfs", real)
         yield held

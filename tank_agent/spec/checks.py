@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from tank_agent.spec.container_paths import OWN_FILES, is_kernel_path
+from tank_agent.spec.container_paths import OWN_FILES, is_kernel_path, is_kernel_path_of_host
 from tank_agent.spec.file import ContainerTable, CpuTable, LimitsTable, MountTable, PodTable, VolumeTable
 from tank_agent.spec.findings import Finding, KeyPath, closest, show
 from tank_agent.spec.model import (
@@ -174,7 +174,7 @@ def _check_image(table: ContainerTable, path: KeyPath, findings: list[Finding]) 
         if rootfs == "/":
             message = "the host's own root directory can't be a container's; name a directory below it"
             findings.append(Finding((*path, "rootfs"), message))
-        elif is_kernel_path(rootfs):
+        elif is_kernel_path_of_host(rootfs):
             message = (
                 f"{show(rootfs)} is in a kernel file system; name a directory outside /proc, /sys and /dev"
             )

@@ -25,6 +25,14 @@ def is_kernel_path(path: str) -> bool:
     return any(normal == tree or normal.startswith(f"{tree}/") for tree in _KERNEL_TREES)
 
 
+def is_kernel_path_of_host(path: str) -> bool:
+    """Return whether an absolute path of the machine is in a file system of the kernel, where no pod's files are.
+
+    /dev/shm is there, but holds plain files in memory (shm_overview(7)).
+    """
+    return is_kernel_path(path) and not normal_path(path).startswith("/dev/shm/")
+
+
 def is_reserved(path: str) -> bool:
     """Return whether nothing of a pod may be mounted at a path."""
     return path == "/" or path in OWN_FILES or is_kernel_path(path)
