@@ -129,7 +129,7 @@ def _sweep(containers: Containers, tools: Tools, known: set[str], groups: set[st
         busy = tools.cgroups.sweep(groups)
         for path in busy:
             for pid in tools.cgroups.processes(path):
-                _end(pid, path)
+                _end(pid, path, tools.cgroups)
         if busy:
             tools.cgroups.sweep(groups)
     for identifier in tools.crun.instances() - known:
@@ -142,8 +142,8 @@ def _sweep(containers: Containers, tools: Tools, known: set[str], groups: set[st
         mounts.unmount_tree(containers.directory)
 
 
-def _end(pid: int, cgroup: str) -> None:
-    process = _open_member(pid, cgroup)
+def _end(pid: int, cgroup: str, cgroups: CgroupHost) -> None:
+    process = _open_member(pid, cgroup, cgroups)
     if process is not None:
         pidfd.send_signal(process, signal.SIGKILL)
         pidfd.wait(process, conmon.ENDS_WITHIN_MS)

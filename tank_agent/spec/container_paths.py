@@ -26,11 +26,11 @@ def is_kernel_path(path: str) -> bool:
 
 
 def is_kernel_path_of_host(path: str) -> bool:
-    """Return whether an absolute path of the machine is in a file system of the kernel, where no pod's files are.
+    """Return whether an absolute path of the machine, rather than of a container, is in one of the kernel.
 
     /dev/shm is there, but holds plain files in memory (shm_overview(7)).
     """
-    return is_kernel_path(path) and not normal_path(path).startswith("/dev/shm/")
+    return is_kernel_path(path) and not normal_path(path).startswith("/dev/shm/")  # noqa: S108 - it is only named
 
 
 def is_reserved(path: str) -> bool:
