@@ -5,7 +5,7 @@ made during the work is done after it.
 
 Wishes have ranks, so that a flood of one kind keeps the others waiting only for a moment: what ended is dealt
 with before more is begun, and what a person changed goes before what is only looked at again. Of each few
-turns, one is of the lowest rank that waits.
+turns, one is of the pod that waits longest, so that pods that are never at rest starve no rank.
 
 Delayed wishes are kept as the earliest time per pod. The clock is injected, so tests need no sleeping.
 """
@@ -18,8 +18,8 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
-# Every so often, who would wait longest is served.
-_TURN_OF_THE_LAST = 4
+# Every so often, who waits longest is served.
+_TURN_OF_THE_OLDEST = 4
 _TIDY_ABOVE = 64
 
 
@@ -41,7 +41,9 @@ class WorkQueue:
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._changed = threading.Condition()
-        self._ready: tuple[OrderedDict[str, None], ...] = tuple(OrderedDict() for _ in Rank)
+        # When each pod began to wait, counted in wishes.
+        self._ready: tuple[OrderedDict[str, int], ...] = tuple(OrderedDict() for _ in Rank)
+        self._wishes = 0
         self._ranks: dict[str, Rank] = {}
         self._working: set[str] = set()
         self._again: dict[str, Rank] = {}
@@ -109,16 +111,17 @@ class WorkQueue:
         known = self._ranks.get(pod)
         if known is not None and known <= rank:
             return False
-        if known is not None:
-            del self._ready[known][pod]
+        self._wishes += 1
+        began = self._wishes if known is None else self._ready[known].pop(pod)
         self._ranks[pod] = rank
-        self._ready[rank][pod] = None
+        self._ready[rank][pod] = began
         return known is None
 
     def _next(self) -> str:
         waiting = [queue for queue in self._ready if queue]
-        self._turn = (self._turn + 1) % _TURN_OF_THE_LAST
-        pod, _ = (waiting[0] if self._turn else waiting[-1]).popitem(last=False)
+        self._turn = (self._turn + 1) % _TURN_OF_THE_OLDEST
+        chosen = waiting[0] if self._turn else min(waiting, key=lambda queue: next(iter(queue.values())))
+        pod, _ = chosen.popitem(last=False)
         del self._ranks[pod]
         return pod
 

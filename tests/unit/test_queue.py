@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
+import pytest
+
 from tank_agent.reconcile.queue import Rank, WorkQueue
 from tests.support.counting import assert_linear, operations
 
@@ -206,3 +208,20 @@ def test_superfluous_delays_are_not_kept() -> None:
         queue.done("a")
     queue.add_after("a", 3600)
     assert len(queue._heap) < 100
+
+
+@pytest.mark.parametrize("waits", list(Rank))
+def test_pods_that_are_never_at_rest_starve_no_rank(waits: Rank) -> None:
+    queue = WorkQueue(Clock())
+    busy = {f"{rank.name}-{number}": rank for rank in Rank for number in range(3)}
+    for pod, rank in busy.items():
+        queue.add(pod, rank)
+    queue.add("waits", waits)
+    for _ in range(100):
+        pod = queue.take()
+        assert pod is not None
+        if pod == "waits":
+            return
+        queue.add(pod, busy[pod])
+        queue.done(pod)
+    pytest.fail(f"a wish of the rank {waits.name} waits for ever")
