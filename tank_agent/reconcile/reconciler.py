@@ -29,6 +29,8 @@ from tank_agent.runtime.live import Live
 
 _log = structlog.get_logger()
 _JOIN_DEADLINE = 60.0
+# As many as any pod needs from nothing to running.
+_PASSES_A_TURN = 12
 # How long what fails is tried again before the agent ends without it.
 _PATIENCE = 3.0
 # What is not here is a person's, or a source's, doing.
@@ -295,8 +297,8 @@ class Reconciler:
                     self._changed.notify_all()
 
     def _reconcile(self, pod: str, cause: str) -> None:
-        """Look, plan and act until nothing is to be done now."""
-        while True:
+        """Look, plan and act until nothing is to be done now, or it is the turn of others."""
+        for _ in range(_PASSES_A_TURN):
             desired = self._desired(pod)
             situation = self.situation(pod, desired)
             runs = frozenset(run.id for run in situation.observed.runs)
@@ -317,6 +319,9 @@ class Reconciler:
                 self._look_again(pod, wait)
                 return
             self._act(actions, Work(name=pod, desired=desired, cause=cause))
+        # Such as one that fails and is tried again at once, where backoff_base is 0.
+        self._causes.setdefault(pod, cause)
+        self._queue.add(pod, Rank.AGAIN)
 
     def _look_again(self, pod: str, *seconds: float | None) -> None:
         due = [wait for wait in seconds if wait is not None]

@@ -203,6 +203,21 @@ def test_a_pod_that_does_not_come_to_rest_is_paced_whatever_wakes_it_and_says_so
     world.loop.close()
 
 
+def test_a_pod_that_does_not_come_to_rest_lets_others_have_their_turn() -> None:
+    """The only worker: after a few passes it goes on to the next pod, not only when the first is paced."""
+    restless, other = pod(image=IMAGE), pod("other", image=IMAGE)
+    world = World(restless, other)
+    world.network = "absent"
+    did: list[str] = []
+    world.do = lambda action, work: did.append(work.name)  # type: ignore[method-assign]
+    for name in ("web", "other"):
+        world.loop.wake(name, "test")
+    world.loop.start()
+    assert world.loop.wait_until(world.loop.idle, DEADLINE)
+    assert did.index("other") < 20
+    world.loop.close()
+
+
 def test_a_pod_that_is_started_again_and_again_is_paced_by_its_back_off_only() -> None:
     clock = Clock()
     spec = pod()
