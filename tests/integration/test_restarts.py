@@ -58,6 +58,8 @@ def test_a_killed_conmon_ends_a_pod_that_is_never_restarted(agent: Agent) -> Non
     command = ["/bin/sh", "-c", "echo run; exec sleep 1000"]
     agent.write("job", agent.pod_text(command=command, head='restart = "never"'))
     agent.wait_phase("job", "running")
+    # What the monitor has not yet written dies with it.
+    wait_for(lambda: agent.output("job") == ["run"], "it printed")
     (monitor,) = agent.conmons()
     os.kill(monitor, signal.SIGKILL)
     status = agent.wait_phase("job", "failed")
