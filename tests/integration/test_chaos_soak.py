@@ -70,6 +70,7 @@ class Wanted:
         self.file = self.name
         self.tty = number % 3 == 0
         self.word, self.here = 0, False
+        self.refused: TankError | None = None
 
     def text(self, word: int) -> str:
         extra = f'tty = {str(self.tty).lower()}\nenv = {{ WORD = "{word}" }}\n'
@@ -90,7 +91,8 @@ class Wanted:
                     self.agent.client.apply(self.text(word))
                 else:
                     self.agent.client.delete(self.name)
-            except TankError:
+            except TankError as error:
+                self.refused = error
                 return
         self.word, self.here = word, here
 
@@ -113,7 +115,7 @@ class Soak:
         self.pods = [Wanted(number, agent) for number in range(FILE_PODS + API_PODS)]
         for pod in self.pods:
             pod.change(0, here=True)
-            assert pod.here
+            assert pod.here, pod.refused
 
     def do(self, number: int) -> float:
         """Do the step of a number, and return how long to pause after it."""

@@ -765,7 +765,12 @@ def test_a_strict_umask_keeps_the_helper_out_of_nothing(one: Machine, work: Work
 
 def test_a_full_disk_is_said_and_survived(one: Machine, work: Work, tmp_path: Path) -> None:
     """The source works on a tmpfs of 256 KiB, in a mount namespace of its own."""
-    (work.path / "pods/noise.bin").write_bytes(os.urandom(1 << 20))
+    # Other files than pods' are not copied.
+    noise = (f"# {os.urandom(300_000).hex()}\n" for _ in range(2))
+    for number, text in enumerate(noise):
+        work.write(f"pods/noise-{number}.toml")
+        path = work.path / f"pods/noise-{number}.toml"
+        path.write_text(text + path.read_text())
     work.commit("large")
     disk = tmp_path / "disk"
     disk.mkdir()
