@@ -14,7 +14,7 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from tank_agent import __version__, logs
+from tank_agent import __version__, logs, structs
 from tank_agent.api.server import ApiServer
 from tank_agent.errors import InvalidSpec, Retry, Stalled, TankError
 from tank_agent.gitops import GitOps
@@ -163,6 +163,7 @@ def _prepare() -> None:
         raise Stalled("the agent must be run as root", hint="sudo tank agent")
     # What the agent makes is for root, whatever umask it was started with.
     os.umask(0o077)
+    structs.prepare()
 
 
 class _Parts(Struct, frozen=True, kw_only=True):

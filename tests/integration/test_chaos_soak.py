@@ -115,7 +115,7 @@ class Soak:
         self.pods = [Wanted(number, agent) for number in range(FILE_PODS + API_PODS)]
         for pod in self.pods:
             pod.change(0, here=True)
-            assert pod.here, pod.refused
+            assert pod.here, (pod.refused, agent.log.read_text()[-3000:])
 
     def do(self, number: int) -> float:
         """Do the step of a number, and return how long to pause after it."""

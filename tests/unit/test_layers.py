@@ -25,6 +25,7 @@ ROOMS = {
     "linux": GROUND,
     "settings": FOR_ALL,
     "logs": FOR_ALL,
+    "structs": set(),
     **dict.fromkeys(WORKERS, FOR_ALL),
     "reconcile": FOR_ALL | WORKERS,
     "interactive": FOR_ALL | WORKERS | {"reconcile"},
@@ -35,7 +36,7 @@ ROOMS = {
     "service": BELOW_API | {"api", "settings"},
     "lifecycle": BELOW_API | {"settings"},
     "unable": GROUND | {"api", "linux"},
-    "agent": BELOW_API | {"api", "settings", "logs", "service", "lifecycle", "unable"},
+    "agent": BELOW_API | {"api", "settings", "logs", "structs", "service", "lifecycle", "unable"},
     # What needs no agent.
     "offline": BELOW_API | {"api"},
     "client": FOR_ALL,
