@@ -98,9 +98,10 @@ def test_a_program_in_a_container_is_nobodys_monitor(tmp_path: Path) -> None:
 
 
 def test_a_number_that_became_another_process_is_not_ended() -> None:
+    group = _Group(mode="unified", hierarchies=(), base="/tank", pids=frozenset())
     with subprocess.Popen(["sleep", "60"]) as innocent:
-        _end(innocent.pid, "/tank/web/one")
+        _end(innocent.pid, "/tank/web/one", group)
         assert innocent.poll() is None
         own = next(line for line in Path(f"/proc/{innocent.pid}/cgroup").read_text().splitlines())
-        _end(innocent.pid, own.split(":", 2)[2])
+        _end(innocent.pid, own.split(":", 2)[2], group)
         assert innocent.wait(10) == -signal.SIGKILL
