@@ -49,7 +49,8 @@ WEIGHTS = {
     "workload": 5,
     "conmon": 4,
     "crun": 6,
-    "agent": 2,
+    # It takes most of a second to come back, so in a short soak it is rare.
+    "agent": 8 if KILLS else 2,
     "stopped": 1,
     "unmount": 2,
     "remove": 3,
