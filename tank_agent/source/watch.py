@@ -212,7 +212,9 @@ def _odd_files(directory: str, mounted: frozenset[Path]) -> tuple[list[str], lis
                 continue
             if entry.is_symlink():
                 links.append(entry.name)
-            elif len(others) < _FILES_MAX and (_is_odd(entry.path) or Path(entry.path) in mounted):
+            elif len(others) < _FILES_MAX and (
+                _is_odd(entry.path) or (mounted and Path(entry.path) in mounted)
+            ):
                 status = Path(entry.path).stat()
                 others.append((entry.path, status.st_dev, status.st_ino))
     return sorted(links), others
@@ -221,7 +223,7 @@ def _odd_files(directory: str, mounted: frozenset[Path]) -> tuple[list[str], lis
 def _is_odd(path: str) -> bool:
     """Return whether a file can change without an event in its directory."""
     try:
-        status = Path(path).lstat()
+        status = os.lstat(path)
     except OSError:
         return False
     return stat.S_ISLNK(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_nlink > 1)
