@@ -1,8 +1,7 @@
 """Many pods: from cold to all running, adopted after kill -9, and removed, by their number.
 
-There is no peer: this shows that nothing of ours grows faster than the number of pods. Beside the wall time
-stands the CPU of the agent alone; the rest is crun, conmon, and the kernel's namespaces and cgroups, which
-`bench.pods` compares with bare crun.
+This shows that nothing of ours grows faster than the number of pods. Beside the wall time stand the CPU of
+the agent alone, and the same number of containers by bare conmon and crun: what those and the kernel take.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench._measure import Table
+from bench.pods import Bare, Fifo
 from tests.support.agent import Agent
 
 SIZES = tuple(int(size) for size in os.environ.get("TANK_BENCH_SIZES", "100,300,500,1000").split(","))
@@ -75,6 +75,9 @@ def measure(table: Table, count: int) -> None:
             wait_until(lambda: not agent.conmons())
             wait_until(lambda: not agent.client.status())
             table.add(f"{count}: all removed", time.perf_counter() - began)
+            bare = Bare(agent, Fifo(Path(home) / "fifo"), Path(home) / "bare")
+            table.add(f"{count}: as many by bare conmon and crun", bare.many(count))
+            bare.close()
         finally:
             agent.end()
 
