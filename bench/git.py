@@ -20,8 +20,8 @@ from pathlib import Path
 
 from bench._measure import Table, milliseconds
 from bench.pods import Fifo, pod_file
+from tank_agent.settings.git import GitSettings
 from tank_agent.source.git.child import HelperPool
-from tank_agent.source.git.settings import GitSettings
 from tank_agent.source.git.source import GitSource
 from tank_agent.spec.selectors import Host
 from tests.support.agent import ended, wait_for

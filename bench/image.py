@@ -32,8 +32,8 @@ PODMAN = "podman pull"
 PULL = """
 import sys
 from pathlib import Path
-from tank_agent.image.settings import ImageSettings
-from tank_agent.image.store import Store
+from tank_agent.settings.image import ImageSettings
+from tank_agent.image.store.store import Store
 with Store(Path(sys.argv[1]), ImageSettings(auth_files=())) as store:
     store.pull(sys.argv[2])
 """

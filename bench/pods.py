@@ -21,9 +21,10 @@ from pathlib import Path
 
 from bench._measure import Table, add_all, alternate, milliseconds
 from tank_agent.linux import mounts
-from tank_agent.runtime import cgroup, conmon
-from tank_agent.runtime.crun import Crun
-from tank_agent.runtime.instance import Record
+from tank_agent.runtime.container import conmon
+from tank_agent.runtime.container.crun import Crun
+from tank_agent.runtime.container.instance import Record
+from tank_agent.runtime.limits import cgroup
 from tests.support.agent import Agent, wait_for
 
 ROUNDS = int(os.environ.get("TANK_BENCH_ROUNDS", "100"))

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from bench._measure import Table, milliseconds
-from tank_agent.journal.memory_journal import MemoryJournal
+from tank_agent.journal.memory import MemoryJournal
 from tank_agent.journal.records import ContainerStatus, PodStatus
 from tank_agent.linux import namespaces, pidfd
 from tank_agent.linux.clock import SystemClock
@@ -31,11 +31,11 @@ from tank_agent.reconcile.networks import Networks
 from tank_agent.reconcile.plan import container_hash
 from tank_agent.reconcile.reconciler import Machine, Reconciler
 from tank_agent.reconcile.restart import Backoff
-from tank_agent.runtime import cgroup
-from tank_agent.runtime.containers import Containers
-from tank_agent.runtime.instance import Record
-from tank_agent.runtime.live import Live
-from tank_agent.runtime.rootfs import RootFilesystems
+from tank_agent.runtime.container.containers import Containers
+from tank_agent.runtime.container.instance import Record
+from tank_agent.runtime.container.live import Live
+from tank_agent.runtime.limits import cgroup
+from tank_agent.runtime.mounts.rootfs import RootFilesystems
 from tank_agent.spec.model import Container, Pod
 
 PODS = int(os.environ.get("TANK_BENCH_PODS", "1000"))

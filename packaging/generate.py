@@ -19,7 +19,7 @@ import msgspec  # noqa: E402  (after the line above: the sources beside this fil
 
 from tank_agent import __version__  # noqa: E402
 from tank_agent.cli.main import VERBS, Verb  # noqa: E402
-from tank_agent.settings import SettingsTable  # noqa: E402
+from tank_agent.settings.settings import SettingsTable  # noqa: E402
 from tank_agent.spec.schema import json_schema  # noqa: E402
 
 TEMPLATES = ROOT / "packaging" / "templates"

@@ -10,8 +10,8 @@ from tank_agent.api.request import Refused, Reply, Request, Stream, json_answer
 from tank_agent.api.service import AgentService
 from tank_agent.api.wire import error_body
 from tank_agent.errors import TankError
-from tank_agent.image.image import Progress
-from tank_agent.image.settings import PullPolicy
+from tank_agent.image.config import Progress
+from tank_agent.settings.image import PullPolicy
 from tank_agent.spec.printable import to_json
 
 _POLICIES = ("missing", "always", "never")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from tank_agent.api.wire import ErrorBody
-from tank_agent.image.image import Progress
+from tank_agent.image.config import Progress
 from tank_agent.image.reports import ListedImage
 
 

@@ -17,9 +17,9 @@ from tank_agent.api import frames
 from tank_agent.api.request import Raw
 from tank_agent.api.wire import encode_error, error_body
 from tank_agent.errors import NotRunning, Retry, TankError
-from tank_agent.runtime.attach import Viewer
-from tank_agent.runtime.exec import Ended, Execution
-from tank_agent.runtime.live import Live
+from tank_agent.runtime.container.live import Live
+from tank_agent.runtime.session.attach import Viewer
+from tank_agent.runtime.session.exec import Ended, Execution
 
 _QUEUE = 256 << 10
 _RECEIVE = 256 << 10

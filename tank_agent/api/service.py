@@ -11,9 +11,9 @@ from tank_agent.journal.records import DesiredPod, Event, Revision
 
 if TYPE_CHECKING:
     # The client imports this module, too, and must stay light.
-    from tank_agent.gitops import GitOps
-    from tank_agent.images import Images
-    from tank_agent.interactive import Interactive
+    from tank_agent.control.images import Images
+    from tank_agent.control.sessions import Interactive
+    from tank_agent.control.sources import GitOps
 
 
 class AppliedPod(Struct, frozen=True, kw_only=True):

@@ -8,8 +8,8 @@ from tank_agent.api import relay
 from tank_agent.api.frames import SEVERAL
 from tank_agent.api.request import Refused, Reply, Request, Stream, Upgrade
 from tank_agent.api.service import AgentService
-from tank_agent.interactive import LogQuery
-from tank_agent.runtime.exec import ExecRequest
+from tank_agent.control.sessions import LogQuery
+from tank_agent.runtime.session.exec import ExecRequest
 
 
 def run_command(service: AgentService, request: Request) -> Reply:

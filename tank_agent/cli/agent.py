@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tank_agent.cli.arguments import add_places, load_places
 
 if TYPE_CHECKING:
-    from tank_agent.settings import Settings
+    from tank_agent.settings.settings import Settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb."""
-    from tank_agent import agent
+    from tank_agent.agent import assembly as agent
 
     def load() -> Settings:
         return load_places(arguments)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tank_agent.client.client import Client
-    from tank_agent.settings import Settings
+    from tank_agent.settings.settings import Settings
 
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 
@@ -51,7 +51,7 @@ def load_places(arguments: argparse.Namespace, *, with_errors: bool = False) -> 
     Raises:
         InvalidSpec: with every problem of the configuration, unless `with_errors`.
     """
-    from tank_agent.settings import load_directories, load_settings
+    from tank_agent.settings.settings import load_directories, load_settings
 
     overrides = {key: getattr(arguments, key) for key in ("data_dir", "run_dir", "pods_dir")}
     load = load_directories if with_errors else load_settings

@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _init(arguments: argparse.Namespace) -> int:
     from tank_agent.cli.output import print_json
-    from tank_agent.offline import init_repository
+    from tank_agent.control.offline import init_repository
     from tank_agent.spec.printable import escape
 
     path = Path(arguments.path).absolute()

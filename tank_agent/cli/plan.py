@@ -88,7 +88,7 @@ def _ask(arguments: argparse.Namespace) -> PlanReport:
 
 
 def _plan_alone(arguments: argparse.Namespace) -> PlanReport:
-    from tank_agent.offline import plan_trees
+    from tank_agent.control.offline import plan_trees
     from tank_agent.spec.selectors import Host
 
     host = None

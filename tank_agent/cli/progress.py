@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TextIO
 
 from tank_agent.cli.output import megabytes, share
-from tank_agent.image.image import LayerProgress, Progress
+from tank_agent.image.config import LayerProgress, Progress
 from tank_agent.spec.printable import escape
 
 _OVER = ("done", "cached")

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb."""
     from tank_agent.cli.output import print_json
-    from tank_agent.offline import pod_files
+    from tank_agent.control.offline import pod_files
     from tank_agent.spec.printable import escape
 
     found: list[_Found] = []
@@ -70,7 +70,7 @@ def _look(path: Path, *, given: bool) -> _Found:
     """Check one file; `given` is what the user named, and not found in a directory."""
     from tank_agent.api.wire import decode_text
     from tank_agent.client.client import pod_file_name, read_pod_file
-    from tank_agent.offline import what_is_odd
+    from tank_agent.control.offline import what_is_odd
     from tank_agent.spec.parse import parse_pod_file
     from tank_agent.spec.selectors import EVERYWHERE
 

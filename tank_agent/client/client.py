@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tank_agent.client.logs import LogLine
     from tank_agent.client.results import Result
     from tank_agent.client.start import Stream
-    from tank_agent.image.image import Progress
+    from tank_agent.image.config import Progress
 
 _T = TypeVar("_T")
 

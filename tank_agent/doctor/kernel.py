@@ -14,8 +14,8 @@ from pathlib import Path
 from tank_agent.doctor.check import Check, fail, ok, warn
 from tank_agent.linux.libc import call
 from tank_agent.linux.mounts import MS_PRIVATE, MS_REC, mount
-from tank_agent.runtime.apparmor import DEFAULT as PROFILE
-from tank_agent.runtime.apparmor import loaded_profiles
+from tank_agent.runtime.security.apparmor import DEFAULT as PROFILE
+from tank_agent.runtime.security.apparmor import loaded_profiles
 
 # linux/sched.h
 _CLONE_NEWNS = 0x00020000

@@ -13,11 +13,11 @@ from typing import BinaryIO
 from msgspec import Struct
 
 from tank_agent.errors import Retry, Stalled
-from tank_agent.image.content import Content, DamagedError, MissingError
 from tank_agent.image.jobs import Job
-from tank_agent.image.layers import LayerRecord, Layers
 from tank_agent.image.manifest import Descriptor
-from tank_agent.image.unpack import LayerUnpack, RefusedLayerError, Unpacked, UnpackServer
+from tank_agent.image.store.content import Content, DamagedError, MissingError
+from tank_agent.image.store.layers import LayerRecord, Layers
+from tank_agent.image.unpack.process import LayerUnpack, RefusedLayerError, Unpacked, UnpackServer
 from tank_agent.linux import fault
 
 _CHUNK = 1 << 18

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Literal, NamedTuple
 
-from tank_agent.image.content import CancelledError
-from tank_agent.image.lanes import Lanes
+from tank_agent.image.registry.lanes import Lanes
+from tank_agent.image.store.content import CancelledError
 
 # Each layer under way has an unpacking process.
 _MOST_LANES = 16

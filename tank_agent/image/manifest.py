@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from tank_agent.errors import Stalled
-from tank_agent.image.image import ImageConfig
+from tank_agent.image.config import ImageConfig
 from tank_agent.image.platform import Platform, normal_platform
 from tank_agent.spec.reference import is_digest
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from tank_agent.errors import Stalled
-from tank_agent.image.image import ImageConfig
+from tank_agent.image.config import ImageConfig
 from tank_agent.spec.container_paths import is_kernel_path, normal_path
 from tank_agent.spec.model import Container
 from tank_agent.spec.signals import parse_signal

@@ -13,11 +13,9 @@ import msgspec
 from msgspec import Struct
 
 from tank_agent.errors import Stalled
-from tank_agent.image.content import CancelledError, Content, DamagedError
+from tank_agent.image.config import LayerProgress, Progress
 from tank_agent.image.fetch import LayerFetcher, LayerTask
-from tank_agent.image.image import LayerProgress, Progress
 from tank_agent.image.jobs import Job, Jobs, Share
-from tank_agent.image.layers import Layers
 from tank_agent.image.manifest import (
     CONFIG_LIMIT,
     Configuration,
@@ -29,7 +27,9 @@ from tank_agent.image.manifest import (
     parse_manifest,
 )
 from tank_agent.image.platform import Platform, best, host_platform, parse_platform, runs_on
-from tank_agent.image.settings import ImageSettings
+from tank_agent.image.store.content import CancelledError, Content, DamagedError
+from tank_agent.image.store.layers import Layers
+from tank_agent.settings.image import ImageSettings
 from tank_agent.spec.reference import Reference
 
 _POLL = 0.1

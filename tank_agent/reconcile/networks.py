@@ -20,7 +20,7 @@ from tank_agent.network.pod_network import NetworkState, PodNetworks
 from tank_agent.reconcile import observed
 from tank_agent.reconcile.observed import PendingChange
 from tank_agent.reconcile.restart import Backoff
-from tank_agent.runtime.rootfs import FILES
+from tank_agent.runtime.mounts.rootfs import FILES
 from tank_agent.spec.model import Network, Pod
 
 _HOSTS = Path("/etc/hosts")

@@ -9,10 +9,10 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from tank_agent.image.image import Progress
+from tank_agent.image.config import Progress
 from tank_agent.journal.records import DesiredPod, Exit, PodStatus
 from tank_agent.reconcile.restart import Backoff
-from tank_agent.runtime.instance import ChangeFailure, State, Stopping, Unmounted
+from tank_agent.runtime.container.instance import ChangeFailure, State, Stopping, Unmounted
 
 
 class Moment(Struct, frozen=True, kw_only=True):

@@ -7,12 +7,12 @@ from collections.abc import Collection, Sequence
 
 from msgspec import Struct
 
-from tank_agent.image.image import Progress
+from tank_agent.image.config import Progress
 from tank_agent.journal.records import ContainerStatus, DesiredPod, PodStatus
 from tank_agent.reconcile.observed import ImageState, ObservedImage, Run, Situation
 from tank_agent.reconcile.plan import container_hash, container_status, settings_hash
 from tank_agent.reconcile.restart import is_over, waits_until
-from tank_agent.runtime.instance import State
+from tank_agent.runtime.container.instance import State
 from tank_agent.spec.model import Container, RestartPolicy
 
 # Of containers that run, though nothing in the journal says that they should, or ever did.

@@ -34,7 +34,7 @@ from tank_agent.reconcile.changes import LIVE_FIELDS, RESTARTING_FIELDS
 from tank_agent.reconcile.memory import Memory
 from tank_agent.reconcile.observed import ImageState, Moment, ObservedImage, Run, Situation
 from tank_agent.reconcile.restart import is_over, waits_until
-from tank_agent.runtime.instance import State
+from tank_agent.runtime.container.instance import State
 from tank_agent.spec.model import Container, Pod, Volume, content_hash
 
 # Seconds; a wait of nothing would be a loop.

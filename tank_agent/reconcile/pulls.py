@@ -11,8 +11,8 @@ import structlog
 from msgspec import Struct
 
 from tank_agent.errors import TankError, one_line
-from tank_agent.image.image import Image, ImageStore, Progress
-from tank_agent.image.lanes import Lanes, lane_of
+from tank_agent.image.config import Image, ImageStore, Progress
+from tank_agent.image.registry.lanes import Lanes, lane_of
 from tank_agent.linux.clock import Clock
 from tank_agent.reconcile.observed import ImageState, ObservedImage
 from tank_agent.reconcile.restart import Backoff

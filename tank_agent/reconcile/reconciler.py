@@ -9,12 +9,12 @@ import structlog
 from msgspec import Struct
 
 from tank_agent.errors import one_line
+from tank_agent.intake.events import tell
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import DesiredPod, NewEvent
 from tank_agent.linux.clock import Clock
 from tank_agent.reconcile.actions import Action, Forget
 from tank_agent.reconcile.networks import Networks
-from tank_agent.reconcile.news import tell
 from tank_agent.reconcile.observed import Moment, Observed, ObservedImage, Run, Situation
 from tank_agent.reconcile.phase import Phase, PodView, view_pod
 from tank_agent.reconcile.plan import Plan, forget_hashes, missing, plan
@@ -23,9 +23,9 @@ from tank_agent.reconcile.queue import Rank, WorkQueue
 from tank_agent.reconcile.restart import Backoff
 from tank_agent.reconcile.steps import Steps, Work
 from tank_agent.reconcile.troubles import Troubles, describe_failure, foreseen, is_bug
-from tank_agent.runtime.containers import Containers
-from tank_agent.runtime.instance import State
-from tank_agent.runtime.live import Live
+from tank_agent.runtime.container.containers import Containers
+from tank_agent.runtime.container.instance import State
+from tank_agent.runtime.container.live import Live
 
 _log = structlog.get_logger()
 _JOIN_DEADLINE = 60.0

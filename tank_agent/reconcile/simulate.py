@@ -34,7 +34,7 @@ from tank_agent.reconcile.restart import (
     after_stop,
     never_began,
 )
-from tank_agent.runtime.instance import State, Stopping
+from tank_agent.runtime.container.instance import State, Stopping
 
 _MOST_PASSES = 100
 

@@ -11,7 +11,7 @@ import structlog
 from msgspec import Struct
 
 from tank_agent.errors import Retry, TankError
-from tank_agent.image.image import ImageConfig
+from tank_agent.image.config import ImageConfig
 from tank_agent.image.merge import merge
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import ContainerStatus, DesiredPod, Exit, NewEvent, PodStatus
@@ -50,11 +50,11 @@ from tank_agent.reconcile.restart import (
     after_stop,
     never_began,
 )
-from tank_agent.runtime.containers import Containers
-from tank_agent.runtime.crun import StartFailed
-from tank_agent.runtime.instance import State
-from tank_agent.runtime.launch import Launch
-from tank_agent.runtime.live import Live
+from tank_agent.runtime.container.containers import Containers
+from tank_agent.runtime.container.crun import StartFailed
+from tank_agent.runtime.container.instance import State
+from tank_agent.runtime.container.launch import Launch
+from tank_agent.runtime.container.live import Live
 from tank_agent.spec.model import Container, RestartPolicy
 
 _log = structlog.get_logger()

@@ -1,4 +1,8 @@
-"""Runs containers: root file systems, OCI configurations, cgroups, crun under conmon.
+"""Runs containers. `tank_agent.reconcile` decides; every step can be done again after a crash.
 
-Nothing here decides anything; `tank_agent.reconcile` does. Every step can be done again after a crash.
+container/   one container: OCI configuration, crun under conmon, exit, adoption
+mounts/      root file systems and volumes
+limits/      cgroups
+security/    seccomp, AppArmor, user namespaces
+session/     exec, attach, logs
 """

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from tank_agent.errors import InvalidSpec
-from tank_agent.settings import Settings, load_settings
+from tank_agent.settings.settings import Settings, load_settings
 from tests.fuzz.pod_files import mutate
 from tests.fuzz.rounds import repeat
 

@@ -14,7 +14,7 @@ from typing import Any
 from tank_agent.api.routes import ROUTES, Route
 from tank_agent.errors import NotRunning, PodNotFound
 from tests.fuzz.rounds import repeat
-from tests.unit.fake_service import FakeService, serving
+from tests.support.fake_service import FakeService, serving
 
 # As they stand in a path or a query.
 _WORDS = (

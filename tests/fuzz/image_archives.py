@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from tank_agent.errors import TankError
-from tank_agent.image.layout import open_on_disk, stamp
 from tank_agent.image.manifest import OCI_CONFIG, OCI_MANIFEST
 from tank_agent.image.pull import Pull
-from tank_agent.image.settings import ImageSettings
+from tank_agent.image.store.layout import open_on_disk, stamp
+from tank_agent.settings.image import ImageSettings
 from tank_agent.spec.reference import Reference
 from tests.fuzz.archives import damaged
 from tests.fuzz.image_documents import mutated

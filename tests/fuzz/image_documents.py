@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tank_agent.errors import TankError
-from tank_agent.image.content import Document, Reader
-from tank_agent.image.image import Progress
+from tank_agent.image.config import Progress
 from tank_agent.image.manifest import (
     LAYERS_LIMIT,
     OCI_CONFIG,
@@ -21,7 +20,8 @@ from tank_agent.image.manifest import (
 )
 from tank_agent.image.merge import merge
 from tank_agent.image.pull import Pull
-from tank_agent.image.settings import ImageSettings
+from tank_agent.image.store.content import Document, Reader
+from tank_agent.settings.image import ImageSettings
 from tank_agent.spec.model import Container
 from tank_agent.spec.reference import Reference, is_digest
 from tests.fuzz.rounds import repeat

@@ -7,9 +7,9 @@ import random
 import shutil
 from pathlib import Path
 
-from tank_agent.image.implicit import unpacked
-from tank_agent.image.settings import UnpackLimits
-from tank_agent.image.unpack import RefusedLayerError, UnpackServer
+from tank_agent.image.store.implicit import unpacked
+from tank_agent.image.unpack.process import RefusedLayerError, UnpackServer
+from tank_agent.settings.image import UnpackLimits
 from tests.fuzz.image_layers import random_layer
 from tests.fuzz.rounds import repeat
 from tests.support.trees import big_directory, describe

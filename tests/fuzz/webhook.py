@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-from tank_agent.source.git.settings import GitWebhook
+from tank_agent.settings.git import GitWebhook
 from tank_agent.source.git.webhook import RateLimit, WebhookServer
 from tests.fuzz.rounds import repeat
 

@@ -20,7 +20,8 @@ from tests.support.agent import Agent, ended, wait_for
 PATCHES = """
 import os, threading
 from tank_agent.linux import process
-from tank_agent.runtime import conmon, crun
+from tank_agent.runtime.container import conmon
+from tank_agent.runtime.container import crun
 from watchdog.observers import inotify_c
 
 home = os.environ["TANK_TEST_HOME"]

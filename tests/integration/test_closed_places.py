@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tank_agent.agent import _CLOSED_DATA, _CLOSED_RUN
-from tank_agent.runtime.rootfs import RootFilesystems
+from tank_agent.agent.assembly import _CLOSED_DATA, _CLOSED_RUN
+from tank_agent.runtime.mounts.rootfs import RootFilesystems
 from tests.support.agent import Agent, ended, wait_for
 from tests.support.images import BUSYBOX, write_image
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tank_agent.runtime.cgroup import detect
+from tank_agent.runtime.limits.cgroup import detect
 from tank_agent.spec.parse import parse_pod_file
 from tests.support.agent import wait_for
 from tests.support.images import busybox_layout

@@ -19,9 +19,9 @@ import pytest
 from msgspec import Struct
 
 from tank_agent.errors import Stalled
+from tank_agent.settings.git import GitSettings, GitVerify
 from tank_agent.source.git.child import HelperPool, Session
 from tank_agent.source.git.objects import Commit, Tag
-from tank_agent.source.git.settings import GitSettings, GitVerify
 from tank_agent.source.git.source import GitSource
 from tank_agent.source.git.status import GitStatus
 from tank_agent.source.git.transport import GitError
@@ -714,7 +714,7 @@ def test_killed_at_every_step_it_goes_on_where_it_was(
     code = f"""
 import sys
 from pathlib import Path
-from tank_agent.source.git.settings import GitSettings
+from tank_agent.settings.git import GitSettings
 from tank_agent.source.git.source import GitSource
 from tank_agent.spec.selectors import Host
 state = Path({str(state)!r})
@@ -777,7 +777,7 @@ def test_a_full_disk_is_said_and_survived(one: Machine, work: Work, tmp_path: Pa
     code = f"""
 import ctypes, os, subprocess
 from pathlib import Path
-from tank_agent.source.git.settings import GitSettings
+from tank_agent.settings.git import GitSettings
 from tank_agent.source.git.source import GitSource
 from tank_agent.spec.selectors import Host
 assert ctypes.CDLL(None).unshare(0x20000) == 0

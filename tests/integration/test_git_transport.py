@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from tank_agent.errors import TankError
+from tank_agent.settings.git import GitSettings, problems
 from tank_agent.source.git.address import parse_url
 from tank_agent.source.git.child import HelperPool
 from tank_agent.source.git.clone import Clone, Look
-from tank_agent.source.git.settings import GitSettings, problems
 from tank_agent.source.git.transport import GitError, Wanted
 from tests.support.git import (
     PASSWORD,

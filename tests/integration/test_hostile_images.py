@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tank_agent.errors import Stalled
-from tank_agent.image.store import Store
+from tank_agent.image.store.store import Store
 from tests.support.image_quirks import QUIRKS, write_quirk
 from tests.support.images import directory, layer, member, symlink, write_image
 from tests.support.trees import big_directory, describe, mounted

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import pytest
 
 from tank_agent.errors import TankError
-from tank_agent.image import registry as registry_module
-from tank_agent.image.http import Http, Trust
-from tank_agent.image.image import Image
+from tank_agent.image.config import Image
 from tank_agent.image.manifest import digest_of
-from tank_agent.image.settings import ImageSettings
-from tank_agent.image.store import Store
-from tank_agent.image.url import parse_url
+from tank_agent.image.registry import client as registry_module
+from tank_agent.image.registry.http import Http, Trust
+from tank_agent.image.registry.url import parse_url
+from tank_agent.image.store.store import Store
+from tank_agent.settings.image import ImageSettings
 from tests.support import quirks
 from tests.support.images import layer, member, tag_descriptor, write_blob, write_image
 from tests.support.quirks import (

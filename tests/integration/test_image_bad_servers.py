@@ -15,9 +15,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from tank_agent.errors import Retry, Stalled, TankError
-from tank_agent.image.image import Image, Progress
-from tank_agent.image.settings import ImageSettings, RegistrySettings
-from tank_agent.image.store import Store
+from tank_agent.image.config import Image, Progress
+from tank_agent.image.store.store import Store
+from tank_agent.settings.image import ImageSettings, RegistrySettings
 from tests.support.agent import wait_for
 from tests.support.images import layer, member, write_image
 from tests.support.registry import FakeRegistry, Request, fake_registry, make_certificate, write_auth

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from tank_agent.errors import Stalled
-from tank_agent.image.image import Image
-from tank_agent.image.settings import ImageSettings
-from tank_agent.image.store import Store
+from tank_agent.image.config import Image
+from tank_agent.image.store.store import Store
+from tank_agent.settings.image import ImageSettings
 from tests.support.images import directory, layer, member, write_image
 from tests.support.registry import FakeRegistry, fake_registry
 from tests.support.trees import big_directory, describe, mounted
@@ -23,8 +23,8 @@ from tests.support.trees import big_directory, describe, mounted
 PULL = """
 import sys
 from pathlib import Path
-from tank_agent.image.settings import ImageSettings
-from tank_agent.image.store import Store
+from tank_agent.settings.image import ImageSettings
+from tank_agent.image.store.store import Store
 with Store(Path(sys.argv[1]), ImageSettings(auth_files=(), parallel=1)) as store:
     store.sweep()
     store.pull(sys.argv[2])
@@ -83,7 +83,7 @@ def no_helper_is_left() -> bool:
             command = path.joinpath("cmdline").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if orphan and b"tank_agent.image.unpack_child" in command:
+        if orphan and b"tank_agent.image.unpack.child" in command:
             return False
     return True
 

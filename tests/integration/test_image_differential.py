@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tank_agent.image.store import Store
+from tank_agent.image.store.store import Store
 from tests.support.images import Compression, Member, directory, layer, member, symlink, write_image
 from tests.support.trees import big_directory, describe, mounted
 

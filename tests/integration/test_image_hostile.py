@@ -22,11 +22,11 @@ import pytest
 import zstandard
 
 from tank_agent.errors import Retry, Stalled, TankError
-from tank_agent.image import unpack as unpack_module
-from tank_agent.image.image import Image
-from tank_agent.image.settings import ImageSettings, UnpackLimits
-from tank_agent.image.store import Store
-from tank_agent.image.unpack import UnpackServer
+from tank_agent.image.config import Image
+from tank_agent.image.store.store import Store
+from tank_agent.image.unpack import process as unpack_module
+from tank_agent.image.unpack.process import UnpackServer
+from tank_agent.settings.image import ImageSettings, UnpackLimits
 from tests.fuzz import image_unpack
 from tests.support.images import Member, directory, layer, member, symlink, write_blob, write_image
 from tests.support.trees import big_directory, describe
@@ -361,7 +361,7 @@ MEASURE = """
 import sys
 from pathlib import Path
 from tank_agent.errors import TankError
-from tank_agent.image.store import Store
+from tank_agent.image.store.store import Store
 
 def highest():
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -449,8 +449,8 @@ def test_a_tar_that_hangs_does_not_stay(place: Path) -> None:
 BEGIN = """
 import sys, time
 from pathlib import Path
-from tank_agent.image.settings import UnpackLimits
-from tank_agent.image.unpack import UnpackServer
+from tank_agent.settings.image import UnpackLimits
+from tank_agent.image.unpack.process import UnpackServer
 
 server = UnpackServer(UnpackLimits())
 unpack = server.start(Path(sys.argv[1]))

@@ -13,9 +13,9 @@ import msgspec
 import pytest
 
 from tank_agent.errors import Stalled
-from tank_agent.image.image import Image, Progress
-from tank_agent.image.settings import ImageSettings, RegistrySettings
-from tank_agent.image.store import Store
+from tank_agent.image.config import Image, Progress
+from tank_agent.image.store.store import Store
+from tank_agent.settings.image import ImageSettings, RegistrySettings
 from tests.support.images import (
     busybox_layout,
     directory,

@@ -555,7 +555,7 @@ def test_an_agent_killed_in_a_pull_leaves_it_to_the_next(home: Path, point: str)
 
 
 def test_every_fault_point_of_a_pull_is_tried() -> None:
-    source = "".join(path.read_text() for path in (Path(tank_agent.__file__).parent / "image").glob("*.py"))
+    source = "".join(path.read_text() for path in (Path(tank_agent.__file__).parent / "image").rglob("*.py"))
     named = set(re.findall(r'point\("(image:[^"]*)"\)', source))
     # What only prune does is tried by test_image_crash.py.
     assert {point.partition("@")[0] for point in POINTS} | {"image:layer-trashed"} == named

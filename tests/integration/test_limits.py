@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tank_agent.linux.pidfd import start_time
-from tank_agent.runtime.cgroup import detect
+from tank_agent.runtime.limits.cgroup import detect
 from tests.support.agent import Agent, ended, running_agent, wait_for
 
 # The shell's own memory grows until the kernel refuses.

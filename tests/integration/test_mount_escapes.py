@@ -18,8 +18,9 @@ from tank_agent.errors import Retry
 from tank_agent.linux import mounts, pidfd
 from tank_agent.linux.mount_namespaces import in_mount_namespace
 from tank_agent.linux.paths import open_without_links
-from tank_agent.runtime import instance, mounting
-from tank_agent.runtime.volumes import Volumes
+from tank_agent.runtime.container import instance
+from tank_agent.runtime.mounts import mounting
+from tank_agent.runtime.mounts.volumes import Volumes
 from tank_agent.spec.model import Mount, Volume
 from tests.support.agent import Agent, wait_for
 

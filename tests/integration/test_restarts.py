@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tank_agent.runtime.cgroup import detect
+from tank_agent.runtime.limits.cgroup import detect
 from tests.support.agent import Agent, running_agent, wait_for
 
 COUNT = ["/bin/sh", "-c", "echo run; exit {code}"]

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from tank_agent.linux import pidfd as pidfds
-from tank_agent.runtime import syscalls
-from tank_agent.runtime.seccomp import ANNOTATION, SeccompCache, default_profile
+from tank_agent.runtime.security import syscalls
+from tank_agent.runtime.security.seccomp import ANNOTATION, SeccompCache, default_profile
 
 DEADLINE = 30.0
 CLONE_NEWUSER_SIGCHLD = 0x10000000 | 17

@@ -16,7 +16,7 @@ import pytest
 from tank_agent.errors import VolumeInUse
 from tank_agent.linux import mounts
 from tank_agent.linux.pidfd import start_time
-from tank_agent.runtime.volumes import Volumes
+from tank_agent.runtime.mounts.volumes import Volumes
 from tests.support.agent import Agent, running_agent, wait_for
 
 SLEEP = "trap 'exit 0' TERM; sleep 1000 & wait $!"

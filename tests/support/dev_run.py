@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tank_agent.linux import mounts
-from tank_agent.runtime import cgroup
+from tank_agent.runtime.limits import cgroup
 
 ROOT = Path(__file__).parents[2]
 TANK = Path(sys.executable).parent / "tank"

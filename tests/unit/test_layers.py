@@ -16,33 +16,25 @@ FUNCTION_LINES = 60
 GROUND = {"errors"}
 FOR_ALL = GROUND | {"spec", "linux"}
 WORKERS = {"source", "journal", "runtime", "network", "image"}
-BELOW_API = FOR_ALL | WORKERS | {"reconcile", "interactive", "gitops", "images"}
+BELOW_API = FOR_ALL | WORKERS | {"settings", "intake", "reconcile"}
 
-# Room → the rooms that it may import, besides itself. Modules beside the rooms are rooms, too.
+# Room → the rooms that it may import, besides itself.
 ROOMS = {
     "errors": set(),
     "spec": GROUND,
     "linux": GROUND,
     "settings": FOR_ALL,
-    "logs": FOR_ALL,
-    "structs": set(),
-    **dict.fromkeys(WORKERS, FOR_ALL),
-    "reconcile": FOR_ALL | WORKERS,
-    "interactive": FOR_ALL | WORKERS | {"reconcile"},
-    "images": FOR_ALL | WORKERS | {"reconcile"},
-    "gitops": FOR_ALL | WORKERS | {"reconcile"},
-    "api": BELOW_API,
+    **dict.fromkeys(WORKERS, FOR_ALL | {"settings"}),
+    "intake": FOR_ALL | WORKERS | {"settings"},
+    "reconcile": FOR_ALL | WORKERS | {"intake"},
+    "control": BELOW_API | {"api"},
+    "api": BELOW_API | {"control"},
     # Everything meets here, once.
-    "service": BELOW_API | {"api", "settings"},
-    "lifecycle": BELOW_API | {"settings"},
-    "unable": GROUND | {"api", "linux"},
-    "agent": BELOW_API | {"api", "settings", "logs", "structs", "service", "lifecycle", "unable"},
-    # What needs no agent.
-    "offline": BELOW_API | {"api"},
+    "agent": BELOW_API | {"api", "control"},
     "client": FOR_ALL,
     "doctor": FOR_ALL | WORKERS | {"settings"},
-    # `tank agent` and `tank doctor` need no agent behind a socket.
-    "cli": FOR_ALL | {"client", "agent", "doctor", "offline", "settings", "logs"},
+    # `tank agent` and `tank doctor` need no agent behind a socket; nor does what `control.offline` does.
+    "cli": FOR_ALL | {"client", "agent", "doctor", "control", "settings"},
     "__main__": {"cli"},
     # The public names.
     "__init__": {"client", "spec", "errors"},
@@ -51,14 +43,12 @@ ROOMS = {
 # What two rooms agree on: modules of types and pure functions → the other rooms that may import them.
 SEAMS = {
     "source.snapshot": {"journal"},
-    # What [git] may hold is the git source's to say.
-    "source.git.settings": {"settings"},
-    "source.git.table": {"settings"},
-    # What [image] and [registry] may hold is the image store's to say.
-    "image.settings": {"settings"},
-    "image.table": {"settings"},
+    "source.git.address": {"settings"},
+    "image.platform": {"settings"},
+    "image.registry.url": {"settings"},
+    "reconcile.pulls": {"intake"},
     "journal.records": {"runtime", "client", "cli"},
-    "image.image": {"client", "cli"},
+    "image.config": {"client", "cli"},
     "image.reports": {"client", "cli"},
     "image.merge": {"runtime"},
     "image.user": {"runtime"},

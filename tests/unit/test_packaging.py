@@ -18,7 +18,7 @@ import pytest
 
 from tank_agent import __version__
 from tank_agent.cli.main import VERBS
-from tank_agent.settings import Settings, load_settings
+from tank_agent.settings.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
 PACKAGING = ROOT / "packaging"

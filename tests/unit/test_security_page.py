@@ -11,7 +11,8 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 PAGE = TESTS.parent / "docs" / "security.md"
-NAMED = sorted(set(re.findall(r"`((?:unit|integration|system)/test_\w+\.py::[\w:]+)`", PAGE.read_text())))
+FORM = r"`((?:unit|integration|system)/(?:\w+/)*test_\w+\.py::[\w:]+)`"
+NAMED = sorted(set(re.findall(FORM, PAGE.read_text())))
 
 
 @cache

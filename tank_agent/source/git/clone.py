@@ -11,13 +11,13 @@ from pathlib import Path
 
 from tank_agent.linux import fault
 from tank_agent.linux.trees import remove_tree
+from tank_agent.settings.git import GitSettings
 from tank_agent.source.git.address import Remote
 from tank_agent.source.git.bare import read_local_ref
 from tank_agent.source.git.child import HelperPool, Session, helper_user
 from tank_agent.source.git.credentials import load_access
 from tank_agent.source.git.protocol import Limits
 from tank_agent.source.git.repository import Repository, clean, scratch_directory
-from tank_agent.source.git.settings import GitSettings
 from tank_agent.source.git.transport import GitError, Wanted
 
 # Where a branch that has gone was probably renamed to.

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tank_agent.errors import Stalled
 from tank_agent.linux import certificates
+from tank_agent.settings.git import GitSettings
 from tank_agent.source.git.address import Remote, redact
-from tank_agent.source.git.settings import GitSettings
 from tank_agent.source.git.transport import Access
 
 _LIMIT = 1 << 20

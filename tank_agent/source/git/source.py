@@ -18,13 +18,13 @@ import msgspec
 
 from tank_agent.errors import Problem, Stalled, TankError
 from tank_agent.linux import fault
+from tank_agent.settings.git import COMMIT, GitSettings, is_reference_name, problems
 from tank_agent.source.git import budget, content, history, verify
 from tank_agent.source.git.address import parse_url
 from tank_agent.source.git.child import HelperPool, Session
 from tank_agent.source.git.clone import Clone, Look
 from tank_agent.source.git.objects import Commit, Tag, printable
 from tank_agent.source.git.repository import MANY_PACKS
-from tank_agent.source.git.settings import COMMIT, GitSettings, is_reference_name, problems
 from tank_agent.source.git.status import GitStatus, StepStatus
 from tank_agent.source.git.transport import GitError, Wanted
 from tank_agent.source.podfiles import parse_bytes

@@ -19,8 +19,8 @@ from msgspec import Struct
 
 from tank_agent.errors import Stalled
 from tank_agent.linux.process import ENVIRONMENT
+from tank_agent.settings.git import GitVerify
 from tank_agent.source.git.objects import Commit, Signed, Tag, printable
-from tank_agent.source.git.settings import GitVerify
 from tank_agent.source.git.transport import GitError
 
 _KEY_FILE_LIMIT = 4 << 20

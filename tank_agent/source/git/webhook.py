@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tank_agent.errors import Stalled
-from tank_agent.source.git.settings import GitWebhook, parse_listen
+from tank_agent.settings.git import GitWebhook, parse_listen
 
 # GitHub sends up to 25 MiB; it is hashed as it comes and never kept.
 BODY_LIMIT = 25 << 20

@@ -1,0 +1,4 @@
+"""What the verbs do, one module a noun.
+
+Pods, sources, images, sessions; `offline` for verbs that need no agent.
+"""

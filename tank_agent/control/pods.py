@@ -1,0 +1,341 @@
+"""Answers what the API asks, from the journal and the loop; implements `api.service.AgentService`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tank_agent import __version__
+from tank_agent.api.service import AppliedPod, ManagedVolume, PlannedPod, PlanReport
+from tank_agent.control.images import Images
+from tank_agent.control.sessions import Interactive
+from tank_agent.control.sources import SYNC_DEADLINE, GitOps
+from tank_agent.errors import InvalidSpec, PodNotFound, Problem, VolumeInUse
+from tank_agent.journal.journal import Journal
+from tank_agent.journal.records import DesiredPod, Event, Exit, Revision
+from tank_agent.linux.clock import rfc3339
+from tank_agent.reconcile.changes import changes
+from tank_agent.reconcile.phase import ContainerView, Phase
+from tank_agent.reconcile.reconciler import Machine, Reconciler
+from tank_agent.reconcile.simulate import simulate
+from tank_agent.runtime.limits.limits import Usage
+from tank_agent.settings.settings import Settings
+from tank_agent.source.directory import snapshot_of_texts
+from tank_agent.spec.parse import parse_pod_file
+
+
+class Service:
+    """The agent, as the API sees it. All methods may be called from many threads.
+
+    Args:
+        settings: the agent's.
+        machine: what the loop looks at.
+        reconciler: the loop.
+        tool_versions: versions of crun and conmon, looked up on demand.
+        interactive: what opens containers for `exec`, `attach` and `logs`.
+        images: what lists, pulls and removes images.
+        gitops: what knows about sources.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        machine: Machine,
+        reconciler: Reconciler,
+        tool_versions: Callable[[], Mapping[str, str]],
+        *,
+        interactive: Interactive,
+        images: Images,
+        gitops: GitOps,
+    ) -> None:
+        self.interactive = interactive
+        self.images = images
+        self.gitops = gitops
+        self._settings = settings
+        self._machine = machine
+        self._journal: Journal = machine.journal
+        self._reconciler = reconciler
+        self._tool_versions = tool_versions
+        self._started = machine.clock.monotonic()
+
+    def list_pods(self) -> Sequence[DesiredPod]:
+        """Return the desired pods in the order of their names."""
+        desired = self._journal.desired()
+        return [desired[name] for name in sorted(desired)]
+
+    def get_pod(self, name: str) -> DesiredPod:
+        """Return one desired pod, or raise PodNotFound."""
+        found = self._journal.get(name)
+        if found is None:
+            raise PodNotFound(f"there is no pod {name}", hint="`tank list` shows all")
+        return found
+
+    def apply(self, text: str, file: str) -> Sequence[AppliedPod]:
+        """Check a pod file's text and store its pods."""
+        parsed = parse_pod_file(text, file)
+        if parsed.problems:
+            raise InvalidSpec(parsed.problems)
+        self.gitops.refuse_elsewhere(parsed.pods, file)
+        before = self._journal.desired()
+        revision = hashlib.sha256(text.encode()).hexdigest()[:12]
+        stored = self._journal.put_all([found.pod for found in parsed.pods], revision)
+        applied = []
+        for pod in stored:
+            known = before.get(pod.name)
+            change = "created" if known is None else "changed" if known.hash != pod.hash else "unchanged"
+            self._reconciler.wake(pod.name, "applied")
+            applied.append(AppliedPod(name=pod.name, change=change, generation=pod.generation))
+        return applied
+
+    def delete(self, name: str) -> bool:
+        """Remove a pod from the desired state, or let one go that the journal does not know."""
+        deleted = self._journal.delete(name) or self._reconciler.release(name)
+        if deleted:
+            self._reconciler.wake(name, "deleted")
+        return deleted
+
+    def status(self, name: str | None = None) -> list[dict[str, Any]]:
+        """Return the objects of DESIGN section 8."""
+        if name is not None and self._reconciler.knows(name):
+            return [self._pod_status(name)]
+        known = set(self._reconciler.known_pods())
+        broken = self._broken_files(known)
+        if name is None:
+            objects = {pod: self._pod_status(pod) for pod in known} | broken
+            return [objects[pod] for pod in sorted(objects)]
+        if name not in broken:
+            raise PodNotFound(f"there is no pod {name}", hint="`tank status` shows all")
+        return [broken[name]]
+
+    def wait(self, name: str, phase: str, timeout: float) -> dict[str, Any]:
+        """Return the pod's status once it is in `phase`, or when `timeout` seconds are over."""
+        gone = {"name": name, "phase": "deleted"}
+
+        def reached() -> bool:
+            if phase == "deleted":
+                return not self._reconciler.knows(name)
+            return self._reconciler.knows(name) and self._reconciler.view(name).phase == phase
+
+        reached_it = self._reconciler.wait_until(reached, timeout)
+        if phase == "deleted" and reached_it:
+            return gone
+        return self.status(name)[0]
+
+    def events(self, after: int, limit: int) -> Sequence[Event]:
+        """Return events with a number above `after`, oldest first."""
+        return self._journal.events(after, limit)
+
+    def wait_for_events(self, after: int, timeout: float) -> bool:
+        """Block until there is an event above `after`, at most `timeout` seconds."""
+        return self._journal.wait_for_events(after, timeout)
+
+    def history(self, name: str) -> Sequence[Revision]:
+        """Return the kept revisions of a pod, oldest first, or raise PodNotFound."""
+        revisions = self._journal.history(name)
+        if not revisions:
+            raise PodNotFound(f"there never was a pod {name}")
+        return revisions
+
+    def plan(self, files: Mapping[str, str] | None, git: str | None = None) -> PlanReport:
+        """Say what would be done if pods_dir held `files`, or git were at `git`; None: what is pending."""
+        before = self._journal.desired()
+        if files is None and git is None:
+            after, problems = dict(before), list(self._journal.problems())
+        else:
+            snapshot = (
+                self.gitops.read(git)
+                if git is not None
+                else snapshot_of_texts(files or {}, parse=self.gitops.parse)
+            )
+            preview = self._journal.preview(snapshot)
+            after, problems = dict(preview.desired), list(preview.problems)
+        names = sorted({*before, *after, *self._reconciler.known_pods()})
+        pods = tuple(self._planned(name, before.get(name), after.get(name)) for name in names)
+        return PlanReport(pods=pods, problems=tuple(str(problem) for problem in problems))
+
+    def sync(
+        self, wait: float | None, confirm: str | None = None, within: float | None = None
+    ) -> list[dict[str, Any]]:
+        """Look at every source now; with `wait`, until all pods are settled too, within that many seconds."""
+        limits = [limit for limit in (wait, within) if limit is not None]
+        deadline = time.monotonic() + min(limits, default=SYNC_DEADLINE)
+        self.gitops.sync(confirm, min([SYNC_DEADLINE, *limits]))
+        if wait is not None:
+            self._reconciler.wait_until(Settled(self._reconciler), max(0.0, deadline - time.monotonic()))
+        return self.status()
+
+    def volumes(self) -> Sequence[ManagedVolume]:
+        """Return every managed volume."""
+        return [
+            ManagedVolume(pod=pod, name=name, path=str(path), in_use=self._uses(pod, name) is not None)
+            for pod, name, path in self._machine.containers.volumes.managed()
+        ]
+
+    def remove_volume(self, pod: str, name: str) -> bool:
+        """Remove a managed volume that no pod has."""
+
+        def check() -> None:
+            use = self._uses(pod, name)
+            if use is not None:
+                raise VolumeInUse(f"volume {pod}/{name} is in use: {use}", hint="remove the pod first")
+
+        # Also of what is there no more: a name that a pod has is in use all the same.
+        check()
+        return self._machine.containers.volumes.remove(pod, name, check)
+
+    def _uses(self, pod: str, name: str) -> str | None:
+        desired = self._journal.get(pod)
+        if desired is not None and any(v.name == name and v.host is None for v in desired.pod.volumes):
+            return f"pod {pod} has it ({desired.owner})"
+        return f"pod {pod} still runs" if self._machine.containers.runs(pod) else None
+
+    def info(self) -> dict[str, Any]:
+        """Return what agent this is."""
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "uptime": round(self._machine.clock.monotonic() - self._started, 3),
+            "data_dir": str(self._settings.data_dir),
+            "run_dir": str(self._settings.run_dir),
+            "pods_dir": str(self._settings.pods_dir),
+            **self._tool_versions(),
+        }
+
+    def _pod_status(self, name: str) -> dict[str, Any]:
+        desired = self._journal.get(name)
+        view = self._reconciler.view(name)
+        usage = self._machine.containers.usage(name)
+        return {
+            "name": name,
+            "phase": str(view.phase),
+            "owner": desired.owner if desired is not None else "",
+            "revision": desired.revision if desired is not None else "",
+            "generation": desired.generation if desired is not None else 0,
+            "error": view.error,
+            **self.gitops.pod_report(desired),
+            "next_retry": rfc3339(view.next_retry),
+            "addresses": list(self._machine.networks.addresses(name)),
+            "usage": _usage(usage.values()),
+            "containers": [
+                {**_container_status(container, desired), "usage": _usage(_of(container, usage))}
+                for container in view.containers
+            ],
+        }
+
+    def _broken_files(self, known: set[str]) -> dict[str, dict[str, Any]]:
+        """Return an entry for every file that is wrong and has no pod, so that nobody must read the log."""
+        by_name: dict[str, list[Problem]] = {}
+        of_directories = self.gitops.directory_problems()
+        for problem in (problem for problem in self._journal.problems() if problem not in of_directories):
+            name = problem.pod or Path(problem.file).name.removesuffix(".toml")
+            if name not in known:
+                by_name.setdefault(name, []).append(problem)
+        return {
+            name: {
+                "name": name,
+                "phase": str(Phase.FAILED),
+                "owner": self._owner_of(problems[0].file),
+                "revision": "",
+                "generation": 0,
+                "error": "\n".join(str(problem) for problem in problems),
+                "git": None,
+                "hold": None,
+                "next_retry": None,
+                "addresses": [],
+                "usage": None,
+                "containers": [],
+            }
+            for name, problems in by_name.items()
+        }
+
+    def _owner_of(self, file: str) -> str:
+        """Return the owner that a pod of a file would have."""
+        if Path(file).parent == self._settings.seed_dir or file == str(self._settings.file):
+            return "seed"
+        return f"{'dir' if file.startswith('/') else 'git'}:{file}"
+
+    def _planned(self, name: str, before: DesiredPod | None, after: DesiredPod | None) -> PlannedPod:
+        steps = simulate(self._reconciler.situation(name, after))
+        if before is None and after is not None:
+            change = "create"
+        elif after is None:
+            change = "remove" if steps or before is not None else "none"
+        else:
+            differs = before is not None and after is not None and before.hash != after.hash
+            change = "update" if differs or steps else "none"
+        diff = changes(before.pod, after.pod) if before is not None and after is not None else ()
+        return PlannedPod(
+            name=name,
+            change=change,
+            actions=tuple(step.describe() for step in steps),
+            diff=tuple(str(line) for line in diff),
+        )
+
+
+class Settled:
+    """Tells whether all pods are settled; asked after each piece of work, it looks at all of them seldom."""
+
+    def __init__(self, reconciler: Reconciler) -> None:
+        self._reconciler = reconciler
+        self._waits_for: str | None = None
+
+    def __call__(self) -> bool:
+        """Look first at the pod that was waited for last."""
+        loop = self._reconciler
+        if not loop.idle():
+            return False
+        known = self._waits_for is not None and loop.knows(self._waits_for)
+        if self._waits_for is not None and known and not loop.view(self._waits_for).settled:
+            return False
+        pods = loop.known_pods()
+        self._waits_for = next((pod for pod in pods if not loop.view(pod).settled), None)
+        return self._waits_for is None
+
+
+def _container_status(view: ContainerView, desired: DesiredPod | None) -> dict[str, Any]:
+    image = view.run.image if view.run is not None else ""
+    if not image and desired is not None:
+        spec = next((c for c in desired.pod.containers if c.name == view.name), None)
+        image = (spec.image or spec.rootfs or "") if spec is not None else ""
+    return {
+        "name": view.name,
+        "phase": str(view.phase),
+        "pid": view.run.pid if view.run is not None and view.phase is not Phase.STARTING else None,
+        "restarts": view.status.restarts,
+        "image": image,
+        "progress": None
+        if view.progress is None
+        else {"done": view.progress.done, "total": view.progress.total},
+        "exit": _exit_status(view.status.exit),
+    }
+
+
+def _of(container: ContainerView, usage: Mapping[str, Usage]) -> tuple[Usage, ...]:
+    return tuple(used for name, used in usage.items() if name == container.name)
+
+
+def _usage(used: Collection[Usage]) -> dict[str, float] | None:
+    """Return the sum of what is used; None where nothing runs."""
+    if not used:
+        return None
+    return {
+        "memory": sum(one.memory for one in used),
+        "cpu": round(sum(one.cpu for one in used), 3),
+        "pids": sum(one.pids for one in used),
+    }
+
+
+def _exit_status(exit_: Exit | None) -> dict[str, Any] | None:
+    if exit_ is None:
+        return None
+    return {
+        "code": exit_.code,
+        "signal": exit_.signal,
+        "oom": exit_.oom,
+        "at": rfc3339(exit_.at),
+        "reason": exit_.reason,
+    }

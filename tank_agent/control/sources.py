@@ -1,0 +1,296 @@
+"""The verbs about sources: how far they are, suspend, resume, roll back, and what any commit would do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tank_agent.errors import InvalidSpec, PodNotFound, Problem, Retry, Stalled
+from tank_agent.intake.git import GitFollower
+from tank_agent.intake.loop import SourceLoop
+from tank_agent.journal import ownership
+from tank_agent.journal.journal import Applied, Journal
+from tank_agent.journal.records import DesiredPod, NewEvent, Revision
+from tank_agent.linux.clock import rfc3339
+from tank_agent.settings.git import COMMIT
+from tank_agent.source.git.status import CommitInfo, GitStatus, StepStatus
+from tank_agent.source.selection import parser_for
+from tank_agent.source.snapshot import Snapshot
+from tank_agent.spec.parse import ParsedPod
+from tank_agent.spec.selectors import Host, selects
+
+SYNC_DEADLINE = 30.0
+_NO_TABLE = "agent.toml has no [git]; what came from there goes on, until `tank delete NAME`"
+_STEPS = ("fetched", "verified", "checked", "applied")
+
+
+class GitOps:
+    """What the API asks about sources. All methods may be called from many threads.
+
+    Args:
+        journal: the desired pods.
+        sources: files, and the way of all snapshots into the journal.
+        git: the repository, if agent.toml names one.
+        host: what selectors of pods look at.
+        directories: of pod files and of seeds.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        sources: SourceLoop,
+        git: GitFollower | None,
+        host: Host,
+        *,
+        directories: Sequence[Path] = (),
+    ) -> None:
+        self.parse = parser_for(host)
+        self._journal = journal
+        self._sources = sources
+        self._git = git
+        self._host = host
+        self._directories = tuple(map(str, directories))
+
+    def report(self) -> dict[str, Any]:
+        """Return how far the sources are.
+
+        That is `suspended`, `directories` with what is wrong with each as a whole, and `git` with its steps;
+        None is no repository.
+        """
+        unstored = self._sources.unstored.errors()
+        of_source = zip(self._directories, ("dir", "seed"), strict=False)
+        wrong = {place: unstored[source] for place, source in of_source if source in unstored}
+        wrong |= {problem.file: str(problem) for problem in self.directory_problems()}
+        return {
+            "suspended": self._sources.suspended(),
+            "directories": [{"path": path, "error": wrong.get(path)} for path in self._directories],
+            "git": self._repository_report(),
+        }
+
+    def directory_problems(self) -> Sequence[Problem]:
+        """Return what is wrong with directories as a whole, so that no pod can be blamed."""
+        return [problem for problem in self._journal.problems() if problem.file in self._directories]
+
+    def _repository_report(self) -> dict[str, Any] | None:
+        owned = sum(pod.owner.startswith("git:") for pod in self._journal.desired().values())
+        if self._git is not None:
+            git = _git_report(self._git.status, self._git.troubles)
+            return git | {
+                "pods": owned,
+                "state": "suspended" if self._sources.suspended() else git["state"],
+            }
+        return {"state": "error", "error": _NO_TABLE, "pods": owned} if owned else None
+
+    def pod_report(self, pod: DesiredPod | None) -> dict[str, Any]:
+        """Return the fields `git` and `hold` of a pod's status."""
+        if pod is None:
+            return {"git": None, "hold": None}
+        hold: dict[str, Any] | None = None
+        if pod.hold is not None:
+            since = rfc3339(pod.hold.since)
+            hold = {"kind": pod.hold.kind, "since": since, "generation": pod.hold.generation or None}
+        elif ownership.source_of(pod.owner) in ownership.MIRRORS and self._sources.suspended():
+            hold = {"kind": "suspended", "since": None, "generation": None}
+        if ownership.source_of(pod.owner) != "git":
+            return {"git": None, "hold": hold}
+        state, error = self._pod_state(pod, None if hold is None else hold["kind"])
+        git = {
+            "state": state,
+            "error": self._unverified(pod) or error,
+            "commit": pod.revision,
+            "author": pod.author,
+            "subject": pod.subject,
+            "file": ownership.place_of(pod.owner),
+        }
+        return {"git": git, "hold": hold}
+
+    def refuse_elsewhere(self, pods: Sequence[ParsedPod], file: str) -> None:
+        """Raise InvalidSpec for pods that are meant for other machines, as their selectors say."""
+        problems = tuple(
+            Problem(
+                file, found.line, "", f"is not meant for this machine ({self._host.name})", found.pod.name
+            )
+            for found in pods
+            if not selects(found.selector, self._host)
+        )
+        if problems:
+            raise InvalidSpec(problems)
+
+    def sync(self, confirm: str | None, within: float = SYNC_DEADLINE) -> None:
+        """Look at every source now; `confirm` lets a commit through, "" the one that waits.
+
+        `within` seconds it has ended, however many sources don't answer.
+
+        Raises:
+            Stalled: sources are suspended, or no such commit waits.
+            Retry: the remote, or the disk of pods_dir, has not answered yet.
+        """
+        if self._sources.suspended():
+            raise Stalled("sources are suspended", hint="`tank resume` follows them again")
+        if confirm is not None:
+            waits = self._repository().confirm(confirm or None)
+            self._tell(f"commit {waits[:12]} was confirmed", "git-confirmed")
+        deadline = time.monotonic() + within
+        # Told first, so that a repository that does not answer does not cost the files their turn.
+        self._sources.notify()
+        looked = self._git is None or self._git.look(within)
+        at_rest = self._sources.sync(max(0.0, deadline - time.monotonic()))
+        if not looked:
+            raise Retry(
+                f"git is still being looked at after {within:g} s",
+                hint="it goes on by itself; `tank git status` tells how far it is",
+            )
+        if not at_rest:
+            raise Retry(
+                f"the files of pods_dir are still being looked at after {within:g} s",
+                hint="they change all the time, or their disk does not answer; what runs goes on",
+            )
+
+    def read(self, revision: str) -> Snapshot:
+        """Return what a branch, a tag or a commit declares for this machine.
+
+        Raises:
+            TankError: it cannot be had.
+        """
+        return self._repository().read(revision)
+
+    def suspend(self, name: str | None) -> None:
+        """Let a pod, or all pods (None), stay as they are, whatever files and git say.
+
+        Raises:
+            PodNotFound: there is none of that name.
+            Stalled: it follows no file.
+        """
+        if name is not None:
+            self._journal.suspend(name)
+        elif not self._sources.suspended():
+            self._sources.suspend()
+            self._tell("sources are suspended: files and git don't count until `tank resume`", "suspended")
+
+    def resume(self, name: str | None) -> None:
+        """Let a pod follow its file again, suspended or pinned; None: all that was suspended as a whole.
+
+        Raises:
+            PodNotFound: there is none of that name.
+            Stalled: everything is suspended, so that a pod alone can't be resumed.
+        """
+        if name is not None:
+            if self._sources.suspended():
+                raise Stalled("all sources are suspended", hint="`tank resume` follows them again")
+            self._announce(self._journal.resume(name), "resumed")
+        elif self._sources.suspended():
+            self._tell("sources are followed again", "resumed")
+            self._sources.resume()
+            if self._git is not None:
+                self._git.wake()
+
+    def roll_back(self, name: str, to: str | None) -> Revision:
+        """Give a pod an older spec, and return that; None: the one before the present.
+
+        Raises:
+            PodNotFound: there is no such pod.
+            Stalled: there is no such revision, or it is the present one.
+            Retry: it is a commit's, which [git.verify] refuses or which cannot be read.
+        """
+        pod = self._journal.get(name)
+        if pod is None:
+            raise PodNotFound(f"there is no pod {name}", hint="`tank list` shows all")
+        revision = self._older(pod, to)
+        # Whoever owns the pod now: a text of git counts where git's own way in would let it through.
+        if self._git is not None and COMMIT.fullmatch(revision.revision):
+            self._git.vouch(revision.revision)
+        self._announce(self._journal.roll_back(name, revision), "rolled back")
+        return revision
+
+    def _older(self, pod: DesiredPod, to: str | None) -> Revision:
+        kept = [found for found in self._journal.history(pod.name) if found.generation <= pod.generation]
+        if to is None:
+            # Twice in a row goes back twice, not forth again.
+            restored = {old.generation: old.restored for old in kept}
+            present = pod.generation
+            while (origin := restored.get(present)) is not None:
+                present = origin
+            found = [old for old in kept if old.generation < present and old.hash != pod.hash]
+        elif to.isascii() and to.isdigit() and any(old.generation == int(to) for old in kept):
+            found = [old for old in kept if old.generation == int(to)]
+        else:
+            found = [old for old in kept if len(to) >= 4 and old.revision.startswith(to)]
+        if found:
+            return found[-1]
+        if to is not None and COMMIT.fullmatch(to) and self._git is not None and pod.owner.startswith("git:"):
+            return self._of_commit(pod.name, to)
+        what = "no older revision" if to is None else f"no revision {to}"
+        raise Stalled(
+            f"{what} of pod {pod.name} is kept",
+            hint=f"`tank history {pod.name}` shows all; of git, name a commit by all of its 40 digits",
+        )
+
+    def _of_commit(self, name: str, commit: str) -> Revision:
+        for declared in self.read(commit).pods:
+            if declared.pod.name == name:
+                return Revision(
+                    generation=0,
+                    pod=declared.pod,
+                    owner=declared.owner,
+                    revision=commit,
+                    hash="",
+                    changed_at=0.0,
+                    author=declared.author,
+                    subject=declared.subject,
+                )
+        raise Stalled(f"commit {commit[:12]} has no valid pod {name} for this machine")
+
+    def _pod_state(self, pod: DesiredPod, hold: str | None) -> tuple[str, str | None]:
+        if hold is not None:
+            return hold, None
+        if self._git is None:
+            return "error", _NO_TABLE
+        if pod.error is not None:
+            return "error", pod.error
+        status = self._git.status
+        state = "behind" if status.state == "pending" else status.state
+        return state, status.error or status.held
+
+    def _unverified(self, pod: DesiredPod) -> str | None:
+        if self._git is None or self._git.is_vouched(pod.revision):
+            return None
+        return f"commit {pod.revision[:12]} was never verified: it came before [git.verify] was set"
+
+    def _repository(self) -> GitFollower:
+        if self._git is None:
+            raise Stalled("this agent follows no git repository", hint="see [git] in agent.toml")
+        return self._git
+
+    def _announce(self, applied: Applied, cause: str) -> None:
+        self._sources.announce(applied, cause)
+
+    def _tell(self, message: str, kind: str) -> None:
+        self._journal.record("", None, [NewEvent(pod="", type=kind, message=message)])
+
+
+def _git_report(status: GitStatus, troubles: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "state": status.state,
+        "remote": status.remote,
+        "ref": status.ref,
+        "error": status.error,
+        "hint": next((step.hint for step in map(status.__getattribute__, _STEPS) if step.error), None),
+        "held": status.held,
+        "commit": _commit(status.commit),
+        "latest": _commit(status.latest),
+        "looked_at": rfc3339(status.looked_at),
+        "steps": {name: _step(getattr(status, name)) for name in _STEPS},
+        "troubles": list(troubles),
+    }
+
+
+def _step(step: StepStatus) -> dict[str, Any]:
+    return {"revision": step.revision, "error": step.error, "hint": step.hint, "at": rfc3339(step.at)}
+
+
+def _commit(commit: CommitInfo | None) -> dict[str, Any] | None:
+    if commit is None:
+        return None
+    return {"id": commit.id, "author": commit.author, "subject": commit.subject, "at": rfc3339(commit.at)}

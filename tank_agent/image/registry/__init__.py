@@ -1,0 +1,5 @@
+"""The Distribution client.
+
+`client` asks, `endpoint` logs in with `credentials`, `http` connects, `url` and `reference` parse, `lanes`
+bounds it.
+"""

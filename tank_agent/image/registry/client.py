@@ -1,0 +1,285 @@
+"""Read images from registries (OCI distribution-spec v1.1, "pull"; Docker Registry HTTP API V2).
+
+A reference's mirrors and its registry are endpoints, asked in turn. What one began, another may finish:
+content is named by its digest, and the store checks that.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from email.utils import parsedate_to_datetime
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+from msgspec import Struct
+
+from tank_agent.errors import Retry, Stalled, TankError
+from tank_agent.image.manifest import ACCEPTED, MANIFEST_LIMIT, Descriptor
+from tank_agent.image.registry.endpoint import Endpoint, endpoints_of
+from tank_agent.image.registry.http import Answer, Http
+from tank_agent.image.store.content import CancelledError, DamagedError, Document, MissingError, Reader
+from tank_agent.settings.image import ImageSettings
+from tank_agent.spec.reference import Reference
+
+_ERROR_LIMIT = 1 << 16
+_BACKOFF_BASE = 0.2
+_BACKOFF_CAP = 10.0
+_LONGEST_WAIT = 60.0
+_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/(?:([0-9]{1,18})|\*)")
+# What a transfer has to bring to be worth another try: less, again and again, is as good as nothing.
+_ENOUGH = 16 << 10
+_log = structlog.get_logger()
+_Result = TypeVar("_Result")
+
+
+class BusyError(Retry):
+    """The registry asks to come again after `after` seconds."""
+
+    def __init__(self, message: str, after: float) -> None:
+        super().__init__(message)
+        self.after = after
+
+
+class _Problem(Struct):
+    code: str = ""
+    message: str = ""
+
+
+class _Problems(Struct):
+    errors: tuple[_Problem, ...] = ()
+
+
+class RegistryContent:
+    """One image in a registry. Implements Content; may be used from several threads."""
+
+    local = False
+
+    def __init__(
+        self,
+        reference: Reference,
+        settings: ImageSettings,
+        cancelled: Callable[[], bool],
+        trouble: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._trouble = trouble
+        self._reference = reference
+        self._where = str(reference)
+        self._settings = settings
+        self._http = Http(settings, cancelled)
+        self._endpoints = endpoints_of(reference, settings, self._http)
+
+    def manifest(self, digest: str = "") -> Document:
+        """Return the manifest of the tag or digest, as `Content.manifest` says."""
+        name = digest or self._reference.digest or self._reference.tag
+
+        def ask(endpoint: Endpoint) -> Document:
+            with endpoint.get(f"/manifests/{name}", {"Accept": ", ".join(ACCEPTED)}) as answer:
+                self._check(endpoint, answer, f"no image {self._where}")
+                kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+                data = answer.read_all(MANIFEST_LIMIT, "the manifest")
+                # Small or old servers do not know the type; the document says what it is.
+                generic = kind in ("application/json", "application/octet-stream", "text/plain")
+                return Document(data=data, media_type="" if generic else kind)
+
+        return self._ask_all(ask)
+
+    def document(self, descriptor: Descriptor, limit: int) -> bytes:
+        """Return a small blob whole, as `Content.document` says."""
+        if descriptor.size > limit:
+            raise Stalled(
+                f"a document of {descriptor.size} bytes; at most {limit} are read", where=self._where
+            )
+        with self.open(descriptor, 0) as read:
+            return b"".join(iter(lambda: read(1 << 16), b""))
+
+    @contextmanager
+    def open(self, descriptor: Descriptor, offset: int) -> Iterator[Reader]:
+        """Open a blob, as `Content.open` says; a broken transfer goes on where it broke."""
+        with ExitStack() as stack:
+            transfer = _Transfer(self, descriptor, offset, stack)
+            yield transfer.read
+
+    def close(self) -> None:
+        """Close the connections. Idempotent."""
+        self._http.close()
+
+    def open_at(self, descriptor: Descriptor, offset: int, stack: ExitStack) -> Answer:
+        """Open a blob at an offset, from the first endpoint that has it."""
+
+        def ask(endpoint: Endpoint) -> Answer:
+            with ExitStack() as own:
+                answer = _from_offset(endpoint, descriptor, offset, own)
+                self._check(endpoint, answer, f"{endpoint.name} has no layer {descriptor.digest}")
+                _skip_to(offset, answer, descriptor)
+                stack.push(own.pop_all())
+                return answer
+
+        return self._ask_all(ask)
+
+    def pause(self, attempt: int, error: Retry) -> None:
+        """Wait before the next attempt, counted from 1; raise the error when it was the last."""
+        if attempt >= self._settings.attempts or isinstance(error, (CancelledError, DamagedError)):
+            raise error
+        self._trouble(f"attempt {attempt} of {self._settings.attempts}: {error}")
+        longest = min(_BACKOFF_BASE * 2**attempt, _BACKOFF_CAP)
+        after = error.after if isinstance(error, BusyError) else 0.0
+        self._http.sleep(max(after, longest * random.uniform(0.5, 1.0)))  # noqa: S311 (no secret)
+
+    def _ask_all(self, ask: Callable[[Endpoint], _Result]) -> _Result:
+        """Ask the mirrors once each and then the registry as often as settings allow."""
+        for mirror in self._endpoints[:-1]:
+            try:
+                return ask(mirror)
+            except CancelledError:
+                raise
+            except TankError as error:
+                _log.info("a mirror can't serve an image", image=self._where, error=str(error))
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                answer = ask(self._endpoints[-1])
+            except Retry as error:
+                self.pause(attempt, error)
+            else:
+                if attempt > 1:
+                    self._trouble("")
+                return answer
+
+    def _check(self, endpoint: Endpoint, answer: Answer, missing: str) -> None:
+        """Turn every status but success into an error that says what to do."""
+        if answer.status in (200, 206):
+            return
+        if answer.status in (401, 403):
+            raise endpoint.denied(answer)
+        said = _said(answer)
+        if answer.status == 404:
+            hint = f"{endpoint.name} says: {said}" if said else "check the name and the tag"
+            raise MissingError(missing, hint=hint)
+        message = f"{endpoint.name} answers with status {answer.status}" + (f": {said}" if said else "")
+        if answer.status in (408, 425, 429) or answer.status >= 500:
+            raise BusyError(message, retry_after(answer.headers.get("Retry-After", "")))
+        raise Stalled(message, where=self._where)
+
+
+class _Transfer:
+    """A blob on its way. Opens it anew after a failure; gives up when nothing came for so many attempts."""
+
+    def __init__(
+        self, content: RegistryContent, descriptor: Descriptor, offset: int, stack: ExitStack
+    ) -> None:
+        self._content = content
+        self._descriptor = descriptor
+        self._offset = offset
+        self._stack = stack
+        self._answer: Answer | None = None
+        self._attempt = 0
+        self._came = 0
+
+    def read(self, size: int) -> bytes:
+        """Return at most `size` bytes, b"" at the end; never more in all than the descriptor says."""
+        left = self._descriptor.size - self._offset
+        while True:
+            if self._answer is None:
+                # It has attempts of its own.
+                self._answer = self._content.open_at(self._descriptor, self._offset, self._stack)
+                self._came = 0
+            try:
+                # One byte more than there should be, to notice an endless body.
+                data = self._answer.read(min(size, left + 1))
+                if len(data) > left:
+                    raise DamagedError(f"{self._descriptor.digest} is larger than its manifest says")
+                if not data and left and self._answer.status == 206 and self._came >= _ENOUGH:
+                    # Only a part of the part that we asked for, which is the server's right.
+                    self._close()
+                    continue
+                if not data and left:
+                    raise Retry(f"the transfer of {self._descriptor.digest} ended early")
+            except Retry as error:
+                if not left and not isinstance(error, (CancelledError, DamagedError)):
+                    # All of it is there, whatever became of the connection then.
+                    return b""
+                self._close()
+                self._attempt = 1 if self._came >= _ENOUGH else self._attempt + 1
+                self._content.pause(self._attempt, error)
+            else:
+                self._came += len(data)
+                self._offset += len(data)
+                return data
+
+    def _close(self) -> None:
+        self._answer = None
+        self._stack.close()
+
+
+def _from_offset(endpoint: Endpoint, descriptor: Descriptor, offset: int, stack: ExitStack) -> Answer:
+    """Ask for a blob from an offset on, and for all of it where the server gets that wrong."""
+    path = f"/blobs/{descriptor.digest}"
+    if offset:
+        with ExitStack() as own:
+            answer = own.enter_context(endpoint.get(path, {"Range": f"bytes={offset}-"}))
+            if answer.status != 416 and _start_of(answer, descriptor) <= offset:
+                stack.push(own.pop_all())
+                return answer
+    return stack.enter_context(endpoint.get(path, {}))
+
+
+def _start_of(answer: Answer, descriptor: Descriptor) -> int:
+    """Return where in the blob a body begins; behind its end if nobody can tell."""
+    if answer.status != 206:
+        return 0
+    found = _RANGE.match(answer.headers.get("Content-Range", ""))
+    if not found or int(found[1]) > int(found[2]):
+        return descriptor.size
+    _check_size(int(found[3] or descriptor.size), descriptor)
+    return int(found[1])
+
+
+def _skip_to(offset: int, answer: Answer, descriptor: Descriptor) -> None:
+    """Bring the body to the offset, also if the server does not know ranges."""
+    length = answer.headers.get("Content-Length", "")
+    # A part may be shorter than what was asked for (RFC 9110, section 15.3.7); the rest is asked for then.
+    if answer.status != 206 and length.isdigit():
+        _check_size(int(length), descriptor)
+    start = _start_of(answer, descriptor)
+    if start > offset:
+        raise Retry("a registry answers with another range than the one it was asked for")
+    while start < offset:
+        data = answer.read(min(1 << 18, offset - start))
+        if not data:
+            raise Retry(f"the transfer of {descriptor.digest} ended early")
+        start += len(data)
+
+
+def _check_size(size: int, descriptor: Descriptor) -> None:
+    if size != descriptor.size:
+        raise DamagedError(f"{descriptor.digest} has {size} bytes, and its manifest says {descriptor.size}")
+
+
+def _said(answer: Answer) -> str:
+    """Return what the registry says about an error, fit to print."""
+    try:
+        data = answer.read_all(_ERROR_LIMIT, "the error")
+        problems: Any = msgspec.json.decode(data, type=_Problems).errors
+    except (TankError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+    text = "; ".join(f"{problem.code.lower()} {problem.message}".strip() for problem in problems[:3])
+    return "".join(letter for letter in text if letter.isprintable())[:300]
+
+
+def retry_after(header: str) -> float:
+    """Return the seconds that a Retry-After header asks for, at most a minute (RFC 9110, section 10.2.3)."""
+    if not header:
+        return 0.0
+    if header.strip().isdigit():
+        return min(float(header), _LONGEST_WAIT)
+    try:
+        moment = parsedate_to_datetime(header).timestamp()
+    except (TypeError, ValueError):
+        return 0.0
+    return min(max(0.0, moment - time.time()), _LONGEST_WAIT)

@@ -1,0 +1,311 @@
+"""One registry host: how to reach it and how to prove who we are, found out once per pull."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from urllib.parse import urlencode
+
+import msgspec
+import structlog
+from msgspec import Struct
+
+from tank_agent.errors import Retry, Stalled, TankError
+from tank_agent.image.registry.credentials import Credentials, find_credentials
+from tank_agent.image.registry.http import Answer, Http, Trust
+from tank_agent.image.registry.url import Url, parse_url
+from tank_agent.image.store.content import CancelledError
+from tank_agent.settings.image import ImageSettings
+from tank_agent.spec.reference import DOCKER_HUB, Reference
+
+_HUB_HOST = "registry-1.docker.io"
+_TOKEN_LIMIT = 1 << 20
+_log = structlog.get_logger()
+# A scheme, or a parameter of the scheme before it (RFC 9110, section 11.3).
+_WORD = re.compile(r"""([^\s,="]+)(?:\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+)))?""")
+
+
+class _Token(Struct):
+    token: str = ""
+    access_token: str = ""
+
+
+class Endpoint:
+    """A registry or a mirror of it, for one repository. May be used from several threads.
+
+    Credentials and the tokens that they buy are for the registry's own origin; they, and the password for a
+    token, go there and to the token server that the registry itself names. Whoever it only redirects to may
+    have a token server, too: that one is asked as nobody.
+    """
+
+    def __init__(
+        self,
+        http: Http,
+        *,
+        name: str,
+        address: str,
+        repository: str,
+        trust: Trust,
+        credentials: Callable[[Callable[[TankError], None]], Credentials | None],
+    ) -> None:
+        """Describe it; nothing is sent yet.
+
+        Args:
+            name: for messages.
+            address: host, optional port and path prefix.
+            repository: the repository's name.
+            credentials: finds them, and tells its argument what kept it from looking everywhere.
+
+        Raises:
+            Stalled: the address is none.
+        """
+        self.name = name
+        self._http = http
+        host, _, prefix = address.partition("/")
+        self._path = f"/v2/{prefix + '/' if prefix else ''}{repository}"
+        self._scope = f"repository:{prefix + '/' if prefix else ''}{repository}:pull"
+        bases = [parse_url(f"https://{host}")]
+        if trust.insecure or _is_loopback(bases[0].host):
+            bases.append(parse_url(f"http://{host}"))
+        self._bases = [base.origin for base in bases]
+        for base in self._bases:
+            http.trust(base, trust)
+        self._base: str | None = None
+        self._find_credentials = credentials
+        self._lock = threading.Lock()
+        self._authorization: str | None = None
+        self._door: str | None = None
+        # For messages: whether we had a password to show, and why perhaps not.
+        self._had_credentials = False
+        self._excuse: TankError | None = None
+
+    @contextmanager
+    def get(self, path: str, headers: Mapping[str, str]) -> Iterator[Answer]:
+        """Ask for a path below the repository, and log in if the registry wants it.
+
+        Raises:
+            Stalled: access is denied.
+            Retry: the host can't be reached now.
+        """
+        with ExitStack() as stack:
+            used = self._authorization
+            answer = self._ask(stack, path, headers, used)
+            challenge = None if answer.strayed else self._challenge(answer, used)
+            if challenge is not None:
+                answer = self._ask(stack, path, headers, self._log_in(challenge, used, answer.url))
+            if answer.strayed and answer.status == 401:
+                answer = self._ask_as_nobody(stack, answer, headers)
+            yield answer
+
+    def denied(self, answer: Answer) -> TankError:
+        """Say that an answer does not let us in."""
+        if not answer.strayed:
+            return self._denied()
+        place = answer.url.origin
+        if answer.status == 401:
+            return Stalled(
+                f"{self.name} redirects to {place}, which wants a login",
+                hint="no credentials are sent to a host that a registry only redirects to",
+            )
+        # Such as a storage server whose signed address has run out: the next redirect has a new one.
+        return Retry(f"{self.name} redirects to {place}, which answers with status {answer.status}")
+
+    def _denied(self) -> TankError:
+        if self._had_credentials:
+            return Stalled(
+                f"{self.name} refuses our credentials for this image",
+                hint="check the user name and password in the files that auth_files in agent.toml names",
+            )
+        if self._excuse is not None:
+            kind = Retry if isinstance(self._excuse, Retry) else Stalled
+            return kind(
+                f"{self.name} wants a login for this image, or has no such image; {self._excuse.message}",
+                hint=self._excuse.hint,
+            )
+        return Stalled(
+            f"{self.name} wants a login for this image, or has no such image",
+            hint="check the name, or put credentials into /etc/tank/auth.json (docs/images.md)",
+        )
+
+    def _ask(
+        self, stack: ExitStack, path: str, headers: Mapping[str, str], authorization: str | None
+    ) -> Answer:
+        bases = self._bases if self._base is None else [self._base]
+        for base in bases:
+            url = parse_url(f"{base}{self._path}{path}")
+            try:
+                answer = stack.enter_context(
+                    self._http.request(url, headers=headers, authorization=authorization)
+                )
+            except CancelledError:
+                raise
+            except Retry:
+                if base == bases[-1]:
+                    raise
+            else:
+                self._base = base
+                return answer
+        raise AssertionError("unreachable")
+
+    def _challenge(self, answer: Answer, used: str | None) -> str | None:
+        """Return what the registry wants us to prove before it gives another answer than this; None: nothing.
+
+        Some hide from strangers that there is something to log in for, and say so only at their door, where
+        Docker and podman begin.
+        """
+        said: str = answer.headers.get("WWW-Authenticate", "")
+        if answer.status == 401 and (used is not None or parse_challenge(said)[0]):
+            return said
+        if used is not None or answer.status not in (401, 403, 404):
+            return None
+        if self._door is None:
+            self._door = self._ask_at_the_door()
+        return self._door or (said if answer.status == 401 else None)
+
+    def _ask_at_the_door(self) -> str:
+        try:
+            with self._http.request(parse_url(f"{self._base}/v2/"), headers={}) as answer:
+                wanted = answer.status == 401 and not answer.strayed
+                return answer.headers.get("WWW-Authenticate", "") if wanted else ""
+        except CancelledError:
+            raise
+        except TankError as error:
+            _log.info("a registry does not say whether it wants a login", error=str(error))
+            return ""
+
+    def _log_in(self, challenge: str, used: str | None, challenger: Url) -> str | None:
+        """Return what to send next time; several threads that were turned away make one handshake."""
+        with self._lock:
+            if self._authorization != used:
+                return self._authorization
+            credentials = self._find_credentials(self._excused)
+            self._had_credentials = credentials is not None
+            kind, parameters = parse_challenge(challenge)
+            if kind == "bearer":
+                self._authorization = self._token(parameters, credentials, challenger)
+            elif kind == "basic" and credentials is not None and credentials.username:
+                self._authorization = credentials.basic()
+            else:
+                raise self._denied()
+            return self._authorization
+
+    def _excused(self, error: TankError) -> None:
+        _log.warning("going on without a registry's credentials", registry=self.name, error=str(error))
+        self._excuse = error
+
+    def _ask_as_nobody(self, stack: ExitStack, answer: Answer, headers: Mapping[str, str]) -> Answer:
+        """Ask where a redirect led once more, with a token of that host's own, which costs no password."""
+        kind, parameters = parse_challenge(answer.headers.get("WWW-Authenticate", ""))
+        if kind != "bearer":
+            return answer
+        try:
+            token = self._token(parameters, None, answer.url)
+        except Stalled as error:
+            _log.info("a redirect led to a host that gives no token", registry=self.name, error=str(error))
+            return answer
+        found = stack.enter_context(self._http.request(answer.url, headers=headers, authorization=token))
+        found.strayed = True
+        return found
+
+    def _token(self, parameters: Mapping[str, str], credentials: Credentials | None, challenger: Url) -> str:
+        """Return the Authorization header that the token server gives which `challenger` names."""
+        try:
+            realm = parse_url(parameters.get("realm", ""))
+        except Stalled as error:
+            raise Stalled(f"the token server of {challenger.origin}: {error.message}") from error
+        if realm.scheme != "https" and challenger.scheme != "http":
+            raise Stalled(
+                f"{challenger.origin} wants the password to be sent to {realm.place}, which is not encrypted"
+            )
+        fields = {
+            key: value
+            for key, value in (
+                ("service", parameters.get("service", "")),
+                ("scope", parameters.get("scope", self._scope)),
+            )
+            if value
+        }
+        form = authorization = None
+        url = realm
+        if credentials is not None and credentials.identity_token:
+            refresh = {"grant_type": "refresh_token", "refresh_token": credentials.identity_token}
+            form = {**fields, **refresh, "client_id": "tank-agent"}
+        else:
+            query = f"{realm.query}&" if realm.query else "?"
+            url = msgspec.structs.replace(realm, query=f"{query}{urlencode(fields)}")
+            authorization = credentials.basic() if credentials is not None else None
+        with self._http.request(url, headers={}, authorization=authorization, form=form) as answer:
+            if answer.status in (400, 401, 403, 404):
+                raise self._denied()
+            if answer.status != 200:
+                raise Retry(f"the token server of {self.name} answers with status {answer.status}")
+            data = answer.read_all(_TOKEN_LIMIT, "the token")
+        return f"Bearer {_token_in(data, self.name)}"
+
+
+def endpoints_of(reference: Reference, settings: ImageSettings, http: Http) -> list[Endpoint]:
+    """Return the mirrors of a reference's registry and the registry itself, in the order to ask them.
+
+    Raises:
+        Stalled: agent.toml blocks the registry.
+    """
+    host = reference.registry
+    if settings.registry(host).blocked:
+        raise Stalled(f"the registry {host} is blocked in agent.toml", where=str(reference))
+    addresses = [*settings.registry(host).mirrors, host]
+    return [_endpoint(address, reference, settings, http) for address in addresses]
+
+
+def _endpoint(address: str, reference: Reference, settings: ImageSettings, http: Http) -> Endpoint:
+    host = address.partition("/")[0]
+    chosen = settings.registry(host)
+
+    def credentials(problem: Callable[[TankError], None]) -> Credentials | None:
+        return find_credentials(host, reference.repository, settings.auth_files, problem)
+
+    return Endpoint(
+        http,
+        name=address,
+        address=_HUB_HOST if address == DOCKER_HUB else address,
+        repository=reference.repository,
+        trust=Trust(ca=chosen.ca, insecure=chosen.insecure),
+        credentials=credentials,
+    )
+
+
+def parse_challenge(header: str) -> tuple[str, dict[str, str]]:
+    """Return the scheme ("bearer", "basic" or "") and the parameters of WWW-Authenticate (RFC 9110)."""
+    challenges: dict[str, dict[str, str]] = {}
+    parameters: dict[str, str] = {}
+    for name, quoted, bare in _WORD.findall(header):
+        if quoted or bare:
+            parameters.setdefault(name.lower(), re.sub(r"\\(.)", r"\1", quoted) or bare)
+        else:
+            parameters = challenges.setdefault(name.lower(), {})
+    for scheme in ("bearer", "basic"):
+        if scheme in challenges:
+            return scheme, challenges[scheme]
+    return "", {}
+
+
+def _token_in(data: bytes, name: str) -> str:
+    try:
+        answered = msgspec.json.decode(data, type=_Token)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Retry(f"the token server of {name} did not answer with JSON") from error
+    token = answered.token or answered.access_token
+    if not token or not token.isascii() or not token.isprintable():
+        raise Retry(f"the token server of {name} gave no token")
+    return token
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,219 @@
+"""Which directories an image is mounted from, where that is not simply one per layer.
+
+- overlayfs refuses one directory twice, so of a repeated layer only the topmost stays: it says all the lower
+says.
+- overlayfs ignores "hides everything below" at a layer's root, so the layers below such a one are left out.
+- A layer may hold `a/b` without describing `a`. Unpacked alone, its `a` is root's and 0755, and overlayfs
+would show
+  that instead of what a lower layer says of `a`. Then a small layer of directories on top repeats the right
+  owner, mode and attributes; it is ours, named by what it is made of, and shared like any other.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import heapq
+import itertools
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from operator import itemgetter
+from pathlib import Path
+
+from tank_agent.errors import Stalled
+from tank_agent.image.store.layers import LayerRecord, Layers
+from tank_agent.linux.paths import open_without_links
+
+_IMPLICIT = (0, 0, 0o755, ())
+_OPAQUE = "trusted.overlay.opaque"
+
+
+# Bytes of paths and attributes in the layer of directories; real images need a few hundred.
+_MOST = 4 << 20
+
+
+class _Seen(enum.Enum):
+    """What a layer has at a path. HIDDEN is something that is no directory: lower layers don't matter."""
+
+    NOTHING = enum.auto()
+    HIDDEN = enum.auto()
+    DIRECTORY = enum.auto()
+    OPAQUE = enum.auto()
+
+
+Attributes = tuple[int, int, int, tuple[tuple[str, bytes], ...]]
+
+
+class _Layer:
+    """An unpacked layer with an open descriptor of its root. Quick when asked in the order of paths."""
+
+    def __init__(self, directory: Path) -> None:
+        self.root = os.open(directory, os.O_PATH | os.O_DIRECTORY)
+        self._path = b""
+        # For each directory on the way to that path: how many bytes of it lead there, and what is there.
+        self._way: list[tuple[int, _Seen]] = []
+
+    def see(self, path: bytes) -> _Seen:
+        """Return what is at a path. OPAQUE is also a directory below one that hides lower layers."""
+        way = self._way
+        while way and not (path + b"/").startswith(_below(self._path[: way[-1][0]])):
+            way.pop()
+        self._path = path
+        while not way or way[-1][0] < len(path):
+            if not way:
+                way.append((0, self._look(b"", _Seen.DIRECTORY)))
+                continue
+            end = path.find(b"/", way[-1][0] + 1)
+            end = len(path) if end < 0 else end
+            way.append((end, self._look(path[:end], way[-1][1])))
+        return way[-1][1]
+
+    def attributes(self, path: bytes) -> Attributes:
+        """Return the owner, the mode and the extended attributes of a directory that is there."""
+        descriptor = open_without_links(self.root, path or b".", os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            status = os.fstat(descriptor)
+            named = {name: os.getxattr(descriptor, name) for name in os.listxattr(descriptor)}
+            named.pop(_OPAQUE, None)
+            return status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode), tuple(sorted(named.items()))
+        finally:
+            os.close(descriptor)
+
+    def _look(self, path: bytes, above: _Seen) -> _Seen:
+        if above in (_Seen.NOTHING, _Seen.HIDDEN):
+            return above
+        try:
+            descriptor = open_without_links(self.root, path or b".", os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            return _Seen.HIDDEN if above is _Seen.OPAQUE else _Seen.NOTHING
+        except OSError:
+            return _Seen.HIDDEN
+        try:
+            opaque = above is _Seen.OPAQUE or _is_opaque(descriptor)
+            return _Seen.OPAQUE if opaque else _Seen.DIRECTORY
+        finally:
+            os.close(descriptor)
+
+
+def _is_opaque(descriptor: int) -> bool:
+    try:
+        return os.getxattr(descriptor, _OPAQUE) == b"y"
+    except OSError:
+        return False
+
+
+def _below(path: bytes) -> bytes:
+    return path + b"/" if path else b""
+
+
+def compose(diff_ids: Sequence[str], layers: Layers) -> tuple[str, ...]:
+    """Return the layers to mount, lowest first; makes the layer of directories if the image needs one.
+
+    Args:
+        diff_ids: the image's layers, lowest first; all of them are in `layers`.
+    """
+    order = list(dict.fromkeys(reversed(diff_ids)))
+    records = [_record(layers, diff_id) for diff_id in order]
+    for position, record in enumerate(records):
+        if record.opaque_root:
+            order = order[: position + 1]
+            break
+    wanted = _directories(order, layers)
+    if wanted:
+        order.insert(0, _make(wanted, order, layers))
+    return tuple(reversed(order))
+
+
+def _record(layers: Layers, diff_id: str) -> LayerRecord:
+    record = layers.record(diff_id)
+    if record is None:
+        raise FileNotFoundError(f"the layer {diff_id} vanished")
+    return record
+
+
+def _directories(order: list[str], layers: Layers) -> dict[bytes, Attributes]:
+    """Return the directories that a lower layer describes and a higher one only has, and their parents."""
+    with ExitStack() as stack:
+        opened = [_Layer(layers.directory(diff_id)) for diff_id in order]
+        for layer in opened:
+            stack.callback(os.close, layer.root)
+        wanted: dict[bytes, Attributes] = {}
+        taken = 0
+        for path, implicit in _implicit(order, layers):
+            if implicit == {len(order) - 1}:
+                continue
+            found, is_implicit = _look_up(opened, path, implicit)
+            if is_implicit and found is not None and found != _IMPLICIT:
+                wanted[path] = found
+                taken += len(path) + sum(len(name) + len(value) for name, value in found[3])
+                if taken > _MOST:
+                    raise Stalled(
+                        "its layers have too many directories that only a lower layer describes",
+                        hint="build the image with entries for its directories",
+                    )
+        parents = {parent for path in wanted for parent in _parents(path)} - wanted.keys()
+        for path, implicit in _implicit(order, layers):
+            if path in parents:
+                wanted[path] = _look_up(opened, path, implicit)[0] or _IMPLICIT
+                parents.remove(path)
+        for path in sorted(parents):
+            wanted[path] = _look_up(opened, path, set())[0] or _IMPLICIT
+        return wanted
+
+
+def _implicit(order: list[str], layers: Layers) -> Iterator[tuple[bytes, set[int]]]:
+    """Yield, sorted, each path that some layer's list has, and which layers' lists have it."""
+    lists = [zip(layers.implicit(diff_id), itertools.repeat(index)) for index, diff_id in enumerate(order)]
+    for path, group in itertools.groupby(heapq.merge(*lists), key=itemgetter(0)):
+        yield path, {index for _, index in group}
+
+
+def _parents(path: bytes) -> Iterator[bytes]:
+    while path:
+        path = path.rpartition(b"/")[0]
+        yield path
+
+
+def _look_up(opened: list[_Layer], path: bytes, implicit: set[int]) -> tuple[Attributes | None, bool]:
+    """Return what the topmost layer that describes a directory says, and if a higher one only has it."""
+    is_implicit = False
+    for index, layer in enumerate(opened):
+        seen = layer.see(path)
+        if seen is _Seen.HIDDEN:
+            break
+        if seen is _Seen.NOTHING:
+            continue
+        if index not in implicit:
+            return layer.attributes(path), is_implicit
+        is_implicit = True
+        if seen is _Seen.OPAQUE:
+            break
+    return None, is_implicit
+
+
+def _make(wanted: dict[bytes, Attributes], order: list[str], layers: Layers) -> str:
+    """Make the layer of directories, unless another image made it before; return its name."""
+    content = "\n".join(["directories", *order]).encode()
+    name = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    if layers.record(name) is not None:
+        return name
+    place = layers.stage()
+    try:
+        for path in sorted(wanted):
+            _make_directory(place / "diff" / os.fsdecode(path), wanted[path])
+        layers.commit(place, LayerRecord(diff_id=name, size=0, entries=len(wanted)))
+    except BaseException:
+        layers.abandon(place)
+        raise
+    return name
+
+
+def _make_directory(path: Path, attributes: Attributes) -> None:
+    uid, gid, mode, named = attributes
+    path.mkdir(exist_ok=True)
+    os.chown(path, uid, gid)
+    path.chmod(mode)
+    for name, value in named:
+        os.setxattr(path, name, value)

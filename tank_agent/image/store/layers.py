@@ -1,0 +1,169 @@
+"""Unpacked layers on disk: one directory per layer, shared by all images, there whole or not at all.
+
+    layers/<hex>/diff          what overlayfs takes as a lower directory
+    layers/<hex>/layer.json    LayerRecord
+    layers/<hex>/implicit      its directories that no entry described, as image/implicit.py writes them
+    layers/<hex>/sealed        empty: written once the layer's files are known to be on the disk
+    staging/<id>/              a layer that is being unpacked
+    trash/<id>/                a layer that is being removed
+
+A power cut can leave empty files behind that were unpacked just before. So a layer without a seal is
+believed only during the boot that unpacked it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+from msgspec import Struct
+
+from tank_agent.image.store.disk import read_record, remove_tree, sync_file_system, write_atomic
+from tank_agent.image.store.implicit import LONGEST_LINE, unpacked
+from tank_agent.linux import fault
+from tank_agent.linux.clock import boot_id
+from tank_agent.spec.reference import is_digest
+
+_SEAL = "sealed"
+_IMPLICIT = "implicit"
+
+
+class LayerRecord(Struct, frozen=True, kw_only=True):
+    """What is known of an unpacked layer.
+
+    `size` are bytes of the uncompressed archive. `opaque_root` means that the layer hides all layers below
+    it. `boot` is when it was unpacked. `implicit` is where older agents kept that list (in hex).
+    """
+
+    diff_id: str
+    size: int
+    entries: int = 0
+    implicit: tuple[str, ...] = ()
+    opaque_root: bool = False
+    boot: str = ""
+
+
+class Layers:
+    """The layers below one directory. Thread-safe; one thread at a time may write one layer."""
+
+    def __init__(self, root: Path) -> None:
+        self._layers = root / "layers"
+        self._staging = root / "staging"
+        self._trash = root / "trash"
+        for directory in (self._layers, self._staging, self._trash):
+            directory.mkdir(mode=0o700, exist_ok=True)
+        self._records: dict[str, LayerRecord] = {}
+        self._boot = boot_id()
+        # Two may bring the same layer from different places.
+        self._committing = threading.Lock()
+
+    def directory(self, diff_id: str) -> Path:
+        """Return the directory that a layer's files are in, or would be."""
+        return self._home(diff_id) / "diff"
+
+    def record(self, diff_id: str) -> LayerRecord | None:
+        """Return what is known of a layer, or None if it isn't there; quick."""
+        if not self.directory(diff_id).is_dir():
+            self._records.pop(diff_id, None)
+            return None
+        if diff_id not in self._records:
+            record = read_record(self._home(diff_id) / "layer.json", LayerRecord)
+            if record is None or record.diff_id != diff_id:
+                return None
+            self._records[diff_id] = record
+        return self._records[diff_id]
+
+    def implicit(self, diff_id: str) -> Iterator[bytes]:
+        """Yield the paths of a layer's directories that no entry described, in the order of their bytes.
+
+        Raises:
+            ValueError: the list is damaged.
+        """
+        record = self.record(diff_id)
+        if record is not None:
+            yield from sorted(bytes.fromhex(path) for path in record.implicit)
+        with contextlib.suppress(FileNotFoundError), (self._home(diff_id) / _IMPLICIT).open("rb") as file:
+            yield from unpacked(iter(lambda: file.readline(LONGEST_LINE), b""))
+
+    def implicit_file(self, place: Path) -> BinaryIO:
+        """Open what is to hold that list of a layer that is being staged."""
+        return (place / _IMPLICIT).open("wb")
+
+    def stage(self) -> Path:
+        """Make a place to unpack into: the `diff` directory in the result."""
+        place = self._staging / uuid.uuid4().hex
+        place.mkdir(mode=0o700)
+        (place / "diff").mkdir(mode=0o755)
+        (place / "diff").chmod(0o755)
+        return place
+
+    def commit(self, place: Path, record: LayerRecord) -> None:
+        """Make a staged layer a layer, at once; what another brought meanwhile stays: it may be in use."""
+        record = msgspec.structs.replace(record, boot=self._boot)
+        (place / "layer.json").write_bytes(msgspec.json.encode(record))
+        with self._committing:
+            there = self.record(record.diff_id) is not None
+            if not there:
+                self.bury(record.diff_id)
+                place.rename(self._home(record.diff_id))
+        if there:
+            self.abandon(place)
+        fault.point("image:layer-committed")
+
+    def abandon(self, place: Path) -> None:
+        """Remove a staged layer."""
+        remove_tree(place)
+
+    def bury(self, diff_id: str) -> None:
+        """Take a layer away at once; its files go with `empty_trash`."""
+        self._records.pop(diff_id, None)
+        with contextlib.suppress(FileNotFoundError):
+            self._home(diff_id).rename(self._trash / uuid.uuid4().hex)
+            fault.point("image:layer-trashed")
+
+    def empty_trash(self) -> None:
+        """Delete the files of buried layers; this can take long."""
+        for entry in list(os.scandir(self._trash)):
+            remove_tree(Path(entry.path))
+
+    def all(self) -> Iterator[str]:
+        """Yield the diff_id of every layer."""
+        for entry in os.scandir(self._layers):
+            diff_id = f"sha256:{entry.name}"
+            if is_digest(diff_id):
+                yield diff_id
+
+    def is_sealed(self, diff_id: str) -> bool:
+        """Return whether the layer is known to be on the disk whole."""
+        return (self._home(diff_id) / _SEAL).exists()
+
+    def seal(self, diff_ids: list[str]) -> None:
+        """Write everything out and record that it is there; this can take long."""
+        waiting = [diff_id for diff_id in diff_ids if not self.is_sealed(diff_id)]
+        if not waiting:
+            return
+        sync_file_system(self._layers)
+        for diff_id in waiting:
+            # One that was pruned meanwhile has no place for it.
+            with contextlib.suppress(FileNotFoundError):
+                write_atomic(self._home(diff_id) / _SEAL, b"")
+
+    def sweep(self) -> None:
+        """Remove what a killed agent or a power cut left half done."""
+        for entry in list(os.scandir(self._staging)):
+            remove_tree(Path(entry.path))
+        for diff_id in list(self.all()):
+            record = self.record(diff_id)
+            if record is None or (record.boot != self._boot and not self.is_sealed(diff_id)):
+                self.bury(diff_id)
+        self.empty_trash()
+
+    def _home(self, diff_id: str) -> Path:
+        assert is_digest(diff_id), diff_id
+        return self._layers / diff_id.removeprefix("sha256:")

@@ -1,0 +1,172 @@
+"""What is known of images besides their layers: manifests, configurations, and what names stand for.
+
+blobs/<hex>             manifests and configurations as they came; the name is the digest of the content
+images/<hex>.json       ImageRecord, by the manifest's digest
+references/<hex>.json   ReferenceRecord, by the SHA-256 of the reference
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from tank_agent.errors import Stalled
+from tank_agent.image.manifest import (
+    CONFIG_LIMIT,
+    Configuration,
+    Manifest,
+    digest_of,
+    parse_configuration,
+    parse_manifest,
+)
+from tank_agent.image.store.disk import read_record, write_atomic
+from tank_agent.spec.reference import is_digest
+
+
+class ImageRecord(Struct, frozen=True, kw_only=True):
+    """An image that was pulled whole: the layers to mount, lowest first, and their size in bytes."""
+
+    digest: str
+    layers: tuple[str, ...]
+    size: int
+
+
+class ReferenceRecord(Struct, frozen=True, kw_only=True):
+    """What a name stood for when it was pulled.
+
+    `digest` is the manifest's, `index` that of the index which listed it ("" if none did). `stamp` is for
+    images on disk: it changes when they do. `pulled_at` is a Unix timestamp in seconds.
+    """
+
+    reference: str
+    digest: str
+    index: str = ""
+    stamp: str = ""
+    pulled_at: float = 0.0
+
+
+class Known(Struct, frozen=True, kw_only=True):
+    """A pulled image with its documents."""
+
+    record: ImageRecord
+    manifest: Manifest
+    configuration: Configuration
+
+
+class Records:
+    """The small files of the store. Thread-safe; every write is atomic and durable."""
+
+    def __init__(self, root: Path) -> None:
+        self._blobs = root / "blobs"
+        self._images = root / "images"
+        self._references = root / "references"
+        for directory in (self._blobs, self._images, self._references):
+            directory.mkdir(mode=0o700, exist_ok=True)
+        self._known: dict[str, Known] = {}
+
+    def image(self, digest: str) -> Known | None:
+        """Return an image by its manifest's digest; None if it isn't there or one of its files is damaged."""
+        path = self._path(self._images, digest, ".json")
+        if not path.exists():
+            self._known.pop(digest, None)
+            return None
+        if digest not in self._known:
+            known = self._load(digest, path)
+            if known is None:
+                return None
+            self._known[digest] = known
+        return self._known[digest]
+
+    def images(self) -> Iterator[str]:
+        """Yield the digests of all pulled images."""
+        yield from _names(self._images)
+
+    def put_image(self, record: ImageRecord, manifest: bytes, configuration: bytes) -> None:
+        """Record an image whose layers are all there."""
+        for data in (manifest, configuration):
+            write_atomic(self._path(self._blobs, digest_of(data)), data)
+        write_atomic(self._path(self._images, record.digest, ".json"), msgspec.json.encode(record))
+        self._known.pop(record.digest, None)
+
+    def drop_image(self, digest: str) -> None:
+        """Forget an image; its layers stay."""
+        self._known.pop(digest, None)
+        self._path(self._images, digest, ".json").unlink(missing_ok=True)
+
+    def drop_blobs(self, keep: set[str]) -> None:
+        """Remove all documents but these."""
+        for digest in list(_names(self._blobs)):
+            if digest not in keep:
+                self._path(self._blobs, digest).unlink(missing_ok=True)
+
+    def reference(self, reference: str) -> ReferenceRecord | None:
+        """Return what a reference (in its full form) stands for."""
+        record = read_record(self._reference_path(reference), ReferenceRecord)
+        return record if record is not None and is_digest(record.digest) else None
+
+    def references(self) -> list[ReferenceRecord]:
+        """Return all, in the order of their names."""
+        found = (read_record(Path(entry.path), ReferenceRecord) for entry in os.scandir(self._references))
+        return sorted((record for record in found if record is not None), key=lambda record: record.reference)
+
+    def put_reference(self, record: ReferenceRecord) -> None:
+        """Let a reference stand for an image."""
+        write_atomic(self._reference_path(record.reference), msgspec.json.encode(record))
+
+    def drop_reference(self, reference: str) -> bool:
+        """Forget a reference; False if it was not known."""
+        try:
+            self._reference_path(reference).unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def sweep(self) -> None:
+        """Remove temporary files of a killed agent."""
+        for directory in (self._blobs, self._images, self._references):
+            for entry in list(os.scandir(directory)):
+                if entry.name.startswith("."):
+                    Path(entry.path).unlink(missing_ok=True)
+
+    def _load(self, digest: str, path: Path) -> Known | None:
+        record = read_record(path, ImageRecord)
+        data = self._blob(digest)
+        if record is None or record.digest != digest or data is None:
+            return None
+        try:
+            manifest = parse_manifest(data, "", digest)
+            assert isinstance(manifest, Manifest)
+            config = self._blob(manifest.config.digest)
+            if config is None:
+                return None
+            return Known(record=record, manifest=manifest, configuration=parse_configuration(config, digest))
+        except Stalled:
+            return None
+
+    def _blob(self, digest: str) -> bytes | None:
+        try:
+            with self._path(self._blobs, digest).open("rb") as file:
+                data = file.read(CONFIG_LIMIT)
+        except FileNotFoundError:
+            return None
+        return data if digest_of(data) == digest else None
+
+    def _reference_path(self, reference: str) -> Path:
+        return self._references / f"{hashlib.sha256(reference.encode()).hexdigest()}.json"
+
+    @staticmethod
+    def _path(directory: Path, digest: str, suffix: str = "") -> Path:
+        assert is_digest(digest), digest
+        return directory / f"{digest.removeprefix('sha256:')}{suffix}"
+
+
+def _names(directory: Path) -> Iterator[str]:
+    for entry in os.scandir(directory):
+        digest = f"sha256:{entry.name.removesuffix('.json')}"
+        if is_digest(digest):
+            yield digest

@@ -1,0 +1,437 @@
+"""The image store: what is here, what must be fetched, and what may go.
+
+    <data_dir>/images/    records.py and layers.py say what is in it; `lock` keeps a second agent out
+
+Nothing here is changed in place: a pull adds layers, then documents, then the record that makes them an
+image, then the name. So a killed agent leaves at worst things that `sweep` and `prune` find.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+import structlog
+from msgspec import Struct
+
+from tank_agent.errors import Retry, Stalled, TankError
+from tank_agent.image.config import Image, Progress
+from tank_agent.image.fetch import LayerFetcher
+from tank_agent.image.jobs import Jobs
+from tank_agent.image.pull import Pull, Resolved
+from tank_agent.image.registry.client import RegistryContent
+from tank_agent.image.registry.reference import parse_reference
+from tank_agent.image.store.compose import compose
+from tank_agent.image.store.content import Content
+from tank_agent.image.store.layers import Layers
+from tank_agent.image.store.layout import open_on_disk, stamp
+from tank_agent.image.store.records import ImageRecord, Known, Records, ReferenceRecord
+from tank_agent.image.unpack.process import UnpackServer
+from tank_agent.linux import fault
+from tank_agent.settings.image import ImageSettings, PullPolicy
+from tank_agent.spec.reference import Reference, is_digest
+
+_log = structlog.get_logger()
+_ATTEMPTS_WITH_COPY = 2
+
+
+class StoredImage(Struct, frozen=True, kw_only=True):
+    """One line of `tank image ls`.
+
+    `reference` is its full form, or "" for an image that no name stands for any more. `size` is in bytes,
+    uncompressed; layers are shared, so sizes don't add up. `pulled_at` is a Unix timestamp in seconds.
+    """
+
+    reference: str
+    digest: str
+    size: int
+    layers: int
+    pulled_at: float
+
+
+class Pruned(Struct, frozen=True, kw_only=True):
+    """What was removed: names (or digests of images without one), and the bytes that their layers had."""
+
+    removed: tuple[str, ...] = ()
+    freed: int = 0
+
+
+class Store:
+    """Images on this machine. Implements ImageStore; every method may be called from any thread.
+
+    Args:
+        data_dir: the agent's data directory; images are in `images` below it.
+        settings: what agent.toml says.
+
+    Raises:
+        Stalled: another agent works on the same directory.
+    """
+
+    def __init__(self, data_dir: Path, settings: ImageSettings | None = None) -> None:
+        self._settings = settings or ImageSettings()
+        root = data_dir / "images"
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        root.chmod(0o700)
+        self._lock_file = _lock(root / "lock")
+        self._records = Records(root)
+        self._layers = Layers(root)
+        self._server = UnpackServer(self._settings.limits)
+        self._fetcher = LayerFetcher(root, self._layers, self._server)
+        self._jobs = Jobs(self._settings.parallel)
+        self._scratch = root / "partial"
+        self._lock = threading.Lock()
+        self._pins: dict[object, frozenset[str]] = {}
+        self._closed = threading.Event()
+        self._sealer: threading.Thread | None = None
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Cancel all pulls, end the child processes and let another agent in."""
+        self._closed.set()
+        self._jobs.close()
+        self._server.close()
+        if self._sealer is not None:
+            self._sealer.join()
+        os.close(self._lock_file)
+
+    def cached(self, reference: str) -> Image | None:
+        """Return the image if it can run without fetching or unpacking anything; quick, no network.
+
+        Raises:
+            Stalled: the reference can't be read.
+        """
+        parsed = parse_reference(reference)
+        digest = self._digest(parsed)
+        known = self._records.image(digest) if digest else None
+        if known is None or any(self._layers.record(diff_id) is None for diff_id in known.record.layers):
+            return None
+        return self._image(reference, known)
+
+    def pull(
+        self,
+        reference: str,
+        *,
+        policy: PullPolicy | None = None,
+        progress: Callable[[Progress], None] = lambda _: None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Image:
+        """Fetch and unpack what is missing, verify all of it, and return the image.
+
+        Blocks; ends early when `cancelled()` becomes true. Two pulls that share a layer share its work.
+
+        Args:
+            policy: "missing" takes a cached image, "always" asks the registry first and takes the cached
+                image only if nobody answers, "never" asks nobody. None is what agent.toml says.
+
+        Raises:
+            Stalled: no such image, a manifest or layer that we refuse, or a reference that cannot be read.
+            Retry: the registry or the disk failed for now.
+        """
+        policy = policy or self._settings.pull
+        found = self.cached(reference)
+        if found is not None and policy != "always":
+            return found
+        if policy == "never":
+            raise Stalled(
+                f"the image {reference} is not on this machine, and may not be fetched",
+                hint='pull it with `tank image pull`, or write pull = "missing"',
+            )
+        settings = self._settings
+        if found is not None:
+            # There is a copy to fall back to, and a container that waits for its start.
+            settings = msgspec.structs.replace(settings, attempts=min(settings.attempts, _ATTEMPTS_WITH_COPY))
+        try:
+            return self._pull(reference, settings, progress, lambda: cancelled() or self._closed.is_set())
+        except Retry as error:
+            if found is None or cancelled():
+                raise
+            _log.warning("image is not refreshed, the copy is used", image=reference, error=str(error))
+            return msgspec.structs.replace(found, not_refreshed=str(error))
+
+    def list(self) -> tuple[StoredImage, ...]:
+        """Return all images, by name; those that no name stands for come last."""
+        rows = []
+        unnamed = set(self._records.images())
+        for reference in self._records.references():
+            known = self._records.image(reference.digest)
+            if known is not None:
+                unnamed.discard(reference.digest)
+                rows.append(_row(reference.reference, known, reference.pulled_at))
+        for digest in sorted(unnamed):
+            known = self._records.image(digest)
+            if known is not None:
+                rows.append(_row("", known, 0.0))
+        return tuple(rows)
+
+    def remove(self, reference: str, *, keep: Collection[str] = ()) -> Pruned:
+        """Remove a name, and the image if no other name stands for it.
+
+        Args:
+            reference: a name, or a digest as `list` shows it.
+            keep: what must stay, as for `prune`.
+
+        Raises:
+            Stalled: there is no such image, or `keep` needs it.
+        """
+        if is_digest(reference):
+            names = [record.reference for record in self._records.references() if record.digest == reference]
+            digest = reference
+        else:
+            parsed = parse_reference(reference)
+            names = [str(parsed)]
+            digest = self._digest(parsed)
+        if not digest or self._records.image(digest) is None:
+            raise Stalled(f"there is no image {reference}", hint="see `tank image ls`")
+        with self._lock:
+            wanted = self._wanted(keep)
+            others = {record.digest for record in self._records.references() if record.reference not in names}
+            if digest in wanted and digest not in others:
+                raise Stalled(f"the image {reference} is in use", hint="remove the pod that needs it first")
+            for name in names:
+                self._records.drop_reference(name)
+            if digest not in others | wanted:
+                self._records.drop_image(digest)
+            freed = self._collect()
+        self._layers.empty_trash()
+        return Pruned(removed=(reference,), freed=freed)
+
+    def prune(self, keep: Collection[str]) -> Pruned:
+        """Remove every image that is not needed.
+
+        Args:
+            keep: what running, desired and previous revisions need: references as pod files write them,
+                digests, or both ("name@sha256:…"). What a pull that is under way needs stays anyway.
+        """
+        with self._lock:
+            wanted = self._wanted(keep)
+            removed = []
+            named = set()
+            for record in self._records.references():
+                named.add(record.digest)
+                if record.digest not in wanted:
+                    self._records.drop_reference(record.reference)
+                    removed.append(record.reference)
+            for digest in list(self._records.images()):
+                if digest not in wanted:
+                    self._records.drop_image(digest)
+                    removed += [] if digest in named else [digest]
+            freed = self._collect()
+            if not self._pins:
+                self._fetcher.forget()
+        self._layers.empty_trash()
+        return Pruned(removed=tuple(removed), freed=freed)
+
+    def sweep(self) -> None:
+        """Remove what a killed agent or a power cut left half done; call it once, before the first pull."""
+        self._records.sweep()
+        self._layers.sweep()
+        self._fetcher.sweep()
+        self._seal_later()
+
+    def _pull(
+        self,
+        reference: str,
+        settings: ImageSettings,
+        progress: Callable[[Progress], None],
+        cancelled: Callable[[], bool],
+    ) -> Image:
+        parsed = parse_reference(reference)
+        before = "" if parsed.transport == "registry" else stamp(parsed)
+        watched = _Watched(progress)
+        content = self._open(parsed, settings, cancelled, watched.trouble)
+        with (
+            self._session() as pin,
+            Pull(parsed, content, self._settings, progress=watched.progress, cancelled=cancelled) as pull,
+        ):
+            resolved = pull.resolve()
+            pin(resolved.digest, *resolved.configuration.diff_ids)
+            fault.point("image:resolved")
+            pull.fetch(resolved, self._layers, self._jobs, self._fetcher)
+            record = self._compose(resolved)
+            pin(resolved.digest, *resolved.configuration.diff_ids, *record.layers)
+            self._records.put_image(record, resolved.manifest_data, resolved.configuration_data)
+            fault.point("image:recorded")
+            self._records.put_reference(
+                ReferenceRecord(
+                    reference=str(parsed),
+                    digest=resolved.digest,
+                    index=resolved.index,
+                    stamp=before,
+                    pulled_at=time.time(),
+                )
+            )
+            fault.point("image:named")
+            known = self._records.image(resolved.digest)
+            if known is None:
+                raise Retry(f"the image {reference} was damaged while it was stored")
+            return self._image(reference, known)
+
+    def _compose(self, resolved: Resolved) -> ImageRecord:
+        try:
+            mounted = compose(resolved.configuration.diff_ids, self._layers)
+        except OSError as error:
+            raise Retry(f"cannot put the layers together: {error}", where=resolved.digest) from error
+        records = [self._layers.record(diff_id) for diff_id in mounted]
+        size = sum(record.size for record in records if record is not None)
+        return ImageRecord(digest=resolved.digest, layers=mounted, size=size)
+
+    @contextmanager
+    def _session(self) -> Iterator[Callable[..., None]]:
+        """Count a pull. What it pins is not pruned until it ends; the last one sends the helpers home."""
+        token = object()
+
+        def pin(*digests: str) -> None:
+            with self._lock:
+                self._pins[token] = frozenset(digests)
+
+        pin()
+        try:
+            yield pin
+        finally:
+            with self._lock:
+                del self._pins[token]
+                idle = not self._pins
+            if idle:
+                self._server.close()
+                self._seal_later()
+
+    def _seal_later(self) -> None:
+        """Write new layers out in the background, one thread at a time."""
+        with self._lock:
+            busy = self._sealer is not None and self._sealer.is_alive()
+            if busy or self._closed.is_set():
+                return
+            self._sealer = threading.Thread(target=self._seal, name="image-seal", daemon=True)
+            self._sealer.start()
+
+    def _seal(self) -> None:
+        try:
+            self._layers.seal(list(self._layers.all()))
+        except OSError:
+            # The disk is in trouble. The layers stay unsealed, and are unpacked anew after a reboot.
+            return
+
+    def _open(
+        self,
+        reference: Reference,
+        settings: ImageSettings,
+        cancelled: Callable[[], bool],
+        trouble: Callable[[str], None],
+    ) -> Content:
+        if reference.transport != "registry":
+            return open_on_disk(reference, self._scratch, settings.image_size)
+        return RegistryContent(reference, settings, cancelled, trouble)
+
+    def _digest(self, reference: Reference) -> str:
+        """Return the manifest's digest that a reference stands for on this machine, or ""."""
+        record = self._records.reference(str(reference))
+        if record is not None:
+            now = stamp(reference) if reference.transport != "registry" else ""
+            # An image on disk that changed is another image; one that is not readable now is the one we have.
+            return "" if now and now != record.stamp else record.digest
+        if reference.digest:
+            if self._records.image(reference.digest) is not None:
+                return reference.digest
+            for other in self._records.references():
+                if other.index == reference.digest:
+                    return other.digest
+        return ""
+
+    def _image(self, reference: str, known: Known) -> Image:
+        return Image(
+            reference=reference,
+            digest=known.record.digest,
+            layers=tuple(self._layers.directory(diff_id) for diff_id in known.record.layers),
+            config=known.configuration.config,
+        )
+
+    def _wanted(self, keep: Collection[str]) -> set[str]:
+        wanted = set().union(*self._pins.values()) if self._pins else set()
+        for name in keep:
+            if is_digest(name):
+                wanted.add(name)
+                continue
+            try:
+                parsed = parse_reference(name)
+            except TankError:
+                continue
+            record = self._records.reference(str(parsed))
+            wanted |= {parsed.digest} if parsed.digest else set()
+            wanted |= {record.digest} if record else set()
+        for record in self._records.references():
+            if record.index and record.index in wanted:
+                wanted.add(record.digest)
+        return wanted
+
+    def _collect(self) -> int:
+        """Remove documents and layers that no image needs; files are deleted later, without the lock."""
+        needed = set().union(*self._pins.values()) if self._pins else set()
+        documents = set()
+        for digest in self._records.images():
+            known = self._records.image(digest)
+            if known is not None:
+                needed |= set(known.record.layers)
+                documents |= {digest, known.manifest.config.digest}
+        freed = 0
+        for diff_id in list(self._layers.all()):
+            if diff_id not in needed:
+                record = self._layers.record(diff_id)
+                freed += record.size if record else 0
+                self._layers.bury(diff_id)
+        self._records.drop_blobs(documents)
+        return freed
+
+
+class _Watched:
+    """Passes on how far a pull is, and what its requests meet with meanwhile."""
+
+    def __init__(self, tell: Callable[[Progress], None]) -> None:
+        self._tell = tell
+        self._last = Progress(done=0, total=0)
+
+    def progress(self, now: Progress) -> None:
+        """Tell how far it is."""
+        # One that moves on is in no trouble.
+        self._last = now
+        self._tell(now)
+
+    def trouble(self, text: str) -> None:
+        """Tell how a request failed that is tried again; empty once one worked."""
+        self._last = msgspec.structs.replace(self._last, trouble=text)
+        self._tell(self._last)
+
+
+def _row(reference: str, known: Known, pulled_at: float) -> StoredImage:
+    return StoredImage(
+        reference=reference,
+        digest=known.record.digest,
+        size=known.record.size,
+        layers=len(known.manifest.layers),
+        pulled_at=pulled_at,
+    )
+
+
+def _lock(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise Stalled(
+            f"another agent uses {path.parent}", hint="stop it, or give this one another --data-dir"
+        ) from error
+    return descriptor

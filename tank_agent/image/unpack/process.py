@@ -1,0 +1,279 @@
+"""Unpack layers as they arrive, in children that are shut in (`unpack_child` says how)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+from msgspec import Struct
+
+import tank_agent
+from tank_agent.errors import Retry, Stalled
+from tank_agent.image.unpack.child import PIPE, Request
+from tank_agent.linux.allowances import enlarge_pipe
+from tank_agent.linux.paths import open_in_root
+from tank_agent.linux.process import ENVIRONMENT
+from tank_agent.settings.image import UnpackLimits
+
+_LONGEST_REPORT = 256 << 20
+_LONGEST_LINE = 16 << 10
+_START_TIMEOUT = 30.0
+_BOOT = "import sys; sys.path[:0] = sys.argv[1:]; from tank_agent.image.unpack.child import serve; serve()"
+
+
+class RefusedLayerError(Exception):
+    """The layer itself is to blame: damaged, hostile, or larger than allowed."""
+
+
+class Unpacked(Struct, frozen=True, kw_only=True):
+    """What unpacking one layer found.
+
+    `diff_id` is the digest of the uncompressed archive, `size` its bytes. `opaque_root` means that the layer
+    hides all layers below it.
+    """
+
+    diff_id: str
+    size: int
+    entries: int
+    opaque_root: bool
+
+
+class UnpackServer:
+    """The process that makes the children; started when first needed, ended by `close`. Thread-safe."""
+
+    def __init__(self, limits: UnpackLimits) -> None:
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+
+    def close(self) -> None:
+        """End the process once its children are done; a later layer starts a new one."""
+        with self._lock:
+            self._stop()
+
+    def start(self, directory: Path, *, hint: str = "") -> LayerUnpack:
+        """Begin to unpack a layer into an empty directory.
+
+        Raises:
+            Stalled: there is no GNU tar.
+            Retry: the machine is short of something.
+        """
+        tar = shutil.which("tar", path=ENVIRONMENT["PATH"])
+        if tar is None:
+            raise Stalled("cannot unpack images: tar is not installed", hint="see `tank doctor`")
+        limits = self._limits
+        request = Request(
+            os.fspath(directory),
+            hint,
+            tar,
+            limits.size,
+            limits.file_size,
+            limits.entries,
+            limits.depth,
+            limits.headers,
+            limits.cpu_seconds,
+            limits.memory,
+        )
+        source, feed = os.pipe()
+        report, report_end = os.pipe()
+        try:
+            pidfd = self._ask(request, [source, report_end])
+        except OSError as error:
+            os.close(feed)
+            os.close(report)
+            raise Retry(f"cannot start to unpack: {error}") from error
+        finally:
+            os.close(source)
+            os.close(report_end)
+        return LayerUnpack(directory, feed, report, pidfd, limits.stall)
+
+    def _ask(self, request: Request, descriptors: list[int]) -> int:
+        with self._lock:
+            if self._process is None or self._process.poll() is not None:
+                self._stop()
+                self._start()
+            assert self._process is not None
+            assert self._socket is not None
+            try:
+                socket.send_fds(self._socket, [request.encode()], descriptors)
+                _, received, _, _ = socket.recv_fds(self._socket, 1, 1)
+                if not received:
+                    raise OSError("the unpacking process died")
+            except BaseException:
+                # An answer that comes late would be taken for the next layer's. Its other children go on.
+                self._process.kill()
+                self._stop()
+                raise
+            return received[0]
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.settimeout(_START_TIMEOUT)
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _BOOT, *_library_roots()],
+            stdin=theirs.fileno(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=dict(ENVIRONMENT),
+            cwd="/",
+            start_new_session=True,
+        )
+        theirs.close()
+        self._socket = ours
+
+    def _stop(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+        if self._process is not None:
+            try:
+                self._process.wait(_START_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._socket = self._process = None
+
+
+class LayerUnpack:
+    """One layer on its way into its directory. Use as a context manager; leaving it early kills the child."""
+
+    def __init__(self, directory: Path, feed: int, report: int, pidfd: int, stall: float) -> None:
+        self._directory = directory
+        self._feed = feed
+        self._report = report
+        self._pidfd = pidfd
+        self._stall = stall
+        os.set_blocking(feed, False)
+        enlarge_pipe(feed, PIPE)
+
+    def __enter__(self) -> LayerUnpack:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def write(self, data: bytes | memoryview) -> bool:
+        """Hand on compressed bytes; False once the child wants no more: then `finish` says why.
+
+        Raises:
+            Retry: nothing was taken for too long.
+        """
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[os.write(self._feed, view) :]
+            except BlockingIOError:
+                self._wait(self._feed, select.POLLOUT, time.monotonic() + self._stall)
+            except BrokenPipeError:
+                return False
+        return True
+
+    def finish(self, implicit: BinaryIO) -> Unpacked:
+        """Wait for the end, set what overlayfs reads, and return what was found.
+
+        Args:
+            implicit: gets the list of directories that are there only because an entry needed them.
+
+        Raises:
+            RefusedLayerError: the layer can't be used.
+            Retry: the machine failed (disk full, out of memory, too slow).
+        """
+        self._close_feed()
+        opaque_root = False
+        root = os.open(self._directory, os.O_PATH | os.O_DIRECTORY)
+        try:
+            for line in self._report_lines():
+                kind, _, text = line.decode(errors="replace").partition(" ")
+                if kind == "opaque":
+                    opaque_root = opaque_root or not text
+                    _mark_opaque(root, bytes.fromhex(text))
+                elif kind == "implicit":
+                    implicit.write(f"{text}\n".encode())
+                elif kind == "refused":
+                    raise RefusedLayerError(text)
+                elif kind == "ok":
+                    digest, size, entries = text.split()
+                    return Unpacked(
+                        diff_id=f"sha256:{digest}",
+                        size=int(size),
+                        entries=int(entries),
+                        opaque_root=opaque_root,
+                    )
+                else:
+                    raise Retry(f"cannot unpack: {text or kind}", where=os.fspath(self._directory))
+        finally:
+            os.close(root)
+        raise Retry("the unpacking process died", hint="look for out-of-memory kills in the kernel's log")
+
+    def close(self) -> None:
+        """Kill the child if it still runs, and wait until it is gone. Idempotent."""
+        self._close_feed()
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            try:
+                self._wait(self._pidfd, select.POLLIN, time.monotonic() + self._stall)
+            finally:
+                os.close(self._pidfd)
+                os.close(self._report)
+                self._pidfd = self._report = -1
+
+    def _close_feed(self) -> None:
+        if self._feed >= 0:
+            os.close(self._feed)
+            self._feed = -1
+
+    def _report_lines(self) -> Iterator[bytes]:
+        """Yield the lines of the report as they come, without their ends; one that was cut off is none."""
+        rest = b""
+        total = 0
+        while more := self._read_report():
+            total += len(more)
+            *lines, rest = (rest + more).split(b"\n")
+            if total > _LONGEST_REPORT or len(rest) > _LONGEST_LINE:
+                raise RefusedLayerError("it has too many directories that no entry describes")
+            yield from lines
+
+    def _read_report(self) -> bytes:
+        self._wait(self._report, select.POLLIN, time.monotonic() + self._stall)
+        return os.read(self._report, 1 << 16)
+
+    def _wait(self, descriptor: int, event: int, deadline: float) -> None:
+        poll = select.poll()
+        poll.register(descriptor, event)
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            raise Retry(f"unpacking made no progress for {self._stall:g} s", where=os.fspath(self._directory))
+
+
+def _mark_opaque(root: int, path: bytes) -> None:
+    """Set what only CAP_SYS_ADMIN may set, and so the child may not (overlayfs.rst)."""
+    opened = open_in_root(root, path or b".", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.setxattr(opened, "trusted.overlay.opaque", b"y")
+    finally:
+        os.close(opened)
+
+
+def _library_roots() -> list[str]:
+    """Return where the child finds us and the decompressors: it does not load site-packages by itself."""
+    roots = [Path(tank_agent.__file__).parent.parent]
+    for name in ("isal", "zstandard"):
+        spec = find_spec(name)
+        if spec is not None and spec.origin is not None:
+            roots.append(Path(spec.origin).parent.parent)
+    return list(dict.fromkeys(os.fspath(root) for root in roots))

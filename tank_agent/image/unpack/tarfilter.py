@@ -1,0 +1,339 @@
+"""Read a layer's tar headers as they pass, count what they cost, and take out what is not for tar.
+
+GNU tar does the writing. This filter sits before it: it refuses what a layer may not hold, keeps back
+whiteouts (OCI image-spec, layer.md) and global headers, and notes which directories the layer never
+describes. Archives: POSIX.1-2001 pax, ustar, GNU and V7 (GNU tar manual, "Basic Tar Format").
+
+The filter may read a hostile archive differently than tar does. Then a limit or a whiteout may be missed,
+but no more: what tar may touch is settled by the kernel (`unpack_child`), not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tank_agent.image.unpack.decompress import BadLayerError
+
+BLOCK = 512
+END = bytes(2 * BLOCK)
+_ZEROS = bytes(BLOCK)
+_LONGEST_PATH = 4095
+
+# Type flags.
+_REGULAR = b"07\0"
+_LINKS = b"12"
+_NODES = b"346"
+_DIRECTORY = ord("5")
+_SPARSE = ord("S")
+_PAX = ord("x")
+_PAX_GLOBAL = ord("g")
+_GNU_NAME = ord("L")
+_GNU_LINK = ord("K")
+_BARE = frozenset(b"123456")
+_KNOWN = frozenset(_REGULAR + _LINKS + _NODES + b"5S")
+
+_WHITEOUT = b".wh."
+_WHITEOUT_META = b".wh..wh."
+_OPAQUE = b".wh..wh..opq"
+
+
+class _Extended:
+    """What the extension headers before a header say."""
+
+    __slots__ = ("gnu_name", "pax_name", "size", "sparse_name")
+
+    def __init__(self) -> None:
+        self.gnu_name: bytes | None = None
+        self.pax_name: bytes | None = None
+        self.sparse_name: bytes | None = None
+        self.size: int | None = None
+
+
+class TarFilter:
+    """Feed it an archive in pieces; write what it returns to tar.
+
+    Paths in the results are relative to the layer's root, without "./" and without a slash at the end; b""
+    is the root itself. `whiteouts` are paths that hide what lower layers have there, `opaque` directories
+    that hide all of theirs, `implicit` directories that entries need and no entry describes.
+    """
+
+    def __init__(self, *, size: int, entries: int, depth: int, headers: int) -> None:
+        self._limits = (size, entries, depth, headers)
+        self._rest = b""
+        self._payload = 0
+        self._dropping = False
+        self._zero_blocks = 0
+        self._padding = 0
+        # Parts of the headers of the entry at hand that tar should read otherwise: from, to, what.
+        self._changes: list[tuple[int, int, bytes]] = []
+        self._described: set[bytes] = set()
+        self._missing: set[bytes] = set()
+        self.size = 0
+        self.entries = 0
+        self.whiteouts: list[bytes] = []
+        self.opaque: list[bytes] = []
+
+    @property
+    def implicit(self) -> list[bytes]:
+        """Return the directories that no entry describes, parents first."""
+        return sorted(self._missing - self._described)
+
+    def feed(self, chunk: bytes) -> Iterator[memoryview]:
+        """Yield what of the archive tar should read.
+
+        Raises:
+            BadLayerError: the layer is refused.
+        """
+        self.size += len(chunk)
+        if self.size > self._limits[0]:
+            raise BadLayerError(f"unpacks to more than {self._limits[0]} bytes")
+        if self._zero_blocks > 1:
+            return
+        data = self._rest + chunk if self._rest else chunk
+        self._rest = b""
+        view = memoryview(data)
+        position = start = 0
+        while position < len(data):
+            if self._payload:
+                taken = min(self._payload, len(data) - position)
+                self._payload -= taken
+                position += taken
+                if self._dropping:
+                    start = position
+                continue
+            self._changes.clear()
+            after = self._header(data, position)
+            if after is None:
+                self._rest = data[position:]
+                break
+            if self._dropping:
+                yield view[start:position]
+                start = after
+            else:
+                for begin, end, changed in self._changes:
+                    yield view[start:begin]
+                    yield memoryview(changed)
+                    start = end
+            position = after
+            if self._zero_blocks > 1:
+                start = position = len(data)
+        yield view[start:position]
+
+    def finish(self) -> bytes:
+        """Check that the archive came whole; return what tar should read at its end.
+
+        Raises:
+            BadLayerError: it ends in the middle of an entry.
+        """
+        if self._zero_blocks < 2 and (self._payload > self._padding or self._rest):
+            raise BadLayerError("the archive ends in the middle of an entry")
+        # Some writers leave out what fills the last block.
+        return END if self._dropping else bytes(self._payload) + END
+
+    def _header(self, data: bytes, position: int) -> int | None:
+        """Read one entry's headers; return where its content starts, or None to get more data."""
+        extended: _Extended | None = None
+        first = position
+        while True:
+            if len(data) - position < BLOCK:
+                return None
+            block = data[position : position + BLOCK]
+            kind = block[156]
+            if kind not in (_PAX, _GNU_NAME, _GNU_LINK):
+                break
+            size = _number(block[124:136])
+            if position + size - first > self._limits[3]:
+                raise BadLayerError(f"the headers of one entry take more than {self._limits[3]} bytes")
+            after = position + BLOCK + _padded(size)
+            if len(data) < after:
+                return None
+            extended = extended or _Extended()
+            payload = data[position + BLOCK : position + BLOCK + size]
+            kept = _without_empty(payload) if kind == _PAX else payload
+            if kept != payload:
+                self._changes.append((position, after, _extension(block, kept)))
+            _read_extension(kind, kept, extended)
+            position = after
+        if kind == 0 and block == _ZEROS:
+            if extended:
+                raise BadLayerError("an extended header describes nothing")
+            return self._zero_block(position)
+        if self._zero_blocks:
+            raise BadLayerError("there is data after a block of zeros")
+        if kind == _PAX_GLOBAL:
+            if extended:
+                raise BadLayerError("a global header describes an entry")
+            self._dropping, self._payload = True, _padded(_number(block[124:136]))
+            return position + BLOCK
+        return self._entry(data, position, block, extended)
+
+    def _zero_block(self, position: int) -> int:
+        self._zero_blocks += 1
+        self._dropping = True
+        return position + BLOCK
+
+    def _entry(self, data: bytes, position: int, block: bytes, extended: _Extended | None) -> int | None:
+        kind = block[156]
+        if kind not in _KNOWN:
+            raise BadLayerError(f"an entry is of the unknown type {bytes([kind])!r}")
+        position += BLOCK
+        if kind == _SPARSE:
+            more = block[482]
+            while more:
+                if len(data) - position < BLOCK:
+                    return None
+                more = data[position + 504]
+                position += BLOCK
+        size = _number(block[124:136])
+        if extended and extended.size is not None:
+            size = extended.size
+        if size and kind in _BARE and (kind != ord("1") or (extended and extended.size)):
+            raise BadLayerError("a link, a directory or a device has content")
+        self.entries += 1
+        if self.entries > self._limits[1]:
+            raise BadLayerError(f"has more than {self._limits[1]} entries")
+        path = self._path(block, extended)
+        self._payload = 0 if kind in _BARE else _padded(size)
+        self._padding = _padded(size) - size
+        self._dropping = self._take_out(path, kind == _DIRECTORY or block[:100].rstrip(b"\0").endswith(b"/"))
+        return position
+
+    def _path(self, block: bytes, extended: _Extended | None) -> bytes:
+        name = block[:100].split(b"\0", 1)[0]
+        if block[257:263] == b"ustar\0" and block[345]:
+            name = block[345:500].split(b"\0", 1)[0] + b"/" + name
+        if extended:
+            name = _one_of(extended, name)
+        if b"/" not in name:
+            if name == b"..":
+                raise BadLayerError("an entry is named '..'")
+            return b"" if name == b"." else name
+        if b"/." in name or b"//" in name or name[:1] in b"./" or name[-1:] == b"/":
+            parts = [part for part in name.split(b"/") if part and part != b"."]
+            if b".." in parts:
+                raise BadLayerError(f"the path {_shown(name)} leads out of the layer")
+            name = b"/".join(parts)
+        if name.count(b"/") >= self._limits[2]:
+            raise BadLayerError(f"the path {_shown(name)} is deeper than {self._limits[2]} directories")
+        if len(name) > _LONGEST_PATH:
+            raise BadLayerError(f"the path {_shown(name)} is longer than {_LONGEST_PATH} bytes")
+        return name
+
+    def _take_out(self, path: bytes, directory: bool) -> bool:
+        """Note an entry; return whether tar should not see it."""
+        parent, _, base = path.rpartition(b"/")
+        if path and parent not in self._described and parent not in self._missing:
+            self._need(parent)
+        if base.startswith(_WHITEOUT):
+            if base == _OPAQUE:
+                self.opaque.append(parent)
+            elif not base.startswith(_WHITEOUT_META):
+                hidden = base[len(_WHITEOUT) :]
+                if hidden in (b"", b".", b".."):
+                    raise BadLayerError(f"the whiteout {_shown(path)} hides nothing that can be")
+                self.whiteouts.append(parent + b"/" + hidden if parent else hidden)
+            return True
+        if directory:
+            self._described.add(path)
+        return False
+
+    def _need(self, path: bytes) -> None:
+        while path not in self._described and path not in self._missing:
+            self._missing.add(path)
+            path = path.rpartition(b"/")[0]
+
+
+def _read_extension(kind: int, payload: bytes, into: _Extended) -> None:
+    if kind == _GNU_NAME:
+        into.gnu_name = payload.split(b"\0", 1)[0]
+    elif kind == _PAX:
+        for key, value in pax_records(payload):
+            if key == b"path":
+                into.pax_name = value
+            elif key == b"GNU.sparse.name":
+                into.sparse_name = value
+            elif key == b"size":
+                if not value.isdigit() or len(value) > 20:
+                    raise BadLayerError("a size in an extended header is not a number")
+                into.size = int(value)
+
+
+def pax_records(payload: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the records "LENGTH KEY=VALUE\\n" of an extended header.
+
+    Raises:
+        BadLayerError: a record does not have that form.
+    """
+    position = 0
+    while position < len(payload):
+        space = payload.find(b" ", position, position + 20)
+        digits = payload[position : max(space, position)]
+        if not digits.isdigit():
+            raise BadLayerError("damaged extended header")
+        end = position + int(digits)
+        record = payload[space + 1 : end]
+        key, equals, value = record.partition(b"=")
+        if end > len(payload) or not record.endswith(b"\n") or not equals or not key:
+            raise BadLayerError("damaged extended header")
+        yield key, value[:-1]
+        position = end
+
+
+def _without_empty(payload: bytes) -> bytes:
+    """Leave out records without a value: they undo what a global header said (pax(1)), and none gets to tar.
+
+    Extended attributes may be empty. GNU tar calls other empty values malformed.
+    """
+    if b"=\n" not in payload:
+        return payload
+    kept = []
+    for key, value in pax_records(payload):
+        if value or key.startswith(b"SCHILY.xattr."):
+            rest = b" " + key + b"=" + value + b"\n"
+            # Its own digits count, too.
+            digits = next(digits for digits in range(1, 9) if len(str(len(rest) + digits)) == digits)
+            kept.append(b"%d%s" % (len(rest) + digits, rest))
+    return b"".join(kept)
+
+
+def _extension(block: bytes, payload: bytes) -> bytes:
+    """Return an extended header like this one with other records, or nothing if there are none."""
+    if not payload:
+        return b""
+    changed = bytearray(block)
+    changed[124:136] = b"%011o\0" % len(payload)
+    changed[148:156] = b" " * 8
+    changed[148:156] = b"%06o\0 " % sum(changed)
+    return bytes(changed) + payload.ljust(_padded(len(payload)), b"\0")
+
+
+def _one_of(extended: _Extended, name: bytes) -> bytes:
+    """Return the name that an entry's extension headers give it; two different ones are a trick."""
+    given = [found for found in (extended.gnu_name, extended.pax_name) if found is not None]
+    if len(set(given)) > 1:
+        raise BadLayerError("an entry has two names")
+    if extended.sparse_name is not None:
+        return extended.sparse_name
+    return given[0] if given else name
+
+
+def _number(field: bytes) -> int:
+    if field[0] & 0x80:
+        if field[0] != 0x80:
+            raise BadLayerError("a size in a header is negative")
+        return int.from_bytes(field[1:], "big")
+    digits = field.rstrip(b" \0").lstrip(b" ")
+    try:
+        if not digits or digits.isdigit():
+            return int(digits or b"0", 8)
+    except ValueError:
+        pass
+    raise BadLayerError("a size in a header is not a number")
+
+
+def _padded(size: int) -> int:
+    return (size + BLOCK - 1) & -BLOCK
+
+
+def _shown(name: bytes) -> str:
+    return ascii(name[:200].decode(errors="replace"))

@@ -1,0 +1,4 @@
+"""Fills the journal from the sources.
+
+`loop` for all, `git`, `seeding`; `events` records what concerns no single pod.
+"""

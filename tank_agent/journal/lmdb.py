@@ -1,0 +1,293 @@
+"""The journal that the agent uses: LMDB, one writer, fsync on every commit."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import lmdb
+
+from tank_agent.errors import Retry, Stalled, TankError
+from tank_agent.journal.store import HOW_TO_GO_ON, Table, UnreadableJournal, Write
+from tank_agent.journal.stored import StoredJournal, owner_is_there
+from tank_agent.linux.lock_file import LockFile
+from tank_agent.linux.shortage import shortage
+
+R = TypeVar("R")
+
+# Address space only: the file grows as pages are used. Growing the map later works, but stops readers for it.
+MAP_SIZE = 256 << 20
+_MAX_MAP_SIZE = 64 << 30
+_DATA = "data.mdb"
+_LOCK = "agent.lock"
+# An empty journal and LMDB's own lock, in bytes.
+_ROOM = 128 << 10
+# What opening or reading fails with for want of memory, descriptors or rights, whatever is in the journal.
+_NOT_ITS_FAULT = (
+    lmdb.MemoryError,
+    lmdb.LockError,
+    lmdb.ReadonlyError,
+    lmdb.ReadersFullError,
+    lmdb.TlsFullError,
+)
+
+
+class LmdbStore:
+    """Implements `Store` on an LMDB environment in the directory `path`, made if absent.
+
+    The directory is locked against a second opening, by this process or another, until it is closed.
+
+    Raises:
+        Stalled: another agent has it open.
+        UnreadableJournal: it isn't a readable LMDB environment.
+    """
+
+    def __init__(self, path: Path, *, map_size: int = MAP_SIZE) -> None:
+        self._path = path
+        self._map_size = map_size
+        # Held by every read and by growing the map, which LMDB allows only while no transaction is open
+        # (mdb_env_set_mapsize). Reads take microseconds, so one at a time costs nothing.
+        self._readers = threading.Lock()
+        self._lock = _lock_directory(path)
+        try:
+            self._environment = self._open()
+            try:
+                self._tables: dict[Table, Any] = {
+                    table: self._environment.open_db(table.value.encode()) for table in Table
+                }
+            except lmdb.Error:
+                self._environment.close()
+                raise
+        except lmdb.DiskError as error:
+            self._lock.close()
+            raise _no_room(path, str(error)) from error
+        except _NOT_ITS_FAULT as error:
+            self._lock.close()
+            raise _not_now(path, error) from error
+        except lmdb.Error as error:
+            self._lock.close()
+            raise _unreadable(path, str(error)) from error
+        except BaseException:
+            self._lock.close()
+            raise
+
+    @property
+    def place(self) -> str:
+        """Where the tables are, for messages."""
+        return str(self._path)
+
+    def get(self, table: Table, key: bytes) -> bytes | None:
+        """Return one value."""
+
+        def read(transaction: Any) -> bytes | None:
+            value: bytes | None = transaction.get(key, db=self._tables[table])
+            return value
+
+        return self._read(read)
+
+    def scan(
+        self, table: Table, start: bytes = b"", stop: bytes | None = None, limit: int | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        """Return the entries with `start` <= key < `stop`, in key order, at most `limit` of them."""
+
+        def read(transaction: Any) -> list[tuple[bytes, bytes]]:
+            found: list[tuple[bytes, bytes]] = []
+            cursor = transaction.cursor(db=self._tables[table])
+            if not (cursor.set_range(start) if start else cursor.first()):
+                return found
+            for key, value in cursor:
+                if (stop is not None and key >= stop) or (limit is not None and len(found) >= limit):
+                    break
+                found.append((key, value))
+            return found
+
+        return self._read(read)
+
+    def keys(self, table: Table) -> list[bytes]:
+        """Return every key in order, without reading the values."""
+
+        def read(transaction: Any) -> list[bytes]:
+            return list(transaction.cursor(db=self._tables[table]).iternext(keys=True, values=False))
+
+        return self._read(read)
+
+    def write(self, writes: Sequence[Write]) -> None:
+        """Make all of the writes durable, or none of them.
+
+        Raises:
+            Retry: the disk is full or failed; nothing was stored.
+            Stalled: LMDB gave up on the environment.
+        """
+        while True:
+            try:
+                with self._environment.begin(write=True) as transaction:
+                    for write in writes:
+                        if write.value is None:
+                            transaction.delete(write.key, db=self._tables[write.table])
+                        else:
+                            transaction.put(write.key, write.value, db=self._tables[write.table])
+                return
+            except lmdb.MapFullError as error:
+                self._grow(error)
+            except (lmdb.PanicError, lmdb.CorruptedError, lmdb.PageNotFoundError) as error:
+                raise Stalled(
+                    f"cannot write the journal in {self._path}: {error}",
+                    hint="restart the agent",
+                ) from error
+            except lmdb.Error as error:
+                raise Retry(
+                    f"cannot write the journal in {self._path}: {error}",
+                    hint="make room on that disk; pods go on as they are until then",
+                ) from error
+
+    def close(self) -> None:
+        """Close the environment and unlock the directory."""
+        with self._readers:
+            self._environment.close()
+        self._lock.close()
+
+    def _open(self) -> Any:
+        data = self._path / _DATA
+        # One without a byte is what a power cut leaves of a file that was just made.
+        new = not data.exists() or data.stat().st_size == 0
+        if new:
+            _check_room(self._path)
+        environment = lmdb.open(
+            str(self._path), map_size=self._map_size, max_dbs=len(Table) + 3, mode=0o600, readahead=False
+        )
+        self._map_size = environment.info()["map_size"]
+        # LMDB maps the file without looking at its length; a page behind the end would kill us with SIGBUS.
+        expected = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+        if not new and data.stat().st_size < expected:
+            environment.close()
+            raise _unreadable(self._path, f"it has {data.stat().st_size} bytes of {expected}")
+        environment.reader_check()
+        if new:
+            _sync_directory(self._path)
+            _sync_directory(self._path.parent)
+        return environment
+
+    def _read(self, read: Callable[[Any], R]) -> R:
+        try:
+            with self._readers, self._environment.begin() as transaction:
+                return read(transaction)
+        except _NOT_ITS_FAULT as error:
+            raise _not_now(self._path, error) from error
+        except lmdb.Error as error:
+            raise _unreadable(self._path, str(error)) from error
+
+    def _grow(self, cause: lmdb.MapFullError) -> None:
+        if self._map_size >= _MAX_MAP_SIZE:
+            raise Stalled(f"the journal in {self._path} is larger than {_MAX_MAP_SIZE >> 30} GiB") from cause
+        with self._readers:
+            self._environment.set_mapsize(self._map_size * 2)
+        self._map_size *= 2
+
+
+class LmdbJournal(StoredJournal):
+    """Implements `Journal` in the directory `path` (data_dir/journal), made if absent.
+
+    Args:
+        path: the directory.
+        clock: Unix time in seconds.
+        max_revisions: kept of one pod.
+        max_events: kept in all (up to a tenth more, between two trims).
+        owner_exists: tells whether what a `dir:` or `git:` owner names is there now.
+        map_size: bytes of address space to begin with.
+
+    Raises:
+        Stalled: another agent uses it.
+        UnreadableJournal: a newer version wrote it, or it can't be read.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Callable[[], float],
+        max_revisions: int = 20,
+        max_events: int = 10_000,
+        owner_exists: Callable[[str], bool] = owner_is_there,
+        map_size: int = MAP_SIZE,
+    ) -> None:
+        store = LmdbStore(path, map_size=map_size)
+        try:
+            super().__init__(
+                store,
+                clock=clock,
+                max_revisions=max_revisions,
+                max_events=max_events,
+                owner_exists=owner_exists,
+            )
+        except BaseException:
+            store.close()
+            raise
+
+
+def _lock_directory(path: Path) -> LockFile:
+    """Lock a directory, made if absent.
+
+    flock(2) belongs to the opening, not to the process, so it also stops ourselves: py-lmdb 1.4 would open an
+    environment twice, and closing one would break the other.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return LockFile(path / _LOCK, f"{os.getpid()}\n".encode())
+    except BlockingIOError as error:
+        raise Stalled(
+            f"another tank-agent (pid {_holder(path / _LOCK) or 'unknown'}) uses the journal in {path}",
+            hint="stop it first, or give this one a data_dir of its own",
+        ) from error
+    except OSError as error:
+        message, where = f"cannot open the journal: {error.strerror}", str(path)
+        if shortage(error) is not None:
+            raise Retry(message, where=where, hint="nothing is lost; pods go on as they are") from error
+        raise Stalled(message, where=where) from error
+
+
+def _holder(lock: Path) -> str:
+    with suppress(OSError), lock.open("rb") as file:
+        return file.read(32).decode(errors="replace").strip()
+    return ""
+
+
+def _check_room(path: Path) -> None:
+    """Refuse to begin on a full disk: LMDB maps its files, and a missing block is SIGBUS (mmap(2))."""
+    with tempfile.TemporaryFile(dir=path) as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, _ROOM)
+        except OSError as error:
+            raise _no_room(path, str(error.strerror)) from error
+
+
+def _no_room(path: Path, why: str) -> TankError:
+    return Retry(f"cannot open the journal in {path}: {why}", hint="make room on that disk; nothing is lost")
+
+
+def _not_now(path: Path, error: lmdb.Error) -> TankError:
+    hint = (
+        "the journal is sound, and the machine, or a limit of the agent (ulimit -a, LimitAS=), is too small"
+    )
+    return Retry(f"cannot open the journal in {path}: {error}", hint=hint)
+
+
+def _unreadable(path: Path, why: str) -> TankError:
+    return UnreadableJournal(
+        f"the journal in {path} can't be read: {why}",
+        hint=HOW_TO_GO_ON.format(path=path),
+    )
+
+
+def _sync_directory(path: Path) -> None:
+    # Some file systems can't sync a directory; there is nothing better to do then.
+    with suppress(OSError):
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

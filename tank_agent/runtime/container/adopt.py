@@ -1,0 +1,157 @@
+"""What a former agent left: runs to take over, and remains to remove.
+
+A process is known by what the kernel says of it now (its cgroup, its arguments), never by a number in a
+file alone, since numbers are used again.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from tank_agent.linux import mounts, pidfd
+from tank_agent.linux.leftovers import left_for_later
+from tank_agent.linux.trees import remove_tree
+from tank_agent.runtime.container import conmon, instance
+from tank_agent.runtime.container.containers import Containers
+from tank_agent.runtime.container.ending import read_exit
+from tank_agent.runtime.container.instance import Record
+from tank_agent.runtime.container.live import Live
+from tank_agent.runtime.container.tools import Tools
+from tank_agent.runtime.limits.cgroup import CgroupHost
+from tank_agent.runtime.security.user_namespace import take_back_null_device
+
+
+def adopt_all(containers: Containers, tools: Tools, now: float) -> tuple[Live, ...]:
+    """Take over every run in the runs' directory, sweep what belongs to none, and return the runs.
+
+    To be called once, before anything is started. Runs that never began are returned as PARTIAL, for the
+    loop to remove.
+    """
+    with left_for_later(os.devnull):
+        take_back_null_device()
+    monitors = conmon.monitors(containers.directory)
+    adopted = []
+    for record in _records(containers, tools):
+        directory = containers.directory / record.id
+        run = _inspect(Live(record=record, directory=directory), monitors, tools)
+        if run.started and run.monitor is None:
+            run.exit = read_exit(directory, run.process, _modified(directory / conmon.EXIT) or now)
+            run.lost = run.exit is None
+        containers.adopt(run)
+        adopted.append(run)
+    known = {run.record.id for run in adopted}
+    for identifier in monitors.keys() - known:
+        with left_for_later(f"the monitor of {identifier}"):
+            conmon.end_unstarted(containers.directory / identifier)
+    _sweep(containers, tools, known, {run.record.cgroup for run in adopted})
+    return tuple(adopted)
+
+
+def _records(containers: Containers, tools: Tools) -> Iterator[Record]:
+    """Yield what is known of every run; of one whose directory somebody removed, from the copy elsewhere."""
+    private = tools.root_filesystems.private
+    seen = set()
+    for directory in sorted(containers.directory.iterdir()):
+        record = instance.read_record(directory) or instance.read_record(private(directory.name))
+        if record is None:
+            # Nothing is made before the record is written.
+            with left_for_later(str(directory)):
+                remove_tree(directory)
+            continue
+        seen.add(record.id)
+        yield record
+    for identifier in sorted(tools.root_filesystems.instances() - seen):
+        record = instance.read_record(private(identifier))
+        # Of an earlier boot nothing runs.
+        if record is not None and tools.cgroups.processes(record.cgroup):
+            yield record
+
+
+def _inspect(run: Live, monitors: Mapping[str, int], tools: Tools) -> Live:
+    """Find out how far a run is, and open its processes."""
+    directory, record = run.directory, run.record
+    run.stopping = instance.read_stopping(directory)
+    noted = instance.read_number(directory / conmon.CONTAINER_PID)
+    run.pid = noted
+    run.process = _open_member(noted, record.cgroup, tools.cgroups) if noted is not None else None
+    if run.process is None and (found := _main_process(record.cgroup, tools.cgroups)) is not None:
+        run.pid, run.process = found, _open_member(found, record.cgroup, tools.cgroups)
+    monitor = monitors.get(record.id)
+    run.monitor = pidfd.open_process(monitor) if monitor is not None else None
+    began = tools.crun.began(record.id)
+    ended = _modified(directory / conmon.EXIT) is not None
+    run.started = ended or (run.process is not None if began is None else began)
+    if not run.started and run.monitor is not None:
+        # Nothing may appear behind us.
+        conmon.kill_monitor(run.monitor)
+    return run
+
+
+def _open_member(pid: int, cgroup: str, cgroups: CgroupHost) -> int | None:
+    """Return a pidfd of a process if it is in a control group, or below it."""
+    process = pidfd.open_process(pid)
+    # Where the agent sees only part of the machine's groups, as in a container, a process's own list begins
+    # elsewhere than the files; these are many, so they are asked last.
+    if process is not None and not (_is_member(pid, cgroup) or pid in cgroups.processes(cgroup)):
+        os.close(process)
+        return None
+    return process
+
+
+def _is_member(pid: int, cgroup: str) -> bool:
+    try:
+        lines = Path(f"/proc/{pid}/cgroup").read_bytes().split(b"\n")[:-1]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    paths = [os.fsdecode(line.split(b":", 2)[2]) for line in lines]
+    return any(path == cgroup or path.startswith(f"{cgroup}/") for path in paths)
+
+
+def _main_process(cgroup: str, cgroups: CgroupHost) -> int | None:
+    """Return the main process of a container: the one that is number 1 of its PID namespace."""
+    for pid in sorted(cgroups.processes(cgroup)):
+        # One more number for each namespace in the container's own.
+        if pidfd.numbers(pid)[1:] == (1,):
+            return pid
+    return None
+
+
+def _sweep(containers: Containers, tools: Tools, known: set[str], groups: set[str]) -> None:
+    """Remove what no run accounts for: our run_dir may have been emptied while containers ran."""
+    tools.crun.sweep(at_rest=True)
+    for identifier in tools.crun.instances() - known:
+        with left_for_later(f"container {identifier}"):
+            tools.crun.delete(identifier)
+    with left_for_later("control groups"):
+        busy = tools.cgroups.sweep(groups)
+        for path in busy:
+            for pid in tools.cgroups.processes(path):
+                _end(pid, path, tools.cgroups)
+        if busy:
+            tools.cgroups.sweep(groups)
+    for identifier in tools.crun.instances() - known:
+        with left_for_later(f"what crun knows of {identifier}"):
+            tools.crun.forget(identifier)
+    for identifier in tools.root_filesystems.instances() - known:
+        with left_for_later(f"the root file system of {identifier}"):
+            tools.root_filesystems.remove(identifier)
+    with left_for_later(f"mounts below {containers.directory}"):
+        mounts.unmount_tree(containers.directory)
+
+
+def _end(pid: int, cgroup: str, cgroups: CgroupHost) -> None:
+    process = _open_member(pid, cgroup, cgroups)
+    if process is not None:
+        pidfd.send_signal(process, signal.SIGKILL)
+        pidfd.wait(process, conmon.ENDS_WITHIN_MS)
+        os.close(process)
+
+
+def _modified(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except (FileNotFoundError, NotADirectoryError):
+        return None

@@ -1,0 +1,211 @@
+"""conmon: the small monitor that holds a container's output and exit code while agents come and go.
+
+Its protocol is described in conmon(8); what follows was tried with 2.1.6 and 2.1.12.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from tank_agent.errors import Retry
+from tank_agent.linux import pidfd
+from tank_agent.linux.fault import point
+from tank_agent.linux.process import CONTAINER_UMASK, ENVIRONMENT, find, not_started
+from tank_agent.runtime.container.crun import Crun, StartFailed, clean_message
+from tank_agent.runtime.container.instance import Record
+
+_DEADLINE = 30.0
+# What was killed is gone within this, unless the kernel holds it.
+ENDS_WITHIN_MS = 3000
+CONTAINER_PID = "container.pid"
+MONITOR_PID = "conmon.pid"
+EXIT = "exit"
+OUT_OF_MEMORY = "oom"
+_CRUN_LOG = "crun.log"
+_SYNC = "sync"
+
+
+class _Message(Struct):
+    """One line on conmon's sync pipe."""
+
+    data: int
+    message: str = ""
+
+
+def create(
+    program: str,
+    crun: Crun,
+    directory: Path,
+    record: Record,
+    log: Path,
+    *,
+    place: Callable[[int], object] = int,
+) -> int:
+    """Start conmon, let it create the container, and return the container's process id.
+
+    `directory` is the bundle and becomes conmon's working directory. The output goes to `log`, k8s-file
+    format, appended. `place` is called with conmon's process id before it does anything, to put it into a
+    control group.
+
+    Raises:
+        StartFailed: the runtime refused; the message is its own.
+        Stalled: conmon or crun is not installed.
+        Retry: it did not answer within 30 s; it may still be at it, see `end_unstarted`.
+    """
+    program = find(program)
+    sync = directory / _SYNC
+    os.mkfifo(sync, 0o600)
+    reader = os.open(sync, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        arguments = _arguments(crun, directory, record, log)
+        _spawn([program, *arguments], crun.environment, directory, sync, place)
+        point("runtime:conmon-spawned")
+        answer = _answer(reader)
+    finally:
+        os.close(reader)
+    if answer is not None and answer.data > 0:
+        return answer.data
+    said = _read_text(directory / _CRUN_LOG) or (answer.message if answer else "")
+    raise StartFailed(clean_message(said))
+
+
+def monitors(directory: Path) -> dict[str, int]:
+    """Return the conmon processes of the runs in a directory, by instance id, from their own arguments.
+
+    Only root's that no container holds: anybody may start a program with these arguments.
+    """
+    found = {}
+    prefix = f"{directory}/"
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit() and _is_roots(entry):
+            arguments = pidfd.command_line(int(entry.name))
+            if len(arguments) > 2 and Path(arguments[0]).name == "conmon" and "-b" in arguments:
+                bundle = arguments[arguments.index("-b") + 1]
+                if bundle.startswith(prefix):
+                    found[bundle.removeprefix(prefix)] = int(entry.name)
+    return found
+
+
+def end_unstarted(directory: Path) -> None:
+    """Kill the monitor of a run that never began, and the runtime that may hang below it."""
+    number = monitors(directory.parent).get(directory.name)
+    monitor = pidfd.open_process(number) if number is not None else None
+    if monitor is not None:
+        try:
+            kill_monitor(monitor)
+        finally:
+            os.close(monitor)
+
+
+def kill_monitor(monitor: int) -> None:
+    """Kill a monitor, by its pidfd, with the runtime below it, and wait for its end."""
+    pidfd.kill_tree(monitor)
+    pidfd.wait(monitor, ENDS_WITHIN_MS)
+
+
+def _is_roots(process: os.DirEntry[str]) -> bool:
+    try:
+        return process.stat().st_uid == 0 and len(pidfd.numbers(int(process.name))) == 1
+    except FileNotFoundError:
+        return False
+
+
+def _spawn(
+    argv: list[str],
+    environment: Mapping[str, str],
+    directory: Path,
+    sync: Path,
+    place: Callable[[int], object],
+) -> None:
+    # Opened for reading too: conmon 2.1.6 dies of a broken pipe when the agent dies before it has
+    # reported, and a pipe that it holds the reading end of cannot break.
+    writer = os.open(sync, os.O_RDWR | os.O_CLOEXEC)
+    output = os.open(directory / "conmon.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    # conmon waits for a byte here before it forks. If we die first, it sees the end and goes on.
+    may_start, start = os.pipe2(os.O_CLOEXEC)
+    # Its working directory: conmon cuts the path of a terminal's socket at 107 bytes.
+    own = {"TMPDIR": ".", "_OCI_SYNCPIPE": str(writer), "_OCI_STARTPIPE": str(may_start)}
+    try:
+        process = subprocess.Popen(
+            argv,
+            env={**ENVIRONMENT, **environment, **own},
+            cwd=directory,
+            pass_fds=(writer, may_start),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            umask=CONTAINER_UMASK,
+        )
+        _release(process, start, place)
+    except OSError as error:
+        raise not_started(argv[0], error) from error
+    finally:
+        for descriptor in (writer, output, may_start, start):
+            os.close(descriptor)
+    # The first process only forks the real monitor and ends.
+    try:
+        process.wait(_DEADLINE)
+    except subprocess.TimeoutExpired as error:
+        descriptor = os.pidfd_open(process.pid)
+        try:
+            pidfd.kill_tree(descriptor)
+        finally:
+            os.close(descriptor)
+        process.wait()
+        raise Retry(f"conmon did not start within {_DEADLINE:g} s") from error
+
+
+def _release(process: subprocess.Popen[bytes], start: int, place: Callable[[int], object]) -> None:
+    try:
+        place(process.pid)
+        os.write(start, b"\0")
+    except OSError as error:
+        process.kill()
+        process.wait()
+        raise Retry(f"cannot put conmon into its control group: {error.strerror}") from error
+
+
+def _arguments(crun: Crun, directory: Path, record: Record, log: Path) -> list[str]:
+    runtime, options = crun.create_command(directory / _CRUN_LOG)
+    arguments = ["--api-version", "-c", record.id, "-u", record.id, "-n", record.id, "-r", runtime]
+    arguments += [
+        "-b",
+        str(directory),
+        "-p",
+        str(directory / CONTAINER_PID),
+        "-P",
+        str(directory / MONITOR_PID),
+    ]
+    arguments += ["--persist-dir", str(directory), "--full-attach", "-l", f"k8s-file:{log}"]
+    arguments += ["--no-sync-log", "--log-level", "warning"]
+    arguments += [f"--runtime-arg={option}" for option in options]
+    return [*arguments, "-t"] if record.terminal else arguments
+
+
+def _answer(reader: int) -> _Message | None:
+    """Read one line; None if every writer has gone without one."""
+    poller = select.poll()
+    poller.register(reader, select.POLLIN)
+    received = b""
+    while b"\n" not in received:
+        if not poller.poll(_DEADLINE * 1000):
+            raise Retry(f"the container runtime did not answer within {_DEADLINE:g} s")
+        chunk = os.read(reader, 4096)
+        if not chunk:
+            return None
+        received += chunk
+    return msgspec.json.decode(received.partition(b"\n")[0], type=_Message)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except FileNotFoundError:
+        return ""

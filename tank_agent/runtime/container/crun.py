@@ -1,0 +1,183 @@
+"""crun, and how to start it on hosts where it refuses to.
+
+crun does not start where the v1 controllers and a v2 hierarchy are mounted side by side ("hybrid mode not
+supported"). There only `create` looks at the cgroup mounts, so `create` alone runs in a private mount
+namespace whose /sys/fs/cgroup holds the v1 controllers and nothing else; nothing of it is left when crun
+has gone.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import msgspec
+
+from tank_agent.errors import Retry, Stalled
+from tank_agent.linux import mounts
+from tank_agent.linux.leftovers import left_for_later
+from tank_agent.linux.process import Finished, find, run, version
+from tank_agent.linux.trees import remove_tree
+from tank_agent.runtime.limits.cgroup import ROOT, CgroupHost
+
+_DEADLINE = 30.0
+# Before all else crun mounts itself read-only over an empty file of such a name (against CVE-2019-5736), in
+# this directory or else in /tmp. Killed in between, it leaves both.
+_COPY_DIRECTORY = "_LIBCONTAINER_STATEDIR"
+_COPIES = "crun.??????"
+
+
+class StartFailed(Stalled):
+    """The runtime refused to make or to start the container; the message is the runtime's own."""
+
+    reason = "start-failed"
+
+
+class Crun:
+    """Runs crun with our own state directory.
+
+    Args:
+        program: the crun program; where it is missing, that is told when it is needed.
+        run_dir: the agent's run_dir; state is kept in its `crun` directory, by design lost at reboot.
+        cgroups: the host's layout.
+    """
+
+    def __init__(self, program: str, run_dir: Path, cgroups: CgroupHost) -> None:
+        self.root = run_dir / "crun"
+        # For every run of crun, whoever starts it.
+        self.environment = {_COPY_DIRECTORY: str(self.root)}
+        self._copies: frozenset[Path] = frozenset()
+        self._program = program
+        self._options = (f"--root={self.root}", "--cgroup-manager=cgroupfs")
+        self._view = run_dir / "cgroup-view"
+        self._version = ""
+        self._hierarchies = cgroups.hierarchies
+        self._split = cgroups.mode == "split"
+
+    def create_command(self, log: Path) -> tuple[str, tuple[str, ...]]:
+        """Return what conmon runs for `create`: the program, and the arguments before the sub-command.
+
+        Raises:
+            Stalled: crun is not installed.
+        """
+        program = find(self._program)
+        options = (*self._options, f"--log={log}", "--log-format=json")
+        self.root.mkdir(mode=0o700, exist_ok=True)
+        if not self._split:
+            return program, options
+        private = ("-m", "--propagation", "slave", "/bin/sh", str(self._prepare_view()), program)
+        return "/usr/bin/unshare", (*private, *options)
+
+    def exec_command(self, log: str) -> tuple[str, ...]:
+        """Return how to run a further command in a container, up to the options of `exec`.
+
+        It works without the private view of the cgroups: crun only joins the cgroup that the container has.
+        """
+        return self._program, *self._options, f"--log={log}", "--log-format=json", "exec"
+
+    def start(self, identifier: str) -> None:
+        """Let a created container run its program.
+
+        Raises:
+            StartFailed: crun's own message.
+        """
+        done = self._run("start", "--", identifier)
+        if done.code != 0:
+            raise StartFailed(clean_message(done.stderr))
+
+    def delete(self, identifier: str) -> None:
+        """Kill what is left of a container and forget it; not an error if crun does not know it.
+
+        Raises:
+            Retry: crun failed for another reason.
+        """
+        if not (self.root / identifier).exists():
+            return
+        done = self._run("delete", "--force", "--", identifier)
+        if done.code != 0 and (self.root / identifier).exists():
+            raise Retry(f"cannot delete container {identifier}: {clean_message(done.stderr)}")
+
+    def forget(self, identifier: str) -> None:
+        """Remove what crun knows of a container of which nothing runs, though crun itself cannot."""
+        remove_tree(self.root / identifier)
+
+    def instances(self) -> frozenset[str]:
+        """Return every container of which crun keeps a state."""
+        # Beside them are its copies of itself and, of newer versions, compiled seccomp filters.
+        return frozenset(entry.name for entry in self.root.glob("*") if "." not in entry.name)
+
+    def sweep(self, *, at_rest: bool = False) -> None:
+        """Remove what runs of crun left that were killed: what was there at the last sweep, too.
+
+        Args:
+            at_rest: nothing of ours runs crun now, so all that is there was left.
+        """
+        found = frozenset(self.root.glob(_COPIES))
+        for path in found if at_rest else found & self._copies:
+            with left_for_later(str(path)):
+                mounts.unmount_all(path)
+                path.unlink(missing_ok=True)
+        self._copies = found
+
+    def began(self, identifier: str) -> bool | None:
+        """Return whether a container was started, as crun itself tells; None if it has no state of it.
+
+        Its init waits at a pipe, which `start` removes.
+        """
+        directory = self.root / identifier
+        if (directory / "exec.fifo").exists():
+            return False
+        return True if (directory / "status").exists() else None
+
+    def version(self) -> str:
+        """Return what `crun --version` printed when it last worked; empty if it never did."""
+        self._version = self._version or version(self._program)
+        return self._version
+
+    def _run(self, *arguments: str) -> Finished:
+        return run([self._program, *self._options, *arguments], timeout=_DEADLINE, env=self.environment)
+
+    def _prepare_view(self) -> Path:
+        """Make what `create` looks at the control groups through, and return the script that does."""
+        # Anew each time, since anybody may have removed a part of it.
+        self._view.mkdir(mode=0o700, exist_ok=True)
+        lines = [_fstab("tmpfs", self._view, "tmpfs", "mode=755")]
+        for hierarchy in self._hierarchies:
+            lines.append(_fstab(hierarchy, self._view / hierarchy.name, "none", "rbind,X-mount.mkdir"))
+        lines.append(_fstab(self._view, ROOT, "none", "rbind"))
+        table, script = self._view.with_suffix(".fstab"), self._view.with_suffix(".sh")
+        _write_if_other(table, "".join(lines))
+        _write_if_other(script, f'mount -a -T "{os.fspath(table)}" && exec "$@"\n')
+        return script
+
+
+def _write_if_other(path: Path, text: str) -> None:
+    # Another worker may be reading it just now.
+    try:
+        if path.read_text() == text:
+            return
+    except FileNotFoundError:
+        pass
+    temporary = path.with_name(f".{path.name}.{threading.get_native_id()}")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def _fstab(source: Path | str, target: Path, kind: str, options: str) -> str:
+    def escape(path: Path | str) -> str:
+        return os.fspath(path).replace("\\", "\\134").replace(" ", "\\040").replace("\t", "\\011")
+
+    return f"{escape(source)} {escape(target)} {kind} {options} 0 0\n"
+
+
+def clean_message(text: str) -> str:
+    """Return the last thing that crun said, without its time stamp; its log lines are JSON with a `msg`."""
+    for line in reversed(text.strip().splitlines()):
+        try:
+            decoded = msgspec.json.decode(line)
+        except msgspec.DecodeError:
+            return line.partition("Z: ")[2] or line
+        if isinstance(decoded, dict) and decoded.get("msg"):
+            return str(decoded["msg"])
+    return "it said nothing"

@@ -1,0 +1,307 @@
+"""From a container's spec and its image to a bundle that crun can run."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import resource
+import signal
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from tank_agent.errors import Stalled
+from tank_agent.image.merge import RunParameters
+from tank_agent.image.user import Identity, resolve_user
+from tank_agent.linux import paths
+from tank_agent.linux.user_namespaces import IdRange
+from tank_agent.runtime.container.instance import Record
+from tank_agent.runtime.container.oci import BindMount, Device, Process, Sandbox, configuration
+from tank_agent.runtime.mounts.mounting import file_mounts, parents_first
+from tank_agent.runtime.mounts.rootfs import RootFilesystems
+from tank_agent.runtime.mounts.volumes import Volumes, innermost
+from tank_agent.runtime.security.user_namespace import mapping_of, mount_sysfs
+from tank_agent.spec.container_paths import is_kernel_path_of_host, is_reserved
+from tank_agent.spec.model import Container, Limits, Mount, Volume
+from tank_agent.spec.signals import signal_number
+
+_OPEN_FILES_HARD = 524_288
+# AT_FDCWD, linux/fcntl.h; for a path that is absolute.
+_NO_DIRECTORY = -100
+
+
+class Launch(Struct, frozen=True, kw_only=True):
+    """Everything that one run is made of.
+
+    `layers` are lowest first, `netns` None means the host's network, `files` is the directory with the
+    pod's hosts, hostname and resolv.conf; `hash` and `revision` are the spec's, `image` is what `tank
+    status` shows. `settings` is the hash of what of the container can change while it runs, and
+    `image_stop_signal` what the image says of it.
+    """
+
+    pod: str
+    container: Container
+    volumes: tuple[Volume, ...]
+    parameters: RunParameters
+    layers: tuple[Path, ...]
+    image: str
+    netns: Path | None
+    files: Path
+    hash: str
+    revision: str
+    settings: str = ""
+    image_stop_signal: str | None = None
+
+
+def record_of(launch: Launch, *, identifier: str, cgroup: str, created_at: float) -> Record:
+    """Return what is fixed of a run when it begins."""
+    container = launch.container
+    return Record(
+        id=identifier,
+        pod=launch.pod,
+        container=container.name,
+        hash=launch.hash,
+        revision=launch.revision,
+        cgroup=cgroup,
+        image=launch.image,
+        stop_signal=signal_number(launch.parameters.stop_signal),
+        stop_grace=container.stop_grace,
+        terminal=container.tty,
+        created_at=created_at,
+        settings=launch.settings,
+        limits=container.limits,
+        image_stop_signal=_known_signal(launch.image_stop_signal),
+        volumes=tuple(mount.path for _, mount in parents_first(container.mounts)),
+    )
+
+
+def _known_signal(name: str | None) -> int:
+    # What an image says may be nonsense, which matters only if the pod's file says nothing.
+    with contextlib.suppress(ValueError):
+        return signal_number(name or "SIGTERM")
+    return signal.SIGTERM
+
+
+class Seccomp(Struct, frozen=True, kw_only=True):
+    """A seccomp profile, and the BPF that crun made of it on this machine once (base64), if it did.
+
+    No profile is no filter.
+    """
+
+    profile: dict[str, Any] | None
+    compiled: str | None
+
+
+def make_bundle(
+    launch: Launch,
+    *,
+    instance: str,
+    bundle: Path,
+    cgroup: str,
+    root_filesystems: RootFilesystems,
+    volumes: Volumes,
+    seccomp: Seccomp,
+    limits: Limits,
+    limit_swap: bool,
+    apparmor: str | None = None,
+    ids: IdRange | None = None,
+) -> None:
+    """Mount the root file system and the volumes in `bundle`, and write config.json.
+
+    Args:
+        limits: what the container gets of them, with defaults.
+        apparmor: the container's AppArmor profile; None for none.
+        ids: the range of the host's ids that the container's are, in a user namespace of its own.
+
+    Raises:
+        Stalled: the spec or the image asks for what cannot be (no such user, a missing host path, …).
+        Retry: the disk or the kernel refused for now.
+    """
+    with contextlib.ExitStack() as stack:
+        layers = launch.layers
+        if launch.container.rootfs is not None:
+            layers = (stack.enter_context(open_rootfs(launch.container.rootfs, volumes)),)
+        mapping = None if ids is None else stack.enter_context(mapping_of(ids))
+        rootfs = root_filesystems.mount(instance, layers, bundle, mapping)
+        identity, wanted = _prepare(rootfs, launch, ids)
+        owner = (identity.uid, identity.gid)
+        bound = volumes.bind(launch.pod, launch.volumes, wanted, bundle, owner=owner, mapping=mapping)
+    sandbox = Sandbox(
+        hostname=launch.pod,
+        rootfs=rootfs,
+        netns=launch.netns,
+        cgroup=cgroup,
+        limits=limits,
+        limit_swap=limit_swap,
+        mounts=(*file_mounts(launch.files), *_parents_first(bound)),
+        seccomp=seccomp.profile if seccomp.compiled is None else None,
+        seccomp_bpf=seccomp.compiled,
+        security=launch.container.security,
+        devices=tuple(_device(path) for path in launch.container.security.devices),
+        ids=ids,
+        sysfs=None if ids is None else mount_sysfs(bundle, launch.netns),
+    )
+    config = configuration(_process(launch, identity, apparmor), sandbox)
+    (bundle / "config.json").write_bytes(msgspec.json.encode(config))
+
+
+@contextlib.contextmanager
+def open_rootfs(path: str, volumes: Volumes) -> Iterator[Path]:
+    """Give a directory of the host as a layer: resolved once, since a container may own a link on the way.
+
+    Raises:
+        Stalled: it is none, or one that no container may have.
+    """
+    try:
+        # Links are followed, such as one to the newest of several, but not to what the file could not name.
+        found = paths.open_at(
+            _NO_DIRECTORY, path, os.O_PATH | os.O_DIRECTORY, resolve=paths.RESOLVE_NO_MAGICLINKS
+        )
+    except OSError as error:
+        raise Stalled(f"rootfs: {path}: {error.strerror}", hint="name a directory of this machine") from error
+    try:
+        held = Path(f"/proc/self/fd/{found}")
+        real = held.readlink()
+        if is_kernel_path_of_host(str(real)):
+            raise Stalled(f"rootfs: {path} leads to {real}, which is in a kernel file system")
+        volumes.refuse_own("rootfs", real)
+        yield held
+    finally:
+        os.close(found)
+
+
+def _prepare(rootfs: Path, launch: Launch, ids: IdRange | None) -> tuple[Identity, list[Mount]]:
+    """Find mounts and user in the root file system, and make the working directory there."""
+    parameters = launch.parameters
+    root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        wanted = _without_links(root, launch.container.mounts)
+        identity = resolve_user(root, parameters.user)
+        owner = (identity.uid, identity.gid)
+        if ids is not None:
+            highest = max(identity.uid, *identity.groups)
+            if highest >= ids.size:
+                raise Stalled(f'its user has id {highest}; with userns = "auto" there are only {ids.size}')
+            owner = (ids.base + identity.uid, ids.base + identity.gid)
+        _make_working_directory(root, parameters.cwd, owner)
+    finally:
+        os.close(root)
+    return identity, wanted
+
+
+def _without_links(root: int, mounts: Sequence[Mount]) -> list[Mount]:
+    """Return mounts at the places to which links of the image lead.
+
+    Raises:
+        Stalled: where the file may not name one (CVE-2019-19921), or two at one place.
+    """
+    real: dict[str, str] = {}
+    for mount in sorted(mounts, key=lambda mount: len(mount.path)):
+        outer = innermost(mount.path, real)
+        if outer is not None:
+            # What the image has there is not to be seen.
+            real[mount.path] = real[outer] + mount.path.removeprefix(outer)
+        else:
+            real[mount.path] = _follow_links(root, mount.path)
+    found = [msgspec.structs.replace(mount, path=real[mount.path]) for mount in mounts]
+    if len({mount.path for mount in found}) < len(found):
+        raise Stalled(
+            "links of the image make two mounts one", hint=f"they lead to {', '.join(real.values())}"
+        )
+    return found
+
+
+def _follow_links(root: int, path: str) -> str:
+    try:
+        real = paths.real_path_in_root(root, path)
+    except OSError as error:
+        raise Stalled(f"mount {path}: cannot follow it in the image: {error.strerror}") from error
+    if real != path and is_reserved(real):
+        message = f"mount {path}: links of the image lead to {real}, which is reserved"
+        raise Stalled(message, hint="mount it elsewhere")
+    return real
+
+
+def _process(launch: Launch, identity: Identity, apparmor: str | None) -> Process:
+    environment = dict(launch.parameters.env)
+    environment.setdefault("HOME", identity.home or "/")
+    environment.setdefault("HOSTNAME", launch.pod)
+    if launch.container.tty:
+        environment.setdefault("TERM", "xterm")
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return Process(
+        argv=launch.parameters.argv,
+        env=tuple(f"{name}={value}" for name, value in environment.items()),
+        cwd=launch.parameters.cwd,
+        uid=identity.uid,
+        gid=identity.gid,
+        groups=identity.groups,
+        terminal=launch.container.tty,
+        security=launch.container.security,
+        apparmor=apparmor,
+        open_files=_OPEN_FILES_HARD if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES_HARD),
+    )
+
+
+def _device(path: str) -> Device:
+    try:
+        found = os.stat(path)  # noqa: PTH116
+    except OSError as error:
+        raise Stalled(
+            f"device {path}: {os.strerror(error.errno or 0)}", hint="is its kernel module loaded?"
+        ) from error
+    kinds = {stat.S_IFCHR: "c", stat.S_IFBLK: "b"}
+    kind = kinds.get(stat.S_IFMT(found.st_mode))
+    if kind is None:
+        raise Stalled(f"device {path} is not a device")
+    return Device(
+        path=path,
+        kind=kind,
+        major=os.major(found.st_rdev),
+        minor=os.minor(found.st_rdev),
+        mode=stat.S_IMODE(found.st_mode),
+        gid=found.st_gid,
+    )
+
+
+def _make_working_directory(root: int, cwd: str, owner: tuple[int, int]) -> None:
+    """Make the working directory where the image lacks it; crun would make it too, but for root only."""
+    walked = ""
+    for part in filter(None, cwd.split("/")):
+        parent, walked = walked, f"{walked}/{part}"
+        try:
+            _make_directory(root, parent or "/", part, owner)
+        except OSError as error:
+            # Also a link that leads nowhere, in circles, or into a file system of the kernel.
+            if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENOENT):
+                message = f"working directory {cwd}: {walked} is not a directory in the image"
+                raise Stalled(message) from error
+            raise
+
+
+def _make_directory(root: int, parent: str, name: str, owner: tuple[int, int]) -> None:
+    try:
+        os.close(paths.open_in_root(root, f"{parent}/{name}", os.O_PATH | os.O_DIRECTORY))
+    except FileNotFoundError:
+        directory = paths.open_in_root(root, parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.mkdir(name, dir_fd=directory)
+            made = paths.open_without_links(directory, name, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                # Whatever our umask is: every user of the container may go through.
+                os.fchmod(made, 0o755)
+                os.fchown(made, *owner)
+            finally:
+                os.close(made)
+        finally:
+            os.close(directory)
+
+
+def _parents_first(mounts: Sequence[BindMount]) -> list[BindMount]:
+    # A mount at /data must not cover one at /data/cache that was made before it.
+    return sorted(mounts, key=lambda mount: mount.target.count("/"))

@@ -1,0 +1,279 @@
+"""The OCI runtime configuration of a container: a pure function of what should run (runtime-spec, config.md).
+
+Hardening is DESIGN section 7's: podman's eleven capabilities, no_new_privileges, our own seccomp profile,
+masked and read-only kernel paths, /dev of our own. Nothing of an image's labels or a user's text becomes an
+annotation, since crun is steered by those.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from tank_agent.linux.user_namespaces import IdRange
+from tank_agent.runtime.security.seccomp import ANNOTATION as SECCOMP_ANNOTATION
+from tank_agent.spec.model import Limits, Security
+from tank_agent.spec.security_checks import ALL
+from tank_agent.spec.security_checks import CAPABILITIES as EVERY_CAPABILITY
+
+# containers.conf(5), default_capabilities.
+CAPABILITIES = (
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+)
+MASKED_PATHS = (
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/dev/block",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+    "/sys/fs/selinux",
+)
+READ_ONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+_OPEN_FILES_SOFT = 1024
+
+
+class Device(Struct, frozen=True, kw_only=True):
+    """A device of the host that a container sees: `kind` is "c" or "b", `mode` its permissions."""
+
+    path: str
+    kind: str
+    major: int
+    minor: int
+    mode: int
+    gid: int
+
+
+class BindMount(Struct, frozen=True, kw_only=True):
+    """A path of the host, made safe by us already, at a path in the container."""
+
+    source: Path
+    target: str
+    read_only: bool = False
+
+
+class Process(Struct, frozen=True, kw_only=True):
+    """The main process. `env` is NAME=VALUE strings; ids are numbers of the container.
+
+    `apparmor` None writes no profile: crun fails where the kernel has no AppArmor.
+    """
+
+    argv: tuple[str, ...]
+    env: tuple[str, ...]
+    cwd: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    terminal: bool
+    open_files: int
+    security: Security = Security()
+    apparmor: str | None = None
+
+
+class Sandbox(Struct, frozen=True, kw_only=True):
+    """Everything around the process.
+
+    `netns` None shares the host's network. `ids` None shares the host's user namespace; with ids of its own,
+    `sysfs` is where its /sys is mounted already.
+    """
+
+    hostname: str
+    rootfs: Path
+    netns: Path | None
+    cgroup: str
+    limits: Limits
+    limit_swap: bool
+    mounts: tuple[BindMount, ...]
+    seccomp: dict[str, Any] | None
+    seccomp_bpf: str | None
+    security: Security = Security()
+    devices: tuple[Device, ...] = ()
+    ids: IdRange | None = None
+    sysfs: Path | None = None
+
+
+def configuration(process: Process, sandbox: Sandbox) -> dict[str, Any]:
+    """Return config.json."""
+    privileged = sandbox.security.privileged
+    linux: dict[str, Any] = {
+        "namespaces": _namespaces(sandbox),
+        "cgroupsPath": sandbox.cgroup,
+        "resources": {
+            **_resources(sandbox.limits, limit_swap=sandbox.limit_swap),
+            "devices": _device_rules(sandbox),
+        },
+        "devices": [_device(device) for device in sandbox.devices],
+        "maskedPaths": [] if privileged else list(MASKED_PATHS),
+        "readonlyPaths": [] if privileged else list(READ_ONLY_PATHS),
+        "rootfsPropagation": "private",
+        **_id_mappings(sandbox.ids),
+    }
+    annotations: dict[str, str] = {}
+    if sandbox.seccomp_bpf is not None:
+        annotations[SECCOMP_ANNOTATION] = sandbox.seccomp_bpf
+    if sandbox.seccomp is not None:
+        linux["seccomp"] = sandbox.seccomp
+    return {
+        "ociVersion": "1.0.2",
+        "process": _process(process),
+        "root": {"path": str(sandbox.rootfs), "readonly": sandbox.security.read_only_root},
+        "hostname": sandbox.hostname,
+        "mounts": [*_kernel_mounts(sandbox), *(_bind(mount) for mount in sandbox.mounts)],
+        "annotations": annotations,
+        "linux": linux,
+    }
+
+
+def _process(process: Process) -> dict[str, Any]:
+    held = sorted(capabilities(process.security))
+    # Inheritable and ambient stay empty, CVE-2022-27649, but for what a user other than root is given by
+    # name: without them it would lose that as its program starts.
+    kept = sorted(set(held) & set(process.security.add)) if process.uid else []
+    return {
+        "terminal": process.terminal,
+        "user": {"uid": process.uid, "gid": process.gid, "additionalGids": list(process.groups)},
+        "args": list(process.argv),
+        "env": list(process.env),
+        "cwd": process.cwd,
+        "capabilities": {
+            "bounding": held,
+            "effective": held,
+            "permitted": held,
+            **({"inheritable": kept, "ambient": kept} if kept else {}),
+        },
+        "noNewPrivileges": not process.security.privileged,
+        **({} if process.apparmor is None else {"apparmorProfile": process.apparmor}),
+        "rlimits": [
+            {
+                "type": "RLIMIT_NOFILE",
+                "soft": min(_OPEN_FILES_SOFT, process.open_files),
+                "hard": process.open_files,
+            },
+        ],
+    }
+
+
+def capabilities(security: Security, bounding: frozenset[str] | None = None) -> frozenset[str]:
+    """Return the capabilities that a container has: the default ones, without `drop`, with `add`.
+
+    "ALL" is what the agent itself has, since nobody can give more.
+    """
+    every = _own_capabilities() if bounding is None else bounding
+    if security.privileged or security.add == (ALL,):
+        return every - frozenset(security.drop)
+    kept = frozenset() if security.drop == (ALL,) else frozenset(CAPABILITIES) - frozenset(security.drop)
+    return kept | frozenset(security.add)
+
+
+@functools.cache
+def _own_capabilities() -> frozenset[str]:
+    status = Path("/proc/self/status").read_text()
+    bits = int(next(line.split()[1] for line in status.splitlines() if line.startswith("CapBnd")), 16)
+    return frozenset(name for number, name in enumerate(EVERY_CAPABILITY) if bits >> number & 1)
+
+
+def _device_rules(sandbox: Sandbox) -> list[dict[str, Any]]:
+    if sandbox.security.privileged:
+        return [{"allow": True, "access": "rwm"}]
+    allowed = [
+        {"allow": True, "type": device.kind, "major": device.major, "minor": device.minor, "access": "rwm"}
+        for device in sandbox.devices
+    ]
+    return [{"allow": False, "access": "rwm"}, *allowed]
+
+
+def _device(device: Device) -> dict[str, Any]:
+    return {
+        "path": device.path,
+        "type": device.kind,
+        "major": device.major,
+        "minor": device.minor,
+        "fileMode": device.mode,
+        "uid": 0,
+        "gid": device.gid,
+    }
+
+
+def _namespaces(sandbox: Sandbox) -> list[dict[str, str]]:
+    namespaces = [{"type": kind} for kind in ("mount", "pid", "ipc", "uts", "cgroup")]
+    if sandbox.netns is not None:
+        namespaces.append({"type": "network", "path": str(sandbox.netns)})
+    if sandbox.ids is not None:
+        namespaces.append({"type": "user"})
+    return namespaces
+
+
+def _id_mappings(ids: IdRange | None) -> dict[str, Any]:
+    if ids is None:
+        return {}
+    mapping = [{"containerID": 0, "hostID": ids.base, "size": ids.size}]
+    return {"uidMappings": mapping, "gidMappings": mapping}
+
+
+def _kernel_mounts(sandbox: Sandbox) -> list[dict[str, Any]]:
+    def entry(target: str, kind: str, source: str, *options: str) -> dict[str, Any]:
+        return {"destination": target, "type": kind, "source": source, "options": list(options)}
+
+    quiet = ("nosuid", "noexec", "nodev")
+    access = "rw" if sandbox.security.privileged else "ro"
+    sysfs = entry("/sys", "sysfs", "sysfs", *quiet, access)
+    if sandbox.sysfs is not None:
+        sysfs = entry("/sys", "bind", str(sandbox.sysfs), "rbind", "rprivate", *quiet, access)
+    return [
+        entry("/proc", "proc", "proc", *quiet),
+        entry("/dev", "tmpfs", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
+        entry(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            "nosuid",
+            "noexec",
+            "newinstance",
+            "ptmxmode=0666",
+            "mode=0620",
+            "gid=5",
+        ),
+        entry("/dev/shm", "tmpfs", "shm", *quiet, "mode=1777", "size=65536k"),  # noqa: S108
+        entry("/dev/mqueue", "mqueue", "mqueue", *quiet),
+        sysfs,
+        entry("/sys/fs/cgroup", "cgroup", "cgroup", *quiet, "relatime", access),
+    ]
+
+
+def _bind(mount: BindMount) -> dict[str, Any]:
+    options = ["rbind", "rprivate", "nosuid", "nodev", "ro" if mount.read_only else "rw"]
+    return {"destination": mount.target, "type": "bind", "source": str(mount.source), "options": options}
+
+
+def _resources(limits: Limits, *, limit_swap: bool) -> dict[str, Any]:
+    resources: dict[str, Any] = {}
+    if limits.memory is not None:
+        resources["memory"] = {"limit": limits.memory}
+        if limit_swap:
+            # Equal memory and memory+swap: the limit is the limit, with or without a swap device.
+            resources["memory"]["swap"] = limits.memory
+    if limits.pids is not None:
+        resources["pids"] = {"limit": limits.pids}
+    if limits.cpu is not None:
+        resources["cpu"] = {"quota": limits.cpu.quota, "period": limits.cpu.period}
+    return resources

@@ -1,0 +1,1 @@
+"""Cgroups of both kinds of hosts, and the limits written into them."""

@@ -1,0 +1,282 @@
+"""Detect mounts that a running container lost, and restore them.
+
+The container goes on, and its programs may swap links and directories all the while. So a path inside is
+resolved from the container's root, in its own mount namespace, to a descriptor; what that leads to is looked
+at; then that very descriptor is mounted on, or unmounted. What is mounted on is the container's own root file
+system or the volume that the path is in, never a file system of the kernel; nothing but a file of the pod is
+unmounted. Where the path leads elsewhere, the container's next start heals it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from msgspec import Struct
+
+from tank_agent.errors import Retry
+from tank_agent.linux import mounts
+from tank_agent.linux.fault import point
+from tank_agent.linux.mount_namespaces import (
+    attach_mount,
+    clone_mount,
+    in_mount_namespace,
+    place_of,
+    unmount_descriptor,
+)
+from tank_agent.linux.paths import open_in_root
+from tank_agent.runtime.container.instance import Record
+from tank_agent.runtime.container.oci import BindMount
+from tank_agent.runtime.mounts.rootfs import FILES
+from tank_agent.runtime.mounts.volumes import Volumes, innermost
+from tank_agent.runtime.security.user_namespace import mapping_of
+from tank_agent.spec.model import Mount, Volume
+
+# Below the bundle: where sources are bound meanwhile.
+_SCRATCH = "again"
+# A path that the container's own programs removed, or made into something else.
+_NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+# How many mounts of deleted files may lie on each other.
+_STALE_MAX = 16
+# What a namespace may hold: each time that a program moves a mount away, it would gain one.
+_MOUNTS_MAX = 1000
+_FILE_PATHS = frozenset(f"/etc/{name}" for name in FILES)
+_NEXT_START = "a restart of the container makes all its mounts anew"
+
+
+class _Lost(Struct, frozen=True, kw_only=True):
+    """A mount to bring back: the descriptor of what is mounted, and where.
+
+    `below` is the volume that the path is in, and the inode of that; None for the root file system. A former
+    `file` of the pod may be there still.
+    """
+
+    copy: int
+    target: str
+    file: bool
+    below: tuple[str, tuple[int, int]] | None
+
+
+def file_mounts(files: Path) -> tuple[BindMount, ...]:
+    """Return where a container sees the pod's files that lie in the directory `files`."""
+    return tuple(BindMount(source=files / name, target=f"/etc/{name}", read_only=True) for name in FILES)
+
+
+def lost(process: int, record: Record, files: Path) -> tuple[str, ...]:
+    """Return the paths in a container at which nothing of its pod is mounted any more.
+
+    Of the pod's files another inode counts as nothing: what is written to the pod's own never gets there.
+
+    Args:
+        process: a pidfd of the container.
+        record: the run's.
+        files: the directory with the pod's files.
+
+    Raises:
+        OSError: the container has ended.
+    """
+    wanted: dict[str, tuple[int, int] | None] = {
+        mount.target: _inode(mount.source) for mount in file_mounts(files)
+    }
+    wanted |= dict.fromkeys(record.volumes)
+
+    def look(root: int) -> tuple[str, ...]:
+        return tuple(path for path, inode in wanted.items() if not _is_mounted(root, path, inode))
+
+    return in_mount_namespace(process, look, record.root)
+
+
+def mount_again(
+    process: int,
+    record: Record,
+    bundle: Path,
+    *,
+    wanted: Sequence[Mount],
+    volumes: Sequence[Volume],
+    files: Path,
+    binder: Volumes,
+) -> None:
+    """Bring back what a container lost of its mounts. Can be repeated after a crash.
+
+    Args:
+        process: a pidfd of the container.
+        record: the run's.
+        bundle: its directory.
+        wanted: the mounts of the container's spec.
+        volumes: the pod's.
+        files: the directory with the pod's files.
+        binder: what binds volumes.
+
+    Raises:
+        Stalled, Retry: a volume cannot be bound, or the container has no such path any more.
+    """
+    scratch = bundle / _SCRATCH
+    try:
+        paths = lost(process, record, files)
+        try:
+            bound = _bind_files(scratch, [mount for mount in file_mounts(files) if mount.target in paths])
+            missing = [numbered for numbered in parents_first(wanted) if numbered[1].path in paths]
+            bound += _bind_volumes(scratch, record, missing, volumes, binder)
+            point("runtime:bound-again")
+            volume_of = {mount.path: mount.volume for mount in wanted}
+
+            def below(target: str) -> tuple[str, tuple[int, int]] | None:
+                outer = innermost(target, record.volumes)
+                if outer is None:
+                    return None
+                return outer, binder.inode(record.pod, volumes, volume_of[outer])
+
+            _mount(process, record, bound, below)
+            point("runtime:mounted-again")
+        finally:
+            mounts.unmount_tree(scratch)
+        paths = lost(process, record, files)
+    except OSError as error:
+        what = f" at {os.fsdecode(error.filename)}" if error.filename else ""
+        raise Retry(
+            f"container {record.container}: cannot mount again{what}: {error.strerror}",
+            hint=_NEXT_START,
+        ) from error
+    if paths:
+        raise Retry(f"container {record.container}: what is mounted at {', '.join(paths)} does not stay")
+
+
+def parents_first(mounts: Sequence[Mount]) -> list[tuple[int, Mount]]:
+    """Return mounts with their numbers so that none covers one before it, as /data would /data/cache."""
+    return sorted(enumerate(mounts), key=lambda pair: pair[1].path.count("/"))
+
+
+def _bind_files(scratch: Path, wanted: Sequence[BindMount]) -> list[BindMount]:
+    scratch.mkdir(mode=0o700, exist_ok=True)
+    bound = []
+    for mount in wanted:
+        target = scratch / mount.source.name
+        target.touch()
+        source = os.open(mount.source, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            mounts.bind(source, target, read_only=True)
+        finally:
+            os.close(source)
+        bound.append(BindMount(source=target, target=mount.target, read_only=True))
+    return bound
+
+
+def _bind_volumes(
+    scratch: Path,
+    record: Record,
+    missing: Sequence[tuple[int, Mount]],
+    volumes: Sequence[Volume],
+    binder: Volumes,
+) -> list[BindMount]:
+    bound: list[BindMount] = []
+    with ExitStack() as stack:
+        mapping = stack.enter_context(mapping_of(record.ids)) if record.ids and missing else None
+        for number, mount in missing:
+            place = scratch / str(number)
+            place.mkdir(mode=0o700, exist_ok=True)
+            # Without an owner: one that is gone is not made anew, and empty, under what runs.
+            bound += binder.bind(record.pod, volumes, [mount], place, owner=None, mapping=mapping)
+    return bound
+
+
+def _mount(
+    process: int,
+    record: Record,
+    bound: Sequence[BindMount],
+    below: Callable[[str], tuple[str, tuple[int, int]] | None],
+) -> None:
+    with ExitStack() as stack:
+        copies = []
+        for mount in bound:
+            copy = clone_mount(mount.source)
+            stack.callback(os.close, copy)
+            file = mount.target in _FILE_PATHS
+            copies.append(_Lost(copy=copy, target=mount.target, file=file, below=below(mount.target)))
+        # Of the host's /proc: the container's does not know us.
+        descriptors = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        stack.callback(os.close, descriptors)
+
+        def attach(root: int) -> None:
+            if _count_mounts(descriptors) > _MOUNTS_MAX:
+                raise Retry("cannot mount again: its programs moved mounts away too often", hint=_NEXT_START)
+            for lost_mount in copies:
+                _attach(root, descriptors, lost_mount)
+
+        in_mount_namespace(process, attach, record.root)
+
+
+def _count_mounts(descriptors: int) -> int:
+    """Return how many mounts the calling thread's namespace holds."""
+    path = f"../task/{threading.get_native_id()}/mountinfo"
+    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=descriptors), "rb") as file:
+        return sum(1 for _ in file)
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _is_mounted(root: int, path: str, inode: tuple[int, int] | None) -> bool:
+    try:
+        found = open_in_root(root, path, os.O_PATH)
+    except OSError as error:
+        if error.errno in _NOT_THERE:
+            return False
+        raise
+    try:
+        status = os.fstat(found)
+        return place_of(found).is_root and inode in (None, (status.st_dev, status.st_ino))
+    finally:
+        os.close(found)
+
+
+def _attach(root: int, descriptors: int, lost_mount: _Lost) -> None:
+    """Mount on what a path leads to, once that is known to be where such a path may lead."""
+    for _ in range(_STALE_MAX):
+        found = open_in_root(root, lost_mount.target, os.O_PATH)
+        try:
+            place = place_of(found)
+            if not place.is_root:
+                if place.mount != _allowed(root, lost_mount):
+                    break
+                attach_mount(lost_mount.copy, found)
+                return
+            if not (lost_mount.file and _is_stale(found, lost_mount.copy)):
+                break
+            # The next must not pile up on it.
+            unmount_descriptor(found, descriptors)
+        finally:
+            os.close(found)
+    raise Retry(
+        f"cannot mount again at {lost_mount.target}: the container's programs made the path lead elsewhere",
+        hint=_NEXT_START,
+    )
+
+
+def _allowed(root: int, lost_mount: _Lost) -> int | None:
+    """Return the number of the mount that a path must lead to; None if that is not there."""
+    if lost_mount.below is None:
+        return place_of(root).mount
+    outer, inode = lost_mount.below
+    found = open_in_root(root, outer, os.O_PATH)
+    try:
+        status, place = os.fstat(found), place_of(found)
+        ours = place.is_root and (status.st_dev, status.st_ino) == inode
+        return place.mount if ours else None
+    finally:
+        os.close(found)
+
+
+def _is_stale(found: int, copy: int) -> bool:
+    """Return whether the top of a mount is a former file of the pod, where the present one belongs."""
+    there, ours = os.fstat(found), os.fstat(copy)
+    return stat.S_ISREG(there.st_mode) and there.st_dev == ours.st_dev

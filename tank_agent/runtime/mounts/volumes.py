@@ -1,0 +1,309 @@
+"""Volumes: managed directories that outlive their pod, and paths of the host.
+
+A volume reaches a container as a bind mount made from a descriptor (nosuid, nodev), in the run's own
+directory; crun only ever sees that mount, so no link that is swapped later can redirect it. A volume inside
+another is mounted there by us, too: who else has the outer one could make its mount point a link to /proc.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import stat
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import structlog
+
+from tank_agent.errors import Retry, Stalled
+from tank_agent.linux import mounts, paths
+from tank_agent.linux.fault import point
+from tank_agent.linux.mount_namespaces import attach_mount, clone_mount
+from tank_agent.linux.trees import remove_tree
+from tank_agent.linux.user_namespaces import IdMapping
+from tank_agent.runtime.container.oci import BindMount
+from tank_agent.spec.model import Mount, Volume
+
+_log = structlog.get_logger()
+_DIRECTORY = "volumes"
+# The end of a name that no volume can have: its files are being deleted.
+_GOING = ".gone"
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+
+
+class Volumes:
+    """Makes managed volumes in `data_dir/volumes/<pod>/<name>`, and binds volumes into bundles.
+
+    Args:
+        data_dir: the agent's.
+        run_dir: the agent's; a container that could reach it, or data_dir, would be root on this machine.
+    """
+
+    def __init__(self, data_dir: Path, run_dir: Path) -> None:
+        self._root = data_dir / _DIRECTORY
+        self._own = tuple(Path(os.path.realpath(directory)) for directory in (run_dir, data_dir))
+        # Held where one is opened for a run, and from the last look at who uses one to its removal.
+        self._lock = threading.Lock()
+        # Nobody but root gets at them on this machine's own paths, where they are neither nosuid nor nodev:
+        # what a container made setuid there would make any user root.
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._root.chmod(0o700)
+        for directory in self._root.iterdir():
+            # An older agent let everybody through.
+            if directory.is_dir() and not directory.is_symlink():
+                directory.chmod(0o700)
+        # Only what is there now: a removal of this agent's is its own.
+        left = sorted(self._root.glob(f"*/.*{_GOING}"))
+        threading.Thread(target=_finish_removals, args=(left,), name="volume-sweep", daemon=True).start()
+
+    def bind(
+        self,
+        pod: str,
+        volumes: Sequence[Volume],
+        wanted: Sequence[Mount],
+        bundle: Path,
+        *,
+        owner: tuple[int, int] | None,
+        mapping: IdMapping | None = None,
+    ) -> tuple[BindMount, ...]:
+        """Bind the wanted volumes into a bundle and return them for the OCI configuration.
+
+        A managed volume that does not exist yet is made, and belongs to `owner` (uid, gid), who uses it
+        first; without `owner` it is an error. With a mapping, ids in volumes are those of the container, as
+        they are without.
+
+        Raises:
+            Stalled: a host path does not exist, or a symbolic link is in it, or its ids cannot be mapped.
+            Retry: the kernel or the disk refused.
+        """
+        by_name = {volume.name: volume for volume in volumes}
+        bound = {}
+        with contextlib.ExitStack() as stack:
+            sources = {}
+            for index, mount in enumerate(wanted):
+                volume = by_name[mount.volume]
+                if volume.host is not None:
+                    self.refuse_own(f"volume {volume.name}", Path(volume.host))
+                source = self._open(pod, volume, owner)
+                stack.callback(os.close, source)
+                sources[mount.path] = source
+                bound[mount.path] = _bind(source, bundle / _DIRECTORY / str(index), mount, mapping)
+            # The innermost first, so that each is whole when it goes into the next.
+            for path in sorted(bound, key=len, reverse=True):
+                outer = innermost(path, bound)
+                # Into a user namespace crun takes no mount that is inside of another, so there it makes each.
+                if outer is not None and mapping is None:
+                    _nest(bound.pop(path), bound[outer], sources[outer])
+        return tuple(bound.values())
+
+    def refuse_own(self, what: str, path: Path) -> None:
+        """Refuse a path of the host, without links, that no container may have.
+
+        Raises:
+            Stalled: the agent's own files are there, or above or below.
+        """
+        for own in self._own:
+            if path == own or own in path.parents or path in own.parents:
+                raise Stalled(
+                    f"{what}: {path} holds the agent's own files in {own}",
+                    hint="name a directory that has nothing to do with the agent",
+                )
+
+    def inode(self, pod: str, volumes: Sequence[Volume], name: str) -> tuple[int, int]:
+        """Return by which device and inode a volume is known wherever it is mounted.
+
+        Raises:
+            Stalled, Retry: as `bind`; one that is gone is not made.
+        """
+        volume = next(volume for volume in volumes if volume.name == name)
+        source = self._open(pod, volume, None)
+        try:
+            status = os.fstat(source)
+        finally:
+            os.close(source)
+        return status.st_dev, status.st_ino
+
+    def detach(self, bundle: Path) -> None:
+        """Detach a bundle's volumes from the host's tree; the container keeps them."""
+        mounts.unmount_below(bundle / _DIRECTORY)
+
+    def managed(self) -> tuple[tuple[str, str, Path], ...]:
+        """Return pod, name and directory of every managed volume, in order."""
+        found = []
+        for pod in self._root.iterdir():
+            if pod.is_dir() and not pod.is_symlink():
+                # What begins with a dot is being made or removed.
+                volumes = [entry for entry in pod.iterdir() if not entry.name.startswith(".")]
+                found += [(pod.name, volume.name, volume) for volume in volumes]
+        return tuple(sorted(found))
+
+    def remove(self, pod: str, name: str, check: Callable[[], None] = lambda: None) -> bool:
+        """Remove a managed volume with what is in it; False if there is none.
+
+        `check` raises what speaks against it. A run that begins after it finds no volume, and makes one.
+
+        Raises:
+            Retry: it cannot be removed.
+        """
+        if not (_NAME.fullmatch(pod) and _NAME.fullmatch(name)):
+            return False
+        going = self._root / pod / f".{name}.{secrets.token_hex(4)}{_GOING}"
+        # What resisted an earlier removal.
+        left = sorted((self._root / pod).glob(f".{name}.*{_GOING}"))
+        try:
+            for path in left:
+                _remove(path)
+            try:
+                with self._lock:
+                    check()
+                    (self._root / pod / name).rename(going)
+            except FileNotFoundError:
+                return bool(left)
+            point("volumes:going")
+            _remove(going)
+        except OSError as error:
+            where = f" at {error.filename}" if error.filename else ""
+            raise Retry(
+                f"cannot remove volume {pod}/{name}: {error.strerror}{where}",
+                hint="what can be is removed; run this again once the reason is gone",
+            ) from error
+        return True
+
+    def _open(self, pod: str, volume: Volume, owner: tuple[int, int] | None) -> int:
+        if volume.host is None:
+            with self._lock:
+                return _open_managed(self._root / pod, volume.name, owner)
+        root = os.open("/", os.O_PATH | os.O_CLOEXEC)
+        try:
+            return paths.open_without_links(root, volume.host.lstrip("/"), os.O_PATH)
+        except FileNotFoundError as error:
+            raise Stalled(f"volume {volume.name}: {volume.host} does not exist on this machine") from error
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                message = f"volume {volume.name}: {volume.host} leads through a symbolic link"
+                raise Stalled(
+                    message, hint=f"write the real path: {os.path.realpath(volume.host)}"
+                ) from error
+            raise Retry(f"volume {volume.name}: cannot open {volume.host}: {error.strerror}") from error
+        finally:
+            os.close(root)
+
+
+def innermost(path: str, outer: Iterable[str]) -> str | None:
+    """Return the innermost of some paths that a path is in; None if it is in none."""
+    return max((found for found in outer if path.startswith(f"{found}/")), key=len, default=None)
+
+
+def _nest(inner: BindMount, outer: BindMount, source: int) -> None:
+    """Mount what is bound inside of what else is; `source` is what that was made from."""
+    relative = inner.target.removeprefix(f"{outer.target}/")
+    copy = clone_mount(inner.source)
+    try:
+        if not outer.read_only:
+            _make_mount_point(source, relative, is_directory=stat.S_ISDIR(os.fstat(copy).st_mode))
+        top = os.open(outer.source, os.O_PATH | os.O_CLOEXEC)
+        try:
+            target = paths.open_without_links(top, relative, os.O_PATH)
+        finally:
+            os.close(top)
+        try:
+            attach_mount(copy, target)
+        finally:
+            os.close(target)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise Retry(f"mount {inner.target}: a symbolic link is there in the volume around it") from error
+        raise Retry(f"mount {inner.target}: not in the volume around it: {error.strerror}") from error
+    finally:
+        os.close(copy)
+
+
+def _make_mount_point(volume: int, relative: str, *, is_directory: bool) -> None:
+    """Make a directory, or a file, in a volume where there is none; others may write there meanwhile."""
+    *parents, name = relative.split("/")
+    with contextlib.ExitStack() as stack:
+        for part in (*parents, *((name,) if is_directory else ())):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(part, dir_fd=volume)
+                made = paths.open_without_links(volume, part, os.O_RDONLY | os.O_DIRECTORY)
+                stack.callback(os.close, made)
+                # Whatever our umask is.
+                os.fchmod(made, 0o755)
+            volume = paths.open_without_links(volume, part, os.O_PATH)
+            stack.callback(os.close, volume)
+        if not is_directory:
+            with contextlib.suppress(FileExistsError):
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+                os.close(paths.open_without_links(volume, name, flags, 0o644))
+
+
+def _finish_removals(left: Sequence[Path]) -> None:
+    """Go on where an agent was killed that removed volumes."""
+    for path in left:
+        try:
+            _remove(path)
+        except Exception as error:
+            _log.warning("cannot remove what is left of a volume", path=str(path), error=str(error))
+
+
+def _remove(path: Path) -> None:
+    remove_tree(path)
+    with contextlib.suppress(OSError):
+        path.parent.rmdir()
+
+
+def _open_managed(directory: Path, name: str, owner: tuple[int, int] | None) -> int:
+    try:
+        directory.mkdir(mode=0o700, exist_ok=True)
+        directory.chmod(0o700)
+        parent = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            try:
+                return paths.open_without_links(parent, name, os.O_PATH | os.O_DIRECTORY)
+            except FileNotFoundError:
+                if owner is None:
+                    raise Retry(f"volume {name}: {directory / name} was removed") from None
+                _make_volume(parent, name, owner)
+            return paths.open_without_links(parent, name, os.O_PATH | os.O_DIRECTORY)
+        finally:
+            os.close(parent)
+    except OSError as error:
+        raise Retry(f"volume {name}: cannot make {directory / name}: {error.strerror}") from error
+
+
+def _make_volume(parent: int, name: str, owner: tuple[int, int]) -> None:
+    """Make a volume so that it never stands there with the wrong owner."""
+    temporary = f".{name}.new"
+    # One that is there was left by an agent that died right here; nothing ever used it.
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(temporary, 0o755, dir_fd=parent)
+    # Whatever our umask is: as a directory that the container's user made itself.
+    os.chmod(temporary, 0o755, dir_fd=parent)  # noqa: S103
+    os.chown(temporary, *owner, dir_fd=parent, follow_symlinks=False)
+    os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+
+
+def _bind(source: int, target: Path, mount: Mount, mapping: IdMapping | None) -> BindMount:
+    is_directory = stat.S_ISDIR(os.fstat(source).st_mode)
+    target.parent.mkdir(exist_ok=True)
+    # Whatever our umask is; the bundle around it is closed.
+    target.parent.chmod(0o711)
+    if is_directory:
+        target.mkdir(exist_ok=True)
+    else:
+        target.touch()
+    try:
+        descriptor = mapping.descriptor if mapping is not None else None
+        mounts.bind(source, target, read_only=mount.read_only, mapping=descriptor)
+    except OSError as error:
+        if mapping is not None and error.errno == errno.EINVAL:
+            raise Stalled(
+                f'volume {mount.volume}: its file system cannot map ids, as userns = "auto" needs it',
+                hint="use one that can, such as ext4, xfs or btrfs, or leave userns out",
+            ) from error
+        raise Retry(f"volume {mount.volume}: cannot mount it: {error.strerror}") from error
+    return BindMount(source=target, target=mount.path, read_only=mount.read_only)

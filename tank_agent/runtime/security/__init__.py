@@ -1,0 +1,1 @@
+"""What confines a container: seccomp, AppArmor, and user namespaces."""

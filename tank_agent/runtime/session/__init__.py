@@ -1,0 +1,1 @@
+"""Commands, terminals and logs of a running container."""

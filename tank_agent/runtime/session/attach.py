@@ -1,0 +1,338 @@
+"""The terminals of containers with `tty = true`: one thread drains them all, and users look on.
+
+conmon stops a container that writes while a client of its attach socket does not read. So the agent is the
+only client, reads always, and keeps what it reads in bounded places: the last of each terminal, and a backlog
+for each viewer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import socket
+import threading
+import time
+from collections import deque
+from pathlib import Path
+
+import structlog
+
+from tank_agent.runtime.container.control import Control
+
+_log = structlog.get_logger()
+_SOCKET = "attach"
+# One message is a byte that names the stream and at most 8192 bytes (conmon's STDIO_BUF_SIZE).
+_MESSAGE = 8193
+_MESSAGES_AT_ONCE = 64
+# conmon reads into a buffer of this size and takes what fills it for cut.
+_MOST_INPUT = 8191
+_KEPT = 64 << 10
+_SHOWN = 16 << 10
+_BACKLOG = 1 << 20
+_STOP_DEADLINE = 5.0
+_CONNECT_DEADLINE = 2.0
+_AFTER_A_BUG = 0.1
+# What a terminal answers on its own: shown again, it would type the answer into the container.
+_QUERIES = re.compile(
+    rb"\x1b\[[?>=!]?[0-9;]*[cn]|\x1b\[[0-9;]*t|\x1b\[[?>=<][0-9;]*[uq]|\x1b\[\?[0-9;]*\$p|\x1bZ|\x05|\x07"
+    rb"|\x1b\][^\x07\x1b]*\?(?:\x07|\x1b\\)|\x1bP[^\x1b]*\x1b\\"
+)
+
+
+class Viewer:
+    """One user's place at a terminal: output waits here, up to a bound, until the user's thread takes it.
+
+    Attributes:
+        ready: readable while there is something to take, or when the terminal is gone.
+        input: writable while `write` would take something; only for polling.
+    """
+
+    def __init__(self, console: _Console, shown: bytes) -> None:
+        self._console = console
+        self._lock = threading.Lock()
+        self._chunks: deque[bytes] = deque([shown] if shown else [])
+        self._size = len(shown)
+        self._skipped = 0
+        self.gone = False
+        self.ready = os.eventfd(1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.input = os.dup(console.socket.fileno())
+
+    def push(self, data: bytes) -> None:
+        """Add output; the oldest is dropped when the user does not keep up. Called by the draining thread."""
+        with self._lock:
+            self._chunks.append(data)
+            self._size += len(data)
+            while self._size > _BACKLOG:
+                dropped = len(self._chunks.popleft())
+                self._size -= dropped
+                self._skipped += dropped
+            if self.ready >= 0:
+                os.eventfd_write(self.ready, 1)
+
+    def leave(self) -> None:
+        """Say that the terminal is gone."""
+        with self._lock:
+            self.gone = True
+            if self.ready >= 0:
+                os.eventfd_write(self.ready, 1)
+
+    def take(self) -> bytes:
+        """Return all output that waits, with a note where some was dropped."""
+        with self._lock:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self.ready)
+            data = b"".join(self._chunks)
+            self._chunks.clear()
+            skipped, self._size, self._skipped = self._skipped, 0, 0
+        if skipped:
+            return b"\r\n[tank: %d bytes of output skipped]\r\n%b" % (skipped, data)
+        return data
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Type; return how many bytes were taken, which may be none."""
+        try:
+            return os.write(self.input, data[:_MOST_INPUT])
+        except BlockingIOError:
+            return 0
+        except OSError:
+            # The terminal has gone; `gone` follows.
+            return len(data)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Ask for another size of the terminal; of several viewers, the last to ask wins."""
+        self._console.hub.resize(self._console, rows, columns)
+
+    def close(self) -> None:
+        """Stop looking on; the container goes on."""
+        self._console.hub.drop(self._console, self)
+        with self._lock:
+            os.close(self.ready)
+            os.close(self.input)
+            self.ready = self.input = -1
+
+
+class _Console:
+    """One container's terminal. The hub's lock guards it."""
+
+    def __init__(
+        self, hub: Consoles, directory: Path, connection: socket.socket, shown: bytes | None
+    ) -> None:
+        self.hub = hub
+        self.directory = directory
+        self.socket = connection
+        self.kept = bytearray(shown or b"")
+        # Somebody may have set a size that we do not know.
+        self._was_used = shown is not None
+        self.viewers: list[Viewer] = []
+        self.size: tuple[int, int] | None = None
+        self.wanted: deque[tuple[int, int]] = deque()
+        self.due = 0.0
+
+    def keep(self, data: bytes) -> None:
+        self.kept += data
+        if len(self.kept) > 2 * _KEPT:
+            del self.kept[:-_KEPT]
+
+    def want(self, rows: int, columns: int) -> None:
+        """Plan the lines that set a size: the size, once more in case conmon missed it."""
+        size = (rows, columns)
+        if self.wanted and self.wanted[-1] == size:
+            # A client tells its size once more when it has taken its terminal over.
+            return
+        nudge = self.size == size or (self.size is None and self._was_used)
+        # A program redraws only when its size changes, so one that someone comes back to needs two changes.
+        self.wanted = deque([(rows + 1, columns), size, size] if nudge else [size, size])
+
+
+class Consoles:
+    """Drains the terminals of all containers.
+
+    Args:
+        control: sets the sizes.
+    """
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._lock = threading.Lock()
+        self._consoles: dict[Path, _Console] = {}
+        self._by_descriptor: dict[int, _Console] = {}
+        self._epoll = select.epoll()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll.register(self._wake, select.EPOLLIN)
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="consoles", daemon=True)
+        self._thread.start()
+
+    def open(self, directory: Path, shown: bytes | None = None) -> bool:
+        """Attach to a container's terminal; False if that fails.
+
+        `shown` is what it printed before, under an agent that is gone.
+        """
+        with self._lock:
+            if directory in self._consoles:
+                return True
+        try:
+            connection = _connect(directory)
+            with self._lock:
+                if directory in self._consoles:
+                    connection.close()
+                    return True
+                self._serve(_Console(self, directory, connection, shown))
+        except OSError as error:
+            _log.warning("cannot attach to a container's terminal", bundle=str(directory), error=str(error))
+            return False
+        return True
+
+    def _serve(self, console: _Console) -> None:
+        """Begin to drain a terminal, with the lock held; one that is in the tables is drained."""
+        descriptor = console.socket.fileno()
+        try:
+            # Root in a container can use up what the kernel grants root of these.
+            self._epoll.register(descriptor, select.EPOLLIN)
+        except OSError:
+            console.socket.close()
+            raise
+        self._consoles[console.directory] = console
+        self._by_descriptor[descriptor] = console
+
+    def view(self, directory: Path) -> Viewer | None:
+        """Return a place at a container's terminal, with what was printed last; None if there is none."""
+        with self._lock:
+            console = self._consoles.get(directory)
+            if console is None:
+                return None
+            viewer = Viewer(console, last_output(bytes(console.kept)))
+            console.viewers.append(viewer)
+            return viewer
+
+    def close(self, directory: Path) -> None:
+        """Give up a container's terminal; its viewers are told."""
+        with self._lock:
+            console = self._consoles.get(directory)
+            if console is not None:
+                self._remove(console)
+        self._control.forget(directory)
+
+    def alive(self) -> bool:
+        """Return whether the thread runs."""
+        return self._thread.is_alive()
+
+    def stop(self) -> None:
+        """End the thread. Containers go on."""
+        self._stopping = True
+        os.eventfd_write(self._wake, 1)
+        self._thread.join(_STOP_DEADLINE)
+        with self._lock:
+            for console in list(self._consoles.values()):
+                self._remove(console)
+        self._epoll.close()
+        os.close(self._wake)
+
+    def resize(self, console: _Console, rows: int, columns: int) -> None:
+        """Set a size soon; of several that come close together, only the last."""
+        with self._lock:
+            console.want(rows, columns)
+        if not self._stopping:
+            os.eventfd_write(self._wake, 1)
+
+    def drop(self, console: _Console, viewer: Viewer) -> None:
+        """Forget a viewer."""
+        with self._lock, contextlib.suppress(ValueError):
+            console.viewers.remove(viewer)
+
+    def _run(self) -> None:
+        timeout = -1.0
+        while not self._stopping:
+            try:
+                for descriptor, _ in self._epoll.poll(timeout):
+                    if descriptor == self._wake:
+                        os.eventfd_read(self._wake)
+                    else:
+                        self._drain(descriptor)
+                timeout = self._set_sizes()
+            except Exception:
+                # A terminal that nobody drains stops its container, so the others are served on.
+                _log.exception("a terminal could not be served")
+                timeout = _AFTER_A_BUG
+
+    def _drain(self, descriptor: int) -> None:
+        with self._lock:
+            console = self._by_descriptor.get(descriptor)
+            if console is None:
+                return
+            output = []
+            try:
+                for _ in range(_MESSAGES_AT_ONCE):
+                    message = console.socket.recv(_MESSAGE)
+                    if not message:
+                        raise ConnectionResetError
+                    output.append(message[1:])
+            except BlockingIOError:
+                pass
+            except OSError:
+                self._hand_out(console, output)
+                self._remove(console)
+                return
+            self._hand_out(console, output)
+
+    def _hand_out(self, console: _Console, output: list[bytes]) -> None:
+        data = b"".join(output)
+        if data:
+            console.keep(data)
+            for viewer in console.viewers:
+                viewer.push(data)
+
+    def _set_sizes(self) -> float:
+        """Write the sizes that are due; return in how many seconds the next one is, -1 if there is none."""
+        now = time.monotonic()
+        waits = []
+        with self._lock:
+            for console in self._consoles.values():
+                if not console.wanted:
+                    continue
+                left = console.due - now
+                if left <= 0:
+                    left = self._control.resize(console.directory, *console.wanted[0])
+                    if left == 0:
+                        console.size = console.wanted.popleft()
+                        # Twice the gap, so that the repetition is read alone by a conmon that is slow.
+                        left = 0.1
+                if console.wanted:
+                    console.due = now + left
+                    waits.append(left)
+        return min(waits, default=-1.0)
+
+    def _remove(self, console: _Console) -> None:
+        self._consoles.pop(console.directory, None)
+        self._by_descriptor.pop(console.socket.fileno(), None)
+        self._epoll.unregister(console.socket.fileno())
+        console.socket.close()
+        for viewer in console.viewers:
+            viewer.leave()
+        console.viewers.clear()
+
+
+def last_output(kept: bytes) -> bytes:
+    """Return the last of what a terminal printed, from the beginning of a line, without questions to it."""
+    shown = kept[-_SHOWN:]
+    if len(shown) < len(kept):
+        shown = shown[shown.find(b"\n") + 1 :]
+    return _QUERIES.sub(b"", shown)
+
+
+def _connect(directory: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    connection.settimeout(_CONNECT_DEADLINE)
+    bundle = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # Short, whatever the length of run_dir.
+        connection.connect(f"/proc/self/fd/{bundle}/{_SOCKET}")
+    except BaseException:
+        connection.close()
+        raise
+    finally:
+        os.close(bundle)
+    connection.setblocking(False)
+    return connection

@@ -1,0 +1,462 @@
+"""A further command in a running container: `crun exec`, run directly, with a terminal or with three pipes.
+
+The command gets the main process's ids, capabilities, limits and no_new_privileges from the container's own
+config.json; crun puts it into the container's namespaces, cgroup and seccomp filter, and looks PATH up there.
+Only crun's pid file tells whether the command began: until there is one, all output is crun's own complaint.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+from msgspec import Struct
+
+from tank_agent.errors import CannotRun, CommandNotFound, NotRunning, Retry, TankError
+from tank_agent.linux import pidfd
+from tank_agent.linux.allowances import enlarge_pipe
+from tank_agent.linux.process import CONTAINER_UMASK, ENVIRONMENT
+from tank_agent.linux.trees import remove_tree
+from tank_agent.runtime.container.crun import Crun, clean_message
+from tank_agent.runtime.container.instance import read_number
+from tank_agent.runtime.container.live import Live
+from tank_agent.runtime.limits.cgroup import CgroupHost
+from tank_agent.runtime.session import console
+from tank_agent.spec.container_paths import is_kernel_path, normal_path
+
+_log = structlog.get_logger()
+_DEADLINE = 10.0
+_MOST_AT_ONCE = 200
+_PIPE_SIZE = 256 << 10
+_SAME_MOMENT = 10.0
+# How long the commands that an agent was just starting are waited for by the next one, in seconds.
+_BEGINS_WITHIN = 1.0
+_LOOK = 0.02
+_MISSING = re.compile(r"not found|no such file", re.IGNORECASE)
+_REFUSED = re.compile(
+    r"permission denied|operation not permitted|exec format error|is a directory|not executable",
+    re.IGNORECASE,
+)
+# What the kernel says of a file that it does not run, as crun prints it in the command's place.
+_EXEC_ERRORS = frozenset(
+    os.strerror(number)
+    for number in (
+        *(errno.E2BIG, errno.EACCES, errno.EINVAL, errno.EIO, errno.ELIBBAD, errno.ELOOP, errno.ENOENT),
+        *(errno.ENOEXEC, errno.ENOMEM, errno.ENOTDIR, errno.EPERM, errno.ETXTBSY),
+    )
+)
+_COMPLAINT = re.compile(rb"(?:\x1b\[1;31m)?exec: ([ -~]+?)(?:\x1b\[0m)?\r?\n")
+_COMPLAINT_SIZE = 200
+_GONE = re.compile(r"not running|does not exist|stopped container|no such process", re.IGNORECASE)
+
+
+class ExecRequest(Struct, frozen=True, kw_only=True):
+    """What to run.
+
+    `env` is NAME=VALUE strings that win over the container's own; `cwd` None is the container's own.
+    `term` is the name of the user's terminal.
+    `rows` and `columns` are the first size of the terminal; 0 means that it is not known.
+    """
+
+    argv: tuple[str, ...]
+    env: tuple[str, ...] = ()
+    cwd: str | None = None
+    terminal: bool = False
+    term: str = ""
+    rows: int = 0
+    columns: int = 0
+
+
+class Ended(Struct, frozen=True, kw_only=True):
+    """How a command ended: exactly one is set."""
+
+    code: int | None = None
+    signal: int | None = None
+
+
+class _Config(Struct, frozen=True):
+    process: dict[str, Any]
+
+
+class Executor:
+    """Runs commands in containers; their files are in `run_dir/exec`.
+
+    Args:
+        crun: the runtime.
+        run_dir: the agent's.
+        cgroups: tells what runs in a container.
+    """
+
+    def __init__(self, crun: Crun, run_dir: Path, cgroups: CgroupHost) -> None:
+        self.directory = run_dir / "exec"
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._crun = crun
+        self._cgroups = cgroups
+        self._free = threading.BoundedSemaphore(_MOST_AT_ONCE)
+
+    def start(self, run: Live, request: ExecRequest) -> Execution:
+        """Start a command.
+
+        Raises:
+            CannotRun: the working directory or a variable cannot be.
+            NotRunning: the container has gone.
+            Retry: too many commands run, or the runtime did not answer.
+        """
+        process = msgspec.json.encode(self._process(run, request))
+        if not self._free.acquire(blocking=False):
+            raise Retry(f"{_MOST_AT_ONCE} commands run in containers already", hint="end some of them first")
+        directory = self.directory / secrets.token_hex(8)
+        try:
+            # Somebody may have removed it since.
+            self.directory.mkdir(mode=0o700, exist_ok=True)
+            directory.mkdir(mode=0o700)
+            return Execution(
+                self._crun,
+                run,
+                directory,
+                request,
+                process,
+                inside=lambda: self._cgroups.processes(run.record.cgroup),
+                release=self._free.release,
+            )
+        except BaseException:
+            remove_tree(directory)
+            self._free.release()
+            raise
+
+    def sweep(self, inside: Callable[[], Collection[int]]) -> None:
+        """Hang up the commands that an agent which was killed has left, and remove their files.
+
+        `inside` returns the processes that live in our containers now, without the main ones.
+        """
+        until = time.monotonic() + _BEGINS_WITHIN
+        for directory in self.directory.iterdir():
+            while (pid := read_number(directory / "pid")) is None and _may_begin(directory, until):
+                time.sleep(_LOOK)
+            if pid is not None and pid in inside() and _began_with(pid, directory / "pid"):
+                _signal_group(pid, inside, signal.SIGHUP)
+            remove_tree(directory)
+
+    def _process(self, run: Live, request: ExecRequest) -> dict[str, Any]:
+        cwd = request.cwd
+        if cwd is not None and (not cwd.startswith("/") or is_kernel_path(cwd)):
+            raise CannotRun(
+                f"cannot run in {cwd}", hint="give an absolute path, outside of /proc, /sys and /dev"
+            )
+        try:
+            content = (run.directory / "config.json").read_bytes()
+        except FileNotFoundError:
+            raise NotRunning(f"{run.record.pod}/{run.record.container} is not running") from None
+        process = msgspec.json.decode(content, type=_Config).process
+        process["args"] = list(request.argv)
+        process["terminal"] = request.terminal
+        process["env"] = merge_environment(process["env"], request)
+        if cwd is not None:
+            process["cwd"] = normal_path(cwd)
+        if request.terminal and request.rows and request.columns:
+            process["consoleSize"] = {"height": request.rows, "width": request.columns}
+        return process
+
+
+def merge_environment(own: list[str], request: ExecRequest) -> list[str]:
+    """Return the container's variables with TERM added, and the request's over them."""
+    merged = dict(_pair(entry) for entry in own)
+    merged.setdefault("TERM", request.term or "xterm")
+    merged.update(_pair(entry) for entry in request.env)
+    return [f"{name}={value}" for name, value in merged.items()]
+
+
+def _pair(entry: str) -> tuple[str, str]:
+    name, equals, value = entry.partition("=")
+    if not name or not equals or "\0" in entry:
+        raise CannotRun(f"{entry!r} is not a variable", hint="write NAME=VALUE")
+    return name, value
+
+
+class Execution:
+    """One command in a container. One thread works with it; it must be closed, once it has ended.
+
+    Attributes:
+        terminal: the master of its pseudo-terminal, or None.
+        stdin, stdout, stderr: our ends of its pipes; None with a terminal, and once closed.
+        waiter: a pidfd of crun, readable when the command has ended.
+
+    All of them are non-blocking.
+    """
+
+    def __init__(
+        self,
+        crun: Crun,
+        run: Live,
+        directory: Path,
+        request: ExecRequest,
+        process: bytes,
+        *,
+        inside: Callable[[], Collection[int]],
+        release: Callable[[], None],
+    ) -> None:
+        self._directory = directory
+        self._inside = inside
+        self._release = release
+        self._container = f"{run.record.pod}/{run.record.container}"
+        self._command = request.argv[0]
+        self._process: int | None = None
+        self._pid = 0
+        self._owed: list[int] = []
+        self._printed = b""
+        self.terminal: int | None = None
+        self.stdin: int | None = None
+        self.stdout: int | None = None
+        self.stderr: int | None = None
+        argv = [*crun.exec_command("log"), "--pid-file=pid"]
+        self._environment = {**ENVIRONMENT, **crun.environment}
+        if request.terminal:
+            self._start_with_terminal(argv, run, request, process)
+        else:
+            self._start_with_pipes(argv, run, process)
+
+    def _start_with_pipes(self, argv: list[str], run: Live, process: bytes) -> None:
+        (self._directory / "process.json").write_bytes(process)
+        ends = [os.pipe() for _ in range(3)]
+        theirs = (ends[0][0], ends[1][1], ends[2][1])
+        self.stdin, self.stdout, self.stderr = ends[0][1], ends[1][0], ends[2][0]
+        try:
+            self._spawn([*argv, "--process=process.json", run.record.id], theirs)
+        except BaseException:
+            self._close_streams()
+            raise
+        finally:
+            for descriptor in theirs:
+                os.close(descriptor)
+        for descriptor in (self.stdin, self.stdout, self.stderr):
+            os.set_blocking(descriptor, False)
+            enlarge_pipe(descriptor, _PIPE_SIZE)
+
+    def _start_with_terminal(self, argv: list[str], run: Live, request: ExecRequest, process: bytes) -> None:
+        # crun's address of a socket is limited, and its working directory is ours to choose.
+        argv = [*argv, "--process=/dev/stdin", "--tty", "--console-socket=console", run.record.id]
+        with console.listening(self._directory / "console") as listener:
+            reader, gate = os.pipe()
+            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                self._spawn(argv, (reader, null, null))
+            except BaseException:
+                os.close(gate)
+                raise
+            finally:
+                os.close(reader)
+                os.close(null)
+            try:
+                self.terminal = console.receive_sized(
+                    listener,
+                    self._crun.pid,
+                    self.waiter,
+                    gate=gate,
+                    process=process,
+                    size=(request.rows, request.columns),
+                )
+            except BaseException:
+                self._kill_waiter()
+                os.close(self.waiter)
+                raise
+
+    def _spawn(self, argv: list[str], streams: tuple[int, int, int]) -> None:
+        self._crun = subprocess.Popen(
+            argv,
+            env=self._environment,
+            cwd=self._directory,
+            stdin=streams[0],
+            stdout=streams[1],
+            stderr=streams[2],
+            # The command gets a process group that is not ours.
+            start_new_session=True,
+            umask=CONTAINER_UMASK,
+        )
+        # Not reaped by anybody else, so the number is still its own.
+        self.waiter = os.pidfd_open(self._crun.pid)
+
+    def begun(self) -> bool:
+        """Return whether the command runs or ran; before that, output is crun's."""
+        if not self._pid:
+            try:
+                self._pid = int((self._directory / "pid").read_bytes() or b"0")
+            except FileNotFoundError:
+                return False
+            if self._pid:
+                self._process = pidfd.open_process(self._pid)
+                for number in self._owed:
+                    self.signal(number)
+        return self._pid != 0
+
+    def ended(self) -> bool:
+        """Return whether the command has ended; what it wrote may still be in the pipes."""
+        return pidfd.ended(self.waiter)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Set the terminal's size, if it has one."""
+        if self.terminal is not None:
+            console.set_size(self.terminal, rows, columns)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the command and its process group, once it has begun; nothing if it has ended."""
+        if not self.begun():
+            # Each of them once, since a caller could send any number.
+            if number not in self._owed:
+                self._owed.append(number)
+        elif self._process is not None and not pidfd.ended(self._process):
+            _signal_group(self._pid, self._inside, number)
+
+    def read(self, descriptor: int, size: int) -> bytes:
+        """Read from the terminal or an output."""
+        data = os.read(descriptor, size)
+        # Only a short text can be a complaint of crun's.
+        if len(self._printed) <= _COMPLAINT_SIZE:
+            self._printed += data[: _COMPLAINT_SIZE + 1]
+        return data
+
+    def close_stdin(self) -> None:
+        """Give the command the end of its input."""
+        if self.stdin is not None:
+            os.close(self.stdin)
+            self.stdin = None
+
+    def close_output(self, descriptor: int) -> None:
+        """Close the terminal or an output that has come to its end."""
+        for name in ("terminal", "stdout", "stderr"):
+            if getattr(self, name) == descriptor:
+                os.close(descriptor)
+                setattr(self, name, None)
+
+    def hang_up(self) -> None:
+        """Take its terminal or pipes away and tell it (SIGHUP); a command that wants to go on may."""
+        self._close_streams()
+        self.signal(signal.SIGHUP)
+
+    def result(self) -> Ended:
+        """Return how the command ended; only after `ended`.
+
+        Raises:
+            CommandNotFound, CannotRun: it never began.
+            NotRunning: the container has gone meanwhile.
+            TankError: the runtime failed otherwise.
+        """
+        code = self._crun.wait(_DEADLINE)
+        if not self.begun():
+            raise self._failure(code)
+        if code == 1 and (said := self._said() or complaint(self._printed)):
+            # Too late to refuse: the kernel did not take the file that was found.
+            return Ended(code=127 if _MISSING.search(said) else 126)
+        if code < 0:
+            return Ended(signal=-code)
+        return self._as_signal(code) if code > 128 else Ended(code=code)
+
+    def close(self) -> None:
+        """Give everything back; a command that still runs is left to the next agent's `sweep`."""
+        self._close_streams()
+        if self._crun.poll() is None and not self.begun():
+            # The runtime hangs: nobody else would ever end it.
+            self._kill_waiter()
+        if self._crun.poll() is None:
+            _log.warning("a command outlives its session", container=self._container, command=self._command)
+        else:
+            remove_tree(self._directory)
+        for descriptor in (self.waiter, self._process):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._release()
+
+    def _as_signal(self, code: int) -> Ended:
+        # crun says 128 + n both for signal n and for that exit code; the kernel may still know better.
+        status = pidfd.wait_status(self._process) if self._process is not None else None
+        if status is not None:
+            if os.WIFSIGNALED(status):
+                return Ended(signal=os.WTERMSIG(status))
+            return Ended(code=os.WEXITSTATUS(status))
+        number = code - 128
+        return Ended(signal=number) if number <= signal.SIGRTMAX else Ended(code=code)
+
+    def _failure(self, code: int) -> TankError:
+        said = self._said()
+        if said.startswith("chdir"):
+            return CannotRun(f"cannot run {self._command}: {said}", hint="give another --cwd")
+        if _GONE.search(said):
+            return NotRunning(f"{self._container} is not running")
+        if _MISSING.search(said):
+            return CommandNotFound(f"{self._command}: not found in the container", where=self._container)
+        if _REFUSED.search(said):
+            return CannotRun(f"{self._command} cannot be executed: {said}", where=self._container)
+        return TankError(f"the container runtime failed with code {code}: {said or 'it said nothing'}")
+
+    def _said(self) -> str:
+        """Return the error that crun wrote to its log; empty if there is none."""
+        try:
+            text = (self._directory / "log").read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
+        errors = [line for line in text.splitlines() if '"error"' in line]
+        return clean_message(errors[-1]) if errors else ""
+
+    def _kill_waiter(self) -> None:
+        pidfd.kill_tree(self.waiter)
+        self._crun.wait(_DEADLINE)
+
+    def _close_streams(self) -> None:
+        for name in ("terminal", "stdin", "stdout", "stderr"):
+            descriptor = getattr(self, name)
+            if descriptor is not None:
+                os.close(descriptor)
+                setattr(self, name, None)
+
+
+def complaint(printed: bytes) -> str:
+    """Return why the kernel did not run a command, if that is all that was printed; else nothing.
+
+    From 1.14.1 on, crun has closed its log by then, so it can only tell by the command's output.
+    """
+    found = _COMPLAINT.fullmatch(printed)
+    said = found[1].decode() if found is not None else ""
+    return said if said in _EXEC_ERRORS else ""
+
+
+def _signal_group(leader: int, inside: Callable[[], Collection[int]], number: int) -> None:
+    """Send a signal to a process and to the others of its group, but only to those in the container.
+
+    crun is in the group, too, unless the command has a terminal; and it would pass the signal on once more.
+    """
+    group = _group(leader)
+    if group is not None:
+        pidfd.signal_all(lambda: {pid for pid in inside() if _group(pid) == group}, number)
+
+
+def _group(pid: int) -> int | None:
+    """Return a process's group; None if it is gone."""
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def _may_begin(directory: Path, until: float) -> bool:
+    """Return whether to wait for a command's pid file: crun may write it a moment after its agent ended."""
+    return time.monotonic() < until and time.time() - directory.stat().st_mtime < _SAME_MOMENT
+
+
+def _began_with(pid: int, file: Path) -> bool:
+    """Return whether a process began when its pid file was written: the number may be another's by now."""
+    ticks = pidfd.start_time(pid)
+    if ticks is None:
+        return False
+    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    began = booted + ticks / os.sysconf("SC_CLK_TCK")
+    return abs(began - file.stat().st_mtime) < _SAME_MOMENT

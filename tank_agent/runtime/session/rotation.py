@@ -1,0 +1,134 @@
+"""Rotates the logs of running containers by size, with no line lost.
+
+The file is renamed while conmon goes on writing to it, then conmon is told to open it by name again. The
+second step may be missing after a crash: a container whose log has no file by its name gets it again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from tank_agent.linux.fault import point
+from tank_agent.linux.shortage import shortage
+from tank_agent.runtime.container.containers import Containers
+from tank_agent.runtime.container.control import Control
+from tank_agent.runtime.container.live import Live
+from tank_agent.runtime.session.output import log_files
+
+_log = structlog.get_logger()
+_EVERY = 1.0
+_STOP_DEADLINE = 5.0
+
+
+class Rotation:
+    """Looks at the logs of all running containers every second, in a thread of its own.
+
+    Args:
+        containers: whose logs.
+        control: how their conmons are told.
+        max_size: bytes above which a file is rotated.
+        max_files: how many files of a container are kept, the current one included.
+    """
+
+    def __init__(self, containers: Containers, control: Control, *, max_size: int, max_files: int) -> None:
+        self._containers = containers
+        self._control = control
+        self._max_size = max_size
+        self._max_files = max_files
+        self._trimmed: dict[Path, int] = {}
+        self._told: dict[Path, str] = {}
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="log-rotation", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def alive(self) -> bool:
+        """Return whether the thread runs."""
+        return self._thread.is_alive()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._ended.set()
+        self._thread.join(_STOP_DEADLINE)
+
+    def set_limits(self, *, max_size: int, max_files: int) -> None:
+        """Change what is kept, from the next look on."""
+        self._max_size, self._max_files = max_size, max_files
+
+    def check(self) -> None:
+        """Rotate what is too large, and repair what an interrupted rotation left."""
+        limit = self._max_files
+        trimmed: dict[Path, int] = {}
+        told: dict[Path, str] = {}
+        for pod in self._containers.pods():
+            for run in self._containers.runs(pod):
+                log = self._containers.log(pod, run.record.container)
+                try:
+                    # Once for each limit: a lower one counts for logs that no longer grow, too.
+                    if self._trimmed.get(log) != limit:
+                        trim(log, limit)
+                    trimmed[log] = limit
+                    # One that only is being made has not opened its log yet.
+                    if run.started and run.monitor is not None:
+                        self._check_run(run, log)
+                except OSError as error:
+                    # Such as a file that cannot be removed: the others are looked at all the same.
+                    told[log] = str(shortage(error) or error)
+                    if self._told.get(log) != told[log]:
+                        _log.error(
+                            "cannot rotate a log",
+                            pod=pod,
+                            container=run.record.container,
+                            error=told[log],
+                        )
+        self._trimmed, self._told = trimmed, told
+
+    def _check_run(self, run: Live, log: Path) -> None:
+        try:
+            size = log.stat(follow_symlinks=False).st_size
+        except FileNotFoundError:
+            self._tell(lambda: self._control.reopen_log(run.directory))
+            return
+        if size > self._max_size:
+            rotate(log, self._max_files)
+            self._tell(lambda: self._control.reopen_log(run.directory))
+
+    def _tell(self, write: Callable[[], float]) -> None:
+        while (wait := write()) > 0 and not self._ended.wait(wait):
+            pass
+
+    def _run(self) -> None:
+        while not self._ended.wait(_EVERY):
+            try:
+                self.check()
+            except Exception:
+                # Such as a full or broken disk: the next look may find it mended.
+                _log.exception("cannot rotate logs")
+
+
+def rotate(log: Path, max_files: int) -> None:
+    """Rename a log's files so that its own name is free, and remove what is too old."""
+    trim(log, max_files - 1)
+    if max_files == 1:
+        log.unlink()
+        return
+    for number in range(max_files - 2, 0, -1):
+        path = log.with_name(f"{log.name}.{number}")
+        if path.exists():
+            path.rename(log.with_name(f"{log.name}.{number + 1}"))
+            point("logs:shifted")
+    log.rename(log.with_name(f"{log.name}.1"))
+    point("logs:renamed")
+
+
+def trim(log: Path, max_files: int) -> None:
+    """Remove the oldest of a log's files, so that so many are left, the newest included."""
+    for path, _ in log_files(log):
+        if path != log and int(path.suffix.removeprefix(".")) >= max_files:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,343 @@
+"""An agent that remembers what it was asked, for the tests of the API, the client and the command line."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tank_agent.api.server import ApiServer
+from tank_agent.api.service import AppliedPod, ManagedVolume, PlannedPod, PlanReport
+from tank_agent.errors import (
+    ImageInUse,
+    InvalidSpec,
+    OwnedElsewhere,
+    PodNotFound,
+    Problem,
+    Stalled,
+    VolumeInUse,
+)
+from tank_agent.image.config import LayerProgress, Progress
+from tank_agent.image.reports import ListedImage, RemovedImages
+from tank_agent.journal.records import DesiredPod, Event, Revision
+from tank_agent.linux.libc import syscall
+from tank_agent.spec.model import Container, Pod
+
+T = TypeVar("T")
+
+
+def make_pod(name: str, image: str = "oci:/srv/busybox") -> Pod:
+    return Pod(name=name, containers=(Container(name="app", image=image),))
+
+
+def desired(name: str, generation: int = 1, owner: str = "api") -> DesiredPod:
+    return DesiredPod(
+        name=name,
+        pod=make_pod(name),
+        owner=owner,
+        revision=f"rev{generation}",
+        generation=generation,
+        hash="0" * 64,
+        changed_at=1_780_000_000.0,
+    )
+
+
+class FakeGitOps:
+    """What the API asks about sources; `git` is what it answers."""
+
+    def __init__(self, service: FakeService) -> None:
+        self.service = service
+        self.suspended = False
+        self.git: dict[str, Any] | None = None
+        self.directory_error: str | None = None
+
+    def report(self) -> dict[str, Any]:
+        directories = [{"path": "/etc/tank/pods.d", "error": self.directory_error}]
+        return {"suspended": self.suspended, "directories": directories, "git": self.git}
+
+    def suspend(self, name: str | None) -> None:
+        self.service.calls.append(("suspend", name))
+        self.suspended = name is None
+
+    def resume(self, name: str | None) -> None:
+        self.service.calls.append(("resume", name))
+        self.suspended = False
+
+    def roll_back(self, name: str, to: str | None) -> Revision:
+        self.service.calls.append(("rollback", name, to))
+        return self.service.history(name)[0]
+
+
+class FakeImages:
+    """One image, which pod web needs; "bad" can't be pulled."""
+
+    def __init__(self) -> None:
+        self.known = ListedImage(
+            reference="docker.io/library/nginx:1.27",
+            digest=f"sha256:{'a' * 64}",
+            size=188_000_000,
+            layers=2,
+            pulled_at="2026-11-22T06:00:33Z",
+            pods=("web",),
+        )
+        self.calls: list[tuple[str, ...]] = []
+
+    def list(self) -> Sequence[ListedImage]:
+        return [self.known]
+
+    def pull(
+        self, reference: str, policy: str, ended: Callable[[], bool]
+    ) -> Iterator[Progress | ListedImage]:
+        self.calls.append(("pull", reference, policy))
+        for done, state in ((0, "waiting"), (60, "downloading"), (100, "done")):
+            layer = LayerProgress(digest=f"sha256:{'b' * 64}", done=done, total=100, state=state)  # type: ignore[arg-type]
+            cached = LayerProgress(digest=f"sha256:{'c' * 64}", done=50, total=50, state="cached")
+            yield Progress(done=done + 50, total=150, layers=(layer, cached))
+            if reference == "bad":
+                raise Stalled("no such image", where=reference, hint="check the name")
+        yield self.known
+
+    def remove(self, reference: str) -> RemovedImages:
+        self.calls.append(("rm", reference))
+        if reference == "used":
+            raise ImageInUse("the image used is needed: pod web runs it", hint="remove the pod first")
+        return RemovedImages(removed=(reference,), freed=1_500_000)
+
+    def prune(self) -> RemovedImages:
+        self.calls.append(("prune",))
+        return RemovedImages(removed=("a", "b"), freed=2_500_000_000)
+
+
+class FakeService:
+    """Takes a text whose every line is a pod's name; a line "bad" is a problem, "owned" is another's."""
+
+    def __init__(self) -> None:
+        self.condition = threading.Condition()
+        self.pods: dict[str, DesiredPod] = {}
+        self.statuses: dict[str, dict[str, Any]] = {}
+        self.log: list[Event] = []
+        self.calls: list[tuple[Any, ...]] = []
+        self.report = PlanReport(pods=())
+        self.failure: Exception | None = None
+        self.waited = threading.Event()
+        self.phase = "running"
+        self.images = FakeImages()
+        self.gitops = FakeGitOps(self)
+
+    def add(self, name: str, phase: str = "running", owner: str = "api", **fields: Any) -> None:
+        with self.condition:
+            generation = self.pods[name].generation + 1 if name in self.pods else 1
+            self.pods[name] = desired(name, generation, owner)
+            container = {
+                "name": "app",
+                "phase": phase,
+                "pid": 4711 if phase == "running" else None,
+                "restarts": 2,
+                "image": "oci:/srv/busybox",
+                "exit": None,
+            }
+            self.statuses[name] = {
+                "name": name,
+                "phase": phase,
+                "owner": owner,
+                "revision": f"rev{generation}",
+                "generation": generation,
+                "error": None,
+                "next_retry": None,
+                "addresses": [],
+                "containers": [container],
+            } | fields
+            self.condition.notify_all()
+
+    def say(self, pod: str, message: str = "it began", type: str = "started") -> None:
+        with self.condition:
+            seq = len(self.log) + 1
+            self.log.append(
+                Event(
+                    seq=seq,
+                    at="2026-11-22T06:00:33Z",
+                    pod=pod,
+                    container="app",
+                    type=type,
+                    message=message,
+                    revision="rev1",
+                    cause="apply",
+                )
+            )
+            self.condition.notify_all()
+
+    def list_pods(self) -> Sequence[DesiredPod]:
+        if self.failure:
+            raise self.failure
+        return [self.pods[name] for name in sorted(self.pods)]
+
+    def get_pod(self, name: str) -> DesiredPod:
+        if name not in self.pods:
+            raise PodNotFound(f"there is no pod {name}", hint="see `tank list`")
+        return self.pods[name]
+
+    def apply(self, text: str, file: str) -> Sequence[AppliedPod]:
+        self.calls.append(("apply", text, file))
+        problems = []
+        for number, line in enumerate(text.splitlines(), 1):
+            if line == "bad":
+                problems.append(
+                    Problem(file, number, "containers[0].image", "is empty; give an image", "web")
+                )
+            if line == "owned":
+                raise OwnedElsewhere(
+                    "web is owned by a file", where="/etc/tank/pods.d/web.toml", hint="edit it"
+                )
+        if problems:
+            raise InvalidSpec(tuple(problems))
+        names = [line for line in text.splitlines() if line.replace("-", "").isalnum()]
+        for name in names:
+            self.add(name, self.phase)
+        return [AppliedPod(name=name, change="created", generation=1) for name in names]
+
+    def delete(self, name: str) -> bool:
+        if name in self.pods and self.pods[name].owner != "api":
+            raise OwnedElsewhere(f"{name} is owned by a file", hint="remove the file")
+        with self.condition:
+            self.statuses.pop(name, None)
+            self.condition.notify_all()
+            return self.pods.pop(name, None) is not None
+
+    def status(self, name: str | None = None) -> list[dict[str, Any]]:
+        if name is None:
+            return [self.statuses[key] for key in sorted(self.statuses)]
+        self.get_pod(name)
+        return [self.statuses[name]]
+
+    def wait(self, name: str, phase: str, timeout: float) -> dict[str, Any]:
+        deadline = time.monotonic() + timeout
+        self.waited.set()
+        with self.condition:
+            while True:
+                if phase == "deleted" and name not in self.pods:
+                    return {"name": name, "phase": "deleted"}
+                found = self.status(name)[0]
+                left = deadline - time.monotonic()
+                if found["phase"] == phase or left <= 0:
+                    return found
+                self.condition.wait(left)
+
+    def events(self, after: int, limit: int) -> Sequence[Event]:
+        return self.log[after : after + limit]
+
+    def wait_for_events(self, after: int, timeout: float) -> bool:
+        with self.condition:
+            return self.condition.wait_for(lambda: len(self.log) > after, timeout)
+
+    def volumes(self) -> Sequence[ManagedVolume]:
+        return [ManagedVolume(pod="web", name="data", path="/var/lib/tank/volumes/web/data", in_use=True)]
+
+    def remove_volume(self, pod: str, name: str) -> bool:
+        if (pod, name) == ("web", "data"):
+            raise VolumeInUse("volume web/data is in use: pod web has it (api)", hint="remove the pod first")
+        return name == "old"
+
+    def history(self, name: str) -> Sequence[Revision]:
+        pod = self.get_pod(name)
+        return [
+            Revision(
+                generation=generation,
+                pod=pod.pod,
+                owner=pod.owner,
+                revision=f"rev{generation}",
+                hash=pod.hash,
+                changed_at=pod.changed_at,
+            )
+            for generation in range(1, pod.generation + 1)
+        ]
+
+    def plan(self, files: Mapping[str, str] | None, git: str | None = None) -> PlanReport:
+        self.calls.append(("plan", files) if git is None else ("plan", files, git))
+        return self.report
+
+    def sync(
+        self, wait: float | None, confirm: str | None = None, within: float | None = None
+    ) -> list[dict[str, Any]]:
+        asked = [part for part in (confirm, within) if part is not None]
+        self.calls.append(("sync", wait, *asked))
+        return self.status()
+
+    def info(self) -> dict[str, Any]:
+        return {
+            "version": "0.1.0",
+            "pid": 17,
+            "uptime": 65.0,
+            "data_dir": "/var/lib/tank",
+            "run_dir": "/run/tank",
+            "pods_dir": "/etc/tank/pods.d",
+            "crun": "1.28",
+            "conmon": "2.2.1",
+        }
+
+
+CHANGES = PlanReport(
+    pods=(
+        PlannedPod(name="db", change="update", actions=("restart db/app",), diff=("image: a → b (restart)",)),
+        PlannedPod(name="old", change="remove", actions=("stop old",)),
+        PlannedPod(name="same", change="none"),
+        PlannedPod(name="web", change="create", actions=("pull", "start web/app")),
+    )
+)
+
+
+@contextmanager
+def serving(service: FakeService, socket_path: Path, **options: Any) -> Iterator[ApiServer]:
+    """Serve while the block runs; no thread of the server is left after it."""
+    server = ApiServer(service, socket_path, **options)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+        until(lambda: not api_threads())
+
+
+def api_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("api")]
+
+
+def until(condition: Callable[[], object], timeout: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def as_user(uid: int, gid: int, groups: Sequence[int], function: Callable[[], T]) -> T:
+    """Run a function as another user: in a thread of its own, since the kernel keeps credentials by thread.
+
+    libc would change all threads, so the system calls are made by number (asm/unistd.h).
+    """
+    setgroups, setresgid, setresuid = {"x86_64": (116, 119, 117)}.get(platform.machine(), (159, 149, 147))
+
+    def run() -> T:
+        syscall(setgroups, len(groups), (ctypes.c_uint32 * len(groups))(*groups))
+        syscall(setresgid, gid, gid, gid)
+        syscall(setresuid, uid, uid, uid)
+        return function()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(run).result(60)
+
+
+@contextmanager
+def open_directory() -> Iterator[Path]:
+    """A directory that everybody can reach, unlike pytest's own."""
+    path = Path(tempfile.mkdtemp(prefix="tank-test-", dir="/dev/shm"))
+    path.chmod(0o755)
+    try:
+        yield path
+    finally:
+        path.rmdir()

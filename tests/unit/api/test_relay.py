@@ -1,0 +1,83 @@
+"""The agent's side of a session, with a caller at the other end of a socket."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from tank_agent.api import frames, relay
+from tank_agent.api.request import Raw
+from tests.support.fake_service import until
+
+
+class FakeViewer:
+    """A terminal that has printed something and is gone."""
+
+    def __init__(self, printed: bytes) -> None:
+        self._printed = printed
+        self.gone = True
+        self.ready = os.eventfd(1, os.EFD_NONBLOCK)
+        self.input = os.open(os.devnull, os.O_WRONLY)
+
+    def take(self) -> bytes:
+        printed, self._printed = self._printed, b""
+        return printed
+
+    def write(self, data: bytes) -> int:
+        return len(data)
+
+    def close(self) -> None:
+        os.close(self.ready)
+        os.close(self.input)
+
+
+@contextmanager
+def attached(viewer: FakeViewer, *, code: int) -> Iterator[tuple[socket.socket, threading.Thread]]:
+    """Yield the caller's end of a connection, and the agent's thread."""
+    mine, theirs = socket.socketpair()
+    mine.settimeout(10)
+    raw = Raw(socket=theirs, received=b"", stopping=threading.Event())
+    run = cast("Any", SimpleNamespace(exit=SimpleNamespace(code=code, signal=None)))
+
+    def serve() -> None:
+        with theirs:
+            relay.serve_attach(raw, run, lambda: cast("Any", viewer), confirms=False)
+
+    serving = threading.Thread(target=serve)
+    with mine:
+        serving.start()
+        yield mine, serving
+    serving.join(10)
+    assert not serving.is_alive()
+
+
+def read_frames(caller: socket.socket) -> list[tuple[int, bytes]]:
+    decoder, found = frames.Decoder(), []
+    while data := caller.recv(65536):
+        found += decoder.feed(data)
+    return found
+
+
+def test_who_has_stopped_reading_an_attachment_gets_its_exit_code_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(relay, "_LAST_WORD", 0.1)
+    with attached(FakeViewer(b"x" * 1_000_000), code=3) as (caller, serving):
+        # Far longer than the last word may take.
+        serving.join(0.5)
+        received = read_frames(caller)
+    assert b"".join(payload for kind, payload in received if kind == frames.STDOUT) == b"x" * 1_000_000
+    assert received[-1] == (frames.EXIT, frames.exit_payload(frames.EXITED, 3))
+
+
+def test_who_leaves_while_an_attachment_ends_is_forgotten() -> None:
+    with attached(FakeViewer(b"x" * 1_000_000), code=3) as (caller, serving):
+        caller.close()
+        until(lambda: not serving.is_alive())

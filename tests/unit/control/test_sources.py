@@ -1,0 +1,272 @@
+"""The verbs about sources: which revision is meant, what is refused, how a pod stands to its repository."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tank_agent.control.sources import GitOps
+from tank_agent.errors import InvalidSpec, PodNotFound, Retry, Stalled
+from tank_agent.intake.git import owned_pods
+from tank_agent.intake.loop import Unstored
+from tank_agent.journal.journal import Applied
+from tank_agent.journal.memory import MemoryJournal
+from tank_agent.source.git.status import CommitInfo, GitStatus, StepStatus
+from tank_agent.source.git.transport import GitError
+from tank_agent.source.snapshot import Declared, Snapshot
+from tank_agent.spec.model import content_hash
+from tank_agent.spec.parse import parse_pod_file
+from tank_agent.spec.selectors import Host
+from tests.unit.journal.builders import FakeClock, pod, snapshot
+
+COMMITS = [f"{number}" * 40 for number in range(1, 5)]
+
+
+class FakeSources:
+    def __init__(self) -> None:
+        self.is_suspended = False
+        self.announced: list[tuple[Applied, str]] = []
+        self.synced = 0
+        self.told = 0
+        self.patience = 0.0
+        self.at_rest = True
+        self.unstored = Unstored(MemoryJournal(clock=FakeClock()))
+
+    def suspended(self) -> bool:
+        return self.is_suspended
+
+    def suspend(self) -> None:
+        self.is_suspended = True
+
+    def resume(self) -> None:
+        self.is_suspended = False
+
+    def announce(self, applied: Applied, cause: str) -> None:
+        self.announced.append((applied, cause))
+
+    def notify(self) -> None:
+        self.told += 1
+
+    def sync(self, timeout: float) -> bool:
+        self.synced += 1
+        self.patience = timeout
+        return self.at_rest
+
+
+class FakeGit:
+    def __init__(self) -> None:
+        self.status = GitStatus(remote="/srv/x", ref="refs/heads/main")
+        self.answers = True
+        self.snapshots: dict[str, Snapshot] = {}
+        self.troubles: tuple[str, ...] = ()
+        self.refused: set[str] = set()
+
+    def is_vouched(self, commit: str) -> bool:
+        return commit not in self.refused
+
+    def vouch(self, commit: str) -> None:
+        if commit in self.refused:
+            raise GitError("refused", f"commit {commit[:12]} is refused: it is not signed")
+
+    def look(self, timeout: float) -> bool:
+        if not self.answers:
+            time.sleep(timeout)
+        return self.answers
+
+    def wake(self) -> None:
+        pass
+
+    def read(self, revision: str) -> Snapshot:
+        return self.snapshots[revision]
+
+
+def of_git(command: str, commit: str) -> Snapshot:
+    declared = Declared(
+        pod=pod(command=command),
+        owner="git:web.toml",
+        revision=commit,
+        file="web.toml",
+        author="Ann",
+        subject=command,
+    )
+    return snapshot(declared, source="git")
+
+
+class World:
+    """A journal whose pod web went through the commands one, two, three, and what asks it."""
+
+    def __init__(self) -> None:
+        self.journal = MemoryJournal(clock=FakeClock())
+        self.sources, self.git = FakeSources(), FakeGit()
+        for command, commit in zip(("one", "two", "three"), COMMITS, strict=False):
+            self.journal.merge(of_git(command, commit))
+        self.gitops = GitOps(self.journal, self.sources, self.git, Host(name="edge-1"))  # type: ignore[arg-type]
+
+    @property
+    def command(self) -> str:
+        found = self.journal.get("web")
+        assert found is not None
+        return " ".join(found.pod.containers[0].command or ())
+
+    def report(self) -> dict[str, str | None]:
+        found = self.gitops.pod_report(self.journal.get("web"))["git"]
+        assert isinstance(found, dict)
+        return found
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_rollback_goes_back_one_each_time(world: World) -> None:
+    assert world.gitops.roll_back("web", None).generation == 2
+    assert world.command == "two"
+    assert world.gitops.roll_back("web", None).generation == 1
+    assert world.command == "one"
+    with pytest.raises(Stalled, match="no older revision"):
+        world.gitops.roll_back("web", None)
+    applied, cause = world.sources.announced[-1]
+    assert (applied.changed, cause) == (("web",), "rolled back")
+
+
+@pytest.mark.parametrize(
+    ("to", "command"), [("1", "one"), ("2", "two"), (COMMITS[0], "one"), (COMMITS[1][:4], "two")]
+)
+def test_rollback_to_a_generation_or_a_commit(world: World, to: str, command: str) -> None:
+    world.gitops.roll_back("web", to)
+    assert world.command == command
+
+
+@pytest.mark.parametrize("to", ["9", "22", "ffff", "", "0" * 39])
+def test_rollback_to_what_is_not_kept(world: World, to: str) -> None:
+    with pytest.raises(Stalled, match="is kept"):
+        world.gitops.roll_back("web", to)
+    with pytest.raises(PodNotFound):
+        world.gitops.roll_back("nobody", to)
+
+
+def test_rollback_to_a_commit_of_the_repository(world: World) -> None:
+    world.git.snapshots[COMMITS[3]] = of_git("four", COMMITS[3])
+    revision = world.gitops.roll_back("web", COMMITS[3])
+    assert (world.command, revision.generation, revision.subject) == ("four", 0, "four")
+    world.git.snapshots["f" * 40] = snapshot(source="git")
+    with pytest.raises(Stalled, match="has no valid pod web"):
+        world.gitops.roll_back("web", "f" * 40)
+
+
+def test_rollback_of_applied_pods_and_seeds_goes_back_one_each_time(world: World) -> None:
+    applied = [pod("job", command=word) for word in ("a", "b", "c")]
+    for number, spec in enumerate(applied):
+        world.journal.put_all([spec], f"{number}" * 12)
+    for number in (2, 1):
+        assert world.gitops.roll_back("job", None).generation == number
+    with pytest.raises(Stalled, match="no older revision"):
+        world.gitops.roll_back("job", None)
+    # Where a restored generation is restored again, it is still the text of the first one.
+    world.gitops.roll_back("job", "4")
+    assert world.gitops.roll_back("job", None).generation == 1
+    world.journal.put_all([pod("job", command="d")], "f" * 12)
+    assert world.gitops.roll_back("job", None).pod == applied[0]
+
+
+@pytest.mark.parametrize("to", [None, "2", COMMITS[1][:4], COMMITS[1], COMMITS[3]])
+def test_rollback_brings_no_text_of_an_unverified_commit_back(world: World, to: str | None) -> None:
+    world.git.snapshots[COMMITS[3]] = of_git("four", COMMITS[3])
+    world.git.refused = {COMMITS[1], COMMITS[3]}
+    with pytest.raises(GitError, match="is refused: it is not signed"):
+        world.gitops.roll_back("web", to)
+    assert world.command == "three"
+    # Not by the way over another owner either: the text is still that commit's.
+    world.journal.merge(snapshot(source="git"))
+    world.journal.put_all([pod(command="applied")], "f" * 12)
+    with pytest.raises(GitError, match="is refused"):
+        world.gitops.roll_back("web", "2")
+    world.gitops.roll_back("web", "1")
+    assert world.command == "one"
+
+
+def test_text_that_came_before_verify_is_told(world: World) -> None:
+    world.gitops.roll_back("web", "1")
+    world.git.refused = {COMMITS[0]}
+    assert world.report()["state"] == "pinned"
+    assert "was never verified" in (world.report()["error"] or "")
+
+
+def test_sync_says_why_not(world: World) -> None:
+    world.gitops.sync(None)
+    assert world.sources.synced == 1
+    world.git.answers = False
+    with pytest.raises(Retry, match=r"git is still being looked at after 0\.2 s"):
+        world.gitops.sync(None, 0.2)
+    # One deadline for all: files are told to look before git is waited for, and get what is left of it.
+    assert (world.sources.told, world.sources.patience) == (2, 0.0)
+    world.git.answers, world.sources.at_rest = True, False
+    with pytest.raises(Retry, match="files of pods_dir are still being looked at"):
+        world.gitops.sync(None)
+    world.gitops.suspend(None)
+    with pytest.raises(Stalled, match="suspended"):
+        world.gitops.sync(None)
+    with pytest.raises(Stalled, match="all sources are suspended"):
+        world.gitops.resume("web")
+    with pytest.raises(Stalled, match="no git repository"):
+        GitOps(world.journal, FakeSources(), None, Host(name="x")).sync("")  # type: ignore[arg-type]
+
+
+def test_how_a_pod_stands(world: World) -> None:
+    assert world.report()["state"] == "behind"
+    done = StepStatus(revision=COMMITS[2])
+    world.git.status = GitStatus(remote="r", ref="r", fetched=done, applied=done)
+    assert world.report() == {
+        "state": "in-sync",
+        "error": None,
+        "commit": COMMITS[2],
+        "author": "Ann",
+        "subject": "three",
+        "file": "web.toml",
+    }
+    newer = StepStatus(revision=COMMITS[3])
+    world.git.status = GitStatus(remote="r", ref="r", fetched=newer, applied=done, held="too much")
+    assert (world.report()["state"], world.report()["error"]) == ("held", "too much")
+    world.git.status = GitStatus(remote="r", ref="r", fetched=StepStatus(error="no answer"), applied=done)
+    assert (world.report()["state"], world.report()["error"]) == ("error", "fetch: no answer")
+    world.gitops.roll_back("web", "1")
+    assert world.report()["state"] == "pinned"
+    world.gitops.suspend("web")
+    assert world.report()["state"] == "suspended"
+
+
+def test_the_report_of_the_repository(world: World) -> None:
+    commit = CommitInfo(id=COMMITS[2], author="Ann", subject="three", at=0.0)
+    done = StepStatus(revision=COMMITS[2], at=0.0)
+    world.git.status = GitStatus(remote="r", ref="r", fetched=done, applied=done, commit=commit)
+    report = world.gitops.report()
+    assert (report["suspended"], report["git"]["state"], report["git"]["pods"]) == (False, "in-sync", 1)
+    assert report["git"]["commit"]["at"] == "1970-01-01T00:00:00Z"
+    world.gitops.suspend(None)
+    assert world.gitops.report()["git"]["state"] == "suspended"
+    alone = GitOps(world.journal, world.sources, None, Host(name="x"))  # type: ignore[arg-type]
+    assert "agent.toml has no [git]" in alone.report()["git"]["error"]
+    world.journal.merge(snapshot(source="git"))
+    assert alone.report()["git"] is None
+
+
+def test_the_budget_counts_what_files_declare(world: World) -> None:
+    assert [one.hash for one in owned_pods(world.journal.desired().values())] == [
+        content_hash(pod(command="three"))
+    ]
+    world.gitops.roll_back("web", "1")
+    assert [one.hash for one in owned_pods(world.journal.desired().values())] == [
+        content_hash(pod(command="three"))
+    ]
+    world.gitops.suspend("web")
+    assert owned_pods(world.journal.desired().values()) == []
+
+
+def test_what_is_meant_for_others_is_refused(world: World) -> None:
+    text = 'hosts = ["core-*"]\n[[containers]]\nname = "app"\nrootfs = "/srv/x"\ncommand = ["/x"]\n'
+    found = parse_pod_file(text, "web.toml").pods
+    with pytest.raises(InvalidSpec, match=r"web\.toml:1: is not meant for this machine \(edge-1\)"):
+        world.gitops.refuse_elsewhere(found, "web.toml")
+    assert world.gitops.parse(text.encode(), "web.toml").pods == ()

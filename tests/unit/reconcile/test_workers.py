@@ -1,0 +1,208 @@
+"""One pod that cannot be worked on harms no other, in a worker, in a resync and beside them."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from tank_agent.errors import Retry, Stalled
+from tank_agent.image.config import Image
+from tank_agent.intake.seeding import Seeding
+from tank_agent.journal.journal import Applied
+from tank_agent.journal.memory import MemoryJournal
+from tank_agent.linux.clock import SystemClock
+from tank_agent.linux.trash import Trash
+from tank_agent.reconcile.observed import ImageState
+from tank_agent.reconcile.pulls import Need, Pulls
+from tank_agent.reconcile.reconciler import Machine, Reconciler
+from tank_agent.reconcile.restart import Backoff
+from tank_agent.reconcile.steps import Work
+from tank_agent.runtime.container.exits import ExitWatcher
+from tank_agent.source.seed import SeedSource
+from tank_agent.source.snapshot import Snapshot
+from tank_agent.spec.model import Container, Pod
+
+DEADLINE = 10.0
+
+
+def pod(name: str) -> Pod:
+    return Pod(name=name, containers=(Container(name="app", rootfs="/r", command=("/x",)),))
+
+
+def until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+class Nothing:
+    """Containers, networks and pulls of a machine on which nothing runs; looking at one pod fails."""
+
+    def __init__(self, trouble: Exception) -> None:
+        self.trouble = trouble
+        self.bad: str | None = "bad"
+
+    def runs(self, pod: str) -> tuple[()]:
+        if pod == self.bad:
+            raise self.trouble
+        return ()
+
+    def state(self, pod: str) -> str:
+        return "absent"
+
+    def pods(self) -> frozenset[str]:
+        return frozenset()
+
+    def check(self, *_: object) -> frozenset[str]:
+        return frozenset()
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
+
+
+class Did:
+    """Steps that remember for which pods they were asked, and then have to wait."""
+
+    def __init__(self) -> None:
+        self.pods: set[str] = set()
+
+    def do(self, action: object, work: Work) -> None:
+        self.pods.add(work.name)
+        raise Retry("later")
+
+
+def reconciler(parts: Nothing, steps: Did, workers: int = 1) -> Reconciler:
+    journal = MemoryJournal(clock=time.time)
+    journal.put_all([pod("bad"), pod("good")], "r")
+    machine = Machine(
+        journal=journal,
+        containers=cast(Any, parts),
+        networks=cast(Any, parts),
+        pulls=cast(Any, parts),
+        clock=SystemClock(),
+        boot_id="boot",
+        backoff=Backoff(),
+    )
+    return Reconciler(machine, cast(Any, steps), workers=workers)
+
+
+@pytest.mark.parametrize("trouble", [Retry("the disk is full"), ZeroDivisionError("a bug")])
+def test_a_worker_survives_and_tries_again(trouble: Exception) -> None:
+    parts, steps = Nothing(trouble), Did()
+    loop = reconciler(parts, steps)
+    loop.start()
+    loop.wake("bad", "test")
+    loop.wake("good", "test")
+    until(lambda: "good" in steps.pods)
+    assert loop.alive()
+    parts.bad = None
+    until(lambda: "bad" in steps.pods)
+    loop.close()
+
+
+def test_a_resync_looks_at_every_pod_that_it_can() -> None:
+    parts, steps = Nothing(ZeroDivisionError("a bug")), Did()
+    loop = reconciler(parts, steps, workers=0)
+    assert loop.resync() == 1
+    parts.bad = None
+    assert loop.resync() == 2
+
+
+def test_what_a_pod_leaves_is_removed_only_when_no_worker_is_in_the_middle_of_it() -> None:
+    order: list[str] = []
+    begun = threading.Event()
+
+    class Forgetful(Nothing):
+        def forget(self, pod: str) -> None:
+            order.append("removed")
+
+    class Slow(Did):
+        def do(self, action: object, work: Work) -> None:
+            begun.set()
+            time.sleep(0.2)
+            order.append("step done")
+            raise Retry("later")
+
+    loop = reconciler(Forgetful(Retry("bad")), Slow())
+    loop.start()
+    loop.wake("good", "test")
+    assert begun.wait(DEADLINE)
+    assert loop.drain(DEADLINE)
+    assert order == ["step done", "removed", "removed"]
+
+
+def test_a_reference_that_the_store_cannot_read_is_a_failure_of_its_container() -> None:
+    class Store:
+        def cached(self, reference: str) -> Image | None:
+            raise Stalled(f"{reference} is not an image")
+
+    pulls = Pulls(cast(Any, Store()), SystemClock(), Backoff(), lambda *_: None)
+    assert pulls.wait(DEADLINE)
+    found = pulls.observe(Need(pod="a", container="c", reference="a@b", policy="missing"))
+    assert (found.state, found.error) == (ImageState.FAILED, "a@b is not an image")
+    pulls.close()
+
+
+def test_an_end_that_cannot_be_dealt_with_keeps_no_other_from_being_seen() -> None:
+    watcher, seen = ExitWatcher(), threading.Event()
+    pids = [os.posix_spawn("/bin/true", ["true"], {}) for _ in range(2)]
+    descriptors = [os.pidfd_open(pid) for pid in pids]
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    watcher.watch(descriptors[0], fail)
+    watcher.watch(descriptors[1], seen.set)
+    assert seen.wait(DEADLINE)
+    assert watcher.alive()
+    watcher.close()
+    for pid, descriptor in zip(pids, descriptors, strict=True):
+        os.waitpid(pid, 0)
+        os.close(descriptor)
+
+
+def test_seeds_that_cannot_be_stored_are_stored_later() -> None:
+    class Journal(MemoryJournal):
+        full = True
+
+        def merge(self, snapshot: Snapshot) -> Applied:
+            if self.full:
+                raise Retry("the disk is full")
+            return super().merge(snapshot)
+
+    journal, woken = Journal(clock=time.time), list[str]()
+    seeding = Seeding(journal, lambda name, _: woken.append(name), lambda: False)
+    seeding.plant(SeedSource(None, pods=(pod("seed"),)), "agent start")
+    seeding.catch_up()
+    assert woken == []
+    journal.full = False
+    seeding.catch_up()
+    assert woken == ["seed"]
+    seeding.catch_up()
+    assert woken == ["seed"]
+
+
+class TestTrash:
+    def test_a_tree_is_gone_at_once_and_deleted_soon(self, tmp_path: Path) -> None:
+        tree = tmp_path / "tree"
+        (tree / "deep").mkdir(parents=True)
+        (tree / "deep" / "file").touch()
+        trash = Trash(tmp_path / "trash")
+        trash.throw(tree)
+        assert not tree.exists()
+        trash.throw(tree)
+        until(lambda: not list((tmp_path / "trash").iterdir()))
+        trash.close()
+
+    def test_what_a_killed_agent_left_is_deleted(self, tmp_path: Path) -> None:
+        (tmp_path / "trash" / "left" / "deep").mkdir(parents=True)
+        trash = Trash(tmp_path / "trash")
+        until(lambda: not list((tmp_path / "trash").iterdir()))
+        trash.close()
