@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "tank_agent"
 MODULE_LINES = 500
 FUNCTION_LINES = 60
 
-GROUND = {"errors"}
+GROUND = {"errors", "retry"}
 FOR_ALL = GROUND | {"spec", "linux"}
 WORKERS = {"source", "journal", "runtime", "network", "image"}
 BELOW_API = FOR_ALL | WORKERS | {"settings", "intake", "reconcile"}
@@ -21,6 +21,7 @@ BELOW_API = FOR_ALL | WORKERS | {"settings", "intake", "reconcile"}
 # Room → the rooms that it may import, besides itself.
 ROOMS = {
     "errors": set(),
+    "retry": set(),
     "spec": GROUND,
     "linux": GROUND,
     "settings": FOR_ALL,

@@ -1,0 +1,51 @@
+"""The one back-off rule, and a failure that is retried by it. Pure: the clock and the chance are given."""
+
+from __future__ import annotations
+
+import zlib
+
+from msgspec import Struct
+
+
+class Pace(Struct, kw_only=True):
+    """`delay = min(base · 2ⁿ, cap)`, n being the failures in a row before this one; in seconds.
+
+    Args:
+        base: the delay after the first failure.
+        cap: the longest delay.
+        jitter: the part of a delay, from 0 to 1, by which it may be shortened, so that many that failed at
+            one moment are not retried at one moment.
+    """
+
+    base: float
+    cap: float
+    jitter: float = 0.2
+
+    def delay(self, failures: int, chance: float = 0.0) -> float:
+        """Return the delay after the n-th failure in a row, counted from 0.
+
+        `chance`, from 0 to 1, is how much of the jitter is taken: `spread` of a name, or a random number.
+        """
+        # 2**64 seconds is beyond every cap; the bound keeps the power small.
+        return min(self.base * 2.0 ** min(failures, 64), self.cap) * (1.0 - self.jitter * chance)
+
+
+class Failure(Struct, frozen=True, kw_only=True):
+    """Failed `count` times in a row, last with `error`; `retry_at` is a time of the caller's clock."""
+
+    error: str
+    count: int = 1
+    retry_at: float = 0.0
+
+    def again(self, error: str, pace: Pace, now: float, chance: float = 0.0) -> Failure:
+        """Return this failure after one more; of `NO_FAILURE`, the first."""
+        retry_at = now + pace.delay(self.count, chance)
+        return Failure(error=error, count=self.count + 1, retry_at=retry_at)
+
+
+NO_FAILURE = Failure(error="", count=0)
+
+
+def spread(name: str) -> float:
+    """Return a number in [0, 1) that is always the same for a name, and as good as random for another."""
+    return zlib.crc32(name.encode()) / 2**32
