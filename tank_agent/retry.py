@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import zlib
+from typing import Self
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 
 class Pace(Struct, kw_only=True):
@@ -31,19 +33,19 @@ class Pace(Struct, kw_only=True):
 
 
 class Failure(Struct, frozen=True, kw_only=True):
-    """Failed `count` times in a row, last with `error`; `retry_at` is a time of the caller's clock."""
+    """Something that failed `count` times in a row, last with `error`; without values, that never failed.
 
-    error: str
-    count: int = 1
+    `retry_at` is a time of the caller's clock.
+    """
+
+    error: str = ""
+    count: int = 0
     retry_at: float = 0.0
 
-    def again(self, error: str, pace: Pace, now: float, chance: float = 0.0) -> Failure:
-        """Return this failure after one more; of `NO_FAILURE`, the first."""
+    def again(self, error: str, pace: Pace, now: float, chance: float = 0.0) -> Self:
+        """Return this failure after one more."""
         retry_at = now + pace.delay(self.count, chance)
-        return Failure(error=error, count=self.count + 1, retry_at=retry_at)
-
-
-NO_FAILURE = Failure(error="", count=0)
+        return replace(self, error=error, count=self.count + 1, retry_at=retry_at)
 
 
 def spread(name: str) -> float:

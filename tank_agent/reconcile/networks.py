@@ -7,8 +7,6 @@ import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from msgspec import Struct
-
 from tank_agent.errors import Retry, TankError
 from tank_agent.linux.clock import Clock
 from tank_agent.linux.leftovers import left_for_later
@@ -19,23 +17,20 @@ from tank_agent.network.host_facts import HostDns, HostFacts
 from tank_agent.network.pod_network import NetworkState, PodNetworks
 from tank_agent.reconcile import observed
 from tank_agent.reconcile.observed import PendingChange
-from tank_agent.reconcile.restart import Backoff
+from tank_agent.retry import Failure, Pace, spread
 from tank_agent.runtime.mounts.rootfs import FILES
 from tank_agent.spec.model import Network, Pod
 
 _HOSTS = Path("/etc/hosts")
 _HOST_NAMESPACE = Path("/proc/self/ns/net")
 # A cable that is plugged in again should not be waited for as a program that keeps failing is.
-BACKOFF = Backoff(base=1.0, cap=30.0)
+PACE = Pace(base=1.0, cap=30.0)
 # Shorter than any resync, longer than one takes.
 _HOST_FRESH = 1.0
 
 
-class _Failure(Struct, frozen=True, kw_only=True):
+class _Failure(Failure, frozen=True, kw_only=True):
     network: Network
-    error: str
-    failures: int
-    retry_at: float
 
 
 class Networks:
@@ -190,13 +185,11 @@ class Networks:
         """Remember that `converge` failed, so that it waits before the next try; False if that is no news."""
         with self._lock:
             known = self._failures.get(pod.name)
-            failures = known.failures if known is not None and known.network == pod.network else 0
-            self._failures[pod.name] = _Failure(
-                network=pod.network,
-                error=error,
-                failures=failures + 1,
-                retry_at=self._clock.monotonic() + BACKOFF.delay(failures),
+            former = (
+                known if known is not None and known.network == pod.network else _Failure(network=pod.network)
             )
+            now = self._clock.monotonic()
+            self._failures[pod.name] = former.again(error, PACE, now, spread(pod.name))
         return known is None or known.error != error
 
     def namespace(self, pod: Pod) -> Path | None:

@@ -12,6 +12,7 @@ from msgspec import Struct
 from tank_agent.image.config import Progress
 from tank_agent.journal.records import DesiredPod, Exit, PodStatus
 from tank_agent.reconcile.restart import Backoff
+from tank_agent.retry import Failure
 from tank_agent.runtime.container.instance import ChangeFailure, State, Stopping, Unmounted
 
 
@@ -23,15 +24,10 @@ class Moment(Struct, frozen=True, kw_only=True):
     boot_id: str
 
 
-class PendingChange(Struct, frozen=True, kw_only=True):
-    """Something that is to be changed under what runs.
-
-    `reason` says what differs; `error` and `retry_at` (monotonic) tell of a try that failed.
-    """
+class PendingChange(Failure, frozen=True, kw_only=True):
+    """A difference that is to be changed under what runs, and how that failed."""
 
     reason: str
-    error: str | None = None
-    retry_at: float | None = None
 
 
 class Run(Struct, frozen=True, kw_only=True):
@@ -97,17 +93,6 @@ class Observed(Struct, frozen=True, kw_only=True):
     images: Mapping[str, ObservedImage] = msgspec.field(default_factory=dict)
 
 
-class Trouble(Struct, frozen=True, kw_only=True):
-    """Why a pod is not worked on as planned, though nothing is wrong with its spec.
-
-    `retry_at` (monotonic) is the next try, `failures` how often it failed in a row.
-    """
-
-    error: str
-    retry_at: float
-    failures: int = 1
-
-
 class Situation(Struct, frozen=True, kw_only=True):
     """Everything that is decided from, for one pod.
 
@@ -124,4 +109,4 @@ class Situation(Struct, frozen=True, kw_only=True):
     backoff: Backoff
     remembered: bool = True
     unclaimed: bool = False
-    troubles: tuple[Trouble, ...] = ()
+    troubles: tuple[Failure, ...] = ()

@@ -90,8 +90,8 @@ def view_pod(situation: Situation) -> PodView:
     views = tuple(_view(desired, container, situation) for container in desired.pod.containers)
     retries = [*tries, *(view.next_retry for view in views if view.next_retry is not None)]
     change = situation.observed.network_change
-    network_error = change.error if change is not None and situation.observed.runs else None
-    if network_error is not None and change is not None and change.retry_at is not None:
+    network_error = change.error if change is not None and situation.observed.runs else ""
+    if network_error and change is not None:
         retries.append(now.wall + max(0.0, change.retry_at - now.monotonic))
     phase = _combine({view.phase for view in views})
     unwell = bool(network_error or troubles) or any(v.phase is Phase.RUNNING and v.error for v in views)

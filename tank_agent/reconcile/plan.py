@@ -181,7 +181,7 @@ def _converge_network(desired: DesiredPod, situation: Situation, waits: list[flo
     there = observed.network != "absent" if own else observed.network == "absent" and bool(observed.runs)
     if change is None or not there:
         return
-    if change.retry_at is not None and change.retry_at > situation.now.monotonic:
+    if change.retry_at > situation.now.monotonic:
         waits.append(change.retry_at - situation.now.monotonic)
     else:
         yield ConvergeNetwork(reason=change.reason)

@@ -9,6 +9,7 @@ from typing import get_args
 
 import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 
 from tank_agent.errors import TankError, one_line
 from tank_agent.image.config import Image, ImageStore, Progress
@@ -16,6 +17,7 @@ from tank_agent.image.registry.lanes import Lanes, lane_of
 from tank_agent.linux.clock import Clock
 from tank_agent.reconcile.observed import ImageState, ObservedImage
 from tank_agent.reconcile.restart import Backoff
+from tank_agent.retry import Failure
 from tank_agent.spec.model import Container, PullPolicy
 
 _log = structlog.get_logger()
@@ -55,12 +57,6 @@ class _Key(Struct, frozen=True):
 class _Job(Struct, kw_only=True):
     progress: Progress | None = None
     cancelled: bool = False
-
-
-class _Failure(Struct, frozen=True, kw_only=True):
-    error: str
-    failures: int
-    retry_at: float
 
 
 def _tell_nobody(pods: Collection[str], news: News) -> None:
@@ -107,7 +103,7 @@ class Pulls:
         self._ready: set[_Key] = set()
         self._fresh: set[Need] = set()
         self._jobs: dict[_Key, _Job] = {}
-        self._failed: dict[_Key, _Failure] = {}
+        self._failed: dict[_Key, Failure] = {}
         # What pods were told already: a container that restarts often asks as often.
         self._not_refreshed: dict[_Key, str] = {}
         self._prepared = threading.Event()
@@ -294,13 +290,11 @@ class Pulls:
 
     def _fail(self, key: _Key, error: str) -> News | None:
         """Remember a failed pull; the same failure again is no news."""
-        former = self._failed.get(key)
-        failures = former.failures if former is not None else 0
-        delay = max(_LEAST_DELAY, self._backoff.delay(failures))
-        self._failed[key] = _Failure(
-            error=error, failures=failures + 1, retry_at=self._clock.monotonic() + delay
-        )
-        if former is not None and former.error == error:
+        former = self._failed.get(key, Failure())
+        now = self._clock.monotonic()
+        failure = former.again(error, self._backoff, now)
+        self._failed[key] = replace(failure, retry_at=max(failure.retry_at, now + _LEAST_DELAY))
+        if former.error == error:
             return None
         return News(type="pull-failed", message=one_line(error), cause=PULL_FAILED)
 

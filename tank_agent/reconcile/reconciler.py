@@ -351,7 +351,7 @@ class Reconciler:
         trouble, news = self._troubles.failed(work.name, step, known)
         self._queue.add_after(work.name, trouble.retry_at - self._machine.clock.monotonic())
         log = _log.bind(pod=work.name, revision=work.revision, cause=work.cause)
-        if trouble.failures == 1 or news:
+        if trouble.count == 1 or news:
             said = describe_failure(step, known)
             log.warning("step failed", error=said, exc_info=error if is_bug(known) else None)
         if news:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import msgspec
-from msgspec import Struct
 
 from tank_agent.journal.records import ContainerStatus, Exit
+from tank_agent.retry import Pace, spread
 from tank_agent.spec.model import RestartPolicy
 
 
-class Backoff(Struct, kw_only=True):
-    """`delay = min(base · 2ⁿ, cap)`, n being the failures since a run of `stable_after`; all in seconds.
+class Backoff(Pace, kw_only=True):
+    """The pace of restarts: a run of `stable_after` seconds ends a row of failures.
 
     One object is shared by all who wait, so that a reload of the configuration reaches every one of them.
     """
@@ -22,11 +22,6 @@ class Backoff(Struct, kw_only=True):
     def become(self, other: Backoff) -> None:
         """Take over another's values."""
         self.base, self.cap, self.stable_after = other.base, other.cap, other.stable_after
-
-    def delay(self, failures: int) -> float:
-        """Return how long to wait after the n-th failure in a row, counted from 0."""
-        # 2**64 seconds is beyond every cap; the bound keeps the power small.
-        return min(self.base * 2.0 ** min(failures, 64), self.cap)
 
 
 def is_over(exit_: Exit | None, policy: RestartPolicy) -> bool:
@@ -71,15 +66,18 @@ def after_reboot(status: ContainerStatus, now: float) -> ContainerStatus:
 
 
 def after_failed_start(
-    status: ContainerStatus, now: float, backoff: Backoff, error: str | None = None
+    status: ContainerStatus, now: float, pace: Pace, error: str | None = None, *, name: str = ""
 ) -> ContainerStatus:
-    """Return the status of a container that could not be started for a reason that may pass by itself."""
+    """Return the status of a container that could not be started for a reason that may pass by itself.
+
+    `name` spreads the retries of containers that one reason, such as a full disk, hits together.
+    """
     return msgspec.structs.replace(
         status,
         failures=status.failures + 1,
         instance="",
         boot_id="",
-        retry_at=now + backoff.delay(status.failures),
+        retry_at=now + pace.delay(status.failures, spread(name) if name else 0.0),
         error=error,
     )
 

@@ -37,7 +37,7 @@ from tank_agent.reconcile.actions import (
     Start,
     Stop,
 )
-from tank_agent.reconcile.networks import BACKOFF, Networks
+from tank_agent.reconcile.networks import PACE, Networks
 from tank_agent.reconcile.plan import container_hash, container_status, network_hash, settings_hash
 from tank_agent.reconcile.pulls import Pulls
 from tank_agent.reconcile.restart import (
@@ -50,6 +50,7 @@ from tank_agent.reconcile.restart import (
     after_stop,
     never_began,
 )
+from tank_agent.retry import Pace
 from tank_agent.runtime.container.containers import Containers
 from tank_agent.runtime.container.crun import StartFailed
 from tank_agent.runtime.container.instance import State
@@ -147,7 +148,7 @@ class Steps:
         except TankError as error:
             # As soon as of a network under what runs (decision 0008): an uplink may be back any time.
             ours = self._backoff
-            soon = Backoff(base=min(ours.base, BACKOFF.base), cap=min(ours.cap, BACKOFF.cap))
+            soon = Pace(base=min(ours.base, PACE.base), cap=min(ours.cap, PACE.cap))
             for container in work.desired.pod.containers:
                 self._failed_start(work, container, error, soon)
             raise
@@ -275,10 +276,10 @@ class Steps:
         )
 
     def _failed_start(
-        self, work: Work, container: Container, error: TankError, backoff: Backoff | None = None
+        self, work: Work, container: Container, error: TankError, pace: Pace | None = None
     ) -> None:
         known, now = self._known(work, container), self._clock.wall()
-        status = after_failed_start(known, now, backoff or self._backoff, str(error))
+        status = after_failed_start(known, now, pace or self._backoff, str(error), name=work.name)
         event = self._new_event(work, "start-failed", str(error), container.name)
         self._store(work, container.name, status, event)
 

@@ -15,17 +15,16 @@ from msgspec import Struct
 from tank_agent.errors import TankError
 from tank_agent.linux.shortage import shortage
 from tank_agent.reconcile.actions import Action
-from tank_agent.reconcile.observed import Trouble
-from tank_agent.reconcile.restart import Backoff
+from tank_agent.retry import Failure, Pace, spread
 
 # No longer than a resync: whatever heals is then seen as soon as if nothing had been wrong before.
-BACKOFF = Backoff(base=0.5, cap=10.0)
+PACE = Pace(base=0.5, cap=10.0)
 # A step that works at the next try is nobody's concern.
 _WORTH_TELLING = 3
 # More steps within so many seconds than any pod needs from nothing to running; beyond it, something makes
 # work for itself.
 _MOST_PASSES, _MOST_PASSES_AFTER, _WINDOW = 200, 10, 60.0
-_REST = Backoff(base=10.0, cap=300.0)
+_REST = Pace(base=10.0, cap=300.0)
 _RESTLESS = (
     "the pod does not come to rest: the same steps are done again and again\n"
     "  this is a bug of tank-agent; the agent's log tells which steps, please report it"
@@ -33,7 +32,7 @@ _RESTLESS = (
 
 
 class _Failed(Struct, frozen=True):
-    trouble: Trouble
+    trouble: Failure
     told: bool = False
 
 
@@ -44,7 +43,7 @@ class _Pace(Struct):
     runs: frozenset[str] = frozenset()
     passes: int = 0
     holds: int = 0
-    trouble: Trouble | None = None
+    trouble: Failure | None = None
 
 
 class _Pod(Struct):
@@ -65,7 +64,7 @@ class Troubles:
         self._lock = threading.Lock()
         self._pods: dict[str, _Pod] = {}
 
-    def of(self, pod: str) -> tuple[Trouble, ...]:
+    def of(self, pod: str) -> tuple[Failure, ...]:
         """Return what is wrong with the work on a pod now."""
         with self._lock:
             known = self._pods.get(pod)
@@ -135,7 +134,7 @@ class Troubles:
             wait = _REST.delay(pace.holds)
             pace.holds += 1
             pace.passes, pace.since = 0, now + wait
-            pace.trouble = Trouble(error=_RESTLESS, retry_at=now + wait, failures=pace.holds)
+            pace.trouble = Failure(error=_RESTLESS, retry_at=now + wait, count=pace.holds)
             return wait, pace.holds == 1
 
     def failing(self, pod: str, step: Action) -> bool:
@@ -144,7 +143,7 @@ class Troubles:
             known = self._pods.get(pod)
             return known is not None and step in known.steps
 
-    def failed(self, pod: str, step: Action | None, error: Exception) -> tuple[Trouble, bool]:
+    def failed(self, pod: str, step: Action | None, error: Exception) -> tuple[Failure, bool]:
         """Remember that a step failed; None is the look at the pod.
 
         Returns the trouble, and whether it is worth an event: once, of what is a bug or failed repeatedly.
@@ -152,14 +151,10 @@ class Troubles:
         with self._lock:
             known = self._pod(pod)
             former = known.steps.get(step)
-            failures = former.trouble.failures if former is not None else 0
-            trouble = Trouble(
-                error=describe_failure(step, error),
-                retry_at=self._monotonic() + BACKOFF.delay(failures),
-                failures=failures + 1,
-            )
+            before = former.trouble if former is not None else Failure()
+            trouble = before.again(describe_failure(step, error), PACE, self._monotonic(), spread(pod))
             told = former is not None and former.told
-            worth = not told and (is_bug(error) or failures + 1 >= _WORTH_TELLING)
+            worth = not told and (is_bug(error) or trouble.count >= _WORTH_TELLING)
             known.steps[step] = _Failed(trouble, told or worth)
             return trouble, worth
 

@@ -21,6 +21,7 @@ from tank_agent.image.registry import client as registry_module
 from tank_agent.image.registry.http import Http, Trust
 from tank_agent.image.registry.url import parse_url
 from tank_agent.image.store.store import Store
+from tank_agent.retry import Pace
 from tank_agent.settings.image import ImageSettings
 from tests.support import quirks
 from tests.support.images import layer, member, tag_descriptor, write_blob, write_image
@@ -378,7 +379,7 @@ def place() -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nobody wait long between two attempts."""
-    monkeypatch.setattr(registry_module, "_BACKOFF_BASE", 0.01)
+    monkeypatch.setattr(registry_module, "_PACE", Pace(base=0.02, cap=10.0))
     monkeypatch.setattr(registry_module, "_LONGEST_WAIT", 0.1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tank_agent.retry import NO_FAILURE, Pace, spread
+from tank_agent.retry import Failure, Pace, spread
 
 
 def test_delays_double_up_to_the_cap() -> None:
@@ -24,7 +24,7 @@ def test_jitter_shortens_a_delay_by_its_part_at_most(
 
 def test_failures_in_a_row_wait_longer_and_keep_the_last_error() -> None:
     pace = Pace(base=1.0, cap=30.0)
-    first = NO_FAILURE.again("no cable", pace, now=100.0)
+    first = Failure().again("no cable", pace, now=100.0)
     second = first.again("no address", pace, now=101.0)
     assert (first.error, first.count, first.retry_at) == ("no cable", 1, 101.0)
     assert (second.error, second.count, second.retry_at) == ("no address", 2, 103.0)

@@ -23,12 +23,12 @@ from tank_agent.image.manifest import ACCEPTED, MANIFEST_LIMIT, Descriptor
 from tank_agent.image.registry.endpoint import Endpoint, endpoints_of
 from tank_agent.image.registry.http import Answer, Http
 from tank_agent.image.store.content import CancelledError, DamagedError, Document, MissingError, Reader
+from tank_agent.retry import Pace
 from tank_agent.settings.image import ImageSettings
 from tank_agent.spec.reference import Reference
 
 _ERROR_LIMIT = 1 << 16
-_BACKOFF_BASE = 0.2
-_BACKOFF_CAP = 10.0
+_PACE = Pace(base=0.4, cap=10.0, jitter=0.5)
 _LONGEST_WAIT = 60.0
 _RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/(?:([0-9]{1,18})|\*)")
 # What a transfer has to bring to be worth another try: less, again and again, is as good as nothing.
@@ -126,9 +126,8 @@ class RegistryContent:
         if attempt >= self._settings.attempts or isinstance(error, (CancelledError, DamagedError)):
             raise error
         self._trouble(f"attempt {attempt} of {self._settings.attempts}: {error}")
-        longest = min(_BACKOFF_BASE * 2**attempt, _BACKOFF_CAP)
         after = error.after if isinstance(error, BusyError) else 0.0
-        self._http.sleep(max(after, longest * random.uniform(0.5, 1.0)))  # noqa: S311 (no secret)
+        self._http.sleep(max(after, _PACE.delay(attempt - 1, random.random())))  # noqa: S311 (no secret)
 
     def _ask_all(self, ask: Callable[[Endpoint], _Result]) -> _Result:
         """Ask the mirrors once each and then the registry as often as settings allow."""

@@ -16,6 +16,7 @@ from tank_agent.errors import TankError
 from tank_agent.linux import pidfd
 from tank_agent.linux.fault import point
 from tank_agent.linux.mount_namespaces import MountWatch
+from tank_agent.retry import Pace, spread
 from tank_agent.runtime.container import conmon, instance, removal
 from tank_agent.runtime.container.control import Control
 from tank_agent.runtime.container.ending import read_exit, unknown_exit
@@ -38,8 +39,8 @@ from tank_agent.spec.signals import signal_number
 _log = structlog.get_logger()
 # How long a killed process may take to be gone before it is killed again.
 _KILL_AGAIN = 5.0
-# How long to wait with a change, of a limit or a mount, that the kernel refused.
-_CHANGE_AGAIN, _CHANGE_AGAIN_CAP = 1.0, 30.0
+# Of a change, of a limit or a mount, that the kernel refused.
+_CHANGE_PACE = Pace(base=1.0, cap=30.0)
 # How much of a terminal's output a new agent takes from the log, for those who attach later, in bytes.
 _SHOWN_AGAIN = 16 << 10
 
@@ -210,11 +211,9 @@ class Containers:
             limits.write(self._tools.cgroups, record.cgroup, container.limits)
         except TankError as error:
             known = run.failure
-            failures = known.failures if known is not None and known.settings == settings else 0
-            retry_at = time.monotonic() + _again(failures)
-            run.failure = ChangeFailure(
-                settings=settings, error=str(error), failures=failures + 1, retry_at=retry_at
-            )
+            if known is None or known.settings != settings:
+                known = ChangeFailure(settings=settings)
+            run.failure = known.again(str(error), _CHANGE_PACE, time.monotonic(), spread(record.id))
             raise
         chosen = container.stop_signal
         run.record = msgspec.structs.replace(
@@ -266,12 +265,7 @@ class Containers:
             )
         except TankError as error:
             known = run.unmounted or Unmounted(paths=())
-            run.unmounted = Unmounted(
-                paths=known.paths,
-                error=str(error),
-                failures=known.failures + 1,
-                retry_at=time.monotonic() + _again(known.failures),
-            )
+            run.unmounted = known.again(str(error), _CHANGE_PACE, time.monotonic(), spread(run.record.id))
             raise
         run.unmounted = None
 
@@ -464,8 +458,3 @@ class Containers:
 def _identity(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_dev, status.st_ino
-
-
-def _again(failures: int) -> float:
-    """Return how long to wait with the next try of a change, in seconds."""
-    return min(_CHANGE_AGAIN * 2.0 ** min(failures, 5), _CHANGE_AGAIN_CAP)

@@ -18,6 +18,7 @@ from msgspec import Struct
 from tank_agent.linux.fault import point
 from tank_agent.linux.trees import remove_tree
 from tank_agent.linux.user_namespaces import IdRange
+from tank_agent.retry import Failure
 from tank_agent.spec.model import Limits
 
 RECORD = "record.json"
@@ -61,25 +62,16 @@ class Stopping(Struct, frozen=True, kw_only=True):
     killed: bool = False
 
 
-class ChangeFailure(Struct, frozen=True, kw_only=True):
-    """That a run could not be changed to some settings; `retry_at` is monotonic, in seconds."""
+class ChangeFailure(Failure, frozen=True, kw_only=True):
+    """A change of a run to some settings that failed."""
 
     settings: str
-    error: str
-    failures: int
-    retry_at: float
 
 
-class Unmounted(Struct, frozen=True, kw_only=True):
-    """Paths of a run at which a mount was taken away.
-
-    `error` is of the last try to mount again, `retry_at` (monotonic, in seconds) when the next is.
-    """
+class Unmounted(Failure, frozen=True, kw_only=True):
+    """Paths of a run at which a mount was taken away, and how mounting them again failed."""
 
     paths: tuple[str, ...]
-    error: str | None = None
-    failures: int = 0
-    retry_at: float = 0.0
 
 
 class State(enum.StrEnum):

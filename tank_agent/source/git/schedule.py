@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
+from tank_agent.retry import Pace
+
 
 class Schedule(Struct, frozen=True, kw_only=True):
     """Poll every `interval` seconds; after failures wait longer, at most `cap`; spread hosts by `jitter`.
@@ -22,5 +24,6 @@ class Schedule(Struct, frozen=True, kw_only=True):
         """Return the seconds until the next look; `random` returns a number in [0, 1)."""
         base = self.interval
         if failures:
-            base = min(self.first_retry * 2.0 ** min(failures - 1, 32), max(self.cap, self.interval))
+            pace = Pace(base=self.first_retry, cap=max(self.cap, self.interval))
+            base = pace.delay(failures - 1)
         return base * (1 - self.jitter + 2 * self.jitter * random())

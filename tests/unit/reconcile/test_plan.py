@@ -36,7 +36,6 @@ from tank_agent.reconcile.observed import (
     PendingChange,
     Run,
     Situation,
-    Trouble,
 )
 from tank_agent.reconcile.phase import Phase, view_pod
 from tank_agent.reconcile.plan import container_hash, missing, network_hash, plan, settings_hash
@@ -49,6 +48,7 @@ from tank_agent.reconcile.restart import (
     waits_until,
 )
 from tank_agent.reconcile.simulate import apply
+from tank_agent.retry import Failure
 from tank_agent.runtime.container.instance import ChangeFailure, State, Stopping, Unmounted
 from tank_agent.spec.model import Container, Limits, Network, Pod, RestartPolicy, content_hash
 
@@ -164,7 +164,7 @@ def situations(draw: st.DrawFn) -> Situation:
     retry = draw(st.sampled_from([None, NOW.monotonic - 1, NOW.monotonic + 20]))
     observed_image = None if image is None else ObservedImage(state=image, retry_at=retry, error="no")
     images = dict.fromkeys(NAMES, observed_image) if observed_image is not None else {}
-    change = draw(st.sampled_from([None, PendingChange(reason="drift", error="no", retry_at=retry)]))
+    change = draw(st.sampled_from([None, PendingChange(reason="drift", error="no", retry_at=retry or 0.0)]))
     if draw(st.booleans()):
         desired = None
     found = situation(
@@ -468,7 +468,7 @@ def test_a_limit_is_changed_live_and_a_refusal_is_waited_for() -> None:
     assert isinstance(action, ChangeLive)
     assert plan(situation(old, runs=(run,), status=status_of(run), network="used")).actions == ()
     failure = ChangeFailure(
-        settings=settings_hash(new.pod.containers[0]), error="busy", failures=1, retry_at=NOW.monotonic + 3
+        settings=settings_hash(new.pod.containers[0]), error="busy", count=1, retry_at=NOW.monotonic + 3
     )
     refused = replace(run, failure=failure)
     current = situation(new, runs=(refused,), status=status_of(run), network="used")
@@ -493,7 +493,7 @@ def test_a_lost_mount_comes_back_under_the_container_and_a_refusal_is_waited_for
     current = situation(desired, runs=(run,), status=status_of(run), network="used")
     assert plan(current).actions == (MountAgain(run="a-1", container="a", paths="/data, /etc/hosts"),)
     assert plan(settle(current)).actions == ()
-    failed = Unmounted(paths=("/data",), error="no such path", failures=1, retry_at=NOW.monotonic + 2)
+    failed = Unmounted(paths=("/data",), error="no such path", count=1, retry_at=NOW.monotonic + 2)
     refused = replace(run, unmounted=failed)
     current = situation(desired, runs=(refused,), status=status_of(run), network="used")
     assert (plan(current).actions, plan(current).look_again) == ((), 2.0)
@@ -586,7 +586,7 @@ def test_why_a_pull_takes_so_long_is_shown() -> None:
 def test_a_trouble_is_shown_with_its_next_try() -> None:
     desired = desired_pod()
     run = run_of(desired)
-    trouble = Trouble(error="cannot remove it", retry_at=NOW.monotonic + 4)
+    trouble = Failure(error="cannot remove it", retry_at=NOW.monotonic + 4)
     current = situation(desired, runs=(run,), status=status_of(run), network="used")
     view = view_pod(replace(current, troubles=(trouble,)))
     assert (view.phase, view.error, view.next_retry) == (Phase.DEGRADED, "cannot remove it", NOW.wall + 4)

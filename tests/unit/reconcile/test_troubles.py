@@ -25,13 +25,18 @@ from tank_agent.reconcile.pulls import Pulls
 from tank_agent.reconcile.reconciler import Machine, Reconciler
 from tank_agent.reconcile.restart import Backoff
 from tank_agent.reconcile.steps import Work
-from tank_agent.reconcile.troubles import Troubles, foreseen
+from tank_agent.reconcile.troubles import PACE, Troubles, foreseen
 from tank_agent.runtime.container.instance import Record, Stopping
 from tank_agent.runtime.container.live import Live
 from tank_agent.spec.model import Container, Pod
 
 DEADLINE = 10.0
 IMAGE = "registry.lan/app:1"
+
+
+@pytest.fixture(autouse=True)
+def exact_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PACE, "jitter", 0.0)
 
 
 def pod(name: str = "web", image: str | None = None, word: str = "x") -> Pod:
@@ -383,6 +388,17 @@ def test_to_look_at_a_pod_changes_nothing() -> None:
     # Nobody wants it any more, so it is given up.
     until(lambda: pulls.observe(need).state is ImageState.ABSENT)
     pulls.close()
+
+
+def test_pods_whose_steps_fail_at_one_moment_are_not_retried_at_one_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.undo()
+    troubles = Troubles(Clock().monotonic)
+    tries = {troubles.failed(f"pod-{number}", None, Retry("no"))[0].retry_at for number in range(1000)}
+    assert len(tries) > 900
+    assert 1000.4 <= min(tries) < 1000.41
+    assert 1000.49 < max(tries) <= 1000.5
 
 
 @pytest.mark.parametrize("kept", [1, 2])
