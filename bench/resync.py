@@ -27,10 +27,11 @@ from tank_agent.linux.libc import call
 from tank_agent.linux.mount_namespaces import CLONE_NEWNS
 from tank_agent.network.host_facts import AutoHostFacts
 from tank_agent.network.pod_network import PodNetworks
+from tank_agent.reconcile.core.hashes import container_hash
+from tank_agent.reconcile.core.restart import Backoff
 from tank_agent.reconcile.networks import Networks
-from tank_agent.reconcile.plan import container_hash
-from tank_agent.reconcile.reconciler import Machine, Reconciler
-from tank_agent.reconcile.restart import Backoff
+from tank_agent.reconcile.reconciler import Reconciler
+from tank_agent.reconcile.steps import Machine
 from tank_agent.runtime.container.containers import Containers
 from tank_agent.runtime.container.instance import Record
 from tank_agent.runtime.container.live import Live

@@ -42,11 +42,11 @@ from tank_agent.linux.process import version as program_version
 from tank_agent.linux.signals import Signals
 from tank_agent.network.host_facts import make_host_facts
 from tank_agent.network.pod_network import PodNetworks
+from tank_agent.reconcile.core.restart import Backoff
 from tank_agent.reconcile.networks import Networks
 from tank_agent.reconcile.pulls import Pulls
-from tank_agent.reconcile.reconciler import Machine, Reconciler
-from tank_agent.reconcile.restart import Backoff
-from tank_agent.reconcile.steps import Steps
+from tank_agent.reconcile.reconciler import Reconciler
+from tank_agent.reconcile.steps import Machine, Steps
 from tank_agent.runtime.container.adopt import adopt_all
 from tank_agent.runtime.container.containers import Containers
 from tank_agent.runtime.container.crun import Crun
@@ -264,8 +264,7 @@ def _take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = 
         boot_id=boot,
         backoff=backoff,
     )
-    steps = Steps(journal, containers, networks, pulls, clock=clock, boot_id=boot, backoff=backoff)
-    reconciler = Reconciler(machine, steps, workers=paces.workers)
+    reconciler = Reconciler(machine, Steps(machine), workers=paces.workers)
     wakeups.target = reconciler
     adopted = adopt_all(containers, tools, clock.wall())
     networks.adopt(containers.processes())

@@ -13,8 +13,8 @@ from tank_agent.errors import TankError
 from tank_agent.intake.loop import SourceLoop
 from tank_agent.linux.notify import Notifier
 from tank_agent.linux.signals import Signals
+from tank_agent.reconcile.core.restart import Backoff
 from tank_agent.reconcile.reconciler import Reconciler
-from tank_agent.reconcile.restart import Backoff
 from tank_agent.runtime.container.containers import Containers
 from tank_agent.runtime.session.rotation import Rotation
 from tank_agent.settings.settings import Settings

@@ -16,7 +16,8 @@ from tank_agent.image.registry.reference import parse_reference
 from tank_agent.image.reports import ListedImage, RemovedImages
 from tank_agent.image.store.store import Pruned, Store, StoredImage
 from tank_agent.linux.clock import rfc3339
-from tank_agent.reconcile.reconciler import Machine, Reconciler
+from tank_agent.reconcile.reconciler import Reconciler
+from tank_agent.reconcile.steps import Machine
 from tank_agent.settings.image import PullPolicy
 from tank_agent.spec.reference import is_digest
 

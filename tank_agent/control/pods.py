@@ -19,9 +19,10 @@ from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import DesiredPod, Event, Exit, Revision
 from tank_agent.linux.clock import rfc3339
 from tank_agent.reconcile.changes import changes
-from tank_agent.reconcile.phase import ContainerView, Phase
-from tank_agent.reconcile.reconciler import Machine, Reconciler
-from tank_agent.reconcile.simulate import simulate
+from tank_agent.reconcile.core.phase import ContainerView, Phase
+from tank_agent.reconcile.core.plan import simulate
+from tank_agent.reconcile.reconciler import Reconciler
+from tank_agent.reconcile.steps import Machine
 from tank_agent.runtime.limits.limits import Usage
 from tank_agent.settings.settings import Settings
 from tank_agent.source.directory import snapshot_of_texts

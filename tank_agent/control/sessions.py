@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from tank_agent.errors import NotATty, NotRunning, PodNotFound
 from tank_agent.journal.journal import Journal
-from tank_agent.reconcile.phase import Phase
+from tank_agent.reconcile.core.phase import Phase
 from tank_agent.reconcile.reconciler import Reconciler
 from tank_agent.runtime.container.containers import Containers
 from tank_agent.runtime.container.instance import State

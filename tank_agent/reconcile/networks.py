@@ -1,11 +1,14 @@
-"""Which pods have a network, whether a container ran in it, and the files that tell its programs about it."""
+"""The network of every pod: its namespace, its files in /etc, and what drifted since they were made."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Generic, TypeVar
+
+from msgspec import Struct
 
 from tank_agent.errors import Retry, TankError
 from tank_agent.linux.clock import Clock
@@ -15,11 +18,12 @@ from tank_agent.linux.trees import remove_tree
 from tank_agent.network.files import files_differ, pod_files, read_host_hosts, wants_host_dns, write_files
 from tank_agent.network.host_facts import HostDns, HostFacts
 from tank_agent.network.pod_network import NetworkState, PodNetworks
-from tank_agent.reconcile import observed
-from tank_agent.reconcile.observed import PendingChange
+from tank_agent.reconcile.core.observed import NetworkUse, PendingChange
 from tank_agent.retry import Failure, Pace, spread
 from tank_agent.runtime.mounts.rootfs import FILES
 from tank_agent.spec.model import Network, Pod
+
+T = TypeVar("T")
 
 _HOSTS = Path("/etc/hosts")
 _HOST_NAMESPACE = Path("/proc/self/ns/net")
@@ -29,8 +33,34 @@ PACE = Pace(base=1.0, cap=30.0)
 _HOST_FRESH = 1.0
 
 
-class _Failure(Failure, frozen=True, kw_only=True):
+class _ConvergeFailure(Failure, frozen=True, kw_only=True):
     network: Network
+
+
+class _PodNetwork(Struct):
+    """One pod's network. `state` is None without a namespace; `fresh`: no container ran in it yet.
+
+    `seen` is what the files were made of when they were found right, `inodes` name them, `replaced` is set
+    once they are others.
+    """
+
+    state: NetworkState | None = None
+    fresh: bool = False
+    converged: Network | None = None
+    drift: str | None = None
+    failure: _ConvergeFailure | None = None
+    has_files: bool = False
+    seen: object = None
+    inodes: object = None
+    replaced: bool = False
+
+    def settle(self, network: Network | None) -> None:
+        """Note that the network is as this one wants it; None if there is none any more."""
+        self.converged = network
+        self.drift = self.failure = self.seen = None
+
+
+_NONE = _PodNetwork()
 
 
 class Networks:
@@ -48,23 +78,13 @@ class Networks:
 
     def __init__(self, pod_networks: PodNetworks, host: HostFacts, run_dir: Path, clock: Clock) -> None:
         self._pod_networks = pod_networks
-        self._host = host
         self._clock = clock
         self._files = run_dir / "pods"
         self._files.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = threading.Lock()
-        self._states: dict[str, NetworkState] = {}
-        self._fresh: set[str] = set()
-        self._converged: dict[str, Network] = {}
-        self._drift: dict[str, str] = {}
-        self._failures: dict[str, _Failure] = {}
-        # The pods whose files were written.
-        self._told: set[str] = set()
-        self._quiet: dict[str, object] = {}
-        self._inodes: dict[str, object] = {}
-        self._replaced: set[str] = set()
-        self._dns_read: tuple[float, HostDns] | None = None
-        self._hosts_read: tuple[float, object] | None = None
+        self._pods: dict[str, _PodNetwork] = {}
+        self._host_dns = _Recent(clock, host.dns)
+        self._host_hosts = _Recent(clock, lambda: _signature(str(_HOSTS)))
 
     def adopt(self, processes: Mapping[str, Collection[int]]) -> None:
         """Take over the networks of pods that have runs, and remove all others that a former agent left.
@@ -78,10 +98,8 @@ class Networks:
             state = self._pod_networks.observe(pod)
             if state is None and self._repin_any(pod, pids):
                 state = self._pod_networks.observe(pod)
-            if state is not None:
-                with self._lock:
-                    self._states[pod] = state
-        self._told.update(processes)
+            with self._lock:
+                self._pods[pod] = _PodNetwork(state=state, has_files=True)
         for directory in self._files.iterdir():
             if directory.name not in processes:
                 with left_for_later(str(directory)):
@@ -90,35 +108,40 @@ class Networks:
     def pods(self) -> frozenset[str]:
         """Return the pods that have a namespace."""
         with self._lock:
-            return frozenset(self._states)
+            return frozenset(pod for pod, known in self._pods.items() if known.state is not None)
 
-    def state(self, pod: str) -> observed.NetworkState:
+    def state(self, pod: str) -> NetworkUse:
         """Return whether a pod has a namespace, and whether a container ran in it."""
         with self._lock:
-            if pod not in self._states:
+            known = self._pods.get(pod, _NONE)
+            if known.state is None:
                 return "absent"
-            return "fresh" if pod in self._fresh else "used"
+            return "fresh" if known.fresh else "used"
 
     def addresses(self, pod: str) -> tuple[str, ...]:
         """Return the addresses of a pod's interfaces, with prefix."""
-        with self._lock:
-            state = self._states.get(pod)
-        return state.addresses if state is not None else ()
+        return self._state(pod).addresses
 
     def change(self, pod: Pod) -> PendingChange | None:
         """Return what of a pod's network is known to be not as the pod wants it; asks the kernel nothing."""
         with self._lock:
-            reason = self._drift.get(pod.name)
-            converged = self._converged.get(pod.name, pod.network)
-            failure = self._failures.get(pod.name)
-        if reason is None and converged != pod.network:
-            reason = "the pod's file changed it"
+            known = self._pods.get(pod.name, _NONE)
+            reason, failure = known.drift, known.failure
+            if reason is None and known.converged not in (None, pod.network):
+                reason = "the pod's file changed it"
         if reason is None:
             return None
         # Another network is another try, whatever became of the last.
         if failure is not None and failure.network == pod.network:
-            return PendingChange(reason=reason, error=failure.error, retry_at=failure.retry_at)
+            return PendingChange(
+                reason=reason, error=failure.error, count=failure.count, retry_at=failure.retry_at
+            )
         return PendingChange(reason=reason)
+
+    def failure(self, pod: str) -> Failure | None:
+        """Return how the last `converge` failed, whatever network it was for; None once one succeeded."""
+        with self._lock:
+            return self._pods.get(pod, _NONE).failure
 
     def directory(self, pod: str) -> Path:
         """Return where a pod's hosts, hostname and resolv.conf lie."""
@@ -130,18 +153,16 @@ class Networks:
         Returns whether one of its files is another one than at the last look, whatever is in it.
         """
         own = pod.network.mode != "host"
-        if (self.state(pod.name) != "absent") != own or (not own and pod.name not in self._told):
-            return False
-        reason = self._difference(pod, own=own)
         with self._lock:
-            if reason is not None:
-                self._drift[pod.name] = reason
-            else:
-                self._drift.pop(pod.name, None)
-                self._failures.pop(pod.name, None)
-                self._converged[pod.name] = pod.network
-        replaced = pod.name in self._replaced
-        self._replaced.discard(pod.name)
+            known = self._pods.get(pod.name, _NONE)
+            if (known.state is not None) != own or (not own and not known.has_files):
+                return False
+        reason = self._difference(pod, known)
+        with self._lock:
+            if reason is None:
+                known.failure, known.converged = None, pod.network
+            known.drift = reason
+            replaced, known.replaced = known.replaced, False
         return replaced
 
     def make(self, pod: Pod) -> None:
@@ -153,9 +174,9 @@ class Networks:
             self._pod_networks.remove(pod.name)
             raise
         with self._lock:
-            self._states[pod.name] = state
-            self._fresh.add(pod.name)
-            self._settled(pod)
+            known = self._pods.setdefault(pod.name, _PodNetwork())
+            known.state, known.fresh = state, True
+            known.settle(pod.network)
 
     def converge(self, pod: Pod, pids: Collection[int]) -> None:
         """Change a pod's network and its files to what is wanted, under the containers that run.
@@ -165,8 +186,23 @@ class Networks:
             pids: processes of the pod, should its pin be lost; some may be in the host's network still.
 
         Raises:
-            Stalled, Retry: as `PodNetworks.ensure`; what could be done is done.
+            Stalled, Retry: as `PodNetworks.ensure`; what could be done is done. It is remembered, and waits
+                before the next try.
         """
+        try:
+            self._converge(pod, pids)
+        except TankError as error:
+            with self._lock:
+                known = self._pods.setdefault(pod.name, _PodNetwork())
+                former = known.failure
+                if former is None or former.network != pod.network:
+                    former = _ConvergeFailure(network=pod.network)
+                known.failure = former.again(str(error), PACE, self._clock.monotonic(), spread(pod.name))
+            raise
+        with self._lock:
+            self._pods[pod.name].settle(pod.network)
+
+    def _converge(self, pod: Pod, pids: Collection[int]) -> None:
         try:
             if pod.network.mode != "host":
                 self._keep_pin(pod.name, pids)
@@ -175,22 +211,10 @@ class Networks:
             # Also after a failure: what was done shows in the status and in /etc/hosts.
             state = self._pod_networks.observe(pod.name)
             with self._lock:
-                if state is not None and pod.name in self._states:
-                    self._states[pod.name] = state
+                known = self._pods.setdefault(pod.name, _PodNetwork())
+                if state is not None and known.state is not None:
+                    known.state = state
             self.files(pod)
-        with self._lock:
-            self._settled(pod)
-
-    def failed(self, pod: Pod, error: str) -> bool:
-        """Remember that `converge` failed, so that it waits before the next try; False if that is no news."""
-        with self._lock:
-            known = self._failures.get(pod.name)
-            former = (
-                known if known is not None and known.network == pod.network else _Failure(network=pod.network)
-            )
-            now = self._clock.monotonic()
-            self._failures[pod.name] = former.again(error, PACE, now, spread(pod.name))
-        return known is None or known.error != error
 
     def namespace(self, pod: Pod) -> Path | None:
         """Return the namespace that a container is about to start in; None for the host's.
@@ -201,11 +225,12 @@ class Networks:
         if pod.network.mode == "host":
             return None
         with self._lock:
-            state = self._states[pod.name]
-            self._fresh.discard(pod.name)
+            known = self._pods[pod.name]
+            known.fresh = False
+            state = known.state or NetworkState()
         if state.netns is None or network_namespace_inode(state.netns) != state.netns_inode:
             with self._lock:
-                self._drift[pod.name] = "the network namespace is not pinned"
+                known.drift = "the network namespace is not pinned"
             raise Retry("the pod's network namespace is not pinned", where=f"pod {pod.name}")
         return state.netns
 
@@ -216,97 +241,71 @@ class Networks:
             Retry: they cannot be written.
         """
         directory = self.directory(pod.name)
-        self._told.add(pod.name)
+        with self._lock:
+            known = self._pods.setdefault(pod.name, _PodNetwork())
+            known.has_files = True
         try:
             write_files(directory, self._wanted_files(pod))
         except OSError as error:
             raise Retry(f"cannot write {error.filename or directory}: {error.strerror}") from error
         if pod.network.mode == "host":
             with self._lock:
-                self._settled(pod)
+                known.settle(pod.network)
         return directory
 
     def remove(self, pod: str) -> None:
         """Remove a pod's network; errors as `PodNetworks.remove`."""
         self._pod_networks.remove(pod)
         with self._lock:
-            self._states.pop(pod, None)
-            self._fresh.discard(pod)
-            self._clear(pod)
+            known = self._pods.get(pod)
+            if known is not None:
+                known.state, known.fresh = None, False
+                known.settle(None)
 
     def forget(self, pod: str) -> None:
-        """Remove the files of a pod that is gone."""
+        """Remove the files of a pod that is gone, and all that is known of its network."""
         remove_tree(self._files / pod)
-        for known in (self._told, self._replaced):
-            known.discard(pod)
         with self._lock:
-            self._clear(pod)
-            self._inodes.pop(pod, None)
+            self._pods.pop(pod, None)
 
-    def _clear(self, pod: str) -> None:
-        for known in (self._converged, self._drift, self._failures, self._quiet):
-            known.pop(pod, None)
+    def _state(self, pod: str) -> NetworkState:
+        with self._lock:
+            return self._pods.get(pod, _NONE).state or NetworkState()
 
-    def _settled(self, pod: Pod) -> None:
-        self._clear(pod.name)
-        self._converged[pod.name] = pod.network
-
-    def _difference(self, pod: Pod, *, own: bool) -> str | None:
+    def _difference(self, pod: Pod, known: _PodNetwork) -> str | None:
         try:
-            if own:
-                with self._lock:
-                    state = self._states.get(pod.name)
-                inode = state.netns_inode if state is not None else None
+            if pod.network.mode != "host":
+                inode = self._state(pod.name).netns_inode
                 differences = self._pod_networks.drift(pod.name, pod.network, inode=inode)
                 if differences:
                     return differences[0]
-            return self._files_difference(pod)
+            return self._files_difference(pod, known)
         except (TankError, OSError) as error:
             return str(error)
 
-    def _files_difference(self, pod: Pod) -> str | None:
+    def _files_difference(self, pod: Pod, known: _PodNetwork) -> str | None:
         """Read the pod's files only if they, or what they are made of, changed since the last look."""
-        with self._lock:
-            state = self._states.get(pod.name)
         directory = f"{self._files}/{pod.name}"
         files = tuple([_signature(f"{directory}/{name}") for name in FILES])
-        seen = (files, state, pod.network, self._host_dns(pod), self._host_hosts())
-        if self._quiet.get(pod.name) == seen:
+        seen = (files, self._state(pod.name), pod.network, self._dns(pod), self._host_hosts.get())
+        if known.seen == seen:
             return None
         inodes = tuple(signature and signature[:2] for signature in files)
-        if self._inodes.setdefault(pod.name, inodes) != inodes:
-            self._inodes[pod.name] = inodes
-            self._replaced.add(pod.name)
+        known.replaced = known.replaced or known.inodes not in (None, inodes)
+        known.inodes = inodes
         differing = files_differ(self._files / pod.name, self._wanted_files(pod))
         if differing:
             return f"/etc/{differing[0]} is not as it should be"
-        self._quiet[pod.name] = seen
+        known.seen = seen
         return None
 
-    def _host_dns(self, pod: Pod) -> HostDns:
-        """Return the host's DNS; nothing for a pod that does not use it, which must not wait for it either.
-
-        Read at most once a second, since a resync asks for every pod.
-        """
-        if not wants_host_dns(pod.network):
-            return HostDns()
-        now = self._clock.monotonic()
-        if self._dns_read is None or not self._dns_read[0] <= now < self._dns_read[0] + _HOST_FRESH:
-            self._dns_read = (now, self._host.dns())
-        return self._dns_read[1]
-
-    def _host_hosts(self) -> object:
-        """Return what tells of the host's hosts file; read as seldom as its DNS."""
-        now = self._clock.monotonic()
-        if self._hosts_read is None or not self._hosts_read[0] <= now < self._hosts_read[0] + _HOST_FRESH:
-            self._hosts_read = (now, _signature(str(_HOSTS)))
-        return self._hosts_read[1]
+    def _dns(self, pod: Pod) -> HostDns:
+        """Return the host's DNS; nothing for a pod that does not use it: that must not wait for it."""
+        return self._host_dns.get() if wants_host_dns(pod.network) else HostDns()
 
     def _wanted_files(self, pod: Pod) -> dict[str, str]:
-        with self._lock:
-            state = self._states.get(pod.name, NetworkState())
         hosts = read_host_hosts(_HOSTS) if pod.network.mode == "host" else ""
-        return pod_files(pod.name, pod.network, state, self._host_dns(pod), host_hosts=hosts)
+        return pod_files(pod.name, pod.network, self._state(pod.name), self._dns(pod), host_hosts=hosts)
 
     def _keep_pin(self, pod: str, pids: Collection[int]) -> None:
         """Pin the namespace again where its pin was lost, or another's was put in its place.
@@ -314,9 +313,8 @@ class Networks:
         Raises:
             Retry: no process is in it any more.
         """
-        with self._lock:
-            state = self._states.get(pod)
-        if state is None or state.netns is None:
+        state = self._state(pod)
+        if state.netns is None:
             return
         pinned = network_namespace_inode(state.netns)
         if pinned is not None and pinned == state.netns_inode:
@@ -340,6 +338,20 @@ class Networks:
             except Retry:
                 continue
         return False
+
+
+class _Recent(Generic[T]):
+    """A fact of the host, read at most once a second, since a resync asks for every pod."""
+
+    def __init__(self, clock: Clock, read: Callable[[], T]) -> None:
+        self._clock, self._read = clock, read
+        self._known: tuple[float, T] | None = None
+
+    def get(self) -> T:
+        now, known = self._clock.monotonic(), self._known
+        if known is None or not known[0] <= now < known[0] + _HOST_FRESH:
+            known = self._known = (now, self._read())
+        return known[1]
 
 
 def _namespace_of(pid: int) -> int | None:

@@ -15,8 +15,8 @@ from tank_agent.errors import TankError, one_line
 from tank_agent.image.config import Image, ImageStore, Progress
 from tank_agent.image.registry.lanes import Lanes, lane_of
 from tank_agent.linux.clock import Clock
-from tank_agent.reconcile.observed import ImageState, ObservedImage
-from tank_agent.reconcile.restart import Backoff
+from tank_agent.reconcile.core.observed import ImageState, ObservedImage
+from tank_agent.reconcile.core.restart import Backoff
 from tank_agent.retry import Failure
 from tank_agent.spec.model import Container, PullPolicy
 

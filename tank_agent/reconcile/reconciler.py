@@ -6,26 +6,22 @@ import threading
 from collections.abc import Callable, Sequence
 
 import structlog
-from msgspec import Struct
 
 from tank_agent.errors import one_line
 from tank_agent.intake.events import tell
-from tank_agent.journal.journal import Journal
-from tank_agent.journal.records import DesiredPod, NewEvent
-from tank_agent.linux.clock import Clock
-from tank_agent.reconcile.actions import Action, Forget
-from tank_agent.reconcile.networks import Networks
-from tank_agent.reconcile.observed import Moment, Observed, ObservedImage, Run, Situation
-from tank_agent.reconcile.phase import Phase, PodView, view_pod
-from tank_agent.reconcile.plan import Plan, forget_hashes, missing, plan
-from tank_agent.reconcile.pulls import IMAGE_READY, PULL_FAILED, Pulls
+from tank_agent.journal.records import DesiredPod
+from tank_agent.reconcile.core.actions import Action, Forget
+from tank_agent.reconcile.core.hashes import forget_hashes
+from tank_agent.reconcile.core.observed import Moment, Observed, ObservedImage, Run, Situation
+from tank_agent.reconcile.core.phase import Phase, PodView, view_pod
+from tank_agent.reconcile.core.plan import Plan, missing, plan
+from tank_agent.reconcile.pulls import IMAGE_READY, PULL_FAILED
 from tank_agent.reconcile.queue import Rank, WorkQueue
-from tank_agent.reconcile.restart import Backoff
-from tank_agent.reconcile.steps import Steps, Work
+from tank_agent.reconcile.steps import Machine, Steps, Work
 from tank_agent.reconcile.troubles import Troubles, describe_failure, foreseen, is_bug
-from tank_agent.runtime.container.containers import Containers
 from tank_agent.runtime.container.instance import State
 from tank_agent.runtime.container.live import Live
+from tank_agent.spec.model import RestartPolicy
 
 _log = structlog.get_logger()
 _JOIN_DEADLINE = 60.0
@@ -41,18 +37,6 @@ _RANKS = {
     IMAGE_READY: Rank.AGAIN,
     PULL_FAILED: Rank.AGAIN,
 }
-
-
-class Machine(Struct, frozen=True, kw_only=True):
-    """What the loop looks at and works with."""
-
-    journal: Journal
-    containers: Containers
-    networks: Networks
-    pulls: Pulls
-    clock: Clock
-    boot_id: str
-    backoff: Backoff
 
 
 class Reconciler:
@@ -88,7 +72,7 @@ class Reconciler:
         self._unclaimed |= unclaimed(self._machine)
         for pod in sorted(self._unclaimed):
             _log.warning("the journal does not know a pod that runs; it goes on", pod=pod)
-            self._steps.tell_unclaimed(pod)
+            self._steps.record_unclaimed(pod)
         for thread in self._threads:
             thread.start()
 
@@ -221,6 +205,7 @@ class Reconciler:
             backoff=machine.backoff,
             remembered=pod in machine.journal.statuses(),
             unclaimed=desired is None and self._is_unclaimed(pod),
+            cut_short=desired is None and self._cuts_short(pod),
             troubles=self._troubles.of(pod),
         )
 
@@ -230,6 +215,10 @@ class Reconciler:
             and not self._draining
             and any(_goes_on(run) for run in self._machine.containers.runs(pod))
         )
+
+    def _cuts_short(self, pod: str) -> bool:
+        desired = self._machine.journal.get(pod) if self._draining else None
+        return desired is not None and desired.pod.restart is RestartPolicy.NEVER
 
     def view(self, pod: str) -> PodView:
         """Return what to show for a pod; one that cannot be looked at keeps no other from being shown."""
@@ -280,7 +269,7 @@ class Reconciler:
             actions = self._plan(self.situation(pod, desired)).actions
             return bool(actions) and not self._troubles.held(pod, actions)
         except Exception as error:
-            self._failed(Work(name=pod, desired=None, cause="resync"), None, error)
+            self._failed(Work(name=pod, cause="resync"), None, error)
             return False
 
     def _work(self) -> None:
@@ -289,7 +278,7 @@ class Reconciler:
             try:
                 self._reconcile(pod, cause)
             except Exception as error:
-                self._failed(Work(name=pod, desired=None, cause=cause), None, error)
+                self._failed(Work(name=pod, cause=cause), None, error)
             finally:
                 self._queue.done(pod)
                 with self._changed:
@@ -318,7 +307,7 @@ class Reconciler:
             if wait:
                 self._look_again(pod, wait)
                 return
-            self._act(actions, Work(name=pod, desired=desired, cause=cause))
+            self._act(actions, Work(name=pod, cause=cause, situation=situation))
         # Such as one that fails and is tried again at once, where backoff_base is 0.
         self._causes.setdefault(pod, cause)
         self._queue.add(pod, Rank.AGAIN)
@@ -355,14 +344,7 @@ class Reconciler:
             said = describe_failure(step, known)
             log.warning("step failed", error=said, exc_info=error if is_bug(known) else None)
         if news:
-            event = NewEvent(
-                pod=work.name,
-                type="step-failed",
-                message=one_line(trouble.error),
-                revision=work.revision,
-                cause=work.cause,
-            )
-            tell(self._machine.journal, [event])
+            tell(self._machine.journal, [work.event("step-failed", one_line(trouble.error))])
 
     def _want_images(self, situation: Situation, pod: str) -> None:
         """Wait for the images of what is missing, and give up every other pull of the pod."""

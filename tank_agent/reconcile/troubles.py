@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from tank_agent.errors import TankError
 from tank_agent.linux.shortage import shortage
-from tank_agent.reconcile.actions import Action
+from tank_agent.reconcile.core.actions import Action
 from tank_agent.retry import Failure, Pace, spread
 
 # No longer than a resync: whatever heals is then seen as soon as if nothing had been wrong before.

@@ -13,7 +13,7 @@ import pytest
 from tank_agent.agent.lifecycle import _FOR_RESTART_BELOW, _LIVE, needs_restart
 from tank_agent.api.wire import PHASES
 from tank_agent.reconcile.changes import changes, row_of
-from tank_agent.reconcile.phase import Phase
+from tank_agent.reconcile.core.phase import Phase
 from tank_agent.settings.settings import Settings, SettingsTable, load_settings
 from tank_agent.spec.file import PodTable
 from tank_agent.spec.parse import ParsedPod, parse_pod_file

@@ -18,8 +18,8 @@ from tank_agent.image.registry.reference import parse_reference
 from tank_agent.image.reports import ListedImage
 from tank_agent.image.store.store import StoredImage
 from tank_agent.linux.clock import SystemClock
+from tank_agent.reconcile.core.restart import Backoff
 from tank_agent.reconcile.pulls import Pulls
-from tank_agent.reconcile.restart import Backoff
 from tank_agent.spec.model import Pod
 from tank_agent.spec.reference import Reference
 

@@ -11,7 +11,7 @@ import pytest
 from tank_agent.control import sessions as interactive
 from tank_agent.control.sessions import Interactive
 from tank_agent.errors import NotRunning
-from tank_agent.reconcile.phase import Phase
+from tank_agent.reconcile.core.phase import Phase
 from tank_agent.runtime.container.instance import State
 from tests.support.fake_service import desired
 

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from tank_agent.reconcile.changes import LIVE_FIELDS, RESTARTING_FIELDS, TABLE, Effect, changes, row_of
-from tank_agent.reconcile.plan import container_hash, settings_hash
+from tank_agent.reconcile.core.hashes import container_hash, settings_hash
 from tank_agent.spec.file import ContainerTable, NetworkTable, PodTable, VolumeTable
 from tank_agent.spec.model import (
     Container,

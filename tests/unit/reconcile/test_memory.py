@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tank_agent.reconcile.memory import Memory
+from tank_agent.reconcile.core.hashes import Memory
 
 
 class Spec:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from tank_agent.image.config import Progress
 from tank_agent.journal.records import ContainerStatus, DesiredPod, Exit, PodStatus
-from tank_agent.reconcile.actions import (
+from tank_agent.reconcile.core.actions import (
     Action,
     ChangeLive,
     ConvergeNetwork,
@@ -28,7 +28,8 @@ from tank_agent.reconcile.actions import (
     Start,
     Stop,
 )
-from tank_agent.reconcile.observed import (
+from tank_agent.reconcile.core.hashes import container_hash, network_hash, settings_hash
+from tank_agent.reconcile.core.observed import (
     ImageState,
     Moment,
     Observed,
@@ -37,9 +38,9 @@ from tank_agent.reconcile.observed import (
     Run,
     Situation,
 )
-from tank_agent.reconcile.phase import Phase, view_pod
-from tank_agent.reconcile.plan import container_hash, missing, network_hash, plan, settings_hash
-from tank_agent.reconcile.restart import (
+from tank_agent.reconcile.core.phase import Phase, view_pod
+from tank_agent.reconcile.core.plan import missing, plan
+from tank_agent.reconcile.core.restart import (
     Backoff,
     after_exit,
     after_failed_start,
@@ -47,7 +48,6 @@ from tank_agent.reconcile.restart import (
     is_over,
     waits_until,
 )
-from tank_agent.reconcile.simulate import apply
 from tank_agent.retry import Failure
 from tank_agent.runtime.container.instance import ChangeFailure, State, Stopping, Unmounted
 from tank_agent.spec.model import Container, Limits, Network, Pod, RestartPolicy, content_hash
@@ -193,7 +193,7 @@ def settle(start: Situation) -> Situation:
                 assert action.container not in live(current.observed.runs)
                 assert action.container not in started
                 started.add(action.container)
-            current = apply(action, current)
+            current = action.expected(current)
         if planned.actions:
             continue
         if planned.look_again is None:
@@ -266,7 +266,7 @@ def test_the_loop_rests_after_a_few_plans_though_no_time_passes(start: Situation
                 ]
                 current = replace(current, observed=replace(current.observed, runs=tuple(runs_)))
             else:
-                current = apply(action, current)
+                current = action.expected(current)
             if isinstance(action, Forget):
                 return
     raise AssertionError(f"does not come to rest: {[a.describe() for a in plan(current).actions]}")
@@ -294,9 +294,9 @@ def test_every_situation_has_a_phase(start: Situation) -> None:
 def test_from_nothing_to_running() -> None:
     current = situation(desired_pod())
     assert plan(current).actions == (MakeNetwork(),)
-    current = apply(MakeNetwork(), current)
+    current = MakeNetwork().expected(current)
     assert plan(current).actions == (Start(container="a"),)
-    current = apply(Start(container="a"), current)
+    current = Start(container="a").expected(current)
     assert plan(current) == plan(current)
     assert plan(current).actions == ()
     assert view_pod(current).phase is Phase.RUNNING
@@ -364,7 +364,7 @@ def test_an_exit_is_recorded_once_then_removed_with_the_network() -> None:
     for _ in range(4):
         for action in plan(current).actions:
             seen.append(type(action))
-            current = apply(action, current)
+            current = action.expected(current)
     assert seen == [RecordExit, RemoveRun, RemoveNetwork]
     planned = plan(current)
     assert (planned.actions, planned.look_again) == ((), 10.0)

@@ -18,9 +18,9 @@ from tank_agent.journal.journal import Applied
 from tank_agent.journal.memory import MemoryJournal
 from tank_agent.journal.records import NewEvent, PodStatus
 from tank_agent.linux.clock import SystemClock
-from tank_agent.reconcile.observed import ImageState
+from tank_agent.reconcile.core.observed import ImageState
+from tank_agent.reconcile.core.restart import Backoff
 from tank_agent.reconcile.pulls import Need, News, Pulls
-from tank_agent.reconcile.restart import Backoff
 from tank_agent.source.seed import SeedSource
 from tank_agent.source.snapshot import Declared, Snapshot
 from tank_agent.spec.model import Container, Pod, PullPolicy

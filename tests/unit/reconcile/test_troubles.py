@@ -17,14 +17,14 @@ from tank_agent.image.config import Image
 from tank_agent.journal.memory import MemoryJournal
 from tank_agent.journal.records import ContainerStatus, PodStatus
 from tank_agent.linux.clock import SystemClock
-from tank_agent.reconcile.actions import Action, MakeNetwork, Pull, RemoveRun, Start
-from tank_agent.reconcile.observed import ImageState, ObservedImage
-from tank_agent.reconcile.phase import Phase
-from tank_agent.reconcile.plan import container_hash
+from tank_agent.reconcile.core.actions import Action, MakeNetwork, Pull, RemoveRun, Start
+from tank_agent.reconcile.core.hashes import container_hash
+from tank_agent.reconcile.core.observed import ImageState, ObservedImage
+from tank_agent.reconcile.core.phase import Phase
+from tank_agent.reconcile.core.restart import Backoff
 from tank_agent.reconcile.pulls import Pulls
-from tank_agent.reconcile.reconciler import Machine, Reconciler
-from tank_agent.reconcile.restart import Backoff
-from tank_agent.reconcile.steps import Work
+from tank_agent.reconcile.reconciler import Reconciler
+from tank_agent.reconcile.steps import Machine, Work
 from tank_agent.reconcile.troubles import PACE, Troubles, foreseen
 from tank_agent.runtime.container.instance import Record, Stopping
 from tank_agent.runtime.container.live import Live

@@ -18,11 +18,11 @@ from tank_agent.journal.journal import Applied
 from tank_agent.journal.memory import MemoryJournal
 from tank_agent.linux.clock import SystemClock
 from tank_agent.linux.trash import Trash
-from tank_agent.reconcile.observed import ImageState
+from tank_agent.reconcile.core.observed import ImageState
+from tank_agent.reconcile.core.restart import Backoff
 from tank_agent.reconcile.pulls import Need, Pulls
-from tank_agent.reconcile.reconciler import Machine, Reconciler
-from tank_agent.reconcile.restart import Backoff
-from tank_agent.reconcile.steps import Work
+from tank_agent.reconcile.reconciler import Reconciler
+from tank_agent.reconcile.steps import Machine, Work
 from tank_agent.runtime.container.exits import ExitWatcher
 from tank_agent.source.seed import SeedSource
 from tank_agent.source.snapshot import Snapshot

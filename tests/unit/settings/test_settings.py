@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tank_agent.errors import InvalidSpec
-from tank_agent.reconcile.restart import Backoff
+from tank_agent.reconcile.core.restart import Backoff
 from tank_agent.settings import settings as settings_module
 from tank_agent.settings.git import GitSettings, GitVerify, GitWebhook, is_reference_name
 from tank_agent.settings.settings import (

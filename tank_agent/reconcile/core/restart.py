@@ -24,6 +24,17 @@ class Backoff(Pace, kw_only=True):
         self.base, self.cap, self.stable_after = other.base, other.cap, other.stable_after
 
 
+def describe_exit(exit_: Exit) -> str:
+    """Return how a run ended, as a user reads it."""
+    if exit_.signal is not None:
+        text = f"ended by signal {exit_.signal}{', out of memory' if exit_.oom else ''}"
+    elif exit_.code is not None:
+        text = f"ended with exit code {exit_.code}"
+    else:
+        return exit_.reason or "ended"
+    return f"{text}: {exit_.reason}" if exit_.reason else text
+
+
 def is_over(exit_: Exit | None, policy: RestartPolicy) -> bool:
     """Return whether a container that ended like this stays down until its spec changes."""
     if exit_ is None or policy is RestartPolicy.ALWAYS:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from tank_agent.image.config import Progress
 from tank_agent.journal.records import DesiredPod, Exit, PodStatus
-from tank_agent.reconcile.restart import Backoff
+from tank_agent.reconcile.core.restart import Backoff
 from tank_agent.retry import Failure
 from tank_agent.runtime.container.instance import ChangeFailure, State, Stopping, Unmounted
 
@@ -78,7 +79,7 @@ class ObservedImage(Struct, frozen=True, kw_only=True):
 
 
 # "fresh": made, and no container ran in it yet; "used": it must not outlive the containers that ran in it.
-NetworkState = Literal["absent", "fresh", "used"]
+NetworkUse = Literal["absent", "fresh", "used"]
 
 
 class Observed(Struct, frozen=True, kw_only=True):
@@ -88,7 +89,7 @@ class Observed(Struct, frozen=True, kw_only=True):
     """
 
     runs: tuple[Run, ...] = ()
-    network: NetworkState = "absent"
+    network: NetworkUse = "absent"
     network_change: PendingChange | None = None
     images: Mapping[str, ObservedImage] = msgspec.field(default_factory=dict)
 
@@ -96,10 +97,10 @@ class Observed(Struct, frozen=True, kw_only=True):
 class Situation(Struct, frozen=True, kw_only=True):
     """Everything that is decided from, for one pod.
 
-    `desired` is None for a pod that should be gone, `status` is what the journal remembers of it;
-    `remembered` tells that it holds anything at all. `unclaimed`: it runs, and the journal never knew it, so
-    nobody said that it should be gone. `troubles` are only shown: what is held back because of them is not
-    for the plan to know.
+    `desired` is None for a pod that should be gone, `status` is what the journal remembers of it, if it is
+    `remembered` at all. `unclaimed`: it runs, and the journal never knew it, so nobody asked for its end.
+    `cut_short`: it runs only once, and is stopped though it is desired, as all pods are at a shutdown.
+    `troubles` are only shown: the plan does not know what is held back because of them.
     """
 
     desired: DesiredPod | None
@@ -109,4 +110,9 @@ class Situation(Struct, frozen=True, kw_only=True):
     backoff: Backoff
     remembered: bool = True
     unclaimed: bool = False
+    cut_short: bool = False
     troubles: tuple[Failure, ...] = ()
+
+    def seeing(self, **changes: Any) -> Situation:
+        """Return the situation with other values of `Observed`."""
+        return replace(self, observed=replace(self.observed, **changes))

@@ -9,9 +9,9 @@ from msgspec import Struct
 
 from tank_agent.image.config import Progress
 from tank_agent.journal.records import ContainerStatus, DesiredPod, PodStatus
-from tank_agent.reconcile.observed import ImageState, ObservedImage, Run, Situation
-from tank_agent.reconcile.plan import container_hash, container_status, settings_hash
-from tank_agent.reconcile.restart import is_over, waits_until
+from tank_agent.reconcile.core.hashes import container_hash, container_status, settings_hash
+from tank_agent.reconcile.core.observed import ImageState, ObservedImage, Run, Situation
+from tank_agent.reconcile.core.restart import describe_exit, is_over, waits_until
 from tank_agent.runtime.container.instance import State
 from tank_agent.spec.model import Container, RestartPolicy
 
@@ -206,15 +206,8 @@ def _shown_run(runs: list[Run]) -> Run | None:
 
 def _ended_badly(container: Container, status: ContainerStatus) -> str | None:
     exit_ = status.exit
-    if exit_ is None or exit_.clean:
-        return None
-    if exit_.reason:
-        how = exit_.reason
-    elif exit_.signal is not None:
-        how = f"ended by signal {exit_.signal}" + (", out of memory" if exit_.oom else "")
-    else:
-        how = f"ended with exit code {exit_.code}"
-    return f"container {container.name}: {how}"
+    bad = exit_ is not None and not exit_.clean
+    return f"container {container.name}: {describe_exit(exit_)}" if exit_ is not None and bad else None
 
 
 def _combine(phases: Collection[Phase]) -> Phase:

@@ -1,44 +1,27 @@
 """From what should be and what is to what to do next: one pure function, for the loop and for `tank plan`.
 
 `plan` returns the steps that can be done *now*. The worker does them, looks again, and plans again; a plan
-without steps means: converged, or waiting until `look_again`. Nothing here has a memory, but for hashes.
+without steps means: converged, or waiting until `look_again`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
-from tank_agent.journal.records import ContainerStatus, DesiredPod, PodStatus
-from tank_agent.reconcile.actions import (
-    Action,
-    ChangeLive,
-    ConvergeNetwork,
-    Forget,
-    Kill,
-    MakeNetwork,
-    MountAgain,
-    Pull,
-    RecordExit,
-    RecordLost,
-    RecordOutOfMemory,
-    RecordUnstarted,
-    RemoveNetwork,
-    RemoveRun,
-    Start,
-    Stop,
-)
-from tank_agent.reconcile.changes import LIVE_FIELDS, RESTARTING_FIELDS
-from tank_agent.reconcile.memory import Memory
-from tank_agent.reconcile.observed import ImageState, Moment, ObservedImage, Run, Situation
-from tank_agent.reconcile.restart import is_over, waits_until
+from tank_agent.journal.records import DesiredPod, PodStatus
+from tank_agent.reconcile.core import actions
+from tank_agent.reconcile.core.actions import Action, Start
+from tank_agent.reconcile.core.hashes import container_hash, container_status, settings_hash
+from tank_agent.reconcile.core.observed import ImageState, Moment, ObservedImage, Run, Situation
+from tank_agent.reconcile.core.restart import is_over, waits_until
 from tank_agent.runtime.container.instance import State
-from tank_agent.spec.model import Container, Pod, Volume, content_hash
+from tank_agent.spec.model import Container, Pod
 
 # Seconds; a wait of nothing would be a loop.
 _SOON = 0.1
+_MOST_PASSES = 100
 _ABSENT = ObservedImage(state=ImageState.ABSENT)
 
 
@@ -47,85 +30,6 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     actions: tuple[Action, ...] = ()
     look_again: float | None = None
-
-
-class _Identity(Struct, frozen=True):
-    """What of a pod makes a container another one when it changes."""
-
-    container: dict[str, Any]
-    volumes: tuple[Volume, ...]
-    network: str
-
-
-class _Settings(Struct, frozen=True):
-    """What of a container can change while it runs."""
-
-    container: dict[str, Any]
-
-
-def container_hash(pod: Pod, container: Container) -> str:
-    """Return the hash of everything whose change means that this container must be started anew.
-
-    The change table says what that is. The restart policy is not in it, nor are other containers: a change
-    of theirs must not touch this one.
-    """
-    return _CONTAINER_HASHES.get(_container_hash, pod, container)
-
-
-def settings_hash(container: Container) -> str:
-    """Return the hash of what of a container is changed while it runs."""
-    return _SETTINGS_HASHES.get(_settings_hash, container)
-
-
-def network_hash(pod: Pod) -> str:
-    """Return the hash of a pod's network, which can change under what runs in it."""
-    return _NETWORK_HASHES.get(content_hash, pod.network)
-
-
-def forget_hashes() -> None:
-    """Let go of the hashes that nobody asked for since the last call; for each resync."""
-    for memory in (_CONTAINER_HASHES, _SETTINGS_HASHES, _NETWORK_HASHES):
-        memory.age()
-
-
-# Half of a resync's work otherwise.
-_CONTAINER_HASHES, _SETTINGS_HASHES, _NETWORK_HASHES = Memory(), Memory(), Memory()
-
-
-def _container_hash(pod: Pod, container: Container) -> str:
-    used = {mount.volume for mount in container.mounts}
-    volumes = tuple(volume for volume in pod.volumes if volume.name in used)
-    network = "host" if pod.network.mode == "host" else "own"
-    return content_hash(_Identity(_fields(container, RESTARTING_FIELDS), volumes, network))
-
-
-def _settings_hash(container: Container) -> str:
-    return content_hash(_Settings(_fields(container, LIVE_FIELDS)))
-
-
-_PLAIN = Container(name="")
-
-
-def _fields(container: Container, names: Iterable[str]) -> dict[str, Any]:
-    # Without what is at its default: a field that a newer version adds must restart nothing.
-    found = {name: getattr(container, name) for name in names}
-    return {name: value for name, value in found.items() if value != getattr(_PLAIN, name)}
-
-
-def container_status(status: PodStatus, pod: Pod, container: Container) -> ContainerStatus:
-    """Return what is remembered of a container as it is specified *now*: of a changed one, nothing.
-
-    More memory is a reason to try again at once what ran out of it, and another network for what failed for
-    want of one; a run that goes on keeps its counts.
-    """
-    hash_, settings = container_hash(pod, container), settings_hash(container)
-    known = status.containers.get(container.name)
-    if known is not None and known.hash == hash_:
-        if known.instance:
-            return known
-        if known.settings in ("", settings) and (not known.network or known.network == network_hash(pod)):
-            return known
-    return ContainerStatus(hash=hash_, settings=settings)
 
 
 def missing(pod: Pod, status: PodStatus, runs: Sequence[Run]) -> tuple[Container, ...]:
@@ -150,28 +54,47 @@ def plan(situation: Situation) -> Plan:
         {} if desired is None else {c.name: container_hash(desired.pod, c) for c in desired.pod.containers}
     )
     waits: list[float] = []
-    actions = list(_settle_runs(situation, wanted, waits))
+    steps = list(_settle_runs(situation, wanted, waits))
     if situation.unclaimed:
-        return Plan(actions=tuple(step for step in actions if isinstance(step, RemoveRun)))
+        return Plan(actions=tuple(step for step in steps if isinstance(step, actions.RemoveRun)))
     if desired is None:
         if not observed.runs:
-            actions += [RemoveNetwork()] if observed.network != "absent" else []
-            actions += [Forget()] if situation.remembered else []
-        return _planned(actions, waits)
+            steps += [actions.RemoveNetwork()] if observed.network != "absent" else []
+            steps += [actions.Forget()] if situation.remembered else []
+        return _planned(steps, waits)
     starts = list(_start_missing(desired, situation, waits))
     if desired.pod.network.mode == "host" and observed.network != "absent":
         # The pod moves to the host's network as a whole: nothing starts before its own network is gone.
         left = all(wanted.get(run.container) == run.hash for run in observed.runs)
         if left or observed.network == "fresh":
-            return _planned([*actions, RemoveNetwork()], waits)
+            return _planned([*steps, actions.RemoveNetwork()], waits)
         starts = [step for step in starts if not isinstance(step, Start)]
     starting = any(isinstance(step, Start) for step in starts)
     if not observed.runs and (observed.network == "used" or (observed.network == "fresh" and not starting)):
         # The network is reborn with the containers, never handed on to the next ones.
-        return _planned([*actions, RemoveNetwork()], waits)
+        return _planned([*steps, actions.RemoveNetwork()], waits)
     if starting and observed.network == "absent" and desired.pod.network.mode != "host":
-        starts = [MakeNetwork(), *(step for step in starts if not isinstance(step, Start))]
-    return _planned([*actions, *_converge_network(desired, situation, waits), *starts], waits)
+        starts = [actions.MakeNetwork(), *(step for step in starts if not isinstance(step, Start))]
+    return _planned([*steps, *_converge_network(desired, situation, waits), *starts], waits)
+
+
+def simulate(situation: Situation) -> tuple[Action, ...]:
+    """Return every step until nothing is left to do now, if all goes well.
+
+    Raises:
+        RuntimeError: a bug: the plan does not come to an end.
+    """
+    done: list[Action] = []
+    for _ in range(_MOST_PASSES):
+        planned = plan(situation)
+        if not planned.actions:
+            return tuple(done)
+        for action in planned.actions:
+            situation = action.expected(situation)
+            done.append(action)
+            if isinstance(action, actions.Forget):
+                return tuple(done)
+    raise RuntimeError(f"the plan of a pod does not converge: {[step.describe() for step in done[-5:]]}")
 
 
 def _converge_network(desired: DesiredPod, situation: Situation, waits: list[float]) -> Iterator[Action]:
@@ -184,11 +107,11 @@ def _converge_network(desired: DesiredPod, situation: Situation, waits: list[flo
     if change.retry_at > situation.now.monotonic:
         waits.append(change.retry_at - situation.now.monotonic)
     else:
-        yield ConvergeNetwork(reason=change.reason)
+        yield actions.ConvergeNetwork(reason=change.reason)
 
 
-def _planned(actions: list[Action], waits: list[float]) -> Plan:
-    return Plan(actions=tuple(actions), look_again=max(0.0, min(waits)) if waits else None)
+def _planned(steps: list[Action], waits: list[float]) -> Plan:
+    return Plan(actions=tuple(steps), look_again=max(0.0, min(waits)) if waits else None)
 
 
 def _settle_runs(situation: Situation, wanted: dict[str, str], waits: list[float]) -> Iterator[Action]:
@@ -208,7 +131,7 @@ def _settle_runs(situation: Situation, wanted: dict[str, str], waits: list[float
         elif kept.get(run.container, run.id) != run.id or (
             run.container not in kept and _may_stop(run, situation, waits)
         ):
-            yield Stop(run=run.id, container=run.container)
+            yield actions.Stop(run=run.id, container=run.container)
         elif kept.get(run.container) == run.id:
             yield from _change_live(run, situation, waits)
 
@@ -221,11 +144,11 @@ def _change_live(run: Run, situation: Situation, waits: list[float]) -> Iterator
     """Change what of a run can change while it goes on, and tell what happened in it."""
     assert situation.desired is not None
     if run.out_of_memory:
-        yield RecordOutOfMemory(run=run.id, container=run.container)
+        yield actions.RecordOutOfMemory(run=run.id, container=run.container)
     if run.unmounted is not None and run.unmounted.retry_at > situation.now.monotonic:
         waits.append(run.unmounted.retry_at - situation.now.monotonic)
     elif run.unmounted is not None:
-        yield MountAgain(run=run.id, container=run.container, paths=", ".join(run.unmounted.paths))
+        yield actions.MountAgain(run=run.id, container=run.container, paths=", ".join(run.unmounted.paths))
     container = next(c for c in situation.desired.pod.containers if c.name == run.container)
     wanted = settings_hash(container)
     reason = run.drift or ("the pod's file changed it" if run.settings not in ("", wanted) else None)
@@ -235,14 +158,14 @@ def _change_live(run: Run, situation: Situation, waits: list[float]) -> Iterator
     if failure is not None and failure.settings == wanted and failure.retry_at > situation.now.monotonic:
         waits.append(failure.retry_at - situation.now.monotonic)
     else:
-        yield ChangeLive(run=run.id, container=run.container, reason=reason)
+        yield actions.ChangeLive(run=run.id, container=run.container, reason=reason)
 
 
 def _settle_partial(run: Run, status: PodStatus) -> Action:
     known = status.containers.get(run.container)
     if known is not None and known.instance == run.id:
-        return RecordUnstarted(run=run.id, container=run.container)
-    return RemoveRun(run=run.id, container=run.container)
+        return actions.RecordUnstarted(run=run.id, container=run.container)
+    return actions.RemoveRun(run=run.id, container=run.container)
 
 
 def _settle_exit(run: Run, status: PodStatus) -> Action:
@@ -250,13 +173,13 @@ def _settle_exit(run: Run, status: PodStatus) -> Action:
     if known is not None and known.instance == run.id and run.exit is not None:
         # We end what lost its monitor, but nobody wished it to end: that is for the restart policy.
         stopped = run.stopping is not None and not run.lost
-        return RecordExit(run=run.id, container=run.container, exit=run.exit, stopped=stopped)
-    return RemoveRun(run=run.id, container=run.container)
+        return actions.RecordExit(run=run.id, container=run.container, exit=run.exit, stopped=stopped)
+    return actions.RemoveRun(run=run.id, container=run.container)
 
 
 def _settle_stopping(run: Run, now: Moment, waits: list[float]) -> Iterator[Action]:
     if run.stopping is None or run.stopping.deadline <= now.monotonic:
-        yield Kill(run=run.id, container=run.container)
+        yield actions.Kill(run=run.id, container=run.container)
     else:
         waits.append(run.stopping.deadline - now.monotonic)
 
@@ -289,7 +212,7 @@ def _start_missing(desired: DesiredPod, situation: Situation, waits: list[float]
             continue
         known = container_status(situation.status, desired.pod, container)
         if container.name not in having_runs and known.instance:
-            yield RecordLost(container=container.name)
+            yield actions.RecordLost(container=container.name)
             continue
         if container.name not in due:
             continue
@@ -303,7 +226,7 @@ def _start_missing(desired: DesiredPod, situation: Situation, waits: list[float]
         elif container.name not in having_runs:
             yield Start(container=container.name)
     for reference, names in pulls.items():
-        yield Pull(reference=reference, containers=tuple(names))
+        yield actions.Pull(reference=reference, containers=tuple(names))
 
 
 def _is_ready(container: Container, situation: Situation) -> bool:

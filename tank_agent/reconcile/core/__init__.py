@@ -1,0 +1,23 @@
+"""The decisions of the loop: pure functions and frozen structs, which touch no machine and keep no memory.
+
+`plan` decides from `observed` which of the `actions` come next, and plays them to their end for a dry run;
+`restart` has the rules of restarts, `phase` the words that users read, `hashes` tell what changed.
+
+The life of a container. A phase is in capitals, beside an arrow is the action that leads along it::
+
+    PENDING ──Pull──> PULLING ──> PENDING ──MakeNetwork──> PENDING ──Start──> STARTING ──> RUNNING
+       ^                 │                                             │                  │  │
+       │   image absent, │                          could not be started                  │  │
+       │   or try failed v                                             v                  │  │
+       │<── due ─── BACKING-OFF <──────────── after_exit, after_failed_start <────────────┘  │
+       │                 ^             RecordExit, RecordLost: it ended by itself            │
+       │                 │                                                                   │
+       │                 └─ restart policy ─> COMPLETED or FAILED, until the spec changes    │
+       │                                                                                     │
+       └── RemoveRun <── RecordExit <── it ended <── STOPPING <─────────── Stop ─────────────┘
+                                          ^  │             not wanted any more, or another spec
+                                          └──┘ Kill, once the grace is over
+
+While it is RUNNING, ChangeLive, MountAgain and ConvergeNetwork mend what drifted. Once the last container of
+a pod has ended, RemoveNetwork ends the pod's network; Forget ends a pod that is not desired.
+"""
