@@ -33,8 +33,8 @@ PULL = """
 import sys
 from pathlib import Path
 from tank_agent.settings.image import ImageSettings
-from tank_agent.image.store.store import Store
-with Store(Path(sys.argv[1]), ImageSettings(auth_files=())) as store:
+from tank_agent.image.store.store import ImageStore
+with ImageStore(Path(sys.argv[1]), ImageSettings(auth_files=())) as store:
     store.pull(sys.argv[2])
 """
 FLOOR = """

@@ -25,7 +25,7 @@ from tank_agent.control.pods import Service
 from tank_agent.control.sessions import Interactive
 from tank_agent.control.sources import GitOps
 from tank_agent.errors import InvalidSpec, Retry, Stalled, TankError
-from tank_agent.image.store.store import Store
+from tank_agent.image.store.store import ImageStore
 from tank_agent.intake.events import tell_pods
 from tank_agent.intake.git import GitFollower
 from tank_agent.intake.loop import SourceLoop
@@ -175,7 +175,7 @@ class _Parts(Struct, frozen=True, kw_only=True):
     machine: Machine
     reconciler: Reconciler
     tools: Tools
-    store: Store
+    store: ImageStore
     lock: LockFile
 
 
@@ -243,7 +243,7 @@ def _take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = 
     networks = Networks(PodNetworks(settings.run_dir, host), host, settings.run_dir, clock)
     paces = settings.reconcile
     backoff = Backoff(base=paces.backoff_base, cap=paces.backoff_cap, stable_after=paces.stable_after)
-    store = Store(settings.data_dir, settings.image)
+    store = ImageStore(settings.data_dir, settings.image)
     stack.callback(store.close)
     pulls = Pulls(
         store,

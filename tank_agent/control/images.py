@@ -12,14 +12,13 @@ from msgspec import Struct
 
 from tank_agent.errors import ImageInUse, Retry, TankError
 from tank_agent.image.config import Progress
-from tank_agent.image.registry.reference import parse_reference
 from tank_agent.image.reports import ListedImage, RemovedImages
-from tank_agent.image.store.store import Pruned, Store, StoredImage
+from tank_agent.image.store.store import ImageStore, Pruned, StoredImage
 from tank_agent.linux.clock import rfc3339
 from tank_agent.reconcile.reconciler import Reconciler
 from tank_agent.reconcile.steps import Machine
 from tank_agent.settings.image import PullPolicy
-from tank_agent.spec.reference import is_digest
+from tank_agent.spec.reference import find_image, is_digest
 
 # How often a pull that goes on is looked at, in seconds.
 _LOOK = 0.2
@@ -52,7 +51,7 @@ class Images:
         reconciler: woken when an image came that pods wait for.
     """
 
-    def __init__(self, store: Store, machine: Machine, reconciler: Reconciler) -> None:
+    def __init__(self, store: ImageStore, machine: Machine, reconciler: Reconciler) -> None:
         self._store = store
         self._machine = machine
         self._reconciler = reconciler
@@ -77,7 +76,7 @@ class Images:
             Stalled: no such image, or one that we refuse.
             Retry: it failed for now; with "always" also if the registry could not be asked.
         """
-        full = str(parse_reference(reference))
+        full = str(find_image(reference))
         deadline = time.monotonic() + _PREPARED_WITHIN
         while not self._machine.pulls.wait(_LOOK):
             if ended() or time.monotonic() > deadline:
@@ -120,7 +119,7 @@ class Images:
             Stalled: there is no such image.
         """
         rows = self._store.list()
-        wanted = reference if is_digest(reference) else str(parse_reference(reference))
+        wanted = reference if is_digest(reference) else str(find_image(reference))
         going = [row for row in rows if wanted in (row.reference, row.digest)]
         staying = {row.digest for row in rows if row not in going}
         needs = _needs(self._uses(), rows)
@@ -200,7 +199,7 @@ class _Needed(Collection[str]):
 def _full(reference: str) -> str | None:
     """Return the full form of a reference; None if it can't be read."""
     try:
-        return str(parse_reference(reference))
+        return str(find_image(reference))
     except TankError:
         return None
 

@@ -1,19 +1,18 @@
-"""The seam between pods and images: a reference goes in, read-only layers and a configuration come out."""
+"""Images that are ready to run from, and the progress of a pull: the types that other rooms see."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import msgspec
 from msgspec import Struct
 
-from tank_agent.spec.model import PullPolicy
+LayerState = Literal["waiting", "downloading", "unpacking", "done", "cached"]
 
 
 class ImageConfig(Struct, frozen=True, kw_only=True):
-    """What of an image's configuration a run needs (OCI image-spec, config.md, "config").
+    """The part of an image's configuration that a run needs (OCI image-spec, config.md, "config").
 
     `env` are NAME=VALUE strings in the image's order. Empty tuples and empty strings mean "not given".
     """
@@ -52,7 +51,7 @@ class LayerProgress(Struct, frozen=True, kw_only=True):
     digest: str
     done: int
     total: int
-    state: Literal["waiting", "downloading", "unpacking", "done", "cached"] = "waiting"
+    state: LayerState = "waiting"
 
 
 class Progress(Struct, frozen=True, kw_only=True):
@@ -65,30 +64,3 @@ class Progress(Struct, frozen=True, kw_only=True):
     total: int
     layers: tuple[LayerProgress, ...] = ()
     trouble: str = ""
-
-
-class ImageStore(Protocol):
-    """Finds, fetches and unpacks images. All methods may be called from any thread."""
-
-    def cached(self, reference: str) -> Image | None:
-        """Return the image if it can run without fetching or unpacking anything; quick, no network."""
-        ...
-
-    def pull(
-        self,
-        reference: str,
-        *,
-        policy: PullPolicy | None = None,
-        progress: Callable[[Progress], None] = lambda _: None,
-        cancelled: Callable[[], bool] = lambda: False,
-    ) -> Image:
-        """Fetch and unpack what is missing, verify all of it, and return the image.
-
-        Blocks; ends early when `cancelled()` becomes true. Two pulls that share a layer share its work.
-        `policy` None is what agent.toml says; with "always", the registry is asked though the image is here.
-
-        Raises:
-            Stalled: no such image, a manifest or layer that we refuse, or a reference that cannot be read.
-            Retry: the registry or the disk failed for now.
-        """
-        ...

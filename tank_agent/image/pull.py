@@ -1,20 +1,21 @@
-"""One pull: from a reference's content to an image whose layers are all unpacked."""
+"""One pull: from a reference's content to an image whose layers are all fetched, verified and unpacked."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, wait
-from types import TracebackType
-from typing import Protocol
+from pathlib import Path
+from typing import BinaryIO
 
-import msgspec
 from msgspec import Struct
 
-from tank_agent.errors import Stalled
+from tank_agent.errors import Retry, Stalled
 from tank_agent.image.config import LayerProgress, Progress
-from tank_agent.image.fetch import LayerFetcher, LayerTask
+from tank_agent.image.content import CancelledError, DamagedError, ImageContent, MissingError
 from tank_agent.image.jobs import Job, Jobs, Share
 from tank_agent.image.manifest import (
     CONFIG_LIMIT,
@@ -27,8 +28,9 @@ from tank_agent.image.manifest import (
     parse_manifest,
 )
 from tank_agent.image.platform import Platform, best, host_platform, parse_platform, runs_on
-from tank_agent.image.store.content import CancelledError, Content, DamagedError
-from tank_agent.image.store.layers import Layers
+from tank_agent.image.store.layers import LayerRecord, Layers
+from tank_agent.image.unpack.process import LayerUnpack, RefusedLayerError, Unpacked, UnpackServer
+from tank_agent.linux import fault
 from tank_agent.settings.image import ImageSettings
 from tank_agent.spec.reference import Reference
 
@@ -38,10 +40,139 @@ _PATIENCE = 3.0
 _NESTED_INDEXES = 3
 # Where builders keep what they attest in an index, beside the images.
 _REFERENCE_TYPE, _ATTESTATION = "vnd.docker.reference.type", "attestation-manifest"
+_CHUNK = 1 << 18
+_PARTIAL_LIFETIME = 7 * 86400.0
+
+
+class LayerTask(Struct, frozen=True, kw_only=True):
+    """One layer to fetch, as manifest and configuration name it; `where` is the image, for messages.
+
+    `apart` sets its partial file apart, should the same layer be fetched from elsewhere at the same time.
+    """
+
+    content: ImageContent
+    descriptor: Descriptor
+    diff_id: str
+    where: str
+    apart: str = ""
+
+
+class LayerFetcher:
+    """Fetches, verifies and unpacks layers into a store. Thread-safe; one call a layer at a time."""
+
+    def __init__(self, root: Path, layers: Layers, server: UnpackServer) -> None:
+        self._partial = root / "partial"
+        self._partial.mkdir(mode=0o700, exist_ok=True)
+        self._layers = layers
+        self._server = server
+
+    def fetch(self, task: LayerTask, job: Job) -> None:
+        """Bring a layer into the store; a transfer that broke goes on from what it left on disk.
+
+        Raises:
+            Stalled: the layer is refused.
+            Retry: the place, the network or the disk failed for now.
+        """
+        # Another pull may have brought it since this one looked.
+        if self._layers.record(task.diff_id) is not None:
+            return
+        partial = self._partial / f"{_hex(task.descriptor.digest)}{task.apart}.{_hex(task.diff_id)[:16]}"
+        resumed = partial.exists()
+        try:
+            try:
+                self._attempt(task, job, partial)
+            except DamagedError:
+                if not resumed:
+                    raise
+                # What an earlier try left may be what is damaged: once more, from the start.
+                job.done = 0
+                self._attempt(task, job, partial)
+        except MissingError as error:
+            if not task.descriptor.foreign:
+                raise
+            raise _foreign(task) from error
+        except OSError as error:
+            hint = "free some space in data_dir" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
+            raise Retry(f"cannot store a layer: {error.strerror}", where=task.where, hint=hint) from error
+
+    def sweep(self) -> None:
+        """Remove what broken transfers left if its layer is there, or if nobody came back for it."""
+        there = {_hex(diff_id)[:16] for diff_id in self._layers.all()}
+        oldest = time.time() - _PARTIAL_LIFETIME
+        for entry in list(os.scandir(self._partial)):
+            if entry.name.rpartition(".")[2] in there or entry.stat().st_mtime < oldest:
+                Path(entry.path).unlink(missing_ok=True)
+
+    def forget(self) -> None:
+        """Remove all that broken transfers left; only while nothing is fetched."""
+        for entry in list(os.scandir(self._partial)):
+            Path(entry.path).unlink(missing_ok=True)
+
+    def _attempt(self, task: LayerTask, job: Job, partial: Path) -> None:
+        place = self._layers.stage()
+        fault.point("image:layer-staged")
+        wanted = task.descriptor.digest
+        try:
+            with self._server.start(place / "diff", hint=task.descriptor.media_type[-4:]) as unpack:
+                job.state = "downloading"
+                digest = self._pass_on(task, job, partial, unpack)
+                if digest != wanted:
+                    hint = "the registry or a mirror serves wrong content, or a copy on disk is damaged"
+                    raise DamagedError(f"the layer {wanted} came as {digest}", where=task.where, hint=hint)
+                fault.point("image:layer-fetched")
+                job.state = "unpacking"
+                with self._layers.implicit_file(place) as implicit:
+                    found = _finish(unpack, task, implicit)
+            fault.point("image:layer-unpacked")
+            record = LayerRecord(
+                diff_id=found.diff_id, size=found.size, entries=found.entries, opaque_root=found.opaque_root
+            )
+            self._layers.commit(place, record)
+        except BaseException as error:
+            self._layers.abandon(place)
+            if isinstance(error, DamagedError | Stalled):
+                partial.unlink(missing_ok=True)
+            raise
+        partial.unlink(missing_ok=True)
+
+    def _pass_on(self, task: LayerTask, job: Job, partial: Path, unpack: LayerUnpack) -> str:
+        """Pass all bytes to the unpacking child; return their digest."""
+        summed = hashlib.sha256()
+        wanted = True
+        for chunk in self._chunks(task, job, partial):
+            summed.update(chunk)
+            job.done += len(chunk)
+            # A child that refuses the layer does not end the transfer: only the digest shows whose fault it
+            # is.
+            wanted = wanted and unpack.write(chunk)
+        return f"sha256:{summed.hexdigest()}"
+
+    def _chunks(self, task: LayerTask, job: Job, partial: Path) -> Iterator[bytes]:
+        if task.content.local:
+            with task.content.open(task.descriptor, 0) as read:
+                while chunk := read(_CHUNK):
+                    job.check()
+                    yield chunk
+            return
+        descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "r+b", buffering=0) as file:
+            offset = 0
+            while chunk := file.read(_CHUNK):
+                job.check()
+                offset += len(chunk)
+                yield chunk
+            if offset >= task.descriptor.size:
+                return
+            with task.content.open(task.descriptor, offset) as read:
+                while chunk := read(_CHUNK):
+                    job.check()
+                    file.write(chunk)
+                    fault.point("image:layer-chunk")
+                    yield chunk
 
 
 class Resolved(Struct, frozen=True, kw_only=True):
-    """What a reference stands for now. `index` is the digest of the outermost index, or ""."""
+    """The image that a reference stands for now. `index` is the digest of the outermost index, or ""."""
 
     digest: str
     index: str
@@ -51,13 +182,13 @@ class Resolved(Struct, frozen=True, kw_only=True):
     configuration_data: bytes
 
 
-class Pull:
+class ImagePull:
     """One pull of one reference. `cancelled` and `progress` are the caller's."""
 
     def __init__(
         self,
         reference: Reference,
-        content: Content,
+        content: ImageContent,
         settings: ImageSettings,
         *,
         progress: Callable[[Progress], None],
@@ -68,19 +199,16 @@ class Pull:
         self._content = content
         self._settings = settings
         self._progress = progress
-        self._over = False
+        self._ended = False
         self._asked_to_stop = cancelled
-        self._lane = reference.registry or reference.path
         self._jobs: list[Job] = []
 
-    def __enter__(self) -> Pull:
+    def __enter__(self) -> ImagePull:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Give up what is under way, and close the content once no other pull reads from it either."""
-        self._over = True
+        self._ended = True
 
         def close_after_the_last(_: object) -> None:
             if all(job.future.done() for job in self._jobs):
@@ -95,15 +223,14 @@ class Pull:
         """Fetch and verify the manifest for this machine's platform and the image's configuration.
 
         Raises:
-            Stalled: there is none, or we refuse it.
+            Stalled: there is none, or it is refused.
             Retry: the place failed for now.
         """
         document = self._content.manifest()
-        digest = digest_of(document.data)
+        digest = outermost = digest_of(document.data)
         if self._reference.digest:
             self._same(digest, self._reference.digest)
-        outermost = digest
-        platform = self._wanted_platform()
+        platform = parse_platform(self._settings.platform) if self._settings.platform else host_platform()
         parsed = parse_manifest(document.data, document.media_type, self._where)
         depth = 0
         while isinstance(parsed, Index):
@@ -135,34 +262,39 @@ class Pull:
             Retry: something failed for now, or the pull was cancelled.
         """
         pairs = list(zip(resolved.manifest.layers, resolved.configuration.diff_ids, strict=True))
-        tasks: dict[str, LayerTask] = {}
+        missing: dict[str, Descriptor] = {}
         for descriptor, diff_id in pairs:
-            if diff_id not in tasks and layers.record(diff_id) is None:
-                tasks[diff_id] = LayerTask(
-                    content=self._content, descriptor=descriptor, diff_id=diff_id, where=self._where
-                )
+            if diff_id not in missing and layers.record(diff_id) is None:
+                missing[diff_id] = descriptor
 
-        def begin(diff_id: str, *, alone: bool = False) -> Share:
-            task = msgspec.structs.replace(tasks[diff_id], apart=f".{_short(self._lane)}" if alone else "")
-            work = _work(layers, fetcher, task)
-            share = jobs.submit(f"{diff_id}{task.apart}", self._lane, self._cancelled, work)
+        def begin(diff_id: str, apart: str = "") -> Share:
+            task = LayerTask(
+                content=self._content,
+                descriptor=missing[diff_id],
+                diff_id=diff_id,
+                where=self._where,
+                apart=apart,
+            )
+            key, lane = f"{diff_id}{apart}", self._reference.place
+            share = jobs.submit(key, lane, self._cancelled, lambda job: fetcher.fetch(task, job))
             self._jobs.append(share.job)
             return share
 
-        self._wait(pairs, {diff_id: begin(diff_id) for diff_id in tasks}, begin, layers)
+        self._wait(pairs, {diff_id: begin(diff_id) for diff_id in missing}, begin, layers)
 
     def _cancelled(self) -> bool:
-        return self._over or self._asked_to_stop()
+        return self._ended or self._asked_to_stop()
 
     def _wait(
         self,
         pairs: list[tuple[Descriptor, str]],
         shares: dict[str, Share],
-        begin: _Begin,
+        begin: Callable[..., Share],
         layers: Layers,
     ) -> None:
         last: Progress | None = None
         patience = _Patience()
+        lane = self._reference.place
         pending = {share.job.future: diff_id for diff_id, share in shares.items()}
         while True:
             now = _progress(pairs, shares)
@@ -185,78 +317,60 @@ class Pull:
                 pending[shares[diff_id].job.future] = diff_id
             for future, diff_id in list(pending.items()):
                 share = shares[diff_id]
-                if not patience.is_over(diff_id, share.job):
+                if not patience.has_ended(diff_id, share.job):
                     continue
                 if layers.record(diff_id) is not None:
                     # Another brought it, from elsewhere.
                     del pending[future], shares[diff_id]
-                elif not share.ours and share.job.lane != self._lane:
+                elif not share.ours and share.job.lane != lane:
                     del pending[future]
-                    shares[diff_id] = begin(diff_id, alone=True)
+                    shares[diff_id] = begin(diff_id, f".{hashlib.sha256(lane.encode()).hexdigest()[:8]}")
                     pending[shares[diff_id].job.future] = diff_id
-
-    def _wanted_platform(self) -> Platform:
-        return parse_platform(self._settings.platform) if self._settings.platform else host_platform()
 
     def _choose(self, index: Index, platform: Platform) -> Descriptor:
         offered: dict[Platform, Descriptor] = {}
         for entry in index.manifests:
             if entry.annotations.get(_REFERENCE_TYPE) != _ATTESTATION:
                 offered.setdefault(entry.platform or Platform(), entry)
-        # One that names no architecture is for whoever finds no other; its configuration tells.
+        # One that names no architecture is for whoever finds no other; its configuration decides.
         unnamed = (entry for found, entry in offered.items() if not found.architecture)
         chosen = best(platform, offered)
         taken = offered[chosen] if chosen is not None else next(unnamed, None)
         if taken is None:
             known = ", ".join(sorted({str(found) for found in offered if found.os != "unknown"})) or "nothing"
-            raise Stalled(
-                f"no image for {platform}", where=self._where, hint=f"there are images for: {known}"
-            )
+            hint = f"there are images for: {known}"
+            raise Stalled(f"no image for {platform}", where=self._where, hint=hint)
         return taken
 
     def _check(self, manifest: Manifest, configuration: Configuration, platform: Platform) -> None:
-        if len(manifest.layers) != len(configuration.diff_ids):
-            raise Stalled(
-                f"the manifest has {len(manifest.layers)} layers and the configuration "
-                f"{len(configuration.diff_ids)}",
-                where=self._where,
-            )
-        total = sum(layer.size for layer in manifest.layers)
-        if total > self._settings.image_size:
-            raise Stalled(
-                f"the image has {total} bytes; {self._settings.image_size} are allowed",
-                where=self._where,
-                hint="raise image_size in agent.toml",
-            )
+        layers, diff_ids = len(manifest.layers), len(configuration.diff_ids)
+        if layers != diff_ids:
+            wrong = f"the manifest has {layers} layers and the configuration {diff_ids}"
+            raise Stalled(wrong, where=self._where)
+        total, allowed = sum(layer.size for layer in manifest.layers), self._settings.image_size
+        if total > allowed:
+            wrong = f"the image has {total} bytes; {allowed} are allowed"
+            raise Stalled(wrong, where=self._where, hint="raise image_size in agent.toml")
         found = configuration.platform
         if found.architecture and not runs_on(platform, found):
-            raise Stalled(
-                f"the image is for {found}, and this machine is {platform}",
-                where=self._where,
-                hint="set [image] platform in agent.toml if it runs here all the same (binfmt)",
-            )
+            wrong = f"the image is for {found}, and this machine is {platform}"
+            hint = "set [image] platform in agent.toml if it runs here all the same (binfmt)"
+            raise Stalled(wrong, where=self._where, hint=hint)
 
     def _same(self, digest: str, named: str) -> str:
         if digest != named:
-            raise DamagedError(
-                f"asked for {named} and got {digest}",
-                where=self._where,
-                hint="the registry or a mirror serves wrong content",
-            )
+            hint = "the registry or a mirror serves wrong content"
+            raise DamagedError(f"asked for {named} and got {digest}", where=self._where, hint=hint)
         return digest
 
 
-class _Begin(Protocol):
-    def __call__(self, diff_id: str, *, alone: bool = False) -> Share: ...
-
-
 class _Patience:
-    """How long nothing may come of a layer before it is looked for elsewhere."""
+    """Ends for a layer of which nothing came for too long, so that it is looked for elsewhere."""
 
     def __init__(self) -> None:
         self._seen: dict[str, tuple[tuple[Job, int, str], float]] = {}
 
-    def is_over(self, diff_id: str, job: Job) -> bool:
+    def has_ended(self, diff_id: str, job: Job) -> bool:
         """Return whether nothing came for too long."""
         now, stands = time.monotonic(), (job, job.done, job.state)
         seen = self._seen.get(diff_id)
@@ -267,25 +381,38 @@ class _Patience:
         return now - seen[1] >= _PATIENCE
 
 
-def _short(lane: str) -> str:
-    return hashlib.sha256(lane.encode()).hexdigest()[:8]
-
-
-def _work(layers: Layers, fetcher: LayerFetcher, task: LayerTask) -> Callable[[Job], None]:
-    def work(job: Job) -> None:
-        # Another pull may have brought it between our look and the job's turn.
-        if layers.record(task.diff_id) is None:
-            fetcher.fetch(task, job)
-
-    return work
-
-
 def _progress(pairs: list[tuple[Descriptor, str]], shares: dict[str, Share]) -> Progress:
     rows = []
     for descriptor, diff_id in pairs:
-        share = shares.get(diff_id)
-        done = descriptor.size if share is None else min(share.job.done, descriptor.size)
-        state = "cached" if share is None else share.job.state
+        job = shares[diff_id].job if diff_id in shares else None
+        done = descriptor.size if job is None else min(job.done, descriptor.size)
+        state = "cached" if job is None else job.state
         rows.append(LayerProgress(digest=descriptor.digest, done=done, total=descriptor.size, state=state))
     total = sum(row.total for row in rows)
     return Progress(done=sum(row.done for row in rows), total=total, layers=tuple(rows))
+
+
+def _foreign(task: LayerTask) -> Stalled:
+    return Stalled(
+        f"the layer {task.descriptor.digest} is a foreign layer, kept elsewhere than the image; no "
+        "address that an image names is asked",
+        where=task.where,
+        hint="push the image with all its layers, as Docker's allow-nondistributable-artifacts does",
+    )
+
+
+def _finish(unpack: LayerUnpack, task: LayerTask, implicit: BinaryIO) -> Unpacked:
+    digest = task.descriptor.digest
+    try:
+        found = unpack.finish(implicit)
+    except RefusedLayerError as error:
+        raise Stalled(f"the layer {digest} is refused: {error}", where=task.where) from error
+    if found.diff_id != task.diff_id:
+        wrong = f"unpacks to {found.diff_id}, but the image's configuration names {task.diff_id}"
+        hint = "the image is broken; build and push it again"
+        raise Stalled(f"the layer {digest} {wrong}", where=task.where, hint=hint)
+    return found
+
+
+def _hex(digest: str) -> str:
+    return digest.removeprefix("sha256:")

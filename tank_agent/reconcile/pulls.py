@@ -12,8 +12,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from tank_agent.errors import TankError, one_line
-from tank_agent.image.config import Image, ImageStore, Progress
-from tank_agent.image.registry.lanes import Lanes, lane_of
+from tank_agent.image.config import Image, Progress
+from tank_agent.image.jobs import Lanes, lane_of
+from tank_agent.image.store.store import ImageStore
 from tank_agent.linux.clock import Clock
 from tank_agent.reconcile.core.observed import ImageState, ObservedImage
 from tank_agent.reconcile.core.restart import Backoff

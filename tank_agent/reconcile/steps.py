@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from tank_agent.errors import Retry, TankError
 from tank_agent.image.config import ImageConfig
-from tank_agent.image.merge import merge
+from tank_agent.image.parameters import merge
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import ContainerStatus, DesiredPod, Exit, NewEvent, PodStatus
 from tank_agent.linux.clock import Clock

@@ -12,6 +12,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from tank_agent.errors import Stalled
 from tank_agent.spec.findings import show
 
 Transport = Literal["registry", "oci", "oci-archive", "docker-archive"]
@@ -47,12 +48,15 @@ class Reference(Struct, frozen=True, kw_only=True):
     tag: str = ""
     digest: str = ""
 
+    @property
+    def place(self) -> str:
+        """The registry, or the path on this machine."""
+        return self.registry or self.path
+
     def __str__(self) -> str:
         """Return the full form, which stands for the same image."""
-        if self.transport == "registry":
-            place = f"{self.registry}/{self.repository}"
-        else:
-            place = f"{self.transport}:{self.path}"
+        registry = self.transport == "registry"
+        place = f"{self.registry}/{self.repository}" if registry else f"{self.transport}:{self.path}"
         return place + (f":{self.tag}" if self.tag else "") + (f"@{self.digest}" if self.digest else "")
 
 
@@ -77,6 +81,19 @@ def parse_reference(text: str) -> Reference:
         if text.startswith(f"{transport}:"):
             return _local(transport, text.removeprefix(f"{transport}:"))
     return _registry(text)
+
+
+def find_image(text: str) -> Reference:
+    """Read an image reference as `parse_reference` does.
+
+    Raises:
+        Stalled: it is none; such an image can't be had.
+    """
+    try:
+        return parse_reference(text)
+    except ValueError as error:
+        hint = "write for example nginx:1.27, ghcr.io/owner/name@sha256:…, or oci:/path/to/layout:tag"
+        raise Stalled(f"image {show(text)}: {error}", hint=hint) from error
 
 
 def check_path(path: str) -> str | None:

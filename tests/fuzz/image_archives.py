@@ -14,7 +14,7 @@ from typing import Any
 
 from tank_agent.errors import TankError
 from tank_agent.image.manifest import OCI_CONFIG, OCI_MANIFEST
-from tank_agent.image.pull import Pull
+from tank_agent.image.pull import ImagePull
 from tank_agent.image.store.layout import open_on_disk, stamp
 from tank_agent.settings.image import ImageSettings
 from tank_agent.spec.reference import Reference
@@ -99,7 +99,7 @@ def _once(rng: random.Random) -> None:
         stamp(reference)
         try:
             content = open_on_disk(reference, place, 1 << 24)
-            with Pull(
+            with ImagePull(
                 reference, content, ImageSettings(), progress=lambda _: None, cancelled=lambda: False
             ) as pull:
                 resolved = pull.resolve()

@@ -10,6 +10,7 @@ from typing import Any
 
 from tank_agent.errors import TankError
 from tank_agent.image.config import Progress
+from tank_agent.image.content import Document, ReadChunk
 from tank_agent.image.manifest import (
     LAYERS_LIMIT,
     OCI_CONFIG,
@@ -18,9 +19,8 @@ from tank_agent.image.manifest import (
     Descriptor,
     digest_of,
 )
-from tank_agent.image.merge import merge
-from tank_agent.image.pull import Pull
-from tank_agent.image.store.content import Document, Reader
+from tank_agent.image.parameters import merge
+from tank_agent.image.pull import ImagePull
 from tank_agent.settings.image import ImageSettings
 from tank_agent.spec.model import Container
 from tank_agent.spec.reference import Reference, is_digest
@@ -70,7 +70,7 @@ class _Served:
         return self._rest.get(descriptor.digest, b"{}")
 
     @contextmanager
-    def open(self, descriptor: Descriptor, offset: int) -> Iterator[Reader]:
+    def open(self, descriptor: Descriptor, offset: int) -> Iterator[ReadChunk]:
         """Open nothing: layers are not fetched here."""
         yield lambda _: b""
 
@@ -180,7 +180,7 @@ def _once(rng: random.Random) -> None:
     def progress(_: Progress) -> None:
         raise AssertionError("nothing is fetched")
 
-    with Pull(reference, content, settings, progress=progress, cancelled=lambda: False) as pull:
+    with ImagePull(reference, content, settings, progress=progress, cancelled=lambda: False) as pull:
         try:
             resolved = pull.resolve()
             run = merge(Container(name="c", image="x"), resolved.configuration.config)

@@ -8,9 +8,8 @@ import random
 
 import zstandard
 
-from tank_agent.image.store.implicit import packed, unpacked
 from tank_agent.image.unpack.decompress import HEAD, BadLayerError, plain
-from tank_agent.image.unpack.tarfilter import TarFilter
+from tank_agent.image.unpack.tarfilter import TarFilter, packed, unpacked
 from tests.fuzz.archives import damaged, random_archive
 from tests.fuzz.rounds import repeat
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tank_agent.errors import Stalled
-from tank_agent.image.store.store import Store
+from tank_agent.image.store.store import ImageStore
 from tests.support.image_quirks import QUIRKS, write_quirk
 from tests.support.images import directory, layer, member, symlink, write_image
 from tests.support.trees import big_directory, describe, mounted
@@ -29,7 +29,7 @@ def layouts(place: Path, names: list[str]) -> list[str]:
 
 def test_every_quirk_that_is_taken_can_be_run_from(place: Path) -> None:
     names = [name for name, quirk in QUIRKS.items() if not quirk.refused]
-    with Store(place / "store") as store:
+    with ImageStore(place / "store") as store:
         for name, reference in zip(names, layouts(place, names), strict=True):
             image = store.pull(reference)
             assert all((layer / "file").read_text() == "x" for layer in image.layers), name
@@ -85,7 +85,7 @@ def test_an_archive_with_a_quirk_is_unpacked_as_umoci_does(place: Path, name: st
     argv = ["umoci", "unpack", "--image", f"{layout}:latest", place / "bundle"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    with Store(place / "data") as store:
+    with ImageStore(place / "data") as store:
         image = store.pull(f"oci:{layout}")
         with mounted(image.layers, place / "mount") as root:
             assert describe(root) == describe(place / "bundle/rootfs")
@@ -93,7 +93,7 @@ def test_an_archive_with_a_quirk_is_unpacked_as_umoci_does(place: Path, name: st
 
 def test_a_file_that_is_cut_off_is_refused(place: Path) -> None:
     write_image(place / "layout", [layer([member("file", "x" * 700)])[: 512 * 2 + 187]])
-    with Store(place / "data") as store, pytest.raises(Stalled, match="middle of an entry"):
+    with ImageStore(place / "data") as store, pytest.raises(Stalled, match="middle of an entry"):
         store.pull(f"oci:{place}/layout")
 
 
@@ -102,7 +102,7 @@ def test_a_directory_over_a_link_replaces_it_as_in_podman(place: Path) -> None:
     base = [directory("usr/bin"), member("usr/bin/sh", "sh"), symlink("bin", "usr/bin")]
     layout = place / "layout"
     write_image(layout, [layer(base), layer([member("bin/tool", "x")])])
-    with Store(place / "data") as store:
+    with ImageStore(place / "data") as store:
         image = store.pull(f"oci:{layout}")
         with mounted(image.layers, place / "mount") as root:
             assert [entry.name for entry in (root / "bin").iterdir()] == ["tool"]

@@ -20,7 +20,7 @@ from tank_agent.image.manifest import digest_of
 from tank_agent.image.registry import client as registry_module
 from tank_agent.image.registry.http import Http, Trust
 from tank_agent.image.registry.url import parse_url
-from tank_agent.image.store.store import Store
+from tank_agent.image.store.store import ImageStore
 from tank_agent.retry import Pace
 from tank_agent.settings.image import ImageSettings
 from tests.support import quirks
@@ -387,7 +387,7 @@ def pull(bed: Bed) -> Image:
     settings = ImageSettings(
         attempts=3, auth_files=(str(bed.auth),), connect_timeout=5.0, read_timeout=5.0, minimum_rate=1 << 20
     )
-    with Store(bed.place / "store", settings) as store:
+    with ImageStore(bed.place / "store", settings) as store:
         return store.pull(f"{bed.name}/image")
 
 
@@ -465,5 +465,8 @@ def test_a_foreign_layer_of_a_layout_is_said_to_be_kept_elsewhere(place: Path) -
     (layout / "blobs/sha256" / gone["digest"].removeprefix("sha256:")).unlink()
     made = {"mediaType": document["mediaType"], **write_blob(layout, json.dumps(document).encode())}
     tag_descriptor(layout, made, "latest")
-    with Store(place / "store", ImageSettings()) as store, pytest.raises(TankError, match=KEPT_ELSEWHERE):
+    with (
+        ImageStore(place / "store", ImageSettings()) as store,
+        pytest.raises(TankError, match=KEPT_ELSEWHERE),
+    ):
         store.pull(f"oci:{layout}")

@@ -16,7 +16,7 @@ import pytest
 
 from tank_agent.errors import Retry, Stalled, TankError
 from tank_agent.image.config import Image, Progress
-from tank_agent.image.store.store import Store
+from tank_agent.image.store.store import ImageStore
 from tank_agent.settings.image import ImageSettings, RegistrySettings
 from tests.support.agent import wait_for
 from tests.support.images import layer, member, write_image
@@ -60,7 +60,7 @@ def settings(place: Path, **fields: object) -> ImageSettings:
 
 
 def pull(place: Path, registry: FakeRegistry, **fields: object) -> Image:
-    with Store(place / "store", settings(place, **fields)) as store:
+    with ImageStore(place / "store", settings(place, **fields)) as store:
         return store.pull(f"{registry.address}/image")
 
 
@@ -314,7 +314,7 @@ def test_cancelling_ends_a_pull_that_waits_for_the_network(
 
     registry.rule(big, answer)
     cancel = threading.Event()
-    with Store(place / "store", settings(place, read_timeout=60.0)) as store:
+    with ImageStore(place / "store", settings(place, read_timeout=60.0)) as store:
         threading.Thread(target=lambda: cancel.set() if waiting.wait(20) else None).start()
         start = time.monotonic()
         with pytest.raises(Retry, match="cancelled"):
@@ -344,7 +344,10 @@ def test_a_pull_that_joined_a_layer_outlives_the_one_that_started_it(
     registry.rule(big, answer, times=1)
     cancel = threading.Event()
     joined: list[Progress] = []
-    with Store(place / "store", settings(place, read_timeout=60.0)) as store, ThreadPoolExecutor(2) as pool:
+    with (
+        ImageStore(place / "store", settings(place, read_timeout=60.0)) as store,
+        ThreadPoolExecutor(2) as pool,
+    ):
         first = pool.submit(store.pull, f"{registry.address}/image", cancelled=cancel.is_set)
         assert waiting.wait(20)
         second = pool.submit(
@@ -364,7 +367,7 @@ def test_prune_leaves_what_a_pull_under_way_has_brought(
 ) -> None:
     pruned = threading.Event()
     registry.rules.append(lambda request: request.path == big and not pruned.wait(20))
-    with Store(place / "store", settings(place, read_timeout=20.0, parallel=1)) as store:
+    with ImageStore(place / "store", settings(place, read_timeout=20.0, parallel=1)) as store:
         images: list[Image] = []
         worker = threading.Thread(target=lambda: images.append(store.pull(f"{registry.address}/image")))
         worker.start()
@@ -406,7 +409,7 @@ def test_a_registry_that_lies_about_a_layer(place: Path, registry: FakeRegistry,
     registry.rule(big, answer)
     with pytest.raises(Retry):
         pull(place, registry)
-    with Store(place / "store", settings(place)) as store:
+    with ImageStore(place / "store", settings(place)) as store:
         assert store.cached(f"{registry.address}/image") is None
         store.sweep()
     used = sum(path.stat().st_size for path in (place / "store").rglob("*") if path.is_file())
@@ -452,7 +455,7 @@ def test_a_registry_that_lies_about_the_manifest(place: Path, registry: FakeRegi
 def test_another_manifest_than_the_digest_names_is_refused(place: Path, registry: FakeRegistry) -> None:
     digest = "sha256:" + "0" * 64
     registry.rule("/manifests/", lambda request: _as_tag(registry, request))
-    with Store(place / "store", settings(place)) as store, pytest.raises(Retry, match="asked for"):
+    with ImageStore(place / "store", settings(place)) as store, pytest.raises(Retry, match="asked for"):
         store.pull(f"{registry.address}/image@{digest}")
 
 
@@ -473,6 +476,6 @@ def test_a_configuration_with_other_layers_is_refused(place: Path, registry: Fak
     changed = json.loads(manifest.read_text())
     changed["config"] = {**changed["config"], **write_blob(layout, json.dumps(document).encode())}
     tag_descriptor(layout, {"mediaType": KIND, **write_blob(layout, json.dumps(changed).encode())}, "latest")
-    with Store(place / "store", settings(place)) as store, pytest.raises(Stalled, match="unpacks to"):
+    with ImageStore(place / "store", settings(place)) as store, pytest.raises(Stalled, match="unpacks to"):
         store.pull(f"oci:{layout}")
     assert list((place / "store/images/layers").iterdir()) == []

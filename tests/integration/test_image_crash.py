@@ -14,7 +14,7 @@ import pytest
 
 from tank_agent.errors import Stalled
 from tank_agent.image.config import Image
-from tank_agent.image.store.store import Store
+from tank_agent.image.store.store import ImageStore
 from tank_agent.settings.image import ImageSettings
 from tests.support.images import directory, layer, member, write_image
 from tests.support.registry import FakeRegistry, fake_registry
@@ -24,8 +24,8 @@ PULL = """
 import sys
 from pathlib import Path
 from tank_agent.settings.image import ImageSettings
-from tank_agent.image.store.store import Store
-with Store(Path(sys.argv[1]), ImageSettings(auth_files=(), parallel=1)) as store:
+from tank_agent.image.store.store import ImageStore
+with ImageStore(Path(sys.argv[1]), ImageSettings(auth_files=(), parallel=1)) as store:
     store.sweep()
     store.pull(sys.argv[2])
     if len(sys.argv) > 3:
@@ -107,7 +107,7 @@ def test_a_killed_pull_is_resumed(place: Path, registry: FakeRegistry, point: st
     wait_until_helpers_are_gone()
     finished = set((place / "store/images/layers").iterdir())
     asked = len(registry.log)
-    with Store(place / "store", ImageSettings(auth_files=())) as store:
+    with ImageStore(place / "store", ImageSettings(auth_files=())) as store:
         store.sweep()
         assert list((place / "store/images/staging").iterdir()) == []
         image = store.cached(reference)
@@ -115,7 +115,7 @@ def test_a_killed_pull_is_resumed(place: Path, registry: FakeRegistry, point: st
         image = image or store.pull(reference)
     # A layer that was complete is not fetched again.
     assert sum("/blobs/" in line for line in registry.log[asked:]) <= 3 - min(len(finished), 2)
-    with Store(place / "fresh", ImageSettings(auth_files=())) as store:
+    with ImageStore(place / "fresh", ImageSettings(auth_files=())) as store:
         truth = seen(store.pull(reference), place / "truth")
     assert seen(image, place / "resumed") == truth
     images = place / "store/images"
@@ -140,7 +140,7 @@ def test_a_killed_prune_leaves_nothing(place: Path, registry: FakeRegistry) -> N
     assert run_agent(place, reference, "image:layer-trashed", "prune") == -signal.SIGKILL
     images = place / "store/images"
     assert list((images / "trash").iterdir()) != []
-    with Store(place / "store") as store:
+    with ImageStore(place / "store") as store:
         store.sweep()
         assert list((images / "trash").iterdir()) == []
         assert store.cached(reference) is None
@@ -152,7 +152,7 @@ def test_a_killed_prune_leaves_nothing(place: Path, registry: FakeRegistry) -> N
 
 def test_a_power_cut_is_not_trusted_before_the_files_are_on_disk(place: Path, registry: FakeRegistry) -> None:
     reference = f"{registry.address}/image"
-    with Store(place / "store") as store:
+    with ImageStore(place / "store") as store:
         truth = seen(store.pull(reference), place / "truth")
     # close() waits for the seals; without them, and in another boot, nobody knows what reached the disk.
     sealed, unsealed = sorted((place / "store/images/layers").glob("*/sealed"))[:2]
@@ -166,7 +166,7 @@ def test_a_power_cut_is_not_trusted_before_the_files_are_on_disk(place: Path, re
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         assert boot in text
         record.write_text(text.replace(boot, "another-boot"))
-    with Store(place / "store") as store:
+    with ImageStore(place / "store") as store:
         store.sweep()
         assert sealed.exists()
         assert not unsealed.parent.exists()
@@ -177,19 +177,19 @@ def test_a_power_cut_is_not_trusted_before_the_files_are_on_disk(place: Path, re
 @pytest.mark.parametrize("which", ["blobs", "images", "references", "layers"])
 def test_a_damaged_record_is_noticed_and_made_again(place: Path, registry: FakeRegistry, which: str) -> None:
     reference = f"{registry.address}/image"
-    with Store(place / "store") as store:
+    with ImageStore(place / "store") as store:
         image = store.pull(reference)
     pattern = "*/layer.json" if which == "layers" else "*"
     for path in (place / "store/images" / which).glob(pattern):
         data = path.read_bytes()
         path.write_bytes(data[: len(data) // 2] + b"\0")
-    with Store(place / "store") as store:
+    with ImageStore(place / "store") as store:
         store.sweep()
         assert store.cached(reference) is None
         assert store.pull(reference) == image
 
 
 def test_a_second_agent_is_kept_out(place: Path) -> None:
-    with Store(place / "store"), pytest.raises(Stalled, match="another agent"):
-        Store(place / "store")
-    Store(place / "store").close()
+    with ImageStore(place / "store"), pytest.raises(Stalled, match="another agent"):
+        ImageStore(place / "store")
+    ImageStore(place / "store").close()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tank_agent.image.store.store import Store
+from tank_agent.image.store.store import ImageStore
 from tests.support.images import Compression, Member, directory, layer, member, symlink, write_image
 from tests.support.trees import big_directory, describe, mounted
 
@@ -33,7 +33,7 @@ def unpacked_by_umoci(layout: Path, bundle: Path) -> dict[str, tuple[object, ...
 
 
 def seen_in_a_container(layout: Path, place: Path) -> dict[str, tuple[object, ...]]:
-    with Store(place / "data") as store:
+    with ImageStore(place / "data") as store:
         image = store.pull(f"oci:{layout}:latest")
         with mounted(image.layers, place / "mount") as root:
             return describe(root)

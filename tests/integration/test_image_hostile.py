@@ -23,7 +23,7 @@ import zstandard
 
 from tank_agent.errors import Retry, Stalled, TankError
 from tank_agent.image.config import Image
-from tank_agent.image.store.store import Store
+from tank_agent.image.store.store import ImageStore
 from tank_agent.image.unpack import process as unpack_module
 from tank_agent.image.unpack.process import UnpackServer
 from tank_agent.settings.image import ImageSettings, UnpackLimits
@@ -51,7 +51,7 @@ def place() -> Iterator[Path]:
 def pull(place: Path, archives: Sequence[bytes], compression: str = "none") -> Image:
     layout = place / "layout"
     write_image(layout, archives, compression=compression)  # type: ignore[arg-type]
-    with Store(place / "store", ImageSettings(limits=LIMITS)) as store:
+    with ImageStore(place / "store", ImageSettings(limits=LIMITS)) as store:
         return store.pull(f"oci:{layout}")
 
 
@@ -311,7 +311,7 @@ def test_many_gzip_members(place: Path) -> None:
     document["layers"] = [{**document["layers"][0], **write_blob(layout, members)}]
     kind = document["mediaType"]
     tag_descriptor(layout, {"mediaType": kind, **write_blob(layout, json.dumps(document).encode())}, "latest")
-    with Store(place / "store") as store:
+    with ImageStore(place / "store") as store:
         assert len(list(store.pull(f"oci:{layout}").layers[0].iterdir())) == 2000
 
 
@@ -361,14 +361,14 @@ MEASURE = """
 import sys
 from pathlib import Path
 from tank_agent.errors import TankError
-from tank_agent.image.store.store import Store
+from tank_agent.image.store.store import ImageStore
 
 def highest():
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) >> 10 for line in lines if line.startswith("VmHWM"))
 
 before, error = highest(), ""
-with Store(Path(sys.argv[1])) as store:
+with ImageStore(Path(sys.argv[1])) as store:
     try:
         store.pull(sys.argv[2])
     except TankError as refused:

@@ -14,7 +14,7 @@ import pytest
 
 from tank_agent.errors import Stalled
 from tank_agent.image.config import Image, Progress
-from tank_agent.image.store.store import Store
+from tank_agent.image.store.store import ImageStore
 from tank_agent.settings.image import ImageSettings, RegistrySettings
 from tests.support.images import (
     busybox_layout,
@@ -47,7 +47,7 @@ def settings(place: Path, **fields: object) -> ImageSettings:
 
 
 def pull(place: Path, reference: str, **fields: object) -> Image:
-    with Store(place / "store", settings(place, **fields)) as store:
+    with ImageStore(place / "store", settings(place, **fields)) as store:
         return store.pull(reference)
 
 
@@ -65,7 +65,7 @@ def test_plain_registry_on_loopback(place: Path, layout: Path) -> None:
         with pytest.raises(Stalled, match=r"no image .*team/busybox:2\.0"):
             pull(place, f"{host}/team/busybox:2.0")
     # The registry is gone; the image is not.
-    with Store(place / "store", settings(place)) as store:
+    with ImageStore(place / "store", settings(place)) as store:
         assert store.cached(f"{host}/team/busybox:1.0") == image
         assert store.pull(f"{host}/team/busybox:1.0") == image
         kept = store.pull(f"{host}/team/busybox:1.0", policy="always")
@@ -254,7 +254,7 @@ def test_pulls_at_the_same_time_share_layers_and_report_progress(place: Path) ->
     shared = layer([directory("d"), *(member(f"d/{n}", os.urandom(4096)) for n in range(2000))])
     for tag in ("a", "b", "c"):
         write_image(layout, [shared, layer([member("own", tag)])], tag=tag)
-    with docker_registry(place / "registry") as host, Store(place / "store", settings(place)) as store:
+    with docker_registry(place / "registry") as host, ImageStore(place / "store", settings(place)) as store:
         for tag in ("a", "b", "c"):
             skopeo_copy(f"oci:{layout}:{tag}", f"docker://{host}/shared:{tag}")
         images: dict[str, Image] = {}

@@ -19,10 +19,10 @@ import structlog
 from msgspec import Struct
 
 from tank_agent.errors import Retry, Stalled, TankError
+from tank_agent.image.content import CancelledError, DamagedError, Document, MissingError, ReadChunk
 from tank_agent.image.manifest import ACCEPTED, MANIFEST_LIMIT, Descriptor
 from tank_agent.image.registry.endpoint import Endpoint, endpoints_of
-from tank_agent.image.registry.http import Answer, Http
-from tank_agent.image.store.content import CancelledError, DamagedError, Document, MissingError, Reader
+from tank_agent.image.registry.http import Http, Response
 from tank_agent.retry import Pace
 from tank_agent.settings.image import ImageSettings
 from tank_agent.spec.reference import Reference
@@ -55,7 +55,7 @@ class _Problems(Struct):
 
 
 class RegistryContent:
-    """One image in a registry. Implements Content; may be used from several threads."""
+    """One image in a registry. Implements ImageContent; may be used from several threads."""
 
     local = False
 
@@ -74,7 +74,7 @@ class RegistryContent:
         self._endpoints = endpoints_of(reference, settings, self._http)
 
     def manifest(self, digest: str = "") -> Document:
-        """Return the manifest of the tag or digest, as `Content.manifest` says."""
+        """Return the manifest of the tag or digest, as `ImageContent.manifest` says."""
         name = digest or self._reference.digest or self._reference.tag
 
         def ask(endpoint: Endpoint) -> Document:
@@ -89,7 +89,7 @@ class RegistryContent:
         return self._ask_all(ask)
 
     def document(self, descriptor: Descriptor, limit: int) -> bytes:
-        """Return a small blob whole, as `Content.document` says."""
+        """Return a small blob whole, as `ImageContent.document` says."""
         if descriptor.size > limit:
             raise Stalled(
                 f"a document of {descriptor.size} bytes; at most {limit} are read", where=self._where
@@ -98,8 +98,8 @@ class RegistryContent:
             return b"".join(iter(lambda: read(1 << 16), b""))
 
     @contextmanager
-    def open(self, descriptor: Descriptor, offset: int) -> Iterator[Reader]:
-        """Open a blob, as `Content.open` says; a broken transfer goes on where it broke."""
+    def open(self, descriptor: Descriptor, offset: int) -> Iterator[ReadChunk]:
+        """Open a blob, as `ImageContent.open` says; a broken transfer goes on where it broke."""
         with ExitStack() as stack:
             transfer = _Transfer(self, descriptor, offset, stack)
             yield transfer.read
@@ -108,10 +108,10 @@ class RegistryContent:
         """Close the connections. Idempotent."""
         self._http.close()
 
-    def open_at(self, descriptor: Descriptor, offset: int, stack: ExitStack) -> Answer:
+    def open_at(self, descriptor: Descriptor, offset: int, stack: ExitStack) -> Response:
         """Open a blob at an offset, from the first endpoint that has it."""
 
-        def ask(endpoint: Endpoint) -> Answer:
+        def ask(endpoint: Endpoint) -> Response:
             with ExitStack() as own:
                 answer = _from_offset(endpoint, descriptor, offset, own)
                 self._check(endpoint, answer, f"{endpoint.name} has no layer {descriptor.digest}")
@@ -150,7 +150,7 @@ class RegistryContent:
                     self._trouble("")
                 return answer
 
-    def _check(self, endpoint: Endpoint, answer: Answer, missing: str) -> None:
+    def _check(self, endpoint: Endpoint, answer: Response, missing: str) -> None:
         """Turn every status but success into an error that says what to do."""
         if answer.status in (200, 206):
             return
@@ -176,7 +176,7 @@ class _Transfer:
         self._descriptor = descriptor
         self._offset = offset
         self._stack = stack
-        self._answer: Answer | None = None
+        self._answer: Response | None = None
         self._attempt = 0
         self._came = 0
 
@@ -216,7 +216,7 @@ class _Transfer:
         self._stack.close()
 
 
-def _from_offset(endpoint: Endpoint, descriptor: Descriptor, offset: int, stack: ExitStack) -> Answer:
+def _from_offset(endpoint: Endpoint, descriptor: Descriptor, offset: int, stack: ExitStack) -> Response:
     """Ask for a blob from an offset on, and for all of it where the server gets that wrong."""
     path = f"/blobs/{descriptor.digest}"
     if offset:
@@ -228,7 +228,7 @@ def _from_offset(endpoint: Endpoint, descriptor: Descriptor, offset: int, stack:
     return stack.enter_context(endpoint.get(path, {}))
 
 
-def _start_of(answer: Answer, descriptor: Descriptor) -> int:
+def _start_of(answer: Response, descriptor: Descriptor) -> int:
     """Return where in the blob a body begins; behind its end if nobody can tell."""
     if answer.status != 206:
         return 0
@@ -239,7 +239,7 @@ def _start_of(answer: Answer, descriptor: Descriptor) -> int:
     return int(found[1])
 
 
-def _skip_to(offset: int, answer: Answer, descriptor: Descriptor) -> None:
+def _skip_to(offset: int, answer: Response, descriptor: Descriptor) -> None:
     """Bring the body to the offset, also if the server does not know ranges."""
     length = answer.headers.get("Content-Length", "")
     # A part may be shorter than what was asked for (RFC 9110, section 15.3.7); the rest is asked for then.
@@ -260,7 +260,7 @@ def _check_size(size: int, descriptor: Descriptor) -> None:
         raise DamagedError(f"{descriptor.digest} has {size} bytes, and its manifest says {descriptor.size}")
 
 
-def _said(answer: Answer) -> str:
+def _said(answer: Response) -> str:
     """Return what the registry says about an error, fit to print."""
     try:
         data = answer.read_all(_ERROR_LIMIT, "the error")

@@ -14,10 +14,10 @@ import structlog
 from msgspec import Struct
 
 from tank_agent.errors import Retry, Stalled, TankError
+from tank_agent.image.content import CancelledError
 from tank_agent.image.registry.credentials import Credentials, find_credentials
-from tank_agent.image.registry.http import Answer, Http, Trust
+from tank_agent.image.registry.http import Http, Response, Trust
 from tank_agent.image.registry.url import Url, parse_url
-from tank_agent.image.store.content import CancelledError
 from tank_agent.settings.image import ImageSettings
 from tank_agent.spec.reference import DOCKER_HUB, Reference
 
@@ -83,7 +83,7 @@ class Endpoint:
         self._excuse: TankError | None = None
 
     @contextmanager
-    def get(self, path: str, headers: Mapping[str, str]) -> Iterator[Answer]:
+    def get(self, path: str, headers: Mapping[str, str]) -> Iterator[Response]:
         """Ask for a path below the repository, and log in if the registry wants it.
 
         Raises:
@@ -100,7 +100,7 @@ class Endpoint:
                 answer = self._ask_as_nobody(stack, answer, headers)
             yield answer
 
-    def denied(self, answer: Answer) -> TankError:
+    def denied(self, answer: Response) -> TankError:
         """Say that an answer does not let us in."""
         if not answer.strayed:
             return self._denied()
@@ -132,7 +132,7 @@ class Endpoint:
 
     def _ask(
         self, stack: ExitStack, path: str, headers: Mapping[str, str], authorization: str | None
-    ) -> Answer:
+    ) -> Response:
         bases = self._bases if self._base is None else [self._base]
         for base in bases:
             url = parse_url(f"{base}{self._path}{path}")
@@ -150,7 +150,7 @@ class Endpoint:
                 return answer
         raise AssertionError("unreachable")
 
-    def _challenge(self, answer: Answer, used: str | None) -> str | None:
+    def _challenge(self, answer: Response, used: str | None) -> str | None:
         """Return what the registry wants us to prove before it gives another answer than this; None: nothing.
 
         Some hide from strangers that there is something to log in for, and say so only at their door, where
@@ -196,7 +196,7 @@ class Endpoint:
         _log.warning("going on without a registry's credentials", registry=self.name, error=str(error))
         self._excuse = error
 
-    def _ask_as_nobody(self, stack: ExitStack, answer: Answer, headers: Mapping[str, str]) -> Answer:
+    def _ask_as_nobody(self, stack: ExitStack, answer: Response, headers: Mapping[str, str]) -> Response:
         """Ask where a redirect led once more, with a token of that host's own, which costs no password."""
         kind, parameters = parse_challenge(answer.headers.get("WWW-Authenticate", ""))
         if kind != "bearer":

@@ -21,8 +21,8 @@ import requests.adapters
 import urllib3
 
 from tank_agent.errors import Retry, Stalled
+from tank_agent.image.content import CancelledError
 from tank_agent.image.registry.url import Url
-from tank_agent.image.store.content import CancelledError
 from tank_agent.linux import certificates
 from tank_agent.settings.image import ImageSettings
 
@@ -149,7 +149,7 @@ class _Adapter(requests.adapters.HTTPAdapter):
         pass
 
 
-class Answer:
+class Response:
     """A response whose body has not been read yet.
 
     `strayed` says that the way to it led over another host than the one that was asked: what it says is not
@@ -246,7 +246,7 @@ class Http:
         headers: Mapping[str, str],
         authorization: str | None = None,
         form: Mapping[str, str] | None = None,
-    ) -> Iterator[Answer]:
+    ) -> Iterator[Response]:
         """Make a GET request (a POST if there is a form) and follow redirects of a GET.
 
         The secret is for the origin of `url` alone. The first redirect to another one ends its use, also if
@@ -270,7 +270,7 @@ class Http:
             else:
                 raise Stalled(f"{url.place} redirects more than {_REDIRECTS} times")
             try:
-                yield Answer(response, operation, self._settings, here, strayed=strayed)
+                yield Response(response, operation, self._settings, here, strayed=strayed)
             finally:
                 response.close()
 

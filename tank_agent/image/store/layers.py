@@ -2,7 +2,7 @@
 
     layers/<hex>/diff          what overlayfs takes as a lower directory
     layers/<hex>/layer.json    LayerRecord
-    layers/<hex>/implicit      its directories that no entry described, as image/implicit.py writes them
+    layers/<hex>/implicit      its directories that no entry described, packed as tarfilter.py says
     layers/<hex>/sealed        empty: written once the layer's files are known to be on the disk
     staging/<id>/              a layer that is being unpacked
     trash/<id>/                a layer that is being removed
@@ -24,8 +24,8 @@ from typing import BinaryIO
 import msgspec
 from msgspec import Struct
 
-from tank_agent.image.store.disk import read_record, remove_tree, sync_file_system, write_atomic
-from tank_agent.image.store.implicit import LONGEST_LINE, unpacked
+from tank_agent.image.store.records import read_record, remove_tree, sync_file_system, write_atomic
+from tank_agent.image.unpack.tarfilter import LONGEST_LINE, unpacked
 from tank_agent.linux import fault
 from tank_agent.linux.clock import boot_id
 from tank_agent.spec.reference import is_digest

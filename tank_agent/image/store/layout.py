@@ -1,8 +1,17 @@
-"""Images on this machine's disk: `oci:`, `oci-archive:` and `docker-archive:`."""
+"""Images on this machine's disk: `oci:`, `oci-archive:` and `docker-archive:`.
+
+A directory or a tar archive gives files by name, and is read in place; a layout or what `docker save` wrote
+is read from either.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import io
+import os
+import posixpath
+import stat
+import tarfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -10,7 +19,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from tank_agent.errors import Stalled
+from tank_agent.errors import Retry, Stalled
+from tank_agent.image.content import Document, ImageContent, MissingError, ReadChunk
 from tank_agent.image.manifest import (
     CONFIG_LIMIT,
     DOCKER_CONFIG,
@@ -23,15 +33,19 @@ from tank_agent.image.manifest import (
     parse_configuration,
     parse_manifest,
 )
-from tank_agent.image.store.content import Content, Document, Reader
-from tank_agent.image.store.files import ArchiveFiles, DirectoryFiles, Files
+from tank_agent.image.unpack.decompress import GZIP, HEAD, ZSTD, BadLayerError, plain
+from tank_agent.linux.paths import open_beneath
 from tank_agent.spec.reference import Reference, is_digest
 
 _REF_NAME = "org.opencontainers.image.ref.name"
 _PLAIN_LAYER = "application/vnd.oci.image.layer.v1.tar"
+_MOST_MEMBERS = 100_000
+_MOST_LINKS = 8
+# One header with its long names and extended records; tarfile takes it into memory whole.
+_LONGEST_HEADER = 1 << 20
 
 
-def open_on_disk(reference: Reference, scratch: Path, limit: int) -> Content:
+def open_on_disk(reference: Reference, scratch: Path, limit: int) -> ImageContent:
     """Open a layout or an archive.
 
     Args:
@@ -62,45 +76,226 @@ def stamp(reference: Reference) -> str:
     return f"{found.st_size}-{found.st_mtime_ns}-{found.st_ino}"
 
 
+class Slice(Struct, frozen=True, kw_only=True):
+    """A part of an open file: `size` bytes from `start` on. The descriptor belongs to who gave it."""
+
+    descriptor: int
+    start: int
+    size: int
+
+    def read(self, limit: int, where: str) -> bytes:
+        """Return the whole part; Stalled if it has more than `limit` bytes."""
+        if self.size > limit:
+            raise Stalled(f"the file has {self.size} bytes; at most {limit} are read", where=where)
+        return b"".join(self.chunks())
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the whole part in pieces."""
+        read = self.reader(0)
+        while chunk := read(1 << 20):
+            yield chunk
+
+    def reader(self, offset: int) -> ReadChunk:
+        """Return a reader that starts `offset` bytes into the part."""
+        position = self.start + offset
+        end = self.start + self.size
+
+        def read(size: int) -> bytes:
+            nonlocal position
+            chunk = os.pread(self.descriptor, min(size, end - position), position) if position < end else b""
+            position += len(chunk)
+            return chunk
+
+        return read
+
+
+class DirectoryFiles:
+    """Files below a directory; names that lead out of it are refused."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._root = os.open(path, os.O_PATH | os.O_DIRECTORY)
+        except OSError as error:
+            raise Stalled(f"cannot open the image directory {path}: {error.strerror}") from error
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[Slice]:
+        """Open one file; Stalled if there is none of that name."""
+        try:
+            descriptor = open_beneath(self._root, name, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError as error:
+            kind = MissingError if isinstance(error, FileNotFoundError) else Stalled
+            raise kind(f"cannot read {self._path / name}: {error.strerror}") from error
+        try:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise Stalled(f"{self._path / name} is not a regular file")
+            yield Slice(descriptor=descriptor, start=0, size=found.st_size)
+        finally:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        """Close the directory. Idempotent."""
+        if self._root >= 0:
+            os.close(self._root)
+            self._root = -1
+
+
+class _Headers(io.FileIO):
+    """A file of which tarfile may read no more at once than a header may have."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= _LONGEST_HEADER:
+            raise tarfile.ReadError(f"a header has more than {_LONGEST_HEADER} bytes")
+        return super().read(size)
+
+
+class ArchiveFiles:
+    """The regular files of a tar archive; one that is compressed is first unpacked to an unnamed file.
+
+    Args:
+        limit: how many bytes it may have unpacked.
+    """
+
+    def __init__(self, path: Path, scratch: Path, limit: int) -> None:
+        self._path = path
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            head = os.pread(self._descriptor, HEAD, 0)
+        except OSError as error:
+            raise Stalled(f"cannot open the image archive {path}: {error.strerror}") from error
+        try:
+            if head.startswith((GZIP, ZSTD)):
+                self._expand(head, scratch, limit)
+            self._members = self._index()
+        except BaseException:
+            self.close()
+            raise
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[Slice]:
+        """Open one member; Stalled if there is none of that name."""
+        for _ in range(_MOST_LINKS):
+            found = self._members.get(posixpath.normpath(name))
+            if found is None:
+                raise MissingError(f"{self._path} holds no file {name!r}", hint="is it an image archive?")
+            if isinstance(found, Slice):
+                yield found
+                return
+            name = found
+        raise Stalled(f"{self._path}: the links of {name!r} go in circles")
+
+    def close(self) -> None:
+        """Close the archive. Idempotent."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _expand(self, head: bytes, scratch: Path, limit: int) -> None:
+        compressed = self._descriptor
+        left = limit
+        os.lseek(compressed, len(head), os.SEEK_SET)
+        try:
+            self._descriptor = os.open(scratch, os.O_RDWR | os.O_TMPFILE, 0o600)
+            for chunk in plain(head, lambda size: os.read(compressed, size)):
+                left -= len(chunk)
+                if left < 0:
+                    raise BadLayerError(f"unpacks to more than {limit} bytes (image_size in agent.toml)")
+                view = memoryview(chunk)
+                while view:
+                    view = view[os.write(self._descriptor, view) :]
+        except BadLayerError as error:
+            raise Stalled(f"{self._path}: {error}") from error
+        except OSError as error:
+            raise Retry(f"cannot unpack {self._path}: {error.strerror}") from error
+        finally:
+            os.close(compressed)
+
+    def _index(self) -> dict[str, Slice | str]:
+        """Map each name to its bytes, or to the name that it links to."""
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        members: dict[str, Slice | str] = {}
+        last = -1
+        try:
+            with (
+                _Headers(os.dup(self._descriptor)) as file,
+                tarfile.open(fileobj=file, mode="r:") as archive,
+            ):
+                for info in archive:
+                    # It would keep all of them.
+                    archive.members.clear()  # type: ignore[attr-defined]
+                    # tarfile of Python < 3.11.14 goes in circles on negative sizes (CVE-2025-8194).
+                    if info.offset <= last or len(members) > _MOST_MEMBERS:
+                        raise Stalled(f"{self._path} is not an archive that an image can be in")
+                    last = info.offset
+                    name = posixpath.normpath(info.name)
+                    if info.isreg() and not info.issparse():
+                        start, size = info.offset_data, info.size
+                        members[name] = Slice(descriptor=self._descriptor, start=start, size=size)
+                    elif info.issym():
+                        members[name] = posixpath.join(posixpath.dirname(name), info.linkname)
+                    elif info.islnk():
+                        members[name] = info.linkname
+        except (tarfile.TarError, OSError, ValueError) as error:
+            raise Stalled(f"cannot read the archive {self._path}: {error}") from error
+        return members
+
+
 class LayoutContent:
-    """An OCI image layout (image-layout.md), in a directory or in an archive."""
+    """An OCI image layout (image-layout.md), in a directory or in an archive. Implements ImageContent."""
 
     local = True
 
-    def __init__(self, files: Files, reference: Reference) -> None:
+    def __init__(self, files: DirectoryFiles | ArchiveFiles, reference: Reference) -> None:
         self._files = files
         self._reference = reference
         self._where = str(reference)
 
     def manifest(self, digest: str = "") -> Document:
-        """Return what the tag (or the only entry) of index.json points to, as `Content.manifest` says."""
+        """Return what the tag (or the only entry) of index.json points to."""
         digest = digest or self._reference.digest
         if digest:
-            return Document(data=self._read(_blob(digest), MANIFEST_LIMIT), media_type="")
-        data = self._read("index.json", MANIFEST_LIMIT)
-        index = parse_manifest(data, OCI_INDEX, self._where)
+            return Document(data=self._read(self._name(digest), MANIFEST_LIMIT), media_type="")
+        index = parse_manifest(self._read("index.json", MANIFEST_LIMIT), OCI_INDEX, self._where)
         assert isinstance(index, Index)
         chosen = self._choose(index)
         if len(chosen) == 1:
             (one,) = chosen
-            return Document(data=self._read(_blob(one.digest), MANIFEST_LIMIT), media_type=one.media_type)
+            data = self._read(self._name(one.digest), MANIFEST_LIMIT)
+            return Document(data=data, media_type=one.media_type)
         # The same image for several platforms, without an index of its own.
-        made = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [_entry(one) for one in chosen]}
+        entries = [
+            {
+                "mediaType": one.media_type,
+                "digest": one.digest,
+                "size": one.size,
+                "platform": msgspec.to_builtins(one.platform),
+            }
+            for one in chosen
+        ]
+        made = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
         return Document(data=msgspec.json.encode(made), media_type=OCI_INDEX)
 
     def document(self, descriptor: Descriptor, limit: int) -> bytes:
-        """Return a blob whole, as `Content.document` says."""
-        return self._read(_blob(descriptor.digest), limit)
+        """Return a blob whole, as `ImageContent.document` says."""
+        return self._read(self._name(descriptor.digest), limit)
 
     @contextmanager
-    def open(self, descriptor: Descriptor, offset: int) -> Iterator[Reader]:
-        """Open a blob, as `Content.open` says."""
-        with self._files.open(_blob(descriptor.digest)) as found:
+    def open(self, descriptor: Descriptor, offset: int) -> Iterator[ReadChunk]:
+        """Open a blob, as `ImageContent.open` says."""
+        with self._files.open(self._name(descriptor.digest)) as found:
             yield found.reader(offset)
 
     def close(self) -> None:
         """Close the files."""
         self._files.close()
+
+    def _name(self, digest: str) -> str:
+        # Callers have checked it, but this is what makes it a path.
+        if not is_digest(digest):
+            raise Stalled(f"{digest[:80]!r} is not a digest")
+        return f"blobs/sha256/{digest.removeprefix('sha256:')}"
 
     def _choose(self, index: Index) -> list[Descriptor]:
         wanted = self._reference.tag
@@ -126,16 +321,6 @@ class LayoutContent:
             return found.read(limit, f"{self._where}: {name}")
 
 
-def _entry(descriptor: Descriptor) -> dict[str, object]:
-    platform = msgspec.to_builtins(descriptor.platform)
-    return {
-        "mediaType": descriptor.media_type,
-        "digest": descriptor.digest,
-        "size": descriptor.size,
-        "platform": platform,
-    }
-
-
 class _Saved(Struct, rename="pascal"):
     """One image in the manifest.json of `docker save`."""
 
@@ -144,41 +329,27 @@ class _Saved(Struct, rename="pascal"):
     repo_tags: tuple[str, ...] | None = None
 
 
-class DockerArchiveContent:
-    """What `docker save` writes. It has no manifest, so one is made: always the same for the same image."""
+class DockerArchiveContent(LayoutContent):
+    """An archive of `docker save`. It has no manifest, so one is made: always the same for the same image."""
 
-    local = True
-
-    def __init__(self, files: Files, reference: Reference) -> None:
-        self._files = files
-        self._where = str(reference)
+    def __init__(self, files: DirectoryFiles | ArchiveFiles, reference: Reference) -> None:
+        super().__init__(files, reference)
         self._names: dict[str, str] = {}
         try:
-            self._manifest = self._make(reference)
+            self._manifest = self._make()
         except BaseException:
             files.close()
             raise
 
     def manifest(self, digest: str = "") -> Document:
-        """Return the manifest that we made, as `Content.manifest` says."""
+        """Return the manifest that was made, as `ImageContent.manifest` says."""
         return Document(data=self._manifest, media_type=OCI_MANIFEST)
 
-    def document(self, descriptor: Descriptor, limit: int) -> bytes:
-        """Return the configuration, as `Content.document` says."""
-        return self._read(self._names[descriptor.digest], limit)
+    def _name(self, digest: str) -> str:
+        return self._names[digest]
 
-    @contextmanager
-    def open(self, descriptor: Descriptor, offset: int) -> Iterator[Reader]:
-        """Open a layer, as `Content.open` says."""
-        with self._files.open(self._names[descriptor.digest]) as found:
-            yield found.reader(offset)
-
-    def close(self) -> None:
-        """Close the archive."""
-        self._files.close()
-
-    def _make(self, reference: Reference) -> bytes:
-        saved = self._choose(reference)
+    def _make(self) -> bytes:
+        saved = self._saved()
         if not saved.config:
             raise Stalled("the archive's manifest.json names no configuration", where=self._where)
         config = self._read(saved.config, CONFIG_LIMIT)
@@ -208,8 +379,8 @@ class DockerArchiveContent:
             self._names[digest] = name
             return {"mediaType": _PLAIN_LAYER, "digest": digest, "size": found.size}
 
-    def _choose(self, reference: Reference) -> _Saved:
-        data = self._read("manifest.json", MANIFEST_LIMIT)
+    def _saved(self) -> _Saved:
+        data, tag = self._read("manifest.json", MANIFEST_LIMIT), self._reference.tag
         try:
             found = msgspec.json.decode(data, type=tuple[_Saved | None, ...] | None)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -217,27 +388,14 @@ class DockerArchiveContent:
         images = [image for image in found or () if image is not None]
         if not images:
             raise Stalled("the archive holds no image: its manifest.json lists none", where=self._where)
-        if not reference.tag and len(images) == 1:
+        if not tag and len(images) == 1:
             return images[0]
         for image in images:
-            if reference.tag in (image.repo_tags or ()):
+            if tag in (image.repo_tags or ()):
                 return image
         known = ", ".join(tag for image in images for tag in image.repo_tags or ()) or "none"
         raise Stalled(
-            f"no image {reference.tag!r} in the archive"
-            if reference.tag
-            else "the archive has several images",
+            f"no image {tag!r} in the archive" if tag else "the archive has several images",
             where=self._where,
             hint=f"write one of these after the path and a colon: {known}",
         )
-
-    def _read(self, name: str, limit: int) -> bytes:
-        with self._files.open(name) as found:
-            return found.read(limit, f"{self._where}: {name}")
-
-
-def _blob(digest: str) -> str:
-    # Callers have checked it, but this is what makes it a path.
-    if not is_digest(digest):
-        raise Stalled(f"{digest[:80]!r} is not a digest")
-    return f"blobs/sha256/{digest.removeprefix('sha256:')}"

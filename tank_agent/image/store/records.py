@@ -7,10 +7,13 @@ references/<hex>.json   ReferenceRecord, by the SHA-256 of the reference
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -24,8 +27,11 @@ from tank_agent.image.manifest import (
     parse_configuration,
     parse_manifest,
 )
-from tank_agent.image.store.disk import read_record, write_atomic
+from tank_agent.linux import trees
+from tank_agent.linux.libc import call
 from tank_agent.spec.reference import is_digest
+
+_Kind = TypeVar("_Kind", bound=Struct)
 
 
 class ImageRecord(Struct, frozen=True, kw_only=True):
@@ -50,7 +56,7 @@ class ReferenceRecord(Struct, frozen=True, kw_only=True):
     pulled_at: float = 0.0
 
 
-class Known(Struct, frozen=True, kw_only=True):
+class PulledImage(Struct, frozen=True, kw_only=True):
     """A pulled image with its documents."""
 
     record: ImageRecord
@@ -67,9 +73,9 @@ class Records:
         self._references = root / "references"
         for directory in (self._blobs, self._images, self._references):
             directory.mkdir(mode=0o700, exist_ok=True)
-        self._known: dict[str, Known] = {}
+        self._known: dict[str, PulledImage] = {}
 
-    def image(self, digest: str) -> Known | None:
+    def image(self, digest: str) -> PulledImage | None:
         """Return an image by its manifest's digest; None if it isn't there or one of its files is damaged."""
         path = self._path(self._images, digest, ".json")
         if not path.exists():
@@ -133,7 +139,7 @@ class Records:
                 if entry.name.startswith("."):
                     Path(entry.path).unlink(missing_ok=True)
 
-    def _load(self, digest: str, path: Path) -> Known | None:
+    def _load(self, digest: str, path: Path) -> PulledImage | None:
         record = read_record(path, ImageRecord)
         data = self._blob(digest)
         if record is None or record.digest != digest or data is None:
@@ -144,7 +150,9 @@ class Records:
             config = self._blob(manifest.config.digest)
             if config is None:
                 return None
-            return Known(record=record, manifest=manifest, configuration=parse_configuration(config, digest))
+            return PulledImage(
+                record=record, manifest=manifest, configuration=parse_configuration(config, digest)
+            )
         except Stalled:
             return None
 
@@ -170,3 +178,54 @@ def _names(directory: Path) -> Iterator[str]:
         digest = f"sha256:{entry.name.removesuffix('.json')}"
         if is_digest(digest):
             yield digest
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace a file; when this returns, the new content survives a power cut.
+
+    Raises:
+        OSError: nothing has changed.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file_system(path: Path) -> None:
+    """Write out everything of the file system that holds `path` (syncfs(2)); this can take long."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        call("syncfs", descriptor, path=path)
+    finally:
+        os.close(descriptor)
+
+
+def remove_tree(path: Path) -> bool:
+    """Remove a tree, without following links; return whether nothing is left of it."""
+    with contextlib.suppress(OSError):
+        trees.remove_tree(path)
+    return not path.exists()
+
+
+def read_record(path: Path, kind: type[_Kind]) -> _Kind | None:
+    """Read one of our own files; None if it is missing or damaged."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+        return None

@@ -23,20 +23,18 @@ from msgspec import Struct
 
 from tank_agent.errors import Retry, Stalled, TankError
 from tank_agent.image.config import Image, Progress
-from tank_agent.image.fetch import LayerFetcher
+from tank_agent.image.content import ImageContent
 from tank_agent.image.jobs import Jobs
-from tank_agent.image.pull import Pull, Resolved
+from tank_agent.image.pull import ImagePull, LayerFetcher, Resolved
 from tank_agent.image.registry.client import RegistryContent
-from tank_agent.image.registry.reference import parse_reference
 from tank_agent.image.store.compose import compose
-from tank_agent.image.store.content import Content
 from tank_agent.image.store.layers import Layers
 from tank_agent.image.store.layout import open_on_disk, stamp
-from tank_agent.image.store.records import ImageRecord, Known, Records, ReferenceRecord
+from tank_agent.image.store.records import ImageRecord, PulledImage, Records, ReferenceRecord
 from tank_agent.image.unpack.process import UnpackServer
 from tank_agent.linux import fault
 from tank_agent.settings.image import ImageSettings, PullPolicy
-from tank_agent.spec.reference import Reference, is_digest
+from tank_agent.spec.reference import Reference, find_image, is_digest
 
 _log = structlog.get_logger()
 _ATTEMPTS_WITH_COPY = 2
@@ -63,8 +61,8 @@ class Pruned(Struct, frozen=True, kw_only=True):
     freed: int = 0
 
 
-class Store:
-    """Images on this machine. Implements ImageStore; every method may be called from any thread.
+class ImageStore:
+    """Images on this machine; every method may be called from any thread.
 
     Args:
         data_dir: the agent's data directory; images are in `images` below it.
@@ -91,7 +89,7 @@ class Store:
         self._closed = threading.Event()
         self._sealer: threading.Thread | None = None
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> ImageStore:
         return self
 
     def __exit__(
@@ -114,7 +112,7 @@ class Store:
         Raises:
             Stalled: the reference can't be read.
         """
-        parsed = parse_reference(reference)
+        parsed = find_image(reference)
         digest = self._digest(parsed)
         known = self._records.image(digest) if digest else None
         if known is None or any(self._layers.record(diff_id) is None for diff_id in known.record.layers):
@@ -191,7 +189,7 @@ class Store:
             names = [record.reference for record in self._records.references() if record.digest == reference]
             digest = reference
         else:
-            parsed = parse_reference(reference)
+            parsed = find_image(reference)
             names = [str(parsed)]
             digest = self._digest(parsed)
         if not digest or self._records.image(digest) is None:
@@ -249,13 +247,15 @@ class Store:
         progress: Callable[[Progress], None],
         cancelled: Callable[[], bool],
     ) -> Image:
-        parsed = parse_reference(reference)
+        parsed = find_image(reference)
         before = "" if parsed.transport == "registry" else stamp(parsed)
         watched = _Watched(progress)
         content = self._open(parsed, settings, cancelled, watched.trouble)
         with (
             self._session() as pin,
-            Pull(parsed, content, self._settings, progress=watched.progress, cancelled=cancelled) as pull,
+            ImagePull(
+                parsed, content, self._settings, progress=watched.progress, cancelled=cancelled
+            ) as pull,
         ):
             resolved = pull.resolve()
             pin(resolved.digest, *resolved.configuration.diff_ids)
@@ -331,7 +331,7 @@ class Store:
         settings: ImageSettings,
         cancelled: Callable[[], bool],
         trouble: Callable[[str], None],
-    ) -> Content:
+    ) -> ImageContent:
         if reference.transport != "registry":
             return open_on_disk(reference, self._scratch, settings.image_size)
         return RegistryContent(reference, settings, cancelled, trouble)
@@ -351,7 +351,7 @@ class Store:
                     return other.digest
         return ""
 
-    def _image(self, reference: str, known: Known) -> Image:
+    def _image(self, reference: str, known: PulledImage) -> Image:
         return Image(
             reference=reference,
             digest=known.record.digest,
@@ -366,7 +366,7 @@ class Store:
                 wanted.add(name)
                 continue
             try:
-                parsed = parse_reference(name)
+                parsed = find_image(name)
             except TankError:
                 continue
             record = self._records.reference(str(parsed))
@@ -415,7 +415,7 @@ class _Watched:
         self._tell(self._last)
 
 
-def _row(reference: str, known: Known, pulled_at: float) -> StoredImage:
+def _row(reference: str, known: PulledImage, pulled_at: float) -> StoredImage:
     return StoredImage(
         reference=reference,
         digest=known.record.digest,

@@ -2,7 +2,7 @@
 
     python -I -S -c '...; serve()' ROOT LIBRARIES     with a SOCK_SEQPACKET socket as standard input
 
-A request is one message: the words of `Request`, separated by NUL, with two descriptors: the compressed
+A request is one message: the words of `LayerRequest`, separated by NUL, with two descriptors: the compressed
 layer to read, and where to report. The answer is a pidfd of the child. The process ends when the socket does.
 
 What the child and its tar can reach once they read the layer: the layer's directory, which is `/` to them. No
@@ -10,7 +10,7 @@ other file, no network, six capabilities, limits on memory, CPU time and file si
 headers are done there too: a bug in them is no bug in the agent. Links of the layer lead where they lead in a
 container, whether absolute or with `..`, since the layer's directory is the root.
 
-The report is lines of words: `opaque HEX-PATH` and `implicit LINE` (image/implicit.py) in any number, and at
+The report is lines of words: `opaque HEX-PATH` and `implicit LINE` (tarfilter.packed) in any number, and at
 last one of `ok DIFF_ID SIZE ENTRIES`, `refused MESSAGE` (the layer is to blame), `failed MESSAGE` (the
 machine is). A report without its last line is none.
 
@@ -39,9 +39,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from tank_agent.image.store.implicit import packed
 from tank_agent.image.unpack.decompress import GZIP, HEAD, ZSTD, BadLayerError, load_library, plain
-from tank_agent.image.unpack.tarfilter import BLOCK, TarFilter
+from tank_agent.image.unpack.tarfilter import BLOCK, TarFilter, packed
 from tank_agent.linux import mounts
 from tank_agent.linux.allowances import enlarge_pipe, lower_limit
 from tank_agent.linux.libc import SYS_MOUNT_SETATTR, SYS_MOVE_MOUNT, SYS_OPEN_TREE, call, syscall
@@ -98,7 +97,7 @@ class _UnfitError(Exception):
     """The machine has to be set up otherwise; the message says how."""
 
 
-class Request(NamedTuple):
+class LayerRequest(NamedTuple):
     """One layer: its empty directory, what its media type says (`zstd` or ""), tar, and `UnpackLimits`."""
 
     directory: str
@@ -117,14 +116,14 @@ class Request(NamedTuple):
         return b"\0".join(os.fsencode(str(word)) for word in self)
 
     @classmethod
-    def decode(cls, message: bytes) -> Request:
+    def decode(cls, message: bytes) -> LayerRequest:
         """Read a message."""
         directory, hint, tar, *numbers = (os.fsdecode(word) for word in message.split(b"\0"))
         return cls(directory, hint, tar, *(int(number) for number in numbers))
 
 
 def serve() -> None:
-    """Answer requests until the other end closes the socket."""
+    """Response requests until the other end closes the socket."""
     connection = _socket.socket(fileno=0)
     agent = os.getppid()
     children: set[int] = set()
@@ -137,7 +136,7 @@ def serve() -> None:
             break
         _reap(children)
         source, report = struct.unpack("ii", ancillary[0][2])
-        request = Request.decode(message)
+        request = LayerRequest.decode(message)
         if request.hint == "zstd":
             load_library(ZSTD)
         child = os.fork()
@@ -164,7 +163,7 @@ def _reap(children: set[int]) -> bool:
     return bool(children)
 
 
-def _run(request: Request, source: int, report: int) -> NoReturn:
+def _run(request: LayerRequest, source: int, report: int) -> NoReturn:
     """Unpack in the forked child, which never returns."""
     code = 1
     try:
@@ -179,7 +178,7 @@ def _run(request: Request, source: int, report: int) -> NoReturn:
         os._exit(code)
 
 
-def _report(request: Request) -> Iterator[bytes]:
+def _report(request: LayerRequest) -> Iterator[bytes]:
     try:
         yield from _unpack(request)
     except BadLayerError as error:
@@ -197,7 +196,7 @@ def _verdict(word: str, message: str) -> bytes:
     return " ".join([word, *message.split()])[:_MESSAGE].encode(errors="replace")
 
 
-def _unpack(request: Request) -> Iterator[bytes]:
+def _unpack(request: LayerRequest) -> Iterator[bytes]:
     head = b""
     while len(head) < HEAD and (more := os.read(0, HEAD - len(head))):
         head += more

@@ -22,7 +22,7 @@ from msgspec import Struct
 
 import tank_agent
 from tank_agent.errors import Retry, Stalled
-from tank_agent.image.unpack.child import PIPE, Request
+from tank_agent.image.unpack.child import PIPE, LayerRequest
 from tank_agent.linux.allowances import enlarge_pipe
 from tank_agent.linux.paths import open_in_root
 from tank_agent.linux.process import ENVIRONMENT
@@ -76,7 +76,7 @@ class UnpackServer:
         if tar is None:
             raise Stalled("cannot unpack images: tar is not installed", hint="see `tank doctor`")
         limits = self._limits
-        request = Request(
+        request = LayerRequest(
             os.fspath(directory),
             hint,
             tar,
@@ -101,7 +101,7 @@ class UnpackServer:
             os.close(report_end)
         return LayerUnpack(directory, feed, report, pidfd, limits.stall)
 
-    def _ask(self, request: Request, descriptors: list[int]) -> int:
+    def _ask(self, request: LayerRequest, descriptors: list[int]) -> int:
         with self._lock:
             if self._process is None or self._process.poll() is not None:
                 self._stop()

@@ -10,7 +10,7 @@ but no more: what tar may touch is settled by the kernel (`unpack_child`), not h
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tank_agent.image.unpack.decompress import BadLayerError
 
@@ -18,6 +18,7 @@ BLOCK = 512
 END = bytes(2 * BLOCK)
 _ZEROS = bytes(BLOCK)
 _LONGEST_PATH = 4095
+LONGEST_LINE = 2 * _LONGEST_PATH + 10
 
 # Type flags.
 _REGULAR = b"07\0"
@@ -337,3 +338,30 @@ def _padded(size: int) -> int:
 
 def _shown(name: bytes) -> str:
     return ascii(name[:200].decode(errors="replace"))
+
+
+def packed(paths: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield a line, without its end, for each path."""
+    before = b""
+    for path in paths:
+        shared = before
+        while not path.startswith(shared):
+            shared = shared.rpartition(b"/")[0]
+        yield b"%d %s" % (len(shared), path[len(shared) :].hex().encode())
+        before = path
+
+
+def unpacked(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the path of each line.
+
+    Raises:
+        ValueError: a line has another form, or is not what `packed` makes of a path in a sorted list.
+    """
+    before: bytes | None = None
+    for line in lines:
+        shared, space, rest = line.rstrip(b"\n").partition(b" ")
+        path = (before or b"")[: int(shared)] + bytes.fromhex(rest.decode("ascii"))
+        if not space or len(path) > _LONGEST_PATH or (before is not None and path <= before):
+            raise ValueError("a damaged list of directories")
+        yield path
+        before = path

@@ -16,8 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from tank_agent.errors import Stalled
-from tank_agent.image.merge import RunParameters
-from tank_agent.image.user import Identity, resolve_user
+from tank_agent.image.parameters import Identity, RunParameters, resolve_user
 from tank_agent.linux import paths
 from tank_agent.linux.user_namespaces import IdRange
 from tank_agent.runtime.container.instance import Record

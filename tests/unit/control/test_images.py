@@ -14,14 +14,13 @@ from tank_agent.control import images as images_module
 from tank_agent.control.images import Images
 from tank_agent.errors import Retry
 from tank_agent.image.config import Image, Progress
-from tank_agent.image.registry.reference import parse_reference
 from tank_agent.image.reports import ListedImage
 from tank_agent.image.store.store import StoredImage
 from tank_agent.linux.clock import SystemClock
 from tank_agent.reconcile.core.restart import Backoff
 from tank_agent.reconcile.pulls import Pulls
 from tank_agent.spec.model import Pod
-from tank_agent.spec.reference import Reference
+from tank_agent.spec.reference import Reference, find_image
 
 
 def digest_of(number: int) -> str:
@@ -127,9 +126,9 @@ def test_many_images_are_matched_with_many_pods_at_once(
 
     def counted(text: str) -> Reference:
         parsed.append(text)
-        return parse_reference(text)
+        return find_image(text)
 
-    monkeypatch.setattr(images_module, "parse_reference", counted)
+    monkeypatch.setattr(images_module, "find_image", counted)
     found = {row.reference: row.pods for row in make(store, machine).list()}
     assert found["registry.lan/app-3:latest"] == ("by-digest", "pod-3")
     assert found["registry.lan/app-149:latest"] == ("pod-149",)

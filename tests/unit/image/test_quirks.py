@@ -13,17 +13,19 @@ import pytest
 from tank_agent.errors import Stalled
 from tank_agent.image.manifest import parse_configuration
 from tank_agent.image.platform import normal_platform
-from tank_agent.image.pull import Pull, Resolved
-from tank_agent.image.registry.reference import parse_reference
+from tank_agent.image.pull import ImagePull, Resolved
 from tank_agent.image.store.layout import open_on_disk
 from tank_agent.settings.image import ImageSettings
+from tank_agent.spec.reference import find_image
 from tests.support.image_quirks import QUIRKS, write_quirk
 
 
 def resolve(text: str, scratch: Path) -> Resolved:
-    reference = parse_reference(text)
+    reference = find_image(text)
     content = open_on_disk(reference, scratch, 1 << 20)
-    with Pull(reference, content, ImageSettings(), progress=lambda _: None, cancelled=lambda: False) as pull:
+    with ImagePull(
+        reference, content, ImageSettings(), progress=lambda _: None, cancelled=lambda: False
+    ) as pull:
         return pull.resolve()
 
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tank_agent.errors import Stalled
 from tank_agent.spec.model import CpuLimit
 from tank_agent.spec.quantities import (
     MEMORY_MAX,
@@ -16,7 +17,7 @@ from tank_agent.spec.quantities import (
     parse_duration,
     parse_memory,
 )
-from tank_agent.spec.reference import Reference, is_digest, parse_reference
+from tank_agent.spec.reference import Reference, find_image, is_digest, parse_reference
 from tank_agent.spec.signals import parse_signal, signal_number
 
 DIGEST = "sha256:" + "0a" * 32
@@ -264,3 +265,9 @@ def test_any_text_is_a_reference_or_says_why_not(text: str) -> None:
         assert not text.startswith("-")
         assert not reference.digest or is_digest(reference.digest)
         assert ".." not in f"{reference.repository}{reference.path}".split("/")
+
+
+@pytest.mark.parametrize("text", ["", "Nginx", "nginx@sha256:abc", "oci:relative", "/srv/app"])
+def test_what_is_no_reference_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(Stalled, match="write for example"):
+        find_image(text)

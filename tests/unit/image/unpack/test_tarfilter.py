@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from tank_agent.image.unpack import decompress
 from tank_agent.image.unpack.decompress import HEAD, BadLayerError, plain
-from tank_agent.image.unpack.tarfilter import TarFilter
+from tank_agent.image.unpack.tarfilter import LONGEST_LINE, TarFilter, packed, unpacked
 from tests.support.images import Member, directory, layer, member, symlink
 
 CONTENT = random.Random(0).randbytes(300_000) + bytes(3_000_000)
 
 
-def unpacked(data: bytes, piece: int = 1 << 16) -> bytes:
+def plain_of(data: bytes, piece: int = 1 << 16) -> bytes:
     stream = io.BytesIO(data)
     head = stream.read(HEAD)
     return b"".join(plain(head, lambda size: stream.read(min(size, piece))))
@@ -47,9 +47,9 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("piece", [7, 1 << 16, 1 << 20])
 def test_gzip(piece: int) -> None:
     data = CONTENT if piece > 7 else CONTENT[:5000]
-    assert unpacked(gzip.compress(data, 1), piece) == data
-    assert unpacked(gzip.compress(data, 1) + gzip.compress(b"tail") + bytes(900), piece) == data + b"tail"
-    assert unpacked(gzip.compress(b""), piece) == b""
+    assert plain_of(gzip.compress(data, 1), piece) == data
+    assert plain_of(gzip.compress(data, 1) + gzip.compress(b"tail") + bytes(900), piece) == data + b"tail"
+    assert plain_of(gzip.compress(b""), piece) == b""
 
 
 @pytest.mark.usefixtures("library")
@@ -60,20 +60,20 @@ def test_damaged_gzip_is_refused(damage: str) -> None:
         data[-6] ^= 1
     broken = {"cut": data[:-3], "cut early": data[:5], "junk": data + b"junk"}.get(damage, data)
     with pytest.raises(BadLayerError, match="gzip"):
-        unpacked(bytes(broken))
+        plain_of(bytes(broken))
 
 
 def test_zstd() -> None:
-    assert unpacked(zstd(CONTENT)) == CONTENT
-    assert unpacked(SKIPPABLE + zstd(CONTENT) + SKIPPABLE + zstd(b"tail"), 5000) == CONTENT + b"tail"
+    assert plain_of(zstd(CONTENT)) == CONTENT
+    assert plain_of(SKIPPABLE + zstd(CONTENT) + SKIPPABLE + zstd(b"tail"), 5000) == CONTENT + b"tail"
     with pytest.raises(BadLayerError, match="zstd"):
-        unpacked(zstd(CONTENT) + b"junk")
+        plain_of(zstd(CONTENT) + b"junk")
 
 
 def test_what_is_not_compressed_passes() -> None:
-    assert unpacked(CONTENT) == CONTENT
-    assert unpacked(b"") == b""
-    assert unpacked(b"ab") == b"ab"
+    assert plain_of(CONTENT) == CONTENT
+    assert plain_of(b"") == b""
+    assert plain_of(b"ab") == b"ab"
 
 
 def test_a_bomb_comes_in_small_pieces() -> None:
@@ -175,3 +175,28 @@ def test_the_filter_sees_what_tarfile_sees(data: st.DataObject) -> None:
     archive, passed = filtered(raw, data.draw(st.integers(1, 3000)))
     assert names(passed) == paths
     assert archive.entries == len(paths)
+
+
+NAMES = st.binary(min_size=1, max_size=5).filter(lambda name: b"/" not in name)
+PATHS = st.lists(st.lists(NAMES, max_size=5).map(b"/".join), unique=True).map(sorted)
+
+
+@given(PATHS)
+def test_what_is_packed_is_unpacked(paths: list[bytes]) -> None:
+    assert list(unpacked(packed(paths))) == paths
+
+
+def test_deep_paths_take_as_many_bytes_as_their_names() -> None:
+    paths = [b"/".join([b"thirteenchars"] * depth) for depth in range(1, 250)]
+    lines = list(packed(paths))
+    assert sum(map(len, lines)) < 40 * len(paths)
+    assert max(map(len, packed([b"\xff" * 4095]))) < LONGEST_LINE
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [[b"x"], [b"0 6"], [b"0 zz"], [b"a 61"], [b"0 61", b"0 61"], [b"0 62", b"0 61"], [b""]],
+)
+def test_a_damaged_list_is_noticed(lines: list[bytes]) -> None:
+    with pytest.raises(ValueError):
+        list(unpacked(lines))

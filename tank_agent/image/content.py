@@ -1,4 +1,4 @@
-"""What the store asks of the places that images come from: registries, layouts and archives."""
+"""The seam between a pull and the places that images come from: registries, layouts and archives."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from msgspec import Struct
 from tank_agent.errors import Retry, Stalled
 from tank_agent.image.manifest import Descriptor
 
-Reader = Callable[[int], bytes]
+# Returns at most so many bytes, b"" at the end.
+ReadChunk = Callable[[int], bytes]
 
 
 class CancelledError(Retry):
@@ -21,7 +22,7 @@ class CancelledError(Retry):
 
 
 class DamagedError(Retry):
-    """What came is not what the manifest names."""
+    """The content that came is not what the manifest names."""
 
     reason = "damaged"
 
@@ -37,8 +38,8 @@ class Document(Struct, frozen=True, kw_only=True):
     media_type: str
 
 
-class Content(Protocol):
-    """One image's place. Nothing that it returns is verified; the store does that.
+class ImageContent(Protocol):
+    """One image's place. It verifies nothing; the pull does.
 
     `local` content is read in place instead of being kept while it is fetched. Every method may be called
     from any thread, and raises Stalled (it is not there, and trying again is pointless) or Retry.
@@ -54,10 +55,10 @@ class Content(Protocol):
         """Return small content whole; it is an error if it has more than `limit` bytes."""
         ...
 
-    def open(self, descriptor: Descriptor, offset: int) -> AbstractContextManager[Reader]:
-        """Open content from a byte offset on. The reader returns at most so many bytes, b"" at the end."""
+    def open(self, descriptor: Descriptor, offset: int) -> AbstractContextManager[ReadChunk]:
+        """Open content from a byte offset on."""
         ...
 
     def close(self) -> None:
-        """Let go of connections and files. Idempotent."""
+        """Close connections and files. Idempotent."""
         ...

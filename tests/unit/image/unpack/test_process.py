@@ -1,4 +1,4 @@
-"""The list of directories that no entry describes, and the report of the child that it comes in."""
+"""The report of the child that unpacks a layer."""
 
 from __future__ import annotations
 
@@ -8,36 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tank_agent.errors import Retry
-from tank_agent.image.store.implicit import LONGEST_LINE, packed, unpacked
 from tank_agent.image.unpack.process import LayerUnpack, RefusedLayerError
-
-NAMES = st.binary(min_size=1, max_size=5).filter(lambda name: b"/" not in name)
-PATHS = st.lists(st.lists(NAMES, max_size=5).map(b"/".join), unique=True).map(sorted)
-
-
-@given(PATHS)
-def test_what_is_packed_is_unpacked(paths: list[bytes]) -> None:
-    assert list(unpacked(packed(paths))) == paths
-
-
-def test_deep_paths_take_as_many_bytes_as_their_names() -> None:
-    paths = [b"/".join([b"thirteenchars"] * depth) for depth in range(1, 250)]
-    lines = list(packed(paths))
-    assert sum(map(len, lines)) < 40 * len(paths)
-    assert max(map(len, packed([b"\xff" * 4095]))) < LONGEST_LINE
-
-
-@pytest.mark.parametrize(
-    "lines",
-    [[b"x"], [b"0 6"], [b"0 zz"], [b"a 61"], [b"0 61", b"0 61"], [b"0 62", b"0 61"], [b""]],
-)
-def test_a_damaged_list_is_noticed(lines: list[bytes]) -> None:
-    with pytest.raises(ValueError):
-        list(unpacked(lines))
+from tank_agent.image.unpack.tarfilter import unpacked
 
 
 @pytest.fixture

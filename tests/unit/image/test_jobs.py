@@ -12,10 +12,9 @@ import pytest
 
 from tank_agent.errors import Retry
 from tank_agent.image import pull as pull_module
-from tank_agent.image.jobs import Job, Jobs
+from tank_agent.image.jobs import Job, Jobs, Lanes, lane_of
 from tank_agent.image.manifest import Descriptor
-from tank_agent.image.pull import Pull
-from tank_agent.image.registry.lanes import Lanes, lane_of
+from tank_agent.image.pull import ImagePull
 from tank_agent.image.store.layers import LayerRecord, Layers
 from tank_agent.settings.image import ImageSettings
 from tank_agent.spec.reference import parse_reference
@@ -139,8 +138,8 @@ def record() -> LayerRecord:
     return LayerRecord(diff_id=DIFF_ID, size=1, entries=1, implicit=(), opaque_root=False)
 
 
-def pull_of(reference: str, cancelled: Callable[[], bool] = lambda: False) -> Pull:
-    return Pull(
+def pull_of(reference: str, cancelled: Callable[[], bool] = lambda: False) -> ImagePull:
+    return ImagePull(
         parse_reference(reference),
         cast(Any, Content()),
         ImageSettings(),
