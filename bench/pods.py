@@ -23,8 +23,8 @@ from bench._measure import Table, add_all, alternate, milliseconds
 from tank_agent.linux import mounts
 from tank_agent.runtime.container import conmon
 from tank_agent.runtime.container.crun import Crun
-from tank_agent.runtime.container.instance import Record
 from tank_agent.runtime.limits import cgroup
+from tank_agent.runtime.run import RunRecord
 from tests.support.agent import Agent, wait_for
 
 ROUNDS = int(os.environ.get("TANK_BENCH_ROUNDS", "100"))
@@ -107,7 +107,7 @@ class Bare:
             agent.wait_gone("web")
         return config
 
-    def prepare(self) -> tuple[Path, Record]:
+    def prepare(self) -> tuple[Path, RunRecord]:
         """Make a bundle; not measured, except for its overlay."""
         with self._lock:
             self._count += 1
@@ -126,7 +126,7 @@ class Bare:
                 mount["source"] = str(self._fifo.directory)
         config["mounts"] = [m for m in config["mounts"] if not m["destination"].startswith("/etc/")]
         (bundle / "config.json").write_text(json.dumps(config))
-        record = Record(
+        record = RunRecord(
             id=name,
             pod="bare",
             container=name,
@@ -141,13 +141,13 @@ class Bare:
         )
         return bundle, record
 
-    def start(self, bundle: Path, record: Record) -> None:
+    def start(self, bundle: Path, record: RunRecord) -> None:
         """Mount the overlay, create and start."""
         mounts.overlay([self._rootfs], bundle / "upper", bundle / "work", bundle / "rootfs")
         conmon.create("/usr/bin/conmon", self._crun, bundle, record, bundle / "log")
         self._crun.start(record.id)
 
-    def remove(self, bundle: Path, record: Record) -> None:
+    def remove(self, bundle: Path, record: RunRecord) -> None:
         """Remove a container that was measured."""
         self._crun.delete(record.id)
         mounts.unmount_all(bundle / "rootfs")

@@ -33,10 +33,9 @@ from tank_agent.reconcile.networks import Networks
 from tank_agent.reconcile.reconciler import Reconciler
 from tank_agent.reconcile.steps import Machine
 from tank_agent.runtime.container.containers import Containers
-from tank_agent.runtime.container.instance import Record
-from tank_agent.runtime.container.live import Live
 from tank_agent.runtime.limits import cgroup
 from tank_agent.runtime.mounts.rootfs import RootFilesystems
+from tank_agent.runtime.run import LiveRun, RunRecord
 from tank_agent.spec.model import Container, Pod
 
 PODS = int(os.environ.get("TANK_BENCH_PODS", "1000"))
@@ -50,7 +49,7 @@ class RunningContainers:
     def __init__(self, pods: list[Pod]) -> None:
         self._runs = {pod.name: (_live(pod, Path("/nowhere")),) for pod in pods}
 
-    def runs(self, pod: str) -> tuple[Live, ...]:
+    def runs(self, pod: str) -> tuple[LiveRun, ...]:
         """Return a pod's one run."""
         return self._runs[pod]
 
@@ -78,9 +77,9 @@ class UsedNetworks:
         return lambda *_: None
 
 
-def _live(pod: Pod, directory: Path) -> Live:
+def _live(pod: Pod, directory: Path) -> LiveRun:
     container = pod.containers[0]
-    record = Record(
+    record = RunRecord(
         id=f"{pod.name}-1",
         pod=pod.name,
         container=container.name,
@@ -93,7 +92,7 @@ def _live(pod: Pod, directory: Path) -> Live:
         terminal=False,
         created_at=0.0,
     )
-    return Live(record=record, directory=directory, started=True, pid=1, process=0, monitor=0)
+    return LiveRun(record=record, directory=directory, started=True, pid=1, process=0, monitor=0)
 
 
 def _pods() -> list[Pod]:

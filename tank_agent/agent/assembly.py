@@ -50,17 +50,16 @@ from tank_agent.reconcile.steps import Machine, Steps
 from tank_agent.runtime.container.adopt import adopt_all
 from tank_agent.runtime.container.containers import Containers
 from tank_agent.runtime.container.crun import Crun
-from tank_agent.runtime.container.launch import Seccomp
-from tank_agent.runtime.container.tools import Tools
+from tank_agent.runtime.container.launch import Seccomp, Tools
 from tank_agent.runtime.limits import cgroup
 from tank_agent.runtime.limits.cgroup import CgroupHost
 from tank_agent.runtime.mounts.rootfs import RootFilesystems
 from tank_agent.runtime.mounts.volumes import Volumes
 from tank_agent.runtime.security import apparmor
-from tank_agent.runtime.security.seccomp import SeccompCache
-from tank_agent.runtime.security.seccomp_choice import profile_of
+from tank_agent.runtime.security.seccomp import profile_of
+from tank_agent.runtime.security.seccomp_cache import SeccompCache
 from tank_agent.runtime.session.exec import Executor
-from tank_agent.runtime.session.rotation import Rotation
+from tank_agent.runtime.session.log_rotation import Rotation
 from tank_agent.settings.settings import Settings
 from tank_agent.source.directory import DirectorySource
 from tank_agent.source.seed import SeedSource
@@ -293,7 +292,7 @@ def _make_directory(directory: Path) -> None:
 def _rotation(settings: Settings, containers: Containers, stack: ExitStack) -> Rotation:
     """Begin to rotate logs."""
     limits = settings.logs
-    rotation = Rotation(containers, containers.control, max_size=limits.max_size, max_files=limits.max_files)
+    rotation = Rotation(containers, max_size=limits.max_size, max_files=limits.max_files)
     rotation.start()
     stack.callback(rotation.close)
     return rotation

@@ -16,7 +16,7 @@ from tank_agent.linux.signals import Signals
 from tank_agent.reconcile.core.restart import Backoff
 from tank_agent.reconcile.reconciler import Reconciler
 from tank_agent.runtime.container.containers import Containers
-from tank_agent.runtime.session.rotation import Rotation
+from tank_agent.runtime.session.log_rotation import Rotation
 from tank_agent.settings.settings import Settings
 
 _log = structlog.get_logger()

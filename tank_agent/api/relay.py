@@ -17,7 +17,7 @@ from tank_agent.api import frames
 from tank_agent.api.request import Raw
 from tank_agent.api.wire import encode_error, error_body
 from tank_agent.errors import NotRunning, Retry, TankError
-from tank_agent.runtime.container.live import Live
+from tank_agent.runtime.run import LiveRun
 from tank_agent.runtime.session.attach import Viewer
 from tank_agent.runtime.session.exec import Ended, Execution
 
@@ -371,7 +371,7 @@ def _discard(descriptor: int) -> bool:
         return False
 
 
-def serve_attach(raw: Raw, run: Live, view: Callable[[], Viewer], *, confirms: bool) -> None:
+def serve_attach(raw: Raw, run: LiveRun, view: Callable[[], Viewer], *, confirms: bool) -> None:
     """Join a container's terminal with the caller until one of the two ends."""
     caller = Caller(raw, confirms=confirms)
     try:
@@ -388,7 +388,7 @@ def serve_attach(raw: Raw, run: Live, view: Callable[[], Viewer], *, confirms: b
 class _AttachSession:
     """A container's terminal and one who looks at it."""
 
-    def __init__(self, caller: Caller, run: Live, viewer: Viewer) -> None:
+    def __init__(self, caller: Caller, run: LiveRun, viewer: Viewer) -> None:
         self._caller = caller
         self._run = run
         self._viewer = viewer

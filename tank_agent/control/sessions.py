@@ -14,11 +14,10 @@ from tank_agent.journal.journal import Journal
 from tank_agent.reconcile.core.phase import Phase
 from tank_agent.reconcile.reconciler import Reconciler
 from tank_agent.runtime.container.containers import Containers
-from tank_agent.runtime.container.instance import State
-from tank_agent.runtime.container.live import Live
+from tank_agent.runtime.run import LiveRun, RunState
 from tank_agent.runtime.session.attach import Viewer
 from tank_agent.runtime.session.exec import ExecRequest, Execution, Executor
-from tank_agent.runtime.session.output import Entry, LogReader
+from tank_agent.runtime.session.log_reader import Entry, LogReader
 from tank_agent.spec.model import Container
 
 # How often a log that is followed is looked at, and how often whether its pod is over, in seconds.
@@ -53,7 +52,7 @@ class Interactive:
         self._reconciler = reconciler
         self._executor = executor
 
-    def target(self, pod: str, container: str | None, ended: Callable[[], bool]) -> Live:
+    def target(self, pod: str, container: str | None, ended: Callable[[], bool]) -> LiveRun:
         """Return the run to enter; without a container's name, that of the pod's first.
 
         One that is about to start is waited for, unless `ended` says that nobody wants it any more.
@@ -64,7 +63,7 @@ class Interactive:
         """
         return self._live(pod, self._name(pod, container, self._declared(pod)), ended)
 
-    def terminal(self, pod: str, container: str | None, ended: Callable[[], bool]) -> Live:
+    def terminal(self, pod: str, container: str | None, ended: Callable[[], bool]) -> LiveRun:
         """Return the run to attach to, as `target` does; without a name, that of the first with a terminal.
 
         Raises:
@@ -84,11 +83,11 @@ class Interactive:
             raise _not_a_tty(pod, name)
         return run
 
-    def start(self, run: Live, request: ExecRequest) -> Execution:
+    def start(self, run: LiveRun, request: ExecRequest) -> Execution:
         """Start a command in a run; raises as `Executor.start`."""
         return self._executor.start(run, request)
 
-    def view(self, run: Live) -> Viewer:
+    def view(self, run: LiveRun) -> Viewer:
         """Return a place at a run's terminal.
 
         Raises:
@@ -191,13 +190,13 @@ class Interactive:
             raise PodNotFound(f"pod {pod} has no container {container}", hint=f"it has {', '.join(names)}")
         return container
 
-    def _live(self, pod: str, container: str, ended: Callable[[], bool]) -> Live:
+    def _live(self, pod: str, container: str, ended: Callable[[], bool]) -> LiveRun:
         deadline = time.monotonic() + STARTS_WITHIN
         while True:
             runs = [
                 run
                 for run in self._containers.runs(pod)
-                if run.record.container == container and run.state in (State.RUNNING, State.ORPHANED)
+                if run.record.container == container and run.state in (RunState.RUNNING, RunState.ORPHANED)
             ]
             if runs:
                 return max(runs, key=lambda run: run.record.created_at)

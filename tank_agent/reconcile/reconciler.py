@@ -19,8 +19,7 @@ from tank_agent.reconcile.pulls import IMAGE_READY, PULL_FAILED
 from tank_agent.reconcile.queue import Rank, WorkQueue
 from tank_agent.reconcile.steps import Machine, Steps, Work
 from tank_agent.reconcile.troubles import Troubles, describe_failure, foreseen, is_bug
-from tank_agent.runtime.container.instance import State
-from tank_agent.runtime.container.live import Live
+from tank_agent.runtime.run import LiveRun, RunState
 from tank_agent.spec.model import RestartPolicy
 
 _log = structlog.get_logger()
@@ -368,15 +367,15 @@ def unclaimed(machine: Machine) -> frozenset[str]:
     )
 
 
-def _goes_on(run: Live) -> bool:
-    return run.state in (State.RUNNING, State.ORPHANED) and run.stopping is None
+def _goes_on(run: LiveRun) -> bool:
+    return run.state in (RunState.RUNNING, RunState.ORPHANED) and run.stopping is None
 
 
-def _lives(run: Live) -> bool:
-    return run.state is State.RUNNING or (run.state is State.ORPHANED and not run.lost)
+def _lives(run: LiveRun) -> bool:
+    return run.state is RunState.RUNNING or (run.state is RunState.ORPHANED and not run.lost)
 
 
-def _observed_run(live: Live) -> Run:
+def _observed_run(live: LiveRun) -> Run:
     return Run(
         id=live.record.id,
         container=live.record.container,

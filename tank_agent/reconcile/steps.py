@@ -31,9 +31,8 @@ from tank_agent.reconcile.pulls import Pulls
 from tank_agent.retry import Failure, Pace
 from tank_agent.runtime.container.containers import Containers
 from tank_agent.runtime.container.crun import StartFailed
-from tank_agent.runtime.container.instance import State
 from tank_agent.runtime.container.launch import Launch
-from tank_agent.runtime.container.live import Live
+from tank_agent.runtime.run import LiveRun, RunState
 from tank_agent.spec.model import Container, Pod
 
 _log = structlog.get_logger()
@@ -153,7 +152,7 @@ class Steps:
             raise
 
     def _converge_network(self, _: actions.ConvergeNetwork, work: Work) -> None:
-        running = [live.pid for live in self._containers.runs(work.name) if live.state is State.RUNNING]
+        running = [live.pid for live in self._containers.runs(work.name) if live.state is RunState.RUNNING]
         former = self._networks.failure(work.name)
         pids = [pid for pid in running if pid is not None]
         if self._try(work, "network-failed", former, lambda: self._networks.converge(work.pod, pids)):
@@ -179,7 +178,7 @@ class Steps:
         if live is not None:
             message = "a process of it was killed: out of memory; the container goes on"
             self._event(work, "out-of-memory", message, action.container)
-            self._containers.told_out_of_memory(live)
+            self._containers.clear_out_of_memory(live)
 
     def _mount_again(self, action: actions.MountAgain, work: Work) -> None:
         live, container = self._run(work, action.run), work.container(action.container)
@@ -190,7 +189,7 @@ class Steps:
             work,
             "mount-failed",
             live.unmounted,
-            lambda: self._containers.mount_again(live, container, work.pod.volumes, files),
+            lambda: self._containers.restore_mounts(live, container, work.pod.volumes, files),
             container.name,
         ):
             message = f"what was unmounted or deleted is back: {action.paths}"
@@ -323,7 +322,7 @@ class Steps:
         updated = PodStatus(containers={**kept, name: container})
         self._journal.record(work.name, updated, [event] if event is not None else [])
 
-    def _run(self, work: Work, run: str) -> Live | None:
+    def _run(self, work: Work, run: str) -> LiveRun | None:
         return next((live for live in self._containers.runs(work.name) if live.record.id == run), None)
 
     def _event(self, work: Work, kind: str, message: str, container: str = "") -> None:

@@ -18,9 +18,9 @@ from tank_agent.errors import Retry
 from tank_agent.linux import mounts, pidfd
 from tank_agent.linux.mount_namespaces import in_mount_namespace
 from tank_agent.linux.paths import open_without_links
-from tank_agent.runtime.container import instance
-from tank_agent.runtime.mounts import mounting
+from tank_agent.runtime.mounts import restore
 from tank_agent.runtime.mounts.volumes import Volumes
+from tank_agent.runtime.run import RECORD, LiveRun, RunRecord, read_file
 from tank_agent.spec.model import Mount, Volume
 from tests.support.agent import Agent, wait_for
 
@@ -159,7 +159,7 @@ def test_a_container_that_swaps_directories_all_the_while_gains_nothing(
     # Only what the test itself calls acts on the container.
     agent.kill()
     bundle = next(path for path in (agent.run / "containers").iterdir())
-    record = instance.read_record(bundle)
+    record = read_file(bundle / RECORD, RunRecord)
     assert record is not None
     kept = [point for point in points(pid) if point.startswith(("/proc", "/sys", "/dev", "/etc"))]
     root = Path(f"/proc/{pid}/root")
@@ -179,14 +179,12 @@ def test_a_container_that_swaps_directories_all_the_while_gains_nothing(
             mounts.unmount_all("sys")
 
     def heal() -> None:
-        mounting.mount_again(
-            process,
-            record,
-            bundle,
-            wanted=[Mount(volume="v0", path="/app/sys")],
-            volumes=[Volume(name="v0")],
-            files=agent.run / "pods" / "web",
-            binder=binder,
+        restore.restore(
+            LiveRun(record=record, directory=bundle, process=process),
+            [Mount(volume="v0", path="/app/sys")],
+            [Volume(name="v0")],
+            agent.run / "pods" / "web",
+            binder,
         )
 
     ends = {"mounted": 0, "refused": 0}
@@ -205,7 +203,7 @@ def test_a_container_that_swaps_directories_all_the_while_gains_nothing(
                 assert now == kept
         # Who moves mounts away for ever does not gain one each time.
         in_mount_namespace(process, take_away)
-        monkeypatch.setattr(mounting, "_MOUNTS_MAX", len(kept))
+        monkeypatch.setattr(restore, "_MOUNTS_MAX", len(kept))
         with pytest.raises(Retry, match="too often"):
             heal()
     finally:

@@ -19,7 +19,8 @@ import pytest
 
 from tank_agent.linux import pidfd as pidfds
 from tank_agent.runtime.security import syscalls
-from tank_agent.runtime.security.seccomp import ANNOTATION, SeccompCache, default_profile
+from tank_agent.runtime.security.seccomp import default_profile
+from tank_agent.runtime.security.seccomp_cache import ANNOTATION, SeccompCache
 
 DEADLINE = 30.0
 CLONE_NEWUSER_SIGCHLD = 0x10000000 | 17

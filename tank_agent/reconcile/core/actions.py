@@ -23,7 +23,7 @@ from tank_agent.reconcile.core.restart import (
     describe_exit,
     never_began,
 )
-from tank_agent.runtime.container.instance import State, Stopping
+from tank_agent.runtime.run import RunState, Stopping
 
 
 class Action(Struct, frozen=True, kw_only=True):
@@ -99,7 +99,7 @@ class Start(Action, frozen=True, kw_only=True):
             id=f"{self.container}-{len(observed.runs)}-new",
             container=self.container,
             hash=container_hash(desired.pod, container),
-            state=State.RUNNING,
+            state=RunState.RUNNING,
         )
         before = status_to_start(situation.status, desired.pod, container)
         known = after_start(before, run.id, now.boot_id, now.wall)
@@ -168,7 +168,7 @@ class Stop(RunAction, frozen=True, kw_only=True):
         """Return the run as ended."""
         stopping = run.stopping or Stopping(deadline=now.monotonic)
         exit_ = Exit(at=now.wall, signal=signal.SIGTERM)
-        return replace(run, state=State.EXITED, exit=exit_, stopping=stopping)
+        return replace(run, state=RunState.EXITED, exit=exit_, stopping=stopping)
 
 
 class Kill(Stop, frozen=True, kw_only=True):

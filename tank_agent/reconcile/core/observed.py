@@ -14,7 +14,7 @@ from tank_agent.image.config import Progress
 from tank_agent.journal.records import DesiredPod, Exit, PodStatus
 from tank_agent.reconcile.core.restart import Backoff
 from tank_agent.retry import Failure
-from tank_agent.runtime.container.instance import ChangeFailure, State, Stopping, Unmounted
+from tank_agent.runtime.run import ChangeFailure, RunState, Stopping, Unmounted
 
 
 class Moment(Struct, frozen=True, kw_only=True):
@@ -44,7 +44,7 @@ class Run(Struct, frozen=True, kw_only=True):
     id: str
     container: str
     hash: str
-    state: State
+    state: RunState
     pid: int | None = None
     image: str = ""
     stopping: Stopping | None = None

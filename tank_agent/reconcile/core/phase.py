@@ -12,7 +12,7 @@ from tank_agent.journal.records import ContainerStatus, DesiredPod, PodStatus
 from tank_agent.reconcile.core.hashes import container_hash, container_status, settings_hash
 from tank_agent.reconcile.core.observed import ImageState, ObservedImage, Run, Situation
 from tank_agent.reconcile.core.restart import describe_exit, is_over, waits_until
-from tank_agent.runtime.container.instance import State
+from tank_agent.runtime.run import RunState
 from tank_agent.spec.model import Container, RestartPolicy
 
 # Of containers that run, though nothing in the journal says that they should, or ever did.
@@ -172,9 +172,9 @@ def _progress(phase: Phase, image: ObservedImage | None) -> Progress | None:
 
 
 def _phase_of_run(run: Run, hash_: str, *, waits_for_image: bool) -> Phase:
-    if run.state is State.ORPHANED or run.stopping is not None:
+    if run.state is RunState.ORPHANED or run.stopping is not None:
         return Phase.STOPPING
-    if run.state is not State.RUNNING:
+    if run.state is not RunState.RUNNING:
         return Phase.STARTING
     if run.hash == hash_:
         return Phase.RUNNING
@@ -200,7 +200,7 @@ def _phase_without_run(
 
 
 def _shown_run(runs: list[Run]) -> Run | None:
-    order = (State.RUNNING, State.ORPHANED, State.PARTIAL, State.EXITED)
+    order = (RunState.RUNNING, RunState.ORPHANED, RunState.PARTIAL, RunState.EXITED)
     return min(runs, key=lambda run: order.index(run.state), default=None)
 
 

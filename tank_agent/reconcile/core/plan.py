@@ -16,7 +16,7 @@ from tank_agent.reconcile.core.actions import Action, Start
 from tank_agent.reconcile.core.hashes import container_hash, container_status, settings_hash
 from tank_agent.reconcile.core.observed import ImageState, Moment, ObservedImage, Run, Situation
 from tank_agent.reconcile.core.restart import is_over, waits_until
-from tank_agent.runtime.container.instance import State
+from tank_agent.runtime.run import RunState
 from tank_agent.spec.model import Container, Pod
 
 # Seconds; a wait of nothing would be a loop.
@@ -122,11 +122,11 @@ def _settle_runs(situation: Situation, wanted: dict[str, str], waits: list[float
     current = [run for run in runs if _is_alive(run) and wanted.get(run.container) == run.hash]
     kept = {run.container: run.id for run in current}
     for run in runs:
-        if run.state is State.PARTIAL:
+        if run.state is RunState.PARTIAL:
             yield _settle_partial(run, status)
-        elif run.state is State.EXITED:
+        elif run.state is RunState.EXITED:
             yield _settle_exit(run, status)
-        elif run.stopping is not None or run.state is State.ORPHANED:
+        elif run.stopping is not None or run.state is RunState.ORPHANED:
             yield from _settle_stopping(run, situation.now, waits)
         elif kept.get(run.container, run.id) != run.id or (
             run.container not in kept and _may_stop(run, situation, waits)
@@ -137,7 +137,7 @@ def _settle_runs(situation: Situation, wanted: dict[str, str], waits: list[float
 
 
 def _is_alive(run: Run) -> bool:
-    return run.state is State.RUNNING and run.stopping is None
+    return run.state is RunState.RUNNING and run.stopping is None
 
 
 def _change_live(run: Run, situation: Situation, waits: list[float]) -> Iterator[Action]:

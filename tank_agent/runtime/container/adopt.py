@@ -14,17 +14,16 @@ from pathlib import Path
 from tank_agent.linux import mounts, pidfd
 from tank_agent.linux.leftovers import left_for_later
 from tank_agent.linux.trees import remove_tree
-from tank_agent.runtime.container import conmon, instance
+from tank_agent.runtime.container import conmon
 from tank_agent.runtime.container.containers import Containers
-from tank_agent.runtime.container.ending import read_exit
-from tank_agent.runtime.container.instance import Record
-from tank_agent.runtime.container.live import Live
-from tank_agent.runtime.container.tools import Tools
+from tank_agent.runtime.container.exits import read_exit
+from tank_agent.runtime.container.launch import Tools
 from tank_agent.runtime.limits.cgroup import CgroupHost
+from tank_agent.runtime.run import RECORD, STOPPING, LiveRun, RunRecord, Stopping, read_file, read_number
 from tank_agent.runtime.security.user_namespace import take_back_null_device
 
 
-def adopt_all(containers: Containers, tools: Tools, now: float) -> tuple[Live, ...]:
+def adopt_all(containers: Containers, tools: Tools, now: float) -> tuple[LiveRun, ...]:
     """Take over every run in the runs' directory, sweep what belongs to none, and return the runs.
 
     To be called once, before anything is started. Runs that never began are returned as PARTIAL, for the
@@ -36,7 +35,7 @@ def adopt_all(containers: Containers, tools: Tools, now: float) -> tuple[Live, .
     adopted = []
     for record in _records(containers, tools):
         directory = containers.directory / record.id
-        run = _inspect(Live(record=record, directory=directory), monitors, tools)
+        run = _inspect(LiveRun(record=record, directory=directory), monitors, tools)
         if run.started and run.monitor is None:
             run.exit = read_exit(directory, run.process, _modified(directory / conmon.EXIT) or now)
             run.lost = run.exit is None
@@ -50,12 +49,12 @@ def adopt_all(containers: Containers, tools: Tools, now: float) -> tuple[Live, .
     return tuple(adopted)
 
 
-def _records(containers: Containers, tools: Tools) -> Iterator[Record]:
+def _records(containers: Containers, tools: Tools) -> Iterator[RunRecord]:
     """Yield what is known of every run; of one whose directory somebody removed, from the copy elsewhere."""
     private = tools.root_filesystems.private
     seen = set()
     for directory in sorted(containers.directory.iterdir()):
-        record = instance.read_record(directory) or instance.read_record(private(directory.name))
+        record = _read(directory) or _read(private(directory.name))
         if record is None:
             # Nothing is made before the record is written.
             with left_for_later(str(directory)):
@@ -64,18 +63,21 @@ def _records(containers: Containers, tools: Tools) -> Iterator[Record]:
         seen.add(record.id)
         yield record
     for identifier in sorted(tools.root_filesystems.instances() - seen):
-        record = instance.read_record(private(identifier))
+        record = _read(private(identifier))
         # Of an earlier boot nothing runs.
         if record is not None and tools.cgroups.processes(record.cgroup):
             yield record
 
 
-def _inspect(run: Live, monitors: Mapping[str, int], tools: Tools) -> Live:
+def _read(directory: Path) -> RunRecord | None:
+    return read_file(directory / RECORD, RunRecord)
+
+
+def _inspect(run: LiveRun, monitors: Mapping[str, int], tools: Tools) -> LiveRun:
     """Find out how far a run is, and open its processes."""
     directory, record = run.directory, run.record
-    run.stopping = instance.read_stopping(directory)
-    noted = instance.read_number(directory / conmon.CONTAINER_PID)
-    run.pid = noted
+    run.stopping = read_file(directory / STOPPING, Stopping)
+    run.pid = noted = read_number(directory / conmon.CONTAINER_PID)
     run.process = _open_member(noted, record.cgroup, tools.cgroups) if noted is not None else None
     if run.process is None and (found := _main_process(record.cgroup, tools.cgroups)) is not None:
         run.pid, run.process = found, _open_member(found, record.cgroup, tools.cgroups)

@@ -1,6 +1,6 @@
-"""conmon: the small monitor that holds a container's output and exit code while agents come and go.
+"""conmon, the small monitor that holds a container's output and exit code while agents come and go.
 
-Its protocol is described in conmon(8); what follows was tried with 2.1.6 and 2.1.12.
+Its protocol is described in conmon(8); tried with 2.1.6 and 2.1.12.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import select
 import subprocess
+import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from tank_agent.linux import pidfd
 from tank_agent.linux.fault import point
 from tank_agent.linux.process import CONTAINER_UMASK, ENVIRONMENT, find, not_started
 from tank_agent.runtime.container.crun import Crun, StartFailed, clean_message
-from tank_agent.runtime.container.instance import Record
+from tank_agent.runtime.run import RunRecord
 
 _DEADLINE = 30.0
 # What was killed is gone within this, unless the kernel holds it.
@@ -30,6 +32,9 @@ EXIT = "exit"
 OUT_OF_MEMORY = "oom"
 _CRUN_LOG = "crun.log"
 _SYNC = "sync"
+_CONTROL = "ctl"
+_GAP = 0.05
+_REOPEN_LOG = b"2 0 0\n"
 
 
 class _Message(Struct):
@@ -43,7 +48,7 @@ def create(
     program: str,
     crun: Crun,
     directory: Path,
-    record: Record,
+    record: RunRecord,
     log: Path,
     *,
     place: Callable[[int], object] = int,
@@ -110,6 +115,55 @@ def kill_monitor(monitor: int) -> None:
     pidfd.wait(monitor, ENDS_WITHIN_MS)
 
 
+class ConmonControl:
+    """Writes to the control FIFOs of all conmons, from any thread, without blocking.
+
+    There is one writer, since conmon 2.1.6 handles only the first of two lines that it reads together: it
+    leaves time between two lines to one container. Its methods return 0; or, having written nothing, the
+    seconds after which to try again.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._written: dict[Path, float] = {}
+
+    def resize(self, directory: Path, rows: int, columns: int) -> float:
+        """Set the size of the terminal of the run in `directory`."""
+        return self._write(directory, b"1 %d %d\n" % (rows, columns))
+
+    def reopen_log(self, directory: Path) -> float:
+        """Make conmon open its log file by name again."""
+        return self._write(directory, _REOPEN_LOG)
+
+    def forget(self, directory: Path) -> None:
+        """Forget a run that is gone."""
+        with self._lock:
+            self._written.pop(directory, None)
+
+    def _write(self, directory: Path, line: bytes) -> float:
+        with self._lock:
+            now = time.monotonic()
+            left = self._written.get(directory, 0.0) + _GAP - now
+            if left > 0:
+                return left
+            # A conmon that is gone takes no lines; its end is noticed elsewhere.
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
+            try:
+                fifo = os.open(directory / _CONTROL, flags)
+            except OSError:
+                return 0.0
+            try:
+                os.write(fifo, line)
+            except BlockingIOError:
+                return _GAP
+            except BrokenPipeError:
+                return 0.0
+            finally:
+                os.close(fifo)
+            self._written[directory] = now
+            return 0.0
+
+
 def _is_roots(process: os.DirEntry[str]) -> bool:
     try:
         return process.stat().st_uid == 0 and len(pidfd.numbers(int(process.name))) == 1
@@ -172,7 +226,7 @@ def _release(process: subprocess.Popen[bytes], start: int, place: Callable[[int]
         raise Retry(f"cannot put conmon into its control group: {error.strerror}") from error
 
 
-def _arguments(crun: Crun, directory: Path, record: Record, log: Path) -> list[str]:
+def _arguments(crun: Crun, directory: Path, record: RunRecord, log: Path) -> list[str]:
     runtime, options = crun.create_command(directory / _CRUN_LOG)
     arguments = ["--api-version", "-c", record.id, "-u", record.id, "-n", record.id, "-r", runtime]
     arguments += [

@@ -8,7 +8,7 @@ import os
 import resource
 import signal
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,17 @@ from tank_agent.errors import Stalled
 from tank_agent.image.parameters import Identity, RunParameters, resolve_user
 from tank_agent.linux import paths
 from tank_agent.linux.user_namespaces import IdRange
-from tank_agent.runtime.container.instance import Record
-from tank_agent.runtime.container.oci import BindMount, Device, Process, Sandbox, configuration
-from tank_agent.runtime.mounts.mounting import file_mounts, parents_first
+from tank_agent.runtime.container.crun import Crun
+from tank_agent.runtime.container.oci import Device, Process, Sandbox, configuration
+from tank_agent.runtime.limits import limits
+from tank_agent.runtime.limits.cgroup import CgroupHost
+from tank_agent.runtime.mounts.restore import file_mounts
 from tank_agent.runtime.mounts.rootfs import RootFilesystems
-from tank_agent.runtime.mounts.volumes import Volumes, innermost
+from tank_agent.runtime.mounts.volumes import Volumes, depth, innermost
+from tank_agent.runtime.run import RunRecord
 from tank_agent.runtime.security.user_namespace import mapping_of, mount_sysfs
 from tank_agent.spec.container_paths import is_kernel_path_of_host, is_reserved
-from tank_agent.spec.model import Container, Limits, Mount, Volume
+from tank_agent.spec.model import Container, Mount, Security, Volume
 from tank_agent.spec.signals import signal_number
 
 _OPEN_FILES_HARD = 524_288
@@ -57,10 +60,10 @@ class Launch(Struct, frozen=True, kw_only=True):
     image_stop_signal: str | None = None
 
 
-def record_of(launch: Launch, *, identifier: str, cgroup: str, created_at: float) -> Record:
+def record_of(launch: Launch, *, identifier: str, cgroup: str, created_at: float) -> RunRecord:
     """Return what is fixed of a run when it begins."""
     container = launch.container
-    return Record(
+    return RunRecord(
         id=identifier,
         pod=launch.pod,
         container=container.name,
@@ -75,7 +78,7 @@ def record_of(launch: Launch, *, identifier: str, cgroup: str, created_at: float
         settings=launch.settings,
         limits=container.limits,
         image_stop_signal=_known_signal(launch.image_stop_signal),
-        volumes=tuple(mount.path for _, mount in parents_first(container.mounts)),
+        volumes=tuple(sorted((mount.path for mount in container.mounts), key=depth)),
     )
 
 
@@ -87,66 +90,61 @@ def _known_signal(name: str | None) -> int:
 
 
 class Seccomp(Struct, frozen=True, kw_only=True):
-    """A seccomp profile, and the BPF that crun made of it on this machine once (base64), if it did.
-
-    No profile is no filter.
-    """
+    """A seccomp profile (None is no filter), and the BPF that crun once compiled from it here (base64)."""
 
     profile: dict[str, Any] | None
     compiled: str | None
 
 
-def make_bundle(
-    launch: Launch,
-    *,
-    instance: str,
-    bundle: Path,
-    cgroup: str,
-    root_filesystems: RootFilesystems,
-    volumes: Volumes,
-    seccomp: Seccomp,
-    limits: Limits,
-    limit_swap: bool,
-    apparmor: str | None = None,
-    ids: IdRange | None = None,
-) -> None:
-    """Mount the root file system and the volumes in `bundle`, and write config.json.
+class Tools(Struct, frozen=True, kw_only=True):
+    """The parts of the agent that runs are made with, and removed by."""
 
-    Args:
-        limits: what the container gets of them, with defaults.
-        apparmor: the container's AppArmor profile; None for none.
-        ids: the range of the host's ids that the container's are, in a user namespace of its own.
+    crun: Crun
+    conmon: str
+    cgroups: CgroupHost
+    root_filesystems: RootFilesystems
+    volumes: Volumes
+    seccomp: Callable[[Security], Seccomp]
+    learn_seccomp: Callable[[dict[str, Any], Path], object]
+    apparmor: Callable[[Security], str | None]
+
+
+def make_bundle(launch: Launch, record: RunRecord, bundle: Path, tools: Tools) -> Seccomp:
+    """Mount a run's root file system and volumes, write config.json, and return its seccomp profile.
 
     Raises:
         Stalled: the spec or the image asks for what cannot be (no such user, a missing host path, …).
         Retry: the disk or the kernel refused for now.
     """
+    security, ids = launch.container.security, record.ids
+    seccomp, apparmor = tools.seccomp(security), tools.apparmor(security)
     with contextlib.ExitStack() as stack:
         layers = launch.layers
         if launch.container.rootfs is not None:
-            layers = (stack.enter_context(open_rootfs(launch.container.rootfs, volumes)),)
+            layers = (stack.enter_context(open_rootfs(launch.container.rootfs, tools.volumes)),)
         mapping = None if ids is None else stack.enter_context(mapping_of(ids))
-        rootfs = root_filesystems.mount(instance, layers, bundle, mapping)
+        rootfs = tools.root_filesystems.mount(record.id, layers, bundle, mapping)
         identity, wanted = _prepare(rootfs, launch, ids)
         owner = (identity.uid, identity.gid)
-        bound = volumes.bind(launch.pod, launch.volumes, wanted, bundle, owner=owner, mapping=mapping)
+        bound = tools.volumes.bind(launch.pod, launch.volumes, wanted, bundle, owner=owner, mapping=mapping)
     sandbox = Sandbox(
         hostname=launch.pod,
         rootfs=rootfs,
         netns=launch.netns,
-        cgroup=cgroup,
-        limits=limits,
-        limit_swap=limit_swap,
-        mounts=(*file_mounts(launch.files), *_parents_first(bound)),
+        cgroup=record.cgroup,
+        limits=limits.effective(tools.cgroups, launch.container.limits),
+        limit_swap=limits.has_swap_limit(tools.cgroups),
+        mounts=(*file_mounts(launch.files), *sorted(bound, key=lambda mount: depth(mount.target))),
         seccomp=seccomp.profile if seccomp.compiled is None else None,
         seccomp_bpf=seccomp.compiled,
-        security=launch.container.security,
-        devices=tuple(_device(path) for path in launch.container.security.devices),
+        security=security,
+        devices=tuple(_device(path) for path in security.devices),
         ids=ids,
         sysfs=None if ids is None else mount_sysfs(bundle, launch.netns),
     )
     config = configuration(_process(launch, identity, apparmor), sandbox)
     (bundle / "config.json").write_bytes(msgspec.json.encode(config))
+    return seccomp
 
 
 @contextlib.contextmanager
@@ -299,8 +297,3 @@ def _make_directory(root: int, parent: str, name: str, owner: tuple[int, int]) -
                 os.close(made)
         finally:
             os.close(directory)
-
-
-def _parents_first(mounts: Sequence[BindMount]) -> list[BindMount]:
-    # A mount at /data must not cover one at /data/cache that was made before it.
-    return sorted(mounts, key=lambda mount: mount.target.count("/"))

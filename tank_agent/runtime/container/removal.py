@@ -11,15 +11,15 @@ import structlog
 from tank_agent.errors import Retry, TankError
 from tank_agent.linux import mounts, pidfd
 from tank_agent.linux.fault import point
-from tank_agent.runtime.container import conmon, instance
-from tank_agent.runtime.container.live import Live
-from tank_agent.runtime.container.tools import Tools
+from tank_agent.runtime.container import conmon
+from tank_agent.runtime.container.launch import Tools
+from tank_agent.runtime.run import LiveRun, remove_directory
 from tank_agent.runtime.security import user_namespace
 
 _log = structlog.get_logger()
 
 
-def remove(run: Live, tools: Tools, *, forget: Callable[[], None]) -> None:
+def remove(run: LiveRun, tools: Tools, *, forget: Callable[[], None]) -> None:
     """Remove everything that a run made, except its log. Can be repeated after a crash.
 
     Args:
@@ -47,7 +47,7 @@ def remove(run: Live, tools: Tools, *, forget: Callable[[], None]) -> None:
     forget()
     # A volume that were still mounted there would be removed with it.
     mounts.unmount_tree(run.directory)
-    instance.remove(run.directory)
+    remove_directory(run.directory)
     point("runtime:removed")
 
 
@@ -63,7 +63,7 @@ def detach(directory: Path, tools: Tools) -> None:
     user_namespace.detach(directory)
 
 
-def _delete(run: Live, tools: Tools) -> None:
+def _delete(run: LiveRun, tools: Tools) -> None:
     """Let crun forget a run; where it cannot, as when a file of its own is gone, we do it."""
     try:
         tools.crun.delete(run.record.id)
@@ -77,7 +77,7 @@ def _delete(run: Live, tools: Tools) -> None:
         tools.crun.forget(run.record.id)
 
 
-def _end_monitor(run: Live) -> None:
+def _end_monitor(run: LiveRun) -> None:
     """Wait until conmon is gone; it goes by itself once its container is."""
     if run.monitor is not None and not pidfd.wait(run.monitor, conmon.ENDS_WITHIN_MS):
         pidfd.send_signal(run.monitor, signal.SIGKILL)

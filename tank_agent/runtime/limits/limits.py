@@ -35,6 +35,7 @@ class Usage(Struct, frozen=True, kw_only=True):
     pids: int = 0
 
 
+@functools.cache
 def has_swap_limit(host: CgroupHost) -> bool:
     """Return whether memory and swap can be limited; some kernels and boot parameters leave swap out."""
     if host.mode == "unified":

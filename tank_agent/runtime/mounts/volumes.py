@@ -193,6 +193,11 @@ class Volumes:
             os.close(root)
 
 
+def depth(path: str) -> int:
+    """Return by what to sort mounts so that none covers one before it, as /data would /data/cache."""
+    return path.count("/")
+
+
 def innermost(path: str, outer: Iterable[str]) -> str | None:
     """Return the innermost of some paths that a path is in; None if it is in none."""
     return max((found for found in outer if path.startswith(f"{found}/")), key=len, default=None)

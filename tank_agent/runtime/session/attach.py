@@ -19,7 +19,7 @@ from pathlib import Path
 
 import structlog
 
-from tank_agent.runtime.container.control import Control
+from tank_agent.runtime.container.conmon import ConmonControl
 
 _log = structlog.get_logger()
 _SOCKET = "attach"
@@ -153,7 +153,7 @@ class Consoles:
         control: sets the sizes.
     """
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, control: ConmonControl) -> None:
         self._control = control
         self._lock = threading.Lock()
         self._consoles: dict[Path, _Console] = {}

@@ -29,10 +29,9 @@ from tank_agent.linux.allowances import enlarge_pipe
 from tank_agent.linux.process import CONTAINER_UMASK, ENVIRONMENT
 from tank_agent.linux.trees import remove_tree
 from tank_agent.runtime.container.crun import Crun, clean_message
-from tank_agent.runtime.container.instance import read_number
-from tank_agent.runtime.container.live import Live
 from tank_agent.runtime.limits.cgroup import CgroupHost
-from tank_agent.runtime.session import console
+from tank_agent.runtime.run import LiveRun, read_number
+from tank_agent.runtime.session import exec_terminal
 from tank_agent.spec.container_paths import is_kernel_path, normal_path
 
 _log = structlog.get_logger()
@@ -105,7 +104,7 @@ class Executor:
         self._cgroups = cgroups
         self._free = threading.BoundedSemaphore(_MOST_AT_ONCE)
 
-    def start(self, run: Live, request: ExecRequest) -> Execution:
+    def start(self, run: LiveRun, request: ExecRequest) -> Execution:
         """Start a command.
 
         Raises:
@@ -148,7 +147,7 @@ class Executor:
                 _signal_group(pid, inside, signal.SIGHUP)
             remove_tree(directory)
 
-    def _process(self, run: Live, request: ExecRequest) -> dict[str, Any]:
+    def _process(self, run: LiveRun, request: ExecRequest) -> dict[str, Any]:
         cwd = request.cwd
         if cwd is not None and (not cwd.startswith("/") or is_kernel_path(cwd)):
             raise CannotRun(
@@ -198,7 +197,7 @@ class Execution:
     def __init__(
         self,
         crun: Crun,
-        run: Live,
+        run: LiveRun,
         directory: Path,
         request: ExecRequest,
         process: bytes,
@@ -226,7 +225,7 @@ class Execution:
         else:
             self._start_with_pipes(argv, run, process)
 
-    def _start_with_pipes(self, argv: list[str], run: Live, process: bytes) -> None:
+    def _start_with_pipes(self, argv: list[str], run: LiveRun, process: bytes) -> None:
         (self._directory / "process.json").write_bytes(process)
         ends = [os.pipe() for _ in range(3)]
         theirs = (ends[0][0], ends[1][1], ends[2][1])
@@ -243,10 +242,12 @@ class Execution:
             os.set_blocking(descriptor, False)
             enlarge_pipe(descriptor, _PIPE_SIZE)
 
-    def _start_with_terminal(self, argv: list[str], run: Live, request: ExecRequest, process: bytes) -> None:
+    def _start_with_terminal(
+        self, argv: list[str], run: LiveRun, request: ExecRequest, process: bytes
+    ) -> None:
         # crun's address of a socket is limited, and its working directory is ours to choose.
         argv = [*argv, "--process=/dev/stdin", "--tty", "--console-socket=console", run.record.id]
-        with console.listening(self._directory / "console") as listener:
+        with exec_terminal.listening(self._directory / "console") as listener:
             reader, gate = os.pipe()
             null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
             try:
@@ -258,7 +259,7 @@ class Execution:
                 os.close(reader)
                 os.close(null)
             try:
-                self.terminal = console.receive_sized(
+                self.terminal = exec_terminal.receive_sized(
                     listener,
                     self._crun.pid,
                     self.waiter,
@@ -306,7 +307,7 @@ class Execution:
     def resize(self, rows: int, columns: int) -> None:
         """Set the terminal's size, if it has one."""
         if self.terminal is not None:
-            console.set_size(self.terminal, rows, columns)
+            exec_terminal.set_size(self.terminal, rows, columns)
 
     def signal(self, number: int) -> None:
         """Send a signal to the command and its process group, once it has begun; nothing if it has ended."""

@@ -12,7 +12,7 @@ from tank_agent.control import sessions as interactive
 from tank_agent.control.sessions import Interactive
 from tank_agent.errors import NotRunning
 from tank_agent.reconcile.core.phase import Phase
-from tank_agent.runtime.container.instance import State
+from tank_agent.runtime.run import RunState
 from tests.support.fake_service import desired
 
 
@@ -22,7 +22,7 @@ class Pod:
     def __init__(self, *phases: Phase) -> None:
         self.left = list(phases)
         self.run = SimpleNamespace(
-            record=SimpleNamespace(container="app", created_at=1.0), state=State.RUNNING
+            record=SimpleNamespace(container="app", created_at=1.0), state=RunState.RUNNING
         )
 
     def get(self, name: str) -> object:

@@ -49,7 +49,7 @@ from tank_agent.reconcile.core.restart import (
     waits_until,
 )
 from tank_agent.retry import Failure
-from tank_agent.runtime.container.instance import ChangeFailure, State, Stopping, Unmounted
+from tank_agent.runtime.run import ChangeFailure, RunState, Stopping, Unmounted
 from tank_agent.spec.model import Container, Limits, Network, Pod, RestartPolicy, content_hash
 
 NOW = Moment(wall=1_000_000.0, monotonic=500.0, boot_id="this")
@@ -97,7 +97,7 @@ def situation(
 def run_of(desired: DesiredPod, name: str = "a", **changes: object) -> Run:
     container = next(c for c in desired.pod.containers if c.name == name)
     run = Run(
-        id=f"{name}-1", container=name, hash=container_hash(desired.pod, container), state=State.RUNNING
+        id=f"{name}-1", container=name, hash=container_hash(desired.pod, container), state=RunState.RUNNING
     )
     return replace(run, **changes)
 
@@ -115,9 +115,9 @@ def kinds(actions: tuple[Action, ...]) -> list[type[Action]]:
 def runs(draw: st.DrawFn, hashes: list[str]) -> tuple[Run, ...]:
     found = []
     for index in range(draw(st.integers(0, 5))):
-        state = draw(st.sampled_from(State))
+        state = draw(st.sampled_from(RunState))
         stopping = draw(st.sampled_from([None, Stopping(deadline=400.0), Stopping(deadline=600.0)]))
-        exit_ = Exit(at=NOW.wall, code=draw(st.sampled_from([0, 3]))) if state is State.EXITED else None
+        exit_ = Exit(at=NOW.wall, code=draw(st.sampled_from([0, 3]))) if state is RunState.EXITED else None
         retry = draw(st.sampled_from([0.0, NOW.monotonic + 20]))
         found.append(
             Run(
@@ -178,7 +178,7 @@ def situations(draw: st.DrawFn) -> Situation:
 
 
 def live(runs_: tuple[Run, ...]) -> Counter[str]:
-    return Counter(run.container for run in runs_ if run.state in (State.RUNNING, State.ORPHANED))
+    return Counter(run.container for run in runs_ if run.state in (RunState.RUNNING, RunState.ORPHANED))
 
 
 def settle(start: Situation) -> Situation:
@@ -224,7 +224,7 @@ def test_converges_from_anything_in_a_bounded_number_of_steps(start: Situation) 
         over = known is not None and known.hash == hash_ and is_over(known.exit, end.desired.pod.restart)
         if over and not alive:
             continue
-        assert [(run.state, run.hash, run.stopping) for run in alive] == [(State.RUNNING, hash_, None)]
+        assert [(run.state, run.hash, run.stopping) for run in alive] == [(RunState.RUNNING, hash_, None)]
     assert not [run for run in end.observed.runs if run.container == "stranger"]
     # Converged means: the same plan again, now or after a restart of the agent, does nothing.
     assert plan(end).actions == ()
@@ -330,9 +330,9 @@ def test_an_edit_back_within_the_grace_waits_for_the_end_and_starts_again() -> N
     current = situation(desired, runs=(run,), status=status_of(run), network="used")
     assert plan(current) == plan(current)
     assert (plan(current).actions, plan(current).look_again) == ((), 7.0)
-    ended = replace(run, state=State.EXITED, exit=Exit(at=NOW.wall, signal=15))
+    ended = replace(run, state=RunState.EXITED, exit=Exit(at=NOW.wall, signal=15))
     end = settle(replace(current, observed=replace(current.observed, runs=(ended,))))
-    assert [r.state for r in end.observed.runs] == [State.RUNNING]
+    assert [r.state for r in end.observed.runs] == [RunState.RUNNING]
     assert end.status.containers["a"].failures == 0
 
 
@@ -349,7 +349,7 @@ def test_grace_then_kill() -> None:
 
 def test_a_lost_monitor_is_replaced() -> None:
     desired = desired_pod()
-    run = run_of(desired, state=State.ORPHANED)
+    run = run_of(desired, state=RunState.ORPHANED)
     assert kinds(plan(situation(desired, runs=(run,), status=status_of(run), network="used")).actions) == [
         Kill
     ]
@@ -358,7 +358,7 @@ def test_a_lost_monitor_is_replaced() -> None:
 def test_an_exit_is_recorded_once_then_removed_with_the_network() -> None:
     desired = desired_pod()
     exit_ = Exit(at=NOW.wall, code=3)
-    run = run_of(desired, state=State.EXITED, exit=exit_)
+    run = run_of(desired, state=RunState.EXITED, exit=exit_)
     current = situation(desired, runs=(run,), status=status_of(run), network="used")
     seen: list[type[Action]] = []
     for _ in range(4):
@@ -372,7 +372,7 @@ def test_an_exit_is_recorded_once_then_removed_with_the_network() -> None:
 
 
 def test_a_reboot_adds_no_back_off_and_never_runs_a_never_pod_twice() -> None:
-    for policy, expected in ((RestartPolicy.ALWAYS, State.RUNNING), (RestartPolicy.NEVER, None)):
+    for policy, expected in ((RestartPolicy.ALWAYS, RunState.RUNNING), (RestartPolicy.NEVER, None)):
         desired = desired_pod(restart=policy)
         status = status_of(run_of(desired), boot_id="former", failures=4)
         current = situation(desired, status=status)
@@ -391,9 +391,9 @@ def test_what_failed_is_tried_again_when_its_network_becomes_another() -> None:
     status = status_of(run_of(first), **over)
     assert plan(situation(first, status=status)).actions == ()
     end = settle(situation(second, status=status))
-    assert [run.state for run in end.observed.runs] == [State.RUNNING]
+    assert [run.state for run in end.observed.runs] == [RunState.RUNNING]
     # One whose network changes while it runs, and which then ends, is over.
-    ended = tuple(replace(r, state=State.EXITED, exit=Exit(at=0, code=1)) for r in end.observed.runs)
+    ended = tuple(replace(r, state=RunState.EXITED, exit=Exit(at=0, code=1)) for r in end.observed.runs)
     observed = replace(end.observed, runs=ended)
     assert view_pod(settle(replace(end, desired=third, observed=observed))).phase is Phase.FAILED
 
@@ -530,11 +530,11 @@ def test_a_pod_with_a_running_and_a_failing_container_is_degraded() -> None:
 
 def test_what_runs_and_the_journal_never_knew_goes_on_and_is_told() -> None:
     desired = desired_pod(("a", "b"))
-    alive, over = run_of(desired), run_of(desired, "b", state=State.EXITED)
+    alive, over = run_of(desired), run_of(desired, "b", state=RunState.EXITED)
     kept = replace(situation(runs=(alive, over), network="used"), unclaimed=True)
     # Only what has ended goes; also one whose monitor was killed runs on.
     assert plan(kept).actions == (RemoveRun(run=over.id, container="b"),)
-    orphan = replace(kept, observed=replace(kept.observed, runs=(replace(alive, state=State.ORPHANED),)))
+    orphan = replace(kept, observed=replace(kept.observed, runs=(replace(alive, state=RunState.ORPHANED),)))
     assert plan(orphan).actions == ()
     view = view_pod(orphan)
     assert (view.phase, [one.phase for one in view.containers]) == (Phase.DEGRADED, [Phase.RUNNING])
@@ -555,7 +555,7 @@ def test_why_a_container_did_not_start_stays_while_it_is_tried_again() -> None:
 
     failed = after_failed_start(ContainerStatus(hash=hash_), NOW.wall - 60, BACKOFF, "no route")
     refused = after_exit(ContainerStatus(hash=hash_), Exit(at=NOW.wall - 60, reason="/x not found"), BACKOFF)
-    partial = run_of(desired, state=State.PARTIAL)
+    partial = run_of(desired, state=RunState.PARTIAL)
     pulling = {"a": ObservedImage(state=ImageState.PULLING)}
     for known, said in ((failed, "no route"), (refused, "container a: /x not found")):
         started = after_start(known, "a-1", "this", NOW.wall)

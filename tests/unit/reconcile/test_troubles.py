@@ -26,8 +26,7 @@ from tank_agent.reconcile.pulls import Pulls
 from tank_agent.reconcile.reconciler import Reconciler
 from tank_agent.reconcile.steps import Machine, Work
 from tank_agent.reconcile.troubles import PACE, Troubles, foreseen
-from tank_agent.runtime.container.instance import Record, Stopping
-from tank_agent.runtime.container.live import Live
+from tank_agent.runtime.run import LiveRun, RunRecord, Stopping
 from tank_agent.spec.model import Container, Pod
 
 DEADLINE = 10.0
@@ -85,7 +84,7 @@ class World:
         self.clock = clock or SystemClock()
         self.journal = MemoryJournal(clock=self.clock.wall)
         self.journal.put_all(pods, "r")
-        self.found: dict[str, tuple[Live, ...]] = {}
+        self.found: dict[str, tuple[LiveRun, ...]] = {}
         self.network = "used"
         self.did: list[Action] = []
         self.fails: dict[type[Action], Exception] = {}
@@ -103,7 +102,7 @@ class World:
             workers=1,
         )
 
-    def runs(self, pod: str) -> tuple[Live, ...]:
+    def runs(self, pod: str) -> tuple[LiveRun, ...]:
         return self.found.get(pod, ())
 
     def state(self, pod: str) -> str:
@@ -140,8 +139,8 @@ class World:
         return [(event.type, event.message) for event in self.journal.events()]
 
 
-def live(spec: Pod, number: int = 1, **changes: Any) -> Live:
-    record = Record(
+def live(spec: Pod, number: int = 1, **changes: Any) -> LiveRun:
+    record = RunRecord(
         id=f"{spec.name}-{number}",
         pod=spec.name,
         container="app",
@@ -154,7 +153,7 @@ def live(spec: Pod, number: int = 1, **changes: Any) -> Live:
         terminal=False,
         created_at=0.0,
     )
-    return Live(record=record, directory=Path("/none"), **{"started": True, "monitor": 1, **changes})
+    return LiveRun(record=record, directory=Path("/none"), **{"started": True, "monitor": 1, **changes})
 
 
 def test_a_pod_that_is_wanted_again_while_it_is_being_stopped_waits_for_its_end() -> None:
@@ -339,7 +338,7 @@ def test_a_full_run_dir_is_shown_with_what_to_do() -> None:
 def test_a_pod_that_cannot_be_looked_at_keeps_no_other_from_being_shown() -> None:
     world = World(pod(), pod("bad"), clock=Clock())
 
-    def runs(name: str) -> tuple[Live, ...]:
+    def runs(name: str) -> tuple[LiveRun, ...]:
         if name == "bad":
             raise ZeroDivisionError("division by zero")
         return ()

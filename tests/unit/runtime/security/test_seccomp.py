@@ -11,7 +11,8 @@ import pytest
 
 from tank_agent.errors import Stalled
 from tank_agent.runtime.security import syscalls
-from tank_agent.runtime.security.seccomp import SeccompCache, default_profile
+from tank_agent.runtime.security.seccomp import default_profile
+from tank_agent.runtime.security.seccomp_cache import SeccompCache
 
 PROGRAM = bytes(range(8)) * 100
 

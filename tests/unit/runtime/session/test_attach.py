@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from tank_agent.runtime.container.control import Control
+from tank_agent.runtime.container.conmon import ConmonControl
 from tank_agent.runtime.session import attach
 from tank_agent.runtime.session.attach import Consoles
 from tests.support.agent import wait_for
@@ -43,7 +43,7 @@ def test_a_terminal_that_the_kernel_does_not_let_us_drain_is_attached_to_later(
         return near
 
     monkeypatch.setattr(attach, "_connect", connect)
-    consoles = Consoles(cast(Control, None))
+    consoles = Consoles(cast(ConmonControl, None))
     short = _Short(consoles._epoll)
     monkeypatch.setattr(consoles, "_epoll", short)
     try:

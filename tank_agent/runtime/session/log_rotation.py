@@ -15,9 +15,8 @@ import structlog
 from tank_agent.linux.fault import point
 from tank_agent.linux.shortage import shortage
 from tank_agent.runtime.container.containers import Containers
-from tank_agent.runtime.container.control import Control
-from tank_agent.runtime.container.live import Live
-from tank_agent.runtime.session.output import log_files
+from tank_agent.runtime.run import LiveRun
+from tank_agent.runtime.session.log_reader import log_files
 
 _log = structlog.get_logger()
 _EVERY = 1.0
@@ -29,14 +28,12 @@ class Rotation:
 
     Args:
         containers: whose logs.
-        control: how their conmons are told.
         max_size: bytes above which a file is rotated.
         max_files: how many files of a container are kept, the current one included.
     """
 
-    def __init__(self, containers: Containers, control: Control, *, max_size: int, max_files: int) -> None:
+    def __init__(self, containers: Containers, *, max_size: int, max_files: int) -> None:
         self._containers = containers
-        self._control = control
         self._max_size = max_size
         self._max_files = max_files
         self._trimmed: dict[Path, int] = {}
@@ -89,15 +86,15 @@ class Rotation:
                         )
         self._trimmed, self._told = trimmed, told
 
-    def _check_run(self, run: Live, log: Path) -> None:
+    def _check_run(self, run: LiveRun, log: Path) -> None:
         try:
             size = log.stat(follow_symlinks=False).st_size
         except FileNotFoundError:
-            self._tell(lambda: self._control.reopen_log(run.directory))
+            self._tell(lambda: self._containers.control.reopen_log(run.directory))
             return
         if size > self._max_size:
             rotate(log, self._max_files)
-            self._tell(lambda: self._control.reopen_log(run.directory))
+            self._tell(lambda: self._containers.control.reopen_log(run.directory))
 
     def _tell(self, write: Callable[[], float]) -> None:
         while (wait := write()) > 0 and not self._ended.wait(wait):

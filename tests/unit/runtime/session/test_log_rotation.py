@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import structlog
 
-from tank_agent.runtime.session.output import log_files
-from tank_agent.runtime.session.rotation import Rotation
+from tank_agent.runtime.session.log_reader import log_files
+from tank_agent.runtime.session.log_rotation import Rotation
 
 
 class Machine:
@@ -19,6 +19,7 @@ class Machine:
         self.directory = directory
         self.names = pods
         self.reopened: list[str] = []
+        self.control = self
 
     def pods(self) -> tuple[str, ...]:
         return self.names
@@ -44,7 +45,7 @@ def test_a_log_that_cannot_be_rotated_keeps_no_other_from_it(tmp_path: Path) -> 
     # Nothing that could be removed like a file.
     (tmp_path / "bad" / "app.log.9").mkdir()
     part = cast("Any", machine)
-    rotation = Rotation(part, part, max_size=100, max_files=3)
+    rotation = Rotation(part, max_size=100, max_files=3)
     with structlog.testing.capture_logs() as lines:
         for _ in range(2):
             rotation.check()

@@ -30,10 +30,10 @@ from tank_agent.linux.mount_namespaces import (
     unmount_descriptor,
 )
 from tank_agent.linux.paths import open_in_root
-from tank_agent.runtime.container.instance import Record
 from tank_agent.runtime.container.oci import BindMount
 from tank_agent.runtime.mounts.rootfs import FILES
-from tank_agent.runtime.mounts.volumes import Volumes, innermost
+from tank_agent.runtime.mounts.volumes import Volumes, depth, innermost
+from tank_agent.runtime.run import LiveRun, RunRecord
 from tank_agent.runtime.security.user_namespace import mapping_of
 from tank_agent.spec.model import Mount, Volume
 
@@ -46,6 +46,7 @@ _STALE_MAX = 16
 # What a namespace may hold: each time that a program moves a mount away, it would gain one.
 _MOUNTS_MAX = 1000
 _FILE_PATHS = frozenset(f"/etc/{name}" for name in FILES)
+Inode = tuple[int, int]
 _NEXT_START = "a restart of the container makes all its mounts anew"
 
 
@@ -59,7 +60,7 @@ class _Lost(Struct, frozen=True, kw_only=True):
     copy: int
     target: str
     file: bool
-    below: tuple[str, tuple[int, int]] | None
+    below: tuple[str, Inode] | None
 
 
 def file_mounts(files: Path) -> tuple[BindMount, ...]:
@@ -67,10 +68,10 @@ def file_mounts(files: Path) -> tuple[BindMount, ...]:
     return tuple(BindMount(source=files / name, target=f"/etc/{name}", read_only=True) for name in FILES)
 
 
-def lost(process: int, record: Record, files: Path) -> tuple[str, ...]:
+def lost(process: int, record: RunRecord, files: Path) -> tuple[str, ...]:
     """Return the paths in a container at which nothing of its pod is mounted any more.
 
-    Of the pod's files another inode counts as nothing: what is written to the pod's own never gets there.
+    A pod's file counts as lost if another inode is there: what is written to the pod's own never gets there.
 
     Args:
         process: a pidfd of the container.
@@ -80,9 +81,7 @@ def lost(process: int, record: Record, files: Path) -> tuple[str, ...]:
     Raises:
         OSError: the container has ended.
     """
-    wanted: dict[str, tuple[int, int] | None] = {
-        mount.target: _inode(mount.source) for mount in file_mounts(files)
-    }
+    wanted: dict[str, Inode | None] = {mount.target: _inode(mount.source) for mount in file_mounts(files)}
     wanted |= dict.fromkeys(record.volumes)
 
     def look(root: int) -> tuple[str, ...]:
@@ -91,41 +90,27 @@ def lost(process: int, record: Record, files: Path) -> tuple[str, ...]:
     return in_mount_namespace(process, look, record.root)
 
 
-def mount_again(
-    process: int,
-    record: Record,
-    bundle: Path,
-    *,
-    wanted: Sequence[Mount],
-    volumes: Sequence[Volume],
-    files: Path,
-    binder: Volumes,
+def restore(
+    run: LiveRun, mounts_: Sequence[Mount], volumes: Sequence[Volume], files: Path, binder: Volumes
 ) -> None:
-    """Bring back what a container lost of its mounts. Can be repeated after a crash.
-
-    Args:
-        process: a pidfd of the container.
-        record: the run's.
-        bundle: its directory.
-        wanted: the mounts of the container's spec.
-        volumes: the pod's.
-        files: the directory with the pod's files.
-        binder: what binds volumes.
+    """Mount again what a run lost of its spec's mounts and its pod's files. Can be repeated after a crash.
 
     Raises:
         Stalled, Retry: a volume cannot be bound, or the container has no such path any more.
     """
-    scratch = bundle / _SCRATCH
+    record, process, scratch = run.record, run.process, run.directory / _SCRATCH
+    if process is None:
+        return
     try:
         paths = lost(process, record, files)
         try:
             bound = _bind_files(scratch, [mount for mount in file_mounts(files) if mount.target in paths])
-            missing = [numbered for numbered in parents_first(wanted) if numbered[1].path in paths]
+            missing = [pair for pair in enumerate(mounts_) if pair[1].path in paths]
             bound += _bind_volumes(scratch, record, missing, volumes, binder)
             point("runtime:bound-again")
-            volume_of = {mount.path: mount.volume for mount in wanted}
+            volume_of = {mount.path: mount.volume for mount in mounts_}
 
-            def below(target: str) -> tuple[str, tuple[int, int]] | None:
+            def below(target: str) -> tuple[str, Inode] | None:
                 outer = innermost(target, record.volumes)
                 if outer is None:
                     return None
@@ -139,16 +124,10 @@ def mount_again(
     except OSError as error:
         what = f" at {os.fsdecode(error.filename)}" if error.filename else ""
         raise Retry(
-            f"container {record.container}: cannot mount again{what}: {error.strerror}",
-            hint=_NEXT_START,
+            f"container {record.container}: cannot mount again{what}: {error.strerror}", hint=_NEXT_START
         ) from error
     if paths:
         raise Retry(f"container {record.container}: what is mounted at {', '.join(paths)} does not stay")
-
-
-def parents_first(mounts: Sequence[Mount]) -> list[tuple[int, Mount]]:
-    """Return mounts with their numbers so that none covers one before it, as /data would /data/cache."""
-    return sorted(enumerate(mounts), key=lambda pair: pair[1].path.count("/"))
 
 
 def _bind_files(scratch: Path, wanted: Sequence[BindMount]) -> list[BindMount]:
@@ -168,7 +147,7 @@ def _bind_files(scratch: Path, wanted: Sequence[BindMount]) -> list[BindMount]:
 
 def _bind_volumes(
     scratch: Path,
-    record: Record,
+    record: RunRecord,
     missing: Sequence[tuple[int, Mount]],
     volumes: Sequence[Volume],
     binder: Volumes,
@@ -176,7 +155,7 @@ def _bind_volumes(
     bound: list[BindMount] = []
     with ExitStack() as stack:
         mapping = stack.enter_context(mapping_of(record.ids)) if record.ids and missing else None
-        for number, mount in missing:
+        for number, mount in sorted(missing, key=lambda pair: depth(pair[1].path)):
             place = scratch / str(number)
             place.mkdir(mode=0o700, exist_ok=True)
             # Without an owner: one that is gone is not made anew, and empty, under what runs.
@@ -186,9 +165,9 @@ def _bind_volumes(
 
 def _mount(
     process: int,
-    record: Record,
+    record: RunRecord,
     bound: Sequence[BindMount],
-    below: Callable[[str], tuple[str, tuple[int, int]] | None],
+    below: Callable[[str], tuple[str, Inode] | None],
 ) -> None:
     with ExitStack() as stack:
         copies = []
@@ -217,7 +196,7 @@ def _count_mounts(descriptors: int) -> int:
         return sum(1 for _ in file)
 
 
-def _inode(path: Path) -> tuple[int, int] | None:
+def _inode(path: Path) -> Inode | None:
     try:
         status = path.stat(follow_symlinks=False)
     except FileNotFoundError:
@@ -225,7 +204,7 @@ def _inode(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _is_mounted(root: int, path: str, inode: tuple[int, int] | None) -> bool:
+def _is_mounted(root: int, path: str, inode: Inode | None) -> bool:
     try:
         found = open_in_root(root, path, os.O_PATH)
     except OSError as error:

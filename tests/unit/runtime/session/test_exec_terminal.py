@@ -13,7 +13,7 @@ import pytest
 
 from tank_agent.errors import Retry
 from tank_agent.linux import pidfd, trace
-from tank_agent.runtime.session import console
+from tank_agent.runtime.session import exec_terminal
 
 SIZE = (33, 101)
 # Reads what to run, runs it in a terminal, and sends the terminal when it has begun, if it is not held.
@@ -36,7 +36,7 @@ socket.send_fds(connection, [b"x"], [master])
 
 
 def receive(directory: Path, script: str, command: str, *, late: bool = False) -> int | None:
-    with console.listening(directory / "console") as listener:
+    with exec_terminal.listening(directory / "console") as listener:
         reader, gate = os.pipe()
         argv = [sys.executable, "-c", script]
         with subprocess.Popen(argv, stdin=reader, cwd=directory) as crun:
@@ -44,7 +44,7 @@ def receive(directory: Path, script: str, command: str, *, late: bool = False) -
             waiter = os.pidfd_open(crun.pid)
             try:
                 assert not late or pidfd.wait(waiter, 20_000)
-                return console.receive_sized(
+                return exec_terminal.receive_sized(
                     listener, crun.pid, waiter, gate=gate, process=command.encode(), size=SIZE
                 )
             finally:
@@ -96,7 +96,7 @@ def test_who_ends_without_a_terminal_has_none(tmp_path: Path) -> None:
 def test_who_never_answers_is_an_error_and_the_command_does_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(console, "_DEADLINE", 0.5)
+    monkeypatch.setattr(exec_terminal, "_DEADLINE", 0.5)
     began = time.monotonic()
     with pytest.raises(Retry, match="did not answer"):
         receive(

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
-from tank_agent.runtime.session.output import Entry, LogReader, last_bytes, log_files
-from tank_agent.runtime.session.rotation import rotate, trim
+from tank_agent.runtime.session.log_reader import Entry, LogReader, last_bytes, log_files
+from tank_agent.runtime.session.log_rotation import rotate, trim
 
 
 def line(number: int, text: str, *, tag: str = "F", stream: str = "stdout") -> bytes:

@@ -1,0 +1,188 @@
+"""A run, which is one execution of a container: its record on disk and its state in the agent.
+
+A run's directory, `run_dir/containers/<id>`, is also the OCI bundle and conmon's directory. The record is
+written before anything else is made, so that the next agent finds whatever a killed one left behind.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import secrets
+import signal
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from tank_agent.journal.records import Exit
+from tank_agent.linux.fault import point
+from tank_agent.linux.trees import remove_tree
+from tank_agent.linux.user_namespaces import IdRange
+from tank_agent.retry import Failure
+from tank_agent.spec.model import Limits
+
+RECORD = "record.json"
+STOPPING = "stopping.json"
+
+T = TypeVar("T")
+
+
+class RunRecord(Struct, frozen=True, kw_only=True):
+    """A run on disk; `settings`, `limits`, `stop_signal` and `stop_grace` may change while it goes on.
+
+    Attributes:
+        hash: of the container's part of the spec; `settings` is that of the part that can change live.
+        cgroup: the OCI cgroupsPath.
+        image: as `tank status` shows it.
+        stop_grace: in seconds.
+        terminal: whether the main process has a pseudo-terminal.
+        image_stop_signal: holds where the spec has none.
+        ids: the host's ids that it has in a user namespace of its own.
+        volumes: the paths of its volumes, a parent before what is in it.
+        root: device and inode of its root directory, since its programs may make any other directory "/".
+    """
+
+    id: str
+    pod: str
+    container: str
+    hash: str
+    revision: str
+    cgroup: str
+    image: str
+    stop_signal: int
+    stop_grace: float
+    terminal: bool
+    created_at: float
+    settings: str = ""
+    limits: Limits = msgspec.field(default_factory=Limits)
+    image_stop_signal: int = signal.SIGTERM
+    ids: IdRange | None = None
+    volumes: tuple[str, ...] = ()
+    root: tuple[int, int] | None = None
+
+    @property
+    def name(self) -> str:
+        """Return pod and container as messages name them."""
+        return f"{self.pod}/{self.container}"
+
+
+class Stopping(Struct, frozen=True, kw_only=True):
+    """A stop in progress; `deadline` is on the monotonic clock of this boot, in seconds."""
+
+    deadline: float
+    killed: bool = False
+
+
+class ChangeFailure(Failure, frozen=True, kw_only=True):
+    """A failed change of a run to some settings."""
+
+    settings: str
+
+
+class Unmounted(Failure, frozen=True, kw_only=True):
+    """Paths at which a run lost a mount, and the failure to mount them again."""
+
+    paths: tuple[str, ...]
+
+
+class RunState(enum.StrEnum):
+    """The state of a run.
+
+    PARTIAL never began: the agent died while making it, or the runtime refused. ORPHANED runs without its
+    conmon, so its output and exit code are lost.
+    """
+
+    PARTIAL = "partial"
+    RUNNING = "running"
+    ORPHANED = "orphaned"
+    EXITED = "exited"
+
+
+class LiveRun(Struct, kw_only=True):
+    """A run that the agent holds, with pidfds of its main process and its monitor (conmon).
+
+    Only `container/` writes to it.
+
+    Attributes:
+        lost: its monitor ended before it did.
+        ended_at: when its main process was found to have ended, though its monitor goes on (monotonic).
+        drift: which of its limits is not as it was set, in words.
+        failure: of the last change of its settings.
+        unmounted: the mounts that it lost, valid if it was `looked` at since they last changed.
+        out_of_memory: a process of it was killed for that, and it goes on.
+    """
+
+    record: RunRecord
+    directory: Path
+    started: bool = False
+    pid: int | None = None
+    process: int | None = None
+    monitor: int | None = None
+    stopping: Stopping | None = None
+    exit: Exit | None = None
+    lost: bool = False
+    ended_at: float | None = None
+    drift: str | None = None
+    failure: ChangeFailure | None = None
+    unmounted: Unmounted | None = None
+    looked: bool = False
+    out_of_memory: bool = False
+
+    @property
+    def state(self) -> RunState:
+        """Return the state."""
+        if not self.started:
+            return RunState.PARTIAL
+        if self.exit is not None:
+            return RunState.EXITED
+        return RunState.RUNNING if self.monitor is not None else RunState.ORPHANED
+
+    def close(self) -> None:
+        """Close the descriptors; the processes go on."""
+        for descriptor in (self.monitor, self.process):
+            if descriptor is not None:
+                os.close(descriptor)
+        self.monitor = self.process = None
+
+
+def new_id(pod: str, container: str) -> str:
+    """Return a fresh id for a run: readable in `crun list`, unique, and at most 63 characters."""
+    return f"{pod[:24].strip('-')}-{container[:24].strip('-')}-{secrets.token_hex(5)}"
+
+
+def write_file(directory: Path, name: str, value: Struct) -> None:
+    """Write RECORD or STOPPING atomically, also into a directory that somebody removed."""
+    directory.mkdir(mode=0o700, exist_ok=True)
+    temporary = directory / f".{name}.new"
+    temporary.write_bytes(msgspec.json.encode(value))
+    point(f"runtime:{name}")
+    temporary.replace(directory / name)
+
+
+def read_file(path: Path, kind: type[T]) -> T | None:
+    """Return what `write_file` wrote; None if it is absent or damaged."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
+        return None
+
+
+def read_number(path: Path) -> int | None:
+    """Return the number in a file that conmon or crun writes; None if there is none yet."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    with os.fdopen(fd) as file:
+        text = file.read(32).strip()
+    return int(text) if text.lstrip("-").isdigit() else None
+
+
+def remove_directory(directory: Path) -> None:
+    """Remove a run's directory; the record goes last, since by it the next agent knows what to remove."""
+    for entry in directory.iterdir() if directory.exists() else ():
+        if entry.name != RECORD:
+            remove_tree(entry)
+    remove_tree(directory)
