@@ -19,8 +19,9 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from bench._measure import Table, milliseconds
-from tank_agent.journal.memory import MemoryJournal
+from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import ContainerStatus, PodStatus
+from tank_agent.journal.store import MemoryStore
 from tank_agent.linux import namespaces, pidfd
 from tank_agent.linux.clock import SystemClock
 from tank_agent.linux.libc import call
@@ -106,7 +107,7 @@ def _pods() -> list[Pod]:
 
 
 def _reconciler(pods: list[Pod], containers: object, networks: object) -> Reconciler:
-    journal = MemoryJournal(clock=time.time)
+    journal = Journal(MemoryStore(), clock=time.time)
     journal.put_all(pods, "r")
     for pod in pods:
         status = ContainerStatus(

@@ -30,11 +30,9 @@ from tank_agent.intake.events import tell_pods
 from tank_agent.intake.git import GitFollower
 from tank_agent.intake.loop import SourceLoop
 from tank_agent.intake.seeding import Seeding
-from tank_agent.journal.journal import Journal
-from tank_agent.journal.lmdb import LmdbJournal
-from tank_agent.journal.memory import MemoryJournal
-from tank_agent.journal.store import UnreadableJournal
-from tank_agent.journal.stored import owner_is_there
+from tank_agent.journal.journal import Journal, owner_is_there
+from tank_agent.journal.lmdb import LmdbStore
+from tank_agent.journal.store import MemoryStore, UnreadableJournal
 from tank_agent.linux.clock import SystemClock, boot_id
 from tank_agent.linux.lock_file import LockFile
 from tank_agent.linux.notify import Notifier
@@ -152,7 +150,7 @@ def drain(load: Callable[[], Settings], directories: Callable[[], Settings]) -> 
         settings = msgspec.structs.replace(settings, data_dir=known)
     with ExitStack() as stack:
         try:
-            parts = _take_over(settings, stack, spare=MemoryJournal(clock=SystemClock().wall))
+            parts = _take_over(settings, stack, spare=Journal(MemoryStore(), clock=SystemClock().wall))
             parts.reconciler.start()
         except (OSError, MemoryError, RuntimeError) as error:
             raise as_trouble(error) from error
@@ -275,7 +273,7 @@ def _take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = 
 def _journal(settings: Settings, clock: SystemClock, spare: Journal | None) -> Journal:
     owner_exists = partial(owner_is_there, follows_git=settings.git is not None)
     try:
-        return LmdbJournal(settings.data_dir / "journal", clock=clock.wall, owner_exists=owner_exists)
+        return Journal(LmdbStore(settings.data_dir / "journal"), clock=clock.wall, owner_exists=owner_exists)
     except (Retry, UnreadableJournal) as error:
         if spare is None:
             raise

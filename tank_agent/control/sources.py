@@ -11,8 +11,9 @@ from tank_agent.errors import InvalidSpec, PodNotFound, Problem, Retry, Stalled
 from tank_agent.intake.git import GitFollower
 from tank_agent.intake.loop import SourceLoop
 from tank_agent.journal import ownership
-from tank_agent.journal.journal import Applied, Journal
+from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import DesiredPod, NewEvent, Revision
+from tank_agent.journal.transitions import Applied
 from tank_agent.linux.clock import rfc3339
 from tank_agent.settings.git import COMMIT
 from tank_agent.source.git.status import CommitInfo, GitStatus, StepStatus

@@ -10,8 +10,9 @@ import structlog
 
 from tank_agent.errors import Problem, Stalled, TankError, one_line
 from tank_agent.intake.events import tell
-from tank_agent.journal.journal import Applied, Journal
+from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import NewEvent
+from tank_agent.journal.transitions import Applied
 from tank_agent.linux.clock import Clock
 from tank_agent.source.snapshot import Snapshot
 

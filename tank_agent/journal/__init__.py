@@ -1,11 +1,9 @@
 """What should run, what ran, and what happened: durable, with one writer.
 
-journal.py         the seam: the Protocol that every other room uses
+journal.py         what every other room uses: memory for reads, one commit for many writers
 records.py         what is stored
+transitions.py     pure: one state in; the next state and the writes out
 ownership.py       pure: which source owns which pod, and what a snapshot changes
-transitions.py     pure: one state in; the next state, the writes and the answer out
-stored.py          the Journal over any ordered key-value store: memory for reads, one commit for many writers
-store.py           the seam below: tables of bytes, written atomically
+store.py           the seam below: tables of bytes, written atomically; and one in memory
 lmdb.py            the store that the agent uses
-memory.py          a store that forgets, for tests of other rooms
 """

@@ -1,68 +1,168 @@
-"""The seam between the agent and whatever stores its state."""
+"""The journal of the agent: reads come from memory, and many writers share one commit of the store."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar
 
+import msgspec
 from msgspec import Struct
 
-from tank_agent.errors import Problem
+from tank_agent.errors import Problem, Retry
+from tank_agent.journal import ownership
 from tank_agent.journal.records import DesiredPod, Event, NewEvent, PodStatus, Revision
+from tank_agent.journal.store import HOW_TO_GO_ON, Store, Table, UnreadableJournal, Write
+from tank_agent.journal.transitions import (
+    MEMORY_PREFIX,
+    SCHEMA_KEY,
+    SPENT_PREFIX,
+    Applied,
+    Change,
+    Draft,
+    Limits,
+    State,
+    event_key,
+)
 from tank_agent.source.snapshot import Snapshot
 from tank_agent.spec.model import Pod
 
+T = TypeVar("T")
+R = TypeVar("R")
 
-class Applied(Struct, frozen=True, kw_only=True):
-    """What one merge changed: names of pods that are new or changed, and that are no longer desired.
-
-    `updated` are pods whose spec is the same but whose owner, file, revision or error is not: nothing to do
-    for them but to show it.
-    """
-
-    changed: tuple[str, ...] = ()
-    removed: tuple[str, ...] = ()
-    updated: tuple[str, ...] = ()
+SCHEMA = 1
+_EMPTY_STATUS = PodStatus()
 
 
 class Preview(Struct, frozen=True, kw_only=True):
-    """What a merge would do: the desired pods after it, what would change, and all problems then."""
+    """The outcome that a merge would have: the desired pods, what would change, and all problems then."""
 
     desired: Mapping[str, DesiredPod]
     applied: Applied
     problems: tuple[Problem, ...]
 
 
-class Journal(Protocol):
-    """Desired pods, their revisions, their status, and the events; one writer, durable when a call returns.
+def owner_is_there(owner: str, *, follows_git: bool = True) -> bool:
+    """Return whether a pod can be removed where it is declared.
 
-    Reads come from memory and never block on a write in progress for longer than a commit.
-    Every method may be called from any thread.
+    That is the file of a `dir:` owner, be it only a dangling link, and the repository of a `git:` one.
     """
+    if ownership.source_of(owner) == "git":
+        return follows_git
+    path = Path(ownership.place_of(owner))
+    return path.is_symlink() or path.exists()
+
+
+class Journal:
+    """Desired pods, their revisions, their status, and the events; durable when a call returns.
+
+    Reads never block on a write in progress for longer than a commit. Every method may be called from any
+    thread.
+
+    Args:
+        store: where the tables live; the journal owns it from then on, also if it can't be read.
+        clock: Unix time in seconds.
+        max_revisions: kept of one pod.
+        max_events: kept in all (up to a tenth more, between two trims).
+        owner_exists: tells whether what a `dir:` or `git:` owner names is there now.
+
+    Raises:
+        UnreadableJournal: the tables were written by a newer version, or can't be read.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        clock: Callable[[], float],
+        max_revisions: int = 20,
+        max_events: int = 10_000,
+        owner_exists: Callable[[str], bool] = owner_is_there,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._limits = Limits(revisions=max_revisions, events=max_events)
+        self._owner_exists = owner_exists
+        try:
+            self._state = _load(store)
+        except BaseException:
+            store.close()
+            raise
+        self._queue: list[_Ticket[Any]] = []
+        self._queue_lock = threading.Lock()
+        self._commit_lock = threading.Lock()
+        self._published = threading.Condition()
+        self._closed = False
 
     def desired(self) -> Mapping[str, DesiredPod]:
         """Return all desired pods by name; an immutable snapshot, cheap enough to call in every pass."""
-        ...
+        return MappingProxyType(self._now().desired)
 
     def get(self, name: str) -> DesiredPod | None:
         """Return one desired pod."""
-        ...
+        return self._now().desired.get(name)
+
+    def problems(self) -> tuple[Problem, ...]:
+        """Return what is wrong in the sources now, over all sources, in file order."""
+        return self._now().all_problems()
+
+    def status(self, name: str) -> PodStatus:
+        """Return a pod's status; an empty one if nothing was recorded."""
+        return self._now().statuses.get(name, _EMPTY_STATUS)
+
+    def statuses(self) -> Mapping[str, PodStatus]:
+        """Return every recorded status by pod name."""
+        return MappingProxyType(self._now().statuses)
+
+    def history(self, name: str) -> Sequence[Revision]:
+        """Return the kept revisions of a pod, oldest first; also of a pod that is gone."""
+        self._now()
+        found = self._store.scan(Table.REVISIONS, name.encode() + b"\0", name.encode() + b"\1")
+        return [_decode(self._store, Table.REVISIONS, key, value, Revision) for key, value in found]
+
+    def events(self, after: int = 0, limit: int = 1000) -> Sequence[Event]:
+        """Return up to `limit` events with a number above `after`, oldest first."""
+        last = self._now().last_event
+        if after >= last:
+            return []
+        start, stop = event_key(max(after, 0) + 1), event_key(last + 1)
+        found = self._store.scan(Table.EVENTS, start, stop, max(limit, 0))
+        return [_decode(self._store, Table.EVENTS, key, value, Event) for key, value in found]
+
+    def wait_for_events(self, after: int, timeout: float) -> bool:
+        """Block until there is an event above `after`, for at most `timeout` seconds or until it closes."""
+        self._now()
+        with self._published:
+            self._published.wait_for(lambda: self._closed or self._state.last_event > after, timeout)
+            return self._state.last_event > after
+
+    def recall(self, key: str) -> bytes:
+        """Return what was remembered; empty if nothing was."""
+        self._now()
+        return self._store.get(Table.META, MEMORY_PREFIX + key.encode()) or b""
+
+    def remember(self, key: str, value: bytes) -> None:
+        """Keep a small fact of another room over restarts; empty forgets it."""
+        if self.recall(key) != value:
+            self._change(lambda draft: draft.remember(key, value))
 
     def merge(self, snapshot: Snapshot) -> Applied:
         """Merge a source's snapshot by the ownership rules of DESIGN section 4, in one transaction."""
-        ...
+        return self._change(lambda draft: draft.merge(snapshot))[1].applied
 
     def preview(self, snapshot: Snapshot) -> Preview:
         """Return what `merge` would do with the snapshot, and do nothing."""
-        ...
+        draft = Draft(self._now(), self._clock(), self._limits)
+        draft.merge(snapshot)
+        change = draft.finish()
+        desired = MappingProxyType(change.state.desired)
+        return Preview(desired=desired, applied=change.applied, problems=change.state.all_problems())
 
     def put(self, pod: Pod, revision: str) -> DesiredPod:
-        """Create or replace a pod for `tank apply`.
-
-        Raises:
-            OwnedElsewhere: a file or git owns that name.
-        """
-        ...
+        """Create or replace a pod for `tank apply`; raises as `put_all`."""
+        return self.put_all((pod,), revision)[0]
 
     def put_all(self, pods: Sequence[Pod], revision: str) -> Sequence[DesiredPod]:
         """Create or replace several pods in one transaction: all of them, or none.
@@ -70,7 +170,8 @@ class Journal(Protocol):
         Raises:
             OwnedElsewhere: a file or git owns one of the names.
         """
-        ...
+        state = self._change(lambda draft: draft.put(pods, revision))[1].state
+        return tuple(state.desired[pod.name] for pod in pods)
 
     def delete(self, name: str) -> bool:
         """Remove a pod for `tank delete`; False if there was none. A deleted seed stays deleted.
@@ -78,70 +179,150 @@ class Journal(Protocol):
         Raises:
             OwnedElsewhere: a file that still exists, or a repository that is followed, owns that name.
         """
-        ...
+        pod = self.get(name)
+        owner = pod.owner if pod is not None else ""
+        # Asked before the commit lock is taken: a dead network file system can block for long.
+        exists = ownership.source_of(owner) in ownership.MIRRORS and self._owner_exists(owner)
+        return self._change(lambda draft: draft.delete(name, owner_seen=owner, owner_exists=exists))[0]
 
     def suspend(self, name: str) -> Applied:
-        """Let a pod stay as it is, whatever its file says, until `resume`.
-
-        Raises:
-            PodNotFound: there is none of that name.
-            Stalled: it follows no file.
-        """
-        ...
+        """Let a pod stay as it is, whatever its file says, until `resume`; raises as `ownership.suspend`."""
+        return self._change(lambda draft: draft.suspend(name))[1].applied
 
     def roll_back(self, name: str, to: Revision) -> Applied:
         """Give a pod an older spec; one that follows a file is pinned until `resume`, or until that changes.
 
-        Raises:
-            PodNotFound: there is none of that name.
-            Stalled: that is what it has.
+        Raises as `ownership.roll_back`.
         """
-        ...
+        return self._change(lambda draft: draft.roll_back(name, to))[1].applied
 
     def resume(self, name: str) -> Applied:
-        """Let a suspended or pinned pod follow its file again; nothing changes for any other.
-
-        Raises:
-            PodNotFound: there is none of that name.
-        """
-        ...
-
-    def problems(self) -> tuple[Problem, ...]:
-        """Return what is wrong in the sources now, over all sources, in file order."""
-        ...
-
-    def history(self, name: str) -> Sequence[Revision]:
-        """Return the kept revisions of a pod, oldest first; also of a pod that is gone."""
-        ...
-
-    def status(self, name: str) -> PodStatus:
-        """Return a pod's status; an empty one if nothing was recorded."""
-        ...
-
-    def statuses(self) -> Mapping[str, PodStatus]:
-        """Return every recorded status by pod name."""
-        ...
+        """Let a suspended or pinned pod follow its file again; raises as `ownership.resume`."""
+        return self._change(lambda draft: draft.resume(name))[1].applied
 
     def record(self, name: str, status: PodStatus | None, events: Iterable[NewEvent] = ()) -> None:
         """Store a pod's status (None forgets it) and append events, in one transaction."""
-        ...
-
-    def events(self, after: int = 0, limit: int = 1000) -> Sequence[Event]:
-        """Return up to `limit` events with a number above `after`, oldest first."""
-        ...
-
-    def wait_for_events(self, after: int, timeout: float) -> bool:
-        """Block until there is an event with a number above `after`, at most `timeout` seconds."""
-        ...
-
-    def remember(self, key: str, value: bytes) -> None:
-        """Keep a small fact of another room over restarts; empty forgets it."""
-        ...
-
-    def recall(self, key: str) -> bytes:
-        """Return what was remembered; empty if nothing was."""
-        ...
+        kept = tuple(events)
+        if kept or status != self._now().statuses.get(name):
+            self._change(lambda draft: draft.record(name, status, kept))
 
     def close(self) -> None:
-        """Close the store; later calls raise."""
-        ...
+        """Close the store; later calls raise, and waiters return."""
+        with self._commit_lock:
+            if self._closed:
+                return
+            with self._published:
+                self._closed = True
+                self._published.notify_all()
+            self._store.close()
+
+    def _now(self) -> State:
+        if self._closed:
+            raise Retry("the journal is closed", hint="the agent is stopping; try again when it runs")
+        return self._state
+
+    def _change(self, transition: Callable[[Draft], R]) -> tuple[R, Change]:
+        """Run a transition and make it durable, together with those that other threads queued meanwhile."""
+        ticket: _Ticket[R] = _Ticket(transition)
+        with self._queue_lock:
+            self._queue.append(ticket)
+        with self._commit_lock:
+            if not ticket.done:
+                with self._queue_lock:
+                    batch, self._queue = self._queue, []
+                self._commit(batch)
+        if ticket.error is not None:
+            raise ticket.error
+        return ticket.outcome[0]
+
+    def _commit(self, batch: Sequence[_Ticket[Any]]) -> None:
+        writes: list[Write] = []
+        try:
+            state = self._now()
+            for ticket in batch:
+                state = ticket.run(Draft(state, self._clock(), self._limits), writes)
+            if writes:
+                self._store.write(writes)
+        except BaseException as error:
+            for ticket in batch:
+                ticket.error, ticket.done = ticket.error or error, True
+            if not isinstance(error, Exception):
+                raise
+        else:
+            for ticket in batch:
+                ticket.done = True
+            self._publish(state)
+
+    def _publish(self, state: State) -> None:
+        has_events = state.last_event > self._state.last_event
+        self._state = state
+        if has_events:
+            with self._published:
+                self._published.notify_all()
+
+
+class _Ticket(Generic[T]):
+    """One queued transition and, once it is done, its outcome or its error."""
+
+    def __init__(self, transition: Callable[[Draft], T]) -> None:
+        self._transition = transition
+        self.outcome: list[tuple[T, Change]] = []
+        self.error: BaseException | None = None
+        self.done = False
+
+    def run(self, draft: Draft, writes: list[Write]) -> State:
+        """Append the transition's writes and return the next state; the same state if it refused."""
+        try:
+            answer = self._transition(draft)
+            change = draft.finish()
+        except Exception as error:
+            self.error = error
+            return draft.before
+        self.outcome = [(answer, change)]
+        writes += change.writes
+        return change.state
+
+
+def _load(store: Store) -> State:
+    _check_schema(store)
+    generations: dict[str, int] = {}
+    for key in store.keys(Table.REVISIONS):
+        name, _, generation = key.partition(b"\0")
+        generations[name.decode()] = int.from_bytes(generation, "big")
+    meta, events = store.keys(Table.META), store.keys(Table.EVENTS)
+    return State(
+        desired=_table(store, Table.DESIRED, DesiredPod),
+        statuses=_table(store, Table.STATUS, PodStatus),
+        generations=generations,
+        spent=frozenset(key[len(SPENT_PREFIX) :].decode() for key in meta if key.startswith(SPENT_PREFIX)),
+        first_event=int.from_bytes(events[0], "big") if events else 1,
+        last_event=int.from_bytes(events[-1], "big") if events else 0,
+    )
+
+
+def _table(store: Store, table: Table, kind: type[T]) -> dict[str, T]:
+    return {key.decode(): _decode(store, table, key, value, kind) for key, value in store.scan(table)}
+
+
+def _decode(store: Store, table: Table, key: bytes, value: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(value, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UnreadableJournal(
+            f"the journal in {store.place} can't be read: entry {key!r} of its table {table.value} is damaged"
+            f" ({error})",
+            hint=HOW_TO_GO_ON.format(path=store.place),
+        ) from error
+
+
+def _check_schema(store: Store) -> None:
+    value = store.get(Table.META, SCHEMA_KEY)
+    if value is None:
+        store.write([Write(Table.META, SCHEMA_KEY, msgspec.json.encode(SCHEMA))])
+        return
+    found = _decode(store, Table.META, SCHEMA_KEY, value, int)
+    if found > SCHEMA:
+        raise UnreadableJournal(
+            f"the journal was written by a newer tank-agent (format {found}; this one knows up to {SCHEMA})",
+            hint="install that version again; this one has changed nothing",
+        )

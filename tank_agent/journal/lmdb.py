@@ -1,4 +1,4 @@
-"""The journal that the agent uses: LMDB, one writer, fsync on every commit."""
+"""The store of the agent's journal: LMDB, one writer, fsync on every commit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import lmdb
 
 from tank_agent.errors import Retry, Stalled, TankError
 from tank_agent.journal.store import HOW_TO_GO_ON, Table, UnreadableJournal, Write
-from tank_agent.journal.stored import StoredJournal, owner_is_there
 from tank_agent.linux.lock_file import LockFile
 from tank_agent.linux.shortage import shortage
 
@@ -187,46 +186,6 @@ class LmdbStore:
         with self._readers:
             self._environment.set_mapsize(self._map_size * 2)
         self._map_size *= 2
-
-
-class LmdbJournal(StoredJournal):
-    """Implements `Journal` in the directory `path` (data_dir/journal), made if absent.
-
-    Args:
-        path: the directory.
-        clock: Unix time in seconds.
-        max_revisions: kept of one pod.
-        max_events: kept in all (up to a tenth more, between two trims).
-        owner_exists: tells whether what a `dir:` or `git:` owner names is there now.
-        map_size: bytes of address space to begin with.
-
-    Raises:
-        Stalled: another agent uses it.
-        UnreadableJournal: a newer version wrote it, or it can't be read.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        *,
-        clock: Callable[[], float],
-        max_revisions: int = 20,
-        max_events: int = 10_000,
-        owner_exists: Callable[[str], bool] = owner_is_there,
-        map_size: int = MAP_SIZE,
-    ) -> None:
-        store = LmdbStore(path, map_size=map_size)
-        try:
-            super().__init__(
-                store,
-                clock=clock,
-                max_revisions=max_revisions,
-                max_events=max_events,
-                owner_exists=owner_exists,
-            )
-        except BaseException:
-            store.close()
-            raise
 
 
 def _lock_directory(path: Path) -> LockFile:

@@ -1,8 +1,13 @@
-"""The seam below the journal: an ordered key-value store with a few tables and atomic, durable writes."""
+"""The seam below the journal: an ordered key-value store with a few tables and atomic, durable writes.
+
+LMDB implements it on disk; the one here, in memory, stands in where the journal can't be opened.
+"""
 
 from __future__ import annotations
 
 import enum
+import itertools
+import threading
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -72,3 +77,46 @@ class Store(Protocol):
     def close(self) -> None:
         """Release the store; no other method may be called after it."""
         ...
+
+
+class MemoryStore:
+    """Implements `Store` in memory."""
+
+    def __init__(self) -> None:
+        self._tables: dict[Table, dict[bytes, bytes]] = {table: {} for table in Table}
+        self._lock = threading.Lock()
+
+    @property
+    def place(self) -> str:
+        """Where the tables are, for messages."""
+        return "memory"
+
+    def get(self, table: Table, key: bytes) -> bytes | None:
+        """Return one value."""
+        return self._tables[table].get(key)
+
+    def scan(
+        self, table: Table, start: bytes = b"", stop: bytes | None = None, limit: int | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        """Return the entries with `start` <= key < `stop`, in key order, at most `limit` of them."""
+        with self._lock:
+            entries = sorted(self._tables[table].items())
+        found = (entry for entry in entries if entry[0] >= start and (stop is None or entry[0] < stop))
+        return list(itertools.islice(found, limit))
+
+    def keys(self, table: Table) -> list[bytes]:
+        """Return every key in order."""
+        with self._lock:
+            return sorted(self._tables[table])
+
+    def write(self, writes: Sequence[Write]) -> None:
+        """Apply all of the writes."""
+        with self._lock:
+            for write in writes:
+                if write.value is None:
+                    self._tables[write.table].pop(write.key, None)
+                else:
+                    self._tables[write.table][write.key] = write.value
+
+    def close(self) -> None:
+        """Do nothing: what was stored can be opened again."""

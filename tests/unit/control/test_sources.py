@@ -10,8 +10,9 @@ from tank_agent.control.sources import GitOps
 from tank_agent.errors import InvalidSpec, PodNotFound, Retry, Stalled
 from tank_agent.intake.git import owned_pods
 from tank_agent.intake.loop import Unstored
-from tank_agent.journal.journal import Applied
-from tank_agent.journal.memory import MemoryJournal
+from tank_agent.journal.journal import Journal
+from tank_agent.journal.store import MemoryStore
+from tank_agent.journal.transitions import Applied
 from tank_agent.source.git.status import CommitInfo, GitStatus, StepStatus
 from tank_agent.source.git.transport import GitError
 from tank_agent.source.snapshot import Declared, Snapshot
@@ -31,7 +32,7 @@ class FakeSources:
         self.told = 0
         self.patience = 0.0
         self.at_rest = True
-        self.unstored = Unstored(MemoryJournal(clock=FakeClock()))
+        self.unstored = Unstored(Journal(MemoryStore(), clock=FakeClock()))
 
     def suspended(self) -> bool:
         return self.is_suspended
@@ -97,7 +98,7 @@ class World:
     """A journal whose pod web went through the commands one, two, three, and what asks it."""
 
     def __init__(self) -> None:
-        self.journal = MemoryJournal(clock=FakeClock())
+        self.journal = Journal(MemoryStore(), clock=FakeClock())
         self.sources, self.git = FakeSources(), FakeGit()
         for command, commit in zip(("one", "two", "three"), COMMITS, strict=False):
             self.journal.merge(of_git(command, commit))

@@ -15,14 +15,14 @@ import pytest
 
 from tank_agent.errors import Stalled
 from tank_agent.journal.journal import Journal
-from tank_agent.journal.lmdb import MAP_SIZE, LmdbJournal, LmdbStore
+from tank_agent.journal.lmdb import MAP_SIZE, LmdbStore
 from tank_agent.journal.records import NewEvent, PodStatus
 from tank_agent.journal.store import Table, Write
 from tests.unit.journal.builders import FakeClock, Owners, declared, pod, snapshot
 from tests.unit.journal.conformance import JournalConformance
 
 
-class TestLmdbJournal(JournalConformance):
+class TestJournalOnLmdb(JournalConformance):
     @pytest.fixture
     def open_journal(
         self, tmp_path: Path, clock: FakeClock, owners: Owners
@@ -30,8 +30,12 @@ class TestLmdbJournal(JournalConformance):
         opened: list[Journal] = []
 
         def open_() -> Journal:
-            journal = LmdbJournal(
-                tmp_path / "journal", clock=clock, max_revisions=3, max_events=10, owner_exists=owners
+            journal = Journal(
+                LmdbStore(tmp_path / "journal"),
+                clock=clock,
+                max_revisions=3,
+                max_events=10,
+                owner_exists=owners,
             )
             opened.append(journal)
             return journal
@@ -41,8 +45,8 @@ class TestLmdbJournal(JournalConformance):
             journal.close()
 
 
-def open_at(path: Path, *, map_size: int = MAP_SIZE) -> LmdbJournal:
-    return LmdbJournal(path, clock=time.time, map_size=map_size)
+def open_at(path: Path, *, map_size: int = MAP_SIZE) -> Journal:
+    return Journal(LmdbStore(path, map_size=map_size), clock=time.time)
 
 
 def test_a_second_opening_is_refused_and_does_not_hurt_the_first(tmp_path: Path) -> None:
@@ -64,8 +68,9 @@ def test_another_process_is_refused(tmp_path: Path) -> None:
     script = (
         "import sys, time, pathlib\n"
         "from tank_agent.errors import Stalled\n"
-        "from tank_agent.journal.lmdb import LmdbJournal\n"
-        "try:\n    LmdbJournal(pathlib.Path(sys.argv[1]), clock=time.time)\n"
+        "from tank_agent.journal.journal import Journal\n"
+        "from tank_agent.journal.lmdb import LmdbStore\n"
+        "try:\n    Journal(LmdbStore(pathlib.Path(sys.argv[1])), clock=time.time)\n"
         "except Stalled as error:\n    print(error)\n"
     )
     done = subprocess.run(
@@ -148,16 +153,17 @@ def test_a_file_without_a_byte_is_a_new_journal(tmp_path: Path) -> None:
 _LITTLE_MEMORY = """
 import pathlib, resource, sys, time
 from tank_agent.errors import Retry
-from tank_agent.journal.lmdb import LmdbJournal
+from tank_agent.journal.journal import Journal
+from tank_agent.journal.lmdb import LmdbStore
 path = pathlib.Path(sys.argv[1])
 size = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + (64 << 20), resource.RLIM_INFINITY))
 try:
-    LmdbJournal(path, clock=time.time)
+    Journal(LmdbStore(path), clock=time.time)
 except Retry as error:
     print(error)
 resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-print(*LmdbJournal(path, clock=time.time).desired())
+print(*Journal(LmdbStore(path), clock=time.time).desired())
 """
 
 
@@ -183,11 +189,12 @@ def test_an_impossible_directory_is_told(tmp_path: Path) -> None:
 _FULL_DISK = """
 import subprocess, sys, time, pathlib
 from tank_agent.errors import Retry
-from tank_agent.journal.lmdb import LmdbJournal
+from tank_agent.journal.journal import Journal
+from tank_agent.journal.lmdb import LmdbStore
 from tests.unit.journal.builders import pod
 base = pathlib.Path(sys.argv[1])
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(base)], check=True)
-journal = LmdbJournal(base / "journal", clock=time.time)
+journal = Journal(LmdbStore(base / "journal"), clock=time.time)
 filler = base / "filler"
 stored = []
 with filler.open("wb", buffering=0) as file:
@@ -209,7 +216,7 @@ filler.unlink()
 journal.put(pod("after"), "r")
 stored.append("after")
 journal.close()
-again = LmdbJournal(base / "journal", clock=time.time)
+again = Journal(LmdbStore(base / "journal"), clock=time.time)
 assert sorted(again.desired()) == sorted(stored), "what was acknowledged is not there"
 again.close()
 print("fine")
@@ -234,10 +241,11 @@ def test_a_full_disk_is_a_retry_and_loses_nothing(tmp_path: Path) -> None:
 # Writes generation after generation of a set of pods, and says so after each call returned.
 _WRITER = """
 import os, sys, time, pathlib
-from tank_agent.journal.lmdb import LmdbJournal
+from tank_agent.journal.journal import Journal
+from tank_agent.journal.lmdb import LmdbStore
 from tank_agent.journal.records import NewEvent, PodStatus
 from tests.unit.journal.builders import declared, pod, snapshot
-journal = LmdbJournal(pathlib.Path(sys.argv[1]), clock=time.time)
+journal = Journal(LmdbStore(pathlib.Path(sys.argv[1])), clock=time.time)
 number = int(sys.argv[2])
 while True:
     number += 1

@@ -12,9 +12,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tank_agent.errors import OwnedElsewhere, PodNotFound, Problem, Stalled
 from tank_agent.journal import ownership
-from tank_agent.journal.journal import Applied
-from tank_agent.journal.memory import MemoryJournal, MemoryStore
+from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import DesiredPod, PodStatus, Revision
+from tank_agent.journal.store import MemoryStore
+from tank_agent.journal.transitions import Applied
 from tank_agent.source.snapshot import Declared, Snapshot
 from tests.unit.journal.builders import FakeClock, declared, pod, snapshot
 
@@ -68,10 +69,8 @@ class Ownership(RuleBasedStateMachine):
         self.spent: set[str] = set()
         self.leaving: dict[str, Running] = {}
 
-    def open(self) -> MemoryJournal:
-        return MemoryJournal(
-            clock=self.clock, owner_exists=lambda owner: owner in self.existing, store=self.store
-        )
+    def open(self) -> Journal:
+        return Journal(self.store, clock=self.clock, owner_exists=lambda owner: owner in self.existing)
 
     # The world changes.
 
@@ -326,7 +325,7 @@ def test_one_name_twice_in_one_file_is_told_at_the_second() -> None:
 
 
 def test_a_status_of_a_removed_pod_stays_until_it_is_forgotten() -> None:
-    journal = MemoryJournal(clock=FakeClock())
+    journal = Journal(MemoryStore(), clock=FakeClock())
     journal.merge(snapshot(declared(pod())))
     journal.record("web", PodStatus(error="running"))
     journal.merge(snapshot())

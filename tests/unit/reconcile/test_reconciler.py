@@ -14,9 +14,10 @@ from tank_agent.image.config import Image, Progress
 from tank_agent.intake.events import tell_pods
 from tank_agent.intake.loop import SourceLoop
 from tank_agent.intake.seeding import Seeding
-from tank_agent.journal.journal import Applied
-from tank_agent.journal.memory import MemoryJournal
+from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import NewEvent, PodStatus
+from tank_agent.journal.store import MemoryStore
+from tank_agent.journal.transitions import Applied
 from tank_agent.linux.clock import SystemClock
 from tank_agent.reconcile.core.observed import ImageState
 from tank_agent.reconcile.core.restart import Backoff
@@ -354,14 +355,14 @@ def test_pods_that_want_images_do_not_look_through_what_others_want() -> None:
 
 
 def test_a_failed_pull_that_thousands_wait_for_is_one_transaction() -> None:
-    class Journal(MemoryJournal):
+    class WatchedJournal(Journal):
         transactions = 0
 
         def record(self, name: str, status: PodStatus | None, events: Iterable[NewEvent] = ()) -> None:
             self.transactions += 1
             super().record(name, status, events)
 
-    journal = Journal(clock=SystemClock().wall)
+    journal = WatchedJournal(MemoryStore(), clock=SystemClock().wall)
     journal.put_all(OneSource(*(f"pod-{number}" for number in range(1000))).pods, "r")
     store, woken = Store(), Woken()
     store.error = Stalled("no such image", hint="check the name")
@@ -413,7 +414,7 @@ class OneSource:
 def make_loop(source: OneSource, woken: Woken, resyncs: list[int], resync: float = 60.0) -> SourceLoop:
     return SourceLoop(
         [source],
-        MemoryJournal(clock=SystemClock().wall),
+        Journal(MemoryStore(), clock=SystemClock().wall),
         wake=woken,
         each_resync=lambda: resyncs.append(1),
         resync=resync,
@@ -457,7 +458,7 @@ def test_the_resync_comes_by_the_clock_whatever_events_come() -> None:
     loop.close()
 
 
-class FullJournal(MemoryJournal):
+class FullJournal(Journal):
     """A journal whose disk is full until the test makes room."""
 
     full = True
@@ -474,7 +475,7 @@ class FullJournal(MemoryJournal):
 
 
 def test_what_could_not_be_stored_is_said_until_it_is_and_recorded_when_there_is_room() -> None:
-    journal, source = FullJournal(clock=SystemClock().wall), OneSource("a")
+    journal, source = FullJournal(MemoryStore(), clock=SystemClock().wall), OneSource("a")
     loop = SourceLoop(
         [source], journal, wake=Woken(), each_resync=lambda: None, resync=60.0, clock=SystemClock()
     )

@@ -14,8 +14,9 @@ import pytest
 
 from tank_agent.errors import Retry, Stalled
 from tank_agent.image.config import Image
-from tank_agent.journal.memory import MemoryJournal
+from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import ContainerStatus, PodStatus
+from tank_agent.journal.store import MemoryStore
 from tank_agent.linux.clock import SystemClock
 from tank_agent.reconcile.core.actions import Action, MakeNetwork, Pull, RemoveRun, Start
 from tank_agent.reconcile.core.hashes import container_hash
@@ -82,7 +83,7 @@ class World:
 
     def __init__(self, *pods: Pod, clock: Any = None, pulls: Any = None) -> None:
         self.clock = clock or SystemClock()
-        self.journal = MemoryJournal(clock=self.clock.wall)
+        self.journal = Journal(MemoryStore(), clock=self.clock.wall)
         self.journal.put_all(pods, "r")
         self.found: dict[str, tuple[LiveRun, ...]] = {}
         self.network = "used"

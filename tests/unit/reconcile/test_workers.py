@@ -14,8 +14,9 @@ import pytest
 from tank_agent.errors import Retry, Stalled
 from tank_agent.image.config import Image
 from tank_agent.intake.seeding import Seeding
-from tank_agent.journal.journal import Applied
-from tank_agent.journal.memory import MemoryJournal
+from tank_agent.journal.journal import Journal
+from tank_agent.journal.store import MemoryStore
+from tank_agent.journal.transitions import Applied
 from tank_agent.linux.clock import SystemClock
 from tank_agent.linux.trash import Trash
 from tank_agent.reconcile.core.observed import ImageState
@@ -79,7 +80,7 @@ class Did:
 
 
 def reconciler(parts: Nothing, steps: Did, workers: int = 1) -> Reconciler:
-    journal = MemoryJournal(clock=time.time)
+    journal = Journal(MemoryStore(), clock=time.time)
     journal.put_all([pod("bad"), pod("good")], "r")
     machine = Machine(
         journal=journal,
@@ -169,7 +170,7 @@ def test_an_end_that_cannot_be_dealt_with_keeps_no_other_from_being_seen() -> No
 
 
 def test_seeds_that_cannot_be_stored_are_stored_later() -> None:
-    class Journal(MemoryJournal):
+    class WatchedJournal(Journal):
         full = True
 
         def merge(self, snapshot: Snapshot) -> Applied:
@@ -177,7 +178,7 @@ def test_seeds_that_cannot_be_stored_are_stored_later() -> None:
                 raise Retry("the disk is full")
             return super().merge(snapshot)
 
-    journal, woken = Journal(clock=time.time), list[str]()
+    journal, woken = WatchedJournal(MemoryStore(), clock=time.time), list[str]()
     seeding = Seeding(journal, lambda name, _: woken.append(name), lambda: False)
     seeding.plant(SeedSource(None, pods=(pod("seed"),)), "agent start")
     seeding.catch_up()

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tank_agent.journal.journal import Applied
-from tank_agent.journal.memory import MemoryJournal, MemoryStore
+from tank_agent.journal.journal import Journal
+from tank_agent.journal.store import MemoryStore
+from tank_agent.journal.transitions import Applied
 from tank_agent.source import file as file_module
 from tank_agent.source.directory import DirectorySource, snapshot_of_texts
 from tank_agent.source.podfiles import BEING_WRITTEN
@@ -47,7 +48,7 @@ class Machine:
 
     def start(self, path: Path | None = None, *, optional: bool = False) -> None:
         """Start the agent again."""
-        self.journal = MemoryJournal(clock=time.time, store=self.store)
+        self.journal = Journal(self.store, clock=time.time)
         self.source = DirectorySource(
             path or self.pods,
             remember=self.journal.remember,
@@ -619,7 +620,7 @@ def thousand() -> Iterator[Path]:
 def test_a_thousand_unchanged_files_are_not_read_again(
     thousand: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    journal = MemoryJournal(clock=time.time)
+    journal = Journal(MemoryStore(), clock=time.time)
     source = DirectorySource(thousand, remember=journal.remember, recall=journal.recall)
     deadline = time.monotonic() + 30
     journal.merge(source.snapshot())

@@ -3,7 +3,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from tank_agent.journal.memory import MemoryJournal
+from tank_agent.journal.journal import Journal
+from tank_agent.journal.store import MemoryStore
 from tank_agent.source.seed import SeedSource
 from tests.unit.journal.builders import pod
 from tests.unit.source.test_directory import text
@@ -39,7 +40,7 @@ def test_a_bad_seed_is_told_and_holds_up_nothing(tmp_path: Path) -> None:
 
 
 def test_a_seed_is_a_starting_point(tmp_path: Path) -> None:
-    journal = MemoryJournal(clock=time.time)
+    journal = Journal(MemoryStore(), clock=time.time)
     (tmp_path / "web.toml").write_text(text())
     journal.merge(SeedSource(tmp_path).snapshot())
     (tmp_path / "web.toml").write_text(text("sleep 2"))

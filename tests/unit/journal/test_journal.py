@@ -5,15 +5,13 @@ from collections.abc import Callable
 import pytest
 
 from tank_agent.journal.journal import Journal
-from tank_agent.journal.memory import MemoryJournal, MemoryStore
+from tank_agent.journal.store import MemoryStore
 from tests.unit.journal.builders import FakeClock, Owners
 from tests.unit.journal.conformance import JournalConformance
 
 
-class TestMemoryJournal(JournalConformance):
+class TestJournal(JournalConformance):
     @pytest.fixture
     def open_journal(self, clock: FakeClock, owners: Owners) -> Callable[[], Journal]:
         store = MemoryStore()
-        return lambda: MemoryJournal(
-            clock=clock, max_revisions=3, max_events=10, owner_exists=owners, store=store
-        )
+        return lambda: Journal(store, clock=clock, max_revisions=3, max_events=10, owner_exists=owners)
