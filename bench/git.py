@@ -290,7 +290,7 @@ def pushes(base: Path) -> None:
     fleet.push({"pods/README": "pods\n"}, "begin")
     agent.start()
     with ended(agent):
-        wait_for(lambda: agent.client.sources()["git"]["state"] == "in-sync", "git is followed")
+        wait_for(lambda: agent.sources()["git"]["state"] == "in-sync", "git is followed")
         for number in range(ROUNDS + 1):
             fleet.work.write("pods/web.toml", text)
             fleet.work.commit("add", push=False)

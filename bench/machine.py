@@ -104,7 +104,7 @@ def _wait_all(machine: Installed, count: int) -> dict[str, int | None]:
 def _running_here(agent: Agent) -> dict[str, int]:
     """Return the process of every pod that runs; nothing before all of them do."""
     running = {
-        pod["name"]: pod["containers"][0]["pid"] for pod in agent.client.status() if pod["phase"] == "running"
+        pod["name"]: pod["containers"][0]["pid"] for pod in agent.statuses() if pod["phase"] == "running"
     }
     return running if len(running) == MANY else {}
 

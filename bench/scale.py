@@ -34,7 +34,7 @@ def running(agent: Agent) -> dict[str, int]:
     """Return the process of each pod that runs."""
     return {
         pod["name"]: pod["containers"][0]["pid"]
-        for pod in agent.client.status()
+        for pod in agent.statuses()
         if pod["phase"] == "running" and pod["containers"][0]["pid"]
     }
 
@@ -73,7 +73,7 @@ def measure(table: Table, count: int) -> None:
             for file in agent.pods.iterdir():
                 file.unlink()
             wait_until(lambda: not agent.conmons())
-            wait_until(lambda: not agent.client.status())
+            wait_until(lambda: not agent.statuses())
             table.add(f"{count}: all removed", time.perf_counter() - began)
             bare = Bare(agent, Fifo(Path(home) / "fifo"), Path(home) / "bare")
             table.add(f"{count}: as many by bare conmon and crun", bare.many(count))

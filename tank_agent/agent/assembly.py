@@ -197,9 +197,9 @@ def _running(settings: Settings, *, stop_pods: bool) -> Iterator[Running]:
             machine,
             reconciler,
             lambda: _tool_versions(parts.tools),
-            interactive=_interactive(settings, machine, parts.tools, reconciler),
+            sessions=_interactive(settings, machine, parts.tools, reconciler),
             images=Images(parts.store, machine, reconciler),
-            gitops=GitOps(
+            sources=GitOps(
                 machine.journal, sources, git, host, directories=(settings.pods_dir, settings.seed_dir)
             ),
         )

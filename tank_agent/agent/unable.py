@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import NoReturn, cast
 
-from tank_agent.api.service import AgentService
+from tank_agent.control.pods import Service
 from tank_agent.errors import Retry, TankError
 from tank_agent.linux.shortage import shortage
 
@@ -29,9 +29,9 @@ def as_trouble(error: Exception) -> TankError:
     raise error
 
 
-def unable(trouble: TankError) -> AgentService:
+def unable(trouble: TankError) -> Service:
     """Return a service of which every question is answered with this error."""
-    return cast(AgentService, _Unable(trouble))
+    return cast(Service, _Unable(trouble))
 
 
 class _Unable:

@@ -1,6 +1,6 @@
 """The agent's HTTP API on a unix socket, read from the wire inwards.
 
-`listener` makes the socket, `server` takes calls there, `peer` says who called, `connection` speaks HTTP with
-one caller, `routes` is the table of what can be asked, `handlers` ask the `service` (the agent), and `wire`
-is what both ends agree on.
+`types` is what both ends agree on: calls, and the structs of their answers. `listener` makes the socket,
+`server` takes connections there, `peer` identifies the caller, `connection` speaks HTTP with it, `routes`
+finds the handler of a request, and that asks `control`.
 """

@@ -16,9 +16,10 @@ from msgspec import Struct
 from tank_agent.api.peer import Peer, peer_of
 from tank_agent.api.request import Answer, Raw, Refused, Reply, Request, Stream, Upgrade
 from tank_agent.api.routes import RouteTable
-from tank_agent.api.service import AgentService
 from tank_agent.api.stream import CallerGone, Reader, TooBig, TooSlow, Writer, buffered, hung_up
-from tank_agent.api.wire import JOIN_GROUP, ErrorBody, encode_error, error_body, http_status
+from tank_agent.api.types import ErrorBody
+from tank_agent.api.wire import JOIN_GROUP, encode_error, error_body, http_status
+from tank_agent.control.pods import Service
 from tank_agent.errors import TankError
 
 _LOG = structlog.get_logger()
@@ -43,7 +44,7 @@ class Timeouts(Struct, frozen=True, kw_only=True):
 class Host(Protocol):
     """What a connection needs to know of its server."""
 
-    service: AgentService
+    service: Service
     routes: RouteTable
     group: int | None
     group_name: str

@@ -1,67 +1,48 @@
-"""One function per route: take the request apart, ask the agent, and say the answer."""
+"""Handlers of the calls that take more than names, or answer with more than one piece of JSON."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, cast
 
 import msgspec
 
-from tank_agent.api.request import Refused, Reply, Request, Stream, json_answer
-from tank_agent.api.service import AgentService
-from tank_agent.api.wire import (
-    DELETED,
-    MAX_SYNC_WAIT,
-    PHASES,
-    WAIT_SLICE,
-    Deleted,
-    PlanRequest,
-    decode_text,
-)
+from tank_agent.api import relay, types
+from tank_agent.api.frames import PROTOCOL, SEVERAL
+from tank_agent.api.request import Refused, Reply, Request, Stream, Upgrade, json_answer
+from tank_agent.api.types import DELETED, MAX_SYNC_WAIT, PHASES, WAIT_SLICE, Deleted, PlanRequest, PullLine
+from tank_agent.api.wire import decode_text, error_body
+from tank_agent.control.pods import Service
+from tank_agent.control.sessions import LogQuery
+from tank_agent.errors import TankError
+from tank_agent.runtime.session.exec import ExecRequest
+from tank_agent.settings.image import PullPolicy
 from tank_agent.spec.printable import to_json
 
+_T = TypeVar("_T")
+Handler = Callable[[Service, Request], Reply]
 # How often a request that waits looks whether its caller is still there, in seconds.
 _LOOK = 0.5
 _EVENTS_AT_ONCE = 500
+_POLICIES = ("missing", "always", "never")
 
 
-def info(service: AgentService, request: Request) -> Reply:
-    """Say which agent this is."""
-    return json_answer(service.info())
-
-
-def list_pods(service: AgentService, request: Request) -> Reply:
-    """Return every desired pod."""
-    return json_answer(list(service.list_pods()))
-
-
-def get_pod(service: AgentService, request: Request) -> Reply:
-    """Return one desired pod."""
-    return json_answer(service.get_pod(request.params["name"]))
-
-
-def apply(service: AgentService, request: Request) -> Reply:
+def _apply(service: Service, request: Request) -> Reply:
     """Store the pods of a TOML text; `file` in the query is how messages call it."""
     file = request.query.get("file", "<text>")
-    return json_answer(list(service.apply(decode_text(request.body, file), file)))
+    return json_answer(service.apply(decode_text(request.body, file), file))
 
 
-def delete_pod(service: AgentService, request: Request) -> Reply:
-    """Remove a pod; it is no error if there is none."""
-    return json_answer(Deleted(service.delete(request.params["name"])))
-
-
-def pod_status(service: AgentService, request: Request) -> Reply:
-    """Return one pod's status."""
-    return json_answer(service.status(request.params["name"])[0])
-
-
-def status(service: AgentService, request: Request) -> Reply:
-    """Return the status of all pods."""
+def _status(service: Service, request: Request) -> Reply:
     return json_answer(service.status())
 
 
-def wait(service: AgentService, request: Request) -> Reply:
+def _pod_status(service: Service, request: Request) -> Reply:
+    return json_answer(service.status(request.params["name"])[0])
+
+
+def _wait(service: Service, request: Request) -> Reply:
     """Return a pod's status once it is in `phase`, or as it is after `timeout` seconds."""
     phase = request.query.get("phase", "running")
     if phase not in (*PHASES, DELETED):
@@ -70,24 +51,18 @@ def wait(service: AgentService, request: Request) -> Reply:
     while True:
         left = max(0.0, deadline - time.monotonic())
         found = service.wait(request.params["name"], phase, min(_LOOK, left))
-        if found["phase"] == phase or left <= _LOOK or request.ended():
+        if found.phase == phase or left <= _LOOK or request.ended():
             return json_answer(found)
 
 
-def history(service: AgentService, request: Request) -> Reply:
-    """Return the kept revisions of a pod."""
-    return json_answer(list(service.history(request.params["name"])))
-
-
-def events(service: AgentService, request: Request) -> Reply:
+def _events(service: Service, request: Request) -> Reply:
     """Return the events above `after`, one JSON object a line; with `follow=1`, also those still to come."""
-    after = request.count("after", 0)
-    follow = request.count("follow", 0) > 0
-    return Stream(chunks=_event_lines(service, request, after, follow, request.query.get("pod")))
+    after, follow = request.count("after", 0), request.count("follow", 0) > 0
+    return Stream(chunks=_event_lines(service, request, after, request.query.get("pod"), follow=follow))
 
 
 def _event_lines(
-    service: AgentService, request: Request, after: int, follow: bool, pod: str | None
+    service: Service, request: Request, after: int, pod: str | None, *, follow: bool
 ) -> Iterator[bytes]:
     while not request.ended():
         batch = service.events(after, _EVENTS_AT_ONCE)
@@ -102,17 +77,14 @@ def _event_lines(
             return
 
 
-def plan(service: AgentService, request: Request) -> Reply:
-    """Say what would be done; the body holds the files, or nothing for what is pending now."""
-    try:
-        asked = msgspec.json.decode(request.body or b"{}", type=PlanRequest)
-    except msgspec.DecodeError as error:
-        raise Refused(400, f"the body is not a plan request: {error}") from None
+def _plan(service: Service, request: Request) -> Reply:
+    """Return what would be done; the body holds the files, or nothing for what is pending now."""
+    asked = _body(request.body or b"{}", PlanRequest, "a plan request")
     return json_answer(service.plan(asked.files, asked.git))
 
 
-def sync(service: AgentService, request: Request) -> Reply:
-    """Look at every source now; with `wait`, answer once all pods are settled or that time is over.
+def _sync(service: Service, request: Request) -> Reply:
+    """Look at every source now; with `wait`, answer once all pods are settled or that time has passed.
 
     Without it, `within` is how long looking may take. `confirm` lets a commit of git through, "" the one
     that waits.
@@ -122,33 +94,119 @@ def sync(service: AgentService, request: Request) -> Reply:
     return json_answer(service.sync(wait_for, request.query.get("confirm"), within))
 
 
-def sources(service: AgentService, request: Request) -> Reply:
-    """Say how far the sources are."""
-    return json_answer(service.gitops.report())
+def _suspend(service: Service, request: Request) -> Reply:
+    service.sources.suspend(request.params.get("name"))
+    return json_answer(service.sources.report())
 
 
-def suspend(service: AgentService, request: Request) -> Reply:
-    """Let a pod, or without a name all pods, stay as they are."""
-    service.gitops.suspend(request.params.get("name"))
-    return json_answer(service.gitops.report())
+def _resume(service: Service, request: Request) -> Reply:
+    service.sources.resume(request.params.get("name"))
+    return json_answer(service.sources.report())
 
 
-def resume(service: AgentService, request: Request) -> Reply:
-    """Let a pod, or without a name all pods, follow their sources again."""
-    service.gitops.resume(request.params.get("name"))
-    return json_answer(service.gitops.report())
+def _delete(service: Service, request: Request) -> Reply:
+    return json_answer(Deleted(service.delete(request.params["name"])))
 
 
-def roll_back(service: AgentService, request: Request) -> Reply:
+def _roll_back(service: Service, request: Request) -> Reply:
     """Give a pod an older spec: that of `to` in the query, a generation or a commit, or the one before."""
-    return json_answer(service.gitops.roll_back(request.params["name"], request.query.get("to")))
+    return json_answer(service.sources.roll_back(request.params["name"], request.query.get("to")))
 
 
-def volumes(service: AgentService, request: Request) -> Reply:
-    """Return every managed volume."""
-    return json_answer(list(service.volumes()))
-
-
-def remove_volume(service: AgentService, request: Request) -> Reply:
-    """Remove a managed volume with what is in it; it is no error if there is none."""
+def _remove_volume(service: Service, request: Request) -> Reply:
     return json_answer(Deleted(service.remove_volume(request.params["pod"], request.params["name"])))
+
+
+def _pull_image(service: Service, request: Request) -> Reply:
+    """Fetch an image: one JSON object a line, of how far it is, at last the image or the error."""
+    policy = request.query.get("policy", "always")
+    if policy not in _POLICIES:
+        raise Refused(400, f"there is no pull policy {policy!r}", hint=f"policies are {', '.join(_POLICIES)}")
+    return Stream(chunks=_pull_lines(service, request, _reference(request), cast("PullPolicy", policy)))
+
+
+def _pull_lines(service: Service, request: Request, reference: str, policy: PullPolicy) -> Iterator[bytes]:
+    try:
+        for line in service.images.pull(reference, policy, request.ended):
+            yield to_json(line) + b"\n"
+    except TankError as error:
+        # The head of the answer is out already, so the error travels in its body.
+        yield to_json(PullLine(error=error_body(error))) + b"\n"
+
+
+def _remove_image(service: Service, request: Request) -> Reply:
+    return json_answer(service.images.remove(_reference(request)))
+
+
+def _reference(request: Request) -> str:
+    reference = request.query.get("reference", "")
+    if not reference:
+        raise Refused(400, "an image must be named: ?reference=…")
+    return reference
+
+
+def _exec(service: Service, request: Request) -> Reply:
+    """Run a command in a container; the body is an `ExecRequest`."""
+    wanted = _body(request.body, ExecRequest, "a request to run a command")
+    if not wanted.argv or not wanted.argv[0] or any("\0" in argument for argument in wanted.argv):
+        raise Refused(400, "there is no command")
+    sessions = service.sessions
+    run = sessions.target(request.params["name"], request.query.get("container"), request.ended)
+    confirms = request.count("confirm", 0) > 0
+    return Upgrade(
+        run=lambda raw: relay.serve_exec(raw, lambda: sessions.start(run, wanted), confirms=confirms)
+    )
+
+
+def _attach(service: Service, request: Request) -> Reply:
+    """Take over the terminal of a container's main process."""
+    sessions = service.sessions
+    run = sessions.terminal(request.params["name"], request.query.get("container"), request.ended)
+    confirms = request.count("confirm", 0) > 0
+    return Upgrade(
+        run=lambda raw: relay.serve_attach(raw, run, lambda: sessions.view(run), confirms=confirms)
+    )
+
+
+def _logs(service: Service, request: Request) -> Reply:
+    """Return what containers printed, one line each: time, stream, F or P (cut), container, content."""
+    query = LogQuery(
+        tail=request.count("tail", 0) if "tail" in request.query else None,
+        since=request.query.get("since", ""),
+        follow=request.count("follow", 0) > 0,
+    )
+    name, container = request.params["name"], request.query.get("container")
+    several, lines = service.sessions.logs(name, container, query, request.ended)
+    return Stream(chunks=lines, content_type=f"application/octet-stream{SEVERAL if several else ''}")
+
+
+def _body(body: bytes, kind: type[_T], what: str) -> _T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refused(400, f"the body is not {what}: {error}") from None
+
+
+# The three that are no JSON have no answer that a struct could describe.
+_SESSION: dict[str, Any] = {"answer": bytes, "service": "sessions", "upgrade": PROTOCOL}
+HANDLERS: tuple[tuple[types.Call[Any], Handler], ...] = (
+    (types.APPLY, _apply),
+    (types.STATUS, _status),
+    (types.POD_STATUS, _pod_status),
+    (types.WAIT, _wait),
+    (types.EVENTS, _events),
+    (types.PLAN, _plan),
+    (types.SYNC, _sync),
+    (types.SUSPEND, _suspend),
+    (types.SUSPEND_POD, _suspend),
+    (types.RESUME, _resume),
+    (types.RESUME_POD, _resume),
+    (types.DELETE, _delete),
+    (types.ROLLBACK, _roll_back),
+    (types.PULL_IMAGE, _pull_image),
+    (types.REMOVE_IMAGE, _remove_image),
+    (types.REMOVE_VOLUME, _remove_volume),
+    (types.Call(request="POST /v1/pods/{name}/exec", body=types.MAX_COMMAND, **_SESSION), _exec),
+    (types.Call(request="POST /v1/pods/{name}/attach", **_SESSION), _attach),
+    (types.Call(request="GET /v1/pods/{name}/logs", answer=bytes, service="sessions.logs"), _logs),
+)

@@ -1,21 +1,19 @@
-"""The table of all that can be asked of the agent."""
+"""The routes of the server: each call of `types` with its handler."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
+from typing import Any, Literal
 from urllib.parse import unquote
 
 from msgspec import Struct
 
-from tank_agent.api import handlers, image_handlers, sessions
-from tank_agent.api.frames import PROTOCOL
-from tank_agent.api.request import Refused, Reply, Request
-from tank_agent.api.service import AgentService
-from tank_agent.api.wire import MAX_COMMAND, MAX_PLAN, MAX_POD_FILE
+from tank_agent.api.handlers import HANDLERS, Handler
+from tank_agent.api.request import Refused, json_answer
+from tank_agent.api.types import PLAIN, Call
 
-Handler = Callable[[AgentService, Request], Reply]
 # Who may call: "member" is root, the agent's own user, and group tank; "owner" is the first two only.
 Access = Literal["member", "owner"]
 # These are no GET, since they bring or take long, and change nothing.
@@ -42,34 +40,19 @@ class Route(Struct, frozen=True):
         return self.method != "GET" and self.path not in _READING
 
 
+def _plain(call: Call[Any]) -> Handler:
+    """Return the handler that gives the names in the path to the service's method."""
+    answer = attrgetter(call.service)
+    return lambda service, request: json_answer(answer(service)(**request.params))
+
+
+def _route(call: Call[Any], handler: Handler) -> Route:
+    return Route(call.method, call.path, handler, body=call.body, upgrade=call.upgrade)
+
+
 ROUTES: tuple[Route, ...] = (
-    Route("GET", "/v1/info", handlers.info),
-    Route("GET", "/v1/pods", handlers.list_pods),
-    Route("POST", "/v1/pods", handlers.apply, body=MAX_POD_FILE),
-    Route("GET", "/v1/pods/{name}", handlers.get_pod),
-    Route("DELETE", "/v1/pods/{name}", handlers.delete_pod),
-    Route("GET", "/v1/pods/{name}/status", handlers.pod_status),
-    Route("GET", "/v1/pods/{name}/wait", handlers.wait),
-    Route("GET", "/v1/pods/{name}/history", handlers.history),
-    Route("POST", "/v1/pods/{name}/exec", sessions.run_command, body=MAX_COMMAND, upgrade=PROTOCOL),
-    Route("POST", "/v1/pods/{name}/attach", sessions.attach, upgrade=PROTOCOL),
-    Route("GET", "/v1/pods/{name}/logs", sessions.logs),
-    Route("GET", "/v1/status", handlers.status),
-    Route("GET", "/v1/events", handlers.events),
-    Route("POST", "/v1/plan", handlers.plan, body=MAX_PLAN),
-    Route("POST", "/v1/sync", handlers.sync),
-    Route("GET", "/v1/sources", handlers.sources),
-    Route("POST", "/v1/suspend", handlers.suspend),
-    Route("POST", "/v1/resume", handlers.resume),
-    Route("POST", "/v1/pods/{name}/suspend", handlers.suspend),
-    Route("POST", "/v1/pods/{name}/resume", handlers.resume),
-    Route("POST", "/v1/pods/{name}/rollback", handlers.roll_back),
-    Route("GET", "/v1/images", image_handlers.images),
-    Route("POST", "/v1/images/pull", image_handlers.pull),
-    Route("POST", "/v1/images/prune", image_handlers.prune),
-    Route("DELETE", "/v1/images", image_handlers.remove),
-    Route("GET", "/v1/volumes", handlers.volumes),
-    Route("DELETE", "/v1/volumes/{pod}/{name}", handlers.remove_volume),
+    *(_route(call, _plain(call)) for call in PLAIN.values()),
+    *(_route(call, handler) for call, handler in HANDLERS),
 )
 
 

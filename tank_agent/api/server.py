@@ -18,8 +18,9 @@ import structlog
 from tank_agent.api import listener
 from tank_agent.api.connection import Connection, Timeouts
 from tank_agent.api.routes import ROUTES, Route, RouteTable
-from tank_agent.api.service import AgentService
-from tank_agent.api.wire import DEFAULT_GROUP, ErrorBody, encode_error
+from tank_agent.api.types import ErrorBody
+from tank_agent.api.wire import DEFAULT_GROUP, encode_error
+from tank_agent.control.pods import Service
 from tank_agent.errors import Retry, TankError
 from tank_agent.linux.shortage import shortage
 
@@ -28,7 +29,7 @@ _BACKLOG = 256
 
 
 class ApiServer:
-    """Serves an `AgentService` at a socket for root and one group.
+    """Serves the agent at a socket for root and one group.
 
     Args:
         service: the agent. Its methods are called from many threads at once.
@@ -40,7 +41,7 @@ class ApiServer:
 
     def __init__(
         self,
-        service: AgentService,
+        service: Service,
         socket_path: Path,
         group: str = DEFAULT_GROUP,
         *,

@@ -1,16 +1,12 @@
-"""What the server and the client of the API agree on: sizes, phases, and how an error travels.
-
-Every error is one JSON object: {"error": {"reason", "message", "where", "hint", "problems": [...]}}.
-The reason names the class of the error, so that the client raises what the agent raised.
-"""
+"""Errors on the wire: {"error": {"reason", "message", "where", "hint", "problems": [...]}}, and back."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import msgspec
-from msgspec import Struct
 
+from tank_agent.api.types import Envelope, ErrorBody
 from tank_agent.errors import (
     AgentUnreachable,
     ImageInUse,
@@ -27,34 +23,8 @@ from tank_agent.errors import (
 )
 from tank_agent.spec.printable import to_json
 
-DEFAULT_SOCKET = "/run/tank/tank.sock"
 DEFAULT_GROUP = "tank"
 JOIN_GROUP = "use sudo, or `sudo usermod -aG {group} USER` and log in again"
-
-# Phases of a pod (DESIGN section 6), and what `wait` takes for a pod of which nothing is left.
-PHASES = (
-    "pending",
-    "pulling",
-    "starting",
-    "running",
-    "backing-off",
-    "stopping",
-    "completed",
-    "failed",
-    "degraded",
-)
-DELETED = "deleted"
-
-# Bytes of one pod file, and of all the files of one plan.
-MAX_POD_FILE = 1 << 20
-MAX_PLAN = 32 << 20
-# Bytes of a command with its variables; the kernel itself takes 2 MiB (execve(2)).
-MAX_COMMAND = 4 << 20
-
-# The longest that one `wait` request is held open, in seconds; a longer wait is several requests.
-WAIT_SLICE = 30.0
-# The longest that one `sync` request waits for the pods to settle, in seconds.
-MAX_SYNC_WAIT = 600.0
 
 _STATUS: tuple[tuple[type[TankError], int], ...] = (
     (InvalidSpec, 422),
@@ -68,35 +38,6 @@ _STATUS: tuple[tuple[type[TankError], int], ...] = (
     (Stalled, 409),
     (Retry, 503),
 )
-
-
-class ErrorBody(Struct, frozen=True, kw_only=True):
-    """An error as it travels."""
-
-    reason: str
-    message: str
-    where: str | None = None
-    hint: str | None = None
-    problems: tuple[Problem, ...] = ()
-
-
-class Envelope(Struct, frozen=True):
-    """The one shape of every answer that is an error."""
-
-    error: ErrorBody
-
-
-class PlanRequest(Struct, frozen=True):
-    """The body of a plan request: absolute path → text, or a commit of git; neither: what is pending now."""
-
-    files: dict[str, str] | None = None
-    git: str | None = None
-
-
-class Deleted(Struct, frozen=True):
-    """The answer to a delete: whether there was such a pod."""
-
-    deleted: bool
 
 
 def http_status(error: TankError) -> int:

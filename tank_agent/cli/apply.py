@@ -57,7 +57,7 @@ def _wait_until_up(client: Client, name: str, deadline: float, timeout: float) -
     while True:
         left = max(0.0, deadline - time.monotonic())
         found = client.look(name, "running", min(_LOOK, left))
-        if found["phase"] in ("running", "completed"):
+        if found.phase in ("running", "completed"):
             return
-        if found["phase"] == "failed" or left == 0:
+        if found.phase == "failed" or left == 0:
             raise NotReached.by(found, "running", timeout if left == 0 else None)

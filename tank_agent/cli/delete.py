@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb."""
-    from tank_agent.api.wire import DELETED
+    from tank_agent.api.types import DELETED
     from tank_agent.cli.each import for_each
     from tank_agent.cli.output import print_json
     from tank_agent.spec.printable import escape

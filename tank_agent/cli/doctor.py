@@ -50,7 +50,7 @@ def _agent(arguments: argparse.Namespace) -> Check:
         info = client_of(arguments).info()
     except AgentUnreachable as error:
         return warn("agent", error.message, error.hint or "")
-    return ok("agent", f"version {info['version']}, pid {info['pid']}")
+    return ok("agent", f"version {info.version}, pid {info.pid}")
 
 
 def _print(checks: Sequence[Check]) -> None:

@@ -44,9 +44,9 @@ def _status(arguments: argparse.Namespace) -> int:
     from tank_agent.cli.output import print_json
     from tank_agent.cli.sources import print_git
 
-    git = client_of(arguments).sources()["git"]
+    git = client_of(arguments).sources().git
     if arguments.output == "json":
         print_json(git)
     else:
         print_git(git)
-    return 1 if git is not None and git["state"] in ("error", "held") else 0
+    return 1 if git is not None and git.state in ("error", "held") else 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tank_agent.cli.arguments import add_output, client_of
 
 if TYPE_CHECKING:
-    from tank_agent.journal.records import Revision
+    from tank_agent.api.types import ListedRevision
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _why(revision: Revision) -> str:
+def _why(revision: ListedRevision) -> str:
     """Return the commit's subject and author, and whether somebody went back to it."""
     said = [f"rollback to {revision.restored}"] if revision.restored is not None else []
     said += [f"{revision.subject} ({revision.author})"] if revision.author else []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tank_agent.cli.arguments import add_output, client_of
 
 if TYPE_CHECKING:
-    from tank_agent.image.reports import RemovedImages
+    from tank_agent.api.types import RemovedImages
 
 _DIGEST_SHOWN = len("sha256:") + 12
 

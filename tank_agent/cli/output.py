@@ -9,7 +9,7 @@ import sys
 import time
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import Any, TextIO
+from typing import TextIO
 
 from tank_agent.errors import InvalidSpec, TankError
 from tank_agent.linux.standard_streams import CannotWrite
@@ -114,22 +114,22 @@ def span(seconds: float) -> str:
     return " ".join(parts[:2]) or "0s"
 
 
-def seconds_of(moment: Any) -> float | None:
+def seconds_of(moment: str | float | None) -> float | None:
     """Return a time of the API (RFC 3339, or seconds since 1970) as seconds since 1970."""
     if moment is None or isinstance(moment, int | float):
         return moment
     from datetime import datetime
 
-    return datetime.fromisoformat(str(moment)).timestamp()
+    return datetime.fromisoformat(moment).timestamp()
 
 
-def ago(moment: Any) -> str:
+def ago(moment: str | float | None) -> str:
     """Write how long ago a time of the API was."""
     then = seconds_of(moment)
     return "-" if then is None else f"{_close(time.time() - then)} ago"
 
 
-def until(moment: Any) -> str:
+def until(moment: str | float | None) -> str:
     """Write how long it is until a time of the API; "now" once it has passed."""
     then = seconds_of(moment)
     left = 0.0 if then is None else then - time.time()

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tank_agent.api.service import PlannedPod, PlanReport
+from tank_agent.api.types import PlannedPod, PlanReport
 from tank_agent.cli.arguments import add_output, client_of
 from tank_agent.cli.output import colored, print_json
 from tank_agent.errors import AgentUnreachable, InvalidSpec, TankError
@@ -108,7 +108,7 @@ def _plan_of(client: Client, path: Path) -> PlanReport:
     from tank_agent.cli.files import pod_files
     from tank_agent.client.client import read_pod_file
 
-    pods_dir = Path(client.info()["pods_dir"])
+    pods_dir = Path(client.info().pods_dir)
     # A pod's owner is its file, so a checkout elsewhere has to be asked about under the names in pods_dir.
     named = {os.fspath(pods_dir / file.name): file for file in pod_files(path)}
     report = client.plan(

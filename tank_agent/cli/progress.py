@@ -7,8 +7,8 @@ import sys
 from types import TracebackType
 from typing import TextIO
 
+from tank_agent.api.types import PulledLayer, PullReport
 from tank_agent.cli.output import megabytes, share
-from tank_agent.image.config import LayerProgress, Progress
 from tank_agent.spec.printable import escape
 
 _OVER = ("done", "cached")
@@ -37,7 +37,7 @@ class PullDisplay:
         """Take the live lines away; what is printed next stands right below the layers."""
         self._write(self._erased())
 
-    def show(self, progress: Progress) -> None:
+    def show(self, progress: PullReport) -> None:
         """Show how far a pull is now."""
         fresh = [
             layer for layer in progress.layers if layer.state in _OVER and layer.digest not in self._told
@@ -54,7 +54,7 @@ class PullDisplay:
         drawn, self._drawn = self._drawn, 0
         return _UP_AND_CLEAR.format(drawn) if drawn else ""
 
-    def _live_lines(self, progress: Progress) -> list[str]:
+    def _live_lines(self, progress: PullReport) -> list[str]:
         columns, rows = self._size()
         active = [layer for layer in progress.layers if layer.state not in (*_OVER, "waiting")]
         over = sum(layer.state in _OVER for layer in progress.layers)
@@ -76,7 +76,7 @@ class PullDisplay:
             self._stream.flush()
 
 
-def _layer_line(layer: LayerProgress) -> str:
+def _layer_line(layer: PulledLayer) -> str:
     digest = escape(layer.digest.removeprefix("sha256:")[:_DIGEST_SHOWN])
     if layer.state in _OVER:
         state = "here already" if layer.state == "cached" else "done"

@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     place = f"generation {revision.generation}" if revision.generation else "a commit that never ran here"
     what = f"{revision.revision[:12] or '-'} {revision.subject}".rstrip()
     print(escape(f"{arguments.name} goes back to {place}, {what}"))
-    if status.get("hold"):
-        text = f"it is {status['hold']['kind']} there; `tank resume {arguments.name}` follows its file again"
+    if status.hold is not None:
+        text = f"it is {status.hold.kind} there; `tank resume {arguments.name}` follows its file again"
         print(colored(escape(text), "33"))
     return 0

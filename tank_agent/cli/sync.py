@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb."""
-    from tank_agent.api.wire import MAX_SYNC_WAIT
+    from tank_agent.api.types import MAX_SYNC_WAIT
 
     client = client_of(arguments)
     limit = None if arguments.timeout is None else min(arguments.timeout, MAX_SYNC_WAIT)
@@ -52,5 +52,5 @@ def run(arguments: argparse.Namespace) -> int:
         print_sources(sources)
     if not followed(sources):
         return 1
-    well = all(pod["phase"] in ("running", "completed") and not pod["error"] for pod in pods)
+    well = all(pod.phase in ("running", "completed") and not pod.error for pod in pods)
     return 0 if well or not arguments.wait else 1

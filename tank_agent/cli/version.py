@@ -31,8 +31,8 @@ def run(arguments: argparse.Namespace) -> int:
     if agent is None:
         print(escape(f"agent  - ({problem})"))
     else:
-        up = f"pid {agent['pid']}, up {span(agent['uptime'])}"
-        print(escape(f"agent  {agent['version']} ({up})"))
-        for tool in ("crun", "conmon"):
-            print(escape(f"{tool:<6} {agent.get(tool) or '-'}"))
+        up = f"pid {agent.pid}, up {span(agent.uptime)}"
+        print(escape(f"agent  {agent.version} ({up})"))
+        for tool, version in (("crun", agent.crun), ("conmon", agent.conmon)):
+            print(escape(f"{tool:<6} {version or '-'}"))
     return 0

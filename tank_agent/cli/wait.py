@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from tank_agent.api.wire import DELETED, PHASES
+from tank_agent.api.types import DELETED, PHASES
 from tank_agent.cli.arguments import add_output, client_of, duration
 
 
@@ -32,5 +32,5 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output == "json":
         print_json(found)
     else:
-        print(escape(f"{found['name']} {found['phase']}"))
+        print(escape(f"{found.name} {found.phase}"))
     return 0

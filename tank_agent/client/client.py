@@ -6,17 +6,29 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar, overload
 
 import msgspec
 
-from tank_agent.api.service import AppliedPod, ManagedVolume, PlanReport
-from tank_agent.api.wire import DEFAULT_SOCKET, MAX_POD_FILE, WAIT_SLICE, Deleted, PlanRequest
+from tank_agent.api import types
+from tank_agent.api.types import (
+    MAX_POD_FILE,
+    WAIT_SLICE,
+    AppliedPod,
+    Call,
+    ListedEvent,
+    ListedImage,
+    ListedRevision,
+    PlanReport,
+    PlanRequest,
+    PodReport,
+    PullReport,
+    RemovedImages,
+    SourcesReport,
+)
 from tank_agent.client import light
 from tank_agent.client.transport import Transport
 from tank_agent.errors import AgentUnreachable, InvalidSpec, PodNotFound, Problem, TankError
-from tank_agent.image.reports import ListedImage, RemovedImages
-from tank_agent.journal.records import DesiredPod, Event, Revision
 from tank_agent.linux.given_file import read_given, read_stdin
 from tank_agent.spec.model import Pod, PullPolicy
 
@@ -26,7 +38,6 @@ if TYPE_CHECKING:
     from tank_agent.client.logs import LogLine
     from tank_agent.client.results import Result
     from tank_agent.client.start import Stream
-    from tank_agent.image.config import Progress
 
 _T = TypeVar("_T")
 
@@ -35,10 +46,6 @@ _STDIN = "<stdin>"
 # Seconds for which "no such pod" is not believed: a file that was just saved is a pod a moment later.
 _APPEARS_WITHIN = 2.0
 _RETRY_EVERY = 0.1
-# Deleting the files of large layers and volumes takes its time, in seconds.
-_REMOVED_WITHIN = 600.0
-# Seconds that the agent gives its sources, files and git, to look again.
-_SOURCES_WITHIN = 60.0
 
 
 class NotReached(TankError):
@@ -46,23 +53,23 @@ class NotReached(TankError):
 
     reason = "not-reached"
 
-    def __init__(self, message: str, status: dict[str, Any], *, hint: str | None = None) -> None:
+    def __init__(self, message: str, status: PodReport, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.status = status
 
     @classmethod
-    def by(cls, status: dict[str, Any], phase: str, timeout: float | None) -> NotReached:
-        """Say what a pod is instead of in `phase` after `timeout` seconds; None: and it will not be."""
-        name = status["name"]
-        message = f"{name} is {status['phase']}, not {phase}"
+    def by(cls, status: PodReport, phase: str, timeout: float | None) -> NotReached:
+        """Return the error for a pod that is not in `phase` after `timeout` seconds; None: nor will it be."""
+        message = f"{status.name} is {status.phase}, not {phase}"
         if timeout is not None:
             message += f", after {timeout:g} s"
-        if status.get("error"):
-            message += f": {status['error']}"
-        return cls(message, status, hint=f"see `tank status {name}` and `tank events --pod {name}`")
+        if status.error:
+            message += f": {status.error}"
+        hint = f"see `tank status {status.name}` and `tank events --pod {status.name}`"
+        return cls(message, status, hint=hint)
 
 
-class Client:
+class Client(types.Calls):
     """Talks to the agent of this machine. Holds no connection, and may be used from any thread.
 
     Args:
@@ -73,21 +80,11 @@ class Client:
     """
 
     def __init__(self, socket: str | os.PathLike[str] | None = None, timeout: float = 30.0) -> None:
-        self.socket = Path(socket or os.environ.get("TANK_SOCKET") or DEFAULT_SOCKET)
+        self.socket = Path(light.socket_path(socket))
         self._transport = Transport(socket_path=self.socket)
         self._timeout = timeout
 
-    def list(self) -> list[DesiredPod]:
-        """Return the desired pods in the order of their names."""
-        return self._get("/v1/pods", list[DesiredPod])
-
-    def get(self, name: str) -> DesiredPod:
-        """Return one desired pod.
-
-        Raises:
-            PodNotFound: there is none of that name.
-        """
-        return self._get(f"/v1/pods/{light.quote(name)}", DesiredPod)
+    list = types.Calls.list_pods
 
     def apply(
         self, pods: Pod | Mapping[str, object] | os.PathLike[str] | str | bytes, *, file: str | None = None
@@ -104,8 +101,7 @@ class Client:
             OwnedElsewhere: a file or git owns one of the pods; then nothing was stored.
         """
         text, name = _pod_text(pods)
-        answer = self._call("POST", "/v1/pods", {"file": file or name}, text)
-        return _decode(answer, list[AppliedPod])
+        return self._send(types.APPLY, query={"file": file or name}, body=text)
 
     def delete(self, name: str) -> bool:
         """Remove a pod; False if there was none.
@@ -113,18 +109,14 @@ class Client:
         Raises:
             OwnedElsewhere: a file or git owns it.
         """
-        return _decode(self._call("DELETE", f"/v1/pods/{light.quote(name)}"), Deleted).deleted
-
-    def images(self) -> Sequence[ListedImage]:
-        """Return every image on the agent's machine, by name; those without a name come last."""
-        return self._get("/v1/images", list[ListedImage])
+        return self.ask(types.DELETE, name=name).deleted
 
     def pull_image(
         self,
         reference: str,
         *,
         policy: PullPolicy = "always",
-        progress: Callable[[Progress], None] = lambda _: None,
+        progress: Callable[[PullReport], None] = lambda _: None,
     ) -> ListedImage:
         """Fetch an image, and return it.
 
@@ -136,13 +128,10 @@ class Client:
             Stalled: there is no such image, or it is refused.
             Retry: it failed for now.
         """
-        from tank_agent.api.image_wire import PullLine
         from tank_agent.api.wire import raised_error
 
         query = {"reference": reference, "policy": policy}
-        decoder = msgspec.json.Decoder(PullLine)
-        for text in self._transport.lines("/v1/images/pull", query, timeout=self._timeout, method="POST"):
-            line = decoder.decode(text)
+        for line in self._lines(types.PULL_IMAGE, query, self._timeout):
             if line.error is not None:
                 raise raised_error(line.error)
             if line.image is not None:
@@ -158,16 +147,7 @@ class Client:
             ImageInUse: a pod runs it, is to run it, or did before its last change.
             Stalled: there is no such image.
         """
-        answer = self._call("DELETE", "/v1/images", {"reference": reference}, timeout=_REMOVED_WITHIN)
-        return _decode(answer, RemovedImages)
-
-    def prune_images(self) -> RemovedImages:
-        """Remove every image that no pod runs, is to run, or ran before its last change."""
-        return _decode(self._call("POST", "/v1/images/prune", timeout=_REMOVED_WITHIN), RemovedImages)
-
-    def volumes(self) -> Sequence[ManagedVolume]:
-        """Return every managed volume, in the order of pods and names."""
-        return _decode(self._call("GET", "/v1/volumes"), list[ManagedVolume])
+        return self._send(types.REMOVE_IMAGE, query={"reference": reference})
 
     def remove_volume(self, pod: str, name: str) -> bool:
         """Remove a managed volume with what is in it; False if there was none.
@@ -175,18 +155,21 @@ class Client:
         Raises:
             VolumeInUse: its pod is desired with it, or runs.
         """
-        path = f"/v1/volumes/{light.quote(pod)}/{light.quote(name)}"
-        return _decode(self._call("DELETE", path, timeout=_REMOVED_WITHIN), Deleted).deleted
+        return self.ask(types.REMOVE_VOLUME, pod=pod, name=name).deleted
 
-    def status(self, name: str | None = None) -> Any:
-        """Return the status of all pods as a list, or of one as a dict, in the form of DESIGN section 8.
+    @overload
+    def status(self, name: None = None) -> Sequence[PodReport]: ...
+    @overload
+    def status(self, name: str) -> PodReport: ...
+    def status(self, name: str | None = None) -> Sequence[PodReport] | PodReport:
+        """Return the status of all pods, or of one.
 
         Raises:
             PodNotFound: there is none of that name.
         """
-        return self._get("/v1/status" if name is None else f"/v1/pods/{light.quote(name)}/status", Any)
+        return self.ask(types.STATUS) if name is None else self.ask(types.POD_STATUS, name=name)
 
-    def wait(self, name: str, phase: str = "running", timeout: float = 60.0) -> dict[str, Any]:
+    def wait(self, name: str, phase: str = "running", timeout: float = 60.0) -> PodReport:
         """Wait until a pod's current spec is in a phase, and return its status.
 
         Args:
@@ -198,7 +181,7 @@ class Client:
             PodNotFound: there is no such pod, also not a moment later.
         """
         began = time.monotonic()
-        found: dict[str, Any] | None = None
+        found: PodReport | None = None
         while True:
             waited = time.monotonic() - began
             left = max(0.0, timeout - waited)
@@ -213,28 +196,26 @@ class Client:
                     raise
                 time.sleep(_RETRY_EVERY)
             else:
-                if found["phase"] == phase:
+                if found.phase == phase:
                     return found
                 if left == 0:
                     raise NotReached.by(found, phase, timeout)
 
-    def look(self, name: str, phase: str, timeout: float) -> dict[str, Any]:
+    def look(self, name: str, phase: str, timeout: float) -> PodReport:
         """Return a pod's status once it is in a phase, or as it is `timeout` seconds later (at most 30)."""
-        path = f"/v1/pods/{light.quote(name)}/wait"
         query = {"phase": phase, "timeout": f"{timeout:.3f}"}
-        answer = self._call("GET", path, query, timeout=timeout + self._timeout)
-        return _decode(answer, dict[str, Any])
+        return self._send(types.WAIT, {"name": name}, query, within=timeout + self._timeout)
 
-    def events(self, *, follow: bool = False, after: int = 0, pod: str | None = None) -> Iterator[Event]:
+    def events(
+        self, *, follow: bool = False, after: int = 0, pod: str | None = None
+    ) -> Iterator[ListedEvent]:
         """Yield events with a number above `after`, oldest first; with `follow`, also those still to come.
 
         Raises:
             AgentUnreachable: also when the agent ends while it is followed.
         """
         query = {"after": str(after)} | ({"follow": "1"} if follow else {}) | ({"pod": pod} if pod else {})
-        decoder = msgspec.json.Decoder(Event)
-        for line in self._transport.lines("/v1/events", query, timeout=None if follow else self._timeout):
-            yield decoder.decode(line)
+        yield from self._lines(types.EVENTS, query, None if follow else self._timeout)
         if follow:
             raise AgentUnreachable(
                 "the agent ended", where=os.fspath(self.socket), hint="follow again when it is back"
@@ -322,45 +303,33 @@ class Client:
         _, lines = open_logs(os.fspath(self.socket), name, follow=follow, tail=tail, since=since)
         return lines
 
-    def history(self, name: str) -> Sequence[Revision]:
-        """Return the kept revisions of a pod, oldest first.
-
-        Raises:
-            PodNotFound: there never was one of that name.
-        """
-        return self._get(f"/v1/pods/{light.quote(name)}/history", list[Revision])
-
     def plan(self, files: Mapping[str, str] | None = None, *, git: str | None = None) -> PlanReport:
         """Return what would be done if pods_dir held `files` (absolute path → text).
 
         With `git`, if the repository were at this branch, tag or commit; without both, what is pending now.
         """
         body = msgspec.json.encode(PlanRequest(dict(files) if files is not None else None, git))
-        timeout = self._timeout + (_SOURCES_WITHIN if git is not None else 0.0)
-        return _decode(self._call("POST", "/v1/plan", None, body, timeout=timeout), PlanReport)
+        within = self._timeout + (types.SOURCES_WITHIN if git is not None else 0.0)
+        return self._send(types.PLAN, body=body, within=within)
 
-    def sources(self) -> dict[str, Any]:
-        """Return how far files and git are: `suspended`, `directories`, and `git` (None: no repository)."""
-        return self._get("/v1/sources", dict[str, Any])
-
-    def suspend(self, name: str | None = None) -> dict[str, Any]:
+    def suspend(self, name: str | None = None) -> SourcesReport:
         """Let a pod stay as it is, whatever its file says; without a name, all pods. Returns `sources()`.
 
         Raises:
             PodNotFound: there is none of that name.
             Stalled: it follows no file.
         """
-        return _decode(self._call("POST", _about(name, "suspend")), dict[str, Any])
+        return self.ask(types.SUSPEND) if name is None else self.ask(types.SUSPEND_POD, name=name)
 
-    def resume(self, name: str | None = None) -> dict[str, Any]:
+    def resume(self, name: str | None = None) -> SourcesReport:
         """Let a suspended or pinned pod follow its file again; without a name, all. Returns `sources()`.
 
         Raises:
             PodNotFound: there is none of that name.
         """
-        return _decode(self._call("POST", _about(name, "resume")), dict[str, Any])
+        return self.ask(types.RESUME) if name is None else self.ask(types.RESUME_POD, name=name)
 
-    def rollback(self, name: str, to: int | str | None = None) -> Revision:
+    def rollback(self, name: str, to: int | str | None = None) -> ListedRevision:
         """Give a pod an older spec, pin it there if it follows a file, and return that revision.
 
         Args:
@@ -370,13 +339,11 @@ class Client:
             PodNotFound: there is no such pod.
             Stalled: there is no such revision, or it is the present one.
         """
-        query = None if to is None else {"to": str(to)}
-        timeout = self._timeout + _SOURCES_WITHIN
-        return _decode(self._call("POST", _about(name, "rollback"), query, timeout=timeout), Revision)
+        return self._send(types.ROLLBACK, {"name": name}, {} if to is None else {"to": str(to)})
 
     def sync(
         self, wait: float | None = None, *, confirm: str | None = None, within: float | None = None
-    ) -> Sequence[dict[str, Any]]:
+    ) -> Sequence[PodReport]:
         """Look at every source now; with `wait`, until all pods are settled too, at most that many seconds.
 
         Args:
@@ -392,26 +359,30 @@ class Client:
         query = {} if wait is None else {"wait": f"{wait:.3f}"}
         query |= {} if confirm is None else {"confirm": confirm}
         query |= {} if within is None else {"within": f"{within:.3f}"}
-        timeout = max(wait or 0.0, within or 0.0, _SOURCES_WITHIN) + self._timeout
-        answer = self._call("POST", "/v1/sync", query, timeout=timeout)
-        return _decode(answer, list[dict[str, Any]])
+        within = max(wait or 0.0, within or 0.0, types.SOURCES_WITHIN) + self._timeout
+        return self._send(types.SYNC, query=query, within=within)
 
-    def info(self) -> dict[str, Any]:
-        """Return the agent's version, pid, uptime in seconds, directories, and its tools' versions."""
-        return self._get("/v1/info", dict[str, Any])
+    def ask(self, call: Call[_T], **arguments: str) -> _T:
+        """Make a call that takes no more than names, and return its answer."""
+        return self._send(call, arguments)
 
-    def _get(self, path: str, kind: type[_T]) -> _T:
-        return _decode(self._call("GET", path), kind)
-
-    def _call(
+    def _send(
         self,
-        method: str,
-        path: str,
+        call: Call[_T],
+        arguments: Mapping[str, str] | None = None,
         query: Mapping[str, str] | None = None,
-        body: bytes | None = None,
-        timeout: float | None = None,
-    ) -> bytes:
-        return self._transport.call(method, path, query, body, timeout=timeout or self._timeout)
+        body: bytes = b"",
+        *,
+        within: float | None = None,
+    ) -> _T:
+        path = call.path.format_map({key: light.quote(text) for key, text in (arguments or {}).items()})
+        timeout = within or max(self._timeout, call.patience)
+        return _decode(self._transport.call(call.method, path, query, body, timeout=timeout), call.answer)
+
+    def _lines(self, call: Call[_T], query: Mapping[str, str], timeout: float | None) -> Iterator[_T]:
+        decoder = msgspec.json.Decoder(call.answer)
+        for line in self._transport.lines(call.path, query, timeout=timeout, method=call.method):
+            yield decoder.decode(line)
 
 
 def _decode(answer: bytes, kind: type[_T]) -> _T:
@@ -422,11 +393,6 @@ def _decode(answer: bytes, kind: type[_T]) -> _T:
             f"the agent's answer is not understood: {error}",
             hint="agent and client are of different versions, see `tank version`; restart the agent",
         ) from error
-
-
-def _about(name: str | None, verb: str) -> str:
-    """Return the path of a verb about a pod, or about all sources."""
-    return f"/v1/{verb}" if name is None else f"/v1/pods/{light.quote(name)}/{verb}"
 
 
 def _pod_text(pods: Pod | Mapping[str, object] | os.PathLike[str] | str | bytes) -> tuple[bytes, str]:

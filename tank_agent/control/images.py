@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
+from tank_agent.api.types import ListedImage, PullLine, PullReport, RemovedImages, shown
 from tank_agent.errors import ImageInUse, Retry, TankError
 from tank_agent.image.config import Progress
-from tank_agent.image.reports import ListedImage, RemovedImages
 from tank_agent.image.store.store import ImageStore, Pruned, StoredImage
 from tank_agent.linux.clock import rfc3339
 from tank_agent.reconcile.reconciler import Reconciler
@@ -65,9 +65,7 @@ class Images:
                 pods.setdefault(digest, set()).add(need.use.pod)
         return [_listed(row, pods.get(row.digest, ())) for row in rows]
 
-    def pull(
-        self, reference: str, policy: PullPolicy, ended: Callable[[], bool]
-    ) -> Iterator[Progress | ListedImage]:
+    def pull(self, reference: str, policy: PullPolicy, ended: Callable[[], bool]) -> Iterator[PullLine]:
         """Fetch an image: yields how far it is a few times a second, and at last the image.
 
         Ends early, with an error, when `ended()` becomes true.
@@ -81,7 +79,7 @@ class Images:
         while not self._machine.pulls.wait(_LOOK):
             if ended() or time.monotonic() > deadline:
                 raise Retry("the image store is still being cleaned", hint="try again in a minute")
-            yield _NOTHING
+            yield _line(_NOTHING)
         over = threading.Event()
         seen = [_NOTHING]
         with ThreadPoolExecutor(1, thread_name_prefix="image-pull") as pool:
@@ -94,7 +92,7 @@ class Images:
             )
             try:
                 while not wait([future], _LOOK).done:
-                    yield seen[0]
+                    yield _line(seen[0])
             finally:
                 over.set()
             image = future.result()
@@ -103,13 +101,13 @@ class Images:
                 f"the registry did not answer; the copy of {full} on this machine stays as it is",
                 hint=image.not_refreshed,
             )
-        yield seen[0]
+        yield _line(seen[0])
         self._tell_pods(full)
         # An image on disk has no name of its own digest, so the one that was asked for is looked up.
         found = [row for row in self.list() if row.reference == full and row.digest == image.digest]
         if not found:
             raise Retry(f"{full} was removed while it was pulled")
-        yield found[0]
+        yield PullLine(image=found[0])
 
     def remove(self, reference: str) -> RemovedImages:
         """Remove a name or, by its digest, an image with all its names.
@@ -224,6 +222,10 @@ def _listed(row: StoredImage, pods: Collection[str]) -> ListedImage:
         pulled_at=rfc3339(row.pulled_at or None),
         pods=tuple(sorted(pods)),
     )
+
+
+def _line(progress: Progress) -> PullLine:
+    return PullLine(progress=shown(progress, PullReport))
 
 
 def _removed(pruned: Pruned) -> RemovedImages:

@@ -10,7 +10,7 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from tank_agent.api.service import PlannedPod, PlanReport
+from tank_agent.api.types import PlannedPod, PlanReport
 from tank_agent.errors import Problem, Stalled, TankError
 from tank_agent.journal import ownership
 from tank_agent.journal.ownership import Known

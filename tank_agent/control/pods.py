@@ -1,4 +1,4 @@
-"""Answers what the API asks, from the journal and the loop; implements `api.service.AgentService`."""
+"""The verbs about pods and the agent itself, answered from the journal and the loop."""
 
 from __future__ import annotations
 
@@ -7,16 +7,30 @@ import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from tank_agent import __version__
-from tank_agent.api.service import AppliedPod, ManagedVolume, PlannedPod, PlanReport
+from tank_agent.api.types import (
+    AgentInfo,
+    AppliedPod,
+    ContainerReport,
+    ExitReport,
+    ListedEvent,
+    ListedPod,
+    ListedRevision,
+    ManagedVolume,
+    PlannedPod,
+    PlanReport,
+    PodReport,
+    ProgressReport,
+    UsageReport,
+    shown,
+)
 from tank_agent.control.images import Images
 from tank_agent.control.sessions import Interactive
 from tank_agent.control.sources import SYNC_DEADLINE, GitOps
 from tank_agent.errors import InvalidSpec, PodNotFound, Problem, VolumeInUse
 from tank_agent.journal.journal import Journal
-from tank_agent.journal.records import DesiredPod, Event, Exit, Revision
+from tank_agent.journal.records import DesiredPod, Exit
 from tank_agent.linux.clock import rfc3339
 from tank_agent.reconcile.changes import changes
 from tank_agent.reconcile.core.phase import ContainerView, Phase
@@ -37,9 +51,9 @@ class Service:
         machine: what the loop looks at.
         reconciler: the loop.
         tool_versions: versions of crun and conmon, looked up on demand.
-        interactive: what opens containers for `exec`, `attach` and `logs`.
+        sessions: what opens containers for `exec`, `attach` and `logs`.
         images: what lists, pulls and removes images.
-        gitops: what knows about sources.
+        sources: what knows about sources.
     """
 
     def __init__(
@@ -49,13 +63,13 @@ class Service:
         reconciler: Reconciler,
         tool_versions: Callable[[], Mapping[str, str]],
         *,
-        interactive: Interactive,
+        sessions: Interactive,
         images: Images,
-        gitops: GitOps,
+        sources: GitOps,
     ) -> None:
-        self.interactive = interactive
+        self.sessions = sessions
         self.images = images
-        self.gitops = gitops
+        self.sources = sources
         self._settings = settings
         self._machine = machine
         self._journal: Journal = machine.journal
@@ -63,24 +77,24 @@ class Service:
         self._tool_versions = tool_versions
         self._started = machine.clock.monotonic()
 
-    def list_pods(self) -> Sequence[DesiredPod]:
+    def list_pods(self) -> Sequence[ListedPod]:
         """Return the desired pods in the order of their names."""
         desired = self._journal.desired()
-        return [desired[name] for name in sorted(desired)]
+        return [shown(desired[name], ListedPod) for name in sorted(desired)]
 
-    def get_pod(self, name: str) -> DesiredPod:
+    def get(self, name: str) -> ListedPod:
         """Return one desired pod, or raise PodNotFound."""
         found = self._journal.get(name)
         if found is None:
             raise PodNotFound(f"there is no pod {name}", hint="`tank list` shows all")
-        return found
+        return shown(found, ListedPod)
 
     def apply(self, text: str, file: str) -> Sequence[AppliedPod]:
         """Check a pod file's text and store its pods."""
         parsed = parse_pod_file(text, file)
         if parsed.problems:
             raise InvalidSpec(parsed.problems)
-        self.gitops.refuse_elsewhere(parsed.pods, file)
+        self.sources.refuse_elsewhere(parsed.pods, file)
         before = self._journal.desired()
         revision = hashlib.sha256(text.encode()).hexdigest()[:12]
         stored = self._journal.put_all([found.pod for found in parsed.pods], revision)
@@ -99,7 +113,7 @@ class Service:
             self._reconciler.wake(name, "deleted")
         return deleted
 
-    def status(self, name: str | None = None) -> list[dict[str, Any]]:
+    def status(self, name: str | None = None) -> list[PodReport]:
         """Return the objects of DESIGN section 8."""
         if name is not None and self._reconciler.knows(name):
             return [self._pod_status(name)]
@@ -112,9 +126,8 @@ class Service:
             raise PodNotFound(f"there is no pod {name}", hint="`tank status` shows all")
         return [broken[name]]
 
-    def wait(self, name: str, phase: str, timeout: float) -> dict[str, Any]:
+    def wait(self, name: str, phase: str, timeout: float) -> PodReport:
         """Return the pod's status once it is in `phase`, or when `timeout` seconds are over."""
-        gone = {"name": name, "phase": "deleted"}
 
         def reached() -> bool:
             if phase == "deleted":
@@ -123,23 +136,23 @@ class Service:
 
         reached_it = self._reconciler.wait_until(reached, timeout)
         if phase == "deleted" and reached_it:
-            return gone
+            return PodReport(name=name, phase="deleted")
         return self.status(name)[0]
 
-    def events(self, after: int, limit: int) -> Sequence[Event]:
+    def events(self, after: int, limit: int) -> Sequence[ListedEvent]:
         """Return events with a number above `after`, oldest first."""
-        return self._journal.events(after, limit)
+        return [shown(event, ListedEvent) for event in self._journal.events(after, limit)]
 
     def wait_for_events(self, after: int, timeout: float) -> bool:
         """Block until there is an event above `after`, at most `timeout` seconds."""
         return self._journal.wait_for_events(after, timeout)
 
-    def history(self, name: str) -> Sequence[Revision]:
+    def history(self, name: str) -> Sequence[ListedRevision]:
         """Return the kept revisions of a pod, oldest first, or raise PodNotFound."""
         revisions = self._journal.history(name)
         if not revisions:
             raise PodNotFound(f"there never was a pod {name}")
-        return revisions
+        return [shown(revision, ListedRevision) for revision in revisions]
 
     def plan(self, files: Mapping[str, str] | None, git: str | None = None) -> PlanReport:
         """Say what would be done if pods_dir held `files`, or git were at `git`; None: what is pending."""
@@ -148,9 +161,9 @@ class Service:
             after, problems = dict(before), list(self._journal.problems())
         else:
             snapshot = (
-                self.gitops.read(git)
+                self.sources.read(git)
                 if git is not None
-                else snapshot_of_texts(files or {}, parse=self.gitops.parse)
+                else snapshot_of_texts(files or {}, parse=self.sources.parse)
             )
             preview = self._journal.preview(snapshot)
             after, problems = dict(preview.desired), list(preview.problems)
@@ -160,11 +173,11 @@ class Service:
 
     def sync(
         self, wait: float | None, confirm: str | None = None, within: float | None = None
-    ) -> list[dict[str, Any]]:
+    ) -> list[PodReport]:
         """Look at every source now; with `wait`, until all pods are settled too, within that many seconds."""
         limits = [limit for limit in (wait, within) if limit is not None]
         deadline = time.monotonic() + min(limits, default=SYNC_DEADLINE)
-        self.gitops.sync(confirm, min([SYNC_DEADLINE, *limits]))
+        self.sources.sync(confirm, min([SYNC_DEADLINE, *limits]))
         if wait is not None:
             self._reconciler.wait_until(Settled(self._reconciler), max(0.0, deadline - time.monotonic()))
         return self.status()
@@ -194,62 +207,53 @@ class Service:
             return f"pod {pod} has it ({desired.owner})"
         return f"pod {pod} still runs" if self._machine.containers.runs(pod) else None
 
-    def info(self) -> dict[str, Any]:
+    def info(self) -> AgentInfo:
         """Return what agent this is."""
-        return {
-            "version": __version__,
-            "pid": os.getpid(),
-            "uptime": round(self._machine.clock.monotonic() - self._started, 3),
-            "data_dir": str(self._settings.data_dir),
-            "run_dir": str(self._settings.run_dir),
-            "pods_dir": str(self._settings.pods_dir),
+        return AgentInfo(
+            version=__version__,
+            pid=os.getpid(),
+            uptime=round(self._machine.clock.monotonic() - self._started, 3),
+            data_dir=str(self._settings.data_dir),
+            run_dir=str(self._settings.run_dir),
+            pods_dir=str(self._settings.pods_dir),
             **self._tool_versions(),
-        }
+        )
 
-    def _pod_status(self, name: str) -> dict[str, Any]:
+    def _pod_status(self, name: str) -> PodReport:
         desired = self._journal.get(name)
         view = self._reconciler.view(name)
         usage = self._machine.containers.usage(name)
-        return {
-            "name": name,
-            "phase": str(view.phase),
-            "owner": desired.owner if desired is not None else "",
-            "revision": desired.revision if desired is not None else "",
-            "generation": desired.generation if desired is not None else 0,
-            "error": view.error,
-            **self.gitops.pod_report(desired),
-            "next_retry": rfc3339(view.next_retry),
-            "addresses": list(self._machine.networks.addresses(name)),
-            "usage": _usage(usage.values()),
-            "containers": [
-                {**_container_status(container, desired), "usage": _usage(_of(container, usage))}
-                for container in view.containers
-            ],
-        }
+        git, hold = self.sources.pod_report(desired)
+        return PodReport(
+            name=name,
+            phase=str(view.phase),
+            owner=desired.owner if desired is not None else "",
+            revision=desired.revision if desired is not None else "",
+            generation=desired.generation if desired is not None else 0,
+            error=view.error,
+            git=git,
+            hold=hold,
+            next_retry=rfc3339(view.next_retry),
+            addresses=tuple(self._machine.networks.addresses(name)),
+            usage=_usage(usage.values()),
+            containers=tuple(_container(container, desired, usage) for container in view.containers),
+        )
 
-    def _broken_files(self, known: set[str]) -> dict[str, dict[str, Any]]:
+    def _broken_files(self, known: set[str]) -> dict[str, PodReport]:
         """Return an entry for every file that is wrong and has no pod, so that nobody must read the log."""
         by_name: dict[str, list[Problem]] = {}
-        of_directories = self.gitops.directory_problems()
+        of_directories = self.sources.directory_problems()
         for problem in (problem for problem in self._journal.problems() if problem not in of_directories):
             name = problem.pod or Path(problem.file).name.removesuffix(".toml")
             if name not in known:
                 by_name.setdefault(name, []).append(problem)
         return {
-            name: {
-                "name": name,
-                "phase": str(Phase.FAILED),
-                "owner": self._owner_of(problems[0].file),
-                "revision": "",
-                "generation": 0,
-                "error": "\n".join(str(problem) for problem in problems),
-                "git": None,
-                "hold": None,
-                "next_retry": None,
-                "addresses": [],
-                "usage": None,
-                "containers": [],
-            }
+            name: PodReport(
+                name=name,
+                phase=str(Phase.FAILED),
+                owner=self._owner_of(problems[0].file),
+                error="\n".join(map(str, problems)),
+            )
             for name, problems in by_name.items()
         }
 
@@ -297,46 +301,39 @@ class Settled:
         return self._waits_for is None
 
 
-def _container_status(view: ContainerView, desired: DesiredPod | None) -> dict[str, Any]:
+def _container(
+    view: ContainerView, desired: DesiredPod | None, usage: Mapping[str, Usage]
+) -> ContainerReport:
     image = view.run.image if view.run is not None else ""
     if not image and desired is not None:
         spec = next((c for c in desired.pod.containers if c.name == view.name), None)
         image = (spec.image or spec.rootfs or "") if spec is not None else ""
-    return {
-        "name": view.name,
-        "phase": str(view.phase),
-        "pid": view.run.pid if view.run is not None and view.phase is not Phase.STARTING else None,
-        "restarts": view.status.restarts,
-        "image": image,
-        "progress": None
-        if view.progress is None
-        else {"done": view.progress.done, "total": view.progress.total},
-        "exit": _exit_status(view.status.exit),
-    }
+    return ContainerReport(
+        name=view.name,
+        phase=str(view.phase),
+        pid=view.run.pid if view.run is not None and view.phase is not Phase.STARTING else None,
+        restarts=view.status.restarts,
+        image=image,
+        progress=None if view.progress is None else shown(view.progress, ProgressReport),
+        exit=_exit(view.status.exit),
+        usage=_usage([usage[view.name]] if view.name in usage else []),
+    )
 
 
-def _of(container: ContainerView, usage: Mapping[str, Usage]) -> tuple[Usage, ...]:
-    return tuple(used for name, used in usage.items() if name == container.name)
-
-
-def _usage(used: Collection[Usage]) -> dict[str, float] | None:
+def _usage(used: Collection[Usage]) -> UsageReport | None:
     """Return the sum of what is used; None where nothing runs."""
     if not used:
         return None
-    return {
-        "memory": sum(one.memory for one in used),
-        "cpu": round(sum(one.cpu for one in used), 3),
-        "pids": sum(one.pids for one in used),
-    }
+    return UsageReport(
+        memory=sum(one.memory for one in used),
+        cpu=round(sum(one.cpu for one in used), 3),
+        pids=sum(one.pids for one in used),
+    )
 
 
-def _exit_status(exit_: Exit | None) -> dict[str, Any] | None:
+def _exit(exit_: Exit | None) -> ExitReport | None:
     if exit_ is None:
         return None
-    return {
-        "code": exit_.code,
-        "signal": exit_.signal,
-        "oom": exit_.oom,
-        "at": rfc3339(exit_.at),
-        "reason": exit_.reason,
-    }
+    return ExitReport(
+        code=exit_.code, signal=exit_.signal, oom=exit_.oom, at=rfc3339(exit_.at), reason=exit_.reason
+    )

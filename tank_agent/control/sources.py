@@ -5,8 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from tank_agent.api.types import (
+    CommitReport,
+    DirectoryReport,
+    GitReport,
+    HoldReport,
+    ListedRevision,
+    PodGitReport,
+    SourcesReport,
+    StepReport,
+    StepReports,
+    shown,
+)
 from tank_agent.errors import InvalidSpec, PodNotFound, Problem, Retry, Stalled
 from tank_agent.intake.git import GitFollower
 from tank_agent.intake.loop import SourceLoop
@@ -54,58 +65,53 @@ class GitOps:
         self._host = host
         self._directories = tuple(map(str, directories))
 
-    def report(self) -> dict[str, Any]:
-        """Return how far the sources are.
-
-        That is `suspended`, `directories` with what is wrong with each as a whole, and `git` with its steps;
-        None is no repository.
-        """
+    def report(self) -> SourcesReport:
+        """Return how far the sources are."""
         unstored = self._sources.unstored.errors()
         of_source = zip(self._directories, ("dir", "seed"), strict=False)
         wrong = {place: unstored[source] for place, source in of_source if source in unstored}
         wrong |= {problem.file: str(problem) for problem in self.directory_problems()}
-        return {
-            "suspended": self._sources.suspended(),
-            "directories": [{"path": path, "error": wrong.get(path)} for path in self._directories],
-            "git": self._repository_report(),
-        }
+        return SourcesReport(
+            suspended=self._sources.suspended(),
+            directories=tuple(
+                DirectoryReport(path=path, error=wrong.get(path)) for path in self._directories
+            ),
+            git=self._repository_report(),
+        )
 
     def directory_problems(self) -> Sequence[Problem]:
         """Return what is wrong with directories as a whole, so that no pod can be blamed."""
         return [problem for problem in self._journal.problems() if problem.file in self._directories]
 
-    def _repository_report(self) -> dict[str, Any] | None:
+    def _repository_report(self) -> GitReport | None:
         owned = sum(pod.owner.startswith("git:") for pod in self._journal.desired().values())
         if self._git is not None:
-            git = _git_report(self._git.status, self._git.troubles)
-            return git | {
-                "pods": owned,
-                "state": "suspended" if self._sources.suspended() else git["state"],
-            }
-        return {"state": "error", "error": _NO_TABLE, "pods": owned} if owned else None
+            suspended = self._sources.suspended()
+            return _git_report(self._git.status, self._git.troubles, pods=owned, suspended=suspended)
+        return GitReport(state="error", error=_NO_TABLE, pods=owned) if owned else None
 
-    def pod_report(self, pod: DesiredPod | None) -> dict[str, Any]:
-        """Return the fields `git` and `hold` of a pod's status."""
+    def pod_report(self, pod: DesiredPod | None) -> tuple[PodGitReport | None, HoldReport | None]:
+        """Return how a pod stands to its repository, and why it does not follow its file."""
         if pod is None:
-            return {"git": None, "hold": None}
-        hold: dict[str, Any] | None = None
+            return None, None
+        hold: HoldReport | None = None
         if pod.hold is not None:
             since = rfc3339(pod.hold.since)
-            hold = {"kind": pod.hold.kind, "since": since, "generation": pod.hold.generation or None}
+            hold = HoldReport(kind=pod.hold.kind, since=since, generation=pod.hold.generation or None)
         elif ownership.source_of(pod.owner) in ownership.MIRRORS and self._sources.suspended():
-            hold = {"kind": "suspended", "since": None, "generation": None}
+            hold = HoldReport(kind="suspended", since=None, generation=None)
         if ownership.source_of(pod.owner) != "git":
-            return {"git": None, "hold": hold}
-        state, error = self._pod_state(pod, None if hold is None else hold["kind"])
-        git = {
-            "state": state,
-            "error": self._unverified(pod) or error,
-            "commit": pod.revision,
-            "author": pod.author,
-            "subject": pod.subject,
-            "file": ownership.place_of(pod.owner),
-        }
-        return {"git": git, "hold": hold}
+            return None, hold
+        state, error = self._pod_state(pod, None if hold is None else hold.kind)
+        git = PodGitReport(
+            state=state,
+            error=self._unverified(pod) or error,
+            commit=pod.revision,
+            author=pod.author,
+            subject=pod.subject,
+            file=ownership.place_of(pod.owner),
+        )
+        return git, hold
 
     def refuse_elsewhere(self, pods: Sequence[ParsedPod], file: str) -> None:
         """Raise InvalidSpec for pods that are meant for other machines, as their selectors say."""
@@ -187,7 +193,7 @@ class GitOps:
             if self._git is not None:
                 self._git.wake()
 
-    def roll_back(self, name: str, to: str | None) -> Revision:
+    def roll_back(self, name: str, to: str | None) -> ListedRevision:
         """Give a pod an older spec, and return that; None: the one before the present.
 
         Raises:
@@ -203,7 +209,7 @@ class GitOps:
         if self._git is not None and COMMIT.fullmatch(revision.revision):
             self._git.vouch(revision.revision)
         self._announce(self._journal.roll_back(name, revision), "rolled back")
-        return revision
+        return shown(revision, ListedRevision)
 
     def _older(self, pod: DesiredPod, to: str | None) -> Revision:
         kept = [found for found in self._journal.history(pod.name) if found.generation <= pod.generation]
@@ -271,27 +277,29 @@ class GitOps:
         self._journal.record("", None, [NewEvent(pod="", type=kind, message=message)])
 
 
-def _git_report(status: GitStatus, troubles: tuple[str, ...]) -> dict[str, Any]:
-    return {
-        "state": status.state,
-        "remote": status.remote,
-        "ref": status.ref,
-        "error": status.error,
-        "hint": next((step.hint for step in map(status.__getattribute__, _STEPS) if step.error), None),
-        "held": status.held,
-        "commit": _commit(status.commit),
-        "latest": _commit(status.latest),
-        "looked_at": rfc3339(status.looked_at),
-        "steps": {name: _step(getattr(status, name)) for name in _STEPS},
-        "troubles": list(troubles),
-    }
+def _git_report(status: GitStatus, troubles: tuple[str, ...], *, pods: int, suspended: bool) -> GitReport:
+    return GitReport(
+        state="suspended" if suspended else status.state,
+        remote=status.remote,
+        ref=status.ref,
+        error=status.error,
+        hint=next((step.hint for step in map(status.__getattribute__, _STEPS) if step.error), None),
+        held=status.held,
+        commit=_commit(status.commit),
+        latest=_commit(status.latest),
+        looked_at=rfc3339(status.looked_at),
+        steps=StepReports(**{name: _step(getattr(status, name)) for name in _STEPS}),
+        troubles=troubles,
+        pods=pods,
+    )
 
 
-def _step(step: StepStatus) -> dict[str, Any]:
-    return {"revision": step.revision, "error": step.error, "hint": step.hint, "at": rfc3339(step.at)}
+def _step(step: StepStatus) -> StepReport:
+    return StepReport(revision=step.revision, error=step.error, hint=step.hint, at=rfc3339(step.at))
 
 
-def _commit(commit: CommitInfo | None) -> dict[str, Any] | None:
+def _commit(commit: CommitInfo | None) -> CommitReport | None:
     if commit is None:
         return None
-    return {"id": commit.id, "author": commit.author, "subject": commit.subject, "at": rfc3339(commit.at)}
+    at = rfc3339(commit.at)
+    return CommitReport(id=commit.id, author=commit.author, subject=commit.subject, at=at)

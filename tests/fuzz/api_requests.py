@@ -38,7 +38,7 @@ class _Service(FakeService):
     """Also has what people sit at, of which nothing runs."""
 
     @property
-    def interactive(self) -> Any:
+    def sessions(self) -> Any:
         def refuse(*_: object) -> Any:
             raise NotRunning("it is not running")
 

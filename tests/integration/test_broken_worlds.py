@@ -218,7 +218,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def running(agent: Agent) -> set[str]:
     """Return the pods that run, as the agent says; none while nobody listens."""
     try:
-        return {pod["name"] for pod in agent.client.status() if pod["phase"] == "running"}
+        return {pod["name"] for pod in agent.statuses() if pod["phase"] == "running"}
     except TankError:
         return set()
 
@@ -226,7 +226,7 @@ def running(agent: Agent) -> set[str]:
 def said(agent: Agent) -> str:
     """Return what a user can read: the log, and what the agent answers."""
     try:
-        answer = str(agent.client.status())
+        answer = str(agent.statuses())
     except TankError as error:
         answer = str(error)
     return answer + agent.log.read_text()

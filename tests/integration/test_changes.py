@@ -113,8 +113,8 @@ def processes(agent: LanAgent) -> list[tuple[int, int | None]]:
 
 def settled(agent: LanAgent, generation: int) -> bool:
     found = agent.client.sync(wait=10)
-    status = next(pod for pod in found if pod["name"] == "web")
-    return bool(status["generation"] >= generation and status["phase"] == "running")
+    status = next(pod for pod in found if pod.name == "web")
+    return bool(status.generation >= generation and status.phase == "running")
 
 
 def test_every_row_has_a_case() -> None:

@@ -205,7 +205,7 @@ class Chaos:
 def differences(agent: LanAgent, pods: list[Wanted]) -> Iterator[str]:
     """Yield what on the machine is not as the files say."""
     wanted = {pod.name: pod for pod in pods if pod.here}
-    found = {status["name"]: status for status in agent.client.status()}
+    found = {status["name"]: status for status in agent.statuses()}
     if wanted.keys() != found.keys():
         yield f"pods {sorted(wanted.keys() ^ found.keys())}"
         return
@@ -365,7 +365,7 @@ def shaken(agent: LanAgent, chaos: Chaos) -> str:
     began = time.monotonic()
     warm = live_through(agent, chaos)
     lasted = time.monotonic() - began
-    waiting = any(status["error"] for status in agent.client.status())
+    waiting = any(status["error"] for status in agent.statuses())
     took = converged(agent, chaos.pods)
     lived = state_of(agent.process)
     agent.kill()

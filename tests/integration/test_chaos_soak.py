@@ -306,7 +306,7 @@ def running_twice(agent: Agent) -> Iterator[str]:
 def differences(soak: Soak) -> Iterator[str]:
     """Yield what is not as it was asked for."""
     agent, wanted = soak.agent, {pod.name: pod for pod in soak.pods if pod.here}
-    found = {status["name"]: status for status in agent.client.status()}
+    found = {status["name"]: status for status in agent.statuses()}
     if wanted.keys() != found.keys():
         yield f"pods {sorted(wanted.keys() ^ found.keys())}"
     for name in wanted.keys() & found.keys():

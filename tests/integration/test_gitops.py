@@ -41,7 +41,7 @@ def three(fleet: Fleet) -> Fleet:
 
 
 def git_of(agent: Agent) -> dict[str, Any]:
-    found = agent.client.sources()["git"]
+    found = agent.sources()["git"]
     assert isinstance(found, dict)
     return found
 
@@ -138,7 +138,7 @@ def test_a_repository_emptied_by_mistake_takes_nothing_down(three: Fleet) -> Non
     assert pids(agent, "a", "b", "c") == before
     synced = agent.tank("sync")
     assert (synced.returncode, "pods is not in this commit" in synced.stdout) == (1, True)
-    assert {pod["git"]["state"] for pod in agent.client.status()} == {"error"}
+    assert {pod["git"]["state"] for pod in agent.statuses()} == {"error"}
     assert git_of(agent)["steps"]["fetched"]["revision"] == emptied
     # The fix is another push.
     back = three.push({f"pods/{name}.toml": three.text(name) for name in ("a", "b", "c")}, "back")
@@ -360,7 +360,7 @@ def test_pods_for_other_machines_do_not_run(tmp_path: Path) -> None:
         agent.start()
         for pod in ("mine", "labelled", "everywhere"):
             agent.wait_phase(pod, "running")
-        assert [pod["name"] for pod in agent.client.status()] == ["everywhere", "labelled", "mine"]
+        assert [pod["name"] for pod in agent.statuses()] == ["everywhere", "labelled", "mine"]
         pid = agent.pid("mine")
         # Selectors are no part of what runs.
         commit = fleet.push({"pods/mine.toml": fleet.text("mine", head=f'hosts = ["{name}"]')}, "narrower")
@@ -379,7 +379,7 @@ def test_each_machine_has_its_directory(tmp_path: Path) -> None:
     with ended(agent):
         agent.start()
         agent.wait_phase("web", "running")
-        assert [pod["name"] for pod in agent.client.status()] == ["web"]
+        assert [pod["name"] for pod in agent.statuses()] == ["web"]
 
 
 def test_tank_git_init_makes_what_can_be_pushed_to(tmp_path: Path) -> None:
@@ -458,7 +458,7 @@ def test_git_alone_needs_no_directory(three: Fleet) -> None:
     agent.start()
     assert agent.tank("sync", "--wait").returncode == 0
     assert agent.tank("plan").returncode == 0
-    assert [pod["name"] for pod in agent.client.status()] == ["a", "b", "c"]
+    assert [pod["name"] for pod in agent.statuses()] == ["a", "b", "c"]
     assert "files" not in agent.tank("status").stdout
     # It counts as soon as it is there.
     agent.pods.mkdir()

@@ -119,13 +119,13 @@ def test_no_verb_brings_back_what_nobody_signed(tmp_path: Path) -> None:
         agent.kill()
         agent.start()
         # What ran when it was switched on is no push: it goes on, and the status says what it is.
-        wait_for(lambda: agent.client.sources()["git"]["state"] == "error", "the deployed commit is told")
+        wait_for(lambda: agent.sources()["git"]["state"] == "error", "the deployed commit is told")
         pid = agent.pid("web")
-        assert "was never verified" in agent.client.status("web")["git"]["error"]
+        assert "was never verified" in agent.statuses("web")[0]["git"]["error"]
         signed = fleet.push({"pods/web.toml": fleet.text("three")}, "signed", "-S")
         says(agent, "one", "two", "one", "three")
         unsigned = fleet.push({"pods/web.toml": fleet.text("evil")}, "not signed")
-        wait_for(lambda: agent.client.sources()["git"]["state"] == "error", "the unsigned commit is refused")
+        wait_for(lambda: agent.sources()["git"]["state"] == "error", "the unsigned commit is refused")
         pid = agent.pid("web")
         for to in ((), ("1",), ("2",), (first[:8],), (first,), (unsigned,)):
             done = agent.tank("rollback", "web", *to)
@@ -156,7 +156,7 @@ def test_a_pinned_pod_does_not_use_up_the_budget(fleet: Fleet) -> None:
     says(agent, "one", "two", "one")
     fleet.push({"pods/db.toml": fleet.text("more")}, "one of two pods")
     says(agent, "db", "more", pod="db")
-    assert agent.client.sources()["git"]["state"] == "in-sync"
+    assert agent.sources()["git"]["state"] == "in-sync"
 
 
 def test_a_suspended_pod_stays_whatever_is_pushed(fleet: Fleet) -> None:
@@ -195,7 +195,7 @@ def test_everything_suspended(fleet: Fleet) -> None:
     agent.start()
     status = agent.tank("status")
     assert "sources are suspended" in status.stdout
-    assert {pod["name"]: pod["hold"]["kind"] for pod in agent.client.status()} == dict.fromkeys(
+    assert {pod["name"]: pod["hold"]["kind"] for pod in agent.statuses()} == dict.fromkeys(
         ("db", "local", "web"), "suspended"
     )
     assert agent.tank("resume", "web").returncode == 1
@@ -203,8 +203,8 @@ def test_everything_suspended(fleet: Fleet) -> None:
     says(agent, "one", "two", "three")
     agent.wait_gone("local")
     agent.wait_phase("late", "running")
-    wait_for(lambda: agent.client.sources()["git"]["state"] == "in-sync", "git is followed again")
-    assert agent.client.sources()["git"]["commit"]["id"] == pushed
+    wait_for(lambda: agent.sources()["git"]["state"] == "in-sync", "git is followed again")
+    assert agent.sources()["git"]["commit"]["id"] == pushed
 
 
 def test_files_can_be_suspended_and_rolled_back_too(fleet: Fleet) -> None:
@@ -254,7 +254,7 @@ def test_plan_of_a_branch_before_it_is_merged(fleet: Fleet) -> None:
     assert (missing.returncode, "no branch or tag none" in missing.stderr) == (1, True)
     assert agent.tank("plan", "--git", "main", "pods").returncode == 1
     assert {name: agent.pid(name) for name in ("web", "db")} == before
-    assert agent.client.sources()["git"]["state"] == "in-sync"
+    assert agent.sources()["git"]["state"] == "in-sync"
 
 
 def laptop(*arguments: str, at: Path) -> subprocess.CompletedProcess[str]:

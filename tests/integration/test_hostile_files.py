@@ -158,11 +158,11 @@ def removed(agent: Agent, path: Path) -> Iterator[None]:
         yield
     finally:
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
-    wait_for(lambda: [pod["name"] for pod in agent.client.status()] == ["good"], "only the other pod is left")
+    wait_for(lambda: [pod["name"] for pod in agent.statuses()] == ["good"], "only the other pod is left")
 
 
 def errors(agent: Agent) -> str:
-    return "\n".join(pod["error"] for pod in agent.client.status() if pod["error"])
+    return "\n".join(pod["error"] for pod in agent.statuses() if pod["error"])
 
 
 def is_told(agent: Agent, path: Path, said: str | None) -> None:
@@ -175,7 +175,7 @@ def is_told(agent: Agent, path: Path, said: str | None) -> None:
         wait_for(lambda: said in errors(agent), f"{said!r} is told: {errors(agent)}")
     else:
         agent.client.sync()
-        assert [pod["name"] for pod in agent.client.status() if pod["phase"] == "running"] == ["good"]
+        assert [pod["name"] for pod in agent.statuses() if pod["phase"] == "running"] == ["good"]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -55,7 +55,7 @@ def reload(agent: Agent, manager: Manager) -> str:
 def test_ready_when_pods_are_looked_at_and_then_alive(notifying: Agent, manager: Manager) -> None:
     assert manager.next("READY")["STATUS"] == "0 pods"
     # It answers from now on.
-    assert notifying.client.info()["pid"]
+    assert notifying.client.info().pid
     for _ in range(3):
         assert manager.next("WATCHDOG") == {"WATCHDOG": "1"}
     notifying.stop()

@@ -57,7 +57,7 @@ def remove(agent: Agent, pieces: Iterable[str]) -> None:
 def statuses(agent: Agent) -> dict[str, dict[str, Any]] | None:
     """Return the status of every pod by name; None while nobody listens."""
     try:
-        return {pod["name"]: pod for pod in agent.client.status()}
+        return {pod["name"]: pod for pod in agent.statuses()}
     except AgentUnreachable:
         return None
 

@@ -61,7 +61,7 @@ def test_editor_leftovers_are_not_pods(agent: Agent) -> None:
     for name in (".web.toml.swp", "web.toml~", ".web.toml", "4913", "web.toml.bak", "#web.toml#", "web.tml"):
         (agent.pods / name).write_text(text)
     agent.client.sync()
-    assert agent.client.status() == []
+    assert agent.statuses() == []
     agent.write("web", text)
     agent.wait_phase("web", "running")
     pid = agent.pid("web")
@@ -140,7 +140,7 @@ def test_pods_d_deleted_as_a_whole_stops_nobody(agent: Agent) -> None:
     done = agent.tank("sync", "--wait")
     assert (done.returncode, f"files: error - {agent.pods}: is not there" in done.stdout) == (1, True)
     # It is no pod, but its pods say so, and so does an event.
-    (status,) = agent.client.status()
+    (status,) = agent.statuses()
     assert (status["name"], status["phase"], agent.pid("web")) == ("web", "running", pid)
     assert status["error"].startswith(f"{agent.pods}: is not there")
     assert done.stdout.count("is not there") == 1
@@ -152,7 +152,7 @@ def test_pods_d_deleted_as_a_whole_stops_nobody(agent: Agent) -> None:
     assert "unmounted or replaced" in problems
     agent.write("web", agent.pod_text(command=echo("again")))
     wait_for(lambda: "again" in agent.output("web"), "the directory counts again")
-    assert agent.client.status()[0]["error"] is None
+    assert agent.statuses()[0]["error"] is None
     assert "source-recovered" in [event.type for event in agent.client.events()]
 
 

@@ -26,7 +26,7 @@ def push_images(directory: Path, registry: str) -> None:
 def phases(agent: Agent) -> dict[str, int]:
     """Count the pods by phase."""
     found: dict[str, int] = {}
-    for pod in agent.client.status():
+    for pod in agent.statuses():
         found[pod["phase"]] = found.get(pod["phase"], 0) + 1
     return found
 
@@ -46,11 +46,11 @@ def test_three_hundred_pods_run_while_twenty_images_are_pulled(tmp_path: Path) -
         assert {agent.output(f"pod-{number}")[0] for number in range(PODS)} == {
             f"image {number}" for number in range(IMAGES)
         }
-        before = {pod["name"]: pod["containers"][0]["pid"] for pod in agent.client.status()}
+        before = {pod["name"]: pod["containers"][0]["pid"] for pod in agent.statuses()}
         agent.kill()
         agent.start()
-        after = {pod["name"]: pod["containers"][0]["pid"] for pod in agent.client.status()}
+        after = {pod["name"]: pod["containers"][0]["pid"] for pod in agent.statuses()}
         assert after == before
         for file in agent.pods.iterdir():
             file.unlink()
-        wait_for(lambda: not agent.client.status(), "all are gone", 120)
+        wait_for(lambda: not agent.statuses(), "all are gone", 120)

@@ -144,11 +144,11 @@ def test_a_backup_beside_the_file_is_never_taken_for_it(agent: Agent) -> None:
     for name in ("web.toml.bak", "web.toml~", ".web.toml.swp", "web.toml.orig", "#web.toml#", "4913"):
         (file.parent / name).write_text(text)
     agent.client.sync()
-    assert (agent.pid("web"), [pod["name"] for pod in agent.client.status()]) == (pid, ["web"])
+    assert (agent.pid("web"), [pod["name"] for pod in agent.statuses()]) == (pid, ["web"])
     # Also when they are all that is there.
     file.unlink()
     agent.wait_gone("web")
-    assert agent.client.status() == []
+    assert agent.statuses() == []
     for entry in file.parent.iterdir():
         entry.unlink()
 

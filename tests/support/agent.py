@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+
 from tank_agent import Client
 from tank_agent.errors import AgentUnreachable
 
@@ -185,9 +187,18 @@ class Agent:
         temporary.rename(target)
         return target
 
+    def statuses(self, *names: str) -> list[dict[str, Any]]:
+        """Return the status of all pods, or of the named ones, in the form of `tank status -o json`."""
+        found = [self.client.status(name) for name in names] if names else self.client.status()
+        return list(msgspec.json.decode(msgspec.json.encode(found)))
+
+    def sources(self) -> dict[str, Any]:
+        """Return how far the sources are, as JSON has it."""
+        return dict(msgspec.json.decode(msgspec.json.encode(self.client.sources())))
+
     def status(self, name: str) -> dict[str, Any] | None:
         """Return a pod's status; None if there is none."""
-        return next((pod for pod in self.client.status() if pod["name"] == name), None)
+        return next((pod for pod in self.statuses() if pod["name"] == name), None)
 
     def wait_phase(self, name: str, phase: str, deadline: float = DEADLINE) -> dict[str, Any]:
         """Wait until a pod is in a phase, and return its status."""

@@ -11,10 +11,31 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
+
+import msgspec
 
 from tank_agent.api.server import ApiServer
-from tank_agent.api.service import AppliedPod, ManagedVolume, PlannedPod, PlanReport
+from tank_agent.api.types import (
+    AgentInfo,
+    AppliedPod,
+    DirectoryReport,
+    GitReport,
+    ListedEvent,
+    ListedImage,
+    ListedPod,
+    ListedRevision,
+    ManagedVolume,
+    PlannedPod,
+    PlanReport,
+    PodReport,
+    PulledLayer,
+    PullLine,
+    PullReport,
+    RemovedImages,
+    SourcesReport,
+)
+from tank_agent.control.pods import Service
 from tank_agent.errors import (
     ImageInUse,
     InvalidSpec,
@@ -24,9 +45,6 @@ from tank_agent.errors import (
     Stalled,
     VolumeInUse,
 )
-from tank_agent.image.config import LayerProgress, Progress
-from tank_agent.image.reports import ListedImage, RemovedImages
-from tank_agent.journal.records import DesiredPod, Event, Revision
 from tank_agent.linux.libc import syscall
 from tank_agent.spec.model import Container, Pod
 
@@ -37,8 +55,8 @@ def make_pod(name: str, image: str = "oci:/srv/busybox") -> Pod:
     return Pod(name=name, containers=(Container(name="app", image=image),))
 
 
-def desired(name: str, generation: int = 1, owner: str = "api") -> DesiredPod:
-    return DesiredPod(
+def desired(name: str, generation: int = 1, owner: str = "api") -> ListedPod:
+    return ListedPod(
         name=name,
         pod=make_pod(name),
         owner=owner,
@@ -49,18 +67,18 @@ def desired(name: str, generation: int = 1, owner: str = "api") -> DesiredPod:
     )
 
 
-class FakeGitOps:
+class FakeSources:
     """What the API asks about sources; `git` is what it answers."""
 
     def __init__(self, service: FakeService) -> None:
         self.service = service
         self.suspended = False
-        self.git: dict[str, Any] | None = None
+        self.git: GitReport | None = None
         self.directory_error: str | None = None
 
-    def report(self) -> dict[str, Any]:
-        directories = [{"path": "/etc/tank/pods.d", "error": self.directory_error}]
-        return {"suspended": self.suspended, "directories": directories, "git": self.git}
+    def report(self) -> SourcesReport:
+        directory = DirectoryReport(path="/etc/tank/pods.d", error=self.directory_error)
+        return SourcesReport(suspended=self.suspended, directories=(directory,), git=self.git)
 
     def suspend(self, name: str | None) -> None:
         self.service.calls.append(("suspend", name))
@@ -70,7 +88,7 @@ class FakeGitOps:
         self.service.calls.append(("resume", name))
         self.suspended = False
 
-    def roll_back(self, name: str, to: str | None) -> Revision:
+    def roll_back(self, name: str, to: str | None) -> ListedRevision:
         self.service.calls.append(("rollback", name, to))
         return self.service.history(name)[0]
 
@@ -92,17 +110,15 @@ class FakeImages:
     def list(self) -> Sequence[ListedImage]:
         return [self.known]
 
-    def pull(
-        self, reference: str, policy: str, ended: Callable[[], bool]
-    ) -> Iterator[Progress | ListedImage]:
+    def pull(self, reference: str, policy: str, ended: Callable[[], bool]) -> Iterator[PullLine]:
         self.calls.append(("pull", reference, policy))
         for done, state in ((0, "waiting"), (60, "downloading"), (100, "done")):
-            layer = LayerProgress(digest=f"sha256:{'b' * 64}", done=done, total=100, state=state)  # type: ignore[arg-type]
-            cached = LayerProgress(digest=f"sha256:{'c' * 64}", done=50, total=50, state="cached")
-            yield Progress(done=done + 50, total=150, layers=(layer, cached))
+            layer = PulledLayer(digest=f"sha256:{'b' * 64}", done=done, total=100, state=state)  # type: ignore[arg-type]
+            cached = PulledLayer(digest=f"sha256:{'c' * 64}", done=50, total=50, state="cached")
+            yield PullLine(progress=PullReport(done=done + 50, total=150, layers=(layer, cached)))
             if reference == "bad":
                 raise Stalled("no such image", where=reference, hint="check the name")
-        yield self.known
+        yield PullLine(image=self.known)
 
     def remove(self, reference: str) -> RemovedImages:
         self.calls.append(("rm", reference))
@@ -120,16 +136,16 @@ class FakeService:
 
     def __init__(self) -> None:
         self.condition = threading.Condition()
-        self.pods: dict[str, DesiredPod] = {}
-        self.statuses: dict[str, dict[str, Any]] = {}
-        self.log: list[Event] = []
+        self.pods: dict[str, ListedPod] = {}
+        self.statuses: dict[str, PodReport] = {}
+        self.log: list[ListedEvent] = []
         self.calls: list[tuple[Any, ...]] = []
         self.report = PlanReport(pods=())
         self.failure: Exception | None = None
         self.waited = threading.Event()
         self.phase = "running"
         self.images = FakeImages()
-        self.gitops = FakeGitOps(self)
+        self.sources = FakeSources(self)
 
     def add(self, name: str, phase: str = "running", owner: str = "api", **fields: Any) -> None:
         with self.condition:
@@ -141,26 +157,25 @@ class FakeService:
                 "pid": 4711 if phase == "running" else None,
                 "restarts": 2,
                 "image": "oci:/srv/busybox",
-                "exit": None,
+                "exit": fields.pop("exit", None),
+                "progress": fields.pop("progress", None),
             }
-            self.statuses[name] = {
+            status = {
                 "name": name,
                 "phase": phase,
                 "owner": owner,
                 "revision": f"rev{generation}",
                 "generation": generation,
-                "error": None,
-                "next_retry": None,
-                "addresses": [],
                 "containers": [container],
             } | fields
+            self.statuses[name] = msgspec.convert(status, PodReport)
             self.condition.notify_all()
 
     def say(self, pod: str, message: str = "it began", type: str = "started") -> None:
         with self.condition:
             seq = len(self.log) + 1
             self.log.append(
-                Event(
+                ListedEvent(
                     seq=seq,
                     at="2026-11-22T06:00:33Z",
                     pod=pod,
@@ -173,12 +188,12 @@ class FakeService:
             )
             self.condition.notify_all()
 
-    def list_pods(self) -> Sequence[DesiredPod]:
+    def list_pods(self) -> Sequence[ListedPod]:
         if self.failure:
             raise self.failure
         return [self.pods[name] for name in sorted(self.pods)]
 
-    def get_pod(self, name: str) -> DesiredPod:
+    def get(self, name: str) -> ListedPod:
         if name not in self.pods:
             raise PodNotFound(f"there is no pod {name}", hint="see `tank list`")
         return self.pods[name]
@@ -210,26 +225,26 @@ class FakeService:
             self.condition.notify_all()
             return self.pods.pop(name, None) is not None
 
-    def status(self, name: str | None = None) -> list[dict[str, Any]]:
+    def status(self, name: str | None = None) -> list[PodReport]:
         if name is None:
             return [self.statuses[key] for key in sorted(self.statuses)]
-        self.get_pod(name)
+        self.get(name)
         return [self.statuses[name]]
 
-    def wait(self, name: str, phase: str, timeout: float) -> dict[str, Any]:
+    def wait(self, name: str, phase: str, timeout: float) -> PodReport:
         deadline = time.monotonic() + timeout
         self.waited.set()
         with self.condition:
             while True:
                 if phase == "deleted" and name not in self.pods:
-                    return {"name": name, "phase": "deleted"}
+                    return PodReport(name=name, phase="deleted")
                 found = self.status(name)[0]
                 left = deadline - time.monotonic()
-                if found["phase"] == phase or left <= 0:
+                if found.phase == phase or left <= 0:
                     return found
                 self.condition.wait(left)
 
-    def events(self, after: int, limit: int) -> Sequence[Event]:
+    def events(self, after: int, limit: int) -> Sequence[ListedEvent]:
         return self.log[after : after + limit]
 
     def wait_for_events(self, after: int, timeout: float) -> bool:
@@ -244,10 +259,10 @@ class FakeService:
             raise VolumeInUse("volume web/data is in use: pod web has it (api)", hint="remove the pod first")
         return name == "old"
 
-    def history(self, name: str) -> Sequence[Revision]:
-        pod = self.get_pod(name)
+    def history(self, name: str) -> Sequence[ListedRevision]:
+        pod = self.get(name)
         return [
-            Revision(
+            ListedRevision(
                 generation=generation,
                 pod=pod.pod,
                 owner=pod.owner,
@@ -264,22 +279,22 @@ class FakeService:
 
     def sync(
         self, wait: float | None, confirm: str | None = None, within: float | None = None
-    ) -> list[dict[str, Any]]:
+    ) -> list[PodReport]:
         asked = [part for part in (confirm, within) if part is not None]
         self.calls.append(("sync", wait, *asked))
         return self.status()
 
-    def info(self) -> dict[str, Any]:
-        return {
-            "version": "0.1.0",
-            "pid": 17,
-            "uptime": 65.0,
-            "data_dir": "/var/lib/tank",
-            "run_dir": "/run/tank",
-            "pods_dir": "/etc/tank/pods.d",
-            "crun": "1.28",
-            "conmon": "2.2.1",
-        }
+    def info(self) -> AgentInfo:
+        return AgentInfo(
+            version="0.1.0",
+            pid=17,
+            uptime=65.0,
+            data_dir="/var/lib/tank",
+            run_dir="/run/tank",
+            pods_dir="/etc/tank/pods.d",
+            crun="1.28",
+            conmon="2.2.1",
+        )
 
 
 CHANGES = PlanReport(
@@ -295,7 +310,7 @@ CHANGES = PlanReport(
 @contextmanager
 def serving(service: FakeService, socket_path: Path, **options: Any) -> Iterator[ApiServer]:
     """Serve while the block runs; no thread of the server is left after it."""
-    server = ApiServer(service, socket_path, **options)
+    server = ApiServer(cast(Service, service), socket_path, **options)
     server.start()
     try:
         yield server

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from tank_agent.agent.lifecycle import _FOR_RESTART_BELOW, _LIVE, needs_restart
-from tank_agent.api.wire import PHASES
+from tank_agent.api.types import PHASES
 from tank_agent.reconcile.changes import changes, row_of
 from tank_agent.reconcile.core.phase import Phase
 from tank_agent.settings.settings import Settings, SettingsTable, load_settings

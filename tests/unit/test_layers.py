@@ -28,7 +28,7 @@ ROOMS = {
     **dict.fromkeys(WORKERS, FOR_ALL | {"settings"}),
     "intake": FOR_ALL | WORKERS | {"settings"},
     "reconcile": FOR_ALL | WORKERS | {"intake"},
-    "control": BELOW_API | {"api"},
+    "control": BELOW_API,
     "api": BELOW_API | {"control"},
     # Everything meets here, once.
     "agent": BELOW_API | {"api", "control"},
@@ -48,13 +48,10 @@ SEAMS = {
     "image.platform": {"settings"},
     "image.registry.url": {"settings"},
     "reconcile.pulls": {"intake"},
-    "journal.records": {"runtime", "client", "cli"},
-    "image.config": {"client", "cli"},
-    "image.reports": {"client", "cli"},
+    "journal.records": {"runtime"},
     "image.parameters": {"runtime"},
     "api.frames": {"client"},
-    "api.image_wire": {"client"},
-    "api.service": {"client", "cli"},
+    "api.types": {"control", "client", "cli"},
     "api.wire": {"client", "cli"},
 }
 

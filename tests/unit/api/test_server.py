@@ -22,12 +22,11 @@ from tank_agent.api.connection import Timeouts
 from tank_agent.api.request import Answer, Raw, Reply, Request, Upgrade, json_answer
 from tank_agent.api.routes import ROUTES, Route
 from tank_agent.api.server import ApiServer
-from tank_agent.api.service import AgentService
 from tank_agent.errors import OwnedElsewhere, PodNotFound, Retry, Stalled, TankError
 from tests.support.fake_service import FakeService, api_threads, as_user, open_directory, serving, until
 
 
-def echo(service: AgentService, request: Request) -> Reply:
+def echo(service: object, request: Request) -> Reply:
     if request.query.get("refuse"):
         raise PodNotFound("there is no pod web")
 
@@ -40,7 +39,7 @@ def echo(service: AgentService, request: Request) -> Reply:
     return Upgrade(run=run)
 
 
-def only_root(service: AgentService, request: Request) -> Reply:
+def only_root(service: object, request: Request) -> Reply:
     return json_answer(request.peer.uid)
 
 
@@ -560,7 +559,7 @@ def test_a_stop_ends_followers_waiters_and_the_idle(service: FakeService, path: 
 def test_a_stop_does_not_wait_for_a_stuck_answer(service: FakeService, path: Path) -> None:
     released = threading.Event()
 
-    def stuck(service: AgentService, request: Request) -> Reply:
+    def stuck(service: object, request: Request) -> Reply:
         released.wait(30)
         return Answer(body=b"[]")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tank_agent.api.wire import ErrorBody, decode_error, decode_text, encode_error, error_body, http_status
+from tank_agent.api.types import ErrorBody
+from tank_agent.api.wire import decode_error, decode_text, encode_error, error_body, http_status
 from tank_agent.errors import (
     AgentUnreachable,
     ImageInUse,

@@ -14,7 +14,7 @@ import pytest
 import structlog
 
 from tank_agent.agent import logging as logs
-from tank_agent.api.service import PlannedPod, PlanReport
+from tank_agent.api.types import GitReport, PlannedPod, PlanReport
 from tank_agent.cli.logs import _json, _Printer
 from tank_agent.client.logs import LogLine
 from tank_agent.errors import TankError
@@ -46,15 +46,18 @@ def evil_service() -> FakeService:
         git=git,
         revision=EVIL,
     )
-    service.statuses[NAME]["containers"][0] |= {"name": EVIL, "phase": EVIL, "image": EVIL}
+    container_report = msgspec.structs.replace(
+        service.statuses[NAME].containers[0], name=EVIL, phase=EVIL, image=EVIL
+    )
+    service.statuses[NAME] = msgspec.structs.replace(service.statuses[NAME], containers=(container_report,))
     container = Container(name="app", image="x", env={EVIL: EVIL}, args=(EVIL,))
     service.pods[NAME] = msgspec.structs.replace(
         service.pods[NAME], pod=Pod(name="web", containers=(container,)), revision=EVIL
     )
     service.say(NAME, message=EVIL, type=EVIL)
-    commit = {"id": EVIL, "subject": EVIL, "author": EVIL}
+    commit = {"id": EVIL, "subject": EVIL, "author": EVIL, "at": None}
     step = {"revision": EVIL, "error": EVIL, "hint": EVIL, "at": None}
-    service.gitops.git = {
+    git_report = {
         "state": EVIL,
         "error": EVIL,
         "held": EVIL,
@@ -67,7 +70,8 @@ def evil_service() -> FakeService:
         "troubles": [EVIL],
         "steps": dict.fromkeys(("fetched", "verified", "checked", "applied"), step),
     }
-    service.gitops.directory_error = EVIL
+    service.sources.git = msgspec.convert(git_report, GitReport)
+    service.sources.directory_error = EVIL
     service.report = PlanReport(
         pods=(PlannedPod(name=EVIL, change=EVIL, actions=(EVIL,), diff=(EVIL,)),), problems=(EVIL,)
     )

@@ -78,9 +78,7 @@ def test_the_same_from_python(tank: Tank) -> None:
 
 
 def test_status_shows_how_far_an_image_is(tank: Tank, service: FakeService) -> None:
-    service.add("web", "pulling")
-    (container,) = service.statuses["web"]["containers"]
-    container["progress"] = {"done": 12_300_000, "total": 57_000_000}
+    service.add("web", "pulling", progress={"done": 12_300_000, "total": 57_000_000})
     assert "web: pulling app: 12.3 MB of 57.0 MB (21 %)\n" in tank("status")[1]
     assert "pulling     app: 12.3 MB of 57.0 MB (21 %)\n" in tank("status", "web")[1]
 

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from tank_agent.api.types import ExitReport
 from tank_agent.cli.arguments import duration, whole_number
 from tank_agent.cli.logs import since
 from tank_agent.cli.main import VERBS, parser
@@ -25,6 +26,7 @@ from tank_agent.cli.output import (
 )
 from tank_agent.cli.status import ending
 from tank_agent.errors import InvalidSpec, Problem, TankError
+from tank_agent.linux.clock import rfc3339
 from tank_agent.spec.file import DURATION_PATTERN
 from tank_agent.spec.quantities import parse_duration
 
@@ -156,7 +158,7 @@ def test_findings_stand_alone(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_how_a_run_ended(code: int | None, signal: int | None, oom: bool, text: str) -> None:
-    end = {"code": code, "signal": signal, "oom": oom, "at": time.time()}
+    end = ExitReport(code=code, signal=signal, oom=oom, at=rfc3339(time.time()))
     assert ending(end) == f"{text}, 0s ago"
     assert ending(None) == "-"
 

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from tank_agent.api.types import GitReport
 from tests.support.fake_service import CHANGES, FakeService, serving, until
 
 TANK = Path(sys.executable).with_name("tank")
@@ -71,6 +72,10 @@ def alone(tmp_path: Path) -> Tank:
     return Tank(tmp_path / "tank.sock", tmp_path)
 
 
+def as_json(value: object) -> Any:
+    return json.loads(msgspec.json.encode(value))
+
+
 def rows(text: str) -> list[list[str]]:
     return [line.split() for line in text.splitlines()]
 
@@ -102,19 +107,18 @@ def test_status_of_all(tank: Tank, service: FakeService) -> None:
         ["twice"],
         ["next", "try", "now"],
     ]
-    assert tank.json("status") == service.status()
+    assert tank.json("status") == as_json(service.status())
 
 
 def test_status_of_one(tank: Tank, service: FakeService) -> None:
-    service.add("web", "failed", error="out of memory", addresses=["10.0.0.5/24"])
     exit = {"code": None, "signal": 9, "oom": False, "at": "2026-01-01T00:00:00Z"}
-    service.statuses["web"]["containers"][0]["exit"] = exit
+    service.add("web", "failed", error="out of memory", addresses=["10.0.0.5/24"], exit=exit)
     code, stdout, stderr = tank("status", "web")
     assert (code, stderr) == (0, "")
     for line in ("phase       failed", "addresses   10.0.0.5/24", "error       out of memory"):
         assert line in stdout.splitlines()
     assert "killed by SIGKILL, " in stdout
-    assert tank.json("status", "web") == service.status("web")[0]
+    assert tank.json("status", "web") == as_json(service.status("web")[0])
     code, stdout, stderr = tank("status", "nobody")
     assert (code, stdout) == (1, "")
     assert stderr == "tank: there is no pod nobody\n  see `tank list`\n"
@@ -314,7 +318,7 @@ def test_sync(tank: Tank, service: FakeService) -> None:
     code, stdout, _ = tank("sync", "--wait")
     assert code == 1
     assert "failed" in stdout
-    assert tank.json("sync") == service.status()
+    assert tank.json("sync") == as_json(service.status())
 
 
 GIT = {
@@ -340,14 +344,14 @@ def test_sync_confirms_and_fails_while_git_does(tank: Tank, service: FakeService
     assert tank("sync", "--confirm")[0] == 0
     assert tank("sync", "--confirm", "22222222")[0] == 0
     assert service.calls == [("sync", None, ""), ("sync", None, "22222222")]
-    service.gitops.git = GIT
+    service.sources.git = msgspec.convert(GIT, GitReport)
     code, stdout, _ = tank("sync")
     line = 'git: held at 111111111111 "begin\\x1b[2J" (Ann) - commit 2222 is held'
     assert (code, stdout.splitlines()[-2:]) == (1, [line, "git: can't watch /srv"])
     assert tank.json("sync", code=1) == []
-    service.gitops.git = {**GIT, "state": "in-sync", "held": None}
+    service.sources.git = msgspec.convert({**GIT, "state": "in-sync", "held": None}, GitReport)
     assert tank("sync")[0] == 0
-    service.gitops.directory_error = "/etc/tank/pods.d: is not there"
+    service.sources.directory_error = "/etc/tank/pods.d: is not there"
     code, stdout, _ = tank("sync")
     assert (code, "files: error - /etc/tank/pods.d: is not there" in stdout.splitlines()) == (1, True)
     assert tank("status")[0] == 0
@@ -365,7 +369,7 @@ def test_status_tells_of_git_and_of_pods_that_do_not_follow(tank: Tank, service:
     since = "2026-01-01T00:00:00Z"
     service.add("web", git=git, hold={"kind": "pinned", "since": since, "generation": 3})
     service.add("db", git=None, hold=None)
-    service.gitops.git, service.gitops.suspended = GIT, True
+    service.sources.git, service.sources.suspended = msgspec.convert(GIT, GitReport), True
     code, stdout, stderr = tank("status")
     assert (code, stderr) == (0, "")
     assert rows(stdout)[0] == ["NAME", "PHASE", "GIT", "CONTAINERS", "PIDS", "RESTARTS", "OWNER", "REVISION"]
@@ -382,7 +386,7 @@ def test_status_tells_of_git_and_of_pods_that_do_not_follow(tank: Tank, service:
 def test_git_status(tank: Tank, service: FakeService) -> None:
     code, stdout, _ = tank("git", "status")
     assert (code, "follows no git repository" in stdout) == (0, True)
-    service.gitops.git = GIT
+    service.sources.git = msgspec.convert(GIT, GitReport)
     code, stdout, stderr = tank("git", "status")
     assert (code, stderr) == (1, "")
     assert stdout.splitlines()[1:3] == [
@@ -397,7 +401,7 @@ def test_suspend_resume_and_rollback(tank: Tank, service: FakeService) -> None:
     service.add("web", hold={"kind": "pinned", "since": "2026-01-01T00:00:00Z", "generation": 1})
     assert tank("suspend", "web") == (0, "web no longer follows its file\n", "")
     assert tank("suspend")[0] == 0
-    assert tank.json("suspend") == service.gitops.report()
+    assert tank.json("suspend") == as_json(service.sources.report())
     assert tank("resume", "web")[0] == tank("resume")[0] == 0
     code, stdout, _ = tank("rollback", "web")
     assert (code, stdout.splitlines()) == (

@@ -16,7 +16,7 @@ from tank_agent import Client, Pod
 from tank_agent.api.frames import PROTOCOL
 from tank_agent.api.request import Answer, Raw, Reply, Request, Upgrade
 from tank_agent.api.routes import ROUTES, Route
-from tank_agent.api.service import AgentService, AppliedPod, PlanReport
+from tank_agent.api.types import AppliedPod, PlanReport, PodReport
 from tank_agent.client import light
 from tank_agent.client.client import NotReached
 from tank_agent.errors import AgentUnreachable, InvalidSpec, OwnedElsewhere, PodNotFound, Retry, TankError
@@ -44,7 +44,7 @@ def test_answers_have_types(client: Client, service: FakeService) -> None:
     service.add("web")
     service.report = CHANGES
     assert client.list() == service.list_pods()
-    assert client.get("web") == service.get_pod("web")
+    assert client.get("web") == service.get("web")
     assert client.status() == service.status()
     assert client.status("web") == service.status("web")[0]
     assert list(client.history("web")) == list(service.history("web"))
@@ -142,9 +142,9 @@ def test_a_pod_that_is_not_there(client: Client) -> None:
 def test_a_wait_ends_with_the_phase(client: Client, service: FakeService) -> None:
     service.add("web", "pulling")
     threading.Timer(0.1, service.add, ("web", "running")).start()
-    assert client.wait("web", timeout=20)["phase"] == "running"
+    assert client.wait("web", timeout=20).phase == "running"
     threading.Timer(0.1, service.delete, ("web",)).start()
-    assert client.wait("web", "deleted", timeout=20) == {"name": "web", "phase": "deleted"}
+    assert client.wait("web", "deleted", timeout=20) == PodReport(name="web", phase="deleted")
 
 
 def test_a_wait_that_is_over_says_what_it_is_instead(client: Client, service: FakeService) -> None:
@@ -153,12 +153,12 @@ def test_a_wait_that_is_over_says_what_it_is_instead(client: Client, service: Fa
         NotReached, match=r"web is backing-off, not running, after 0.2 s: exit code 3"
     ) as caught:
         client.wait("web", timeout=0.2)
-    assert caught.value.status["phase"] == "backing-off"
+    assert caught.value.status.phase == "backing-off"
 
 
 def test_a_wait_gives_a_new_pod_a_moment_to_appear(client: Client, service: FakeService) -> None:
     threading.Timer(0.3, service.add, ("web", "running")).start()
-    assert client.wait("web", timeout=20)["phase"] == "running"
+    assert client.wait("web", timeout=20).phase == "running"
 
 
 def test_a_wait_for_nobody_ends_early(client: Client) -> None:
@@ -174,9 +174,7 @@ def test_a_wait_outlives_a_restart_of_the_agent(service: FakeService, path: Path
     service.add("web", "pulling")
     results: list[str] = []
     with serving(service, path):
-        waiter = threading.Thread(
-            target=lambda: results.append(Client(path).wait("web", timeout=30)["phase"])
-        )
+        waiter = threading.Thread(target=lambda: results.append(Client(path).wait("web", timeout=30).phase))
         waiter.start()
         assert service.waited.wait(10)
     with serving(service, path):
@@ -296,7 +294,7 @@ def test_whatever_else_answers_is_no_agent(path: Path, said: bytes) -> None:
         thread.join()
 
 
-def odd_answer(service: AgentService, request: Request) -> Reply:
+def odd_answer(service: object, request: Request) -> Reply:
     return Answer(body=b'[{"nom": "web"}]')
 
 
@@ -317,7 +315,7 @@ def test_a_full_agent_asks_to_come_back(service: FakeService, path: Path) -> Non
 # Taking a connection over
 
 
-def greet(service: AgentService, request: Request) -> Reply:
+def greet(service: object, request: Request) -> Reply:
     def run(raw: Raw) -> None:
         raw.socket.sendall(b"hello " + request.body)
         while data := raw.received or raw.socket.recv(65536):

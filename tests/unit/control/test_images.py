@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from tank_agent.api.types import ListedImage, PullLine, PullReport
 from tank_agent.control import images as images_module
 from tank_agent.control.images import Images
 from tank_agent.errors import Retry
-from tank_agent.image.config import Image, Progress
-from tank_agent.image.reports import ListedImage
+from tank_agent.image.config import Image
 from tank_agent.image.store.store import StoredImage
 from tank_agent.linux.clock import SystemClock
 from tank_agent.reconcile.core.restart import Backoff
@@ -93,11 +93,11 @@ def test_a_pull_that_waits_for_the_store_keeps_its_caller_waiting_too(ready: thr
     store = FakeStore()
     machine = FakeMachine(store, ready)
     pulled = make(store, machine).pull("registry.lan/app-0", "missing", lambda: False)
-    assert [next(pulled) for _ in range(3)] == [Progress(done=0, total=0)] * 3
+    assert [next(pulled) for _ in range(3)] == [PullLine(progress=PullReport(done=0, total=0))] * 3
     ready.set()
     *_, last = pulled
-    assert isinstance(last, ListedImage)
-    assert last.reference == "registry.lan/app-0:latest"
+    assert isinstance(last.image, ListedImage)
+    assert last.image.reference == "registry.lan/app-0:latest"
     machine.pulls.close()
 
 

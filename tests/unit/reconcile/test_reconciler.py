@@ -484,7 +484,7 @@ def test_what_could_not_be_stored_is_said_until_it_is_and_recorded_when_there_is
     gitops = GitOps(journal, loop, None, Host(name="x"), directories=(Path("/pods.d"), Path("/seed.d")))
 
     def errors() -> list[str | None]:
-        return [directory["error"] for directory in gitops.report()["directories"]]
+        return [directory.error for directory in gitops.report().directories]
 
     assert errors() == [None, None]
     for _ in range(3):

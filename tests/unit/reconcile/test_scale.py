@@ -24,7 +24,7 @@ def world_of(pods: int, *, running: bool = True) -> World:
 
 
 def service_of(world: World) -> Service:
-    gitops = SimpleNamespace(pod_report=lambda _: {}, directory_problems=lambda: ())
+    sources = SimpleNamespace(pod_report=lambda _: (None, None), directory_problems=lambda: ())
     world.usage = lambda _: {}  # type: ignore[attr-defined]
     world.addresses = lambda _: ()  # type: ignore[attr-defined]
     machine = Machine(
@@ -38,7 +38,7 @@ def service_of(world: World) -> Service:
     )
     nothing = cast(Any, None)
     return Service(
-        nothing, machine, world.loop, nothing, interactive=nothing, images=nothing, gitops=cast(Any, gitops)
+        nothing, machine, world.loop, nothing, sessions=nothing, images=nothing, sources=cast(Any, sources)
     )
 
 

@@ -1,0 +1,59 @@
+"""The calls and the service agree, and the JSON that scripts rely on keeps its names."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Sequence
+from types import GenericAlias
+from typing import Any, get_args, get_origin, get_type_hints
+
+import pytest
+
+from tank_agent.api import types
+from tank_agent.api.handlers import HANDLERS
+from tank_agent.api.types import PLAIN, Call, ContainerReport, GitReport, PodReport
+from tank_agent.client.client import Client
+from tank_agent.control.pods import Service
+
+# The parts that the service has under these names.
+PARTS = get_type_hints(Service.__init__)
+
+
+def method_of(call: Call[Any]) -> Any:
+    part, _, name = call.service.rpartition(".")
+    return getattr(PARTS[part] if part else Service, name)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_plain_call_is_a_method_of_the_service_and_of_the_client(name: str) -> None:
+    call = PLAIN[name]
+    method, stub = method_of(call), getattr(Client, name)
+    names = re.findall(r"{(\w+)}", call.path)
+    for function in (method, stub):
+        assert [*inspect.signature(function).parameters] == ["self", *names]
+    returned = get_type_hints(method, vars(inspect.getmodule(method)))["return"]
+    kind = list if get_origin(returned) is Sequence else get_origin(returned)
+    assert (GenericAlias(kind, get_args(returned)) if kind else returned) == call.answer
+    assert stub.__doc__
+
+
+@pytest.mark.parametrize("call", [call for call, _ in HANDLERS if "." not in call.service])
+def test_a_call_with_a_handler_names_a_method_too(call: Call[Any]) -> None:
+    assert call.service == "sessions" or method_of(call)
+
+
+def test_every_call_has_a_handler() -> None:
+    handled = {call.request for call, _ in HANDLERS}
+    declared = {call.request for call in vars(types).values() if isinstance(call, Call)}
+    assert declared <= handled
+
+
+def test_the_names_of_a_status_stay() -> None:
+    """They may get more, and none may be renamed (DESIGN section 8)."""
+    pod = "name phase owner revision generation error git hold next_retry addresses usage containers"
+    assert set(pod.split()) <= set(PodReport.__struct_fields__)
+    container = "name phase pid restarts image progress exit usage"
+    assert set(container.split()) <= set(ContainerReport.__struct_fields__)
+    git = "state remote ref error hint held commit latest looked_at steps troubles pods"
+    assert set(git.split()) <= set(GitReport.__struct_fields__)
