@@ -7,12 +7,6 @@ import os
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
-# Architecture-independent numbers of system calls that glibc 2.36 has no wrapper for (asm-generic/unistd.h).
-SYS_OPEN_TREE = 428
-SYS_MOVE_MOUNT = 429
-SYS_OPENAT2 = 437
-SYS_MOUNT_SETATTR = 442
-
 
 def call(name: str, *args: object, path: str | os.PathLike[str] | None = None) -> int:
     """Call a libc function that returns -1 and sets errno on failure; integers are passed as C longs.

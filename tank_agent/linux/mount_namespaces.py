@@ -6,39 +6,23 @@ does anything else afterwards.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import select
-import struct
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TypeVar
 
-from msgspec import Struct
-
-from tank_agent.linux.libc import SYS_MOVE_MOUNT, SYS_OPEN_TREE, call, syscall
-from tank_agent.linux.mounts import MNT_DETACH
+from tank_agent.linux.libc import call
 from tank_agent.linux.namespaces import in_thread
 from tank_agent.linux.pidfd import process_id
 
 T = TypeVar("T")
 
-# linux/sched.h, linux/fcntl.h, linux/mount.h, linux/stat.h
+# linux/sched.h
 CLONE_FS = 0x200
 CLONE_NEWNS = 0x20000
-_AT_FDCWD = -100
-_AT_EMPTY_PATH = 0x1000
-_AT_RECURSIVE = 0x8000
-_OPEN_TREE_CLONE = 0x1
-_MOVE_MOUNT_F_EMPTY_PATH = 0x4
-_MOVE_MOUNT_T_EMPTY_PATH = 0x40
-_STATX_ATTR_MOUNT_ROOT = 0x2000
-_STATX_MNT_ID = 0x1000
-_STATX_SIZE = 256
-_STATX_ATTRIBUTES_AT = 8
-_STATX_MNT_ID_AT = 144
 
 
 def in_mount_namespace(process: int, function: Callable[[int], T], root: tuple[int, int] | None = None) -> T:
@@ -95,61 +79,6 @@ def _open_directory(path: str, stack: ExitStack, parent: int | None = None) -> i
 def _identity(descriptor: int) -> tuple[int, int]:
     status = os.fstat(descriptor)
     return status.st_dev, status.st_ino
-
-
-class Place(Struct, frozen=True):
-    """Where a descriptor leads: the number of its mount, and whether it is the top of that (statx(2))."""
-
-    mount: int
-    is_root: bool
-
-
-def place_of(descriptor: int) -> Place:
-    """Return where a descriptor leads. The number is one mount's for as long as something holds that.
-
-    Raises:
-        OSError: it cannot be looked at.
-    """
-    buffer = ctypes.create_string_buffer(_STATX_SIZE)
-    call("statx", descriptor, b"", _AT_EMPTY_PATH, _STATX_MNT_ID, buffer)
-    (attributes,) = struct.unpack_from("=Q", buffer, _STATX_ATTRIBUTES_AT)
-    (mount,) = struct.unpack_from("=Q", buffer, _STATX_MNT_ID_AT)
-    return Place(mount=mount, is_root=bool(attributes & _STATX_ATTR_MOUNT_ROOT))
-
-
-def unmount_descriptor(descriptor: int, descriptors: int) -> None:
-    """Detach the very mount that a descriptor is the top of, in the calling thread's namespace.
-
-    Args:
-        descriptor: of the mount.
-        descriptors: our own directory of descriptors, opened before the namespace was entered. It becomes the
-            thread's working directory.
-
-    Raises:
-        OSError: it is not the top of a mount of this namespace.
-    """
-    os.fchdir(descriptors)
-    call("umount2", str(descriptor).encode(), MNT_DETACH)
-
-
-def clone_mount(path: str | os.PathLike[str]) -> int:
-    """Return a descriptor of a copy of what is mounted at `path`, with its options, attached nowhere.
-
-    Raises:
-        OSError: with the path as filename.
-    """
-    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_RECURSIVE
-    return syscall(SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags, path=path)
-
-
-def attach_mount(mount: int, target: int) -> None:
-    """Mount what `clone_mount` returned where `target` stands, in the calling thread's namespace.
-
-    Raises:
-        OSError: `target` is of another namespace, or one of the two is a directory and the other is not.
-    """
-    flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
-    syscall(SYS_MOVE_MOUNT, mount, b"", target, b"", flags)
 
 
 class MountWatch:

@@ -6,11 +6,11 @@ import ctypes
 import errno
 import os
 import re
-import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from tank_agent.linux.libc import SYS_MOUNT_SETATTR, SYS_MOVE_MOUNT, SYS_OPEN_TREE, call, syscall
+from tank_agent.linux import mount_api
+from tank_agent.linux.libc import call
 
 # linux/mount.h
 MS_RDONLY = 0x1
@@ -21,6 +21,7 @@ MS_REMOUNT = 0x20
 MS_BIND = 0x1000
 MS_REC = 0x4000
 MS_PRIVATE = 0x40000
+MS_SLAVE = 0x80000
 MNT_DETACH = 0x2
 UMOUNT_NOFOLLOW = 0x8
 _OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
@@ -118,18 +119,6 @@ def unescaped(field: bytes) -> str:
     return os.fsdecode(_OCTAL.sub(lambda found: bytes([int(found[1], 8)]), field))
 
 
-# linux/mount.h, struct mount_attr: attr_set, attr_clr, propagation, userns_fd.
-_MOUNT_ATTR_RDONLY = 0x1
-_MOUNT_ATTR_NOSUID = 0x2
-_MOUNT_ATTR_NODEV = 0x4
-_MOUNT_ATTR_IDMAP = 0x100000
-_OPEN_TREE_CLONE = 0x1
-_AT_EMPTY_PATH = 0x1000
-_AT_RECURSIVE = 0x8000
-_MOVE_MOUNT_F_EMPTY_PATH = 0x4
-_AT_FDCWD = -100
-
-
 def bind(source: int, target: Path, *, read_only: bool, mapping: int | None = None) -> None:
     """Bind-mount what a descriptor stands for, nosuid and nodev, on an existing file or directory.
 
@@ -140,24 +129,27 @@ def bind(source: int, target: Path, *, read_only: bool, mapping: int | None = No
     Raises:
         OSError: with the target as filename; EINVAL if the file system knows no mapping.
     """
-    flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | _AT_EMPTY_PATH | _AT_RECURSIVE
-    tree = syscall(SYS_OPEN_TREE, source, b"", flags, path=target)
+    tree = mount_api.clone(source, name=target)
     try:
-        wanted = _MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV | (_MOUNT_ATTR_RDONLY if read_only else 0)
-        if mapping is not None:
-            wanted |= _MOUNT_ATTR_IDMAP
-        attributes = struct.pack("=QQQQ", wanted, 0, MS_PRIVATE, mapping or 0)
-        syscall(
-            SYS_MOUNT_SETATTR,
-            tree,
-            b"",
-            _AT_EMPTY_PATH | _AT_RECURSIVE,
-            attributes,
-            len(attributes),
-            path=target,
+        attributes = mount_api.NOSUID | mount_api.NODEV | (mount_api.RDONLY if read_only else 0)
+        mount_api.restrict(
+            tree, attributes, recursive=True, propagation=MS_PRIVATE, mapping=mapping, name=target
         )
-        syscall(
-            SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(target), _MOVE_MOUNT_F_EMPTY_PATH, path=target
-        )
+        mount_api.attach(tree, target)
     finally:
         os.close(tree)
+
+
+def unmount_descriptor(descriptor: int, descriptors: int) -> None:
+    """Detach the very mount that a descriptor is the top of, in the calling thread's namespace.
+
+    Args:
+        descriptor: of the mount.
+        descriptors: our own directory of descriptors, opened before the namespace was entered. It becomes the
+            thread's working directory.
+
+    Raises:
+        OSError: it is not the top of a mount of this namespace.
+    """
+    os.fchdir(descriptors)
+    call("umount2", str(descriptor).encode(), MNT_DETACH)

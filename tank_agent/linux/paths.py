@@ -11,9 +11,10 @@ import errno
 import os
 import stat
 
-from tank_agent.linux.libc import SYS_OPENAT2, syscall
+from tank_agent.linux.libc import syscall
 
-# linux/openat2.h
+# asm-generic/unistd.h, linux/openat2.h
+_OPENAT2 = 437
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
@@ -46,7 +47,7 @@ def open_at(directory: int, path: str | bytes, flags: int, *, resolve: int, mode
     for attempt in range(_ATTEMPTS):
         try:
             return syscall(
-                SYS_OPENAT2, directory, name, ctypes.byref(how), ctypes.sizeof(how), path=os.fsdecode(name)
+                _OPENAT2, directory, name, ctypes.byref(how), ctypes.sizeof(how), path=os.fsdecode(name)
             )
         except OSError as error:
             if error.errno != errno.EAGAIN or attempt == _ATTEMPTS - 1:

@@ -7,7 +7,9 @@ import errno
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
@@ -103,6 +105,30 @@ def run(
         code=process.returncode,
         stdout=stdout.decode(errors="replace"),
         stderr=stderr.decode(errors="replace"),
+    )
+
+
+def start_helper(
+    code: str, *arguments: str, channel: socket.socket, output: int = subprocess.DEVNULL, site: bool = True
+) -> subprocess.Popen[bytes]:
+    """Start a Python process that is to confine itself (`confine`), in a session of its own.
+
+    Args:
+        channel: its standard input.
+        output: where its standard output and error go.
+        site: let it load third-party packages by itself.
+
+    Raises:
+        OSError: the machine has no room for another process.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-I", *(() if site else ("-S",)), "-c", code, *arguments],
+        stdin=channel.fileno(),
+        stdout=output,
+        stderr=output,
+        env=dict(ENVIRONMENT),
+        cwd="/",
+        start_new_session=True,
     )
 
 

@@ -21,42 +21,34 @@ small layer. So this module imports little, and only one thread ever runs here: 
 from __future__ import annotations
 
 import _socket
-import ctypes
 import errno
-import fcntl
 import gc
 import os
-import resource
 import select
 import signal
 import stat
 import struct
 import sys
-import termios
 import time
 from collections.abc import Iterator
 from hashlib import sha256
-from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from tank_agent.image.unpack.decompress import GZIP, HEAD, ZSTD, BadLayerError, load_library, plain
 from tank_agent.image.unpack.tarfilter import BLOCK, TarFilter, packed
-from tank_agent.linux import mounts
-from tank_agent.linux.allowances import enlarge_pipe, lower_limit
-from tank_agent.linux.libc import SYS_MOUNT_SETATTR, SYS_MOVE_MOUNT, SYS_OPEN_TREE, call, syscall
+from tank_agent.linux import confine
+from tank_agent.linux.channels import enlarge_pipe, unread
 from tank_agent.linux.paths import open_in_root
 
-# linux/sched.h, linux/mount.h, linux/fcntl.h, linux/prctl.h, linux/capability.h
-_CLONE_NEWNS, _CLONE_NEWIPC, _CLONE_NEWNET = 0x20000, 0x8000000, 0x40000000
-_OPEN_TREE_CLONE, _MOVE_MOUNT_F_EMPTY_PATH, _AT_EMPTY_PATH = 1, 4, 0x1000
-_MOUNT_ATTR_NOSUID, _MOUNT_ATTR_NODEV, _MOUNT_ATTR_NOEXEC = 2, 4, 8
 _INT = struct.calcsize("i")
-_PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 24, 38
-_CAPABILITY_VERSION_3 = 0x20080522
-_CHOWN, _DAC_OVERRIDE, _FOWNER, _FSETID, _MKNOD, _SETFCAP = 0, 1, 3, 4, 27, 31
-_KEPT = (_CHOWN, _DAC_OVERRIDE, _FOWNER, _FSETID, _MKNOD, _SETFCAP)
-
-_TREES = ("bin", "lib", "lib32", "lib64", "libx32", "sbin", "usr")
+_KEPT = (
+    confine.CHOWN,
+    confine.DAC_OVERRIDE,
+    confine.FOWNER,
+    confine.FSETID,
+    confine.MKNOD,
+    confine.SETFCAP,
+)
 PIPE = 1 << 20
 _MESSAGE = 4000
 _START_TIMEOUT = 30.0
@@ -79,22 +71,6 @@ TAR_OPTIONS = (
     "--warning=none",
     "--blocking-factor=512",
 )
-
-
-class _CapabilityHeader(ctypes.Structure):
-    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
-
-
-class _CapabilitySets(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_uint32) for name in ("effective", "permitted", "inheritable")) * 1
-
-
-class _MountAttributes(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_uint64) for name in ("set", "clear", "propagation", "userns"))
-
-
-class _UnfitError(Exception):
-    """The machine has to be set up otherwise; the message says how."""
 
 
 class LayerRequest(NamedTuple):
@@ -185,7 +161,7 @@ def _report(request: LayerRequest) -> Iterator[bytes]:
         yield _verdict("refused", str(error))
     except MemoryError:
         yield _verdict("refused", "it takes too much memory")
-    except _UnfitError as error:
+    except confine.UnfitError as error:
         yield _verdict("failed", str(error))
     except Exception as error:
         # The last line of defence: whatever it was, the agent gets to know it.
@@ -202,11 +178,18 @@ def _unpack(request: LayerRequest) -> Iterator[bytes]:
         head += more
     load_library(head)
     diff_id = sha256()
-    _enter(request.directory)
-    _limit(request.file_size, request.cpu_seconds, request.memory)
+    confine.see_only(request.directory, "layer")
+    confine.limit(
+        memory=request.memory,
+        cpu_seconds=request.cpu_seconds,
+        file_size=request.file_size,
+        descriptors=128,
+    )
     tar = _start_tar(request.tar)
-    _leave_programs()
-    _drop_capabilities()
+    confine.see_nothing_but("/layer")
+    # What is not imported yet would come from the layer.
+    sys.meta_path.clear()
+    _give_up_privileges()
     archive = TarFilter(
         size=request.size, entries=request.entries, depth=request.depth, headers=request.headers
     )
@@ -219,74 +202,9 @@ def _unpack(request: LayerRequest) -> Iterator[bytes]:
     yield f"ok {diff_id.hexdigest()} {archive.size} {archive.entries}".encode()
 
 
-def _enter(directory: str) -> None:
-    """Make `/` an empty file system with the host's programs, read-only, and the layer as `/layer`."""
-    call("unshare", _CLONE_NEWNS | _CLONE_NEWNET | _CLONE_NEWIPC)
-    try:
-        mounts.mount("none", "/", "", mounts.MS_REC | mounts.MS_PRIVATE)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        raise _UnfitError(
-            "/ is not a mount point: before the chroot, mount --bind its directory on itself"
-        ) from error
-    tree = syscall(
-        SYS_OPEN_TREE, -100, os.fsencode(directory), _OPEN_TREE_CLONE | os.O_CLOEXEC, path=directory
-    )
-    attributes = _MountAttributes(_MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV | _MOUNT_ATTR_NOEXEC, 0, 0, 0)
-    size = ctypes.sizeof(attributes)
-    syscall(SYS_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, ctypes.byref(attributes), size, path=directory)
-    mounts.mount("none", directory, "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV, "mode=0700,size=64k")
-    os.chdir(directory)
-    Path("layer").mkdir()
-    syscall(SYS_MOVE_MOUNT, tree, b"", -100, b"layer", _MOVE_MOUNT_F_EMPTY_PATH, path=directory)
-    os.close(tree)
-    read_only = mounts.MS_BIND | mounts.MS_REMOUNT | mounts.MS_RDONLY | mounts.MS_NOSUID | mounts.MS_NODEV
-    for name in _TREES:
-        _bind(name, read_only)
-    call("pivot_root", b".", b".")
-    mounts.unmount(".")
-    mounts.mount("none", "/", "", read_only | mounts.MS_NOEXEC)
-    os.chdir("/layer")
-
-
-def _bind(name: str, read_only: int) -> None:
-    source = Path("/", name)
-    if source.is_symlink():
-        Path(name).symlink_to(source.readlink())
-    elif source.exists():
-        Path(name).mkdir()
-        mounts.mount(f"/{name}", name, "", mounts.MS_BIND)
-        mounts.mount("none", name, "", read_only)
-
-
-def _limit(file_size: int, cpu_seconds: int, memory: int) -> None:
-    for what, value in (
-        (resource.RLIMIT_AS, memory),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_CPU, cpu_seconds),
-        (resource.RLIMIT_FSIZE, file_size),
-        (resource.RLIMIT_NOFILE, 128),
-    ):
-        lower_limit(what, value)
-
-
-def _drop_capabilities() -> None:
-    capability = 0
-    while True:
-        try:
-            if capability not in _KEPT:
-                call("prctl", _PR_CAPBSET_DROP, capability, 0, 0, 0)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            break
-        capability += 1
-    low = sum(1 << kept for kept in _KEPT)
-    header = _CapabilityHeader(_CAPABILITY_VERSION_3, 0)
-    sets = (_CapabilitySets * 2)(_CapabilitySets(low, low, 0), _CapabilitySets(0, 0, 0))
-    call("capset", ctypes.byref(header), ctypes.byref(sets))
-    call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+def _give_up_privileges() -> None:
+    confine.keep_capabilities(_KEPT)
+    confine.gain_no_privileges()
     # Directories that the archive needs and does not describe are root's, 0755.
     os.umask(0o022)
 
@@ -332,7 +250,7 @@ def _start_tar(tar: str) -> _Tar:
     gone = select.poll()
     gone.register(write_end, 0)
     deadline = time.monotonic() + _START_TIMEOUT
-    while any(fcntl.ioctl(write_end, termios.FIONREAD, bytes(_INT))):
+    while unread(write_end):
         if gone.poll(1):
             raise OSError(f"tar did not start: {_read_bounded(messages)}")
         if time.monotonic() > deadline:
@@ -347,8 +265,8 @@ def _become_tar(tar: str, archive: int, messages: int) -> NoReturn:
         os.dup2(messages, 1)
         os.dup2(messages, 2)
         # Whatever it waits for: it does not stay when we are killed.
-        call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        _drop_capabilities()
+        confine.die_with_parent()
+        _give_up_privileges()
         # "UTC" would be looked up in a file.
         environment = {"LC_ALL": "C", "TZ": "UTC0"}
         os.execve(tar, ["tar", *TAR_OPTIONS], environment)  # noqa: S606
@@ -367,16 +285,6 @@ def _greeting() -> bytes:
     block = block.ljust(BLOCK, b"\0")
     block[148:156] = b"%06o\0 " % sum(block)
     return bytes(block) + record.ljust(BLOCK, b"\0")
-
-
-def _leave_programs() -> None:
-    """Make the layer's directory `/`, for tar, too: pivot_root(2) moves all whose root the old one is."""
-    os.chdir("/layer")
-    call("pivot_root", b".", b".")
-    mounts.unmount(".")
-    os.chdir("/")
-    # What is not imported yet would come from the layer.
-    sys.meta_path.clear()
 
 
 def _write(to: int, piece: memoryview) -> None:

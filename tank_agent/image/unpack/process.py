@@ -9,7 +9,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,9 +22,9 @@ from msgspec import Struct
 import tank_agent
 from tank_agent.errors import Retry, Stalled
 from tank_agent.image.unpack.child import PIPE, LayerRequest
-from tank_agent.linux.allowances import enlarge_pipe
+from tank_agent.linux.channels import enlarge_pipe
 from tank_agent.linux.paths import open_in_root
-from tank_agent.linux.process import ENVIRONMENT
+from tank_agent.linux.process import ENVIRONMENT, start_helper
 from tank_agent.settings.image import UnpackLimits
 
 _LONGEST_REPORT = 256 << 20
@@ -123,15 +122,7 @@ class UnpackServer:
     def _start(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(_START_TIMEOUT)
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", _BOOT, *_library_roots()],
-            stdin=theirs.fileno(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=dict(ENVIRONMENT),
-            cwd="/",
-            start_new_session=True,
-        )
+        self._process = start_helper(_BOOT, *_library_roots(), channel=theirs, site=False)
         theirs.close()
         self._socket = ours
 

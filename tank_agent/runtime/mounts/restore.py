@@ -20,14 +20,10 @@ from pathlib import Path
 from msgspec import Struct
 
 from tank_agent.errors import Retry
-from tank_agent.linux import mounts
+from tank_agent.linux import mount_api, mounts
 from tank_agent.linux.fault import point
 from tank_agent.linux.mount_namespaces import (
-    attach_mount,
-    clone_mount,
     in_mount_namespace,
-    place_of,
-    unmount_descriptor,
 )
 from tank_agent.linux.paths import open_in_root
 from tank_agent.runtime.container.oci import BindMount
@@ -172,7 +168,7 @@ def _mount(
     with ExitStack() as stack:
         copies = []
         for mount in bound:
-            copy = clone_mount(mount.source)
+            copy = mount_api.clone(mount.source)
             stack.callback(os.close, copy)
             file = mount.target in _FILE_PATHS
             copies.append(_Lost(copy=copy, target=mount.target, file=file, below=below(mount.target)))
@@ -213,7 +209,7 @@ def _is_mounted(root: int, path: str, inode: Inode | None) -> bool:
         raise
     try:
         status = os.fstat(found)
-        return place_of(found).is_root and inode in (None, (status.st_dev, status.st_ino))
+        return mount_api.place_of(found).is_root and inode in (None, (status.st_dev, status.st_ino))
     finally:
         os.close(found)
 
@@ -223,16 +219,16 @@ def _attach(root: int, descriptors: int, lost_mount: _Lost) -> None:
     for _ in range(_STALE_MAX):
         found = open_in_root(root, lost_mount.target, os.O_PATH)
         try:
-            place = place_of(found)
+            place = mount_api.place_of(found)
             if not place.is_root:
                 if place.mount != _allowed(root, lost_mount):
                     break
-                attach_mount(lost_mount.copy, found)
+                mount_api.attach(lost_mount.copy, found)
                 return
             if not (lost_mount.file and _is_stale(found, lost_mount.copy)):
                 break
             # The next must not pile up on it.
-            unmount_descriptor(found, descriptors)
+            mounts.unmount_descriptor(found, descriptors)
         finally:
             os.close(found)
     raise Retry(
@@ -244,11 +240,11 @@ def _attach(root: int, descriptors: int, lost_mount: _Lost) -> None:
 def _allowed(root: int, lost_mount: _Lost) -> int | None:
     """Return the number of the mount that a path must lead to; None if that is not there."""
     if lost_mount.below is None:
-        return place_of(root).mount
+        return mount_api.place_of(root).mount
     outer, inode = lost_mount.below
     found = open_in_root(root, outer, os.O_PATH)
     try:
-        status, place = os.fstat(found), place_of(found)
+        status, place = os.fstat(found), mount_api.place_of(found)
         ours = place.is_root and (status.st_dev, status.st_ino) == inode
         return place.mount if ours else None
     finally:

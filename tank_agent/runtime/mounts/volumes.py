@@ -20,9 +20,8 @@ from pathlib import Path
 import structlog
 
 from tank_agent.errors import Retry, Stalled
-from tank_agent.linux import mounts, paths
+from tank_agent.linux import mount_api, mounts, paths
 from tank_agent.linux.fault import point
-from tank_agent.linux.mount_namespaces import attach_mount, clone_mount
 from tank_agent.linux.trees import remove_tree
 from tank_agent.linux.user_namespaces import IdMapping
 from tank_agent.runtime.container.oci import BindMount
@@ -206,7 +205,7 @@ def innermost(path: str, outer: Iterable[str]) -> str | None:
 def _nest(inner: BindMount, outer: BindMount, source: int) -> None:
     """Mount what is bound inside of what else is; `source` is what that was made from."""
     relative = inner.target.removeprefix(f"{outer.target}/")
-    copy = clone_mount(inner.source)
+    copy = mount_api.clone(inner.source)
     try:
         if not outer.read_only:
             _make_mount_point(source, relative, is_directory=stat.S_ISDIR(os.fstat(copy).st_mode))
@@ -216,7 +215,7 @@ def _nest(inner: BindMount, outer: BindMount, source: int) -> None:
         finally:
             os.close(top)
         try:
-            attach_mount(copy, target)
+            mount_api.attach(copy, target)
         finally:
             os.close(target)
     except OSError as error:

@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from tank_agent.errors import CannotRun, CommandNotFound, NotRunning, Retry, TankError
 from tank_agent.linux import pidfd
-from tank_agent.linux.allowances import enlarge_pipe
+from tank_agent.linux.channels import enlarge_pipe
 from tank_agent.linux.process import CONTAINER_UMASK, ENVIRONMENT
 from tank_agent.linux.trees import remove_tree
 from tank_agent.runtime.container.crun import Crun, clean_message

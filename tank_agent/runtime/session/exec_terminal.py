@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import array
 import contextlib
-import fcntl
 import os
 import select
 import signal
 import socket
-import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +21,7 @@ import structlog
 
 from tank_agent.errors import Retry
 from tank_agent.linux import trace
+from tank_agent.linux.channels import resize_terminal
 from tank_agent.linux.fault import point
 
 _log = structlog.get_logger()
@@ -90,10 +89,9 @@ def receive_sized(
 def set_size(terminal: int, rows: int, columns: int) -> None:
     """Set a terminal's size, of which the kernel tells the command (SIGWINCH); not if it is not known."""
     if rows and columns:
-        size = array.array("H", (rows, columns, 0, 0))
         # The other end may have gone.
         with contextlib.suppress(OSError):
-            fcntl.ioctl(terminal, termios.TIOCSWINSZ, size)
+            resize_terminal(terminal, rows, columns)
 
 
 def _receive(listener: socket.socket, waiter: int, deadline: float) -> int | None:

@@ -10,7 +10,6 @@ import select
 import signal
 import socket
 import stat
-import subprocess
 import sys
 import threading
 import time
@@ -18,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any, Self
 
 from tank_agent.linux import pidfd
-from tank_agent.linux.process import ENVIRONMENT
+from tank_agent.linux.process import start_helper
 from tank_agent.source.git import protocol
 from tank_agent.source.git.address import Remote
 from tank_agent.source.git.objects import Commit, Tag, object_id, parse_commit, parse_tag, printable
@@ -55,17 +54,12 @@ class Helper:
         self._reaped = False
         self._errors = os.memfd_create("tank-git-helper", os.MFD_CLOEXEC)
         with theirs:
-            self.process = subprocess.Popen(  # reaped in close()
-                [
-                    *(sys.executable, "-I", "-c", _START, json.dumps([path for path in sys.path if path])),
-                    *(("reserve",) if reserve else ()),
-                ],
-                stdin=theirs.fileno(),
-                stdout=self._errors,
-                stderr=self._errors,
-                env=dict(ENVIRONMENT),
-                cwd="/",
-                start_new_session=True,
+            self.process = start_helper(  # reaped in close()
+                _START,
+                json.dumps([path for path in sys.path if path]),
+                *(("reserve",) if reserve else ()),
+                channel=theirs,
+                output=self._errors,
             )
         self._pidfd = os.pidfd_open(self.process.pid)
 

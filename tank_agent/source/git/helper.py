@@ -7,9 +7,7 @@ give up root, and only then look at anything that a stranger wrote.
 
 from __future__ import annotations
 
-import ctypes
 import os
-import resource
 import signal
 import socket
 import tempfile
@@ -18,9 +16,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from tank_agent.linux import mounts
-from tank_agent.linux.allowances import lower_limit
-from tank_agent.linux.libc import SYS_MOUNT_SETATTR, SYS_MOVE_MOUNT, SYS_OPEN_TREE, call, syscall
+from tank_agent.linux import confine
 from tank_agent.source.git import protocol
 from tank_agent.source.git.objects import BadObjectError, printable
 from tank_agent.source.git.protocol import (
@@ -36,17 +32,6 @@ from tank_agent.source.git.protocol import (
 )
 from tank_agent.source.git.transport import Context, GitError, GitTransport, advise
 
-# linux/sched.h, linux/prctl.h, linux/mount.h, linux/fcntl.h
-_CLONE_NEWNS = 0x20000
-_MS_SLAVE = 1 << 19
-_PR_SET_PDEATHSIG = 1
-_PR_SET_NO_NEW_PRIVS = 38
-_OPEN_TREE_CLONE = 1
-_AT_EMPTY_PATH = 0x1000
-_AT_RECURSIVE = 0x8000
-_AT_FDCWD = -100
-_MOVE_MOUNT_F_EMPTY_PATH = 4
-_MOUNT_ATTR_RDONLY = 1
 # Directories that every system has and that hold nothing we need: our own little tree is mounted over one.
 _STAGES = ("/mnt", "/media", "/srv")
 
@@ -62,7 +47,7 @@ class Places(Struct, frozen=True, kw_only=True):
 
 def main(*, reserve: bool = False) -> None:
     """Serve one agent until it hangs up; `reserve` loads what a push will need before it comes."""
-    call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    confine.die_with_parent()
     # Bound to be needed, and perhaps not readable any more once we are somebody else.
     import dulwich.client
     import dulwich.repo  # noqa: F401
@@ -80,7 +65,7 @@ def main(*, reserve: bool = False) -> None:
     except EOFError:
         return
     try:
-        session = _Session(setup, confine(setup, descriptors))
+        session = _Session(setup, give_up_the_rest(setup, descriptors))
         while True:
             session.answer(channel, protocol.receive(channel, protocol.REQUEST))
     except EOFError:
@@ -89,7 +74,7 @@ def main(*, reserve: bool = False) -> None:
         protocol.send(channel, Failed(error.kind, error.message, error.hint))
 
 
-def confine(setup: Setup, descriptors: list[int]) -> Places:
+def give_up_the_rest(setup: Setup, descriptors: list[int]) -> Places:
     """Take away all that this session does not need, and return where things are now.
 
     Raises:
@@ -103,61 +88,25 @@ def confine(setup: Setup, descriptors: list[int]) -> Places:
     # Each is a way round the read-only view: from it, .. leads through the machine's own mounts.
     for descriptor in descriptors:
         os.close(descriptor)
-    for kind, value in (
-        (resource.RLIMIT_FSIZE, limits.file_size),
-        (resource.RLIMIT_AS, limits.memory),
-        (resource.RLIMIT_CPU, limits.cpu),
-        (resource.RLIMIT_NOFILE, 1024),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        lower_limit(kind, value)
+    confine.limit(memory=limits.memory, cpu_seconds=limits.cpu, file_size=limits.file_size, descriptors=1024)
     if setup.uid is not None and setup.gid is not None and os.geteuid() == 0:
-        os.setgroups([])
-        os.setresgid(setup.gid, setup.gid, setup.gid)
-        os.setresuid(setup.uid, setup.uid, setup.uid)
-    call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        confine.become(setup.uid, setup.gid)
+    confine.gain_no_privileges()
     # Cleared by the change of user.
-    call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    confine.die_with_parent()
     os.umask(0o022)
     tempfile.tempdir = os.fspath(places.scratch)
     os.chdir(places.private)
     return places
 
 
-class _Attributes(ctypes.Structure):
-    """struct mount_attr (mount_setattr(2))."""
-
-    _fields_ = [(name, ctypes.c_uint64) for name in ("attr_set", "attr_clr", "propagation", "userns_fd")]
-
-
 def _stage(given: dict[str, int], uid: int | None) -> Places:
-    """Mount what was given in a private mount namespace, in which all else is read-only.
-
-    Paths through /proc/self/fd would do for us, but git resolves them, and then needs every directory above.
-    """
+    """Mount what was given in a private mount namespace, in which all else is read-only."""
     stage = next((path for path in map(Path, _STAGES) if path.is_dir()), None)
     if stage is None:
         raise GitError("refused", f"none of {', '.join(_STAGES)} exists", hint="create the directory /mnt")
     try:
-        trees = {
-            name: syscall(SYS_OPEN_TREE, fd, b"", _OPEN_TREE_CLONE | _AT_EMPTY_PATH)
-            for name, fd in given.items()
-        }
-        call("unshare", _CLONE_NEWNS)
-        # A slave: the host's later unmounts still reach us, so that we keep no container's file system busy.
-        mounts.mount("none", "/", "none", mounts.MS_REC | _MS_SLAVE)
-        attributes = _Attributes(attr_set=_MOUNT_ATTR_RDONLY)
-        size = ctypes.sizeof(attributes)
-        syscall(SYS_MOUNT_SETATTR, _AT_FDCWD, b"/", _AT_RECURSIVE, ctypes.byref(attributes), size)
-        flags = mounts.MS_NOSUID | mounts.MS_NODEV
-        mounts.mount("tmpfs", stage, "tmpfs", flags, "size=4m,mode=0755")
-        for name, tree in trees.items():
-            place = stage / name
-            place.mkdir()
-            if name != "scratch":
-                syscall(SYS_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, ctypes.byref(attributes), size)
-            syscall(SYS_MOVE_MOUNT, tree, b"", _AT_FDCWD, os.fsencode(place), _MOVE_MOUNT_F_EMPTY_PATH)
-            os.close(tree)
+        confine.write_only_to(given, stage, {"scratch"})
     except OSError as error:
         raise GitError(
             "refused", f"cannot confine the git helper: {error}", hint="see `tank doctor`"

@@ -7,11 +7,11 @@ import os
 import subprocess
 import sys
 
-from tank_agent.linux.allowances import enlarge_pipe
+from tank_agent.linux.channels import enlarge_pipe
 
 LOWER = """
 import resource
-from tank_agent.linux.allowances import lower_limit
+from tank_agent.linux.confine import lower_limit
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 2000))
 lower_limit(resource.RLIMIT_FSIZE, 1 << 30)
 print(resource.getrlimit(resource.RLIMIT_FSIZE))

@@ -1,0 +1,59 @@
+"""Pipes, sockets and terminals, where Python has no call for what the kernel can do with them."""
+
+from __future__ import annotations
+
+import _socket
+import contextlib
+import ctypes
+import fcntl
+import struct
+import termios
+
+from tank_agent.linux.libc import call
+
+_INT = struct.calcsize("i")
+# include/uapi/asm-generic/socket.h
+_SO_PEERGROUPS = 59
+# NGROUPS_MAX (limits.h).
+_GROUPS_MAX = 65536
+_CREDENTIALS = struct.Struct("3i")
+
+
+def enlarge_pipe(pipe: int, size: int) -> None:
+    """Make a pipe hold more, which saves switches between processes, unless the kernel refuses.
+
+    All pipes of a user share a budget (pipe-user-pages-soft), and each container's output takes some of it.
+    """
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, size)
+
+
+def unread(pipe: int) -> bool:
+    """Return whether a pipe holds bytes that its reader has not taken."""
+    return any(fcntl.ioctl(pipe, termios.FIONREAD, bytes(_INT)))
+
+
+def resize_terminal(terminal: int, rows: int, columns: int) -> None:
+    """Set the size of a terminal, and have the kernel signal it to who runs there (TIOCSWINSZ)."""
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
+
+
+def peer_credentials(connection: _socket.socket) -> tuple[int, int, int]:
+    """Return PID, user and group of the process that connected, as the kernel noted them (unix(7)).
+
+    Raises:
+        OSError: the socket is not a connected unix socket.
+    """
+    raw = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, gid = _CREDENTIALS.unpack(raw)
+    # The numbers are unsigned: -1 is how an unknown one prints.
+    return pid, uid & 0xFFFFFFFF, gid & 0xFFFFFFFF
+
+
+def peer_groups(connection: _socket.socket) -> frozenset[int]:
+    """Return the supplementary groups that the process had when it connected; errors as before."""
+    # Through libc, since Python's getsockopt takes no more than 1024 bytes.
+    buffer = (ctypes.c_uint32 * _GROUPS_MAX)()
+    size = ctypes.c_uint32(ctypes.sizeof(buffer))
+    call("getsockopt", connection.fileno(), _socket.SOL_SOCKET, _SO_PEERGROUPS, buffer, ctypes.byref(size))
+    return frozenset(buffer[: size.value // ctypes.sizeof(ctypes.c_uint32)])

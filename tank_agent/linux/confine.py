@@ -1,0 +1,177 @@
+"""Confine a process before it reads what strangers wrote: a file system of its own, limits, no privileges.
+
+The helpers that unpack layers and talk to git servers call this for themselves: first the file system, then
+limits, at last privileges. One of them runs without third-party packages, so none is imported here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+import struct
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from tank_agent.linux import mount_api
+from tank_agent.linux.libc import call
+from tank_agent.linux.mounts import (
+    MS_BIND,
+    MS_NODEV,
+    MS_NOEXEC,
+    MS_NOSUID,
+    MS_PRIVATE,
+    MS_RDONLY,
+    MS_REC,
+    MS_REMOUNT,
+    MS_SLAVE,
+    mount,
+    unmount,
+)
+
+# linux/sched.h, linux/prctl.h, linux/capability.h
+_CLONE_NEWNS, _CLONE_NEWIPC, _CLONE_NEWNET = 0x20000, 0x8000000, 0x40000000
+_PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 24, 38
+_CAPABILITY_VERSION_3 = 0x20080522
+CHOWN, DAC_OVERRIDE, FOWNER, FSETID, MKNOD, SETFCAP = 0, 1, 3, 4, 27, 31
+
+_PROGRAMS = ("bin", "lib", "lib32", "lib64", "libx32", "sbin", "usr")
+_READ_ONLY = MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV
+
+
+class UnfitError(Exception):
+    """The machine has to be set up otherwise; the message says how."""
+
+
+def see_only(directory: str, name: str) -> None:
+    """Make `/` an empty file system with the machine's programs, read-only, and a directory as `/name`.
+
+    There is no network either. The working directory becomes `/name`, in which nothing can be executed.
+
+    Raises:
+        UnfitError: in a chroot whose `/` is no mount point.
+        OSError: the kernel refuses.
+    """
+    call("unshare", _CLONE_NEWNS | _CLONE_NEWNET | _CLONE_NEWIPC)
+    try:
+        mount("none", "/", "", MS_REC | MS_PRIVATE)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise UnfitError(
+            "/ is not a mount point: before the chroot, mount --bind its directory on itself"
+        ) from error
+    tree = mount_api.clone(directory, recursive=False)
+    attributes = mount_api.NOSUID | mount_api.NODEV | mount_api.NOEXEC
+    mount_api.restrict(tree, attributes, name=directory)
+    mount("none", directory, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0700,size=64k")
+    os.chdir(directory)
+    Path(name).mkdir()
+    mount_api.attach(tree, name, name=directory)
+    os.close(tree)
+    for program in _PROGRAMS:
+        _bind_read_only(program)
+    _make_root()
+    mount("none", "/", "", _READ_ONLY | MS_NOEXEC)
+    os.chdir(f"/{name}")
+
+
+def see_nothing_but(directory: str) -> None:
+    """Make a mounted directory `/`, for children, too: pivot_root(2) moves all whose root the old one is."""
+    os.chdir(directory)
+    _make_root()
+    os.chdir("/")
+
+
+def write_only_to(given: Mapping[str, int], stage: Path, writable: Collection[str]) -> None:
+    """Make all file systems read-only, but those directories that are open and named `writable`.
+
+    Paths through /proc/self/fd would do for us, but git resolves them, and then needs every directory above.
+
+    Args:
+        given: open directories by the names that they get below `stage`.
+        stage: a directory that the process can do without: a small file system is mounted over it.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    trees = {name: mount_api.clone(descriptor, recursive=False) for name, descriptor in given.items()}
+    call("unshare", _CLONE_NEWNS)
+    # A slave: the host's later unmounts still reach us, so that we keep no container's file system busy.
+    mount("none", "/", "none", MS_REC | MS_SLAVE)
+    mount_api.restrict("/", mount_api.RDONLY, recursive=True)
+    mount("tmpfs", stage, "tmpfs", MS_NOSUID | MS_NODEV, "size=4m,mode=0755")
+    for name, tree in trees.items():
+        (stage / name).mkdir()
+        if name not in writable:
+            mount_api.restrict(tree, mount_api.RDONLY)
+        mount_api.attach(tree, stage / name)
+        os.close(tree)
+
+
+def _bind_read_only(name: str) -> None:
+    source = Path("/", name)
+    if source.is_symlink():
+        Path(name).symlink_to(source.readlink())
+    elif source.exists():
+        Path(name).mkdir()
+        mount(f"/{name}", name, "", MS_BIND)
+        mount("none", name, "", _READ_ONLY)
+
+
+def _make_root() -> None:
+    """Make the working directory `/`, and nothing else visible."""
+    call("pivot_root", b".", b".")
+    unmount(".")
+
+
+def lower_limit(kind: int, value: int) -> None:
+    """Bound a resource of this process and its children (setrlimit(2)); a lower limit stays."""
+    _, hard = resource.getrlimit(kind)
+    allowed = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (allowed, allowed))
+
+
+def limit(*, memory: int, cpu_seconds: int, file_size: int, descriptors: int) -> None:
+    """Bound what this process and its children may use; there is no core dump."""
+    lower_limit(resource.RLIMIT_AS, memory)
+    lower_limit(resource.RLIMIT_CORE, 0)
+    lower_limit(resource.RLIMIT_CPU, cpu_seconds)
+    lower_limit(resource.RLIMIT_FSIZE, file_size)
+    lower_limit(resource.RLIMIT_NOFILE, descriptors)
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent ends; a change of user undoes it."""
+    call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def become(user: int, group: int) -> None:
+    """Become another user, with that user's group and no other, for good."""
+    os.setgroups([])
+    os.setresgid(group, group, group)
+    os.setresuid(user, user, user)
+
+
+def keep_capabilities(kept: Collection[int]) -> None:
+    """Give up all capabilities but those below 32 that are named, for programs that are run, too."""
+    capability = 0
+    while True:
+        try:
+            if capability not in kept:
+                call("prctl", _PR_CAPBSET_DROP, capability, 0, 0, 0)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            break
+        capability += 1
+    low = sum(1 << number for number in kept)
+    # Effective, permitted and inheritable, twice: of the first 32 capabilities, then of the others.
+    sets = struct.pack("=6I", low, low, 0, 0, 0, 0)
+    call("capset", struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), sets)
+
+
+def gain_no_privileges() -> None:
+    """Keep set-user-ID and the like from giving privileges back (PR_SET_NO_NEW_PRIVS in prctl(2))."""
+    call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
