@@ -60,8 +60,8 @@ from tank_agent.runtime.session.exec import Executor
 from tank_agent.runtime.session.log_rotation import Rotation
 from tank_agent.settings.settings import Settings
 from tank_agent.source.directory import DirectorySource
+from tank_agent.source.files import parser_for
 from tank_agent.source.seed import SeedSource
-from tank_agent.source.selection import parser_for
 from tank_agent.source.watch import DirectoryWatcher
 from tank_agent.spec.model import Security
 from tank_agent.spec.selectors import Host, selects

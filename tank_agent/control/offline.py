@@ -17,9 +17,8 @@ from tank_agent.journal.ownership import Known
 from tank_agent.journal.records import DesiredPod
 from tank_agent.linux.given_file import read_given
 from tank_agent.reconcile.changes import changes
-from tank_agent.source.git.bare import init_bare
-from tank_agent.source.podfiles import PodFile, parse_bytes
-from tank_agent.source.selection import parser_for
+from tank_agent.source.files import PodFile, parse_bytes, parser_for
+from tank_agent.source.git.repository import init_bare
 from tank_agent.source.snapshot import Declared, Snapshot
 from tank_agent.spec.document import TEXT_MAX, is_pod_file_name
 from tank_agent.spec.selectors import EVERYWHERE, Host

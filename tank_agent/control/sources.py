@@ -27,8 +27,8 @@ from tank_agent.journal.records import DesiredPod, NewEvent, Revision
 from tank_agent.journal.transitions import Applied
 from tank_agent.linux.clock import rfc3339
 from tank_agent.settings.git import COMMIT
+from tank_agent.source.files import parser_for
 from tank_agent.source.git.status import CommitInfo, GitStatus, StepStatus
-from tank_agent.source.selection import parser_for
 from tank_agent.source.snapshot import Snapshot
 from tank_agent.spec.parse import ParsedPod
 from tank_agent.spec.selectors import Host, selects

@@ -18,10 +18,10 @@ from tank_agent.source.git.child import HelperPool
 from tank_agent.source.git.schedule import Schedule
 from tank_agent.source.git.source import GitSource
 from tank_agent.source.git.status import GitStatus
-from tank_agent.source.git.watch import RefWatcher
 from tank_agent.source.git.webhook import WebhookServer
 from tank_agent.source.git.worker import GitWorker
 from tank_agent.source.snapshot import Snapshot
+from tank_agent.source.watch import RefWatcher
 from tank_agent.spec.selectors import Host
 
 _log = structlog.get_logger()

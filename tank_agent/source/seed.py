@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tank_agent.errors import Problem
-from tank_agent.source.podfiles import PodFile, PodFiles, parse_bytes
+from tank_agent.source.files import PodFile, PodFiles, parse_bytes
 from tank_agent.source.snapshot import Declared, Snapshot
 from tank_agent.spec.model import Pod, content_hash
 

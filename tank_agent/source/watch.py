@@ -1,13 +1,14 @@
-"""Wakes the agent when a directory of pod files changes. A hint only: what is there, the source reads."""
+"""Wake the agent when a directory of pod files or a ref changes. Events are hints; the sources read."""
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import os
 import stat
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from pathlib import Path
@@ -24,14 +25,112 @@ from watchdog.events import (
     FileSystemEvent,
     FileSystemEventHandler,
 )
-from watchdog.observers.api import ObservedWatch
+from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver, ObservedWatch
 
 from tank_agent.linux.bell import Bell, File
 from tank_agent.linux.mounts import mount_points
+from tank_agent.linux.paths import LINKS_MAX
 from tank_agent.source.identity import directory_identity
-from tank_agent.source.observer import LateObserver
-from tank_agent.source.places import Places
 from tank_agent.spec.document import is_pod_file_name
+
+
+class LateObserver:
+    """Watches paths as soon as that is possible. Calls come from one thread at a time.
+
+    watchdog 7 asks for its inotify instance when an observer is made, watchdog 6 when a path is watched.
+    """
+
+    def __init__(self) -> None:
+        self._observer: BaseObserver | None = None
+
+    def alive(self) -> frozenset[ObservedWatch]:
+        """Return what is watched now."""
+        if self._observer is None:
+            return frozenset()
+        if not self._observer.is_alive():
+            self._observer = None
+            return frozenset()
+        return frozenset(emitter.watch for emitter in self._observer.emitters if emitter.is_alive())
+
+    def watch(
+        self,
+        handler: FileSystemEventHandler,
+        path: str,
+        *,
+        events: Sequence[type[FileSystemEvent]],
+        recursive: bool = False,
+    ) -> ObservedWatch:
+        """Begin to watch a path.
+
+        Raises:
+            OSError: the path, or a limit on instances, watches, descriptors or threads, forbids it.
+        """
+        try:
+            if self._observer is None:
+                observer = Observer()
+                observer.start()
+                self._observer = observer
+            return self._observer.schedule(handler, path, recursive=recursive, event_filter=[*events])
+        except RuntimeError as error:
+            # "can't start new thread"
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
+
+    def forget(self, watch: ObservedWatch) -> None:
+        """Stop to watch a path; nothing if it is not watched any more."""
+        if self._observer is not None and watch in {emitter.watch for emitter in self._observer.emitters}:
+            self._observer.unschedule(watch)
+
+    def stop(self) -> None:
+        """Stop to watch, and wait for the threads."""
+        if self._observer is not None:
+            self._observer.stop()
+            self._observer.join()
+            self._observer = None
+
+
+# A directory of links to everywhere must not use up the kernel's watches; the resync sees the rest.
+_PLACES_MAX = 64
+
+
+class PathNames:
+    """Names that matter, by the directory that holds them; every directory is written without links."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, set[str]] = {}
+
+    def add_path(self, path: str) -> None:
+        """Add every name that is looked up on the way to an absolute path; the last may be missing."""
+        left = [part for part in reversed(path.split("/")) if part not in ("", ".")]
+        place, links = "/", 0
+        while left:
+            name = left.pop()
+            if name == "..":
+                place = str(Path(place).parent)
+                continue
+            self.names.setdefault(place, set()).add(name)
+            here = os.path.join(place, name)
+            try:
+                target = str(Path(here).readlink())
+            except OSError:
+                # No link; or it is not there, and then its directory is where it will come.
+                if left and not os.path.isdir(here):
+                    return
+                place = here
+                continue
+            links += 1
+            if links > LINKS_MAX:
+                return
+            left += [part for part in reversed(target.split("/")) if part not in ("", ".")]
+            place = "/" if target.startswith("/") else place
+
+    def add_files(self, directory: str, names: Iterable[str]) -> None:
+        """Add what links of these names in a directory lead through, as far as there is room."""
+        for name in names:
+            if len(self.names) >= _PLACES_MAX:
+                return
+            self.add_path(os.path.join(directory, name))
+
 
 # An emitter that is stopped between two of its steps logs an error that means nothing. Without any handler,
 # Python would print it to stderr; whoever sets up logging still gets it.
@@ -152,7 +251,7 @@ class DirectoryWatcher:
     def _wanted(self) -> dict[str, bytes]:
         """Return the directories to watch, with identities: all on the way to this one and to its links."""
         target = str(self._path.resolve())
-        places = Places()
+        places = PathNames()
         places.add_path(str(self._path))
         mounted = self._mounted
         # Without a descriptor to spare, what is known goes on to count.
@@ -184,7 +283,7 @@ class DirectoryWatcher:
 
     def _arm(self, path: str, identity: bytes) -> None:
         events = _FAR_EVENTS if identity.endswith(_FAR) else _EVENTS
-        watch = self._observer.watch(_Handler(self, path), path, events=events)
+        watch = self._observer.watch(_DirectoryHandler(self, path), path, events=events)
         self._armed[path] = _Armed(identity, watch)
 
     def on_event(self, directory: str, event: FileSystemEvent) -> None:
@@ -229,7 +328,7 @@ def _is_odd(path: str) -> bool:
     return stat.S_ISLNK(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_nlink > 1)
 
 
-class _Handler(FileSystemEventHandler):
+class _DirectoryHandler(FileSystemEventHandler):
     def __init__(self, watcher: DirectoryWatcher, directory: str) -> None:
         self._watcher = watcher
         self._directory = directory
@@ -251,3 +350,70 @@ def _report_renames_at_once() -> None:
     ):
         with suppress(ModuleNotFoundError, KeyError):
             vars(importlib.import_module(module))[name].delay = 0.0
+
+
+# No "opened": our own reading makes those.
+_REF_EVENTS: list[type[FileSystemEvent]] = [
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileDeletedEvent,
+    FileMovedEvent,
+]
+
+
+class RefWatcher:
+    """Calls `wake` when HEAD, packed-refs or a file below refs/ of a bare repository changes.
+
+    `wake` runs in a thread of the watcher and must return at once.
+    """
+
+    def __init__(self, path: Path, wake: Callable[[], None]) -> None:
+        self._path = path
+        self._handler = _RefHandler(wake)
+        self._observer = LateObserver()
+        self._watches: dict[str, tuple[int, ObservedWatch]] = {}
+        self._lock = threading.Lock()
+
+    def start(self) -> str | None:
+        """Start to watch; the answer is that of `check`."""
+        return self.check()
+
+    def check(self) -> str | None:
+        """Watch what is not watched (any more); return why a part of it cannot be, or None."""
+        with self._lock:
+            alive = self._observer.alive()
+            complaint = None
+            for path, recursive in ((self._path, False), (self._path / "refs", True)):
+                complaint = self._watch(str(path), recursive, alive) or complaint
+            return complaint
+
+    def stop(self) -> None:
+        """Stop to watch, and wait for the threads."""
+        self._observer.stop()
+
+    def _watch(self, path: str, recursive: bool, alive: frozenset[ObservedWatch]) -> str | None:
+        known = self._watches.get(path)
+        try:
+            inode = Path(path).stat().st_ino
+            if known is not None and known[0] == inode and known[1] in alive:
+                return None
+            if known is not None:
+                del self._watches[path]
+                self._observer.forget(known[1])
+            watch = self._observer.watch(self._handler, path, events=_REF_EVENTS, recursive=recursive)
+            self._watches[path] = (inode, watch)
+        except OSError as error:
+            return f"can't watch {path}: {error.strerror or error}"
+        return None
+
+
+class _RefHandler(FileSystemEventHandler):
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+
+    def dispatch(self, event: FileSystemEvent) -> None:
+        """Wake, unless only a lock came or went: the rename over the ref follows it."""
+        path = os.fsdecode(event.dest_path or event.src_path)
+        name = Path(path).name
+        if not name.endswith(".lock") and (name in ("HEAD", "packed-refs") or "/refs/" in path):
+            self._wake()

@@ -20,11 +20,11 @@ from msgspec import Struct
 
 from tank_agent.errors import Stalled
 from tank_agent.settings.git import GitSettings, GitVerify
+from tank_agent.source.git.access import GitError
 from tank_agent.source.git.child import HelperPool, Session
 from tank_agent.source.git.objects import Commit, Tag
 from tank_agent.source.git.source import GitSource
 from tank_agent.source.git.status import GitStatus
-from tank_agent.source.git.transport import GitError
 from tank_agent.source.snapshot import Snapshot
 from tank_agent.spec.model import content_hash
 from tank_agent.spec.selectors import Host

@@ -12,10 +12,10 @@ import pytest
 
 from tank_agent.errors import TankError
 from tank_agent.settings.git import GitSettings, problems
+from tank_agent.source.git.access import GitError, Wanted
 from tank_agent.source.git.address import parse_url
 from tank_agent.source.git.child import HelperPool
 from tank_agent.source.git.clone import Clone, Look
-from tank_agent.source.git.transport import GitError, Wanted
 from tests.support.git import (
     PASSWORD,
     USER,

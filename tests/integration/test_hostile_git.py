@@ -17,10 +17,10 @@ import pytest
 from msgspec import Struct
 
 from tank_agent.settings.git import GitSettings
+from tank_agent.source.git.access import GitError, Wanted
 from tank_agent.source.git.address import parse_url
 from tank_agent.source.git.child import HelperPool
 from tank_agent.source.git.clone import Clone
-from tank_agent.source.git.transport import GitError, Wanted
 from tests.integration.test_git_source import Machine, write_bomb
 from tests.support.agent import ended
 from tests.support.git import (

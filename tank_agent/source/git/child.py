@@ -19,6 +19,7 @@ from typing import Any, Self
 from tank_agent.linux import pidfd
 from tank_agent.linux.process import start_helper
 from tank_agent.source.git import protocol
+from tank_agent.source.git.access import Access, GitError, Wanted
 from tank_agent.source.git.address import Remote
 from tank_agent.source.git.objects import Commit, Tag, object_id, parse_commit, parse_tag, printable
 from tank_agent.source.git.protocol import (
@@ -32,7 +33,6 @@ from tank_agent.source.git.protocol import (
     ReadHistory,
     ReadTree,
 )
-from tank_agent.source.git.transport import Access, GitError, Wanted
 
 _START = (
     "import json,sys;sys.path[:]=json.loads(sys.argv[1]);from tank_agent.source.git.helper import main;"

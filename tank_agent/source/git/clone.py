@@ -12,13 +12,11 @@ from pathlib import Path
 from tank_agent.linux import fault
 from tank_agent.linux.trees import remove_tree
 from tank_agent.settings.git import GitSettings
+from tank_agent.source.git.access import GitError, Wanted, load_access
 from tank_agent.source.git.address import Remote
-from tank_agent.source.git.bare import read_local_ref
 from tank_agent.source.git.child import HelperPool, Session, helper_user
-from tank_agent.source.git.credentials import load_access
 from tank_agent.source.git.protocol import Limits
-from tank_agent.source.git.repository import Repository, clean, scratch_directory
-from tank_agent.source.git.transport import GitError, Wanted
+from tank_agent.source.git.repository import Repository, clean, read_local_ref, scratch_directory
 
 # Where a branch that has gone was probably renamed to.
 _USUAL_BRANCHES = ("main", "master", "trunk", "develop")

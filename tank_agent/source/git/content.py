@@ -12,9 +12,9 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from tank_agent.errors import Problem
+from tank_agent.source.git.access import GitError
 from tank_agent.source.git.objects import Entry, parse_tree, printable
 from tank_agent.source.git.status import CommitInfo
-from tank_agent.source.git.transport import GitError
 from tank_agent.source.snapshot import Declared, Snapshot
 from tank_agent.spec.parse import ParsedPod
 
@@ -31,7 +31,7 @@ class File(Struct, frozen=True):
 
 
 class ParsedFile(Protocol):
-    """What the parser of pod files returns; `source.podfiles.PodFile` is one."""
+    """What the parser of pod files returns; `source.files.PodFile` is one."""
 
     @property
     def pods(self) -> tuple[Any, ...]: ...  # noqa: D102

@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from tank_agent.linux import confine
 from tank_agent.source.git import protocol
+from tank_agent.source.git.access import Context, GitError, GitTransport, advise
 from tank_agent.source.git.objects import BadObjectError, printable
 from tank_agent.source.git.protocol import (
     Done,
@@ -30,7 +31,6 @@ from tank_agent.source.git.protocol import (
     Refs,
     Setup,
 )
-from tank_agent.source.git.transport import Context, GitError, GitTransport, advise
 
 # Directories that every system has and that hold nothing we need: our own little tree is mounted over one.
 _STAGES = ("/mnt", "/media", "/srv")

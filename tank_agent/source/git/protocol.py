@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from tank_agent.source.git.access import Access, Failure, Wanted
 from tank_agent.source.git.address import Remote
 from tank_agent.source.git.objects import Kind
-from tank_agent.source.git.transport import Access, Failure, Wanted
 
 FRAME_LIMIT = 64 << 20
 _LENGTH = struct.Struct("!I")

@@ -12,11 +12,11 @@ from typing import Any
 
 from dulwich.object_store import DiskObjectStore
 
+from tank_agent.source.git.access import GitError
 from tank_agent.source.git.content import DirectoryMissingError, walk
 from tank_agent.source.git.objects import BadObjectError, Kind, object_id, parse_tag
 from tank_agent.source.git.protocol import Limits, Object, Omitted, ReadHistory, ReadTree
 from tank_agent.source.git.repository import OMITTED
-from tank_agent.source.git.transport import GitError
 
 _KINDS: dict[int, Kind] = {1: "commit", 2: "tree", 3: "blob", 4: "tag"}
 _TIP, _OLD = 1, 2

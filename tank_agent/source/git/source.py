@@ -19,15 +19,15 @@ import msgspec
 from tank_agent.errors import Problem, Stalled, TankError
 from tank_agent.linux import fault
 from tank_agent.settings.git import COMMIT, GitSettings, is_reference_name, problems
-from tank_agent.source.git import budget, content, history, verify
+from tank_agent.source.files import parse_bytes
+from tank_agent.source.git import content, decide, verify
+from tank_agent.source.git.access import GitError, Wanted
 from tank_agent.source.git.address import parse_url
 from tank_agent.source.git.child import HelperPool, Session
 from tank_agent.source.git.clone import Clone, Look
 from tank_agent.source.git.objects import Commit, Tag, printable
 from tank_agent.source.git.repository import MANY_PACKS
 from tank_agent.source.git.status import GitStatus, StepStatus
-from tank_agent.source.git.transport import GitError, Wanted
-from tank_agent.source.podfiles import parse_bytes
 from tank_agent.source.snapshot import Snapshot
 from tank_agent.spec.parse import ParsedPod
 from tank_agent.spec.selectors import Host, selects
@@ -66,7 +66,7 @@ class GitSource:
         *,
         directory: Path,
         host: Host,
-        current: Callable[[], Iterable[budget.OwnedPod]],
+        current: Callable[[], Iterable[decide.OwnedPod]],
         publish: Callable[[Snapshot], None],
         remember: Callable[[str, bytes], None],
         recall: Callable[[str], bytes],
@@ -197,15 +197,15 @@ class GitSource:
         finally:
             self._lock.release()
 
-    def _judge(self, look: Look, commit: str) -> history.Judged:
+    def _judge(self, look: Look, commit: str) -> decide.Judged:
         deployed = self._deployed()
         tags, commits = self._history_of(look, commit, deployed)
-        return history.Judged(
+        return decide.Judged(
             tip=commit,
             tags=tags,
             commit=_target(commit, tags, commits),
             deployed=deployed,
-            found=history.judge(commit, deployed, commits),
+            found=decide.judge(commit, deployed, commits),
         )
 
     def _history_of(self, look: Look, tip: str, deployed: str | None) -> tuple[list[Tag], dict[str, Commit]]:
@@ -300,7 +300,7 @@ class GitSource:
                 self._tell(fetched=done, latest=commit.info, held=None)
             if _is_done(self._status.verified, commit):
                 return commit
-            found = history.judge(commit.info.id, deployed, commits)
+            found = decide.judge(commit.info.id, deployed, commits)
             if (
                 found.relation == "diverged"
                 and not self._settings.allow_rewrite
@@ -311,15 +311,15 @@ class GitSource:
                     raise GitError("broken", "the history behind the deployed commit could not be fetched")
                 look.reopen()
                 _, commits = look.session.history(tip, deployed)
-                found = history.judge(commit.info.id, deployed, commits)
+                found = decide.judge(commit.info.id, deployed, commits)
             self._check_relation(commit, deployed, found)
-            judged = history.Judged(tip=tip, tags=tags, commit=commit, deployed=deployed, found=found)
+            judged = decide.Judged(tip=tip, tags=tags, commit=commit, deployed=deployed, found=found)
             self._check_signatures(look, judged)
         self._done("verified", commit)
         fault.point("git:verified")
         return commit
 
-    def _check_relation(self, commit: Commit, deployed: str | None, found: history.History) -> None:
+    def _check_relation(self, commit: Commit, deployed: str | None, found: decide.History) -> None:
         if self._settings.allow_rewrite or found.relation not in ("behind", "diverged"):
             return
         deployed = (deployed or "")[:12]
@@ -332,7 +332,7 @@ class GitSource:
             "refused", why, hint="push a commit on top of the deployed one, or set git.allow_rewrite"
         )
 
-    def _check_signatures(self, look: Look, judged: history.Judged) -> None:
+    def _check_signatures(self, look: Look, judged: decide.Judged) -> None:
         verifier = verify.load(self._settings.verify, look.user)
         if verifier is None:
             return
@@ -350,7 +350,7 @@ class GitSource:
                 # Wrong clocks may hide that a commit is older than the deployed one: look at all before
                 # refusing.
                 _, commits = look.session.history(judged.tip, judged.deployed, full=True)
-                again = history.judge(found.new[0].info.id, judged.deployed, commits)
+                again = decide.judge(found.new[0].info.id, judged.deployed, commits)
                 # What was refused may be kept from us now.
                 _refuse_holes(again)
                 verifier.check_commits(again.new)
@@ -410,7 +410,7 @@ class GitSource:
     def _waits(self, commit: Commit, snapshot: Snapshot) -> bool:
         sentence = None
         if self._confirmed() != commit.info.id:
-            sentence = budget.held(self._current(), snapshot, self._settings.budget)
+            sentence = decide.held(self._current(), snapshot, self._settings.budget)
         if sentence is not None:
             sentence = f"{commit} is {sentence}; `tank sync --confirm {commit.info.id[:12]}` lets it through"
         self._tell(held=sentence)
@@ -476,7 +476,7 @@ def _is_done(step: StepStatus, commit: Commit) -> bool:
     return step.revision == commit.info.id and step.error is None
 
 
-def _refuse_holes(found: history.History) -> None:
+def _refuse_holes(found: decide.History) -> None:
     if found.holes:
         raise GitError("corrupt", f"commit {min(found.holes)[:12]} is missing")
 

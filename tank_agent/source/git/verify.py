@@ -20,8 +20,8 @@ from msgspec import Struct
 from tank_agent.errors import Stalled
 from tank_agent.linux.process import ENVIRONMENT
 from tank_agent.settings.git import GitVerify
+from tank_agent.source.git.access import GitError
 from tank_agent.source.git.objects import Commit, Signed, Tag, printable
-from tank_agent.source.git.transport import GitError
 
 _KEY_FILE_LIMIT = 4 << 20
 _VOUCHED = "git.verified"

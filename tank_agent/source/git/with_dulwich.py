@@ -21,10 +21,9 @@ from dulwich.errors import GitProtocolError, HangupException, NotGitRepository
 from dulwich.repo import Repo
 
 from tank_agent.linux.process import ENVIRONMENT
-from tank_agent.source.git.index import open_pack
-from tank_agent.source.git.local import copy_missing
+from tank_agent.source.git.access import Context, GitError, Wanted, explain, ssh_command
 from tank_agent.source.git.objects import ID, printable
-from tank_agent.source.git.transport import Context, GitError, Wanted, explain, ssh_command
+from tank_agent.source.git.packs import copy_missing, open_pack
 
 # 0.22 mixes up shallow boundaries and haves in protocol 2; both do the older one well.
 _FETCH_PROTOCOL = 0

@@ -16,8 +16,7 @@ from typing import cast
 from urllib.parse import quote
 
 from tank_agent.linux.process import ENVIRONMENT
-from tank_agent.source.git.objects import ID
-from tank_agent.source.git.transport import (
+from tank_agent.source.git.access import (
     Context,
     Failure,
     GitError,
@@ -26,6 +25,7 @@ from tank_agent.source.git.transport import (
     private_file,
     ssh_command,
 )
+from tank_agent.source.git.objects import ID
 
 _LANDING = "refs/tank/fetched"
 

@@ -14,8 +14,8 @@ from tank_agent.intake.loop import Unstored
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.store import MemoryStore
 from tank_agent.journal.transitions import Applied
+from tank_agent.source.git.access import GitError
 from tank_agent.source.git.status import CommitInfo, GitStatus, StepStatus
-from tank_agent.source.git.transport import GitError
 from tank_agent.source.snapshot import Declared, Snapshot
 from tank_agent.spec.model import content_hash
 from tank_agent.spec.parse import parse_pod_file

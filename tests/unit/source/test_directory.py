@@ -16,9 +16,9 @@ import pytest
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.store import MemoryStore
 from tank_agent.journal.transitions import Applied
-from tank_agent.source import file as file_module
+from tank_agent.source import files as file_module
 from tank_agent.source.directory import DirectorySource, snapshot_of_texts
-from tank_agent.source.podfiles import BEING_WRITTEN
+from tank_agent.source.files import BEING_WRITTEN
 from tank_agent.source.snapshot import Snapshot
 
 
@@ -627,7 +627,7 @@ def test_a_thousand_unchanged_files_are_not_read_again(
     while source.settle_after() is not None:
         assert time.monotonic() < deadline
         journal.merge(source.snapshot())
-    monkeypatch.setattr("tank_agent.source.podfiles.read_file", None)
+    monkeypatch.setattr("tank_agent.source.files.read_file", None)
     first = source.snapshot()
     durations = []
     for _ in range(5):

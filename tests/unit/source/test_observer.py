@@ -14,8 +14,7 @@ import pytest
 from watchdog.observers import inotify_c
 
 from tank_agent.source import watch
-from tank_agent.source.git.watch import RefWatcher
-from tank_agent.source.watch import DirectoryWatcher
+from tank_agent.source.watch import DirectoryWatcher, RefWatcher
 
 
 @contextmanager

@@ -9,9 +9,8 @@ import pytest
 
 from tank_agent.errors import Stalled, TankError
 from tank_agent.settings.git import GitSettings, GitVerify, GitWebhook, problems
+from tank_agent.source.git.access import Access, GitError, explain, load_access, proxy_for
 from tank_agent.source.git.address import Remote, parse_url, redact
-from tank_agent.source.git.credentials import load_access, proxy_for
-from tank_agent.source.git.transport import Access, GitError, explain
 
 
 @pytest.mark.parametrize(

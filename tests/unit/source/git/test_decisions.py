@@ -8,14 +8,14 @@ import pytest
 from msgspec import Struct
 
 from tank_agent.errors import Problem
-from tank_agent.source.git.budget import held
+from tank_agent.source.files import parse_bytes
+from tank_agent.source.git.access import GitError
 from tank_agent.source.git.content import DirectoryMissingError, File, snapshot, walk
+from tank_agent.source.git.decide import held
 from tank_agent.source.git.objects import object_id
 from tank_agent.source.git.schedule import Schedule
 from tank_agent.source.git.status import CommitInfo, GitStatus, StepStatus
-from tank_agent.source.git.transport import GitError
 from tank_agent.source.git.worker import GitWorker
-from tank_agent.source.podfiles import parse_bytes
 from tank_agent.source.snapshot import Declared, Snapshot
 from tank_agent.spec.model import Container, Pod, content_hash
 from tank_agent.spec.selectors import Host, Selector, selects

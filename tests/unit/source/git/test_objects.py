@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from tank_agent.errors import Stalled
 from tank_agent.settings.git import GitVerify
-from tank_agent.source.git.history import judge
+from tank_agent.source.git.access import GitError
+from tank_agent.source.git.decide import judge
 from tank_agent.source.git.objects import (
     BadObjectError,
     Commit,
@@ -24,7 +25,6 @@ from tank_agent.source.git.objects import (
     printable,
 )
 from tank_agent.source.git.status import CommitInfo
-from tank_agent.source.git.transport import GitError
 from tank_agent.source.git.verify import Verifier, judge_openpgp, load
 from tests.support.git import Work, make_key
 

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from tank_agent.errors import Stalled
-from tank_agent.source.git.bare import init_bare, read_local_ref
-from tank_agent.source.git.repository import Repository, clean, scratch_directory
-from tank_agent.source.git.transport import GitError
-from tank_agent.source.git.watch import RefWatcher
+from tank_agent.source.git.access import GitError
+from tank_agent.source.git.repository import Repository, clean, init_bare, read_local_ref, scratch_directory
+from tank_agent.source.watch import RefWatcher
 from tests.support.git import ENVIRONMENT, Work, wait_until
 
 
