@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import NamedTuple
-
-from msgspec import Struct
 
 from tank_agent.api.types import ListedImage, PullLine, PullReport, RemovedImages, shown
-from tank_agent.errors import ImageInUse, Retry, TankError
+from tank_agent.errors import Retry, TankError
 from tank_agent.image.config import Progress
-from tank_agent.image.store.store import ImageStore, Pruned, StoredImage
+from tank_agent.image.store.store import ImageStore, ImageUse, Pruned
 from tank_agent.linux.clock import rfc3339
 from tank_agent.reconcile.reconciler import Reconciler
 from tank_agent.reconcile.steps import Machine
 from tank_agent.settings.image import PullPolicy
-from tank_agent.spec.reference import find_image, is_digest
+from tank_agent.spec.model import Pod
+from tank_agent.spec.reference import find_image
 
 # How often a pull that goes on is looked at, in seconds.
 _LOOK = 0.2
@@ -26,28 +24,12 @@ _PREPARED_WITHIN = 60.0
 _NOTHING = Progress(done=0, total=0)
 
 
-class _Use(Struct, frozen=True):
-    """An image that is needed: as a pod file names it, or `name@digest` of what runs."""
-
-    pod: str
-    image: str
-    why: str
-
-
-class _Need(NamedTuple):
-    """A use, the full form of its reference, and the images that it means by name and by digest."""
-
-    use: _Use
-    full: str | None
-    digests: frozenset[str]
-
-
 class Images:
-    """What the API asks about images. All methods may be called from many threads.
+    """Images as the API shows them. All methods may be called from many threads.
 
     Args:
         store: where images are.
-        machine: what runs, and what should.
+        machine: the pods that run, and that should.
         reconciler: woken when an image came that pods wait for.
     """
 
@@ -60,10 +42,20 @@ class Images:
         """Return all images by name; those that no name stands for come last."""
         rows = self._store.list()
         pods: dict[str, set[str]] = {}
-        for need in _needs(self._uses(), rows):
+        for need in self._store.needs(self._uses()):
             for digest in need.digests:
                 pods.setdefault(digest, set()).add(need.use.pod)
-        return [_listed(row, pods.get(row.digest, ())) for row in rows]
+        return [
+            ListedImage(
+                reference=row.reference,
+                digest=row.digest,
+                size=row.size,
+                layers=row.layers,
+                pulled_at=rfc3339(row.pulled_at or None),
+                pods=tuple(sorted(pods.get(row.digest, ()))),
+            )
+            for row in rows
+        ]
 
     def pull(self, reference: str, policy: PullPolicy, ended: Callable[[], bool]) -> Iterator[PullLine]:
         """Fetch an image: yields how far it is a few times a second, and at last the image.
@@ -71,7 +63,7 @@ class Images:
         Ends early, with an error, when `ended()` becomes true.
 
         Raises:
-            Stalled: no such image, or one that we refuse.
+            Stalled: no such image, or one that is refused.
             Retry: it failed for now; with "always" also if the registry could not be asked.
         """
         full = str(find_image(reference))
@@ -80,7 +72,7 @@ class Images:
             if ended() or time.monotonic() > deadline:
                 raise Retry("the image store is still being cleaned", hint="try again in a minute")
             yield _line(_NOTHING)
-        over = threading.Event()
+        given_up = threading.Event()
         seen = [_NOTHING]
         with ThreadPoolExecutor(1, thread_name_prefix="image-pull") as pool:
             future = pool.submit(
@@ -88,13 +80,13 @@ class Images:
                 reference,
                 policy=policy,
                 progress=lambda progress: seen.__setitem__(0, progress),
-                cancelled=lambda: over.is_set() or ended(),
+                cancelled=lambda: given_up.is_set() or ended(),
             )
             try:
                 while not wait([future], _LOOK).done:
                     yield _line(seen[0])
             finally:
-                over.set()
+                given_up.set()
             image = future.result()
         if image.not_refreshed:
             raise Retry(
@@ -102,7 +94,7 @@ class Images:
                 hint=image.not_refreshed,
             )
         yield _line(seen[0])
-        self._tell_pods(full)
+        self._wake_waiting(full)
         # An image on disk has no name of its own digest, so the one that was asked for is looked up.
         found = [row for row in self.list() if row.reference == full and row.digest == image.digest]
         if not found:
@@ -116,112 +108,45 @@ class Images:
             ImageInUse: a pod runs it, should run it, or did before its last change.
             Stalled: there is no such image.
         """
-        rows = self._store.list()
-        wanted = reference if is_digest(reference) else str(find_image(reference))
-        going = [row for row in rows if wanted in (row.reference, row.digest)]
-        staying = {row.digest for row in rows if row not in going}
-        needs = _needs(self._uses(), rows)
-        for row in going:
-            users = [
-                need.use
-                for need in needs
-                if need.full == row.reference or (row.digest not in staying and row.digest in need.digests)
-            ]
-            if users:
-                raise ImageInUse(
-                    f"the image {row.reference or row.digest} is needed: "
-                    + ", ".join(dict.fromkeys(f"pod {use.pod} {use.why}" for use in users)),
-                    hint="remove the pod first, or change its image",
-                )
-        return _removed(self._store.remove(reference, keep=_Needed(self)))
+        return _removed(self._store.remove(reference, self._uses()))
 
     def prune(self) -> RemovedImages:
         """Remove every image that no pod runs, should run, or ran before its last change."""
-        return _removed(self._store.prune(_Needed(self)))
+        return _removed(self._store.prune(self._uses()))
 
-    def needed(self) -> Iterator[str]:
-        """Yield references and digests of all images that pods need now."""
-        for use in self._uses():
-            yield use.image
-            digest = use.image.rpartition("@")[2]
-            if is_digest(digest):
-                yield digest
-
-    def _uses(self) -> Iterator[_Use]:
-        for name, desired in self._machine.journal.desired().items():
-            for container in desired.pod.containers:
-                if container.image is not None:
-                    yield _Use(name, container.image, "is to run it")
-            former = [
-                revision
-                for revision in self._machine.journal.history(name)
-                if revision.generation < desired.generation
-            ]
-            for container in former[-1].pod.containers if former else ():
-                if container.image is not None:
-                    yield _Use(name, container.image, "ran it before its last change")
-        containers = self._machine.containers
+    def _uses(self) -> Iterator[ImageUse]:
+        journal, containers = self._machine.journal, self._machine.containers
+        for name, desired in journal.desired().items():
+            for image in _images(desired.pod):
+                yield ImageUse(image=image, pod=name, why="is to run it")
+            former = [old for old in journal.history(name) if old.generation < desired.generation]
+            for image in _images(former[-1].pod) if former else ():
+                yield ImageUse(image=image, pod=name, why="ran it before its last change")
         for name in containers.pods():
             for run in containers.runs(name):
                 # A root file system on the host's disk is no image.
                 if not run.record.image.startswith("/"):
-                    yield _Use(name, run.record.image, "runs it")
+                    yield ImageUse(image=run.record.image, pod=name, why="runs it")
 
-    def _tell_pods(self, full: str) -> None:
+    def _wake_waiting(self, full: str) -> None:
         """Let pods that wait for the image look again, also those that gave up for a while."""
         for name, desired in self._machine.journal.desired().items():
-            named = {container.image for container in desired.pod.containers if container.image}
-            mine = {image for image in named if _full(image) == full}
-            for image in mine:
+            named = {image for image in _images(desired.pod) if _is(image, full)}
+            for image in named:
                 self._machine.pulls.pulled(image)
-            if mine:
+            if named:
                 self._reconciler.wake(name, "image pulled")
 
 
-class _Needed(Collection[str]):
-    """What pods need, looked up when the store asks: a pod that came a moment ago counts, too."""
-
-    def __init__(self, images: Images) -> None:
-        self._images = images
-
-    def __iter__(self) -> Iterator[str]:
-        return self._images.needed()
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def __contains__(self, name: object) -> bool:
-        return name in set(self)
+def _images(pod: Pod) -> list[str]:
+    return [container.image for container in pod.containers if container.image is not None]
 
 
-def _full(reference: str) -> str | None:
-    """Return the full form of a reference; None if it can't be read."""
+def _is(image: str, full: str) -> bool:
     try:
-        return str(find_image(reference))
+        return str(find_image(image)) == full
     except TankError:
-        return None
-
-
-def _needs(uses: Iterable[_Use], rows: Sequence[StoredImage]) -> tuple[_Need, ...]:
-    named = {row.reference: row.digest for row in rows if row.reference}
-    found = []
-    for use in uses:
-        full, digest = _full(use.image), use.image.rpartition("@")[2]
-        digests = {named[full]} if full in named else set()
-        digests |= {digest} if is_digest(digest) else set()
-        found.append(_Need(use, full, frozenset(digests)))
-    return tuple(found)
-
-
-def _listed(row: StoredImage, pods: Collection[str]) -> ListedImage:
-    return ListedImage(
-        reference=row.reference,
-        digest=row.digest,
-        size=row.size,
-        layers=row.layers,
-        pulled_at=rfc3339(row.pulled_at or None),
-        pods=tuple(sorted(pods)),
-    )
+        return False
 
 
 def _line(progress: Progress) -> PullLine:

@@ -12,9 +12,9 @@ from threading import Thread
 import msgspec
 import pytest
 
-from tank_agent.errors import Stalled
+from tank_agent.errors import ImageInUse, Stalled
 from tank_agent.image.config import Image, Progress
-from tank_agent.image.store.store import ImageStore
+from tank_agent.image.store.store import ImageStore, ImageUse
 from tank_agent.settings.image import ImageSettings, RegistrySettings
 from tests.support.images import (
     busybox_layout,
@@ -274,12 +274,13 @@ def test_pulls_at_the_same_time_share_layers_and_report_progress(place: Path) ->
             assert reports[-1].done == reports[-1].total > 0, tag
             assert [row.state for row in reports[-1].layers][1] == "done"
         assert len(store.list()) == 3
-        freed = store.prune({f"{host}/shared:a", images["b"].digest})
+        freed = store.prune([ImageUse(image=f"{host}/shared:a"), ImageUse(image=images["b"].digest)])
         assert freed.removed == (f"{host}/shared:c",)
         assert store.cached(f"{host}/shared:a") == images["a"]
         assert store.cached(f"{host}/shared@{images['b'].digest}") is not None
-        with pytest.raises(Stalled, match="in use"):
-            store.remove(f"{host}/shared:a", keep={f"{host}/shared:a@{images['a'].digest}"})
+        use = ImageUse(image=f"{host}/shared:a@{images['a'].digest}", pod="web", why="runs it")
+        with pytest.raises(ImageInUse, match="is needed: pod web runs it"):
+            store.remove(f"{host}/shared:a", [use])
         store.remove(f"{host}/shared:a")
         store.remove(images["b"].digest)
         assert store.list() == ()

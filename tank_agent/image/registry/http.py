@@ -1,24 +1,24 @@
 """HTTP as registries need it: every wait ends, nothing is read without bound, no secret goes to another host.
 
-requests' own time-outs count the silence between two packets, so a server that drips one byte a second could
-hold a worker for ever. Here a watchdog shuts the socket of any request that is cancelled or past its
-deadline.
+urllib3's time-outs count the silence between two packets, so a server that drips one byte a second could hold
+a worker for ever. Here a watchdog shuts the socket of any request that is cancelled or past its deadline.
 """
 
 from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from urllib.parse import unquote, urlencode
 
-import requests
-import requests.adapters
 import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from tank_agent.errors import Retry, Stalled
 from tank_agent.image.content import CancelledError
@@ -29,14 +29,8 @@ from tank_agent.settings.image import ImageSettings
 _REDIRECTS = 5
 _REDIRECTIONS = (301, 302, 303, 307, 308)
 _TICK = 0.1
-# What may come out of a connection that breaks or that the watchdog shuts.
-_BROKEN = (
-    requests.RequestException,
-    urllib3.exceptions.HTTPError,
-    http.client.HTTPException,
-    OSError,
-    ValueError,
-)
+# Raised by a connection that breaks or that the watchdog shuts.
+_BROKEN = (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError)
 
 
 class Trust:
@@ -47,11 +41,7 @@ class Trust:
         self.insecure = insecure
 
     def context(self) -> ssl.SSLContext:
-        """Make the TLS context.
-
-        Raises:
-            Stalled: the file with the authority can't be read.
-        """
+        """Make the TLS context; Stalled if the file with the authority can't be read."""
         try:
             context = ssl.create_default_context(cafile=self.ca)
         except (OSError, ssl.SSLError) as error:
@@ -70,7 +60,7 @@ class _Operation:
         self.cancelled = cancelled
         self.deadline = 0.0
         self.socket: socket.socket | None = None
-        self.cut: str = ""
+        self.cut = ""
 
     def allow(self, seconds: float) -> None:
         """Let the next step take this long."""
@@ -93,79 +83,54 @@ class _Operation:
 _CURRENT = threading.local()
 
 
-def _register(connection: http.client.HTTPConnection) -> None:
-    operation: _Operation | None = getattr(_CURRENT, "operation", None)
-    if operation is not None and connection.sock is not None:
-        operation.socket = connection.sock
-
-
-class _Watched:
-    """Makes a connection tell the operation of its thread which socket it uses."""
+class _Watched(HTTPConnection):
+    """Shows the operation of its thread which socket it uses."""
 
     def connect(self) -> None:
-        super().connect()  # type: ignore[misc]
-        # The user said `insecure`; urllib3 would warn about it at every request.
+        super().connect()
+        # The user wrote `insecure`; urllib3 would warn about it at every request.
         self.is_verified = True
-        _register(self)  # type: ignore[arg-type]
+        self._register()
 
     def putrequest(self, *args: Any, **kwargs: Any) -> None:
-        _register(self)  # type: ignore[arg-type]
-        super().putrequest(*args, **kwargs)  # type: ignore[misc]
+        self._register()
+        super().putrequest(*args, **kwargs)
+
+    def _register(self) -> None:
+        operation: _Operation | None = getattr(_CURRENT, "operation", None)
+        if operation is not None and self.sock is not None:
+            operation.socket = self.sock
 
 
-class _HttpConnection(_Watched, urllib3.connection.HTTPConnection):
+class _WatchedTls(_Watched, HTTPSConnection):
     pass
 
 
-class _HttpsConnection(_Watched, urllib3.connection.HTTPSConnection):
-    pass
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Watched
 
 
-class _HttpPool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _HttpConnection
-
-
-class _HttpsPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _HttpsConnection
-
-
-class _Adapter(requests.adapters.HTTPAdapter):
-    """Takes trust from a context of ours instead of from certifi, and connections from `_Watched`."""
-
-    def __init__(self, context: ssl.SSLContext | None, connections: int) -> None:
-        self._context = context
-        super().__init__(pool_maxsize=connections)
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, ssl_context=self._context, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
-
-    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(*args, ssl_context=self._context, **kwargs)
-        manager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
-        return manager
-
-    def cert_verify(self, conn: Any, url: Any, verify: Any, cert: Any) -> None:
-        pass
+class _TlsPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _WatchedTls
 
 
 class Response:
     """A response whose body has not been read yet.
 
-    `strayed` says that the way to it led over another host than the one that was asked: what it says is not
+    `strayed` means that the way to it led over another host than the one that was asked: its content is not
     that host's word.
     """
 
     def __init__(
         self,
-        response: requests.Response,
+        response: urllib3.BaseHTTPResponse,
         operation: _Operation,
         settings: ImageSettings,
         url: Url,
         *,
         strayed: bool,
     ) -> None:
-        self.status = response.status_code
+        self.status = response.status
         self.headers: Mapping[str, str] = response.headers
         self.url = url
         self.strayed = strayed
@@ -186,7 +151,7 @@ class Response:
         pieces: list[bytes] = []
         try:
             while self._error is None and size > 0:
-                piece = self._response.raw.read1(size, decode_content=False)
+                piece = self._response.read1(size, decode_content=False)
                 if not piece:
                     break
                 pieces.append(piece)
@@ -198,12 +163,7 @@ class Response:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def read_all(self, limit: int, what: str) -> bytes:
-        """Return the whole body.
-
-        Raises:
-            Stalled: it is larger than `limit` bytes.
-            Retry: as for `read`.
-        """
+        """Return the whole body; Stalled if it is larger than `limit` bytes, else errors as in `read`."""
         data = b""
         while chunk := self.read(1 << 16):
             data += chunk
@@ -220,9 +180,8 @@ class Http:
         self._cancelled = cancelled
         self._lock = threading.Lock()
         self._trusts: dict[str, Trust] = {}
-        self._adapters: dict[str, _Adapter] = {}
+        self._managers: dict[str, urllib3.PoolManager] = {}
         self._operations: set[_Operation] = set()
-        self._wake = threading.Event()
         self._watchdog: threading.Thread | None = None
         self._closed = False
 
@@ -234,9 +193,9 @@ class Http:
         """Close all connections. Idempotent."""
         with self._lock:
             self._closed = True
-            adapters = list(self._adapters.values())
-        for adapter in adapters:
-            adapter.close()
+            managers = list(self._managers.values())
+        for manager in managers:
+            manager.clear()
 
     @contextlib.contextmanager
     def request(
@@ -262,9 +221,9 @@ class Http:
                 secret = None if strayed else authorization
                 response = self._send(here, headers, secret, form, operation)
                 target = response.headers.get("Location")
-                if form is not None or not target or response.status_code not in _REDIRECTIONS:
+                if form is not None or not target or response.status not in _REDIRECTIONS:
                     break
-                response.close()
+                _close(response)
                 here = self._redirected(here, target)
                 strayed = strayed or here.origin != url.origin
             else:
@@ -272,14 +231,10 @@ class Http:
             try:
                 yield Response(response, operation, self._settings, here, strayed=strayed)
             finally:
-                response.close()
+                _close(response)
 
     def sleep(self, seconds: float) -> None:
-        """Wait, but not longer than somebody is interested.
-
-        Raises:
-            CancelledError: nobody is.
-        """
+        """Wait; CancelledError as soon as nobody is interested any more."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             if self._cancelled():
@@ -293,40 +248,45 @@ class Http:
         authorization: str | None,
         form: Mapping[str, str] | None,
         operation: _Operation,
-    ) -> requests.Response:
-        adapter = self._adapter(url)
+    ) -> urllib3.BaseHTTPResponse:
+        manager = self._manager(url)
         # Identity: a proxy that compresses once more would change the digest.
         sent = {"User-Agent": "tank-agent", "Accept-Encoding": "identity", **headers}
         if authorization:
             sent["Authorization"] = authorization
-        operation.allow(self._settings.connect_timeout + 2 * self._settings.read_timeout)
+        if form is not None:
+            sent["Content-Type"] = "application/x-www-form-urlencoded"
+        connect, read = self._settings.connect_timeout, self._settings.read_timeout
+        operation.allow(connect + 2 * read)
         try:
-            # No session: its cookies and .netrc would send to hosts what nobody configured here.
-            request = requests.Request("GET" if form is None else "POST", str(url), headers=sent, data=form)
-            response = adapter.send(
-                request.prepare(),
-                stream=True,
-                timeout=(self._settings.connect_timeout, self._settings.read_timeout),
-                verify=not self._trust(url).insecure,
-                proxies=requests.utils.get_environ_proxies(str(url)),
+            response = manager.urlopen(
+                "GET" if form is None else "POST",
+                str(url),
+                body=None if form is None else urlencode(form),
+                headers=sent,
+                redirect=False,
+                retries=False,
+                preload_content=False,
+                timeout=urllib3.Timeout(connect=connect, read=read),
             )
         except _BROKEN as error:
             raise _broken(error, operation, url) from error
         if operation.cut:
             # To http.client the end of a connection is also the end of the headers.
-            response.close()
+            _close(response)
             raise _broken(None, operation, url)
         return response
 
-    def _trust(self, url: Url) -> Trust:
-        return self._trusts.get(url.origin, Trust())
-
-    def _adapter(self, url: Url) -> _Adapter:
+    def _manager(self, url: Url) -> urllib3.PoolManager:
         with self._lock:
-            found = self._adapters.get(url.origin)
+            found = self._managers.get(url.origin)
             if found is None:
-                context = self._trust(url).context() if url.scheme == "https" else None
-                found = self._adapters[url.origin] = _Adapter(context, self._settings.parallel + 2)
+                trust = self._trusts.get(url.origin, Trust())
+                context = trust.context() if url.scheme == "https" else None
+                found = self._managers[url.origin] = _connect_through(
+                    _proxy_for(url), maxsize=self._settings.parallel + 2, ssl_context=context
+                )
+                found.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
             return found
 
     def _redirected(self, url: Url, target: str) -> Url:
@@ -368,30 +328,43 @@ class Http:
             time.sleep(_TICK)
 
 
+def _close(response: urllib3.BaseHTTPResponse) -> None:
+    response.close()
+    response.release_conn()
+
+
+def _proxy_for(url: Url) -> str | None:
+    """Return the proxy that the environment names, by the rules of requests (NO_PROXY may name networks)."""
+    if not any(name.lower().endswith("_proxy") for name in os.environ):
+        return None
+    from requests.utils import get_environ_proxies, select_proxy
+
+    proxy: str | None = select_proxy(str(url), get_environ_proxies(str(url)))
+    return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
+
+
+def _connect_through(proxy: str | None, **fields: Any) -> urllib3.PoolManager:
+    if proxy is None:
+        return urllib3.PoolManager(**fields)
+    secret = unquote(urllib3.util.parse_url(proxy).auth or "")
+    headers = urllib3.make_headers(proxy_basic_auth=secret) if secret else None
+    return urllib3.ProxyManager(proxy, proxy_headers=headers, **fields)
+
+
 def _broken(error: BaseException | None, operation: _Operation, url: Url) -> Stalled | Retry:
-    place = url.place
     if operation.cut == "cancelled":
         return CancelledError("the pull was cancelled")
     if operation.cut:
-        return Retry(f"{place} answers too slowly")
+        return Retry(f"{url.place} answers too slowly")
     cause = error
-    while cause is not None:
+    while isinstance(cause, BaseException):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return Stalled(
                 f"the certificate of {url.origin} can't be trusted: {cause.verify_message}",
                 hint='name the authority that signed it as ca = "FILE" in [registry."HOST"] of agent.toml',
             )
         cause = cause.__cause__ or cause.__context__ or getattr(cause, "reason", None)
-        if not isinstance(cause, BaseException):
-            break
-    return Retry(f"cannot read {place}: {_shortest(error)}")
-
-
-def _shortest(error: BaseException | None) -> str:
-    """Return the innermost message: requests and urllib3 wrap it several times."""
-    while error is not None:
-        inner = error.__cause__ or error.__context__
-        if inner is None:
-            break
+    # The innermost message: urllib3 wraps it several times.
+    while error is not None and (inner := error.__cause__ or error.__context__) is not None:
         error = inner
-    return str(error) or type(error).__name__
+    return Retry(f"cannot read {url.place}: {str(error) or type(error).__name__}")

@@ -1,4 +1,4 @@
-"""The image store: what is here, what must be fetched, and what may go.
+"""The image store: images on this machine, pulls of missing ones, and removal of those that nobody needs.
 
     <data_dir>/images/    records.py and layers.py say what is in it; `lock` keeps a second agent out
 
@@ -12,16 +12,16 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
+from typing import NamedTuple
 
 import msgspec
 import structlog
 from msgspec import Struct
 
-from tank_agent.errors import Retry, Stalled, TankError
+from tank_agent.errors import ImageInUse, Retry, Stalled, TankError
 from tank_agent.image.config import Image, Progress
 from tank_agent.image.content import ImageContent
 from tank_agent.image.jobs import Jobs
@@ -55,10 +55,44 @@ class StoredImage(Struct, frozen=True, kw_only=True):
 
 
 class Pruned(Struct, frozen=True, kw_only=True):
-    """What was removed: names (or digests of images without one), and the bytes that their layers had."""
+    """The names that were removed (or digests of images without one), and the bytes that their layers had."""
 
     removed: tuple[str, ...] = ()
     freed: int = 0
+
+
+class ImageUse(Struct, frozen=True, kw_only=True):
+    """An image that a pod needs: a reference as its file has it, a digest, or `name@digest`."""
+
+    image: str
+    pod: str = ""
+    why: str = ""
+
+
+class ImageNeed(NamedTuple):
+    """A use, the full form of its reference, and the images that it means by name and by digest."""
+
+    use: ImageUse
+    full: str | None
+    digests: frozenset[str]
+
+
+def find_needs(uses: Iterable[ImageUse], records: Sequence[ReferenceRecord]) -> Iterator[ImageNeed]:
+    """Yield the images that each use means."""
+    named = {record.reference: record.digest for record in records}
+    listed: dict[str, set[str]] = {}
+    for record in records:
+        listed.setdefault(record.index, set()).add(record.digest)
+    for use in uses:
+        digest = use.image.rpartition("@")[2]
+        digests = {digest, *listed.get(digest, ())} if is_digest(digest) else set()
+        try:
+            full = str(find_image(use.image))
+        except TankError:
+            full = None
+        if full in named:
+            digests.add(named[full])
+        yield ImageNeed(use, full, frozenset(digests))
 
 
 class ImageStore:
@@ -66,7 +100,6 @@ class ImageStore:
 
     Args:
         data_dir: the agent's data directory; images are in `images` below it.
-        settings: what agent.toml says.
 
     Raises:
         Stalled: another agent works on the same directory.
@@ -92,9 +125,7 @@ class ImageStore:
     def __enter__(self) -> ImageStore:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -112,8 +143,7 @@ class ImageStore:
         Raises:
             Stalled: the reference can't be read.
         """
-        parsed = find_image(reference)
-        digest = self._digest(parsed)
+        digest = self._digest(find_image(reference))
         known = self._records.image(digest) if digest else None
         if known is None or any(self._layers.record(diff_id) is None for diff_id in known.record.layers):
             return None
@@ -133,10 +163,10 @@ class ImageStore:
 
         Args:
             policy: "missing" takes a cached image, "always" asks the registry first and takes the cached
-                image only if nobody answers, "never" asks nobody. None is what agent.toml says.
+                image only if nobody answers, "never" asks nobody. None is what agent.toml has.
 
         Raises:
-            Stalled: no such image, a manifest or layer that we refuse, or a reference that cannot be read.
+            Stalled: no such image, a manifest or layer that is refused, or a reference that can't be read.
             Retry: the registry or the disk failed for now.
         """
         policy = policy or self._settings.pull
@@ -162,67 +192,76 @@ class ImageStore:
 
     def list(self) -> tuple[StoredImage, ...]:
         """Return all images, by name; those that no name stands for come last."""
+        names = [(record.digest, record.reference, record.pulled_at) for record in self._records.references()]
+        unnamed = set(self._records.images()) - {digest for digest, _, _ in names}
         rows = []
-        unnamed = set(self._records.images())
-        for reference in self._records.references():
-            known = self._records.image(reference.digest)
-            if known is not None:
-                unnamed.discard(reference.digest)
-                rows.append(_row(reference.reference, known, reference.pulled_at))
-        for digest in sorted(unnamed):
+        for digest, reference, pulled_at in [*names, *((digest, "", 0.0) for digest in sorted(unnamed))]:
             known = self._records.image(digest)
             if known is not None:
-                rows.append(_row("", known, 0.0))
+                size, layers = known.record.size, len(known.manifest.layers)
+                rows.append(
+                    StoredImage(
+                        reference=reference, digest=digest, size=size, layers=layers, pulled_at=pulled_at
+                    )
+                )
         return tuple(rows)
 
-    def remove(self, reference: str, *, keep: Collection[str] = ()) -> Pruned:
-        """Remove a name, and the image if no other name stands for it.
+    def needs(self, uses: Iterable[ImageUse]) -> Iterator[ImageNeed]:
+        """Yield the images that each use means."""
+        return find_needs(uses, self._records.references())
+
+    def remove(self, reference: str, uses: Iterable[ImageUse] = ()) -> Pruned:
+        """Remove a name or, by its digest, an image with all its names; an image goes with its last name.
 
         Args:
-            reference: a name, or a digest as `list` shows it.
-            keep: what must stay, as for `prune`.
+            uses: of what must stay; read late, so that a pod which came a moment ago counts, too.
 
         Raises:
-            Stalled: there is no such image, or `keep` needs it.
+            Stalled: there is no such image, or a pull that is under way needs it.
+            ImageInUse: a pod needs it.
         """
-        if is_digest(reference):
-            names = [record.reference for record in self._records.references() if record.digest == reference]
-            digest = reference
-        else:
-            parsed = find_image(reference)
-            names = [str(parsed)]
-            digest = self._digest(parsed)
-        if not digest or self._records.image(digest) is None:
-            raise Stalled(f"there is no image {reference}", hint="see `tank image ls`")
         with self._lock:
-            wanted = self._wanted(keep)
-            others = {record.digest for record in self._records.references() if record.reference not in names}
-            if digest in wanted and digest not in others:
+            records = self._records.references()
+            if is_digest(reference):
+                digest = reference
+                names = [record.reference for record in records if record.digest == digest]
+            else:
+                parsed = find_image(reference)
+                names, digest = [str(parsed)], self._digest(parsed)
+            if not digest or self._records.image(digest) is None:
+                raise Stalled(f"there is no image {reference}", hint="see `tank image ls`")
+            stays = digest in {record.digest for record in records if record.reference not in names}
+            needs = list(find_needs(uses, records))
+            for name in names or [digest]:
+                users = [
+                    f"pod {need.use.pod} {need.use.why}"
+                    for need in needs
+                    if need.full == name or (not stays and digest in need.digests)
+                ]
+                if users:
+                    needed = f"the image {name} is needed: {', '.join(dict.fromkeys(users))}"
+                    raise ImageInUse(needed, hint="remove the pod first, or change its image")
+            if not stays and digest in self._pinned():
                 raise Stalled(f"the image {reference} is in use", hint="remove the pod that needs it first")
             for name in names:
                 self._records.drop_reference(name)
-            if digest not in others | wanted:
+            if not stays:
                 self._records.drop_image(digest)
             freed = self._collect()
         self._layers.empty_trash()
         return Pruned(removed=(reference,), freed=freed)
 
-    def prune(self, keep: Collection[str]) -> Pruned:
-        """Remove every image that is not needed.
-
-        Args:
-            keep: what running, desired and previous revisions need: references as pod files write them,
-                digests, or both ("name@sha256:…"). What a pull that is under way needs stays anyway.
-        """
+    def prune(self, uses: Iterable[ImageUse]) -> Pruned:
+        """Remove every image that is not needed, neither by these nor by a pull that is under way."""
         with self._lock:
-            wanted = self._wanted(keep)
+            records = self._records.references()
+            wanted = self._pinned().union(*(need.digests for need in find_needs(uses, records)))
             removed = []
-            named = set()
-            for record in self._records.references():
-                named.add(record.digest)
+            for record in records:
                 if record.digest not in wanted:
                     self._records.drop_reference(record.reference)
                     removed.append(record.reference)
+            named = {record.digest for record in records}
             for digest in list(self._records.images()):
                 if digest not in wanted:
                     self._records.drop_image(digest)
@@ -249,13 +288,11 @@ class ImageStore:
     ) -> Image:
         parsed = find_image(reference)
         before = "" if parsed.transport == "registry" else stamp(parsed)
-        watched = _Watched(progress)
-        content = self._open(parsed, settings, cancelled, watched.trouble)
+        report = _Report(progress)
+        content = self._open(parsed, settings, cancelled, report.trouble)
         with (
             self._session() as pin,
-            ImagePull(
-                parsed, content, self._settings, progress=watched.progress, cancelled=cancelled
-            ) as pull,
+            ImagePull(parsed, content, self._settings, progress=report.progress, cancelled=cancelled) as pull,
         ):
             resolved = pull.resolve()
             pin(resolved.digest, *resolved.configuration.diff_ids)
@@ -291,7 +328,7 @@ class ImageStore:
 
     @contextmanager
     def _session(self) -> Iterator[Callable[..., None]]:
-        """Count a pull. What it pins is not pruned until it ends; the last one sends the helpers home."""
+        """Count a pull. What it pins is not pruned until it ends; the last one ends the helper processes."""
         token = object()
 
         def pin(*digests: str) -> None:
@@ -359,27 +396,13 @@ class ImageStore:
             config=known.configuration.config,
         )
 
-    def _wanted(self, keep: Collection[str]) -> set[str]:
-        wanted = set().union(*self._pins.values()) if self._pins else set()
-        for name in keep:
-            if is_digest(name):
-                wanted.add(name)
-                continue
-            try:
-                parsed = find_image(name)
-            except TankError:
-                continue
-            record = self._records.reference(str(parsed))
-            wanted |= {parsed.digest} if parsed.digest else set()
-            wanted |= {record.digest} if record else set()
-        for record in self._records.references():
-            if record.index and record.index in wanted:
-                wanted.add(record.digest)
-        return wanted
+    def _pinned(self) -> set[str]:
+        """Return what the pulls need that are under way; with the lock held."""
+        return set().union(*self._pins.values())
 
     def _collect(self) -> int:
         """Remove documents and layers that no image needs; files are deleted later, without the lock."""
-        needed = set().union(*self._pins.values()) if self._pins else set()
+        needed = self._pinned()
         documents = set()
         for digest in self._records.images():
             known = self._records.image(digest)
@@ -396,33 +419,21 @@ class ImageStore:
         return freed
 
 
-class _Watched:
-    """Passes on how far a pull is, and what its requests meet with meanwhile."""
+class _Report:
+    """Passes on how far a pull is, and how its requests fail meanwhile."""
 
-    def __init__(self, tell: Callable[[Progress], None]) -> None:
-        self._tell = tell
+    def __init__(self, report: Callable[[Progress], None]) -> None:
+        self._report = report
         self._last = Progress(done=0, total=0)
 
     def progress(self, now: Progress) -> None:
-        """Tell how far it is."""
-        # One that moves on is in no trouble.
+        """Report how far the pull is; one that moves on is in no trouble."""
         self._last = now
-        self._tell(now)
+        self._report(now)
 
     def trouble(self, text: str) -> None:
-        """Tell how a request failed that is tried again; empty once one worked."""
-        self._last = msgspec.structs.replace(self._last, trouble=text)
-        self._tell(self._last)
-
-
-def _row(reference: str, known: PulledImage, pulled_at: float) -> StoredImage:
-    return StoredImage(
-        reference=reference,
-        digest=known.record.digest,
-        size=known.record.size,
-        layers=len(known.manifest.layers),
-        pulled_at=pulled_at,
-    )
+        """Report how a request failed that is tried again; empty once one worked."""
+        self.progress(msgspec.structs.replace(self._last, trouble=text))
 
 
 def _lock(path: Path) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from tank_agent.api.types import ListedImage, PullLine, PullReport
-from tank_agent.control import images as images_module
 from tank_agent.control.images import Images
 from tank_agent.errors import Retry
 from tank_agent.image.config import Image
-from tank_agent.image.store.store import StoredImage
+from tank_agent.image.store import store as store_module
+from tank_agent.image.store.records import ReferenceRecord
+from tank_agent.image.store.store import ImageNeed, ImageUse, StoredImage
 from tank_agent.linux.clock import SystemClock
 from tank_agent.reconcile.core.restart import Backoff
 from tank_agent.reconcile.pulls import Pulls
@@ -44,6 +45,10 @@ class FakeStore:
 
     def list(self) -> Sequence[StoredImage]:
         return self.rows
+
+    def needs(self, uses: Iterable[ImageUse]) -> Iterator[ImageNeed]:
+        records = [ReferenceRecord(reference=row.reference, digest=row.digest) for row in self.rows]
+        return store_module.find_needs(uses, records)
 
     def pull(self, reference: str, **_: Any) -> Image:
         return Image(reference=reference, digest=digest_of(0), layers=(Path("/"),))
@@ -128,7 +133,7 @@ def test_many_images_are_matched_with_many_pods_at_once(
         parsed.append(text)
         return find_image(text)
 
-    monkeypatch.setattr(images_module, "find_image", counted)
+    monkeypatch.setattr(store_module, "find_image", counted)
     found = {row.reference: row.pods for row in make(store, machine).list()}
     assert found["registry.lan/app-3:latest"] == ("by-digest", "pod-3")
     assert found["registry.lan/app-149:latest"] == ("pod-149",)
