@@ -26,7 +26,7 @@ from tank_agent.control.sessions import Interactive
 from tank_agent.control.sources import GitOps
 from tank_agent.errors import InvalidSpec, Retry, Stalled, TankError
 from tank_agent.image.store.store import ImageStore
-from tank_agent.intake.events import tell_pods
+from tank_agent.intake.events import record_for_pods
 from tank_agent.intake.git import GitFollower
 from tank_agent.intake.loop import SourceLoop
 from tank_agent.intake.seeding import Seeding
@@ -249,7 +249,7 @@ def _take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = 
         wakeups.wake,
         policy=settings.image.pull,
         prepare=store.sweep,
-        tell=partial(tell_pods, journal),
+        report=partial(record_for_pods, journal),
     )
     stack.callback(pulls.close)
     machine = Machine(

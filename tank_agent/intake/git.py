@@ -9,7 +9,7 @@ import structlog
 from msgspec import Struct
 
 from tank_agent.errors import Stalled
-from tank_agent.intake.events import tell
+from tank_agent.intake.events import record_events
 from tank_agent.journal import ownership
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import DesiredPod, NewEvent
@@ -176,7 +176,7 @@ class GitFollower:
         for event in events:
             log = _log.info if event.type == "git-applied" else _log.warning
             log(event.type, message=event.message, revision=event.revision)
-        tell(self._journal, events)
+        record_events(self._journal, events)
 
 
 class OwnedPod(Struct, frozen=True):

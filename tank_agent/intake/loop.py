@@ -9,7 +9,7 @@ from typing import Protocol
 import structlog
 
 from tank_agent.errors import Problem, Stalled, TankError, one_line
-from tank_agent.intake.events import tell
+from tank_agent.intake.events import record_events
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import NewEvent
 from tank_agent.journal.transitions import Applied
@@ -243,7 +243,7 @@ class SourceLoop:
         for file in sorted({problem.file for problem in mended} - {problem.file for problem in problems}):
             message = f"{file}: nothing is wrong with it now"
             events.append(NewEvent(pod="", type="source-recovered", message=message, cause=cause))
-        tell(self._journal, events)
+        record_events(self._journal, events)
 
     def _run(self) -> None:
         resync_at = self._clock.monotonic() + self._resync

@@ -47,7 +47,6 @@ SEAMS = {
     "source.git.address": {"settings"},
     "image.platform": {"settings"},
     "image.registry.url": {"settings"},
-    "reconcile.pulls": {"intake"},
     "journal.records": {"runtime"},
     "image.parameters": {"runtime"},
     "api.frames": {"client"},

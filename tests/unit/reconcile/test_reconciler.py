@@ -11,7 +11,7 @@ from typing import Any
 from tank_agent.control.sources import GitOps
 from tank_agent.errors import Problem, Retry, Stalled
 from tank_agent.image.config import Image, Progress
-from tank_agent.intake.events import tell_pods
+from tank_agent.intake.events import record_for_pods
 from tank_agent.intake.loop import SourceLoop
 from tank_agent.intake.seeding import Seeding
 from tank_agent.journal.journal import Journal
@@ -21,7 +21,7 @@ from tank_agent.journal.transitions import Applied
 from tank_agent.linux.clock import SystemClock
 from tank_agent.reconcile.core.observed import ImageState
 from tank_agent.reconcile.core.restart import Backoff
-from tank_agent.reconcile.pulls import Need, News, Pulls
+from tank_agent.reconcile.pulls import Need, Pulls
 from tank_agent.source.seed import SeedSource
 from tank_agent.source.snapshot import Declared, Snapshot
 from tank_agent.spec.model import Container, Pod, PullPolicy
@@ -75,7 +75,7 @@ class Woken:
 
     def __init__(self) -> None:
         self.pods: set[str] = set()
-        self.news: dict[str, list[News]] = {}
+        self.news: dict[str, list[NewEvent]] = {}
         self._changed = threading.Condition()
 
     def __call__(self, pod: str, cause: str) -> None:
@@ -83,7 +83,7 @@ class Woken:
             self.pods.add(pod)
             self._changed.notify_all()
 
-    def tell(self, pods: Collection[str], news: News) -> None:
+    def tell(self, pods: Collection[str], news: NewEvent) -> None:
         for pod in pods:
             self.news.setdefault(pod, []).append(news)
 
@@ -101,7 +101,7 @@ class Woken:
 
 
 def make_pulls(store: Store, woken: Woken) -> Pulls:
-    pulls = Pulls(store, SystemClock(), Backoff(base=20, cap=300), woken, tell=woken.tell)
+    pulls = Pulls(store, SystemClock(), Backoff(base=20, cap=300), woken, report=woken.tell)
     assert pulls.wait(DEADLINE)
     return pulls
 
@@ -366,7 +366,7 @@ def test_a_failed_pull_that_thousands_wait_for_is_one_transaction() -> None:
     journal.put_all(OneSource(*(f"pod-{number}" for number in range(1000))).pods, "r")
     store, woken = Store(), Woken()
     store.error = Stalled("no such image", hint="check the name")
-    pulls = Pulls(store, SystemClock(), Backoff(base=20), woken, tell=partial(tell_pods, journal))
+    pulls = Pulls(store, SystemClock(), Backoff(base=20), woken, report=partial(record_for_pods, journal))
     assert pulls.wait(DEADLINE)
     for name in (*journal.desired(), "gone"):
         pulls.pull(need(name))
