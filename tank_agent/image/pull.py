@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from tank_agent.errors import Retry, Stalled
 from tank_agent.image.config import LayerProgress, Progress
@@ -29,7 +30,7 @@ from tank_agent.image.manifest import (
 )
 from tank_agent.image.platform import Platform, best, host_platform, parse_platform, runs_on
 from tank_agent.image.store.layers import LayerRecord, Layers
-from tank_agent.image.unpack.process import LayerUnpack, RefusedLayerError, Unpacked, UnpackServer
+from tank_agent.image.unpack.parent import LayerUnpack, RefusedLayerError, Unpacked, UnpackServer
 from tank_agent.linux import fault
 from tank_agent.settings.image import ImageSettings
 from tank_agent.spec.reference import Reference
@@ -124,10 +125,7 @@ class LayerFetcher:
                 with self._layers.implicit_file(place) as implicit:
                     found = _finish(unpack, task, implicit)
             fault.point("image:layer-unpacked")
-            record = LayerRecord(
-                diff_id=found.diff_id, size=found.size, entries=found.entries, opaque_root=found.opaque_root
-            )
-            self._layers.commit(place, record)
+            self._layers.commit(place, LayerRecord(**asdict(found)))
         except BaseException as error:
             self._layers.abandon(place)
             if isinstance(error, DamagedError | Stalled):

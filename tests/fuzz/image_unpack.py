@@ -7,7 +7,7 @@ import random
 import shutil
 from pathlib import Path
 
-from tank_agent.image.unpack.process import RefusedLayerError, UnpackServer
+from tank_agent.image.unpack.parent import RefusedLayerError, UnpackServer
 from tank_agent.image.unpack.tarfilter import unpacked
 from tank_agent.settings.image import UnpackLimits
 from tests.fuzz.image_layers import random_layer

@@ -24,8 +24,8 @@ import zstandard
 from tank_agent.errors import Retry, Stalled, TankError
 from tank_agent.image.config import Image
 from tank_agent.image.store.store import ImageStore
-from tank_agent.image.unpack import process as unpack_module
-from tank_agent.image.unpack.process import UnpackServer
+from tank_agent.image.unpack import parent as unpack_module
+from tank_agent.image.unpack.parent import UnpackServer
 from tank_agent.settings.image import ImageSettings, UnpackLimits
 from tests.fuzz import image_unpack
 from tests.support.images import Member, directory, layer, member, symlink, write_blob, write_image
@@ -450,7 +450,7 @@ BEGIN = """
 import sys, time
 from pathlib import Path
 from tank_agent.settings.image import UnpackLimits
-from tank_agent.image.unpack.process import UnpackServer
+from tank_agent.image.unpack.parent import UnpackServer
 
 server = UnpackServer(UnpackLimits())
 unpack = server.start(Path(sys.argv[1]))

@@ -31,7 +31,7 @@ from tank_agent.image.store.compose import compose
 from tank_agent.image.store.layers import Layers
 from tank_agent.image.store.layout import open_on_disk, stamp
 from tank_agent.image.store.records import ImageRecord, PulledImage, Records, ReferenceRecord
-from tank_agent.image.unpack.process import UnpackServer
+from tank_agent.image.unpack.parent import UnpackServer
 from tank_agent.linux import fault
 from tank_agent.settings.image import ImageSettings, PullPolicy
 from tank_agent.spec.reference import Reference, find_image, is_digest

@@ -1,14 +1,14 @@
-"""The process that unpacks layers: for each one it makes a child that shuts itself in and lets GNU tar write.
+"""The process that unpacks layers: for each one it forks a child that confines itself and lets GNU tar write.
 
     python -I -S -c '...; serve()' ROOT LIBRARIES     with a SOCK_SEQPACKET socket as standard input
 
 A request is one message: the words of `LayerRequest`, separated by NUL, with two descriptors: the compressed
 layer to read, and where to report. The answer is a pidfd of the child. The process ends when the socket does.
 
-What the child and its tar can reach once they read the layer: the layer's directory, which is `/` to them. No
-other file, no network, six capabilities, limits on memory, CPU time and file size. Decompression, digest and
-headers are done there too: a bug in them is no bug in the agent. Links of the layer lead where they lead in a
-container, whether absolute or with `..`, since the layer's directory is the root.
+Once they read the layer, the child and its tar reach the layer's directory, which is `/` to them, and no
+other file and no network; they have six capabilities, and limits on memory, CPU time and file size.
+Decompression, digest and headers are done there too: a bug in them is no bug in the agent. Links of the layer
+lead where they lead in a container, whether absolute or with `..`, since the layer's directory is the root.
 
 The report is lines of words: `opaque HEX-PATH` and `implicit LINE` (tarfilter.packed) in any number, and at
 last one of `ok DIFF_ID SIZE ENTRIES`, `refused MESSAGE` (the layer is to blame), `failed MESSAGE` (the
@@ -41,14 +41,8 @@ from tank_agent.linux.channels import enlarge_pipe, unread
 from tank_agent.linux.paths import open_in_root
 
 _INT = struct.calcsize("i")
-_KEPT = (
-    confine.CHOWN,
-    confine.DAC_OVERRIDE,
-    confine.FOWNER,
-    confine.FSETID,
-    confine.MKNOD,
-    confine.SETFCAP,
-)
+_CHANGE = (confine.CHOWN, confine.DAC_OVERRIDE, confine.FOWNER, confine.FSETID)
+_KEPT = (*_CHANGE, confine.MKNOD, confine.SETFCAP)
 PIPE = 1 << 20
 _MESSAGE = 4000
 _START_TIMEOUT = 30.0
@@ -99,9 +93,8 @@ class LayerRequest(NamedTuple):
 
 
 def serve() -> None:
-    """Response requests until the other end closes the socket."""
-    connection = _socket.socket(fileno=0)
-    agent = os.getppid()
+    """Answer requests until the other end closes the socket."""
+    connection, agent = _socket.socket(fileno=0), os.getppid()
     children: set[int] = set()
     load_library(GZIP)
     gc.freeze()
@@ -147,29 +140,28 @@ def _run(request: LayerRequest, source: int, report: int) -> NoReturn:
         os.dup2(report, 1)
         os.closerange(3, 256)
         with os.fdopen(1, "wb", closefd=False) as output:
-            for line in _report(request):
-                output.write(line + b"\n")
+            try:
+                for line in _unpack(request):
+                    output.write(line + b"\n")
+            except Exception as error:
+                # The last line of defence: whatever it was, the agent gets to know it.
+                output.write(_verdict(error) + b"\n")
         code = 0
     finally:
         os._exit(code)
 
 
-def _report(request: LayerRequest) -> Iterator[bytes]:
-    try:
-        yield from _unpack(request)
-    except BadLayerError as error:
-        yield _verdict("refused", str(error))
-    except MemoryError:
-        yield _verdict("refused", "it takes too much memory")
-    except confine.UnfitError as error:
-        yield _verdict("failed", str(error))
-    except Exception as error:
-        # The last line of defence: whatever it was, the agent gets to know it.
-        yield _verdict("failed", f"{type(error).__name__}: {error}")
-
-
-def _verdict(word: str, message: str) -> bytes:
-    return " ".join([word, *message.split()])[:_MESSAGE].encode(errors="replace")
+def _verdict(error: Exception) -> bytes:
+    match error:
+        case BadLayerError():
+            words = "refused", str(error)
+        case MemoryError():
+            words = "refused", "it takes too much memory"
+        case confine.UnfitError():
+            words = "failed", str(error)
+        case _:
+            words = "failed", f"{type(error).__name__}: {error}"
+    return " ".join(" ".join(words).split())[:_MESSAGE].encode(errors="replace")
 
 
 def _unpack(request: LayerRequest) -> Iterator[bytes]:
@@ -179,20 +171,14 @@ def _unpack(request: LayerRequest) -> Iterator[bytes]:
     load_library(head)
     diff_id = sha256()
     confine.see_only(request.directory, "layer")
-    confine.limit(
-        memory=request.memory,
-        cpu_seconds=request.cpu_seconds,
-        file_size=request.file_size,
-        descriptors=128,
-    )
+    memory, cpu, file_size = request.memory, request.cpu_seconds, request.file_size
+    confine.limit(memory=memory, cpu_seconds=cpu, file_size=file_size, descriptors=128)
     tar = _start_tar(request.tar)
     confine.see_nothing_but("/layer")
     # What is not imported yet would come from the layer.
     sys.meta_path.clear()
     _give_up_privileges()
-    archive = TarFilter(
-        size=request.size, entries=request.entries, depth=request.depth, headers=request.headers
-    )
+    archive = TarFilter(request.size, request.entries, request.depth, request.headers)
     _feed_tar(tar, archive, plain(head, lambda wanted: os.read(0, wanted)), diff_id)
     root = os.open("/", os.O_PATH | os.O_DIRECTORY)
     for path in _apply_whiteouts(root, archive):
@@ -264,12 +250,11 @@ def _become_tar(tar: str, archive: int, messages: int) -> NoReturn:
         os.dup2(archive, 0)
         os.dup2(messages, 1)
         os.dup2(messages, 2)
-        # Whatever it waits for: it does not stay when we are killed.
+        # Whatever it waits for: it does not outlive its parent.
         confine.die_with_parent()
         _give_up_privileges()
         # "UTC" would be looked up in a file.
-        environment = {"LC_ALL": "C", "TZ": "UTC0"}
-        os.execve(tar, ["tar", *TAR_OPTIONS], environment)  # noqa: S606
+        os.execve(tar, ["tar", *TAR_OPTIONS], {"LC_ALL": "C", "TZ": "UTC0"})  # noqa: S606
     except OSError as error:
         os.write(2, f"{tar}: {error.strerror}".encode())
     finally:
@@ -277,7 +262,7 @@ def _become_tar(tar: str, archive: int, messages: int) -> NoReturn:
 
 
 def _greeting() -> bytes:
-    """Return a global header that says nothing."""
+    """Return a global header without meaning."""
     record = b"17 comment=ready\n"
     block = bytearray(b"pax_global_header".ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2)
     block += b"%011o\0" % len(record) + b"00000000000\0" + b" " * 8 + b"g"
@@ -301,10 +286,8 @@ def _read_bounded(descriptor: int) -> str:
 
 
 def _blame(code: int, complaint: str) -> None:
-    lines = [
-        line.removeprefix("tar: ") for line in complaint.splitlines() if "Exiting with failure" not in line
-    ]
-    message = "; ".join(lines[:3]) or f"tar ended with {code}"
+    lines = [line for line in complaint.splitlines() if "Exiting with failure" not in line]
+    message = "; ".join(line.removeprefix("tar: ") for line in lines[:3]) or f"tar ended with {code}"
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
         if os.strerror(number) in message:
             raise OSError(number, os.strerror(number))

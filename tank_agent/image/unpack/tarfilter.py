@@ -58,7 +58,7 @@ class TarFilter:
     that hide all of theirs, `implicit` directories that entries need and no entry describes.
     """
 
-    def __init__(self, *, size: int, entries: int, depth: int, headers: int) -> None:
+    def __init__(self, size: int, entries: int, depth: int, headers: int) -> None:
         self._limits = (size, entries, depth, headers)
         self._rest = b""
         self._payload = 0

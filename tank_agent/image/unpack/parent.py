@@ -1,4 +1,4 @@
-"""Unpack layers as they arrive, in children that are shut in (`unpack_child` says how)."""
+"""Layers unpacked as they arrive, in confined children (see child.py): the agent's side."""
 
 from __future__ import annotations
 
@@ -10,16 +10,13 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO
 
 from msgspec import Struct
 
-import tank_agent
 from tank_agent.errors import Retry, Stalled
 from tank_agent.image.unpack.child import PIPE, LayerRequest
 from tank_agent.linux.channels import enlarge_pipe
@@ -38,11 +35,7 @@ class RefusedLayerError(Exception):
 
 
 class Unpacked(Struct, frozen=True, kw_only=True):
-    """What unpacking one layer found.
-
-    `diff_id` is the digest of the uncompressed archive, `size` its bytes. `opaque_root` means that the layer
-    hides all layers below it.
-    """
+    """One unpacked layer: `diff_id`, `size` and `opaque_root` are those of `LayerRecord`."""
 
     diff_id: str
     size: int
@@ -74,19 +67,8 @@ class UnpackServer:
         tar = shutil.which("tar", path=ENVIRONMENT["PATH"])
         if tar is None:
             raise Stalled("cannot unpack images: tar is not installed", hint="see `tank doctor`")
-        limits = self._limits
-        request = LayerRequest(
-            os.fspath(directory),
-            hint,
-            tar,
-            limits.size,
-            limits.file_size,
-            limits.entries,
-            limits.depth,
-            limits.headers,
-            limits.cpu_seconds,
-            limits.memory,
-        )
+        limits = (getattr(self._limits, name) for name in LayerRequest._fields[3:])
+        request = LayerRequest(os.fspath(directory), hint, tar, *limits)
         source, feed = os.pipe()
         report, report_end = os.pipe()
         try:
@@ -98,7 +80,7 @@ class UnpackServer:
         finally:
             os.close(source)
             os.close(report_end)
-        return LayerUnpack(directory, feed, report, pidfd, limits.stall)
+        return LayerUnpack(directory, feed, report, pidfd, self._limits.stall)
 
     def _ask(self, request: LayerRequest, descriptors: list[int]) -> int:
         with self._lock:
@@ -139,7 +121,10 @@ class UnpackServer:
 
 
 class LayerUnpack:
-    """One layer on its way into its directory. Use as a context manager; leaving it early kills the child."""
+    """One layer on its way into its directory. A context manager; leaving it early kills the child.
+
+    All methods raise Retry when the child makes no progress for too long.
+    """
 
     def __init__(self, directory: Path, feed: int, report: int, pidfd: int, stall: float) -> None:
         self._directory = directory
@@ -153,23 +138,17 @@ class LayerUnpack:
     def __enter__(self) -> LayerUnpack:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def write(self, data: bytes | memoryview) -> bool:
-        """Hand on compressed bytes; False once the child wants no more: then `finish` says why.
-
-        Raises:
-            Retry: nothing was taken for too long.
-        """
+        """Pass compressed bytes on; False once the child wants no more: then `finish` raises the reason."""
         view = memoryview(data)
         while view:
             try:
                 view = view[os.write(self._feed, view) :]
             except BlockingIOError:
-                self._wait(self._feed, select.POLLOUT, time.monotonic() + self._stall)
+                self._wait(self._feed, select.POLLOUT)
             except BrokenPipeError:
                 return False
         return True
@@ -198,12 +177,9 @@ class LayerUnpack:
                 elif kind == "refused":
                     raise RefusedLayerError(text)
                 elif kind == "ok":
-                    digest, size, entries = text.split()
+                    digest, size, entries = f"sha256:{text}".split()
                     return Unpacked(
-                        diff_id=f"sha256:{digest}",
-                        size=int(size),
-                        entries=int(entries),
-                        opaque_root=opaque_root,
+                        diff_id=digest, size=int(size), entries=int(entries), opaque_root=opaque_root
                     )
                 else:
                     raise Retry(f"cannot unpack: {text or kind}", where=os.fspath(self._directory))
@@ -218,7 +194,7 @@ class LayerUnpack:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             try:
-                self._wait(self._pidfd, select.POLLIN, time.monotonic() + self._stall)
+                self._wait(self._pidfd, select.POLLIN)
             finally:
                 os.close(self._pidfd)
                 os.close(self._report)
@@ -231,23 +207,22 @@ class LayerUnpack:
 
     def _report_lines(self) -> Iterator[bytes]:
         """Yield the lines of the report as they come, without their ends; one that was cut off is none."""
-        rest = b""
-        total = 0
-        while more := self._read_report():
+        rest, total = b"", 0
+        while True:
+            self._wait(self._report, select.POLLIN)
+            more = os.read(self._report, 1 << 16)
+            if not more:
+                return
             total += len(more)
             *lines, rest = (rest + more).split(b"\n")
             if total > _LONGEST_REPORT or len(rest) > _LONGEST_LINE:
                 raise RefusedLayerError("it has too many directories that no entry describes")
             yield from lines
 
-    def _read_report(self) -> bytes:
-        self._wait(self._report, select.POLLIN, time.monotonic() + self._stall)
-        return os.read(self._report, 1 << 16)
-
-    def _wait(self, descriptor: int, event: int, deadline: float) -> None:
+    def _wait(self, descriptor: int, event: int) -> None:
         poll = select.poll()
         poll.register(descriptor, event)
-        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+        if not poll.poll(self._stall * 1000):
             raise Retry(f"unpacking made no progress for {self._stall:g} s", where=os.fspath(self._directory))
 
 
@@ -261,10 +236,7 @@ def _mark_opaque(root: int, path: bytes) -> None:
 
 
 def _library_roots() -> list[str]:
-    """Return where the child finds us and the decompressors: it does not load site-packages by itself."""
-    roots = [Path(tank_agent.__file__).parent.parent]
-    for name in ("isal", "zstandard"):
-        spec = find_spec(name)
-        if spec is not None and spec.origin is not None:
-            roots.append(Path(spec.origin).parent.parent)
-    return list(dict.fromkeys(os.fspath(root) for root in roots))
+    """Return where the child finds tank_agent and the decompressors: it does not load site-packages."""
+    specs = (find_spec(name) for name in ("tank_agent", "isal", "zstandard"))
+    origins = [spec.origin for spec in specs if spec is not None and spec.origin is not None]
+    return list(dict.fromkeys(os.fspath(Path(origin).parent.parent) for origin in origins))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tank_agent.errors import Retry
-from tank_agent.image.unpack.process import LayerUnpack, RefusedLayerError
+from tank_agent.image.unpack.parent import LayerUnpack, RefusedLayerError
 from tank_agent.image.unpack.tarfilter import unpacked
 
 
