@@ -6,7 +6,6 @@ python3 packaging/generate.py DIRECTORY     # in the root of the sources
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 import msgspec  # noqa: E402  (after the line above: the sources beside this file, not what is installed)
 
 from tank_agent import __version__  # noqa: E402
-from tank_agent.cli.main import VERBS, Verb  # noqa: E402
+from tank_agent.cli.parser import module_of, verbs  # noqa: E402
 from tank_agent.settings.settings import SettingsTable  # noqa: E402
 from tank_agent.spec.schema import json_schema  # noqa: E402
 
@@ -76,7 +75,7 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     out = parser.parse_args().directory
     out.mkdir(parents=True, exist_ok=True)
-    commands = [command for verb in VERBS for command in commands_of(verb)]
+    commands = [command for verb in verbs() for command in commands_of(verb)]
     pods, settings = _schemas()
     files = {
         "tank.1": tank_page(commands),
@@ -133,12 +132,12 @@ def _without_null(node: Any) -> Any:
     return kept
 
 
-def commands_of(verb: Verb) -> list[Command]:
+def commands_of(verb: str) -> list[Command]:
     """Return a verb and, behind it, its own verbs, from the parser that it really has."""
-    module = importlib.import_module(verb.module)
-    parser = argparse.ArgumentParser(prog=f"tank {verb.name}", add_help=False)
+    module = module_of(verb)
+    parser = argparse.ArgumentParser(prog=f"tank {verb}", add_help=False)
     module.add_arguments(parser)
-    return _commands(verb.name, verb.help, module.__doc__ or "", parser)
+    return _commands(verb, module.HELP, module.__doc__ or "", parser)
 
 
 def _commands(name: str, summary: str, text: str, parser: argparse.ArgumentParser) -> list[Command]:

@@ -38,7 +38,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from tank_agent.client.client import Client
-    from tank_agent.client.results import Detached, Exited, Signaled
+    from tank_agent.client.fast.results import Detached, Exited, Signaled
     from tank_agent.errors import (
         AgentUnreachable,
         InvalidSpec,
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Client": "tank_agent.client.client",
-    **dict.fromkeys(("Detached", "Exited", "Signaled"), "tank_agent.client.results"),
+    **dict.fromkeys(("Detached", "Exited", "Signaled"), "tank_agent.client.fast.results"),
     **dict.fromkeys(
         (
             "AgentUnreachable",

@@ -1,4 +1,4 @@
-"""Entry point of `tank`: the table of verbs, and how every verb ends."""
+"""Entry point of `tank`, and how every verb ends."""
 
 from __future__ import annotations
 
@@ -16,48 +16,6 @@ if TYPE_CHECKING:
 # Exit codes beside 0, 1 (failed) and 2 (usage, invalid spec): 128 + the signal, as a shell says it.
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
-
-
-class Verb:
-    """A row of the table; `usage_code` is the exit code for wrong arguments."""
-
-    def __init__(self, name: str, help: str, usage_code: int = 2) -> None:
-        self.name = name
-        self.help = help
-        self.usage_code = usage_code
-
-    @property
-    def module(self) -> str:
-        """Return the module that is imported when the verb is used."""
-        return f"tank_agent.cli.{self.name}"
-
-
-VERBS: tuple[Verb, ...] = (
-    Verb("list", "the pods, one line each"),
-    Verb("status", "how the pods are: phase, containers, restarts, last error, next try"),
-    Verb("get", "a pod's spec, as TOML"),
-    Verb("apply", "create or replace pods from a TOML file"),
-    Verb("delete", "remove pods"),
-    Verb("wait", "wait until a pod is in a phase"),
-    Verb("exec", "run a command in a container"),
-    Verb("attach", "take over the terminal of a container"),
-    Verb("logs", "what a pod's containers printed, and with -f what they print"),
-    Verb("events", "what happened, and with -f what happens"),
-    Verb("history", "the past specs of a pod"),
-    Verb("rollback", "give a pod an older spec, and pin it there"),
-    Verb("suspend", "leave a pod, or all, as they are, whatever files and git say"),
-    Verb("resume", "follow files and git again"),
-    Verb("plan", "dry run: what would be done", usage_code=1),
-    Verb("image", "the images on this machine: list, fetch, remove, prune them"),
-    Verb("volume", "the volumes that the agent keeps: list and remove them"),
-    Verb("sync", "look at files and git now, and make it so"),
-    Verb("git", "make a repository to push to; how far git is"),
-    Verb("validate", "check pod files, without an agent"),
-    Verb("schema", "the JSON Schema of a pod file, for editors"),
-    Verb("doctor", "is this machine ready, and what is missing"),
-    Verb("version", "versions of this program and of the agent"),
-    Verb("agent", "run the agent in the foreground; systemd runs this"),
-)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,17 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def parser(only: str | None = None) -> argparse.ArgumentParser:
-    """Return the parser of the whole command line, or of a command line that begins with the verb `only`."""
-    from tank_agent.cli import parser as parsers
-
-    return parsers.build(VERBS, only)
-
-
 def _run(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        arguments = _quick(words) or parser(_only(words)).parse_args(words)
+        arguments = _quick(words) or _parser(words).parse_args(words)
     except SystemExit as end:
         return int(end.code or 0)
     if arguments.version:
@@ -100,7 +51,7 @@ def _run(argv: Sequence[str] | None) -> int:
         print(f"tank {__version__}")
         return 0
     if not hasattr(arguments, "run"):
-        parser().print_help(sys.stderr)
+        _parser([]).print_help(sys.stderr)
         return 2
     try:
         code: int = arguments.run(arguments)
@@ -128,14 +79,15 @@ def _run(argv: Sequence[str] | None) -> int:
 
 
 def _quick(words: list[str]) -> argparse.Namespace | None:
-    """Read a plain `tank exec` without argparse, a third of whose time that takes; None for the rest."""
+    """Read a plain `tank exec` without argparse; None for the rest."""
     if words[:1] != ["exec"]:
         return None
-    from tank_agent.cli import exec as verb
+    from tank_agent.cli.plain_exec import read_plain
 
-    return verb.read_plain(words[1:])
+    return read_plain(words[1:])
 
 
-def _only(words: list[str]) -> str | None:
-    """Return the verb if it stands first: to make all the others' parsers takes longer than most verbs."""
-    return words[0] if words and any(words[0] == verb.name for verb in VERBS) else None
+def _parser(words: list[str]) -> argparse.ArgumentParser:
+    from tank_agent.cli import parser
+
+    return parser.build(words)

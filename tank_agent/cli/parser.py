@@ -6,11 +6,28 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
 
-if TYPE_CHECKING:
-    from tank_agent.cli.main import Verb
+# The order of `tank --help`; others come behind.
+_ORDER = (
+    *("list", "status", "get", "apply", "delete", "wait", "exec", "attach", "logs", "events", "history"),
+    *("rollback", "suspend", "resume", "plan", "image", "volume", "sync", "git", "validate", "schema"),
+    *("doctor", "version", "agent"),
+)
+
+
+def verbs() -> tuple[str, ...]:
+    """Return the names of all verbs, which are the modules of `tank_agent.cli.verbs`."""
+    files = (Path(__file__).parent / "verbs").glob("[!_]*.py")
+    names = {file.stem for file in files}
+    return (*(name for name in _ORDER if name in names), *sorted(names.difference(_ORDER)))
+
+
+def module_of(verb: str) -> ModuleType:
+    """Return the module of a verb."""
+    return importlib.import_module(f"tank_agent.cli.verbs.{verb}")
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -27,15 +44,15 @@ class _Formatter(argparse.HelpFormatter):
 class _VerbParser(argparse.ArgumentParser):
     """Imports its verb's module only when that verb was given: the others cost nothing."""
 
-    verb: Verb | None = None
+    verb = ""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=_Formatter, **options)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        if self.verb is None:
+        if not self.verb:
             return super().parse_known_args(args, namespace)
-        module = importlib.import_module(self.verb.module)
+        module = module_of(self.verb)
         self.description = module.__doc__
         module.add_arguments(self)
         self.set_defaults(run=module.run)
@@ -55,21 +72,24 @@ class _VerbParser(argparse.ArgumentParser):
         from tank_agent.spec.printable import escape
 
         self.print_usage(sys.stderr)
-        self.exit(self.verb.usage_code if self.verb else 2, escape(f"{self.prog}: {message}\n", keep="\n"))
+        code = getattr(module_of(self.verb), "USAGE_CODE", 2) if self.verb else 2
+        self.exit(code, escape(f"{self.prog}: {message}\n", keep="\n"))
 
 
-def build(table: Sequence[Verb], only: str | None) -> argparse.ArgumentParser:
-    """Return a parser for the verbs of a table, or for a command line that begins with the verb `only`."""
+def build(words: list[str]) -> argparse.ArgumentParser:
+    """Return a parser for a command line; one that begins with a verb needs, and gets, no other.
+
+    To import them all takes longer than most verbs.
+    """
     top = _VerbParser(
         prog="tank", description="Runs containers on this machine from files.", allow_abbrev=False
     )
     top.add_argument("--version", action="store_true", help="print the version of this program")
     _add_common(top, None, default=True)
-    verbs = top.add_subparsers(metavar="VERB", title="verbs")
-    for verb in table:
-        if only not in (None, verb.name):
-            continue
-        sub = verbs.add_parser(verb.name, help=verb.help, allow_abbrev=False)
+    parsers = top.add_subparsers(metavar="VERB", title="verbs")
+    alone = bool(words) and words[0] in verbs()
+    for verb in words[:1] if alone else verbs():
+        sub = parsers.add_parser(verb, help="" if alone else module_of(verb).HELP, allow_abbrev=False)
         sub.verb = verb
         _add_common(sub, argparse.SUPPRESS, default=False)
     return top

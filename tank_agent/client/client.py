@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, overload
 
@@ -26,8 +27,7 @@ from tank_agent.api.types import (
     RemovedImages,
     SourcesReport,
 )
-from tank_agent.client import light
-from tank_agent.client.transport import Transport
+from tank_agent.client.fast import http
 from tank_agent.errors import AgentUnreachable, InvalidSpec, PodNotFound, Problem, TankError
 from tank_agent.linux.given_file import read_given, read_stdin
 from tank_agent.spec.model import Pod, PullPolicy
@@ -35,9 +35,9 @@ from tank_agent.spec.model import Pod, PullPolicy
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tank_agent.client.fast.results import Result
+    from tank_agent.client.fast.streams import Stream
     from tank_agent.client.logs import LogLine
-    from tank_agent.client.results import Result
-    from tank_agent.client.start import Stream
 
 _T = TypeVar("_T")
 
@@ -80,8 +80,7 @@ class Client(types.Calls):
     """
 
     def __init__(self, socket: str | os.PathLike[str] | None = None, timeout: float = 30.0) -> None:
-        self.socket = Path(light.socket_path(socket))
-        self._transport = Transport(socket_path=self.socket)
+        self.socket = Path(http.socket_path(socket))
         self._timeout = timeout
 
     list = types.Calls.list_pods
@@ -138,7 +137,7 @@ class Client(types.Calls):
                 return line.image
             if line.progress is not None:
                 progress(line.progress)
-        raise self._transport.broken(None)
+        raise http.lost(os.fspath(self.socket))
 
     def remove_image(self, reference: str) -> RemovedImages:
         """Remove a name or, by its digest, an image.
@@ -250,7 +249,7 @@ class Client(types.Calls):
             NotRunning: the container has no live process.
             AgentUnreachable: also when the agent ends meanwhile.
         """
-        from tank_agent.client.start import exec_command
+        from tank_agent.client.fast.start import exec_command
 
         return exec_command(
             os.fspath(self.socket),
@@ -280,7 +279,7 @@ class Client(types.Calls):
             NotRunning: the container has no live process.
             AgentUnreachable: also when the agent ends meanwhile; the container goes on.
         """
-        from tank_agent.client.start import attach
+        from tank_agent.client.fast.start import attach
 
         return attach(os.fspath(self.socket), name, stdin=stdin, stdout=stdout, detach_keys=detach_keys)
 
@@ -375,14 +374,27 @@ class Client(types.Calls):
         *,
         within: float | None = None,
     ) -> _T:
-        path = call.path.format_map({key: light.quote(text) for key, text in (arguments or {}).items()})
+        path = call.path.format_map({key: http.quote(text) for key, text in (arguments or {}).items()})
         timeout = within or max(self._timeout, call.patience)
-        return _decode(self._transport.call(call.method, path, query, body, timeout=timeout), call.answer)
+        answered = self._ask(call.method, http.with_query(path, query), body, timeout)
+        return _decode(http.whole(answered, os.fspath(self.socket)), call.answer)
+
+    def _ask(self, method: str, target: str, body: bytes, timeout: float | None) -> http.Answered:
+        asked = http.ask(os.fspath(self.socket), method, target, body=body, timeout=timeout)
+        return asked.answer(expected=200, timeout=timeout)
 
     def _lines(self, call: Call[_T], query: Mapping[str, str], timeout: float | None) -> Iterator[_T]:
+        """Yield the answer line by line, as it comes; `timeout` limits the wait for each of them."""
         decoder = msgspec.json.Decoder(call.answer)
-        for line in self._transport.lines(call.path, query, timeout=timeout, method=call.method):
-            yield decoder.decode(line)
+        path, rest = os.fspath(self.socket), b""
+        answered = self._ask(call.method, http.with_query(call.path, query), b"", timeout)
+        with closing(http.chunks(answered, path)) as chunks:
+            for chunk in chunks:
+                *lines, rest = (rest + chunk).split(b"\n")
+                yield from map(decoder.decode, lines)
+        if rest:
+            # It broke off within a line, and yet between two chunks.
+            raise http.lost(path)
 
 
 def _decode(answer: bytes, kind: type[_T]) -> _T:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from tank_agent.api.frames import SEVERAL
-from tank_agent.client import light
+from tank_agent.client.fast import http
 
 
 class LogLine(NamedTuple):
@@ -31,9 +31,9 @@ def open_logs(
         query["tail"] = str(tail)
     if since is not None:
         query["since"] = moment(since)
-    answered = light.ask(path, "GET", light.target_path(name, "logs", query)).answer(expected=200)
+    answered = http.ask(path, "GET", http.target_path(name, "logs", query)).answer(expected=200)
     several = answered.headers.get("content-type", "").endswith(SEVERAL)
-    return several, _lines(light.chunks(answered, path))
+    return several, _lines(http.chunks(answered, path))
 
 
 def _lines(pieces: Iterator[bytes]) -> Iterator[LogLine]:

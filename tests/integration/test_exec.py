@@ -928,7 +928,7 @@ def test_a_killed_client_hangs_the_command_up(agent: Agent, flags: list[str]) ->
 def test_a_client_that_breaks_restores_the_terminal(agent: Agent) -> None:
     script = (
         "from tank_agent import Client\n"
-        "from tank_agent.client import session\n"
+        "from tank_agent.client.fast import session\n"
         "def fail(descriptor, data):\n"
         "    if b'up' in data:\n"
         "        raise RuntimeError('a bug')\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import re
@@ -17,7 +16,7 @@ import jsonschema
 import pytest
 
 from tank_agent import __version__
-from tank_agent.cli.main import VERBS
+from tank_agent.cli.parser import module_of, verbs
 from tank_agent.settings.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +34,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", ["tank", "_tank", "tank.fish", "tank.1"])
 def test_every_verb_is_in_completions_and_manual(generated: Path, name: str) -> None:
     text = (generated / name).read_text()
-    assert [verb.name for verb in VERBS if not re.search(rf"\b{verb.name}\b", text)] == []
+    assert [verb for verb in verbs() if not re.search(rf"\b{verb}\b", text)] == []
 
 
 def words_of(parser: argparse.ArgumentParser, name: str) -> Iterator[tuple[str, str]]:
@@ -51,10 +50,10 @@ def words_of(parser: argparse.ArgumentParser, name: str) -> Iterator[tuple[str, 
 
 def everything() -> list[tuple[str, str]]:
     found = []
-    for verb in VERBS:
-        parser = argparse.ArgumentParser(prog=f"tank {verb.name}")
-        importlib.import_module(verb.module).add_arguments(parser)
-        found += list(words_of(parser, verb.name))
+    for verb in verbs():
+        parser = argparse.ArgumentParser(prog=f"tank {verb}")
+        module_of(verb).add_arguments(parser)
+        found += list(words_of(parser, verb))
     return found
 
 

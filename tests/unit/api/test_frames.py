@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, strategies
 
 from tank_agent.api import frames
-from tank_agent.client.terminal import Modes
+from tank_agent.client.fast.terminal import Modes
 from tank_agent.runtime.session.attach import last_output
 from tank_agent.runtime.session.exec import ExecRequest, merge_environment
 

@@ -11,8 +11,6 @@ import pytest
 
 from tank_agent.api.types import ExitReport
 from tank_agent.cli.arguments import duration, whole_number
-from tank_agent.cli.logs import since
-from tank_agent.cli.main import VERBS, parser
 from tank_agent.cli.output import (
     ago,
     colored,
@@ -24,7 +22,9 @@ from tank_agent.cli.output import (
     span,
     until,
 )
-from tank_agent.cli.status import ending
+from tank_agent.cli.parser import build, module_of, verbs
+from tank_agent.cli.verbs.logs import since
+from tank_agent.cli.verbs.status import ending
 from tank_agent.errors import InvalidSpec, Problem, TankError
 from tank_agent.linux.clock import rfc3339
 from tank_agent.spec.file import DURATION_PATTERN
@@ -164,13 +164,13 @@ def test_how_a_run_ended(code: int | None, signal: int | None, oom: bool, text: 
 
 
 def test_every_verb_is_a_module_with_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in VERBS:
+    for verb in verbs():
         with pytest.raises(SystemExit) as end:
-            parser().parse_args([verb.name, "--help"])
+            build([]).parse_args([verb, "--help"])
         assert end.value.code == 0
         out = capsys.readouterr().out
-        assert f"usage: tank {verb.name}" in out
-        assert len(verb.help) < 80
+        assert f"usage: tank {verb}" in out
+        assert len(module_of(verb).HELP) < 80
 
 
 @pytest.mark.parametrize("text", ["30m1h", "5m5m", "1h 30m", "1s1d"])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tank_agent.cli.main import VERBS
+from tank_agent.cli.parser import verbs
 from tests.support.fake_service import FakeService, serving
 
 TANK = Path(sys.executable).with_name("tank")
@@ -76,7 +76,7 @@ def tank(home: Path, redirections: str, *argv: str) -> subprocess.CompletedProce
 
 
 def test_every_verb_is_looked_at() -> None:
-    assert PRINTING.keys() | ELSEWHERE == {verb.name for verb in VERBS}
+    assert PRINTING.keys() | ELSEWHERE == set(verbs())
 
 
 @pytest.mark.parametrize("verb", PRINTING)

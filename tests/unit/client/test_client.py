@@ -17,8 +17,8 @@ from tank_agent.api.frames import PROTOCOL
 from tank_agent.api.request import Answer, Raw, Reply, Request, Upgrade
 from tank_agent.api.routes import ROUTES, Route
 from tank_agent.api.types import AppliedPod, PlanReport, PodReport
-from tank_agent.client import light
 from tank_agent.client.client import NotReached
+from tank_agent.client.fast import http as light
 from tank_agent.errors import AgentUnreachable, InvalidSpec, OwnedElsewhere, PodNotFound, Retry, TankError
 from tests.support.fake_service import CHANGES, FakeService, as_user, open_directory, serving
 

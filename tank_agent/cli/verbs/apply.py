@@ -1,0 +1,65 @@
+"""Create or replace the pods of a TOML file (`-`: standard input). All of it is stored, or nothing."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tank_agent.cli.arguments import add_output, client_of, duration
+
+if TYPE_CHECKING:
+    from tank_agent.client.client import Client
+
+HELP = "create or replace pods from a TOML file"
+
+# How long one look at a pod that comes up takes at most, in seconds.
+_LOOK = 0.3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    parser.add_argument("file", metavar="FILE|-")
+    parser.add_argument("--wait", action="store_true", help="until every pod runs, or has completed")
+    parser.add_argument("--timeout", type=duration, default=60.0, metavar="T", help="of --wait (default 60s)")
+    add_output(parser, "json")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the verb."""
+    from tank_agent.cli.output import print_json
+    from tank_agent.client.client import pod_file_name, read_pod_file
+    from tank_agent.spec.printable import escape
+
+    client = client_of(arguments)
+    path = Path(arguments.file)
+    content, name = read_pod_file(path), pod_file_name(path)
+    applied = client.apply(content, file=name)
+    if arguments.output == "json":
+        print_json(applied)
+    else:
+        for pod in applied:
+            print(escape(f"{pod.name} {pod.change}"))
+    if arguments.wait:
+        deadline = time.monotonic() + arguments.timeout
+        for pod in applied:
+            _wait_until_up(client, pod.name, deadline, arguments.timeout)
+    return 0
+
+
+def _wait_until_up(client: Client, name: str, deadline: float, timeout: float) -> None:
+    """Wait until a pod runs or has completed; one that failed for good is not waited for.
+
+    Raises:
+        NotReached: with what it is instead.
+    """
+    from tank_agent.client.client import NotReached
+
+    while True:
+        left = max(0.0, deadline - time.monotonic())
+        found = client.look(name, "running", min(_LOOK, left))
+        if found.phase in ("running", "completed"):
+            return
+        if found.phase == "failed" or left == 0:
+            raise NotReached.by(found, "running", timeout if left == 0 else None)

@@ -1,0 +1,54 @@
+"""Make a repository to push to, and see how far the machine follows the one in agent.toml."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tank_agent.cli.arguments import add_output, client_of
+
+HELP = "make a repository to push to; how far git is"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    verbs = parser.add_subparsers(metavar="VERB", dest="git_verb", required=True)
+    init = verbs.add_parser("init", help="make a bare repository on this machine to push to")
+    init.add_argument("path", metavar="PATH", help="a new or empty directory")
+    init.add_argument("--owner", metavar="USER", help="who pushes, over ssh; default you")
+    init.add_argument("--branch", default="main", metavar="B", help="what HEAD names (default main)")
+    add_output(init, "json")
+    status = verbs.add_parser("status", help="how far git is, step by step")
+    add_output(status, "json")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the verb."""
+    return _init(arguments) if arguments.git_verb == "init" else _status(arguments)
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from tank_agent.cli.output import print_json
+    from tank_agent.control.offline import init_repository
+    from tank_agent.spec.printable import escape
+
+    path = Path(arguments.path).absolute()
+    made = init_repository(path, arguments.branch, arguments.owner)
+    if arguments.output == "json":
+        print_json({"path": str(path), "created": made})
+        return 0
+    print(escape(f"{path} {'is ready for pushes' if made else 'is a repository already'}"))
+    print(escape(f'follow it: [git] url = "{path}" in agent.toml, and restart the agent'))
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from tank_agent.cli.output import print_json
+    from tank_agent.cli.sources import print_git
+
+    git = client_of(arguments).sources().git
+    if arguments.output == "json":
+        print_json(git)
+    else:
+        print_git(git)
+    return 1 if git is not None and git.state in ("error", "held") else 0

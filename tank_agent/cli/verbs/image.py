@@ -1,0 +1,110 @@
+"""The images on this machine: list them, fetch one ahead of time, remove what no pod needs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tank_agent.cli.arguments import add_output, client_of
+
+if TYPE_CHECKING:
+    from tank_agent.api.types import RemovedImages
+
+HELP = "the images on this machine: list, fetch, remove, prune them"
+
+_DIGEST_SHOWN = len("sha256:") + 12
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    actions = parser.add_subparsers(metavar="ACTION", required=True, dest="action")
+    listing = actions.add_parser("ls", help="the images, one line each", allow_abbrev=False)
+    add_output(listing, "json")
+    pulling = actions.add_parser(
+        "pull", help="fetch images, also newer ones of the same name", allow_abbrev=False
+    )
+    pulling.add_argument("images", nargs="+", metavar="IMAGE", help="as a pod file names it")
+    add_output(pulling, "json")
+    removal = actions.add_parser("rm", help="remove images that no pod needs", allow_abbrev=False)
+    removal.add_argument("images", nargs="+", metavar="IMAGE", help="a name or a digest, as `ls` shows them")
+    add_output(removal, "json")
+    pruning = actions.add_parser("prune", help="remove every image that no pod needs", allow_abbrev=False)
+    add_output(pruning, "json")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the verb."""
+    actions = {"ls": _list, "pull": _pull, "rm": _remove, "prune": _prune}
+    return actions[arguments.action](arguments)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from tank_agent.cli.output import ago, megabytes, print_json, print_table
+
+    images = client_of(arguments).images()
+    if arguments.output == "json":
+        print_json(images)
+        return 0
+    rows = [
+        (
+            # One without a name is removed by its digest, so that one is shown whole.
+            image.reference or image.digest,
+            image.digest[:_DIGEST_SHOWN],
+            megabytes(image.size),
+            image.layers,
+            ago(image.pulled_at),
+            ", ".join(image.pods) or "-",
+        )
+        for image in images
+    ]
+    print_table(("IMAGE", "DIGEST", "SIZE", "LAYERS", "PULLED", "PODS"), rows)
+    return 0
+
+
+def _pull(arguments: argparse.Namespace) -> int:
+    from tank_agent.cli.output import print_json
+    from tank_agent.cli.progress import PullDisplay
+    from tank_agent.spec.printable import escape
+
+    client = client_of(arguments)
+    pulled = []
+    for reference in dict.fromkeys(arguments.images):
+        if arguments.output == "json":
+            pulled.append(client.pull_image(reference))
+        else:
+            with PullDisplay() as display:
+                image = client.pull_image(reference, progress=display.show)
+            name = image.reference if "@" in image.reference else f"{image.reference}@{image.digest}"
+            print(escape(name))
+    if arguments.output == "json":
+        print_json(pulled)
+    return 0
+
+
+def _remove(arguments: argparse.Namespace) -> int:
+    from tank_agent.cli.each import for_each
+
+    results, code = for_each(arguments.images, client_of(arguments).remove_image)
+    _print_removed(results, arguments.output)
+    return code
+
+
+def _prune(arguments: argparse.Namespace) -> int:
+    _print_removed([client_of(arguments).prune_images()], arguments.output)
+    return 0
+
+
+def _print_removed(results: Sequence[RemovedImages], output: str) -> None:
+    from tank_agent.cli.output import megabytes, print_json
+    from tank_agent.spec.printable import escape
+
+    names = [name for result in results for name in result.removed]
+    freed = sum(result.freed for result in results)
+    if output == "json":
+        print_json({"removed": names, "freed": freed})
+        return
+    for name in names:
+        print(f"{escape(name)} removed")
+    if results:
+        print(f"{megabytes(freed)} freed")

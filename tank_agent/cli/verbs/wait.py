@@ -1,0 +1,38 @@
+"""Wait until a pod's current spec is in a phase; when time is over, say what it is instead and end with 1."""
+
+from __future__ import annotations
+
+import argparse
+
+from tank_agent.api.types import DELETED, PHASES
+from tank_agent.cli.arguments import add_output, client_of, duration
+
+HELP = "wait until a pod is in a phase"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what the verb takes."""
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument(
+        "--for",
+        dest="phase",
+        choices=(*PHASES, DELETED),
+        default="running",
+        metavar="PHASE",
+        help=f"{', '.join(PHASES)}, or {DELETED} (default running)",
+    )
+    parser.add_argument("--timeout", type=duration, default=60.0, metavar="T", help="default 60s")
+    add_output(parser, "json")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the verb."""
+    from tank_agent.cli.output import print_json
+    from tank_agent.spec.printable import escape
+
+    found = client_of(arguments).wait(arguments.name, arguments.phase, arguments.timeout)
+    if arguments.output == "json":
+        print_json(found)
+    else:
+        print(escape(f"{found.name} {found.phase}"))
+    return 0

@@ -1,0 +1,301 @@
+"""A session from the user's side: the terminal or three streams, joined with a command in a container."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import time
+from collections import deque
+
+from tank_agent.api import frames
+from tank_agent.client.fast import http, keys, terminal
+from tank_agent.client.fast.results import Detached, Exited, OutputLost, Result, Signaled
+
+# As typing has it, which takes longer to import than all of this.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import NoReturn
+
+    from tank_agent.client.fast.streams import Streams
+
+_QUEUE = 256 << 10
+_RECEIVE = 256 << 10
+# How long the agent may take to confirm that we left, in seconds.
+_GOODBYE = 2.0
+# How long the terminal may take to be put in order when we are to end, in seconds.
+_LAST_WORD = 0.5
+_SIGINT = 2
+
+
+class Session:
+    """Moves bytes until the command ends, the user leaves, or the agent is lost."""
+
+    def __init__(self, path: str, answered: http.Answered, streams: Streams, detach_sequence: bytes) -> None:
+        self._path = path
+        self._connection = answered.connection
+        self._connection.setblocking(False)
+        self._decoder = frames.Decoder()
+        self._received = answered.received
+        self._streams = streams
+        self._keys = keys.DetachKeys(detach_sequence)
+        self._modes = terminal.Modes()
+        self._queue: deque[bytes | memoryview] = deque()
+        self._queued = 0
+        # How much input the agent has not passed on yet, if it tells.
+        self._under_way = 0
+        self._told = False
+        self._reading = True
+        self._held_since = 0.0
+        self._leave_at: float | None = None
+        self._resized = False
+        self._interrupted = False
+        self._warned = False
+        # Why output could not be written; the command goes on, since only it can tell how it ends.
+        self._lost: OSError | None = None
+
+    def resize(self) -> None:
+        """Tell the terminal's size, if it is known."""
+        rows, columns = self._streams.size()
+        if rows:
+            self._put(frames.RESIZE, frames.size_payload(rows, columns))
+
+    def run(self, *, raw: bool, interrupts: bool) -> Result:
+        """Work until the end, and leave the terminal as it was found.
+
+        Args:
+            raw: stdin is a terminal, whose every key goes to the command.
+            interrupts: Ctrl-C reaches us as a signal, which is passed on once; the second one ends us.
+        """
+        try:
+            with self._signals(raw=raw, interrupts=interrupts) as wake, contextlib.closing(self._connection):
+                if raw:
+                    # What it was when the command began may have changed meanwhile.
+                    self.resize()
+                result = self._work(wake)
+                # A command that was killed, or forgot it, leaves the screen as it is.
+                self._restore_screen(new_line=not isinstance(result, Exited))
+                if self._lost is not None:
+                    raise OutputLost(self._lost, result)
+                return result
+        except terminal.Killed as killed:
+            _die(killed.number)
+
+    @contextlib.contextmanager
+    def _signals(self, *, raw: bool, interrupts: bool) -> Iterator[int]:
+        reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        user = terminal.Raw(self._streams.stdin) if raw else None
+        try:
+            interrupted = self._note_interrupt if interrupts else None
+            with terminal.Signals(writer, user, self._note_resize, interrupted):
+                try:
+                    if user is not None:
+                        user.enter()
+                    yield reader
+                except BaseException:
+                    # First what cannot block: the terminal may take nothing more.
+                    if user is not None:
+                        user.leave()
+                    self._restore_screen(within=_LAST_WORD)
+                    raise
+                finally:
+                    if user is not None:
+                        user.leave()
+        finally:
+            os.close(reader)
+            os.close(writer)
+
+    def _note_resize(self) -> None:
+        self._resized = True
+
+    def _note_interrupt(self) -> None:
+        if self._warned:
+            raise KeyboardInterrupt
+        self._interrupted = self._warned = True
+
+    def _work(self, wake: int) -> Result:
+        if self._received and (result := self._take(self._received)) is not None:
+            return result
+        while True:
+            for descriptor, events in self._poll(wake):
+                if descriptor == wake:
+                    os.read(wake, 4096)
+                elif descriptor == self._connection.fileno():
+                    if events & select.POLLOUT:
+                        self._flush()
+                    if events & ~select.POLLOUT and (result := self._receive()) is not None:
+                        return result
+                elif self._reading:
+                    self._read_input()
+            self._notice()
+            if self._leave_at is not None and time.monotonic() > self._leave_at:
+                return Detached()
+
+    def _poll(self, wake: int) -> list[tuple[int, int]]:
+        poller = select.poll()
+        poller.register(wake, select.POLLIN)
+        poller.register(self._connection, select.POLLIN | (select.POLLOUT if self._queue else 0))
+        full = self._queued >= _QUEUE or (self._told and self._under_way >= frames.WINDOW)
+        if self._reading and not full:
+            poller.register(self._streams.stdin, select.POLLIN)
+        deadlines = [self._held_since + keys.HOLD] if self._keys.held else []
+        if self._leave_at is not None:
+            deadlines.append(self._leave_at)
+        if not deadlines:
+            return poller.poll()
+        return poller.poll(max(0.0, min(deadlines) - time.monotonic()) * 1000 + 1)
+
+    def _notice(self) -> None:
+        """Act on what came with a signal or with time."""
+        if self._resized:
+            self._resized = False
+            self.resize()
+        if self._interrupted:
+            self._interrupted = False
+            self._put(frames.SIGNAL, bytes((_SIGINT,)))
+        if self._keys.held and time.monotonic() >= self._held_since + keys.HOLD:
+            self._put(frames.STDIN, self._keys.give_up())
+
+    def _read_input(self) -> None:
+        try:
+            data = os.read(self._streams.stdin, frames.MAX_PAYLOAD)
+        except BlockingIOError:
+            return
+        except OSError:
+            # The terminal is gone, or we are not in its foreground.
+            data = b""
+        if not data:
+            self._reading = False
+            self._put(frames.STDIN, self._keys.give_up())
+            self._put(frames.EOF)
+            return
+        passed, leaves = self._keys.feed(data)
+        self._held_since = time.monotonic()
+        self._put(frames.STDIN, passed)
+        if leaves:
+            self._reading = False
+            self._put(frames.DETACH)
+            self._leave_at = time.monotonic() + _GOODBYE
+
+    def _put(self, kind: int, payload: bytes = b"") -> None:
+        if kind == frames.STDIN:
+            if not payload:
+                return
+            self._under_way += len(payload)
+        self._queue.append(frames.frame(kind, payload))
+        self._queued += len(self._queue[-1])
+        self._flush()
+
+    def _flush(self) -> None:
+        while self._queue:
+            try:
+                sent = self._connection.send(self._queue[0])
+            except BlockingIOError:
+                return
+            except OSError:
+                # What the agent said last is still to be read.
+                self._queue.clear()
+                self._queued = 0
+                return
+            self._queued -= sent
+            if sent == len(self._queue[0]):
+                self._queue.popleft()
+            else:
+                self._queue[0] = memoryview(self._queue[0])[sent:]
+
+    def _receive(self) -> Result | None:
+        try:
+            data = self._connection.recv(_RECEIVE)
+        except BlockingIOError:
+            return None
+        except OSError:
+            data = b""
+        if not data:
+            if self._leave_at is not None:
+                return Detached()
+            raise http.lost(self._path)
+        return self._take(data)
+
+    def _take(self, data: bytes) -> Result | None:
+        try:
+            received = self._decoder.feed(data)
+        except frames.BadFrameError:
+            raise http.lost(self._path) from None
+        for kind, payload in received:
+            if kind == frames.STDOUT:
+                self._modes.feed(payload)
+                self._print(self._streams.stdout, payload)
+            elif kind == frames.STDERR:
+                self._print(self._streams.stderr, payload)
+            elif kind == frames.EXIT:
+                how, number = frames.read_exit(payload)
+                return Signaled(number) if how == frames.SIGNALED else Exited(number)
+            elif kind == frames.TAKEN:
+                self._told = True
+                self._under_way -= frames.read_count(payload)
+            elif kind == frames.DETACH:
+                return Detached()
+            elif kind == frames.ERROR:
+                from tank_agent.api.wire import decode_error
+
+                raise decode_error(500, payload)
+        return None
+
+    def _print(self, descriptor: int, payload: bytes) -> None:
+        try:
+            _write(descriptor, payload)
+        except BrokenPipeError:
+            # Nobody reads any more, and the command is to know.
+            raise
+        except OSError as error:
+            self._lost = self._lost or error
+
+    def _restore_screen(self, *, new_line: bool = True, within: float | None = None) -> None:
+        """Leave the alternate screen and the like, which the command cannot do any more.
+
+        `within` is how long that may take, in seconds, for a terminal that may be blocked.
+        """
+        if not os.isatty(self._streams.stdout):
+            return
+        undo = self._modes.undo()
+        if new_line and not self._modes.at_line_start:
+            undo += b"\r\n"
+        # A terminal that is gone needs nothing.
+        with contextlib.suppress(OSError):
+            if within is None:
+                _write(self._streams.stdout, undo)
+            else:
+                _write_what_fits(self._streams.stdout, undo, within)
+
+
+def _write_what_fits(descriptor: int, data: bytes, within: float) -> None:
+    poller = select.poll()
+    poller.register(descriptor, select.POLLOUT)
+    deadline = time.monotonic() + within
+    # Byte by byte, since more than fits would block; others may have the same terminal, so it stays blocking.
+    for at in range(len(data)):
+        if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            return
+        os.write(descriptor, data[at : at + 1])
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        try:
+            left = left[os.write(descriptor, left) :]
+        except BlockingIOError:
+            # Somebody else made this stream non-blocking, as terminals shared between programs often are.
+            poller = select.poll()
+            poller.register(descriptor, select.POLLOUT)
+            poller.poll()
+
+
+def _die(number: int) -> NoReturn:
+    """End by the signal that asked for it, now that the terminal is in order."""
+    import signal
+
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    raise SystemExit(128 + number)
