@@ -25,7 +25,7 @@ from tank_agent.journal.store import MemoryStore
 from tank_agent.linux import namespaces, pidfd
 from tank_agent.linux.clock import SystemClock
 from tank_agent.linux.libc import call
-from tank_agent.linux.mount_namespaces import CLONE_NEWNS
+from tank_agent.linux.namespaces import CLONE_NEWNS
 from tank_agent.network.host_facts import AutoHostFacts
 from tank_agent.network.pod_network import PodNetworks
 from tank_agent.reconcile.core.hashes import container_hash

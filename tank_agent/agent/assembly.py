@@ -34,10 +34,10 @@ from tank_agent.journal.journal import Journal, owner_is_there
 from tank_agent.journal.lmdb import LmdbStore
 from tank_agent.journal.store import MemoryStore, UnreadableJournal
 from tank_agent.linux.clock import SystemClock, boot_id
-from tank_agent.linux.lock_file import LockFile
-from tank_agent.linux.notify import Notifier
+from tank_agent.linux.locks import LockFile
 from tank_agent.linux.process import version as program_version
-from tank_agent.linux.signals import Signals
+from tank_agent.linux.systemd import Notifier
+from tank_agent.linux.wakeups import CaughtSignals
 from tank_agent.network.host_facts import make_host_facts
 from tank_agent.network.pod_network import PodNetworks
 from tank_agent.reconcile.core.restart import Backoff
@@ -90,7 +90,7 @@ def run(load: Callable[[], Settings], *, stop_pods: bool) -> int:
     settings = load()
     _prepare()
     notifier = Notifier(os.environ)
-    with Signals(SIGNALS) as signals, ExitStack() as stack:
+    with CaughtSignals(SIGNALS) as signals, ExitStack() as stack:
         running = _start(settings, signals, notifier, stack, stop_pods=stop_pods)
         if running is not None:
             _log.info("agent started", version=__version__, pods_dir=str(settings.pods_dir), pid=os.getpid())
@@ -101,7 +101,7 @@ def run(load: Callable[[], Settings], *, stop_pods: bool) -> int:
 
 
 def _start(
-    settings: Settings, signals: Signals, notifier: Notifier, stack: ExitStack, *, stop_pods: bool
+    settings: Settings, signals: CaughtSignals, notifier: Notifier, stack: ExitStack, *, stop_pods: bool
 ) -> Running | None:
     """Start all parts as soon as the machine lets us; None if the agent is to end before.
 

@@ -11,8 +11,8 @@ from msgspec import Struct
 
 from tank_agent.errors import TankError
 from tank_agent.intake.loop import SourceLoop
-from tank_agent.linux.notify import Notifier
-from tank_agent.linux.signals import Signals
+from tank_agent.linux.systemd import Notifier
+from tank_agent.linux.wakeups import CaughtSignals
 from tank_agent.reconcile.core.restart import Backoff
 from tank_agent.reconcile.reconciler import Reconciler
 from tank_agent.runtime.container.containers import Containers
@@ -64,7 +64,7 @@ class Lifecycle:
         self._load = load
         self._notifier = notifier
 
-    def serve(self, signals: Signals) -> None:
+    def serve(self, signals: CaughtSignals) -> None:
         """Say that the agent is ready, and block until SIGTERM or SIGINT."""
         self._notifier.ready(self._summary())
         while True:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import structlog
 
-from tank_agent.linux.journald import Journal, is_our_stderr
+from tank_agent.linux.systemd import JournalSocket, stderr_is_journal
 from tank_agent.spec.printable import escape
 
 # syslog(3).
@@ -58,7 +58,7 @@ def _harmless(_logger: object, _name: str, entry: structlog.typing.EventDict) ->
 def _form() -> Form:
     if sys.stderr.isatty():
         return "terminal"
-    return "journal" if is_our_stderr(os.environ) else "json"
+    return "journal" if stderr_is_journal(os.environ) else "json"
 
 
 class JournalLogger:
@@ -67,8 +67,8 @@ class JournalLogger:
     Every key becomes a field TANK_KEY, so that `journalctl TANK_POD=web` finds a pod's entries.
     """
 
-    def __init__(self, *_names: object, journal: Journal | None = None) -> None:
-        self._journal = journal or Journal()
+    def __init__(self, *_names: object, journal: JournalSocket | None = None) -> None:
+        self._journal = journal or JournalSocket()
 
     def msg(self, **entry: Any) -> None:
         """Send one entry."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import grp
 import os
 import secrets
 import socket
 import stat
-import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 from tank_agent.errors import Stalled
+from tank_agent.linux.locks import locked_directory
 
 # `sun_path` holds 108 bytes with its NUL (unix(7)).
 MAX_SOCKET_PATH = 107
@@ -99,22 +99,14 @@ def remove(path: Path, listener: socket.socket) -> None:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[int]:
     """Hold the directory's lock, so that two agents that start at once see each other."""
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        deadline = time.monotonic() + _LOCK_TIMEOUT
-        while True:
-            try:
-                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise Stalled(
-                        "another process holds the lock of the run directory", where=os.fspath(path)
-                    ) from None
-                time.sleep(0.01)
+    with ExitStack() as stack:
+        try:
+            directory = stack.enter_context(locked_directory(path, _LOCK_TIMEOUT))
+        except TimeoutError:
+            raise Stalled(
+                "another process holds the lock of the run directory", where=os.fspath(path)
+            ) from None
         yield directory
-    finally:
-        os.close(directory)
 
 
 def _refuse_live(directory: int, path: Path) -> None:

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import socket
-import struct
 
 from msgspec import Struct
 
-from tank_agent.linux.libc import call
-
-# include/uapi/asm-generic/socket.h; Python has no name for it.
-_SO_PEERGROUPS = 59
-# NGROUPS_MAX (limits.h).
-_GROUPS_MAX = 65536
-_CREDENTIALS = struct.Struct("3i")
+from tank_agent.linux.channels import peer_credentials, peer_groups
 
 
 class Peer(Struct, frozen=True, kw_only=True):
@@ -45,15 +37,5 @@ def peer_of(connection: socket.socket) -> Peer:
     Raises:
         OSError: the socket is not a connected unix socket.
     """
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid, uid, gid = _CREDENTIALS.unpack(raw)
-    # The numbers are unsigned: -1 is how an unknown one prints.
-    return Peer(pid=pid, uid=uid & 0xFFFFFFFF, gid=gid & 0xFFFFFFFF, groups=_groups(connection))
-
-
-def _groups(connection: socket.socket) -> frozenset[int]:
-    # Through libc, since Python's getsockopt takes no more than 1024 bytes.
-    buffer = (ctypes.c_uint32 * _GROUPS_MAX)()
-    size = ctypes.c_uint32(ctypes.sizeof(buffer))
-    call("getsockopt", connection.fileno(), socket.SOL_SOCKET, _SO_PEERGROUPS, buffer, ctypes.byref(size))
-    return frozenset(buffer[: size.value // ctypes.sizeof(ctypes.c_uint32)])
+    pid, uid, gid = peer_credentials(connection)
+    return Peer(pid=pid, uid=uid, gid=gid, groups=peer_groups(connection))

@@ -29,7 +29,7 @@ from tank_agent.api.types import (
 )
 from tank_agent.client.fast import http
 from tank_agent.errors import AgentUnreachable, InvalidSpec, PodNotFound, Problem, TankError
-from tank_agent.linux.given_file import read_given, read_stdin
+from tank_agent.linux.given_files import read_given, read_stdin
 from tank_agent.spec.model import Pod, PullPolicy
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from tank_agent.errors import Problem, Stalled, TankError
 from tank_agent.journal import ownership
 from tank_agent.journal.ownership import Known
 from tank_agent.journal.records import DesiredPod
-from tank_agent.linux.given_file import read_given
+from tank_agent.linux.given_files import read_given
 from tank_agent.reconcile.changes import changes
 from tank_agent.source.files import PodFile, parse_bytes, parser_for
 from tank_agent.source.git.repository import init_bare

@@ -7,19 +7,16 @@ import os
 import re
 import socket
 import struct
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tank_agent.doctor.check import Check, fail, ok, warn
-from tank_agent.linux.libc import call
-from tank_agent.linux.mounts import MS_PRIVATE, MS_REC, mount
+from tank_agent.linux.mounts import mount
+from tank_agent.linux.namespaces import in_thread, leave_mounts, leave_network
+from tank_agent.linux.wakeups import open_inotify
 from tank_agent.runtime.security.apparmor import DEFAULT as PROFILE
 from tank_agent.runtime.security.apparmor import loaded_profiles
 
-# linux/sched.h
-_CLONE_NEWNS = 0x00020000
-_CLONE_NEWNET = 0x40000000
 # linux/rtnetlink.h, linux/if_link.h, linux/netlink.h
 _RTM_NEWLINK = 16
 _NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_CREATE, _NLM_F_EXCL = 0x1, 0x4, 0x400, 0x200
@@ -67,8 +64,7 @@ def try_overlay() -> str | None:
     """Mount an overlay of two directories on a tmpfs, seen by nobody else; return why it failed."""
 
     def attempt() -> None:
-        call("unshare", _CLONE_NEWNS)
-        mount("none", "/", "none", MS_REC | MS_PRIVATE)
+        leave_mounts()
         mount("tank-doctor", "/tmp", "tmpfs")  # noqa: S108 - our own, in a mount namespace of this thread
         for part in ("lower", "upper", "work", "merged"):
             os.mkdir(f"/tmp/{part}")  # noqa: S108, PTH102 - as above
@@ -87,7 +83,7 @@ def network_namespaces(attempt: str | None) -> Check:
 
 def try_network_namespace() -> str | None:
     """Make a network namespace that ends at once; return why it failed."""
-    return _tried(lambda: call("unshare", _CLONE_NEWNET))
+    return _tried(leave_network)
 
 
 def macvlan(attempt: str | None) -> Check:
@@ -109,7 +105,7 @@ def try_macvlan() -> str | None:
     """
 
     def attempt() -> None:
-        call("unshare", _CLONE_NEWNET)
+        leave_network()
         error = _new_link("macvlan", _LOOPBACK_INDEX)
         if error in (errno.EOPNOTSUPP, errno.EPERM):
             raise OSError(error, os.strerror(error))
@@ -176,12 +172,8 @@ def inotify(instances: str, watches: str, attempt: str | None = None) -> Check:
 
 
 def try_inotify() -> str | None:
-    """Ask for an inotify instance (inotify_init1(2)); return why there is none to be had."""
-
-    def attempt() -> None:
-        os.close(call("inotify_init1", os.O_CLOEXEC))
-
-    return _tried(attempt)
+    """Ask for an inotify instance; return why there is none to be had."""
+    return _tried(lambda: os.close(open_inotify()))
 
 
 def read(path: str) -> str | None:
@@ -194,18 +186,11 @@ def read(path: str) -> str | None:
 
 def _tried(attempt: Callable[[], object]) -> str | None:
     """Run something in a thread that ends with the namespaces that it made; return why it failed."""
-    failure: list[str] = []
-
-    def target() -> None:
-        try:
-            attempt()
-        except OSError as error:
-            failure.append(error.strerror or str(error))
-
-    thread = threading.Thread(target=target)
-    thread.start()
-    thread.join()
-    return failure[0] if failure else None
+    try:
+        in_thread(attempt)
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def _new_link(kind: str, parent: int) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from tank_agent.doctor.check import Check, fail, ok, warn
 from tank_agent.linux.mounts import unescaped
 from tank_agent.linux.routes import ipv4_default_interfaces, ipv6_default_interfaces
-from tank_agent.linux.trash import REASON
+from tank_agent.linux.trees import REASON
 
 _LITTLE_SPACE = 2 << 30
 _NO_SPACE = 100 << 20

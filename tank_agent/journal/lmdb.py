@@ -14,7 +14,8 @@ import lmdb
 
 from tank_agent.errors import Retry, Stalled, TankError
 from tank_agent.journal.store import HOW_TO_GO_ON, Table, UnreadableJournal, Write
-from tank_agent.linux.lock_file import LockFile
+from tank_agent.linux import atomic
+from tank_agent.linux.locks import LockFile
 from tank_agent.linux.shortage import shortage
 
 R = TypeVar("R")
@@ -167,8 +168,10 @@ class LmdbStore:
             raise _unreadable(self._path, f"it has {data.stat().st_size} bytes of {expected}")
         environment.reader_check()
         if new:
-            _sync_directory(self._path)
-            _sync_directory(self._path.parent)
+            # Some file systems can't sync a directory; there is nothing better to do then.
+            for directory in (self._path, self._path.parent):
+                with suppress(OSError):
+                    atomic.sync_directory(directory)
         return environment
 
     def _read(self, read: Callable[[Any], R]) -> R:
@@ -240,13 +243,3 @@ def _unreadable(path: Path, why: str) -> TankError:
         f"the journal in {path} can't be read: {why}",
         hint=HOW_TO_GO_ON.format(path=path),
     )
-
-
-def _sync_directory(path: Path) -> None:
-    # Some file systems can't sync a directory; there is nothing better to do then.
-    with suppress(OSError):
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)

@@ -1,4 +1,4 @@
-"""Network namespaces that outlive us: made and entered by short-lived threads, pinned by a bind mount.
+"""Namespaces of networks, mounts and users: made, kept, and entered by threads of their own.
 
 A namespace belongs to a thread (setns(2), unshare(2)), so the thread that changes it never does anything else
 afterwards. A socket keeps the namespace in which it was made, so most work needs the thread only for that.
@@ -6,23 +6,33 @@ afterwards. A socket keeps the namespace in which it was made, so most work need
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
+import select
 import socket
 import struct
+import subprocess
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeVar
 
+from msgspec import Struct
+
 from tank_agent.linux import fault
 from tank_agent.linux.libc import call
-from tank_agent.linux.mounts import MS_BIND, mount, unmount_all
+from tank_agent.linux.mounts import MS_BIND, MS_PRIVATE, MS_REC, mount, unmount_all
+from tank_agent.linux.pidfd import process_id
+from tank_agent.linux.process import ENVIRONMENT, OWN_UMASK
 
 T = TypeVar("T")
 
 # linux/sched.h, linux/nsfs.h, linux/sockios.h, linux/if.h
+CLONE_FS = 0x200
+CLONE_NEWNS = 0x20000
 CLONE_NEWNET = 0x40000000
 NS_GET_NSTYPE = 0xB703
 SIOCGIFFLAGS = 0x8913
@@ -30,6 +40,38 @@ SIOCSIFFLAGS = 0x8914
 IFF_UP = 0x1
 
 _SYSCTLS = Path("/proc/sys/net")
+_UNSHARE = "/usr/bin/unshare"
+_DEADLINE = 10.0
+
+
+def in_thread(function: Callable[[], T]) -> T:
+    """Run `function` in a thread that ends with it, and return its result, or raise what it raises."""
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            results.append(function())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=target, name="namespace", daemon=True)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def leave_mounts() -> None:
+    """Give the calling thread a mount namespace whose changes nobody else sees, and which ends with it."""
+    call("unshare", CLONE_NEWNS)
+    mount("none", "/", "none", MS_REC | MS_PRIVATE)
+
+
+def leave_network() -> None:
+    """Give the calling thread a network namespace, which ends with it if nothing pins it."""
+    call("unshare", CLONE_NEWNET)
 
 
 def create_network_namespace(path: Path, sysctls: Mapping[str, str] | None = None) -> None:
@@ -45,7 +87,7 @@ def create_network_namespace(path: Path, sysctls: Mapping[str, str] | None = Non
     """
 
     def create() -> None:
-        call("unshare", CLONE_NEWNET)
+        leave_network()
         raise_link("lo")
         for name, value in (sysctls or {}).items():
             set_network_sysctl(name, value)
@@ -156,20 +198,117 @@ def _pin(source: str, path: Path) -> None:
     fault.point("network:namespace-pinned")
 
 
-def in_thread(function: Callable[[], T]) -> T:
-    """Run `function` in a thread that ends with it, and return its result, or raise what it raises."""
-    results: list[T] = []
-    errors: list[BaseException] = []
+def in_mount_namespace(process: int, function: Callable[[int], T], root: tuple[int, int] | None = None) -> T:
+    """Run `function` in the mount namespace of a process and return its result.
 
-    def target() -> None:
+    It gets a descriptor of the root there, and must look up every path from it: our own paths lead to what is
+    the other's. So it may import nothing either. Its working directory is its own.
+
+    Args:
+        process: a pidfd.
+        function: see above.
+        root: device and inode of the root that is meant; None for the top of the namespace.
+
+    Raises:
+        OSError: ESRCH if the process has ended, ESTALE if there is no such root.
+        Exception: whatever `function` raises.
+    """
+
+    def enter() -> T:
+        with ExitStack() as stack:
+            own = _open_directory(f"/proc/{process_id(process) or 0}/root", stack) if root else None
+            call("unshare", CLONE_FS)
+            call("setns", process, CLONE_NEWNS)
+            top = _open_directory("/", stack)
+            return function(top if root is None else _find_root(root, top, own, stack))
+
+    return in_thread(enter)
+
+
+def _find_root(root: tuple[int, int], top: int, own: int | None, stack: ExitStack) -> int:
+    """Return a descriptor of the directory that is a root.
+
+    That is the top of the namespace, unless we are in a chroot: a program that is made below one, and gets
+    another root there (pivot_root(2)), leaves the machine's own at the top. Then it is where the process is,
+    or, if that went by chroot(2) itself, a directory above it.
+    """
+    found: int | None = top
+    if own is not None and _identity(top) != root:
+        found = own
+        while found is not None and _identity(found) != root:
+            above = _open_directory("..", stack, found)
+            found = above if _identity(above) != _identity(found) else None
+    if found is None or _identity(found) != root:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), "/")
+    return found
+
+
+def _open_directory(path: str, stack: ExitStack, parent: int | None = None) -> int:
+    found = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent)
+    stack.callback(os.close, found)
+    return found
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino
+
+
+class IdRange(Struct, frozen=True):
+    """The ids 0 to `size` - 1 of a container are those from `base` on of the host, of users and of groups."""
+
+    base: int
+    size: int
+
+
+class IdMapping(Struct, frozen=True):
+    """A range, and the descriptor of a user namespace that maps by it, as mount_setattr(2) wants it."""
+
+    range: IdRange
+    descriptor: int
+
+
+@contextlib.contextmanager
+def id_mapping(ids: IdRange) -> Iterator[IdMapping]:
+    """Make a user namespace of a range for a while. Takes some 5 ms.
+
+    Only a process without other threads can enter a new user namespace, so a child does it and waits to be
+    read from: what it is given to write comes back once it is inside.
+
+    Raises:
+        OSError: the kernel makes none (user.max_user_namespaces).
+    """
+    child = subprocess.Popen(
+        [_UNSHARE, "--user", "--", "/bin/cat"],
+        env=dict(ENVIRONMENT),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
+        umask=OWN_UMASK,
+    )
+    # Should we be killed, it ends with our end of its input.
+    with child:
         try:
-            results.append(function())
-        except BaseException as error:
-            errors.append(error)
+            _wait_until_inside(child)
+            process = Path("/proc") / str(child.pid)
+            for name in ("uid_map", "gid_map"):
+                (process / name).write_text(f"0 {ids.base} {ids.size}")
+            descriptor = os.open(process / "ns" / "user", os.O_RDONLY | os.O_CLOEXEC)
+        finally:
+            child.kill()
+    try:
+        yield IdMapping(ids, descriptor)
+    finally:
+        os.close(descriptor)
 
-    thread = threading.Thread(target=target, name="namespace", daemon=True)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
+
+def _wait_until_inside(child: subprocess.Popen[bytes]) -> None:
+    assert child.stdin is not None
+    assert child.stdout is not None
+    with contextlib.suppress(BrokenPipeError):
+        child.stdin.write(b".")
+    poller = select.poll()
+    poller.register(child.stdout, select.POLLIN)
+    if not poller.poll(_DEADLINE * 1000) or child.stdout.read(1) != b".":
+        raise OSError(errno.ENOSPC, "no user namespace can be made")

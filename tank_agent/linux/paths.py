@@ -11,7 +11,8 @@ import errno
 import os
 import stat
 
-from tank_agent.linux.libc import syscall
+from tank_agent.linux.libc import call, syscall
+from tank_agent.linux.mount_api import AT_EMPTY_PATH
 
 # asm-generic/unistd.h, linux/openat2.h
 _OPENAT2 = 437
@@ -21,6 +22,8 @@ RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
+# MAX_HANDLE_SZ of fcntl.h
+_MAX_HANDLE = 128
 # As many as the kernel follows (path_resolution(7)).
 LINKS_MAX = 40
 
@@ -30,6 +33,14 @@ _ATTEMPTS = 32
 
 class NotReadableError(ValueError):
     """A path in a foreign tree is not a regular file of bounded size."""
+
+
+class _FileHandle(ctypes.Structure):
+    _fields_ = (
+        ("handle_bytes", ctypes.c_uint),
+        ("handle_type", ctypes.c_int),
+        ("f_handle", ctypes.c_ubyte * _MAX_HANDLE),
+    )
 
 
 class _OpenHow(ctypes.Structure):
@@ -127,6 +138,17 @@ def _link(root: int, parents: list[str], name: str) -> str | None:
         raise
     finally:
         os.close(link)
+
+
+def file_handle(descriptor: int) -> str:
+    """Return what names a file in its file system for ever (name_to_handle_at(2)), as printable characters.
+
+    Raises:
+        OSError: not every file system has handles (overlayfs without nfs_export has none).
+    """
+    handle, mount = _FileHandle(handle_bytes=_MAX_HANDLE), ctypes.c_int()
+    call("name_to_handle_at", descriptor, b"", ctypes.byref(handle), ctypes.byref(mount), AT_EMPTY_PATH)
+    return f"{handle.handle_type:x}.{bytes(handle.f_handle[: handle.handle_bytes]).hex()}"
 
 
 def read_regular(descriptor: int, *, limit: int, name: str) -> bytes:

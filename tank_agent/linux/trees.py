@@ -1,4 +1,4 @@
-"""Directory trees that somebody else filled, removed: of any depth, through directory descriptors only.
+"""Remove directory trees that somebody else filled: of any depth, through directory descriptors only.
 
 A container's program can make a tree that is deeper than a process may have open files or stack frames, and
 in which no path is short enough to be opened. So what lies deeper than a few levels is moved to the top, and
@@ -10,12 +10,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import queue
 import secrets
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import structlog
+
+from tank_agent.errors import TankError
 from tank_agent.linux.paths import RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV, open_at
 
+_log = structlog.get_logger()
+_STOP_DEADLINE = 5.0
+# The end of a file's name that says why the tree beside it is still there.
+REASON = ".why"
 # Two descriptors are open for each level.
 _LEVELS = 32
 # An entry may be left out of a listing while others of its directory are removed (readdir(3)).
@@ -42,6 +51,75 @@ def remove_tree(path: Path) -> None:
         return
     finally:
         os.close(parent)
+
+
+def try_remove_tree(path: Path) -> None:
+    """Remove what can be removed of a tree; what resists is left for another time."""
+    with contextlib.suppress(OSError):
+        remove_tree(path)
+
+
+@contextlib.contextmanager
+def left_for_later(what: str) -> Iterator[None]:
+    """Log that something cannot be removed, and go on; the next agent tries again."""
+    try:
+        yield
+    except (OSError, TankError) as error:
+        _log.warning("cannot remove what a former agent left", what=what, error=str(error))
+
+
+class Trash:
+    """Deletes trees in a thread of its own, since a container may have written millions of files.
+
+    What cannot be deleted stays, and the reason in a file beside it, for `tank doctor`; the next agent tries
+    again. So it does with what a killed one left.
+
+    Args:
+        directory: on the file system of what is thrown away; nobody else uses it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._waiting: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
+        self._directory.chmod(0o700)
+        # What resisted comes last.
+        reasons = {path.stem for path in self._directory.glob(f"*{REASON}")}
+        left = [path for path in self._directory.iterdir() if path.suffix != REASON]
+        for path in sorted(left, key=lambda path: path.name in reasons):
+            self._waiting.put(path)
+        self._thread = threading.Thread(target=self._run, name="trash", daemon=True)
+        self._thread.start()
+
+    def throw(self, path: Path) -> None:
+        """Take a tree away; nothing if it is not there.
+
+        Raises:
+            OSError: it cannot be moved.
+        """
+        target = self._directory / secrets.token_hex(8)
+        try:
+            path.rename(target)
+        except FileNotFoundError:
+            return
+        self._waiting.put(target)
+
+    def close(self) -> None:
+        """End the thread after what it is at, or leave it to the end of the process if that takes long."""
+        self._waiting.put(None)
+        self._thread.join(_STOP_DEADLINE)
+
+    def _run(self) -> None:
+        while (path := self._waiting.get()) is not None:
+            reason = path.with_suffix(REASON)
+            try:
+                remove_tree(path)
+                reason.unlink(missing_ok=True)
+            except Exception as error:
+                # Whatever it is: what was thrown away after it is to be deleted all the same.
+                _log.warning("cannot delete what a container left", path=str(path), error=str(error))
+                with contextlib.suppress(OSError):
+                    reason.write_text(str(error) or type(error).__name__, errors="replace")
 
 
 class _Removal:

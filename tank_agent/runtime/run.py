@@ -17,9 +17,9 @@ import msgspec
 from msgspec import Struct
 
 from tank_agent.journal.records import Exit
-from tank_agent.linux.fault import point
+from tank_agent.linux import atomic
+from tank_agent.linux.namespaces import IdRange
 from tank_agent.linux.trees import remove_tree
-from tank_agent.linux.user_namespaces import IdRange
 from tank_agent.retry import Failure
 from tank_agent.spec.model import Limits
 
@@ -155,10 +155,7 @@ def new_id(pod: str, container: str) -> str:
 def write_file(directory: Path, name: str, value: Struct) -> None:
     """Write RECORD or STOPPING atomically, also into a directory that somebody removed."""
     directory.mkdir(mode=0o700, exist_ok=True)
-    temporary = directory / f".{name}.new"
-    temporary.write_bytes(msgspec.json.encode(value))
-    point(f"runtime:{name}")
-    temporary.replace(directory / name)
+    atomic.write(directory / name, msgspec.json.encode(value), fault_point=f"runtime:{name}")
 
 
 def read_file(path: Path, kind: type[T]) -> T | None:

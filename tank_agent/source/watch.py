@@ -28,9 +28,9 @@ from watchdog.events import (
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver, ObservedWatch
 
-from tank_agent.linux.bell import Bell, File
 from tank_agent.linux.mounts import mount_points
 from tank_agent.linux.paths import LINKS_MAX
+from tank_agent.linux.wakeups import Bell, File
 from tank_agent.source.identity import directory_identity
 from tank_agent.spec.document import is_pod_file_name
 

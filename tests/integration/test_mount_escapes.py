@@ -16,7 +16,7 @@ import pytest
 
 from tank_agent.errors import Retry
 from tank_agent.linux import mounts, pidfd
-from tank_agent.linux.mount_namespaces import in_mount_namespace
+from tank_agent.linux.namespaces import in_mount_namespace
 from tank_agent.linux.paths import open_without_links
 from tank_agent.runtime.mounts import restore
 from tank_agent.runtime.mounts.volumes import Volumes

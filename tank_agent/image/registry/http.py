@@ -23,7 +23,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from tank_agent.errors import Retry, Stalled
 from tank_agent.image.content import CancelledError
 from tank_agent.image.registry.url import Url
-from tank_agent.linux import certificates
+from tank_agent.linux.given_files import CERTIFICATES_HINT, why_no_certificates
 from tank_agent.settings.image import ImageSettings
 
 _REDIRECTS = 5
@@ -45,8 +45,8 @@ class Trust:
         try:
             context = ssl.create_default_context(cafile=self.ca)
         except (OSError, ssl.SSLError) as error:
-            wrong = certificates.why_not(self.ca or "", error)
-            raise Stalled(f"the certificate authority {self.ca} {wrong}", hint=certificates.HINT) from error
+            wrong = why_no_certificates(self.ca or "", error)
+            raise Stalled(f"the certificate authority {self.ca} {wrong}", hint=CERTIFICATES_HINT) from error
         if self.insecure:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE

@@ -24,10 +24,11 @@ from typing import BinaryIO
 import msgspec
 from msgspec import Struct
 
-from tank_agent.image.store.records import read_record, remove_tree, sync_file_system, write_atomic
+from tank_agent.image.store.records import read_record
 from tank_agent.image.unpack.tarfilter import LONGEST_LINE, unpacked
-from tank_agent.linux import fault
+from tank_agent.linux import atomic, fault
 from tank_agent.linux.clock import boot_id
+from tank_agent.linux.trees import try_remove_tree
 from tank_agent.spec.reference import is_digest
 
 _SEAL = "sealed"
@@ -118,7 +119,7 @@ class Layers:
 
     def abandon(self, place: Path) -> None:
         """Remove a staged layer."""
-        remove_tree(place)
+        try_remove_tree(place)
 
     def bury(self, diff_id: str) -> None:
         """Take a layer away at once; its files go with `empty_trash`."""
@@ -130,7 +131,7 @@ class Layers:
     def empty_trash(self) -> None:
         """Delete the files of buried layers; this can take long."""
         for entry in list(os.scandir(self._trash)):
-            remove_tree(Path(entry.path))
+            try_remove_tree(Path(entry.path))
 
     def all(self) -> Iterator[str]:
         """Yield the diff_id of every layer."""
@@ -148,16 +149,16 @@ class Layers:
         waiting = [diff_id for diff_id in diff_ids if not self.is_sealed(diff_id)]
         if not waiting:
             return
-        sync_file_system(self._layers)
+        atomic.sync_file_system(self._layers)
         for diff_id in waiting:
             # One that was pruned meanwhile has no place for it.
             with contextlib.suppress(FileNotFoundError):
-                write_atomic(self._home(diff_id) / _SEAL, b"")
+                atomic.write(self._home(diff_id) / _SEAL, b"", durable=True)
 
     def sweep(self) -> None:
         """Remove what a killed agent or a power cut left half done."""
         for entry in list(os.scandir(self._staging)):
-            remove_tree(Path(entry.path))
+            try_remove_tree(Path(entry.path))
         for diff_id in list(self.all()):
             record = self.record(diff_id)
             if record is None or (record.boot != self._boot and not self.is_sealed(diff_id)):

@@ -7,10 +7,8 @@ references/<hex>.json   ReferenceRecord, by the SHA-256 of the reference
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -27,8 +25,7 @@ from tank_agent.image.manifest import (
     parse_configuration,
     parse_manifest,
 )
-from tank_agent.linux import trees
-from tank_agent.linux.libc import call
+from tank_agent.linux import atomic
 from tank_agent.spec.reference import is_digest
 
 _Kind = TypeVar("_Kind", bound=Struct)
@@ -95,8 +92,10 @@ class Records:
     def put_image(self, record: ImageRecord, manifest: bytes, configuration: bytes) -> None:
         """Record an image whose layers are all there."""
         for data in (manifest, configuration):
-            write_atomic(self._path(self._blobs, digest_of(data)), data)
-        write_atomic(self._path(self._images, record.digest, ".json"), msgspec.json.encode(record))
+            atomic.write(self._path(self._blobs, digest_of(data)), data, durable=True)
+        atomic.write(
+            self._path(self._images, record.digest, ".json"), msgspec.json.encode(record), durable=True
+        )
         self._known.pop(record.digest, None)
 
     def drop_image(self, digest: str) -> None:
@@ -122,7 +121,7 @@ class Records:
 
     def put_reference(self, record: ReferenceRecord) -> None:
         """Let a reference stand for an image."""
-        write_atomic(self._reference_path(record.reference), msgspec.json.encode(record))
+        atomic.write(self._reference_path(record.reference), msgspec.json.encode(record), durable=True)
 
     def drop_reference(self, reference: str) -> bool:
         """Forget a reference; False if it was not known."""
@@ -178,49 +177,6 @@ def _names(directory: Path) -> Iterator[str]:
         digest = f"sha256:{entry.name.removesuffix('.json')}"
         if is_digest(digest):
             yield digest
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace a file; when this returns, the new content survives a power cut.
-
-    Raises:
-        OSError: nothing has changed.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_file_system(path: Path) -> None:
-    """Write out everything of the file system that holds `path` (syncfs(2)); this can take long."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        call("syncfs", descriptor, path=path)
-    finally:
-        os.close(descriptor)
-
-
-def remove_tree(path: Path) -> bool:
-    """Remove a tree, without following links; return whether nothing is left of it."""
-    with contextlib.suppress(OSError):
-        trees.remove_tree(path)
-    return not path.exists()
 
 
 def read_record(path: Path, kind: type[_Kind]) -> _Kind | None:

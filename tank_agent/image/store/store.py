@@ -8,8 +8,6 @@ image, then the name. So a killed agent leaves at worst things that `sweep` and 
 
 from __future__ import annotations
 
-import fcntl
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,6 +31,7 @@ from tank_agent.image.store.layout import open_on_disk, stamp
 from tank_agent.image.store.records import ImageRecord, PulledImage, Records, ReferenceRecord
 from tank_agent.image.unpack.parent import UnpackServer
 from tank_agent.linux import fault
+from tank_agent.linux.locks import LockFile
 from tank_agent.settings.image import ImageSettings, PullPolicy
 from tank_agent.spec.reference import Reference, find_image, is_digest
 
@@ -135,7 +134,7 @@ class ImageStore:
         self._server.close()
         if self._sealer is not None:
             self._sealer.join()
-        os.close(self._lock_file)
+        self._lock_file.close()
 
     def cached(self, reference: str) -> Image | None:
         """Return the image if it can run without fetching or unpacking anything; quick, no network.
@@ -436,13 +435,10 @@ class _Report:
         self.progress(msgspec.structs.replace(self._last, trouble=text))
 
 
-def _lock(path: Path) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _lock(path: Path) -> LockFile:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return LockFile(path)
     except BlockingIOError as error:
-        os.close(descriptor)
         raise Stalled(
             f"another agent uses {path.parent}", hint="stop it, or give this one another --data-dir"
         ) from error
-    return descriptor

@@ -12,8 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tank_agent.linux import mounts, pidfd
-from tank_agent.linux.leftovers import left_for_later
-from tank_agent.linux.trees import remove_tree
+from tank_agent.linux.trees import left_for_later, remove_tree
 from tank_agent.runtime.container import conmon
 from tank_agent.runtime.container.containers import Containers
 from tank_agent.runtime.container.exits import read_exit

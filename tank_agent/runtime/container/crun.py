@@ -16,9 +16,8 @@ import msgspec
 
 from tank_agent.errors import Retry, Stalled
 from tank_agent.linux import mounts
-from tank_agent.linux.leftovers import left_for_later
 from tank_agent.linux.process import Finished, find, run, version
-from tank_agent.linux.trees import remove_tree
+from tank_agent.linux.trees import left_for_later, remove_tree
 from tank_agent.runtime.limits.cgroup import ROOT, CgroupHost
 
 _DEADLINE = 30.0

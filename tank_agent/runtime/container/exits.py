@@ -14,7 +14,7 @@ import structlog
 
 from tank_agent.journal.records import Exit
 from tank_agent.linux import pidfd
-from tank_agent.linux.mount_namespaces import MountWatch
+from tank_agent.linux.wakeups import MountWatch
 from tank_agent.runtime.container import conmon
 from tank_agent.runtime.run import LiveRun, RunState, read_number
 

@@ -18,7 +18,7 @@ from msgspec import Struct
 from tank_agent.errors import Stalled
 from tank_agent.image.parameters import Identity, RunParameters, resolve_user
 from tank_agent.linux import paths
-from tank_agent.linux.user_namespaces import IdRange
+from tank_agent.linux.namespaces import IdRange
 from tank_agent.runtime.container.crun import Crun
 from tank_agent.runtime.container.oci import Device, Process, Sandbox, configuration
 from tank_agent.runtime.limits import limits

@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from tank_agent.linux.user_namespaces import IdRange
+from tank_agent.linux.namespaces import IdRange
 from tank_agent.runtime.security.seccomp_cache import ANNOTATION as SECCOMP_ANNOTATION
 from tank_agent.spec.model import Limits, Security
 from tank_agent.spec.security_checks import ALL

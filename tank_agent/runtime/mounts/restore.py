@@ -22,7 +22,7 @@ from msgspec import Struct
 from tank_agent.errors import Retry
 from tank_agent.linux import mount_api, mounts
 from tank_agent.linux.fault import point
-from tank_agent.linux.mount_namespaces import (
+from tank_agent.linux.namespaces import (
     in_mount_namespace,
 )
 from tank_agent.linux.paths import open_in_root

@@ -16,10 +16,8 @@ from pathlib import Path
 from tank_agent.errors import Retry, Stalled
 from tank_agent.linux import mounts
 from tank_agent.linux.fault import point
-from tank_agent.linux.leftovers import left_for_later
-from tank_agent.linux.trash import Trash
-from tank_agent.linux.trees import remove_tree
-from tank_agent.linux.user_namespaces import IdMapping
+from tank_agent.linux.namespaces import IdMapping
+from tank_agent.linux.trees import Trash, left_for_later, remove_tree
 
 MOUNT_POINT = "rootfs"
 # Where layers lie whose ids are mapped, while the overlay is made of them.

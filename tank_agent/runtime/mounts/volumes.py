@@ -22,8 +22,8 @@ import structlog
 from tank_agent.errors import Retry, Stalled
 from tank_agent.linux import mount_api, mounts, paths
 from tank_agent.linux.fault import point
+from tank_agent.linux.namespaces import IdMapping
 from tank_agent.linux.trees import remove_tree
-from tank_agent.linux.user_namespaces import IdMapping
 from tank_agent.runtime.container.oci import BindMount
 from tank_agent.spec.model import Mount, Volume
 

@@ -10,13 +10,13 @@ import base64
 import hashlib
 import os
 import stat
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import structlog
+
+from tank_agent.linux import atomic
 
 _log = structlog.get_logger()
 # Read by crun at create; crun exec uses the same program again.
@@ -61,7 +61,8 @@ class SeccompCache:
         key = self._key(profile)
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _write_private(self._path(key), hashlib.sha256(program).digest() + program)
+            # Not durable: a file that a power cut left empty or torn fails its digest, and is compiled again.
+            atomic.write(self._path(key), hashlib.sha256(program).digest() + program)
             self._prune()
         except OSError as error:
             _log.warning("cannot keep the compiled seccomp profile", error=str(error))
@@ -120,19 +121,6 @@ def _read_bounded(path: Path, limit: int) -> bytes | None:
     finally:
         os.close(fd)
     return content if len(content) <= limit else None
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    # No fsync: a file that a power cut left empty or torn fails its digest, and is compiled again.
-    fd, temporary = tempfile.mkstemp(prefix=".seccomp-", dir=path.parent)  # mode 0600
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(content)
-        Path(temporary).replace(path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            Path(temporary).unlink()
-        raise
 
 
 def _modified(path: Path) -> float:

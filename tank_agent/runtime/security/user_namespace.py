@@ -14,8 +14,7 @@ from pathlib import Path
 
 from tank_agent.errors import Retry, Stalled
 from tank_agent.linux import mounts
-from tank_agent.linux.namespaces import in_network_namespace
-from tank_agent.linux.user_namespaces import IdMapping, IdRange, id_mapping
+from tank_agent.linux.namespaces import IdMapping, IdRange, id_mapping, in_network_namespace
 
 # What systemd's list of ids (UIDS-GIDS) leaves to nobody, below the half that some programs cannot print.
 _FIRST, _END = 0x7000_0000, 0x8000_0000

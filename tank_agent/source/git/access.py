@@ -16,7 +16,7 @@ from typing import ClassVar, Literal, Protocol
 from msgspec import Struct
 
 from tank_agent.errors import Retry, Stalled
-from tank_agent.linux import certificates
+from tank_agent.linux.given_files import CERTIFICATES_HINT, certificate_complaint
 from tank_agent.settings.git import GitSettings
 from tank_agent.source.git.address import Remote, redact
 from tank_agent.source.git.objects import printable
@@ -254,9 +254,9 @@ def _authorities(path: str | None) -> str | None:
         text = "DER"
     if text is None:
         return None
-    wrong = certificates.complaint(text)
+    wrong = certificate_complaint(text)
     if wrong is not None:
-        raise Stalled(f"git.ca_file: {path} {wrong}", hint=certificates.HINT)
+        raise Stalled(f"git.ca_file: {path} {wrong}", hint=CERTIFICATES_HINT)
     return text
 
 

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tank_agent.errors import Stalled
-from tank_agent.linux import fault
+from tank_agent.linux import atomic, fault
 from tank_agent.linux.trees import remove_tree
 from tank_agent.source.git.access import GitError
 from tank_agent.source.git.objects import ID
@@ -135,8 +135,7 @@ class Repository:
         known = file.read_text(encoding="ascii").splitlines() if file.exists() else []
         new = [line for line in text.split("\n") if OMITTED.fullmatch(line)]
         lines = dict.fromkeys([*known, *new])
-        _replace(file, "".join(f"{line}\n" for line in list(lines)[-_MANY_OMITTED:]))
-        file.chmod(0o644)
+        _replace(file, "".join(f"{line}\n" for line in list(lines)[-_MANY_OMITTED:]), 0o644)
 
     def _take_file(self, pack: int, name: str, limit: int) -> int:
         target = self.objects / "pack" / name
@@ -256,10 +255,8 @@ def _name_in(path: Path) -> str | None:
     return text if ID.fullmatch(text) else None
 
 
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(text, encoding="ascii")
-    partial.rename(path)
+def _replace(path: Path, text: str, mode: int = 0o600) -> None:
+    atomic.write(path, text.encode("ascii"), mode=mode)
     fault.point(f"git:{path.name}-written")
 
 

@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 
 from tank_agent.linux import mounts
-from tank_agent.linux.trash import Trash
-from tank_agent.linux.trees import remove_tree
+from tank_agent.linux.trees import Trash, remove_tree
 from tests.support.agent import wait_for
 
 _GETFLAGS, _SETFLAGS, _IMMUTABLE = 0x80086601, 0x40086602, 0x10
@@ -267,7 +266,7 @@ def test_no_error_whatever_ends_the_thread(tmp_path: Path, monkeypatch: pytest.M
             raise broken.pop()
         remove_tree(path)
 
-    monkeypatch.setattr("tank_agent.linux.trash.remove_tree", remove)
+    monkeypatch.setattr("tank_agent.linux.trees.remove_tree", remove)
     trash = Trash(tmp_path / "trash")
     try:
         for number in range(4):

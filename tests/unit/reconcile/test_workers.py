@@ -18,7 +18,7 @@ from tank_agent.journal.journal import Journal
 from tank_agent.journal.store import MemoryStore
 from tank_agent.journal.transitions import Applied
 from tank_agent.linux.clock import SystemClock
-from tank_agent.linux.trash import Trash
+from tank_agent.linux.trees import Trash
 from tank_agent.reconcile.core.observed import ImageState
 from tank_agent.reconcile.core.restart import Backoff
 from tank_agent.reconcile.pulls import Need, Pulls

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tank_agent.linux.user_namespaces import IdRange
+from tank_agent.linux.namespaces import IdRange
 from tank_agent.runtime.container.oci import BindMount, Process, Sandbox, configuration
 from tank_agent.spec.model import CpuLimit, Limits, Security
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tank_agent.errors import Retry, Stalled
-from tank_agent.linux import user_namespaces
-from tank_agent.linux.user_namespaces import IdRange
+from tank_agent.linux import namespaces
+from tank_agent.linux.namespaces import IdRange
 from tank_agent.runtime.security.user_namespace import free_range, mapping_of
 
 FIRST, SIZE, COUNT = 0x7000_0000, 0x1_0000, 0x1000
@@ -33,7 +33,7 @@ def test_a_machine_that_makes_no_user_namespaces(tmp_path: Path, monkeypatch: py
     refusing = tmp_path / "unshare"
     refusing.write_text("#!/bin/sh\necho unshare failed: No space left on device >&2\nexit 1\n")
     refusing.chmod(0o755)
-    monkeypatch.setattr(user_namespaces, "_UNSHARE", str(refusing))
+    monkeypatch.setattr(namespaces, "_UNSHARE", str(refusing))
     with (
         pytest.raises(Stalled, match="cannot make a user namespace") as raised,
         mapping_of(IdRange(FIRST, SIZE)),

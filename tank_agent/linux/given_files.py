@@ -1,4 +1,4 @@
-"""Read a file that a user named on the command line, of any kind, within limits of size and time."""
+"""Files that a user named: of any kind, read within limits of size and time, and certificates checked."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tank_agent.errors import TankError
 # How long nobody may have a fifo open for writing, in seconds: a script may start its writer a moment later.
 _WRITER_WITHIN = 2.0
 _LOOK_EVERY = 0.02
+CERTIFICATES_HINT = "name a file with certificates in PEM; openssl x509 -inform der -in FILE makes one of DER"
 
 
 def read_given(path: Path, most: int) -> bytes:
@@ -39,6 +40,34 @@ def read_stdin(most: int) -> bytes:
         return _read_all(0, most)
     except OSError as error:
         raise TankError(f"cannot read: {error.strerror}", where="<stdin>") from error
+
+
+def certificate_complaint(text: str) -> str | None:
+    """Return why a text can't serve as certificates of authorities in PEM, as what follows its name."""
+    # Costs 20 ms, and is only needed where such a file is named.
+    import ssl
+
+    if not text.strip():
+        return "is empty"
+    if "-----BEGIN " not in text:
+        return "holds no certificate in PEM"
+    if "CERTIFICATE-----" not in text:
+        return "holds a key, but no certificate" if "KEY-----" in text else "holds no certificate"
+    try:
+        ssl.create_default_context(cadata=text)
+    except (ssl.SSLError, ValueError):
+        return "holds a certificate that can't be read"
+    return None
+
+
+def why_no_certificates(path: str, error: OSError) -> str:
+    """Return why a file of authorities could not be loaded, as what follows its name."""
+    import ssl
+
+    if not isinstance(error, ssl.SSLError):
+        return f"can't be read: {error.strerror}"
+    with open(path, "rb") as file:
+        return certificate_complaint(file.read(1 << 20).decode("latin-1")) or "can't be read"
 
 
 def _read_all(descriptor: int, most: int) -> bytes:

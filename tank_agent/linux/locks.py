@@ -1,11 +1,15 @@
-"""Lock files, and what their holder notes in them."""
+"""Locks of files and directories (flock(2)), which end with the process that holds them."""
 
 from __future__ import annotations
 
 import fcntl
 import os
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_LOOK_EVERY = 0.01
 
 
 class LockFile:
@@ -20,7 +24,7 @@ class LockFile:
         OSError: it cannot be made.
     """
 
-    def __init__(self, path: Path, content: bytes) -> None:
+    def __init__(self, path: Path, content: bytes = b"") -> None:
         self._path = path
         self._content = content
         self._fd = self._take()
@@ -52,14 +56,32 @@ class LockFile:
         except BaseException:
             os.close(fd)
             raise
-        note(fd, self._content)
+        # If the disk has room: the lock itself needs none. The file is not emptied before, since a full disk
+        # could give its block to somebody else.
+        with suppress(OSError):
+            os.truncate(fd, os.pwrite(fd, self._content, 0))
         return fd
 
 
-def note(descriptor: int, content: bytes) -> None:
-    """Replace what a lock file says, if the disk has room: the lock itself needs none.
+@contextmanager
+def locked_directory(path: Path, timeout: float) -> Iterator[int]:
+    """Hold the lock of a directory, and yield its descriptor.
 
-    The file is not emptied before, lest a full disk give its block to somebody else.
+    Raises:
+        TimeoutError: somebody else held it for `timeout` seconds.
+        OSError: there is no such directory.
     """
-    with suppress(OSError):
-        os.truncate(descriptor, os.pwrite(descriptor, content, 0))
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    deadline = time.monotonic() + timeout
+    try:
+        while True:
+            try:
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise TimeoutError from None
+                time.sleep(_LOOK_EVERY)
+        yield directory
+    finally:
+        os.close(directory)

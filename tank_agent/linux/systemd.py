@@ -1,13 +1,22 @@
-"""Tell systemd how the agent is: sd_notify(3) and sd_watchdog_enabled(3), without libsystemd."""
+"""Talk to systemd without its library: the state of the service, and log entries with fields.
+
+See sd_notify(3), sd_watchdog_enabled(3) and systemd.journal-fields(7).
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
+import struct
 import time
 from collections.abc import Mapping
 
+JOURNAL = "/run/systemd/journal/socket"
+_NAME = re.compile(r"[A-Z][A-Z0-9_]{0,62}")
+# The journal keeps no more of one field, and a datagram must fit into a socket's buffer.
+_VALUE_MAX = 48 << 10
 # Fewer lines than a terminal has columns; systemctl status shows it on one.
 _STATUS_MAX = 200
 
@@ -72,3 +81,51 @@ def _watchdog(environ: Mapping[str, str]) -> float | None:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())[:_STATUS_MAX]
+
+
+def stderr_is_journal(environ: Mapping[str, str]) -> bool:
+    """Return whether our standard error leads to the journal (JOURNAL_STREAM in systemd.exec(5))."""
+    device, _, inode = environ.get("JOURNAL_STREAM", "").partition(":")
+    if not (device.isdigit() and inode.isdigit()):
+        return False
+    found = os.fstat(2)
+    return (found.st_dev, found.st_ino) == (int(device), int(inode))
+
+
+def encode(fields: Mapping[str, str]) -> bytes:
+    """Return an entry as the journal reads it; a value with line breaks goes with its length before it."""
+    parts = []
+    for name, value in fields.items():
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name} is not the name of a journal field")
+        data = value.encode(errors="backslashreplace")[:_VALUE_MAX]
+        if b"\n" in data:
+            parts.append(name.encode() + b"\n" + struct.pack("<Q", len(data)) + data + b"\n")
+        else:
+            parts.append(name.encode() + b"=" + data + b"\n")
+    return b"".join(parts)
+
+
+class JournalSocket:
+    """Sends entries; the socket may be used by many threads.
+
+    Args:
+        address: the journal's socket.
+    """
+
+    def __init__(self, address: str = JOURNAL) -> None:
+        self._address = address
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        self._socket.settimeout(1.0)
+
+    def send(self, fields: Mapping[str, str]) -> bool:
+        """Send an entry; False if the journal did not take it, for example while it is restarted."""
+        try:
+            self._socket.sendto(encode(fields), self._address)
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()

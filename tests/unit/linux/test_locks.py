@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tank_agent.linux.lock_file import LockFile
+from tank_agent.linux.locks import LockFile
 
 
 def test_a_second_holder_is_refused_and_reads_the_note(tmp_path: Path) -> None:

@@ -1,0 +1,62 @@
+"""Files that are there whole or not at all, and what makes them survive a power cut."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from tank_agent.linux import fault
+from tank_agent.linux.libc import call
+
+
+def write(
+    path: Path, data: bytes, *, durable: bool = False, mode: int = 0o600, fault_point: str = ""
+) -> None:
+    """Replace a file; whoever reads it meanwhile sees the former content or the new one.
+
+    Args:
+        durable: wait until the new content would survive a power cut.
+        mode: of the new file, whatever the umask.
+        fault_point: passed when the data is written, before it is in the file's place.
+
+    Raises:
+        OSError: it could not be written, or not be made durable.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with open(temporary, "xb", opener=_open_private) as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            if durable:
+                os.fsync(file.fileno())
+        fault.point(fault_point)
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if durable:
+        sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file_system(path: Path) -> None:
+    """Write out everything of the file system that holds a directory (syncfs(2)); this can take long."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        call("syncfs", descriptor, path=path)
+    finally:
+        os.close(descriptor)
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
