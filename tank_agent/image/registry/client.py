@@ -6,11 +6,12 @@ content is named by its digest, and the store checks that.
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import closing, contextmanager
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
@@ -82,7 +83,7 @@ class RegistryContent:
                 self._check(endpoint, answer, f"no image {self._where}")
                 kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
                 data = answer.read_all(MANIFEST_LIMIT, "the manifest")
-                # Small or old servers do not know the type; the document says what it is.
+                # Small or old servers do not know the type; the document itself names it.
                 generic = kind in ("application/json", "application/octet-stream", "text/plain")
                 return Document(data=data, media_type="" if generic else kind)
 
@@ -91,33 +92,33 @@ class RegistryContent:
     def document(self, descriptor: Descriptor, limit: int) -> bytes:
         """Return a small blob whole, as `ImageContent.document` says."""
         if descriptor.size > limit:
-            raise Stalled(
-                f"a document of {descriptor.size} bytes; at most {limit} are read", where=self._where
-            )
+            wrong = f"a document of {descriptor.size} bytes; at most {limit} are read"
+            raise Stalled(wrong, where=self._where)
         with self.open(descriptor, 0) as read:
             return b"".join(iter(lambda: read(1 << 16), b""))
 
     @contextmanager
     def open(self, descriptor: Descriptor, offset: int) -> Iterator[ReadChunk]:
         """Open a blob, as `ImageContent.open` says; a broken transfer goes on where it broke."""
-        with ExitStack() as stack:
-            transfer = _Transfer(self, descriptor, offset, stack)
+        with closing(_Transfer(self, descriptor, offset)) as transfer:
             yield transfer.read
 
     def close(self) -> None:
         """Close the connections. Idempotent."""
         self._http.close()
 
-    def open_at(self, descriptor: Descriptor, offset: int, stack: ExitStack) -> Response:
+    def open_at(self, descriptor: Descriptor, offset: int) -> Response:
         """Open a blob at an offset, from the first endpoint that has it."""
 
         def ask(endpoint: Endpoint) -> Response:
-            with ExitStack() as own:
-                answer = _from_offset(endpoint, descriptor, offset, own)
+            answer = _from_offset(endpoint, descriptor, offset)
+            try:
                 self._check(endpoint, answer, f"{endpoint.name} has no layer {descriptor.digest}")
                 _skip_to(offset, answer, descriptor)
-                stack.push(own.pop_all())
-                return answer
+            except BaseException:
+                answer.close()
+                raise
+            return answer
 
         return self._ask_all(ask)
 
@@ -138,9 +139,7 @@ class RegistryContent:
                 raise
             except TankError as error:
                 _log.info("a mirror can't serve an image", image=self._where, error=str(error))
-        attempt = 0
-        while True:
-            attempt += 1
+        for attempt in itertools.count(1):
             try:
                 answer = ask(self._endpoints[-1])
             except Retry as error:
@@ -149,18 +148,19 @@ class RegistryContent:
                 if attempt > 1:
                     self._trouble("")
                 return answer
+        raise AssertionError("unreachable")
 
     def _check(self, endpoint: Endpoint, answer: Response, missing: str) -> None:
-        """Turn every status but success into an error that says what to do."""
+        """Turn every status but success into an error with a hint what to do."""
         if answer.status in (200, 206):
             return
         if answer.status in (401, 403):
             raise endpoint.denied(answer)
-        said = _said(answer)
+        reason = _reason(answer)
         if answer.status == 404:
-            hint = f"{endpoint.name} says: {said}" if said else "check the name and the tag"
+            hint = f"{endpoint.name} says: {reason}" if reason else "check the name and the tag"
             raise MissingError(missing, hint=hint)
-        message = f"{endpoint.name} answers with status {answer.status}" + (f": {said}" if said else "")
+        message = f"{endpoint.name} answers with status {answer.status}" + (f": {reason}" if reason else "")
         if answer.status in (408, 425, 429) or answer.status >= 500:
             raise BusyError(message, retry_after(answer.headers.get("Retry-After", "")))
         raise Stalled(message, where=self._where)
@@ -169,41 +169,38 @@ class RegistryContent:
 class _Transfer:
     """A blob on its way. Opens it anew after a failure; gives up when nothing came for so many attempts."""
 
-    def __init__(
-        self, content: RegistryContent, descriptor: Descriptor, offset: int, stack: ExitStack
-    ) -> None:
+    def __init__(self, content: RegistryContent, descriptor: Descriptor, offset: int) -> None:
         self._content = content
         self._descriptor = descriptor
         self._offset = offset
-        self._stack = stack
         self._answer: Response | None = None
         self._attempt = 0
         self._came = 0
 
     def read(self, size: int) -> bytes:
-        """Return at most `size` bytes, b"" at the end; never more in all than the descriptor says."""
-        left = self._descriptor.size - self._offset
+        """Return at most `size` bytes, b"" at the end; never more in all than the descriptor has."""
+        digest, left = self._descriptor.digest, self._descriptor.size - self._offset
         while True:
             if self._answer is None:
                 # It has attempts of its own.
-                self._answer = self._content.open_at(self._descriptor, self._offset, self._stack)
+                self._answer = self._content.open_at(self._descriptor, self._offset)
                 self._came = 0
             try:
                 # One byte more than there should be, to notice an endless body.
                 data = self._answer.read(min(size, left + 1))
                 if len(data) > left:
-                    raise DamagedError(f"{self._descriptor.digest} is larger than its manifest says")
+                    raise DamagedError(f"{digest} is larger than its manifest says")
                 if not data and left and self._answer.status == 206 and self._came >= _ENOUGH:
-                    # Only a part of the part that we asked for, which is the server's right.
-                    self._close()
+                    # Only a part of the part that was asked for, which is the server's right.
+                    self.close()
                     continue
                 if not data and left:
-                    raise Retry(f"the transfer of {self._descriptor.digest} ended early")
+                    raise Retry(f"the transfer of {digest} ended early")
             except Retry as error:
                 if not left and not isinstance(error, (CancelledError, DamagedError)):
                     # All of it is there, whatever became of the connection then.
                     return b""
-                self._close()
+                self.close()
                 self._attempt = 1 if self._came >= _ENOUGH else self._attempt + 1
                 self._content.pause(self._attempt, error)
             else:
@@ -211,25 +208,31 @@ class _Transfer:
                 self._offset += len(data)
                 return data
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close the connection."""
+        if self._answer is not None:
+            self._answer.close()
         self._answer = None
-        self._stack.close()
 
 
-def _from_offset(endpoint: Endpoint, descriptor: Descriptor, offset: int, stack: ExitStack) -> Response:
+def _from_offset(endpoint: Endpoint, descriptor: Descriptor, offset: int) -> Response:
     """Ask for a blob from an offset on, and for all of it where the server gets that wrong."""
     path = f"/blobs/{descriptor.digest}"
     if offset:
-        with ExitStack() as own:
-            answer = own.enter_context(endpoint.get(path, {"Range": f"bytes={offset}-"}))
-            if answer.status != 416 and _start_of(answer, descriptor) <= offset:
-                stack.push(own.pop_all())
-                return answer
-    return stack.enter_context(endpoint.get(path, {}))
+        answer = endpoint.get(path, {"Range": f"bytes={offset}-"})
+        fits = False
+        try:
+            fits = answer.status != 416 and _start_of(answer, descriptor) <= offset
+        finally:
+            if not fits:
+                answer.close()
+        if fits:
+            return answer
+    return endpoint.get(path, {})
 
 
 def _start_of(answer: Response, descriptor: Descriptor) -> int:
-    """Return where in the blob a body begins; behind its end if nobody can tell."""
+    """Return where in the blob a body begins; behind its end if nobody can know."""
     if answer.status != 206:
         return 0
     found = _RANGE.match(answer.headers.get("Content-Range", ""))
@@ -260,8 +263,8 @@ def _check_size(size: int, descriptor: Descriptor) -> None:
         raise DamagedError(f"{descriptor.digest} has {size} bytes, and its manifest says {descriptor.size}")
 
 
-def _said(answer: Response) -> str:
-    """Return what the registry says about an error, fit to print."""
+def _reason(answer: Response) -> str:
+    """Return the reason that the registry gives for an error, fit to print."""
     try:
         data = answer.read_all(_ERROR_LIMIT, "the error")
         problems: Any = msgspec.json.decode(data, type=_Problems).errors

@@ -1,12 +1,11 @@
-"""One registry host: how to reach it and how to prove who we are, found out once per pull."""
+"""One registry host: how to reach it and how to log in there, found out once per pull."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from urllib.parse import urlencode
 
 import msgspec
@@ -57,7 +56,7 @@ class Endpoint:
             name: for messages.
             address: host, optional port and path prefix.
             repository: the repository's name.
-            credentials: finds them, and tells its argument what kept it from looking everywhere.
+            credentials: finds them, and calls its argument with what kept it from looking everywhere.
 
         Raises:
             Stalled: the address is none.
@@ -65,8 +64,8 @@ class Endpoint:
         self.name = name
         self._http = http
         host, _, prefix = address.partition("/")
-        self._path = f"/v2/{prefix + '/' if prefix else ''}{repository}"
-        self._scope = f"repository:{prefix + '/' if prefix else ''}{repository}:pull"
+        full = f"{prefix}/{repository}" if prefix else repository
+        self._path, self._scope = f"/v2/{full}", f"repository:{full}:pull"
         bases = [parse_url(f"https://{host}")]
         if trust.insecure or _is_loopback(bases[0].host):
             bases.append(parse_url(f"http://{host}"))
@@ -78,30 +77,34 @@ class Endpoint:
         self._lock = threading.Lock()
         self._authorization: str | None = None
         self._door: str | None = None
-        # For messages: whether we had a password to show, and why perhaps not.
+        # For messages: whether there was a password to show, and why perhaps not.
         self._had_credentials = False
         self._excuse: TankError | None = None
 
-    @contextmanager
-    def get(self, path: str, headers: Mapping[str, str]) -> Iterator[Response]:
+    def get(self, path: str, headers: Mapping[str, str]) -> Response:
         """Ask for a path below the repository, and log in if the registry wants it.
 
         Raises:
             Stalled: access is denied.
             Retry: the host can't be reached now.
         """
-        with ExitStack() as stack:
-            used = self._authorization
-            answer = self._ask(stack, path, headers, used)
+        used = self._authorization
+        answer = self._ask(path, headers, used)
+        try:
             challenge = None if answer.strayed else self._challenge(answer, used)
             if challenge is not None:
-                answer = self._ask(stack, path, headers, self._log_in(challenge, used, answer.url))
+                secret = self._log_in(challenge, used, answer.url)
+                answer.close()
+                answer = self._ask(path, headers, secret)
             if answer.strayed and answer.status == 401:
-                answer = self._ask_as_nobody(stack, answer, headers)
-            yield answer
+                answer = self._ask_as_nobody(answer, headers)
+        except BaseException:
+            answer.close()
+            raise
+        return answer
 
     def denied(self, answer: Response) -> TankError:
-        """Say that an answer does not let us in."""
+        """Return the error for an answer that denies access."""
         if not answer.strayed:
             return self._denied()
         place = answer.url.origin
@@ -114,6 +117,7 @@ class Endpoint:
         return Retry(f"{self.name} redirects to {place}, which answers with status {answer.status}")
 
     def _denied(self) -> TankError:
+        wants = f"{self.name} wants a login for this image, or has no such image"
         if self._had_credentials:
             return Stalled(
                 f"{self.name} refuses our credentials for this image",
@@ -121,25 +125,16 @@ class Endpoint:
             )
         if self._excuse is not None:
             kind = Retry if isinstance(self._excuse, Retry) else Stalled
-            return kind(
-                f"{self.name} wants a login for this image, or has no such image; {self._excuse.message}",
-                hint=self._excuse.hint,
-            )
-        return Stalled(
-            f"{self.name} wants a login for this image, or has no such image",
-            hint="check the name, or put credentials into /etc/tank/auth.json (docs/images.md)",
-        )
+            return kind(f"{wants}; {self._excuse.message}", hint=self._excuse.hint)
+        hint = "check the name, or put credentials into /etc/tank/auth.json (docs/images.md)"
+        return Stalled(wants, hint=hint)
 
-    def _ask(
-        self, stack: ExitStack, path: str, headers: Mapping[str, str], authorization: str | None
-    ) -> Response:
+    def _ask(self, path: str, headers: Mapping[str, str], authorization: str | None) -> Response:
         bases = self._bases if self._base is None else [self._base]
         for base in bases:
             url = parse_url(f"{base}{self._path}{path}")
             try:
-                answer = stack.enter_context(
-                    self._http.request(url, headers=headers, authorization=authorization)
-                )
+                answer = self._http.request(url, headers=headers, authorization=authorization)
             except CancelledError:
                 raise
             except Retry:
@@ -151,19 +146,19 @@ class Endpoint:
         raise AssertionError("unreachable")
 
     def _challenge(self, answer: Response, used: str | None) -> str | None:
-        """Return what the registry wants us to prove before it gives another answer than this; None: nothing.
+        """Return the proof that the registry wants before it gives another answer than this; None: nothing.
 
-        Some hide from strangers that there is something to log in for, and say so only at their door, where
+        Some hide from strangers that there is something to log in for, and show it only at their door, where
         Docker and podman begin.
         """
-        said: str = answer.headers.get("WWW-Authenticate", "")
-        if answer.status == 401 and (used is not None or parse_challenge(said)[0]):
-            return said
+        stated: str = answer.headers.get("WWW-Authenticate", "")
+        if answer.status == 401 and (used is not None or parse_challenge(stated)[0]):
+            return stated
         if used is not None or answer.status not in (401, 403, 404):
             return None
         if self._door is None:
             self._door = self._ask_at_the_door()
-        return self._door or (said if answer.status == 401 else None)
+        return self._door or (stated if answer.status == 401 else None)
 
     def _ask_at_the_door(self) -> str:
         try:
@@ -196,7 +191,7 @@ class Endpoint:
         _log.warning("going on without a registry's credentials", registry=self.name, error=str(error))
         self._excuse = error
 
-    def _ask_as_nobody(self, stack: ExitStack, answer: Response, headers: Mapping[str, str]) -> Response:
+    def _ask_as_nobody(self, answer: Response, headers: Mapping[str, str]) -> Response:
         """Ask where a redirect led once more, with a token of that host's own, which costs no password."""
         kind, parameters = parse_challenge(answer.headers.get("WWW-Authenticate", ""))
         if kind != "bearer":
@@ -206,7 +201,8 @@ class Endpoint:
         except Stalled as error:
             _log.info("a redirect led to a host that gives no token", registry=self.name, error=str(error))
             return answer
-        found = stack.enter_context(self._http.request(answer.url, headers=headers, authorization=token))
+        answer.close()
+        found = self._http.request(answer.url, headers=headers, authorization=token)
         found.strayed = True
         return found
 
@@ -220,14 +216,8 @@ class Endpoint:
             raise Stalled(
                 f"{challenger.origin} wants the password to be sent to {realm.place}, which is not encrypted"
             )
-        fields = {
-            key: value
-            for key, value in (
-                ("service", parameters.get("service", "")),
-                ("scope", parameters.get("scope", self._scope)),
-            )
-            if value
-        }
+        wanted = {"service": parameters.get("service"), "scope": parameters.get("scope", self._scope)}
+        fields = {key: value for key, value in wanted.items() if value}
         form = authorization = None
         url = realm
         if credentials is not None and credentials.identity_token:
@@ -243,7 +233,14 @@ class Endpoint:
             if answer.status != 200:
                 raise Retry(f"the token server of {self.name} answers with status {answer.status}")
             data = answer.read_all(_TOKEN_LIMIT, "the token")
-        return f"Bearer {_token_in(data, self.name)}"
+        try:
+            answered = msgspec.json.decode(data, type=_Token)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise Retry(f"the token server of {self.name} did not answer with JSON") from error
+        token = answered.token or answered.access_token
+        if not token or not token.isascii() or not token.isprintable():
+            raise Retry(f"the token server of {self.name} gave no token")
+        return f"Bearer {token}"
 
 
 def endpoints_of(reference: Reference, settings: ImageSettings, http: Http) -> list[Endpoint]:
@@ -260,19 +257,15 @@ def endpoints_of(reference: Reference, settings: ImageSettings, http: Http) -> l
 
 
 def _endpoint(address: str, reference: Reference, settings: ImageSettings, http: Http) -> Endpoint:
-    host = address.partition("/")[0]
+    host, repository = address.partition("/")[0], reference.repository
     chosen = settings.registry(host)
-
-    def credentials(problem: Callable[[TankError], None]) -> Credentials | None:
-        return find_credentials(host, reference.repository, settings.auth_files, problem)
-
     return Endpoint(
         http,
         name=address,
         address=_HUB_HOST if address == DOCKER_HUB else address,
-        repository=reference.repository,
+        repository=repository,
         trust=Trust(ca=chosen.ca, insecure=chosen.insecure),
-        credentials=credentials,
+        credentials=lambda problem: find_credentials(host, repository, settings.auth_files, problem),
     )
 
 
@@ -291,21 +284,8 @@ def parse_challenge(header: str) -> tuple[str, dict[str, str]]:
     return "", {}
 
 
-def _token_in(data: bytes, name: str) -> str:
-    try:
-        answered = msgspec.json.decode(data, type=_Token)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Retry(f"the token server of {name} did not answer with JSON") from error
-    token = answered.token or answered.access_token
-    if not token or not token.isascii() or not token.isprintable():
-        raise Retry(f"the token server of {name} gave no token")
-    return token
-
-
 def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False

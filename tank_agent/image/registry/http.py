@@ -13,7 +13,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import unquote, urlencode
 
@@ -61,6 +61,7 @@ class _Operation:
         self.deadline = 0.0
         self.socket: socket.socket | None = None
         self.cut = ""
+        self.ended = False
 
     def allow(self, seconds: float) -> None:
         """Let the next step take this long."""
@@ -68,7 +69,7 @@ class _Operation:
 
     def look(self, now: float) -> None:
         """Cut the connection if it is time to; what blocks on it then fails at once."""
-        if self.cut:
+        if self.cut or self.ended:
             return
         if self.cancelled():
             self.cut = "cancelled"
@@ -115,29 +116,35 @@ class _TlsPool(urllib3.HTTPSConnectionPool):
 
 
 class Response:
-    """A response whose body has not been read yet.
+    """A response whose body has not been read yet; whoever asked closes it.
 
     `strayed` means that the way to it led over another host than the one that was asked: its content is not
     that host's word.
     """
 
     def __init__(
-        self,
-        response: urllib3.BaseHTTPResponse,
-        operation: _Operation,
-        settings: ImageSettings,
-        url: Url,
-        *,
-        strayed: bool,
+        self, response: urllib3.BaseHTTPResponse, operation: _Operation, settings: ImageSettings, url: Url
     ) -> None:
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers
         self.url = url
-        self.strayed = strayed
+        self.strayed = False
         self._response = response
         self._operation = operation
         self._settings = settings
         self._error: Exception | None = None
+
+    def __enter__(self) -> Response:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connection back if the whole body was read, else close it. Idempotent."""
+        self._operation.ended = True
+        self._response.close()
+        self._response.release_conn()
 
     def read(self, size: int) -> bytes:
         """Return at most `size` bytes of the body as it came, b"" at the end.
@@ -181,7 +188,7 @@ class Http:
         self._lock = threading.Lock()
         self._trusts: dict[str, Trust] = {}
         self._managers: dict[str, urllib3.PoolManager] = {}
-        self._operations: set[_Operation] = set()
+        self._operations: list[_Operation] = []
         self._watchdog: threading.Thread | None = None
         self._closed = False
 
@@ -197,7 +204,6 @@ class Http:
         for manager in managers:
             manager.clear()
 
-    @contextlib.contextmanager
     def request(
         self,
         url: Url,
@@ -205,7 +211,7 @@ class Http:
         headers: Mapping[str, str],
         authorization: str | None = None,
         form: Mapping[str, str] | None = None,
-    ) -> Iterator[Response]:
+    ) -> Response:
         """Make a GET request (a POST if there is a form) and follow redirects of a GET.
 
         The secret is for the origin of `url` alone. The first redirect to another one ends its use, also if
@@ -215,23 +221,17 @@ class Http:
             Stalled: the host is not who it should be, or redirects where it may not.
             Retry: the host can't be reached now.
         """
-        with self._watched() as operation:
-            here, strayed = url, False
-            for _ in range(_REDIRECTS):
-                secret = None if strayed else authorization
-                response = self._send(here, headers, secret, form, operation)
-                target = response.headers.get("Location")
-                if form is not None or not target or response.status not in _REDIRECTIONS:
-                    break
-                _close(response)
-                here = self._redirected(here, target)
-                strayed = strayed or here.origin != url.origin
-            else:
-                raise Stalled(f"{url.place} redirects more than {_REDIRECTS} times")
-            try:
-                yield Response(response, operation, self._settings, here, strayed=strayed)
-            finally:
-                _close(response)
+        here, strayed = url, False
+        for _ in range(_REDIRECTS):
+            response = self._send(here, headers, None if strayed else authorization, form)
+            target = response.headers.get("Location")
+            if form is not None or not target or response.status not in _REDIRECTIONS:
+                response.strayed = strayed
+                return response
+            response.close()
+            here = self._redirected(here, target)
+            strayed = strayed or here.origin != url.origin
+        raise Stalled(f"{url.place} redirects more than {_REDIRECTS} times")
 
     def sleep(self, seconds: float) -> None:
         """Wait; CancelledError as soon as nobody is interested any more."""
@@ -242,13 +242,8 @@ class Http:
             time.sleep(min(left, _TICK))
 
     def _send(
-        self,
-        url: Url,
-        headers: Mapping[str, str],
-        authorization: str | None,
-        form: Mapping[str, str] | None,
-        operation: _Operation,
-    ) -> urllib3.BaseHTTPResponse:
+        self, url: Url, headers: Mapping[str, str], authorization: str | None, form: Mapping[str, str] | None
+    ) -> Response:
         manager = self._manager(url)
         # Identity: a proxy that compresses once more would change the digest.
         sent = {"User-Agent": "tank-agent", "Accept-Encoding": "identity", **headers}
@@ -257,7 +252,8 @@ class Http:
         if form is not None:
             sent["Content-Type"] = "application/x-www-form-urlencoded"
         connect, read = self._settings.connect_timeout, self._settings.read_timeout
-        operation.allow(connect + 2 * read)
+        operation = self._watched(connect + 2 * read)
+        _CURRENT.operation = operation
         try:
             response = manager.urlopen(
                 "GET" if form is None else "POST",
@@ -269,13 +265,19 @@ class Http:
                 preload_content=False,
                 timeout=urllib3.Timeout(connect=connect, read=read),
             )
-        except _BROKEN as error:
+        except BaseException as error:
+            operation.ended = True
+            if not isinstance(error, _BROKEN):
+                raise
             raise _broken(error, operation, url) from error
+        finally:
+            _CURRENT.operation = None
+        answer = Response(response, operation, self._settings, url)
         if operation.cut:
             # To http.client the end of a connection is also the end of the headers.
-            _close(response)
+            answer.close()
             raise _broken(None, operation, url)
-        return response
+        return answer
 
     def _manager(self, url: Url) -> urllib3.PoolManager:
         with self._lock:
@@ -299,38 +301,26 @@ class Http:
             raise Stalled(f"{url.place} redirects to {new.place}, which is not encrypted")
         return new
 
-    @contextlib.contextmanager
-    def _watched(self) -> Iterator[_Operation]:
+    def _watched(self, seconds: float) -> _Operation:
         operation = _Operation(self._cancelled)
-        operation.allow(self._settings.connect_timeout)
+        operation.allow(seconds)
         with self._lock:
-            self._operations.add(operation)
+            self._operations = [*self._operations, operation]
             if self._watchdog is None or not self._watchdog.is_alive():
                 self._watchdog = threading.Thread(target=self._watch, name="image-watchdog", daemon=True)
                 self._watchdog.start()
-        _CURRENT.operation = operation
-        try:
-            yield operation
-        finally:
-            _CURRENT.operation = None
-            with self._lock:
-                self._operations.discard(operation)
+        return operation
 
     def _watch(self) -> None:
         while True:
             with self._lock:
-                operations = list(self._operations)
+                operations = self._operations = [one for one in self._operations if not one.ended]
                 if self._closed and not operations:
                     return
             now = time.monotonic()
             for operation in operations:
                 operation.look(now)
             time.sleep(_TICK)
-
-
-def _close(response: urllib3.BaseHTTPResponse) -> None:
-    response.close()
-    response.release_conn()
 
 
 def _proxy_for(url: Url) -> str | None:
