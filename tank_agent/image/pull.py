@@ -29,9 +29,10 @@ from tank_agent.image.manifest import (
     parse_manifest,
 )
 from tank_agent.image.platform import Platform, best, host_platform, parse_platform, runs_on
-from tank_agent.image.store.layers import LayerRecord, Layers
+from tank_agent.image.store.layers import IMPLICIT, LayerRecord, Layers
 from tank_agent.image.unpack.parent import LayerUnpack, RefusedLayerError, Unpacked, UnpackServer
 from tank_agent.linux import fault
+from tank_agent.linux.trees import try_remove_tree
 from tank_agent.settings.image import ImageSettings
 from tank_agent.spec.reference import Reference
 
@@ -122,12 +123,12 @@ class LayerFetcher:
                     raise DamagedError(f"the layer {wanted} came as {digest}", where=task.where, hint=hint)
                 fault.point("image:layer-fetched")
                 job.state = "unpacking"
-                with self._layers.implicit_file(place) as implicit:
+                with (place / IMPLICIT).open("wb") as implicit:
                     found = _finish(unpack, task, implicit)
             fault.point("image:layer-unpacked")
             self._layers.commit(place, LayerRecord(**asdict(found)))
         except BaseException as error:
-            self._layers.abandon(place)
+            try_remove_tree(place)
             if isinstance(error, DamagedError | Stalled):
                 partial.unlink(missing_ok=True)
             raise

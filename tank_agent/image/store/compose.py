@@ -1,12 +1,11 @@
-"""Which directories an image is mounted from, where that is not simply one per layer.
+"""The directories that an image is mounted from, where that is not simply one per layer.
 
-- overlayfs refuses one directory twice, so of a repeated layer only the topmost stays: it says all the lower
-says.
+- overlayfs refuses one directory twice, so of a repeated layer only the topmost stays: it has all that the
+  lower one has.
 - overlayfs ignores "hides everything below" at a layer's root, so the layers below such a one are left out.
 - A layer may hold `a/b` without describing `a`. Unpacked alone, its `a` is root's and 0755, and overlayfs
-would show
-  that instead of what a lower layer says of `a`. Then a small layer of directories on top repeats the right
-  owner, mode and attributes; it is ours, named by what it is made of, and shared like any other.
+  would show that instead of a lower layer's `a`. Then a small made layer of directories on top repeats the
+  right owner, mode and attributes; it is named by its content, and shared like any other.
 """
 
 from __future__ import annotations
@@ -18,24 +17,23 @@ import itertools
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from operator import itemgetter
 from pathlib import Path
 
 from tank_agent.errors import Stalled
 from tank_agent.image.store.layers import LayerRecord, Layers
 from tank_agent.linux.paths import open_without_links
+from tank_agent.linux.trees import try_remove_tree
 
 _IMPLICIT = (0, 0, 0o755, ())
 _OPAQUE = "trusted.overlay.opaque"
-
-
 # Bytes of paths and attributes in the layer of directories; real images need a few hundred.
 _MOST = 4 << 20
 
 
 class _Seen(enum.Enum):
-    """What a layer has at a path. HIDDEN is something that is no directory: lower layers don't matter."""
+    """A layer's content at a path. HIDDEN is something that is no directory: lower layers don't matter."""
 
     NOTHING = enum.auto()
     HIDDEN = enum.auto()
@@ -52,7 +50,7 @@ class _Layer:
     def __init__(self, directory: Path) -> None:
         self.root = os.open(directory, os.O_PATH | os.O_DIRECTORY)
         self._path = b""
-        # For each directory on the way to that path: how many bytes of it lead there, and what is there.
+        # For each directory on the way to that path: how many bytes of it lead there, and its content.
         self._way: list[tuple[int, _Seen]] = []
 
     def see(self, path: bytes) -> _Seen:
@@ -91,17 +89,12 @@ class _Layer:
         except OSError:
             return _Seen.HIDDEN
         try:
-            opaque = above is _Seen.OPAQUE or _is_opaque(descriptor)
-            return _Seen.OPAQUE if opaque else _Seen.DIRECTORY
+            with suppress(OSError):
+                if above is _Seen.OPAQUE or os.getxattr(descriptor, _OPAQUE) == b"y":
+                    return _Seen.OPAQUE
+            return _Seen.DIRECTORY
         finally:
             os.close(descriptor)
-
-
-def _is_opaque(descriptor: int) -> bool:
-    try:
-        return os.getxattr(descriptor, _OPAQUE) == b"y"
-    except OSError:
-        return False
 
 
 def _below(path: bytes) -> bytes:
@@ -115,22 +108,17 @@ def compose(diff_ids: Sequence[str], layers: Layers) -> tuple[str, ...]:
         diff_ids: the image's layers, lowest first; all of them are in `layers`.
     """
     order = list(dict.fromkeys(reversed(diff_ids)))
-    records = [_record(layers, diff_id) for diff_id in order]
+    records = [layers.record(diff_id) for diff_id in order]
+    if None in records:
+        raise FileNotFoundError(f"the layer {order[records.index(None)]} vanished")
     for position, record in enumerate(records):
-        if record.opaque_root:
+        if record is not None and record.opaque_root:
             order = order[: position + 1]
             break
     wanted = _directories(order, layers)
     if wanted:
         order.insert(0, _make(wanted, order, layers))
     return tuple(reversed(order))
-
-
-def _record(layers: Layers, diff_id: str) -> LayerRecord:
-    record = layers.record(diff_id)
-    if record is None:
-        raise FileNotFoundError(f"the layer {diff_id} vanished")
-    return record
 
 
 def _directories(order: list[str], layers: Layers) -> dict[bytes, Attributes]:
@@ -149,10 +137,8 @@ def _directories(order: list[str], layers: Layers) -> dict[bytes, Attributes]:
                 wanted[path] = found
                 taken += len(path) + sum(len(name) + len(value) for name, value in found[3])
                 if taken > _MOST:
-                    raise Stalled(
-                        "its layers have too many directories that only a lower layer describes",
-                        hint="build the image with entries for its directories",
-                    )
+                    wrong = "its layers have too many directories that only a lower layer describes"
+                    raise Stalled(wrong, hint="build the image with entries for its directories")
         parents = {parent for path in wanted for parent in _parents(path)} - wanted.keys()
         for path, implicit in _implicit(order, layers):
             if path in parents:
@@ -177,7 +163,7 @@ def _parents(path: bytes) -> Iterator[bytes]:
 
 
 def _look_up(opened: list[_Layer], path: bytes, implicit: set[int]) -> tuple[Attributes | None, bool]:
-    """Return what the topmost layer that describes a directory says, and if a higher one only has it."""
+    """Return a directory's attributes by the topmost layer that describes it, and if a higher one has it."""
     is_implicit = False
     for index, layer in enumerate(opened):
         seen = layer.see(path)
@@ -205,7 +191,7 @@ def _make(wanted: dict[bytes, Attributes], order: list[str], layers: Layers) -> 
             _make_directory(place / "diff" / os.fsdecode(path), wanted[path])
         layers.commit(place, LayerRecord(diff_id=name, size=0, entries=len(wanted)))
     except BaseException:
-        layers.abandon(place)
+        try_remove_tree(place)
         raise
     return name
 

@@ -19,7 +19,6 @@ import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 from msgspec import Struct
@@ -32,11 +31,11 @@ from tank_agent.linux.trees import try_remove_tree
 from tank_agent.spec.reference import is_digest
 
 _SEAL = "sealed"
-_IMPLICIT = "implicit"
+IMPLICIT = "implicit"
 
 
 class LayerRecord(Struct, frozen=True, kw_only=True):
-    """What is known of an unpacked layer.
+    """An unpacked layer.
 
     `size` are bytes of the uncompressed archive. `opaque_root` means that the layer hides all layers below
     it. `boot` is when it was unpacked. `implicit` is where older agents kept that list (in hex).
@@ -69,16 +68,15 @@ class Layers:
         return self._home(diff_id) / "diff"
 
     def record(self, diff_id: str) -> LayerRecord | None:
-        """Return what is known of a layer, or None if it isn't there; quick."""
+        """Return the record of a layer, or None if it isn't there; quick."""
         if not self.directory(diff_id).is_dir():
             self._records.pop(diff_id, None)
             return None
-        if diff_id not in self._records:
-            record = read_record(self._home(diff_id) / "layer.json", LayerRecord)
-            if record is None or record.diff_id != diff_id:
-                return None
-            self._records[diff_id] = record
-        return self._records[diff_id]
+        record = self._records.get(diff_id) or read_record(self._home(diff_id) / "layer.json", LayerRecord)
+        if record is None or record.diff_id != diff_id:
+            return None
+        self._records[diff_id] = record
+        return record
 
     def implicit(self, diff_id: str) -> Iterator[bytes]:
         """Yield the paths of a layer's directories that no entry described, in the order of their bytes.
@@ -89,15 +87,11 @@ class Layers:
         record = self.record(diff_id)
         if record is not None:
             yield from sorted(bytes.fromhex(path) for path in record.implicit)
-        with contextlib.suppress(FileNotFoundError), (self._home(diff_id) / _IMPLICIT).open("rb") as file:
+        with contextlib.suppress(FileNotFoundError), (self._home(diff_id) / IMPLICIT).open("rb") as file:
             yield from unpacked(iter(lambda: file.readline(LONGEST_LINE), b""))
 
-    def implicit_file(self, place: Path) -> BinaryIO:
-        """Open what is to hold that list of a layer that is being staged."""
-        return (place / _IMPLICIT).open("wb")
-
     def stage(self) -> Path:
-        """Make a place to unpack into: the `diff` directory in the result."""
+        """Make a place to unpack into: its `diff` directory, and its file `IMPLICIT`."""
         place = self._staging / uuid.uuid4().hex
         place.mkdir(mode=0o700)
         (place / "diff").mkdir(mode=0o755)
@@ -114,12 +108,8 @@ class Layers:
                 self.bury(record.diff_id)
                 place.rename(self._home(record.diff_id))
         if there:
-            self.abandon(place)
+            try_remove_tree(place)
         fault.point("image:layer-committed")
-
-    def abandon(self, place: Path) -> None:
-        """Remove a staged layer."""
-        try_remove_tree(place)
 
     def bury(self, diff_id: str) -> None:
         """Take a layer away at once; its files go with `empty_trash`."""

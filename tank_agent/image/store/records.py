@@ -1,4 +1,4 @@
-"""What is known of images besides their layers: manifests, configurations, and what names stand for.
+"""Records of images besides their layers: manifests, configurations, and the digests that names stand for.
 
 blobs/<hex>             manifests and configurations as they came; the name is the digest of the content
 images/<hex>.json       ImageRecord, by the manifest's digest
@@ -40,7 +40,7 @@ class ImageRecord(Struct, frozen=True, kw_only=True):
 
 
 class ReferenceRecord(Struct, frozen=True, kw_only=True):
-    """What a name stood for when it was pulled.
+    """The image that a name stood for when it was pulled.
 
     `digest` is the manifest's, `index` that of the index which listed it ("" if none did). `stamp` is for
     images on disk: it changes when they do. `pulled_at` is a Unix timestamp in seconds.
@@ -75,27 +75,23 @@ class Records:
     def image(self, digest: str) -> PulledImage | None:
         """Return an image by its manifest's digest; None if it isn't there or one of its files is damaged."""
         path = self._path(self._images, digest, ".json")
-        if not path.exists():
+        known = self._known.get(digest) or self._load(digest, path)
+        if known is None or not path.exists():
             self._known.pop(digest, None)
             return None
-        if digest not in self._known:
-            known = self._load(digest, path)
-            if known is None:
-                return None
-            self._known[digest] = known
-        return self._known[digest]
+        self._known[digest] = known
+        return known
 
     def images(self) -> Iterator[str]:
-        """Yield the digests of all pulled images."""
-        yield from _names(self._images)
+        """Return the digests of all pulled images."""
+        return _names(self._images)
 
     def put_image(self, record: ImageRecord, manifest: bytes, configuration: bytes) -> None:
         """Record an image whose layers are all there."""
         for data in (manifest, configuration):
             atomic.write(self._path(self._blobs, digest_of(data)), data, durable=True)
-        atomic.write(
-            self._path(self._images, record.digest, ".json"), msgspec.json.encode(record), durable=True
-        )
+        path = self._path(self._images, record.digest, ".json")
+        atomic.write(path, msgspec.json.encode(record), durable=True)
         self._known.pop(record.digest, None)
 
     def drop_image(self, digest: str) -> None:
@@ -110,7 +106,7 @@ class Records:
                 self._path(self._blobs, digest).unlink(missing_ok=True)
 
     def reference(self, reference: str) -> ReferenceRecord | None:
-        """Return what a reference (in its full form) stands for."""
+        """Return the record of a reference in its full form."""
         record = read_record(self._reference_path(reference), ReferenceRecord)
         return record if record is not None and is_digest(record.digest) else None
 
@@ -123,13 +119,9 @@ class Records:
         """Let a reference stand for an image."""
         atomic.write(self._reference_path(record.reference), msgspec.json.encode(record), durable=True)
 
-    def drop_reference(self, reference: str) -> bool:
-        """Forget a reference; False if it was not known."""
-        try:
-            self._reference_path(reference).unlink()
-        except FileNotFoundError:
-            return False
-        return True
+    def drop_reference(self, reference: str) -> None:
+        """Forget a reference."""
+        self._reference_path(reference).unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Remove temporary files of a killed agent."""
@@ -140,28 +132,22 @@ class Records:
 
     def _load(self, digest: str, path: Path) -> PulledImage | None:
         record = read_record(path, ImageRecord)
-        data = self._blob(digest)
-        if record is None or record.digest != digest or data is None:
+        if record is None or record.digest != digest:
             return None
         try:
-            manifest = parse_manifest(data, "", digest)
+            manifest = parse_manifest(self._blob(digest), "", digest)
             assert isinstance(manifest, Manifest)
-            config = self._blob(manifest.config.digest)
-            if config is None:
-                return None
-            return PulledImage(
-                record=record, manifest=manifest, configuration=parse_configuration(config, digest)
-            )
-        except Stalled:
+            configuration = parse_configuration(self._blob(manifest.config.digest), digest)
+        except (FileNotFoundError, Stalled):
             return None
+        return PulledImage(record=record, manifest=manifest, configuration=configuration)
 
-    def _blob(self, digest: str) -> bytes | None:
-        try:
-            with self._path(self._blobs, digest).open("rb") as file:
-                data = file.read(CONFIG_LIMIT)
-        except FileNotFoundError:
-            return None
-        return data if digest_of(data) == digest else None
+    def _blob(self, digest: str) -> bytes:
+        with self._path(self._blobs, digest).open("rb") as file:
+            data = file.read(CONFIG_LIMIT)
+        if digest_of(data) != digest:
+            raise Stalled(f"the document {digest} is damaged")
+        return data
 
     def _reference_path(self, reference: str) -> Path:
         return self._references / f"{hashlib.sha256(reference.encode()).hexdigest()}.json"
@@ -180,7 +166,7 @@ def _names(directory: Path) -> Iterator[str]:
 
 
 def read_record(path: Path, kind: type[_Kind]) -> _Kind | None:
-    """Read one of our own files; None if it is missing or damaged."""
+    """Read a file of the store; None if it is missing or damaged."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):

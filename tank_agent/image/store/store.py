@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ from tank_agent.errors import ImageInUse, Retry, Stalled, TankError
 from tank_agent.image.config import Image, Progress
 from tank_agent.image.content import ImageContent
 from tank_agent.image.jobs import Jobs
-from tank_agent.image.pull import ImagePull, LayerFetcher, Resolved
+from tank_agent.image.pull import ImagePull, LayerFetcher
 from tank_agent.image.registry.client import RegistryContent
 from tank_agent.image.store.compose import compose
 from tank_agent.image.store.layers import Layers
@@ -285,45 +285,43 @@ class ImageStore:
         progress: Callable[[Progress], None],
         cancelled: Callable[[], bool],
     ) -> Image:
-        parsed = find_image(reference)
-        before = "" if parsed.transport == "registry" else stamp(parsed)
-        report = _Report(progress)
-        content = self._open(parsed, settings, cancelled, report.trouble)
+        parsed, report = find_image(reference), _Report(progress)
+        if parsed.transport == "registry":
+            before = ""
+            content: ImageContent = RegistryContent(parsed, settings, cancelled, report.trouble)
+        else:
+            before = stamp(parsed)
+            content = open_on_disk(parsed, self._scratch, settings.image_size)
         with (
             self._session() as pin,
             ImagePull(parsed, content, self._settings, progress=report.progress, cancelled=cancelled) as pull,
         ):
             resolved = pull.resolve()
-            pin(resolved.digest, *resolved.configuration.diff_ids)
+            digest = resolved.digest
+            pin(digest, *resolved.configuration.diff_ids)
             fault.point("image:resolved")
             pull.fetch(resolved, self._layers, self._jobs, self._fetcher)
-            record = self._compose(resolved)
-            pin(resolved.digest, *resolved.configuration.diff_ids, *record.layers)
+            try:
+                mounted = compose(resolved.configuration.diff_ids, self._layers)
+            except OSError as error:
+                raise Retry(f"cannot put the layers together: {error}", where=digest) from error
+            pin(digest, *resolved.configuration.diff_ids, *mounted)
+            found = [self._layers.record(diff_id) for diff_id in mounted]
+            size = sum(layer.size for layer in found if layer is not None)
+            record = ImageRecord(digest=digest, layers=mounted, size=size)
             self._records.put_image(record, resolved.manifest_data, resolved.configuration_data)
             fault.point("image:recorded")
+            name, now = str(parsed), time.time()
             self._records.put_reference(
                 ReferenceRecord(
-                    reference=str(parsed),
-                    digest=resolved.digest,
-                    index=resolved.index,
-                    stamp=before,
-                    pulled_at=time.time(),
+                    reference=name, digest=digest, index=resolved.index, stamp=before, pulled_at=now
                 )
             )
             fault.point("image:named")
-            known = self._records.image(resolved.digest)
+            known = self._records.image(digest)
             if known is None:
                 raise Retry(f"the image {reference} was damaged while it was stored")
             return self._image(reference, known)
-
-    def _compose(self, resolved: Resolved) -> ImageRecord:
-        try:
-            mounted = compose(resolved.configuration.diff_ids, self._layers)
-        except OSError as error:
-            raise Retry(f"cannot put the layers together: {error}", where=resolved.digest) from error
-        records = [self._layers.record(diff_id) for diff_id in mounted]
-        size = sum(record.size for record in records if record is not None)
-        return ImageRecord(digest=resolved.digest, layers=mounted, size=size)
 
     @contextmanager
     def _session(self) -> Iterator[Callable[..., None]]:
@@ -355,22 +353,9 @@ class ImageStore:
             self._sealer.start()
 
     def _seal(self) -> None:
-        try:
+        # If the disk is in trouble, the layers stay unsealed, and are unpacked anew after a reboot.
+        with suppress(OSError):
             self._layers.seal(list(self._layers.all()))
-        except OSError:
-            # The disk is in trouble. The layers stay unsealed, and are unpacked anew after a reboot.
-            return
-
-    def _open(
-        self,
-        reference: Reference,
-        settings: ImageSettings,
-        cancelled: Callable[[], bool],
-        trouble: Callable[[str], None],
-    ) -> ImageContent:
-        if reference.transport != "registry":
-            return open_on_disk(reference, self._scratch, settings.image_size)
-        return RegistryContent(reference, settings, cancelled, trouble)
 
     def _digest(self, reference: Reference) -> str:
         """Return the manifest's digest that a reference stands for on this machine, or ""."""
@@ -439,6 +424,5 @@ def _lock(path: Path) -> LockFile:
     try:
         return LockFile(path)
     except BlockingIOError as error:
-        raise Stalled(
-            f"another agent uses {path.parent}", hint="stop it, or give this one another --data-dir"
-        ) from error
+        hint = "stop it, or give this one another --data-dir"
+        raise Stalled(f"another agent uses {path.parent}", hint=hint) from error
