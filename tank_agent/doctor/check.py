@@ -1,4 +1,4 @@
-"""One answer of the doctor."""
+"""An answer of the doctor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Result = Literal["ok", "warn", "fail"]
 
 
 class Check(Struct, frozen=True, kw_only=True):
-    """`found` says what is there; `fix` how to get what should be, and is empty when all is well."""
+    """An answer: `found` describes the machine, and `fix` the remedy, empty when all is well."""
 
     name: str
     result: Result

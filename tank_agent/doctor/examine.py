@@ -1,4 +1,4 @@
-"""Asks every question of the doctor."""
+"""Ask every question of the doctor."""
 
 from __future__ import annotations
 
@@ -9,48 +9,35 @@ from pathlib import Path
 
 from tank_agent.doctor import kernel, places, tools
 from tank_agent.doctor.check import Check
-from tank_agent.doctor.control_groups import control_groups
+from tank_agent.doctor.kernel import read
 
 
 def examine(data_dir: Path, run_dir: Path, pods_dir: Path) -> Sequence[Check]:
     """Look at this machine and at the agent's directories."""
-    return (*_kernel(), control_groups(), *_tools(), *_places(data_dir, run_dir, pods_dir))
-
-
-def _kernel() -> Sequence[Check]:
+    mount_info = read("/proc/self/mountinfo") or ""
     return (
         kernel.root(os.geteuid()),
         kernel.kernel_version(platform.release()),
-        kernel.overlay(kernel.read("/proc/filesystems") or "", kernel.try_overlay()),
+        kernel.overlay(read("/proc/filesystems") or "", kernel.try_overlay()),
         kernel.network_namespaces(kernel.try_network_namespace()),
         kernel.macvlan(kernel.try_macvlan()),
-        kernel.seccomp(kernel.read("/proc/self/status") or ""),
-        kernel.user_namespaces(kernel.read("/proc/sys/user/max_user_namespaces")),
+        kernel.seccomp(read("/proc/self/status") or ""),
+        kernel.user_namespaces(read("/proc/sys/user/max_user_namespaces")),
         kernel.apparmor(kernel.try_apparmor()),
         kernel.inotify(
-            kernel.read("/proc/sys/fs/inotify/max_user_instances") or "0",
-            kernel.read("/proc/sys/fs/inotify/max_user_watches") or "0",
+            read("/proc/sys/fs/inotify/max_user_instances") or "0",
+            read("/proc/sys/fs/inotify/max_user_watches") or "0",
             kernel.try_inotify(),
         ),
-    )
-
-
-def _tools() -> Sequence[Check]:
-    return (
-        tools.needed_tool("crun", tools.output_of("crun", "--version"), tools.CRUN_FLOOR, tools.CRUN_REASON),
-        tools.needed_tool(
-            "conmon", tools.output_of("conmon", "--version"), tools.CONMON_FLOOR, tools.CONMON_REASON
+        kernel.control_groups(),
+        *(
+            tools.needed_tool(name, tools.output_of(name, "--version"), floor, reason)
+            for name, (floor, reason) in tools.NEEDED.items()
         ),
         tools.tar(tools.output_of("tar", "--version")),
         tools.git(tools.output_of("git", "--version")),
         tools.signatures(tools.missing_of(tools.SIGNATURE_TOOLS)),
-    )
-
-
-def _places(data_dir: Path, run_dir: Path, pods_dir: Path) -> Sequence[Check]:
-    mount_info = kernel.read("/proc/self/mountinfo") or ""
-    return (
-        places.uplink(kernel.read("/proc/net/route") or "", kernel.read("/proc/net/ipv6_route") or ""),
+        places.uplink(read("/proc/net/route") or "", read("/proc/net/ipv6_route") or ""),
         places.data_dir(data_dir, mount_info),
         places.deleted_files(data_dir),
         places.run_dir(run_dir, mount_info),

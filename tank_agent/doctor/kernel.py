@@ -1,4 +1,4 @@
-"""What the kernel can do: read where it says so, else tried in a namespace that ends with its thread."""
+"""Questions about the kernel: answered by what it reports, or tried in namespaces that end with a thread."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from tank_agent.doctor.check import Check, fail, ok, warn
@@ -27,6 +27,9 @@ _LOOPBACK_INDEX = 1
 _KERNEL_FLOOR = (5, 12)
 _KERNEL_GOOD = (5, 19)
 _WATCHES, _INSTANCES = 8192, 32
+ROOT = Path("/sys/fs/cgroup")
+# The controllers behind `[containers.limits]`, and what crun needs where each is a hierarchy of its own.
+_LIMITS, _SPLIT = ("cpu", "memory", "pids"), ("devices", "freezer")
 
 
 def root(uid: int) -> Check:
@@ -51,13 +54,11 @@ def kernel_version(release: str) -> Check:
 
 def overlay(file_systems: str, attempt: str | None) -> Check:
     """Say whether overlayfs works; `attempt` is why mounting one did not, None if it did."""
-    name = "overlayfs"
-    listed = "\toverlay\n" in file_systems
     if attempt is None:
-        return ok(name, "works")
-    if not listed:
-        return fail(name, "not in this kernel", "modprobe overlay; rootfs = … needs it as well")
-    return fail(name, f"can't be mounted: {attempt}", "run as root, outside of other containers")
+        return ok("overlayfs", "works")
+    if "\toverlay\n" not in file_systems:
+        return fail("overlayfs", "not in this kernel", "modprobe overlay; rootfs = … needs it as well")
+    return fail("overlayfs", f"can't be mounted: {attempt}", "run as root, outside of other containers")
 
 
 def try_overlay() -> str | None:
@@ -132,7 +133,7 @@ def user_namespaces(most: str | None) -> Check:
 
 
 def apparmor(profiles: Mapping[str, str] | OSError | None) -> Check:
-    """Say whether AppArmor is on, and holds containers; `profiles` are what is loaded, with their modes."""
+    """Say whether AppArmor is on, and holds containers; `profiles` are those loaded, with their modes."""
     name = "AppArmor"
     if profiles is None:
         return ok(name, "off; containers run without a profile")
@@ -152,7 +153,7 @@ def apparmor(profiles: Mapping[str, str] | OSError | None) -> Check:
 
 
 def try_apparmor() -> Mapping[str, str] | OSError | None:
-    """Return what is loaded, or why that cannot be read."""
+    """Return the loaded profiles, or why they cannot be read."""
     try:
         return loaded_profiles()
     except OSError as error:
@@ -174,6 +175,49 @@ def inotify(instances: str, watches: str, attempt: str | None = None) -> Check:
 def try_inotify() -> str | None:
     """Ask for an inotify instance; return why there is none to be had."""
     return _tried(lambda: os.close(open_inotify()))
+
+
+def control_groups(root: Path = ROOT) -> Check:
+    """Say whether the host is v2, hybrid or v1, with which controllers, and whether they can be written."""
+    name = "control groups"
+    unified = root / "cgroup.controllers"
+    if unified.exists():
+        kind, there = "v2", set(unified.read_text().split())
+        missing = [controller for controller in _LIMITS if controller not in there]
+        writable = _writable(root)
+    else:
+        there = set(_controllers(root))
+        if not there:
+            return fail(
+                name, f"none at {root}", "mount them: `mount -t cgroup2 none /sys/fs/cgroup`, or use systemd"
+            )
+        kind = "hybrid" if (root / "unified" / "cgroup.controllers").exists() else "v1"
+        missing = [controller for controller in (*_LIMITS, *_SPLIT) if controller not in there]
+        writable = all(_writable(root / controller) for controller in there)
+    found = f"{kind} with {', '.join(sorted(there))}"
+    if not writable:
+        return fail(
+            name, f"{found}; read-only", "remount /sys/fs/cgroup writable; a container needs to be privileged"
+        )
+    if missing:
+        fix = "enable them in the kernel, or delegate them to this group"
+        if "memory" in missing:
+            fix = "boot with the kernel option cgroup_enable=memory"
+        result = warn if kind == "v2" else fail
+        return result(name, f"{found}; without {', '.join(missing)}", fix)
+    return ok(name, found)
+
+
+def _controllers(root: Path) -> Iterator[str]:
+    """Yield the v1 controllers; a hierarchy of several is one directory with links, or one per controller."""
+    for controller in ("blkio", "cpu", "cpuacct", "cpuset", *_SPLIT, "memory", "pids"):
+        # An empty directory is a mount point with nothing on it.
+        if (root / controller / "cgroup.procs").exists():
+            yield controller
+
+
+def _writable(directory: Path) -> bool:
+    return not os.statvfs(directory).f_flag & os.ST_RDONLY
 
 
 def read(path: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The agent's directories, and the way out to the network."""
+"""Questions about the agent's directories, and about the way out to the network."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tank_agent.doctor.check import Check, fail, ok, warn
 from tank_agent.linux.mounts import unescaped
-from tank_agent.linux.routes import ipv4_default_interfaces, ipv6_default_interfaces
 from tank_agent.linux.trees import REASON
+from tank_agent.network.host_facts import ipv4_default_interfaces, ipv6_default_interfaces
 
 _LITTLE_SPACE = 2 << 30
 _NO_SPACE = 100 << 20

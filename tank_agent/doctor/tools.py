@@ -1,4 +1,4 @@
-"""The programs that the agent calls, and which versions of them are known to be good."""
+"""Questions about the programs that the agent calls, and their versions."""
 
 from __future__ import annotations
 
@@ -14,12 +14,17 @@ _TIMEOUT = 5.0
 # Debian has no packages of this version yet, so this names what a user can do today.
 _NEWER = "install a newer one where your distribution has it; until then the agent works around what is known"
 
-CRUN_FLOOR = (1, 28)
-CRUN_REASON = (
-    "older ones follow an image's /dev links (CVE-2026-47766), and leak descriptors (CVE-2024-21626)"
-)
-CONMON_FLOOR = (2, 2, 1)
-CONMON_REASON = "older ones stall a container whose attached terminal stops reading, and mishandle resizes"
+# Without these no container runs: the version from which on one is good, and what is wrong with older ones.
+NEEDED = {
+    "crun": (
+        (1, 28),
+        "older ones follow an image's /dev links (CVE-2026-47766), and leak descriptors (CVE-2024-21626)",
+    ),
+    "conmon": (
+        (2, 2, 1),
+        "older ones stall a container whose attached terminal stops reading, and mishandle resizes",
+    ),
+}
 # What checks signatures, and the package that it comes in.
 SIGNATURE_TOOLS = {"gpgv": "gpgv", "ssh-keygen": "openssh-client"}
 

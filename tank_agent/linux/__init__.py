@@ -1,1 +1,1 @@
-"""The kernel's own calls: mounts, namespaces, descriptors, processes. Imports nothing of ours but errors."""
+"""Every call of the kernel: mounts, namespaces, descriptors, processes. Imports no other room but errors."""

@@ -1,4 +1,4 @@
-"""Pipes, sockets and terminals, where Python has no call for what the kernel can do with them."""
+"""Pipes, sockets and terminals: calls of the kernel that Python lacks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import _socket
 import contextlib
 import ctypes
 import fcntl
+import select
 import struct
 import termios
 
@@ -26,6 +27,13 @@ def enlarge_pipe(pipe: int, size: int) -> None:
     """
     with contextlib.suppress(OSError):
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, size)
+
+
+def readable(descriptor: int, timeout: float) -> bool:
+    """Wait until a descriptor can be read, as a pidfd can when its process ended; False after `timeout` s."""
+    poller = select.poll()
+    poller.register(descriptor, select.POLLIN)
+    return bool(poller.poll(timeout * 1000))
 
 
 def unread(pipe: int) -> bool:

@@ -1,4 +1,4 @@
-"""Time, as a thing that is handed in: tests use their own clock and need no sleeping."""
+"""Clocks as objects: tests use their own, and need no sleeping."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LAST_MOMENT = 253402300799.0
 
 
 class Clock(Protocol):
-    """Where the time comes from."""
+    """A source of time."""
 
     def wall(self) -> float:
         """Return Unix time in seconds; it may be set forwards and backwards."""

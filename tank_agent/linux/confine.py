@@ -1,4 +1,4 @@
-"""Confine a process before it reads what strangers wrote: a file system of its own, limits, no privileges.
+"""Confine a process before it reads input of strangers: its own file system, limits, no privileges.
 
 The helpers that unpack layers and talk to git servers call this for themselves: first the file system, then
 limits, at last privileges. One of them runs without third-party packages, so none is imported here.
@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from tank_agent.linux import mount_api
-from tank_agent.linux.libc import call
+from tank_agent.linux.libc import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, call
 from tank_agent.linux.mounts import (
     MS_BIND,
     MS_NODEV,
@@ -30,8 +30,7 @@ from tank_agent.linux.mounts import (
     unmount,
 )
 
-# linux/sched.h, linux/prctl.h, linux/capability.h
-_CLONE_NEWNS, _CLONE_NEWIPC, _CLONE_NEWNET = 0x20000, 0x8000000, 0x40000000
+# linux/prctl.h, linux/capability.h
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 24, 38
 _CAPABILITY_VERSION_3 = 0x20080522
 CHOWN, DAC_OVERRIDE, FOWNER, FSETID, MKNOD, SETFCAP = 0, 1, 3, 4, 27, 31
@@ -41,7 +40,7 @@ _READ_ONLY = MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV
 
 
 class UnfitError(Exception):
-    """The machine has to be set up otherwise; the message says how."""
+    """The machine has to be set up differently; the message explains it."""
 
 
 def see_only(directory: str, name: str) -> None:
@@ -53,7 +52,7 @@ def see_only(directory: str, name: str) -> None:
         UnfitError: in a chroot whose `/` is no mount point.
         OSError: the kernel refuses.
     """
-    call("unshare", _CLONE_NEWNS | _CLONE_NEWNET | _CLONE_NEWIPC)
+    call("unshare", CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC)
     try:
         mount("none", "/", "", MS_REC | MS_PRIVATE)
     except OSError as error:
@@ -97,7 +96,7 @@ def write_only_to(given: Mapping[str, int], stage: Path, writable: Collection[st
         OSError: the kernel refuses.
     """
     trees = {name: mount_api.clone(descriptor, recursive=False) for name, descriptor in given.items()}
-    call("unshare", _CLONE_NEWNS)
+    call("unshare", CLONE_NEWNS)
     # A slave: the host's later unmounts still reach us, so that we keep no container's file system busy.
     mount("none", "/", "none", MS_REC | MS_SLAVE)
     mount_api.restrict("/", mount_api.RDONLY, recursive=True)

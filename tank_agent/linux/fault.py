@@ -1,4 +1,4 @@
-"""Points at which tests kill the agent, to prove that it may die anywhere.
+"""Points at which tests kill the agent, to show that it recovers from everywhere.
 
 `TANK_FAULT="name"` kills the process with SIGKILL when it passes that point the first time, `name@3` the
 third. Names are `room:step`, such as `network:link-created`.

@@ -1,4 +1,4 @@
-"""Files that a user named: of any kind, read within limits of size and time, and certificates checked."""
+"""Read files that a user named, of any kind, within limits of size and time; check certificates."""
 
 from __future__ import annotations
 

@@ -1,9 +1,12 @@
-"""One way to call the kernel through libc: arguments typed, errors raised as OSError with errno and path."""
+"""Call the kernel through libc: arguments typed, errors raised as OSError with errno and path."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+
+# linux/sched.h
+CLONE_FS, CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWNET = 0x200, 0x20000, 0x8000000, 0x40000000
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 

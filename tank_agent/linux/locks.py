@@ -17,7 +17,7 @@ class LockFile:
 
     Args:
         path: the file, made if absent.
-        content: what it says, for others.
+        content: a note for others.
 
     Raises:
         BlockingIOError: somebody else holds it.

@@ -1,4 +1,4 @@
-"""Namespaces of networks, mounts and users: made, kept, and entered by threads of their own.
+"""Make, pin and enter namespaces of networks, mounts and users, in threads of their own.
 
 A namespace belongs to a thread (setns(2), unshare(2)), so the thread that changes it never does anything else
 afterwards. A socket keeps the namespace in which it was made, so most work needs the thread only for that.
@@ -10,7 +10,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import select
 import socket
 import struct
 import subprocess
@@ -23,21 +22,17 @@ from typing import TypeVar
 from msgspec import Struct
 
 from tank_agent.linux import fault
-from tank_agent.linux.libc import call
+from tank_agent.linux.channels import readable
+from tank_agent.linux.libc import CLONE_FS, CLONE_NEWNET, CLONE_NEWNS, call
 from tank_agent.linux.mounts import MS_BIND, MS_PRIVATE, MS_REC, mount, unmount_all
 from tank_agent.linux.pidfd import process_id
 from tank_agent.linux.process import ENVIRONMENT, OWN_UMASK
 
 T = TypeVar("T")
 
-# linux/sched.h, linux/nsfs.h, linux/sockios.h, linux/if.h
-CLONE_FS = 0x200
-CLONE_NEWNS = 0x20000
-CLONE_NEWNET = 0x40000000
+# linux/nsfs.h, linux/sockios.h, linux/if.h
 NS_GET_NSTYPE = 0xB703
-SIOCGIFFLAGS = 0x8913
-SIOCSIFFLAGS = 0x8914
-IFF_UP = 0x1
+SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 0x1
 
 _SYSCTLS = Path("/proc/sys/net")
 _UNSHARE = "/usr/bin/unshare"
@@ -160,11 +155,9 @@ def is_link_up(control: socket.socket, name: str) -> bool:
     if control.fileno() < 0:
         return False
     try:
-        answer = fcntl.ioctl(control, SIOCGIFFLAGS, struct.pack("16sH14x", name.encode(), 0))
+        return bool(_link_flags(control, name) & IFF_UP)
     except OSError:
         return False
-    (flags,) = struct.unpack_from("H", answer, 16)
-    return bool(flags & IFF_UP)
 
 
 def raise_link(name: str) -> None:
@@ -174,12 +167,17 @@ def raise_link(name: str) -> None:
         OSError: with the interface's name as filename.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
-        request = struct.pack("16sH14x", name.encode(), 0)
         try:
-            (flags,) = struct.unpack_from("H", fcntl.ioctl(control, SIOCGIFFLAGS, request), 16)
-            fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sH14x", name.encode(), flags | IFF_UP))
+            flags = _link_flags(control, name) | IFF_UP
+            fcntl.ioctl(control, SIOCSIFFLAGS, struct.pack("16sH14x", name.encode(), flags))
         except OSError as error:
             raise OSError(error.errno, error.strerror, name) from error
+
+
+def _link_flags(control: socket.socket, name: str) -> int:
+    answer = fcntl.ioctl(control, SIOCGIFFLAGS, struct.pack("16sH14x", name.encode(), 0))
+    flags: int = struct.unpack_from("H", answer, 16)[0]
+    return flags
 
 
 def set_network_sysctl(name: str, value: str) -> None:
@@ -201,8 +199,8 @@ def _pin(source: str, path: Path) -> None:
 def in_mount_namespace(process: int, function: Callable[[int], T], root: tuple[int, int] | None = None) -> T:
     """Run `function` in the mount namespace of a process and return its result.
 
-    It gets a descriptor of the root there, and must look up every path from it: our own paths lead to what is
-    the other's. So it may import nothing either. Its working directory is its own.
+    It gets a descriptor of the root there, and must look up every path from it: our own paths lead to files
+    of the other. So it may import nothing either. Its working directory is its own.
 
     Args:
         process: a pidfd.
@@ -308,7 +306,5 @@ def _wait_until_inside(child: subprocess.Popen[bytes]) -> None:
     assert child.stdout is not None
     with contextlib.suppress(BrokenPipeError):
         child.stdin.write(b".")
-    poller = select.poll()
-    poller.register(child.stdout, select.POLLIN)
-    if not poller.poll(_DEADLINE * 1000) or child.stdout.read(1) != b".":
+    if not readable(child.stdout.fileno(), _DEADLINE) or child.stdout.read(1) != b".":
         raise OSError(errno.ENOSPC, "no user namespace can be made")

@@ -96,7 +96,7 @@ def open_without_links(root: int, path: str | bytes, flags: int, mode: int = 0) 
 def real_path_in_root(root: int, path: str) -> str:
     """Return where an absolute path leads to in the directory `root`, whether it exists or not.
 
-    Others may change the tree meanwhile: what it returns is to be opened without links.
+    Others may change the tree meanwhile: open the result without links.
 
     Raises:
         OSError: ELOOP where links go in circles.
@@ -123,7 +123,7 @@ def real_path_in_root(root: int, path: str) -> str:
 
 
 def _link(root: int, parents: list[str], name: str) -> str | None:
-    """Return what a symbolic link says; None if there is none by that name."""
+    """Return the target of a symbolic link; None if there is none by that name."""
     try:
         link = open_without_links(root, "/".join((*parents, name)), os.O_PATH | os.O_NOFOLLOW)
     except OSError as error:
@@ -140,12 +140,24 @@ def _link(root: int, parents: list[str], name: str) -> str | None:
         os.close(link)
 
 
-def file_handle(descriptor: int) -> str:
-    """Return what names a file in its file system for ever (name_to_handle_at(2)), as printable characters.
+def directory_identity(fd: int) -> bytes:
+    """Return a mark of an open directory, as printable bytes: the same while it lives, and never used again.
 
-    Raises:
-        OSError: not every file system has handles (overlayfs without nfs_export has none).
+    It is the file system's id and the directory's file handle (name_to_handle_at(2)), which has a generation:
+    an inode number alone is given to the next directory as soon as the first is removed. The device number
+    would differ after a reboot on many file systems; it is the fallback where there is no id.
     """
+    status = os.fstat(fd)
+    file_system = os.fstatvfs(fd).f_fsid
+    where = f"fsid={file_system:x}" if file_system else f"dev={status.st_dev:x}"
+    try:
+        return f"{where} handle={_file_handle(fd)}".encode()
+    except OSError:
+        # Not every file system has handles (overlayfs without nfs_export has none).
+        return f"{where} inode={status.st_ino:x}".encode()
+
+
+def _file_handle(descriptor: int) -> str:
     handle, mount = _FileHandle(handle_bytes=_MAX_HANDLE), ctypes.c_int()
     call("name_to_handle_at", descriptor, b"", ctypes.byref(handle), ctypes.byref(mount), AT_EMPTY_PATH)
     return f"{handle.handle_type:x}.{bytes(handle.f_handle[: handle.handle_bytes]).hex()}"

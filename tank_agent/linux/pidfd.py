@@ -1,4 +1,4 @@
-"""Processes by descriptor (pidfd_open(2)): unlike a number, it never means another process later."""
+"""Processes by descriptor (pidfd_open(2)): unlike a number, it never names another process later."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import signal
 import struct
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
+
+from tank_agent.linux.channels import readable
 
 _AT_ONCE = 64
 
@@ -28,9 +30,7 @@ def open_process(pid: int) -> int | None:
 
 def ended(pidfd: int) -> bool:
     """Return whether the process has ended (a zombie counts as ended)."""
-    poller = select.poll()
-    poller.register(pidfd, select.POLLIN)
-    return bool(poller.poll(0))
+    return readable(pidfd, 0)
 
 
 def which_ended(pidfds: Iterable[int]) -> frozenset[int]:
@@ -115,7 +115,7 @@ def _children(pid: int) -> list[int]:
 def numbers(pid: int) -> tuple[int, ...]:
     """Return a process's numbers in every PID namespace that it is in, ours first; empty if it is gone."""
     try:
-        # Its name is there, too, and is what itself says: of any bytes but a newline.
+        # Its name is there, too, which it chose itself: any bytes but a newline.
         lines = Path(f"/proc/{pid}/status").read_bytes().split(b"\n")
     except (FileNotFoundError, ProcessLookupError):
         return ()
@@ -164,6 +164,4 @@ def wait_status(pidfd: int) -> int | None:
 
 def wait(pidfd: int, milliseconds: int) -> bool:
     """Block until a process has ended; False if it has not after so many milliseconds."""
-    poller = select.poll()
-    poller.register(pidfd, select.POLLIN)
-    return bool(poller.poll(milliseconds))
+    return readable(pidfd, milliseconds / 1000)

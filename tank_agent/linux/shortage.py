@@ -1,4 +1,4 @@
-"""Tell errors that mean a shortage (disk, memory, descriptors, threads) from bugs."""
+"""Recognise errors that mean a shortage (disk, memory, descriptors, threads), not a bug."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HINTS = {
 
 
 def shortage(error: Exception) -> Retry | None:
-    """Return an error that says what is lacking and what to do; None if it is of another kind."""
+    """Return the shortage that an error means, with a hint; None if it means none."""
     number = _number(error)
     hint = _HINTS.get(number)
     return None if hint is None else Retry(f"{os.strerror(number)}{_place(error)}", hint=hint)
@@ -38,5 +38,5 @@ def _number(error: Exception) -> int:
 
 def _place(error: Exception) -> str:
     name = error.filename if isinstance(error, OSError) else None
-    # A descriptor's number tells nobody anything.
+    # A descriptor's number helps nobody.
     return "" if name is None or isinstance(name, int) else f": {os.fsdecode(name)}"

@@ -1,4 +1,4 @@
-"""Standard input, output and error as they should be, however closed or full the caller left them."""
+"""Repair standard input, output and error, however closed or full the caller left them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class CannotWrite(Exception):
 def restore() -> None:
     """Give Python streams for all three.
 
-    Standard output raises CannotWrite; standard error never fails, since nobody could be told.
+    Standard output raises CannotWrite; standard error never fails, since nobody could read why.
     """
     reserve()
     # Python has None for those that were closed when it started; others stand there in tests.

@@ -22,7 +22,7 @@ _STATUS_MAX = 200
 
 
 class Notifier:
-    """Sends what systemd wants to know; does nothing where nobody asked.
+    """Reports the state of the service to systemd; does nothing elsewhere.
 
     Args:
         environ: holds NOTIFY_SOCKET, and WATCHDOG_USEC with WATCHDOG_PID, if systemd started us.
@@ -33,7 +33,7 @@ class Notifier:
         self.watchdog = _watchdog(environ) if self._address else None
 
     def ready(self, status: str) -> None:
-        """Say that the start, or a reload, is complete."""
+        """Report that the start, or a reload, is complete."""
         self._send(f"READY=1\nSTATUS={_one_line(status)}")
 
     def status(self, text: str) -> None:
@@ -41,22 +41,22 @@ class Notifier:
         self._send(f"STATUS={_one_line(text)}")
 
     def reloading(self) -> None:
-        """Say that a reload began; `ready` ends it."""
+        """Report that a reload began; `ready` ends it."""
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._send(f"RELOADING=1\nMONOTONIC_USEC={now}")
 
     def stopping(self) -> None:
-        """Say that the agent is on its way out."""
+        """Report that the agent is ending."""
         self._send("STOPPING=1")
 
     def alive(self) -> None:
-        """Feed the watchdog."""
+        """Reset the watchdog."""
         self._send("WATCHDOG=1")
 
     def _send(self, message: str) -> None:
         if self._address is None:
             return
-        # systemd that restarts, or a full socket, must not end the agent; the watchdog tells in time.
+        # systemd that restarts, or a full socket, must not end the agent; the watchdog notices in time.
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
             sender.settimeout(5.0)
             with contextlib.suppress(OSError):

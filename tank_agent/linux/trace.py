@@ -1,4 +1,4 @@
-"""Hold a program at its first instruction (ptrace(2)), the one moment between its start and what it does.
+"""Hold a program at its first instruction (ptrace(2)), before it does anything.
 
 All calls for one process must come from one thread, its tracer; when that thread ends, or the whole agent,
 the kernel lets go of what it held.
@@ -37,7 +37,7 @@ def seize(pid: int) -> bool:
 
 
 def run_to_exec(root: int, deadline: float) -> int | None:
-    """Follow a child of ours that was seized, from fork to fork, until the newest process runs a program.
+    """Follow a seized child, from fork to fork, until the newest process runs a program.
 
     Returns:
         That process, held at the program's first instruction; None if it or `root` ended before.

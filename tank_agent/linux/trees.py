@@ -23,7 +23,7 @@ from tank_agent.linux.paths import RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV, open_at
 
 _log = structlog.get_logger()
 _STOP_DEADLINE = 5.0
-# The end of a file's name that says why the tree beside it is still there.
+# The suffix of a file that holds why the tree beside it is still there.
 REASON = ".why"
 # Two descriptors are open for each level.
 _LEVELS = 32
@@ -75,7 +75,7 @@ class Trash:
     again. So it does with what a killed one left.
 
     Args:
-        directory: on the file system of what is thrown away; nobody else uses it.
+        directory: on the file system of the trees; nobody else uses it.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -105,7 +105,7 @@ class Trash:
         self._waiting.put(target)
 
     def close(self) -> None:
-        """End the thread after what it is at, or leave it to the end of the process if that takes long."""
+        """End the thread after the tree that it deletes, or leave it running if that takes long."""
         self._waiting.put(None)
         self._thread.join(_STOP_DEADLINE)
 
@@ -116,7 +116,7 @@ class Trash:
                 remove_tree(path)
                 reason.unlink(missing_ok=True)
             except Exception as error:
-                # Whatever it is: what was thrown away after it is to be deleted all the same.
+                # Whatever it is: the trees after it are to be deleted all the same.
                 _log.warning("cannot delete what a container left", path=str(path), error=str(error))
                 with contextlib.suppress(OSError):
                     reason.write_text(str(error) or type(error).__name__, errors="replace")
@@ -164,7 +164,7 @@ class _Removal:
                 self._names.pop()
 
     def _remove_directory(self, directory: int, name: str) -> None:
-        # An empty one, as most are; of all others it is said below why they resist.
+        # An empty one, as most are; of all others the error is noted below.
         with contextlib.suppress(OSError):
             os.rmdir(name, dir_fd=directory)
             self._removed += 1

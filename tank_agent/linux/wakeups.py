@@ -15,13 +15,13 @@ from typing import Self
 
 from tank_agent.linux.libc import call
 
-# Starting many containers makes thousands of mounts; they ring once in so many seconds.
+# Starting many containers makes thousands of mounts; they wake the thread once in so many seconds.
 _MOUNTS_SETTLE = 0.3
 # inotify(7)
 _IN_CLOSE_WRITE = 0x8
 _EVENTS_AT_ONCE = 64 << 10
-# Which file it is: path, device, inode.
-File = tuple[str, int, int]
+# A file: path, device, inode.
+WatchedFile = tuple[str, int, int]
 
 
 def open_inotify() -> int:
@@ -33,7 +33,7 @@ def open_inotify() -> int:
     return call("inotify_init1", os.O_CLOEXEC | os.O_NONBLOCK)
 
 
-class Bell:
+class WakeEvent:
     """As `threading.Event`; mounts in this process's own namespace and writers of files set it, too.
 
     One thread waits and watches files; any thread may set it.
@@ -46,7 +46,7 @@ class Bell:
         with contextlib.suppress(OSError):
             self._mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
         self._inotify = -1
-        self._files: frozenset[File] = frozenset()
+        self._files: frozenset[WatchedFile] = frozenset()
         self._written = False
 
     def set(self) -> None:
@@ -76,7 +76,7 @@ class Bell:
             poller.poll(max(0.0, min(_MOUNTS_SETTLE, deadline - time.monotonic())) * 1000)
         return bool(ready)
 
-    def watch_files(self, files: Iterable[File]) -> bool:
+    def watch_files(self, files: Iterable[WatchedFile]) -> bool:
         """Watch these files and no others, whatever name they are written by; return if that is a change."""
         wanted = frozenset(files)
         if wanted == self._files:
@@ -131,12 +131,11 @@ class CaughtSignals:
         """Block until one of the signals has arrived, and return its number; None after `timeout` seconds."""
         poller = select.poll()
         poller.register(self._reader, select.POLLIN)
-        while True:
-            if not poller.poll(None if timeout is None else timeout * 1000):
-                return None
-            for number in os.read(self._reader, 1):
-                if number in self._numbers:
-                    return number
+        while poller.poll(None if timeout is None else timeout * 1000):
+            number = os.read(self._reader, 1)[0]
+            if number in self._numbers:
+                return number
+        return None
 
     def __enter__(self) -> Self:
         return self

@@ -9,14 +9,13 @@ from __future__ import annotations
 import importlib
 import ipaddress
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 from msgspec import Struct
 
 from tank_agent.errors import Retry, Stalled
-from tank_agent.linux.routes import ipv4_default_interfaces, ipv6_default_interfaces
 
 # /proc/net belongs to the process; the thread's own is the namespace that we are asked about.
 _ROUTES_IPV4 = Path("/proc/thread-self/net/route")
@@ -29,6 +28,12 @@ _UPSTREAM_RESOLV_CONFS = (
 )
 _RESOLV_CONF_LIMIT = 64 * 1024
 _ROUTES_LIMIT = 100_000
+_IPV6_ANY = "0" * 32
+# linux/route.h, linux/ipv6_route.h
+_RTF_UP = 0x1
+_RTF_REJECT = 0x200
+# A blackhole leads to no interface, but has no RTF_REJECT as others of its kind have.
+_NO_INTERFACE = "*"
 
 
 class HostDns(Struct, frozen=True, kw_only=True):
@@ -257,3 +262,34 @@ def _reachable(servers: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(
         server for server in servers if "%" not in server and not ipaddress.ip_address(server).is_loopback
     )
+
+
+def ipv4_default_interfaces(lines: Iterable[str]) -> tuple[str, ...]:
+    """Return the interfaces of the default routes in the lines of /proc/net/route, the best first."""
+    rows = (line.split() for line in lines)
+    found = [
+        (int(row[6]), row[0])
+        for row in rows
+        if len(row) >= 10 and row[0] != _NO_INTERFACE and row[1] == row[7] == "00000000" and _usable(row[3])
+    ]
+    return _by_metric(found)
+
+
+def ipv6_default_interfaces(lines: Iterable[str]) -> tuple[str, ...]:
+    """Return the interfaces of the default routes in the lines of /proc/net/ipv6_route, the best first."""
+    rows = (line.split() for line in lines)
+    found = [
+        (int(row[5], 16), row[9])
+        for row in rows
+        if len(row) >= 10 and row[0] == _IPV6_ANY and row[1] == "00" and _usable(row[8])
+    ]
+    return _by_metric(found)
+
+
+def _by_metric(found: list[tuple[int, str]]) -> tuple[str, ...]:
+    # Of two with one metric, the kernel takes the one that it lists first.
+    return tuple(name for _, name in sorted(found, key=lambda route: route[0]))
+
+
+def _usable(flags: str) -> bool:
+    return int(flags, 16) & (_RTF_UP | _RTF_REJECT) == _RTF_UP

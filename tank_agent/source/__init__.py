@@ -6,5 +6,4 @@ directory.py   pods.d, a live mirror
 seed.py        pods that are written once, if absent
 git/           a branch, a tag or a commit of a repository
 watch.py       wakes whoever reads when files change
-identity.py    an identity of a directory that survives unmounts and restarts
 """

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tank_agent.errors import Problem
+from tank_agent.linux.paths import directory_identity
 from tank_agent.source.files import Listing, PodFile, PodFiles, parse_bytes
-from tank_agent.source.identity import directory_identity
 from tank_agent.source.snapshot import Declared, Snapshot
 
 # Editors that keep a backup move the file away before they write the new one. A file that is missing for

@@ -29,9 +29,8 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver, ObservedWatch
 
 from tank_agent.linux.mounts import mount_points
-from tank_agent.linux.paths import LINKS_MAX
-from tank_agent.linux.wakeups import Bell, File
-from tank_agent.source.identity import directory_identity
+from tank_agent.linux.paths import LINKS_MAX, directory_identity
+from tank_agent.linux.wakeups import WakeEvent, WatchedFile
 from tank_agent.spec.document import is_pod_file_name
 
 
@@ -189,7 +188,7 @@ class DirectoryWatcher:
         # Of every directory watched, the names that matter in it.
         self._names: Mapping[str, AbstractSet[str]] = {}
         self._mounted: frozenset[Path] = frozenset()
-        self._rearm = Bell()
+        self._rearm = WakeEvent()
         self._stopped = False
         self._thread = threading.Thread(target=self._rearm_when_told, name="watch-directory", daemon=True)
         _report_renames_at_once()
@@ -301,10 +300,10 @@ class DirectoryWatcher:
             self._wake()
 
 
-def _odd_files(directory: str, mounted: frozenset[Path]) -> tuple[list[str], list[File]]:
+def _odd_files(directory: str, mounted: frozenset[Path]) -> tuple[list[str], list[WatchedFile]]:
     """Return the names of pod files that are links, and the files that can be written by other names."""
     links: list[str] = []
-    others: list[File] = []
+    others: list[WatchedFile] = []
     with suppress(OSError), os.scandir(directory) as entries:
         for entry in entries:
             if not is_pod_file_name(entry.name):

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import pwd
-import select
 import signal
 import socket
 import stat
@@ -17,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any, Self
 
 from tank_agent.linux import pidfd
+from tank_agent.linux.channels import readable
 from tank_agent.linux.process import start_helper
 from tank_agent.source.git import protocol
 from tank_agent.source.git.access import Access, GitError, Wanted
@@ -85,9 +85,7 @@ class Helper:
 
     def wait(self, timeout: float) -> None:
         """Give it up to `timeout` seconds to end by itself."""
-        poller = select.poll()
-        poller.register(self._pidfd, select.POLLIN)
-        poller.poll(timeout * 1000)
+        readable(self._pidfd, timeout)
 
     def close(self) -> int:
         """Kill it if it still runs, reap it, and return how it ended; idempotent."""

@@ -12,8 +12,8 @@ import pytest
 
 from tank_agent.doctor import kernel, places, tools
 from tank_agent.doctor.check import Check
-from tank_agent.doctor.control_groups import control_groups
 from tank_agent.doctor.examine import examine
+from tank_agent.doctor.kernel import control_groups
 from tests.support.fake_service import FakeService, serving
 
 TANK = Path(sys.executable).with_name("tank")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tank_agent.linux.locks import LockFile
+from tank_agent.linux.locks import LockFile, locked_directory
 
 
 def test_a_second_holder_is_refused_and_reads_the_note(tmp_path: Path) -> None:
@@ -43,3 +43,10 @@ def test_who_came_between_is_told(tmp_path: Path) -> None:
         held.check()
     other.close()
     held.close()
+
+
+def test_a_directory_is_held_by_one_and_given_back(tmp_path: Path) -> None:
+    with locked_directory(tmp_path, 0), pytest.raises(TimeoutError), locked_directory(tmp_path, 0.02):
+        pass
+    with locked_directory(tmp_path, 0):
+        pass
