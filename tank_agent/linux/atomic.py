@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tank_agent.linux import fault
 from tank_agent.linux.libc import call
+from tank_agent.linux.paths import Closing
 
 
 def write(
@@ -42,20 +43,14 @@ def write(
 
 def sync_directory(path: Path) -> None:
     """Make the names in a directory survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
+    with Closing(os.open(path, os.O_RDONLY | os.O_DIRECTORY)) as descriptor:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def sync_file_system(path: Path) -> None:
     """Write out everything of the file system that holds a directory (syncfs(2)); this can take long."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
+    with Closing(os.open(path, os.O_RDONLY | os.O_DIRECTORY)) as descriptor:
         call("syncfs", descriptor, path=path)
-    finally:
-        os.close(descriptor)
 
 
 def _open_private(path: str, flags: int) -> int:

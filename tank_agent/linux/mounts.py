@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tank_agent.linux import mount_api
 from tank_agent.linux.libc import call
+from tank_agent.linux.paths import Closing
 
 # linux/mount.h
 MS_RDONLY = 0x1
@@ -129,15 +130,12 @@ def bind(source: int, target: Path, *, read_only: bool, mapping: int | None = No
     Raises:
         OSError: with the target as filename; EINVAL if the file system knows no mapping.
     """
-    tree = mount_api.clone(source, name=target)
-    try:
+    with Closing(mount_api.clone(source, name=target)) as tree:
         attributes = mount_api.NOSUID | mount_api.NODEV | (mount_api.RDONLY if read_only else 0)
         mount_api.restrict(
             tree, attributes, recursive=True, propagation=MS_PRIVATE, mapping=mapping, name=target
         )
         mount_api.attach(tree, target)
-    finally:
-        os.close(tree)
 
 
 def unmount_descriptor(descriptor: int, descriptors: int) -> None:

@@ -25,6 +25,7 @@ from tank_agent.linux import fault
 from tank_agent.linux.channels import readable
 from tank_agent.linux.libc import CLONE_FS, CLONE_NEWNET, CLONE_NEWNS, call
 from tank_agent.linux.mounts import MS_BIND, MS_PRIVATE, MS_REC, mount, unmount_all
+from tank_agent.linux.paths import Closing
 from tank_agent.linux.pidfd import process_id
 from tank_agent.linux.process import ENVIRONMENT, OWN_UMASK
 
@@ -140,11 +141,8 @@ def in_network_namespace(path: Path, function: Callable[[], T]) -> T:
     """
 
     def enter() -> T:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
+        with Closing(os.open(path, os.O_RDONLY | os.O_CLOEXEC)) as fd:
             call("setns", fd, CLONE_NEWNET, path=path)
-        finally:
-            os.close(fd)
         return function()
 
     return in_thread(enter)

@@ -35,6 +35,21 @@ class NotReadableError(ValueError):
     """A path in a foreign tree is not a regular file of bounded size."""
 
 
+class Closing:
+    """A descriptor that is closed at the end of a `with`."""
+
+    __slots__ = ("_descriptor",)
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __enter__(self) -> int:
+        return self._descriptor
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+
 class _FileHandle(ctypes.Structure):
     _fields_ = (
         ("handle_bytes", ctypes.c_uint),
@@ -190,8 +205,5 @@ def read_in_root(root: int, path: str, *, limit: int) -> bytes:
         NotReadableError: it is no regular file, or larger than `limit` bytes.
         OSError: the tree cannot be read, or its links go in circles.
     """
-    descriptor = open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
-    try:
+    with Closing(open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)) as descriptor:
         return read_regular(descriptor, limit=limit, name=path)
-    finally:
-        os.close(descriptor)

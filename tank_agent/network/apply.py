@@ -18,6 +18,7 @@ from typing import Any
 from tank_agent.errors import Retry, Stalled, TankError
 from tank_agent.linux import fault
 from tank_agent.linux.namespaces import in_network_namespace, raise_link, set_network_sysctl
+from tank_agent.linux.paths import Closing
 from tank_agent.network import probe, rtnetlink
 from tank_agent.network.claims import Claim, claim
 from tank_agent.network.convergence import (
@@ -171,21 +172,21 @@ def _create_link(netns: Path, nic: WantedNic) -> None:
             return Retry(f"the interface {nic.parent!r} has just gone")
         return None
 
-    target = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        with _explained(f"cannot make {nic.name} on {nic.parent}", explain=explain), _route_socket() as route:
-            route.link(
-                "add",
-                ifname=nic.first_name,
-                kind=LINK_KIND,
-                macvlan_mode="bridge",
-                link=nic.parent_index,
-                net_ns_fd=target,
-                address=format_mac(nic.mac),
-                group=LINK_GROUP,
-            )
-    finally:
-        os.close(target)
+    with (
+        Closing(os.open(netns, os.O_RDONLY | os.O_CLOEXEC)) as target,
+        _explained(f"cannot make {nic.name} on {nic.parent}", explain=explain),
+        _route_socket() as route,
+    ):
+        route.link(
+            "add",
+            ifname=nic.first_name,
+            kind=LINK_KIND,
+            macvlan_mode="bridge",
+            link=nic.parent_index,
+            net_ns_fd=target,
+            address=format_mac(nic.mac),
+            group=LINK_GROUP,
+        )
 
 
 def _apply_inside(steps: Sequence[Step], attempt: _Attempt) -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from tank_agent.linux.paths import Closing
 from tank_agent.network.host_facts import HostDns
 from tank_agent.network.pod_network import NetworkState
 from tank_agent.spec.model import Network
@@ -93,12 +94,9 @@ def write_files(directory: Path, files: Mapping[str, str]) -> bool:
         OSError: the directory cannot be made or written.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with Closing(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as folder:
         # Counted, not stopped at the first that changed: every file is to be written.
         return sum(_write(folder, name, text.encode()) for name, text in files.items()) > 0
-    finally:
-        os.close(folder)
 
 
 def files_differ(directory: Path, files: Mapping[str, str]) -> tuple[str, ...]:
@@ -124,8 +122,7 @@ def _holds(fd: int, content: bytes) -> bool:
 
 def _write(folder: int, name: str, content: bytes) -> bool:
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(name, flags, 0o644, dir_fd=folder)
-    try:
+    with Closing(os.open(name, flags, 0o644, dir_fd=folder)) as fd:
         status = os.fstat(fd)
         fresh = _holds(fd, content)
         if status.st_mode & 0o777 != 0o644:
@@ -136,5 +133,3 @@ def _write(folder: int, name: str, content: bytes) -> bool:
         os.pwrite(fd, content, 0)
         os.ftruncate(fd, len(content))
         return True
-    finally:
-        os.close(fd)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tank_agent.errors import Stalled
 from tank_agent.image.store.layers import LayerRecord, Layers
-from tank_agent.linux.paths import open_without_links
+from tank_agent.linux.paths import Closing, open_without_links
 from tank_agent.linux.trees import try_remove_tree
 
 _IMPLICIT = (0, 0, 0o755, ())
@@ -70,14 +70,11 @@ class _Layer:
 
     def attributes(self, path: bytes) -> Attributes:
         """Return the owner, the mode and the extended attributes of a directory that is there."""
-        descriptor = open_without_links(self.root, path or b".", os.O_RDONLY | os.O_DIRECTORY)
-        try:
+        with Closing(open_without_links(self.root, path or b".", os.O_RDONLY | os.O_DIRECTORY)) as descriptor:
             status = os.fstat(descriptor)
             named = {name: os.getxattr(descriptor, name) for name in os.listxattr(descriptor)}
             named.pop(_OPAQUE, None)
             return status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode), tuple(sorted(named.items()))
-        finally:
-            os.close(descriptor)
 
     def _look(self, path: bytes, above: _Seen) -> _Seen:
         if above in (_Seen.NOTHING, _Seen.HIDDEN):

@@ -20,7 +20,7 @@ from msgspec import Struct
 from tank_agent.errors import Retry, Stalled
 from tank_agent.image.unpack.child import PIPE, LayerRequest
 from tank_agent.linux.channels import enlarge_pipe
-from tank_agent.linux.paths import open_in_root
+from tank_agent.linux.paths import Closing, open_in_root
 from tank_agent.linux.process import ENVIRONMENT, start_helper
 from tank_agent.settings.image import UnpackLimits
 
@@ -165,8 +165,7 @@ class LayerUnpack:
         """
         self._close_feed()
         opaque_root = False
-        root = os.open(self._directory, os.O_PATH | os.O_DIRECTORY)
-        try:
+        with Closing(os.open(self._directory, os.O_PATH | os.O_DIRECTORY)) as root:
             for line in self._report_lines():
                 kind, _, text = line.decode(errors="replace").partition(" ")
                 if kind == "opaque":
@@ -183,8 +182,6 @@ class LayerUnpack:
                     )
                 else:
                     raise Retry(f"cannot unpack: {text or kind}", where=os.fspath(self._directory))
-        finally:
-            os.close(root)
         raise Retry("the unpacking process died", hint="look for out-of-memory kills in the kernel's log")
 
     def close(self) -> None:
@@ -228,11 +225,8 @@ class LayerUnpack:
 
 def _mark_opaque(root: int, path: bytes) -> None:
     """Set what only CAP_SYS_ADMIN may set, and so the child may not (overlayfs.rst)."""
-    opened = open_in_root(root, path or b".", os.O_RDONLY | os.O_DIRECTORY)
-    try:
+    with Closing(open_in_root(root, path or b".", os.O_RDONLY | os.O_DIRECTORY)) as opened:
         os.setxattr(opened, "trusted.overlay.opaque", b"y")
-    finally:
-        os.close(opened)
 
 
 def _library_roots() -> list[str]:

@@ -19,6 +19,7 @@ from msgspec import Struct
 from tank_agent.errors import Retry
 from tank_agent.linux import pidfd
 from tank_agent.linux.fault import point
+from tank_agent.linux.paths import Closing
 from tank_agent.linux.process import CONTAINER_UMASK, ENVIRONMENT, find, not_started
 from tank_agent.runtime.container.crun import Crun, StartFailed, clean_message
 from tank_agent.runtime.run import RunRecord
@@ -67,14 +68,11 @@ def create(
     program = find(program)
     sync = directory / _SYNC
     os.mkfifo(sync, 0o600)
-    reader = os.open(sync, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
+    with Closing(os.open(sync, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)) as reader:
         arguments = _arguments(crun, directory, record, log)
         _spawn([program, *arguments], crun.environment, directory, sync, place)
         point("runtime:conmon-spawned")
         answer = _answer(reader)
-    finally:
-        os.close(reader)
     if answer is not None and answer.data > 0:
         return answer.data
     said = _read_text(directory / _CRUN_LOG) or (answer.message if answer else "")
@@ -207,11 +205,8 @@ def _spawn(
     try:
         process.wait(_DEADLINE)
     except subprocess.TimeoutExpired as error:
-        descriptor = os.pidfd_open(process.pid)
-        try:
+        with Closing(os.pidfd_open(process.pid)) as descriptor:
             pidfd.kill_tree(descriptor)
-        finally:
-            os.close(descriptor)
         process.wait()
         raise Retry(f"conmon did not start within {_DEADLINE:g} s") from error
 

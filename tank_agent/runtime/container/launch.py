@@ -19,6 +19,7 @@ from tank_agent.errors import Stalled
 from tank_agent.image.parameters import Identity, RunParameters, resolve_user
 from tank_agent.linux import paths
 from tank_agent.linux.namespaces import IdRange
+from tank_agent.linux.paths import Closing
 from tank_agent.runtime.container.crun import Crun
 from tank_agent.runtime.container.oci import Device, Process, Sandbox, configuration
 from tank_agent.runtime.limits import limits
@@ -175,8 +176,7 @@ def open_rootfs(path: str, volumes: Volumes) -> Iterator[Path]:
 def _prepare(rootfs: Path, launch: Launch, ids: IdRange | None) -> tuple[Identity, list[Mount]]:
     """Find mounts and user in the root file system, and make the working directory there."""
     parameters = launch.parameters
-    root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with Closing(os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root:
         wanted = _without_links(root, launch.container.mounts)
         identity = resolve_user(root, parameters.user)
         owner = (identity.uid, identity.gid)
@@ -186,8 +186,6 @@ def _prepare(rootfs: Path, launch: Launch, ids: IdRange | None) -> tuple[Identit
                 raise Stalled(f'its user has id {highest}; with userns = "auto" there are only {ids.size}')
             owner = (ids.base + identity.uid, ids.base + identity.gid)
         _make_working_directory(root, parameters.cwd, owner)
-    finally:
-        os.close(root)
     return identity, wanted
 
 
@@ -285,15 +283,9 @@ def _make_directory(root: int, parent: str, name: str, owner: tuple[int, int]) -
     try:
         os.close(paths.open_in_root(root, f"{parent}/{name}", os.O_PATH | os.O_DIRECTORY))
     except FileNotFoundError:
-        directory = paths.open_in_root(root, parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
+        with Closing(paths.open_in_root(root, parent, os.O_RDONLY | os.O_DIRECTORY)) as directory:
             os.mkdir(name, dir_fd=directory)
-            made = paths.open_without_links(directory, name, os.O_RDONLY | os.O_DIRECTORY)
-            try:
+            with Closing(paths.open_without_links(directory, name, os.O_RDONLY | os.O_DIRECTORY)) as made:
                 # Whatever our umask is: every user of the container may go through.
                 os.fchmod(made, 0o755)
                 os.fchown(made, *owner)
-            finally:
-                os.close(made)
-        finally:
-            os.close(directory)

@@ -25,7 +25,7 @@ from tank_agent.linux.fault import point
 from tank_agent.linux.namespaces import (
     in_mount_namespace,
 )
-from tank_agent.linux.paths import open_in_root
+from tank_agent.linux.paths import Closing, open_in_root
 from tank_agent.runtime.container.oci import BindMount
 from tank_agent.runtime.mounts.rootfs import FILES
 from tank_agent.runtime.mounts.volumes import Volumes, depth, innermost
@@ -132,11 +132,8 @@ def _bind_files(scratch: Path, wanted: Sequence[BindMount]) -> list[BindMount]:
     for mount in wanted:
         target = scratch / mount.source.name
         target.touch()
-        source = os.open(mount.source, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
+        with Closing(os.open(mount.source, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)) as source:
             mounts.bind(source, target, read_only=True)
-        finally:
-            os.close(source)
         bound.append(BindMount(source=target, target=mount.target, read_only=True))
     return bound
 
@@ -217,8 +214,7 @@ def _is_mounted(root: int, path: str, inode: Inode | None) -> bool:
 def _attach(root: int, descriptors: int, lost_mount: _Lost) -> None:
     """Mount on what a path leads to, once that is known to be where such a path may lead."""
     for _ in range(_STALE_MAX):
-        found = open_in_root(root, lost_mount.target, os.O_PATH)
-        try:
+        with Closing(open_in_root(root, lost_mount.target, os.O_PATH)) as found:
             place = mount_api.place_of(found)
             if not place.is_root:
                 if place.mount != _allowed(root, lost_mount):
@@ -229,8 +225,6 @@ def _attach(root: int, descriptors: int, lost_mount: _Lost) -> None:
                 break
             # The next must not pile up on it.
             mounts.unmount_descriptor(found, descriptors)
-        finally:
-            os.close(found)
     raise Retry(
         f"cannot mount again at {lost_mount.target}: the container's programs made the path lead elsewhere",
         hint=_NEXT_START,
@@ -242,13 +236,10 @@ def _allowed(root: int, lost_mount: _Lost) -> int | None:
     if lost_mount.below is None:
         return mount_api.place_of(root).mount
     outer, inode = lost_mount.below
-    found = open_in_root(root, outer, os.O_PATH)
-    try:
+    with Closing(open_in_root(root, outer, os.O_PATH)) as found:
         status, place = os.fstat(found), mount_api.place_of(found)
         ours = place.is_root and (status.st_dev, status.st_ino) == inode
         return place.mount if ours else None
-    finally:
-        os.close(found)
 
 
 def _is_stale(found: int, copy: int) -> bool:

@@ -23,6 +23,7 @@ from tank_agent.errors import Retry, Stalled
 from tank_agent.linux import mount_api, mounts, paths
 from tank_agent.linux.fault import point
 from tank_agent.linux.namespaces import IdMapping
+from tank_agent.linux.paths import Closing
 from tank_agent.linux.trees import remove_tree
 from tank_agent.runtime.container.oci import BindMount
 from tank_agent.spec.model import Mount, Volume
@@ -119,11 +120,8 @@ class Volumes:
             Stalled, Retry: as `bind`; one that is gone is not made.
         """
         volume = next(volume for volume in volumes if volume.name == name)
-        source = self._open(pod, volume, None)
-        try:
+        with Closing(self._open(pod, volume, None)) as source:
             status = os.fstat(source)
-        finally:
-            os.close(source)
         return status.st_dev, status.st_ino
 
     def detach(self, bundle: Path) -> None:
@@ -209,11 +207,8 @@ def _nest(inner: BindMount, outer: BindMount, source: int) -> None:
     try:
         if not outer.read_only:
             _make_mount_point(source, relative, is_directory=stat.S_ISDIR(os.fstat(copy).st_mode))
-        top = os.open(outer.source, os.O_PATH | os.O_CLOEXEC)
-        try:
+        with Closing(os.open(outer.source, os.O_PATH | os.O_CLOEXEC)) as top:
             target = paths.open_without_links(top, relative, os.O_PATH)
-        finally:
-            os.close(top)
         try:
             mount_api.attach(copy, target)
         finally:
@@ -264,8 +259,7 @@ def _open_managed(directory: Path, name: str, owner: tuple[int, int] | None) -> 
     try:
         directory.mkdir(mode=0o700, exist_ok=True)
         directory.chmod(0o700)
-        parent = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
+        with Closing(os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)) as parent:
             try:
                 return paths.open_without_links(parent, name, os.O_PATH | os.O_DIRECTORY)
             except FileNotFoundError:
@@ -273,8 +267,6 @@ def _open_managed(directory: Path, name: str, owner: tuple[int, int] | None) -> 
                     raise Retry(f"volume {name}: {directory / name} was removed") from None
                 _make_volume(parent, name, owner)
             return paths.open_without_links(parent, name, os.O_PATH | os.O_DIRECTORY)
-        finally:
-            os.close(parent)
     except OSError as error:
         raise Retry(f"volume {name}: cannot make {directory / name}: {error.strerror}") from error
 

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from tank_agent.errors import Stalled
 from tank_agent.linux import paths
+from tank_agent.linux.paths import Closing
 from tank_agent.runtime.container.oci import CAPABILITIES, capabilities
 from tank_agent.runtime.security import syscalls
 from tank_agent.spec.model import Security
@@ -54,11 +55,8 @@ def profile_of(security: Security, machine: str) -> dict[str, Any] | None:
 def _read(path: str) -> dict[str, Any]:
     where = f"seccomp profile {path}"
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
+        with Closing(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)) as descriptor:
             content = paths.read_regular(descriptor, limit=_PROFILE_LIMIT, name=path)
-        finally:
-            os.close(descriptor)
         decoded = msgspec.json.decode(content, type=_Profile)
     except OSError as error:
         raise Stalled(f"cannot read it: {error.strerror}", where=where) from error

@@ -23,6 +23,7 @@ from tank_agent.errors import Retry
 from tank_agent.linux import trace
 from tank_agent.linux.channels import resize_terminal
 from tank_agent.linux.fault import point
+from tank_agent.linux.paths import Closing
 
 _log = structlog.get_logger()
 _DEADLINE = 10.0
@@ -32,11 +33,8 @@ _DEADLINE = 10.0
 def listening(path: Path) -> Iterator[socket.socket]:
     """Listen at a path, however long it is, for what crun sends."""
     with socket.socket(socket.AF_UNIX) as listener:
-        directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        with Closing(os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as directory:
             listener.bind(f"/proc/self/fd/{directory}/{path.name}")
-        finally:
-            os.close(directory)
         listener.listen(1)
         yield listener
 

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from tank_agent.errors import Stalled
 from tank_agent.linux import atomic, fault
+from tank_agent.linux.paths import Closing
 from tank_agent.linux.trees import remove_tree
 from tank_agent.source.git.access import GitError
 from tank_agent.source.git.objects import ID
@@ -185,11 +186,8 @@ def scratch_directory(below: Path) -> Iterator[tuple[Path, int]]:
     path.mkdir(mode=0o700)
     try:
         fault.point("git:scratch-made")
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
+        with Closing(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)) as fd:
             yield path, fd
-        finally:
-            os.close(fd)
     finally:
         remove_tree(path)
 
