@@ -61,7 +61,7 @@ def _records(containers: Containers, tools: Tools) -> Iterator[RunRecord]:
             continue
         seen.add(record.id)
         yield record
-    for identifier in sorted(tools.root_filesystems.instances() - seen):
+    for identifier in sorted(tools.root_filesystems.runs() - seen):
         record = _read(private(identifier))
         # Of an earlier boot nothing runs.
         if record is not None and tools.cgroups.processes(record.cgroup):
@@ -123,7 +123,7 @@ def _main_process(cgroup: str, cgroups: CgroupHost) -> int | None:
 def _sweep(containers: Containers, tools: Tools, known: set[str], groups: set[str]) -> None:
     """Remove what no run accounts for: our run_dir may have been emptied while containers ran."""
     tools.crun.sweep(at_rest=True)
-    for identifier in tools.crun.instances() - known:
+    for identifier in tools.crun.runs() - known:
         with left_for_later(f"container {identifier}"):
             tools.crun.delete(identifier)
     with left_for_later("control groups"):
@@ -133,10 +133,10 @@ def _sweep(containers: Containers, tools: Tools, known: set[str], groups: set[st
                 _end(pid, path, tools.cgroups)
         if busy:
             tools.cgroups.sweep(groups)
-    for identifier in tools.crun.instances() - known:
+    for identifier in tools.crun.runs() - known:
         with left_for_later(f"what crun knows of {identifier}"):
             tools.crun.forget(identifier)
-    for identifier in tools.root_filesystems.instances() - known:
+    for identifier in tools.root_filesystems.runs() - known:
         with left_for_later(f"the root file system of {identifier}"):
             tools.root_filesystems.remove(identifier)
     with left_for_later(f"mounts below {containers.directory}"):

@@ -80,7 +80,7 @@ def create(
 
 
 def monitors(directory: Path) -> dict[str, int]:
-    """Return the conmon processes of the runs in a directory, by instance id, from their own arguments.
+    """Return the conmon processes of the runs in a directory, by run id, from their own arguments.
 
     Only root's that no container holds: anybody may start a program with these arguments.
     """

@@ -101,7 +101,7 @@ class Crun:
         """Remove what crun knows of a container of which nothing runs, though crun itself cannot."""
         remove_tree(self.root / identifier)
 
-    def instances(self) -> frozenset[str]:
+    def runs(self) -> frozenset[str]:
         """Return every container of which crun keeps a state."""
         # Beside them are its copies of itself and, of newer versions, compiled seccomp filters.
         return frozenset(entry.name for entry in self.root.glob("*") if "." not in entry.name)

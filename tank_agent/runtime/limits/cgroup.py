@@ -2,7 +2,7 @@
 
 A host is `unified` (cgroup v2 at /sys/fs/cgroup), or `split` (v1 controllers, with or without an empty v2
 beside them). Containers are put below one group of ours, so that nothing of ours can be missed when sweeping:
-`<base>/<pod>/<instance>` in every hierarchy.
+`<base>/<pod>/<run>` in every hierarchy.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class CgroupHost(Struct, frozen=True, kw_only=True):
     base: str
     monitors: str | None = None
 
-    def path(self, pod: str, instance: str) -> str:
+    def path(self, pod: str, run: str) -> str:
         """Return a container's group, the way OCI's `cgroupsPath` wants it."""
-        return f"{self.base}/{pod}/{instance}"
+        return f"{self.base}/{pod}/{run}"
 
     def place_monitor(self, pid: int) -> None:
         """Put a container's monitor where it outlives the agent.
@@ -118,7 +118,7 @@ class CgroupHost(Struct, frozen=True, kw_only=True):
         for hierarchy in self.hierarchies:
             base = hierarchy / self.base.lstrip("/")
             for pod in _children(base):
-                found.update(self.path(pod.name, instance.name) for instance in _children(pod))
+                found.update(self.path(pod.name, run.name) for run in _children(pod))
         return frozenset(found)
 
 

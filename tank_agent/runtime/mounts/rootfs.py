@@ -37,7 +37,7 @@ FILES = ("hosts", "hostname", "resolv.conf")
 
 
 class RootFilesystems:
-    """Mounts and removes root file systems; the upper directories lie in `data_dir/overlay/<instance>`.
+    """Mounts and removes root file systems; the upper directories lie in `data_dir/overlay/<run>`.
 
     Their files are deleted from `data_dir/trash`, in the background.
     """
@@ -48,15 +48,13 @@ class RootFilesystems:
         self._overlays.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._trash = Trash(data_dir / "trash")
         _make_skeleton(self._skeleton)
-        _remove_open_skeleton(data_dir / _OPEN_SKELETON, in_use=bool(self.instances()))
+        _remove_open_skeleton(data_dir / _OPEN_SKELETON, in_use=bool(self.runs()))
 
-    def mount(
-        self, instance: str, layers: Sequence[Path], bundle: Path, mapping: IdMapping | None = None
-    ) -> Path:
+    def mount(self, run: str, layers: Sequence[Path], bundle: Path, mapping: IdMapping | None = None) -> Path:
         """Mount a fresh root file system in a bundle and return where it is.
 
         Args:
-            instance: the run's id.
+            run: its id.
             layers: read-only directories, lowest first.
             bundle: the run's directory.
             mapping: whose ids the files have there; None for their own.
@@ -65,7 +63,7 @@ class RootFilesystems:
             Stalled: a layer is missing, or the kernel cannot put it into an overlay, or cannot map its ids.
             Retry: anything else, such as a full disk.
         """
-        private = self._overlays / instance
+        private = self._overlays / run
         target = bundle / MOUNT_POINT
         try:
             for directory in (private, private / "upper", private / "work", target):
@@ -89,26 +87,26 @@ class RootFilesystems:
         mounts.unmount_all(bundle / MOUNT_POINT)
         mounts.unmount_below(bundle / LAYERS)
 
-    def remove(self, instance: str) -> None:
+    def remove(self, run: str) -> None:
         """Remove what a run wrote into its root file system.
 
         Raises:
             Retry: it cannot be moved away.
         """
         try:
-            self._trash.throw(self._overlays / instance)
+            self._trash.throw(self._overlays / run)
         except OSError as error:
-            raise Retry(f"cannot remove {self._overlays / instance}: {error.strerror}") from error
+            raise Retry(f"cannot remove {self._overlays / run}: {error.strerror}") from error
 
     def close(self) -> None:
         """Stop to delete what was removed; the next agent goes on."""
         self._trash.close()
 
-    def private(self, instance: str) -> Path:
+    def private(self, run: str) -> Path:
         """Return the directory of a run's own, which no container sees, and which a lost run_dir leaves."""
-        return self._overlays / instance
+        return self._overlays / run
 
-    def instances(self) -> frozenset[str]:
+    def runs(self) -> frozenset[str]:
         """Return the runs that have an upper directory."""
         return frozenset(entry.name for entry in self._overlays.iterdir())
 
