@@ -100,7 +100,8 @@ def test_what_runs_is_taken_over_and_its_end_seen(runtime: FakeRuntime, adopted:
 def test_what_ended_meanwhile_ended_when_conmon_wrote_it(runtime: FakeRuntime, adopted: _Adoption) -> None:
     identifier, _ = left_by_a_former_agent(runtime, "sh", "-c", "exit 3")
     exit_file = runtime.run / "containers" / identifier / conmon.EXIT
-    wait_for(exit_file.exists, "it ended")
+    monitor = int((exit_file.parent / "conmon.pid").read_text())
+    wait_for(lambda: not _alive(monitor), "it ended, and its monitor")
     os.utime(exit_file, (1234.0, 1234.0))
     (run,) = adopted()
     assert run.state is RunState.EXITED

@@ -172,10 +172,12 @@ def test_a_parent_is_mounted_before_what_is_in_it(bundle: Bundle) -> None:
     assert ["ro" in mount["options"] for mount in bound] == [True, False, False]
 
 
-def test_a_working_directory_is_made_for_its_user(bundle: Bundle) -> None:
-    bundle.config(launch(parameters=parameters(cwd="/srv/app")))
-    status = (bundle.root / "srv" / "app").stat()
-    assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (os.getuid(), 0o755)
+def test_a_working_directory_is_made_for_its_user(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "fchown", lambda _, uid, gid: given.append((uid, gid)))
+    bundle.config(launch(parameters=parameters(cwd="/srv/app", user="7:8")))
+    assert given == [(7, 8), (7, 8)]
+    assert stat.S_IMODE((bundle.root / "srv" / "app").stat().st_mode) == 0o755
 
 
 @pytest.mark.parametrize("target", ["missing", "loop"])

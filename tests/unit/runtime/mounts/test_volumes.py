@@ -48,13 +48,15 @@ def mode(path: Path) -> int:
 
 
 def test_only_root_gets_at_volumes_and_the_user_at_its_own(
-    volumes: Volumes, bundle: Path, tmp_path: Path
+    volumes: Volumes, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (mount,) = volumes.bind("web", [DATA], [Mount(volume="data", path="/data")], bundle, owner=OWN)
+    given: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "chown", lambda _, uid, gid, **__: given.append((uid, gid)))
+    (mount,) = volumes.bind("web", [DATA], [Mount(volume="data", path="/data")], bundle, owner=(7, 8))
     root = tmp_path / "agent" / "volumes"
     assert [mode(root), mode(root / "web"), mode(root / "web" / "data")] == [0o700, 0o700, 0o755]
     status = (root / "web" / "data").stat()
-    assert (status.st_uid, status.st_gid) == OWN
+    assert given == [(7, 8)]
     assert (mount.source, mount.target, mount.read_only) == (bundle / "volumes" / "0", "/data", False)
     assert volumes.managed() == (("web", "data", root / "web" / "data"),)
     assert volumes.inode("web", [DATA], "data") == (status.st_dev, status.st_ino)
