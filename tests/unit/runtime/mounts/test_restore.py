@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from tank_agent.errors import Retry
-from tank_agent.linux import mounts
-from tank_agent.linux.mount_namespaces import Place
+from tank_agent.linux import mount_api, mounts
+from tank_agent.linux.mount_api import Place
 from tank_agent.runtime.container.launch import record_of
 from tank_agent.runtime.container.oci import BindMount
 from tank_agent.runtime.mounts import restore
@@ -102,10 +102,10 @@ def namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Namespace:
             os.close(descriptor)
 
     monkeypatch.setattr(restore, "in_mount_namespace", inside)
-    monkeypatch.setattr(restore, "place_of", made.place_of)
-    monkeypatch.setattr(restore, "attach_mount", made.attach)
-    monkeypatch.setattr(restore, "unmount_descriptor", made.unmount)
-    monkeypatch.setattr(restore, "clone_mount", lambda path: os.open(path, os.O_PATH))
+    monkeypatch.setattr(mount_api, "place_of", made.place_of)
+    monkeypatch.setattr(mount_api, "attach", made.attach)
+    monkeypatch.setattr(mount_api, "clone", lambda path: os.open(path, os.O_PATH))
+    monkeypatch.setattr(mounts, "unmount_descriptor", made.unmount)
     monkeypatch.setattr(mounts, "bind", lambda *_, **__: None)
     return made
 

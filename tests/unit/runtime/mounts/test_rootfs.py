@@ -11,7 +11,7 @@ import pytest
 
 from tank_agent.errors import Retry, Stalled
 from tank_agent.linux import mounts
-from tank_agent.linux.user_namespaces import IdMapping, IdRange
+from tank_agent.linux.namespaces import IdMapping, IdRange
 from tank_agent.runtime.mounts.rootfs import FILES, RootFilesystems
 from tests.support.agent import wait_for
 
