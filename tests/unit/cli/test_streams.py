@@ -4,43 +4,15 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tank_agent.cli.parser import verbs
 from tests.support.fake_service import FakeService, serving
+from tests.unit.cli.test_verbs import POD, PRINTING, TANK
 
-TANK = Path(sys.executable).with_name("tank")
-POD = '[[containers]]\nname = "app"\nimage = "oci:/srv/busybox"\n'
-# Every verb that prints, with arguments with which it does; and how it ends where it can print.
-PRINTING: dict[str, tuple[str, ...]] = {
-    "list": (),
-    "status": (),
-    "get": ("web",),
-    "apply": ("names",),
-    "delete": ("gone",),
-    "wait": ("web",),
-    "events": (),
-    "history": ("web",),
-    "rollback": ("web",),
-    "suspend": (),
-    "resume": (),
-    "plan": (),
-    "image": ("ls",),
-    "volume": ("ls",),
-    "sync": (),
-    "git": ("status",),
-    "validate": ("good.toml",),
-    "schema": (),
-    "doctor": (),
-    "version": (),
-}
-# These need real containers (tests/integration/test_streams.py).
-ELSEWHERE = {"exec", "attach", "logs", "agent"}
 FULL, CLOSED = "/dev/full", "&-"
 LOST = {
     FULL: "tank: cannot write: No space left on device\n",
@@ -73,10 +45,6 @@ def tank(home: Path, redirections: str, *argv: str) -> subprocess.CompletedProce
         env={"PATH": os.environ["PATH"], "TANK_SOCKET": str(home / "tank.sock"), "LC_ALL": "C.UTF-8"},
         cwd=home,
     )
-
-
-def test_every_verb_is_looked_at() -> None:
-    assert PRINTING.keys() | ELSEWHERE == set(verbs())
 
 
 @pytest.mark.parametrize("verb", PRINTING)

@@ -17,9 +17,20 @@ import msgspec
 import pytest
 
 from tank_agent.api.types import GitReport
+from tank_agent.cli.parser import verbs
 from tests.support.fake_service import CHANGES, FakeService, serving, until
 
 TANK = Path(sys.executable).with_name("tank")
+# Every verb that prints, with arguments with which it does; other tests ask each of them, too.
+PRINTING: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("list", "status", "events", "suspend", "resume", "plan", "sync"), ()),
+    **dict.fromkeys(("schema", "doctor", "version"), ()),
+    **dict.fromkeys(("get", "wait", "history", "rollback"), ("web",)),
+    **{"apply": ("names",), "delete": ("gone",), "validate": ("good.toml",), "git": ("status",)},
+    **dict.fromkeys(("image", "volume"), ("ls",)),
+}
+# These need real containers (tests/integration/test_streams.py).
+ELSEWHERE = {"exec", "attach", "logs", "agent"}
 POD = '[[containers]]\nname = "app"\nimage = "oci:/srv/busybox"\n'
 
 
@@ -78,6 +89,10 @@ def as_json(value: object) -> Any:
 
 def rows(text: str) -> list[list[str]]:
     return [line.split() for line in text.splitlines()]
+
+
+def test_every_verb_is_looked_at() -> None:
+    assert PRINTING.keys() | ELSEWHERE == set(verbs())
 
 
 def test_list(tank: Tank, service: FakeService) -> None:
