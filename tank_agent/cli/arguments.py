@@ -1,17 +1,20 @@
-"""What several verbs have in common: the client, `-o`, durations."""
+"""Arguments that several verbs share: the client, `-o`, directories, durations, several names."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from tank_agent.client.client import Client
     from tank_agent.settings.settings import Settings
 
+_Thing = TypeVar("_Thing")
+_Result = TypeVar("_Result")
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 
 
@@ -81,3 +84,24 @@ def whole_number(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return int(text)
+
+
+def for_each(things: Iterable[_Thing], act: Callable[[_Thing], _Result]) -> tuple[list[_Result], int]:
+    """Apply `act` to each distinct thing; return the results and the exit code.
+
+    Errors are printed and the rest goes on, but without an agent it stops.
+    """
+    from tank_agent.cli.output import print_error
+    from tank_agent.errors import AgentUnreachable, TankError
+
+    results = []
+    code = 0
+    for thing in dict.fromkeys(things):
+        try:
+            results.append(act(thing))
+        except AgentUnreachable:
+            raise
+        except TankError as error:
+            print_error(error)
+            code = error.exit_code
+    return results, code

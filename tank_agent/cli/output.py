@@ -8,7 +8,8 @@ import os
 import sys
 import time
 import unicodedata
-from collections.abc import Iterable, Sequence
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Sequence
 from typing import TextIO
 
 from tank_agent.errors import InvalidSpec, TankError
@@ -51,6 +52,20 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
             if header == "PHASE":
                 padded[index] = padded[index].replace(row[index], colored_phase(row[index]), 1)
         print("  ".join(padded).rstrip())
+
+
+def show(arguments: Namespace, value: object, text: Callable[[], object]) -> int:
+    """Print a value as the JSON that was asked for, else call `text` to print it; return 0."""
+    if arguments.output == "json":
+        print_json(value)
+    else:
+        text()
+    return 0
+
+
+def say(text: str) -> None:
+    """Print a line of text from elsewhere, which must not steer the terminal."""
+    print(escape(text))
 
 
 def print_json(value: object) -> None:

@@ -14,7 +14,6 @@ HELP = "run the agent in the foreground; systemd runs this"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
     add_places(parser)
     parser.add_argument(
         "--stop-pods", action="store_true", help="stop every pod when the agent is asked to end"
@@ -25,7 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the verb."""
     from tank_agent.agent import assembly as agent
 
     def load() -> Settings:

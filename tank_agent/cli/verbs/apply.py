@@ -19,7 +19,6 @@ _LOOK = 0.3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
     parser.add_argument("file", metavar="FILE|-")
     parser.add_argument("--wait", action="store_true", help="until every pod runs, or has completed")
     parser.add_argument("--timeout", type=duration, default=60.0, metavar="T", help="of --wait (default 60s)")
@@ -27,7 +26,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the verb."""
     from tank_agent.cli.output import print_json
     from tank_agent.client.client import pod_file_name, read_pod_file
     from tank_agent.spec.printable import escape

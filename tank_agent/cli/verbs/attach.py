@@ -11,7 +11,6 @@ HELP = "take over the terminal of a container"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
     parser.add_argument(
         "name", metavar="NAME[/CONTAINER]", help="without /CONTAINER: the pod's first with a terminal"
     )
@@ -19,7 +18,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the verb."""
     from tank_agent.client.fast import http
     from tank_agent.client.fast.start import attach
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import time
 
-from tank_agent.cli.arguments import add_output, client_of, duration
+from tank_agent.cli.arguments import add_output, client_of, duration, for_each
+from tank_agent.cli.output import say, show
 
 HELP = "remove pods"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
     parser.add_argument("names", nargs="+", metavar="NAME")
     parser.add_argument("--wait", action="store_true", help="until nothing of the pods is left")
     parser.add_argument("--timeout", type=duration, default=60.0, metavar="T", help="of --wait (default 60s)")
@@ -19,25 +19,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the verb."""
     from tank_agent.api.types import DELETED
-    from tank_agent.cli.each import for_each
-    from tank_agent.cli.output import print_json
-    from tank_agent.spec.printable import escape
 
     client = client_of(arguments)
 
-    def delete(name: str) -> dict[str, object]:
-        return {"name": name, "deleted": client.delete(name)}
-
-    results, code = for_each(arguments.names, delete)
-    if arguments.output == "json":
-        print_json(results)
-    else:
+    def text() -> None:
         for result in results:
-            print(f"{escape(str(result['name']))} {'deleted' if result['deleted'] else 'was not there'}")
+            say(f"{result['name']} {'deleted' if result['deleted'] else 'was not there'}")
+
+    results, code = for_each(arguments.names, lambda name: {"name": name, "deleted": client.delete(name)})
+    show(arguments, results, text)
     if arguments.wait:
         deadline = time.monotonic() + arguments.timeout
         for result in results:
-            client.wait(str(result["name"]), DELETED, max(0.0, deadline - time.monotonic()))
+            client.wait(result["name"], DELETED, max(0.0, deadline - time.monotonic()))
     return code

@@ -18,13 +18,11 @@ _COLORS = {"ok": "32", "warn": "33", "fail": "31"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
     add_places(parser)
     add_output(parser, "json")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the verb."""
     checks = [*_examine(arguments), _agent(arguments)]
     if arguments.output == "json":
         print_json(checks)

@@ -16,7 +16,6 @@ TAKES_COMMAND = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
     parser.usage = "%(prog)s NAME[/CONTAINER] [OPTIONS] -- COMMAND..."
     parser.add_argument("name", metavar="NAME[/CONTAINER]", help="without /CONTAINER: the pod's first")
     parser.add_argument("--cwd", metavar="D", help="working directory (default: the container's)")

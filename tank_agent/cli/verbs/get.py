@@ -5,18 +5,17 @@ from __future__ import annotations
 import argparse
 
 from tank_agent.cli.arguments import add_output, client_of
+from tank_agent.cli.output import print_json
 
 HELP = "a pod's spec, as TOML"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
     parser.add_argument("name", metavar="NAME")
     add_output(parser, "json", default="toml")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the verb."""
     from tank_agent.spec.render import render_pod
 
     text = render_pod(client_of(arguments).get(arguments.name).pod)
@@ -24,8 +23,6 @@ def run(arguments: argparse.Namespace) -> int:
         print(text, end="")
         return 0
     import tomllib
-
-    from tank_agent.cli.output import print_json
 
     # The same document, so that both forms use the keys of a pod file.
     print_json(tomllib.loads(text))

@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 
 from tank_agent.cli.arguments import add_output, client_of
+from tank_agent.cli.output import say, show
 
 HELP = "make a repository to push to; how far git is"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
     verbs = parser.add_subparsers(metavar="VERB", dest="git_verb", required=True)
     init = verbs.add_parser("init", help="make a bare repository on this machine to push to")
     init.add_argument("path", metavar="PATH", help="a new or empty directory")
@@ -23,32 +23,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the verb."""
     return _init(arguments) if arguments.git_verb == "init" else _status(arguments)
 
 
 def _init(arguments: argparse.Namespace) -> int:
-    from tank_agent.cli.output import print_json
     from tank_agent.control.offline import init_repository
-    from tank_agent.spec.printable import escape
 
     path = Path(arguments.path).absolute()
     made = init_repository(path, arguments.branch, arguments.owner)
-    if arguments.output == "json":
-        print_json({"path": str(path), "created": made})
-        return 0
-    print(escape(f"{path} {'is ready for pushes' if made else 'is a repository already'}"))
-    print(escape(f'follow it: [git] url = "{path}" in agent.toml, and restart the agent'))
-    return 0
+
+    def text() -> None:
+        say(f"{path} {'is ready for pushes' if made else 'is a repository already'}")
+        say(f'follow it: [git] url = "{path}" in agent.toml, and restart the agent')
+
+    return show(arguments, {"path": str(path), "created": made}, text)
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from tank_agent.cli.output import print_json
     from tank_agent.cli.sources import print_git
 
     git = client_of(arguments).sources().git
-    if arguments.output == "json":
-        print_json(git)
-    else:
-        print_git(git)
+    show(arguments, git, lambda: print_git(git))
     return 1 if git is not None and git.state in ("error", "held") else 0

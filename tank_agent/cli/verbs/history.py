@@ -6,44 +6,29 @@ import argparse
 from typing import TYPE_CHECKING
 
 from tank_agent.cli.arguments import add_output, client_of
+from tank_agent.cli.output import ago, print_table, show
 
 if TYPE_CHECKING:
     from tank_agent.api.types import ListedRevision
 
 HELP = "the past specs of a pod"
+_HEADERS = ("GENERATION", "CHANGED", "OWNER", "REVISION", "WHY", "IMAGES")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
     parser.add_argument("name", metavar="NAME")
     add_output(parser, "json")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the verb."""
-    from tank_agent.cli.output import ago, print_json, print_table
-
     revisions = client_of(arguments).history(arguments.name)
-    if arguments.output == "json":
-        print_json(revisions)
-        return 0
-    rows = [
-        (
-            revision.generation,
-            ago(revision.changed_at),
-            revision.owner,
-            revision.revision[:12] or "-",
-            _why(revision),
-            ", ".join(container.image or container.rootfs or "-" for container in revision.pod.containers),
-        )
-        for revision in revisions
-    ]
-    print_table(("GENERATION", "CHANGED", "OWNER", "REVISION", "WHY", "IMAGES"), rows)
-    return 0
+    return show(arguments, revisions, lambda: print_table(_HEADERS, map(_row, revisions)))
 
 
-def _why(revision: ListedRevision) -> str:
-    """Return the commit's subject and author, and whether somebody went back to it."""
-    said = [f"rollback to {revision.restored}"] if revision.restored is not None else []
-    said += [f"{revision.subject} ({revision.author})"] if revision.author else []
-    return ", ".join(said) or "-"
+def _row(revision: ListedRevision) -> tuple[object, ...]:
+    # The commit's subject and author, and whether somebody went back to it.
+    why = [f"rollback to {revision.restored}"] if revision.restored is not None else []
+    why += [f"{revision.subject} ({revision.author})"] if revision.author else []
+    images = ", ".join(container.image or container.rootfs or "-" for container in revision.pod.containers)
+    changed, name = ago(revision.changed_at), revision.revision[:12] or "-"
+    return revision.generation, changed, revision.owner, name, ", ".join(why) or "-", images

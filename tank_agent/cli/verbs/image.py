@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tank_agent.cli.arguments import add_output, client_of
+from tank_agent.cli.arguments import add_output, client_of, for_each
+from tank_agent.cli.output import ago, megabytes, print_table, say, show
 
 if TYPE_CHECKING:
     from tank_agent.api.types import RemovedImages
@@ -17,7 +18,6 @@ _DIGEST_SHOWN = len("sha256:") + 12
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
     actions = parser.add_subparsers(metavar="ACTION", required=True, dest="action")
     listing = actions.add_parser("ls", help="the images, one line each", allow_abbrev=False)
     add_output(listing, "json")
@@ -34,19 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the verb."""
     actions = {"ls": _list, "pull": _pull, "rm": _remove, "prune": _prune}
     return actions[arguments.action](arguments)
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from tank_agent.cli.output import ago, megabytes, print_json, print_table
-
     images = client_of(arguments).images()
-    if arguments.output == "json":
-        print_json(images)
-        return 0
-    rows = [
+    rows = (
         (
             # One without a name is removed by its digest, so that one is shown whole.
             image.reference or image.digest,
@@ -57,15 +51,13 @@ def _list(arguments: argparse.Namespace) -> int:
             ", ".join(image.pods) or "-",
         )
         for image in images
-    ]
-    print_table(("IMAGE", "DIGEST", "SIZE", "LAYERS", "PULLED", "PODS"), rows)
-    return 0
+    )
+    headers = ("IMAGE", "DIGEST", "SIZE", "LAYERS", "PULLED", "PODS")
+    return show(arguments, images, lambda: print_table(headers, rows))
 
 
 def _pull(arguments: argparse.Namespace) -> int:
-    from tank_agent.cli.output import print_json
     from tank_agent.cli.progress import PullDisplay
-    from tank_agent.spec.printable import escape
 
     client = client_of(arguments)
     pulled = []
@@ -75,36 +67,28 @@ def _pull(arguments: argparse.Namespace) -> int:
         else:
             with PullDisplay() as display:
                 image = client.pull_image(reference, progress=display.show)
-            name = image.reference if "@" in image.reference else f"{image.reference}@{image.digest}"
-            print(escape(name))
-    if arguments.output == "json":
-        print_json(pulled)
-    return 0
+            say(image.reference if "@" in image.reference else f"{image.reference}@{image.digest}")
+    return show(arguments, pulled, lambda: None)
 
 
 def _remove(arguments: argparse.Namespace) -> int:
-    from tank_agent.cli.each import for_each
-
     results, code = for_each(arguments.images, client_of(arguments).remove_image)
-    _print_removed(results, arguments.output)
+    _show_removed(arguments, results)
     return code
 
 
 def _prune(arguments: argparse.Namespace) -> int:
-    _print_removed([client_of(arguments).prune_images()], arguments.output)
-    return 0
+    return _show_removed(arguments, [client_of(arguments).prune_images()])
 
 
-def _print_removed(results: Sequence[RemovedImages], output: str) -> None:
-    from tank_agent.cli.output import megabytes, print_json
-    from tank_agent.spec.printable import escape
-
+def _show_removed(arguments: argparse.Namespace, results: Sequence[RemovedImages]) -> int:
     names = [name for result in results for name in result.removed]
     freed = sum(result.freed for result in results)
-    if output == "json":
-        print_json({"removed": names, "freed": freed})
-        return
-    for name in names:
-        print(f"{escape(name)} removed")
-    if results:
-        print(f"{megabytes(freed)} freed")
+
+    def text() -> None:
+        for name in names:
+            say(f"{name} removed")
+        if results:
+            print(f"{megabytes(freed)} freed")
+
+    return show(arguments, {"removed": names, "freed": freed}, text)

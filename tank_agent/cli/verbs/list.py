@@ -5,26 +5,20 @@ from __future__ import annotations
 import argparse
 
 from tank_agent.cli.arguments import add_output, client_of
+from tank_agent.cli.output import ago, print_table, show
 
 HELP = "the pods, one line each"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
     add_output(parser, "json")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the verb."""
-    from tank_agent.cli.output import ago, print_json, print_table
-
     pods = client_of(arguments).list()
-    if arguments.output == "json":
-        print_json(pods)
-        return 0
-    rows = [
+    rows = (
         (pod.name, len(pod.pod.containers), pod.owner, pod.revision[:12] or "-", ago(pod.changed_at))
         for pod in pods
-    ]
-    print_table(("NAME", "CONTAINERS", "OWNER", "REVISION", "CHANGED"), rows)
-    return 0
+    )
+    headers = ("NAME", "CONTAINERS", "OWNER", "REVISION", "CHANGED")
+    return show(arguments, pods, lambda: print_table(headers, rows))

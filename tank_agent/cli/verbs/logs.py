@@ -18,7 +18,6 @@ HELP = "what a pod's containers printed, and with -f what they print"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
     parser.add_argument("name", metavar="NAME[/CONTAINER]", help="without /CONTAINER: all of the pod's")
     parser.add_argument("-f", "--follow", action="store_true", help="go on, until the pod is over or Ctrl-C")
     parser.add_argument(
@@ -32,7 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the verb."""
     from tank_agent.client.fast import http
     from tank_agent.client.logs import open_logs
 

@@ -30,7 +30,6 @@ _SIGNS = {"create": ("+", "32"), "update": ("~", "33"), "remove": ("-", "31")}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
     parser.add_argument("path", nargs="?", metavar="PATH", help="a pod file, or a directory of them")
     parser.add_argument("--git", metavar="REF", help="a branch, tag or commit of the agent's repository")
     parser.add_argument(
@@ -46,7 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the verb."""
     try:
         report = _ask(arguments)
     except InvalidSpec as error:

@@ -5,26 +5,18 @@ from __future__ import annotations
 import argparse
 
 from tank_agent.cli.arguments import add_output, client_of
+from tank_agent.cli.output import say, show
 
 HELP = "follow files and git again"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
     parser.add_argument("name", nargs="?", metavar="NAME", help="one pod; without it, everything")
     add_output(parser, "json")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the verb."""
-    from tank_agent.cli.output import print_json
-    from tank_agent.spec.printable import escape
-
     sources = client_of(arguments).resume(arguments.name)
-    if arguments.output == "json":
-        print_json(sources)
-    elif arguments.name is not None:
-        print(escape(f"{arguments.name} follows its file again"))
-    else:
-        print("files and git are followed again")
-    return 0
+    one = f"{arguments.name} follows its file again"
+    text = "files and git are followed again" if arguments.name is None else one
+    return show(arguments, sources, lambda: say(text))

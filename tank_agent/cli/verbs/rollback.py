@@ -8,22 +8,19 @@ from __future__ import annotations
 import argparse
 
 from tank_agent.cli.arguments import add_output, client_of
+from tank_agent.cli.output import colored, print_json, say
+from tank_agent.spec.printable import escape
 
 HELP = "give a pod an older spec, and pin it there"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
     parser.add_argument("name", metavar="NAME")
     parser.add_argument("revision", nargs="?", metavar="REV", help="a generation, or a commit")
     add_output(parser, "json")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the verb."""
-    from tank_agent.cli.output import colored, print_json
-    from tank_agent.spec.printable import escape
-
     client = client_of(arguments)
     revision = client.rollback(arguments.name, arguments.revision)
     status = client.status(arguments.name)
@@ -32,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     place = f"generation {revision.generation}" if revision.generation else "a commit that never ran here"
     what = f"{revision.revision[:12] or '-'} {revision.subject}".rstrip()
-    print(escape(f"{arguments.name} goes back to {place}, {what}"))
+    say(f"{arguments.name} goes back to {place}, {what}")
     if status.hold is not None:
         text = f"it is {status.hold.kind} there; `tank resume {arguments.name}` follows its file again"
         print(colored(escape(text), "33"))

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 
+from tank_agent.cli.output import print_json
+
 HELP = "the JSON Schema of a pod file, for editors"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
     parser.add_argument("-o", "--output", choices=("json",), default="json", help="it is always JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the verb."""
-    from tank_agent.cli.output import print_json
     from tank_agent.spec.schema import json_schema
 
     print_json(json_schema())

@@ -16,13 +16,11 @@ HELP = "how the pods are: phase, containers, restarts, last error, next try"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
     parser.add_argument("name", nargs="?", metavar="NAME", help="one pod, with all details")
     add_output(parser, "json")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the verb."""
     client = client_of(arguments)
     if arguments.name is not None:
         pod = client.status(arguments.name)

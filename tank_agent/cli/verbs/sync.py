@@ -19,7 +19,6 @@ _WAIT = 120.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
     parser.add_argument(
         "--wait", action="store_true", help="until all pods are settled; 1 if one is not well"
     )
@@ -37,7 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the verb."""
     from tank_agent.api.types import MAX_SYNC_WAIT
 
     client = client_of(arguments)

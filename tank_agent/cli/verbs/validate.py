@@ -38,7 +38,6 @@ class _Found(Struct, frozen=True, kw_only=True):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
     parser.add_argument(
         "paths", nargs="+", metavar="PATH", help="pod files, or directories with them; - is standard input"
     )
@@ -46,7 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the verb."""
     from tank_agent.cli.output import print_json
     from tank_agent.control.offline import pod_files
     from tank_agent.spec.printable import escape

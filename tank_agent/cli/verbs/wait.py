@@ -6,12 +6,12 @@ import argparse
 
 from tank_agent.api.types import DELETED, PHASES
 from tank_agent.cli.arguments import add_output, client_of, duration
+from tank_agent.cli.output import say, show
 
 HELP = "wait until a pod is in a phase"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what the verb takes."""
     parser.add_argument("name", metavar="NAME")
     parser.add_argument(
         "--for",
@@ -26,13 +26,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the verb."""
-    from tank_agent.cli.output import print_json
-    from tank_agent.spec.printable import escape
-
     found = client_of(arguments).wait(arguments.name, arguments.phase, arguments.timeout)
-    if arguments.output == "json":
-        print_json(found)
-    else:
-        print(escape(f"{found.name} {found.phase}"))
-    return 0
+    return show(arguments, found, lambda: say(f"{found.name} {found.phase}"))
