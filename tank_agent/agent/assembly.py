@@ -1,30 +1,23 @@
-"""The agent: every part made and joined together, in the order in which they need each other."""
+"""Make the parts of an agent, and join them in the order in which they need each other."""
 
 from __future__ import annotations
 
 import os
 import platform
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 
-import msgspec
 import structlog
 from msgspec import Struct
 
-from tank_agent import __version__
-from tank_agent.agent import logging as logs
-from tank_agent.agent import structs
-from tank_agent.agent.lifecycle import SIGNALS, Lifecycle, Running
-from tank_agent.agent.unable import as_trouble, unable
 from tank_agent.api.server import ApiServer
 from tank_agent.control.images import Images
 from tank_agent.control.pods import Service
 from tank_agent.control.sessions import Interactive
 from tank_agent.control.sources import GitOps
-from tank_agent.errors import InvalidSpec, Retry, Stalled, TankError
+from tank_agent.errors import Retry, Stalled, TankError
 from tank_agent.image.store.store import ImageStore
 from tank_agent.intake.events import record_for_pods
 from tank_agent.intake.git import GitFollower
@@ -32,12 +25,10 @@ from tank_agent.intake.loop import SourceLoop
 from tank_agent.intake.seeding import Seeding
 from tank_agent.journal.journal import Journal, owner_is_there
 from tank_agent.journal.lmdb import LmdbStore
-from tank_agent.journal.store import MemoryStore, UnreadableJournal
+from tank_agent.journal.store import UnreadableJournal
 from tank_agent.linux.clock import SystemClock, boot_id
 from tank_agent.linux.locks import LockFile
 from tank_agent.linux.process import version as program_version
-from tank_agent.linux.systemd import Notifier
-from tank_agent.linux.wakeups import CaughtSignals
 from tank_agent.network.host_facts import make_host_facts
 from tank_agent.network.pod_network import PodNetworks
 from tank_agent.reconcile.core.restart import Backoff
@@ -74,99 +65,25 @@ _CLOSED_DATA = (
     "base", "cache", "git", "images", "journal", "logs", "overlay", "skeleton", "trash", "volumes",
 )  # fmt: skip
 _CLOSED_RUN = ("cgroup-view", "containers", "crun", "exec", "netns", "pods")
-# How long to wait before the next try where the machine does not let us work, in seconds.
-_START_AGAIN = 5.0
 
 
-def run(load: Callable[[], Settings], *, stop_pods: bool) -> int:
-    """Run the agent until SIGTERM or SIGINT, and return its exit code.
+class Running(Struct, frozen=True, kw_only=True):
+    """The parts of a running agent that signals concern; `plant_seeds` takes settings and a cause."""
 
-    Containers go on when it ends, unless `stop_pods` is set. `load` reads the settings, now and on SIGHUP.
+    reconciler: Reconciler
+    sources: SourceLoop
+    backoff: Backoff
+    containers: Containers
+    rotation: Rotation
+    plant_seeds: Callable[[Settings, str], None]
 
-    Raises:
-        InvalidSpec: the settings are wrong.
-        Stalled: this machine cannot run containers, or another agent uses one of the directories.
-    """
-    settings = load()
-    _prepare()
-    notifier = Notifier(os.environ)
-    with CaughtSignals(SIGNALS) as signals, ExitStack() as stack:
-        running = _start(settings, signals, notifier, stack, stop_pods=stop_pods)
-        if running is not None:
-            _log.info("agent started", version=__version__, pods_dir=str(settings.pods_dir), pid=os.getpid())
-            Lifecycle(running, settings, load, notifier).serve(signals)
-            _log.info("agent stops", pods="stopping" if stop_pods else "go on")
-    _log.info("agent stopped")
-    return 0
+    def alive(self) -> bool:
+        """Return whether every thread that the agent cannot do without still runs and takes its locks."""
+        self.reconciler.idle()
+        return all(part.alive() for part in (self.reconciler, self.sources, self.containers, self.rotation))
 
 
-def _start(
-    settings: Settings, signals: CaughtSignals, notifier: Notifier, stack: ExitStack, *, stop_pods: bool
-) -> Running | None:
-    """Start all parts as soon as the machine lets us; None if the agent is to end before.
-
-    Meanwhile whoever asks is told what is wrong.
-    """
-    logged = ""
-    while True:
-        try:
-            return stack.enter_context(_running(settings, stop_pods=stop_pods))
-        except (Retry, UnreadableJournal, OSError, MemoryError, RuntimeError) as error:
-            trouble = as_trouble(error)
-        # Once, not at each try: a full disk is not helped by a log that grows for hours.
-        if logged != str(trouble):
-            logged = str(trouble)
-            _log.error("cannot work yet; trying again every few seconds", trouble=logged)
-        server = ApiServer(unable(trouble), settings.run_dir / "tank.sock")
-        with suppress(OSError, RuntimeError, TankError):
-            server.start()
-        notifier.ready(f"cannot work yet: {trouble.message}")
-        number = signals.wait(_START_AGAIN)
-        server.stop()
-        notifier.alive()
-        if number is not None and number != signal.SIGHUP:
-            notifier.stopping()
-            return None
-
-
-def drain(load: Callable[[], Settings], directories: Callable[[], Settings]) -> int:
-    """Take over the pods that a former agent left running, stop them, and return 0 if all of them ended.
-
-    They stay desired: the next agent starts them again. Where `load` finds errors in the settings, which must
-    keep no machine from going down in order, `directories` has to do.
-
-    Raises:
-        Stalled: an agent runs; it must be stopped first.
-    """
-    _prepare()
-    try:
-        settings = load()
-    except InvalidSpec as error:
-        _log.error("the settings have errors; stopping pods with the defaults", error=str(error))
-        settings = directories()
-    known = _last_data_dir(settings.run_dir)
-    if known is not None:
-        # Whatever the settings have become since.
-        settings = msgspec.structs.replace(settings, data_dir=known)
-    with ExitStack() as stack:
-        try:
-            parts = _take_over(settings, stack, spare=Journal(MemoryStore(), clock=SystemClock().wall))
-            parts.reconciler.start()
-        except (OSError, MemoryError, RuntimeError) as error:
-            raise as_trouble(error) from error
-        return 0 if _end_pods(parts) else 1
-
-
-def _prepare() -> None:
-    logs.configure()
-    if os.geteuid() != 0:
-        raise Stalled("the agent must be run as root", hint="sudo tank agent")
-    # What the agent makes is for root, whatever umask it was started with.
-    os.umask(0o077)
-    structs.prepare()
-
-
-class _Parts(Struct, frozen=True, kw_only=True):
+class Parts(Struct, frozen=True, kw_only=True):
     """The loop and what it works with, before anything tells it what to do."""
 
     machine: Machine
@@ -177,13 +94,13 @@ class _Parts(Struct, frozen=True, kw_only=True):
 
 
 @contextmanager
-def _running(settings: Settings, *, stop_pods: bool) -> Iterator[Running]:
+def running(settings: Settings, *, stop_pods: bool) -> Iterator[Running]:
     """Start all parts, and end them in the opposite order."""
     with ExitStack() as stack:
-        parts = _take_over(settings, stack)
+        parts = take_over(settings, stack)
         machine, reconciler = parts.machine, parts.reconciler
         if stop_pods:
-            stack.callback(_end_pods, parts)
+            stack.callback(end_pods, parts)
         apparmor.load_default()
         host = Host(name=platform.node(), labels=settings.labels)
         mending: list[Callable[[], object]] = []
@@ -222,7 +139,7 @@ def _running(settings: Settings, *, stop_pods: bool) -> Iterator[Running]:
         )
 
 
-def _take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = None) -> _Parts:
+def take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = None) -> Parts:
     """Make the loop, and take over what a former agent left; `spare` is for a journal that can't be had."""
     _close_directories(settings.data_dir, settings.run_dir)
     lock = _sole_user(settings.run_dir, settings.data_dir)
@@ -267,7 +184,7 @@ def _take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = 
     networks.adopt(containers.processes())
     _log.info("took over", runs=len(adopted), pods=len(containers.pods()))
     stack.callback(reconciler.close)
-    return _Parts(machine=machine, reconciler=reconciler, tools=tools, store=store, lock=lock)
+    return Parts(machine=machine, reconciler=reconciler, tools=tools, store=store, lock=lock)
 
 
 def _journal(settings: Settings, clock: SystemClock, spare: Journal | None) -> Journal:
@@ -361,7 +278,7 @@ def _sole_user(run_dir: Path, data_dir: Path) -> LockFile:
         ) from None
 
 
-def _last_data_dir(run_dir: Path) -> Path | None:
+def last_data_dir(run_dir: Path) -> Path | None:
     """Return the data_dir of the last agent that used a run_dir; None if there was none since the boot."""
     try:
         noted = Path(os.fsdecode((run_dir / _LOCK).read_bytes()))
@@ -482,7 +399,8 @@ def _seeds(settings: Settings, host: Host) -> SeedSource:
     )
 
 
-def _end_pods(parts: _Parts) -> bool:
+def end_pods(parts: Parts) -> bool:
+    """Stop all pods, and return whether they ended in time."""
     if not parts.reconciler.alive():
         # It never got that far.
         return False

@@ -1,24 +1,36 @@
-"""What systemd and its user ask of a running agent: readiness, watchdog, reload, and the end."""
+"""The agent as a process: started, served to systemd and its user until the end, or drained."""
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from operator import attrgetter
+from typing import NoReturn, cast
 
+import msgspec
 import structlog
-from msgspec import Struct
 
-from tank_agent.errors import TankError
-from tank_agent.intake.loop import SourceLoop
+from tank_agent import __version__
+from tank_agent.agent import assembly
+from tank_agent.agent import logging as logs
+from tank_agent.agent.assembly import Running
+from tank_agent.api.server import ApiServer
+from tank_agent.control.pods import Service
+from tank_agent.errors import InvalidSpec, Retry, Stalled, TankError
+from tank_agent.journal.journal import Journal
+from tank_agent.journal.store import MemoryStore, UnreadableJournal
+from tank_agent.linux.clock import SystemClock
+from tank_agent.linux.shortage import shortage
 from tank_agent.linux.systemd import Notifier
 from tank_agent.linux.wakeups import CaughtSignals
 from tank_agent.reconcile.core.restart import Backoff
-from tank_agent.reconcile.reconciler import Reconciler
-from tank_agent.runtime.container.containers import Containers
-from tank_agent.runtime.session.log_rotation import Rotation
 from tank_agent.settings.settings import Settings
 
+# How long to wait before the next try where the machine does not let us work, in seconds.
+_START_AGAIN = 5.0
+_HINT = "pods go on as they are; the agent tries again every few seconds"
 _log = structlog.get_logger()
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # How often `systemctl status` gets fresh figures, in seconds.
@@ -30,20 +42,94 @@ _FOR_RESTART_BELOW = ("reconcile.workers",)
 _NAMES = {"image": "image or registry"}
 
 
-class Running(Struct, frozen=True, kw_only=True):
-    """The parts of a running agent that signals concern; `plant_seeds` takes settings and a cause."""
+def run(load: Callable[[], Settings], *, stop_pods: bool) -> int:
+    """Run the agent until SIGTERM or SIGINT, and return its exit code.
 
-    reconciler: Reconciler
-    sources: SourceLoop
-    backoff: Backoff
-    containers: Containers
-    rotation: Rotation
-    plant_seeds: Callable[[Settings, str], None]
+    Containers go on when it ends, unless `stop_pods` is set. `load` reads the settings, now and on SIGHUP.
 
-    def alive(self) -> bool:
-        """Return whether every thread that the agent cannot do without still runs and takes its locks."""
-        self.reconciler.idle()
-        return all(part.alive() for part in (self.reconciler, self.sources, self.containers, self.rotation))
+    Raises:
+        InvalidSpec: the settings are wrong.
+        Stalled: this machine cannot run containers, or another agent uses one of the directories.
+    """
+    settings = load()
+    _prepare()
+    notifier = Notifier(os.environ)
+    with CaughtSignals(SIGNALS) as signals, ExitStack() as stack:
+        running = _start(settings, signals, notifier, stack, stop_pods=stop_pods)
+        if running is not None:
+            _log.info("agent started", version=__version__, pods_dir=str(settings.pods_dir), pid=os.getpid())
+            Lifecycle(running, settings, load, notifier).serve(signals)
+            _log.info("agent stops", pods="stopping" if stop_pods else "go on")
+    _log.info("agent stopped")
+    return 0
+
+
+def _start(
+    settings: Settings, signals: CaughtSignals, notifier: Notifier, stack: ExitStack, *, stop_pods: bool
+) -> Running | None:
+    """Start all parts as soon as the machine lets us; None if the agent is to end before.
+
+    Meanwhile whoever asks is told what is wrong.
+    """
+    logged = ""
+    while True:
+        try:
+            return stack.enter_context(assembly.running(settings, stop_pods=stop_pods))
+        except (Retry, UnreadableJournal, OSError, MemoryError, RuntimeError) as error:
+            trouble = as_trouble(error)
+        # Once, not at each try: a full disk is not helped by a log that grows for hours.
+        if logged != str(trouble):
+            logged = str(trouble)
+            _log.error("cannot work yet; trying again every few seconds", trouble=logged)
+        server = ApiServer(unable(trouble), settings.run_dir / "tank.sock")
+        with suppress(OSError, RuntimeError, TankError):
+            server.start()
+        notifier.ready(f"cannot work yet: {trouble.message}")
+        number = signals.wait(_START_AGAIN)
+        server.stop()
+        notifier.alive()
+        if number is not None and number != signal.SIGHUP:
+            notifier.stopping()
+            return None
+
+
+def drain(load: Callable[[], Settings], directories: Callable[[], Settings]) -> int:
+    """Take over the pods that a former agent left running, stop them, and return 0 if all of them ended.
+
+    They stay desired: the next agent starts them again. Where `load` finds errors in the settings, which must
+    keep no machine from going down in order, `directories` has to do.
+
+    Raises:
+        Stalled: an agent runs; it must be stopped first.
+    """
+    _prepare()
+    try:
+        settings = load()
+    except InvalidSpec as error:
+        _log.error("the settings have errors; stopping pods with the defaults", error=str(error))
+        settings = directories()
+    known = assembly.last_data_dir(settings.run_dir)
+    if known is not None:
+        # Whatever the settings have become since.
+        settings = msgspec.structs.replace(settings, data_dir=known)
+    with ExitStack() as stack:
+        try:
+            parts = assembly.take_over(
+                settings, stack, spare=Journal(MemoryStore(), clock=SystemClock().wall)
+            )
+            parts.reconciler.start()
+        except (OSError, MemoryError, RuntimeError) as error:
+            raise as_trouble(error) from error
+        return 0 if assembly.end_pods(parts) else 1
+
+
+def _prepare() -> None:
+    logs.configure()
+    if os.geteuid() != 0:
+        raise Stalled("the agent must be run as root", hint="sudo tank agent")
+    # What the agent makes is for root, whatever umask it was started with.
+    os.umask(0o077)
+    prepare_structs()
 
 
 class Lifecycle:
@@ -119,3 +205,50 @@ def needs_restart(former: Settings, wanted: Settings) -> tuple[str, ...]:
         key for key in (*keys, *_FOR_RESTART_BELOW) if attrgetter(key)(former) != attrgetter(key)(wanted)
     ]
     return tuple(_NAMES.get(key, key) for key in changed)
+
+
+def prepare_structs() -> None:
+    """Build what msgspec knows of every struct of ours that is defined by now, before threads need it.
+
+    msgspec does so when a struct is first read, in Python code that gives other threads their turn; another
+    first reader then finds half of it, and the process crashes (SIGSEGV, seen with 0.22).
+    """
+    for kind in set(_below(msgspec.Struct)):
+        if kind.__module__.startswith("tank_agent."):
+            msgspec.json.Decoder(kind)
+
+
+def _below(kind: type[msgspec.Struct]) -> Iterator[type[msgspec.Struct]]:
+    for derived in kind.__subclasses__():
+        yield derived
+        yield from _below(derived)
+
+
+def as_trouble(error: Exception) -> TankError:
+    """Return an error of the machine, met while the agent was starting, as one for people.
+
+    Raises:
+        Exception: the error itself, if it is a bug.
+    """
+    if isinstance(error, TankError):
+        return error
+    if isinstance(error, OSError):
+        where = os.fsdecode(error.filename) if error.filename else None
+        return Retry(f"cannot start: {error.strerror or error}", where=where, hint=_HINT)
+    if shortage(error) is not None:
+        limits = "give it more memory, address space or threads (ulimit -a, LimitAS=, TasksMax=)"
+        return Retry("cannot start: the machine, or a limit of the agent, is too small", hint=limits)
+    raise error
+
+
+def unable(trouble: TankError) -> Service:
+    """Return a service of which every question is answered with this error."""
+    return cast(Service, _Unable(trouble))
+
+
+class _Unable:
+    def __init__(self, trouble: TankError) -> None:
+        self._trouble = trouble
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise self._trouble

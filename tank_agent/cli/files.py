@@ -1,29 +1,56 @@
-"""Which files of a directory are pod files: the same rule as the agent's."""
+"""The pod files that a user names: which files of a directory, by the agent's rules, and their texts."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-from tank_agent.errors import TankError
-from tank_agent.spec.document import is_pod_file_name
+from tank_agent.errors import Problem, TankError
+from tank_agent.linux.given_files import read_given
+from tank_agent.spec.document import TEXT_MAX, is_pod_file_name
 
 
-def pod_files(path: Path) -> Sequence[Path]:
-    """Return the pod files of a directory by name, or the file itself.
+def pod_files(path: Path, *, below: bool) -> Iterator[Path]:
+    """Yield the pod files of a directory by name, or the file itself; with `below`, as in a repository.
 
     Raises:
-        TankError: the directory can't be read, or something in it can't be a pod file.
+        TankError: a directory can't be read.
     """
     if not path.is_dir():
-        return [path]
-    try:
-        found = sorted(file for file in path.iterdir() if is_pod_file_name(file.name))
-    except OSError as error:
-        raise TankError(f"cannot read: {error.strerror}", where=os.fspath(path)) from error
-    for file in found:
-        # Opening a fifo would wait for ever.
-        if not file.is_file():
-            raise TankError("is not a regular file, so it can't be a pod file", where=os.fspath(file))
-    return found
+        yield path
+        return
+    for directory, directories, names in os.walk(path, onerror=_cannot_read):
+        # In pods_dir, a directory of such a name is a mistake.
+        found = sorted(names if below else [*names, *directories])
+        directories[:] = sorted(name for name in directories if below and not name.startswith("."))
+        yield from (Path(directory, name) for name in found if is_pod_file_name(name))
+
+
+def what_is_odd(file: Path) -> str | None:
+    """Return why what was found can't be a pod file, and must not be opened; None if it can."""
+    if file.is_file() or (file.is_symlink() and not file.exists()):
+        return None
+    return "is not a regular file; put the pod's text in a file of this name"
+
+
+def read_tree(path: Path) -> dict[str, bytes | Problem]:
+    """Return the pod files at and below a directory as a repository has them, by their names from its top.
+
+    Raises:
+        TankError: a directory or a file can't be read.
+    """
+    tree: dict[str, bytes | Problem] = {}
+    for file in pod_files(path, below=True):
+        given = file == path
+        name = file.name if given else os.fspath(file.relative_to(path))
+        odd = None if given else what_is_odd(file)
+        if odd is None and file.is_symlink() and not given:
+            odd = "is a symbolic link, which is never followed in a repository"
+        # One byte more than a pod file may have makes the parser say that it is too large.
+        tree[name] = read_given(file, TEXT_MAX) if odd is None else Problem(name, 0, "", odd)
+    return tree
+
+
+def _cannot_read(error: OSError) -> None:
+    raise TankError(f"cannot read: {error.strerror}", where=error.filename) from error

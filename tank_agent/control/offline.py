@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from tank_agent.api.types import PlannedPod, PlanReport
-from tank_agent.errors import Problem, Stalled, TankError
+from tank_agent.errors import Problem, Stalled
 from tank_agent.journal import ownership
 from tank_agent.journal.ownership import Known
 from tank_agent.journal.records import DesiredPod
-from tank_agent.linux.given_files import read_given
 from tank_agent.reconcile.changes import changes
-from tank_agent.source.files import PodFile, parse_bytes, parser_for
+from tank_agent.source.files import parse_bytes, parser_for
 from tank_agent.source.git.repository import init_bare
 from tank_agent.source.snapshot import Declared, Snapshot
-from tank_agent.spec.document import TEXT_MAX, is_pod_file_name
 from tank_agent.spec.selectors import EVERYWHERE, Host
+
+# Pod files by their names from the top of a tree, or why one is none.
+Files = Mapping[str, bytes | Problem]
 
 
 class _Tree(Struct, frozen=True):
@@ -32,19 +33,15 @@ class _Tree(Struct, frozen=True):
     selective: frozenset[str]
 
 
-def plan_trees(path: Path, against: Path | None, host: Host | None) -> PlanReport:
-    """Return what would change on a machine that follows `against` (None: nothing) and gets `path` instead.
+def plan_trees(path: Path, files: Files, against: Files | None, host: Host | None) -> PlanReport:
+    """Return what would change on a machine that follows `against` (None: nothing) and gets `files` instead.
 
-    Files are found as in a repository: at and below a directory, without links and dotfiles. With a host,
-    pods whose selectors do not match it are left out.
-
-    Raises:
-        TankError: a directory or a file cannot be read.
+    Findings name files as below `path`. With a host, pods whose selectors do not match it are left out.
     """
-    tree = _read_tree(path, host)
+    tree = _parsed(files, host)
     before: Mapping[str, DesiredPod] = {}
     if against is not None:
-        old = ownership.merge(Known(), _read_tree(against, host).snapshot, 0.0)
+        old = ownership.merge(Known(), _parsed(against, host).snapshot, 0.0)
         before = {pod.name: pod for pod in old.changed}
     known = Known(desired=before, generations={name: pod.generation for name, pod in before.items()})
     merged = ownership.merge(known, tree.snapshot, 0.0)
@@ -90,22 +87,10 @@ def _named(problem: Problem, path: Path) -> Problem:
     return replace(problem, file=os.fspath(path / problem.file) if path.is_dir() else os.fspath(path))
 
 
-def _read_tree(path: Path, host: Host | None) -> _Tree:
+def _parsed(tree: Files, host: Host | None) -> _Tree:
     parse = parse_bytes if host is None else parser_for(host)
-    files: list[PodFile] = []
-    problems: list[Problem] = []
-    for file in pod_files(path):
-        name = os.fspath(file.relative_to(path)) if file != path else file.name
-        odd = what_is_odd(file) if file != path else None
-        if odd is not None:
-            problems.append(Problem(name, 0, "", odd))
-        elif file.is_symlink() and file != path:
-            problems.append(
-                Problem(name, 0, "", "is a symbolic link, which is never followed in a repository")
-            )
-        else:
-            # One byte more than a pod file may have makes the parser say that it is too large.
-            files.append(parse(read_given(file, TEXT_MAX), name))
+    files = [parse(found, name) for name, found in tree.items() if isinstance(found, bytes)]
+    problems = [found for found in tree.values() if isinstance(found, Problem)]
     pods = [
         Declared(
             pod=found.pod, owner=f"git:{file.file}", revision=file.revision, file=file.file, line=found.line
@@ -129,28 +114,3 @@ def _read_tree(path: Path, host: Host | None) -> _Tree:
             if host is None and found.selector != EVERYWHERE
         ),
     )
-
-
-def pod_files(path: Path) -> Iterator[Path]:
-    """Yield the pod files at and below a directory as in a repository, or the file itself.
-
-    Raises:
-        TankError: a directory can't be read.
-    """
-    if not path.is_dir():
-        yield path
-        return
-    for directory, below, names in os.walk(path, onerror=_cannot_read):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        yield from (Path(directory, name) for name in sorted(names) if is_pod_file_name(name))
-
-
-def what_is_odd(file: Path) -> str | None:
-    """Return why what was found can't be a pod file, and must not be opened; None if it can."""
-    if file.is_file() or (file.is_symlink() and not file.exists()):
-        return None
-    return "is not a regular file; put the pod's text in a file of this name"
-
-
-def _cannot_read(error: OSError) -> None:
-    raise TankError(f"cannot read: {error.strerror}", where=error.filename) from error

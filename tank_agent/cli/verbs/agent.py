@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from tank_agent.agent import assembly as agent
+    from tank_agent.agent import lifecycle as agent
 
     def load() -> Settings:
         return load_places(arguments)

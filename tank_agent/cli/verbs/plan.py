@@ -89,13 +89,15 @@ def _ask(arguments: argparse.Namespace) -> PlanReport:
 
 
 def _plan_alone(arguments: argparse.Namespace) -> PlanReport:
+    from tank_agent.cli.files import read_tree
     from tank_agent.control.offline import plan_trees
     from tank_agent.spec.selectors import Host
 
     host = None
     if arguments.host is not None or arguments.label:
         host = Host(name=arguments.host or "", labels=dict(arguments.label))
-    return plan_trees(Path(arguments.path), arguments.against, host)
+    path, against = Path(arguments.path), arguments.against
+    return plan_trees(path, read_tree(path), None if against is None else read_tree(against), host)
 
 
 def _plan_of(client: Client, path: Path) -> PlanReport:
@@ -106,12 +108,15 @@ def _plan_of(client: Client, path: Path) -> PlanReport:
         InvalidSpec: one is not UTF-8.
     """
     from tank_agent.api.wire import decode_text
-    from tank_agent.cli.files import pod_files
+    from tank_agent.cli.files import pod_files, what_is_odd
     from tank_agent.client.client import read_pod_file
 
     pods_dir = Path(client.info().pods_dir)
     # A pod's owner is its file, so a checkout elsewhere has to be asked about under the names in pods_dir.
-    named = {os.fspath(pods_dir / file.name): file for file in pod_files(path)}
+    named = {os.fspath(pods_dir / file.name): file for file in pod_files(path, below=False)}
+    for file in named.values():
+        if file != path and what_is_odd(file) is not None:
+            raise TankError("is not a regular file, so it can't be a pod file", where=os.fspath(file))
     report = client.plan(
         {name: decode_text(read_pod_file(file), os.fspath(file)) for name, file in named.items()}
     )

@@ -45,13 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from tank_agent.cli.files import pod_files
     from tank_agent.cli.output import print_json
-    from tank_agent.control.offline import pod_files
     from tank_agent.spec.printable import escape
 
     found: list[_Found] = []
     for path in map(Path, arguments.paths):
-        files = [_look(file, given=file == path) for file in pod_files(path)]
+        files = [_look(file, given=file == path) for file in pod_files(path, below=True)]
         if not files:
             print(escape(f"tank: {path}: no pod files here (*.toml)"), file=sys.stderr)
         found += files
@@ -69,8 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _look(path: Path, *, given: bool) -> _Found:
     """Check one file; `given` is what the user named, and not found in a directory."""
     from tank_agent.api.wire import decode_text
+    from tank_agent.cli.files import what_is_odd
     from tank_agent.client.client import pod_file_name, read_pod_file
-    from tank_agent.control.offline import what_is_odd
     from tank_agent.spec.parse import parse_pod_file
     from tank_agent.spec.selectors import EVERYWHERE
 
