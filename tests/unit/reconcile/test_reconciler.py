@@ -1,508 +1,128 @@
-"""The threads around the plan: failures are retried and told, pulls are shared, sources are looked at."""
+"""One pod that cannot be worked on harms no other, in a worker, in a resync and beside them."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable
-from functools import partial
-from pathlib import Path
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, cast
 
-from tank_agent.control.sources import GitOps
-from tank_agent.errors import Problem, Retry, Stalled
-from tank_agent.image.config import Image, Progress
-from tank_agent.intake.events import record_for_pods
-from tank_agent.intake.loop import SourceLoop
-from tank_agent.intake.seeding import Seeding
+import pytest
+
+from tank_agent.errors import Retry
 from tank_agent.journal.journal import Journal
-from tank_agent.journal.records import NewEvent, PodStatus
 from tank_agent.journal.store import MemoryStore
-from tank_agent.journal.transitions import Applied
 from tank_agent.linux.clock import SystemClock
-from tank_agent.reconcile.core.observed import ImageState
 from tank_agent.reconcile.core.restart import Backoff
-from tank_agent.reconcile.pulls import Need, Pulls
-from tank_agent.source.seed import SeedSource
-from tank_agent.source.snapshot import Declared, Snapshot
-from tank_agent.spec.model import Container, Pod, PullPolicy
-from tank_agent.spec.selectors import Host
-from tests.support.counting import assert_linear, operations
+from tank_agent.reconcile.reconciler import Reconciler
+from tank_agent.reconcile.steps import Machine, Work
+from tank_agent.spec.model import Container, Pod
 
 DEADLINE = 10.0
 
 
-class Store:
-    """An image store whose pulls the test lets go on, or fail."""
-
-    def __init__(self) -> None:
-        self.images: dict[str, Image] = {}
-        self.go_on = threading.Event()
-        self.began = threading.Event()
-        self.error: Exception | None = None
-        self.pulls = 0
-        self.policies: list[str | None] = []
-        self.digest = "sha256:" + "0" * 64
-        self.cancelled = False
-
-    def cached(self, reference: str) -> Image | None:
-        return self.images.get(reference)
-
-    def pull(
-        self,
-        reference: str,
-        *,
-        policy: str | None = None,
-        progress: Callable[[Progress], None] = lambda _: None,
-        cancelled: Callable[[], bool] = lambda: False,
-    ) -> Image:
-        self.pulls += 1
-        self.policies.append(policy)
-        progress(Progress(done=3, total=10))
-        self.began.set()
-        while not self.go_on.wait(0.01):
-            if cancelled():
-                self.cancelled = True
-                raise Retry("cancelled")
-        if self.error is not None:
-            raise self.error
-        image = Image(reference=reference, digest=self.digest, layers=(Path("/layer"),))
-        self.images[reference] = image
-        return image
+def pod(name: str) -> Pod:
+    return Pod(name=name, containers=(Container(name="app", rootfs="/r", command=("/x",)),))
 
 
-class Woken:
-    """Collects the pods that were woken, and what they were told before."""
+def until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+class Nothing:
+    """Containers, networks and pulls of a machine on which nothing runs; looking at one pod fails."""
+
+    def __init__(self, trouble: Exception) -> None:
+        self.trouble = trouble
+        self.bad: str | None = "bad"
+
+    def runs(self, pod: str) -> tuple[()]:
+        if pod == self.bad:
+            raise self.trouble
+        return ()
+
+    def state(self, pod: str) -> str:
+        return "absent"
+
+    def pods(self) -> frozenset[str]:
+        return frozenset()
+
+    def check(self, *_: object) -> frozenset[str]:
+        return frozenset()
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: None
+
+
+class Did:
+    """Steps that remember for which pods they were asked, and then have to wait."""
 
     def __init__(self) -> None:
         self.pods: set[str] = set()
-        self.news: dict[str, list[NewEvent]] = {}
-        self._changed = threading.Condition()
 
-    def __call__(self, pod: str, cause: str) -> None:
-        with self._changed:
-            self.pods.add(pod)
-            self._changed.notify_all()
-
-    def tell(self, pods: Collection[str], news: NewEvent) -> None:
-        for pod in pods:
-            self.news.setdefault(pod, []).append(news)
-
-    def told(self, pod: str) -> list[str]:
-        """Return the types of what a pod was told since the last call."""
-        return [news.type for news in self.news.pop(pod, ())]
-
-    def messages(self, pod: str) -> list[str]:
-        """Return what a pod was told since the last call."""
-        return [news.message for news in self.news.pop(pod, ())]
-
-    def wait(self, pods: set[str]) -> None:
-        with self._changed:
-            assert self._changed.wait_for(lambda: self.pods >= pods, DEADLINE), self.pods
+    def do(self, action: object, work: Work) -> None:
+        self.pods.add(work.name)
+        raise Retry("later")
 
 
-def make_pulls(store: Store, woken: Woken) -> Pulls:
-    pulls = Pulls(store, SystemClock(), Backoff(base=20, cap=300), woken, report=woken.tell)
-    assert pulls.wait(DEADLINE)
-    return pulls
-
-
-def need(pod: str, container: str = "c", policy: PullPolicy = "missing", reference: str = "image") -> Need:
-    return Need(pod=pod, container=container, reference=reference, policy=policy)
-
-
-def test_two_pods_share_one_pull_and_both_are_woken() -> None:
-    store, woken = Store(), Woken()
-    pulls = make_pulls(store, woken)
-    assert pulls.observe(need("a")).state is ImageState.ABSENT
-    assert pulls.pull(need("a"))
-    assert store.began.wait(DEADLINE)
-    assert not pulls.pull(need("c"))
-    pulls.want("b", {need("b")})
-    seen = pulls.observe(need("b"))
-    assert (seen.state, seen.progress) == (ImageState.PULLING, Progress(done=3, total=10))
-    store.go_on.set()
-    woken.wait({"a", "b", "c"})
-    assert pulls.observe(need("a")).state is ImageState.READY
-    assert store.pulls == 1
-    (news,) = woken.news["a"]
-    assert (woken.told("a"), woken.told("b")) == (["pulled"], ["pulled"])
-    assert news.message.startswith(f"pulled image@{store.digest}: ")
-    pulls.close()
-
-
-def test_a_failed_pull_waits_longer_each_time_and_is_told_once() -> None:
-    store, woken = Store(), Woken()
-    store.go_on.set()
-    store.error = Stalled("no such image")
-    pulls = make_pulls(store, woken)
-    waits, begun, news = [], [], []
-    for _ in range(3):
-        woken.pods.clear()
-        begun.append(pulls.pull(need("a")))
-        woken.wait({"a"})
-        failed = pulls.observe(need("a"))
-        assert (failed.state, failed.error) == (ImageState.FAILED, "no such image")
-        assert failed.retry_at is not None
-        waits.append(round((failed.retry_at - SystemClock().monotonic()) / 20))
-        news += woken.told("a")
-    assert waits == [1, 2, 4]
-    assert (begun, news) == ([True, False, False], ["pull-failed"])
-    store.error = Stalled("not allowed")
-    woken.pods.clear()
-    pulls.pull(need("a"))
-    woken.wait({"a"})
-    assert woken.messages("a") == ["not allowed"]
-    store.error = None
-    woken.pods.clear()
-    pulls.pull(need("a"))
-    woken.wait({"a"})
-    assert pulls.observe(need("a")).state is ImageState.READY
-    assert woken.told("a") == ["pulled"]
-    pulls.close()
-
-
-def test_a_failure_is_forgotten_when_somebody_else_pulled_or_nobody_needs_it() -> None:
-    store, woken = Store(), Woken()
-    store.go_on.set()
-    store.error = Stalled("no such image")
-    pulls = make_pulls(store, woken)
-
-    def fail(*pods: str) -> None:
-        woken.pods.clear()
-        for pod in pods:
-            pulls.pull(need(pod))
-            woken.wait({pod})
-        assert pulls.observe(need("a")).state is ImageState.FAILED
-
-    fail("a")
-    pulls.pulled("image")
-    assert pulls.observe(need("a")).state is ImageState.ABSENT
-    fail("a")
-    pulls.want("b", {need("b")})
-    pulls.want("a", ())
-    assert pulls.observe(need("b")).state is ImageState.FAILED
-    pulls.want("b", ())
-    assert pulls.observe(need("b")).state is ImageState.ABSENT
-    pulls.close()
-
-
-def test_no_registry_is_asked_in_a_tight_loop_whatever_the_backoff() -> None:
-    store, woken = Store(), Woken()
-    store.go_on.set()
-    store.error = Retry("no route")
-    pulls = Pulls(store, SystemClock(), Backoff(base=0, cap=0), woken)
-    assert pulls.wait(DEADLINE)
-    pulls.pull(need("a"))
-    woken.wait({"a"})
-    failed = pulls.observe(need("a"))
-    assert failed.retry_at is not None
-    assert failed.retry_at > SystemClock().monotonic() + 0.5
-    pulls.close()
-
-
-def test_a_pull_that_nobody_waits_for_is_cancelled() -> None:
-    store, woken = Store(), Woken()
-    pulls = make_pulls(store, woken)
-    pulls.pull(need("a"))
-    assert store.began.wait(DEADLINE)
-    pulls.want("b", {need("b")})
-    pulls.want("a", ())
-    pulls.want("b", {need("b")})
-    assert not store.cancelled
-    pulls.want("b", {need("b", reference="other")})
-    pulls.close()
-    assert store.cancelled
-    assert woken.pods == set()
-
-
-def test_always_asks_before_each_start_and_a_pull_serves_one_start_of_each_container() -> None:
-    store, woken = Store(), Woken()
-    store.go_on.set()
-    pulls = make_pulls(store, woken)
-    one, two = need("a", "one", "always"), need("a", "two", "always")
-    for round_ in range(1, 3):
-        woken.pods.clear()
-        assert [pulls.observe(found).state for found in (one, two)] == [ImageState.ABSENT] * 2
-        store.go_on.clear()
-        assert pulls.pull(one) == (round_ == 1)
-        assert not pulls.pull(two)
-        store.go_on.set()
-        woken.wait({"a"})
-        assert [pulls.observe(found).state for found in (one, two)] == [ImageState.READY] * 2
-        assert pulls.get(one) is not None
-        assert [pulls.observe(found).state for found in (one, two)] == [ImageState.ABSENT, ImageState.READY]
-        assert pulls.get(two) is not None
-    assert store.policies == ["always", "always"]
-    # The image is the same one: only the first time is it news.
-    assert woken.told("a") == ["pulled"]
-    store.digest = "sha256:" + "1" * 64
-    woken.pods.clear()
-    assert not pulls.pull(one)
-    woken.wait({"a"})
-    assert [message[:20] for message in woken.messages("a")] == ["pulled image@sha256:"]
-    pulls.close()
-
-
-def test_one_policy_does_not_wait_for_the_other() -> None:
-    store, woken = Store(), Woken()
-    store.images["image"] = Image(reference="image", digest=store.digest, layers=())
-    pulls = make_pulls(store, woken)
-    pulls.pull(need("a", policy="always"))
-    assert store.began.wait(DEADLINE)
-    assert pulls.observe(need("a", policy="always")).state is ImageState.PULLING
-    assert pulls.observe(need("b")).state is ImageState.READY
-    assert pulls.observe(need("c", policy="never")).state is ImageState.READY
-    store.go_on.set()
-    pulls.close()
-
-
-def test_that_nobody_is_asked_is_no_pull_to_tell_of() -> None:
-    store, woken = Store(), Woken()
-    store.go_on.set()
-    store.error = Stalled("not here", hint="pull it")
-    pulls = make_pulls(store, woken)
-    assert not pulls.pull(need("a", policy="never"))
-    woken.wait({"a"})
-    assert woken.messages("a") == ["not here; pull it"]
-    pulls.close()
-
-
-def test_an_image_that_went_away_is_pulled_again() -> None:
-    store, woken = Store(), Woken()
-    store.images["image"] = Image(reference="image", digest=store.digest, layers=())
-    pulls = make_pulls(store, woken)
-    assert pulls.observe(need("a")).state is ImageState.READY
-    del store.images["image"]
-    assert pulls.get(need("a")) is None
-    assert pulls.observe(need("a")).state is ImageState.ABSENT
-    pulls.close()
-
-
-def test_nothing_starts_before_the_store_is_clean() -> None:
-    store, woken, swept = Store(), Woken(), threading.Event()
-    store.images["image"] = Image(reference="image", digest=store.digest, layers=())
-
-    def prepare() -> None:
-        swept.wait(DEADLINE)
-        raise OSError("the disk is in trouble, which must not keep the pods down")
-
-    pulls = Pulls(store, SystemClock(), Backoff(), woken, prepare=prepare)
-    pulls.want("a", {need("a")})
-    assert pulls.observe(need("a")).state is ImageState.PULLING
-    swept.set()
-    woken.wait({"a"})
-    assert pulls.observe(need("a")).state is ImageState.READY
-    pulls.close()
-
-
-class StalledStore(Store):
-    """A store in which one registry stalls, and all others answer at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.given_up = 0
-        self.error = None
-
-    def pull(self, reference: str, **given: Any) -> Image:
-        if reference.startswith("stalled.lan"):
-            while not self.go_on.wait(0.01):
-                if given["cancelled"]():
-                    self.given_up += 1
-                    raise Retry("cancelled")
-        return Image(reference=reference, digest=self.digest, layers=(Path("/layer"),))
-
-
-def test_a_registry_that_stalls_keeps_only_its_own_pods_waiting() -> None:
-    store, woken = StalledStore(), Woken()
-    pulls = make_pulls(store, woken)
-    for number in range(40):
-        pulls.pull(need(f"bad-{number}", reference=f"stalled.lan/x:{number}"))
-    others = {"local": "oci:/srv/layout", "archive": "oci-archive:/srv/a.tar", "other": "fine.lan/x:1"}
-    for pod, reference in others.items():
-        pulls.pull(need(pod, reference=reference))
-    woken.wait(set(others))
-    assert woken.pods == set(others)
-    pulls.close()
-
-
-def test_pods_that_want_images_do_not_look_through_what_others_want() -> None:
-    def measure(pods: int) -> int:
-        store, woken = Store(), Woken()
-        store.error = Stalled("no such image")
-        store.go_on.set()
-        pulls = make_pulls(store, woken)
-        names = [f"pod-{number}" for number in range(pods)]
-        needs = {name: need(name, reference=f"image-{number % 5}") for number, name in enumerate(names)}
-        # What goes on beside must not count: every image has failed before.
-        for name in names[:5]:
-            pulls.pull(needs[name])
-        woken.wait(set(names[:5]))
-
-        def do() -> None:
-            for name in names:
-                pulls.want(name, {needs[name]})
-            for name in names:
-                pulls.observe(needs[name])
-                pulls.want(name, {needs[name]})
-            for name in names:
-                pulls.want(name, ())
-
-        counted = operations(do)
-        pulls.close()
-        return counted
-
-    assert_linear(measure)
-
-
-def test_a_failed_pull_that_thousands_wait_for_is_one_transaction() -> None:
-    class WatchedJournal(Journal):
-        transactions = 0
-
-        def record(self, name: str, status: PodStatus | None, events: Iterable[NewEvent] = ()) -> None:
-            self.transactions += 1
-            super().record(name, status, events)
-
-    journal = WatchedJournal(MemoryStore(), clock=SystemClock().wall)
-    journal.put_all(OneSource(*(f"pod-{number}" for number in range(1000))).pods, "r")
-    store, woken = Store(), Woken()
-    store.error = Stalled("no such image", hint="check the name")
-    pulls = Pulls(store, SystemClock(), Backoff(base=20), woken, report=partial(record_for_pods, journal))
-    assert pulls.wait(DEADLINE)
-    for name in (*journal.desired(), "gone"):
-        pulls.pull(need(name))
-    store.go_on.set()
-    woken.wait(set(journal.desired()))
-    told = [(event.type, event.message) for event in journal.events(limit=2000)]
-    assert told == [("pull-failed", "no such image; check the name")] * 1000
-    assert journal.transactions == 1
-    pulls.close()
-
-
-class OneSource:
-    """A source whose snapshot the test sets."""
-
-    def __init__(self, *words: str) -> None:
-        self.set(*words)
-        self.settle: float | None = None
-        self.looks = 0
-
-    def set(self, *words: str, problems: tuple[Problem, ...] = ()) -> None:
-        self.pods = [
-            Pod(name=word, containers=(Container(name="c", rootfs="/r", command=("x",)),)) for word in words
-        ]
-        pods = tuple(
-            Declared(
-                pod=pod,
-                owner=f"dir:/{pod.name}.toml",
-                revision=pod.name,
-                file=f"/{pod.name}.toml",
-            )
-            for pod in self.pods
-        )
-        self.current = Snapshot(source="dir", revision="", pods=pods, problems=problems)
-
-    def snapshot(self) -> Snapshot:
-        self.looks += 1
-        if self.settle is not None and self.looks > 2:
-            self.settle = None
-        return self.current
-
-    def settle_after(self) -> float | None:
-        return self.settle
-
-
-def make_loop(source: OneSource, woken: Woken, resyncs: list[int], resync: float = 60.0) -> SourceLoop:
-    return SourceLoop(
-        [source],
-        Journal(MemoryStore(), clock=SystemClock().wall),
-        wake=woken,
-        each_resync=lambda: resyncs.append(1),
-        resync=resync,
+def reconciler(parts: Nothing, steps: Did, workers: int = 1) -> Reconciler:
+    journal = Journal(MemoryStore(), clock=time.time)
+    journal.put_all([pod("bad"), pod("good")], "r")
+    machine = Machine(
+        journal=journal,
+        containers=cast(Any, parts),
+        networks=cast(Any, parts),
+        pulls=cast(Any, parts),
         clock=SystemClock(),
+        boot_id="boot",
+        backoff=Backoff(),
     )
+    return Reconciler(machine, cast(Any, steps), workers=workers)
 
 
-def test_a_change_wakes_its_pods_only() -> None:
-    source, woken = OneSource("a", "b"), Woken()
-    loop = make_loop(source, woken, [])
+@pytest.mark.parametrize("trouble", [Retry("the disk is full"), ZeroDivisionError("a bug")])
+def test_a_worker_survives_and_tries_again(trouble: Exception) -> None:
+    parts, steps = Nothing(trouble), Did()
+    loop = reconciler(parts, steps)
     loop.start()
-    assert woken.pods == {"a", "b"}
-    woken.pods.clear()
-    source.set("a", "c")
-    loop.notify()
-    woken.wait({"b", "c"})
-    assert woken.pods == {"b", "c"}
+    loop.wake("bad", "test")
+    loop.wake("good", "test")
+    until(lambda: "good" in steps.pods)
+    assert loop.alive()
+    parts.bad = None
+    until(lambda: "bad" in steps.pods)
     loop.close()
 
 
-def test_sync_waits_until_the_sources_are_at_rest() -> None:
-    source, woken = OneSource("a"), Woken()
-    loop = make_loop(source, woken, [])
+def test_a_resync_looks_at_every_pod_that_it_can() -> None:
+    parts, steps = Nothing(ZeroDivisionError("a bug")), Did()
+    loop = reconciler(parts, steps, workers=0)
+    assert loop.resync() == 1
+    parts.bad = None
+    assert loop.resync() == 2
+
+
+def test_what_a_pod_leaves_is_removed_only_when_no_worker_is_in_the_middle_of_it() -> None:
+    order: list[str] = []
+    begun = threading.Event()
+
+    class Forgetful(Nothing):
+        def forget(self, pod: str) -> None:
+            order.append("removed")
+
+    class Slow(Did):
+        def do(self, action: object, work: Work) -> None:
+            begun.set()
+            time.sleep(0.2)
+            order.append("step done")
+            raise Retry("later")
+
+    loop = reconciler(Forgetful(Retry("bad")), Slow())
     loop.start()
-    source.settle = 0.01
-    assert loop.sync(DEADLINE)
-    assert source.settle is None
-    assert source.looks == 3
-    loop.close()
-
-
-def test_the_resync_comes_by_the_clock_whatever_events_come() -> None:
-    source, woken, resyncs = OneSource("a"), Woken(), list[int]()
-    loop = make_loop(source, woken, resyncs, resync=0.2)
-    loop.start()
-    end = SystemClock().monotonic() + DEADLINE
-    while len(resyncs) < 2 and SystemClock().monotonic() < end:
-        loop.notify()
-        threading.Event().wait(0.01)
-    assert len(resyncs) >= 2
-    loop.close()
-
-
-class FullJournal(Journal):
-    """A journal whose disk is full until the test makes room."""
-
-    full = True
-
-    def merge(self, snapshot: Snapshot) -> Applied:
-        if self.full:
-            raise Retry("cannot write the journal: No space left on device", hint="make room on that disk")
-        return super().merge(snapshot)
-
-    def record(self, name: str, status: PodStatus | None, events: Iterable[NewEvent] = ()) -> None:
-        if self.full:
-            raise Retry("cannot write the journal: No space left on device")
-        super().record(name, status, events)
-
-
-def test_what_could_not_be_stored_is_said_until_it_is_and_recorded_when_there_is_room() -> None:
-    journal, source = FullJournal(MemoryStore(), clock=SystemClock().wall), OneSource("a")
-    loop = SourceLoop(
-        [source], journal, wake=Woken(), each_resync=lambda: None, resync=60.0, clock=SystemClock()
-    )
-    seeding = Seeding(journal, Woken(), loop.suspended, loop.unstored.note)
-    seeds = SeedSource(None, pods=tuple(OneSource("s").pods))
-    gitops = GitOps(journal, loop, None, Host(name="x"), directories=(Path("/pods.d"), Path("/seed.d")))
-
-    def errors() -> list[str | None]:
-        return [directory.error for directory in gitops.report().directories]
-
-    assert errors() == [None, None]
-    for _ in range(3):
-        loop.look("source changed")
-        seeding.plant(seeds, "agent start")
-        assert [str(error).splitlines()[0] for error in errors()] == [
-            "cannot write the journal: No space left on device"
-        ] * 2
-    journal.full = False
-    loop.look("resync")
-    seeding.catch_up()
-    assert errors() == [None, None]
-    assert set(journal.desired()) == {"a", "s"}
-    told = [(event.type, event.message) for event in journal.events() if event.pod == ""]
-    reason = "could not be stored: cannot write the journal: No space left on device; make room on that disk"
-    assert told == [
-        ("source-error", f"what the files say {reason}"),
-        ("source-error", f"what the seeds say {reason}"),
-        ("source-recovered", "what the files say is stored again"),
-        ("source-recovered", "what the seeds say is stored again"),
-    ]
+    loop.wake("good", "test")
+    assert begun.wait(DEADLINE)
+    assert loop.drain(DEADLINE)
+    assert order == ["step done", "removed", "removed"]

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from tank_agent.journal.records import Exit
 from tank_agent.linux import pidfd
-from tank_agent.runtime.container.exits import read_exit, unknown_exit
+from tank_agent.runtime.container.exits import ExitWatcher, read_exit, unknown_exit
 
 NOW = 1000.0
 KERNEL_KEEPS_THE_STATUS = tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 15)
@@ -102,3 +103,21 @@ def test_of_a_run_without_monitor_the_reason_is_told() -> None:
     assert (lost.code, lost.signal) == (None, None)
     assert lost.reason is not None
     assert "output and exit code are lost" in lost.reason
+
+
+def test_an_end_that_cannot_be_dealt_with_keeps_no_other_from_being_seen() -> None:
+    watcher, seen = ExitWatcher(), threading.Event()
+    pids = [os.posix_spawn("/bin/true", ["true"], {}) for _ in range(2)]
+    descriptors = [os.pidfd_open(pid) for pid in pids]
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    watcher.watch(descriptors[0], fail)
+    watcher.watch(descriptors[1], seen.set)
+    assert seen.wait(10.0)
+    assert watcher.alive()
+    watcher.close()
+    for pid, descriptor in zip(pids, descriptors, strict=True):
+        os.waitpid(pid, 0)
+        os.close(descriptor)
