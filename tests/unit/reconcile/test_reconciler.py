@@ -8,15 +8,23 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from tank_agent.errors import Retry
 from tank_agent.journal.journal import Journal
+from tank_agent.journal.records import ContainerStatus, Exit, PodStatus
 from tank_agent.journal.store import MemoryStore
 from tank_agent.linux.clock import SystemClock
+from tank_agent.reconcile import reconciler as module
+from tank_agent.reconcile.core.actions import Action, RecordExit, RemoveRun, Stop
+from tank_agent.reconcile.core.observed import Situation
+from tank_agent.reconcile.core.phase import UNCLAIMED
 from tank_agent.reconcile.core.restart import Backoff
 from tank_agent.reconcile.reconciler import Reconciler
 from tank_agent.reconcile.steps import Machine, Work
-from tank_agent.spec.model import Container, Pod
+from tank_agent.runtime.run import Stopping
+from tank_agent.spec.model import Container, Pod, RestartPolicy
+from tests.unit.reconcile.test_troubles import World, live
 
 DEADLINE = 10.0
 
@@ -126,3 +134,91 @@ def test_what_a_pod_leaves_is_removed_only_when_no_worker_is_in_the_middle_of_it
     assert begun.wait(DEADLINE)
     assert loop.drain(DEADLINE)
     assert order == ["step done", "removed", "removed"]
+
+
+class Draining(World):
+    """A machine whose runs end when they are stopped, and whose leftovers may resist."""
+
+    def __init__(self, *pods: Pod) -> None:
+        super().__init__(*pods)
+        self.ends = True
+        self.found = {found.name: (live(found),) for found in pods}
+        self.recorded: list[Situation] = []
+        for found in pods:
+            known = ContainerStatus(hash="h", instance=f"{found.name}-1", boot_id="boot")
+            self.journal.record(found.name, PodStatus(containers={"app": known}))
+
+    def pods(self) -> frozenset[str]:
+        return frozenset(name for name, runs in self.found.items() if runs)
+
+    def do(self, action: Action, work: Work) -> None:
+        super().do(action, work)
+        if isinstance(action, Stop) and self.ends:
+            stopping = Stopping(deadline=1e12)
+            ended = live(self.spec(work.name), exit=Exit(at=1.0, code=0), stopping=stopping)
+            self.found[work.name] = (ended,)
+        elif isinstance(action, RecordExit):
+            self.recorded.append(work.seen)
+            status = action.recorded(self.journal.status(work.name), work.seen).status
+            self.journal.record(work.name, PodStatus(containers={"app": status}))
+        elif isinstance(action, RemoveRun):
+            self.found.pop(work.name)
+
+    def spec(self, name: str) -> Pod:
+        desired = self.journal.get(name)
+        assert desired is not None
+        return desired.pod
+
+
+@pytest.mark.parametrize("restart", RestartPolicy)
+def test_a_drain_stops_every_pod_and_forgets_none(restart: RestartPolicy) -> None:
+    world = Draining(replace(pod("a"), restart=restart), replace(pod("b"), restart=restart))
+    world.network = "absent"
+    world.loop.start()
+    assert world.loop.drain(DEADLINE)
+    assert world.pods() == frozenset()
+    assert {type(step) for step in world.did} == {Stop, RecordExit, RemoveRun}
+    assert world.journal.statuses().keys() == {"a", "b"}
+    # What runs only once is not run again by the next agent, and anything else is.
+    cut_short = restart is RestartPolicy.NEVER
+    assert {seen.cut_short for seen in world.recorded} == {cut_short}
+    assert all(
+        (world.journal.status(name).containers["app"].exit is not None) == cut_short for name in ("a", "b")
+    )
+
+
+def test_a_drain_that_is_not_done_in_time_leaves_the_workers_at_work() -> None:
+    world = Draining(pod("a"), pod("b"))
+    world.ends = False
+    world.loop.start()
+    assert not world.loop.drain(0.1)
+    assert world.loop.alive()
+    world.ends = True
+    world.loop.close()
+
+
+def test_a_drain_does_not_wait_for_what_cannot_be_put_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PATIENCE", 0.2)
+    world = Draining(pod("a"), pod("b"))
+    world.fails[RemoveRun] = Retry("the disk is full")
+    began = time.monotonic()
+    world.loop.start()
+    assert world.loop.drain(DEADLINE)
+    assert 0.2 <= time.monotonic() - began < DEADLINE / 2
+    assert world.pods() == {"a", "b"}
+
+
+def test_a_pod_that_the_journal_never_knew_goes_on_until_it_is_released() -> None:
+    world = Draining(pod("known"))
+    world.found["stray"] = (live(pod("stray")),)
+    world.loop.start()
+    world.loop.resync()
+    world.work("stray")
+    assert world.loop.view("stray").error == UNCLAIMED
+    assert world.did == []
+    assert world.loop.release("stray")
+    assert not world.loop.release("stray")
+    world.ends = False
+    world.work("stray")
+    assert Stop(run="stray-1", container="app") in world.did
+    world.loop.close()
