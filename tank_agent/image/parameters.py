@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -27,7 +27,6 @@ _LIMIT = 1 << 20
 _HIGHEST = 2**32 - 2
 _NUMBER = re.compile(r"[0-9]+")
 _MOST_GROUPS = 1024
-_Entry = TypeVar("_Entry")
 
 
 class RunParameters(Struct, frozen=True, kw_only=True):
@@ -46,7 +45,7 @@ class RunParameters(Struct, frozen=True, kw_only=True):
 
 
 def merge(container: Container, config: ImageConfig) -> RunParameters:
-    """Return what to run, by the argv rule of DESIGN section 3.
+    """Return the parameters of a container's process, by the argv rule of DESIGN section 3.
 
     Raises:
         Stalled: there is no command, or one of the two asks for something that cannot be.
@@ -128,17 +127,11 @@ class Identity(Struct, frozen=True, kw_only=True):
     name: str = ""
 
 
-class _User(Struct, frozen=True):
+class _User(NamedTuple):
     name: str
     uid: str
     gid: str
     home: str
-
-
-class _Group(Struct, frozen=True):
-    name: str
-    gid: str
-    members: tuple[str, ...]
 
 
 def resolve_user(rootfs: int, user: str) -> Identity:
@@ -173,56 +166,42 @@ def resolve_user(rootfs: int, user: str) -> Identity:
 def _find_user(rootfs: int, wanted: str) -> _User | None:
     numeric = bool(_NUMBER.fullmatch(wanted))
     uid = _number(wanted, "user") if numeric else -1
-
-    def matches(entry: _User) -> bool:
-        return _same_number(entry.uid, uid) if numeric else entry.name == wanted
-
-    found = _first(_users(rootfs), matches)
-    if found is None and not numeric:
-        raise Stalled(
-            f"no user {wanted!r} in the image's /etc/passwd", hint="use a name of the image, or a number"
-        )
-    return found
+    for name, _, number, gid, _, home, *_ in _lines(rootfs, "/etc/passwd", 6):
+        if _same_number(number, uid) if numeric else name == wanted:
+            return _User(name, number, gid, home)
+    if not numeric:
+        raise _unknown("user", wanted, "/etc/passwd")
+    return None
 
 
 def _find_gid(rootfs: int, wanted: str) -> int:
     if _NUMBER.fullmatch(wanted):
         return _number(wanted, "group")
-    found = _first(_groups(rootfs), lambda entry: entry.name == wanted)
-    if found is None:
-        raise Stalled(
-            f"no group {wanted!r} in the image's /etc/group", hint="use a name of the image, or a number"
-        )
-    return _number(found.gid, f"the gid of group {wanted}")
+    for name, _, gid, *_ in _lines(rootfs, "/etc/group", 4):
+        if name == wanted:
+            return _number(gid, f"the gid of group {wanted}")
+    raise _unknown("group", wanted, "/etc/group")
 
 
-def _memberships(rootfs: int, name: str, gid: int) -> Iterator[int]:
-    seen = {gid}
-    for entry in _groups(rootfs):
-        if name in entry.members:
-            number = _number(entry.gid, f"the gid of group {entry.name}")
+def _unknown(kind: str, wanted: str, file: str) -> Stalled:
+    hint = "use a name of the image, or a number"
+    return Stalled(f"no {kind} {wanted!r} in the image's {file}", hint=hint)
+
+
+def _memberships(rootfs: int, user: str, own: int) -> Iterator[int]:
+    seen = {own}
+    for name, _, gid, members, *_ in _lines(rootfs, "/etc/group", 4):
+        if user in (member.strip() for member in members.split(",")):
+            number = _number(gid, f"the gid of group {name}")
             if number not in seen:
                 seen.add(number)
                 yield number
         if len(seen) > _MOST_GROUPS:
-            raise Stalled(f"user {name!r} is in more than {_MOST_GROUPS} groups of the image's /etc/group")
+            raise Stalled(f"user {user!r} is in more than {_MOST_GROUPS} groups of the image's /etc/group")
 
 
-def _users(rootfs: int) -> Iterator[_User]:
-    for fields in _lines(rootfs, "/etc/passwd"):
-        if len(fields) >= 6:
-            yield _User(fields[0], fields[2], fields[3], fields[5])
-
-
-def _groups(rootfs: int) -> Iterator[_Group]:
-    for fields in _lines(rootfs, "/etc/group"):
-        if len(fields) >= 4:
-            members = tuple(member.strip() for member in fields[3].split(","))
-            yield _Group(fields[0], fields[2], members)
-
-
-def _lines(rootfs: int, path: str) -> Iterator[list[str]]:
-    """Yield the fields of each line; a missing file has none."""
+def _lines(rootfs: int, path: str, least: int) -> Iterator[list[str]]:
+    """Yield the fields of each line that has at least so many; a missing file has no lines."""
     try:
         content = read_in_root(rootfs, path, limit=_LIMIT)
     except FileNotFoundError:
@@ -230,12 +209,9 @@ def _lines(rootfs: int, path: str) -> Iterator[list[str]]:
     except (NotReadableError, OSError) as error:
         raise Stalled(f"cannot read the image's {path}: {error}", hint="the image is broken") from error
     for line in content.decode(errors="surrogateescape").split("\n"):
-        if line and not line.startswith("#") and "\0" not in line:
-            yield line.split(":")
-
-
-def _first(entries: Iterator[_Entry], matches: Callable[[_Entry], bool]) -> _Entry | None:
-    return next((entry for entry in entries if matches(entry)), None)
+        fields = line.split(":")
+        if len(fields) >= least and not line.startswith("#") and "\0" not in line:
+            yield fields
 
 
 def _same_number(text: str, number: int) -> bool:

@@ -1,8 +1,7 @@
-"""User names and passwords for registries, from files of the form of Docker's config.json and from its
-helpers.
+"""User names and passwords for registries, from files like Docker's config.json and from its helpers.
 
-    {"auths": {"ghcr.io": {"auth": "base64 of user:password"}},
-     "credHelpers": {"gcr.io": "gcloud"}, "credsStore": "pass"}
+{"auths": {"ghcr.io": {"auth": "base64 of user:password"}},
+ "credHelpers": {"gcr.io": "gcloud"}, "credsStore": "pass"}
 """
 
 from __future__ import annotations
@@ -27,14 +26,10 @@ _HELPER_TIMEOUT = 30.0
 _HELPER_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _log = structlog.get_logger()
 _Value = TypeVar("_Value")
+_Problem = Callable[[TankError], None]
 _NOT_FOUND = "credentials not found"
-# What stands for Docker Hub in these files.
-_HUB_KEYS = (
-    "https://index.docker.io/v1/",
-    "index.docker.io",
-    "docker.io",
-    "registry-1.docker.io",
-)
+# The names of Docker Hub in these files.
+_HUB_KEYS = ("https://index.docker.io/v1/", "index.docker.io", "docker.io", "registry-1.docker.io")
 
 
 class Credentials(Struct, frozen=True, kw_only=True):
@@ -77,17 +72,14 @@ def _log_problem(error: TankError) -> None:
 
 
 def find_credentials(
-    host: str,
-    repository: str,
-    files: tuple[str, ...],
-    problem: Callable[[TankError], None] = _log_problem,
+    host: str, repository: str, files: tuple[str, ...], problem: _Problem = _log_problem
 ) -> Credentials | None:
     """Return the credentials for a repository of a registry; None means to ask as nobody.
 
     Args:
         host: as the reference names it, or the mirror's ("docker.io", "localhost:5000").
         files: read in this order; the first with an answer wins, one that does not exist has none.
-        problem: is told of a helper that is missing or broken: public images need none.
+        problem: called when a helper is missing or broken: public images need none.
 
     Raises:
         Stalled: a file is broken.
@@ -103,19 +95,15 @@ def find_credentials(
 
 
 def _keys(host: str, repository: str) -> Iterator[str]:
-    """Yield what an entry may be filed under, the most specific first (containers-auth.json(5))."""
-    parts = repository.split("/") if repository else []
-    for length in range(len(parts), 0, -1):
-        yield f"{host}/{'/'.join(parts[:length])}"
+    """Yield the keys that an entry may have, the most specific first (containers-auth.json(5))."""
+    while repository:
+        yield f"{host}/{repository}"
+        repository = repository.rpartition("/")[0]
     if host == DOCKER_HUB:
         yield from _HUB_KEYS
     else:
-        yield host
-        yield f"https://{host}"
-        yield f"https://{host}/"
-        yield f"https://{host}/v1/"
-        yield f"https://{host}/v2/"
-        yield f"http://{host}"
+        tls = f"https://{host}"
+        yield from (host, tls, f"{tls}/", f"{tls}/v1/", f"{tls}/v2/", f"http://{host}")
 
 
 def _plain_key(key: str) -> str:
@@ -154,13 +142,11 @@ def _read(path: Path) -> _Config | None:
 
 
 def _lowered(fields: Any) -> Any:
-    """Go, which Docker is written in, does not look at the case of a field's name."""
+    """Return fields with names in lower case: Go, which Docker is written in, ignores the case."""
     return {name.lower(): value for name, value in fields.items()} if isinstance(fields, dict) else fields
 
 
-def _from_file(
-    config: _Config, keys: list[str], file: str, problem: Callable[[TankError], None]
-) -> Credentials | None:
+def _from_file(config: _Config, keys: list[str], file: str, problem: _Problem) -> Credentials | None:
     helpers = _by_key(config.credhelpers)
     for key in keys:
         name = helpers.get(key)
@@ -175,16 +161,14 @@ def _from_file(
 
 
 def _by_key(entries: Mapping[str, _Value] | None) -> dict[str, _Value]:
-    """Add to the keys as they are written what they stand for; one that is written so counts more."""
+    """Add the plain form of each key; an entry that is written in that form counts more."""
     found = dict(entries or {})
     for key, value in (entries or {}).items():
         found.setdefault(_plain_key(key), value)
     return found
 
 
-def _ask_program(
-    name: str, keys: list[str], file: str, problem: Callable[[TankError], None]
-) -> Credentials | None:
+def _ask_program(name: str, keys: list[str], file: str, problem: _Problem) -> Credentials | None:
     if not _HELPER_NAME.fullmatch(name):
         raise Stalled(f"{file}: {name!r} is not the name of a credential helper")
     for key in keys:

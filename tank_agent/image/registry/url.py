@@ -1,4 +1,4 @@
-"""Addresses that other hosts tell us: the one parser of what is asked, and of where a secret may go.
+"""Addresses that other hosts name: the one parser of what is asked, and of where a secret may go.
 
 Libraries read "http://a\\@b/" in different ways. Here an address is taken apart once, strictly; what is left
 can be read in one way only, and connections are made to the parts, never to the text that came.
@@ -40,21 +40,17 @@ class Url(Struct, frozen=True, kw_only=True):
 
     @property
     def origin(self) -> str:
-        """Whom a secret is for, and whom we connect to: scheme, host and port."""
+        """Return scheme, host and port: to whom a connection is made, and for whom a secret is."""
         usual = _PORTS[self.scheme] == self.port
         return f"{self.scheme}://{self.host}{'' if usual else f':{self.port}'}"
 
     @property
     def place(self) -> str:
-        """The address without its query, which may hold a signature that opens the content."""
+        """Return the address without its query, which may hold a signature that opens the content."""
         return f"{self.origin}{self.path}"
 
     def to(self, location: str) -> Url:
-        """Return where a Location header leads from here.
-
-        Raises:
-            Stalled: nowhere that we go.
-        """
+        """Return where a Location header leads from here; Stalled if nowhere allowed."""
         text = _clean(location)
         if text.startswith("//"):
             return parse_url(f"{self.scheme}:{text}")
@@ -77,36 +73,27 @@ def parse_url(text: str) -> Url:
     if "@" in found["authority"]:
         raise _refused(text, "it has a user name in front of the host")
     authority = _AUTHORITY.fullmatch(found["authority"])
-    if not authority or not _is_host(authority["host"].lower()):
+    host = authority["host"].lower() if authority else ""
+    port = int((authority and authority["port"]) or _PORTS[scheme])
+    if not host or not _is_host(host) or port > 65535:
         raise _refused(text, "its host or port is not one")
-    port = int(authority["port"] or _PORTS[scheme])
-    if port > 65535:
-        raise _refused(text, "its host or port is not one")
-    return Url(
-        scheme=scheme,
-        host=authority["host"].lower(),
-        port=port,
-        path=_quoted(found["path"] or "/"),
-        query=_quoted(found["query"] or ""),
-    )
+    path, query = _quoted(found["path"] or "/"), _quoted(found["query"] or "")
+    return Url(scheme=scheme, host=host, port=port, path=path, query=query)
 
 
 def _is_host(host: str) -> bool:
-    if host.startswith("["):
-        return _is_address(host[1:-1], ipaddress.IPv6Address)
     labels = host.removesuffix(".").split(".")
-    # What ends in a number is an address to resolvers, in forms such as 127.1 and 0x7f000001, too.
-    if re.fullmatch(r"[0-9]+|0x[0-9a-f]*", labels[-1]):
-        return _is_address(host, ipaddress.IPv4Address)
-    return len(host) <= 253 and all(_LABEL.fullmatch(label) for label in labels)
-
-
-def _is_address(text: str, kind: type[ipaddress.IPv4Address] | type[ipaddress.IPv6Address]) -> bool:
     try:
-        kind(text)
+        if host.startswith("["):
+            ipaddress.IPv6Address(host[1:-1])
+            return True
+        # What ends in a number is an address to resolvers, in forms such as 127.1 and 0x7f000001, too.
+        if re.fullmatch(r"[0-9]+|0x[0-9a-f]*", labels[-1]):
+            ipaddress.IPv4Address(host)
+            return True
     except ValueError:
         return False
-    return True
+    return len(host) <= 253 and all(_LABEL.fullmatch(label) for label in labels)
 
 
 def _clean(text: str) -> str:

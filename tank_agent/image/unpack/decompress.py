@@ -1,12 +1,12 @@
-"""Layers as a plain stream, however compressed; told by their first bytes, never by their name.
+"""Layers as a plain stream, however compressed: the first bytes decide, never the name.
 
-This module runs in the confined child, which starts in milliseconds: it imports what it needs when it needs
-it.
+This module runs in the confined child, which starts in milliseconds, so it imports late.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 GZIP = b"\x1f\x8b"
@@ -25,7 +25,7 @@ class BadLayerError(ValueError):
 
 
 def plain(head: bytes, read: Callable[[int], bytes]) -> Iterator[bytes]:
-    """Return the uncompressed bytes of a stream in pieces of at most a few MiB.
+    """Yield the uncompressed bytes of a stream in pieces of at most a few MiB.
 
     Args:
         head: its first `HEAD` bytes (less only if it is shorter), which were read already.
@@ -42,9 +42,7 @@ def plain(head: bytes, read: Callable[[int], bytes]) -> Iterator[bytes]:
 
     if head.startswith(GZIP):
         return _gunzip(whole)
-    if _is_zstd(head):
-        return _unzstd(whole)
-    return _copy(whole)
+    return _unzstd(whole) if _is_zstd(head) else iter(lambda: whole(_OUTPUT), b"")
 
 
 def load_library(head: bytes) -> None:
@@ -57,11 +55,6 @@ def load_library(head: bytes) -> None:
 
 def _is_zstd(head: bytes) -> bool:
     return head[:4] == ZSTD or head[:4] in _SKIPPABLE
-
-
-def _copy(read: Callable[[int], bytes]) -> Iterator[bytes]:
-    while chunk := read(_OUTPUT):
-        yield chunk
 
 
 def _gunzip(read: Callable[[int], bytes]) -> Iterator[bytes]:
@@ -125,12 +118,8 @@ def _gzip_library() -> tuple[Callable[[], Any], Any]:
 def _unzstd(read: Callable[[int], bytes]) -> Iterator[bytes]:
     import zstandard
 
-    class Source:
-        def read(self, size: int) -> bytes:
-            return read(size)
-
+    source: Any = SimpleNamespace(read=read)
     decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
-    source: Any = Source()
     try:
         with decompressor.stream_reader(source, read_size=_INPUT, read_across_frames=True) as reader:
             while chunk := reader.read(_OUTPUT):

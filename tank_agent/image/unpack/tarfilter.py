@@ -1,11 +1,11 @@
-"""Read a layer's tar headers as they pass, count what they cost, and take out what is not for tar.
+"""A filter before GNU tar: reads a layer's headers as they pass, counts their cost, and takes out whiteouts.
 
-GNU tar does the writing. This filter sits before it: it refuses what a layer may not hold, keeps back
-whiteouts (OCI image-spec, layer.md) and global headers, and notes which directories the layer never
-describes. Archives: POSIX.1-2001 pax, ustar, GNU and V7 (GNU tar manual, "Basic Tar Format").
+It refuses what a layer may not hold, keeps back whiteouts (OCI image-spec, layer.md) and global headers, and
+lists the directories that the layer never describes. Archives: POSIX.1-2001 pax, ustar, GNU and V7 (GNU tar
+manual, "Basic Tar Format").
 
 The filter may read a hostile archive differently than tar does. Then a limit or a whiteout may be missed,
-but no more: what tar may touch is settled by the kernel (`unpack_child`), not here.
+but no more: the kernel bounds what tar may touch (child.py), not this filter.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _OPAQUE = b".wh..wh..opq"
 
 
 class _Extended:
-    """What the extension headers before a header say."""
+    """The extension headers before a header."""
 
     __slots__ = ("gnu_name", "pax_name", "size", "sparse_name")
 
@@ -158,7 +158,9 @@ class TarFilter:
         if kind == 0 and block == _ZEROS:
             if extended:
                 raise BadLayerError("an extended header describes nothing")
-            return self._zero_block(position)
+            self._zero_blocks += 1
+            self._dropping = True
+            return position + BLOCK
         if self._zero_blocks:
             raise BadLayerError("there is data after a block of zeros")
         if kind == _PAX_GLOBAL:
@@ -167,11 +169,6 @@ class TarFilter:
             self._dropping, self._payload = True, _padded(_number(block[124:136]))
             return position + BLOCK
         return self._entry(data, position, block, extended)
-
-    def _zero_block(self, position: int) -> int:
-        self._zero_blocks += 1
-        self._dropping = True
-        return position + BLOCK
 
     def _entry(self, data: bytes, position: int, block: bytes, extended: _Extended | None) -> int | None:
         kind = block[156]
@@ -341,7 +338,11 @@ def _shown(name: bytes) -> str:
 
 
 def packed(paths: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield a line, without its end, for each path."""
+    """Yield a line, without its end, for each of these sorted paths: `SHARED REST`.
+
+    A name that is 250 directories deep makes 250 paths, which have 125 times as many bytes as the name. So a
+    line has the number of bytes that it shares with the path before it, and the rest in hexadecimal.
+    """
     before = b""
     for path in paths:
         shared = before
@@ -352,11 +353,7 @@ def packed(paths: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def unpacked(lines: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the path of each line.
-
-    Raises:
-        ValueError: a line has another form, or is not what `packed` makes of a path in a sorted list.
-    """
+    """Yield the path of each line of `packed`; ValueError if a line is damaged or not in its order."""
     before: bytes | None = None
     for line in lines:
         shared, space, rest = line.rstrip(b"\n").partition(b" ")
