@@ -1,7 +1,7 @@
 """Indexes, manifests and configurations: a document that can be read in two ways is refused.
 
 Else they are read as Docker and podman read them: null is the same as nothing, wherever it stands, and a
-media type that says nothing (application/octet-stream) is none.
+vague media type (application/octet-stream) is none.
 
 OCI image-spec v1.1 (image-index.md, manifest.md, config.md) and Docker Image Manifest Version 2, Schema 2.
 """
@@ -38,7 +38,7 @@ _LAYERS = (
     "application/vnd.docker.image.rootfs.foreign.diff.tar",
 )
 _COMPRESSIONS = ("", "gzip", "zstd")
-# What says nothing, or only what servers say of any file.
+# No type, or the one that servers state for any file.
 _VAGUE = ("", "text/plain", "application/json", "application/octet-stream")
 # Docker takes these, too: registries stored images so.
 _CONFIGS = (*_VAGUE, "text/html", OCI_CONFIG, DOCKER_CONFIG)
@@ -56,7 +56,7 @@ _Kind = TypeVar("_Kind", bound=Struct)
 
 
 class Descriptor(Struct, frozen=True, kw_only=True):
-    """A pointer to content (OCI descriptor.md). `size` is in bytes; `urls` say where else it is, perhaps."""
+    """A pointer to content (OCI descriptor.md). `size` is in bytes; `urls` may be other places of it."""
 
     media_type: str = ""
     digest: str
@@ -146,8 +146,8 @@ def parse_manifest(data: bytes, media_type: str, where: str) -> Index | Manifest
     """Read an index or a manifest.
 
     Args:
-        media_type: what the one who gave it said it is ("" if nothing was said); it must agree with what the
-            document itself says (CVE-2021-41190).
+        media_type: as the place stated it ("" if not at all); it must agree with the type in the document
+            itself (CVE-2021-41190).
         where: the image, for messages.
 
     Raises:
@@ -186,9 +186,8 @@ def parse_manifest(data: bytes, media_type: str, where: str) -> Index | Manifest
 
 def _image(config: _Descriptor, layers: Sequence[_Descriptor], where: str) -> Manifest:
     if _type(config.media_type) not in _CONFIGS:
-        raise Stalled(
-            f"this is not a container image but an artifact of the type {config.media_type!r}", where=where
-        )
+        wrong = f"this is not a container image but an artifact of the type {config.media_type!r}"
+        raise Stalled(wrong, where=where)
     if len(layers) > LAYERS_LIMIT:
         raise Stalled(f"the image has {len(layers)} layers; {LAYERS_LIMIT} are possible", where=where)
     for layer in layers:
@@ -203,11 +202,7 @@ def _image(config: _Descriptor, layers: Sequence[_Descriptor], where: str) -> Ma
 
 
 def parse_configuration(data: bytes, where: str) -> Configuration:
-    """Read an image's configuration.
-
-    Raises:
-        Stalled: it is none.
-    """
+    """Read an image's configuration; Stalled if it is none."""
     document = _decode(data, _ConfigurationDocument, "configuration", where)
     diff_ids = (document.rootfs and document.rootfs.diff_ids) or ()
     for diff_id in diff_ids:

@@ -65,14 +65,9 @@ def _argv(container: Container, config: ImageConfig) -> tuple[str, ...]:
     else:
         argv = (*config.entrypoint, *(config.cmd if container.args is None else container.args))
     if not argv or not argv[0]:
-        source = (
-            "its root file system has none" if container.image is None else f"{container.image} names none"
-        )
-        raise Stalled(
-            f"there is no command to run: {source}",
-            where=f"container {container.name}",
-            hint='set command = ["/path/to/program"] in the pod file',
-        )
+        source = f"{container.image} names none" if container.image else "its root file system has none"
+        wrong = f"there is no command to run: {source}"
+        raise _unusable(wrong, container.name, 'command = ["/path/to/program"]')
     if any("\0" in word for word in argv):
         raise Stalled("the command contains a NUL byte", where=f"container {container.name}")
     return argv
@@ -96,22 +91,18 @@ def _working_directory(path: str, container: str) -> str:
         problem = "is in a file system of the kernel"
     else:
         return normal
-    raise Stalled(
-        f"working directory {path!r} {problem}",
-        where=f"container {container}",
-        hint='set working_dir = "/some/directory" in the pod file',
-    )
+    raise _unusable(f"working directory {path!r} {problem}", container, 'working_dir = "/some/directory"')
 
 
 def _signal_name(name: str, container: str) -> str:
     try:
         return parse_signal(name.strip())
     except ValueError as error:
-        raise Stalled(
-            f"stop signal: {error}",
-            where=f"container {container}",
-            hint='set stop_signal = "SIGTERM" in the pod file',
-        ) from error
+        raise _unusable(f"stop signal: {error}", container, 'stop_signal = "SIGTERM"') from error
+
+
+def _unusable(wrong: str, container: str, setting: str) -> Stalled:
+    return Stalled(wrong, where=f"container {container}", hint=f"set {setting} in the pod file")
 
 
 class Identity(Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""Which of an image's variants runs here: operating system, architecture and variant (OCI image-index.md)."""
+"""Platforms of images and of this machine: operating system, architecture and variant (OCI image-index.md)."""
 
 from __future__ import annotations
 
@@ -11,31 +11,21 @@ from msgspec import Struct
 
 from tank_agent.errors import Stalled
 
-# What else an architecture is called, by `uname -m` and by distributions → GOARCH and the variant.
+# Names of architectures by `uname -m` and by distributions → GOARCH and the variant.
 _ALIASES = {
-    "x86_64": ("amd64", ""),
-    "x86-64": ("amd64", ""),
-    "x64": ("amd64", ""),
-    "i386": ("386", ""),
-    "i486": ("386", ""),
-    "i586": ("386", ""),
-    "i686": ("386", ""),
-    "x86": ("386", ""),
-    "aarch64": ("arm64", "v8"),
-    "armv8": ("arm64", "v8"),
-    "armhf": ("arm", "v7"),
-    "armel": ("arm", "v6"),
+    **dict.fromkeys(("x86_64", "x86-64", "x64"), ("amd64", "")),
+    **dict.fromkeys(("i386", "i486", "i586", "i686", "x86"), ("386", "")),
+    **dict.fromkeys(("aarch64", "armv8"), ("arm64", "v8")),
+    **dict.fromkeys(("armhf", "armv7", "armv7l"), ("arm", "v7")),
+    **dict.fromkeys(("armel", "armv6l"), ("arm", "v6")),
     "armv5l": ("arm", "v5"),
-    "armv6l": ("arm", "v6"),
-    "armv7": ("arm", "v7"),
-    "armv7l": ("arm", "v7"),
     "armv8l": ("arm", "v8"),
     "loongarch64": ("loong64", ""),
     "mips64el": ("mips64le", ""),
     "mipsel": ("mipsle", ""),
     "ppc64el": ("ppc64le", ""),
 }
-# What a variant left out stands for (containerd/platforms, database.go).
+# The variant that one left out stands for (containerd/platforms, database.go).
 _DEFAULT_VARIANT = {"arm": "v7", "arm64": "v8", "amd64": "v1"}
 # x86-64 psABI levels; flags as /proc/cpuinfo writes them.
 _LEVELS = (
@@ -46,7 +36,7 @@ _LEVELS = (
 
 
 class Platform(Struct, frozen=True, kw_only=True):
-    """What an image is built for. Prints as "linux/arm64/v8"."""
+    """The platform of an image. Prints as "linux/arm64/v8"."""
 
     os: str = ""
     architecture: str = ""
@@ -77,11 +67,7 @@ def host_platform() -> Platform:
 
 
 def parse_platform(text: str) -> Platform:
-    """Read "linux/arm64/v8", as agent.toml writes it.
-
-    Raises:
-        Stalled: it has another form.
-    """
+    """Read "linux/arm64/v8", as agent.toml writes it; Stalled if it has another form."""
     parts = text.split("/")
     if len(parts) not in (2, 3) or not all(parts):
         raise Stalled(f"platform {text!r} is not of the form os/architecture/variant")
@@ -90,15 +76,13 @@ def parse_platform(text: str) -> Platform:
 
 def runs_on(wanted: Platform, found: Platform) -> bool:
     """Return whether an image for `found` runs on `wanted`: same system, same or a lower variant."""
-    return (found.os, found.architecture) == (wanted.os, wanted.architecture) and _rank(found) <= _rank(
-        wanted
-    )
+    same = (found.os, found.architecture) == (wanted.os, wanted.architecture)
+    return same and _rank(found) <= _rank(wanted)
 
 
 def best(wanted: Platform, offered: Iterable[Platform]) -> Platform | None:
     """Return the platform to take: of those that run here, the first with the highest variant."""
-    usable = [platform for platform in offered if runs_on(wanted, platform)]
-    return max(usable, key=_rank, default=None)
+    return max((platform for platform in offered if runs_on(wanted, platform)), key=_rank, default=None)
 
 
 def _rank(platform: Platform) -> int:

@@ -16,7 +16,7 @@ from msgspec.structs import asdict
 
 from tank_agent.errors import Retry, Stalled
 from tank_agent.image.config import LayerProgress, Progress
-from tank_agent.image.content import CancelledError, DamagedError, ImageContent, MissingError
+from tank_agent.image.content import CancelledError, DamagedError, ImageContent, MissingError, ReadChunk
 from tank_agent.image.jobs import Job, Jobs, Share
 from tank_agent.image.manifest import (
     CONFIG_LIMIT,
@@ -46,7 +46,7 @@ _CHUNK = 1 << 18
 _PARTIAL_LIFETIME = 7 * 86400.0
 
 
-class LayerTask(Struct, frozen=True, kw_only=True):
+class LayerTask(Struct, frozen=True):
     """One layer to fetch, as manifest and configuration name it; `where` is the image, for messages.
 
     `apart` sets its partial file apart, should the same layer be fetched from elsewhere at the same time.
@@ -141,30 +141,23 @@ class LayerFetcher:
         for chunk in self._chunks(task, job, partial):
             summed.update(chunk)
             job.done += len(chunk)
-            # A child that refuses the layer does not end the transfer: only the digest shows whose fault it
-            # is.
+            # A child that refuses the layer does not end the transfer: the digest shows whose fault it is.
             wanted = wanted and unpack.write(chunk)
         return f"sha256:{summed.hexdigest()}"
 
     def _chunks(self, task: LayerTask, job: Job, partial: Path) -> Iterator[bytes]:
         if task.content.local:
             with task.content.open(task.descriptor, 0) as read:
-                while chunk := read(_CHUNK):
-                    job.check()
-                    yield chunk
+                yield from _checked(read, job)
             return
         descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "r+b", buffering=0) as file:
-            offset = 0
-            while chunk := file.read(_CHUNK):
-                job.check()
-                offset += len(chunk)
-                yield chunk
+            yield from _checked(file.read, job)
+            offset = file.tell()
             if offset >= task.descriptor.size:
                 return
             with task.content.open(task.descriptor, offset) as read:
-                while chunk := read(_CHUNK):
-                    job.check()
+                for chunk in _checked(read, job):
                     file.write(chunk)
                     fault.point("image:layer-chunk")
                     yield chunk
@@ -267,13 +260,7 @@ class ImagePull:
                 missing[diff_id] = descriptor
 
         def begin(diff_id: str, apart: str = "") -> Share:
-            task = LayerTask(
-                content=self._content,
-                descriptor=missing[diff_id],
-                diff_id=diff_id,
-                where=self._where,
-                apart=apart,
-            )
+            task = LayerTask(self._content, missing[diff_id], diff_id, self._where, apart)
             key, lane = f"{diff_id}{apart}", self._reference.place
             share = jobs.submit(key, lane, self._cancelled, lambda job: fetcher.fetch(task, job))
             self._jobs.append(share.job)
@@ -389,6 +376,12 @@ def _progress(pairs: list[tuple[Descriptor, str]], shares: dict[str, Share]) -> 
         rows.append(LayerProgress(digest=descriptor.digest, done=done, total=descriptor.size, state=state))
     total = sum(row.total for row in rows)
     return Progress(done=sum(row.done for row in rows), total=total, layers=tuple(rows))
+
+
+def _checked(read: ReadChunk, job: Job) -> Iterator[bytes]:
+    while chunk := read(_CHUNK):
+        job.check()
+        yield chunk
 
 
 def _foreign(task: LayerTask) -> Stalled:

@@ -50,16 +50,12 @@ class Endpoint:
         trust: Trust,
         credentials: Callable[[Callable[[TankError], None]], Credentials | None],
     ) -> None:
-        """Describe it; nothing is sent yet.
+        """Describe it; nothing is sent yet. Stalled if the address is none.
 
         Args:
             name: for messages.
             address: host, optional port and path prefix.
-            repository: the repository's name.
             credentials: finds them, and calls its argument with what kept it from looking everywhere.
-
-        Raises:
-            Stalled: the address is none.
         """
         self.name = name
         self._http = http
@@ -109,20 +105,16 @@ class Endpoint:
             return self._denied()
         place = answer.url.origin
         if answer.status == 401:
-            return Stalled(
-                f"{self.name} redirects to {place}, which wants a login",
-                hint="no credentials are sent to a host that a registry only redirects to",
-            )
+            hint = "no credentials are sent to a host that a registry only redirects to"
+            return Stalled(f"{self.name} redirects to {place}, which wants a login", hint=hint)
         # Such as a storage server whose signed address has run out: the next redirect has a new one.
         return Retry(f"{self.name} redirects to {place}, which answers with status {answer.status}")
 
     def _denied(self) -> TankError:
         wants = f"{self.name} wants a login for this image, or has no such image"
         if self._had_credentials:
-            return Stalled(
-                f"{self.name} refuses our credentials for this image",
-                hint="check the user name and password in the files that auth_files in agent.toml names",
-            )
+            hint = "check the user name and password in the files that auth_files in agent.toml names"
+            return Stalled(f"{self.name} refuses our credentials for this image", hint=hint)
         if self._excuse is not None:
             kind = Retry if isinstance(self._excuse, Retry) else Stalled
             return kind(f"{wants}; {self._excuse.message}", hint=self._excuse.hint)
@@ -213,9 +205,8 @@ class Endpoint:
         except Stalled as error:
             raise Stalled(f"the token server of {challenger.origin}: {error.message}") from error
         if realm.scheme != "https" and challenger.scheme != "http":
-            raise Stalled(
-                f"{challenger.origin} wants the password to be sent to {realm.place}, which is not encrypted"
-            )
+            where = f"{realm.place}, which is not encrypted"
+            raise Stalled(f"{challenger.origin} wants the password to be sent to {where}")
         wanted = {"service": parameters.get("service"), "scope": parameters.get("scope", self._scope)}
         fields = {key: value for key, value in wanted.items() if value}
         form = authorization = None
@@ -244,16 +235,11 @@ class Endpoint:
 
 
 def endpoints_of(reference: Reference, settings: ImageSettings, http: Http) -> list[Endpoint]:
-    """Return the mirrors of a reference's registry and the registry itself, in the order to ask them.
-
-    Raises:
-        Stalled: agent.toml blocks the registry.
-    """
-    host = reference.registry
-    if settings.registry(host).blocked:
+    """Return the endpoints of a reference, mirrors first; Stalled if agent.toml blocks the registry."""
+    host, chosen = reference.registry, settings.registry(reference.registry)
+    if chosen.blocked:
         raise Stalled(f"the registry {host} is blocked in agent.toml", where=str(reference))
-    addresses = [*settings.registry(host).mirrors, host]
-    return [_endpoint(address, reference, settings, http) for address in addresses]
+    return [_endpoint(address, reference, settings, http) for address in (*chosen.mirrors, host)]
 
 
 def _endpoint(address: str, reference: Reference, settings: ImageSettings, http: Http) -> Endpoint:

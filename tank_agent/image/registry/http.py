@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import unquote, urlencode
 
 import urllib3
+from msgspec import Struct
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from tank_agent.errors import Retry, Stalled
@@ -33,12 +34,11 @@ _TICK = 0.1
 _BROKEN = (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError)
 
 
-class Trust:
+class Trust(Struct, frozen=True, kw_only=True):
     """How a host is spoken to: `ca` is a PEM file instead of the system's; `insecure` believes anyone."""
 
-    def __init__(self, *, ca: str | None = None, insecure: bool = False) -> None:
-        self.ca = ca
-        self.insecure = insecure
+    ca: str | None = None
+    insecure: bool = False
 
     def context(self) -> ssl.SSLContext:
         """Make the TLS context; Stalled if the file with the authority can't be read."""

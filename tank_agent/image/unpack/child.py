@@ -48,22 +48,12 @@ _MESSAGE = 4000
 _START_TIMEOUT = 30.0
 _REAP = 0.02
 TAR_OPTIONS = (
-    "--extract",
+    *("--extract", "--file=-", "--delay-directory-restore", "--blocking-factor=512", "--warning=none"),
+    *("--numeric-owner", "--same-owner", "--same-permissions", "--no-selinux", "--xattrs"),
     # Its root is the layer's directory. Without this it keeps links back until the end, and can't go through.
     "--absolute-names",
-    "--file=-",
-    "--numeric-owner",
-    "--same-owner",
-    "--same-permissions",
-    "--delay-directory-restore",
-    "--xattrs",
     # trusted.* would speak to overlayfs, security.* other than this to the host's policies.
-    "--xattrs-include=user.*",
-    "--xattrs-include=security.capability",
-    "--xattrs-include=system.posix_acl_*",
-    "--no-selinux",
-    "--warning=none",
-    "--blocking-factor=512",
+    *(f"--xattrs-include={name}" for name in ("user.*", "security.capability", "system.posix_acl_*")),
 )
 
 

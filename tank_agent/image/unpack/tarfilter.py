@@ -80,11 +80,7 @@ class TarFilter:
         return sorted(self._missing - self._described)
 
     def feed(self, chunk: bytes) -> Iterator[memoryview]:
-        """Yield what of the archive tar should read.
-
-        Raises:
-            BadLayerError: the layer is refused.
-        """
+        """Yield the parts of the archive that tar should read; BadLayerError if the layer is refused."""
         self.size += len(chunk)
         if self.size > self._limits[0]:
             raise BadLayerError(f"unpacks to more than {self._limits[0]} bytes")
@@ -121,11 +117,7 @@ class TarFilter:
         yield view[start:position]
 
     def finish(self) -> bytes:
-        """Check that the archive came whole; return what tar should read at its end.
-
-        Raises:
-            BadLayerError: it ends in the middle of an entry.
-        """
+        """Check that the archive came whole; return what tar should read at its end."""
         if self._zero_blocks < 2 and (self._payload > self._padding or self._rest):
             raise BadLayerError("the archive ends in the middle of an entry")
         # Some writers leave out what fills the last block.
@@ -278,7 +270,7 @@ def pax_records(payload: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _without_empty(payload: bytes) -> bytes:
-    """Leave out records without a value: they undo what a global header said (pax(1)), and none gets to tar.
+    """Leave out records without a value: they undo a global header (pax(1)), and none of those gets to tar.
 
     Extended attributes may be empty. GNU tar calls other empty values malformed.
     """

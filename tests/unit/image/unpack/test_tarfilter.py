@@ -38,7 +38,7 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param == "zlib":
         import zlib
 
-        monkeypatch.setattr(decompress, "_gzip_library", lambda: (decompress._Zlib, zlib.error))
+        monkeypatch.setattr(decompress, "_gzip_library", lambda: zlib)
     name: str = request.param
     return name
 
