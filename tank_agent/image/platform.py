@@ -1,4 +1,4 @@
-"""Platforms of images and of this machine: operating system, architecture and variant (OCI image-index.md)."""
+"""Platforms of images and of this machine: system, architecture and variant (OCI image-index.md)."""
 
 from __future__ import annotations
 
