@@ -69,6 +69,9 @@ def open_at(directory: int, path: str | bytes, flags: int, *, resolve: int, mode
         OSError: with `path` as its filename; EXDEV or ELOOP when the walk would break `resolve`.
     """
     name = os.fsencode(path)
+    if b"\0" in name:
+        # The kernel would take what comes before it for the whole.
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), os.fsdecode(name))
     how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
     for attempt in range(_ATTEMPTS):
         try:

@@ -10,7 +10,6 @@ import signal
 import threading
 import time
 from collections.abc import Collection, Iterable
-from types import TracebackType
 from typing import Self
 
 from tank_agent.linux.libc import call
@@ -140,9 +139,7 @@ class CaughtSignals:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._former.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._former_wakeup)

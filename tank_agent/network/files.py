@@ -110,10 +110,8 @@ def _differs(path: Path, content: bytes) -> bool:
     except OSError:
         # Absent, or put there by somebody as something else: it is to be written.
         return True
-    try:
+    with Closing(fd):
         return not _holds(fd, content)
-    finally:
-        os.close(fd)
 
 
 def _holds(fd: int, content: bytes) -> bool:

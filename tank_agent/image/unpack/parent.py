@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import shutil
@@ -19,6 +18,7 @@ from msgspec import Struct
 
 from tank_agent.errors import Retry, Stalled
 from tank_agent.image.unpack.child import PIPE, LayerRequest
+from tank_agent.linux import pidfd
 from tank_agent.linux.channels import enlarge_pipe
 from tank_agent.linux.paths import Closing, open_in_root
 from tank_agent.linux.process import ENVIRONMENT, start_helper
@@ -188,8 +188,7 @@ class LayerUnpack:
         """Kill the child if it still runs, and wait until it is gone. Idempotent."""
         self._close_feed()
         if self._pidfd >= 0:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            pidfd.send_signal(self._pidfd, signal.SIGKILL)
             try:
                 self._wait(self._pidfd, select.POLLIN)
             finally:

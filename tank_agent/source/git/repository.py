@@ -20,10 +20,11 @@ import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from tank_agent.errors import Stalled
 from tank_agent.linux import atomic, fault
-from tank_agent.linux.paths import Closing
+from tank_agent.linux.paths import Closing, open_without_links
 from tank_agent.linux.trees import remove_tree
 from tank_agent.source.git.access import GitError
 from tank_agent.source.git.objects import ID
@@ -140,7 +141,7 @@ class Repository:
 
     def _take_file(self, pack: int, name: str, limit: int) -> int:
         target = self.objects / "pack" / name
-        with contextlib.closing(_open_regular(pack, name)) as source:
+        with _open_regular(pack, name) as source:
             size = os.fstat(source.fileno()).st_size
             if size > limit:
                 raise GitError(
@@ -198,23 +199,11 @@ def _directory(parent: int, name: str) -> Iterator[int]:
         fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     except OSError as error:
         raise GitError("broken", f"the fetch left no directory {name}") from error
-    try:
+    with Closing(fd):
         yield fd
-    finally:
-        os.close(fd)
 
 
-class _Regular:
-    """An open regular file that was found through no link."""
-
-    def __init__(self, fd: int) -> None:
-        self._file = open(fd, "rb")  # noqa: SIM115 - closed by close()
-        self.read = self._file.read
-        self.fileno = self._file.fileno
-        self.close = self._file.close
-
-
-def _open_regular(directory: int, name: str) -> _Regular:
+def _open_regular(directory: int, name: str) -> BinaryIO:
     # O_NONBLOCK: a FIFO of that name would make us wait for ever.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
@@ -226,12 +215,12 @@ def _open_regular(directory: int, name: str) -> _Regular:
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise GitError("broken", f"the fetch left no regular file {name}")
-    return _Regular(fd)
+    return open(fd, "rb")
 
 
 def _read_small(directory: int, name: str, limit: int) -> str:
-    with contextlib.closing(_open_regular(directory, name)) as file:
-        data: bytes = file.read(limit + 1)
+    with _open_regular(directory, name) as file:
+        data = file.read(limit + 1)
     if len(data) > limit:
         raise GitError("broken", f"the fetch left a file {name} of more than {limit} bytes")
     return data.decode("ascii", "replace")
@@ -329,21 +318,12 @@ def _packed(repository: int, name: str) -> str | None:
 
 
 def _read(directory: int, name: str) -> str | None:
-    parts = name.split("/")
-    if any(part in ("", ".", "..") for part in parts):
+    if any(part in ("", ".", "..") for part in name.split("/")):
         return None
-    opened: list[int] = []
     try:
-        for part in parts[:-1]:
-            flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            opened.append(os.open(part, flags, dir_fd=opened[-1] if opened else directory))
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        fd = os.open(parts[-1], flags, dir_fd=opened[-1] if opened else directory)
-        with open(fd, "rb") as file:
-            data = file.read(_REF_LIMIT + 1)
+        # O_NONBLOCK: a fifo of that name would make us wait for ever.
+        with Closing(open_without_links(directory, name, os.O_RDONLY | os.O_NONBLOCK)) as fd:
+            data = os.read(fd, _REF_LIMIT + 1)
     except OSError:
         return None
-    finally:
-        for fd in opened:
-            os.close(fd)
     return data.decode("utf-8", "replace") if len(data) <= _REF_LIMIT else None
