@@ -7,8 +7,7 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
-from tank_agent.doctor import kernel, places, tools
-from tank_agent.doctor.check import Check
+from tank_agent.doctor import Check, kernel, places, tools
 from tank_agent.doctor.kernel import read
 
 

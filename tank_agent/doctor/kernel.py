@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from tank_agent.doctor.check import Check, fail, ok, warn
+from tank_agent.doctor import Check, fail, ok, warn
 from tank_agent.linux.mounts import mount
 from tank_agent.linux.namespaces import in_thread, leave_mounts, leave_network
 from tank_agent.linux.wakeups import open_inotify

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tank_agent.doctor.check import Check, fail, ok, warn
+from tank_agent.doctor import Check, fail, ok, warn
 from tank_agent.linux.mounts import unescaped
 from tank_agent.linux.trees import REASON
 from tank_agent.network.host_facts import ipv4_default_interfaces, ipv6_default_interfaces

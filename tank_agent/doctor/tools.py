@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Iterable, Sequence
 
-from tank_agent.doctor.check import Check, fail, ok, warn
+from tank_agent.doctor import Check, fail, ok, warn
 from tank_agent.errors import Retry, Stalled
 from tank_agent.linux.process import ENVIRONMENT, run
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tank_agent.cli.arguments import add_output, add_places, client_of, load_places
 from tank_agent.cli.output import colored, print_json
-from tank_agent.doctor.check import Check, fail, ok, warn
+from tank_agent.doctor import Check, fail, ok, warn
 from tank_agent.errors import AgentUnreachable, InvalidSpec
 from tank_agent.spec.printable import escape
 
