@@ -118,7 +118,7 @@ class Follower:
         )
 
     def sync(self, revision: str | None = None) -> None:
-        status = self.source.sync()
+        status = self.source.poll()
         assert status.state == "in-sync", status
         assert revision is None or status.applied.revision == revision
         assert self.pods == PODS

@@ -20,10 +20,8 @@ from tank_agent.control.sources import GitOps
 from tank_agent.errors import Retry, Stalled, TankError
 from tank_agent.image.store.store import ImageStore
 from tank_agent.intake.events import record_for_pods
-from tank_agent.intake.git import GitFollower
-from tank_agent.intake.loop import SourceLoop
-from tank_agent.intake.seeding import Seeding
-from tank_agent.journal.journal import Journal, owner_is_there
+from tank_agent.intake.intake import Intake
+from tank_agent.journal.journal import Journal
 from tank_agent.journal.lmdb import LmdbStore
 from tank_agent.journal.store import UnreadableJournal
 from tank_agent.linux.clock import SystemClock, boot_id
@@ -50,12 +48,10 @@ from tank_agent.runtime.security.seccomp_cache import SeccompCache
 from tank_agent.runtime.session.exec import Executor
 from tank_agent.runtime.session.log_rotation import Rotation
 from tank_agent.settings.settings import Settings
-from tank_agent.source.directory import DirectorySource
-from tank_agent.source.files import parser_for
-from tank_agent.source.seed import SeedSource
-from tank_agent.source.watch import DirectoryWatcher
+from tank_agent.source.git.follower import GitFollower
+from tank_agent.source.kinds import owner_is_there
 from tank_agent.spec.model import Security
-from tank_agent.spec.selectors import Host, selects
+from tank_agent.spec.selectors import Host
 
 _log = structlog.get_logger()
 _DRAIN_DEADLINE = 120.0
@@ -68,14 +64,13 @@ _CLOSED_RUN = ("cgroup-view", "containers", "crun", "exec", "netns", "pods")
 
 
 class Running(Struct, frozen=True, kw_only=True):
-    """The parts of a running agent that signals concern; `plant_seeds` takes settings and a cause."""
+    """The parts of a running agent that signals concern."""
 
     reconciler: Reconciler
-    sources: SourceLoop
+    sources: Intake
     backoff: Backoff
     containers: Containers
     rotation: Rotation
-    plant_seeds: Callable[[Settings, str], None]
 
     def alive(self) -> bool:
         """Return whether every thread that the agent cannot do without still runs and takes its locks."""
@@ -104,8 +99,7 @@ def running(settings: Settings, *, stop_pods: bool) -> Iterator[Running]:
         apparmor.load_default()
         host = Host(name=platform.node(), labels=settings.labels)
         mending: list[Callable[[], object]] = []
-        sources, seeding = _sources(settings, host, machine.journal, reconciler, stack, mending=mending)
-        git = _follow_git(settings, host, machine.journal, sources, stack)
+        intake = _follow(settings, host, machine.journal, reconciler, stack, mending=mending)
         reconciler.start()
         reconciler.resync("agent start")
         rotation = _rotation(settings, machine.containers, stack)
@@ -117,7 +111,11 @@ def running(settings: Settings, *, stop_pods: bool) -> Iterator[Running]:
             sessions=_interactive(settings, machine, parts.tools, reconciler),
             images=Images(parts.store, machine, reconciler),
             sources=GitOps(
-                machine.journal, sources, git, host, directories=(settings.pods_dir, settings.seed_dir)
+                machine.journal,
+                intake,
+                next((one for one in intake.followers if isinstance(one, GitFollower)), None),
+                host,
+                places={one.source: one.place for one in intake.followers if one.place is not None},
             ),
         )
         server = ApiServer(service, settings.run_dir / "tank.sock")
@@ -126,16 +124,12 @@ def running(settings: Settings, *, stop_pods: bool) -> Iterator[Running]:
         mend()
         mending.append(mend)
 
-        def plant_seeds(wanted: Settings, cause: str) -> None:
-            seeding.plant(_seeds(wanted, host), cause)
-
         yield Running(
             reconciler=reconciler,
-            sources=sources,
+            sources=intake,
             backoff=machine.backoff,
             containers=machine.containers,
             rotation=rotation,
-            plant_seeds=plant_seeds,
         )
 
 
@@ -188,7 +182,7 @@ def take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = N
 
 
 def _journal(settings: Settings, clock: SystemClock, spare: Journal | None) -> Journal:
-    owner_exists = partial(owner_is_there, follows_git=settings.git is not None)
+    owner_exists = partial(owner_is_there, settings=settings)
     try:
         return Journal(LmdbStore(settings.data_dir / "journal"), clock=clock.wall, owner_exists=owner_exists)
     except (Retry, UnreadableJournal) as error:
@@ -318,7 +312,7 @@ def _tool_versions(tools: Tools) -> dict[str, str]:
     return {name: text.partition("\n")[0].rpartition(" ")[2] for name, text in said.items()}
 
 
-def _sources(
+def _follow(
     settings: Settings,
     host: Host,
     journal: Journal,
@@ -326,77 +320,18 @@ def _sources(
     stack: ExitStack,
     *,
     mending: Sequence[Callable[[], object]],
-) -> tuple[SourceLoop, Seeding]:
-    """Read all files once, and begin to follow pods_dir; each resync calls all of `mending` too."""
-    directory = DirectorySource(
-        settings.pods_dir,
-        remember=journal.remember,
-        recall=journal.recall,
-        parse=parser_for(host),
-        # Where all pods come from git, nobody needs the directory.
-        optional=settings.git is not None,
-    )
+) -> Intake:
+    """Read all files once, and begin to follow all sources; each resync calls all of `mending` too."""
 
     def resync() -> None:
         for mend in mending:
             mend()
-        seeding.catch_up()
         reconciler.resync()
 
-    loop = SourceLoop(
-        [directory],
-        journal,
-        wake=reconciler.wake,
-        each_resync=resync,
-        resync=settings.reconcile.resync,
-        clock=SystemClock(),
-    )
-    seeding = Seeding(journal, reconciler.wake, loop.suspended, loop.unstored.note)
-    watcher = DirectoryWatcher(settings.pods_dir, loop.notify, _tell_watch)
-    # Watching begins before the first look: what changes in between is seen twice, never missed.
-    watcher.start()
-    stack.callback(watcher.stop)
-    loop.start()
-    stack.callback(loop.close)
-    seeding.plant(_seeds(settings, host), "agent start")
-    return loop, seeding
-
-
-def _tell_watch(trouble: str | None) -> None:
-    if trouble is not None:
-        _log.warning("changes in pods_dir are seen at the next resync only", trouble=trouble)
-    else:
-        _log.info("pods_dir is watched")
-
-
-def _follow_git(
-    settings: Settings, host: Host, journal: Journal, loop: SourceLoop, stack: ExitStack
-) -> GitFollower | None:
-    """Begin to follow the repository that agent.toml names."""
-    if settings.git is None:
-        return None
-    follower = GitFollower(
-        settings.git,
-        directory=settings.data_dir / "git",
-        host=host,
-        journal=journal,
-        publish=loop.publish,
-        suspended=loop.suspended,
-    )
-    follower.start()
-    stack.callback(follower.close)
-    return follower
-
-
-def _seeds(settings: Settings, host: Host) -> SeedSource:
-    """Return the seeds of seed_dir and of agent.toml that are for this machine."""
-    return SeedSource(
-        settings.seed_dir,
-        pods=tuple(seed.pod for seed in settings.seeds if selects(seed.selector, host)),
-        problems=settings.seed_problems,
-        config_file=str(settings.file or ""),
-        parse=parser_for(host),
-    )
+    intake = Intake(settings, host, journal, wake=reconciler.wake, resync=resync)
+    stack.callback(intake.close)
+    intake.start()
+    return intake
 
 
 def end_pods(parts: Parts) -> bool:

@@ -180,9 +180,8 @@ class Lifecycle:
         running.backoff.become(
             Backoff(base=paces.backoff_base, cap=paces.backoff_cap, stable_after=paces.stable_after)
         )
-        running.sources.set_resync(paces.resync)
+        running.sources.reload(wanted)
         running.rotation.set_limits(max_size=wanted.logs.max_size, max_files=wanted.logs.max_files)
-        running.plant_seeds(wanted, "reload")
         for_restart = needs_restart(self._settings, wanted)
         _log.info("reloaded", needs_restart=list(for_restart))
         if not for_restart:

@@ -17,6 +17,7 @@ from tank_agent.journal.ownership import Known
 from tank_agent.journal.records import DesiredPod
 from tank_agent.reconcile.changes import changes
 from tank_agent.source.files import parse_bytes, parser_for
+from tank_agent.source.git.follower import GIT
 from tank_agent.source.git.repository import init_bare
 from tank_agent.source.snapshot import Declared, Snapshot
 from tank_agent.spec.selectors import EVERYWHERE, Host
@@ -93,7 +94,7 @@ def _parsed(tree: Files, host: Host | None) -> _Tree:
     problems = [found for found in tree.values() if isinstance(found, Problem)]
     pods = [
         Declared(
-            pod=found.pod, owner=f"git:{file.file}", revision=file.revision, file=file.file, line=found.line
+            pod=found.pod, owner=GIT.owner(file.file), revision=file.revision, file=file.file, line=found.line
         )
         for file in files
         for found in file.pods
@@ -101,11 +102,11 @@ def _parsed(tree: Files, host: Host | None) -> _Tree:
     problems += [problem for file in files for problem in file.problems]
     return _Tree(
         Snapshot(
-            source="git",
+            source=GIT.name,
             revision="",
             pods=tuple(pods),
             problems=tuple(problems),
-            unreadable=frozenset(f"git:{problem.file}" for problem in problems),
+            unreadable=frozenset(GIT.owner(problem.file) for problem in problems),
         ),
         frozenset(
             found.pod.name

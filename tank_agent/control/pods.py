@@ -40,6 +40,7 @@ from tank_agent.reconcile.steps import Machine
 from tank_agent.runtime.limits.limits import Usage
 from tank_agent.settings.settings import Settings
 from tank_agent.source.directory import snapshot_of_texts
+from tank_agent.source.kinds import BY_NAME
 from tank_agent.spec.parse import parse_pod_file
 
 
@@ -243,6 +244,7 @@ class Service:
         """Return an entry for every file that is wrong and has no pod, so that nobody must read the log."""
         by_name: dict[str, list[Problem]] = {}
         of_directories = self.sources.directory_problems()
+        sources = self._journal.sources_of_problems()
         for problem in (problem for problem in self._journal.problems() if problem not in of_directories):
             name = problem.pod or Path(problem.file).name.removesuffix(".toml")
             if name not in known:
@@ -251,17 +253,11 @@ class Service:
             name: PodReport(
                 name=name,
                 phase=str(Phase.FAILED),
-                owner=self._owner_of(problems[0].file),
+                owner=BY_NAME[sources[problems[0]]].owner(problems[0].file),
                 error="\n".join(map(str, problems)),
             )
             for name, problems in by_name.items()
         }
-
-    def _owner_of(self, file: str) -> str:
-        """Return the owner that a pod of a file would have."""
-        if Path(file).parent == self._settings.seed_dir or file == str(self._settings.file):
-            return "seed"
-        return f"{'dir' if file.startswith('/') else 'git'}:{file}"
 
     def _planned(self, name: str, before: DesiredPod | None, after: DesiredPod | None) -> PlannedPod:
         steps = simulate(self._reconciler.situation(name, after))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from tank_agent.api.types import (
     CommitReport,
@@ -19,17 +18,17 @@ from tank_agent.api.types import (
     shown,
 )
 from tank_agent.errors import InvalidSpec, PodNotFound, Problem, Retry, Stalled
-from tank_agent.intake.git import GitFollower
-from tank_agent.intake.loop import SourceLoop
-from tank_agent.journal import ownership
+from tank_agent.intake.intake import Intake
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import DesiredPod, NewEvent, Revision
-from tank_agent.journal.transitions import Applied
 from tank_agent.linux.clock import rfc3339
 from tank_agent.settings.git import COMMIT
 from tank_agent.source.files import parser_for
-from tank_agent.source.git.status import CommitInfo, GitStatus, StepStatus
-from tank_agent.source.snapshot import Snapshot
+from tank_agent.source.git.follower import GIT, GitFollower
+from tank_agent.source.git.objects import CommitInfo
+from tank_agent.source.git.status import GitStatus, StepStatus
+from tank_agent.source.kinds import is_mirrored
+from tank_agent.source.snapshot import Snapshot, place_of, source_of
 from tank_agent.spec.parse import ParsedPod
 from tank_agent.spec.selectors import Host, selects
 
@@ -46,45 +45,42 @@ class GitOps:
         sources: files, and the way of all snapshots into the journal.
         git: the repository, if agent.toml names one.
         host: what selectors of pods look at.
-        directories: of pod files and of seeds.
+        places: of sources that do not report by themselves, such as directories, by kind.
     """
 
     def __init__(
         self,
         journal: Journal,
-        sources: SourceLoop,
+        sources: Intake,
         git: GitFollower | None,
         host: Host,
         *,
-        directories: Sequence[Path] = (),
+        places: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.parse = parser_for(host)
         self._journal = journal
         self._sources = sources
         self._git = git
         self._host = host
-        self._directories = tuple(map(str, directories))
+        self._places = places
 
     def report(self) -> SourcesReport:
         """Return how far the sources are."""
         unstored = self._sources.unstored.errors()
-        of_source = zip(self._directories, ("dir", "seed"), strict=False)
-        wrong = {place: unstored[source] for place, source in of_source if source in unstored}
+        wrong = {place: unstored.get(source) for source, place in self._places.items()}
         wrong |= {problem.file: str(problem) for problem in self.directory_problems()}
         return SourcesReport(
             suspended=self._sources.suspended(),
-            directories=tuple(
-                DirectoryReport(path=path, error=wrong.get(path)) for path in self._directories
-            ),
+            directories=tuple(DirectoryReport(path=path, error=error) for path, error in wrong.items()),
             git=self._repository_report(),
         )
 
     def directory_problems(self) -> Sequence[Problem]:
         """Return what is wrong with directories as a whole, so that no pod can be blamed."""
-        return [problem for problem in self._journal.problems() if problem.file in self._directories]
+        return [problem for problem in self._journal.problems() if problem.file in self._places.values()]
 
     def _repository_report(self) -> GitReport | None:
-        owned = sum(pod.owner.startswith("git:") for pod in self._journal.desired().values())
+        owned = sum(source_of(pod.owner) == GIT.name for pod in self._journal.desired().values())
         if self._git is not None:
             suspended = self._sources.suspended()
             return _git_report(self._git.status, self._git.troubles, pods=owned, suspended=suspended)
@@ -98,9 +94,9 @@ class GitOps:
         if pod.hold is not None:
             since = rfc3339(pod.hold.since)
             hold = HoldReport(kind=pod.hold.kind, since=since, generation=pod.hold.generation or None)
-        elif ownership.source_of(pod.owner) in ownership.MIRRORS and self._sources.suspended():
+        elif is_mirrored(pod.owner) and self._sources.suspended():
             hold = HoldReport(kind="suspended", since=None, generation=None)
-        if ownership.source_of(pod.owner) != "git":
+        if source_of(pod.owner) != GIT.name:
             return None, hold
         state, error = self._pod_state(pod, None if hold is None else hold.kind)
         git = PodGitReport(
@@ -109,7 +105,7 @@ class GitOps:
             commit=pod.revision,
             author=pod.author,
             subject=pod.subject,
-            file=ownership.place_of(pod.owner),
+            file=place_of(pod.owner),
         )
         return git, hold
 
@@ -139,21 +135,9 @@ class GitOps:
         if confirm is not None:
             waits = self._repository().confirm(confirm or None)
             self._tell(f"commit {waits[:12]} was confirmed", "git-confirmed")
-        deadline = time.monotonic() + within
-        # Told first, so that a repository that does not answer does not cost the files their turn.
-        self._sources.notify()
-        looked = self._git is None or self._git.look(within)
-        at_rest = self._sources.sync(max(0.0, deadline - time.monotonic()))
-        if not looked:
-            raise Retry(
-                f"git is still being looked at after {within:g} s",
-                hint="it goes on by itself; `tank git status` tells how far it is",
-            )
-        if not at_rest:
-            raise Retry(
-                f"the files of pods_dir are still being looked at after {within:g} s",
-                hint="they change all the time, or their disk does not answer; what runs goes on",
-            )
+        late = self._sources.look(within)
+        if late is not None:
+            raise Retry(f"{late.slow} after {within:g} s", hint=late.slow_hint)
 
     def read(self, revision: str) -> Snapshot:
         """Return what a branch, a tag or a commit declares for this machine.
@@ -186,12 +170,10 @@ class GitOps:
         if name is not None:
             if self._sources.suspended():
                 raise Stalled("all sources are suspended", hint="`tank resume` follows them again")
-            self._announce(self._journal.resume(name), "resumed")
+            self._sources.announce(self._journal.resume(name), "resumed")
         elif self._sources.suspended():
             self._tell("sources are followed again", "resumed")
             self._sources.resume()
-            if self._git is not None:
-                self._git.wake()
 
     def roll_back(self, name: str, to: str | None) -> ListedRevision:
         """Give a pod an older spec, and return that; None: the one before the present.
@@ -208,7 +190,7 @@ class GitOps:
         # Whoever owns the pod now: a text of git counts where git's own way in would let it through.
         if self._git is not None and COMMIT.fullmatch(revision.revision):
             self._git.vouch(revision.revision)
-        self._announce(self._journal.roll_back(name, revision), "rolled back")
+        self._sources.announce(self._journal.roll_back(name, revision), "rolled back")
         return shown(revision, ListedRevision)
 
     def _older(self, pod: DesiredPod, to: str | None) -> Revision:
@@ -226,7 +208,12 @@ class GitOps:
             found = [old for old in kept if len(to) >= 4 and old.revision.startswith(to)]
         if found:
             return found[-1]
-        if to is not None and COMMIT.fullmatch(to) and self._git is not None and pod.owner.startswith("git:"):
+        if (
+            to is not None
+            and COMMIT.fullmatch(to)
+            and self._git is not None
+            and source_of(pod.owner) == GIT.name
+        ):
             return self._of_commit(pod.name, to)
         what = "no older revision" if to is None else f"no revision {to}"
         raise Stalled(
@@ -269,9 +256,6 @@ class GitOps:
         if self._git is None:
             raise Stalled("this agent follows no git repository", hint="see [git] in agent.toml")
         return self._git
-
-    def _announce(self, applied: Applied, cause: str) -> None:
-        self._sources.announce(applied, cause)
 
     def _tell(self, message: str, kind: str) -> None:
         self._journal.record("", None, [NewEvent(pod="", type=kind, message=message)])

@@ -1,4 +1,4 @@
 """Fills the journal from the sources.
 
-`loop` for all, `git`, `seeding`; `events` records what concerns no single pod.
+`intake` starts what follows them and takes what they publish; `events` records what concerns no single pod.
 """

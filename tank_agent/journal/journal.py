@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
@@ -12,7 +11,6 @@ import msgspec
 from msgspec import Struct
 
 from tank_agent.errors import Problem, Retry
-from tank_agent.journal import ownership
 from tank_agent.journal.records import DesiredPod, Event, NewEvent, PodStatus, Revision
 from tank_agent.journal.store import HOW_TO_GO_ON, Store, Table, UnreadableJournal, Write
 from tank_agent.journal.transitions import (
@@ -26,6 +24,7 @@ from tank_agent.journal.transitions import (
     State,
     event_key,
 )
+from tank_agent.source.kinds import is_mirrored
 from tank_agent.source.snapshot import Snapshot
 from tank_agent.spec.model import Pod
 
@@ -44,17 +43,6 @@ class Preview(Struct, frozen=True, kw_only=True):
     problems: tuple[Problem, ...]
 
 
-def owner_is_there(owner: str, *, follows_git: bool = True) -> bool:
-    """Return whether a pod can be removed where it is declared.
-
-    That is the file of a `dir:` owner, be it only a dangling link, and the repository of a `git:` one.
-    """
-    if ownership.source_of(owner) == "git":
-        return follows_git
-    path = Path(ownership.place_of(owner))
-    return path.is_symlink() or path.exists()
-
-
 class Journal:
     """Desired pods, their revisions, their status, and the events; durable when a call returns.
 
@@ -66,7 +54,7 @@ class Journal:
         clock: Unix time in seconds.
         max_revisions: kept of one pod.
         max_events: kept in all (up to a tenth more, between two trims).
-        owner_exists: tells whether what a `dir:` or `git:` owner names is there now.
+        owner_exists: tells whether a mirrored pod can be removed where it is declared.
 
     Raises:
         UnreadableJournal: the tables were written by a newer version, or can't be read.
@@ -79,7 +67,7 @@ class Journal:
         clock: Callable[[], float],
         max_revisions: int = 20,
         max_events: int = 10_000,
-        owner_exists: Callable[[str], bool] = owner_is_there,
+        owner_exists: Callable[[str], bool] = lambda _: True,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -107,6 +95,12 @@ class Journal:
     def problems(self) -> tuple[Problem, ...]:
         """Return what is wrong in the sources now, over all sources, in file order."""
         return self._now().all_problems()
+
+    def sources_of_problems(self) -> Mapping[Problem, str]:
+        """Return the problems of all sources, with the source that each came from."""
+        state = self._now()
+        groups = (*state.problems.items(), *state.outages.items())
+        return {problem: source for source, problems in groups for problem in problems}
 
     def status(self, name: str) -> PodStatus:
         """Return a pod's status; an empty one if nothing was recorded."""
@@ -182,7 +176,7 @@ class Journal:
         pod = self.get(name)
         owner = pod.owner if pod is not None else ""
         # Asked before the commit lock is taken: a dead network file system can block for long.
-        exists = ownership.source_of(owner) in ownership.MIRRORS and self._owner_exists(owner)
+        exists = is_mirrored(owner) and self._owner_exists(owner)
         return self._change(lambda draft: draft.delete(name, owner_seen=owner, owner_exists=exists))[0]
 
     def suspend(self, name: str) -> Applied:

@@ -18,11 +18,9 @@ from msgspec import Struct
 
 from tank_agent.errors import OwnedElsewhere, PodNotFound, Problem, Stalled
 from tank_agent.journal.records import DesiredPod, Hold, Revision
-from tank_agent.source.snapshot import Declared, Snapshot
+from tank_agent.source.kinds import API, BY_NAME, MIRRORS, describe, is_mirrored
+from tank_agent.source.snapshot import Declared, Snapshot, place_of, source_of
 from tank_agent.spec.model import Pod, content_hash
-
-# Sources whose pods go when they no longer declare them.
-MIRRORS = ("dir", "git")
 
 
 class Known(Struct, frozen=True, kw_only=True):
@@ -51,16 +49,6 @@ class Merged(Struct, frozen=True, kw_only=True):
     problems: tuple[Problem, ...] = ()
 
 
-def source_of(owner: str) -> str:
-    """Return the kind of source of an owner: dir, git, seed or api."""
-    return owner.partition(":")[0]
-
-
-def place_of(owner: str) -> str:
-    """Return the file of an owner; empty for seed and api."""
-    return owner.partition(":")[2]
-
-
 def merge(known: Known, snapshot: Snapshot, now: float) -> Merged:
     """Return what the snapshot changes; `now` is the Unix time of the change in seconds."""
     if not snapshot.available:
@@ -79,7 +67,7 @@ def merge(known: Known, snapshot: Snapshot, now: float) -> Merged:
         changed=tuple(changed),
         updated=tuple(updated),
         removed=tuple(_no_longer_declared(known, snapshot, winners)),
-        seeded=frozenset(winners) if snapshot.source == "seed" else frozenset(),
+        seeded=frozenset(winners) if snapshot.source not in MIRRORS else frozenset(),
         problems=_that_matter(known, snapshot) + tuple(conflicts),
     )
 
@@ -91,12 +79,12 @@ def put(known: Known, pod: Pod, revision: str, now: float) -> DesiredPod:
         OwnedElsewhere: a file or git owns the name.
     """
     current = known.desired.get(pod.name)
-    if current is not None and source_of(current.owner) in MIRRORS:
+    if current is not None and is_mirrored(current.owner):
         raise OwnedElsewhere(
-            f"cannot apply pod {pod.name}: it belongs to {_describe(current.owner)}",
+            f"cannot apply pod {pod.name}: it belongs to {describe(current.owner)}",
             hint=f"edit {_where_to_edit(current.owner)} instead",
         )
-    return _successor(known, Declared(pod=pod, owner="api", revision=revision, file=""), now)
+    return _successor(known, Declared(pod=pod, owner=API.name, revision=revision, file=""), now)
 
 
 def suspend(known: Known, name: str, now: float) -> DesiredPod:
@@ -107,9 +95,9 @@ def suspend(known: Known, name: str, now: float) -> DesiredPod:
         Stalled: it follows no file.
     """
     pod = _find(known, name)
-    if source_of(pod.owner) not in MIRRORS:
+    if not is_mirrored(pod.owner):
         raise Stalled(
-            f"pod {name} follows no file: it belongs to {_describe(pod.owner)}",
+            f"pod {name} follows no file: it belongs to {describe(pod.owner)}",
             hint="only what follows files or git can be suspended",
         )
     if is_suspended(pod):
@@ -128,7 +116,7 @@ def roll_back(known: Known, name: str, to: Revision, now: float) -> DesiredPod:
     if pod.pod == to.pod:
         raise Stalled(f"pod {name} is at that revision already", hint=f"`tank history {name}` shows all")
     hold = pod.hold
-    if source_of(pod.owner) in MIRRORS and not is_suspended(pod):
+    if is_mirrored(pod.owner) and not is_suspended(pod):
         declared = hold.declared if hold is not None else pod.hash
         hold = Hold(kind="pinned", since=now, generation=to.generation, declared=declared)
     return msgspec.structs.replace(
@@ -164,12 +152,10 @@ def refuse_deletion(pod: DesiredPod, owner_exists: bool) -> None:
 
     `owner_exists` tells whether its file, or the repository, is there: else nobody could remove it there.
     """
-    source = source_of(pod.owner)
-    if source in MIRRORS and owner_exists:
-        what = "remove the file" if source == "dir" else "remove it there and commit"
+    if is_mirrored(pod.owner) and owner_exists:
         raise OwnedElsewhere(
-            f"cannot delete pod {pod.name}: it belongs to {_describe(pod.owner)}",
-            hint=f"edit {_where_to_edit(pod.owner)}, or {what}",
+            f"cannot delete pod {pod.name}: it belongs to {describe(pod.owner)}",
+            hint=f"edit {_where_to_edit(pod.owner)}, or {BY_NAME[source_of(pod.owner)].removal}",
         )
 
 
@@ -213,7 +199,7 @@ def _contest(known: Known, snapshot: Snapshot) -> tuple[dict[str, Declared], lis
     conflicts: list[Problem] = []
     for name, claimants in claims.items():
         current = known.desired.get(name)
-        if snapshot.source == "seed" and _seed_is_spent(known, name):
+        if snapshot.source not in MIRRORS and _seed_is_spent(known, name):
             continue
         if current is not None and is_suspended(current) and source_of(current.owner) == snapshot.source:
             continue
@@ -250,7 +236,7 @@ def _seed_is_spent(known: Known, name: str) -> bool:
 
 def _that_matter(known: Known, snapshot: Snapshot) -> tuple[Problem, ...]:
     """Return a snapshot's problems without those of seeds whose names are taken: nobody reads these seeds."""
-    if snapshot.source != "seed":
+    if snapshot.source in MIRRORS:
         return snapshot.problems
     return tuple(
         problem
@@ -263,29 +249,19 @@ def _conflict(loser: Declared, owner: str, *, unreadable: bool) -> Problem:
     name = loser.pod.name
     if unreadable:
         message = (
-            f"pod {name} still belongs to {_describe(owner)}, which can't be read as a whole; mend that first"
+            f"pod {name} still belongs to {describe(owner)}, which can't be read as a whole; mend that first"
         )
-    elif source_of(owner) in ("api", "seed"):
+    elif not is_mirrored(owner):
         message = (
-            f"pod {name} already belongs to {_describe(owner)}; `tank delete {name}` lets this file have it"
+            f"pod {name} already belongs to {describe(owner)}; `tank delete {name}` lets this file have it"
         )
     else:
-        message = f"pod {name} already belongs to {_describe(owner)}; rename or remove one of the two"
+        message = f"pod {name} already belongs to {describe(owner)}; rename or remove one of the two"
     return Problem(file=loser.file, line=loser.line, key="name", message=message, pod=name)
 
 
-def _describe(owner: str) -> str:
-    source, place = source_of(owner), place_of(owner)
-    return {
-        "dir": place,
-        "git": f"{place} in the git repository",
-        "api": "`tank apply`",
-        "seed": "a seed",
-    }.get(source, owner)
-
-
 def _where_to_edit(owner: str) -> str:
-    return _describe(owner) if place_of(owner) else owner
+    return describe(owner) if place_of(owner) else owner
 
 
 def _successor(known: Known, declared: Declared, now: float) -> DesiredPod:
@@ -330,7 +306,7 @@ def _successor(known: Known, declared: Declared, now: float) -> DesiredPod:
 
 
 def _no_longer_declared(known: Known, snapshot: Snapshot, winners: Mapping[str, Declared]) -> Iterable[str]:
-    if snapshot.source == "seed":
+    if snapshot.source not in MIRRORS:
         return
     held = {problem.pod for problem in snapshot.problems}
     for name, pod in known.desired.items():

@@ -15,7 +15,8 @@ from tank_agent.journal.ownership import Known
 from tank_agent.journal.records import DesiredPod, Event, NewEvent, PodStatus, Revision
 from tank_agent.journal.store import Table, Write
 from tank_agent.linux.clock import rfc3339
-from tank_agent.source.snapshot import Snapshot
+from tank_agent.source.kinds import MIRRORS
+from tank_agent.source.snapshot import Snapshot, source_of
 from tank_agent.spec.model import Pod
 
 SCHEMA_KEY = b"schema"
@@ -128,7 +129,7 @@ class Draft:
         ownership.refuse_deletion(pod, owner_exists or pod.owner != owner_seen)
         self._remove(name)
         self._spend({name})
-        self._offer_removed(skip=ownership.source_of(pod.owner))
+        self._offer_removed(skip=source_of(pod.owner))
         return True
 
     def suspend(self, name: str) -> None:
@@ -152,7 +153,7 @@ class Draft:
         if pod is self.before.desired[name]:
             return
         self._store(pod)
-        source = ownership.source_of(pod.owner)
+        source = source_of(pod.owner)
         snapshot = self.before.snapshots.get(source)
         if snapshot is not None:
             self._merge(snapshot, only=name)
@@ -221,12 +222,12 @@ class Draft:
                 self._remove(name)
         self._spend(merged.seeded)
         self._own("problems")[snapshot.source] = merged.problems
-        if snapshot.source in ownership.MIRRORS:
+        if snapshot.source in MIRRORS:
             self._own("snapshots")[snapshot.source] = snapshot
 
     def _offer_removed(self, *, skip: str) -> None:
         """Merge the other mirrors' last snapshots again if they declare a name that has become free."""
-        for source in ownership.MIRRORS:
+        for source in MIRRORS:
             snapshot = self.state.snapshots.get(source)
             if source == skip or snapshot is None or not self._removed:
                 continue

@@ -8,15 +8,21 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import structlog
+
 from tank_agent.errors import Problem
 from tank_agent.linux.paths import directory_identity
-from tank_agent.source.files import Listing, PodFile, PodFiles, parse_bytes
+from tank_agent.settings.settings import Settings
+from tank_agent.source.files import Listing, PodFile, PodFiles, parse_bytes, parser_for
+from tank_agent.source.follower import Inbox, ReadingFollower, SourceKind
 from tank_agent.source.snapshot import Declared, Snapshot
+from tank_agent.source.watch import DirectoryWatcher
 
 # Editors that keep a backup move the file away before they write the new one. A file that is missing for
 # longer than this is gone.
 VANISHED_FOR = 0.2
 IDENTITY_KEY = "dir.identity"
+_log = structlog.get_logger()
 
 
 class DirectorySource:
@@ -126,7 +132,7 @@ class DirectorySource:
     def _unavailable(self, message: str | None, others: tuple[Problem, ...] = ()) -> Snapshot:
         problems = others if message is None else (Problem(str(self.path), 0, "", message), *others)
         if self._last is None or self._last[0] != problems:
-            snapshot = Snapshot(source="dir", revision="", problems=problems, available=False)
+            snapshot = Snapshot(source=DIRECTORY.name, revision="", problems=problems, available=False)
             self._last = (problems, snapshot)
         return self._last[1]
 
@@ -170,10 +176,10 @@ def _snapshot(files: Mapping[str, PodFile], missing: frozenset[str]) -> Snapshot
     digest = hashlib.sha256()
     pods: list[Declared] = []
     problems: list[Problem] = []
-    unreadable = {f"dir:{file}" for file in missing}
+    unreadable = {DIRECTORY.owner(file) for file in missing}
     for file in files.values():
         digest.update(f"{file.file}\0{file.revision}\n".encode())
-        owner = f"dir:{file.file}"
+        owner = DIRECTORY.owner(file.file)
         for found in file.pods:
             pods.append(
                 Declared(pod=found.pod, owner=owner, revision=file.revision, file=file.file, line=found.line)
@@ -182,9 +188,63 @@ def _snapshot(files: Mapping[str, PodFile], missing: frozenset[str]) -> Snapshot
             problems += file.problems
             unreadable.add(owner)
     return Snapshot(
-        source="dir",
+        source=DIRECTORY.name,
         revision=digest.hexdigest()[:12],
         pods=tuple(pods),
         problems=tuple(problems),
         unreadable=frozenset(unreadable),
     )
+
+
+class DirectoryFollower(ReadingFollower):
+    """Mirrors pods_dir; it is read whenever a watch or the resync says so."""
+
+    slow = "the files of pods_dir are still being looked at"
+    slow_hint = "they change all the time, or their disk does not answer; what runs goes on"
+
+    def __init__(self, inbox: Inbox) -> None:
+        settings = inbox.settings
+        directory = DirectorySource(
+            settings.pods_dir,
+            remember=inbox.remember,
+            recall=inbox.recall,
+            parse=parser_for(inbox.host),
+            # Where all pods come from git, nobody needs the directory.
+            optional=settings.git is not None,
+        )
+        super().__init__(DIRECTORY.name, directory, inbox)
+        self.place = str(settings.pods_dir)
+        self._watcher = DirectoryWatcher(settings.pods_dir, self.wake, _log_watch)
+
+    def start(self) -> None:
+        """Begin to watch before the first look: what changes in between is seen twice, never missed."""
+        self._watcher.start()
+        super().start()
+
+    def close(self) -> None:
+        """End the watch and the thread."""
+        self._watcher.stop()
+        super().close()
+
+
+def _log_watch(trouble: str | None) -> None:
+    if trouble is not None:
+        _log.warning("changes in pods_dir are seen at the next resync only", trouble=trouble)
+    else:
+        _log.info("pods_dir is watched")
+
+
+def _is_there(place: str, _: Settings) -> bool:
+    """Return whether the file is there, be it only a dangling link."""
+    return Path(place).is_symlink() or Path(place).exists()
+
+
+DIRECTORY = SourceKind(
+    name="dir",
+    called="the files",
+    describe=lambda place: place,
+    mirror=True,
+    removal="remove the file",
+    is_there=_is_there,
+    follow=DirectoryFollower,
+)

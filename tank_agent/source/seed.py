@@ -8,9 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tank_agent.errors import Problem
-from tank_agent.source.files import PodFile, PodFiles, parse_bytes
+from tank_agent.settings.settings import Settings
+from tank_agent.source.files import PodFile, PodFiles, parse_bytes, parser_for
+from tank_agent.source.follower import Inbox, ReadingFollower, SourceKind
 from tank_agent.source.snapshot import Declared, Snapshot
 from tank_agent.spec.model import Pod, content_hash
+from tank_agent.spec.selectors import Host, selects
 
 
 class SeedSource:
@@ -43,17 +46,22 @@ class SeedSource:
     def snapshot(self) -> Snapshot:
         """Return all seeds; a seed that can't be read is a problem, and holds up nothing else."""
         declared = [
-            Declared(pod=pod, owner="seed", revision=content_hash(pod)[:12], file=self._config_file)
+            Declared(pod=pod, owner=SEED.name, revision=content_hash(pod)[:12], file=self._config_file)
             for pod in self._pods
         ]
         problems = list(self._problems)
         for file in self._read(problems):
             problems += file.problems
             declared += [
-                Declared(pod=found.pod, owner="seed", revision=file.revision, file=file.file, line=found.line)
+                Declared(
+                    pod=found.pod, owner=SEED.name, revision=file.revision, file=file.file, line=found.line
+                )
                 for found in file.pods
             ]
-        return Snapshot(source="seed", revision="", pods=tuple(declared), problems=tuple(problems))
+        return Snapshot(source=SEED.name, revision="", pods=tuple(declared), problems=tuple(problems))
+
+    def settle_after(self) -> None:
+        """Return None: seeds are read once."""
 
     def _read(self, problems: list[Problem]) -> list[PodFile]:
         if self._directory is None:
@@ -73,3 +81,35 @@ class SeedSource:
             return []
         finally:
             os.close(fd)
+
+
+class SeedFollower(ReadingFollower):
+    """Plants seeds at the start and at a reload; what cannot be stored then is tried at each resync."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        settings = inbox.settings
+        super().__init__(SEED.name, _seeds(settings, inbox.host), inbox)
+        self.place = str(settings.seed_dir)
+
+    def reload(self, settings: Settings) -> None:
+        """Plant what is new in other settings."""
+        self._readable, self._published = _seeds(settings, self._inbox.host), None
+        super().reload(settings)
+
+    def look(self, cause: str) -> float | None:
+        """Plant what was not planted yet."""
+        return super().look("seeded") if self._published is None else None
+
+
+def _seeds(settings: Settings, host: Host) -> SeedSource:
+    """Return the seeds of seed_dir and of agent.toml that are for this machine."""
+    return SeedSource(
+        settings.seed_dir,
+        pods=tuple(seed.pod for seed in settings.seeds if selects(seed.selector, host)),
+        problems=settings.seed_problems,
+        config_file=str(settings.file or ""),
+        parse=parser_for(host),
+    )
+
+
+SEED = SourceKind(name="seed", called="the seeds", describe=lambda _: "a seed", follow=SeedFollower)

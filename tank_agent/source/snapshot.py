@@ -6,20 +6,31 @@ A snapshot never turns "could not read" into "is not there": what could not be r
 
 from __future__ import annotations
 
-from typing import Literal
-
 from msgspec import Struct
 
 from tank_agent.errors import Problem
 from tank_agent.spec.model import Pod
 
-SourceKind = Literal["dir", "git", "seed"]
+
+def owner_at(source: str, place: str) -> str:
+    """Return the owner of a pod that a source declares at a place."""
+    return f"{source}:{place}"
+
+
+def source_of(owner: str) -> str:
+    """Return the name of an owner's kind of source."""
+    return owner.partition(":")[0]
+
+
+def place_of(owner: str) -> str:
+    """Return where an owner declares its pod; empty for kinds without places."""
+    return owner.partition(":")[2]
 
 
 class Declared(Struct, frozen=True, kw_only=True):
     """One pod as a source declares it.
 
-    `owner` is `dir:<absolute file>`, `git:<path in the repository>` or `seed`.
+    `owner` is the source's kind and the place there: `dir:<absolute file>`, `git:<path>`, or `seed`.
     `revision` is the source's own name for this state: a commit, or the short hash of the file's content.
     `file` and `line` say where the pod's table starts, for messages. `author` and `subject` are a commit's.
     """
@@ -43,7 +54,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     `problems` are all findings; one with `pod` set keeps that pod's last good spec and shows the error there.
     """
 
-    source: SourceKind
+    source: str
     revision: str
     pods: tuple[Declared, ...] = ()
     problems: tuple[Problem, ...] = ()

@@ -81,7 +81,7 @@ class Machine:
             self.desired[item.pod.name] = Desired(item.pod.name, item.owner, content_hash(item.pod))
 
     def sync(self) -> GitStatus:
-        status = self.source.sync()
+        status = self.source.poll()
         assert "\n" not in (status.error or "") + (status.held or "")
         assert not list(self.directory.glob("scratch-*"))
         return status
@@ -727,7 +727,7 @@ source = GitSource(
     remember=lambda key, value: (state / key).write_bytes(value),
     recall=lambda key: (state / key).read_bytes() if (state / key).exists() else b"",
 )
-print(source.sync())
+print(source.poll())
 """
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -790,9 +790,9 @@ for transport in ("dulwich", "git"):
         host=Host(name="x"), current=lambda: (), publish=print,
         remember=lambda *_: None, recall=lambda _: b"",
     )
-    print(source.sync().error, os.listdir({str(disk)!r}))
+    print(source.poll().error, os.listdir({str(disk)!r}))
 run("mount", "-o", "remount,size=8m", {str(disk)!r})
-print(source.sync().state)
+print(source.poll().state)
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False

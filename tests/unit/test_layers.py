@@ -44,6 +44,8 @@ ROOMS = {
 # What two rooms agree on: modules of types and pure functions → the other rooms that may import them.
 SEAMS = {
     "source.snapshot": {"journal"},
+    # The register of source kinds: whose pods go when they are no longer declared, and how to name an owner.
+    "source.kinds": {"journal"},
     "source.git.address": {"settings"},
     "image.platform": {"settings"},
     "image.registry.url": {"settings"},

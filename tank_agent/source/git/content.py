@@ -13,10 +13,11 @@ from msgspec import Struct
 
 from tank_agent.errors import Problem
 from tank_agent.source.git.access import GitError
-from tank_agent.source.git.objects import Entry, parse_tree, printable
-from tank_agent.source.git.status import CommitInfo
-from tank_agent.source.snapshot import Declared, Snapshot
+from tank_agent.source.git.objects import CommitInfo, Entry, parse_tree, printable
+from tank_agent.source.snapshot import Declared, Snapshot, owner_at
 from tank_agent.spec.parse import ParsedPod
+
+SOURCE = "git"
 
 
 class DirectoryMissingError(Exception):
@@ -133,19 +134,19 @@ def snapshot(
 ) -> Snapshot:
     """Return what a commit declares for this host. A file with problems keeps its pods as they are."""
     pods: list[Declared] = []
-    unreadable = {f"git:{problem.file}" for problem in problems}
+    unreadable = {owner_at(SOURCE, problem.file) for problem in problems}
     found = list(problems)
     for file in files:
         content = parsed[file]
         found.extend(content.problems)
         if content.problems:
-            unreadable.add(f"git:{file.path}")
+            unreadable.add(owner_at(SOURCE, file.path))
         for item in content.pods:
             if select(item):
                 pods.append(
                     Declared(
                         pod=item.pod,
-                        owner=f"git:{file.path}",
+                        owner=owner_at(SOURCE, file.path),
                         revision=commit.id,
                         file=file.path,
                         line=item.line,
@@ -154,7 +155,7 @@ def snapshot(
                     )
                 )
     return Snapshot(
-        source="git",
+        source=SOURCE,
         revision=commit.id,
         pods=tuple(pods),
         problems=tuple(found),

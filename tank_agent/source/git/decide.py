@@ -7,12 +7,14 @@ is proved by a chain of hashes, and a commit that was withheld shows as a hole.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal, Protocol
+from typing import Literal
 
 from msgspec import Struct
 
+from tank_agent.source.follower import OwnedPod
+from tank_agent.source.git.content import SOURCE
 from tank_agent.source.git.objects import Commit, Tag
-from tank_agent.source.snapshot import Snapshot
+from tank_agent.source.snapshot import Snapshot, source_of
 from tank_agent.spec.model import content_hash
 
 Relation = Literal["first", "same", "ahead", "behind", "diverged"]
@@ -78,25 +80,13 @@ def _reachable(start: str, commits: Mapping[str, Commit]) -> dict[str, None]:
     return found
 
 
-class OwnedPod(Protocol):
-    """What the budget needs to know of a desired pod; the journal's DesiredPod is one."""
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def owner(self) -> str: ...  # noqa: D102
-    @property
-    def hash(self) -> str: ...  # noqa: D102
-
-
 def held(current: Iterable[OwnedPod], snapshot: Snapshot, budget: int | None) -> str | None:
     """Return why a snapshot waits for a confirmation, as one sentence; None if it may go on.
 
-    Counts the pods of git's that the snapshot would remove or replace. None as the budget: all of them may
-    change if there is only one, else all but one. New pods cost nothing, and a pod whose file is bad is not
-    removed.
+    Counts the repository's pods that the snapshot would remove or replace. Without a budget, all but one may
+    change, or the only one. New pods cost nothing, and a pod whose file is bad is not removed.
     """
-    owned = {pod.name: pod for pod in current if pod.owner.startswith("git:")}
+    owned = {pod.name: pod for pod in current if source_of(pod.owner) == SOURCE}
     declared = {declared.pod.name: declared.pod for declared in snapshot.pods}
     kept = {problem.pod for problem in snapshot.problems if problem.pod is not None}
     removed, replaced = [], []

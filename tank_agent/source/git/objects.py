@@ -12,8 +12,6 @@ from typing import Literal
 
 from msgspec import Struct
 
-from tank_agent.source.git.status import CommitInfo
-
 Kind = Literal["commit", "tree", "blob", "tag"]
 ID = re.compile(r"[0-9a-f]{40}")
 _PERSON = re.compile(r"(.*?) ?<([^<>]*)> (-?\d{1,15}) [+-]\d{4}")
@@ -29,6 +27,15 @@ _UNSAFE_NAMES = frozenset((b"", b".", b"..", b".git"))
 
 class BadObjectError(ValueError):
     """An object is not what its name or its format says."""
+
+
+class CommitInfo(Struct, frozen=True, kw_only=True):
+    """What people know a commit by. `at` is its committer's Unix time; texts are safe to print."""
+
+    id: str
+    author: str
+    subject: str
+    at: float
 
 
 class Signed(Struct, frozen=True):

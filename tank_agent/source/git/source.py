@@ -1,7 +1,7 @@
 """Follows one repository: fetch → verify → check → publish, each step with its own status.
 
 A step that fails leaves what ran alone: the next look tries again, from the step that failed. Nothing here
-waits for a time; `worker` does.
+waits for a time; `follower` does.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
 
 import msgspec
 
@@ -20,6 +19,7 @@ from tank_agent.errors import Problem, Stalled, TankError
 from tank_agent.linux import fault
 from tank_agent.settings.git import COMMIT, GitSettings, is_reference_name, problems
 from tank_agent.source.files import parse_bytes
+from tank_agent.source.follower import OwnedPod
 from tank_agent.source.git import content, decide, verify
 from tank_agent.source.git.access import GitError, Wanted
 from tank_agent.source.git.address import parse_url
@@ -27,30 +27,25 @@ from tank_agent.source.git.child import HelperPool, Session
 from tank_agent.source.git.clone import Clone, Look
 from tank_agent.source.git.objects import Commit, Tag, printable
 from tank_agent.source.git.repository import MANY_PACKS
-from tank_agent.source.git.status import GitStatus, StepStatus
+from tank_agent.source.git.status import GitStatus, Progress, StepFailedError, StepStatus, kind_of
 from tank_agent.source.snapshot import Snapshot
 from tank_agent.spec.parse import ParsedPod
 from tank_agent.spec.selectors import Host, selects
 
-StepName = Literal["fetched", "verified", "checked", "applied"]
 # Files of the last commit stay in memory up to this size, so that the next one needs only what changed.
 _KEPT = 16 << 20
 # Seconds that a person's question waits for a look that runs.
 _PATIENCE = 30.0
 
 
-class _StepFailedError(Exception):
-    """A step recorded its error; the look ends."""
-
-
 class GitSource:
-    """Follows one repository. `sync`, `read` and `confirm` may be called from any thread; one runs at a time.
+    """Follows one repository. `poll`, `read` and `confirm` may be called from any thread; one runs at a time.
 
     Args:
         settings: what `settings.problems` found nothing against.
         directory: ours alone, as data_dir/git.
         current: the desired pods, for the budget.
-        publish: takes a new Snapshot over, in one transaction; it runs in the thread that called `sync`.
+        publish: takes a new Snapshot over, in one transaction; it runs in the thread that called `poll`.
         remember, recall: keep small values over restarts; b"" is "never kept" (Journal.remember,
         Journal.recall).
         on_status: told of every change of the status; must return at once.
@@ -66,7 +61,7 @@ class GitSource:
         *,
         directory: Path,
         host: Host,
-        current: Callable[[], Iterable[decide.OwnedPod]],
+        current: Callable[[], Iterable[OwnedPod]],
         publish: Callable[[Snapshot], None],
         remember: Callable[[str, bytes], None],
         recall: Callable[[str], bytes],
@@ -84,8 +79,6 @@ class GitSource:
         self._publish = publish
         self._remember = remember
         self._recall = recall
-        self._on_status = on_status
-        self._clock = clock
         self._parse = parse
         remote = parse_url(settings.url)
         self.remote = remote
@@ -93,13 +86,14 @@ class GitSource:
         self._lock = threading.Lock()
         # The branch is part of the key: who may edit agent.toml may follow another one.
         self._key = hashlib.sha256(f"{remote}\n{settings.ref}".encode()).hexdigest()[:16]
-        self._status = GitStatus(
+        status = GitStatus(
             remote=str(remote),
             ref=settings.ref or settings.commit or "HEAD",
             applied=StepStatus(
                 revision=self._recall(f"git.deployed.{self._key}").decode("ascii", "replace") or None
             ),
         )
+        self._progress = Progress(status, on_status, clock)
         self._vouched = verify.Vouched(recall, remember)
         self._objects: dict[str, bytes] = {}
         self._parsed: dict[content.File, content.ParsedFile] = {}
@@ -110,33 +104,33 @@ class GitSource:
     @property
     def status(self) -> GitStatus:
         """Return how far we are."""
-        return self._status
+        return self._progress.status
 
-    def sync(self) -> GitStatus:
+    def poll(self) -> GitStatus:
         """Look at the remote, follow it as far as allowed, and return the status; raises no TankError."""
         with self._lock:
             for repair in (True, False):
                 try:
                     with self._clone.open() as look:
                         self._follow(look)
-                except _StepFailedError:
+                except StepFailedError:
                     pass
                 except GitError as error:
                     if error.kind == "corrupt" and repair:
                         if self._repair(self._settings.fetch_depth):
                             continue
                     else:
-                        self._fail("verified" if self._checked is None else "checked", error)
-                return self._status
-        return self._status
+                        self._progress.fail("verified" if self._checked is None else "checked", error)
+                return self.status
+        return self.status
 
     def confirm(self, revision: str) -> None:
-        """Let a commit through the budget, whatever it removes; `sync` then applies it.
+        """Let a commit through the budget, whatever it removes; `poll` then applies it.
 
         Raises:
             Stalled: no such commit waits.
         """
-        latest = self._status.fetched.revision
+        latest = self.status.fetched.revision
         if latest is None or len(revision) < 7 or not latest.startswith(revision):
             raise Stalled(
                 f"no commit {printable(revision, 40)} waits", hint="`tank status` names the one that does"
@@ -236,7 +230,7 @@ class GitSource:
         )
 
     def stop(self) -> None:
-        """Make a `sync` that runs end soon."""
+        """Make a `poll` that runs end soon."""
         self._clone.stop()
 
     def _follow(self, look: Look) -> None:
@@ -257,12 +251,17 @@ class GitSource:
 
     def _settle(self) -> None:
         """Forget what another commit was refused or held for: the remote wants what runs again."""
-        if self._status.state == "in-sync":
+        if self.status.state == "in-sync":
             return
-        done = StepStatus(revision=self._status.applied.revision, at=self._clock())
+        done = StepStatus(revision=self.status.applied.revision, at=self._progress.clock())
         self._checked = self._applied
-        self._tell(
-            fetched=done, verified=done, checked=done, applied=done, held=None, latest=self._status.commit
+        self._progress.change(
+            fetched=done,
+            verified=done,
+            checked=done,
+            applied=done,
+            held=None,
+            latest=self.status.commit,
         )
 
     def _fetch(self, look: Look) -> str | None:
@@ -274,31 +273,35 @@ class GitSource:
                 tip = look.fetch(Wanted(ref=self._settings.ref, commit=self._settings.commit))
                 fault.point("git:fetched")
         except (TankError, OSError) as error:
-            if _kind(error) == "broken" and known is not None and self._repair(self._settings.fetch_depth):
+            if kind_of(error) == "broken" and known is not None and self._repair(self._settings.fetch_depth):
                 look.reopen()
                 tip = look.repository.tip() or known
             else:
-                self._fail("fetched", error)
+                self._progress.fail("fetched", error)
                 # Offline right after a start: what we have may still be what is wanted here now.
                 look.reopen()
                 return known if self._applied is None else None
-        now = self._clock()
-        step = self._status.fetched
+        now = self._progress.clock()
+        step = self.status.fetched
         if step.error is not None:
             step = msgspec.structs.replace(step, error=None, hint=None, at=now)
-        self._tell(looked_at=now, fetched=step)
+        self._progress.change(looked_at=now, fetched=step)
         return tip
 
     def _verify(self, look: Look, tip: str) -> Commit:
         deployed = self._deployed()
-        with self._step("verified"):
+        with self._progress.step("verified"):
             tags, commits = look.session.history(tip, deployed)
             commit = _target(tip, tags, commits)
             look.repository.set_have(commit.info.id)
-            if self._status.fetched.revision != commit.info.id:
-                done = StepStatus(revision=commit.info.id, error=self._status.fetched.error, at=self._clock())
-                self._tell(fetched=done, latest=commit.info, held=None)
-            if _is_done(self._status.verified, commit):
+            if self.status.fetched.revision != commit.info.id:
+                done = StepStatus(
+                    revision=commit.info.id,
+                    error=self.status.fetched.error,
+                    at=self._progress.clock(),
+                )
+                self._progress.change(fetched=done, latest=commit.info, held=None)
+            if _is_done(self.status.verified, commit):
                 return commit
             found = decide.judge(commit.info.id, deployed, commits)
             if (
@@ -315,7 +318,7 @@ class GitSource:
             self._check_relation(commit, deployed, found)
             judged = decide.Judged(tip=tip, tags=tags, commit=commit, deployed=deployed, found=found)
             self._check_signatures(look, judged)
-        self._done("verified", commit)
+        self._progress.done("verified", commit.info.id)
         fault.point("git:verified")
         return commit
 
@@ -358,9 +361,9 @@ class GitSource:
 
     def _check(self, look: Look, commit: Commit) -> Snapshot:
         revision = commit.info.id
-        if self._checked is not None and _is_done(self._status.checked, commit):
+        if self._checked is not None and _is_done(self.status.checked, commit):
             return self._checked
-        with self._step("checked"):
+        with self._progress.step("checked"):
             kept: dict[str, bytes] = {}
             try:
                 snapshot = self._snapshot(look.session, commit, kept)
@@ -371,10 +374,10 @@ class GitSource:
                         f"{error}; the pods that run go on",
                         hint="see git.path; `tank sync --confirm` takes it as no pods",
                     ) from None
-                snapshot = Snapshot(source="git", revision=revision)
+                snapshot = Snapshot(source=content.SOURCE, revision=revision)
             self._objects = kept if sum(map(len, kept.values())) <= _KEPT else {}
         self._checked = snapshot
-        self._done("checked", commit)
+        self._progress.done("checked", commit.info.id)
         fault.point("git:checked")
         return snapshot
 
@@ -413,18 +416,18 @@ class GitSource:
             sentence = decide.held(self._current(), snapshot, self._settings.budget)
         if sentence is not None:
             sentence = f"{commit} is {sentence}; `tank sync --confirm {commit.info.id[:12]}` lets it through"
-        self._tell(held=sentence)
+        self._progress.change(held=sentence)
         return sentence is not None
 
     def _apply(self, commit: Commit, snapshot: Snapshot) -> None:
-        with self._step("applied"):
+        with self._progress.step("applied"):
             self._publish(snapshot)
             fault.point("git:published")
             self._remember(f"git.deployed.{self._key}", commit.info.id.encode())
         fault.point("git:remembered")
         self._applied = snapshot
-        self._done("applied", commit)
-        self._tell(commit=commit.info)
+        self._progress.done("applied", commit.info.id)
+        self._progress.change(commit=commit.info)
 
     def _deployed(self) -> str | None:
         """Return the commit that none may fall behind; None if there is none, or a fixed commit is wanted."""
@@ -440,36 +443,9 @@ class GitSource:
         try:
             self._clone.renew(Wanted(ref=self._settings.ref, commit=self._settings.commit, depth=depth))
         except (TankError, OSError) as error:
-            self._fail("fetched", error)
+            self._progress.fail("fetched", error)
             return False
         return True
-
-    @contextmanager
-    def _step(self, name: StepName) -> Iterator[None]:
-        try:
-            yield
-        except (TankError, OSError) as error:
-            if isinstance(error, GitError) and error.kind == "corrupt":
-                raise
-            self._fail(name, error)
-            raise _StepFailedError from error
-
-    def _fail(self, name: StepName, error: TankError | OSError) -> None:
-        if _kind(error) == "stopped":
-            return
-        message, hint = _words(error)
-        step: StepStatus = getattr(self._status, name)
-        if step.error != message:
-            self._tell(**{name: msgspec.structs.replace(step, error=message, hint=hint, at=self._clock())})
-
-    def _done(self, name: StepName, commit: Commit) -> None:
-        self._tell(**{name: StepStatus(revision=commit.info.id, at=self._clock())})
-
-    def _tell(self, **changes: Any) -> None:
-        before = self._status
-        self._status = msgspec.structs.replace(before, **changes)
-        if msgspec.structs.replace(self._status, looked_at=before.looked_at) != before:
-            self._on_status(self._status)
 
 
 def _is_done(step: StepStatus, commit: Commit) -> bool:
@@ -483,15 +459,3 @@ def _refuse_holes(found: decide.History) -> None:
 
 def _target(tip: str, tags: list[Tag], commits: Mapping[str, Commit]) -> Commit:
     return commits[tags[-1].target if tags else tip]
-
-
-def _kind(error: BaseException) -> str | None:
-    return error.kind if isinstance(error, GitError) else None
-
-
-def _words(error: TankError | OSError) -> tuple[str, str | None]:
-    if isinstance(error, TankError):
-        return printable(error.message, 400), error.hint
-    return printable(
-        f"{error.strerror}: {error.filename}" if error.filename else str(error), 400
-    ), "see data_dir"

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
 import msgspec
 from msgspec import Struct
+
+from tank_agent.errors import TankError
+from tank_agent.source.git.access import GitError
+from tank_agent.source.git.objects import CommitInfo, printable
+
+StepName = Literal["fetched", "verified", "checked", "applied"]
 
 
 class StepStatus(Struct, frozen=True, kw_only=True):
@@ -16,15 +26,6 @@ class StepStatus(Struct, frozen=True, kw_only=True):
     error: str | None = None
     hint: str | None = None
     at: float | None = None
-
-
-class CommitInfo(Struct, frozen=True, kw_only=True):
-    """What people know a commit by. `at` is its committer's Unix time; texts are safe to print."""
-
-    id: str
-    author: str
-    subject: str
-    at: float
 
 
 class GitStatus(Struct, frozen=True, kw_only=True):
@@ -67,3 +68,69 @@ class GitStatus(Struct, frozen=True, kw_only=True):
 
 
 _STEPS = {"fetched": "fetch", "verified": "verify", "checked": "check", "applied": "apply"}
+
+
+class StepFailedError(Exception):
+    """A step recorded its error; the look ends."""
+
+
+class Progress:
+    """Keeps the status while one look goes through the steps.
+
+    Args:
+        status: where it begins.
+        on_change: called with the new status after every change; must return at once.
+        clock: Unix time in seconds.
+    """
+
+    def __init__(
+        self, status: GitStatus, on_change: Callable[[GitStatus], None], clock: Callable[[], float]
+    ) -> None:
+        self.status = status
+        self._on_change = on_change
+        self.clock = clock
+
+    @contextmanager
+    def step(self, name: StepName) -> Iterator[None]:
+        """Record what goes wrong in a step, and end the look then; a damaged copy is the caller's to repair.
+
+        Raises:
+            StepFailedError: it failed.
+            GitError: our copy is damaged.
+        """
+        try:
+            yield
+        except (TankError, OSError) as error:
+            if kind_of(error) == "corrupt":
+                raise
+            self.fail(name, error)
+            raise StepFailedError from error
+
+    def fail(self, name: StepName, error: TankError | OSError) -> None:
+        """Record why a step failed, unless we were asked to stop."""
+        if kind_of(error) == "stopped":
+            return
+        if isinstance(error, TankError):
+            message, hint = printable(error.message, 400), error.hint
+        else:
+            where = f"{error.strerror}: {error.filename}" if error.filename else str(error)
+            message, hint = printable(where, 400), "see data_dir"
+        step: StepStatus = getattr(self.status, name)
+        if step.error != message:
+            self.change(**{name: msgspec.structs.replace(step, error=message, hint=hint, at=self.clock())})
+
+    def done(self, name: StepName, revision: str) -> None:
+        """Record that a step finished with a revision."""
+        self.change(**{name: StepStatus(revision=revision, at=self.clock())})
+
+    def change(self, **fields: Any) -> None:
+        """Change the status; that the remote was looked at again alone is not reported."""
+        before = self.status
+        self.status = msgspec.structs.replace(before, **fields)
+        if msgspec.structs.replace(self.status, looked_at=before.looked_at) != before:
+            self._on_change(self.status)
+
+
+def kind_of(error: BaseException) -> str | None:
+    """Return how git failed; None if it was something else."""
+    return error.kind if isinstance(error, GitError) else None

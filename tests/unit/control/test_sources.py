@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import time
-
 import msgspec
 import pytest
 
 from tank_agent.control.sources import GitOps
 from tank_agent.errors import InvalidSpec, PodNotFound, Retry, Stalled
-from tank_agent.intake.git import owned_pods
-from tank_agent.intake.loop import Unstored
+from tank_agent.intake.intake import Unstored, owned_pods
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.store import MemoryStore
 from tank_agent.journal.transitions import Applied
+from tank_agent.source.directory import DirectoryFollower
+from tank_agent.source.follower import Follower
 from tank_agent.source.git.access import GitError
-from tank_agent.source.git.status import CommitInfo, GitStatus, StepStatus
+from tank_agent.source.git.follower import GitFollower
+from tank_agent.source.git.objects import CommitInfo
+from tank_agent.source.git.status import GitStatus, StepStatus
 from tank_agent.source.snapshot import Declared, Snapshot
 from tank_agent.spec.model import content_hash
 from tank_agent.spec.parse import parse_pod_file
@@ -29,10 +30,8 @@ class FakeSources:
     def __init__(self) -> None:
         self.is_suspended = False
         self.announced: list[tuple[Applied, str]] = []
-        self.synced = 0
-        self.told = 0
-        self.patience = 0.0
-        self.at_rest = True
+        self.looks = 0
+        self.late: Follower | None = None
         self.unstored = Unstored(Journal(MemoryStore(), clock=FakeClock()))
 
     def suspended(self) -> bool:
@@ -47,19 +46,14 @@ class FakeSources:
     def announce(self, applied: Applied, cause: str) -> None:
         self.announced.append((applied, cause))
 
-    def notify(self) -> None:
-        self.told += 1
-
-    def sync(self, timeout: float) -> bool:
-        self.synced += 1
-        self.patience = timeout
-        return self.at_rest
+    def look(self, within: float) -> Follower | None:
+        self.looks += 1
+        return self.late
 
 
 class FakeGit:
     def __init__(self) -> None:
         self.status = GitStatus(remote="/srv/x", ref="refs/heads/main")
-        self.answers = True
         self.snapshots: dict[str, Snapshot] = {}
         self.troubles: tuple[str, ...] = ()
         self.refused: set[str] = set()
@@ -70,14 +64,6 @@ class FakeGit:
     def vouch(self, commit: str) -> None:
         if commit in self.refused:
             raise GitError("refused", f"commit {commit[:12]} is refused: it is not signed")
-
-    def look(self, timeout: float) -> bool:
-        if not self.answers:
-            time.sleep(timeout)
-        return self.answers
-
-    def wake(self) -> None:
-        pass
 
     def read(self, revision: str) -> Snapshot:
         return self.snapshots[revision]
@@ -198,13 +184,11 @@ def test_text_that_came_before_verify_is_told(world: World) -> None:
 
 def test_sync_says_why_not(world: World) -> None:
     world.gitops.sync(None)
-    assert world.sources.synced == 1
-    world.git.answers = False
+    assert world.sources.looks == 1
+    world.sources.late = GitFollower.__new__(GitFollower)
     with pytest.raises(Retry, match=r"git is still being looked at after 0\.2 s"):
         world.gitops.sync(None, 0.2)
-    # One deadline for all: files are told to look before git is waited for, and get what is left of it.
-    assert (world.sources.told, world.sources.patience) == (2, 0.0)
-    world.git.answers, world.sources.at_rest = True, False
+    world.sources.late = DirectoryFollower.__new__(DirectoryFollower)
     with pytest.raises(Retry, match="files of pods_dir are still being looked at"):
         world.gitops.sync(None)
     world.gitops.suspend(None)

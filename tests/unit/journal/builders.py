@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tank_agent.errors import Problem
-from tank_agent.source.snapshot import Declared, Snapshot, SourceKind
+from tank_agent.source.snapshot import Declared, Snapshot
 from tank_agent.spec.model import Container, Pod, content_hash
 
 DIRECTORY = "/etc/tank/pods.d"
@@ -32,7 +32,7 @@ def declared(of: Pod, file: str = "web.toml", source: str = "dir", line: int = 1
 
 def snapshot(
     *pods: Declared,
-    source: SourceKind = "dir",
+    source: str = "dir",
     problems: tuple[Problem, ...] = (),
     unreadable: tuple[str, ...] = (),
     available: bool = True,

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,11 @@ import pytest
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.store import MemoryStore
 from tank_agent.journal.transitions import Applied
+from tank_agent.settings.settings import Settings
 from tank_agent.source import files as file_module
 from tank_agent.source.directory import DirectorySource, snapshot_of_texts
 from tank_agent.source.files import BEING_WRITTEN
+from tank_agent.source.kinds import owner_is_there
 from tank_agent.source.snapshot import Snapshot
 
 
@@ -48,7 +51,8 @@ class Machine:
 
     def start(self, path: Path | None = None, *, optional: bool = False) -> None:
         """Start the agent again."""
-        self.journal = Journal(self.store, clock=time.time)
+        owner_exists = partial(owner_is_there, settings=Settings())
+        self.journal = Journal(self.store, clock=time.time, owner_exists=owner_exists)
         self.source = DirectorySource(
             path or self.pods,
             remember=self.journal.remember,

@@ -9,7 +9,7 @@ import pytest
 
 from tank_agent.spec.model import content_hash
 from tank_agent.spec.parse import parse_pod_file
-from tank_agent.spec.selectors import EVERYWHERE, Selector
+from tank_agent.spec.selectors import EVERYWHERE, Host, Selector, selects
 
 POD = '[[containers]]\nname = "app"\nrootfs = "/srv/app"\ncommand = ["/app"]\n'
 
@@ -34,3 +34,25 @@ def test_selectors_stand_beside_the_pod() -> None:
 )  # fmt: skip
 def test_one_mistake_gives_one_problem(line: str, expected: str) -> None:
     assert [str(problem) for problem in parse_pod_file(f"{line}\n{POD}", "web.toml").problems] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("hosts", "labels", "expected"),
+    [
+        ((), {}, True),
+        (("edge-*",), {}, True),
+        (("EDGE-1",), {}, True),
+        (("edge-1.example.com",), {}, True),
+        (("core-*", "edge-?"), {}, True),
+        (("core-*",), {}, False),
+        ((), {"site": "fra"}, True),
+        ((), {"site": "f*"}, True),
+        ((), {"site": "fra", "tier": "gold"}, False),
+        (("edge-*",), {"site": "ber"}, False),
+    ],
+)
+def test_a_host_is_selected_by_name_and_labels(
+    hosts: tuple[str, ...], labels: dict[str, str], expected: bool
+) -> None:
+    host = Host(name="edge-1.example.com", labels={"site": "fra"})
+    assert selects(Selector(hosts=hosts, labels=labels), host) == expected

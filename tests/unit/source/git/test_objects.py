@@ -18,13 +18,13 @@ from tank_agent.source.git.decide import judge
 from tank_agent.source.git.objects import (
     BadObjectError,
     Commit,
+    CommitInfo,
     object_id,
     parse_commit,
     parse_tag,
     parse_tree,
     printable,
 )
-from tank_agent.source.git.status import CommitInfo
 from tank_agent.source.git.verify import Verifier, judge_openpgp, load
 from tests.support.git import Work, make_key
 

@@ -1,0 +1,253 @@
+"""The way from all sources into the journal: who may publish when, what is recorded, and which pods wake."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import structlog
+
+from tank_agent.errors import Problem, Stalled, TankError, one_line
+from tank_agent.intake.events import record_events
+from tank_agent.journal import ownership
+from tank_agent.journal.journal import Journal
+from tank_agent.journal.records import DesiredPod, NewEvent
+from tank_agent.journal.transitions import Applied
+from tank_agent.settings.settings import Settings
+from tank_agent.source.follower import AGENT_START, Follower, OwnedPod, SourceKind
+from tank_agent.source.kinds import BY_NAME, SOURCES
+from tank_agent.source.snapshot import Snapshot
+from tank_agent.spec.selectors import Host
+
+_log = structlog.get_logger()
+_SUSPENDED = "sources.suspended"
+_MOST_OWED = 20
+
+
+class Unstored:
+    """Keep the errors of sources whose pods the journal could not store; recorded as events once it can.
+
+    Args:
+        journal: events go there.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._lock = threading.Lock()
+        self._errors: dict[str, str] = {}
+        # What cannot be stored can often not be recorded either.
+        self._owed: list[NewEvent] = []
+
+    def errors(self) -> dict[str, str]:
+        """Return what could not be stored, by source."""
+        with self._lock:
+            return dict(self._errors)
+
+    def note(self, source: str, error: str | None, cause: str) -> None:
+        """Note why the pods of a source could not be stored, or (None) that they were."""
+        with self._lock:
+            former = self._errors.pop(source, None)
+            if error is not None:
+                self._errors[source] = error
+            # Only the reason may have become another one.
+            if (former is None) != (error is None):
+                self._owed.append(_event_of(source, error, cause))
+                if error is not None:
+                    _log.error("cannot store what a source says; what runs goes on", error=error, cause=cause)
+            owed, self._owed = self._owed[-_MOST_OWED:], []
+        if not owed:
+            return
+        try:
+            self._journal.record("", None, owed)
+        except TankError:
+            with self._lock:
+                self._owed = owed + self._owed
+
+
+def _event_of(source: str, error: str | None, cause: str) -> NewEvent:
+    called = BY_NAME[source].called
+    if error is None:
+        message = f"what {called} say is stored again"
+        return NewEvent(pod="", type="source-recovered", message=message, cause=cause)
+    message = f"what {called} say could not be stored: {one_line(error)}"
+    return NewEvent(pod="", type="source-error", message=message, cause=cause)
+
+
+class Intake:
+    """Starts the followers of all sources, takes what they publish, and resyncs all pods by the clock.
+
+    Args:
+        settings, host: what followers are made of and select pods by.
+        journal: what sources declare goes there.
+        wake: called for every pod that changed, with the cause.
+        resync: looks at all pods, by the clock and for `look`.
+        kinds: of the sources to follow, in the order in which they start.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        host: Host,
+        journal: Journal,
+        *,
+        wake: Callable[[str, str], None],
+        resync: Callable[[], object],
+        kinds: Sequence[SourceKind] = SOURCES,
+    ) -> None:
+        self.settings = settings
+        self.host = host
+        self._journal = journal
+        self._wake = wake
+        self.unstored = Unstored(journal)
+        self._problems: frozenset[Problem] = frozenset()
+        self._comparing = threading.Lock()
+        followers = (kind.follow(self) for kind in kinds)
+        self.followers = tuple(follower for follower in followers if follower is not None)
+        self._resync = _Resync(resync, settings.reconcile.resync)
+
+    def start(self) -> None:
+        """Begin to follow: files and seeds are read before this returns."""
+        for follower in self.followers:
+            follower.start()
+        self._resync.start()
+
+    def close(self) -> None:
+        """End all threads, a fetch that runs included."""
+        for follower in reversed(self.followers):
+            follower.close()
+        self._resync.close()
+
+    def alive(self) -> bool:
+        """Return whether all threads run."""
+        return all(follower.alive() for follower in (*self.followers, self._resync))
+
+    def reload(self, settings: Settings) -> None:
+        """Apply other settings, as far as that needs no restart."""
+        for follower in (*self.followers, self._resync):
+            follower.reload(settings)
+
+    def look(self, within: float) -> Follower | None:
+        """Look at all sources until they are at rest, then at all pods; return one that is not in time.
+
+        A file that is being written, or has just gone and may come back, is waited for.
+        """
+        deadline = time.monotonic() + within
+        # All at once: a repository that does not answer does not cost the files their turn.
+        asked = [(follower, follower.ask()) for follower in self.followers]
+        late = [
+            follower
+            for follower, ticket in asked
+            if not follower.answered(ticket, max(0.0, deadline - time.monotonic()))
+        ]
+        self._resync.answered(self._resync.ask(), max(0.0, deadline - time.monotonic()))
+        # The last that is started reaches farthest.
+        return late[-1] if late else None
+
+    def suspended(self) -> bool:
+        """Return whether what sources declare does not count for now; kept over restarts."""
+        return bool(self._journal.recall(_SUSPENDED))
+
+    def suspend(self) -> None:
+        """Leave every pod as it is, whatever sources declare, until `resume`."""
+        self._journal.remember(_SUSPENDED, b"yes")
+
+    def resume(self) -> None:
+        """Follow the sources again, now and from now on."""
+        self._journal.remember(_SUSPENDED, b"")
+        for follower in self.followers:
+            follower.wake()
+
+    def publish(self, snapshot: Snapshot, cause: str) -> None:
+        """Merge what a source declares, and wake the pods that it changes.
+
+        Raises:
+            Stalled: sources are suspended.
+            TankError: the journal cannot store it.
+        """
+        if self.suspended():
+            raise Stalled("sources are suspended", hint="`tank resume` follows them again")
+        applied = self._journal.merge(snapshot)
+        self._record_problems(cause)
+        self.announce(applied, cause)
+
+    def announce(self, applied: Applied, cause: str) -> None:
+        """Wake the pods that a change of the journal concerns."""
+        desired = self._journal.desired()
+        for event, pods in (("pod changed", applied.changed), ("pod removed", applied.removed)):
+            for pod in pods:
+                revision = desired[pod].revision if pod in desired else ""
+                _log.info(event, pod=pod, revision=revision, cause=cause)
+                self._wake(pod, cause)
+
+    def note_unstored(self, source: str, error: str | None, cause: str) -> None:
+        """Note why the pods of a source could not be stored, or (None) that they were."""
+        self.unstored.note(source, error, cause)
+
+    def owned(self) -> Sequence[OwnedPod]:
+        """Return the pods that a source could change."""
+        return owned_pods(self._journal.desired().values())
+
+    def record_event(self, kind: str, message: str, revision: str = "") -> None:
+        """Append an event that concerns no single pod."""
+        record_events(self._journal, [NewEvent(pod="", type=kind, message=message, revision=revision)])
+
+    def remember(self, key: str, value: bytes) -> None:
+        """Keep a small fact over restarts; empty forgets it."""
+        self._journal.remember(key, value)
+
+    def recall(self, key: str) -> bytes:
+        """Return what was remembered; empty if nothing was."""
+        return self._journal.recall(key)
+
+    def _record_problems(self, cause: str) -> None:
+        """Log and record each problem once, names that two sources claim among them."""
+        problems = frozenset(self._journal.problems())
+        desired = self._journal.desired()
+        with self._comparing:
+            new, mended, self._problems = problems - self._problems, self._problems - problems, problems
+        events = []
+        for problem in sorted(new):
+            pod = problem.pod or ""
+            revision = desired[pod].revision if pod in desired else ""
+            _log.warning("problem in a source", pod=pod, revision=revision, problem=str(problem), cause=cause)
+            found = NewEvent(
+                pod=pod, type="source-error", message=str(problem), revision=revision, cause=cause
+            )
+            events.append(found)
+        for file in sorted({problem.file for problem in mended} - {problem.file for problem in problems}):
+            message = f"{file}: nothing is wrong with it now"
+            events.append(NewEvent(pod="", type="source-recovered", message=message, cause=cause))
+        record_events(self._journal, events)
+
+
+class _Resync(Follower):
+    """Looks at all pods by the clock, whatever events come."""
+
+    def __init__(self, resync: Callable[[], object], seconds: float) -> None:
+        super().__init__("resync")
+        self._resync = resync
+        self._seconds = seconds
+
+    def look(self, cause: str) -> None:
+        """Look at all pods; whoever starts the agent does so by itself."""
+        if cause != AGENT_START:
+            self._resync()
+
+    def pause(self) -> float:
+        """Return the time between two resyncs."""
+        return self._seconds
+
+    def reload(self, settings: Settings) -> None:
+        """Take over the pace."""
+        self._seconds = settings.reconcile.resync
+        self.wake()
+
+
+def owned_pods(pods: Iterable[DesiredPod]) -> list[OwnedPod]:
+    """Return the pods that a source could change: none that is suspended, and pinned ones as declared."""
+    return [
+        OwnedPod(pod.name, pod.owner, pod.hold.declared if pod.hold is not None else pod.hash)
+        for pod in pods
+        if not ownership.is_suspended(pod)
+    ]

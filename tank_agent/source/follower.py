@@ -1,0 +1,247 @@
+"""The one way in: a kind of source is one record, and what follows a source is one thread that publishes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import structlog
+from msgspec import Struct
+
+from tank_agent.errors import TankError
+from tank_agent.settings.settings import Settings
+from tank_agent.source.snapshot import Snapshot, owner_at
+from tank_agent.spec.selectors import Host
+
+_log = structlog.get_logger()
+_JOIN_DEADLINE = 10.0
+AGENT_START = "agent start"
+
+
+class SourceKind(Struct, frozen=True, kw_only=True):
+    """One kind of source; `source.kinds` holds all of them.
+
+    Args:
+        name: the owner of its pods is `NAME:PLACE`, or `NAME` alone if it has no places.
+        called: what messages call all that it declares.
+        describe: says where a pod is declared, from the place.
+        mirror: its pods go when it no longer declares them; otherwise it writes each pod once.
+        removal: how to remove a pod where it is declared.
+        is_there: whether a pod can be removed at a place; nobody but `tank delete` can where it is False.
+        follow: makes the follower that the settings ask for; None: nothing is to be followed.
+    """
+
+    name: str
+    called: str
+    describe: Callable[[str], str]
+    mirror: bool = False
+    removal: str = ""
+    is_there: Callable[[str, Settings], bool] = lambda *_: False
+    follow: Callable[[Inbox], Follower | None] = lambda _: None
+
+    def owner(self, place: str) -> str:
+        """Return the owner of a pod that is declared at a place."""
+        return owner_at(self.name, place) if self.mirror else self.name
+
+
+class OwnedPod(Struct, frozen=True):
+    """A desired pod as a source's budget counts it; `hash` is of what its file declared."""
+
+    name: str
+    owner: str
+    hash: str
+
+
+class Inbox(Protocol):
+    """Where followers publish, and what they may know of the agent; every method from any thread."""
+
+    @property
+    def settings(self) -> Settings: ...  # noqa: D102
+    @property
+    def host(self) -> Host: ...  # noqa: D102
+
+    def publish(self, snapshot: Snapshot, cause: str) -> None:
+        """Merge a snapshot into the journal, and wake the pods that it changes.
+
+        Raises:
+            Stalled: sources are suspended.
+            TankError: the journal cannot store it.
+        """
+        ...
+
+    def suspended(self) -> bool:
+        """Return whether everything stays as it is for now."""
+        ...
+
+    def note_unstored(self, source: str, error: str | None, cause: str) -> None:
+        """Note why the pods of a source could not be stored, or (None) that they were."""
+        ...
+
+    def owned(self) -> Sequence[OwnedPod]:
+        """Return the pods that a source could change: none that is suspended, and pinned ones as declared."""
+        ...
+
+    def record_event(self, kind: str, message: str, revision: str = "") -> None:
+        """Append an event that concerns no single pod."""
+        ...
+
+    def remember(self, key: str, value: bytes) -> None:
+        """Keep a small fact over restarts; empty forgets it."""
+        ...
+
+    def recall(self, key: str) -> bytes:
+        """Return what was remembered; empty if nothing was."""
+        ...
+
+
+class Follower:
+    """Follows one source in a thread: `look` runs when the source may have changed, and after each `pause`.
+
+    Attributes:
+        place: what `tank sync` names when something is wrong with the source as a whole; None: it reports
+            by itself.
+        slow, slow_hint: what is wrong when a look does not end in time.
+        at_once: the first look runs in `start`, before anything else is followed.
+    """
+
+    place: str | None = None
+    slow = "is still being looked at"
+    slow_hint = "what runs goes on"
+    at_once = False
+
+    def __init__(
+        self, source: str, *, wait: Callable[[threading.Event, float], bool] = threading.Event.wait
+    ) -> None:
+        self.source = source
+        self._wait = wait
+        self._changed = threading.Event()
+        self._stopped = False
+        self._looked = threading.Condition()
+        # Looks that were asked for and answered: one that began before it was asked for may have missed why.
+        self._asked = 0
+        self._answered = 0
+        self._unsettled: float | None = None
+        self._thread = threading.Thread(target=self._run, name=source, daemon=True)
+
+    def look(self, cause: str) -> float | None:
+        """Publish what is new in the source; return in how many seconds it may be at rest, or None: it is."""
+        raise NotImplementedError
+
+    def pause(self) -> float:
+        """Return in how many seconds to look again if nothing wakes it."""
+        raise NotImplementedError
+
+    def reload(self, settings: Settings) -> None:
+        """Apply other settings, as far as that needs no restart."""
+
+    def start(self) -> None:
+        """Begin to follow."""
+        if self.at_once:
+            self._look(AGENT_START)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Look soon; returns at once, from any thread."""
+        self._changed.set()
+
+    def ask(self) -> int:
+        """Look soon, and return a number for `answered`."""
+        with self._looked:
+            self._asked += 1
+            ticket = self._asked
+        self.wake()
+        return ticket
+
+    def answered(self, ticket: int, timeout: float) -> bool:
+        """Wait until a look that began after `ask` has ended with the source at rest; False: not in time."""
+        with self._looked:
+            self._looked.wait_for(lambda: self._stopped or self._answered >= ticket, timeout)
+            return self._answered >= ticket
+
+    def alive(self) -> bool:
+        """Return whether the thread runs."""
+        return self._thread.is_alive()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._stopped = True
+        self.wake()
+        if self._thread.is_alive():
+            self._thread.join(_JOIN_DEADLINE)
+        with self._looked:
+            self._looked.notify_all()
+
+    def _look(self, cause: str) -> None:
+        self._changed.clear()
+        with self._looked:
+            asked = self._asked
+        self._unsettled = None
+        try:
+            self._unsettled = self.look(cause)
+        except Exception:
+            _log.exception("following a source failed by a bug; what runs goes on", source=self.source)
+        if self._unsettled is None:
+            with self._looked:
+                self._answered = asked
+                self._looked.notify_all()
+
+    def _run(self) -> None:
+        if not self.at_once:
+            self._look(AGENT_START)
+        while not self._stopped:
+            pause = self.pause()
+            seconds = pause if self._unsettled is None else min(self._unsettled, pause)
+            woken = self._wait(self._changed, seconds)
+            if not self._stopped:
+                self._look("source changed" if woken or self._unsettled is not None else "resync")
+
+
+class Readable(Protocol):
+    """A source that is read as a whole, fast, whenever it may have changed."""
+
+    def snapshot(self) -> Snapshot:
+        """Return what it declares now: the same object while nothing changed."""
+        ...
+
+    def settle_after(self) -> float | None:
+        """Return in how many seconds to read it again, whatever events say; None: it is at rest."""
+        ...
+
+
+class ReadingFollower(Follower):
+    """Follows a source by reading all of it at each look, the first time while the agent starts."""
+
+    at_once = True
+
+    def __init__(self, source: str, readable: Readable, inbox: Inbox) -> None:
+        super().__init__(source)
+        self._readable = readable
+        self._inbox = inbox
+        self._resync = inbox.settings.reconcile.resync
+        self._published: Snapshot | None = None
+
+    def pause(self) -> float:
+        """Return the time between two resyncs."""
+        return self._resync
+
+    def reload(self, settings: Settings) -> None:
+        """Take over the pace."""
+        self._resync = settings.reconcile.resync
+        self.wake()
+
+    def look(self, cause: str) -> float | None:
+        """Read the source, and publish what it declares if that is new."""
+        if self._inbox.suspended():
+            return None
+        try:
+            snapshot = self._readable.snapshot()
+            # So a quiet resync merges nothing.
+            if snapshot is not self._published:
+                self._inbox.publish(snapshot, cause)
+                self._published = snapshot
+        except TankError as error:
+            self._inbox.note_unstored(self.source, str(error), cause)
+        else:
+            self._inbox.note_unstored(self.source, None, cause)
+        return self._readable.settle_after()
