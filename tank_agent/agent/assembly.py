@@ -15,8 +15,8 @@ from msgspec import Struct
 from tank_agent.api.server import ApiServer
 from tank_agent.control.images import Images
 from tank_agent.control.pods import Service
-from tank_agent.control.sessions import Interactive
-from tank_agent.control.sources import GitOps
+from tank_agent.control.sessions import Sessions
+from tank_agent.control.sources import Sources
 from tank_agent.errors import Retry, Stalled, TankError
 from tank_agent.image.store.store import ImageStore
 from tank_agent.intake.events import record_for_pods
@@ -79,7 +79,7 @@ class Running(Struct, frozen=True, kw_only=True):
 
 
 class Parts(Struct, frozen=True, kw_only=True):
-    """The loop and what it works with, before anything tells it what to do."""
+    """The loop and what it works with, before any source is read."""
 
     machine: Machine
     reconciler: Reconciler
@@ -110,7 +110,7 @@ def running(settings: Settings, *, stop_pods: bool) -> Iterator[Running]:
             lambda: _tool_versions(parts.tools),
             sessions=_interactive(settings, machine, parts.tools, reconciler),
             images=Images(parts.store, machine, reconciler),
-            sources=GitOps(
+            sources=Sources(
                 machine.journal,
                 intake,
                 next((one for one in intake.followers if isinstance(one, GitFollower)), None),
@@ -222,7 +222,7 @@ def _mend_run_dir(run_dir: Path, lock: LockFile, server: ApiServer) -> None:
         _log.error("cannot listen; trying again at each resync", error=str(error))
 
 
-def _interactive(settings: Settings, machine: Machine, tools: Tools, reconciler: Reconciler) -> Interactive:
+def _interactive(settings: Settings, machine: Machine, tools: Tools, reconciler: Reconciler) -> Sessions:
     """End what sessions of a former agent left."""
     containers = machine.containers
     executor = Executor(tools.crun, settings.run_dir, tools.cgroups)
@@ -230,7 +230,7 @@ def _interactive(settings: Settings, machine: Machine, tools: Tools, reconciler:
     executor.sweep(
         lambda: {pid for run in runs for pid in tools.cgroups.processes(run.record.cgroup) if pid != run.pid}
     )
-    return Interactive(machine.journal, containers, reconciler, executor)
+    return Sessions(machine.journal, containers, reconciler, executor)
 
 
 def _close_directories(data_dir: Path, run_dir: Path) -> None:
@@ -308,8 +308,8 @@ def _tools(settings: Settings, cgroups: CgroupHost) -> Tools:
 
 
 def _tool_versions(tools: Tools) -> dict[str, str]:
-    said = {"crun": program_version("crun"), "conmon": program_version(tools.conmon)}
-    return {name: text.partition("\n")[0].rpartition(" ")[2] for name, text in said.items()}
+    texts = {"crun": program_version("crun"), "conmon": program_version(tools.conmon)}
+    return {name: text.partition("\n")[0].rpartition(" ")[2] for name, text in texts.items()}
 
 
 def _follow(

@@ -69,7 +69,7 @@ def _start(
 ) -> Running | None:
     """Start all parts as soon as the machine lets us; None if the agent is to end before.
 
-    Meanwhile whoever asks is told what is wrong.
+    Meanwhile every request is answered with what is wrong.
     """
     logged = ""
     while True:
@@ -207,7 +207,7 @@ def needs_restart(former: Settings, wanted: Settings) -> tuple[str, ...]:
 
 
 def prepare_structs() -> None:
-    """Build what msgspec knows of every struct of ours that is defined by now, before threads need it.
+    """Build what msgspec knows of every struct of the package that is defined by now, before threads need it.
 
     msgspec does so when a struct is first read, in Python code that gives other threads their turn; another
     first reader then finds half of it, and the process crashes (SIGSEGV, seen with 0.22).

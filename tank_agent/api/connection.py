@@ -14,16 +14,16 @@ import structlog
 from msgspec import Struct
 
 from tank_agent.api.peer import Peer, peer_of
-from tank_agent.api.request import Answer, Raw, Refused, Reply, Request, Stream, Upgrade
+from tank_agent.api.request import Answer, RawConnection, Refused, Reply, Request, Stream, Upgrade
 from tank_agent.api.routes import RouteTable
-from tank_agent.api.stream import CallerGone, Reader, TooBig, TooSlow, Writer, buffered, hung_up
+from tank_agent.api.stream import CallerGone, SocketReader, SocketWriter, TooBig, TooSlow, buffered, hung_up
 from tank_agent.api.types import ErrorBody
 from tank_agent.api.wire import JOIN_GROUP, encode_error, error_body, http_status
 from tank_agent.control.pods import Service
 from tank_agent.errors import TankError
 
 _LOG = structlog.get_logger()
-# Far above any request of ours: a path, a few parameters, a handful of headers.
+# Far above any request of the client: a path, a few parameters, a handful of headers.
 MAX_HEAD = 64 << 10
 # How much of a path is logged.
 _SHOWN = 200
@@ -41,8 +41,8 @@ class Timeouts(Struct, frozen=True, kw_only=True):
     write: float = 30.0
 
 
-class Host(Protocol):
-    """What a connection needs to know of its server."""
+class ServerFacts(Protocol):
+    """The parts of a server that a connection needs."""
 
     service: Service
     routes: RouteTable
@@ -59,17 +59,17 @@ class Connection(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = "tank"
     sys_version = ""
-    host: Host
+    host: ServerFacts
     connection: socket.socket
 
     def setup(self) -> None:
         """Put our reader and writer between the base class and the socket."""
         self.connection = self.request
         self._times = self.host.timeouts
-        self._reader = Reader(self.connection)
+        self._reader = SocketReader(self.connection)
         self._buffer = io.BufferedReader(self._reader)
         self.rfile = self._buffer
-        self.wfile = self._writer = Writer(
+        self.wfile = self._writer = SocketWriter(
             self.connection, self._times.write, self.host.stopping, self.host.pauses
         )
         self._peer: Peer = peer_of(self.connection)
@@ -82,7 +82,7 @@ class Connection(BaseHTTPRequestHandler):
         try:
             super().handle()
         except (CallerGone, TooBig, TooSlow):
-            # Nobody left to tell.
+            # Nobody is left to answer.
             self.close_connection = True
 
     def handle_one_request(self) -> None:
@@ -227,7 +227,7 @@ class Connection(BaseHTTPRequestHandler):
             if close:
                 close()
         if self.host.stopping.is_set():
-            # What a stopping agent could still tell is not all: the caller must not take it for the end.
+            # A stopping agent has not sent all: the caller must not take this for the end.
             self.close_connection = True
         elif chunked:
             self._writer.write_stream(b"0\r\n\r\n")
@@ -238,7 +238,7 @@ class Connection(BaseHTTPRequestHandler):
         received = buffered(self._buffer, self._reader)
         self.connection.settimeout(None)
         try:
-            upgrade.run(Raw(socket=self.connection, received=received, stopping=self.host.stopping))
+            upgrade.run(RawConnection(socket=self.connection, received=received, stopping=self.host.stopping))
         except OSError as error:
             raise CallerGone from error
         except Exception:

@@ -27,7 +27,7 @@ EXIT = 7  # how it ended; the last frame
 ERROR = 8  # why there is no result, as JSON; the last frame
 TAKEN = 9  # how many bytes of STDIN were passed on since the last of these; only to who asked for it
 
-# Who is told what was taken has no more than this and one frame under way, which the agent always has room
+# A caller that asked for TAKEN has no more than this and one frame under way, which the agent always has room
 # for: so a signal is never behind input that waits, and a terminal's input is never dropped.
 WINDOW = 192 << 10
 

@@ -88,7 +88,7 @@ def identity(path: Path) -> tuple[int, int] | None:
 def remove(path: Path, listener: socket.socket) -> None:
     """Unlink the socket's name, unless another agent has taken it over.
 
-    A listening socket answers for its own inode only, so the two are told apart by trying.
+    A listening socket answers for its own inode only, so a connection attempt shows whose name it is.
     """
     listener.close()
     with contextlib.suppress(FileNotFoundError), _locked(path.parent) as directory:

@@ -1,4 +1,4 @@
-"""Who is at the other end of a unix socket, and may they talk to the agent (unix(7))."""
+"""The process at the other end of a unix socket, and whether it may talk to the agent (unix(7))."""
 
 from __future__ import annotations
 

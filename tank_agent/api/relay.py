@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 
 from tank_agent.api import frames
-from tank_agent.api.request import Raw
+from tank_agent.api.request import RawConnection
 from tank_agent.api.wire import encode_error, error_body
 from tank_agent.errors import NotRunning, Retry, TankError
 from tank_agent.runtime.run import LiveRun
@@ -45,7 +45,7 @@ class Caller:
         gone: nothing more comes from there: the caller left, or the agent stops.
     """
 
-    def __init__(self, raw: Raw, *, confirms: bool) -> None:
+    def __init__(self, raw: RawConnection, *, confirms: bool) -> None:
         self._confirms = confirms
         self._socket = raw.socket
         self._socket.setblocking(False)
@@ -135,7 +135,7 @@ class Caller:
         self.finish(frames.ERROR, encode_error(error_body(error)))
 
 
-def serve_exec(raw: Raw, start: Callable[[], Execution], *, confirms: bool) -> None:
+def serve_exec(raw: RawConnection, start: Callable[[], Execution], *, confirms: bool) -> None:
     """Start a command, and join it with the caller until one of the two ends."""
     caller = Caller(raw, confirms=confirms)
     try:
@@ -371,7 +371,7 @@ def _discard(descriptor: int) -> bool:
         return False
 
 
-def serve_attach(raw: Raw, run: LiveRun, view: Callable[[], Viewer], *, confirms: bool) -> None:
+def serve_attach(raw: RawConnection, run: LiveRun, view: Callable[[], Viewer], *, confirms: bool) -> None:
     """Join a container's terminal with the caller until one of the two ends."""
     caller = Caller(raw, confirms=confirms)
     try:

@@ -1,4 +1,4 @@
-"""What a route's handler gets, and the three kinds of answers it can give."""
+"""The request that a handler gets, and the three kinds of answers that it can give."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Stream(Struct, frozen=True, kw_only=True):
     content_type: str = "application/x-ndjson"
 
 
-class Raw(Struct, frozen=True, kw_only=True):
+class RawConnection(Struct, frozen=True, kw_only=True):
     """The connection itself, after an upgrade.
 
     `received` is what the caller had sent already behind its request; read it before the socket. The socket
@@ -96,7 +96,7 @@ class Upgrade(Struct, frozen=True, kw_only=True):
     Whatever can be refused is refused by the handler before it returns this.
     """
 
-    run: Callable[[Raw], None]
+    run: Callable[[RawConnection], None]
 
 
 Reply = Answer | Stream | Upgrade

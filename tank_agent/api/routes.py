@@ -1,19 +1,48 @@
-"""The routes of the server: each call of `types` with its handler."""
+"""The routes of the server, which follow from the calls of `types`.
+
+A call that takes no more than names is answered by the service's method; the others have a handler here.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 from urllib.parse import unquote
 
+import msgspec
 from msgspec import Struct
 
-from tank_agent.api.handlers import HANDLERS, Handler
-from tank_agent.api.request import Refused, json_answer
-from tank_agent.api.types import PLAIN, Call
+from tank_agent.api import relay, types
+from tank_agent.api.frames import PROTOCOL, SEVERAL
+from tank_agent.api.request import Refused, Reply, Request, Stream, Upgrade, json_answer
+from tank_agent.api.types import (
+    DELETED,
+    MAX_SYNC_WAIT,
+    PHASES,
+    PLAIN,
+    WAIT_SLICE,
+    Call,
+    Deleted,
+    PlanRequest,
+    PullLine,
+)
+from tank_agent.api.wire import decode_text, error_body
+from tank_agent.control.pods import Service
+from tank_agent.control.sessions import LogQuery
+from tank_agent.errors import TankError
+from tank_agent.runtime.session.exec import ExecRequest
+from tank_agent.settings.image import PullPolicy
+from tank_agent.spec.printable import to_json
 
+_T = TypeVar("_T")
+Handler = Callable[[Service, Request], Reply]
+# How often a request that waits looks whether its caller is still there, in seconds.
+_LOOK = 0.5
+_EVENTS_AT_ONCE = 500
+_POLICIES = ("missing", "always", "never")
 # Who may call: "member" is root, the agent's own user, and group tank; "owner" is the first two only.
 Access = Literal["member", "owner"]
 # These are no GET, since they bring or take long, and change nothing.
@@ -38,6 +67,190 @@ class Route(Struct, frozen=True):
     def changes(self) -> bool:
         """Return whether it changes anything or lets the caller in, so that the log says who asked."""
         return self.method != "GET" and self.path not in _READING
+
+
+def _apply(service: Service, request: Request) -> Reply:
+    """Store the pods of a TOML text; `file` in the query is how messages call it."""
+    file = request.query.get("file", "<text>")
+    return json_answer(service.apply(decode_text(request.body, file), file))
+
+
+def _status(service: Service, request: Request) -> Reply:
+    return json_answer(service.status())
+
+
+def _pod_status(service: Service, request: Request) -> Reply:
+    return json_answer(service.status(request.params["name"])[0])
+
+
+def _wait(service: Service, request: Request) -> Reply:
+    """Return a pod's status once it is in `phase`, or as it is after `timeout` seconds."""
+    phase = request.query.get("phase", "running")
+    if phase not in (*PHASES, DELETED):
+        raise Refused(400, f"there is no phase {phase!r}", hint=f"phases are {', '.join((*PHASES, DELETED))}")
+    deadline = time.monotonic() + request.seconds("timeout", WAIT_SLICE, WAIT_SLICE)
+    while True:
+        left = max(0.0, deadline - time.monotonic())
+        found = service.wait(request.params["name"], phase, min(_LOOK, left))
+        if found.phase == phase or left <= _LOOK or request.ended():
+            return json_answer(found)
+
+
+def _events(service: Service, request: Request) -> Reply:
+    """Return the events above `after`, one JSON object a line; with `follow=1`, also those still to come."""
+    after, follow = request.count("after", 0), request.count("follow", 0) > 0
+    return Stream(chunks=_event_lines(service, request, after, request.query.get("pod"), follow=follow))
+
+
+def _event_lines(
+    service: Service, request: Request, after: int, pod: str | None, *, follow: bool
+) -> Iterator[bytes]:
+    while not request.ended():
+        batch = service.events(after, _EVENTS_AT_ONCE)
+        lines = [to_json(event) + b"\n" for event in batch if pod in (None, event.pod)]
+        if lines:
+            yield b"".join(lines)
+        if batch:
+            after = batch[-1].seq
+        elif follow:
+            service.wait_for_events(after, _LOOK)
+        else:
+            return
+
+
+def _plan(service: Service, request: Request) -> Reply:
+    """Return what would be done; the body holds the files, or nothing for what is pending now."""
+    asked = _body(request.body or b"{}", PlanRequest, "a plan request")
+    return json_answer(service.plan(asked.files, asked.git))
+
+
+def _sync(service: Service, request: Request) -> Reply:
+    """Look at every source now; with `wait`, answer once all pods are settled or that time has passed.
+
+    Without it, `within` is how long looking may take. `confirm` lets a commit of git through, "" the one
+    that waits.
+    """
+    wait_for = request.seconds("wait", 0, MAX_SYNC_WAIT) if "wait" in request.query else None
+    within = request.seconds("within", 0, MAX_SYNC_WAIT) if "within" in request.query else None
+    return json_answer(service.sync(wait_for, request.query.get("confirm"), within))
+
+
+def _suspend(service: Service, request: Request) -> Reply:
+    service.sources.suspend(request.params.get("name"))
+    return json_answer(service.sources.report())
+
+
+def _resume(service: Service, request: Request) -> Reply:
+    service.sources.resume(request.params.get("name"))
+    return json_answer(service.sources.report())
+
+
+def _delete(service: Service, request: Request) -> Reply:
+    return json_answer(Deleted(service.delete(request.params["name"])))
+
+
+def _roll_back(service: Service, request: Request) -> Reply:
+    """Give a pod an older spec: that of `to` in the query, a generation or a commit, or the one before."""
+    return json_answer(service.sources.roll_back(request.params["name"], request.query.get("to")))
+
+
+def _remove_volume(service: Service, request: Request) -> Reply:
+    return json_answer(Deleted(service.remove_volume(request.params["pod"], request.params["name"])))
+
+
+def _pull_image(service: Service, request: Request) -> Reply:
+    """Fetch an image: one JSON object a line, of how far it is, at last the image or the error."""
+    policy = request.query.get("policy", "always")
+    if policy not in _POLICIES:
+        raise Refused(400, f"there is no pull policy {policy!r}", hint=f"policies are {', '.join(_POLICIES)}")
+    return Stream(chunks=_pull_lines(service, request, _reference(request), cast("PullPolicy", policy)))
+
+
+def _pull_lines(service: Service, request: Request, reference: str, policy: PullPolicy) -> Iterator[bytes]:
+    try:
+        for line in service.images.pull(reference, policy, request.ended):
+            yield to_json(line) + b"\n"
+    except TankError as error:
+        # The head of the answer is out already, so the error travels in its body.
+        yield to_json(PullLine(error=error_body(error))) + b"\n"
+
+
+def _remove_image(service: Service, request: Request) -> Reply:
+    return json_answer(service.images.remove(_reference(request)))
+
+
+def _reference(request: Request) -> str:
+    reference = request.query.get("reference", "")
+    if not reference:
+        raise Refused(400, "an image must be named: ?reference=…")
+    return reference
+
+
+def _exec(service: Service, request: Request) -> Reply:
+    """Run a command in a container; the body is an `ExecRequest`."""
+    wanted = _body(request.body, ExecRequest, "a request to run a command")
+    if not wanted.argv or not wanted.argv[0] or any("\0" in argument for argument in wanted.argv):
+        raise Refused(400, "there is no command")
+    sessions = service.sessions
+    run = sessions.target(request.params["name"], request.query.get("container"), request.ended)
+    confirms = request.count("confirm", 0) > 0
+    return Upgrade(
+        run=lambda raw: relay.serve_exec(raw, lambda: sessions.start(run, wanted), confirms=confirms)
+    )
+
+
+def _attach(service: Service, request: Request) -> Reply:
+    """Take over the terminal of a container's main process."""
+    sessions = service.sessions
+    run = sessions.terminal(request.params["name"], request.query.get("container"), request.ended)
+    confirms = request.count("confirm", 0) > 0
+    return Upgrade(
+        run=lambda raw: relay.serve_attach(raw, run, lambda: sessions.view(run), confirms=confirms)
+    )
+
+
+def _logs(service: Service, request: Request) -> Reply:
+    """Return what containers printed, one line each: time, stream, F or P (cut), container, content."""
+    query = LogQuery(
+        tail=request.count("tail", 0) if "tail" in request.query else None,
+        since=request.query.get("since", ""),
+        follow=request.count("follow", 0) > 0,
+    )
+    name, container = request.params["name"], request.query.get("container")
+    several, lines = service.sessions.logs(name, container, query, request.ended)
+    return Stream(chunks=lines, content_type=f"application/octet-stream{SEVERAL if several else ''}")
+
+
+def _body(body: bytes, kind: type[_T], what: str) -> _T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refused(400, f"the body is not {what}: {error}") from None
+
+
+# The three that are no JSON have no answer that a struct could describe.
+_SESSION: dict[str, Any] = {"answer": bytes, "service": "sessions", "upgrade": PROTOCOL}
+HANDLERS: tuple[tuple[Call[Any], Handler], ...] = (
+    (types.APPLY, _apply),
+    (types.STATUS, _status),
+    (types.POD_STATUS, _pod_status),
+    (types.WAIT, _wait),
+    (types.EVENTS, _events),
+    (types.PLAN, _plan),
+    (types.SYNC, _sync),
+    (types.SUSPEND, _suspend),
+    (types.SUSPEND_POD, _suspend),
+    (types.RESUME, _resume),
+    (types.RESUME_POD, _resume),
+    (types.DELETE, _delete),
+    (types.ROLLBACK, _roll_back),
+    (types.PULL_IMAGE, _pull_image),
+    (types.REMOVE_IMAGE, _remove_image),
+    (types.REMOVE_VOLUME, _remove_volume),
+    (Call(request="POST /v1/pods/{name}/exec", body=types.MAX_COMMAND, **_SESSION), _exec),
+    (Call(request="POST /v1/pods/{name}/attach", **_SESSION), _attach),
+    (Call(request="GET /v1/pods/{name}/logs", answer=bytes, service="sessions.logs"), _logs),
+)
 
 
 def _plain(call: Call[Any]) -> Handler:

@@ -36,7 +36,7 @@ class ApiServer:
         socket_path: of any length; its directory is made if need be.
         group: whose members may call, besides root; without such a group only root may.
         routes: the table; tests add their own rows.
-        limit: connections at once; the next ones are told to come back.
+        limit: connections at once; further ones are refused with 503.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         self._limit = limit
         self._lock = threading.Lock()
         self._open: dict[socket.socket, threading.Thread] = {}
-        # With it, a caller can be told why there is no other.
+        # Closed to accept one more caller, and answer why it is refused.
         self._spare: int | None = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
     def get_request(self) -> tuple[Any, Any]:

@@ -29,7 +29,7 @@ class TooBig(Exception):
     """The caller sent more than it may."""
 
 
-class Reader(io.RawIOBase):
+class SocketReader(io.RawIOBase):
     """Reads a socket until a deadline and up to a number of bytes, both set by `allow` for each part."""
 
     def __init__(self, connection: socket.socket) -> None:
@@ -71,7 +71,7 @@ class Reader(io.RawIOBase):
         return size
 
 
-class Writer(io.BufferedIOBase):
+class SocketWriter(io.BufferedIOBase):
     """Writes all of what it is given, within a time per call.
 
     Args:
@@ -151,7 +151,7 @@ def hung_up(connection: socket.socket) -> bool:
     return bool(poller.poll(0))
 
 
-def buffered(buffer: io.BufferedReader[Reader], reader: Reader) -> bytes:
+def buffered(buffer: io.BufferedReader[SocketReader], reader: SocketReader) -> bytes:
     """Take what was read from the socket but not yet out of the buffer, without reading more."""
     reader.allow(seconds=0, size=1)
     try:

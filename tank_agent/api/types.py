@@ -114,7 +114,7 @@ class UsageReport(Struct, frozen=True, kw_only=True):
 
 
 class ExitReport(Struct, frozen=True, kw_only=True):
-    """How a run ended; `reason` is a sentence where the numbers do not tell all."""
+    """How a run ended; `reason` is a sentence where the numbers do not suffice."""
 
     code: int | None
     signal: int | None
@@ -465,7 +465,7 @@ def _call(request: str, service: str, answer: type[_T], **options: Any) -> Call[
     return Call(request=request, service=service, answer=answer, **options)
 
 
-# What takes more than names has a handler in `handlers`, and a method of its own in `Client`.
+# What takes more than names has a handler in `routes`, and a method of its own in `Client`.
 STATUS = _call("GET /v1/status", "status", list[PodReport])
 POD_STATUS = _call("GET /v1/pods/{name}/status", "status", PodReport)
 APPLY = _call("POST /v1/pods", "apply", list[AppliedPod], body=MAX_POD_FILE)

@@ -49,7 +49,7 @@ def add_places(parser: argparse.ArgumentParser) -> None:
 def load_places(arguments: argparse.Namespace, *, with_errors: bool = False) -> Settings:
     """Return the agent's settings, with the directories of the command line over them.
 
-    `with_errors` asks only for the directories, as far as they can be told.
+    `with_errors` asks only for the directories, as far as the file can be read.
 
     Raises:
         InvalidSpec: with every problem of the configuration, unless `with_errors`.

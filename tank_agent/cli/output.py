@@ -1,4 +1,4 @@
-"""How things are printed: tables, times for people, JSON, and errors; nothing that could steer a terminal."""
+"""Print tables, times for people, JSON and errors; nothing in them can steer a terminal."""
 
 from __future__ import annotations
 

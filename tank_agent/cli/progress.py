@@ -25,7 +25,7 @@ class PullDisplay:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
         self._live = self._stream.isatty() and os.environ.get("TERM") != "dumb"
-        self._told: set[str] = set()
+        self._printed: set[str] = set()
         self._drawn = 0
 
     def __enter__(self) -> PullDisplay:
@@ -40,9 +40,9 @@ class PullDisplay:
     def show(self, progress: PullReport) -> None:
         """Show how far a pull is now."""
         fresh = [
-            layer for layer in progress.layers if layer.state in _OVER and layer.digest not in self._told
+            layer for layer in progress.layers if layer.state in _OVER and layer.digest not in self._printed
         ]
-        self._told |= {layer.digest for layer in fresh}
+        self._printed |= {layer.digest for layer in fresh}
         text = self._erased() + "".join(f"{_layer_line(layer)}\n" for layer in fresh)
         if self._live and progress.layers:
             lines = self._live_lines(progress)

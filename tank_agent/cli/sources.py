@@ -1,4 +1,4 @@
-"""How files and git stand, in one line below the pods or with all steps."""
+"""Print how far files and git are: in a line below the pods, or with all steps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _COLORS = {"in-sync": _GREEN, "error": _RED, "held": _YELLOW, "suspended": _YELL
 
 
 def print_sources(sources: SourcesReport) -> None:
-    """Print what is to be said about sources, if anything is, after an empty line."""
+    """Print what a user must know about sources, if anything, after an empty line."""
     lines = [
         f"files: {colored('error', _RED)} - {escape(directory.error)}"
         for directory in sources.directories
@@ -40,15 +40,15 @@ def followed(sources: SourcesReport) -> bool:
 def git_line(git: GitReport) -> str:
     """Return how far git is, as one line."""
     what = git.state if git.state != "pending" else "not looked yet"
-    said = [colored(escape(what), _COLORS.get(git.state, "0"))]
+    parts = [colored(escape(what), _COLORS.get(git.state, "0"))]
     if git.commit is not None:
-        said.append(escape(f"at {commit_line(git.commit)}"))
+        parts.append(escape(f"at {commit_line(git.commit)}"))
     trouble = git.error or git.held
     if trouble:
-        said.append(escape(f"- {trouble}"))
+        parts.append(escape(f"- {trouble}"))
     elif git.looked_at:
-        said.append(f"- looked {ago(git.looked_at)}")
-    return " ".join(said)
+        parts.append(f"- looked {ago(git.looked_at)}")
+    return " ".join(parts)
 
 
 def commit_line(commit: CommitReport | PodGitReport) -> str:

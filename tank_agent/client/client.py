@@ -49,7 +49,7 @@ _RETRY_EVERY = 0.1
 
 
 class NotReached(TankError):
-    """A wait is over and the pod is in another phase; `status` is what it is instead."""
+    """A wait has ended and the pod is in another phase; `status` is its present one."""
 
     reason = "not-reached"
 
@@ -176,7 +176,7 @@ class Client(types.Calls):
             timeout: seconds. An agent that restarts meanwhile is waited for as well.
 
         Raises:
-            NotReached: the time is over.
+            NotReached: the time has passed.
             PodNotFound: there is no such pod, also not a moment later.
         """
         began = time.monotonic()

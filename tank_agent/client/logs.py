@@ -1,4 +1,4 @@
-"""What containers printed, line by line, as the agent streams it."""
+"""The output of containers, line by line, as the agent streams it."""
 
 from __future__ import annotations
 

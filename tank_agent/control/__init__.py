@@ -1,4 +1,4 @@
-"""What the verbs do, one module a noun.
+"""The work behind the verbs, one module a noun.
 
 Pods, sources, images, sessions; `offline` for verbs that need no agent.
 """

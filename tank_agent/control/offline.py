@@ -1,4 +1,4 @@
-"""What needs no agent: plan a tree of pod files on a laptop, and make a repository to push to."""
+"""Work without an agent: plan a tree of pod files on a laptop, and make a repository to push to."""
 
 from __future__ import annotations
 

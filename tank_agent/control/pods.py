@@ -26,8 +26,8 @@ from tank_agent.api.types import (
     shown,
 )
 from tank_agent.control.images import Images
-from tank_agent.control.sessions import Interactive
-from tank_agent.control.sources import SYNC_DEADLINE, GitOps
+from tank_agent.control.sessions import Sessions
+from tank_agent.control.sources import SYNC_DEADLINE, Sources
 from tank_agent.errors import InvalidSpec, PodNotFound, Problem, VolumeInUse
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import DesiredPod, Exit
@@ -64,9 +64,9 @@ class Service:
         reconciler: Reconciler,
         tool_versions: Callable[[], Mapping[str, str]],
         *,
-        sessions: Interactive,
+        sessions: Sessions,
         images: Images,
-        sources: GitOps,
+        sources: Sources,
     ) -> None:
         self.sessions = sessions
         self.images = images

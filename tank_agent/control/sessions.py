@@ -1,4 +1,4 @@
-"""What a user does with a running container: run a command in it, take over its terminal, read its output."""
+"""Sessions of users with running containers: exec, attach and logs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class LogQuery(Struct, frozen=True, kw_only=True):
     follow: bool = False
 
 
-class Interactive:
+class Sessions:
     """Finds the container that a user means, and opens it. All methods may be called from many threads."""
 
     def __init__(

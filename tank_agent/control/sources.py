@@ -37,7 +37,7 @@ _NO_TABLE = "agent.toml has no [git]; what came from there goes on, until `tank 
 _STEPS = ("fetched", "verified", "checked", "applied")
 
 
-class GitOps:
+class Sources:
     """What the API asks about sources. All methods may be called from many threads.
 
     Args:

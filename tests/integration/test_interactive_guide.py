@@ -1,4 +1,4 @@
-"""The chapter "Interactive containers" of the guide that this project began with, sentence by sentence.
+"""The chapter "Sessions containers" of the guide that this project began with, sentence by sentence.
 
 Its calls in Elixir are ours in Python: `Tank.exec/3` is `Client.exec`, `{:ok, {:exited, 3}}` is `Exited(3)`.
 """

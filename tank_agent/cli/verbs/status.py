@@ -63,11 +63,11 @@ def print_all(pods: Sequence[PodReport], sources: SourcesReport) -> None:
     if troubled:
         print()
     for pod in troubled:
-        said = list(map(escape, errors[pod.name]))
-        said += [f"next try {until(pod.next_retry)}"] if pod.next_retry else []
-        said += [f"pulling {line}" for line in _pulling(pod)]
-        said += [escape(_held(pod))] if _held(pod) else []
-        print(f"{escape(pod.name)}: " + "\n  ".join(said))
+        lines = list(map(escape, errors[pod.name]))
+        lines += [f"next try {until(pod.next_retry)}"] if pod.next_retry else []
+        lines += [f"pulling {line}" for line in _pulling(pod)]
+        lines += [escape(_held(pod))] if _held(pod) else []
+        print(f"{escape(pod.name)}: " + "\n  ".join(lines))
 
 
 def print_one(pod: PodReport) -> None:
@@ -111,7 +111,7 @@ def follows(pod: PodReport) -> str:
 def _held(pod: PodReport) -> str:
     """Say that a pod does not follow its file, and how it would again; empty if it does."""
     hold = pod.hold
-    # What was suspended as a whole is told once, of all sources.
+    # What is suspended as a whole is printed once, for all sources.
     if not hold or not hold.since:
         return ""
     place = f" to generation {hold.generation}" if hold.generation else ""

@@ -1,4 +1,4 @@
-"""How an interactive session can end. Plain classes, since `tank exec` starts with them: no typing."""
+"""The ways in which a session can end, as plain classes: `tank exec` starts with them, and without typing."""
 
 from __future__ import annotations
 

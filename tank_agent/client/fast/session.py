@@ -43,16 +43,16 @@ class Session:
         self._modes = terminal.Modes()
         self._queue: deque[bytes | memoryview] = deque()
         self._queued = 0
-        # How much input the agent has not passed on yet, if it tells.
+        # How much input the agent has not passed on yet, if it confirms.
         self._under_way = 0
-        self._told = False
+        self._confirms = False
         self._reading = True
         self._held_since = 0.0
         self._leave_at: float | None = None
         self._resized = False
         self._interrupted = False
         self._warned = False
-        # Why output could not be written; the command goes on, since only it can tell how it ends.
+        # Why output could not be written; the command goes on, since only it knows how it ends.
         self._lost: OSError | None = None
 
     def resize(self) -> None:
@@ -85,7 +85,7 @@ class Session:
     @contextlib.contextmanager
     def _signals(self, *, raw: bool, interrupts: bool) -> Iterator[int]:
         reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        user = terminal.Raw(self._streams.stdin) if raw else None
+        user = terminal.RawMode(self._streams.stdin) if raw else None
         try:
             interrupted = self._note_interrupt if interrupts else None
             with terminal.Signals(writer, user, self._note_resize, interrupted):
@@ -136,7 +136,7 @@ class Session:
         poller = select.poll()
         poller.register(wake, select.POLLIN)
         poller.register(self._connection, select.POLLIN | (select.POLLOUT if self._queue else 0))
-        full = self._queued >= _QUEUE or (self._told and self._under_way >= frames.WINDOW)
+        full = self._queued >= _QUEUE or (self._confirms and self._under_way >= frames.WINDOW)
         if self._reading and not full:
             poller.register(self._streams.stdin, select.POLLIN)
         deadlines = [self._held_since + keys.HOLD] if self._keys.held else []
@@ -194,7 +194,7 @@ class Session:
             except BlockingIOError:
                 return
             except OSError:
-                # What the agent said last is still to be read.
+                # The last frames of the agent are still to be read.
                 self._queue.clear()
                 self._queued = 0
                 return
@@ -232,7 +232,7 @@ class Session:
                 how, number = frames.read_exit(payload)
                 return Signaled(number) if how == frames.SIGNALED else Exited(number)
             elif kind == frames.TAKEN:
-                self._told = True
+                self._confirms = True
                 self._under_way -= frames.read_count(payload)
             elif kind == frames.DETACH:
                 return Detached()

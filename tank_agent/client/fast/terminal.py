@@ -71,7 +71,7 @@ class Modes:
         return b"".join(reset) + _PLAIN
 
 
-class Raw:
+class RawMode:
     """Makes a terminal pass on every key, and can put it back at any moment."""
 
     def __init__(self, descriptor: int) -> None:
@@ -103,7 +103,11 @@ class Signals:
     """
 
     def __init__(
-        self, wake: int, raw: Raw | None, resized: Callable[[], None], interrupted: Callable[[], None] | None
+        self,
+        wake: int,
+        raw: RawMode | None,
+        resized: Callable[[], None],
+        interrupted: Callable[[], None] | None,
     ) -> None:
         self._wake = wake
         self._former: int | None = None

@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from tank_agent.api import frames, relay
-from tank_agent.api.request import Raw
+from tank_agent.api.request import RawConnection
 from tests.support.fake_service import until
 
 
@@ -43,7 +43,7 @@ def attached(viewer: FakeViewer, *, code: int) -> Iterator[tuple[socket.socket, 
     """Yield the caller's end of a connection, and the agent's thread."""
     mine, theirs = socket.socketpair()
     mine.settimeout(10)
-    raw = Raw(socket=theirs, received=b"", stopping=threading.Event())
+    raw = RawConnection(socket=theirs, received=b"", stopping=threading.Event())
     run = cast("Any", SimpleNamespace(exit=SimpleNamespace(code=code, signal=None)))
 
     def serve() -> None:

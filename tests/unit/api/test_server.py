@@ -19,7 +19,7 @@ import pytest
 import structlog
 
 from tank_agent.api.connection import Timeouts
-from tank_agent.api.request import Answer, Raw, Reply, Request, Upgrade, json_answer
+from tank_agent.api.request import Answer, RawConnection, Reply, Request, Upgrade, json_answer
 from tank_agent.api.routes import ROUTES, Route
 from tank_agent.api.server import ApiServer
 from tank_agent.errors import OwnedElsewhere, PodNotFound, Retry, Stalled, TankError
@@ -30,7 +30,7 @@ def echo(service: object, request: Request) -> Reply:
     if request.query.get("refuse"):
         raise PodNotFound("there is no pod web")
 
-    def run(raw: Raw) -> None:
+    def run(raw: RawConnection) -> None:
         data = raw.received or raw.socket.recv(65536)
         while data:
             raw.socket.sendall(request.body + data)

@@ -14,7 +14,7 @@ import pytest
 
 from tank_agent import Client, Pod
 from tank_agent.api.frames import PROTOCOL
-from tank_agent.api.request import Answer, Raw, Reply, Request, Upgrade
+from tank_agent.api.request import Answer, RawConnection, Reply, Request, Upgrade
 from tank_agent.api.routes import ROUTES, Route
 from tank_agent.api.types import AppliedPod, PlanReport, PodReport
 from tank_agent.client.client import NotReached
@@ -316,7 +316,7 @@ def test_a_full_agent_asks_to_come_back(service: FakeService, path: Path) -> Non
 
 
 def greet(service: object, request: Request) -> Reply:
-    def run(raw: Raw) -> None:
+    def run(raw: RawConnection) -> None:
         raw.socket.sendall(b"hello " + request.body)
         while data := raw.received or raw.socket.recv(65536):
             raw.socket.sendall(data)

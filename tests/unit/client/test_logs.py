@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from tank_agent.control.sessions import Interactive, LogQuery
+from tank_agent.control.sessions import LogQuery, Sessions
 from tank_agent.spec.model import Container, Pod
 
 
@@ -69,6 +69,6 @@ def test_lines_that_are_followed_come_in_the_order_of_time(tmp_path: Path) -> No
     assert [text.split()[-1] for text in printed] == [str(number) for number in range(10)]
 
 
-def interactive(machine: Machine) -> Interactive:
+def interactive(machine: Machine) -> Sessions:
     part = cast("Any", machine)
-    return Interactive(part, part, part, part)
+    return Sessions(part, part, part, part)

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from tank_agent.control import sessions as interactive
-from tank_agent.control.sessions import Interactive
+from tank_agent.control.sessions import Sessions
 from tank_agent.errors import NotRunning
 from tank_agent.reconcile.core.phase import Phase
 from tank_agent.runtime.run import RunState
@@ -38,7 +38,7 @@ class Pod:
 
 def opened(pod: Pod, ended: bool = False) -> object:
     fake = cast(Any, pod)
-    return Interactive(fake, fake, fake, cast(Any, None)).target("web", None, lambda: ended)
+    return Sessions(fake, fake, fake, cast(Any, None)).target("web", None, lambda: ended)
 
 
 def test_one_that_starts_is_waited_for() -> None:

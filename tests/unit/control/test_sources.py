@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from tank_agent.control.sources import GitOps
+from tank_agent.control.sources import Sources
 from tank_agent.errors import InvalidSpec, PodNotFound, Retry, Stalled
 from tank_agent.intake.intake import Unstored, owned_pods
 from tank_agent.journal.journal import Journal
@@ -89,7 +89,7 @@ class World:
         self.sources, self.git = FakeSources(), FakeGit()
         for command, commit in zip(("one", "two", "three"), COMMITS, strict=False):
             self.journal.merge(of_git(command, commit))
-        self.gitops = GitOps(self.journal, self.sources, self.git, Host(name="edge-1"))  # type: ignore[arg-type]
+        self.gitops = Sources(self.journal, self.sources, self.git, Host(name="edge-1"))  # type: ignore[arg-type]
 
     @property
     def command(self) -> str:
@@ -197,7 +197,7 @@ def test_sync_says_why_not(world: World) -> None:
     with pytest.raises(Stalled, match="all sources are suspended"):
         world.gitops.resume("web")
     with pytest.raises(Stalled, match="no git repository"):
-        GitOps(world.journal, FakeSources(), None, Host(name="x")).sync("")  # type: ignore[arg-type]
+        Sources(world.journal, FakeSources(), None, Host(name="x")).sync("")  # type: ignore[arg-type]
 
 
 def test_how_a_pod_stands(world: World) -> None:
@@ -232,7 +232,7 @@ def test_the_report_of_the_repository(world: World) -> None:
     assert report["git"]["commit"]["at"] == "1970-01-01T00:00:00Z"
     world.gitops.suspend(None)
     assert msgspec.to_builtins(world.gitops.report())["git"]["state"] == "suspended"
-    alone = GitOps(world.journal, world.sources, None, Host(name="x"))  # type: ignore[arg-type]
+    alone = Sources(world.journal, world.sources, None, Host(name="x"))  # type: ignore[arg-type]
     assert "agent.toml has no [git]" in msgspec.to_builtins(alone.report())["git"]["error"]
     world.journal.merge(snapshot(source="git"))
     assert alone.report().git is None

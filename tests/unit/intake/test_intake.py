@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterable
 
-from tank_agent.control.sources import GitOps
+from tank_agent.control.sources import Sources
 from tank_agent.errors import Problem, Retry
 from tank_agent.intake.intake import Intake
 from tank_agent.journal.journal import Journal
@@ -188,7 +188,7 @@ def test_what_could_not_be_stored_is_reported_until_it_is_and_recorded_when_ther
     seed = SourceKind(name="seed", called="the seeds", describe=str, follow=lambda inbox: Seeds(inbox, "s"))
     intake = make_intake(source, Woken(), [], 60.0, journal, seed)
     places = {"dir": "/pods.d", "seed": "/seed.d"}
-    gitops = GitOps(journal, intake, None, Host(name="x"), places=places)
+    gitops = Sources(journal, intake, None, Host(name="x"), places=places)
     files, seeds = intake.followers
 
     def errors() -> list[str | None]:
