@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tank_agent.linux.paths import Closing
+
 _LOOK_EVERY = 0.01
 
 
@@ -73,7 +75,7 @@ def locked_directory(path: Path, timeout: float) -> Iterator[int]:
     """
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     deadline = time.monotonic() + timeout
-    try:
+    with Closing(directory):
         while True:
             try:
                 fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -83,5 +85,3 @@ def locked_directory(path: Path, timeout: float) -> Iterator[int]:
                     raise TimeoutError from None
                 time.sleep(_LOOK_EVERY)
         yield directory
-    finally:
-        os.close(directory)

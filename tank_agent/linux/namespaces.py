@@ -293,10 +293,8 @@ def id_mapping(ids: IdRange) -> Iterator[IdMapping]:
             descriptor = os.open(process / "ns" / "user", os.O_RDONLY | os.O_CLOEXEC)
         finally:
             child.kill()
-    try:
+    with Closing(descriptor):
         yield IdMapping(ids, descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _wait_until_inside(child: subprocess.Popen[bytes]) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import structlog
 
 from tank_agent.errors import TankError
-from tank_agent.linux.paths import RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV, open_at
+from tank_agent.linux.paths import RESOLVE_NO_SYMLINKS, RESOLVE_NO_XDEV, Closing, open_at
 
 _log = structlog.get_logger()
 _STOP_DEADLINE = 5.0
@@ -177,10 +177,8 @@ class _Removal:
         except OSError as error:
             self._failed(error)
             return
-        try:
+        with Closing(child):
             self._empty(child)
-        finally:
-            os.close(child)
         self._attempt(os.rmdir, name, directory)
 
     def _move(self, name: str, *, dir_fd: int) -> None:

@@ -85,13 +85,11 @@ class _Layer:
             return _Seen.HIDDEN if above is _Seen.OPAQUE else _Seen.NOTHING
         except OSError:
             return _Seen.HIDDEN
-        try:
+        with Closing(descriptor):
             with suppress(OSError):
                 if above is _Seen.OPAQUE or os.getxattr(descriptor, _OPAQUE) == b"y":
                     return _Seen.OPAQUE
             return _Seen.DIRECTORY
-        finally:
-            os.close(descriptor)
 
 
 def _below(path: bytes) -> bytes:

@@ -34,7 +34,7 @@ from tank_agent.image.manifest import (
     parse_manifest,
 )
 from tank_agent.image.unpack.decompress import GZIP, HEAD, ZSTD, BadLayerError, plain
-from tank_agent.linux.paths import open_beneath
+from tank_agent.linux.paths import Closing, open_beneath
 from tank_agent.spec.reference import Reference, is_digest
 
 _REF_NAME = "org.opencontainers.image.ref.name"
@@ -127,13 +127,11 @@ class DirectoryFiles:
         except OSError as error:
             kind = MissingError if isinstance(error, FileNotFoundError) else Stalled
             raise kind(f"cannot read {self._path / name}: {error.strerror}") from error
-        try:
+        with Closing(descriptor):
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
                 raise Stalled(f"{self._path / name} is not a regular file")
             yield Slice(descriptor=descriptor, start=0, size=found.st_size)
-        finally:
-            os.close(descriptor)
 
     def close(self) -> None:
         """Close the directory. Idempotent."""

@@ -38,7 +38,7 @@ from tank_agent.image.unpack.decompress import GZIP, HEAD, ZSTD, BadLayerError, 
 from tank_agent.image.unpack.tarfilter import BLOCK, TarFilter, packed
 from tank_agent.linux import confine
 from tank_agent.linux.channels import enlarge_pipe, unread
-from tank_agent.linux.paths import open_in_root
+from tank_agent.linux.paths import Closing, open_in_root
 
 _INT = struct.calcsize("i")
 _CHANGE = (confine.CHOWN, confine.DAC_OVERRIDE, confine.FOWNER, confine.FSETID)
@@ -330,7 +330,5 @@ def _is_directory(root: int, path: bytes) -> bool:
         descriptor = open_in_root(root, path or b".", os.O_PATH | os.O_NOFOLLOW)
     except OSError:
         return False
-    try:
+    with Closing(descriptor):
         return stat.S_ISDIR(os.fstat(descriptor).st_mode)
-    finally:
-        os.close(descriptor)

@@ -101,10 +101,8 @@ def end_unstarted(directory: Path) -> None:
     number = monitors(directory.parent).get(directory.name)
     monitor = pidfd.open_process(number) if number is not None else None
     if monitor is not None:
-        try:
+        with Closing(monitor):
             kill_monitor(monitor)
-        finally:
-            os.close(monitor)
 
 
 def kill_monitor(monitor: int) -> None:

@@ -162,15 +162,13 @@ def open_rootfs(path: str, volumes: Volumes) -> Iterator[Path]:
         )
     except OSError as error:
         raise Stalled(f"rootfs: {path}: {error.strerror}", hint="name a directory of this machine") from error
-    try:
+    with Closing(found):
         held = Path(f"/proc/self/fd/{found}")
         real = held.readlink()
         if is_kernel_path_of_host(str(real)):
             raise Stalled(f"rootfs: {path} leads to {real}, which is in a kernel file system")
         volumes.refuse_own("rootfs", real)
         yield held
-    finally:
-        os.close(found)
 
 
 def _prepare(rootfs: Path, launch: Launch, ids: IdRange | None) -> tuple[Identity, list[Mount]]:

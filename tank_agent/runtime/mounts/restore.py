@@ -204,11 +204,9 @@ def _is_mounted(root: int, path: str, inode: Inode | None) -> bool:
         if error.errno in _NOT_THERE:
             return False
         raise
-    try:
+    with Closing(found):
         status = os.fstat(found)
         return mount_api.place_of(found).is_root and inode in (None, (status.st_dev, status.st_ino))
-    finally:
-        os.close(found)
 
 
 def _attach(root: int, descriptors: int, lost_mount: _Lost) -> None:

@@ -209,10 +209,8 @@ def _nest(inner: BindMount, outer: BindMount, source: int) -> None:
             _make_mount_point(source, relative, is_directory=stat.S_ISDIR(os.fstat(copy).st_mode))
         with Closing(os.open(outer.source, os.O_PATH | os.O_CLOEXEC)) as top:
             target = paths.open_without_links(top, relative, os.O_PATH)
-        try:
+        with Closing(target):
             mount_api.attach(copy, target)
-        finally:
-            os.close(target)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise Retry(f"mount {inner.target}: a symbolic link is there in the volume around it") from error

@@ -17,6 +17,7 @@ import msgspec
 import structlog
 
 from tank_agent.linux import atomic
+from tank_agent.linux.paths import Closing
 
 _log = structlog.get_logger()
 # Read by crun at create; crun exec uses the same program again.
@@ -112,14 +113,12 @@ def _read_bounded(path: Path, limit: int) -> bytes | None:
     except OSError:
         # Absent, a symlink or unreadable: the cache only saves time, so each of them means "compile".
         return None
-    try:
+    with Closing(fd):
         status = os.fstat(fd)
         writable_by_others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or writable_by_others:
             return None
         content = os.read(fd, limit + 1)
-    finally:
-        os.close(fd)
     return content if len(content) <= limit else None
 
 

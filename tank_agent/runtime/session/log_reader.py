@@ -16,6 +16,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from tank_agent.linux.paths import Closing
+
 _CHUNK = 1 << 20
 _BLOCK = 64 << 10
 # Longer lines are handed on in pieces, so that a program that never ends its line fits into memory, too.
@@ -254,11 +256,9 @@ def _printed(file: Path, most: int) -> tuple[bytes, bool]:
     opened = _open(file)
     if opened is None:
         return b"", True
-    try:
+    with Closing(opened):
         begin = max(0, os.fstat(opened).st_size - most)
         data = os.pread(opened, most, begin)
-    finally:
-        os.close(opened)
     printed = []
     for line in data.split(b"\n")[:-1]:
         parts = line.split(b" ", 3)
