@@ -1,4 +1,4 @@
-"""The verbs about images: list, pull, remove and prune; what a pod needs stays, whatever is asked."""
+"""The verbs about images: list, pull, remove and prune; images that a pod needs always stay."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from tank_agent.api.types import ListedImage, PullLine, PullReport, RemovedImages, shown
 from tank_agent.errors import Retry, TankError
 from tank_agent.image.config import Progress
-from tank_agent.image.store.store import ImageStore, ImageUse, Pruned
+from tank_agent.image.store.store import ImageStore, ImageUse
 from tank_agent.linux.clock import rfc3339
 from tank_agent.reconcile.reconciler import Reconciler
 from tank_agent.reconcile.steps import Machine
@@ -25,13 +25,7 @@ _NOTHING = Progress(done=0, total=0)
 
 
 class Images:
-    """Images as the API shows them. All methods may be called from many threads.
-
-    Args:
-        store: where images are.
-        machine: the pods that run, and that should.
-        reconciler: woken when an image came that pods wait for.
-    """
+    """Images as the API shows them. All methods may be called from many threads."""
 
     def __init__(self, store: ImageStore, machine: Machine, reconciler: Reconciler) -> None:
         self._store = store
@@ -60,11 +54,8 @@ class Images:
     def pull(self, reference: str, policy: PullPolicy, ended: Callable[[], bool]) -> Iterator[PullLine]:
         """Fetch an image: yields how far it is a few times a second, and at last the image.
 
-        Ends early, with an error, when `ended()` becomes true.
-
-        Raises:
-            Stalled: no such image, or one that is refused.
-            Retry: it failed for now; with "always" also if the registry could not be asked.
+        Ends early, with an error, when `ended()` becomes true; with "always" also if the registry can't be
+        asked.
         """
         full = str(find_image(reference))
         deadline = time.monotonic() + _PREPARED_WITHIN
@@ -89,10 +80,8 @@ class Images:
                 given_up.set()
             image = future.result()
         if image.not_refreshed:
-            raise Retry(
-                f"the registry did not answer; the copy of {full} on this machine stays as it is",
-                hint=image.not_refreshed,
-            )
+            wrong = f"the registry did not answer; the copy of {full} on this machine stays as it is"
+            raise Retry(wrong, hint=image.not_refreshed)
         yield _line(seen[0])
         self._wake_waiting(full)
         # An image on disk has no name of its own digest, so the one that was asked for is looked up.
@@ -108,11 +97,11 @@ class Images:
             ImageInUse: a pod runs it, should run it, or did before its last change.
             Stalled: there is no such image.
         """
-        return _removed(self._store.remove(reference, self._uses()))
+        return shown(self._store.remove(reference, self._uses()), RemovedImages)
 
     def prune(self) -> RemovedImages:
         """Remove every image that no pod runs, should run, or ran before its last change."""
-        return _removed(self._store.prune(self._uses()))
+        return shown(self._store.prune(self._uses()), RemovedImages)
 
     def _uses(self) -> Iterator[ImageUse]:
         journal, containers = self._machine.journal, self._machine.containers
@@ -151,7 +140,3 @@ def _is(image: str, full: str) -> bool:
 
 def _line(progress: Progress) -> PullLine:
     return PullLine(progress=shown(progress, PullReport))
-
-
-def _removed(pruned: Pruned) -> RemovedImages:
-    return RemovedImages(removed=pruned.removed, freed=pruned.freed)

@@ -2,8 +2,11 @@
 
 registry/   the Distribution client
 unpack/     one layer → one directory, in a confined child
-store/      what is on disk: references, manifests, layers; images from files
-pull, fetch, jobs   one pull: what it needs, who fetches it, and what it shares with other pulls
+store/      on disk: references, manifests, layers; images from files
+pull, jobs  one pull: its manifest, its layers, and the work that it shares with other pulls
 manifest, platform  indexes, manifests and configurations, read strictly
-config, merge, user the image's configuration, with the pod file's keys over it; names of users → numbers
+config, parameters  an image's configuration, with the pod file's keys over it; names of users → numbers
+
+Errors everywhere: Stalled if trying again is pointless, such as for content that is refused; Retry if a
+place, the network or the machine failed for now.
 """

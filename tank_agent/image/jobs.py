@@ -108,22 +108,21 @@ class Lanes:
 
 
 class Job:
-    """One layer on its way. `done` counts its compressed bytes; the worker writes it, anyone reads it."""
+    """One layer on its way, and how each pull that waits for it gives up.
+
+    `done` counts its compressed bytes; the worker writes it, anyone reads it.
+    """
 
     def __init__(self, lane: str = "") -> None:
         self.lane = lane
         self.done = 0
         self.state: LayerState = "waiting"
         self.future: Future[None] = Future()
-        self._waiters: list[Callable[[], bool]] = []
-
-    def join(self, cancelled: Callable[[], bool]) -> None:
-        """Let one more pull wait for this."""
-        self._waiters.append(cancelled)
+        self.waiters: list[Callable[[], bool]] = []
 
     def cancelled(self) -> bool:
         """Return whether every pull that waited has given up."""
-        return all(waiter() for waiter in list(self._waiters))
+        return all(waiter() for waiter in list(self.waiters))
 
     def check(self) -> None:
         """Stop the worker here if nobody waits any more."""
@@ -153,10 +152,10 @@ class Jobs:
         with self._lock:
             before = self._running.get(key)
             if before is not None and not before.cancelled():
-                before.join(cancelled)
+                before.waiters.append(cancelled)
                 return Share(before, ours=False)
             job = self._running[key] = Job(lane)
-            job.join(cancelled)
+            job.waiters.append(cancelled)
         self._lanes.submit(lane, lambda: self._run(key, job, before, work))
         return Share(job, ours=True)
 

@@ -32,10 +32,8 @@ _INDEXES = (OCI_INDEX, DOCKER_LIST)
 _MANIFESTS = (OCI_MANIFEST, DOCKER_MANIFEST)
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1"
 _LAYERS = (
-    "application/vnd.oci.image.layer.v1.tar",
-    "application/vnd.oci.image.layer.nondistributable.v1.tar",
-    "application/vnd.docker.image.rootfs.diff.tar",
-    "application/vnd.docker.image.rootfs.foreign.diff.tar",
+    *(f"application/vnd.oci.image.layer.{kind}v1.tar" for kind in ("", "nondistributable.")),
+    *(f"application/vnd.docker.image.rootfs.{kind}diff.tar" for kind in ("", "foreign.")),
 )
 _COMPRESSIONS = ("", "gzip", "zstd")
 # No type, or the one that servers state for any file.
@@ -157,12 +155,9 @@ def parse_manifest(data: bytes, media_type: str, where: str) -> Index | Manifest
     media_type = _type(media_type)
     old = document.schema_version == 1 or bytes(document.fs_layers) != b"null"
     if old or media_type.startswith(_SCHEMA_1):
-        raise Stalled(
-            "the registry has this image only as Docker manifest schema 1, which has no digests of its "
-            "uncompressed layers and is retired",
-            where=where,
-            hint="push it again with a current tool, or copy it with: skopeo copy --format oci",
-        )
+        wrong = "the registry has this image only as Docker manifest schema 1, which has no digests of its "
+        hint = "push it again with a current tool, or copy it with: skopeo copy --format oci"
+        raise Stalled(f"{wrong}uncompressed layers and is retired", where=where, hint=hint)
     stated = {kind for kind in (media_type, _type(document.media_type)) if kind not in _VAGUE}
     if len(stated) > 1:
         raise Stalled(f"the manifest is {' and '.join(sorted(stated))} at once", where=where)
@@ -176,9 +171,8 @@ def parse_manifest(data: bytes, media_type: str, where: str) -> Index | Manifest
         raise Stalled(f"a document of the type {kind!r} is not an image", where=where)
     if is_index:
         # The size of another manifest is not used; it is bounded anyway.
-        return Index(
-            manifests=tuple(_checked(entry, entry.size or 0, where) for entry in document.manifests or ())
-        )
+        entries = document.manifests or ()
+        return Index(manifests=tuple(_checked(entry, entry.size or 0, where) for entry in entries))
     if document.config is None:
         raise Stalled("the manifest has no configuration", where=where)
     return _image(document.config, document.layers or (), where)
@@ -195,10 +189,8 @@ def _image(config: _Descriptor, layers: Sequence[_Descriptor], where: str) -> Ma
         base, _, compression = kind.replace("tar.", "tar+").partition("+")
         if kind not in _VAGUE_LAYERS and (base not in _LAYERS or compression not in _COMPRESSIONS):
             raise Stalled(f"a layer is of the unknown type {layer.media_type!r}", where=where)
-    return Manifest(
-        config=_checked(config, config.size, where),
-        layers=tuple(_checked(layer, layer.size, where) for layer in layers),
-    )
+    checked = tuple(_checked(layer, layer.size, where) for layer in layers)
+    return Manifest(config=_checked(config, config.size, where), layers=checked)
 
 
 def parse_configuration(data: bytes, where: str) -> Configuration:

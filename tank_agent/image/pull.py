@@ -69,12 +69,7 @@ class LayerFetcher:
         self._server = server
 
     def fetch(self, task: LayerTask, job: Job) -> None:
-        """Bring a layer into the store; a transfer that broke goes on from what it left on disk.
-
-        Raises:
-            Stalled: the layer is refused.
-            Retry: the place, the network or the disk failed for now.
-        """
+        """Bring a layer into the store; a transfer that broke goes on from what it left on disk."""
         # Another pull may have brought it since this one looked.
         if self._layers.record(task.diff_id) is not None:
             return
@@ -212,12 +207,7 @@ class ImagePull:
             self._content.close()
 
     def resolve(self) -> Resolved:
-        """Fetch and verify the manifest for this machine's platform and the image's configuration.
-
-        Raises:
-            Stalled: there is none, or it is refused.
-            Retry: the place failed for now.
-        """
+        """Fetch and verify the manifest for this machine's platform and the image's configuration."""
         document = self._content.manifest()
         digest = outermost = digest_of(document.data)
         if self._reference.digest:
@@ -247,12 +237,7 @@ class ImagePull:
         )
 
     def fetch(self, resolved: Resolved, layers: Layers, jobs: Jobs, fetcher: LayerFetcher) -> None:
-        """Bring all layers that are missing.
-
-        Raises:
-            Stalled: a layer is refused.
-            Retry: something failed for now, or the pull was cancelled.
-        """
+        """Bring all layers that are missing."""
         pairs = list(zip(resolved.manifest.layers, resolved.configuration.diff_ids, strict=True))
         missing: dict[str, Descriptor] = {}
         for descriptor, diff_id in pairs:

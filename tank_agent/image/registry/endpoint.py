@@ -78,12 +78,7 @@ class Endpoint:
         self._excuse: TankError | None = None
 
     def get(self, path: str, headers: Mapping[str, str]) -> Response:
-        """Ask for a path below the repository, and log in if the registry wants it.
-
-        Raises:
-            Stalled: access is denied.
-            Retry: the host can't be reached now.
-        """
+        """Ask for a path below the repository, and log in if the registry wants it."""
         used = self._authorization
         answer = self._ask(path, headers, used)
         try:

@@ -149,10 +149,7 @@ class Response:
     def read(self, size: int) -> bytes:
         """Return at most `size` bytes of the body as it came, b"" at the end.
 
-        What came before a connection broke is returned first, and the error by the next call.
-
-        Raises:
-            Retry: the connection broke, or is too slow.
+        What came before a connection broke is returned first, and the error raised by the next call.
         """
         self._operation.allow(self._settings.read_timeout + size / self._settings.minimum_rate)
         pieces: list[bytes] = []
@@ -216,10 +213,6 @@ class Http:
 
         The secret is for the origin of `url` alone. The first redirect to another one ends its use, also if
         a later one leads back: by then it is not the host's own wish any more.
-
-        Raises:
-            Stalled: the host is not who it should be, or redirects where it may not.
-            Retry: the host can't be reached now.
         """
         here, strayed = url, False
         for _ in range(_REDIRECTS):

@@ -60,11 +60,7 @@ class Url(Struct, frozen=True, kw_only=True):
 
 
 def parse_url(text: str) -> Url:
-    """Take an absolute http or https address apart.
-
-    Raises:
-        Stalled: it can be read in more than one way, or holds a name and a password.
-    """
+    """Take an absolute address apart; Stalled if it has two readings, or holds a name and a password."""
     text = _clean(text)
     found = _FORM.match(text)
     if not found:

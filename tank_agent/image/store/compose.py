@@ -97,11 +97,7 @@ def _below(path: bytes) -> bytes:
 
 
 def compose(diff_ids: Sequence[str], layers: Layers) -> tuple[str, ...]:
-    """Return the layers to mount, lowest first; makes the layer of directories if the image needs one.
-
-    Args:
-        diff_ids: the image's layers, lowest first; all of them are in `layers`.
-    """
+    """Return the layers to mount for these, lowest first; makes the layer of directories if one is needed."""
     order = list(dict.fromkeys(reversed(diff_ids)))
     records = [layers.record(diff_id) for diff_id in order]
     if None in records:

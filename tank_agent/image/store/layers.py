@@ -79,11 +79,7 @@ class Layers:
         return record
 
     def implicit(self, diff_id: str) -> Iterator[bytes]:
-        """Yield the paths of a layer's directories that no entry described, in the order of their bytes.
-
-        Raises:
-            ValueError: the list is damaged.
-        """
+        """Yield, sorted, a layer's directories that no entry described; ValueError if the list is damaged."""
         record = self.record(diff_id)
         if record is not None:
             yield from sorted(bytes.fromhex(path) for path in record.implicit)

@@ -46,15 +46,7 @@ _LONGEST_HEADER = 1 << 20
 
 
 def open_on_disk(reference: Reference, scratch: Path, limit: int) -> ImageContent:
-    """Open a layout or an archive.
-
-    Args:
-        scratch: a directory for an archive that is compressed.
-        limit: how many bytes that may have unpacked.
-
-    Raises:
-        Stalled: it can't be read.
-    """
+    """Open a layout or an archive; a compressed one is unpacked in `scratch`, to at most `limit` bytes."""
     path = Path(reference.path)
     if reference.transport == "oci":
         return LayoutContent(DirectoryFiles(path), reference)
@@ -92,13 +84,11 @@ class Slice(Struct, frozen=True, kw_only=True):
     def chunks(self) -> Iterator[bytes]:
         """Yield the whole part in pieces."""
         read = self.reader(0)
-        while chunk := read(1 << 20):
-            yield chunk
+        return iter(lambda: read(1 << 20), b"")
 
     def reader(self, offset: int) -> ReadChunk:
         """Return a reader that starts `offset` bytes into the part."""
-        position = self.start + offset
-        end = self.start + self.size
+        position, end = self.start + offset, self.start + self.size
 
         def read(size: int) -> bytes:
             nonlocal position
@@ -150,11 +140,7 @@ class _Headers(io.FileIO):
 
 
 class ArchiveFiles:
-    """The regular files of a tar archive; one that is compressed is first unpacked to an unnamed file.
-
-    Args:
-        limit: how many bytes it may have unpacked.
-    """
+    """The regular files of a tar archive; one that is compressed is first unpacked to an unnamed file."""
 
     def __init__(self, path: Path, scratch: Path, limit: int) -> None:
         self._path = path
@@ -216,10 +202,8 @@ class ArchiveFiles:
         members: dict[str, Slice | str] = {}
         last = -1
         try:
-            with (
-                _Headers(os.dup(self._descriptor)) as file,
-                tarfile.open(fileobj=file, mode="r:") as archive,
-            ):
+            file = _Headers(os.dup(self._descriptor))
+            with file, tarfile.open(fileobj=file, mode="r:") as archive:
                 for info in archive:
                     # It would keep all of them.
                     archive.members.clear()  # type: ignore[attr-defined]
@@ -263,15 +247,7 @@ class LayoutContent:
             data = self._read(self._name(one.digest), MANIFEST_LIMIT)
             return Document(data=data, media_type=one.media_type)
         # The same image for several platforms, without an index of its own.
-        entries = [
-            {
-                "mediaType": one.media_type,
-                "digest": one.digest,
-                "size": one.size,
-                "platform": msgspec.to_builtins(one.platform),
-            }
-            for one in chosen
-        ]
+        entries = [_entry(one) for one in chosen]
         made = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
         return Document(data=msgspec.json.encode(made), media_type=OCI_INDEX)
 
@@ -308,15 +284,20 @@ class LayoutContent:
         if not index.manifests:
             raise Stalled("the layout holds no image", where=self._where)
         known = ", ".join(sorted({tag for tag in tags if tag})) or "none"
-        raise Stalled(
-            f"no image with the tag {wanted!r} in the layout" if wanted else "the layout has several images",
-            where=self._where,
-            hint=f"its tags are: {known}; a digest after @ names one as well",
+        wrong = (
+            f"no image with the tag {wanted!r} in the layout" if wanted else "the layout has several images"
         )
+        hint = f"its tags are: {known}; a digest after @ names one as well"
+        raise Stalled(wrong or "the layout has several images", where=self._where, hint=hint)
 
     def _read(self, name: str, limit: int) -> bytes:
         with self._files.open(name) as found:
             return found.read(limit, f"{self._where}: {name}")
+
+
+def _entry(one: Descriptor) -> dict[str, object]:
+    named = {"mediaType": one.media_type, "digest": one.digest, "size": one.size}
+    return {**named, "platform": msgspec.to_builtins(one.platform)}
 
 
 class _Saved(Struct, rename="pascal"):
@@ -355,14 +336,9 @@ class DockerArchiveContent(LayoutContent):
         if len(parse_configuration(config, self._where).diff_ids) != len(layers):
             raise Stalled("the archive's manifest.json and configuration disagree", where=self._where)
         self._names[digest_of(config)] = saved.config
-        return msgspec.json.encode(
-            {
-                "schemaVersion": 2,
-                "mediaType": OCI_MANIFEST,
-                "config": {"mediaType": DOCKER_CONFIG, "digest": digest_of(config), "size": len(config)},
-                "layers": [self._layer(name) for name in layers],
-            }
-        )
+        described = {"mediaType": DOCKER_CONFIG, "digest": digest_of(config), "size": len(config)}
+        made = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": described}
+        return msgspec.json.encode({**made, "layers": [self._layer(name) for name in layers]})
 
     def _layer(self, name: str) -> dict[str, str | int]:
         """Describe a layer. Newer archives name it by its digest; older ones must be read to know it."""
@@ -392,8 +368,6 @@ class DockerArchiveContent(LayoutContent):
             if tag in (image.repo_tags or ()):
                 return image
         known = ", ".join(tag for image in images for tag in image.repo_tags or ()) or "none"
-        raise Stalled(
-            f"no image {tag!r} in the archive" if tag else "the archive has several images",
-            where=self._where,
-            hint=f"write one of these after the path and a colon: {known}",
-        )
+        wrong = f"no image {tag!r} in the archive" if tag else "the archive has several images"
+        hint = f"write one of these after the path and a colon: {known}"
+        raise Stalled(wrong, where=self._where, hint=hint)

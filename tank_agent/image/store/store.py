@@ -97,11 +97,7 @@ def find_needs(uses: Iterable[ImageUse], records: Sequence[ReferenceRecord]) -> 
 class ImageStore:
     """Images on this machine; every method may be called from any thread.
 
-    Args:
-        data_dir: the agent's data directory; images are in `images` below it.
-
-    Raises:
-        Stalled: another agent works on the same directory.
+    They are in `images` below the agent's `data_dir`. Stalled if another agent works there.
     """
 
     def __init__(self, data_dir: Path, settings: ImageSettings | None = None) -> None:
@@ -137,11 +133,7 @@ class ImageStore:
         self._lock_file.close()
 
     def cached(self, reference: str) -> Image | None:
-        """Return the image if it can run without fetching or unpacking anything; quick, no network.
-
-        Raises:
-            Stalled: the reference can't be read.
-        """
+        """Return the image if it can run without fetching or unpacking anything; quick, no network."""
         digest = self._digest(find_image(reference))
         known = self._records.image(digest) if digest else None
         if known is None or any(self._layers.record(diff_id) is None for diff_id in known.record.layers):
@@ -163,20 +155,14 @@ class ImageStore:
         Args:
             policy: "missing" takes a cached image, "always" asks the registry first and takes the cached
                 image only if nobody answers, "never" asks nobody. None is what agent.toml has.
-
-        Raises:
-            Stalled: no such image, a manifest or layer that is refused, or a reference that can't be read.
-            Retry: the registry or the disk failed for now.
         """
         policy = policy or self._settings.pull
         found = self.cached(reference)
         if found is not None and policy != "always":
             return found
         if policy == "never":
-            raise Stalled(
-                f"the image {reference} is not on this machine, and may not be fetched",
-                hint='pull it with `tank image pull`, or write pull = "missing"',
-            )
+            hint = 'pull it with `tank image pull`, or write pull = "missing"'
+            raise Stalled(f"the image {reference} is not on this machine, and may not be fetched", hint=hint)
         settings = self._settings
         if found is not None:
             # There is a copy to fall back to, and a container that waits for its start.

@@ -58,12 +58,7 @@ class UnpackServer:
             self._stop()
 
     def start(self, directory: Path, *, hint: str = "") -> LayerUnpack:
-        """Begin to unpack a layer into an empty directory.
-
-        Raises:
-            Stalled: there is no GNU tar.
-            Retry: the machine is short of something.
-        """
+        """Begin to unpack a layer into an empty directory."""
         tar = shutil.which("tar", path=ENVIRONMENT["PATH"])
         if tar is None:
             raise Stalled("cannot unpack images: tar is not installed", hint="see `tank doctor`")
@@ -154,14 +149,13 @@ class LayerUnpack:
         return True
 
     def finish(self, implicit: BinaryIO) -> Unpacked:
-        """Wait for the end, set what overlayfs reads, and return what was found.
+        """Wait for the end, set what overlayfs reads, and return the layer.
 
         Args:
             implicit: gets the list of directories that are there only because an entry needed them.
 
         Raises:
             RefusedLayerError: the layer can't be used.
-            Retry: the machine failed (disk full, out of memory, too slow).
         """
         self._close_feed()
         opaque_root = False

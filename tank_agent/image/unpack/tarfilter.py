@@ -54,7 +54,7 @@ class TarFilter:
     """Feed it an archive in pieces; write what it returns to tar.
 
     Paths in the results are relative to the layer's root, without "./" and without a slash at the end; b""
-    is the root itself. `whiteouts` are paths that hide what lower layers have there, `opaque` directories
+    is the root itself. `whiteouts` are paths that hide those of lower layers, `opaque` directories
     that hide all of theirs, `implicit` directories that entries need and no entry describes.
     """
 
@@ -249,11 +249,7 @@ def _read_extension(kind: int, payload: bytes, into: _Extended) -> None:
 
 
 def pax_records(payload: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the records "LENGTH KEY=VALUE\\n" of an extended header.
-
-    Raises:
-        BadLayerError: a record does not have that form.
-    """
+    """Yield the records "LENGTH KEY=VALUE\\n" of an extended header; BadLayerError for another form."""
     position = 0
     while position < len(payload):
         space = payload.find(b" ", position, position + 20)
