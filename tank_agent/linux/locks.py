@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -85,3 +87,17 @@ def locked_directory(path: Path, timeout: float) -> Iterator[int]:
                     raise TimeoutError from None
                 time.sleep(_LOOK_EVERY)
         yield directory
+
+
+def has_writer(fd: int) -> bool | None:
+    """Return whether some process has the file open for writing; None if this file system can't tell.
+
+    A read lease is refused with EAGAIN if and only if there is a writer, and while we hold it, a new writer
+    waits in open(2) until we close (fcntl(2), F_SETLEASE). The signal for that would be SIGIO, which kills.
+    """
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except OSError as error:
+        return True if error.errno == errno.EAGAIN else None
+    return False

@@ -181,6 +181,16 @@ def _file_handle(descriptor: int) -> str:
     return f"{handle.handle_type:x}.{bytes(handle.f_handle[: handle.handle_bytes]).hex()}"
 
 
+def read_all(descriptor: int, most: int) -> bytes:
+    """Read to the end, up to one byte more than `most`, so that the caller sees that there is more."""
+    chunks: list[bytes] = []
+    left = most + 1
+    while left and (chunk := os.read(descriptor, min(left, 1 << 20))):
+        chunks.append(chunk)
+        left -= len(chunk)
+    return b"".join(chunks)
+
+
 def read_regular(descriptor: int, *, limit: int, name: str) -> bytes:
     """Read an open descriptor to its end: a regular file of at most `limit` bytes. Closes nothing.
 
@@ -190,14 +200,10 @@ def read_regular(descriptor: int, *, limit: int, name: str) -> bytes:
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
         raise NotReadableError(f"{name} is not a regular file")
-    chunks: list[bytes] = []
-    left = limit + 1
-    while left and (chunk := os.read(descriptor, min(left, 1 << 20))):
-        chunks.append(chunk)
-        left -= len(chunk)
-    if not left:
+    content = read_all(descriptor, limit)
+    if len(content) > limit:
         raise NotReadableError(f"{name} is larger than {limit} bytes")
-    return b"".join(chunks)
+    return content
 
 
 def read_in_root(root: int, path: str, *, limit: int) -> bytes:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import os
-import signal
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +13,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from tank_agent.errors import Problem
+from tank_agent.linux.locks import has_writer
+from tank_agent.linux.paths import read_all
 from tank_agent.spec.document import is_pod_file_name
 from tank_agent.spec.parse import ParsedPod, parse_pod_file
 from tank_agent.spec.selectors import Host, selects
@@ -94,10 +93,10 @@ def _read_open(fd: int, clock: Callable[[], float]) -> Content | Busy | Unusable
     why = refusal(before)
     if why is not None:
         return Unusable(why)
-    writer = _has_writer(fd)
+    writer = has_writer(fd)
     if writer:
         return Busy()
-    data = _read_all(fd, before.st_size)
+    data = read_all(fd, before.st_size)
     after = os.fstat(fd)
     if file_key(before) != file_key(after):
         return Busy(settled_in=SETTLE)
@@ -112,29 +111,6 @@ def _read_open(fd: int, clock: Callable[[], float]) -> Content | Busy | Unusable
     if writer is None and young:
         return Busy(settled_in=young)
     return Content(data, file_key(after) if age >= SETTLE else (0, 0, 0, 0, 0), young)
-
-
-def _has_writer(fd: int) -> bool | None:
-    """Return whether some process has the file open for writing; None if this file system can't tell.
-
-    A read lease is refused with EAGAIN if and only if there is a writer, and while we hold it, a new writer
-    waits in open(2) until we close (fcntl(2), F_SETLEASE). The signal for that would be SIGIO, which kills.
-    """
-    try:
-        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-    except OSError as error:
-        return True if error.errno == errno.EAGAIN else None
-    return False
-
-
-def _read_all(fd: int, size: int) -> bytes:
-    chunks: list[bytes] = []
-    left = size + 1
-    while left > 0 and (chunk := os.read(fd, left)):
-        chunks.append(chunk)
-        left -= len(chunk)
-    return b"".join(chunks)
 
 
 def _missing(directory_fd: int, name: str) -> Gone | Unusable:

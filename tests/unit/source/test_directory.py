@@ -323,7 +323,7 @@ def test_without_leases_a_young_file_waits(machine: Machine, monkeypatch: pytest
     def no_leases(fd: int) -> None:
         return None
 
-    monkeypatch.setattr(file_module, "_has_writer", no_leases)
+    monkeypatch.setattr(file_module, "has_writer", no_leases)
     (machine.pods / "web.toml").write_text(text())
     machine.look()
     assert machine.running() == {}
