@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 import msgspec  # noqa: E402  (after the line above: the sources beside this file, not what is installed)
 
 from tank_agent import __version__  # noqa: E402
-from tank_agent.cli.parser import module_of, verbs  # noqa: E402
+from tank_agent.cli.parser import add_common, module_of, verbs  # noqa: E402
 from tank_agent.settings.settings import SettingsTable  # noqa: E402
 from tank_agent.spec.schema import json_schema  # noqa: E402
 
@@ -25,13 +25,8 @@ TEMPLATES = ROOT / "packaging" / "templates"
 # What a value is that an argument is called by this, for completion.
 _KINDS = {
     **dict.fromkeys(("NAME", "NAME[/CONTAINER]"), "pods"),
-    **dict.fromkeys(("PATH", "FILE|-", "F", "D", "DIR"), "files"),
+    **dict.fromkeys(("PATH", "FILE|-", "F", "D", "DIR", "S"), "files"),
 }
-# Options that stand before and after every verb.
-_COMMON = (
-    ("--socket", "S", "the agent's socket"),
-    ("--debug", "", "show where in the program an error arose"),
-)
 
 
 class Option(NamedTuple):
@@ -248,9 +243,16 @@ def _template(name: str) -> str:
 # --- completions --------------------------------------------------------------------------------------------
 
 
-def _words(command: Command) -> str:
-    flags = [flag for option in command.options for flag in option.flags]
-    return " ".join((*flags, "--help", *(flag for flag, _, _ in _COMMON)))
+def _common() -> Command:
+    """Return what stands before and after every verb."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add_common(parser, None, default=True)
+    return _commands("", "", "", parser)[0]
+
+
+def _words(*commands: Command) -> str:
+    flags = [flag for command in commands for option in command.options for flag in option.flags]
+    return " ".join((*flags, "--help"))
 
 
 def _groups(commands: list[Command]) -> dict[str, list[Command]]:
@@ -262,9 +264,11 @@ def _groups(commands: list[Command]) -> dict[str, list[Command]]:
 def bash(commands: list[Command]) -> str:
     """Return the completion for bash(1)."""
     cases = []
-    for command in commands:
+    common = _common()
+    for command in (*commands, common):
         for option in command.options:
-            flags = "|".join(f"'{command.name}:{flag}'" for flag in option.flags)
+            name = f"'{command.name}'" if command.name else "*"
+            flags = "|".join(f"{name}:{flag}" for flag in option.flags)
             if option.choices:
                 cases.append(f"    {flags}) choices='{' '.join(option.choices)}' ;;")
             elif option.kind != "nothing":
@@ -274,13 +278,15 @@ def bash(commands: list[Command]) -> str:
         words = " ".join(command.name.rpartition(" ")[2] for command in below)
         cases.append(f"    '{name}:'*) choices='{words}' ;;")
     verbs = [
-        f"    '{command.name}') options='{_words(command)}' kind={command.kind} ;;" for command in commands
+        f"    '{command.name}') options='{_words(command, common)}' kind={command.kind} ;;"
+        for command in commands
     ]
     return (
         (TEMPLATES / "bash")
         .read_text()
         .replace("@VERBS@", " ".join(command.name for command in commands if not command.group))
         .replace("@GROUPS@", " ".join(groups))
+        .replace("@COMMON@", _words(common))
         .replace("    @CHOICES@", "\n".join(cases))
         .replace("    @OPTIONS@", "\n".join(verbs))
     )
@@ -311,11 +317,12 @@ def zsh(commands: list[Command]) -> str:
         (TEMPLATES / "zsh")
         .read_text()
         .replace("    @VERBS@", verbs)
+        .replace("@COMMON@", " ".join(_zsh_options(_common())))
         .replace("      @CASES@", "\n".join(cases))
     )
 
 
-def _zsh_case(command: Command, word: str) -> str:
+def _zsh_options(command: Command) -> list[str]:
     completes = {"pods": "_tank_pods", "files": "_files", "nothing": " "}
     lines = []
     for option in command.options:
@@ -325,14 +332,18 @@ def _zsh_case(command: Command, word: str) -> str:
                 choice = f"({' '.join(option.choices)})" if option.choices else completes[option.kind]
                 value = f":{option.value.replace(':', '')}:{choice}"
             lines.append(_quoted(f"{flag}[{option.help.replace('[', '(').replace(']', ')')}]{value}"))
+    return lines
+
+
+def _zsh_case(command: Command, word: str) -> str:
     rest = {"pods": "*:pod:_tank_pods", "files": "*:file:_files", "nothing": "*: :"}[command.kind]
-    arguments = " \\\n        ".join((*lines, _quoted(rest)))
+    arguments = " \\\n        ".join((*_zsh_options(command), _quoted(rest)))
     return f"      {word})\n        _arguments $common {arguments}\n        ;;"
 
 
 def fish(commands: list[Command]) -> str:
     """Return the completion for fish(1)."""
-    lines = [(TEMPLATES / "fish").read_text()]
+    lines = [(TEMPLATES / "fish").read_text(), *_fish_arguments(_common(), "")]
     groups = _groups(commands)
     for command in commands:
         word = command.name.rpartition(" ")[2]

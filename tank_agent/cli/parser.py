@@ -85,17 +85,17 @@ def build(words: list[str]) -> argparse.ArgumentParser:
         prog="tank", description="Runs containers on this machine from files.", allow_abbrev=False
     )
     top.add_argument("--version", action="store_true", help="print the version of this program")
-    _add_common(top, None, default=True)
+    add_common(top, None, default=True)
     parsers = top.add_subparsers(metavar="VERB", title="verbs")
     alone = bool(words) and words[0] in verbs()
     for verb in words[:1] if alone else verbs():
         sub = parsers.add_parser(verb, help="" if alone else module_of(verb).HELP, allow_abbrev=False)
         sub.verb = verb
-        _add_common(sub, argparse.SUPPRESS, default=False)
+        add_common(sub, argparse.SUPPRESS, default=False)
     return top
 
 
-def _add_common(parser: argparse.ArgumentParser, unset: Any, *, default: bool) -> None:
+def add_common(parser: argparse.ArgumentParser, unset: Any, *, default: bool) -> None:
     """Add what may stand before and after the verb; after it, what is not given must not undo what was."""
     parser.add_argument(
         "--socket",
