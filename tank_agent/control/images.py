@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 from tank_agent.api.types import ListedImage, PullLine, PullReport, RemovedImages, shown
 from tank_agent.errors import Retry, TankError
-from tank_agent.image.config import Progress
+from tank_agent.image.config import PullProgress
 from tank_agent.image.store.store import ImageStore, ImageUse
 from tank_agent.linux.clock import rfc3339
 from tank_agent.reconcile.reconciler import Reconciler
@@ -21,7 +21,7 @@ from tank_agent.spec.reference import find_image
 # How often a pull that goes on is looked at, in seconds.
 _LOOK = 0.2
 _PREPARED_WITHIN = 60.0
-_NOTHING = Progress(done=0, total=0)
+_NOTHING = PullProgress(done=0, total=0)
 
 
 class Images:
@@ -138,5 +138,5 @@ def _is(image: str, full: str) -> bool:
         return False
 
 
-def _line(progress: Progress) -> PullLine:
+def _line(progress: PullProgress) -> PullLine:
     return PullLine(progress=shown(progress, PullReport))

@@ -54,7 +54,7 @@ class LayerProgress(Struct, frozen=True, kw_only=True):
     state: LayerState = "waiting"
 
 
-class Progress(Struct, frozen=True, kw_only=True):
+class PullProgress(Struct, frozen=True, kw_only=True):
     """How far a pull is, in bytes of compressed layers; `layers` are in the order of the manifest.
 
     `trouble` is how the last request failed, while it is tried again; empty once one worked.

@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from tank_agent.errors import Retry, Stalled
-from tank_agent.image.config import LayerProgress, Progress
+from tank_agent.image.config import LayerProgress, PullProgress
 from tank_agent.image.content import CancelledError, DamagedError, ImageContent, MissingError, ReadChunk
 from tank_agent.image.jobs import Job, Jobs, Share
 from tank_agent.image.manifest import (
@@ -178,7 +178,7 @@ class ImagePull:
         content: ImageContent,
         settings: ImageSettings,
         *,
-        progress: Callable[[Progress], None],
+        progress: Callable[[PullProgress], None],
         cancelled: Callable[[], bool],
     ) -> None:
         self._reference = reference
@@ -263,7 +263,7 @@ class ImagePull:
         begin: Callable[..., Share],
         layers: Layers,
     ) -> None:
-        last: Progress | None = None
+        last: PullProgress | None = None
         patience = _Patience()
         lane = self._reference.place
         pending = {share.job.future: diff_id for diff_id, share in shares.items()}
@@ -352,7 +352,7 @@ class _Patience:
         return now - seen[1] >= _PATIENCE
 
 
-def _progress(pairs: list[tuple[Descriptor, str]], shares: dict[str, Share]) -> Progress:
+def _progress(pairs: list[tuple[Descriptor, str]], shares: dict[str, Share]) -> PullProgress:
     rows = []
     for descriptor, diff_id in pairs:
         job = shares[diff_id].job if diff_id in shares else None
@@ -360,7 +360,7 @@ def _progress(pairs: list[tuple[Descriptor, str]], shares: dict[str, Share]) -> 
         state = "cached" if job is None else job.state
         rows.append(LayerProgress(digest=descriptor.digest, done=done, total=descriptor.size, state=state))
     total = sum(row.total for row in rows)
-    return Progress(done=sum(row.done for row in rows), total=total, layers=tuple(rows))
+    return PullProgress(done=sum(row.done for row in rows), total=total, layers=tuple(rows))
 
 
 def _checked(read: ReadChunk, job: Job) -> Iterator[bytes]:

@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from tank_agent.errors import TankError, one_line
-from tank_agent.image.config import Image, Progress
+from tank_agent.image.config import Image, PullProgress
 from tank_agent.image.jobs import Lanes, lane_of
 from tank_agent.image.store.store import ImageStore
 from tank_agent.journal.records import NewEvent
@@ -43,7 +43,7 @@ class Need(Struct, frozen=True, kw_only=True):
 
 
 class _Job(Struct, kw_only=True):
-    progress: Progress | None = None
+    progress: PullProgress | None = None
     cancelled: bool = False
 
 
@@ -243,7 +243,7 @@ class Pulls:
         log = _log.bind(image=reference)
         began = time.monotonic()
 
-        def progress(done: Progress) -> None:
+        def progress(done: PullProgress) -> None:
             job.progress = done
 
         image: Image | None = None
@@ -285,7 +285,7 @@ class Pulls:
         return _event("pull-failed", one_line(error), PULL_FAILED) if former.error != error else None
 
     def _refreshed(
-        self, key: _Key, image: Image, known: Image | None, progress: Progress | None, seconds: float
+        self, key: _Key, image: Image, known: Image | None, progress: PullProgress | None, seconds: float
     ) -> NewEvent | None:
         """Return the event for an image that is another one now, or whose registry does not answer."""
         former, why = self._not_refreshed.pop(key, ""), image.not_refreshed

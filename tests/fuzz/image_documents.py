@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tank_agent.errors import TankError
-from tank_agent.image.config import Progress
+from tank_agent.image.config import PullProgress
 from tank_agent.image.content import Document, ReadChunk
 from tank_agent.image.manifest import (
     LAYERS_LIMIT,
@@ -177,7 +177,7 @@ def _once(rng: random.Random) -> None:
     reference = Reference(registry="r.test", repository="a/b", tag="latest")
     settings = ImageSettings(platform=rng.choice(["", "linux/amd64", "linux/arm64/v8"]))
 
-    def progress(_: Progress) -> None:
+    def progress(_: PullProgress) -> None:
         raise AssertionError("nothing is fetched")
 
     with ImagePull(reference, content, settings, progress=progress, cancelled=lambda: False) as pull:

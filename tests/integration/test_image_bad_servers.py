@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from tank_agent.errors import Retry, Stalled, TankError
-from tank_agent.image.config import Image, Progress
+from tank_agent.image.config import Image, PullProgress
 from tank_agent.image.store.store import ImageStore
 from tank_agent.settings.image import ImageSettings, RegistrySettings
 from tests.support.agent import wait_for
@@ -343,7 +343,7 @@ def test_a_pull_that_joined_a_layer_outlives_the_one_that_started_it(
 
     registry.rule(big, answer, times=1)
     cancel = threading.Event()
-    joined: list[Progress] = []
+    joined: list[PullProgress] = []
     with (
         ImageStore(place / "store", settings(place, read_timeout=60.0)) as store,
         ThreadPoolExecutor(2) as pool,

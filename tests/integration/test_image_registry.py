@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from tank_agent.errors import ImageInUse, Stalled
-from tank_agent.image.config import Image, Progress
+from tank_agent.image.config import Image, PullProgress
 from tank_agent.image.store.store import ImageStore, ImageUse
 from tank_agent.settings.image import ImageSettings, RegistrySettings
 from tests.support.images import (
@@ -258,7 +258,7 @@ def test_pulls_at_the_same_time_share_layers_and_report_progress(place: Path) ->
         for tag in ("a", "b", "c"):
             skopeo_copy(f"oci:{layout}:{tag}", f"docker://{host}/shared:{tag}")
         images: dict[str, Image] = {}
-        seen: dict[str, list[Progress]] = {"a": [], "b": [], "c": []}
+        seen: dict[str, list[PullProgress]] = {"a": [], "b": [], "c": []}
 
         def work(tag: str) -> None:
             images[tag] = store.pull(f"{host}/shared:{tag}", progress=seen[tag].append)

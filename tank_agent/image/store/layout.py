@@ -284,9 +284,7 @@ class LayoutContent:
         if not index.manifests:
             raise Stalled("the layout holds no image", where=self._where)
         known = ", ".join(sorted({tag for tag in tags if tag})) or "none"
-        wrong = (
-            f"no image with the tag {wanted!r} in the layout" if wanted else "the layout has several images"
-        )
+        wrong = f"no image with the tag {wanted!r} in the layout" if wanted else ""
         hint = f"its tags are: {known}; a digest after @ names one as well"
         raise Stalled(wrong or "the layout has several images", where=self._where, hint=hint)
 

@@ -20,7 +20,7 @@ import structlog
 from msgspec import Struct
 
 from tank_agent.errors import ImageInUse, Retry, Stalled, TankError
-from tank_agent.image.config import Image, Progress
+from tank_agent.image.config import Image, PullProgress
 from tank_agent.image.content import ImageContent
 from tank_agent.image.jobs import Jobs
 from tank_agent.image.pull import ImagePull, LayerFetcher
@@ -145,7 +145,7 @@ class ImageStore:
         reference: str,
         *,
         policy: PullPolicy | None = None,
-        progress: Callable[[Progress], None] = lambda _: None,
+        progress: Callable[[PullProgress], None] = lambda _: None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Image:
         """Fetch and unpack what is missing, verify all of it, and return the image.
@@ -268,7 +268,7 @@ class ImageStore:
         self,
         reference: str,
         settings: ImageSettings,
-        progress: Callable[[Progress], None],
+        progress: Callable[[PullProgress], None],
         cancelled: Callable[[], bool],
     ) -> Image:
         parsed, report = find_image(reference), _Report(progress)
@@ -392,11 +392,11 @@ class ImageStore:
 class _Report:
     """Passes on how far a pull is, and how its requests fail meanwhile."""
 
-    def __init__(self, report: Callable[[Progress], None]) -> None:
+    def __init__(self, report: Callable[[PullProgress], None]) -> None:
         self._report = report
-        self._last = Progress(done=0, total=0)
+        self._last = PullProgress(done=0, total=0)
 
-    def progress(self, now: Progress) -> None:
+    def progress(self, now: PullProgress) -> None:
         """Report how far the pull is; one that moves on is in no trouble."""
         self._last = now
         self._report(now)

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from tank_agent.image.config import Progress
+from tank_agent.image.config import PullProgress
 from tank_agent.journal.records import DesiredPod, Exit, PodStatus
 from tank_agent.reconcile.core.restart import Backoff
 from tank_agent.retry import Failure
@@ -75,7 +75,7 @@ class ObservedImage(Struct, frozen=True, kw_only=True):
     state: ImageState
     error: str | None = None
     retry_at: float | None = None
-    progress: Progress | None = None
+    progress: PullProgress | None = None
 
 
 # "fresh": made, and no container ran in it yet; "used": it must not outlive the containers that ran in it.

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 from msgspec import Struct
 
-from tank_agent.image.config import Progress
+from tank_agent.image.config import PullProgress
 from tank_agent.journal.records import ContainerStatus, DesiredPod, PodStatus
 from tank_agent.reconcile.core.hashes import container_hash, container_status, settings_hash
 from tank_agent.reconcile.core.observed import ImageState, ObservedImage, Run, Situation
@@ -48,7 +48,7 @@ class ContainerView(Struct, frozen=True, kw_only=True):
     status: ContainerStatus
     next_retry: float | None = None
     error: str | None = None
-    progress: Progress | None = None
+    progress: PullProgress | None = None
 
 
 class PodView(Struct, frozen=True, kw_only=True):
@@ -167,7 +167,7 @@ def _last_error(container: Container, status: ContainerStatus) -> str | None:
     return status.error or (_ended_badly(container, status) if status.failures else None)
 
 
-def _progress(phase: Phase, image: ObservedImage | None) -> Progress | None:
+def _progress(phase: Phase, image: ObservedImage | None) -> PullProgress | None:
     return image.progress if image is not None and phase is Phase.PULLING else None
 
 

@@ -13,7 +13,7 @@ from tank_agent.cli import progress as progress_module
 from tank_agent.cli.output import megabytes, share
 from tank_agent.cli.progress import PullDisplay
 from tank_agent.errors import ImageInUse, Stalled
-from tank_agent.image.config import LayerProgress, Progress
+from tank_agent.image.config import LayerProgress, PullProgress
 from tests.support.fake_service import FakeService
 from tests.unit.cli.test_verbs import Tank, service, tank
 
@@ -102,12 +102,12 @@ class Terminal(io.StringIO):
         return True
 
 
-def layers(*states: str) -> Progress:
+def layers(*states: str) -> PullProgress:
     rows = tuple(
         LayerProgress(digest=f"sha256:{number}{'0' * 63}", done=5, total=10, state=state)  # type: ignore[arg-type]
         for number, state in enumerate(states)
     )
-    return Progress(done=5, total=20, layers=rows)
+    return PullProgress(done=5, total=20, layers=rows)
 
 
 def test_on_a_terminal_the_layers_under_way_are_redrawn_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +117,7 @@ def test_on_a_terminal_the_layers_under_way_are_redrawn_in_place(monkeypatch: py
     )
     stream = Terminal()
     with PullDisplay(stream) as display:
-        display.show(Progress(done=0, total=0))
+        display.show(PullProgress(done=0, total=0))
         assert stream.getvalue() == ""
         display.show(layers("downloading", "waiting"))
         assert stream.getvalue() == (

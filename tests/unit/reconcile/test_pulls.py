@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from tank_agent.errors import Retry, Stalled
-from tank_agent.image.config import Image, Progress
+from tank_agent.image.config import Image, PullProgress
 from tank_agent.intake.events import record_for_pods
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import NewEvent, PodStatus
@@ -52,12 +52,12 @@ class Store:
         reference: str,
         *,
         policy: str | None = None,
-        progress: Callable[[Progress], None] = lambda _: None,
+        progress: Callable[[PullProgress], None] = lambda _: None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> Image:
         self.pulls += 1
         self.policies.append(policy)
-        progress(Progress(done=3, total=10))
+        progress(PullProgress(done=3, total=10))
         self.began.set()
         while not self.go_on.wait(0.01):
             if cancelled():
@@ -119,7 +119,7 @@ def test_two_pods_share_one_pull_and_both_are_woken() -> None:
     assert not pulls.pull(need("c"))
     pulls.want("b", {need("b")})
     seen = pulls.observe(need("b"))
-    assert (seen.state, seen.progress) == (ImageState.PULLING, Progress(done=3, total=10))
+    assert (seen.state, seen.progress) == (ImageState.PULLING, PullProgress(done=3, total=10))
     store.go_on.set()
     woken.wait({"a", "b", "c"})
     assert pulls.observe(need("a")).state is ImageState.READY

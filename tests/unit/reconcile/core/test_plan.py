@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from tank_agent.image.config import Progress
+from tank_agent.image.config import PullProgress
 from tank_agent.journal.records import ContainerStatus, DesiredPod, Exit, PodStatus
 from tank_agent.reconcile.core.actions import (
     Action,
@@ -575,7 +575,7 @@ def test_why_a_pull_takes_so_long_is_shown() -> None:
         pulling = replace(ObservedImage(state=ImageState.PULLING), **image)
         return view_pod(situation(desired_pod(image=IMAGE), images={"a": pulling})).error
 
-    trouble = Progress(done=0, total=0, trouble="attempt 2 of 5: no route to host")
+    trouble = PullProgress(done=0, total=0, trouble="attempt 2 of 5: no route to host")
     assert error() is None
     assert error(progress=trouble) == "attempt 2 of 5: no route to host"
     # While it is tried again, why it failed before is still all that is known.
