@@ -1,6 +1,6 @@
-"""What a former agent left: runs to take over, and remains to remove.
+"""Adoption of the runs that a former agent left, and removal of what else it left.
 
-A process is known by what the kernel says of it now (its cgroup, its arguments), never by a number in a
+A process is identified by what the kernel has of it now (its cgroup, its arguments), never by a number in a
 file alone, since numbers are used again.
 """
 
@@ -23,10 +23,9 @@ from tank_agent.runtime.security.user_namespace import take_back_null_device
 
 
 def adopt_all(containers: Containers, tools: Tools, now: float) -> tuple[LiveRun, ...]:
-    """Take over every run in the runs' directory, sweep what belongs to none, and return the runs.
+    """Take over every run, sweep what belongs to none, and return the runs; some are PARTIAL.
 
-    To be called once, before anything is started. Runs that never began are returned as PARTIAL, for the
-    loop to remove.
+    To be called once, before anything is started.
     """
     with left_for_later(os.devnull):
         take_back_null_device()
@@ -49,7 +48,7 @@ def adopt_all(containers: Containers, tools: Tools, now: float) -> tuple[LiveRun
 
 
 def _records(containers: Containers, tools: Tools) -> Iterator[RunRecord]:
-    """Yield what is known of every run; of one whose directory somebody removed, from the copy elsewhere."""
+    """Yield the record of every run; if somebody removed its directory, from the copy elsewhere."""
     private = tools.root_filesystems.private
     seen = set()
     for directory in sorted(containers.directory.iterdir()):
@@ -86,7 +85,7 @@ def _inspect(run: LiveRun, monitors: Mapping[str, int], tools: Tools) -> LiveRun
     ended = _modified(directory / conmon.EXIT) is not None
     run.started = ended or (run.process is not None if began is None else began)
     if not run.started and run.monitor is not None:
-        # Nothing may appear behind us.
+        # Nothing may begin later.
         conmon.kill_monitor(run.monitor)
     return run
 

@@ -56,9 +56,10 @@ def create(
 ) -> int:
     """Start conmon, let it create the container, and return the container's process id.
 
-    `directory` is the bundle and becomes conmon's working directory. The output goes to `log`, k8s-file
-    format, appended. `place` is called with conmon's process id before it does anything, to put it into a
-    control group.
+    Args:
+        directory: the bundle; conmon's working directory.
+        log: the output is appended to it, in k8s-file format.
+        place: called with conmon's process id before it does anything, to put it into a control group.
 
     Raises:
         StartFailed: the runtime refused; the message is its own.
@@ -75,8 +76,8 @@ def create(
         answer = _answer(reader)
     if answer is not None and answer.data > 0:
         return answer.data
-    said = _read_text(directory / _CRUN_LOG) or (answer.message if answer else "")
-    raise StartFailed(clean_message(said))
+    message = _read_text(directory / _CRUN_LOG) or (answer.message if answer else "")
+    raise StartFailed(clean_message(message))
 
 
 def monitors(directory: Path) -> dict[str, int]:
@@ -221,15 +222,9 @@ def _release(process: subprocess.Popen[bytes], start: int, place: Callable[[int]
 
 def _arguments(crun: Crun, directory: Path, record: RunRecord, log: Path) -> list[str]:
     runtime, options = crun.create_command(directory / _CRUN_LOG)
+    pid_files = ("-p", str(directory / CONTAINER_PID), "-P", str(directory / MONITOR_PID))
     arguments = ["--api-version", "-c", record.id, "-u", record.id, "-n", record.id, "-r", runtime]
-    arguments += [
-        "-b",
-        str(directory),
-        "-p",
-        str(directory / CONTAINER_PID),
-        "-P",
-        str(directory / MONITOR_PID),
-    ]
+    arguments += ["-b", str(directory), *pid_files]
     arguments += ["--persist-dir", str(directory), "--full-attach", "-l", f"k8s-file:{log}"]
     arguments += ["--no-sync-log", "--log-level", "warning"]
     arguments += [f"--runtime-arg={option}" for option in options]

@@ -1,4 +1,4 @@
-"""All containers of this agent: made, started, stopped, watched, adopted and removed."""
+"""All containers of this agent: creation, start, stop, live change, check and removal."""
 
 from __future__ import annotations
 
@@ -53,10 +53,9 @@ _SHOWN_AGAIN = 16 << 10
 class Containers:
     """Makes, watches and removes runs. Calls for different pods may come from different threads.
 
+    Runs live in `run_dir/containers`, their logs in `data_dir/logs/<pod>/<container>.log`.
+
     Args:
-        run_dir: runs live in its `containers` directory.
-        data_dir: logs go to `logs/<pod>/<container>.log`.
-        tools: what runs are made with.
         wake: called with a pod's name when one of its runs has ended.
         now: Unix time.
     """
@@ -106,7 +105,7 @@ class Containers:
     def create(self, launch: Launch) -> LiveRun:
         """Make a run up to the point where its program waits to be started.
 
-        What is left of a run that fails half-way is in `runs` as PARTIAL.
+        A run that fails half-way stays in `runs` as PARTIAL.
 
         Raises:
             StartFailed: the runtime refused it.
@@ -120,19 +119,14 @@ class Containers:
             point("runtime:bundle-made")
             log = self.log(launch.pod, launch.container.name)
             log.parent.mkdir(mode=0o700, exist_ok=True)
-            run.pid = conmon.create(
-                self._tools.conmon,
-                self._tools.crun,
-                run.directory,
-                run.record,
-                log,
-                place=self._tools.cgroups.place_monitor,
-            )
+            tools = self._tools
+            place = tools.cgroups.place_monitor
+            run.pid = conmon.create(tools.conmon, tools.crun, run.directory, run.record, log, place=place)
             point("runtime:created")
         finally:
             if run.record.ids is not None:
                 take_back_null_device()
-            # The container holds them by now, or there is none.
+            # The container holds its mounts by now, or there is none.
             removal.detach(run.directory, self._tools)
         self._open(run)
         if run.record.terminal:
@@ -158,7 +152,7 @@ class Containers:
         return self.logs / pod / f"{container}.log"
 
     def stop(self, run: LiveRun) -> None:
-        """Send a run its stop signal; from now on its deadline counts."""
+        """Send a run its stop signal; its deadline counts from now on."""
         if run.process is not None:
             pidfd.send_signal(run.process, run.record.stop_signal)
         point("runtime:signalled")
@@ -169,12 +163,12 @@ class Containers:
         alive = run.process is not None and pidfd.send_signal(run.process, signal.SIGKILL)
         if not alive:
             removal.kill_group(run.record.cgroup, self._tools)
-        # Afterwards, so that what was frozen does nothing more than die.
+        # Afterwards, so that what was frozen does nothing but end.
         self._tools.cgroups.thaw(run.record.cgroup)
         self._note(run, Stopping(deadline=time.monotonic() + _KILL_AGAIN, killed=True))
 
     def _note(self, run: LiveRun, stopping: Stopping) -> None:
-        """Remember that a run was asked to end; the next agent, where nothing can be written, asks again."""
+        """Remember a stop; if it cannot be written, the next agent stops the run again."""
         run.stopping = stopping
         try:
             write_file(run.directory, STOPPING, stopping)
@@ -193,7 +187,7 @@ class Containers:
         """Change a run's limits and how it is stopped, while it runs; `settings` is the hash of both.
 
         Raises:
-            Stalled, Retry: as `limits.write`; it is remembered, and shown.
+            Stalled, Retry: as `limits.write`; remembered in `failure`.
         """
         record = run.record
         try:
@@ -227,7 +221,7 @@ class Containers:
                 known = run.unmounted or Unmounted(paths=paths)
                 run.unmounted = msgspec.structs.replace(known, paths=paths) if paths else None
             except OSError:
-                # It ended meanwhile; else there is another look.
+                # It ended meanwhile, or the next check looks again.
                 run.looked = False
             finally:
                 os.close(process)
@@ -263,7 +257,7 @@ class Containers:
         run.out_of_memory = False
 
     def check(self) -> frozenset[str]:
-        """Notice what no event told: runs whose end was missed, monitors that hang, limits that were lost.
+        """Notice what no event reported: missed ends, hanging monitors, lost limits and files.
 
         For the resync. Returns the pods whose mounts are to be looked at.
         """
@@ -307,7 +301,7 @@ class Containers:
             run.close()
 
     def adopt(self, run: LiveRun) -> None:
-        """Take over a run that a former agent made; `tank_agent.runtime.container.adopt` found it."""
+        """Take over a run of a former agent, which `adopt` found."""
         with self._lock:
             self._runs.setdefault(run.record.pod, {})[run.record.id] = run
         if run.started and run.exit is None:
@@ -346,7 +340,7 @@ class Containers:
         self.directory.chmod(0o711)
 
     def _keep(self, run: LiveRun) -> None:
-        """Write a run's record, and beside what it writes itself: anybody may remove what is in run_dir."""
+        """Write a run's record, also beside its overlay, since anybody may remove what is in run_dir."""
         for directory in (run.directory, self._tools.root_filesystems.private(run.record.id)):
             write_file(directory, RECORD, run.record)
 

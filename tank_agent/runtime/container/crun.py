@@ -1,4 +1,4 @@
-"""crun, and how to start it on hosts where it refuses to.
+"""crun, also on hosts where it refuses to start.
 
 crun does not start where the v1 controllers and a v2 hierarchy are mounted side by side ("hybrid mode not
 supported"). There only `create` looks at the cgroup mounts, so `create` alone runs in a private mount
@@ -34,13 +34,7 @@ class StartFailed(Stalled):
 
 
 class Crun:
-    """Runs crun with our own state directory.
-
-    Args:
-        program: the crun program; where it is missing, that is told when it is needed.
-        run_dir: the agent's run_dir; state is kept in its `crun` directory, by design lost at reboot.
-        cgroups: the host's layout.
-    """
+    """Runs crun with its state in `run_dir/crun`, which a reboot loses by design."""
 
     def __init__(self, program: str, run_dir: Path, cgroups: CgroupHost) -> None:
         self.root = run_dir / "crun"
@@ -55,11 +49,7 @@ class Crun:
         self._split = cgroups.mode == "split"
 
     def create_command(self, log: Path) -> tuple[str, tuple[str, ...]]:
-        """Return what conmon runs for `create`: the program, and the arguments before the sub-command.
-
-        Raises:
-            Stalled: crun is not installed.
-        """
+        """Return what conmon runs for `create`: program and first arguments; raises Stalled without crun."""
         program = find(self._program)
         options = (*self._options, f"--log={log}", "--log-format=json")
         self.root.mkdir(mode=0o700, exist_ok=True)
@@ -71,7 +61,7 @@ class Crun:
     def exec_command(self, log: str) -> tuple[str, ...]:
         """Return how to run a further command in a container, up to the options of `exec`.
 
-        It works without the private view of the cgroups: crun only joins the cgroup that the container has.
+        It needs no private view of the cgroups: crun only joins the container's.
         """
         return self._program, *self._options, f"--log={log}", "--log-format=json", "exec"
 
@@ -107,11 +97,7 @@ class Crun:
         return frozenset(entry.name for entry in self.root.glob("*") if "." not in entry.name)
 
     def sweep(self, *, at_rest: bool = False) -> None:
-        """Remove what runs of crun left that were killed: what was there at the last sweep, too.
-
-        Args:
-            at_rest: nothing of ours runs crun now, so all that is there was left.
-        """
+        """Remove what killed processes of crun left: what the last sweep saw, too; all if `at_rest`."""
         found = frozenset(self.root.glob(_COPIES))
         for path in found if at_rest else found & self._copies:
             with left_for_later(str(path)):
@@ -120,7 +106,7 @@ class Crun:
         self._copies = found
 
     def began(self, identifier: str) -> bool | None:
-        """Return whether a container was started, as crun itself tells; None if it has no state of it.
+        """Return whether a container was started; None if crun has no state of it.
 
         Its init waits at a pipe, which `start` removes.
         """
@@ -138,7 +124,7 @@ class Crun:
         return run([self._program, *self._options, *arguments], timeout=_DEADLINE, env=self.environment)
 
     def _prepare_view(self) -> Path:
-        """Make what `create` looks at the control groups through, and return the script that does."""
+        """Make the private view of the control groups, and return the script that `create` runs in it."""
         # Anew each time, since anybody may have removed a part of it.
         self._view.mkdir(mode=0o700, exist_ok=True)
         lines = [_fstab("tmpfs", self._view, "tmpfs", "mode=755")]
@@ -171,7 +157,7 @@ def _fstab(source: Path | str, target: Path, kind: str, options: str) -> str:
 
 
 def clean_message(text: str) -> str:
-    """Return the last thing that crun said, without its time stamp; its log lines are JSON with a `msg`."""
+    """Return crun's last message, without its time stamp; its log lines are JSON with a `msg`."""
     for line in reversed(text.strip().splitlines()):
         try:
             decoded = msgspec.json.decode(line)

@@ -19,7 +19,6 @@ from tank_agent.errors import Stalled
 from tank_agent.image.parameters import Identity, RunParameters, resolve_user
 from tank_agent.linux import paths
 from tank_agent.linux.namespaces import IdRange
-from tank_agent.linux.paths import Closing
 from tank_agent.runtime.container.crun import Crun
 from tank_agent.runtime.container.oci import Device, Process, Sandbox, configuration
 from tank_agent.runtime.limits import limits
@@ -39,12 +38,10 @@ _NO_DIRECTORY = -100
 
 
 class Launch(Struct, frozen=True, kw_only=True):
-    """Everything that one run is made of.
+    """Everything that one run is made of; `hash`, `settings` and `image` are as in its `RunRecord`.
 
-    `layers` are lowest first, `netns` None means the host's network, `files` is the directory with the
-    pod's hosts, hostname and resolv.conf; `hash` and `revision` are the spec's, `image` is what `tank
-    status` shows. `settings` is the hash of what of the container can change while it runs, and
-    `image_stop_signal` what the image says of it.
+    `layers` are lowest first, `netns` None means the host's network, and `files` is the directory with the
+    pod's hosts, hostname and resolv.conf.
     """
 
     pod: str
@@ -84,7 +81,7 @@ def record_of(launch: Launch, *, identifier: str, cgroup: str, created_at: float
 
 
 def _known_signal(name: str | None) -> int:
-    # What an image says may be nonsense, which matters only if the pod's file says nothing.
+    # The image's may be nonsense, which matters only if the pod's file has none.
     with contextlib.suppress(ValueError):
         return signal_number(name or "SIGTERM")
     return signal.SIGTERM
@@ -162,28 +159,27 @@ def open_rootfs(path: str, volumes: Volumes) -> Iterator[Path]:
         )
     except OSError as error:
         raise Stalled(f"rootfs: {path}: {error.strerror}", hint="name a directory of this machine") from error
-    with Closing(found):
-        held = Path(f"/proc/self/fd/{found}")
-        real = held.readlink()
+    with paths.Closing(found):
+        layer = Path(f"/proc/self/fd/{found}")
+        real = layer.readlink()
         if is_kernel_path_of_host(str(real)):
             raise Stalled(f"rootfs: {path} leads to {real}, which is in a kernel file system")
         volumes.refuse_own("rootfs", real)
-        yield held
+        yield layer
 
 
 def _prepare(rootfs: Path, launch: Launch, ids: IdRange | None) -> tuple[Identity, list[Mount]]:
     """Find mounts and user in the root file system, and make the working directory there."""
-    parameters = launch.parameters
-    with Closing(os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root:
+    with paths.Closing(os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root:
         wanted = _without_links(root, launch.container.mounts)
-        identity = resolve_user(root, parameters.user)
+        identity = resolve_user(root, launch.parameters.user)
         owner = (identity.uid, identity.gid)
         if ids is not None:
             highest = max(identity.uid, *identity.groups)
             if highest >= ids.size:
                 raise Stalled(f'its user has id {highest}; with userns = "auto" there are only {ids.size}')
             owner = (ids.base + identity.uid, ids.base + identity.gid)
-        _make_working_directory(root, parameters.cwd, owner)
+        _make_working_directory(root, launch.parameters.cwd, owner)
     return identity, wanted
 
 
@@ -248,8 +244,7 @@ def _device(path: str) -> Device:
         raise Stalled(
             f"device {path}: {os.strerror(error.errno or 0)}", hint="is its kernel module loaded?"
         ) from error
-    kinds = {stat.S_IFCHR: "c", stat.S_IFBLK: "b"}
-    kind = kinds.get(stat.S_IFMT(found.st_mode))
+    kind = {stat.S_IFCHR: "c", stat.S_IFBLK: "b"}.get(stat.S_IFMT(found.st_mode))
     if kind is None:
         raise Stalled(f"device {path} is not a device")
     return Device(
@@ -281,9 +276,10 @@ def _make_directory(root: int, parent: str, name: str, owner: tuple[int, int]) -
     try:
         os.close(paths.open_in_root(root, f"{parent}/{name}", os.O_PATH | os.O_DIRECTORY))
     except FileNotFoundError:
-        with Closing(paths.open_in_root(root, parent, os.O_RDONLY | os.O_DIRECTORY)) as directory:
+        flags = os.O_RDONLY | os.O_DIRECTORY
+        with paths.Closing(paths.open_in_root(root, parent, flags)) as directory:
             os.mkdir(name, dir_fd=directory)
-            with Closing(paths.open_without_links(directory, name, os.O_RDONLY | os.O_DIRECTORY)) as made:
+            with paths.Closing(paths.open_without_links(directory, name, flags)) as made:
                 # Whatever our umask is: every user of the container may go through.
                 os.fchmod(made, 0o755)
                 os.fchown(made, *owner)

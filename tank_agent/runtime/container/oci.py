@@ -1,8 +1,8 @@
 """The OCI runtime configuration of a container: a pure function of what should run (runtime-spec, config.md).
 
-Hardening is DESIGN section 7's: podman's eleven capabilities, no_new_privileges, our own seccomp profile,
-masked and read-only kernel paths, /dev of our own. Nothing of an image's labels or a user's text becomes an
-annotation, since crun is steered by those.
+Hardened by podman's eleven capabilities, no_new_privileges, a seccomp profile, masked and read-only kernel
+paths, and a /dev of its own. Nothing of an image's labels or a user's text becomes an annotation, since those
+steer crun.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Device(Struct, frozen=True, kw_only=True):
 
 
 class BindMount(Struct, frozen=True, kw_only=True):
-    """A path of the host, made safe by us already, at a path in the container."""
+    """A path of the host, already made safe, at a path in the container."""
 
     source: Path
     target: str
@@ -75,7 +75,7 @@ class BindMount(Struct, frozen=True, kw_only=True):
 class Process(Struct, frozen=True, kw_only=True):
     """The main process. `env` is NAME=VALUE strings; ids are numbers of the container.
 
-    `apparmor` None writes no profile: crun fails where the kernel has no AppArmor.
+    `apparmor` None is no profile: with one, crun fails where the kernel has no AppArmor.
     """
 
     argv: tuple[str, ...]
@@ -149,6 +149,7 @@ def _process(process: Process) -> dict[str, Any]:
     # Inheritable and ambient stay empty, CVE-2022-27649, but for what a user other than root is given by
     # name: without them it would lose that as its program starts.
     kept = sorted(set(held) & set(process.security.add)) if process.uid else []
+    hard = process.open_files
     return {
         "terminal": process.terminal,
         "user": {"uid": process.uid, "gid": process.gid, "additionalGids": list(process.groups)},
@@ -163,13 +164,7 @@ def _process(process: Process) -> dict[str, Any]:
         },
         "noNewPrivileges": not process.security.privileged,
         **({} if process.apparmor is None else {"apparmorProfile": process.apparmor}),
-        "rlimits": [
-            {
-                "type": "RLIMIT_NOFILE",
-                "soft": min(_OPEN_FILES_SOFT, process.open_files),
-                "hard": process.open_files,
-            },
-        ],
+        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": min(_OPEN_FILES_SOFT, hard), "hard": hard}],
     }
 
 
@@ -203,15 +198,9 @@ def _device_rules(sandbox: Sandbox) -> list[dict[str, Any]]:
 
 
 def _device(device: Device) -> dict[str, Any]:
-    return {
-        "path": device.path,
-        "type": device.kind,
-        "major": device.major,
-        "minor": device.minor,
-        "fileMode": device.mode,
-        "uid": 0,
-        "gid": device.gid,
-    }
+    numbers = {"major": device.major, "minor": device.minor}
+    owner = {"fileMode": device.mode, "uid": 0, "gid": device.gid}
+    return {"path": device.path, "type": device.kind, **numbers, **owner}
 
 
 def _namespaces(sandbox: Sandbox) -> list[dict[str, str]]:
@@ -235,6 +224,7 @@ def _kernel_mounts(sandbox: Sandbox) -> list[dict[str, Any]]:
         return {"destination": target, "type": kind, "source": source, "options": list(options)}
 
     quiet = ("nosuid", "noexec", "nodev")
+    pts = ("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5")
     access = "rw" if sandbox.security.privileged else "ro"
     sysfs = entry("/sys", "sysfs", "sysfs", *quiet, access)
     if sandbox.sysfs is not None:
@@ -242,17 +232,7 @@ def _kernel_mounts(sandbox: Sandbox) -> list[dict[str, Any]]:
     return [
         entry("/proc", "proc", "proc", *quiet),
         entry("/dev", "tmpfs", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
-        entry(
-            "/dev/pts",
-            "devpts",
-            "devpts",
-            "nosuid",
-            "noexec",
-            "newinstance",
-            "ptmxmode=0666",
-            "mode=0620",
-            "gid=5",
-        ),
+        entry("/dev/pts", "devpts", "devpts", *pts),
         entry("/dev/shm", "tmpfs", "shm", *quiet, "mode=1777", "size=65536k"),  # noqa: S108
         entry("/dev/mqueue", "mqueue", "mqueue", *quiet),
         sysfs,

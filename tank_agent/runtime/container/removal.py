@@ -1,4 +1,4 @@
-"""Remove everything that a run made, also where somebody else removed a part of it before."""
+"""Removal of everything that a run made, also where somebody else removed a part of it before."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ def remove(run: LiveRun, tools: Tools, *, forget: Callable[[], None]) -> None:
     """Remove everything that a run made, except its log. Can be repeated after a crash.
 
     Args:
-        run: what to remove.
-        tools: what it was made with.
-        forget: called once nothing of it runs or is mounted, before its directory goes.
+        forget: called once nothing of it runs or is mounted, before its directory is removed.
 
     Raises:
         Retry: something of it is still busy.
@@ -64,7 +62,7 @@ def detach(directory: Path, tools: Tools) -> None:
 
 
 def _delete(run: LiveRun, tools: Tools) -> None:
-    """Let crun forget a run; where it cannot, as when a file of its own is gone, we do it."""
+    """Let crun remove a run; where it cannot, as when a file of its own is gone, do it in its place."""
     try:
         tools.crun.delete(run.record.id)
     except TankError as error:
@@ -78,7 +76,7 @@ def _delete(run: LiveRun, tools: Tools) -> None:
 
 
 def _end_monitor(run: LiveRun) -> None:
-    """Wait until conmon is gone; it goes by itself once its container is."""
+    """Wait until conmon has ended, as it does after its container; kill one that does not."""
     if run.monitor is not None and not pidfd.wait(run.monitor, conmon.ENDS_WITHIN_MS):
         pidfd.send_signal(run.monitor, signal.SIGKILL)
         pidfd.wait(run.monitor, conmon.ENDS_WITHIN_MS)

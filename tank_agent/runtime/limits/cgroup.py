@@ -1,8 +1,8 @@
-"""Control groups: which kind of host this is, and the groups that are ours (cgroups(7)).
+"""The host's kind of control groups, and the groups of this agent (cgroups(7)).
 
 A host is `unified` (cgroup v2 at /sys/fs/cgroup), or `split` (v1 controllers, with or without an empty v2
-beside them). Containers are put below one group of ours, so that nothing of ours can be missed when sweeping:
-`<base>/<pod>/<run>` in every hierarchy.
+beside them). All containers are below one group, so that a sweep misses none: `<base>/<pod>/<run>` in every
+hierarchy.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _PODS_UNIT = "tank-pods.service"
 class CgroupHost(Struct, frozen=True, kw_only=True):
     """The host's cgroup layout.
 
-    `hierarchies` are the mount points that hold groups of ours: one on a unified host, one per controller
-    otherwise. `base` is our own group, as a path below each of them, with a leading slash. `monitors` is the
-    group for the containers' monitors, None where they stay with the agent.
+    `hierarchies` are mount points: one on a unified host, one per controller otherwise. `base` is the agent's
+    own group below each of them, with a leading slash, `monitors` that of the containers' monitors; None
+    leaves these with the agent.
     """
 
     mode: Literal["unified", "split"]
@@ -42,11 +42,7 @@ class CgroupHost(Struct, frozen=True, kw_only=True):
         return f"{self.base}/{pod}/{run}"
 
     def place_monitor(self, pid: int) -> None:
-        """Put a container's monitor where it outlives the agent.
-
-        Raises:
-            OSError: the kernel refused it.
-        """
+        """Put a container's monitor where it outlives the agent."""
         if self.monitors is not None:
             group = self.hierarchies[0] / self.monitors.lstrip("/")
             group.mkdir(exist_ok=True)
@@ -62,22 +58,19 @@ class CgroupHost(Struct, frozen=True, kw_only=True):
     def processes(self, path: str) -> frozenset[int]:
         """Return the processes in a group and below it."""
         found: set[int] = set()
-        for directory in self.directories(path):
-            for below, _, _ in os.walk(directory):
-                with contextlib.suppress(OSError):
-                    found.update(map(int, (Path(below) / "cgroup.procs").read_text().split()))
+        for group in self._tree(path):
+            with contextlib.suppress(OSError):
+                found.update(map(int, (group / "cgroup.procs").read_text().split()))
         return frozenset(found)
 
     def thaw(self, path: str) -> None:
         """Let a group, and what is below it, go on if somebody froze it: on v1 no signal ends it before."""
-        for directory in self.directories(path):
-            for below, _, _ in os.walk(directory):
-                for name, value in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
-                    file = Path(below) / name
-                    if file.exists():
-                        # Gone with its last process.
-                        with contextlib.suppress(OSError):
-                            file.write_text(value)
+        for group in self._tree(path):
+            for name, value in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
+                if (group / name).exists():
+                    # Gone with its last process.
+                    with contextlib.suppress(OSError):
+                        (group / name).write_text(value)
 
     def remove(self, path: str) -> bool:
         """Remove a group and all groups below it; False if a process is still in one of them.
@@ -85,27 +78,23 @@ class CgroupHost(Struct, frozen=True, kw_only=True):
         The pod's group goes with the last of its containers'.
         """
         gone = True
-        for directory in self.directories(path):
-            for below, _, _ in os.walk(directory, topdown=False):
-                gone = _remove_directory(Path(below)) and gone
+        for group in self._tree(path, topdown=False):
+            gone = _remove_directory(group) and gone
         for pod in self.directories(path.rpartition("/")[0]):
             _remove_directory(pod)
         return gone
 
     def sweep(self, keep: Collection[str]) -> tuple[str, ...]:
-        """Remove every group of ours that is not in `keep` and holds no process; return those that remain."""
-        busy = []
-        for path in self._groups():
-            if path not in keep and not self.remove(path):
-                busy.append(path)
-        for hierarchy in self.hierarchies:
-            base = hierarchy / self.base.lstrip("/")
-            for pod in _children(base):
-                _remove_directory(pod)
-        return tuple(busy)
+        """Remove every group that is not in `keep` and holds no process; return those that remain."""
+        pods = [pod for hierarchy in self.hierarchies for pod in _children(hierarchy / self.base.lstrip("/"))]
+        groups = {self.path(pod.name, run.name) for pod in pods for run in _children(pod)}
+        busy = tuple(path for path in groups.difference(keep) if not self.remove(path))
+        for pod in pods:
+            _remove_directory(pod)
+        return busy
 
     def remove_base(self) -> None:
-        """Remove our own top group where nothing is left in it."""
+        """Remove the agent's own groups where nothing is left in them."""
         for directory in self.directories(self.base):
             for pod in _children(directory):
                 _remove_directory(pod)
@@ -113,27 +102,21 @@ class CgroupHost(Struct, frozen=True, kw_only=True):
         for directory in self.directories(self.monitors) if self.monitors is not None else ():
             _remove_directory(directory)
 
-    def _groups(self) -> frozenset[str]:
-        found: set[str] = set()
-        for hierarchy in self.hierarchies:
-            base = hierarchy / self.base.lstrip("/")
-            for pod in _children(base):
-                found.update(self.path(pod.name, run.name) for run in _children(pod))
-        return frozenset(found)
+    def _tree(self, path: str, *, topdown: bool = True) -> Iterator[Path]:
+        for directory in self.directories(path):
+            for below, _, _ in os.walk(directory, topdown=topdown):
+                yield Path(below)
 
 
 def detect(run_dir: Path, *, root: Path = ROOT, own: Path = Path("/proc/self/cgroup")) -> CgroupHost:
-    """Find out what kind of host this is, and choose our group.
+    """Find out what kind of host this is, and choose the agent's group.
 
-    Each agent has a group of its own, named after its run_dir, so that two agents on one machine never sweep
-    each other's containers. Where the package's units run us, it is inside of the group of the pods' unit,
-    which systemd delegates to us (docs/decisions/0010-packaging.md).
+    It is named after run_dir, so that two agents on one machine never sweep each other's containers. Under the
+    package's units it is inside of the group of the pods' unit, which systemd delegates
+    (docs/decisions/0010-packaging.md).
     """
-    name = (
-        "tank"
-        if run_dir == _DEFAULT_RUN_DIR
-        else f"tank-{hashlib.sha256(os.fsencode(run_dir)).hexdigest()[:8]}"
-    )
+    digest = hashlib.sha256(os.fsencode(run_dir)).hexdigest()
+    name = "tank" if run_dir == _DEFAULT_RUN_DIR else f"tank-{digest[:8]}"
     if (root / "cgroup.controllers").exists():
         delegated = _delegated(own, root)
         return CgroupHost(
@@ -148,7 +131,7 @@ def detect(run_dir: Path, *, root: Path = ROOT, own: Path = Path("/proc/self/cgr
 
 
 def _delegated(own: Path, root: Path) -> str:
-    """Return the group of the pods' unit, or nothing where neither it nor the agent's unit runs us."""
+    """Return the group of the pods' unit, or nothing where neither it nor the agent's unit runs the agent."""
     for line in own.read_text().splitlines():
         if line.startswith("0::"):
             parts = line[3:].split("/")

@@ -21,7 +21,7 @@ from tank_agent.runtime.limits.cgroup import CgroupHost
 from tank_agent.spec.model import CpuLimit, Limits
 from tank_agent.spec.quantities import PIDS_DEFAULT
 
-# What v1 says for "no limit" depends on the page size; every larger number means the same.
+# v1's number for "no limit" depends on the page size; every larger number means the same.
 _UNLIMITED = 1 << 62
 _SMALLEST_MEMORY = 1 << 22
 _PROCESSES = "processes"

@@ -22,9 +22,7 @@ from msgspec import Struct
 from tank_agent.errors import Retry
 from tank_agent.linux import mount_api, mounts
 from tank_agent.linux.fault import point
-from tank_agent.linux.namespaces import (
-    in_mount_namespace,
-)
+from tank_agent.linux.namespaces import in_mount_namespace
 from tank_agent.linux.paths import Closing, open_in_root
 from tank_agent.runtime.container.oci import BindMount
 from tank_agent.runtime.mounts.rootfs import FILES
@@ -199,14 +197,13 @@ def _inode(path: Path) -> Inode | None:
 
 def _is_mounted(root: int, path: str, inode: Inode | None) -> bool:
     try:
-        found = open_in_root(root, path, os.O_PATH)
+        with Closing(open_in_root(root, path, os.O_PATH)) as found:
+            status = os.fstat(found)
+            return mount_api.place_of(found).is_root and inode in (None, (status.st_dev, status.st_ino))
     except OSError as error:
         if error.errno in _NOT_THERE:
             return False
         raise
-    with Closing(found):
-        status = os.fstat(found)
-        return mount_api.place_of(found).is_root and inode in (None, (status.st_dev, status.st_ino))
 
 
 def _attach(root: int, descriptors: int, lost_mount: _Lost) -> None:
@@ -236,8 +233,7 @@ def _allowed(root: int, lost_mount: _Lost) -> int | None:
     outer, inode = lost_mount.below
     with Closing(open_in_root(root, outer, os.O_PATH)) as found:
         status, place = os.fstat(found), mount_api.place_of(found)
-        ours = place.is_root and (status.st_dev, status.st_ino) == inode
-        return place.mount if ours else None
+        return place.mount if place.is_root and (status.st_dev, status.st_ino) == inode else None
 
 
 def _is_stale(found: int, copy: int) -> bool:

@@ -1,4 +1,4 @@
-"""Root file systems: the image's layers, a skeleton of ours on top of them, and a private upper directory.
+"""Root file systems: the image's layers, the agent's skeleton on top of them, and a private upper directory.
 
 The overlay is mounted in the bundle while the container is being created and detached right after: the
 container holds it in its own mount namespace, so that a running container needs no mount on the host, and
@@ -17,6 +17,7 @@ from tank_agent.errors import Retry, Stalled
 from tank_agent.linux import mounts
 from tank_agent.linux.fault import point
 from tank_agent.linux.namespaces import IdMapping
+from tank_agent.linux.paths import Closing
 from tank_agent.linux.trees import Trash, left_for_later, remove_tree
 
 MOUNT_POINT = "rootfs"
@@ -24,14 +25,7 @@ MOUNT_POINT = "rootfs"
 LAYERS = "layers"
 # What the runtime mounts over. An image may hold symbolic links by these names that lead out of it; real
 # directories and files in a layer above hide them (CVE-2026-47766).
-_DIRECTORIES = (
-    ("dev", 0o755),
-    ("etc", 0o755),
-    ("proc", 0o755),
-    ("run", 0o755),
-    ("sys", 0o755),
-    ("tmp", 0o1777),
-)
+_DIRECTORIES = (*((name, 0o755) for name in ("dev", "etc", "proc", "run", "sys")), ("tmp", 0o1777))
 _OPEN_SKELETON = "skeleton"
 FILES = ("hosts", "hostname", "resolv.conf")
 
@@ -51,13 +45,11 @@ class RootFilesystems:
         _remove_open_skeleton(data_dir / _OPEN_SKELETON, in_use=bool(self.runs()))
 
     def mount(self, run: str, layers: Sequence[Path], bundle: Path, mapping: IdMapping | None = None) -> Path:
-        """Mount a fresh root file system in a bundle and return where it is.
+        """Mount a fresh root file system of a run in its bundle and return where it is.
 
         Args:
-            run: its id.
             layers: read-only directories, lowest first.
-            bundle: the run's directory.
-            mapping: whose ids the files have there; None for their own.
+            mapping: the ids that files have there; None for their own.
 
         Raises:
             Stalled: a layer is missing, or the kernel cannot put it into an overlay, or cannot map its ids.
@@ -99,11 +91,11 @@ class RootFilesystems:
             raise Retry(f"cannot remove {self._overlays / run}: {error.strerror}") from error
 
     def close(self) -> None:
-        """Stop to delete what was removed; the next agent goes on."""
+        """Stop deleting what was removed; the next agent goes on."""
         self._trash.close()
 
     def private(self, run: str) -> Path:
-        """Return the directory of a run's own, which no container sees, and which a lost run_dir leaves."""
+        """Return the private directory of a run, which no container sees, and which outlives run_dir."""
         return self._overlays / run
 
     def runs(self) -> frozenset[str]:
@@ -117,9 +109,9 @@ def _map_layers(layers: Sequence[Path], directory: Path, mapping: IdMapping) -> 
     for index, layer in enumerate(layers):
         target = directory / str(index)
         target.mkdir(mode=0o700, exist_ok=True)
-        source = os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            mounts.bind(source, target, read_only=True, mapping=mapping.descriptor)
+            with Closing(os.open(layer, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as source:
+                mounts.bind(source, target, read_only=True, mapping=mapping.descriptor)
         except OSError as error:
             if error.errno == errno.EINVAL:
                 raise Stalled(
@@ -127,8 +119,6 @@ def _map_layers(layers: Sequence[Path], directory: Path, mapping: IdMapping) -> 
                     hint="use one that can, such as ext4, xfs or btrfs, or leave userns out",
                 ) from error
             raise
-        finally:
-            os.close(source)
         mapped.append(target)
     return mapped
 

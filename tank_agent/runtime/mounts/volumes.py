@@ -1,13 +1,12 @@
 """Volumes: managed directories that outlive their pod, and paths of the host.
 
 A volume reaches a container as a bind mount made from a descriptor (nosuid, nodev), in the run's own
-directory; crun only ever sees that mount, so no link that is swapped later can redirect it. A volume inside
-another is mounted there by us, too: who else has the outer one could make its mount point a link to /proc.
+directory; crun only ever sees that mount, so no link that is swapped later can redirect it. The agent also
+mounts a volume inside another: who else has the outer one could make its mount point a link to /proc.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import re
@@ -15,6 +14,7 @@ import secrets
 import stat
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import structlog
@@ -31,7 +31,7 @@ from tank_agent.spec.model import Mount, Volume
 _log = structlog.get_logger()
 _DIRECTORY = "volumes"
 # The end of a name that no volume can have: its files are being deleted.
-_GOING = ".gone"
+_REMOVED = ".gone"
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -46,18 +46,17 @@ class Volumes:
     def __init__(self, data_dir: Path, run_dir: Path) -> None:
         self._root = data_dir / _DIRECTORY
         self._own = tuple(Path(os.path.realpath(directory)) for directory in (run_dir, data_dir))
-        # Held where one is opened for a run, and from the last look at who uses one to its removal.
+        # Guards opening a volume for a run, and from the check of its uses to its removal.
         self._lock = threading.Lock()
-        # Nobody but root gets at them on this machine's own paths, where they are neither nosuid nor nodev:
-        # what a container made setuid there would make any user root.
+        # Only root gets at them by paths of the host, which are neither nosuid nor nodev: a setuid program of
+        # a container would make any user root.
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._root.chmod(0o700)
-        for directory in self._root.iterdir():
+        for directory in (self._root, *self._root.iterdir()):
             # An older agent let everybody through.
             if directory.is_dir() and not directory.is_symlink():
                 directory.chmod(0o700)
-        # Only what is there now: a removal of this agent's is its own.
-        left = sorted(self._root.glob(f"*/.*{_GOING}"))
+        # Listed now, without the removals that this agent will make.
+        left = sorted(self._root.glob(f"*/.*{_REMOVED}"))
         threading.Thread(target=_finish_removals, args=(left,), name="volume-sweep", daemon=True).start()
 
     def bind(
@@ -72,9 +71,9 @@ class Volumes:
     ) -> tuple[BindMount, ...]:
         """Bind the wanted volumes into a bundle and return them for the OCI configuration.
 
-        A managed volume that does not exist yet is made, and belongs to `owner` (uid, gid), who uses it
-        first; without `owner` it is an error. With a mapping, ids in volumes are those of the container, as
-        they are without.
+        Args:
+            owner: uid and gid of a managed volume that is made now; None makes a missing one an error.
+            mapping: gives files the owners that they have without a user namespace.
 
         Raises:
             Stalled: a host path does not exist, or a symbolic link is in it, or its ids cannot be mapped.
@@ -82,7 +81,7 @@ class Volumes:
         """
         by_name = {volume.name: volume for volume in volumes}
         bound = {}
-        with contextlib.ExitStack() as stack:
+        with ExitStack() as stack:
             sources = {}
             for index, mount in enumerate(wanted):
                 volume = by_name[mount.volume]
@@ -114,11 +113,7 @@ class Volumes:
                 )
 
     def inode(self, pod: str, volumes: Sequence[Volume], name: str) -> tuple[int, int]:
-        """Return by which device and inode a volume is known wherever it is mounted.
-
-        Raises:
-            Stalled, Retry: as `bind`; one that is gone is not made.
-        """
+        """Return the device and inode of a volume; raises as `bind`, and makes none that is gone."""
         volume = next(volume for volume in volumes if volume.name == name)
         with Closing(self._open(pod, volume, None)) as source:
             status = os.fstat(source)
@@ -141,27 +136,28 @@ class Volumes:
     def remove(self, pod: str, name: str, check: Callable[[], None] = lambda: None) -> bool:
         """Remove a managed volume with what is in it; False if there is none.
 
-        `check` raises what speaks against it. A run that begins after it finds no volume, and makes one.
+        Args:
+            check: raises if the volume is in use; a run that begins after it makes a new one.
 
         Raises:
             Retry: it cannot be removed.
         """
         if not (_NAME.fullmatch(pod) and _NAME.fullmatch(name)):
             return False
-        going = self._root / pod / f".{name}.{secrets.token_hex(4)}{_GOING}"
+        removed = self._root / pod / f".{name}.{secrets.token_hex(4)}{_REMOVED}"
         # What resisted an earlier removal.
-        left = sorted((self._root / pod).glob(f".{name}.*{_GOING}"))
+        left = sorted((self._root / pod).glob(f".{name}.*{_REMOVED}"))
         try:
             for path in left:
                 _remove(path)
             try:
                 with self._lock:
                     check()
-                    (self._root / pod / name).rename(going)
+                    (self._root / pod / name).rename(removed)
             except FileNotFoundError:
                 return bool(left)
             point("volumes:going")
-            _remove(going)
+            _remove(removed)
         except OSError as error:
             where = f" at {error.filename}" if error.filename else ""
             raise Retry(
@@ -174,20 +170,17 @@ class Volumes:
         if volume.host is None:
             with self._lock:
                 return _open_managed(self._root / pod, volume.name, owner)
-        root = os.open("/", os.O_PATH | os.O_CLOEXEC)
+        what = f"volume {volume.name}: "
         try:
-            return paths.open_without_links(root, volume.host.lstrip("/"), os.O_PATH)
+            with paths.Closing(os.open("/", os.O_PATH | os.O_CLOEXEC)) as root:
+                return paths.open_without_links(root, volume.host.lstrip("/"), os.O_PATH)
         except FileNotFoundError as error:
-            raise Stalled(f"volume {volume.name}: {volume.host} does not exist on this machine") from error
+            raise Stalled(f"{what}{volume.host} does not exist on this machine") from error
         except OSError as error:
             if error.errno == errno.ELOOP:
-                message = f"volume {volume.name}: {volume.host} leads through a symbolic link"
-                raise Stalled(
-                    message, hint=f"write the real path: {os.path.realpath(volume.host)}"
-                ) from error
-            raise Retry(f"volume {volume.name}: cannot open {volume.host}: {error.strerror}") from error
-        finally:
-            os.close(root)
+                hint = f"write the real path: {os.path.realpath(volume.host)}"
+                raise Stalled(f"{what}{volume.host} leads through a symbolic link", hint=hint) from error
+            raise Retry(f"{what}cannot open {volume.host}: {error.strerror}") from error
 
 
 def depth(path: str) -> int:
@@ -203,28 +196,27 @@ def innermost(path: str, outer: Iterable[str]) -> str | None:
 def _nest(inner: BindMount, outer: BindMount, source: int) -> None:
     """Mount what is bound inside of what else is; `source` is what that was made from."""
     relative = inner.target.removeprefix(f"{outer.target}/")
-    copy = mount_api.clone(inner.source)
-    try:
-        if not outer.read_only:
-            _make_mount_point(source, relative, is_directory=stat.S_ISDIR(os.fstat(copy).st_mode))
-        with Closing(os.open(outer.source, os.O_PATH | os.O_CLOEXEC)) as top:
-            target = paths.open_without_links(top, relative, os.O_PATH)
-        with Closing(target):
+    with ExitStack() as stack:
+        copy = stack.enter_context(paths.Closing(mount_api.clone(inner.source)))
+        try:
+            if not outer.read_only:
+                _make_mount_point(source, relative, is_directory=stat.S_ISDIR(os.fstat(copy).st_mode))
+            top = stack.enter_context(paths.Closing(os.open(outer.source, os.O_PATH | os.O_CLOEXEC)))
+            target = stack.enter_context(paths.Closing(paths.open_without_links(top, relative, os.O_PATH)))
             mount_api.attach(copy, target)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise Retry(f"mount {inner.target}: a symbolic link is there in the volume around it") from error
-        raise Retry(f"mount {inner.target}: not in the volume around it: {error.strerror}") from error
-    finally:
-        os.close(copy)
+        except OSError as error:
+            where = f"mount {inner.target}: "
+            if error.errno == errno.ELOOP:
+                raise Retry(f"{where}a symbolic link is there in the volume around it") from error
+            raise Retry(f"{where}not in the volume around it: {error.strerror}") from error
 
 
 def _make_mount_point(volume: int, relative: str, *, is_directory: bool) -> None:
     """Make a directory, or a file, in a volume where there is none; others may write there meanwhile."""
     *parents, name = relative.split("/")
-    with contextlib.ExitStack() as stack:
+    with ExitStack() as stack:
         for part in (*parents, *((name,) if is_directory else ())):
-            with contextlib.suppress(FileExistsError):
+            with suppress(FileExistsError):
                 os.mkdir(part, dir_fd=volume)
                 made = paths.open_without_links(volume, part, os.O_RDONLY | os.O_DIRECTORY)
                 stack.callback(os.close, made)
@@ -233,7 +225,7 @@ def _make_mount_point(volume: int, relative: str, *, is_directory: bool) -> None
             volume = paths.open_without_links(volume, part, os.O_PATH)
             stack.callback(os.close, volume)
         if not is_directory:
-            with contextlib.suppress(FileExistsError):
+            with suppress(FileExistsError):
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
                 os.close(paths.open_without_links(volume, name, flags, 0o644))
 
@@ -249,22 +241,23 @@ def _finish_removals(left: Sequence[Path]) -> None:
 
 def _remove(path: Path) -> None:
     remove_tree(path)
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         path.parent.rmdir()
 
 
 def _open_managed(directory: Path, name: str, owner: tuple[int, int] | None) -> int:
+    flags = os.O_PATH | os.O_DIRECTORY
     try:
         directory.mkdir(mode=0o700, exist_ok=True)
         directory.chmod(0o700)
-        with Closing(os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)) as parent:
+        with paths.Closing(os.open(directory, flags | os.O_NOFOLLOW | os.O_CLOEXEC)) as parent:
             try:
-                return paths.open_without_links(parent, name, os.O_PATH | os.O_DIRECTORY)
+                return paths.open_without_links(parent, name, flags)
             except FileNotFoundError:
                 if owner is None:
                     raise Retry(f"volume {name}: {directory / name} was removed") from None
                 _make_volume(parent, name, owner)
-            return paths.open_without_links(parent, name, os.O_PATH | os.O_DIRECTORY)
+            return paths.open_without_links(parent, name, flags)
     except OSError as error:
         raise Retry(f"volume {name}: cannot make {directory / name}: {error.strerror}") from error
 
@@ -273,7 +266,7 @@ def _make_volume(parent: int, name: str, owner: tuple[int, int]) -> None:
     """Make a volume so that it never stands there with the wrong owner."""
     temporary = f".{name}.new"
     # One that is there was left by an agent that died right here; nothing ever used it.
-    with contextlib.suppress(FileExistsError):
+    with suppress(FileExistsError):
         os.mkdir(temporary, 0o755, dir_fd=parent)
     # Whatever our umask is: as a directory that the container's user made itself.
     os.chmod(temporary, 0o755, dir_fd=parent)  # noqa: S103
@@ -282,16 +275,15 @@ def _make_volume(parent: int, name: str, owner: tuple[int, int]) -> None:
 
 
 def _bind(source: int, target: Path, mount: Mount, mapping: IdMapping | None) -> BindMount:
-    is_directory = stat.S_ISDIR(os.fstat(source).st_mode)
     target.parent.mkdir(exist_ok=True)
     # Whatever our umask is; the bundle around it is closed.
     target.parent.chmod(0o711)
-    if is_directory:
+    if stat.S_ISDIR(os.fstat(source).st_mode):
         target.mkdir(exist_ok=True)
     else:
         target.touch()
+    descriptor = mapping.descriptor if mapping is not None else None
     try:
-        descriptor = mapping.descriptor if mapping is not None else None
         mounts.bind(source, target, read_only=mount.read_only, mapping=descriptor)
     except OSError as error:
         if mapping is not None and error.errno == errno.EINVAL:

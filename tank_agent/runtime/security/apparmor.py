@@ -1,7 +1,7 @@
-"""Which AppArmor profile a container gets: ours, none, or one that the host has loaded.
+"""The AppArmor profile of a container: the default one, none, or one that the host has loaded.
 
-The default one is loaded by the package and by AppArmor's own service at each boot; where neither was there
-for it, as with pip, the agent loads it from the file beside this module.
+The package and AppArmor's own service load the default one at each boot; where neither did, as with pip, the
+agent loads it from the file beside this module.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def loaded_profiles(enabled: Path = _ENABLED, profiles: Path = _PROFILES) -> Pro
 def profile_of(security: Security, loaded: Callable[[], Profiles | None] = loaded_profiles) -> str | None:
     """Return the profile of a container for `process.apparmorProfile`; None for no profile.
 
-    The default one is a second wall: where it cannot be had, the others hold alone, and `tank doctor` says
-    so. A profile that was asked for by name is never left out.
+    The default one is a second wall, left out where it cannot be had, which `tank doctor` shows; a profile
+    that was asked for by name is never left out.
 
     Raises:
         Stalled: the profile that was asked for cannot be had.
@@ -90,8 +90,8 @@ def load_default(
 ) -> None:
     """Load the default profile where AppArmor is on and the package did not; never fails.
 
-    What is installed in /etc/apparmor.d is the administrator's to change or to disable. Where nothing is, the
-    profile is loaded again at each start, since an older agent's may be there.
+    An administrator may change or disable the one in /etc/apparmor.d. Without that, the profile is loaded at
+    each start, since an older agent's may be there.
     """
     try:
         profiles = loaded()

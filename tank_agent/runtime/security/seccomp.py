@@ -30,7 +30,7 @@ Rule = dict[str, Any]
 
 
 class _Profile(Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """What of OCI's linux.seccomp we take; a listener of the host's is not part of it."""
+    """The accepted part of OCI's linux.seccomp; a listener of the host is not in it."""
 
     defaultAction: str  # noqa: N815
     defaultErrnoRet: int | None = None  # noqa: N815
@@ -71,8 +71,7 @@ def default_profile(machine: str, extra_capabilities: Collection[str] = ()) -> d
 
     Args:
         machine: as uname(2) names it, "x86_64" or "aarch64".
-        extra_capabilities: added to the container's default set, as "CAP_SYS_ADMIN"; the calls that belong to
-            them are opened.
+        extra_capabilities: beyond the default set, such as "CAP_SYS_ADMIN"; they open their calls.
 
     Raises:
         Stalled: there is no table for this machine.
@@ -123,22 +122,18 @@ def _masked(index: int, mask: int, value: int) -> dict[str, Any]:
 def _clone_rules(*, namespaces: bool) -> list[Rule]:
     if namespaces:
         return [_rule(["clone"], "SCMP_ACT_ALLOW")]
-    allow = _rule(["clone"], "SCMP_ACT_ALLOW", _masked(0, sum(syscalls.NAMESPACE_FLAGS), 0))
-    refuse = [
-        _rule(["clone"], "SCMP_ACT_ERRNO", _masked(0, flag, flag), errno=_EPERM)
-        for flag in syscalls.NAMESPACE_FLAGS
+    flags = syscalls.NAMESPACE_FLAGS
+    return [
+        _rule(["clone"], "SCMP_ACT_ALLOW", _masked(0, sum(flags), 0)),
+        *(_rule(["clone"], "SCMP_ACT_ERRNO", _masked(0, flag, flag), errno=_EPERM) for flag in flags),
     ]
-    return [allow, *refuse]
 
 
 def _personality_rules() -> list[Rule]:
     # PER_LINUX, perhaps with PER_LINUX32 (0x8) and UNAME26 (0x20000); 0xffffffff only asks (personality(2)).
     # Not ADDR_NO_RANDOMIZE and READ_IMPLIES_EXEC: they undo the protections of the programs started after.
-    plain = _masked(0, 0xFFFF_FFFF & ~0x20008, 0)
-    return [
-        _rule(["personality"], "SCMP_ACT_ALLOW", plain),
-        _rule(["personality"], "SCMP_ACT_ALLOW", _equal(0, 0xFFFF_FFFF)),
-    ]
+    allowed = (_masked(0, 0xFFFF_FFFF & ~0x20008, 0), _equal(0, 0xFFFF_FFFF))
+    return [_rule(["personality"], "SCMP_ACT_ALLOW", condition) for condition in allowed]
 
 
 def _socket_rules() -> list[Rule]:

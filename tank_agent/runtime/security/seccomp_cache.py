@@ -50,14 +50,13 @@ class SeccompCache:
         return None if program is None else self._remember(key, program)
 
     def learn(self, profile: dict[str, Any], bpf_path: Path) -> bool:
-        """Keep the program that crun left at `bpf_path` when it started a container with this profile.
+        """Keep the program that crun left at `bpf_path` for a container that was made without the annotation.
 
-        Call it only for a container that was started without the annotation. False if there is no usable
-        program, as with a crun that was built without seccomp, or it cannot be written: the next start is
-        only slower.
+        False if there is no usable program, as with a crun that was built without seccomp, or it cannot be
+        written: the next start is only slower.
         """
-        program = _read_bounded(bpf_path, _LARGEST_PROGRAM)
-        if program is None or not _is_program(program):
+        program = _read_bounded(bpf_path, _LARGEST_PROGRAM) or b""
+        if not _is_program(program):
             return False
         key = self._key(profile)
         try:
@@ -91,22 +90,18 @@ class SeccompCache:
             path.unlink(missing_ok=True)
 
 
+def _read_cached(path: Path) -> bytes | None:
+    content = _read_bounded(path, _DIGEST + _LARGEST_PROGRAM) or b""
+    digest, program = content[:_DIGEST], content[_DIGEST:]
+    return program if _is_program(program) and hashlib.sha256(program).digest() == digest else None
+
+
 def _is_program(program: bytes) -> bool:
     return 0 < len(program) <= _LARGEST_PROGRAM and len(program) % _INSTRUCTION == 0
 
 
-def _read_cached(path: Path) -> bytes | None:
-    content = _read_bounded(path, _DIGEST + _LARGEST_PROGRAM)
-    if content is None:
-        return None
-    digest, program = content[:_DIGEST], content[_DIGEST:]
-    if not _is_program(program) or hashlib.sha256(program).digest() != digest:
-        return None
-    return program
-
-
 def _read_bounded(path: Path, limit: int) -> bytes | None:
-    """Return a private regular file of ours, or None if it is absent, larger than `limit` or not private."""
+    """Return the content of a private regular file; None if it is absent, too large or not private."""
     try:
         # Without O_NONBLOCK a FIFO would hold us.
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -1,4 +1,4 @@
-"""Which system calls a container may make: the table behind `tank_agent.runtime.security.seccomp`.
+"""The table of system calls that a container may make, for `seccomp`.
 
 Every call is in one of three places:
 

@@ -1,7 +1,6 @@
-"""Containers with `userns = "auto"`: which ids of the host are theirs, and what they cannot mount themselves.
+"""Containers with `userns = "auto"`: their ids of the host, and the mounts that they cannot make themselves.
 
-Files keep the owners that they have without it, in images and in volumes, since mounts map them. So a range
-belongs to a run only as long as that lives.
+Mounts map the owners of files, in images and in volumes, so a range belongs to a run only while it lives.
 """
 
 from __future__ import annotations
@@ -24,11 +23,7 @@ _SYSFS_FLAGS = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC | mounts.MS
 
 
 def free_range(used: Collection[IdRange | None]) -> IdRange:
-    """Return a range that is in nobody's use, None being those who use the host's ids.
-
-    Raises:
-        Retry: there is none left.
-    """
+    """Return a range that nobody uses; raises Retry if there is none left."""
     taken = {ids.base for ids in used if ids is not None}
     for base in range(_FIRST, _END, _SIZE):
         if base not in taken:
@@ -38,11 +33,7 @@ def free_range(used: Collection[IdRange | None]) -> IdRange:
 
 @contextlib.contextmanager
 def mapping_of(ids: IdRange) -> Iterator[IdMapping]:
-    """Give the mapping of a range, to mount by.
-
-    Raises:
-        Stalled: this machine makes no user namespaces.
-    """
+    """Give the mapping of a range, to mount by; raises Stalled where no user namespace can be made."""
     with contextlib.ExitStack() as stack:
         try:
             mapping = stack.enter_context(id_mapping(ids))
@@ -55,11 +46,7 @@ def mapping_of(ids: IdRange) -> Iterator[IdMapping]:
 
 
 def mount_sysfs(bundle: Path, netns: Path | None) -> Path:
-    """Mount a read-only /sys in a bundle and return where: only who owns the network's namespace may.
-
-    Raises:
-        Retry: the kernel refused it.
-    """
+    """Mount a read-only /sys in a bundle and return where; only the owner of the network namespace may."""
     target = bundle / _SYSFS
     target.mkdir(mode=0o700, exist_ok=True)
     mount = functools.partial(mounts.mount, "sysfs", target, "sysfs", _SYSFS_FLAGS)
@@ -77,7 +64,7 @@ def take_back_null_device() -> None:
     """Make /dev/null root's again where a container owns it, who could then close it to everybody.
 
     crun gives a container the host's own, as its standard input (crun issue 1845, mended in August 2025). To
-    be called before a program of the container's runs, and by an agent that follows one which was killed.
+    be called before a program of the container runs, and by the agent after one that was killed.
     """
     if _FIRST <= os.stat(os.devnull).st_uid < _END:  # noqa: PTH116
         os.chown(os.devnull, 0, 0)

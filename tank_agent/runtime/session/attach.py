@@ -1,4 +1,4 @@
-"""The terminals of containers with `tty = true`: one thread drains them all, and users look on.
+"""The terminals of containers with `tty = true`: one thread drains them all, and any number of users watch.
 
 conmon stops a container that writes while a client of its attach socket does not read. So the agent is the
 only client, reads always, and keeps what it reads in bounded places: the last of each terminal, and a backlog
@@ -34,7 +34,7 @@ _BACKLOG = 1 << 20
 _STOP_DEADLINE = 5.0
 _CONNECT_DEADLINE = 2.0
 _AFTER_A_BUG = 0.1
-# What a terminal answers on its own: shown again, it would type the answer into the container.
+# Questions to a terminal: shown again, it would type its answer into the container.
 _QUERIES = re.compile(
     rb"\x1b\[[?>=!]?[0-9;]*[cn]|\x1b\[[0-9;]*t|\x1b\[[?>=<][0-9;]*[uq]|\x1b\[\?[0-9;]*\$p|\x1bZ|\x05|\x07"
     rb"|\x1b\][^\x07\x1b]*\?(?:\x07|\x1b\\)|\x1bP[^\x1b]*\x1b\\"
@@ -68,15 +68,17 @@ class Viewer:
                 dropped = len(self._chunks.popleft())
                 self._size -= dropped
                 self._skipped += dropped
-            if self.ready >= 0:
-                os.eventfd_write(self.ready, 1)
+            self._announce()
 
     def leave(self) -> None:
-        """Say that the terminal is gone."""
+        """Note that the terminal is gone."""
         with self._lock:
             self.gone = True
-            if self.ready >= 0:
-                os.eventfd_write(self.ready, 1)
+            self._announce()
+
+    def _announce(self) -> None:
+        if self.ready >= 0:
+            os.eventfd_write(self.ready, 1)
 
     def take(self) -> bytes:
         """Return all output that waits, with a note where some was dropped."""
@@ -105,7 +107,7 @@ class Viewer:
         self._console.hub.resize(self._console, rows, columns)
 
     def close(self) -> None:
-        """Stop looking on; the container goes on."""
+        """Stop watching; the container goes on."""
         self._console.hub.drop(self._console, self)
         with self._lock:
             os.close(self.ready)
@@ -139,7 +141,7 @@ class _Console:
         """Plan the lines that set a size: the size, once more in case conmon missed it."""
         size = (rows, columns)
         if self.wanted and self.wanted[-1] == size:
-            # A client tells its size once more when it has taken its terminal over.
+            # A client sends its size once more when it has taken its terminal over.
             return
         nudge = self.size == size or (self.size is None and self._was_used)
         # A program redraws only when its size changes, so one that someone comes back to needs two changes.
@@ -147,11 +149,7 @@ class _Console:
 
 
 class Consoles:
-    """Drains the terminals of all containers.
-
-    Args:
-        control: sets the sizes.
-    """
+    """Drains the terminals of all containers, and sets their sizes by `control`."""
 
     def __init__(self, control: ConmonControl) -> None:
         self._control = control
@@ -166,10 +164,7 @@ class Consoles:
         self._thread.start()
 
     def open(self, directory: Path, shown: bytes | None = None) -> bool:
-        """Attach to a container's terminal; False if that fails.
-
-        `shown` is what it printed before, under an agent that is gone.
-        """
+        """Attach to a container's terminal; False if that fails. `shown` was printed under a former agent."""
         with self._lock:
             if directory in self._consoles:
                 return True
@@ -208,7 +203,7 @@ class Consoles:
             return viewer
 
     def close(self, directory: Path) -> None:
-        """Give up a container's terminal; its viewers are told."""
+        """Give up a container's terminal, also for its viewers."""
         with self._lock:
             console = self._consoles.get(directory)
             if console is not None:

@@ -2,7 +2,7 @@
 
 The command gets the main process's ids, capabilities, limits and no_new_privileges from the container's own
 config.json; crun puts it into the container's namespaces, cgroup and seccomp filter, and looks PATH up there.
-Only crun's pid file tells whether the command began: until there is one, all output is crun's own complaint.
+Only crun's pid file shows whether the command began: until there is one, all output is crun's own complaint.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ _DEADLINE = 10.0
 _MOST_AT_ONCE = 200
 _PIPE_SIZE = 256 << 10
 _SAME_MOMENT = 10.0
-# How long the commands that an agent was just starting are waited for by the next one, in seconds.
+# How long an agent waits for the commands that a former one was just starting, in seconds.
 _BEGINS_WITHIN = 1.0
 _LOOK = 0.02
 _MISSING = re.compile(r"not found|no such file", re.IGNORECASE)
@@ -47,7 +48,7 @@ _REFUSED = re.compile(
     r"permission denied|operation not permitted|exec format error|is a directory|not executable",
     re.IGNORECASE,
 )
-# What the kernel says of a file that it does not run, as crun prints it in the command's place.
+# The kernel's errors for a file that it does not run, as crun prints them in the command's place.
 _EXEC_ERRORS = frozenset(
     os.strerror(number)
     for number in (
@@ -61,11 +62,10 @@ _GONE = re.compile(r"not running|does not exist|stopped container|no such proces
 
 
 class ExecRequest(Struct, frozen=True, kw_only=True):
-    """What to run.
+    """A command to run.
 
-    `env` is NAME=VALUE strings that win over the container's own; `cwd` None is the container's own.
-    `term` is the name of the user's terminal.
-    `rows` and `columns` are the first size of the terminal; 0 means that it is not known.
+    `env` is NAME=VALUE strings that win over the container's own; `cwd` None is the container's own. `term`
+    is the name of the user's terminal, `rows` and `columns` its size at first; 0 means that it is not known.
     """
 
     argv: tuple[str, ...]
@@ -78,7 +78,7 @@ class ExecRequest(Struct, frozen=True, kw_only=True):
 
 
 class Ended(Struct, frozen=True, kw_only=True):
-    """How a command ended: exactly one is set."""
+    """The end of a command: exactly one is set."""
 
     code: int | None = None
     signal: int | None = None
@@ -89,13 +89,7 @@ class _Config(Struct, frozen=True):
 
 
 class Executor:
-    """Runs commands in containers; their files are in `run_dir/exec`.
-
-    Args:
-        crun: the runtime.
-        run_dir: the agent's.
-        cgroups: tells what runs in a container.
-    """
+    """Runs commands in containers; their files are in `run_dir/exec`."""
 
     def __init__(self, crun: Crun, run_dir: Path, cgroups: CgroupHost) -> None:
         self.directory = run_dir / "exec"
@@ -120,14 +114,9 @@ class Executor:
             # Somebody may have removed it since.
             self.directory.mkdir(mode=0o700, exist_ok=True)
             directory.mkdir(mode=0o700)
+            inside = partial(self._cgroups.processes, run.record.cgroup)
             return Execution(
-                self._crun,
-                run,
-                directory,
-                request,
-                process,
-                inside=lambda: self._cgroups.processes(run.record.cgroup),
-                release=self._free.release,
+                self._crun, run, directory, request, process, inside=inside, release=self._free.release
             )
         except BaseException:
             remove_tree(directory)
@@ -156,10 +145,9 @@ class Executor:
         try:
             content = (run.directory / "config.json").read_bytes()
         except FileNotFoundError:
-            raise NotRunning(f"{run.record.pod}/{run.record.container} is not running") from None
+            raise NotRunning(f"{run.record.name} is not running") from None
         process = msgspec.json.decode(content, type=_Config).process
-        process["args"] = list(request.argv)
-        process["terminal"] = request.terminal
+        process |= {"args": list(request.argv), "terminal": request.terminal}
         process["env"] = merge_environment(process["env"], request)
         if cwd is not None:
             process["cwd"] = normal_path(cwd)
@@ -208,7 +196,7 @@ class Execution:
         self._directory = directory
         self._inside = inside
         self._release = release
-        self._container = f"{run.record.pod}/{run.record.container}"
+        self._container = run.record.name
         self._command = request.argv[0]
         self._process: int | None = None
         self._pid = 0
@@ -221,17 +209,17 @@ class Execution:
         argv = [*crun.exec_command("log"), "--pid-file=pid"]
         self._environment = {**ENVIRONMENT, **crun.environment}
         if request.terminal:
-            self._start_with_terminal(argv, run, request, process)
+            self._start_with_terminal(argv, run.record.id, request, process)
         else:
-            self._start_with_pipes(argv, run, process)
+            self._start_with_pipes(argv, run.record.id, process)
 
-    def _start_with_pipes(self, argv: list[str], run: LiveRun, process: bytes) -> None:
+    def _start_with_pipes(self, argv: list[str], run: str, process: bytes) -> None:
         (self._directory / "process.json").write_bytes(process)
         ends = [os.pipe() for _ in range(3)]
         theirs = (ends[0][0], ends[1][1], ends[2][1])
         self.stdin, self.stdout, self.stderr = ends[0][1], ends[1][0], ends[2][0]
         try:
-            self._spawn([*argv, "--process=process.json", run.record.id], theirs)
+            self._spawn([*argv, "--process=process.json", run], theirs)
         except BaseException:
             self._close_streams()
             raise
@@ -242,11 +230,9 @@ class Execution:
             os.set_blocking(descriptor, False)
             enlarge_pipe(descriptor, _PIPE_SIZE)
 
-    def _start_with_terminal(
-        self, argv: list[str], run: LiveRun, request: ExecRequest, process: bytes
-    ) -> None:
+    def _start_with_terminal(self, argv: list[str], run: str, request: ExecRequest, process: bytes) -> None:
         # crun's address of a socket is limited, and its working directory is ours to choose.
-        argv = [*argv, "--process=/dev/stdin", "--tty", "--console-socket=console", run.record.id]
+        argv = [*argv, "--process=/dev/stdin", "--tty", "--console-socket=console", run]
         with exec_terminal.listening(self._directory / "console") as listener:
             reader, gate = os.pipe()
             null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
@@ -328,19 +314,14 @@ class Execution:
 
     def close_stdin(self) -> None:
         """Give the command the end of its input."""
-        if self.stdin is not None:
-            os.close(self.stdin)
-            self.stdin = None
+        self._close(self.stdin)
 
     def close_output(self, descriptor: int) -> None:
         """Close the terminal or an output that has come to its end."""
-        for name in ("terminal", "stdout", "stderr"):
-            if getattr(self, name) == descriptor:
-                os.close(descriptor)
-                setattr(self, name, None)
+        self._close(descriptor)
 
     def hang_up(self) -> None:
-        """Take its terminal or pipes away and tell it (SIGHUP); a command that wants to go on may."""
+        """Take the command's terminal or pipes away and send it SIGHUP; it may go on if it wants to."""
         self._close_streams()
         self.signal(signal.SIGHUP)
 
@@ -355,9 +336,9 @@ class Execution:
         code = self._crun.wait(_DEADLINE)
         if not self.begun():
             raise self._failure(code)
-        if code == 1 and (said := self._said() or complaint(self._printed)):
+        if code == 1 and (error := self._logged_error() or complaint(self._printed)):
             # Too late to refuse: the kernel did not take the file that was found.
-            return Ended(code=127 if _MISSING.search(said) else 126)
+            return Ended(code=127 if _MISSING.search(error) else 126)
         if code < 0:
             return Ended(signal=-code)
         return self._as_signal(code) if code > 128 else Ended(code=code)
@@ -378,7 +359,7 @@ class Execution:
         self._release()
 
     def _as_signal(self, code: int) -> Ended:
-        # crun says 128 + n both for signal n and for that exit code; the kernel may still know better.
+        # crun returns 128 + n both for signal n and for that exit code; the kernel may still know better.
         status = pidfd.wait_status(self._process) if self._process is not None else None
         if status is not None:
             if os.WIFSIGNALED(status):
@@ -388,18 +369,18 @@ class Execution:
         return Ended(signal=number) if number <= signal.SIGRTMAX else Ended(code=code)
 
     def _failure(self, code: int) -> TankError:
-        said = self._said()
-        if said.startswith("chdir"):
-            return CannotRun(f"cannot run {self._command}: {said}", hint="give another --cwd")
-        if _GONE.search(said):
+        error = self._logged_error()
+        if error.startswith("chdir"):
+            return CannotRun(f"cannot run {self._command}: {error}", hint="give another --cwd")
+        if _GONE.search(error):
             return NotRunning(f"{self._container} is not running")
-        if _MISSING.search(said):
+        if _MISSING.search(error):
             return CommandNotFound(f"{self._command}: not found in the container", where=self._container)
-        if _REFUSED.search(said):
-            return CannotRun(f"{self._command} cannot be executed: {said}", where=self._container)
-        return TankError(f"the container runtime failed with code {code}: {said or 'it said nothing'}")
+        if _REFUSED.search(error):
+            return CannotRun(f"{self._command} cannot be executed: {error}", where=self._container)
+        return TankError(f"the container runtime failed with code {code}: {error or 'it said nothing'}")
 
-    def _said(self) -> str:
+    def _logged_error(self) -> str:
         """Return the error that crun wrote to its log; empty if there is none."""
         try:
             text = (self._directory / "log").read_text(errors="replace")
@@ -413,9 +394,12 @@ class Execution:
         self._crun.wait(_DEADLINE)
 
     def _close_streams(self) -> None:
+        self._close(self.terminal, self.stdin, self.stdout, self.stderr)
+
+    def _close(self, *descriptors: int | None) -> None:
         for name in ("terminal", "stdin", "stdout", "stderr"):
             descriptor = getattr(self, name)
-            if descriptor is not None:
+            if descriptor is not None and descriptor in descriptors:
                 os.close(descriptor)
                 setattr(self, name, None)
 
@@ -423,11 +407,11 @@ class Execution:
 def complaint(printed: bytes) -> str:
     """Return why the kernel did not run a command, if that is all that was printed; else nothing.
 
-    From 1.14.1 on, crun has closed its log by then, so it can only tell by the command's output.
+    From 1.14.1 on, crun has closed its log by then, so it can only write to the command's output.
     """
     found = _COMPLAINT.fullmatch(printed)
-    said = found[1].decode() if found is not None else ""
-    return said if said in _EXEC_ERRORS else ""
+    text = found[1].decode() if found is not None else ""
+    return text if text in _EXEC_ERRORS else ""
 
 
 def _signal_group(leader: int, inside: Callable[[], Collection[int]], number: int) -> None:

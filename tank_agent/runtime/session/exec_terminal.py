@@ -62,7 +62,7 @@ def receive_sized(
     traced = trace.seize(crun)
     if not traced:
         _log.warning("a terminal may have no size for a moment, since ptrace is not permitted")
-    # It may have failed already; its log says why.
+    # It may have failed already; its log has the reason.
     with contextlib.suppress(BrokenPipeError), os.fdopen(gate, "wb") as writer:
         writer.write(process)
     try:
@@ -85,7 +85,7 @@ def receive_sized(
 
 
 def set_size(terminal: int, rows: int, columns: int) -> None:
-    """Set a terminal's size, of which the kernel tells the command (SIGWINCH); not if it is not known."""
+    """Set a terminal's size, if it is known; the kernel sends the command SIGWINCH."""
     if rows and columns:
         # The other end may have gone.
         with contextlib.suppress(OSError):

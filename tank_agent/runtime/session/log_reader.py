@@ -1,4 +1,4 @@
-"""Reads what containers printed from the files that conmon writes (its `k8s-file` form), across rotation.
+"""The output of containers, read from the files that conmon writes (its `k8s-file` form), across rotation.
 
 A line is `TIME STREAM TAG CONTENT`; the tag is F, or P for a line that conmon cut because the program wrote
 more than 8 KiB, or did not end it yet. The newest file is `<container>.log`, older ones are `.log.1`,
@@ -268,7 +268,7 @@ def _printed(file: Path, most: int) -> tuple[bytes, bool]:
 
 
 def _open(path: Path) -> int | None:
-    """Open a log file; None if it is gone, or is something else than a file of ours."""
+    """Open a log file; None if it is gone, or is no regular file."""
     try:
         opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:

@@ -1,13 +1,12 @@
 """Rotates the logs of running containers by size, with no line lost.
 
-The file is renamed while conmon goes on writing to it, then conmon is told to open it by name again. The
+The file is renamed while conmon goes on writing to it, then conmon has to open it by name again. The
 second step may be missing after a crash: a container whose log has no file by its name gets it again.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -27,7 +26,6 @@ class Rotation:
     """Looks at the logs of all running containers every second, in a thread of its own.
 
     Args:
-        containers: whose logs.
         max_size: bytes above which a file is rotated.
         max_files: how many files of a container are kept, the current one included.
     """
@@ -37,7 +35,7 @@ class Rotation:
         self._max_size = max_size
         self._max_files = max_files
         self._trimmed: dict[Path, int] = {}
-        self._told: dict[Path, str] = {}
+        self._errors: dict[Path, str] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="log-rotation", daemon=True)
 
@@ -62,7 +60,7 @@ class Rotation:
         """Rotate what is too large, and repair what an interrupted rotation left."""
         limit = self._max_files
         trimmed: dict[Path, int] = {}
-        told: dict[Path, str] = {}
+        errors: dict[Path, str] = {}
         for pod in self._containers.pods():
             for run in self._containers.runs(pod):
                 log = self._containers.log(pod, run.record.container)
@@ -76,28 +74,25 @@ class Rotation:
                         self._check_run(run, log)
                 except OSError as error:
                     # Such as a file that cannot be removed: the others are looked at all the same.
-                    told[log] = str(shortage(error) or error)
-                    if self._told.get(log) != told[log]:
-                        _log.error(
-                            "cannot rotate a log",
-                            pod=pod,
-                            container=run.record.container,
-                            error=told[log],
-                        )
-        self._trimmed, self._told = trimmed, told
+                    errors[log] = text = str(shortage(error) or error)
+                    if self._errors.get(log) != text:
+                        name = run.record.container
+                        _log.error("cannot rotate a log", pod=pod, container=name, error=text)
+        self._trimmed, self._errors = trimmed, errors
 
     def _check_run(self, run: LiveRun, log: Path) -> None:
         try:
             size = log.stat(follow_symlinks=False).st_size
         except FileNotFoundError:
-            self._tell(lambda: self._containers.control.reopen_log(run.directory))
+            self._reopen(run.directory)
             return
         if size > self._max_size:
             rotate(log, self._max_files)
-            self._tell(lambda: self._containers.control.reopen_log(run.directory))
+            self._reopen(run.directory)
 
-    def _tell(self, write: Callable[[], float]) -> None:
-        while (wait := write()) > 0 and not self._ended.wait(wait):
+    def _reopen(self, directory: Path) -> None:
+        control = self._containers.control
+        while (wait := control.reopen_log(directory)) > 0 and not self._ended.wait(wait):
             pass
 
     def _run(self) -> None:
