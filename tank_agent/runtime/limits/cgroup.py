@@ -111,8 +111,8 @@ class CgroupHost(Struct, frozen=True, kw_only=True):
 def detect(run_dir: Path, *, root: Path = ROOT, own: Path = Path("/proc/self/cgroup")) -> CgroupHost:
     """Find out what kind of host this is, and choose the agent's group.
 
-    It is named after run_dir, so that two agents on one machine never sweep each other's containers. Under the
-    package's units it is inside of the group of the pods' unit, which systemd delegates
+    It is named after run_dir, so that two agents of one machine never sweep each other's containers. Under
+    the package's units it is inside of the group of the pods' unit, which systemd delegates
     (docs/decisions/0010-packaging.md).
     """
     digest = hashlib.sha256(os.fsencode(run_dir)).hexdigest()
