@@ -220,7 +220,7 @@ class _FileReader:
 def _read_pod(table: object, stem: str | None) -> tuple[ParsedPod | None, list[Finding], str | None]:
     """Return the pod if nothing is wrong with it, all findings, and its name where that is known."""
     if not isinstance(table, dict):
-        return None, [Finding((), type_message(table, {"type": "object"}))], None
+        return None, [Finding((), type_message(table, ["a table"]))], None
     fields, structure = read_table(table, PodTable)
     given = table.get("name")
     name = given if isinstance(given, str) else stem
