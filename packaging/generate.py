@@ -9,19 +9,17 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import msgspec  # noqa: E402  (after the line above: the sources beside this file, not what is installed)
+from key_pages import TEMPLATES, keys_page, roff, schemas, template  # noqa: E402
 
+# After the line above: the sources beside this file, not what is installed.
 from tank_agent import __version__  # noqa: E402
 from tank_agent.cli.parser import add_common, module_of, verbs  # noqa: E402
-from tank_agent.settings.settings import SettingsTable  # noqa: E402
-from tank_agent.spec.schema import json_schema  # noqa: E402
 
-TEMPLATES = ROOT / "packaging" / "templates"
 # What a value is that an argument is called by this, for completion.
 _KINDS = {
     **dict.fromkeys(("NAME", "NAME[/CONTAINER]"), "pods"),
@@ -71,7 +69,7 @@ def main() -> None:
     out = parser.parse_args().directory
     out.mkdir(parents=True, exist_ok=True)
     commands = [command for verb in verbs() for command in commands_of(verb)]
-    pods, settings = _schemas()
+    pods, settings = schemas()
     files = {
         "tank.1": tank_page(commands),
         "tank-agent.8": _page("tank-agent", "8", "the agent that runs pods from files", agent_page()),
@@ -92,39 +90,6 @@ def main() -> None:
     }
     for name, text in files.items():
         (out / name).write_text(text)
-
-
-def _schemas() -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the schemas of a pod file and of agent.toml; the latter may hold pods, too."""
-    pods = json_schema()
-    _, definitions = msgspec.json.schema_components([SettingsTable], ref_template="#/$defs/{name}")
-    tables = {name: _without_null(node) for name, node in definitions.items()}
-    settings = tables["SettingsTable"]
-    settings["properties"]["pods"] = {
-        "description": "Seeds: pods that are created once, if absent; as in a pod file, with a name.",
-        "type": "array",
-        "items": {"$ref": "#/$defs/NamedPodTable"},
-    }
-    return pods, {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "agent.toml of tank-agent",
-        "$ref": "#/$defs/SettingsTable",
-        "$defs": {**pods["$defs"], **tables},
-    }
-
-
-def _without_null(node: Any) -> Any:
-    """Take out null, which TOML cannot write."""
-    if isinstance(node, list):
-        return [_without_null(item) for item in node if item != {"type": "null"}]
-    if not isinstance(node, dict):
-        return node
-    kept = {key: _without_null(value) for key, value in node.items() if (key, value) != ("default", None)}
-    alternatives = kept.get("anyOf", ())
-    if len(alternatives) == 1:
-        del kept["anyOf"]
-        kept = {**alternatives[0], **kept}
-    return kept
 
 
 def commands_of(verb: str) -> list[Command]:
@@ -158,13 +123,6 @@ def _commands(name: str, summary: str, text: str, parser: argparse.ArgumentParse
 # --- man pages ----------------------------------------------------------------------------------------------
 
 
-def roff(text: str) -> str:
-    """Escape text for groff(7)."""
-    escaped = text.replace("\\", "\\e").replace("-", "\\-")
-    lines = [f"\\&{line}" if line.startswith((".", "'")) else line for line in escaped.split("\n")]
-    return "\n".join(lines)
-
-
 def _page(name: str, section: str, summary: str, body: str) -> str:
     head = f'.TH "{roff(name.upper())}" "{section}" "" "tank\\-agent {__version__}" "tank\\-agent"\n'
     return f"{head}.SH NAME\n{roff(name)} \\- {roff(summary)}\n{body}"
@@ -174,7 +132,7 @@ def tank_page(commands: list[Command]) -> str:
     """Return tank(1)."""
     parts = [
         ".SH SYNOPSIS\n.B tank\n[\\-\\-socket \\fIS\\fR] [\\-\\-debug] \\fIVERB\\fR [\\fIARGUMENTS\\fR]\n",
-        f".SH DESCRIPTION\n{_template('tank.description')}.SH VERBS\n",
+        f".SH DESCRIPTION\n{template('tank.description')}.SH VERBS\n",
     ]
     for command in commands:
         parts.append(f".SS {roff(command.usage)}\n{roff(_paragraphs(command.text))}\n")
@@ -184,60 +142,17 @@ def tank_page(commands: list[Command]) -> str:
             flags = ", ".join(f"\\fB{roff(flag)}\\fR" for flag in option.flags)
             value = f" \\fI{roff(option.value)}\\fR" if option.value else ""
             parts.append(f".TP\n{flags}{value}\n{roff(option.help % {'prog': 'tank'})}\n")
-    parts.append(_template("tank.end"))
+    parts.append(template("tank.end"))
     return _page("tank", "1", "talk to the container agent of this machine", "".join(parts))
 
 
 def agent_page() -> str:
     """Return the body of tank-agent(8)."""
-    return _template("agent")
-
-
-def keys_page(schema: dict[str, Any], top: str, intro: str) -> str:
-    """Return the body of a page about a TOML file: its tables, from the schema's definitions."""
-    definitions = schema["$defs"]
-    parts = [_template(intro)]
-    seen: set[str] = set()
-    waiting = [(top, "")]
-    while waiting:
-        name, path = waiting.pop(0)
-        if name in seen:
-            continue
-        seen.add(name)
-        table = definitions[name]
-        parts.append(f".SH {roff(path.upper() or 'KEYS')}\n{roff(table.get('description', ''))}\n")
-        for key, node in table.get("properties", {}).items():
-            parts.append(_key(key, node))
-            if key != "pods":
-                waiting += [(found, f"{path}.{key}".strip(".")) for found in _references(node)]
-    return "".join(parts) + ".SH SEE ALSO\n.BR tank (1),\n.BR tank\\-agent (8)\n"
-
-
-def _key(key: str, node: dict[str, Any]) -> str:
-    text = roff(node.get("description", ""))
-    examples = [node[kind] for kind in ("default",) if node.get(kind) not in (None, [], {}, "")]
-    if examples:
-        text += f"\nDefault: {roff(json.dumps(examples[0]))}."
-    elif node.get("examples"):
-        text += f"\nExample: {roff(json.dumps(node['examples'][0]))}."
-    return f".TP\n\\fB{roff(key)}\\fR\n{text}\n"
-
-
-def _references(node: Any) -> list[str]:
-    if isinstance(node, dict):
-        found = [node["$ref"].rpartition("/")[2]] if "$ref" in node else []
-        return found + [name for value in node.values() for name in _references(value)]
-    if isinstance(node, list):
-        return [name for value in node for name in _references(value)]
-    return []
+    return template("agent")
 
 
 def _paragraphs(text: str) -> str:
     return "\n".join(line.strip() for line in text.strip().splitlines())
-
-
-def _template(name: str) -> str:
-    return (TEMPLATES / f"{name}.roff").read_text()
 
 
 # --- completions --------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from tank_agent.linux.shortage import shortage
 from tank_agent.linux.systemd import Notifier
 from tank_agent.linux.wakeups import CaughtSignals
 from tank_agent.reconcile.core.restart import Backoff
+from tank_agent.settings.declaration import for_restart
 from tank_agent.settings.settings import Settings
 
 # How long to wait before the next try where the machine does not let us work, in seconds.
@@ -35,11 +36,10 @@ _log = structlog.get_logger()
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # How often `systemctl status` gets fresh figures, in seconds.
 _TICK = 10.0
-# What `_reload` applies; whatever else is in agent.toml counts when the agent is started again.
-_LIVE = frozenset({"seed_dir", "reconcile", "logs", "file", "seeds", "seed_problems"})
-# What needs a restart in a table that does not, and what users know another way.
-_FOR_RESTART_BELOW = ("reconcile.workers",)
-_NAMES = {"image": "image or registry"}
+# What `_reload` does not apply.
+_FOR_RESTART = tuple(for_restart(Settings))
+# [registry] is a part of the settings of images, and a table of its own for users.
+_NAMES = dict.fromkeys(("image", "registry"), "image or registry")
 
 
 def run(load: Callable[[], Settings], *, stop_pods: bool) -> int:
@@ -199,11 +199,8 @@ class Lifecycle:
 
 def needs_restart(former: Settings, wanted: Settings) -> tuple[str, ...]:
     """Return the keys that differ and count only when the agent is started again."""
-    keys = [key for key in Settings.__struct_fields__ if key not in _LIVE]
-    changed = [
-        key for key in (*keys, *_FOR_RESTART_BELOW) if attrgetter(key)(former) != attrgetter(key)(wanted)
-    ]
-    return tuple(_NAMES.get(key, key) for key in changed)
+    changed = [key for key in _FOR_RESTART if attrgetter(key)(former) != attrgetter(key)(wanted)]
+    return tuple(dict.fromkeys(_NAMES.get(key, key) for key in changed))
 
 
 def prepare_structs() -> None:

@@ -17,8 +17,8 @@ from msgspec import Struct
 from tank_agent.errors import Stalled
 from tank_agent.image.config import ImageConfig
 from tank_agent.linux.paths import NotReadableError, read_in_root
-from tank_agent.spec.container_paths import is_kernel_path, normal_path
 from tank_agent.spec.model import Container
+from tank_agent.spec.paths import is_kernel_path, normal_path
 from tank_agent.spec.signals import parse_signal
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

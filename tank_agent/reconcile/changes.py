@@ -1,12 +1,11 @@
 """The change table: what happens to what runs when a key of the pod file changes.
 
-One table for everything: `plan` restarts and changes by it, `tank plan` prints its words, and the reference
-shows it. Tests hold the three together, and every row against a real agent.
+It is derived from the declarations: `plan` restarts and changes by it, `tank plan` prints its words, and the
+reference shows it. A test holds every row against a real agent.
 """
 
 from __future__ import annotations
 
-import enum
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,17 +13,11 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from tank_agent.spec.model import Container, Pod
+from tank_agent.spec.file import ContainerTable, PodTable
+from tank_agent.spec.keys import Effect, keys_of
+from tank_agent.spec.model import Pod
 
-
-class Effect(enum.StrEnum):
-    """What a change does, from the least to the most; the words are those of the reference."""
-
-    NOTHING = "nothing"
-    LIVE = "live"
-    MOUNTING = "the containers that mount it restart"
-    CONTAINER = "this container restarts"
-    POD = "the whole pod restarts"
+_INDEX = re.compile(r"\[[^]]*\]")
 
 
 class Row(Struct, frozen=True, kw_only=True):
@@ -35,52 +28,27 @@ class Row(Struct, frozen=True, kw_only=True):
     note: str = ""
 
 
-_RESTARTING = (
-    "image",
-    "rootfs",
-    "command",
-    "args",
-    "env",
-    "working_dir",
-    "user",
-    "tty",
-    "mounts",
-    "security",
-)
+def _rows(kind: type[Struct], path: str) -> Iterator[Row]:
+    for declared in keys_of(kind):
+        if declared.key.effect is not None:
+            yield Row(key=f"{path}{declared.name}", effect=declared.key.effect, note=declared.key.note)
+    for declared in keys_of(kind):
+        for table in declared.tables:
+            yield from _rows(table, f"{path}{declared.name}.")
 
-TABLE: tuple[Row, ...] = (
-    Row(key="name", effect=Effect.POD, note="it is another pod: the old one goes, with its logs"),
-    Row(key="restart", effect=Effect.NOTHING, note="counts from the next end on; what is over may start"),
-    Row(key="hosts", effect=Effect.NOTHING, note="the pod comes to or goes from machines, no other way"),
-    Row(key="labels", effect=Effect.NOTHING, note="as hosts"),
-    Row(
-        key="network",
-        effect=Effect.LIVE,
-        note='to or from "host": the whole pod restarts; what is over starts again',
-    ),
-    Row(key="network.dns", effect=Effect.LIVE, note="/etc/resolv.conf is written in place"),
-    Row(key="network.nics", effect=Effect.LIVE, note="only what differs; a new parent makes a new link"),
-    Row(key="volumes", effect=Effect.NOTHING, note="a new volume counts when it is mounted"),
-    Row(key="volumes.host", effect=Effect.MOUNTING),
-    Row(key="containers", effect=Effect.NOTHING, note="only the one that comes or goes starts or stops"),
-    *(Row(key=f"containers.{name}", effect=Effect.CONTAINER) for name in _RESTARTING),
-    Row(key="containers.pull", effect=Effect.NOTHING, note="counts from the next start on"),
-    Row(key="containers.stop_signal", effect=Effect.LIVE, note="counts from the next stop on"),
-    Row(key="containers.stop_grace", effect=Effect.LIVE, note="counts from the next stop on"),
-    Row(key="containers.limits", effect=Effect.LIVE, note="also ends a back-off: more memory may help"),
-)
+
+TABLE: tuple[Row, ...] = tuple(_rows(PodTable, ""))
 _BY_KEY: Mapping[str, Row] = {row.key: row for row in TABLE}
 
 
 def _container_fields(effect: Effect) -> tuple[str, ...]:
-    # A field without a row is a mistake that must not pass unseen.
-    names = [name for name in Container.__struct_fields__ if name != "name"]
+    # A key of a container without an effect is a mistake that must not pass unseen.
+    names = [declared.name for declared in keys_of(ContainerTable) if declared.name != "name"]
     return tuple(name for name in names if _BY_KEY[f"containers.{name}"].effect is effect)
 
 
 RESTARTING_FIELDS = _container_fields(Effect.CONTAINER)
 LIVE_FIELDS = _container_fields(Effect.LIVE)
-_INDEX = re.compile(r"\[[^]]*\]")
 
 
 class Change(Struct, frozen=True, kw_only=True):

@@ -1,16 +1,18 @@
-"""The `[git]` table of agent.toml: what a user may say. Times are in seconds, sizes in bytes."""
+"""The `[git]` table of agent.toml: its keys, and the checks of them together. Seconds and bytes in memory."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Struct
 
 from tank_agent.errors import TankError
-from tank_agent.source.git.address import parse_url
+from tank_agent.settings.declaration import file_path, seconds, size
+from tank_agent.source.git.address import parse_url, redact
+from tank_agent.spec.findings import show
+from tank_agent.spec.keys import declare
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 # git-check-ref-format(1), rules 3 to 10; a leading dash would also read as an option.
@@ -21,62 +23,106 @@ _PLACEHOLDER = re.compile(r"\{(?!hostname\})[^{}/]*\}")
 REF_LENGTH = 255
 
 
+def _url(value: str) -> str:
+    if " " in value:
+        raise ValueError(f"{show(redact(value))} has spaces in it; write them as %20")
+    return value
+
+
+def _directory(value: str) -> str:
+    if value.startswith("/"):
+        raise ValueError(f'{show(value)} is not a path in the repository; write one such as "hosts/edge-1"')
+    return "" if value == "." else value
+
+
 class GitVerify(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[git.verify]`: whose signatures count.
+    """Whose signatures a commit needs."""
 
-    mode: `commits` checks every commit since the last deployed one, `tag` the annotated tag that `tag` names.
-    allowed_signers: a file as ssh-keygen(1) describes it; keyring: OpenPGP public keys, binary or armoured.
-    """
-
-    mode: Literal["off", "commits", "tag"] = "off"
-    allowed_signers: str | None = None
-    keyring: str | None = None
+    mode: Annotated[
+        Literal["off", "commits", "tag"],
+        declare('"commits" checks every commit since the deployed one, "tag" the annotated tag.', "commits"),
+    ] = "off"
+    allowed_signers: Annotated[
+        str | None,
+        file_path("A file of SSH keys, as ssh-keygen(1) describes it.", "/etc/tank/allowed_signers"),
+    ] = None
+    keyring: Annotated[
+        str | None, file_path("A file of OpenPGP keys, from gpg --export.", "/etc/tank/keyring.gpg")
+    ] = None
 
 
 class GitWebhook(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[git.webhook]`: a listener that only wakes the agent. Off without `listen` ("127.0.0.1:9470")."""
+    """A listener for pushes to a git host."""
 
-    listen: str | None = None
-    secret_file: str | None = None
+    listen: Annotated[str | None, declare("The address and port to listen on.", "127.0.0.1:9470")] = None
+    secret_file: Annotated[
+        str | None, file_path("Holds the secret that callers sign with.", "/etc/tank/webhook.secret")
+    ] = None
 
 
 class GitSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`[git]`.
+    """A git repository as a source of pods, beside or instead of pods_dir."""
 
-    branch, tag, commit: at most one; none means the remote's HEAD.
-    path: a directory of the repository; `{hostname}` is replaced.
-    depth: commits to fetch at first, 0 for all. Checking commit signatures always fetches all.
-    timeout: of one look at the remote, fetch included; max_size: of all that one fetch may bring.
-    transport: `git` needs the git command.
-    run_as: the user of the process that talks to the remote, when the agent is root.
-    budget: how many pods a commit may remove or replace unconfirmed; None: all but the last of several.
-    allow_rewrite: follow force-pushes and older commits; allow_empty: a missing path means "no pods".
-    """
-
-    url: str
-    branch: str | None = None
-    tag: str | None = None
-    commit: str | None = None
-    path: str = ""
-    poll: float = 60.0
-    timeout: float = 120.0
-    depth: int = 1
-    max_size: int = 256 << 20
-    max_file: int = 1 << 20
-    transport: Literal["dulwich", "git"] = "dulwich"
-    run_as: str = "nobody"
-    username: str | None = None
-    password_file: str | None = None
-    token_file: str | None = None
-    netrc: str | None = None
-    ca_file: str | None = None
-    ssh_key: str | None = None
-    known_hosts: str | None = None
-    budget: int | None = None
-    allow_rewrite: bool = False
-    allow_empty: bool = False
-    verify: GitVerify = msgspec.field(default_factory=GitVerify)
-    webhook: GitWebhook = msgspec.field(default_factory=GitWebhook)
+    url: Annotated[
+        str,
+        declare(
+            "The remote: https, ssh, git or file, user@host:path, or a directory.",
+            "https://git.example/fleet.git",
+            check=_url,
+        ),
+    ]
+    branch: Annotated[
+        str | None, declare("Follow this branch. Without branch, tag and commit: the remote's HEAD.", "main")
+    ] = None
+    tag: Annotated[str | None, declare("Follow this tag instead of a branch.", "v1.2.0")] = None
+    commit: Annotated[
+        str | None,
+        declare("Stay at this commit: 40 hexadecimal digits.", "9fceb02d0ae598e95dc970b74767f19372d61af8"),
+    ] = None
+    path: Annotated[
+        str,
+        declare(
+            "The directory in the repository that holds the pod files; {hostname} is replaced.",
+            "hosts/{hostname}",
+            check=_directory,
+        ),
+    ] = ""
+    poll: Annotated[float, seconds("How often to ask the remote, 1s to 24h.", "60s", 1, 86_400)] = 60.0
+    timeout: Annotated[
+        float, seconds("How long one look at the remote may take, 1s to 1h.", "2m", 1, 3600)
+    ] = 120.0
+    # Checking the signatures of commits always fetches all.
+    depth: Annotated[int, declare("Commits to fetch at first; 0 is all.", 1)] = 1
+    max_size: Annotated[
+        int, size("The most that one fetch may bring, 1M to 1T.", "256M", 1 << 20, 1 << 40)
+    ] = 256 << 20
+    max_file: Annotated[int, size("The largest pod file, 1K to 64M.", "1M", 1 << 10, 64 << 20)] = 1 << 20
+    transport: Annotated[
+        Literal["dulwich", "git"], declare('Who speaks git: "git" needs the git command.', "dulwich")
+    ] = "dulwich"
+    run_as: Annotated[str, declare("The user of the process that talks to the remote.", "nobody")] = "nobody"
+    username: Annotated[str | None, declare("For a password over https.", "deploy")] = None
+    password_file: Annotated[str | None, file_path("Holds the password.", "/etc/tank/git.password")] = None
+    token_file: Annotated[str | None, file_path("Holds a token for https.", "/etc/tank/git.token")] = None
+    netrc: Annotated[str | None, file_path("A file with passwords, as curl reads it.", "/root/.netrc")] = None
+    ca_file: Annotated[
+        str | None, file_path("Certificates of a private authority, in PEM.", "/etc/tank/ca.pem")
+    ] = None
+    ssh_key: Annotated[str | None, file_path("A private key without passphrase.", "/etc/tank/deploy_key")] = (
+        None
+    )
+    known_hosts: Annotated[
+        str | None,
+        file_path("The host's keys. Not given: /etc/ssh/ssh_known_hosts.", "/etc/tank/known_hosts"),
+    ] = None
+    budget: Annotated[
+        int | None,
+        declare("How many pods a commit may remove or replace unconfirmed. Not given: all but one.", 3),
+    ] = None
+    allow_rewrite: Annotated[bool, declare("Follow force-pushes and older commits, too.", True)] = False
+    allow_empty: Annotated[bool, declare('Whether a missing path means "no pods".', True)] = False
+    verify: Annotated[GitVerify, declare("Whose signatures a commit needs.")] = GitVerify()
+    webhook: Annotated[GitWebhook, declare("A listener for pushes to a git host.")] = GitWebhook()
 
     @property
     def ref(self) -> str | None:

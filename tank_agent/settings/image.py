@@ -1,4 +1,4 @@
-"""What agent.toml says about images: the tables [image] and [registry."HOST"].
+"""The tables [image] and [registry."HOST"] of agent.toml. Seconds and bytes in memory.
 
 [image]
 pull = "missing"                          # missing | always | never
@@ -14,71 +14,165 @@ blocked = true
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Struct
 
+from tank_agent.errors import Stalled
+from tank_agent.image.platform import parse_platform
+from tank_agent.image.registry.url import parse_url
+from tank_agent.settings.declaration import count, seconds, size
+from tank_agent.spec.findings import show
+from tank_agent.spec.keys import Duration, declare
+from tank_agent.spec.paths import absolute
+from tank_agent.spec.quantities import format_duration, parse_duration
+
 PullPolicy = Literal["missing", "always", "never"]
 
-_GIB = 1 << 30
+_KIB, _MIB, _GIB, _TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+_HOST = rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:.]+\])(?::[0-9]{{1,5}})?"
+_REGISTRY = re.compile(_HOST)
+_MIRROR = re.compile(rf"{_HOST}(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*")
+_HUB_NAMES = ("index.docker.io", "registry-1.docker.io", "hub.docker.com")
+
+
+def registry_host(item: tuple[str, object]) -> None:
+    """Check the host of a [registry."HOST"]."""
+    host = item[0]
+    if host in _HUB_NAMES:
+        raise ValueError('is called "docker.io" in references; write [registry."docker.io"]')
+    if not _REGISTRY.fullmatch(host) or not _is_reachable(host):
+        raise ValueError(f'{show(host)} is not a host; write one such as "registry.lan:5000"')
+
+
+def _mirror(value: str) -> str:
+    if not _MIRROR.fullmatch(value) or not _is_reachable(value):
+        raise ValueError(
+            f'{show(value)} is not a host; write one such as "mirror.lan:5000" or "cache.lan/hub"'
+        )
+    return value
+
+
+def _is_reachable(address: str) -> bool:
+    try:
+        parse_url(f"https://{address}")
+    except Stalled:
+        return False
+    return True
+
+
+def _whole_seconds(value: float | str) -> int:
+    # The kernel counts no others (setrlimit(2)).
+    return round(parse_duration(value, low=1.0, high=86_400.0))
+
+
+def _platform(value: str) -> str:
+    try:
+        if value:
+            parse_platform(value)
+    except Stalled:
+        raise ValueError(f'{show(value)} is not a platform; write one such as "linux/arm64/v8"') from None
+    return value
 
 
 class RegistrySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One registry host.
+    """How one registry is spoken to."""
 
-    `mirrors` are hosts, with an optional port and path prefix, asked in this order before the registry
-    itself. `insecure` allows plain http and certificates that nobody signed; loopback needs no leave for
-    plain http. `blocked` refuses every image of the registry. `ca` is a PEM file trusted for this registry
-    instead of the system's authorities.
-    """
-
-    mirrors: tuple[str, ...] = ()
-    insecure: bool = False
-    blocked: bool = False
-    ca: str | None = None
+    mirrors: Annotated[
+        tuple[str, ...],
+        declare(
+            "Hosts to ask before the registry itself, with an optional port and path.",
+            ["mirror.lan:5000"],
+            each=_mirror,
+        ),
+    ] = ()
+    # Loopback needs no leave for plain http.
+    insecure: Annotated[
+        bool, declare("Whether plain http, and certificates that nobody signed, will do.", True)
+    ] = False
+    blocked: Annotated[bool, declare("Whether its images are refused.", True)] = False
+    ca: Annotated[
+        str | None,
+        declare(
+            "A file of certificates to trust instead of the system's, in PEM.",
+            "/etc/ssl/lan-ca.pem",
+            check=absolute,
+        ),
+    ] = None
 
 
 class UnpackLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one layer may cost. Sizes are bytes of the uncompressed archive; times are seconds.
+    """What one layer of an image may cost."""
 
-    `file_size` also bounds what a sparse file claims to hold. `headers` bounds what is told about one entry:
-    its name, its link's target and its extended attributes. `stall` is how long unpacking may make no
-    progress.
-    """
-
-    size: int = 32 * _GIB
-    file_size: int = 32 * _GIB
-    entries: int = 2_000_000
-    depth: int = 256
-    headers: int = 1 << 20
-    cpu_seconds: int = 1800
-    stall: float = 120.0
-    memory: int = _GIB
+    size: Annotated[int, size("Of the unpacked layer, 1M to 64T.", "32G", _MIB, 64 * _TIB)] = 32 * _GIB
+    file_size: Annotated[
+        int, size("Of one file, also of a sparse one, 1M to 64T.", "32G", _MIB, 64 * _TIB)
+    ] = 32 * _GIB
+    entries: Annotated[
+        int, count("Files, directories, links and devices, up to 100000000.", 2_000_000, 1, 100_000_000)
+    ] = 2_000_000
+    depth: Annotated[int, count("Directories in directories, up to 4096.", 256, 1, 4096)] = 256
+    headers: Annotated[
+        int, size("Of names and extended attributes of one entry, 4K to 64M.", "1M", 4 * _KIB, 64 * _MIB)
+    ] = 1 << 20
+    cpu_time: Annotated[
+        int,
+        declare(
+            "CPU time for unpacking it, 1s to 24h.",
+            "30m",
+            check=_whole_seconds,
+            form=Duration,
+            written=format_duration,
+        ),
+    ] = 1800
+    memory: Annotated[int, size("Memory for unpacking it, 128M to 64G.", "1G", 128 * _MIB, 64 * _GIB)] = _GIB
+    stall: Annotated[float, seconds("How long unpacking may make no progress, 1s to 1h.", "2m", 1, 3600)] = (
+        120.0
+    )
 
 
 class ImageSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that images take from agent.toml.
+    """How images are fetched and unpacked.
 
-    `registries` are by host as a reference names it ("docker.io", "old.lan:5000"). `auth_files` have the
-    form of Docker's config.json, the first with an answer wins. `platform` overrides the host's
-    ("linux/arm64/v8"). `parallel` layers are fetched and unpacked at once from one registry. `attempts` is
-    per request. Time-outs are seconds: `connect_timeout` and `read_timeout` for the network's silence,
-    `minimum_rate` in bytes per second for a body that drips. `image_size` bounds the compressed layers of
-    one image.
+    `registries` are by host as a reference names it ("docker.io", "old.lan:5000"); in the file they are
+    tables of their own, [registry."HOST"].
     """
 
-    pull: PullPolicy = "missing"
-    platform: str = ""
+    pull: Annotated[
+        PullPolicy, declare("When the registry is asked, for containers that don't say.", "missing")
+    ] = "missing"
+    platform: Annotated[
+        str,
+        declare("Instead of this machine's: os/architecture[/variant].", "linux/arm64/v8", check=_platform),
+    ] = ""
+    auth_files: Annotated[
+        tuple[str, ...],
+        declare(
+            "Credentials in the form of Docker's config.json; the first that knows the registry counts.",
+            each=absolute,
+        ),
+    ] = ("/etc/tank/auth.json", "/root/.docker/config.json")
+    parallel: Annotated[
+        int, count("Layers that are fetched and unpacked at once from one registry, 1 to 64.", 3, 1, 64)
+    ] = 3
+    attempts: Annotated[int, count("How often a request is tried, 1 to 100.", 5, 1, 100)] = 5
+    connect_timeout: Annotated[
+        float, seconds("How long a registry may take to be reached, 100ms to 10m.", "10s", 0.1, 600)
+    ] = 10.0
+    read_timeout: Annotated[
+        float, seconds("How long a registry may be silent, 100ms to 10m.", "30s", 0.1, 600)
+    ] = 30.0
+    minimum_rate: Annotated[
+        int, size("Bytes a second below which a transfer is broken off, 1 to 1G.", "1K", 1, _GIB)
+    ] = 1024
+    image_size: Annotated[
+        int, size("Of all compressed layers of an image, 1M to 64T.", "64G", _MIB, 64 * _TIB)
+    ] = 64 * _GIB
+    limits: Annotated[UnpackLimits, declare("What one layer may cost.")] = UnpackLimits()
     registries: dict[str, RegistrySettings] = msgspec.field(default_factory=dict)
-    auth_files: tuple[str, ...] = ("/etc/tank/auth.json", "/root/.docker/config.json")
-    parallel: int = 3
-    attempts: int = 5
-    connect_timeout: float = 10.0
-    read_timeout: float = 30.0
-    minimum_rate: int = 1024
-    image_size: int = 64 * _GIB
-    limits: UnpackLimits = msgspec.field(default_factory=UnpackLimits)
 
     def registry(self, host: str) -> RegistrySettings:
         """Return the settings of a registry, or the defaults."""

@@ -1,96 +1,181 @@
-"""What a user may write in a pod file: key for key, with the words that the schema and the reference print.
+"""The keys of a pod file, each declared once; all else is derived: schema, reference, man page, change table.
 
-These structs check structure only (unknown keys, types, missing keys). Patterns are notes for editors; what a
-value may say is checked in `tank_agent.spec.checks`, which reports all findings with their lines.
+msgspec checks the structure (unknown keys, types, missing keys), `checks` the values. Patterns are notes for
+editors.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from tank_agent.spec import model, paths, quantities, values
+from tank_agent.spec.keys import ABSOLUTE_PATTERN, Duration, Effect, FileStruct, Memory, declare
+from tank_agent.spec.reference import parse_reference
+from tank_agent.spec.signals import parse_signal
 
 NAME_PATTERN = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 INTERFACE_PATTERN = "^[A-Za-z0-9_.@][A-Za-z0-9_.@+-]{0,14}$"
-ABSOLUTE_PATTERN = "^/"
-MEMORY_PATTERN = "^[0-9]+[KkMmGgTt]?$"
-_NUMBER = "[0-9]+(\\.[0-9]+)?"
-DURATION_PATTERN = "^" + "".join(f"({_NUMBER}{unit})?" for unit in ("d", "h", "m", "s", "ms")) + "$"
-
-
-def text(description: str, example: str, pattern: str | None = None) -> Meta:
-    """Describe a text key: what it means, one example, and the pattern that editors check."""
-    extra: dict[str, Any] = {"pattern": pattern} if pattern else {}
-    return Meta(description=description, examples=[example], extra_json_schema=extra)
-
-
-def about(description: str, *examples: object) -> Meta:
-    """Describe a key of any other type."""
-    return Meta(description=description, examples=list(examples) or None)
-
+# The words of other tools (compose, Kubernetes, Quadlet, Nomad) for our keys.
+OTHER_TOOLS: dict[str, str] = {
+    "address": "ip",
+    "addresses": "ip",
+    "cmd": "args",
+    "container": "containers",
+    "cpus": "cpu",
+    "cwd": "working_dir",
+    "destination": "path",
+    "entrypoint": "command",
+    "environment": "env",
+    "interfaces": "nics",
+    "kill_signal": "stop_signal",
+    "mem": "memory",
+    "mem_limit": "memory",
+    "mountpath": "path",
+    "nameservers": "dns",
+    "pids_limit": "pids",
+    "resources": "limits",
+    "restart_policy": "restart",
+    "restartpolicy": "restart",
+    "ro": "read_only",
+    "readonly": "read_only",
+    "source": "host",
+    "stop_grace_period": "stop_grace",
+    "stop_timeout": "stop_grace",
+    "stopsignal": "stop_signal",
+    "target": "path",
+    "volume_mounts": "mounts",
+    "volumemounts": "mounts",
+    "workdir": "working_dir",
+    "workingdir": "working_dir",
+}
 
 Name = Annotated[
     str,
-    text("1 to 63 of a-z, 0-9 and -; the first and the last are a letter or a digit.", "db", NAME_PATTERN),
+    declare(
+        "1 to 63 of a-z, 0-9 and -; the first and the last are a letter or a digit.",
+        "db",
+        pattern=NAME_PATTERN,
+    ),
 ]
-Duration = Annotated[str, Meta(extra_json_schema={"pattern": DURATION_PATTERN})] | int | float
-Memory = Annotated[str, Meta(extra_json_schema={"pattern": MEMORY_PATTERN})] | int
 OneOrMore = str | tuple[str, ...]
 
 
-class FileStruct(Struct, kw_only=True, forbid_unknown_fields=True):
-    """The base of everything that is written in a file: strict about its keys."""
+def _image(text: str) -> str:
+    parse_reference(text)
+    return text
+
+
+def _grace(value: float | str) -> float:
+    return quantities.parse_duration(value, high=quantities.STOP_GRACE_MAX)
+
+
+def _written_grace(container: model.Container) -> str | float:
+    text = quantities.format_duration(container.stop_grace)
+    # The few times that no text says exactly are written as a number of seconds.
+    return text if text[-1].isalpha() else container.stop_grace
+
+
+def _written_memory(limits: model.Limits) -> str | None:
+    return None if limits.memory is None else quantities.format_memory(limits.memory)
+
+
+def _written_cpu(limits: model.Limits) -> float | dict[str, int] | None:
+    if limits.cpu is None:
+        return None
+    cores = limits.cpu.quota / quantities.CPU_PERIOD
+    if limits.cpu.period == quantities.CPU_PERIOD and cores <= 1024:
+        return cores
+    return {"quota": limits.cpu.quota, "period": limits.cpu.period}
+
+
+def _written_capabilities(security: model.Security) -> dict[str, list[str]] | None:
+    lists = {"add": list(security.add), "drop": list(security.drop)}
+    return {name: words for name, words in lists.items() if words} or None
+
+
+def _one_or_more(name: str) -> Callable[[model.Nic], str | list[str]]:
+    def written(nic: model.Nic) -> str | list[str]:
+        words: tuple[str, ...] = getattr(nic, name)
+        return words[0] if len(words) == 1 else list(words)
+
+    return written
 
 
 class NicTable(FileStruct):
     """One network interface of the pod."""
 
     name: Annotated[
-        str, text("The interface's name inside the pod, at most 15 bytes.", "eth0", INTERFACE_PATTERN)
+        str,
+        declare("The interface's name inside the pod, at most 15 bytes.", "eth0", pattern=INTERFACE_PATTERN),
     ]
     mode: Annotated[
         Literal["macvlan"],
-        about("How it reaches the LAN: macvlan gives it a MAC address of its own.", "macvlan"),
+        declare("How it reaches the LAN: macvlan gives it a MAC address of its own.", "macvlan"),
     ] = "macvlan"
     parent: Annotated[
         str,
-        text(
+        declare(
             "The host's interface that it sits on; \"auto\" is the host's uplink.",
             "eno1",
-            INTERFACE_PATTERN,
+            pattern=INTERFACE_PATTERN,
         ),
     ] = "auto"
     ip: Annotated[
         OneOrMore,
-        about("Address with prefix length, IPv4 or IPv6, or a list of both.", "10.0.0.5/24", ["10.0.0.5/24"]),
+        declare(
+            "Address with prefix length, IPv4 or IPv6, or a list of both.",
+            "10.0.0.5/24",
+            ["10.0.0.5/24"],
+            written=_one_or_more("ip"),
+        ),
     ] = ()
     gateway: Annotated[
         OneOrMore,
-        about("The default route's next hop; a list for one of each family.", "10.0.0.1", ["10.0.0.1"]),
+        declare(
+            "The default route's next hop; a list for one of each family.",
+            "10.0.0.1",
+            ["10.0.0.1"],
+            written=_one_or_more("gateway"),
+        ),
     ] = ()
 
 
 class NetworkTable(FileStruct):
     """A network namespace with interfaces of its own on the LAN."""
 
-    nics: Annotated[tuple[NicTable, ...], about("The pod's interfaces, at least one.")] = ()
+    nics: Annotated[
+        tuple[NicTable, ...],
+        declare(
+            "The pod's interfaces, at least one.",
+            effect=Effect.LIVE,
+            note="only what differs; a new parent makes a new link",
+        ),
+    ] = ()
     dns: Annotated[
         tuple[str, ...],
-        about("Name servers of the pod, at most 3. Not given: the host's.", ["10.0.0.1"]),
+        declare(
+            "Name servers of the pod, at most 3. Not given: the host's.",
+            ["10.0.0.1"],
+            effect=Effect.LIVE,
+            note="/etc/resolv.conf is written in place",
+        ),
     ] = ()
 
 
 class VolumeTable(FileStruct):
     """Storage that outlives its containers."""
 
-    name: Annotated[Name, about("What mounts call it.", "data")]
+    name: Annotated[Name, declare("What mounts call it.", "data")]
     host: Annotated[
         str | None,
-        text(
+        declare(
             "An existing directory or file of the host to mount. Not given: a directory that the agent "
             "manages, and keeps when the pod goes.",
             "/etc/db",
-            ABSOLUTE_PATTERN,
+            pattern=ABSOLUTE_PATTERN,
+            check=paths.volume_source,
+            effect=Effect.MOUNTING,
         ),
     ] = None
 
@@ -98,32 +183,53 @@ class VolumeTable(FileStruct):
 class MountTable(FileStruct):
     """Where a container sees a volume."""
 
-    volume: Annotated[Name, about("The name of one of the pod's volumes.", "data")]
+    volume: Annotated[Name, declare("The name of one of the pod's volumes.", "data")]
     path: Annotated[
-        str, text("The absolute path inside the container.", "/var/lib/postgresql/data", ABSOLUTE_PATTERN)
+        str,
+        declare(
+            "The absolute path inside the container.",
+            "/var/lib/postgresql/data",
+            pattern=ABSOLUTE_PATTERN,
+            check=paths.mount_point,
+        ),
     ]
-    read_only: Annotated[bool, about("Whether the container may only read it.", True)] = False
+    read_only: Annotated[bool, declare("Whether the container may only read it.", True)] = False
 
 
 class CpuTable(FileStruct):
     """CPU bandwidth as the kernel counts it, in microseconds."""
 
-    quota: Annotated[int, about("Microseconds of CPU time in every period, at least 1000.", 50000)]
-    period: Annotated[int, about("Length of the period in microseconds, 1000 to 1000000.", 100000)] = 100_000
+    quota: Annotated[int, declare("Microseconds of CPU time in every period, at least 1000.", 50000)]
+    period: Annotated[int, declare("Length of the period in microseconds, 1000 to 1000000.", 100000)] = (
+        100_000
+    )
 
 
 class LimitsTable(FileStruct):
     """What a container may use at most."""
 
     memory: Annotated[
-        Memory | None, about("Bytes, or a number with K, M, G or T (1024-based); at least 4M.", "256M")
+        Memory | None,
+        declare(
+            "Bytes, or a number with K, M, G or T (1024-based); at least 4M.",
+            "256M",
+            check=quantities.parse_memory,
+            written=_written_memory,
+        ),
     ] = None
     pids: Annotated[
-        int | None, about("Processes and threads at one time; 2048 where it is left out.", 100)
+        int | None,
+        declare("Processes and threads at one time; 2048 where it is left out.", 100, check=values.pids),
     ] = None
     cpu: Annotated[
         int | float | CpuTable | None,
-        about("Cores, at least 0.01, or a quota and a period in microseconds.", 0.5, {"quota": 50000}),
+        declare(
+            "Cores, at least 0.01, or a quota and a period in microseconds.",
+            0.5,
+            {"quota": 50000},
+            check=quantities.parse_cores,
+            written=_written_cpu,
+        ),
     ] = None
 
 
@@ -131,10 +237,16 @@ class CapabilitiesTable(FileStruct):
     """What differs from the default capabilities."""
 
     add: Annotated[
-        tuple[str, ...], about('Capabilities beyond the default ones; "ALL" is every one.', ["NET_ADMIN"])
+        tuple[str, ...],
+        declare(
+            'Capabilities beyond the default ones; "ALL" is every one.', ["NET_ADMIN"], each=values.capability
+        ),
     ] = ()
     drop: Annotated[
-        tuple[str, ...], about('Capabilities to take away; "ALL" leaves those that add names.', ["ALL"])
+        tuple[str, ...],
+        declare(
+            'Capabilities to take away; "ALL" leaves those that add names.', ["ALL"], each=values.capability
+        ),
     ] = ()
 
 
@@ -142,137 +254,232 @@ class SecurityTable(FileStruct):
     """Where a container differs from the hardening that all have."""
 
     capabilities: Annotated[
-        CapabilitiesTable | None, about("Capabilities to add to and to drop from the default eleven.")
+        CapabilitiesTable | None,
+        declare("Capabilities to add to and to drop from the default eleven.", written=_written_capabilities),
     ] = None
     read_only_root: Annotated[
-        bool, about("Whether its root file system can't be written; volumes still can.", True)
+        bool, declare("Whether its root file system can't be written; volumes still can.", True)
     ] = False
     privileged: Annotated[
         bool,
-        about(
-            "Whether it may do what root on the host may: every capability and device, no filter.",
-            True,
-        ),
+        declare("Whether it may do what root on the host may: every capability and device, no filter.", True),
     ] = False
     seccomp: Annotated[
         str,
-        text(
+        declare(
             'Its filter of system calls: "default", "unconfined", or the path of a profile in OCI format.',
             "default",
+            check=values.seccomp,
         ),
     ] = "default"
     apparmor: Annotated[
         str,
-        text(
+        declare(
             'Its AppArmor profile, where the kernel has AppArmor: "default", "unconfined", or the name of a '
             "loaded one.",
             "default",
+            check=values.apparmor,
         ),
     ] = "default"
     devices: Annotated[
-        tuple[str, ...], about("Devices of the host that it sees and may use.", ["/dev/fuse"])
+        tuple[str, ...],
+        declare("Devices of the host that it sees and may use.", ["/dev/fuse"], each=values.device),
     ] = ()
     userns: Annotated[
         Literal["host", "auto"],
-        about('"auto": its users, root too, are users without rights on the host.', "auto"),
+        declare('"auto": its users, root too, are users without rights on the host.', "auto"),
     ] = "host"
 
 
 class ContainerTable(FileStruct):
     """One process of the pod and the root file system that it runs in."""
 
-    name: Annotated[Name, about("The container's name, unique in its pod.", "postgres")]
+    name: Annotated[Name, declare("The container's name, unique in its pod.", "postgres")]
     image: Annotated[
         str | None,
-        about(
+        declare(
             "An image in a registry, or oci:/layout[:tag], oci-archive:/file.tar, docker-archive:/file.tar. "
             "Either image or rootfs is needed.",
             "docker.io/library/postgres:17",
+            check=_image,
+            effect=Effect.CONTAINER,
         ),
     ] = None
     pull: Annotated[
         Literal["missing", "always", "never"] | None,
-        about(
+        declare(
             'When the registry is asked: "missing": if the image is not here; "always": before each start; '
             '"never". Not given: as agent.toml says.',
             "always",
+            effect=Effect.NOTHING,
+            note="counts from the next start on",
         ),
     ] = None
     rootfs: Annotated[
         str | None,
-        text(
+        declare(
             "Instead of image: a root file system in a directory of the host.",
             "/srv/images/db",
-            ABSOLUTE_PATTERN,
+            pattern=ABSOLUTE_PATTERN,
+            check=paths.rootfs,
+            effect=Effect.CONTAINER,
         ),
     ] = None
     command: Annotated[
         tuple[str, ...] | None,
-        about(
+        declare(
             "The program and its first arguments; replaces the image's Entrypoint and drops its Cmd.",
             ["/bin/db"],
+            each=values.argument,
+            effect=Effect.CONTAINER,
         ),
     ] = None
     args: Annotated[
         tuple[str, ...] | None,
-        about("Arguments; replace the image's Cmd, or follow command.", ["-c", "fsync=on"]),
+        declare(
+            "Arguments; replace the image's Cmd, or follow command.",
+            ["-c", "fsync=on"],
+            each=values.argument,
+            effect=Effect.CONTAINER,
+        ),
     ] = None
     env: Annotated[
         dict[str, str] | None,
-        about("Environment variables, merged over the image's.", {"LOG_LEVEL": "debug"}),
+        declare(
+            "Environment variables, merged over the image's.",
+            {"LOG_LEVEL": "debug"},
+            each=values.variable,
+            effect=Effect.CONTAINER,
+        ),
     ] = None
     working_dir: Annotated[
         str | None,
-        text("Where the program starts. Not given: as the image says, else /.", "/srv", ABSOLUTE_PATTERN),
+        declare(
+            "Where the program starts. Not given: as the image says, else /.",
+            "/srv",
+            pattern=ABSOLUTE_PATTERN,
+            check=paths.working_directory,
+            effect=Effect.CONTAINER,
+        ),
     ] = None
     user: Annotated[
         str | None,
-        about(
+        declare(
             "A user, or user:group, by name or by number; names are looked up in the container's own files. "
             'Not given: as the image says, else "0:0".',
             "postgres:postgres",
+            check=values.user,
+            effect=Effect.CONTAINER,
         ),
     ] = None
-    tty: Annotated[bool, about("Whether the program gets a terminal.", True)] = False
+    tty: Annotated[bool, declare("Whether the program gets a terminal.", True, effect=Effect.CONTAINER)] = (
+        False
+    )
     stop_signal: Annotated[
         str | int | None,
-        about(
-            "What asks it to end: a name or a number. Not given: as the image says, else SIGTERM.", "SIGTERM"
+        declare(
+            "What asks it to end: a name or a number. Not given: as the image says, else SIGTERM.",
+            "SIGTERM",
+            check=parse_signal,
+            effect=Effect.LIVE,
+            note="counts from the next stop on",
         ),
     ] = None
     stop_grace: Annotated[
         Duration,
-        about("How long it may take to end before it is killed: text or seconds, at most 1h.", "10s"),
+        declare(
+            "How long it may take to end before it is killed: text or seconds, at most 1h.",
+            "10s",
+            check=_grace,
+            effect=Effect.LIVE,
+            note="counts from the next stop on",
+            written=_written_grace,
+        ),
     ] = "10s"
-    mounts: Annotated[tuple[MountTable, ...], about("Volumes that the container sees.")] = ()
-    limits: Annotated[LimitsTable | None, about("Memory, processes and CPU that it may use.")] = None
+    mounts: Annotated[
+        tuple[MountTable, ...], declare("Volumes that the container sees.", effect=Effect.CONTAINER)
+    ] = ()
+    limits: Annotated[
+        LimitsTable | None,
+        declare(
+            "Memory, processes and CPU that it may use.",
+            effect=Effect.LIVE,
+            note="also ends a back-off: more memory may help",
+        ),
+    ] = None
     security: Annotated[
-        SecurityTable | None, about("Where it differs from the hardening that all containers have.")
+        SecurityTable | None,
+        declare("Where it differs from the hardening that all containers have.", effect=Effect.CONTAINER),
     ] = None
 
 
 class PodTable(FileStruct):
     """A pod: containers that share one network, their volumes, and one restart policy."""
 
-    containers: Annotated[tuple[ContainerTable, ...], about("The pod's containers, at least one.")]
+    containers: Annotated[
+        tuple[ContainerTable, ...],
+        declare(
+            "The pod's containers, at least one.",
+            effect=Effect.NOTHING,
+            note="only the one that comes or goes starts or stops",
+        ),
+    ]
     name: Annotated[
         Name | None,
-        about("The pod's name, unique on the machine. Not given: the file's name without .toml.", "db"),
+        declare(
+            "The pod's name, unique on the machine. Not given: the file's name without .toml.",
+            "db",
+            effect=Effect.POD,
+            note="it is another pod: the old one goes, with its logs",
+        ),
     ] = None
     restart: Annotated[
         Literal["always", "on-failure", "never"],
-        about("When a container that ended is started again.", "always"),
+        declare(
+            "When a container that ended is started again.",
+            "always",
+            effect=Effect.NOTHING,
+            note="counts from the next end on; what is over may start",
+            written=lambda pod: pod.restart.value,
+            always=True,
+        ),
     ] = "always"
     network: Annotated[
         Literal["none", "host"] | NetworkTable,
-        about('"none" (loopback only), "host" (the host\'s own), or a table with interfaces.', "none"),
+        declare(
+            '"none" (loopback only), "host" (the host\'s own), or a table with interfaces.',
+            "none",
+            effect=Effect.LIVE,
+            note='to or from "host": the whole pod restarts; what is over starts again',
+            written=lambda pod: pod.network if pod.network.mode == "nics" else pod.network.mode,
+            always=True,
+        ),
     ] = "none"
-    volumes: Annotated[tuple[VolumeTable, ...], about("Storage that the pod's containers can mount.")] = ()
+    volumes: Annotated[
+        tuple[VolumeTable, ...],
+        declare(
+            "Storage that the pod's containers can mount.",
+            effect=Effect.NOTHING,
+            note="a new volume counts when it is mounted",
+        ),
+    ] = ()
     hosts: Annotated[
         tuple[str, ...],
-        about("Only on machines whose name matches one of these. Not given: everywhere.", ["edge-*"]),
+        declare(
+            "Only on machines whose name matches one of these. Not given: everywhere.",
+            ["edge-*"],
+            each=values.host_pattern,
+            effect=Effect.NOTHING,
+            note="the pod comes to or goes from machines, no other way",
+        ),
     ] = ()
     labels: Annotated[
         dict[str, str] | None,
-        about("Only on machines whose [labels] in agent.toml match all of these.", {"site": "fra"}),
+        declare(
+            "Only on machines whose [labels] in agent.toml match all of these.",
+            {"site": "fra"},
+            each=values.label,
+            effect=Effect.NOTHING,
+            note="as hosts",
+        ),
     ] = None

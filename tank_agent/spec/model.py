@@ -159,7 +159,7 @@ def _without_defaults(value: Any) -> Any:
     if isinstance(value, Struct):
         return {
             name: _without_defaults(found)
-            for name, default in _defaults(type(value))
+            for name, default in defaults_of(type(value))
             if (found := getattr(value, name)) != default
         }
     if isinstance(value, dict):
@@ -168,7 +168,9 @@ def _without_defaults(value: Any) -> Any:
 
 
 @functools.cache
-def _defaults(kind: type[Struct]) -> tuple[tuple[str, Any], ...]:
+def defaults_of(kind: type[Struct]) -> tuple[tuple[str, Any], ...]:
+    """Return the fields of a struct with their defaults; NODEFAULT where there is none."""
+
     def default(field: msgspec.structs.FieldInfo) -> Any:
         factory = field.default_factory
         return field.default if factory is msgspec.NODEFAULT else factory()

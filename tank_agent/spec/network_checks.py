@@ -40,6 +40,14 @@ def interface_problem(name: str) -> str | None:
     return f'{show(name)} is not an interface name; use 1 to 15 letters, digits and . _ @ + -, such as "eth0"'
 
 
+def interface_name(name: str) -> str:
+    """Return the name of a network interface, or raise ValueError."""
+    wrong = interface_problem(name)
+    if wrong:
+        raise ValueError(wrong)
+    return name
+
+
 def parse_address(text: str) -> Address:
     """Return an address as a next hop or a name server may be given: of one host, without a prefix length."""
     if "/" in text:

@@ -15,14 +15,15 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from tank_agent.errors import InvalidSpec, Problem
-from tank_agent.spec.checks import check_pod, name_problem
+from tank_agent.spec.checks import check_pod
 from tank_agent.spec.document import read_toml, without_mark
 from tank_agent.spec.file import PodTable
 from tank_agent.spec.findings import Finding, KeyPath, show, to_problems
 from tank_agent.spec.lines import find_lines
 from tank_agent.spec.model import Pod
-from tank_agent.spec.selectors import EVERYWHERE, Selector, check_selector
+from tank_agent.spec.selectors import EVERYWHERE, Selector
 from tank_agent.spec.structure import read_table, type_message
+from tank_agent.spec.values import name_problem
 
 _NO_FILE = "<pod>"
 _DROPPED = object()
@@ -231,9 +232,8 @@ def _read_pod(table: object, stem: str | None) -> tuple[ParsedPod | None, list[F
     if wrong and not structure.is_covered(("name",)):
         findings.append(wrong)
     if fields is not None:
-        pod, found = check_pod(fields, name or "")
-        selector, more = check_selector(fields)
-        findings += [finding for finding in (*found, *more) if not structure.is_covered(finding.path)]
+        pod, selector, found = check_pod(fields, name or "")
+        findings += [finding for finding in found if not structure.is_covered(finding.path)]
         if not findings:
             return ParsedPod(pod, 1, selector), [], name
     return None, findings, name

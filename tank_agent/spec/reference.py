@@ -6,7 +6,6 @@ Source of the registry form: distribution/reference (the grammar that Docker and
 
 from __future__ import annotations
 
-import posixpath
 import re
 from typing import Literal
 
@@ -14,6 +13,7 @@ from msgspec import Struct
 
 from tank_agent.errors import Stalled
 from tank_agent.spec.findings import show
+from tank_agent.spec.paths import check_path
 
 Transport = Literal["registry", "oci", "oci-archive", "docker-archive"]
 
@@ -94,23 +94,6 @@ def find_image(text: str) -> Reference:
     except ValueError as error:
         hint = "write for example nginx:1.27, ghcr.io/owner/name@sha256:…, or oci:/path/to/layout:tag"
         raise Stalled(f"image {show(text)}: {error}", hint=hint) from error
-
-
-def check_path(path: str) -> str | None:
-    """Return what is wrong with an absolute path of a file system, or None."""
-    if not path.startswith("/"):
-        return f'{show(path)} is not an absolute path; it must start with "/"'
-    if any(ord(char) < 32 or ord(char) == 127 for char in path):
-        return f"{show(path)} has control characters in it"
-    normal = posixpath.normpath(path)
-    normal = "/" + normal.lstrip("/")
-    if normal != path:
-        return f"{show(path)} is not the shortest form of the path; write {show(normal)}"
-    # Paths of a command line may hold bytes that are not UTF-8; Python keeps those as surrogates.
-    sizes = [len(part.encode(errors="surrogatepass")) for part in path.split("/")]
-    if sum(sizes) + len(sizes) > 4095 or max(sizes) > 255:
-        return "the path is longer than the kernel takes"
-    return None
 
 
 def _local(transport: Transport, text: str) -> Reference:

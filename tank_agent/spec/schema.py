@@ -14,7 +14,7 @@ Json = dict[str, Any]
 def json_schema() -> Json:
     """Return the schema (2020-12) of a pod file: one pod at the top, or a list of `[[pods]]`."""
     (reference,), definitions = msgspec.json.schema_components([PodTable], ref_template="#/$defs/{name}")
-    tables: Json = {name: _for_editors(node) for name, node in definitions.items()}
+    tables: Json = {name: for_editors(node) for name, node in definitions.items()}
     named = {**tables["PodTable"], "title": "One of several pods", "required": ["containers", "name"]}
     pods = {
         "description": "Several pods in one file; each needs a name.",
@@ -38,14 +38,14 @@ def json_schema() -> Json:
     }
 
 
-def _for_editors(node: Any) -> Any:
+def for_editors(node: Any) -> Any:
     """Take out null, which TOML cannot write, and say of lists what the checks will."""
     if isinstance(node, list):
-        return [_for_editors(item) for item in node if item != {"type": "null"}]
+        return [for_editors(item) for item in node if item != {"type": "null"}]
     if not isinstance(node, dict):
         return node
     result = {
-        key: _for_editors(value) for key, value in node.items() if not (key == "default" and value is None)
+        key: for_editors(value) for key, value in node.items() if not (key == "default" and value is None)
     }
     alternatives = result.get("anyOf")
     if alternatives is not None and len(alternatives) == 1:

@@ -12,9 +12,6 @@ from fnmatch import fnmatchcase
 import msgspec
 from msgspec import Struct
 
-from tank_agent.spec.file import PodTable
-from tank_agent.spec.findings import Finding, show
-
 
 class Selector(Struct, frozen=True, kw_only=True):
     """Patterns for the host's name, one of which must match, and for its labels, all of which must.
@@ -50,22 +47,3 @@ def selects(selector: Selector, host: Host) -> bool:
         key in host.labels and fnmatchcase(host.labels[key], pattern)
         for key, pattern in selector.labels.items()
     )
-
-
-def check_selector(table: PodTable) -> tuple[Selector, list[Finding]]:
-    """Return the selector of a pod's table, and what is wrong with it."""
-    findings = [
-        Finding(
-            ("hosts", index), f'{show(pattern)} matches no host; write a name or a pattern, as in "edge-*"'
-        )
-        for index, pattern in enumerate(table.hosts)
-        if not pattern or not pattern.isprintable() or " " in pattern
-    ]
-    findings += [
-        Finding(("labels", key), "a label needs a name, and has no control characters")
-        for key, value in (table.labels or {}).items()
-        if not key or not (key + value).isprintable()
-    ]
-    if not table.hosts and not table.labels:
-        return EVERYWHERE, findings
-    return Selector(hosts=table.hosts, labels=table.labels or {}), findings

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct, inspect
 
+from tank_agent.spec.file import OTHER_TOOLS
 from tank_agent.spec.findings import Finding, KeyPath, closest, show
-from tank_agent.spec.synonyms import OTHER_TOOLS
 
 Table = TypeVar("Table", bound=Struct)
 

@@ -15,7 +15,7 @@ from tests.fuzz.rounds import repeat
 from tests.support.trees import big_directory, describe
 
 _LIMITS = UnpackLimits(
-    size=64 << 20, file_size=16 << 20, entries=5000, depth=64, headers=1 << 18, cpu_seconds=20, stall=60.0
+    size=64 << 20, file_size=16 << 20, entries=5000, depth=64, headers=1 << 18, cpu_time=20, stall=60.0
 )
 
 

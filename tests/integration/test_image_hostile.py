@@ -32,7 +32,7 @@ from tests.support.images import Member, directory, layer, member, symlink, writ
 from tests.support.trees import big_directory, describe
 
 LIMITS = UnpackLimits(
-    size=64 << 20, file_size=16 << 20, entries=5000, depth=64, headers=1 << 18, cpu_seconds=20, stall=20.0
+    size=64 << 20, file_size=16 << 20, entries=5000, depth=64, headers=1 << 18, cpu_time=20, stall=20.0
 )
 ROOT = Path(__file__).parents[2]
 MARK = f"tank-evil-{uuid.uuid4().hex}"

@@ -68,7 +68,7 @@ class LayerRequest(NamedTuple):
     entries: int
     depth: int
     headers: int
-    cpu_seconds: int
+    cpu_time: int
     memory: int
 
     def encode(self) -> bytes:
@@ -161,7 +161,7 @@ def _unpack(request: LayerRequest) -> Iterator[bytes]:
     load_library(head)
     diff_id = sha256()
     confine.see_only(request.directory, "layer")
-    memory, cpu, file_size = request.memory, request.cpu_seconds, request.file_size
+    memory, cpu, file_size = request.memory, request.cpu_time, request.file_size
     confine.limit(memory=memory, cpu_seconds=cpu, file_size=file_size, descriptors=128)
     tar = _start_tar(request.tar)
     confine.see_nothing_but("/layer")

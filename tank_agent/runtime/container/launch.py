@@ -28,8 +28,8 @@ from tank_agent.runtime.mounts.rootfs import RootFilesystems
 from tank_agent.runtime.mounts.volumes import Volumes, depth, innermost
 from tank_agent.runtime.run import RunRecord
 from tank_agent.runtime.security.user_namespace import mapping_of, mount_sysfs
-from tank_agent.spec.container_paths import is_kernel_path_of_host, is_reserved
 from tank_agent.spec.model import Container, Mount, Security, Volume
+from tank_agent.spec.paths import is_kernel_path_of_host, is_reserved
 from tank_agent.spec.signals import signal_number
 
 _OPEN_FILES_HARD = 524_288

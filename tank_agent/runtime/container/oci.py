@@ -16,8 +16,8 @@ from msgspec import Struct
 from tank_agent.linux.namespaces import IdRange
 from tank_agent.runtime.security.seccomp_cache import ANNOTATION as SECCOMP_ANNOTATION
 from tank_agent.spec.model import Limits, Security
-from tank_agent.spec.security_checks import ALL
-from tank_agent.spec.security_checks import CAPABILITIES as EVERY_CAPABILITY
+from tank_agent.spec.values import ALL
+from tank_agent.spec.values import CAPABILITIES as EVERY_CAPABILITY
 
 # containers.conf(5), default_capabilities.
 CAPABILITIES = (

@@ -33,7 +33,7 @@ from tank_agent.runtime.container.crun import Crun, clean_message
 from tank_agent.runtime.limits.cgroup import CgroupHost
 from tank_agent.runtime.run import LiveRun, read_number
 from tank_agent.runtime.session import exec_terminal
-from tank_agent.spec.container_paths import is_kernel_path, normal_path
+from tank_agent.spec.paths import is_kernel_path, normal_path
 
 _log = structlog.get_logger()
 _DEADLINE = 10.0

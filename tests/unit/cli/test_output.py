@@ -27,7 +27,7 @@ from tank_agent.cli.verbs.logs import since
 from tank_agent.cli.verbs.status import ending
 from tank_agent.errors import InvalidSpec, Problem, TankError
 from tank_agent.linux.clock import rfc3339
-from tank_agent.spec.file import DURATION_PATTERN
+from tank_agent.spec.keys import DURATION_PATTERN
 from tank_agent.spec.quantities import parse_duration
 
 

@@ -8,9 +8,10 @@ import pytest
 
 from tank_agent.errors import InvalidSpec, Stalled
 from tank_agent.image.registry.http import Trust
+from tank_agent.settings.declaration import settings_of, table_of
 from tank_agent.settings.image import ImageSettings, RegistrySettings, UnpackLimits
-from tank_agent.settings.image_table import ImageTable, read_images
 from tank_agent.settings.settings import Settings, load_settings
+from tank_agent.spec.findings import Finding
 
 FULL = """\
 [image]
@@ -50,8 +51,9 @@ def load(tmp_path: Path, text: str) -> Settings:
 
 
 def test_nothing_said_is_the_stores_own_defaults(tmp_path: Path) -> None:
-    assert read_images(None, None) == (ImageSettings(), ())
-    assert read_images(ImageTable(), {}) == (ImageSettings(), ())
+    findings: list[Finding] = []
+    assert settings_of(ImageSettings, table_of(ImageSettings)(), ("image",), findings) == ImageSettings()
+    assert findings == []
     assert load(tmp_path, "").image == Settings().image == ImageSettings()
 
 
@@ -72,7 +74,7 @@ def test_every_key(tmp_path: Path) -> None:
             entries=1000,
             depth=12,
             headers=64 << 10,
-            cpu_seconds=90,
+            cpu_time=90,
             memory=256 << 20,
             stall=5.0,
         ),

@@ -2,77 +2,36 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
 
 from tank_agent.errors import OwnedElsewhere
 from tank_agent.journal import ownership
 from tank_agent.journal.records import DesiredPod
-from tank_agent.reconcile.changes import TABLE
-from tank_agent.settings.settings import SettingsTable, load_settings
-from tank_agent.spec.file import PodTable
+from tank_agent.settings.settings import load_settings
 from tank_agent.spec.model import Pod
 from tank_agent.spec.parse import parse_pod_file
-from tank_agent.spec.structure import toml_value
 
-REFERENCE = (Path(__file__).parents[3] / "docs" / "reference.md").read_text()
-
-
-def definitions() -> dict[str, dict[str, Any]]:
-    _, found = msgspec.json.schema_components([PodTable, SettingsTable], ref_template="{name}")
-    return found
-
-
-def kind(node: dict[str, Any]) -> str:
-    """Return a type in the words of the reference."""
-    if "anyOf" in node:
-        words = [kind(branch) for branch in node["anyOf"] if branch != {"type": "null"}]
-        return " or ".join(
-            word for word in dict.fromkeys(words) if word != "whole number" or "number" not in words
-        )
-    if "enum" in node:
-        return " or ".join(f'`"{value}"`' for value in node["enum"])
-    if "$ref" in node:
-        return "table"
-    if node["type"] == "array":
-        return "tables" if "$ref" in node["items"] else "list of text"
-    if node["type"] == "object" and "$ref" in node["additionalProperties"]:
-        return "tables by name"
-    if node["type"] == "object":
-        return "table of text"
-    return {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}[
-        node["type"]
-    ]
+ROOT = Path(__file__).parents[3]
+REFERENCE = (ROOT / "docs" / "reference.md").read_text()
+# The directory is no package: its name is that of a library.
+_found = importlib.util.spec_from_file_location("key_pages", ROOT / "packaging" / "key_pages.py")
+assert _found is not None and _found.loader is not None
+key_pages = importlib.util.module_from_spec(_found)
+_found.loader.exec_module(key_pages)
 
 
-def default(table: dict[str, Any], key: str, node: dict[str, Any]) -> str:
-    if key in table["required"]:
-        return "**needed**"
-    value = node.get("default")
-    return "" if value in (None, [], ()) else f"`{toml_value(value)}`"
-
-
-def rows(table: dict[str, Any]) -> list[str]:
-    """Return the rows of the reference for one table."""
-    table.setdefault("required", [])
-    return [
-        f"| `{key}` | {kind(node)} | {default(table, key, node)} | {node['description']} |"
-        for key, node in table["properties"].items()
-    ]
-
-
-@pytest.mark.parametrize("name", sorted(definitions()))
+@pytest.mark.parametrize("name", sorted(key_pages.definitions()))
 def test_every_key_has_its_row(name: str) -> None:
-    wanted = "\n".join(rows(definitions()[name]))
-    assert wanted in REFERENCE, f"docs/reference.md should have these rows:\n{wanted}"
+    wanted = "\n".join(key_pages.rows(key_pages.definitions()[name]))
+    assert wanted in REFERENCE, f"run python3 packaging/key_pages.py: it writes these rows:\n{wanted}"
 
 
 def test_the_change_table_is_the_codes() -> None:
-    wanted = "\n".join(f"| `{row.key}` | {row.effect} | {row.note} |" for row in TABLE)
-    assert wanted in REFERENCE, f"docs/reference.md should have these rows:\n{wanted}"
+    assert "\n".join(key_pages.change_rows()) in REFERENCE, "run python3 packaging/key_pages.py"
+    assert key_pages.reference(REFERENCE) == REFERENCE, "run python3 packaging/key_pages.py"
 
 
 def blocks(first_line: str) -> list[str]:

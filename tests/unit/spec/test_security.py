@@ -8,7 +8,7 @@ from tank_agent.runtime.container.oci import CAPABILITIES, capabilities
 from tank_agent.spec.model import Security
 from tank_agent.spec.parse import parse_pod_file
 from tank_agent.spec.render import render_pod
-from tank_agent.spec.security_checks import CAPABILITIES as EVERY
+from tank_agent.spec.values import CAPABILITIES as EVERY
 
 POD = '[[containers]]\nname = "app"\nrootfs = "/root"\ncommand = ["/app"]\n[containers.security]\n'
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tank_agent.spec.container_paths import is_kernel_path, is_kernel_path_of_host, normal_path
+from tank_agent.spec.paths import is_kernel_path, is_kernel_path_of_host, normal_path
 
 
 @pytest.mark.parametrize(

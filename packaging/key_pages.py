@@ -1,0 +1,160 @@
+"""Derive man pages and the tables of docs/reference.md from the declarations of the keys of both files.
+
+python3 packaging/key_pages.py     # in the root of the sources: writes the tables of docs/reference.md anew
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import msgspec  # noqa: E402  (after the line above: the sources beside this file, not what is installed)
+
+from tank_agent.reconcile.changes import TABLE  # noqa: E402
+from tank_agent.settings.declaration import table_of  # noqa: E402
+from tank_agent.settings.settings import Settings  # noqa: E402
+from tank_agent.spec.file import PodTable  # noqa: E402
+from tank_agent.spec.schema import for_editors, json_schema  # noqa: E402
+from tank_agent.spec.structure import toml_value  # noqa: E402
+
+TEMPLATES = ROOT / "packaging" / "templates"
+REFERENCE = ROOT / "docs" / "reference.md"
+# A comment in the reference says which table of keys follows; its rows are ours.
+_MARKED = re.compile(r"(<!-- keys: (\w+) -->\n\|[^\n]*\n\|[-|]*\n)((?:\|[^\n]*\n)*)")
+_WORDS = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
+
+
+def schemas() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the schemas of a pod file and of agent.toml; the latter may hold pods, too."""
+    pods = json_schema()
+    _, definitions = msgspec.json.schema_components([table_of(Settings)], ref_template="#/$defs/{name}")
+    tables = {name: for_editors(node) for name, node in definitions.items()}
+    settings = tables["SettingsTable"]
+    settings["properties"]["pods"] = {
+        "description": "Seeds: pods that are created once, if absent; as in a pod file, with a name.",
+        "type": "array",
+        "items": {"$ref": "#/$defs/NamedPodTable"},
+    }
+    return pods, {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "agent.toml of tank-agent",
+        "$ref": "#/$defs/SettingsTable",
+        "$defs": {**pods["$defs"], **tables},
+    }
+
+
+# --- docs/reference.md --------------------------------------------------------------------------------------
+
+
+def definitions() -> dict[str, dict[str, Any]]:
+    """Return the schema of every table of both files by its name."""
+    _, found = msgspec.json.schema_components([PodTable, table_of(Settings)], ref_template="{name}")
+    return found
+
+
+def kind(node: dict[str, Any]) -> str:
+    """Return a type in the words of the reference."""
+    if "anyOf" in node:
+        words = [kind(branch) for branch in node["anyOf"] if branch != {"type": "null"}]
+        return " or ".join(
+            word for word in dict.fromkeys(words) if word != "whole number" or "number" not in words
+        )
+    if "enum" in node:
+        return " or ".join(f'`"{value}"`' for value in node["enum"])
+    if "$ref" in node:
+        return "table"
+    if node["type"] == "array":
+        return "tables" if "$ref" in node["items"] else "list of text"
+    if node["type"] == "object":
+        return "tables by name" if "$ref" in node["additionalProperties"] else "table of text"
+    return _WORDS[node["type"]]
+
+
+def rows(table: dict[str, Any]) -> list[str]:
+    """Return the rows of the reference for one table."""
+    found = []
+    for key, node in table["properties"].items():
+        value = node.get("default")
+        default = "" if value in (None, [], ()) else f"`{toml_value(value)}`"
+        default = "**needed**" if key in table.get("required", ()) else default
+        found.append(f"| `{key}` | {kind(node)} | {default} | {node['description']} |")
+    return found
+
+
+def change_rows() -> list[str]:
+    """Return the rows of the change table."""
+    return [f"| `{row.key}` | {row.effect} | {row.note} |" for row in TABLE]
+
+
+def reference(text: str) -> str:
+    """Return docs/reference.md with its tables of keys as they are declared."""
+    tables = {name: rows(table) for name, table in definitions().items()} | {"changes": change_rows()}
+
+    def written(found: re.Match[str]) -> str:
+        return found[1] + "".join(f"{row}\n" for row in tables[found[2]])
+
+    return _MARKED.sub(written, text)
+
+
+# --- man pages ----------------------------------------------------------------------------------------------
+
+
+def roff(text: str) -> str:
+    """Escape text for groff(7)."""
+    escaped = text.replace("\\", "\\e").replace("-", "\\-")
+    lines = [f"\\&{line}" if line.startswith((".", "'")) else line for line in escaped.split("\n")]
+    return "\n".join(lines)
+
+
+def keys_page(schema: dict[str, Any], top: str, intro: str) -> str:
+    """Return the body of a page about a TOML file: its tables, from the schema's definitions."""
+    definitions = schema["$defs"]
+    parts = [template(intro)]
+    seen: set[str] = set()
+    waiting = [(top, "")]
+    while waiting:
+        name, path = waiting.pop(0)
+        if name in seen:
+            continue
+        seen.add(name)
+        table = definitions[name]
+        parts.append(f".SH {roff(path.upper() or 'KEYS')}\n{roff(table.get('description', ''))}\n")
+        for key, node in table.get("properties", {}).items():
+            parts.append(_key(key, node))
+            if key != "pods":
+                waiting += [(found, f"{path}.{key}".strip(".")) for found in _references(node)]
+    return "".join(parts) + ".SH SEE ALSO\n.BR tank (1),\n.BR tank\\-agent (8)\n"
+
+
+def _key(key: str, node: dict[str, Any]) -> str:
+    text = roff(node.get("description", ""))
+    examples = [node[kind] for kind in ("default",) if node.get(kind) not in (None, [], {}, "")]
+    if examples:
+        text += f"\nDefault: {roff(json.dumps(examples[0]))}."
+    elif node.get("examples"):
+        text += f"\nExample: {roff(json.dumps(node['examples'][0]))}."
+    return f".TP\n\\fB{roff(key)}\\fR\n{text}\n"
+
+
+def _references(node: Any) -> list[str]:
+    if isinstance(node, dict):
+        found = [node["$ref"].rpartition("/")[2]] if "$ref" in node else []
+        return found + [name for value in node.values() for name in _references(value)]
+    if isinstance(node, list):
+        return [name for value in node for name in _references(value)]
+    return []
+
+
+def template(name: str) -> str:
+    """Return a part of a man page that is written by hand."""
+    return (TEMPLATES / f"{name}.roff").read_text()
+
+
+if __name__ == "__main__":
+    REFERENCE.write_text(reference(REFERENCE.read_text()))

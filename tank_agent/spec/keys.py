@@ -1,0 +1,122 @@
+"""The declaration of a key of a file: its type, default, words, example, check, and effect of a change."""
+
+from __future__ import annotations
+
+import enum
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+from msgspec import Meta, Struct
+
+from tank_agent.spec.findings import Finding, KeyPath
+
+ABSOLUTE_PATTERN = "^/"
+MEMORY_PATTERN = "^[0-9]+[KkMmGgTt]?$"
+_NUMBER = "[0-9]+(\\.[0-9]+)?"
+DURATION_PATTERN = "^" + "".join(f"({_NUMBER}{unit})?" for unit in ("d", "h", "m", "s", "ms")) + "$"
+
+Duration = Annotated[str, Meta(extra_json_schema={"pattern": DURATION_PATTERN})] | int | float
+Memory = Annotated[str, Meta(extra_json_schema={"pattern": MEMORY_PATTERN})] | int
+
+
+class FileStruct(Struct, kw_only=True, forbid_unknown_fields=True):
+    """The base of everything that is written in a file: strict about its keys."""
+
+
+class Effect(enum.StrEnum):
+    """The effect of a change on what runs, from the least to the most, in the words of the reference."""
+
+    NOTHING = "nothing"
+    LIVE = "live"
+    MOUNTING = "the containers that mount it restart"
+    CONTAINER = "this container restarts"
+    POD = "the whole pod restarts"
+
+
+class Key(NamedTuple):
+    """All of a declaration that its type, default, description and examples don't hold.
+
+    check: return the value in its one form, or raise ValueError with a sentence for the user.
+    each: the same for each element of a list, or for each (name, value) of a table of texts.
+    effect, note: what a change does to what runs; None: the same as a change of the key above it.
+    live: whether a reload of agent.toml applies a change; None: the same as for the table around it.
+    written: return what `tank get` writes, given the struct that has the key. Needed where the file's form is
+        another; None leaves the key out. `always`: written even at its default.
+    form: its type in the file, where that is not its type in memory.
+    """
+
+    check: Callable[[Any], Any] | None = None
+    each: Callable[[Any], Any] | None = None
+    effect: Effect | None = None
+    note: str = ""
+    live: bool | None = None
+    written: Callable[[Any], Any] | None = None
+    always: bool = False
+    form: Any = None
+
+
+class Declared(NamedTuple):
+    """A key with its name, its type in the file, and the tables that are part of the type."""
+
+    name: str
+    type: Any
+    key: Key
+    tables: tuple[type[Struct], ...]
+
+
+def declare(description: str, *examples: object, pattern: str | None = None, **declared: Any) -> Meta:
+    """Declare a key: words, examples (messages show the first), a pattern for editors, and the `Key`."""
+    return Meta(
+        description=description,
+        examples=list(examples) or None,
+        extra_json_schema={"pattern": pattern} if pattern else {},
+        extra={"key": Key(**declared)},
+    )
+
+
+@functools.cache
+def keys_of(kind: type[Struct]) -> tuple[Declared, ...]:
+    """Return the declared keys of a table, in their order."""
+    found = []
+    for field in msgspec.structs.fields(kind):
+        metas = [meta for meta in getattr(field.type, "__metadata__", ()) if isinstance(meta, Meta)]
+        if metas and metas[-1].extra:
+            tables = tuple(_tables_in(field.type))
+            found.append(Declared(field.encode_name, field.type, metas[-1].extra["key"], tables))
+    return tuple(found)
+
+
+def _tables_in(kind: Any) -> Iterator[type[Struct]]:
+    if isinstance(kind, type) and issubclass(kind, Struct):
+        yield kind
+    for argument in getattr(kind, "__args__", ()):
+        yield from _tables_in(argument)
+
+
+def checked(table: Struct, path: KeyPath, findings: list[Finding]) -> dict[str, Any]:
+    """Return the keys that a table gives, each value in its one form; what is wrong goes to `findings`."""
+    values = {}
+    for declared in keys_of(type(table)):
+        value, where = getattr(table, declared.name), (*path, declared.name)
+        if value is None:
+            continue
+        if declared.key.each is not None and isinstance(value, Mapping):
+            for item in value.items():
+                _attempt(declared.key.each, item, (*where, item[0]), findings)
+        elif declared.key.each is not None:
+            each = declared.key.each
+            value = tuple(_attempt(each, one, (*where, at), findings) for at, one in enumerate(value))
+        if declared.key.check is not None and not isinstance(value, Struct):
+            value = _attempt(declared.key.check, value, where, findings)
+        values[declared.name] = value
+    return values
+
+
+def _attempt(check: Callable[[Any], Any], value: Any, path: KeyPath, findings: list[Finding]) -> Any:
+    try:
+        return check(value)
+    except ValueError as error:
+        findings.append(Finding(path, str(error)))
+        return value
