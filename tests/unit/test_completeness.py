@@ -221,10 +221,15 @@ BESIDE_SETTINGS = {
     "git.verify.mode": 'git.verify.keyring = "/srv/keys"',
     "git.webhook.listen": 'git.webhook.secret_file = "/srv/secret"',
 }
-# A reload applies these, and no others; all of git is at its next start.
+# A reload applies these; all others wait for the agent's next start.
 LIVE = {"seed_dir", "logs.max_size", "logs.max_files"} | {
     f"reconcile.{name}" for name in ("resync", "backoff_base", "backoff_cap", "stable_after")
 }
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("settings")
 
 
 def loaded(directory: Path, *lines: str) -> Settings:
@@ -241,14 +246,14 @@ def test_every_setting_is_looked_at() -> None:
 
 @pytest.mark.parametrize("key", OTHER_SETTINGS)
 def test_every_setting_reaches_the_settings_and_is_live_or_waits_for_a_restart(
-    key: str, tmp_path: Path
+    key: str, directory: Path
 ) -> None:
     url = 'git.url = "https://git.example/fleet.git"' if key.startswith("git.") else ""
     beside = BESIDE_SETTINGS.get(key, "")
     name = key.replace("registry.", 'registry."example.com".')
     line = f"{name} = {OTHER_SETTINGS[key]}"
-    former = loaded(tmp_path, url, beside)
-    wanted = loaded(tmp_path, "" if key == "git.url" else url, beside, line)
+    former = loaded(directory, url, beside)
+    wanted = loaded(directory, "" if key == "git.url" else url, beside, line)
     assert wanted != former
     found = needs_restart(former, wanted)
     assert bool(found) is (key not in LIVE)
