@@ -6,7 +6,7 @@ import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -26,7 +26,6 @@ from tank_agent.journal.lmdb import LmdbStore
 from tank_agent.journal.store import UnreadableJournal
 from tank_agent.linux.clock import SystemClock, boot_id
 from tank_agent.linux.locks import LockFile
-from tank_agent.linux.process import version as program_version
 from tank_agent.network.host_facts import make_host_facts
 from tank_agent.network.pod_network import PodNetworks
 from tank_agent.reconcile.core.restart import Backoff
@@ -36,21 +35,13 @@ from tank_agent.reconcile.reconciler import Reconciler
 from tank_agent.reconcile.steps import Machine, Steps
 from tank_agent.runtime.container.adopt import adopt_all
 from tank_agent.runtime.container.containers import Containers
-from tank_agent.runtime.container.crun import Crun
-from tank_agent.runtime.container.launch import Seccomp, Tools
-from tank_agent.runtime.limits import cgroup
-from tank_agent.runtime.limits.cgroup import CgroupHost
-from tank_agent.runtime.mounts.rootfs import RootFilesystems
-from tank_agent.runtime.mounts.volumes import Volumes
+from tank_agent.runtime.container.launch import Tools
 from tank_agent.runtime.security import apparmor
-from tank_agent.runtime.security.seccomp import profile_of
-from tank_agent.runtime.security.seccomp_cache import SeccompCache
 from tank_agent.runtime.session.exec import Executor
 from tank_agent.runtime.session.log_rotation import Rotation
 from tank_agent.settings.settings import Settings
 from tank_agent.source.git.follower import GitFollower
 from tank_agent.source.kinds import owner_is_there
-from tank_agent.spec.model import Security
 from tank_agent.spec.selectors import Host
 
 _log = structlog.get_logger()
@@ -107,7 +98,7 @@ def running(settings: Settings, *, stop_pods: bool) -> Iterator[Running]:
             settings,
             machine,
             reconciler,
-            lambda: _tool_versions(parts.tools),
+            parts.tools.versions,
             sessions=_interactive(settings, machine, parts.tools, reconciler),
             images=Images(parts.store, machine, reconciler),
             sources=Sources(
@@ -141,7 +132,7 @@ def take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = N
     clock, boot = SystemClock(), boot_id()
     journal = _journal(settings, clock, spare)
     stack.callback(journal.close)
-    tools = _tools(settings, cgroup.detect(settings.run_dir))
+    tools = Tools.of(settings.data_dir, settings.run_dir)
     wakeups = _Wakeups()
     containers = Containers(
         settings.run_dir, settings.data_dir, tools, wake=lambda pod: wakeups.wake(pod, "container ended")
@@ -279,37 +270,6 @@ def last_data_dir(run_dir: Path) -> Path | None:
     except OSError:
         return None
     return noted if noted.is_absolute() and noted.is_dir() else None
-
-
-def _tools(settings: Settings, cgroups: CgroupHost) -> Tools:
-    machine = platform.machine()
-    crun = Crun("crun", settings.run_dir, cgroups)
-
-    # crun may come, or be mended, after the agent.
-    @lru_cache(maxsize=2)
-    def cache(crun_version: str) -> SeccompCache:
-        return SeccompCache(settings.data_dir, crun_version=crun_version, machine=machine)
-
-    def seccomp(security: Security) -> Seccomp:
-        profile = profile_of(security, machine)
-        compiled = cache(crun.version()).annotation_for(profile) if profile else None
-        return Seccomp(profile=profile, compiled=compiled)
-
-    return Tools(
-        crun=crun,
-        conmon="conmon",
-        cgroups=cgroups,
-        root_filesystems=RootFilesystems(settings.data_dir),
-        volumes=Volumes(settings.data_dir, settings.run_dir),
-        seccomp=seccomp,
-        learn_seccomp=lambda profile, bpf: cache(crun.version()).learn(profile, bpf),
-        apparmor=apparmor.profile_of,
-    )
-
-
-def _tool_versions(tools: Tools) -> dict[str, str]:
-    texts = {"crun": program_version("crun"), "conmon": program_version(tools.conmon)}
-    return {name: text.partition("\n")[0].rpartition(" ")[2] for name, text in texts.items()}
 
 
 def _follow(

@@ -133,7 +133,7 @@ class Containers:
             # Before its program begins, so that not one byte of it is missed.
             self.consoles.open(run.directory)
         if seccomp.profile is not None and seccomp.compiled is None:
-            self._tools.learn_seccomp(seccomp.profile, self._tools.crun.root / run.record.id / "seccomp.bpf")
+            self._tools.seccomp.learn(seccomp.profile, self._tools.crun.root / run.record.id / "seccomp.bpf")
         return run
 
     def start(self, run: LiveRun) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import platform
 import resource
 import signal
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,18 @@ from tank_agent.errors import Stalled
 from tank_agent.image.parameters import Identity, RunParameters, resolve_user
 from tank_agent.linux import paths
 from tank_agent.linux.namespaces import IdRange
+from tank_agent.linux.process import version
 from tank_agent.runtime.container.crun import Crun
 from tank_agent.runtime.container.oci import Device, Process, Sandbox, configuration
-from tank_agent.runtime.limits import limits
+from tank_agent.runtime.limits import cgroup, limits
 from tank_agent.runtime.limits.cgroup import CgroupHost
 from tank_agent.runtime.mounts.restore import file_mounts
 from tank_agent.runtime.mounts.rootfs import RootFilesystems
 from tank_agent.runtime.mounts.volumes import Volumes, depth, innermost
 from tank_agent.runtime.run import RunRecord
+from tank_agent.runtime.security.apparmor import profile_of as apparmor_profile_of
+from tank_agent.runtime.security.seccomp import profile_of
+from tank_agent.runtime.security.seccomp_cache import SeccompCache
 from tank_agent.runtime.security.user_namespace import mapping_of, mount_sysfs
 from tank_agent.spec.model import Container, Mount, Security, Volume
 from tank_agent.spec.paths import is_kernel_path_of_host, is_reserved
@@ -94,6 +100,28 @@ class Seccomp(Struct, frozen=True, kw_only=True):
     compiled: str | None
 
 
+class SeccompProfiles:
+    """Choose profiles for this machine, and keep what crun compiled; crun may come, or change, after the agent."""
+
+    def __init__(self, data_dir: Path, crun: Crun) -> None:
+        self._crun = crun
+        machine = platform.machine()
+        self._machine = machine
+        self._cache = lru_cache(maxsize=2)(
+            lambda of: SeccompCache(data_dir, crun_version=of, machine=machine)
+        )
+
+    def choose(self, security: Security) -> Seccomp:
+        """Return the profile that a container is to have."""
+        profile = profile_of(security, self._machine)
+        compiled = self._cache(self._crun.version()).annotation_for(profile) if profile else None
+        return Seccomp(profile=profile, compiled=compiled)
+
+    def learn(self, profile: dict[str, Any], bpf: Path) -> None:
+        """Keep what crun compiled from a profile."""
+        self._cache(self._crun.version()).learn(profile, bpf)
+
+
 class Tools(Struct, frozen=True, kw_only=True):
     """The parts of the agent that runs are made with, and removed by."""
 
@@ -102,9 +130,26 @@ class Tools(Struct, frozen=True, kw_only=True):
     cgroups: CgroupHost
     root_filesystems: RootFilesystems
     volumes: Volumes
-    seccomp: Callable[[Security], Seccomp]
-    learn_seccomp: Callable[[dict[str, Any], Path], object]
-    apparmor: Callable[[Security], str | None]
+    seccomp: SeccompProfiles
+
+    @classmethod
+    def of(cls, data_dir: Path, run_dir: Path) -> Tools:
+        """Make those of an agent with these directories."""
+        cgroups = cgroup.detect(run_dir)
+        crun = Crun("crun", run_dir, cgroups)
+        return cls(
+            crun=crun,
+            conmon="conmon",
+            cgroups=cgroups,
+            root_filesystems=RootFilesystems(data_dir),
+            volumes=Volumes(data_dir, run_dir),
+            seccomp=SeccompProfiles(data_dir, crun),
+        )
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of crun and conmon."""
+        texts = {"crun": version("crun"), "conmon": version(self.conmon)}
+        return {name: text.partition("\n")[0].rpartition(" ")[2] for name, text in texts.items()}
 
 
 def make_bundle(launch: Launch, record: RunRecord, bundle: Path, tools: Tools) -> Seccomp:
@@ -115,7 +160,7 @@ def make_bundle(launch: Launch, record: RunRecord, bundle: Path, tools: Tools) -
         Retry: the disk or the kernel refused for now.
     """
     security, ids = launch.container.security, record.ids
-    seccomp, apparmor = tools.seccomp(security), tools.apparmor(security)
+    seccomp, apparmor = tools.seccomp.choose(security), apparmor_profile_of(security)
     with contextlib.ExitStack() as stack:
         layers = launch.layers
         if launch.container.rootfs is not None:
