@@ -120,6 +120,7 @@ class FakeRuntime:
             root_filesystems=cast("Any", self.root_filesystems),
             volumes=Volumes(self.data, self.run),
             seccomp=cast("Any", self),
+            apparmor=lambda _: None,
         )
 
     def choose(self, _security: object) -> Seccomp:

@@ -9,8 +9,8 @@ import platform
 import resource
 import signal
 import stat
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from tank_agent.runtime.mounts.restore import file_mounts
 from tank_agent.runtime.mounts.rootfs import RootFilesystems
 from tank_agent.runtime.mounts.volumes import Volumes, depth, innermost
 from tank_agent.runtime.run import RunRecord
-from tank_agent.runtime.security.apparmor import profile_of as apparmor_profile_of
+from tank_agent.runtime.security import apparmor
 from tank_agent.runtime.security.seccomp import profile_of
 from tank_agent.runtime.security.seccomp_cache import SeccompCache
 from tank_agent.runtime.security.user_namespace import mapping_of, mount_sysfs
@@ -101,15 +101,13 @@ class Seccomp(Struct, frozen=True, kw_only=True):
 
 
 class SeccompProfiles:
-    """Choose profiles for this machine, and keep what crun compiled; crun may come, or change, after the agent."""
+    """Choose seccomp profiles, and keep what crun compiled; crun may come, or change, after the agent."""
 
     def __init__(self, data_dir: Path, crun: Crun) -> None:
         self._crun = crun
-        machine = platform.machine()
-        self._machine = machine
-        self._cache = lru_cache(maxsize=2)(
-            lambda of: SeccompCache(data_dir, crun_version=of, machine=machine)
-        )
+        self._machine = platform.machine()
+        make = partial(SeccompCache, data_dir, machine=self._machine)
+        self._cache = lru_cache(maxsize=2)(lambda build: make(crun_version=build))
 
     def choose(self, security: Security) -> Seccomp:
         """Return the profile that a container is to have."""
@@ -131,6 +129,7 @@ class Tools(Struct, frozen=True, kw_only=True):
     root_filesystems: RootFilesystems
     volumes: Volumes
     seccomp: SeccompProfiles
+    apparmor: Callable[[Security], str | None] = apparmor.profile_of
 
     @classmethod
     def of(cls, data_dir: Path, run_dir: Path) -> Tools:
@@ -160,7 +159,7 @@ def make_bundle(launch: Launch, record: RunRecord, bundle: Path, tools: Tools) -
         Retry: the disk or the kernel refused for now.
     """
     security, ids = launch.container.security, record.ids
-    seccomp, apparmor = tools.seccomp.choose(security), apparmor_profile_of(security)
+    seccomp, apparmor_profile = tools.seccomp.choose(security), tools.apparmor(security)
     with contextlib.ExitStack() as stack:
         layers = launch.layers
         if launch.container.rootfs is not None:
@@ -185,7 +184,7 @@ def make_bundle(launch: Launch, record: RunRecord, bundle: Path, tools: Tools) -
         ids=ids,
         sysfs=None if ids is None else mount_sysfs(bundle, launch.netns),
     )
-    config = configuration(_process(launch, identity, apparmor), sandbox)
+    config = configuration(_process(launch, identity, apparmor_profile), sandbox)
     (bundle / "config.json").write_bytes(msgspec.json.encode(config))
     return seccomp
 
@@ -261,7 +260,7 @@ def _follow_links(root: int, path: str) -> str:
     return real
 
 
-def _process(launch: Launch, identity: Identity, apparmor: str | None) -> Process:
+def _process(launch: Launch, identity: Identity, apparmor_profile: str | None) -> Process:
     environment = dict(launch.parameters.env)
     environment.setdefault("HOME", identity.home or "/")
     environment.setdefault("HOSTNAME", launch.pod)
@@ -277,7 +276,7 @@ def _process(launch: Launch, identity: Identity, apparmor: str | None) -> Proces
         groups=identity.groups,
         terminal=launch.container.tty,
         security=launch.container.security,
-        apparmor=apparmor,
+        apparmor=apparmor_profile,
         open_files=_OPEN_FILES_HARD if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES_HARD),
     )
 
