@@ -1,8 +1,12 @@
-"""Runs containers. `tank_agent.reconcile` decides; every step can be done again after a crash.
+"""Runs of containers. `tank_agent.reconcile` decides; every step can be done again after a crash.
 
-container/   one container: OCI configuration, crun under conmon, exit, adoption
+run          one execution of a container, on disk and in the agent
+container/   OCI configuration, crun under conmon, exit, adoption, removal
 mounts/      root file systems and volumes
 limits/      cgroups
 security/    seccomp, AppArmor, user namespaces
 session/     exec, attach, logs
+
+Errors everywhere: Stalled if trying again is pointless until the pod's file, the image or the machine
+changes, StartFailed if crun itself refused; Retry if the kernel, the disk or crun failed for now.
 """

@@ -12,11 +12,11 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from tank_agent.errors import TankError
-from tank_agent.linux import pidfd
+from tank_agent.errors import Retry, TankError
+from tank_agent.linux import mounts, pidfd
 from tank_agent.linux.fault import point
 from tank_agent.retry import Pace, spread
-from tank_agent.runtime.container import conmon, removal
+from tank_agent.runtime.container import conmon
 from tank_agent.runtime.container.conmon import ConmonControl
 from tank_agent.runtime.container.exits import RunWatcher
 from tank_agent.runtime.container.launch import Launch, Tools, make_bundle, record_of
@@ -33,9 +33,10 @@ from tank_agent.runtime.run import (
     Unmounted,
     new_id,
     read_number,
+    remove_directory,
     write_file,
 )
-from tank_agent.runtime.security.user_namespace import free_range, take_back_null_device
+from tank_agent.runtime.security import user_namespace
 from tank_agent.runtime.session.attach import Consoles
 from tank_agent.runtime.session.log_reader import last_bytes
 from tank_agent.spec.model import Container, Volume
@@ -106,10 +107,6 @@ class Containers:
         """Make a run up to the point where its program waits to be started.
 
         A run that fails half-way stays in `runs` as PARTIAL.
-
-        Raises:
-            StartFailed: the runtime refused it.
-            Stalled, Retry: as `make_bundle`.
         """
         run = self._begin(launch)
         try:
@@ -125,9 +122,9 @@ class Containers:
             point("runtime:created")
         finally:
             if run.record.ids is not None:
-                take_back_null_device()
+                user_namespace.take_back_null_device()
             # The container holds its mounts by now, or there is none.
-            removal.detach(run.directory, self._tools)
+            self._detach(run)
         self._open(run)
         if run.record.terminal:
             # Before its program begins, so that not one byte of it is missed.
@@ -137,11 +134,7 @@ class Containers:
         return run
 
     def start(self, run: LiveRun) -> None:
-        """Let a created run's program begin, and watch for its end.
-
-        Raises:
-            StartFailed: the runtime refused it.
-        """
+        """Let a created run's program begin, and watch for its end."""
         self._tools.crun.start(run.record.id)
         point("runtime:started")
         run.started = True
@@ -162,7 +155,7 @@ class Containers:
         """Send SIGKILL to a run, and to what else is in its cgroup if its main process is gone."""
         alive = run.process is not None and pidfd.send_signal(run.process, signal.SIGKILL)
         if not alive:
-            removal.kill_group(run.record.cgroup, self._tools)
+            self._kill_group(run)
         # Afterwards, so that what was frozen does nothing but end.
         self._tools.cgroups.thaw(run.record.cgroup)
         self._note(run, Stopping(deadline=time.monotonic() + _KILL_AGAIN, killed=True))
@@ -176,18 +169,60 @@ class Containers:
             _log.warning("cannot note that a container ends", id=run.record.id, error=str(error))
 
     def remove(self, run: LiveRun) -> None:
-        """Remove everything that a run made, except its log. Can be repeated after a crash.
+        """Remove everything that a run made, except its log, also where somebody removed a part of it before.
 
-        Raises:
-            Retry: something of it is still busy.
+        Can be repeated after a crash.
         """
-        removal.remove(run, self._tools, forget=lambda: self._forget(run))
+        tools, cgroup = self._tools, run.record.cgroup
+        if not run.started:
+            # What makes it may hang, or still be at it.
+            conmon.end_unstarted(run.directory)
+        self._delete(run)
+        point("runtime:deleted")
+        if run.monitor is not None and not pidfd.wait(run.monitor, conmon.ENDS_WITHIN_MS):
+            # It did not end after its container.
+            pidfd.send_signal(run.monitor, signal.SIGKILL)
+            pidfd.wait(run.monitor, conmon.ENDS_WITHIN_MS)
+        self._kill_group(run)
+        self._detach(run)
+        point("runtime:detached")
+        tools.root_filesystems.remove(run.record.id)
+        if not tools.cgroups.remove(cgroup):
+            raise Retry(f"container {run.record.container}: its cgroup is still busy")
+        point("runtime:cgroup-removed")
+        self._forget(run)
+        # A volume that were still mounted there would be removed with it.
+        mounts.unmount_tree(run.directory)
+        remove_directory(run.directory)
+        point("runtime:removed")
+
+    def _delete(self, run: LiveRun) -> None:
+        """Let crun remove a run; where it cannot, as when a file of its own is gone, do it in its place."""
+        tools, cgroup = self._tools, run.record.cgroup
+        try:
+            tools.crun.delete(run.record.id)
+        except TankError as error:
+            self._kill_group(run)
+            tools.cgroups.thaw(cgroup)
+            alive = run.process is not None and not pidfd.wait(run.process, conmon.ENDS_WITHIN_MS)
+            if alive or tools.cgroups.processes(cgroup):
+                raise
+            _log.warning("crun cannot delete a container; removed it", id=run.record.id, error=str(error))
+            tools.crun.forget(run.record.id)
+
+    def _kill_group(self, run: LiveRun) -> None:
+        pidfd.signal_all(lambda: self._tools.cgroups.processes(run.record.cgroup), signal.SIGKILL)
+
+    def _detach(self, run: LiveRun) -> None:
+        """Detach what was mounted in a bundle from the host's tree; the container keeps it."""
+        self._tools.volumes.detach(run.directory)
+        self._tools.root_filesystems.detach(run.directory)
+        user_namespace.detach(run.directory)
 
     def change(self, run: LiveRun, container: Container, settings: str) -> None:
         """Change a run's limits and how it is stopped, while it runs; `settings` is the hash of both.
 
-        Raises:
-            Stalled, Retry: as `limits.write`; remembered in `failure`.
+        A failure is also kept in `failure`, as one of `restore_mounts` is in `unmounted`.
         """
         record = run.record
         try:
@@ -229,11 +264,7 @@ class Containers:
     def restore_mounts(
         self, run: LiveRun, container: Container, volumes: Sequence[Volume], files: Path
     ) -> None:
-        """Mount again what a run lost, while it goes on.
-
-        Raises:
-            Stalled, Retry: as `restore.restore`; remembered in `unmounted`.
-        """
+        """Mount again what a run lost, while it goes on."""
         try:
             restore.restore(run, container.mounts, volumes, files, self.volumes)
         except TankError as error:
@@ -323,7 +354,7 @@ class Containers:
         with self._lock:
             if launch.container.security.userns == "auto":
                 used = [other.record.ids for runs in self._runs.values() for other in runs.values()]
-                run.record = msgspec.structs.replace(record, ids=free_range(used))
+                run.record = msgspec.structs.replace(record, ids=user_namespace.free_range(used))
             self._runs.setdefault(launch.pod, {})[identifier] = run
         self._make_directory()
         run.directory.mkdir(mode=0o700)

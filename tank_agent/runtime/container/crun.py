@@ -66,21 +66,13 @@ class Crun:
         return self._program, *self._options, f"--log={log}", "--log-format=json", "exec"
 
     def start(self, identifier: str) -> None:
-        """Let a created container run its program.
-
-        Raises:
-            StartFailed: crun's own message.
-        """
+        """Let a created container run its program."""
         done = self._run("start", "--", identifier)
         if done.code != 0:
             raise StartFailed(clean_message(done.stderr))
 
     def delete(self, identifier: str) -> None:
-        """Kill what is left of a container and forget it; not an error if crun does not know it.
-
-        Raises:
-            Retry: crun failed for another reason.
-        """
+        """Kill what is left of a container and forget it; not an error if crun does not know it."""
         if not (self.root / identifier).exists():
             return
         done = self._run("delete", "--force", "--", identifier)

@@ -152,12 +152,7 @@ class Tools(Struct, frozen=True, kw_only=True):
 
 
 def make_bundle(launch: Launch, record: RunRecord, bundle: Path, tools: Tools) -> Seccomp:
-    """Mount a run's root file system and volumes, write config.json, and return its seccomp profile.
-
-    Raises:
-        Stalled: the spec or the image asks for what cannot be (no such user, a missing host path, …).
-        Retry: the disk or the kernel refused for now.
-    """
+    """Mount a run's root file system and volumes, write config.json, and return its seccomp profile."""
     security, ids = launch.container.security, record.ids
     seccomp, apparmor_profile = tools.seccomp.choose(security), tools.apparmor(security)
     with contextlib.ExitStack() as stack:
@@ -191,11 +186,7 @@ def make_bundle(launch: Launch, record: RunRecord, bundle: Path, tools: Tools) -
 
 @contextlib.contextmanager
 def open_rootfs(path: str, volumes: Volumes) -> Iterator[Path]:
-    """Give a directory of the host as a layer: resolved once, since a container may own a link on the way.
-
-    Raises:
-        Stalled: it is none, or one that no container may have.
-    """
+    """Give a directory of the host as a layer: resolved once, since a container may own a link on the way."""
     try:
         # Links are followed, such as one to the newest of several, but not to what the file could not name.
         found = paths.open_at(

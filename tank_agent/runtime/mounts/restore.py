@@ -87,11 +87,7 @@ def lost(process: int, record: RunRecord, files: Path) -> tuple[str, ...]:
 def restore(
     run: LiveRun, mounts_: Sequence[Mount], volumes: Sequence[Volume], files: Path, binder: Volumes
 ) -> None:
-    """Mount again what a run lost of its spec's mounts and its pod's files. Can be repeated after a crash.
-
-    Raises:
-        Stalled, Retry: a volume cannot be bound, or the container has no such path any more.
-    """
+    """Mount again what a run lost of its spec's mounts and its pod's files. Can be repeated after a crash."""
     record, process, scratch = run.record, run.process, run.directory / _SCRATCH
     if process is None:
         return

@@ -80,11 +80,7 @@ class RootFilesystems:
         mounts.unmount_below(bundle / LAYERS)
 
     def remove(self, run: str) -> None:
-        """Remove what a run wrote into its root file system.
-
-        Raises:
-            Retry: it cannot be moved away.
-        """
+        """Remove what a run wrote into its root file system."""
         try:
             self._trash.throw(self._overlays / run)
         except OSError as error:

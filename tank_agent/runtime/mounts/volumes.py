@@ -100,11 +100,7 @@ class Volumes:
         return tuple(bound.values())
 
     def refuse_own(self, what: str, path: Path) -> None:
-        """Refuse a path of the host, without links, that no container may have.
-
-        Raises:
-            Stalled: the agent's own files are there, or above or below.
-        """
+        """Refuse a path of the host, without links, that no container may have."""
         for own in self._own:
             if path == own or own in path.parents or path in own.parents:
                 raise Stalled(
@@ -138,9 +134,6 @@ class Volumes:
 
         Args:
             check: raises if the volume is in use; a run that begins after it makes a new one.
-
-        Raises:
-            Retry: it cannot be removed.
         """
         if not (_NAME.fullmatch(pod) and _NAME.fullmatch(name)):
             return False

@@ -55,9 +55,6 @@ def profile_of(security: Security, loaded: Callable[[], Profiles | None] = loade
 
     The default one is a second wall, left out where it cannot be had, which `tank doctor` shows; a profile
     that was asked for by name is never left out.
-
-    Raises:
-        Stalled: the profile that was asked for cannot be had.
     """
     wanted = security.apparmor
     if wanted == "unconfined" or (wanted == "default" and security.privileged):

@@ -40,11 +40,7 @@ class _Profile(Struct, forbid_unknown_fields=True, omit_defaults=True):
 
 
 def profile_of(security: Security, machine: str) -> dict[str, Any] | None:
-    """Return a container's profile as an OCI `linux.seccomp` object; None for no filter.
-
-    Raises:
-        Stalled: the profile's file cannot be read, or is none.
-    """
+    """Return a container's profile as an OCI `linux.seccomp` object; None for no filter."""
     if security.privileged or security.seccomp == "unconfined":
         return None
     if security.seccomp == "default":
@@ -72,9 +68,6 @@ def default_profile(machine: str, extra_capabilities: Collection[str] = ()) -> d
     Args:
         machine: as uname(2) names it, "x86_64" or "aarch64".
         extra_capabilities: beyond the default set, such as "CAP_SYS_ADMIN"; they open their calls.
-
-    Raises:
-        Stalled: there is no table for this machine.
     """
     if machine not in _ARCHITECTURES:
         raise Stalled(

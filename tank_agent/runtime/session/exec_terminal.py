@@ -53,9 +53,6 @@ def receive_sized(
 
     Returns:
         The terminal's master, non-blocking; None if crun ended without one.
-
-    Raises:
-        Retry: it did not answer in time.
     """
     deadline = time.monotonic() + _DEADLINE
     # Whatever crun forks from now on can't slip away, since it does not know yet what to run.
