@@ -212,10 +212,7 @@ def load_access(settings: GitSettings, remote: Remote) -> Access:
     if remote.scheme in ("https", "http"):
         username, password = _login(settings, remote)
         return Access(
-            username=username,
-            password=password,
-            ca=_authorities(settings.ca_file),
-            proxy=proxy_for(remote),
+            username=username, password=password, ca=_authorities(settings.ca_file), proxy=proxy_for(remote)
         )
     if remote.scheme == "ssh":
         return Access(

@@ -256,12 +256,7 @@ class GitSource:
         done = StepStatus(revision=self.status.applied.revision, at=self._progress.clock())
         self._checked = self._applied
         self._progress.change(
-            fetched=done,
-            verified=done,
-            checked=done,
-            applied=done,
-            held=None,
-            latest=self.status.commit,
+            fetched=done, verified=done, checked=done, applied=done, held=None, latest=self.status.commit
         )
 
     def _fetch(self, look: Look) -> str | None:
@@ -296,9 +291,7 @@ class GitSource:
             look.repository.set_have(commit.info.id)
             if self.status.fetched.revision != commit.info.id:
                 done = StepStatus(
-                    revision=commit.info.id,
-                    error=self.status.fetched.error,
-                    at=self._progress.clock(),
+                    revision=commit.info.id, error=self.status.fetched.error, at=self._progress.clock()
                 )
                 self._progress.change(fetched=done, latest=commit.info, held=None)
             if _is_done(self.status.verified, commit):

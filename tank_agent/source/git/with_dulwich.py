@@ -225,12 +225,7 @@ class _Ssh:
         self._context = context
 
     def run_command(
-        self,
-        host: str,
-        command: bytes,
-        username: str | None = None,
-        port: int | None = None,
-        **_: object,
+        self, host: str, command: bytes, username: str | None = None, port: int | None = None, **_: object
     ) -> SubprocessWrapper:
         """Start ssh; the signature is dulwich's."""
         argv: list[str | bytes] = [*ssh_command(self._context)]
