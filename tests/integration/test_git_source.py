@@ -21,7 +21,7 @@ from msgspec import Struct
 from tank_agent.errors import Stalled
 from tank_agent.settings.git import GitSettings, GitVerify
 from tank_agent.source.git.access import GitError
-from tank_agent.source.git.child import HelperPool, Session
+from tank_agent.source.git.child import HelperPool, HelperSession
 from tank_agent.source.git.objects import Commit, Tag
 from tank_agent.source.git.source import GitSource
 from tank_agent.source.git.status import GitStatus
@@ -424,16 +424,16 @@ def test_a_helper_that_keeps_the_unsigned_commit_to_itself_is_not_believed(
     assert verifying(one, signers).sync().applied.revision == good
     unsigned = work.commit("unsigned")
     work.commit("signed over it", "--gpg-sign")
-    answer = Session.history
+    answer = HelperSession.history
 
     def withhold(
-        session: Session, tip: str, deployed: str | None, *, full: bool = False
+        session: HelperSession, tip: str, deployed: str | None, *, full: bool = False
     ) -> tuple[list[Tag], dict[str, Commit]]:
         tags, commits = answer(session, tip, deployed, full=full)
         return tags, {name: commit for name, commit in commits.items() if not (full and name == unsigned)}
 
     # Whoever sends the pack may have taken the helper over; it is asked twice before a commit is refused.
-    monkeypatch.setattr(Session, "history", withhold)
+    monkeypatch.setattr(HelperSession, "history", withhold)
     status = one.sync()
     assert "is missing" in (status.error or "")
     assert status.applied.revision == good

@@ -1,4 +1,7 @@
-"""The agent's side of the helper process: start it, ask, and never wait longer than the deadline."""
+"""The agent's side of the helper process: start it, ask, and never wait longer than the deadline.
+
+Both sides send length-prefixed msgpack over a socket pair.
+"""
 
 from __future__ import annotations
 
@@ -9,30 +12,189 @@ import pwd
 import signal
 import socket
 import stat
+import struct
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any, Self
 
+import msgspec
+from msgspec import Struct
+
 from tank_agent.linux import pidfd
 from tank_agent.linux.channels import readable
 from tank_agent.linux.process import start_helper
-from tank_agent.source.git import protocol
-from tank_agent.source.git.access import Access, GitError, Wanted
+from tank_agent.source.git.access import Access, Failure, GitError, Wanted
 from tank_agent.source.git.address import Remote
-from tank_agent.source.git.objects import Commit, Tag, object_id, parse_commit, parse_tag, printable
-from tank_agent.source.git.protocol import (
-    Done,
-    Failed,
-    Fetch,
-    Limits,
-    ListRefs,
-    Object,
-    Omitted,
-    ReadHistory,
-    ReadTree,
-)
+from tank_agent.source.git.objects import Commit, Kind, Tag, object_id, parse_commit, parse_tag, printable
+
+FRAME_LIMIT = 64 << 20
+_LENGTH = struct.Struct("!I")
+
+
+class HelperLimits(Struct, frozen=True, kw_only=True):
+    """What one session of the helper may use. Sizes in bytes, times in seconds."""
+
+    file_size: int = 256 << 20
+    memory: int = 1 << 30
+    cpu: int = 120
+    wall: float = 120.0
+    entries: int = 100_000
+    depth: int = 16
+    blob: int = 1 << 20
+    total: int = 64 << 20
+    commits: int = 100_000
+
+
+class Setup(Struct, frozen=True, kw_only=True, tag=True):
+    """The first message. `descriptors` names those that come with it: scratch, objects, local.
+
+    `uid` None stays who we are.
+    """
+
+    transport: str
+    remote: Remote
+    access: Access
+    limits: HelperLimits
+    descriptors: tuple[str, ...]
+    uid: int | None = None
+    gid: int | None = None
+
+
+class ListRefs(Struct, frozen=True, tag=True):
+    """Answered by Refs."""
+
+    names: tuple[str, ...]
+
+
+class Fetch(Struct, frozen=True, tag=True):
+    """Answered by Fetched; the packs are then in the scratch repository."""
+
+    wanted: Wanted
+
+
+class ReadHistory(Struct, frozen=True, tag=True):
+    """Answered by Objects (tags and commits) and Done: what is needed to judge `tip` against `deployed`.
+
+    `full` sends every commit.
+    """
+
+    tip: str
+    deployed: str | None
+    full: bool = False
+
+
+class ReadTree(Struct, frozen=True, tag=True):
+    """Answered by Objects (trees and .toml files not in `known`), Omitted and Done."""
+
+    tree: str
+    path: str
+    known: frozenset[bytes]
+
+
+class Refs(Struct, frozen=True, tag=True):
+    """Full ref names and the objects they point to."""
+
+    ids: dict[str, str]
+
+
+class Fetched(Struct, frozen=True, tag=True):
+    """The object that the wanted ref pointed to."""
+
+    id: str
+
+
+class Object(Struct, frozen=True, tag=True):
+    """One object; the receiver computes its name itself."""
+
+    kind: Kind
+    data: bytes
+
+
+class Omitted(Struct, frozen=True, tag=True):
+    """A file that is larger than the limit; size 0 if it does not even fit into memory."""
+
+    id: str
+    size: int
+
+
+class Done(Struct, frozen=True, tag=True):
+    """The end of an answer."""
+
+
+class Failed(Struct, frozen=True, tag=True):
+    """The request failed, as GitError says."""
+
+    kind: Failure
+    message: str
+    hint: str | None = None
+
+
+Request = ListRefs | Fetch | ReadHistory | ReadTree
+Reply = Refs | Fetched | Object | Omitted | Done | Failed
+
+_ENCODER = msgspec.msgpack.Encoder()
+SETUP = msgspec.msgpack.Decoder(Setup)
+REQUEST: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
+REPLY: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
+
+
+def send(channel: socket.socket, message: Struct, descriptors: tuple[int, ...] = ()) -> None:
+    """Send one message, with open files if any.
+
+    Raises:
+        OSError: nobody reads any more, or not in time.
+    """
+    body = _ENCODER.encode(message)
+    frame = _LENGTH.pack(len(body)) + body
+    if descriptors:
+        sent = socket.send_fds(channel, [frame], list(descriptors))
+        frame = frame[sent:]
+    channel.sendall(frame)
+
+
+def receive(
+    channel: socket.socket, decoder: msgspec.msgpack.Decoder[Any], deadline: float | None = None
+) -> Any:
+    """Receive one message; `deadline` is on the monotonic clock.
+
+    Raises:
+        EOFError: the other side is gone.
+        TimeoutError: no whole answer before the deadline.
+        OSError: the connection broke.
+        ValueError: the frame is too long or not what the decoder expects.
+    """
+    (length,) = _LENGTH.unpack(_exactly(channel, _LENGTH.size, deadline))
+    if length > FRAME_LIMIT:
+        raise ValueError("message too long")
+    return decoder.decode(_exactly(channel, length, deadline))
+
+
+def receive_setup(channel: socket.socket, limit: int = 8) -> tuple[Setup, list[int]]:
+    """Receive the first message with its open files; errors as in `receive`."""
+    head, descriptors, _, _ = socket.recv_fds(channel, _LENGTH.size, limit)
+    if not head:
+        raise EOFError
+    head += _exactly(channel, _LENGTH.size - len(head))
+    (length,) = _LENGTH.unpack(head)
+    if length > FRAME_LIMIT:
+        raise ValueError("message too long")
+    return SETUP.decode(_exactly(channel, length)), descriptors
+
+
+def _exactly(channel: socket.socket, size: int, deadline: float | None = None) -> bytes:
+    parts = bytearray()
+    while len(parts) < size:
+        if deadline is not None:
+            # Zero would mean "do not block", which is another error.
+            channel.settimeout(max(0.001, deadline - time.monotonic()))
+        part = channel.recv(min(size - len(parts), 1 << 20))
+        if not part:
+            raise EOFError
+        parts += part
+    return bytes(parts)
+
 
 _START = (
     "import json,sys;sys.path[:]=json.loads(sys.argv[1]);from tank_agent.source.git.helper import main;"
@@ -137,7 +299,7 @@ class HelperPool:
             spare.close()
 
 
-class Session:
+class HelperSession:
     """One helper at work for one look at the remote; to be used by one thread, except `stop`.
 
     Args:
@@ -154,7 +316,7 @@ class Session:
         transport: str,
         remote: Remote,
         access: Access,
-        limits: Limits,
+        limits: HelperLimits,
         descriptors: dict[str, int],
         user: tuple[int, int] | None = None,
     ) -> None:
@@ -163,7 +325,7 @@ class Session:
         self._deadline = 0.0
         self._stopped = False
         uid, gid = user if user is not None else (None, None)
-        setup = protocol.Setup(
+        setup = Setup(
             transport=transport,
             remote=remote,
             access=access,
@@ -174,7 +336,7 @@ class Session:
         )
         with self._failures():
             helper.channel.settimeout(limits.wall)
-            protocol.send(helper.channel, setup, tuple(descriptors.values()))
+            send(helper.channel, setup, tuple(descriptors.values()))
 
     def __enter__(self) -> Self:
         return self
@@ -189,12 +351,12 @@ class Session:
 
     def list_refs(self, names: tuple[str, ...]) -> dict[str, str]:
         """Return the objects that these refs of the remote point to; what is not there is left out."""
-        answer = self._ask(ListRefs(names), protocol.Refs)
+        answer = self._ask(ListRefs(names), Refs)
         return {name: answer.ids[name] for name in names if name in answer.ids}
 
     def fetch(self, wanted: Wanted) -> str:
         """Fetch into the scratch directory, and return the object's name."""
-        name: str = self._ask(Fetch(wanted), protocol.Fetched).id
+        name: str = self._ask(Fetch(wanted), Fetched).id
         return name
 
     def history(
@@ -229,7 +391,7 @@ class Session:
                 objects[object_id(item.kind, item.data)] = item.data
         return objects, omitted
 
-    def _ask(self, request: protocol.Request, expected: type[Any]) -> Any:
+    def _ask(self, request: Request, expected: type[Any]) -> Any:
         with self._failures():
             self._send(request)
             answer = self._receive()
@@ -237,7 +399,7 @@ class Session:
             raise GitError("broken", "unexpected answer of the git helper")
         return answer
 
-    def _stream(self, request: protocol.Request) -> Iterator[Object | Omitted]:
+    def _stream(self, request: Request) -> Iterator[Object | Omitted]:
         total = 0
         with self._failures():
             self._send(request)
@@ -250,13 +412,13 @@ class Session:
                     raise GitError("too-big", "the git helper sends more than it may")
                 yield answer
 
-    def _send(self, request: protocol.Request) -> None:
+    def _send(self, request: Request) -> None:
         self._deadline = time.monotonic() + self._limits.wall
         self._helper.channel.settimeout(self._limits.wall)
-        protocol.send(self._helper.channel, request)
+        send(self._helper.channel, request)
 
-    def _receive(self) -> protocol.Reply:
-        answer: protocol.Reply = protocol.receive(self._helper.channel, protocol.REPLY, self._deadline)
+    def _receive(self) -> Reply:
+        answer: Reply = receive(self._helper.channel, REPLY, self._deadline)
         if isinstance(answer, Failed):
             raise GitError(
                 answer.kind, printable(answer.message, 300), hint=answer.hint and printable(answer.hint, 300)

@@ -14,8 +14,7 @@ from tank_agent.linux.trees import remove_tree
 from tank_agent.settings.git import GitSettings
 from tank_agent.source.git.access import GitError, Wanted, load_access
 from tank_agent.source.git.address import Remote
-from tank_agent.source.git.child import HelperPool, Session, helper_user
-from tank_agent.source.git.protocol import Limits
+from tank_agent.source.git.child import HelperLimits, HelperPool, HelperSession, helper_user
 from tank_agent.source.git.repository import Repository, clean, read_local_ref, scratch_directory
 
 # Where a branch that has gone was probably renamed to.
@@ -29,7 +28,7 @@ class Look:
         self._clone = clone
         self.repository = repository
         self._stack = contextlib.ExitStack()
-        self._session: Session | None = None
+        self._session: HelperSession | None = None
         self._scratch = -1
         self._local: int | None = None
         self._user: tuple[int, int] | None = None
@@ -54,7 +53,7 @@ class Look:
         return self._user
 
     @property
-    def session(self) -> Session:
+    def session(self) -> HelperSession:
         """Return the session with the helper.
 
         Raises:
@@ -73,7 +72,7 @@ class Look:
             if self._local is not None:
                 given["local"] = self._local
             self._session = self._stack.enter_context(
-                Session(
+                HelperSession(
                     clone.pool.take(),
                     transport=clone.settings.transport,
                     remote=clone.remote,
@@ -157,7 +156,7 @@ class Clone:
         self.remote = remote
         self.directory = directory
         self.pool = pool
-        self.limits = Limits(
+        self.limits = HelperLimits(
             file_size=settings.max_size,
             wall=settings.timeout,
             cpu=int(max(10, settings.timeout)),
@@ -166,7 +165,7 @@ class Clone:
         self._repository = Repository(directory / "repository")
         self._cleaned = False
         self._lock = threading.Lock()
-        self._session: Session | None = None
+        self._session: HelperSession | None = None
         self._stopped = False
 
     @contextlib.contextmanager
@@ -194,7 +193,7 @@ class Clone:
             fresh.set_have(tags[-1].target if tags else name)
         self._repository.replace(fresh)
 
-    def started(self, session: Session) -> None:
+    def started(self, session: HelperSession) -> None:
         """Note the session that `stop` has to end."""
         with self._lock:
             self._session = session

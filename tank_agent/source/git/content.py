@@ -7,13 +7,13 @@ hashes it checked itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
 
 from msgspec import Struct
 
 from tank_agent.errors import Problem
+from tank_agent.source.files import PodFile
 from tank_agent.source.git.access import GitError
-from tank_agent.source.git.objects import CommitInfo, Entry, parse_tree, printable
+from tank_agent.source.git.objects import CommitInfo, TreeEntry, parse_tree, printable
 from tank_agent.source.snapshot import Declared, Snapshot, owner_at
 from tank_agent.spec.parse import ParsedPod
 
@@ -29,18 +29,6 @@ class File(Struct, frozen=True):
 
     path: str
     id: str
-
-
-class ParsedFile(Protocol):
-    """What the parser of pod files returns; `source.files.PodFile` is one."""
-
-    @property
-    def pods(self) -> tuple[Any, ...]: ...  # noqa: D102
-    @property
-    def problems(self) -> tuple[Problem, ...]: ...  # noqa: D102
-
-
-Parser = Callable[[bytes, str], ParsedFile]
 
 
 def walk(
@@ -103,13 +91,13 @@ def descend(tree: str, path: str, load: Callable[[str], bytes]) -> str:
     return tree
 
 
-def _kind(entry: Entry) -> str:
+def _kind(entry: TreeEntry) -> str:
     if entry.is_symlink:
         return "a symbolic link"
     return "a file" if entry.is_file else "a submodule"
 
 
-def _complaint(entry: Entry) -> str | None:
+def _complaint(entry: TreeEntry) -> str | None:
     if not entry.safe:
         return "this name cannot be a file's; the entry is left out"
     pod_file = entry.name.endswith(b".toml")
@@ -129,7 +117,7 @@ def snapshot(
     commit: CommitInfo,
     files: tuple[File, ...],
     problems: tuple[Problem, ...],
-    parsed: Mapping[File, ParsedFile],
+    parsed: Mapping[File, PodFile],
     select: Callable[[ParsedPod], bool],
 ) -> Snapshot:
     """Return what a commit declares for this host. A file with problems keeps its pods as they are."""

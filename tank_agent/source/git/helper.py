@@ -2,35 +2,47 @@
 
 Started by `child` with a socket as its stdin. Order matters: load the code while it can be read, take the
 descriptors, build a view of the file system in which only the scratch directory can be written, set limits,
-give up root, and only then look at anything that a stranger wrote.
+give up root, and only then look at anything that a stranger wrote. The agent hashes again what it is given:
+a mistake here can stop an update but never forge one.
 """
 
 from __future__ import annotations
 
+import heapq
 import os
 import signal
 import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from dulwich.object_store import DiskObjectStore
 from msgspec import Struct
 
 from tank_agent.linux import confine
-from tank_agent.source.git import protocol
 from tank_agent.source.git.access import Context, GitError, GitTransport, advise
-from tank_agent.source.git.objects import BadObjectError, printable
-from tank_agent.source.git.protocol import (
+from tank_agent.source.git.child import (
+    REQUEST,
     Done,
     Failed,
     Fetch,
     Fetched,
+    HelperLimits,
     ListRefs,
+    Object,
+    Omitted,
     ReadHistory,
     ReadTree,
     Refs,
+    Request,
     Setup,
+    receive,
+    receive_setup,
+    send,
 )
+from tank_agent.source.git.content import DirectoryMissingError, walk
+from tank_agent.source.git.objects import OMITTED, BadObjectError, Kind, object_id, parse_tag, printable
 
 # Directories that every system has and that hold nothing we need: our own little tree is mounted over one.
 _STAGES = ("/mnt", "/media", "/srv")
@@ -53,7 +65,6 @@ def main(*, reserve: bool = False) -> None:
     import dulwich.repo  # noqa: F401
 
     if reserve:
-        import tank_agent.source.git.reader
         import tank_agent.source.git.with_dulwich  # noqa: F401
 
     channel = socket.socket(fileno=os.dup(0))
@@ -61,17 +72,17 @@ def main(*, reserve: bool = False) -> None:
     os.dup2(devnull, 0)
     os.close(devnull)
     try:
-        setup, descriptors = protocol.receive_setup(channel)
+        setup, descriptors = receive_setup(channel)
     except EOFError:
         return
     try:
         session = _Session(setup, give_up_the_rest(setup, descriptors))
         while True:
-            session.answer(channel, protocol.receive(channel, protocol.REQUEST))
+            session.answer(channel, receive(channel, REQUEST))
     except EOFError:
         return
     except GitError as error:
-        protocol.send(channel, Failed(error.kind, error.message, error.hint))
+        send(channel, Failed(error.kind, error.message, error.hint))
 
 
 def give_up_the_rest(setup: Setup, descriptors: list[int]) -> Places:
@@ -133,39 +144,37 @@ class _Session:
         self._setup = setup
         self._places = places
 
-    def answer(self, channel: socket.socket, request: protocol.Request) -> None:
+    def answer(self, channel: socket.socket, request: Request) -> None:
         """Send everything that answers one request; the last message ends the answer."""
         # The agent kills us at its deadline; this is for the case that it cannot any more.
         signal.setitimer(signal.ITIMER_REAL, self._setup.limits.wall + 5)
         try:
             for reply in self._replies(request):
-                protocol.send(channel, reply)
+                send(channel, reply)
         except GitError as error:
-            protocol.send(channel, Failed(error.kind, error.message, error.hint))
+            send(channel, Failed(error.kind, error.message, error.hint))
         except MemoryError:
-            protocol.send(channel, Failed("too-big", "the answer needs more memory than is allowed"))
+            send(channel, Failed("too-big", "the answer needs more memory than is allowed"))
         except OSError:
             raise
         except Exception as error:
             if isinstance(request, ListRefs | Fetch):
                 text = printable(f"{type(error).__name__}: {error}", 200)
-                protocol.send(channel, Failed("broken", f"the server's answer cannot be used: {text}"))
+                send(channel, Failed("broken", f"the server's answer cannot be used: {text}"))
             else:
                 text = printable(
                     str(error) if isinstance(error, BadObjectError) else f"{type(error).__name__}: {error}"
                 )
-                protocol.send(channel, Failed("corrupt", f"the local copy is damaged: {text}"))
+                send(channel, Failed("corrupt", f"the local copy is damaged: {text}"))
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
-    def _replies(self, request: protocol.Request) -> Iterator[Struct]:
+    def _replies(self, request: Request) -> Iterator[Struct]:
         match request:
             case ListRefs() | Fetch():
                 yield self._reply_of_remote(request)
             case ReadHistory() | ReadTree():
-                from tank_agent.source.git.reader import Reader
-
-                reader = Reader(os.fspath(self._places.objects), self._setup.limits)
+                reader = ObjectReader(os.fspath(self._places.objects), self._setup.limits)
                 try:
                     yield from (
                         reader.history(request) if isinstance(request, ReadHistory) else reader.tree(request)
@@ -212,3 +221,155 @@ class _Session:
         from tank_agent.source.git.with_dulwich import DulwichTransport
 
         return DulwichTransport(context)
+
+
+_KINDS: dict[int, Kind] = {1: "commit", 2: "tree", 3: "blob", 4: "tag"}
+_TIP, _OLD = 1, 2
+
+
+class ObjectReader:
+    """One pass over the object store in a directory (`objects` of a bare repository)."""
+
+    def __init__(self, objects: str, limits: HelperLimits) -> None:
+        self._store: Any = DiskObjectStore(objects)
+        self._limits = limits
+        self._omitted = _omitted(Path(objects) / "info" / "omitted")
+        self._left = limits.total
+
+    def close(self) -> None:
+        """Close the packs."""
+        self._store.close()
+
+    def history(self, request: ReadHistory) -> Iterator[Object]:
+        """Yield what is needed to judge `tip` against `deployed`: tags, then commits, newest first."""
+        name = request.tip
+        for _ in range(4):
+            item = self._load(name)
+            if item.kind != "tag":
+                break
+            yield item
+            name = parse_tag(item.data).target
+        yield from self._commits(name, request)
+
+    def _commits(self, tip: str, request: ReadHistory) -> Iterator[Object]:
+        colours = {tip: _TIP}
+        deployed = request.deployed if request.deployed != tip else None
+        if deployed is not None:
+            colours[deployed] = _OLD
+        item = self._commit(tip)
+        # First of all, since the walk may end before it: an older commit is found from the deployed one.
+        yield item
+        if deployed is None:
+            return
+        sent = {tip: _parents(item.data)}
+        heap: list[tuple[int, str]] = []
+        done: dict[str, int] = {}
+        for name in colours:
+            self._push(heap, name)
+        while heap and (request.full or any(colours[name] == _TIP for _, name in heap)):
+            _, name = heapq.heappop(heap)
+            if done.get(name) == colours[name]:
+                continue
+            done[name] = colours[name]
+            if name not in sent:
+                item = self._commit(name)
+                sent[name] = _parents(item.data)
+                if len(sent) > self._limits.commits:
+                    raise GitError(
+                        "too-big", f"more than {self._limits.commits} commits since the last deployed one"
+                    )
+                yield item
+            for parent in sent[name]:
+                if colours.get(parent, 0) | colours[name] != colours.get(parent, 0):
+                    colours[parent] = colours.get(parent, 0) | colours[name]
+                    self._push(heap, parent)
+
+    def _commit(self, name: str) -> Object:
+        item = self._load(name)
+        if item.kind != "commit":
+            raise GitError("not-found", "the ref does not name a commit")
+        return item
+
+    def _push(self, heap: list[tuple[int, str]], name: str) -> None:
+        # Beyond a shallow boundary, and after a re-clone also the deployed commit: the agent sees the hole.
+        try:
+            _, data = self._store.get_raw(name.encode())
+        except KeyError:
+            return
+        heapq.heappush(heap, (-_time(data), name))
+
+    def tree(self, request: ReadTree) -> Iterator[Object | Omitted]:
+        """Yield the trees and .toml files below a path that the agent does not have yet."""
+        found: list[Object | Omitted] = []
+
+        def load(name: str) -> bytes:
+            item = self._load(name)
+            if bytes.fromhex(name) not in request.known:
+                found.append(item)
+            return item.data
+
+        try:
+            files, _ = walk(request.tree, request.path, load, self._limits.entries, self._limits.depth)
+        except DirectoryMissingError:
+            files = ()
+        yield from found
+        for file in files:
+            if bytes.fromhex(file.id) not in request.known:
+                yield self._file(file.id)
+
+    def _file(self, name: str) -> Object | Omitted:
+        size = self._omitted.get(name)
+        if size is not None and (size == 0 or size > self._limits.blob):
+            return Omitted(name, size)
+        try:
+            item = self._get(name)
+        except MemoryError:
+            # A few bytes in a pack can stand for gigabytes; the others' files are still to be read.
+            return Omitted(name, 0)
+        return Omitted(name, len(item.data)) if len(item.data) > self._limits.blob else item
+
+    def _load(self, name: str) -> Object:
+        try:
+            return self._get(name)
+        except MemoryError as error:
+            message = f"object {name[:12]} unpacks to more memory than is allowed"
+            raise GitError("too-big", message, hint="take it out of the history") from error
+
+    def _get(self, name: str) -> Object:
+        try:
+            number, data = self._store.get_raw(name.encode())
+        except KeyError:
+            raise GitError("corrupt", f"object {name[:12]} is missing") from None
+        kind = _KINDS[number]
+        if object_id(kind, data) != name:
+            raise BadObjectError(f"object {name[:12]} is damaged")
+        if len(data) <= self._limits.blob or kind != "blob":
+            self._left -= len(data)
+        if self._left < 0:
+            what = "the files are" if kind == "blob" else f"{kind} {name[:12]} and what came before it are"
+            raise GitError("too-big", f"{what} more than {self._limits.total >> 20} MiB", hint="see git.path")
+        return Object(kind, data)
+
+
+def _omitted(file: Path) -> dict[str, int]:
+    try:
+        lines = file.read_text(encoding="ascii").splitlines()
+    except FileNotFoundError:
+        return {}
+    found = (OMITTED.fullmatch(line) for line in lines)
+    return {match[1]: int(match[2]) for match in found if match is not None}
+
+
+def _parents(data: bytes) -> tuple[str, ...]:
+    head = data.partition(b"\n\n")[0]
+    return tuple(
+        line[7:47].decode("ascii", "replace") for line in head.split(b"\n") if line.startswith(b"parent ")
+    )
+
+
+def _time(data: bytes) -> int:
+    for line in data.partition(b"\n\n")[0].split(b"\n"):
+        if line.startswith(b"committer "):
+            text = line.rsplit(b" ", 2)[-2]
+            return int(text) if text.isdigit() else 0
+    return 0

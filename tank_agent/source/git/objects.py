@@ -14,6 +14,8 @@ from msgspec import Struct
 
 Kind = Literal["commit", "tree", "blob", "tag"]
 ID = re.compile(r"[0-9a-f]{40}")
+# A pod file that was left out: its name and its size, 0 if it does not fit into memory.
+OMITTED = re.compile(r"([0-9a-f]{40}) (\d{1,18})")
 _PERSON = re.compile(r"(.*?) ?<([^<>]*)> (-?\d{1,15}) [+-]\d{4}")
 _SIGNATURE = re.compile(rb"^-----BEGIN (?:PGP SIGNATURE|PGP MESSAGE|SSH SIGNATURE)-----$", re.MULTILINE)
 # Of Python's, those that git hosts and mailers write; some of the others take long, or are no texts at all.
@@ -67,7 +69,7 @@ class Tag(Struct, frozen=True, kw_only=True):
     signed: Signed | None = None
 
 
-class Entry(Struct, frozen=True):
+class TreeEntry(Struct, frozen=True):
     """One line of a tree. `safe` is False for a name that no checkout could hold (`..`, `.git`, a slash)."""
 
     name: bytes
@@ -161,13 +163,13 @@ def parse_tag(data: bytes) -> Tag:
     )
 
 
-def parse_tree(data: bytes) -> tuple[Entry, ...]:
+def parse_tree(data: bytes) -> tuple[TreeEntry, ...]:
     """Read a tree.
 
     Raises:
         BadObjectError: it is malformed or names one entry twice.
     """
-    entries: list[Entry] = []
+    entries: list[TreeEntry] = []
     at = 0
     while at < len(data):
         space = data.find(b" ", at, at + 8)
@@ -175,7 +177,7 @@ def parse_tree(data: bytes) -> tuple[Entry, ...]:
         mode = data[at:space]
         if space < 0 or end < space or len(data) < end + 21 or not re.fullmatch(rb"[0-7]{5,6}", mode):
             raise BadObjectError("malformed tree")
-        entries.append(Entry(data[space + 1 : end], int(mode, 8), data[end + 1 : end + 21].hex()))
+        entries.append(TreeEntry(data[space + 1 : end], int(mode, 8), data[end + 1 : end + 21].hex()))
         at = end + 21
     if len({entry.name for entry in entries}) != len(entries):
         raise BadObjectError("a tree names one entry twice")

@@ -27,10 +27,8 @@ from tank_agent.linux import atomic, fault
 from tank_agent.linux.paths import Closing, open_without_links
 from tank_agent.linux.trees import remove_tree
 from tank_agent.source.git.access import GitError
-from tank_agent.source.git.objects import ID
+from tank_agent.source.git.objects import ID, OMITTED
 
-# A file that was left out: its name and its size, 0 if it does not fit into memory.
-OMITTED = re.compile(r"([0-9a-f]{40}) (\d{1,18})")
 _MANY_OMITTED = 10_000
 _PACK = re.compile(r"pack-[0-9a-f]{40}\.(pack|idx)")
 _CONFIG = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n"

@@ -18,12 +18,12 @@ import msgspec
 from tank_agent.errors import Problem, Stalled, TankError
 from tank_agent.linux import fault
 from tank_agent.settings.git import COMMIT, GitSettings, is_reference_name, problems
-from tank_agent.source.files import parse_bytes
+from tank_agent.source.files import Parse, PodFile, parse_bytes
 from tank_agent.source.follower import OwnedPod
 from tank_agent.source.git import content, decide, verify
 from tank_agent.source.git.access import GitError, Wanted
 from tank_agent.source.git.address import parse_url
-from tank_agent.source.git.child import HelperPool, Session
+from tank_agent.source.git.child import HelperPool, HelperSession
 from tank_agent.source.git.clone import Clone, Look
 from tank_agent.source.git.objects import Commit, Tag, printable
 from tank_agent.source.git.repository import MANY_PACKS
@@ -67,7 +67,7 @@ class GitSource:
         recall: Callable[[str], bytes],
         on_status: Callable[[GitStatus], None] = lambda _: None,
         clock: Callable[[], float] = time.time,
-        parse: content.Parser = parse_bytes,
+        parse: Parse = parse_bytes,
         pool: HelperPool | None = None,
     ) -> None:
         found = problems(settings)
@@ -96,7 +96,7 @@ class GitSource:
         self._progress = Progress(status, on_status, clock)
         self._vouched = verify.Vouched(recall, remember)
         self._objects: dict[str, bytes] = {}
-        self._parsed: dict[content.File, content.ParsedFile] = {}
+        self._parsed: dict[content.File, PodFile] = {}
         self._checked: Snapshot | None = None
         self._applied: Snapshot | None = None
         self._applied_tip: str | None = None
@@ -203,7 +203,7 @@ class GitSource:
         )
 
     def _history_of(self, look: Look, tip: str, deployed: str | None) -> tuple[list[Tag], dict[str, Commit]]:
-        """Return what `Session.history` does, of an object that may have to be fetched first."""
+        """Return what `HelperSession.history` does, of an object that may have to be fetched first."""
         try:
             return look.session.history(tip, deployed)
         except GitError:
@@ -374,7 +374,7 @@ class GitSource:
         fault.point("git:checked")
         return snapshot
 
-    def _snapshot(self, session: Session, commit: Commit, kept: dict[str, bytes]) -> Snapshot:
+    def _snapshot(self, session: HelperSession, commit: Commit, kept: dict[str, bytes]) -> Snapshot:
         """Read, parse and select; `kept` is filled with the objects that this commit needs."""
         path = self._settings.directory(self._host.name)
         known = frozenset(bytes.fromhex(name) for name in self._objects)
@@ -389,7 +389,7 @@ class GitSource:
 
         limits = self._clone.limits
         files, found = content.walk(commit.tree, path, load, limits.entries, limits.depth)
-        parsed: dict[content.File, content.ParsedFile] = {}
+        parsed: dict[content.File, PodFile] = {}
         for file in files:
             if file.id in omitted:
                 message = f"is larger than {limits.blob} bytes; no pod file is"
