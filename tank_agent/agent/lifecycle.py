@@ -18,11 +18,10 @@ from tank_agent.agent import logging as logs
 from tank_agent.agent.assembly import Running
 from tank_agent.api.server import ApiServer
 from tank_agent.control.pods import Service
-from tank_agent.errors import InvalidSpec, Retry, Stalled, TankError
+from tank_agent.errors import InvalidSpec, Retry, Stalled, TankError, shortage
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.store import MemoryStore, UnreadableJournal
 from tank_agent.linux.clock import SystemClock
-from tank_agent.linux.shortage import shortage
 from tank_agent.linux.systemd import Notifier
 from tank_agent.linux.wakeups import CaughtSignals
 from tank_agent.reconcile.core.restart import Backoff

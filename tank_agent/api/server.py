@@ -21,8 +21,7 @@ from tank_agent.api.routes import ROUTES, Route, RouteTable
 from tank_agent.api.types import ErrorBody
 from tank_agent.api.wire import DEFAULT_GROUP, encode_error
 from tank_agent.control.pods import Service
-from tank_agent.errors import Retry, TankError
-from tank_agent.linux.shortage import shortage
+from tank_agent.errors import Retry, TankError, shortage
 
 _LOG = structlog.get_logger()
 _BACKLOG = 256

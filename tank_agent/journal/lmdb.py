@@ -12,11 +12,10 @@ from typing import Any, TypeVar
 
 import lmdb
 
-from tank_agent.errors import Retry, Stalled, TankError
+from tank_agent.errors import Retry, Stalled, TankError, shortage
 from tank_agent.journal.store import HOW_TO_GO_ON, Table, UnreadableJournal, Write
 from tank_agent.linux import atomic
 from tank_agent.linux.locks import LockFile
-from tank_agent.linux.shortage import shortage
 
 R = TypeVar("R")
 

@@ -14,8 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
-from tank_agent.errors import Retry, Stalled, TankError
-from tank_agent.linux.shortage import shortage
+from tank_agent.errors import Retry, Stalled, TankError, shortage
 
 _VERSION_DEADLINE = 10.0
 # Nothing of the agent's environment reaches a child: hooks and helpers would inherit it.

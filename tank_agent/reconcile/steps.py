@@ -12,14 +12,13 @@ import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
-from tank_agent.errors import Retry, TankError
+from tank_agent.errors import Retry, TankError, shortage
 from tank_agent.image.config import ImageConfig
 from tank_agent.image.parameters import merge
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import ContainerStatus, DesiredPod, Exit, NewEvent, PodStatus
 from tank_agent.linux.clock import Clock
 from tank_agent.linux.fault import point
-from tank_agent.linux.shortage import shortage
 from tank_agent.linux.trees import remove_tree
 from tank_agent.reconcile.core import actions
 from tank_agent.reconcile.core.actions import Action

@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 from msgspec import Struct
 
-from tank_agent.errors import TankError
-from tank_agent.linux.shortage import shortage
+from tank_agent.errors import TankError, shortage
 from tank_agent.reconcile.core.actions import Action
 from tank_agent.retry import Failure, Pace, spread
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import structlog
 
+from tank_agent.errors import shortage
 from tank_agent.linux.fault import point
-from tank_agent.linux.shortage import shortage
 from tank_agent.runtime.container.containers import Containers
 from tank_agent.runtime.run import LiveRun
 from tank_agent.runtime.session.log_reader import log_files
