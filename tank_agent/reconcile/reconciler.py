@@ -187,7 +187,7 @@ class Reconciler:
     def situation(self, pod: str, desired: DesiredPod | None) -> Situation:
         """Return what is decided from; asks memory, and the image store only for what is to start."""
         machine = self._machine
-        runs = tuple(_observed_run(live) for live in machine.containers.runs(pod))
+        runs = tuple(Run.of(live) for live in machine.containers.runs(pod))
         images = self._images(desired, runs) if desired is not None else {}
         return Situation(
             desired=desired,
@@ -373,22 +373,3 @@ def _goes_on(run: LiveRun) -> bool:
 
 def _lives(run: LiveRun) -> bool:
     return run.state is RunState.RUNNING or (run.state is RunState.ORPHANED and not run.lost)
-
-
-def _observed_run(live: LiveRun) -> Run:
-    return Run(
-        id=live.record.id,
-        container=live.record.container,
-        hash=live.record.hash,
-        state=live.state,
-        pid=live.pid,
-        image=live.record.image,
-        stopping=live.stopping,
-        exit=live.exit,
-        lost=live.lost,
-        settings=live.record.settings,
-        drift=live.drift,
-        failure=live.failure,
-        unmounted=live.unmounted,
-        out_of_memory=live.out_of_memory,
-    )

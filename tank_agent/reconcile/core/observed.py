@@ -14,7 +14,7 @@ from tank_agent.image.config import PullProgress
 from tank_agent.journal.records import DesiredPod, Exit, PodStatus
 from tank_agent.reconcile.core.restart import Backoff
 from tank_agent.retry import Failure
-from tank_agent.runtime.run import ChangeFailure, RunState, Stopping, Unmounted
+from tank_agent.runtime.run import ChangeFailure, LiveRun, RunRecord, RunState, Stopping, Unmounted
 
 
 class Moment(Struct, frozen=True, kw_only=True):
@@ -55,6 +55,21 @@ class Run(Struct, frozen=True, kw_only=True):
     unmounted: Unmounted | None = None
     out_of_memory: bool = False
     lost: bool = False
+
+    @staticmethod
+    def of(live: LiveRun) -> Run:
+        """Return what is observed of a run; each field is one of it, or of its record."""
+        record = RunRecord.__struct_fields__
+        found = {
+            name: getattr(live.record if name in record else live, name) for name in Run.__struct_fields__
+        }
+        return Run(**found)
+
+    def error(self, settings: str) -> str | None:
+        """Return what is wrong with the run though it goes on; `settings` is the hash that it should have."""
+        if self.failure is not None and self.failure.settings == settings:
+            return self.failure.error
+        return self.unmounted.error if self.unmounted is not None else None
 
 
 class ImageState(enum.StrEnum):

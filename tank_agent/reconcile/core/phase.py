@@ -121,11 +121,7 @@ def _view(desired: DesiredPod, container: Container, situation: Situation) -> Co
     image = situation.observed.images.get(container.name)
     error = _image_error(image)
     if run is not None:
-        failure = run.failure
-        if failure is not None and failure.settings == settings_hash(container):
-            error = error or failure.error
-        if run.unmounted is not None:
-            error = error or run.unmounted.error
+        error = error or run.error(settings_hash(container))
         phase = _phase_of_run(
             run, hash_, waits_for_image=image is not None and image.state is not ImageState.READY
         )
