@@ -56,6 +56,11 @@ class AddAddress(Struct, frozen=True):
     packed: bytes
     prefix: int
 
+    @property
+    def claim(self) -> tuple[int, bytes]:
+        """Return the LAN, by its parent interface, and the address: two pods must not ask for both."""
+        return self.nic.parent_index, self.packed
+
     def __str__(self) -> str:
         return f"{self.nic.name} lacks {text(self.packed)}/{self.prefix}"
 

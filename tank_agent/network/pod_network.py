@@ -7,7 +7,8 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from msgspec import Struct
@@ -15,7 +16,6 @@ from msgspec import Struct
 from tank_agent.errors import Retry, Stalled, TankError
 from tank_agent.linux import namespaces
 from tank_agent.network import convergence, rtnetlink
-from tank_agent.network.claims import Claims, claim
 from tank_agent.network.host_facts import HostFacts
 from tank_agent.network.rtnetlink import Observed
 from tank_agent.network.wanted import WantedNic, wanted_nics
@@ -58,7 +58,7 @@ class PodNetworks:
         self._host = host
         self._lock = threading.Lock()
         self._readers: dict[str, _Reader] = {}
-        self._claims = Claims()
+        self._claims = _Claims()
 
     def ensure(self, pod: str, network: Network) -> NetworkState:
         """Make the pod's network, or change what there is to what is wanted, without touching the rest.
@@ -147,7 +147,7 @@ class PodNetworks:
         if namespaces.network_namespace_inode(path) is not None:
             ours = [link for link in _read(path, links_only=True).links if convergence.is_ours(link)]
             if ours:
-                from tank_agent.network.apply import remove_links
+                from tank_agent.network.nics import remove_links
 
                 remove_links(path, ours)
         namespaces.unpin(path)
@@ -206,9 +206,9 @@ class PodNetworks:
                     raise next(iter(failures.values()))
                 if not left:
                     return observed
-                from tank_agent.network.apply import apply
+                from tank_agent.network.nics import apply
 
-                new = [claim(step) for step in left if isinstance(step, convergence.AddAddress)]
+                new = [step.claim for step in left if isinstance(step, convergence.AddAddress)]
                 with self._claims.held(pod, new) as claimed:
                     failures |= apply(path, left, whole=whole, claimed=claimed)
         raise Retry(
@@ -315,3 +315,30 @@ def _read_socket(netlink: socket.socket, *, links_only: bool) -> Observed:
     if links_only:
         return Observed(links=rtnetlink.read_links(netlink))
     return rtnetlink.read(netlink)
+
+
+class _Claims:
+    """The addresses that pods are about to use: the first to ask has one, others are refused until it is set.
+
+    Two that ask the LAN for one address at the same moment would each take the other's question for a holder,
+    and after the same wait ask together again.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pods: dict[tuple[int, bytes], str] = {}
+
+    @contextmanager
+    def held(self, pod: str, wanted: Iterable[tuple[int, bytes]]) -> Iterator[dict[tuple[int, bytes], str]]:
+        """Hold what no other pod holds, and yield which pods hold the rest."""
+        claims = set(wanted)
+        with self._lock:
+            others = {claim: self._pods[claim] for claim in claims if claim in self._pods}
+            own = claims - others.keys()
+            self._pods.update(dict.fromkeys(own, pod))
+        try:
+            yield others
+        finally:
+            with self._lock:
+                for claim in own:
+                    del self._pods[claim]

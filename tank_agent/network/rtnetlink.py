@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 
 from msgspec import Struct
@@ -159,10 +160,7 @@ def _attributes(data: bytes, offset: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _number(data: bytes | None) -> int:
-    return int.from_bytes(data or b"\0", "little" if _LITTLE_ENDIAN else "big")
-
-
-_LITTLE_ENDIAN = struct.pack("=H", 1) == b"\1\0"
+    return int.from_bytes(data or b"\0", sys.byteorder)
 
 
 def _link(body: bytes) -> Link:

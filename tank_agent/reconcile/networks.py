@@ -14,8 +14,8 @@ from tank_agent.errors import Retry, TankError
 from tank_agent.linux.clock import Clock
 from tank_agent.linux.namespaces import network_namespace_inode, unpin
 from tank_agent.linux.trees import left_for_later, remove_tree
-from tank_agent.network.files import files_differ, pod_files, read_host_hosts, wants_host_dns, write_files
 from tank_agent.network.host_facts import HostDns, HostFacts
+from tank_agent.network.names import files_differ, pod_files, read_host_hosts, wants_host_dns, write_files
 from tank_agent.network.pod_network import NetworkState, PodNetworks
 from tank_agent.reconcile.core.observed import NetworkUse, PendingChange
 from tank_agent.retry import Failure, Pace, spread

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import signal
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import asdict, replace
@@ -30,14 +30,15 @@ class Action(Struct, frozen=True, kw_only=True):
     """One step for one pod."""
 
     sentence: ClassVar[str]
+    effect: ClassVar[dict[str, Any]] = {}
 
     def describe(self) -> str:
         """Return the step as `tank plan` prints it."""
         return self.sentence.format_map(asdict(self))
 
     def expected(self, situation: Situation) -> Situation:
-        """Return the situation after the step, if it succeeds at once."""
-        raise NotImplementedError
+        """Return the situation after the step, if it succeeds at once: with the values of `effect`."""
+        return situation.seeing(**self.effect)
 
 
 class Pull(Action, frozen=True, kw_only=True):
@@ -57,10 +58,7 @@ class MakeNetwork(Action, frozen=True, kw_only=True):
     """Make the pod's network namespace."""
 
     sentence = "make the network namespace"
-
-    def expected(self, situation: Situation) -> Situation:
-        """Return the situation with a network that nothing ran in."""
-        return situation.seeing(network="fresh")
+    effect: ClassVar = {"network": "fresh"}
 
 
 class ConvergeNetwork(Action, frozen=True, kw_only=True):
@@ -68,20 +66,14 @@ class ConvergeNetwork(Action, frozen=True, kw_only=True):
 
     sentence = "bring the network up to date: {reason}"
     reason: str
-
-    def expected(self, situation: Situation) -> Situation:
-        """Return the situation with the network as it should be."""
-        return situation.seeing(network_change=None)
+    effect: ClassVar = {"network_change": None}
 
 
 class RemoveNetwork(Action, frozen=True, kw_only=True):
     """Remove the pod's network namespace."""
 
     sentence = "remove the network namespace"
-
-    def expected(self, situation: Situation) -> Situation:
-        """Return the situation without a network."""
-        return situation.seeing(network="absent")
+    effect: ClassVar = {"network": "absent"}
 
 
 class Start(Action, frozen=True, kw_only=True):
@@ -124,7 +116,7 @@ class RunAction(Action, frozen=True, kw_only=True):
 
     def after(self, run: Run, now: Moment) -> Run:
         """Return the run as it is after the step."""
-        raise NotImplementedError
+        return replace(run, **self.effect)
 
 
 class ChangeLive(RunAction, frozen=True, kw_only=True):
@@ -132,10 +124,8 @@ class ChangeLive(RunAction, frozen=True, kw_only=True):
 
     sentence = "change container {container} while it runs: {reason}"
     reason: str
-
-    def after(self, run: Run, now: Moment) -> Run:
-        """Return the run with the settings that it should have, for which no hash stands."""
-        return replace(run, settings="", drift=None, failure=None)
+    # No hash stands for the settings that it should have.
+    effect: ClassVar = {"settings": "", "drift": None, "failure": None}
 
 
 class MountAgain(RunAction, frozen=True, kw_only=True):
@@ -143,20 +133,14 @@ class MountAgain(RunAction, frozen=True, kw_only=True):
 
     sentence = "mount again in container {container}: {paths}"
     paths: str
-
-    def after(self, run: Run, now: Moment) -> Run:
-        """Return the run with its mounts."""
-        return replace(run, unmounted=None)
+    effect: ClassVar = {"unmounted": None}
 
 
 class RecordOutOfMemory(RunAction, frozen=True, kw_only=True):
     """Record that a process of a run that goes on was killed for want of memory."""
 
     sentence = "record that container {container} ran out of memory"
-
-    def after(self, run: Run, now: Moment) -> Run:
-        """Return the run with that recorded."""
-        return replace(run, out_of_memory=False)
+    effect: ClassVar = {"out_of_memory": False}
 
 
 class Stop(RunAction, frozen=True, kw_only=True):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tank_agent.network.files import (
+from tank_agent.network.host_facts import HostDns
+from tank_agent.network.names import (
     files_differ,
     hosts,
     pod_files,
@@ -13,7 +14,6 @@ from tank_agent.network.files import (
     resolv_conf,
     write_files,
 )
-from tank_agent.network.host_facts import HostDns
 from tank_agent.network.pod_network import NetworkState
 from tank_agent.spec.model import Network
 

@@ -20,7 +20,6 @@ from tank_agent.linux import fault
 from tank_agent.linux.namespaces import in_network_namespace, raise_link, set_network_sysctl
 from tank_agent.linux.paths import Closing
 from tank_agent.network import probe, rtnetlink
-from tank_agent.network.claims import Claim, claim
 from tank_agent.network.convergence import (
     AddAddress,
     AddLink,
@@ -50,7 +49,7 @@ _REFUSED_PARENTS = {
 
 
 class _Attempt:
-    """What fails of several interfaces: each by itself, so that none keeps the others from what they need."""
+    """Collects the first error of each interface, so that one failure does not block the others."""
 
     def __init__(self, *, whole: bool) -> None:
         self.failures: dict[str, TankError] = {}
@@ -68,7 +67,7 @@ class _Attempt:
 
 
 def apply(
-    netns: Path, steps: Sequence[Step], *, whole: bool, claimed: Mapping[Claim, str]
+    netns: Path, steps: Sequence[Step], *, whole: bool, claimed: Mapping[tuple[int, bytes], str]
 ) -> dict[str, TankError]:
     """Do the steps in the namespace pinned at `netns`; return what failed, an error for each interface.
 
@@ -89,10 +88,7 @@ def apply(
     impossible = list(attempt.failures.values())
     possible = [nic for nic in additions if nic.name not in attempt.failures]
     new_addresses = [step for step in steps if isinstance(step, AddAddress)]
-    refused = [
-        *_refuse_own_addresses(new_addresses, attempt),
-        *_refuse_claimed_addresses(new_addresses, claimed, attempt),
-    ]
+    refused = _refuse_local_addresses(new_addresses, claimed, attempt)
     for link in (step.link for step in steps if isinstance(step, RemoveLink)):
         with attempt.at(link.name):
             if impossible and not any(_is_succeeded(link, nic) for nic in possible):
@@ -332,45 +328,54 @@ def _refuse_taken_addresses(additions: Sequence[AddAddress], attempt: _Attempt) 
     with _explained("cannot ask the network whether an address is free"):
         found = probe.holders([_target(step) for step in additions])
     fault.point("network:probed")
-    refused = []
-    for step in additions:
-        if holder := found.get(step.packed):
-            refused.append(step)
-            with attempt.at(step.nic.name):
-                raise Retry(
-                    f"the address {text(step.packed)} is taken: "
-                    f"{format_mac(holder)} on {step.nic.parent} has it",
-                    hint="give the pod another address, or take it from the other machine",
-                )
-    return refused
+
+    def why(step: AddAddress) -> TankError | None:
+        holder = found.get(step.packed)
+        if not holder:
+            return None
+        return Retry(
+            f"the address {text(step.packed)} is taken: {format_mac(holder)} on {step.nic.parent} has it",
+            hint="give the pod another address, or take it from the other machine",
+        )
+
+    return _refuse(additions, attempt, why)
 
 
-def _refuse_claimed_addresses(
-    additions: Sequence[AddAddress], claimed: Mapping[Claim, str], attempt: _Attempt
+def _refuse_local_addresses(
+    additions: Sequence[AddAddress], claimed: Mapping[tuple[int, bytes], str], attempt: _Attempt
 ) -> list[AddAddress]:
-    """Return the addresses that other pods of this machine are just about to use."""
-    refused = [step for step in additions if claim(step) in claimed]
-    for step in refused:
-        with attempt.at(step.nic.name):
-            raise Retry(
-                f"the address {text(step.packed)} is taken: pod {claimed[claim(step)]} is about to use it",
-                hint="give one of the two another address",
-            )
-    return refused
+    """Return the addresses of the host, and those that its other pods are just about to use.
 
-
-def _refuse_own_addresses(additions: Sequence[AddAddress], attempt: _Attempt) -> list[AddAddress]:
-    """Return the host's own addresses, for which the host would not answer a probe from its own macvlan."""
+    The host would not answer a probe from its own macvlan.
+    """
     if not additions:
         return []
     with rtnetlink.open_socket() as netlink:
         own = {address.packed: address.index for address in rtnetlink.read_addresses(netlink)}
-    refused = [step for step in additions if step.packed in own]
-    for step in refused:
-        with attempt.at(step.nic.name):
-            name = socket.if_indextoname(own[step.packed])
-            raise Stalled(
-                f"the address {text(step.packed)} is this machine's own, on {name}",
+
+    def why(step: AddAddress) -> TankError | None:
+        address = f"the address {text(step.packed)}"
+        if step.packed in own:
+            return Stalled(
+                f"{address} is this machine's own, on {socket.if_indextoname(own[step.packed])}",
                 hint='give the pod another address, or use network = "host"',
             )
+        other = claimed.get(step.claim)
+        if other is None:
+            return None
+        hint = "give one of the two another address"
+        return Retry(f"{address} is taken: pod {other} is about to use it", hint=hint)
+
+    return _refuse(additions, attempt, why)
+
+
+def _refuse(
+    additions: Sequence[AddAddress], attempt: _Attempt, why: Callable[[AddAddress], TankError | None]
+) -> list[AddAddress]:
+    refused = []
+    for step in additions:
+        if error := why(step):
+            refused.append(step)
+            with attempt.at(step.nic.name):
+                raise error
     return refused
