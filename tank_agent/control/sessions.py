@@ -17,7 +17,7 @@ from tank_agent.runtime.container.containers import Containers
 from tank_agent.runtime.run import LiveRun, RunState
 from tank_agent.runtime.session.attach import Viewer
 from tank_agent.runtime.session.exec import ExecRequest, Execution, Executor
-from tank_agent.runtime.session.log_reader import Entry, LogReader
+from tank_agent.runtime.session.log_reader import LogEntry, LogReader
 from tank_agent.spec.model import Container
 
 # How often a log that is followed is looked at, and how often whether its pod is over, in seconds.
@@ -33,7 +33,7 @@ _ABOUT_TO_START = (Phase.PENDING, Phase.PULLING, Phase.STARTING)
 class LogQuery(Struct, frozen=True, kw_only=True):
     """Which output: the last `tail` lines of each container (None: all), printed at or after `since`.
 
-    `since` is RFC 3339 in UTC, as in `Entry.time`; empty for all. With `follow`, also what is still to come.
+    `since` is RFC 3339 in UTC, as in `LogEntry.time`; empty for all. With `follow`, also what is to come.
     """
 
     tail: int | None = None
@@ -134,7 +134,7 @@ class Sessions:
             for name in names
         }
 
-        def encoded(name: str, entries: Sequence[Entry]) -> Iterator[tuple[bytes, bytes]]:
+        def encoded(name: str, entries: Sequence[LogEntry]) -> Iterator[tuple[bytes, bytes]]:
             return _encoded(name.encode(), entries, terminal=name in terminals)
 
         def history(name: str) -> Iterator[tuple[bytes, bytes]]:
@@ -218,7 +218,7 @@ def _not_a_tty(pod: str, container: str) -> NotATty:
     return NotATty(f"{pod}/{container} is not a tty", hint="write tty = true in its spec, or use `tank exec`")
 
 
-def _encoded(name: bytes, entries: Sequence[Entry], *, terminal: bool) -> Iterator[tuple[bytes, bytes]]:
+def _encoded(name: bytes, entries: Sequence[LogEntry], *, terminal: bool) -> Iterator[tuple[bytes, bytes]]:
     """Yield each line's time, and the line as it travels; a terminal's lines lose their carriage return."""
     for entry in entries:
         content = entry.content.removesuffix(b"\r") if terminal else entry.content

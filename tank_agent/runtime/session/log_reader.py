@@ -29,7 +29,7 @@ _LISTINGS = 100
 _SHARE = 16
 
 
-class Entry(Struct, frozen=True):
+class LogEntry(Struct, frozen=True):
     """One line of output: `time` is RFC 3339 in UTC with nanoseconds; not `whole` if the line goes on."""
 
     time: bytes
@@ -46,7 +46,7 @@ class LogReader:
     Args:
         path: the newest file; it need not exist yet.
         tail: begin with the last so many lines; None is all of them.
-        since: leave out what was printed before that moment, in the form of `Entry.time`.
+        since: leave out what was printed before that moment, in the form of `LogEntry.time`.
     """
 
     def __init__(self, path: Path, *, tail: int | None = None, since: bytes = b"") -> None:
@@ -54,20 +54,20 @@ class LogReader:
         self._since = since
         self._file: int | None = None
         self._rest = b""
-        self._cut: dict[bytes, list[Entry]] = {}
+        self._cut: dict[bytes, list[LogEntry]] = {}
         self._tail = tail
         if tail is not None:
             self._begin_at_tail(tail)
         # Noted last, so that it is never before the place where reading begins.
         self._end = self._newest()
 
-    def history(self) -> Iterator[list[Entry]]:
+    def history(self) -> Iterator[list[LogEntry]]:
         """Yield the lines that were there when the reader was made; also empty lists, in between.
 
         After each of them is a good moment to look whether anybody still waits for more.
         """
         tail, self._tail = self._tail, None
-        kept: deque[Entry] = deque(maxlen=tail)
+        kept: deque[LogEntry] = deque(maxlen=tail)
         while self._end is not None and (data := self._chunk(self._end)):
             entries = self._parse(data)
             if tail is not None:
@@ -76,18 +76,18 @@ class LogReader:
             yield entries
         yield list(kept)
 
-    def read(self) -> list[Entry]:
+    def read(self) -> list[LogEntry]:
         """Return the next lines, up to some megabyte of them; none when everything was read for now."""
         if self._tail is not None:
             history = [entry for entries in self.history() for entry in entries]
             if history:
                 return history
-        entries: list[Entry] = []
+        entries: list[LogEntry] = []
         while not entries and (data := self._chunk()):
             entries = self._parse(data)
         return entries
 
-    def rest(self) -> list[Entry]:
+    def rest(self) -> list[LogEntry]:
         """Return the beginnings of lines that have no end yet; they are not returned again."""
         return [self._join(stream, whole=False) for stream in list(self._cut)]
 
@@ -97,7 +97,7 @@ class LogReader:
             os.close(self._file)
             self._file = None
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[LogEntry]:
         """Yield all there is now, cut lines included."""
         while entries := self.read():
             yield from entries
@@ -134,7 +134,7 @@ class LogReader:
         newer = position == 0 and end[0] not in (number for _, number in self._files())
         return 0 if newer else _CHUNK
 
-    def _parse(self, data: bytes) -> list[Entry]:
+    def _parse(self, data: bytes) -> list[LogEntry]:
         lines = (self._rest + data).split(b"\n")
         self._rest = lines.pop()
         if len(self._rest) > _CHUNK:
@@ -145,7 +145,7 @@ class LogReader:
             # A line that a power cut tore is no line.
             if len(parts) < 4 or parts[1] not in _STREAMS or parts[0] < self._since:
                 continue
-            entry = Entry(parts[0], parts[1], parts[2] == b"F", parts[3])
+            entry = LogEntry(parts[0], parts[1], parts[2] == b"F", parts[3])
             if entry.whole and entry.stream not in self._cut:
                 entries.append(entry)
                 continue
@@ -155,9 +155,9 @@ class LogReader:
                 entries.append(self._join(entry.stream, whole=entry.whole))
         return entries
 
-    def _join(self, stream: bytes, *, whole: bool) -> Entry:
+    def _join(self, stream: bytes, *, whole: bool) -> LogEntry:
         pieces = self._cut.pop(stream)
-        return Entry(pieces[0].time, stream, whole, b"".join(piece.content for piece in pieces))
+        return LogEntry(pieces[0].time, stream, whole, b"".join(piece.content for piece in pieces))
 
     def _open_next(self, inode: int | None) -> bool:
         """Open the file with that inode, or the oldest there is; False if it is gone."""

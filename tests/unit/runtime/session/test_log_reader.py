@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
-from tank_agent.runtime.session.log_reader import Entry, LogReader, last_bytes, log_files
+from tank_agent.runtime.session.log_reader import LogEntry, LogReader, last_bytes, log_files
 from tank_agent.runtime.session.log_rotation import rotate, trim
 
 
@@ -16,7 +16,7 @@ def line(number: int, text: str, *, tag: str = "F", stream: str = "stdout") -> b
     return f"2026-11-22T06:00:{number % 60:02}.000000000+00:00 {stream} {tag} {text}\n".encode()
 
 
-def contents(entries: list[Entry]) -> list[bytes]:
+def contents(entries: list[LogEntry]) -> list[bytes]:
     return [entry.content for entry in entries]
 
 
