@@ -63,9 +63,10 @@ def show(arguments: Namespace, value: object, text: Callable[[], object]) -> int
     return 0
 
 
-def say(text: str) -> None:
-    """Print a line of text from elsewhere, which must not steer the terminal."""
-    print(escape(text))
+def say(*lines: str) -> None:
+    """Print lines of text from elsewhere, which must not steer the terminal."""
+    for line in lines:
+        print(escape(line))
 
 
 def print_json(value: object) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tank_agent.cli.arguments import add_output, client_of, duration
+from tank_agent.cli.output import say, show
 
 if TYPE_CHECKING:
     from tank_agent.client.client import Client
@@ -26,19 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from tank_agent.cli.output import print_json
     from tank_agent.client.client import pod_file_name, read_pod_file
-    from tank_agent.spec.printable import escape
 
     client = client_of(arguments)
     path = Path(arguments.file)
-    content, name = read_pod_file(path), pod_file_name(path)
-    applied = client.apply(content, file=name)
-    if arguments.output == "json":
-        print_json(applied)
-    else:
-        for pod in applied:
-            print(escape(f"{pod.name} {pod.change}"))
+    applied = client.apply(read_pod_file(path), file=pod_file_name(path))
+    show(arguments, applied, lambda: say(*(f"{pod.name} {pod.change}" for pod in applied)))
     if arguments.wait:
         deadline = time.monotonic() + arguments.timeout
         for pod in applied:

@@ -22,13 +22,9 @@ def run(arguments: argparse.Namespace) -> int:
     from tank_agent.api.types import DELETED
 
     client = client_of(arguments)
-
-    def text() -> None:
-        for result in results:
-            say(f"{result['name']} {'deleted' if result['deleted'] else 'was not there'}")
-
     results, code = for_each(arguments.names, lambda name: {"name": name, "deleted": client.delete(name)})
-    show(arguments, results, text)
+    lines = (f"{one['name']} {'deleted' if one['deleted'] else 'was not there'}" for one in results)
+    show(arguments, results, lambda: say(*lines))
     if arguments.wait:
         deadline = time.monotonic() + arguments.timeout
         for result in results:

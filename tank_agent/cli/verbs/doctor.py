@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tank_agent.cli.arguments import add_output, add_places, client_of, load_places
-from tank_agent.cli.output import colored, print_json
+from tank_agent.cli.output import colored, show
 from tank_agent.doctor import Check, fail, ok, warn
 from tank_agent.errors import AgentUnreachable, InvalidSpec
 from tank_agent.spec.printable import escape
@@ -24,10 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     checks = [*_examine(arguments), _agent(arguments)]
-    if arguments.output == "json":
-        print_json(checks)
-    else:
-        _print(checks)
+    show(arguments, checks, lambda: _print(checks))
     return 1 if any(check.result == "fail" for check in checks) else 0
 
 

@@ -32,11 +32,9 @@ def _init(arguments: argparse.Namespace) -> int:
     path = Path(arguments.path).absolute()
     made = init_repository(path, arguments.branch, arguments.owner)
 
-    def text() -> None:
-        say(f"{path} {'is ready for pushes' if made else 'is a repository already'}")
-        say(f'follow it: [git] url = "{path}" in agent.toml, and restart the agent')
-
-    return show(arguments, {"path": str(path), "created": made}, text)
+    ready = f"{path} {'is ready for pushes' if made else 'is a repository already'}"
+    follow = f'follow it: [git] url = "{path}" in agent.toml, and restart the agent'
+    return show(arguments, {"path": str(path), "created": made}, lambda: say(ready, follow))
 
 
 def _status(arguments: argparse.Namespace) -> int:

@@ -86,8 +86,7 @@ def _show_removed(arguments: argparse.Namespace, results: Sequence[RemovedImages
     freed = sum(result.freed for result in results)
 
     def text() -> None:
-        for name in names:
-            say(f"{name} removed")
+        say(*(f"{name} removed" for name in names))
         if results:
             print(f"{megabytes(freed)} freed")
 

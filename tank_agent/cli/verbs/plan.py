@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from tank_agent.api.types import PlannedPod, PlanReport
 from tank_agent.cli.arguments import add_output, client_of
-from tank_agent.cli.output import colored, print_json
+from tank_agent.cli.output import colored, show
 from tank_agent.errors import AgentUnreachable, InvalidSpec, TankError
 from tank_agent.spec.printable import escape
 
@@ -50,10 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     except InvalidSpec as error:
         # 2 means "changes" here.
         raise TankError(str(error)) from error
-    if arguments.output == "json":
-        print_json(report)
-    else:
-        _print(report)
+    show(arguments, report, lambda: _print(report))
     if report.problems:
         return 1
     return _CHANGES if any(pod.change != "none" for pod in report.pods) else 0

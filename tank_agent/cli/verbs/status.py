@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from tank_agent.api.types import ExitReport, PodReport, SourcesReport
 from tank_agent.cli.arguments import add_output, client_of
-from tank_agent.cli.output import ago, colored_phase, print_json, print_table, share, until
+from tank_agent.cli.output import ago, colored_phase, print_table, share, show, until
 from tank_agent.cli.sources import commit_line, print_sources
 from tank_agent.spec.printable import escape
 
@@ -24,16 +24,15 @@ def run(arguments: argparse.Namespace) -> int:
     client = client_of(arguments)
     if arguments.name is not None:
         pod = client.status(arguments.name)
-        print_json(pod) if arguments.output == "json" else print_one(pod)
-        return 0
+        return show(arguments, pod, lambda: print_one(pod))
     pods = client.status()
-    if arguments.output == "json":
-        print_json(pods)
-        return 0
-    sources = client.sources()
-    print_all(pods, sources)
-    print_sources(sources)
-    return 0
+
+    def text() -> None:
+        sources = client.sources()
+        print_all(pods, sources)
+        print_sources(sources)
+
+    return show(arguments, pods, text)
 
 
 def print_all(pods: Sequence[PodReport], sources: SourcesReport) -> None:

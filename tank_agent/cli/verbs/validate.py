@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from tank_agent.cli.files import pod_files
-    from tank_agent.cli.output import print_json
+    from tank_agent.cli.output import show
     from tank_agent.spec.printable import escape
 
     found: list[_Found] = []
@@ -57,10 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         found += files
     found = _same_names(found)
     checked = [file.checked for file in found]
-    if arguments.output == "json":
-        print_json(checked)
-    else:
-        _print(checked)
+    show(arguments, checked, lambda: _print(checked))
     if any(file.readable and not file.checked.valid for file in found):
         return _INVALID
     return 0 if all(file.readable for file in found) else _UNREADABLE

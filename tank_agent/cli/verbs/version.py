@@ -29,8 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
         if agent is None:
             say(f"agent  - ({problem})")
             return
-        say(f"agent  {agent.version} (pid {agent.pid}, up {span(agent.uptime)})")
-        say(f"crun   {agent.crun or '-'}")
-        say(f"conmon {agent.conmon or '-'}")
+        agent_line = f"agent  {agent.version} (pid {agent.pid}, up {span(agent.uptime)})"
+        say(agent_line, f"crun   {agent.crun or '-'}", f"conmon {agent.conmon or '-'}")
 
     return show(arguments, {"client": __version__, "agent": agent, "error": problem}, text)

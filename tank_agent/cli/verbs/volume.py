@@ -42,10 +42,7 @@ def _remove(arguments: argparse.Namespace) -> int:
     def remove(volume: tuple[str, str]) -> dict[str, object]:
         return {"volume": "/".join(volume), "removed": client.remove_volume(*volume)}
 
-    def text() -> None:
-        for result in results:
-            say(f"{result['volume']} {'removed' if result['removed'] else 'was not there'}")
-
     results, code = for_each(arguments.volumes, remove)
-    show(arguments, results, text)
+    lines = (f"{one['volume']} {'removed' if one['removed'] else 'was not there'}" for one in results)
+    show(arguments, results, lambda: say(*lines))
     return code
