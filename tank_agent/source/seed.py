@@ -15,6 +15,9 @@ from tank_agent.source.snapshot import Declared, Snapshot
 from tank_agent.spec.model import Pod, content_hash
 from tank_agent.spec.selectors import Host, selects
 
+# Seconds that a reload waits for its seeds.
+_PATIENCE = 5.0
+
 
 class SeedSource:
     """Takes snapshots of the seeds: the pod files of `directory`, and `pods` that the agent's file holds.
@@ -90,14 +93,20 @@ class SeedFollower(ReadingFollower):
         settings = inbox.settings
         super().__init__(SEED.name, _seeds(settings, inbox.host), inbox)
         self.place = str(settings.seed_dir)
+        self._wanted = self._taken = settings
 
     def reload(self, settings: Settings) -> None:
-        """Plant what is new in other settings."""
-        self._readable, self._published = _seeds(settings, self._inbox.host), None
+        """Plant what is new in other settings, before this returns if the disk answers."""
+        self._wanted = settings
         super().reload(settings)
+        self.answered(self.ask(), _PATIENCE)
 
     def look(self, cause: str) -> float | None:
         """Plant what was not planted yet."""
+        wanted = self._wanted
+        if wanted is not self._taken:
+            self._taken = wanted
+            self._readable, self._published = _seeds(wanted, self._inbox.host), None
         return super().look("seeded") if self._published is None else None
 
 

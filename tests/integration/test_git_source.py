@@ -914,7 +914,7 @@ def test_stop_ends_a_fetch_that_hangs(work: Work, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"git://127.0.0.1:{silent.getsockname()[1]}/fleet.git"
         machine = Machine(work, tmp_path / "data", url=url, timeout=60.0)
-        thread = threading.Thread(target=machine.source.sync)
+        thread = threading.Thread(target=machine.source.poll)
         thread.start()
         connection, _ = silent.accept()
         machine.source.stop()
