@@ -1,1 +1,1 @@
-"""What confines a container: seccomp, AppArmor, and user namespaces."""
+"""Confinement of containers: seccomp, AppArmor, and user namespaces."""

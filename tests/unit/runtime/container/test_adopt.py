@@ -1,4 +1,4 @@
-"""What a new agent finds out about the runs of a former one, and what it sweeps."""
+"""Adoption of the runs of a former agent, and removal of what else it left."""
 
 from __future__ import annotations
 

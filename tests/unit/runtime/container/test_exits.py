@@ -1,4 +1,4 @@
-"""How a run ended, by what conmon wrote and what the kernel still knows."""
+"""The exit of a run, by what conmon wrote and what the kernel still knows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a bundle is made of: the image's links, its user, its working directory, and the tools' choices."""
+"""Bundles: the image's links, its user, its working directory, and the tools' choices."""
 
 from __future__ import annotations
 

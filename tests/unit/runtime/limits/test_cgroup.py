@@ -1,4 +1,4 @@
-"""Which kind of cgroup host it is, and which groups are ours, on directory trees that look like each kind."""
+"""The kind of a cgroup host and the agent's groups, on directory trees that look like each kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which ids a container with userns = "auto" gets, and what it is told where there are none."""
+"""The ids of a container with userns = "auto", and the error where there are none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a new agent does with the commands of one that was killed."""
+"""The commands of a killed agent, ended by the next one."""
 
 from __future__ import annotations
 

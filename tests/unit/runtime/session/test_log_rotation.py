@@ -1,4 +1,4 @@
-"""Which logs are rotated, on files as conmon writes them."""
+"""The choice of logs to rotate, on files as conmon writes them."""
 
 from __future__ import annotations
 
