@@ -76,11 +76,6 @@ def print_json(value: object) -> None:
     print(escape_json(msgspec.json.format(to_json(value)).decode()))
 
 
-def print_json_line(value: object) -> None:
-    """Print a value as one line of JSON, at once."""
-    print(json_line(value), flush=True)
-
-
 def json_line(value: object) -> str:
     """Return a value as one line of JSON."""
     return escape_json(to_json(value).decode())

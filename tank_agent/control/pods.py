@@ -47,14 +47,7 @@ from tank_agent.spec.parse import parse_pod_file
 class Service:
     """The agent, as the API sees it. All methods may be called from many threads.
 
-    Args:
-        settings: the agent's.
-        machine: what the loop looks at.
-        reconciler: the loop.
-        tool_versions: versions of crun and conmon, looked up on demand.
-        sessions: what opens containers for `exec`, `attach` and `logs`.
-        images: what lists, pulls and removes images.
-        sources: what knows about sources.
+    `tool_versions` are those of crun and conmon, looked up on demand.
     """
 
     def __init__(
