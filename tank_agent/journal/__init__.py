@@ -1,4 +1,4 @@
-"""What should run, what ran, and what happened: durable, with one writer.
+"""The durable record of what should run, what ran, and what happened; it has one writer.
 
 journal.py         what every other room uses: memory for reads, one commit for many writers
 records.py         what is stored

@@ -180,7 +180,7 @@ class Journal:
         return self._change(lambda draft: draft.delete(name, owner_seen=owner, owner_exists=exists))[0]
 
     def suspend(self, name: str) -> Applied:
-        """Let a pod stay as it is, whatever its file says, until `resume`; raises as `ownership.suspend`."""
+        """Keep a pod as it is, whatever its file declares, until `resume`; raises as `ownership.suspend`."""
         return self._change(lambda draft: draft.suspend(name))[1].applied
 
     def roll_back(self, name: str, to: Revision) -> Applied:

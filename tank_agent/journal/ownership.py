@@ -1,11 +1,11 @@
-"""Who owns a pod, and what a source's snapshot changes: pure rules (DESIGN section 4).
+"""The owner of a pod, and the changes of a source's snapshot: pure rules (DESIGN section 4).
 
 - A pod has one owner. The owner that runs keeps the pod; another that declares its name gets a problem.
-- `dir` and `git` are mirrors: what they no longer declare goes, unless they can't tell (not available, the
+- `dir` and `git` are mirrors: what they no longer declare goes, unless that is unknown (not available, the
   owner unreadable, or a problem with that pod).
 - A seed is written once per name, if the name is free, and never again.
 - A pinned pod keeps its older spec until its file declares another one; a suspended pod stays as it is,
-  whatever its file says, also when that is gone.
+  whatever its file declares, also without that file.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Container, Iterable, Mapping
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from tank_agent.errors import OwnedElsewhere, PodNotFound, Problem, Stalled
 from tank_agent.journal.records import DesiredPod, Hold, Revision
@@ -36,14 +37,13 @@ class Known(Struct, frozen=True, kw_only=True):
 
 
 class Merged(Struct, frozen=True, kw_only=True):
-    """What a snapshot changes.
+    """The changes that a snapshot makes.
 
-    `changed` are pods with a new spec; `updated` have the same spec, but their owner, file or revision moved.
-    `problems` are the snapshot's own and one for every declaration that did not get its name.
+    `changed` are pods with a new spec, or another owner, file or revision. `problems` are the snapshot's own
+    and one for every declaration that did not get its name.
     """
 
     changed: tuple[DesiredPod, ...] = ()
-    updated: tuple[DesiredPod, ...] = ()
     removed: tuple[str, ...] = ()
     seeded: frozenset[str] = frozenset()
     problems: tuple[Problem, ...] = ()
@@ -54,18 +54,9 @@ def merge(known: Known, snapshot: Snapshot, now: float) -> Merged:
     if not snapshot.available:
         return Merged(problems=snapshot.problems)
     winners, conflicts = _contest(known, snapshot)
-    changed: list[DesiredPod] = []
-    updated: list[DesiredPod] = []
-    for declared in winners.values():
-        current = known.desired.get(declared.pod.name)
-        successor = _successor(known, declared, now)
-        if current is None or successor.generation != current.generation:
-            changed.append(successor)
-        elif successor is not current:
-            updated.append(successor)
+    successors = [_successor(known, declared, now) for declared in winners.values()]
     return Merged(
-        changed=tuple(changed),
-        updated=tuple(updated),
+        changed=tuple(pod for pod in successors if known.desired.get(pod.name) is not pod),
         removed=tuple(_no_longer_declared(known, snapshot, winners)),
         seeded=frozenset(winners) if snapshot.source not in MIRRORS else frozenset(),
         problems=_that_matter(known, snapshot) + tuple(conflicts),
@@ -102,7 +93,7 @@ def suspend(known: Known, name: str, now: float) -> DesiredPod:
         )
     if is_suspended(pod):
         return pod
-    return msgspec.structs.replace(pod, hold=Hold(kind="suspended", since=now))
+    return replace(pod, hold=Hold(kind="suspended", since=now))
 
 
 def roll_back(known: Known, name: str, to: Revision, now: float) -> DesiredPod:
@@ -119,7 +110,7 @@ def roll_back(known: Known, name: str, to: Revision, now: float) -> DesiredPod:
     if is_mirrored(pod.owner) and not is_suspended(pod):
         declared = hold.declared if hold is not None else pod.hash
         hold = Hold(kind="pinned", since=now, generation=to.generation, declared=declared)
-    return msgspec.structs.replace(
+    return replace(
         pod,
         pod=to.pod,
         revision=to.revision,
@@ -139,18 +130,18 @@ def resume(known: Known, name: str) -> DesiredPod:
         PodNotFound: there is none of that name.
     """
     pod = _find(known, name)
-    return pod if pod.hold is None else msgspec.structs.replace(pod, hold=None)
+    return pod if pod.hold is None else replace(pod, hold=None)
 
 
 def is_suspended(pod: DesiredPod) -> bool:
-    """Return whether nothing that the pod's file says counts."""
+    """Return whether the pod ignores its file."""
     return pod.hold is not None and pod.hold.kind == "suspended"
 
 
 def refuse_deletion(pod: DesiredPod, owner_exists: bool) -> None:
     """Raise OwnedElsewhere if `tank delete` may not remove the pod.
 
-    `owner_exists` tells whether its file, or the repository, is there: else nobody could remove it there.
+    `owner_exists`: its file, or the repository, is there; else nobody could remove it there.
     """
     if is_mirrored(pod.owner) and owner_exists:
         raise OwnedElsewhere(
@@ -185,7 +176,7 @@ def with_errors(
         if error is None and source in MIRRORS and source not in heard:
             continue
         if error != pod.error:
-            stale.append(msgspec.structs.replace(pod, error=error))
+            stale.append(replace(pod, error=error))
     return stale
 
 
@@ -267,41 +258,24 @@ def _where_to_edit(owner: str) -> str:
 def _successor(known: Known, declared: Declared, now: float) -> DesiredPod:
     pod = declared.pod
     current = known.desired.get(pod.name)
+    origin = {name: getattr(declared, name) for name in ("owner", "revision", "file", "author", "subject")}
     if current is not None and current.hold is not None and current.hold.declared == content_hash(pod):
         if (current.owner, current.file) == (declared.owner, declared.file):
             return current
-        return msgspec.structs.replace(current, owner=declared.owner, file=declared.file)
+        return replace(current, owner=declared.owner, file=declared.file)
     # Equal structs have equal hashes (spec/model.py), and comparing costs a hundredth of hashing.
     if current is not None and (current.pod is pod or current.pod == pod):
-        same = (current.owner, current.revision, current.file, current.hold) == (
-            declared.owner,
-            declared.revision,
-            declared.file,
-            None,
-        )
-        if same:
-            return current
-        return msgspec.structs.replace(
-            current,
-            owner=declared.owner,
-            revision=declared.revision,
-            file=declared.file,
-            author=declared.author,
-            subject=declared.subject,
-            hold=None,
-        )
+        place = (current.owner, current.revision, current.file)
+        same = place == (declared.owner, declared.revision, declared.file) and current.hold is None
+        return current if same else replace(current, **origin, hold=None)
     return DesiredPod(
         name=pod.name,
         pod=pod,
-        owner=declared.owner,
-        revision=declared.revision,
         generation=known.generations.get(pod.name, 0) + 1,
         hash=content_hash(pod),
         changed_at=now,
-        file=declared.file,
         error=current.error if current is not None else None,
-        author=declared.author,
-        subject=declared.subject,
+        **origin,
     )
 
 

@@ -14,8 +14,8 @@ class Hold(Struct, frozen=True, kw_only=True):
     """Why a pod does not follow its file for now.
 
     `pinned`: it runs an older spec, that of `generation` (0: of a commit that never ran here), until its file
-    declares another spec than the one whose hash is `declared`. `suspended`: whatever its file says, it
-    stays.
+    declares another spec than the one whose hash is `declared`. `suspended`: it stays, whatever its file
+    declares.
     """
 
     kind: Literal["pinned", "suspended"]
@@ -68,7 +68,7 @@ class Exit(Struct, frozen=True, kw_only=True):
     """How a run of a container ended.
 
     `code` is None when a signal ended it or nobody can know; `signal` is the signal's number.
-    `reason` is a sentence where the two numbers do not tell all (could not be started, lost at a power cut).
+    `reason` is a sentence where the numbers are not enough (could not be started, lost at a power cut).
     """
 
     at: float
@@ -86,8 +86,8 @@ class Exit(Struct, frozen=True, kw_only=True):
 class ContainerStatus(Struct, frozen=True, kw_only=True):
     """What must be remembered of a container when the agent or the machine restarts.
 
-    `hash` is the hash of the container's own part of the spec that these counts belong to, `settings` that of
-    what of it can change while it runs, and `network` that of the pod's network at its last end (or "").
+    `hash` is of the container's own part of the spec, which these counts belong to; `settings` is the hash of
+    the live-changeable fields, and `network` that of the pod's network when it last exited (or "").
     `restarts` counts all starts after the first; `failures` counts ends since the last stable run
     (back-off's n). `instance` is the id of the run that was started last, `boot_id` the boot it belongs
     to; both are empty once its end was recorded. `retry_at` is the earliest next start. Whether the
@@ -116,7 +116,7 @@ class PodStatus(Struct, frozen=True, kw_only=True):
 
 
 class Event(Struct, frozen=True, kw_only=True):
-    """One line of `tank events -o json`. `at` is RFC 3339 in UTC; `container` is empty for the whole pod."""
+    """Something that happened. `at` is RFC 3339 in UTC; `container` is empty for the whole pod."""
 
     seq: int
     at: str

@@ -120,7 +120,7 @@ class Draft:
     def delete(self, name: str, *, owner_seen: str, owner_exists: bool) -> bool:
         """Remove a pod for `tank delete`; False if there was none.
 
-        `owner_exists` tells whether what `owner_seen` names is there; raises as `ownership.refuse_deletion`.
+        `owner_exists`: what `owner_seen` names is there; raises as `ownership.refuse_deletion`.
         """
         pod = self.before.desired.get(name)
         if pod is None:
@@ -133,7 +133,7 @@ class Draft:
         return True
 
     def suspend(self, name: str) -> None:
-        """Let a pod stay as it is, whatever its file says; raises as `ownership.suspend`."""
+        """Let a pod stay as it is, whatever its file declares; raises as `ownership.suspend`."""
         pod = ownership.suspend(self.state, name, self._now)
         if pod is not self.before.desired[name]:
             self._store(pod)
@@ -161,7 +161,7 @@ class Draft:
         self._event(pod, "resumed", "follows its file again")
 
     def record(self, name: str, status: PodStatus | None, events: Iterable[NewEvent] = ()) -> None:
-        """Store a status (None forgets it) and append events; no write if neither says anything new."""
+        """Store a status (None forgets it) and append events; no write if neither is new."""
         if status != self.before.statuses.get(name):
             if status is None:
                 del self._own("statuses")[name]
@@ -214,7 +214,7 @@ class Draft:
     def _merge(self, snapshot: Snapshot, *, only: str | None = None) -> None:
         """Merge a snapshot, or what it declares of one pod."""
         merged = ownership.merge(self.state, snapshot, self._now)
-        for pod in (*merged.changed, *merged.updated):
+        for pod in merged.changed:
             if only in (None, pod.name):
                 self._store(pod)
         for name in merged.removed:

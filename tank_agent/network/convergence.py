@@ -1,5 +1,4 @@
-"""What is there and what is wanted become steps. Pure: `tank plan`, drift and repair all read the same
-answer.
+"""Steps from the network that is there to the one that is wanted. Pure: drift and repair read one answer.
 
 A step that others depend on comes alone: an interface that is missing or down has no addresses worth
 comparing. So whoever does the steps looks again, until there are none.

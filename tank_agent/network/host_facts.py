@@ -1,7 +1,7 @@
-"""The seam to the host's own network: which interface leads to the LAN, and which DNS servers answer there.
+"""The seam to the host's own network: its uplink to the LAN, and its DNS servers.
 
-Three adapters: `auto` asks the machine each time, `static` says what agent.toml says, and a dotted path names
-a class of the user's (`acme.net.Facts`), made once without arguments.
+Three adapters: `auto` asks the machine each time, `static` returns what agent.toml has, and a dotted path
+names a class of the user's (`acme.net.Facts`), made once without arguments.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class AutoHostFacts:
 
 
 class StaticHostFacts:
-    """Say what agent.toml says, whatever the machine looks like."""
+    """Returns what agent.toml has, whatever the machine looks like."""
 
     def __init__(self, uplink: str | None, dns: tuple[str, ...]) -> None:
         self._uplink = uplink
@@ -139,7 +139,7 @@ class UserHostFacts:
         self._facts = facts
 
     def uplink(self) -> str | None:
-        """Return what the user's class says."""
+        """Return what the user's class returns."""
         try:
             found = self._facts.uplink()
         except Exception as error:
@@ -151,7 +151,7 @@ class UserHostFacts:
         return found
 
     def dns(self) -> HostDns:
-        """Return what the user's class says."""
+        """Return what the user's class returns."""
         try:
             found: object = self._facts.dns()
         except Exception as error:

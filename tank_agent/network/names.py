@@ -1,4 +1,4 @@
-"""The files that tell a pod's programs about its network: /etc/hosts, /etc/hostname, /etc/resolv.conf."""
+"""The files of names and servers in a pod: /etc/hosts, /etc/hostname, /etc/resolv.conf."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _resolv_conf(dns: HostDns, servers: tuple[str, ...]) -> str:
 
 
 def write_files(directory: Path, files: Mapping[str, str]) -> bool:
-    """Write files by name into a directory of ours, each in place, and return whether anything changed.
+    """Write files by name into the pod's directory, each in place, and return whether anything changed.
 
     The inodes stay, since containers have them bind-mounted: a file renamed into place would never reach
     them. Nothing is forced to disk, because run_dir does not outlive the machine.

@@ -229,7 +229,7 @@ _GONE = (errno.ENODEV, errno.EADDRNOTAVAIL, errno.ESRCH)
 def _name_link(route: Any, nic: WantedNic) -> None:
     """Give a new interface its settings and then its name: by the name it is known to be complete."""
     with _explained(f"cannot set {nic.name} up"):
-        # What the file says is all there is: no addresses or routes by router advertisements.
+        # Only what is in the pod's file: no addresses or routes by router advertisements.
         for name, value in (
             ("accept_ra", "0"),
             ("autoconf", "0"),
@@ -291,7 +291,7 @@ def _add_route(route: Any, step: AddRoute) -> None:
     gateway = step.route.gateway
     arguments = _route_arguments(step.route)
     if not any(_contains(packed, prefix, gateway) for packed, prefix in step.nic.addresses):
-        # A router outside our prefix, as with a /32, is told to be on the link.
+        # A router outside our prefix, as with a /32, is marked as on the link.
         arguments["flags"] = RTNH_F_ONLINK
     with _explained(f"cannot route through {text(gateway)} on {step.nic.name}", ignore=(errno.EEXIST,)):
         route.route("add", **arguments)

@@ -1,4 +1,4 @@
-"""What the pod runtime calls to give a pod its network, keep it right, and take it away."""
+"""The networks of pods: made, kept right, read and removed; what the loop calls."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class PodNetworks:
             inode: the number of the namespace that was made for the pod, where that is known.
 
         Raises:
-            TankError: as in `ensure`, for what can be told without changing anything.
+            TankError: as in `ensure`, as far as that shows without a change.
         """
         with self._lock:
             reader = self._readers.get(pod)

@@ -81,7 +81,7 @@ def holders(targets: Sequence[Target]) -> dict[bytes, bytes]:
 
 
 def announce(target: Target) -> None:
-    """Tell the LAN who has the address now, so that neighbours which knew another holder learn of it.
+    """Announce to the LAN who has the address now, to neighbours that knew another holder.
 
     An ARP announcement (RFC 5227 section 2.3) or an unsolicited neighbour advertisement (RFC 4861 section
     7.2.6).

@@ -127,7 +127,7 @@ def _dump(netlink: socket.socket, kind: int, body: bytes) -> list[bytes]:
 
 
 def _dump_once(netlink: socket.socket, kind: int, body: bytes) -> list[bytes] | None:
-    """Return the bodies of one dump, or None if the kernel says that it is not consistent."""
+    """Return the bodies of one dump, or None if the kernel marks it as inconsistent."""
     length = _HEADER.size + len(body)
     netlink.send(_HEADER.pack(length, kind, NLM_F_REQUEST | NLM_F_DUMP, 1, 0) + body)
     bodies: list[bytes] = []

@@ -1,6 +1,6 @@
 """The pod file's interfaces made concrete on this host: parents looked up, MAC addresses computed.
 
-Also what makes a parent impossible, said before anything is made.
+Refuses an impossible parent before anything is made.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _IMPOSSIBLE_PARENTS = frozenset(
 class WantedNic(Struct, frozen=True, kw_only=True):
     """An interface as it should be.
 
-    `parent` is None where "auto" finds no uplink, and then `no_uplink` says why, and what to do;
+    `parent` is None where "auto" finds no uplink, and then `no_uplink` is the reason, and what to do;
     `parent_index` is 0 where there is no such interface.
     Addresses are in network order with their prefix length.
     """
@@ -141,7 +141,7 @@ def format_mac(mac: bytes) -> str:
 
 
 def check_parent(nic: WantedNic) -> None:
-    """Refuse a parent that cannot carry a macvlan, saying why.
+    """Refuse a parent that cannot carry a macvlan, with the reason.
 
     Raises:
         Retry: there is no such interface now; it may come.

@@ -82,7 +82,7 @@ class Pulls:
         clock: for the back-off of failed pulls.
         backoff: as for restarts.
         wake: called with a pod's name when an image that it waits for is ready or failed.
-        policy: of containers that don't say.
+        policy: of containers without one.
         prepare: makes the store ready, in the background; until then, every image is on its way.
         report: called before `wake` with all pods that waited for a pull, and the event of how it ended.
     """

@@ -1,13 +1,13 @@
 """A work queue keyed by pod, with the rules of client-go's.
 
-One pod is never worked on by two at once, any number of wishes for one pod is one piece of work, and a wish
-made during the work is done after it.
+One pod is never worked on by two at once, any number of requests for one pod is one piece of work, and a
+request made during the work is served after it.
 
-Wishes have ranks, so that a flood of one kind keeps the others waiting only for a moment: what ended is dealt
-with before more is begun, and what a person changed goes before what is only looked at again. Of each few
-turns, one is of the pod that waits longest, so that pods that are never at rest starve no rank.
+Requests have ranks, so that a flood of one kind delays the others only for a moment: an exit goes before a
+change, and a change before another look. Every few turns, the pod that waits longest is served, so that pods
+that are never at rest starve no rank.
 
-Delayed wishes are kept as the earliest time per pod. The clock is injected, so tests need no sleeping.
+Delayed requests are kept as the earliest time per pod. The clock is injected, so tests need no sleeping.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TIDY_ABOVE = 64
 
 
 class Rank(enum.IntEnum):
-    """How soon a pod is worked on: of several wishes, the most urgent counts."""
+    """How soon a pod is worked on: of several requests, the most urgent counts."""
 
     ENDED = 0
     CHANGED = 1
@@ -41,27 +41,27 @@ class WorkQueue:
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._changed = threading.Condition()
-        # When each pod began to wait, counted in wishes.
+        # When each pod began to wait, counted in requests.
         self._ready: tuple[OrderedDict[str, int], ...] = tuple(OrderedDict() for _ in Rank)
-        self._wishes = 0
+        self._requests = 0
         self._ranks: dict[str, Rank] = {}
         self._working: set[str] = set()
         self._again: dict[str, Rank] = {}
-        # What is due when, also of wishes that were made superfluous: `_due` tells which still count.
+        # Also has requests that were replaced since: `_due` has those that count.
         self._heap: list[tuple[float, str]] = []
         self._due: dict[str, float] = {}
         self._turn = 0
         self._closed = False
 
     def add(self, pod: str, rank: Rank = Rank.CHANGED) -> None:
-        """Wish that a pod be looked at now."""
+        """Request a look at a pod now."""
         with self._changed:
             self._due.pop(pod, None)
-            if self._wish(pod, rank):
+            if self._request(pod, rank):
                 self._changed.notify()
 
     def add_after(self, pod: str, seconds: float) -> None:
-        """Wish that a pod be looked at after so many seconds; an earlier wish stands."""
+        """Request a look at a pod after so many seconds; an earlier request stands."""
         with self._changed:
             due = self._monotonic() + seconds
             if due < self._due.get(pod, float("inf")):
@@ -83,12 +83,12 @@ class WorkQueue:
             return None
 
     def done(self, pod: str) -> None:
-        """Say that the work on a pod, taken before, is over."""
+        """End the work on a pod that was taken."""
         with self._changed:
             self._working.discard(pod)
             rank = self._again.pop(pod, None)
             if rank is not None:
-                self._wish(pod, rank)
+                self._request(pod, rank)
             self._changed.notify_all()
 
     def idle(self) -> bool:
@@ -103,16 +103,16 @@ class WorkQueue:
             self._closed = True
             self._changed.notify_all()
 
-    def _wish(self, pod: str, rank: Rank) -> bool:
-        """Note a wish for now; False if it has to wait for the end of the work on the pod, or was there."""
+    def _request(self, pod: str, rank: Rank) -> bool:
+        """Add a request for now; False if it waits for the end of the work on the pod, or was there."""
         if pod in self._working:
             self._again[pod] = min(rank, self._again.get(pod, rank))
             return False
         known = self._ranks.get(pod)
         if known is not None and known <= rank:
             return False
-        self._wishes += 1
-        began = self._wishes if known is None else self._ready[known].pop(pod)
+        self._requests += 1
+        began = self._requests if known is None else self._ready[known].pop(pod)
         self._ranks[pod] = rank
         self._ready[rank][pod] = began
         return known is None
@@ -126,7 +126,7 @@ class WorkQueue:
         return pod
 
     def _tidy(self) -> None:
-        """Drop what is superfluous once that is most of it."""
+        """Drop replaced requests once they are the most."""
         if len(self._heap) > 2 * len(self._due) + _TIDY_ABOVE:
             self._heap = [(due, pod) for pod, due in self._due.items()]
             heapq.heapify(self._heap)
@@ -136,11 +136,11 @@ class WorkQueue:
         now = self._monotonic()
         while self._heap:
             due, pod = self._heap[0]
-            superfluous = self._due.get(pod) != due
-            if due > now and not superfluous:
+            replaced = self._due.get(pod) != due
+            if due > now and not replaced:
                 return due - now
             heapq.heappop(self._heap)
-            if not superfluous:
+            if not replaced:
                 del self._due[pod]
-                self._wish(pod, Rank.AGAIN)
+                self._request(pod, Rank.AGAIN)
         return None

@@ -39,7 +39,7 @@ _RANKS = {
 
 
 class Reconciler:
-    """Makes every pod as the journal says.
+    """Makes every pod as the journal has it.
 
     Args:
         machine: what the loop looks at.
@@ -226,8 +226,8 @@ class Reconciler:
         except Exception as error:
             if is_bug(error):
                 _log.exception("looking at the pod failed by a bug", pod=pod)
-            said = describe_failure(None, foreseen(error))
-            return PodView(phase=Phase.DEGRADED, containers=(), error=said, next_retry=None)
+            text = describe_failure(None, foreseen(error))
+            return PodView(phase=Phase.DEGRADED, containers=(), error=text, next_retry=None)
 
     def _images(self, desired: DesiredPod, runs: Sequence[Run]) -> dict[str, ObservedImage]:
         pulls = self._machine.pulls
@@ -256,7 +256,7 @@ class Reconciler:
     def _wants_work(self, pod: str, *, look: bool) -> bool:
         """Return whether something is to be done for a pod; one that cannot be looked at harms no other.
 
-        `look` says that the mounts of its containers may have changed.
+        `look`: the mounts of its containers may have changed.
         """
         machine = self._machine
         try:
@@ -336,13 +336,13 @@ class Reconciler:
     def _failed(self, work: Work, step: Action | None, error: Exception) -> None:
         """Remember, log and record what failed, and look again later; None is the look at the pod."""
         known = foreseen(error)
-        trouble, news = self._troubles.failed(work.name, step, known)
+        trouble, report = self._troubles.failed(work.name, step, known)
         self._queue.add_after(work.name, trouble.retry_at - self._machine.clock.monotonic())
         log = _log.bind(pod=work.name, revision=work.revision, cause=work.cause)
-        if trouble.count == 1 or news:
-            said = describe_failure(step, known)
-            log.warning("step failed", error=said, exc_info=error if is_bug(known) else None)
-        if news:
+        if trouble.count == 1 or report:
+            text = describe_failure(step, known)
+            log.warning("step failed", error=text, exc_info=error if is_bug(known) else None)
+        if report:
             record_events(self._machine.journal, [work.event("step-failed", one_line(trouble.error))])
 
     def _want_images(self, situation: Situation, pod: str) -> None:

@@ -19,20 +19,20 @@ from tank_agent.retry import Failure, Pace, spread
 # No longer than a resync: whatever heals is then seen as soon as if nothing had been wrong before.
 PACE = Pace(base=0.5, cap=10.0)
 # A step that works at the next try is nobody's concern.
-_WORTH_TELLING = 3
+_REPORTED_FROM = 3
 # More steps within so many seconds than any pod needs from nothing to running; beyond it, something makes
 # work for itself.
 _MOST_PASSES, _MOST_PASSES_AFTER, _WINDOW = 200, 10, 60.0
 _REST = Pace(base=10.0, cap=300.0)
 _RESTLESS = (
     "the pod does not come to rest: the same steps are done again and again\n"
-    "  this is a bug of tank-agent; the agent's log tells which steps, please report it"
+    "  this is a bug of tank-agent; the agent's log shows which steps, please report it"
 )
 
 
 class _Failed(Struct, frozen=True):
     trouble: Failure
-    told: bool = False
+    reported: bool = False
 
 
 class _Pace(Struct):
@@ -73,7 +73,7 @@ class Troubles:
             return (*found, known.pace.trouble) if known.pace.trouble is not None else tuple(found)
 
     def begin(self, pod: str, generation: int, runs: frozenset[str] = frozenset()) -> None:
-        """Say which spec of a pod is worked on, and the ids of its runs.
+        """Set the generation of the spec that is worked on, and the ids of its runs.
 
         What was wrong with another spec is forgotten; another run means that its plans lead somewhere.
         """
@@ -152,10 +152,10 @@ class Troubles:
             former = known.steps.get(step)
             before = former.trouble if former is not None else Failure()
             trouble = before.again(describe_failure(step, error), PACE, self._monotonic(), spread(pod))
-            told = former is not None and former.told
-            worth = not told and (is_bug(error) or trouble.count >= _WORTH_TELLING)
-            known.steps[step] = _Failed(trouble, told or worth)
-            return trouble, worth
+            reported = former is not None and former.reported
+            report = not reported and (is_bug(error) or trouble.count >= _REPORTED_FROM)
+            known.steps[step] = _Failed(trouble, reported or report)
+            return trouble, report
 
     def done(self, pod: str, step: Action | None) -> None:
         """Forget that a step failed."""
@@ -182,7 +182,7 @@ def is_bug(error: Exception) -> bool:
 
 
 def foreseen(error: Exception) -> Exception:
-    """Return what the machine lacks as an error that says what to do; any other error as it is."""
+    """Return what the machine lacks as an error with a hint; any other error as it is."""
     return error if isinstance(error, TankError) else shortage(error) or error
 
 

@@ -1,7 +1,7 @@
 """The decisions of the loop: pure functions and frozen structs, which touch no machine and keep no memory.
 
 `plan` decides from `observed` which of the `actions` come next, and plays them to their end for a dry run;
-`restart` has the rules of restarts, `phase` the words that users read, `hashes` tell what changed.
+`restart` has the rules of restarts, `phase` the words that users read, `hashes` show what changed.
 
 The life of a container. A phase is in capitals, beside an arrow is the action that leads along it::
 
@@ -16,7 +16,7 @@ The life of a container. A phase is in capitals, beside an arrow is the action t
        │                                                                                     │
        └── RemoveRun <── RecordExit <── it ended <── STOPPING <─────────── Stop ─────────────┘
                                           ^  │             not wanted any more, or another spec
-                                          └──┘ Kill, once the grace is over
+                                          └──┘ Kill, after the grace
 
 While it is RUNNING, ChangeLive, MountAgain and ConvergeNetwork mend what drifted. Once the last container of
 a pod has ended, RemoveNetwork ends the pod's network; Forget ends a pod that is not desired.

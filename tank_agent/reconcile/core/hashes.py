@@ -1,4 +1,4 @@
-"""Hashes of the parts of a pod, which tell what a change touches; remembered, since a resync asks for all."""
+"""Hashes of the parts of a pod, to find what a change touches; remembered, since a resync asks for all."""
 
 from __future__ import annotations
 

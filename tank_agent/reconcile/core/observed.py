@@ -34,9 +34,9 @@ class PendingChange(Failure, frozen=True, kw_only=True):
 class Run(Struct, frozen=True, kw_only=True):
     """One run of a container.
 
-    `settings` is the hash of what of it can change while it runs, `drift` says what of that was lost, and
-    `failure` is of the last change; `unmounted` is what it lost of its mounts; `out_of_memory`: a process of
-    it was killed for that, and it goes on.
+    `settings` is the hash of what can change while it runs, `drift` describes what of that was lost, and
+    `failure` is of the last change; `unmounted` are the mounts that it lost; `out_of_memory`: a process of it
+    was killed for that, and it goes on.
     `exit` is set once it is EXITED, `lost` once its monitor went before it; `pid` is the main process on
     the host.
     """
@@ -100,7 +100,7 @@ NetworkUse = Literal["absent", "fresh", "used"]
 class Observed(Struct, frozen=True, kw_only=True):
     """Everything of one pod that is there. `images` is by container, of those that are `plan.missing`.
 
-    `network_change` is set where the network, or a file that tells of it, is not as the pod wants it.
+    `network_change` is set where the network, or a file about it, is not as the pod wants it.
     """
 
     runs: tuple[Run, ...] = ()

@@ -15,7 +15,7 @@ from tank_agent.reconcile.core.restart import describe_exit, is_over, waits_unti
 from tank_agent.runtime.run import RunState
 from tank_agent.spec.model import Container, RestartPolicy
 
-# Of containers that run, though nothing in the journal says that they should, or ever did.
+# Of containers that run, though they are not in the journal, and never were.
 UNCLAIMED = (
     "it runs, and the journal does not know it; it goes on, and nobody restarts it\n"
     "  restore the journal, put its file back, or `tank apply` it; `tank delete` ends it"

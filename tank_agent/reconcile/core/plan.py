@@ -141,7 +141,7 @@ def _is_alive(run: Run) -> bool:
 
 
 def _change_live(run: Run, situation: Situation, waits: list[float]) -> Iterator[Action]:
-    """Change what of a run can change while it goes on, and tell what happened in it."""
+    """Change what of a run can change while it goes on, and record what happened in it."""
     assert situation.desired is not None
     if run.out_of_memory:
         yield actions.RecordOutOfMemory(run=run.id, container=run.container)
@@ -171,7 +171,7 @@ def _settle_partial(run: Run, status: PodStatus) -> Action:
 def _settle_exit(run: Run, status: PodStatus) -> Action:
     known = status.containers.get(run.container)
     if known is not None and known.instance == run.id and run.exit is not None:
-        # We end what lost its monitor, but nobody wished it to end: that is for the restart policy.
+        # We end what lost its monitor, but nobody asked for its end: that is for the restart policy.
         stopped = run.stopping is not None and not run.lost
         return actions.RecordExit(run=run.id, container=run.container, exit=run.exit, stopped=stopped)
     return actions.RemoveRun(run=run.id, container=run.container)

@@ -113,7 +113,7 @@ def never_began(status: ContainerStatus) -> ContainerStatus:
 def waits_until(status: ContainerStatus, now: float, backoff: Backoff) -> float | None:
     """Return when the container may start again, None if it may now.
 
-    A time further away than any back-off was written by a clock that has been set back since: it is over.
+    A time further away than any back-off was written by a clock that was set back since, and does not count.
     """
     if status.retry_at is None or not now < status.retry_at <= now + backoff.cap:
         return None
