@@ -134,7 +134,7 @@ class Sources:
             raise Stalled("sources are suspended", hint="`tank resume` follows them again")
         if confirm is not None:
             waits = self._repository().confirm(confirm or None)
-            self._tell(f"commit {waits[:12]} was confirmed", "git-confirmed")
+            self._record(f"commit {waits[:12]} was confirmed", "git-confirmed")
         late = self._sources.look(within)
         if late is not None:
             raise Retry(f"{late.slow} after {within:g} s", hint=late.slow_hint)
@@ -158,7 +158,7 @@ class Sources:
             self._journal.suspend(name)
         elif not self._sources.suspended():
             self._sources.suspend()
-            self._tell("sources are suspended: files and git don't count until `tank resume`", "suspended")
+            self._record("sources are suspended: files and git don't count until `tank resume`", "suspended")
 
     def resume(self, name: str | None) -> None:
         """Let a pod follow its file again, suspended or pinned; None: all that was suspended as a whole.
@@ -172,7 +172,7 @@ class Sources:
                 raise Stalled("all sources are suspended", hint="`tank resume` follows them again")
             self._sources.announce(self._journal.resume(name), "resumed")
         elif self._sources.suspended():
-            self._tell("sources are followed again", "resumed")
+            self._record("sources are followed again", "resumed")
             self._sources.resume()
 
     def roll_back(self, name: str, to: str | None) -> ListedRevision:
@@ -257,7 +257,7 @@ class Sources:
             raise Stalled("this agent follows no git repository", hint="see [git] in agent.toml")
         return self._git
 
-    def _tell(self, message: str, kind: str) -> None:
+    def _record(self, message: str, kind: str) -> None:
         self._journal.record("", None, [NewEvent(pod="", type=kind, message=message)])
 
 

@@ -1,4 +1,4 @@
-"""Fills the journal from the sources.
+"""The way from the sources into the journal.
 
 `intake` starts what follows them and takes what they publish; `events` records what concerns no single pod.
 """

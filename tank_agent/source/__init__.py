@@ -1,6 +1,8 @@
-"""Where pods come from. Each source makes a Snapshot of what it reads; "unreadable" is never "gone".
+"""Sources of pods. Each source makes a Snapshot of what it reads; "unreadable" is never "gone".
 
 snapshot.py    what a source declares, at one moment
+follower.py    a kind of source as a record, and the thread that follows and publishes
+kinds.py       the register of kinds: a new one is added here
 files.py       pod files: read safely, and again only where they changed
 directory.py   pods.d, a live mirror
 seed.py        pods that are written once, if absent

@@ -98,7 +98,7 @@ class DirectorySource:
             return self._unavailable(_REPLACED, problems)
         missing = self._note_missing(listing.files)
         if known and not listing.files and not missing:
-            # Emptied in place: its pods go, and with them the reason to tell this directory from another.
+            # Emptied in place: its pods go, and with them what identifies this directory.
             self._remember(IDENTITY_KEY, b"")
         delays = [delay for delay in (listing.settled_in, self._missing_delay()) if delay is not None]
         self._settled_in = max(delays, default=None)

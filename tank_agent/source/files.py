@@ -24,7 +24,7 @@ MAX_SIZE = 1 << 20
 # same; one that is older than this can't.
 SETTLE = 0.1
 
-# What tells one state of a file from another: device, inode, size, and both times in nanoseconds.
+# Identifies one state of a file: device, inode, size, and both times in nanoseconds.
 FileKey = tuple[int, int, int, int, int]
 
 
@@ -37,7 +37,7 @@ class Content(Struct, frozen=True):
 
 
 class Busy(Struct, frozen=True):
-    """The file is being written; `settled_in` is when to look again, in seconds, if nothing will tell."""
+    """The file is being written; `settled_in` is when to look again, in seconds, if no event will come."""
 
     settled_in: float = 0.0
 
@@ -53,7 +53,7 @@ class Unusable(Struct, frozen=True):
 
 
 def file_key(status: os.stat_result) -> FileKey:
-    """Return what tells this state of a file from any other."""
+    """Return what identifies this state of a file."""
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 

@@ -1,4 +1,4 @@
-"""What a source says should run, at one moment. Sources make snapshots; the journal merges them.
+"""Snapshots: all that one source declares at one moment. Sources make them; the journal merges them.
 
 A snapshot never turns "could not read" into "is not there": what could not be read is listed in
 `unreadable`, and the pods that came from there stay as they are.

@@ -151,7 +151,7 @@ _EVENTS: list[type[FileSystemEvent]] = [
 _FAR_EVENTS: list[type[FileSystemEvent]] = [DirMovedEvent]
 _FAR = b" far"
 
-# What nothing tells, such as a directory far up that is made again.
+# For what no event reports, such as a directory far up that is made again.
 CHECK_EVERY = 10.0
 # Files that have other names are watched by themselves, as far as there are no more than this.
 _FILES_MAX = 64
@@ -166,21 +166,21 @@ class DirectoryWatcher:
     """Calls `wake` soon after a pod file in `path` changed, or the directory itself came or went.
 
     That includes what its links lead through, mounts over it or its files, and writers by another name.
-    `wake` runs in a thread of the watcher and must return at once. What the kernel does not tell, as on a
+    `wake` runs in a thread of the watcher and must return at once. What the kernel does not report, as on a
     network file system, shows at the next resync.
 
     Args:
         path: the directory; it may come later, and so may the kernel's means to watch it.
         wake: see above.
-        tell: called when what `check` answers has changed.
+        report: called when what `check` answers has changed.
     """
 
     def __init__(
-        self, path: Path, wake: Callable[[], None], tell: Callable[[str | None], None] = lambda _: None
+        self, path: Path, wake: Callable[[], None], report: Callable[[str | None], None] = lambda _: None
     ) -> None:
         self._path = path.absolute()
         self._wake = wake
-        self._tell = tell
+        self._report = report
         self._trouble: str | None = None
         self._observer = LateObserver()
         self._armed: dict[str, _Armed] = {}
@@ -208,7 +208,7 @@ class DirectoryWatcher:
             trouble = self._arm_missing()
             if trouble != self._trouble:
                 self._trouble = trouble
-                self._tell(trouble)
+                self._report(trouble)
         return trouble
 
     def _arm_missing(self) -> str | None:

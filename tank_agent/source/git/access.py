@@ -38,7 +38,7 @@ class GitError(Retry):
     reason: ClassVar[str] = "git"
 
     def __init__(self, kind: Failure, message: str, *, hint: str | None = None) -> None:
-        # Whatever a server or a program said: it may quote a URL, and a URL may hold a password.
+        # The words of servers and programs may quote a URL, and a URL may hold a password.
         super().__init__(redact(message), hint=hint and redact(hint))
         self.kind: Failure = kind
 
@@ -136,7 +136,7 @@ def ssh_command(context: Context) -> list[str]:
 
 
 def advise(error: GitError, context: Context) -> GitError:
-    """Return an error of a transport with what its words don't tell: our way there, and likely slips."""
+    """Return an error of a transport with our way to the remote, and with likely slips."""
     message, hint = error.message, error.hint
     if context.access.proxy is not None and error.kind == "unreachable":
         message += f", through the proxy {context.access.proxy}"

@@ -1,4 +1,4 @@
-"""Where a repository is: the URL, taken apart and checked. What is odd is refused, for it may be an attack.
+"""Addresses of repositories: the URL, taken apart and checked. What is odd is refused: it may be an attack.
 
 Git's own URLs can run programs (`ext::`), and a host or a path that starts with a dash has been read as an
 option by ssh and git (CVE-2017-1000117 and its kin). Only four kinds of address exist here.
@@ -45,7 +45,7 @@ class Remote(Struct, frozen=True, kw_only=True):
 
     @property
     def is_loopback(self) -> bool:
-        """Return whether the host is this machine, as far as its name tells."""
+        """Return whether the host is this machine, as far as its name shows."""
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:

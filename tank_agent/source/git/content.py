@@ -1,4 +1,4 @@
-"""From a commit's tree to a Snapshot. Pure: bytes in, pods and problems out.
+"""The way from a commit's tree to a Snapshot. Pure: bytes in, pods and problems out.
 
 The same walk runs twice: in the helper, to know which objects to load, and in the agent, over objects whose
 hashes it checked itself.

@@ -28,7 +28,7 @@ _log = structlog.get_logger()
 class Schedule(Struct, frozen=True, kw_only=True):
     """Poll every `interval` seconds; after failures wait longer, at most `cap`; spread hosts by `jitter`.
 
-    A failure first *shortens* the wait, so that a hiccup is over soon: 5 s, 10 s, 20 s, … up to `cap`.
+    A failure first *shortens* the wait, so that a hiccup is short: 5 s, 10 s, 20 s, … up to `cap`.
     """
 
     interval: float

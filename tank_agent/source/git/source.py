@@ -1,4 +1,4 @@
-"""Follows one repository: fetch → verify → check → publish, each step with its own status.
+"""Following one repository: fetch → verify → check → publish, each step with its own status.
 
 A step that fails leaves what ran alone: the next look tries again, from the step that failed. Nothing here
 waits for a time; `follower` does.
@@ -48,7 +48,7 @@ class GitSource:
         publish: takes a new Snapshot over, in one transaction; it runs in the thread that called `poll`.
         remember, recall: keep small values over restarts; b"" is "never kept" (Journal.remember,
         Journal.recall).
-        on_status: told of every change of the status; must return at once.
+        on_status: called with every change of the status; must return at once.
         clock: Unix time in seconds.
 
     Raises:

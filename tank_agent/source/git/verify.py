@@ -1,4 +1,4 @@
-"""Who signed a commit. OpenPGP with gpgv, SSH with ssh-keygen: dulwich's checks let unsigned commits pass.
+"""Signatures of commits and tags: OpenPGP with gpgv, SSH with ssh-keygen. dulwich lets unsigned commits pass.
 
 Both programs read what a stranger wrote, so as root we run them as the unprivileged user, and they get their
 files as descriptors.

@@ -172,7 +172,7 @@ class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: callers who hang up are no news, and all else is answered with a status."""
+        """Log nothing: callers hang up, and all else is answered with a status."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

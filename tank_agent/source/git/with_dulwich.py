@@ -214,7 +214,7 @@ def _innermost(error: BaseException) -> str:
 
 
 def _words_of_ssh(context: Context) -> Path:
-    """Return the file that ssh complains into: 0.22 would drop it, and no pipe of ours can fill up."""
+    """Return the file for ssh's errors: 0.22 would drop them, and a pipe could fill up."""
     return context.private / "ssh.errors"
 
 
