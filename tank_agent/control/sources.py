@@ -133,7 +133,7 @@ class Sources:
         if self._sources.suspended():
             raise Stalled("sources are suspended", hint="`tank resume` follows them again")
         if confirm is not None:
-            waits = self._repository().confirm(confirm or None)
+            waits = self._followed().confirm(confirm or None)
             self._record(f"commit {waits[:12]} was confirmed", "git-confirmed")
         late = self._sources.look(within)
         if late is not None:
@@ -145,7 +145,7 @@ class Sources:
         Raises:
             TankError: it cannot be had.
         """
-        return self._repository().read(revision)
+        return self._followed().repository.read(revision)
 
     def suspend(self, name: str | None) -> None:
         """Let a pod, or all pods (None), stay as they are, whatever files and git say.
@@ -189,7 +189,7 @@ class Sources:
         revision = self._older(pod, to)
         # Whoever owns the pod now: a text of git counts where git's own way in would let it through.
         if self._git is not None and COMMIT.fullmatch(revision.revision):
-            self._git.vouch(revision.revision)
+            self._git.repository.vouch(revision.revision)
         self._sources.announce(self._journal.roll_back(name, revision), "rolled back")
         return shown(revision, ListedRevision)
 
@@ -248,11 +248,11 @@ class Sources:
         return state, status.error or status.held
 
     def _unverified(self, pod: DesiredPod) -> str | None:
-        if self._git is None or self._git.is_vouched(pod.revision):
+        if self._git is None or self._git.repository.is_vouched(pod.revision):
             return None
         return f"commit {pod.revision[:12]} was never verified: it came before [git.verify] was set"
 
-    def _repository(self) -> GitFollower:
+    def _followed(self) -> GitFollower:
         if self._git is None:
             raise Stalled("this agent follows no git repository", hint="see [git] in agent.toml")
         return self._git

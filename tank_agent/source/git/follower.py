@@ -19,7 +19,6 @@ from tank_agent.source.git.content import SOURCE
 from tank_agent.source.git.source import GitSource
 from tank_agent.source.git.status import GitStatus
 from tank_agent.source.git.webhook import WebhookServer
-from tank_agent.source.snapshot import Snapshot
 from tank_agent.source.watch import RefWatcher
 
 _log = structlog.get_logger()
@@ -46,7 +45,7 @@ class Schedule(Struct, frozen=True, kw_only=True):
 
 
 class GitFollower(Follower):
-    """Follows one repository.
+    """Follows one repository; `repository` reads and verifies any other commit of it.
 
     Args:
         settings: of `[git]`, checked.
@@ -74,7 +73,7 @@ class GitFollower(Follower):
         # Where pushes arrive at once, Python's own start would be most of the way from push to container.
         local = settings.url.startswith(("/", "file:"))
         self._pool = HelperPool(warm=local or settings.webhook.listen is not None)
-        self._repository = GitSource(
+        self.repository = GitSource(
             settings,
             directory=inbox.settings.data_dir / "git",
             host=inbox.host,
@@ -85,7 +84,7 @@ class GitFollower(Follower):
             on_status=self._record,
             pool=self._pool,
         )
-        self._watcher = RefWatcher(_refs_of(Path(self._repository.remote.path)), self.wake) if local else None
+        self._watcher = RefWatcher(_refs_of(Path(self.repository.remote.path)), self.wake) if local else None
         self._watch_trouble: str | None = None
         self._webhook: WebhookServer | None = None
         self._webhook_trouble: str | None = None
@@ -99,7 +98,7 @@ class GitFollower(Follower):
     @property
     def status(self) -> GitStatus:
         """Return how far the machine follows the repository."""
-        return self._repository.status
+        return self.repository.status
 
     @property
     def troubles(self) -> tuple[str, ...]:
@@ -123,7 +122,7 @@ class GitFollower(Follower):
         if self._watcher is not None:
             self._watcher.stop()
         self._stopped = True
-        self._repository.stop()
+        self.repository.stop()
         super().close()
         self._pool.close()
 
@@ -132,7 +131,7 @@ class GitFollower(Follower):
         self._failures += 1
         if self._watcher is not None:
             self._watch_trouble = self._watcher.check()
-        status = self.status if self._inbox.suspended() else self._repository.poll()
+        status = self.status if self._inbox.suspended() else self.repository.poll()
         if status.fetched.error is None:
             self._failures = 0
 
@@ -150,28 +149,8 @@ class GitFollower(Follower):
         waits = status.fetched.revision
         if waits is None or waits == status.applied.revision:
             raise Stalled("no commit waits for a confirmation", hint="`tank git status` tells how far git is")
-        self._repository.confirm(revision if revision is not None else waits)
+        self.repository.confirm(revision if revision is not None else waits)
         return waits
-
-    def read(self, revision: str) -> Snapshot:
-        """Return what a branch, a tag or a commit declares for this machine, without following it.
-
-        Raises:
-            TankError: there is none, or it cannot be had.
-        """
-        return self._repository.read(revision)
-
-    def vouch(self, commit: str) -> None:
-        """Verify any commit as if it were followed, where [git.verify] asks for that.
-
-        Raises:
-            TankError: it is refused, or cannot be had.
-        """
-        self._repository.vouch(commit)
-
-    def is_vouched(self, commit: str) -> bool:
-        """Return whether a commit was verified here, or nothing has to be."""
-        return self._repository.is_vouched(commit)
 
     def _record(self, status: GitStatus) -> None:
         """Log and record what changed for people."""

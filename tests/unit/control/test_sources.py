@@ -55,6 +55,7 @@ class FakeGit:
     def __init__(self) -> None:
         self.status = GitStatus(remote="/srv/x", ref="refs/heads/main")
         self.snapshots: dict[str, Snapshot] = {}
+        self.repository = self
         self.troubles: tuple[str, ...] = ()
         self.refused: set[str] = set()
 

@@ -56,7 +56,7 @@ class FakeInbox:
 def make_follower(tmp_path: Path, source: FakeRepository, poll: float, **more: Any) -> GitFollower:
     settings = GitSettings(url="https://git.invalid/x.git", poll=poll)
     follower = GitFollower(settings, FakeInbox(tmp_path), random=lambda: 0.5, **more)
-    follower._repository = source  # type: ignore[assignment]
+    follower.repository = source  # type: ignore[assignment]
     return follower
 
 
