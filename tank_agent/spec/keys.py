@@ -83,16 +83,17 @@ def keys_of(kind: type[Struct]) -> tuple[Declared, ...]:
     for field in msgspec.structs.fields(kind):
         metas = [meta for meta in getattr(field.type, "__metadata__", ()) if isinstance(meta, Meta)]
         if metas and metas[-1].extra:
-            tables = tuple(_tables_in(field.type))
+            tables = tuple(tables_in(field.type))
             found.append(Declared(field.encode_name, field.type, metas[-1].extra["key"], tables))
     return tuple(found)
 
 
-def _tables_in(kind: Any) -> Iterator[type[Struct]]:
+def tables_in(kind: Any) -> Iterator[type[Struct]]:
+    """Yield the structs that are a part of a type."""
     if isinstance(kind, type) and issubclass(kind, Struct):
         yield kind
     for argument in getattr(kind, "__args__", ()):
-        yield from _tables_in(argument)
+        yield from tables_in(argument)
 
 
 def checked(table: Struct, path: KeyPath, findings: list[Finding]) -> dict[str, Any]:

@@ -9,10 +9,13 @@ import pytest
 from msgspec import Struct
 
 from tank_agent.linux.pidfd import command_line, start_time
-from tank_agent.reconcile.changes import TABLE, Effect, row_of
+from tank_agent.reconcile.changes import TABLE, row_of
+from tank_agent.spec.keys import Effect
+from tank_agent.spec.structure import toml_value
 from tests.support.agent import busybox_rootfs, wait_for
 from tests.support.images import busybox_layout
 from tests.support.lan import LanAgent, nic, stopped_lan_agent
+from tests.unit.test_completeness import OTHER
 
 VOLUMES = '[[volumes]]\nname = "data"\nhost = "{home}/first"\n'
 MOUNT = '[[containers.mounts]]\nvolume = "data"\npath = "/data"\n'
@@ -66,6 +69,14 @@ CASES = [
     Case(key="containers.stop_signal", after={"app": 'stop_signal = "INT"\n'}),
     Case(key="containers.stop_grace", after={"grace": "400ms"}),
     Case(key="containers.limits", after={"tail": "[containers.limits]\npids = 77\n"}),
+]
+# A new key of a container needs no case here: its other value is that of the completeness tests.
+CASES += [
+    Case(
+        key=row.key, after={"app": f"{row.key.removeprefix('containers.')} = {toml_value(OTHER[row.key])}\n"}
+    )
+    for row in TABLE
+    if row.key.startswith("containers.") and row.key not in {case.key for case in CASES}
 ]
 # What makes another pod has a test of its own.
 ELSEWHERE = {"name"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,8 @@ from tank_agent.reconcile.changes import changes, row_of
 from tank_agent.reconcile.core.phase import Phase
 from tank_agent.settings.settings import Settings, load_settings
 from tank_agent.spec.file import PodTable
-from tank_agent.spec.keys import keys_of
+from tank_agent.spec.keys import keys_of, tables_in
+from tank_agent.spec.model import Pod
 from tank_agent.spec.parse import ParsedPod, parse_pod_file
 from tank_agent.spec.render import render_pod
 
@@ -89,6 +91,7 @@ OTHER: dict[str, Any] = {
 }
 # Keys with only one value, and those whose table needs something beside them.
 ONE_VALUE = {"network.nics.mode"}
+ONE_VALUE_FIELDS = {("Nic", "mode")}
 BESIDE: dict[str, dict[str, Any]] = {"containers.limits.cpu.period": {"cpu": {"quota": 50_000}}}
 # Another value for what can't be left out; and what only says which machines it is for.
 LISTS = {"network.nics", "volumes", "containers", "containers.mounts"}
@@ -142,6 +145,30 @@ def test_every_key_of_a_pod_file_changes_the_pod_and_reads_back(key: str) -> Non
     assert row_of(key).key in key
     # A plan shows it, unless it is another pod.
     assert key == "name" or changes(before.pod, after.pod)
+
+
+PACKAGE = Path(__file__).parents[2] / "tank_agent"
+# The rooms that make what is desired true.
+ACTING = ("image", "network", "reconcile", "runtime")
+READ = {
+    node.attr
+    for room in ACTING
+    for path in (PACKAGE / room).rglob("*.py")
+    for node in ast.walk(ast.parse(path.read_bytes()))
+    if isinstance(node, ast.Attribute)
+}
+
+
+def model_fields(kind: type[msgspec.Struct]) -> Iterator[tuple[str, str]]:
+    for field in msgspec.structs.fields(kind):
+        yield kind.__name__, field.name
+        for table in tables_in(field.type):
+            yield from model_fields(table)
+
+
+@pytest.mark.parametrize(("kind", "field"), sorted(set(model_fields(Pod))))
+def test_every_field_of_a_pod_is_read_where_pods_are_run(kind: str, field: str) -> None:
+    assert field in READ or (kind, field) in ONE_VALUE_FIELDS
 
 
 def test_every_phase_can_be_waited_for() -> None:

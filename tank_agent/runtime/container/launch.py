@@ -174,7 +174,7 @@ def make_bundle(launch: Launch, record: RunRecord, bundle: Path, tools: Tools) -
         mounts=(*file_mounts(launch.files), *sorted(bound, key=lambda mount: depth(mount.target))),
         seccomp=seccomp.profile if seccomp.compiled is None else None,
         seccomp_bpf=seccomp.compiled,
-        security=security,
+        container=launch.container,
         devices=tuple(_device(path) for path in security.devices),
         ids=ids,
         sysfs=None if ids is None else mount_sysfs(bundle, launch.netns),
@@ -266,7 +266,6 @@ def _process(launch: Launch, identity: Identity, apparmor_profile: str | None) -
         gid=identity.gid,
         groups=identity.groups,
         terminal=launch.container.tty,
-        security=launch.container.security,
         apparmor=apparmor_profile,
         open_files=_OPEN_FILES_HARD if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES_HARD),
     )

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from tank_agent.linux.namespaces import IdRange
 from tank_agent.runtime.security.seccomp_cache import ANNOTATION as SECCOMP_ANNOTATION
-from tank_agent.spec.model import Limits, Security
+from tank_agent.spec.model import Container, Limits, Security
 from tank_agent.spec.values import ALL
 from tank_agent.spec.values import CAPABILITIES as EVERY_CAPABILITY
 
@@ -66,7 +66,6 @@ class Process(Struct, frozen=True, kw_only=True):
     groups: tuple[int, ...]
     terminal: bool
     open_files: int
-    security: Security = Security()
     apparmor: str | None = None
 
 
@@ -86,7 +85,7 @@ class Sandbox(Struct, frozen=True, kw_only=True):
     mounts: tuple[BindMount, ...]
     seccomp: dict[str, Any] | None
     seccomp_bpf: str | None
-    security: Security = Security()
+    container: Container
     devices: tuple[Device, ...] = ()
     ids: IdRange | None = None
     sysfs: Path | None = None
@@ -94,7 +93,7 @@ class Sandbox(Struct, frozen=True, kw_only=True):
 
 def configuration(process: Process, sandbox: Sandbox) -> dict[str, Any]:
     """Return config.json."""
-    privileged = sandbox.security.privileged
+    privileged = sandbox.container.security.privileged
     linux: dict[str, Any] = {
         "namespaces": _namespaces(sandbox),
         "cgroupsPath": sandbox.cgroup,
@@ -115,8 +114,8 @@ def configuration(process: Process, sandbox: Sandbox) -> dict[str, Any]:
         linux["seccomp"] = sandbox.seccomp
     return {
         "ociVersion": "1.0.2",
-        "process": _process(process),
-        "root": {"path": str(sandbox.rootfs), "readonly": sandbox.security.read_only_root},
+        "process": _process(process, sandbox.container.security),
+        "root": {"path": str(sandbox.rootfs), "readonly": sandbox.container.security.read_only_root},
         "hostname": sandbox.hostname,
         "mounts": [*_kernel_mounts(sandbox), *(_bind(mount) for mount in sandbox.mounts)],
         "annotations": annotations,
@@ -124,11 +123,11 @@ def configuration(process: Process, sandbox: Sandbox) -> dict[str, Any]:
     }
 
 
-def _process(process: Process) -> dict[str, Any]:
-    held = sorted(capabilities(process.security))
+def _process(process: Process, security: Security) -> dict[str, Any]:
+    held = sorted(capabilities(security))
     # Inheritable and ambient stay empty, CVE-2022-27649, but for what a user other than root is given by
     # name: without them it would lose that as its program starts.
-    kept = sorted(set(held) & set(process.security.add)) if process.uid else []
+    kept = sorted(set(held) & set(security.add)) if process.uid else []
     hard = process.open_files
     return {
         "terminal": process.terminal,
@@ -142,7 +141,7 @@ def _process(process: Process) -> dict[str, Any]:
             "permitted": held,
             **({"inheritable": kept, "ambient": kept} if kept else {}),
         },
-        "noNewPrivileges": not process.security.privileged,
+        "noNewPrivileges": not security.privileged,
         **({} if process.apparmor is None else {"apparmorProfile": process.apparmor}),
         "rlimits": [{"type": "RLIMIT_NOFILE", "soft": min(_OPEN_FILES_SOFT, hard), "hard": hard}],
     }
@@ -168,7 +167,7 @@ def _own_capabilities() -> frozenset[str]:
 
 
 def _device_rules(sandbox: Sandbox) -> list[dict[str, Any]]:
-    if sandbox.security.privileged:
+    if sandbox.container.security.privileged:
         return [{"allow": True, "access": "rwm"}]
     allowed = [
         {"allow": True, "type": device.kind, "major": device.major, "minor": device.minor, "access": "rwm"}
@@ -205,7 +204,7 @@ def _kernel_mounts(sandbox: Sandbox) -> list[dict[str, Any]]:
 
     quiet = ("nosuid", "noexec", "nodev")
     pts = ("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5")
-    access = "rw" if sandbox.security.privileged else "ro"
+    access = "rw" if sandbox.container.security.privileged else "ro"
     sysfs = entry("/sys", "sysfs", "sysfs", *quiet, access)
     if sandbox.sysfs is not None:
         sysfs = entry("/sys", "bind", str(sandbox.sysfs), "rbind", "rprivate", *quiet, access)

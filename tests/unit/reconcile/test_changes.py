@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from msgspec.structs import replace
 
-from tank_agent.reconcile.changes import LIVE_FIELDS, RESTARTING_FIELDS, TABLE, Effect, changes, row_of
+from tank_agent.reconcile.changes import LIVE_FIELDS, RESTARTING_FIELDS, TABLE, changes, row_of
 from tank_agent.reconcile.core.hashes import container_hash, settings_hash
 from tank_agent.spec.file import ContainerTable, NetworkTable, PodTable, VolumeTable
+from tank_agent.spec.keys import Effect, keys_of
 from tank_agent.spec.model import (
     Container,
     CpuLimit,
@@ -17,26 +20,22 @@ from tank_agent.spec.model import (
     Nic,
     Pod,
     RestartPolicy,
-    Security,
     Volume,
 )
+from tests.unit.test_completeness import OTHER as VALUES
+from tests.unit.test_completeness import parsed, with_value
 
-OTHER = {
-    "image": "oci:/other",
-    "pull": "always",
-    "rootfs": "/other",
-    "command": ("/bin/other",),
-    "args": ("other",),
-    "env": {"OTHER": "1"},
-    "working_dir": "/other",
-    "user": "1000",
-    "tty": True,
-    "stop_signal": "SIGINT",
-    "stop_grace": 3.0,
-    "mounts": (Mount(volume="data", path="/data"),),
-    "limits": Limits(memory=1 << 30),
-    "security": Security(read_only_root=True),
-}
+# Of every field of a container, a value that is not its default.
+OTHER: dict[str, Any] = {
+    declared.name: getattr(
+        parsed(
+            with_value(f"containers.{declared.name}", VALUES[f"containers.{declared.name}"])
+        ).pod.containers[0],
+        declared.name,
+    )
+    for declared in keys_of(ContainerTable)
+    if declared.name not in ("name", "mounts")
+} | {"mounts": (Mount(volume="data", path="/data"),)}
 APP = Container(name="app", rootfs="/root", command=("/bin/app",))
 POD = Pod(name="web", containers=(APP, replace(APP, name="other")), volumes=(Volume(name="data"),))
 

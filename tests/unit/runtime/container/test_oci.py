@@ -14,7 +14,7 @@ import pytest
 
 from tank_agent.linux.namespaces import IdRange
 from tank_agent.runtime.container.oci import BindMount, Process, Sandbox, configuration
-from tank_agent.spec.model import CpuLimit, Limits, Security
+from tank_agent.spec.model import Container, CpuLimit, Limits, Security
 
 GOLDEN = Path(__file__).with_name("oci_default.json")
 PROCESS = Process(
@@ -29,6 +29,7 @@ PROCESS = Process(
     apparmor="tank-default",
 )
 SANDBOX = Sandbox(
+    container=Container(name="app"),
     hostname="web",
     rootfs=Path("/run/tank/containers/x/rootfs"),
     netns=Path("/run/tank/netns/web"),
@@ -47,9 +48,8 @@ SANDBOX = Sandbox(
 def made(security: Security | None = None, **sandbox: Any) -> dict[str, Any]:
     """Return the configuration of a container with a security table, as JSON reads it."""
     chosen = security or Security()
-    process = msgspec.structs.replace(PROCESS, security=chosen)
-    around = msgspec.structs.replace(SANDBOX, security=chosen, **sandbox)
-    return dict(json.loads(msgspec.json.encode(configuration(process, around))))
+    around = msgspec.structs.replace(SANDBOX, container=Container(name="app", security=chosen), **sandbox)
+    return dict(json.loads(msgspec.json.encode(configuration(PROCESS, around))))
 
 
 def test_the_default_container_is_the_golden_one() -> None:
