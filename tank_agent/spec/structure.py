@@ -134,7 +134,9 @@ def toml_value(value: object) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(toml_value(item) for item in value)}]"
     if isinstance(value, dict):
-        pairs = ", ".join(f"{key} = {toml_value(item)}" for key, item in value.items())
+        bare = re.compile(r"[A-Za-z0-9_-]+")
+        names = ((key if bare.fullmatch(key) else show(key), item) for key, item in value.items())
+        pairs = ", ".join(f"{name} = {toml_value(item)}" for name, item in names)
         return f"{{ {pairs} }}"
     return show(value) if isinstance(value, str) else str(value)
 
