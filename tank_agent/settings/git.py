@@ -35,90 +35,64 @@ def _directory(value: str) -> str:
     return "" if value == "." else value
 
 
+# A key stays on as few lines as its words need.
+# fmt: off
 class GitVerify(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Whose signatures a commit needs."""
 
-    mode: Annotated[
-        Literal["off", "commits", "tag"],
-        declare('"commits" checks every commit since the deployed one, "tag" the annotated tag.', "commits"),
-    ] = "off"
-    allowed_signers: Annotated[
-        str | None,
-        file_path("A file of SSH keys, as ssh-keygen(1) describes it.", "/etc/tank/allowed_signers"),
-    ] = None
-    keyring: Annotated[
-        str | None, file_path("A file of OpenPGP keys, from gpg --export.", "/etc/tank/keyring.gpg")
-    ] = None
+    mode: Annotated[Literal["off", "commits", "tag"], declare(
+        '"commits" checks every commit since the deployed one, "tag" the annotated tag.', "commits")] = "off"
+    allowed_signers: Annotated[str | None, file_path(
+        "A file of SSH keys, as ssh-keygen(1) describes it.", "/etc/tank/allowed_signers")] = None
+    keyring: Annotated[str | None, file_path(
+        "A file of OpenPGP keys, from gpg --export.", "/etc/tank/keyring.gpg")] = None
 
 
 class GitWebhook(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A listener for pushes to a git host."""
 
     listen: Annotated[str | None, declare("The address and port to listen on.", "127.0.0.1:9470")] = None
-    secret_file: Annotated[
-        str | None, file_path("Holds the secret that callers sign with.", "/etc/tank/webhook.secret")
-    ] = None
+    secret_file: Annotated[str | None, file_path(
+        "Holds the secret that callers sign with.", "/etc/tank/webhook.secret")] = None
 
 
 class GitSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A git repository as a source of pods, beside or instead of pods_dir."""
 
-    url: Annotated[
-        str,
-        declare(
-            "The remote: https, ssh, git or file, user@host:path, or a directory.",
-            "https://git.example/fleet.git",
-            check=_url,
-        ),
-    ]
-    branch: Annotated[
-        str | None, declare("Follow this branch. Without branch, tag and commit: the remote's HEAD.", "main")
-    ] = None
+    url: Annotated[str, declare(
+        "The remote: https, ssh, git or file, user@host:path, or a directory.",
+        "https://git.example/fleet.git", check=_url)]
+    branch: Annotated[str | None, declare(
+        "Follow this branch. Without branch, tag and commit: the remote's HEAD.", "main")] = None
     tag: Annotated[str | None, declare("Follow this tag instead of a branch.", "v1.2.0")] = None
-    commit: Annotated[
-        str | None,
-        declare("Stay at this commit: 40 hexadecimal digits.", "9fceb02d0ae598e95dc970b74767f19372d61af8"),
-    ] = None
-    path: Annotated[
-        str,
-        declare(
-            "The directory in the repository that holds the pod files; {hostname} is replaced.",
-            "hosts/{hostname}",
-            check=_directory,
-        ),
-    ] = ""
+    commit: Annotated[str | None, declare(
+        "Stay at this commit: 40 hexadecimal digits.", "9fceb02d0ae598e95dc970b74767f19372d61af8")] = None
+    path: Annotated[str, declare(
+        "The directory in the repository that holds the pod files; {hostname} is replaced.",
+        "hosts/{hostname}", check=_directory)] = ""
     poll: Annotated[float, seconds("How often to ask the remote, 1s to 24h.", "60s", 1, 86_400)] = 60.0
-    timeout: Annotated[
-        float, seconds("How long one look at the remote may take, 1s to 1h.", "2m", 1, 3600)
-    ] = 120.0
+    timeout: Annotated[float, seconds(
+        "How long one look at the remote may take, 1s to 1h.", "2m", 1, 3600)] = 120.0
     # Checking the signatures of commits always fetches all.
     depth: Annotated[int, declare("Commits to fetch at first; 0 is all.", 1)] = 1
-    max_size: Annotated[
-        int, size("The most that one fetch may bring, 1M to 1T.", "256M", 1 << 20, 1 << 40)
-    ] = 256 << 20
+    max_size: Annotated[int, size(
+        "The most that one fetch may bring, 1M to 1T.", "256M", 1 << 20, 1 << 40)] = 256 << 20
     max_file: Annotated[int, size("The largest pod file, 1K to 64M.", "1M", 1 << 10, 64 << 20)] = 1 << 20
-    transport: Annotated[
-        Literal["dulwich", "git"], declare('Who speaks git: "git" needs the git command.', "dulwich")
-    ] = "dulwich"
+    transport: Annotated[Literal["dulwich", "git"], declare(
+        'Who speaks git: "git" needs the git command.', "dulwich")] = "dulwich"
     run_as: Annotated[str, declare("The user of the process that talks to the remote.", "nobody")] = "nobody"
     username: Annotated[str | None, declare("For a password over https.", "deploy")] = None
     password_file: Annotated[str | None, file_path("Holds the password.", "/etc/tank/git.password")] = None
     token_file: Annotated[str | None, file_path("Holds a token for https.", "/etc/tank/git.token")] = None
     netrc: Annotated[str | None, file_path("A file with passwords, as curl reads it.", "/root/.netrc")] = None
-    ca_file: Annotated[
-        str | None, file_path("Certificates of a private authority, in PEM.", "/etc/tank/ca.pem")
-    ] = None
-    ssh_key: Annotated[str | None, file_path("A private key without passphrase.", "/etc/tank/deploy_key")] = (
-        None
-    )
-    known_hosts: Annotated[
-        str | None,
-        file_path("The host's keys. Not given: /etc/ssh/ssh_known_hosts.", "/etc/tank/known_hosts"),
-    ] = None
-    budget: Annotated[
-        int | None,
-        declare("How many pods a commit may remove or replace unconfirmed. Not given: all but one.", 3),
-    ] = None
+    ca_file: Annotated[str | None, file_path(
+        "Certificates of a private authority, in PEM.", "/etc/tank/ca.pem")] = None
+    ssh_key: Annotated[str | None, file_path(
+        "A private key without passphrase.", "/etc/tank/deploy_key")] = None
+    known_hosts: Annotated[str | None, file_path(
+        "The host's keys. Not given: /etc/ssh/ssh_known_hosts.", "/etc/tank/known_hosts")] = None
+    budget: Annotated[int | None, declare(
+        "How many pods a commit may remove or replace unconfirmed. Not given: all but one.", 3)] = None
     allow_rewrite: Annotated[bool, declare("Follow force-pushes and older commits, too.", True)] = False
     allow_empty: Annotated[bool, declare('Whether a missing path means "no pods".', True)] = False
     verify: Annotated[GitVerify, declare("Whose signatures a commit needs.")] = GitVerify()
@@ -143,6 +117,7 @@ class GitSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         return self.path.replace("{hostname}", hostname).strip("/")
 
 
+# fmt: on
 def is_reference_name(name: str) -> bool:
     """Return whether git allows the name for a branch or a tag (git-check-ref-format(1))."""
     return bool(name) and len(name) <= REF_LENGTH and not BAD_REF.search(name)

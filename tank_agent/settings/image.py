@@ -78,60 +78,40 @@ def _platform(value: str) -> str:
     return value
 
 
+# A key stays on as few lines as its words need.
+# fmt: off
 class RegistrySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How one registry is spoken to."""
 
-    mirrors: Annotated[
-        tuple[str, ...],
-        declare(
-            "Hosts to ask before the registry itself, with an optional port and path.",
-            ["mirror.lan:5000"],
-            each=_mirror,
-        ),
-    ] = ()
+    mirrors: Annotated[tuple[str, ...], declare(
+        "Hosts to ask before the registry itself, with an optional port and path.", ["mirror.lan:5000"],
+        each=_mirror)] = ()
     # Loopback needs no leave for plain http.
-    insecure: Annotated[
-        bool, declare("Whether plain http, and certificates that nobody signed, will do.", True)
-    ] = False
+    insecure: Annotated[bool, declare(
+        "Whether plain http, and certificates that nobody signed, will do.", True)] = False
     blocked: Annotated[bool, declare("Whether its images are refused.", True)] = False
-    ca: Annotated[
-        str | None,
-        declare(
-            "A file of certificates to trust instead of the system's, in PEM.",
-            "/etc/ssl/lan-ca.pem",
-            check=absolute,
-        ),
-    ] = None
+    ca: Annotated[str | None, declare(
+        "A file of certificates to trust instead of the system's, in PEM.", "/etc/ssl/lan-ca.pem",
+        check=absolute)] = None
 
 
 class UnpackLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one layer of an image may cost."""
 
     size: Annotated[int, size("Of the unpacked layer, 1M to 64T.", "32G", _MIB, 64 * _TIB)] = 32 * _GIB
-    file_size: Annotated[
-        int, size("Of one file, also of a sparse one, 1M to 64T.", "32G", _MIB, 64 * _TIB)
-    ] = 32 * _GIB
-    entries: Annotated[
-        int, count("Files, directories, links and devices, up to 100000000.", 2_000_000, 1, 100_000_000)
-    ] = 2_000_000
+    file_size: Annotated[int, size(
+        "Of one file, also of a sparse one, 1M to 64T.", "32G", _MIB, 64 * _TIB)] = 32 * _GIB
+    entries: Annotated[int, count(
+        "Files, directories, links and devices, up to 100000000.", 2_000_000, 1, 100_000_000)] = 2_000_000
     depth: Annotated[int, count("Directories in directories, up to 4096.", 256, 1, 4096)] = 256
-    headers: Annotated[
-        int, size("Of names and extended attributes of one entry, 4K to 64M.", "1M", 4 * _KIB, 64 * _MIB)
-    ] = 1 << 20
-    cpu_time: Annotated[
-        int,
-        declare(
-            "CPU time for unpacking it, 1s to 24h.",
-            "30m",
-            check=_whole_seconds,
-            form=Duration,
-            written=format_duration,
-        ),
-    ] = 1800
+    headers: Annotated[int, size(
+        "Of names and extended attributes of one entry, 4K to 64M.", "1M", 4 * _KIB, 64 * _MIB)] = 1 << 20
+    cpu_time: Annotated[int, declare(
+        "CPU time for unpacking it, 1s to 24h.", "30m", check=_whole_seconds, form=Duration,
+        written=format_duration)] = 1800
     memory: Annotated[int, size("Memory for unpacking it, 128M to 64G.", "1G", 128 * _MIB, 64 * _GIB)] = _GIB
-    stall: Annotated[float, seconds("How long unpacking may make no progress, 1s to 1h.", "2m", 1, 3600)] = (
-        120.0
-    )
+    stall: Annotated[float, seconds(
+        "How long unpacking may make no progress, 1s to 1h.", "2m", 1, 3600)] = 120.0
 
 
 class ImageSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -141,36 +121,24 @@ class ImageSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     tables of their own, [registry."HOST"].
     """
 
-    pull: Annotated[
-        PullPolicy, declare("When the registry is asked, for containers that don't say.", "missing")
-    ] = "missing"
-    platform: Annotated[
-        str,
-        declare("Instead of this machine's: os/architecture[/variant].", "linux/arm64/v8", check=_platform),
-    ] = ""
-    auth_files: Annotated[
-        tuple[str, ...],
-        declare(
-            "Credentials in the form of Docker's config.json; the first that knows the registry counts.",
-            each=absolute,
-        ),
-    ] = ("/etc/tank/auth.json", "/root/.docker/config.json")
-    parallel: Annotated[
-        int, count("Layers that are fetched and unpacked at once from one registry, 1 to 64.", 3, 1, 64)
-    ] = 3
+    pull: Annotated[PullPolicy, declare(
+        "When the registry is asked, for containers that don't say.", "missing")] = "missing"
+    platform: Annotated[str, declare(
+        "Instead of this machine's: os/architecture[/variant].", "linux/arm64/v8", check=_platform)] = ""
+    auth_files: Annotated[tuple[str, ...], declare(
+        "Credentials in the form of Docker's config.json; the first that knows the registry counts.",
+        each=absolute)] = ("/etc/tank/auth.json", "/root/.docker/config.json")
+    parallel: Annotated[int, count(
+        "Layers that are fetched and unpacked at once from one registry, 1 to 64.", 3, 1, 64)] = 3
     attempts: Annotated[int, count("How often a request is tried, 1 to 100.", 5, 1, 100)] = 5
-    connect_timeout: Annotated[
-        float, seconds("How long a registry may take to be reached, 100ms to 10m.", "10s", 0.1, 600)
-    ] = 10.0
-    read_timeout: Annotated[
-        float, seconds("How long a registry may be silent, 100ms to 10m.", "30s", 0.1, 600)
-    ] = 30.0
-    minimum_rate: Annotated[
-        int, size("Bytes a second below which a transfer is broken off, 1 to 1G.", "1K", 1, _GIB)
-    ] = 1024
-    image_size: Annotated[
-        int, size("Of all compressed layers of an image, 1M to 64T.", "64G", _MIB, 64 * _TIB)
-    ] = 64 * _GIB
+    connect_timeout: Annotated[float, seconds(
+        "How long a registry may take to be reached, 100ms to 10m.", "10s", 0.1, 600)] = 10.0
+    read_timeout: Annotated[float, seconds(
+        "How long a registry may be silent, 100ms to 10m.", "30s", 0.1, 600)] = 30.0
+    minimum_rate: Annotated[int, size(
+        "Bytes a second below which a transfer is broken off, 1 to 1G.", "1K", 1, _GIB)] = 1024
+    image_size: Annotated[int, size(
+        "Of all compressed layers of an image, 1M to 64T.", "64G", _MIB, 64 * _TIB)] = 64 * _GIB
     limits: Annotated[UnpackLimits, declare("What one layer may cost.")] = UnpackLimits()
     registries: dict[str, RegistrySettings] = msgspec.field(default_factory=dict)
 

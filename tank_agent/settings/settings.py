@@ -71,64 +71,44 @@ def _place(
     )
 
 
+# A key stays on as few lines as its words need.
+# fmt: off
 class HostSettings(Struct, frozen=True, kw_only=True):
     """What pods get to know of the host: its uplink and its name servers."""
 
-    adapter: Annotated[
-        str,
-        declare(
-            '"auto" reads the default route and the host\'s resolv.conf where uplink and dns are not given, '
-            '"static" reads nothing, and a dotted Python path names an adapter of your own.',
-            "auto",
-            check=_adapter,
-        ),
-    ] = "auto"
-    uplink: Annotated[
-        str | None,
-        declare(
-            'The host\'s interface that parent = "auto" means; not with an adapter of your own.',
-            "eno1",
-            check=interface_name,
-        ),
-    ] = None
-    dns: Annotated[
-        tuple[str, ...],
-        declare(
-            "Name servers of pods that give none; not with an adapter of your own.",
-            ["10.0.0.1"],
-            each=_address,
-        ),
-    ] = ()
+    adapter: Annotated[str, declare(
+        "\"auto\" reads the default route and the host's resolv.conf where uplink and dns are not given, "
+        '"static" reads nothing, and a dotted Python path names an adapter of your own.', "auto",
+        check=_adapter)] = "auto"
+    uplink: Annotated[str | None, declare(
+        "The host's interface that parent = \"auto\" means; not with an adapter of your own.", "eno1",
+        check=interface_name)] = None
+    dns: Annotated[tuple[str, ...], declare(
+        "Name servers of pods that give none; not with an adapter of your own.", ["10.0.0.1"], each=_address
+    )] = ()
 
 
 class ReconcileSettings(Struct, frozen=True, kw_only=True):
     """How the loop paces itself."""
 
-    resync: Annotated[
-        float, seconds("How often everything is looked at again, 100ms to 1h.", "10s", 0.1, 3600)
-    ] = 10.0
-    backoff_base: Annotated[
-        float, seconds("The delay before the first restart, 0s to 24h.", "10s", 0, 86_400)
-    ] = 10.0
-    backoff_cap: Annotated[
-        float, seconds("The longest delay before a restart, up to 24h.", "300s", 0, 86_400)
-    ] = 300.0
-    stable_after: Annotated[
-        float,
-        seconds("How long a run must last for the delay to start from the base again.", "600s", 0, 86_400),
-    ] = 600.0
-    workers: Annotated[
-        int, count("How many pods are worked on at one time, 1 to 64.", 4, 1, 64, live=False)
-    ] = 4
+    resync: Annotated[float, seconds(
+        "How often everything is looked at again, 100ms to 1h.", "10s", 0.1, 3600)] = 10.0
+    backoff_base: Annotated[float, seconds(
+        "The delay before the first restart, 0s to 24h.", "10s", 0, 86_400)] = 10.0
+    backoff_cap: Annotated[float, seconds(
+        "The longest delay before a restart, up to 24h.", "300s", 0, 86_400)] = 300.0
+    stable_after: Annotated[float, seconds(
+        "How long a run must last for the delay to start from the base again.", "600s", 0, 86_400)] = 600.0
+    workers: Annotated[int, count(
+        "How many pods are worked on at one time, 1 to 64.", 4, 1, 64, live=False)] = 4
 
 
 class LogsSettings(Struct, frozen=True, kw_only=True):
     """How much of what each container prints is kept."""
 
-    max_size: Annotated[
-        int,
-        size("A file that is larger is put aside and a new one begun, 64K to 1T.", "10M", 64 << 10, 1 << 40),
-    ] = 10 << 20
+    max_size: Annotated[int, size(
+        "A file that is larger is put aside and a new one begun, 64K to 1T.", "10M", 64 << 10, 1 << 40
+    )] = 10 << 20
     max_files: Annotated[int, count("How many files are kept, the newest included, 1 to 100.", 3, 1, 100)] = 3
 
 
@@ -139,47 +119,36 @@ class Settings(Struct, frozen=True, kw_only=True):
     written in it; `seed_problems` are about the others, which keep nobody from starting.
     """
 
-    data_dir: Annotated[
-        Path, _place("Images, volumes and the journal; TANK_DATA_DIR wins over it.", "/var/lib/tank")
-    ] = Path("/var/lib/tank")
-    run_dir: Annotated[
-        Path,
-        _place(
-            "Sockets, network namespaces and container state; lost at reboot.", "/run/tank", check=_run_dir
-        ),
-    ] = Path("/run/tank")
-    pods_dir: Annotated[Path, _place("The directory of pod files that is mirrored.", "/etc/tank/pods.d")] = (
-        Path("/etc/tank/pods.d")
-    )
-    seed_dir: Annotated[
-        Path, _place("Pod files that are created once, if absent.", "/etc/tank/seed.d", live=True)
-    ] = Path("/etc/tank/seed.d")
+    data_dir: Annotated[Path, _place(
+        "Images, volumes and the journal; TANK_DATA_DIR wins over it.", "/var/lib/tank"
+    )] = Path("/var/lib/tank")
+    run_dir: Annotated[Path, _place(
+        "Sockets, network namespaces and container state; lost at reboot.", "/run/tank", check=_run_dir
+    )] = Path("/run/tank")
+    pods_dir: Annotated[Path, _place(
+        "The directory of pod files that is mirrored.", "/etc/tank/pods.d")] = Path("/etc/tank/pods.d")
+    seed_dir: Annotated[Path, _place(
+        "Pod files that are created once, if absent.", "/etc/tank/seed.d", live=True
+    )] = Path("/etc/tank/seed.d")
     git: Annotated[GitSettings | None, declare("A git repository as a source of pods.")] = None
     host: Annotated[HostSettings, declare("What pods get to know of the host.")] = HostSettings()
-    reconcile: Annotated[ReconcileSettings, declare("How the loop paces itself.", live=True)] = (
-        ReconcileSettings()
-    )
-    logs: Annotated[LogsSettings, declare("How much of what containers print is kept.", live=True)] = (
-        LogsSettings()
-    )
+    reconcile: Annotated[ReconcileSettings, declare(
+        "How the loop paces itself.", live=True)] = ReconcileSettings()
+    logs: Annotated[LogsSettings, declare(
+        "How much of what containers print is kept.", live=True)] = LogsSettings()
     image: Annotated[ImageSettings, declare("How images are fetched and unpacked.")] = ImageSettings()
-    registry: Annotated[
-        dict[str, RegistrySettings],
-        declare(
-            "Registries by host, where they differ from others.",
-            {"old.lan:5000": {"insecure": True}},
-            each=registry_host,
-        ),
-    ] = msgspec.field(default_factory=dict)
-    labels: Annotated[
-        dict[str, str],
-        declare("What this machine is called: pods' own labels look at it.", {"site": "edge-1"}, each=label),
-    ] = msgspec.field(default_factory=dict)
+    registry: Annotated[dict[str, RegistrySettings], declare(
+        "Registries by host, where they differ from others.", {"old.lan:5000": {"insecure": True}},
+        each=registry_host)] = msgspec.field(default_factory=dict)
+    labels: Annotated[dict[str, str], declare(
+        "What this machine is called: pods' own labels look at it.", {"site": "edge-1"}, each=label
+    )] = msgspec.field(default_factory=dict)
     file: Path | None = None
     seeds: tuple[ParsedPod, ...] = ()
     seed_problems: tuple[Problem, ...] = ()
 
 
+# fmt: on
 def load_settings(
     path: Path | None, *, environ: Mapping[str, str], overrides: Mapping[str, str | None] | None = None
 ) -> Settings:
