@@ -193,7 +193,7 @@ def test_a_writer_is_seen_at_once(tmp_path: Path, writer: str) -> None:
 _MOUNTS = """
 import os, pathlib, subprocess, sys
 from tests.unit.source.test_watch import Watched
-from tests.unit.source.test_writers import AT_ONCE
+from tests.unit.source.test_watch_writers import AT_ONCE
 
 home = pathlib.Path(sys.argv[1])
 pods, other = home / "pods.d", home / "other"
