@@ -71,7 +71,7 @@ def parse_platform(text: str) -> Platform:
     parts = text.split("/")
     if len(parts) not in (2, 3) or not all(parts):
         raise Stalled(f"platform {text!r} is not of the form os/architecture/variant")
-    return normal_platform(parts[0], parts[1], parts[2] if len(parts) == 3 else "")
+    return normal_platform(parts[0], parts[1], "".join(parts[2:]))
 
 
 def runs_on(wanted: Platform, found: Platform) -> bool:

@@ -92,18 +92,16 @@ class LayerFetcher:
             hint = "free some space in data_dir" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
             raise Retry(f"cannot store a layer: {error.strerror}", where=task.where, hint=hint) from error
 
-    def sweep(self) -> None:
-        """Remove what broken transfers left if its layer is there, or if nobody came back for it."""
+    def sweep(self, *, everything: bool = False) -> None:
+        """Remove the rests of broken transfers whose layer is there, or that nobody came back for.
+
+        `everything` removes all; only while nothing is fetched.
+        """
         there = {_hex(diff_id)[:16] for diff_id in self._layers.all()}
         oldest = time.time() - _PARTIAL_LIFETIME
         for entry in list(os.scandir(self._partial)):
-            if entry.name.rpartition(".")[2] in there or entry.stat().st_mtime < oldest:
+            if everything or entry.name.rpartition(".")[2] in there or entry.stat().st_mtime < oldest:
                 Path(entry.path).unlink(missing_ok=True)
-
-    def forget(self) -> None:
-        """Remove all that broken transfers left; only while nothing is fetched."""
-        for entry in list(os.scandir(self._partial)):
-            Path(entry.path).unlink(missing_ok=True)
 
     def _attempt(self, task: LayerTask, job: Job, partial: Path) -> None:
         place = self._layers.stage()
@@ -148,10 +146,9 @@ class LayerFetcher:
         descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "r+b", buffering=0) as file:
             yield from _checked(file.read, job)
-            offset = file.tell()
-            if offset >= task.descriptor.size:
+            if file.tell() >= task.descriptor.size:
                 return
-            with task.content.open(task.descriptor, offset) as read:
+            with task.content.open(task.descriptor, file.tell()) as read:
                 for chunk in _checked(read, job):
                     file.write(chunk)
                     fault.point("image:layer-chunk")
@@ -370,12 +367,9 @@ def _checked(read: ReadChunk, job: Job) -> Iterator[bytes]:
 
 
 def _foreign(task: LayerTask) -> Stalled:
-    return Stalled(
-        f"the layer {task.descriptor.digest} is a foreign layer, kept elsewhere than the image; no "
-        "address that an image names is asked",
-        where=task.where,
-        hint="push the image with all its layers, as Docker's allow-nondistributable-artifacts does",
-    )
+    wrong = f"the layer {task.descriptor.digest} is a foreign layer, kept elsewhere than the image"
+    hint = "push the image with all its layers, as Docker's allow-nondistributable-artifacts does"
+    return Stalled(f"{wrong}; no address that an image names is asked", where=task.where, hint=hint)
 
 
 def _finish(unpack: LayerUnpack, task: LayerTask, implicit: BinaryIO) -> Unpacked:

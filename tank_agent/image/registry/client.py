@@ -75,7 +75,7 @@ class RegistryContent:
         self._endpoints = endpoints_of(reference, settings, self._http)
 
     def manifest(self, digest: str = "") -> Document:
-        """Return the manifest of the tag or digest, as `ImageContent.manifest` says."""
+        """Return the manifest of the tag or digest."""
         name = digest or self._reference.digest or self._reference.tag
 
         def ask(endpoint: Endpoint) -> Document:
@@ -90,7 +90,7 @@ class RegistryContent:
         return self._ask_all(ask)
 
     def document(self, descriptor: Descriptor, limit: int) -> bytes:
-        """Return a small blob whole, as `ImageContent.document` says."""
+        """Return a small blob whole."""
         if descriptor.size > limit:
             wrong = f"a document of {descriptor.size} bytes; at most {limit} are read"
             raise Stalled(wrong, where=self._where)
@@ -99,7 +99,7 @@ class RegistryContent:
 
     @contextmanager
     def open(self, descriptor: Descriptor, offset: int) -> Iterator[ReadChunk]:
-        """Open a blob, as `ImageContent.open` says; a broken transfer goes on where it broke."""
+        """Open a blob; a broken transfer goes on where it broke."""
         with closing(_Transfer(self, descriptor, offset)) as transfer:
             yield transfer.read
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-import structlog
 from msgspec import Struct
 
 from tank_agent.errors import Stalled, TankError
@@ -24,7 +23,6 @@ from tank_agent.spec.reference import DOCKER_HUB
 _FILE_LIMIT = 1 << 20
 _HELPER_TIMEOUT = 30.0
 _HELPER_NAME = re.compile(r"[A-Za-z0-9_-]+")
-_log = structlog.get_logger()
 _Value = TypeVar("_Value")
 _Problem = Callable[[TankError], None]
 _NOT_FOUND = "credentials not found"
@@ -67,12 +65,8 @@ class _HelperAnswer(Struct, rename="pascal"):
     secret: str = ""
 
 
-def _log_problem(error: TankError) -> None:
-    _log.warning("cannot ask for a registry's credentials", error=str(error))
-
-
 def find_credentials(
-    host: str, repository: str, files: tuple[str, ...], problem: _Problem = _log_problem
+    host: str, repository: str, files: tuple[str, ...], problem: _Problem = lambda _: None
 ) -> Credentials | None:
     """Return the credentials for a repository of a registry; None means to ask as nobody.
 

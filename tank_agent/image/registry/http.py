@@ -35,7 +35,7 @@ _BROKEN = (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, Val
 
 
 class Trust(Struct, frozen=True, kw_only=True):
-    """How a host is spoken to: `ca` is a PEM file instead of the system's; `insecure` believes anyone."""
+    """The trust in a host: `ca` is a PEM file instead of the system's; `insecure` believes anyone."""
 
     ca: str | None = None
     insecure: bool = False
@@ -190,7 +190,7 @@ class Http:
         self._closed = False
 
     def trust(self, origin: str, trust: Trust) -> None:
-        """Say how to speak with an origin; others are trusted as the system says."""
+        """Set how to speak with an origin; the system's authorities decide about others."""
         self._trusts[origin] = trust
 
     def close(self) -> None:
@@ -342,10 +342,9 @@ def _broken(error: BaseException | None, operation: _Operation, url: Url) -> Sta
     cause = error
     while isinstance(cause, BaseException):
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return Stalled(
-                f"the certificate of {url.origin} can't be trusted: {cause.verify_message}",
-                hint='name the authority that signed it as ca = "FILE" in [registry."HOST"] of agent.toml',
-            )
+            hint = 'name the authority that signed it as ca = "FILE" in [registry."HOST"] of agent.toml'
+            wrong = f"the certificate of {url.origin} can't be trusted: {cause.verify_message}"
+            return Stalled(wrong, hint=hint)
         cause = cause.__cause__ or cause.__context__ or getattr(cause, "reason", None)
     # The innermost message: urllib3 wraps it several times.
     while error is not None and (inner := error.__cause__ or error.__context__) is not None:

@@ -178,19 +178,15 @@ def _make(wanted: dict[bytes, Attributes], order: list[str], layers: Layers) -> 
         return name
     place = layers.stage()
     try:
-        for path in sorted(wanted):
-            _make_directory(place / "diff" / os.fsdecode(path), wanted[path])
+        for relative, (uid, gid, mode, attributes) in sorted(wanted.items()):
+            path = place / "diff" / os.fsdecode(relative)
+            path.mkdir(exist_ok=True)
+            os.chown(path, uid, gid)
+            path.chmod(mode)
+            for attribute, value in attributes:
+                os.setxattr(path, attribute, value)
         layers.commit(place, LayerRecord(diff_id=name, size=0, entries=len(wanted)))
     except BaseException:
         try_remove_tree(place)
         raise
     return name
-
-
-def _make_directory(path: Path, attributes: Attributes) -> None:
-    uid, gid, mode, named = attributes
-    path.mkdir(exist_ok=True)
-    os.chown(path, uid, gid)
-    path.chmod(mode)
-    for name, value in named:
-        os.setxattr(path, name, value)

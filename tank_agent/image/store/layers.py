@@ -2,7 +2,7 @@
 
     layers/<hex>/diff          what overlayfs takes as a lower directory
     layers/<hex>/layer.json    LayerRecord
-    layers/<hex>/implicit      its directories that no entry described, packed as tarfilter.py says
+    layers/<hex>/implicit      its directories that no entry described, in the form of tarfilter.packed
     layers/<hex>/sealed        empty: written once the layer's files are known to be on the disk
     staging/<id>/              a layer that is being unpacked
     trash/<id>/                a layer that is being removed

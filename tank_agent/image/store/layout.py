@@ -252,12 +252,12 @@ class LayoutContent:
         return Document(data=msgspec.json.encode(made), media_type=OCI_INDEX)
 
     def document(self, descriptor: Descriptor, limit: int) -> bytes:
-        """Return a blob whole, as `ImageContent.document` says."""
+        """Return a blob whole."""
         return self._read(self._name(descriptor.digest), limit)
 
     @contextmanager
     def open(self, descriptor: Descriptor, offset: int) -> Iterator[ReadChunk]:
-        """Open a blob, as `ImageContent.open` says."""
+        """Open a blob."""
         with self._files.open(self._name(descriptor.digest)) as found:
             yield found.reader(offset)
 
@@ -319,7 +319,7 @@ class DockerArchiveContent(LayoutContent):
             raise
 
     def manifest(self, digest: str = "") -> Document:
-        """Return the manifest that was made, as `ImageContent.manifest` says."""
+        """Return the manifest that was made."""
         return Document(data=self._manifest, media_type=OCI_MANIFEST)
 
     def _name(self, digest: str) -> str:

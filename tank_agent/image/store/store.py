@@ -39,7 +39,7 @@ _log = structlog.get_logger()
 _ATTEMPTS_WITH_COPY = 2
 
 
-class StoredImage(Struct, frozen=True, kw_only=True):
+class StoredImage(Struct, frozen=True):
     """One line of `tank image ls`.
 
     `reference` is its full form, or "" for an image that no name stands for any more. `size` is in bytes,
@@ -105,7 +105,11 @@ class ImageStore:
         root = data_dir / "images"
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         root.chmod(0o700)
-        self._lock_file = _lock(root / "lock")
+        try:
+            self._lock_file = LockFile(root / "lock")
+        except BlockingIOError as error:
+            hint = "stop it, or give this one another --data-dir"
+            raise Stalled(f"another agent uses {root}", hint=hint) from error
         self._records = Records(root)
         self._layers = Layers(root)
         self._server = UnpackServer(self._settings.limits)
@@ -184,11 +188,7 @@ class ImageStore:
             known = self._records.image(digest)
             if known is not None:
                 size, layers = known.record.size, len(known.manifest.layers)
-                rows.append(
-                    StoredImage(
-                        reference=reference, digest=digest, size=size, layers=layers, pulled_at=pulled_at
-                    )
-                )
+                rows.append(StoredImage(reference, digest, size, layers, pulled_at))
         return tuple(rows)
 
     def needs(self, uses: Iterable[ImageUse]) -> Iterator[ImageNeed]:
@@ -253,7 +253,7 @@ class ImageStore:
                     removed += [] if digest in named else [digest]
             freed = self._collect()
             if not self._pins:
-                self._fetcher.forget()
+                self._fetcher.sweep(everything=True)
         self._layers.empty_trash()
         return Pruned(removed=tuple(removed), freed=freed)
 
@@ -348,7 +348,7 @@ class ImageStore:
         record = self._records.reference(str(reference))
         if record is not None:
             now = stamp(reference) if reference.transport != "registry" else ""
-            # An image on disk that changed is another image; one that is not readable now is the one we have.
+            # An image on disk that changed is another image; one that is not readable now is the stored one.
             return "" if now and now != record.stamp else record.digest
         if reference.digest:
             if self._records.image(reference.digest) is not None:
@@ -404,11 +404,3 @@ class _Report:
     def trouble(self, text: str) -> None:
         """Report how a request failed that is tried again; empty once one worked."""
         self.progress(msgspec.structs.replace(self._last, trouble=text))
-
-
-def _lock(path: Path) -> LockFile:
-    try:
-        return LockFile(path)
-    except BlockingIOError as error:
-        hint = "stop it, or give this one another --data-dir"
-        raise Stalled(f"another agent uses {path.parent}", hint=hint) from error

@@ -58,7 +58,7 @@ TAR_OPTIONS = (
 
 
 class LayerRequest(NamedTuple):
-    """One layer: its empty directory, what its media type says (`zstd` or ""), tar, and `UnpackLimits`."""
+    """One layer: its empty directory, a hint of its compression (`zstd` or ""), tar, and `UnpackLimits`."""
 
     directory: str
     hint: str
@@ -117,7 +117,7 @@ def serve() -> None:
 
 
 def _reap(children: set[int]) -> bool:
-    """Collect children that ended, so that what they cost counts as ours; return whether any are left."""
+    """Collect children that ended, so that their cost counts as the server's; return whether any are left."""
     children -= {child for child in children if os.waitpid(child, os.WNOHANG)[0]}
     return bool(children)
 
@@ -201,7 +201,7 @@ def _feed_tar(tar: _Tar, archive: TarFilter, stream: Iterator[bytes], diff_id: A
                 _write(tar.feed, piece)
         _write(tar.feed, memoryview(archive.finish()))
     except BrokenPipeError:
-        pass  # tar gave up; its message says why.
+        pass  # tar gave up; its message has the reason.
     finally:
         os.close(tar.feed)
         complaint = _read_bounded(tar.messages)

@@ -81,8 +81,10 @@ class UnpackServer:
         with self._lock:
             if self._process is None or self._process.poll() is not None:
                 self._stop()
-                self._start()
-            assert self._process is not None
+                self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                self._socket.settimeout(_START_TIMEOUT)
+                with theirs:
+                    self._process = start_helper(_BOOT, *_library_roots(), channel=theirs, site=False)
             assert self._socket is not None
             try:
                 socket.send_fds(self._socket, [request.encode()], descriptors)
@@ -95,13 +97,6 @@ class UnpackServer:
                 self._stop()
                 raise
             return received[0]
-
-    def _start(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.settimeout(_START_TIMEOUT)
-        self._process = start_helper(_BOOT, *_library_roots(), channel=theirs, site=False)
-        theirs.close()
-        self._socket = ours
 
     def _stop(self) -> None:
         if self._socket is not None:
