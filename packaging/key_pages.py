@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 import msgspec  # noqa: E402  (after the line above: the sources beside this file, not what is installed)
 
-from tank_agent.reconcile.changes import TABLE  # noqa: E402
+from tank_agent.reconcile.core.changes import TABLE  # noqa: E402
 from tank_agent.settings.declaration import table_of  # noqa: E402
 from tank_agent.settings.settings import Settings  # noqa: E402
 from tank_agent.spec.file import PodTable  # noqa: E402

@@ -15,7 +15,7 @@ from tank_agent.errors import Problem, Stalled
 from tank_agent.journal import ownership
 from tank_agent.journal.ownership import Known
 from tank_agent.journal.records import DesiredPod
-from tank_agent.reconcile.changes import changes
+from tank_agent.reconcile.core.changes import changes
 from tank_agent.source.files import parse_bytes, parser_for
 from tank_agent.source.git.follower import GIT
 from tank_agent.source.git.repository import init_bare

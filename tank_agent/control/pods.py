@@ -32,7 +32,7 @@ from tank_agent.errors import InvalidSpec, PodNotFound, Problem, VolumeInUse
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import DesiredPod, Exit
 from tank_agent.linux.clock import rfc3339
-from tank_agent.reconcile.changes import changes
+from tank_agent.reconcile.core.changes import changes
 from tank_agent.reconcile.core.phase import ContainerView, Phase
 from tank_agent.reconcile.core.plan import simulate
 from tank_agent.reconcile.reconciler import Reconciler

@@ -18,9 +18,9 @@ from tank_agent.journal.transitions import (
     SCHEMA_KEY,
     SPENT_PREFIX,
     Applied,
-    Change,
     Draft,
-    Limits,
+    Outcome,
+    Retention,
     State,
     event_key,
 )
@@ -71,7 +71,7 @@ class Journal:
     ) -> None:
         self._store = store
         self._clock = clock
-        self._limits = Limits(revisions=max_revisions, events=max_events)
+        self._limits = Retention(revisions=max_revisions, events=max_events)
         self._owner_exists = owner_exists
         try:
             self._state = _load(store)
@@ -215,7 +215,7 @@ class Journal:
             raise Retry("the journal is closed", hint="the agent is stopping; try again when it runs")
         return self._state
 
-    def _change(self, transition: Callable[[Draft], R]) -> tuple[R, Change]:
+    def _change(self, transition: Callable[[Draft], R]) -> tuple[R, Outcome]:
         """Run a transition and make it durable, together with those that other threads queued meanwhile."""
         ticket: _Ticket[R] = _Ticket(transition)
         with self._queue_lock:
@@ -260,7 +260,7 @@ class _Ticket(Generic[T]):
 
     def __init__(self, transition: Callable[[Draft], T]) -> None:
         self._transition = transition
-        self.outcome: list[tuple[T, Change]] = []
+        self.outcome: list[tuple[T, Outcome]] = []
         self.error: BaseException | None = None
         self.done = False
 

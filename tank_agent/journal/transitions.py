@@ -36,7 +36,7 @@ class Applied(Struct, frozen=True, kw_only=True):
     updated: tuple[str, ...] = ()
 
 
-class Limits(Struct, frozen=True, kw_only=True):
+class Retention(Struct, frozen=True, kw_only=True):
     """How much history is kept: revisions of one pod, and events in all."""
 
     revisions: int = 20
@@ -68,7 +68,7 @@ class State(Known, frozen=True, kw_only=True):
         )
 
 
-class Change(Struct, frozen=True):
+class Outcome(Struct, frozen=True):
     """The outcome of a transition: the next state, what to write, and which pods changed."""
 
     state: State
@@ -79,7 +79,7 @@ class Change(Struct, frozen=True):
 class Draft:
     """The next state under work, within one transition: copies on the first change, collects the writes."""
 
-    def __init__(self, before: State, now: float, limits: Limits) -> None:
+    def __init__(self, before: State, now: float, limits: Retention) -> None:
         self.before = before
         self._now = now
         self._limits = limits
@@ -176,10 +176,10 @@ class Draft:
         """Keep a small fact of another room; empty forgets it."""
         self._writes.append(Write(Table.META, MEMORY_PREFIX + key.encode(), value or None))
 
-    def finish(self) -> Change:
+    def finish(self) -> Outcome:
         """Return the outcome, with the errors of pods brought up to date."""
         if not self._changes.keys() & {"desired", "problems", "outages"}:
-            return Change(self.state, self._writes, Applied())
+            return Outcome(self.state, self._writes, Applied())
         state = self.state
         for pod in ownership.with_errors(state.desired, state.all_problems(), state.problems):
             self._own("desired")[pod.name] = pod
@@ -202,7 +202,7 @@ class Draft:
             removed=tuple(sorted(removed)),
             updated=tuple(sorted(set(touched) - changed)),
         )
-        return Change(self.state, self._writes, applied)
+        return Outcome(self.state, self._writes, applied)
 
     def _own(self, field: str) -> dict[str, Any]:
         """Return a table of the next state, to be changed in place."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
-from tank_agent.network.rtnetlink import Address, DefaultRoute, Link, Observed, text
+from tank_agent.network.rtnetlink import Address, DefaultRoute, Link, NamespaceState, text
 from tank_agent.network.wanted import LINK_GROUP, LINK_KIND, WantedNic, format_mac
 
 LOOPBACK = "lo"
@@ -108,7 +108,7 @@ class SwitchOffIpv6(Struct, frozen=True):
 Step = RemoveLink | AddLink | RaiseLink | AddAddress | RemoveAddress | AddRoute | RemoveRoute | SwitchOffIpv6
 
 
-def steps(observed: Observed, wanted: Sequence[WantedNic]) -> tuple[Step, ...]:
+def steps(observed: NamespaceState, wanted: Sequence[WantedNic]) -> tuple[Step, ...]:
     """Return what to do now, in order; each step prints as the difference that it removes.
 
     Interfaces that we did not make are left alone, unless they sit on a name that we need. On ours, only what
@@ -133,7 +133,7 @@ def is_ours(link: Link) -> bool:
     return link.group == LINK_GROUP and link.kind == LINK_KIND
 
 
-def pod_addresses(observed: Observed) -> tuple[str, ...]:
+def pod_addresses(observed: NamespaceState) -> tuple[str, ...]:
     """Return the addresses of our interfaces with prefix, without link-local ones."""
     ours = {link.index for link in observed.links if is_ours(link)}
     return tuple(
@@ -143,12 +143,12 @@ def pod_addresses(observed: Observed) -> tuple[str, ...]:
     )
 
 
-def _loopback_steps(observed: Observed) -> Iterator[Step]:
+def _loopback_steps(observed: NamespaceState) -> Iterator[Step]:
     if any(link.name == LOOPBACK and not link.up for link in observed.links):
         yield RaiseLink(LOOPBACK)
 
 
-def _link_steps(observed: Observed, wanted: Sequence[WantedNic]) -> Iterator[Step]:
+def _link_steps(observed: NamespaceState, wanted: Sequence[WantedNic]) -> Iterator[Step]:
     by_name = {nic.name: nic for nic in wanted}
     fitting = {link.name for link in observed.links if _fits(link, by_name.get(link.name))}
     for link in observed.links:
@@ -178,7 +178,7 @@ def _misfit(link: Link, nic: WantedNic) -> str:
     return ""
 
 
-def _inner_steps(observed: Observed, wanted: Sequence[WantedNic]) -> Iterator[Step]:
+def _inner_steps(observed: NamespaceState, wanted: Sequence[WantedNic]) -> Iterator[Step]:
     links = {link.name: link for link in observed.links}
     for nic in wanted:
         link = links.get(nic.name)
@@ -191,7 +191,7 @@ def _inner_steps(observed: Observed, wanted: Sequence[WantedNic]) -> Iterator[St
         yield from _route_steps(observed, nic, link.index)
 
 
-def _address_steps(observed: Observed, nic: WantedNic, index: int) -> Iterator[Step]:
+def _address_steps(observed: NamespaceState, nic: WantedNic, index: int) -> Iterator[Step]:
     there = {(a.packed, a.prefix): a for a in observed.addresses if a.index == index}
     extra = [a for key, a in there.items() if key not in nic.addresses and not _is_link_local(a)]
     wanted = {packed for packed, _ in nic.addresses}
@@ -207,7 +207,7 @@ def _address_steps(observed: Observed, nic: WantedNic, index: int) -> Iterator[S
         yield SwitchOffIpv6(nic)
 
 
-def _route_steps(observed: Observed, nic: WantedNic, index: int) -> Iterator[Step]:
+def _route_steps(observed: NamespaceState, nic: WantedNic, index: int) -> Iterator[Step]:
     there = {route for route in observed.routes if route.index == index}
     wanted = {
         DefaultRoute(index=index, family=_family(gateway), gateway=gateway, metric=nic.metric)

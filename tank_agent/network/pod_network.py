@@ -17,7 +17,7 @@ from tank_agent.errors import Retry, Stalled, TankError
 from tank_agent.linux import namespaces
 from tank_agent.network import convergence, rtnetlink
 from tank_agent.network.host_facts import HostFacts
-from tank_agent.network.rtnetlink import Observed
+from tank_agent.network.rtnetlink import NamespaceState
 from tank_agent.network.wanted import WantedNic, wanted_nics
 from tank_agent.spec.model import Network
 
@@ -189,7 +189,7 @@ class PodNetworks:
             raise failures[0]
         return leftovers
 
-    def _converge(self, pod: str, wanted: tuple[WantedNic, ...], *, whole: bool) -> Observed:
+    def _converge(self, pod: str, wanted: tuple[WantedNic, ...], *, whole: bool) -> NamespaceState:
         """Do steps until none is left, or only those of interfaces that failed; then raise the first error.
 
         Args:
@@ -216,7 +216,7 @@ class PodNetworks:
             hint="something else in the pod or on the host changes it",
         )
 
-    def _read_often(self, pod: str, inode: int, *, links_only: bool) -> Observed:
+    def _read_often(self, pod: str, inode: int, *, links_only: bool) -> NamespaceState:
         """Read the pod's namespace through a socket that stays in it."""
         with self._lock:
             reader = self._readers.get(pod)
@@ -266,7 +266,7 @@ class _Reader:
         with self._lock:
             return self.is_pinned() and namespaces.is_link_up(self._control, "lo")
 
-    def read(self, *, links_only: bool) -> Observed:
+    def read(self, *, links_only: bool) -> NamespaceState:
         with self._lock:
             return _read_socket(self._netlink, links_only=links_only)
 
@@ -305,15 +305,15 @@ def _create(path: Path) -> None:
         raise Retry(what) from error
 
 
-def _read(path: Path, *, links_only: bool = False) -> Observed:
+def _read(path: Path, *, links_only: bool = False) -> NamespaceState:
     # The socket keeps the namespace it was made in, so the thread that enters it is soon done.
     with namespaces.in_network_namespace(path, rtnetlink.open_socket) as netlink:
         return _read_socket(netlink, links_only=links_only)
 
 
-def _read_socket(netlink: socket.socket, *, links_only: bool) -> Observed:
+def _read_socket(netlink: socket.socket, *, links_only: bool) -> NamespaceState:
     if links_only:
-        return Observed(links=rtnetlink.read_links(netlink))
+        return NamespaceState(links=rtnetlink.read_links(netlink))
     return rtnetlink.read(netlink)
 
 

@@ -77,8 +77,8 @@ class DefaultRoute(Struct, frozen=True, kw_only=True):
     metric: int
 
 
-class Observed(Struct, frozen=True, kw_only=True):
-    """What is in a network namespace."""
+class NamespaceState(Struct, frozen=True, kw_only=True):
+    """The links, addresses and default routes in a network namespace."""
 
     links: tuple[Link, ...] = ()
     addresses: tuple[Address, ...] = ()
@@ -92,13 +92,15 @@ def open_socket() -> socket.socket:
     return opened
 
 
-def read(netlink: socket.socket) -> Observed:
+def read(netlink: socket.socket) -> NamespaceState:
     """Return all links, addresses and default routes.
 
     Raises:
         Retry: they change too fast to be read whole, or the kernel does not answer.
     """
-    return Observed(links=read_links(netlink), addresses=read_addresses(netlink), routes=read_routes(netlink))
+    return NamespaceState(
+        links=read_links(netlink), addresses=read_addresses(netlink), routes=read_routes(netlink)
+    )
 
 
 def read_links(netlink: socket.socket) -> tuple[Link, ...]:

@@ -9,7 +9,7 @@ import pytest
 from msgspec import Struct
 
 from tank_agent.linux.pidfd import command_line, start_time
-from tank_agent.reconcile.changes import TABLE, row_of
+from tank_agent.reconcile.core.changes import TABLE, row_of
 from tank_agent.spec.keys import Effect
 from tank_agent.spec.structure import toml_value
 from tests.support.agent import busybox_rootfs, wait_for

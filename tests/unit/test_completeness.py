@@ -13,7 +13,7 @@ import pytest
 
 from tank_agent.agent.lifecycle import needs_restart
 from tank_agent.api.types import PHASES
-from tank_agent.reconcile.changes import changes, row_of
+from tank_agent.reconcile.core.changes import changes, row_of
 from tank_agent.reconcile.core.phase import Phase
 from tank_agent.settings.settings import Settings, load_settings
 from tank_agent.spec.file import PodTable

@@ -1,7 +1,8 @@
 """The decisions of the loop: pure functions and frozen structs, which touch no machine and keep no memory.
 
 `plan` decides from `observed` which of the `actions` come next, and plays them to their end for a dry run;
-`restart` has the rules of restarts, `phase` the words that users read, `hashes` show what changed.
+`restart` has the rules of restarts, `phase` the words that users read; `hashes` show what changed, and
+`changes` is the table of what a change does.
 
 The life of a container. A phase is in capitals, beside an arrow is the action that leads along it::
 

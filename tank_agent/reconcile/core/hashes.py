@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from tank_agent.journal.records import ContainerStatus, PodStatus
-from tank_agent.reconcile.changes import LIVE_FIELDS, RESTARTING_FIELDS
+from tank_agent.reconcile.core.changes import LIVE_FIELDS, RESTARTING_FIELDS
 from tank_agent.spec.model import Container, Pod, Volume, content_hash
 
 _PLAIN = Container(name="")

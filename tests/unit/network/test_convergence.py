@@ -25,7 +25,7 @@ from tank_agent.network.convergence import (
     pod_addresses,
     steps,
 )
-from tank_agent.network.rtnetlink import Address, DefaultRoute, Link, Observed
+from tank_agent.network.rtnetlink import Address, DefaultRoute, Link, NamespaceState
 from tank_agent.network.wanted import LINK_GROUP, LINK_KIND, WantedNic, stable_mac
 
 LOOPBACK = Link(index=1, name="lo", flags=IFF_UP, kind="", mac=bytes(6), group=0, parent=0)
@@ -62,12 +62,12 @@ def link(index: int, name: str, *, up: bool = True, group: int = LINK_GROUP, par
     return Link(index=index, name=name, flags=flags, kind=LINK_KIND, mac=mac, group=group, parent=parent)
 
 
-def sentences(observed: Observed, *wanted: WantedNic) -> list[str]:
+def sentences(observed: NamespaceState, *wanted: WantedNic) -> list[str]:
     return [str(step) for step in steps(observed, wanted)]
 
 
 def test_what_is_right_needs_nothing() -> None:
-    observed = Observed(
+    observed = NamespaceState(
         links=(LOOPBACK, link(2, "eth0")),
         addresses=(Address(index=2, packed=ADDRESSES[0][0], prefix=24),),
         routes=(DefaultRoute(index=2, family=2, gateway=GATEWAYS[0], metric=100),),
@@ -77,20 +77,20 @@ def test_what_is_right_needs_nothing() -> None:
 
 
 def test_a_missing_interface_is_one_sentence_not_five() -> None:
-    assert sentences(Observed(links=(LOOPBACK,)), nic(gateways=(GATEWAYS[0],))) == ["eth0 is missing"]
+    assert sentences(NamespaceState(links=(LOOPBACK,)), nic(gateways=(GATEWAYS[0],))) == ["eth0 is missing"]
 
 
 def test_an_interface_that_is_down_is_one_sentence() -> None:
-    assert sentences(Observed(links=(LOOPBACK, link(2, "eth0", up=False))), nic()) == ["eth0 is down"]
+    assert sentences(NamespaceState(links=(LOOPBACK, link(2, "eth0", up=False))), nic()) == ["eth0 is down"]
 
 
 def test_a_lost_uplink_leaves_what_works() -> None:
-    observed = Observed(links=(LOOPBACK, link(2, "eth0")))
+    observed = NamespaceState(links=(LOOPBACK, link(2, "eth0")))
     assert sentences(observed, nic(parent=None, parent_index=0, addresses=())) == []
 
 
 def test_a_parent_that_is_gone_is_said() -> None:
-    observed = Observed(links=(LOOPBACK, link(2, "eth0")))
+    observed = NamespaceState(links=(LOOPBACK, link(2, "eth0")))
     found = sentences(observed, nic(parent="up9", parent_index=0, addresses=()))
     assert found == ["eth0 lies on another interface than up9", "eth0 is missing"]
 
@@ -98,7 +98,7 @@ def test_a_parent_that_is_gone_is_said() -> None:
 def test_a_half_made_interface_is_made_again() -> None:
     wanted = nic()
     half = msgspec.structs.replace(link(2, "eth0"), name=wanted.first_name)
-    assert sentences(Observed(links=(LOOPBACK, half)), wanted) == [
+    assert sentences(NamespaceState(links=(LOOPBACK, half)), wanted) == [
         f"{wanted.first_name} is not named by the pod",
         "eth0 is missing",
     ]
@@ -108,7 +108,7 @@ def test_new_addresses_come_before_old_ones_go_but_a_changed_prefix_goes_first()
     old = tuple(
         Address(index=2, packed=packed, prefix=prefix) for packed, prefix in (ADDRESSES[1], ADDRESSES[2])
     )
-    observed = Observed(links=(LOOPBACK, link(2, "eth0")), addresses=old)
+    observed = NamespaceState(links=(LOOPBACK, link(2, "eth0")), addresses=old)
     assert sentences(observed, nic()) == [
         "eth0 has 10.0.0.5/16, which the pod does not name",
         "eth0 lacks 10.0.0.5/24",
@@ -118,7 +118,7 @@ def test_new_addresses_come_before_old_ones_go_but_a_changed_prefix_goes_first()
 
 def test_link_local_addresses_are_the_kernels_and_not_shown() -> None:
     packed = ipaddress.ip_address("fe80::1").packed
-    observed = Observed(
+    observed = NamespaceState(
         links=(LOOPBACK, link(2, "eth0")), addresses=(Address(index=2, packed=packed, prefix=64),)
     )
     assert sentences(observed, nic(addresses=(ADDRESSES[3],))) == ["eth0 lacks fd00::5/64"]
@@ -129,21 +129,21 @@ def test_link_local_addresses_are_the_kernels_and_not_shown() -> None:
 
 def test_a_default_route_straight_to_the_interface() -> None:
     route = DefaultRoute(index=2, family=2, gateway=b"", metric=0)
-    observed = Observed(links=(LOOPBACK, link(2, "eth0")), routes=(route,))
+    observed = NamespaceState(links=(LOOPBACK, link(2, "eth0")), routes=(route,))
     assert sentences(observed, nic(addresses=())) == ["eth0 has a default route that the pod does not name"]
 
 
 class Model:
     """A namespace that obeys the steps as the kernel does."""
 
-    def __init__(self, observed: Observed) -> None:
+    def __init__(self, observed: NamespaceState) -> None:
         self.links = {each.index: each for each in observed.links}
         self.addresses = list(observed.addresses)
         self.routes = list(observed.routes)
         self.next_index = max(self.links) + 1
 
-    def observed(self) -> Observed:
-        return Observed(
+    def observed(self) -> NamespaceState:
+        return NamespaceState(
             links=tuple(self.links.values()), addresses=tuple(self.addresses), routes=tuple(self.routes)
         )
 
@@ -185,7 +185,7 @@ class Model:
 
 
 @st.composite
-def observations(draw: st.DrawFn) -> Observed:
+def observations(draw: st.DrawFn) -> NamespaceState:
     links = [msgspec.structs.replace(LOOPBACK, flags=draw(st.sampled_from([0, IFF_UP])))]
     addresses: set[Address] = set()
     routes: set[DefaultRoute] = set()
@@ -199,7 +199,7 @@ def observations(draw: st.DrawFn) -> Observed:
             for gateway in draw(st.lists(st.sampled_from(GATEWAYS))):
                 family, metric = 2 if len(gateway) == 4 else 10, draw(st.sampled_from([0, 100, 101]))
                 routes.add(DefaultRoute(index=index, family=family, gateway=gateway, metric=metric))
-    return Observed(links=tuple(links), addresses=tuple(addresses), routes=tuple(routes))
+    return NamespaceState(links=tuple(links), addresses=tuple(addresses), routes=tuple(routes))
 
 
 wanted_sets = st.lists(
@@ -217,7 +217,9 @@ wanted_sets = st.lists(
 
 @settings(deadline=None)
 @given(observations(), wanted_sets)
-def test_from_anywhere_to_what_is_wanted_in_four_looks(observed: Observed, wanted: list[WantedNic]) -> None:
+def test_from_anywhere_to_what_is_wanted_in_four_looks(
+    observed: NamespaceState, wanted: list[WantedNic]
+) -> None:
     model = Model(observed)
     taken = {each.name for each in wanted}
     own = {each for each in observed.links[1:] if each.group == 0 and each.name not in taken}

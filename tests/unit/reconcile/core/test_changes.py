@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from tank_agent.reconcile.changes import LIVE_FIELDS, RESTARTING_FIELDS, TABLE, changes, row_of
+from tank_agent.reconcile.core.changes import LIVE_FIELDS, RESTARTING_FIELDS, TABLE, changes, row_of
 from tank_agent.reconcile.core.hashes import container_hash, settings_hash
 from tank_agent.spec.file import ContainerTable, NetworkTable, PodTable, VolumeTable
 from tank_agent.spec.keys import Effect, keys_of
