@@ -1,1 +1,1 @@
-"""All of agent.toml: `settings` reads and checks the file; each other module is one of its tables."""
+"""agent.toml: `declaration` declares a setting, `settings` reads the file; `git` and `image` are tables."""

@@ -176,7 +176,7 @@ def load_settings(
 def load_directories(
     path: Path | None, *, environ: Mapping[str, str], overrides: Mapping[str, str | None] | None = None
 ) -> Settings:
-    """Return settings with the directories that can still be told from a file with errors, else defaults.
+    """Return settings with the directories that a file with errors still gives, else defaults.
 
     For who has to stop what a former agent runs; arguments as of `load_settings`.
     """
@@ -262,7 +262,7 @@ def _together(settings: Settings, known: Collection[KeyPath]) -> list[Finding]:
             found.append(Finding(("host", name), message))
     for key, message in problems_of_git(settings.git) if settings.git is not None else ():
         path: KeyPath = ("git", *key.split("."))
-        # Nothing else is to be said of a value that is wrong by itself.
+        # One finding a value is enough.
         found += [] if path in known else [Finding(path, message)]
     return found
 

@@ -1,5 +1,5 @@
-"""What a user may write, what it means, and everything that can be wrong with it. Pure: no I/O.
+"""The pod file: its keys, the normalised pod, and messages for all that can be wrong. Pure: no I/O.
 
-Read in this order: `file` (the keys of a pod file), `model` (the normalised pod), `parse` (from one to the
-other), `checks` (what values may say), `structure` and `lines` (the slow path that finds every problem).
+Read in this order: `keys` and `file` (the declaration of each key), `model` (the normalised pod), `parse`
+(from one to the other), `checks` and `values`, `structure` and `lines` (which find every problem).
 """

@@ -10,7 +10,7 @@ from tank_agent.errors import Problem
 from tank_agent.spec.findings import show
 
 TEXT_MAX = 1024**2
-# tomllib takes quadratic time over the parts of one key; no key of ours has more than a handful.
+# tomllib takes quadratic time over the parts of one key; no key of a pod has more than a handful.
 _KEY_PARTS_MAX = 500
 _PART = r"(?:[A-Za-z0-9_-]++|\"[^\"\n]*+\"|'[^'\n]*+')"
 _LONG_KEY = re.compile(

@@ -57,7 +57,7 @@ class Key(NamedTuple):
     form: Any = None
 
 
-class Declared(NamedTuple):
+class DeclaredKey(NamedTuple):
     """A key with its name, its type in the file, and the tables that are part of the type."""
 
     name: str
@@ -77,14 +77,14 @@ def declare(description: str, *examples: object, pattern: str | None = None, **d
 
 
 @functools.cache
-def keys_of(kind: type[Struct]) -> tuple[Declared, ...]:
+def keys_of(kind: type[Struct]) -> tuple[DeclaredKey, ...]:
     """Return the declared keys of a table, in their order."""
     found = []
     for field in msgspec.structs.fields(kind):
         metas = [meta for meta in getattr(field.type, "__metadata__", ()) if isinstance(meta, Meta)]
         if metas and metas[-1].extra:
             tables = tuple(tables_in(field.type))
-            found.append(Declared(field.encode_name, field.type, metas[-1].extra["key"], tables))
+            found.append(DeclaredKey(field.encode_name, field.type, metas[-1].extra["key"], tables))
     return tuple(found)
 
 

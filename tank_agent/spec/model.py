@@ -1,4 +1,4 @@
-"""What a pod is, once read and checked: the form that the journal keeps and every other room works with.
+"""The normalised pod: the form that the journal keeps and every other room works with.
 
 Everything here is normalised, so that two files that mean the same have equal structs and equal hashes:
 memory is bytes, cpu is a quota and a period in microseconds, times are seconds, addresses are written as

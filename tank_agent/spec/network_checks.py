@@ -154,7 +154,7 @@ def _gateways(
                     f"{owner} already has the default route of IPv{gateway.version}; remove one gateway"
                 )
             seen.default_routes[gateway.version] = table.name
-            # Whether it is in a network can't be told when an address of the interface is wrong.
+            # A wrong address of the interface leaves open whether the gateway is in one of its networks.
             if not has_bad_address:
                 _check_gateway(gateway, interfaces)
         except ValueError as error:

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct
 
 from tank_agent.spec.file import PodTable
-from tank_agent.spec.keys import Declared, keys_of
+from tank_agent.spec.keys import DeclaredKey, keys_of
 from tank_agent.spec.model import Pod, defaults_of
 from tank_agent.spec.toml_text import Inline, write_toml
 
@@ -36,7 +36,7 @@ def _table(kind: type[Struct], given: Struct) -> dict[str, Any]:
     return table
 
 
-def _value(declared: Declared, value: Any) -> Any:
+def _value(declared: DeclaredKey, value: Any) -> Any:
     if isinstance(value, Struct):
         return _table(declared.tables[0], value)
     if isinstance(value, tuple):

@@ -1,4 +1,4 @@
-"""Which machines a pod is meant for, where many share one tree of files; no part of what runs.
+"""Selectors: the machines that a pod is for, where many share one tree of files; no part of what runs.
 
 A pod file may say `hosts` and `labels`. They stay beside the Pod and never in it: to widen a selector
 restarts nothing.

@@ -51,7 +51,7 @@ RESTARTING_FIELDS = _container_fields(Effect.CONTAINER)
 LIVE_FIELDS = _container_fields(Effect.LIVE)
 
 
-class Change(Struct, frozen=True, kw_only=True):
+class KeyChange(Struct, frozen=True, kw_only=True):
     """One field that differs; `effect` is what it does to what runs."""
 
     key: str
@@ -71,12 +71,12 @@ def row_of(key: str) -> Row:
     return _BY_KEY[plain]
 
 
-def changes(old: Pod, new: Pod) -> tuple[Change, ...]:
+def changes(old: Pod, new: Pod) -> tuple[KeyChange, ...]:
     """Return the differences in the order of the pod file's fields."""
     before, after = dict(_fields(old)), dict(_fields(new))
     keys = [*before, *(key for key in after if key not in before)]
     return tuple(
-        Change(
+        KeyChange(
             key=key,
             old=_shown(before.get(key)),
             new=_shown(after.get(key)),
