@@ -270,7 +270,7 @@ def processes_with(word: str) -> list[str]:
     found = []
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
-            if entry.name.isdigit() and word in (entry / "cmdline").read_text().split("\0"):
+            if entry.name.isdigit() and word in (entry / "cmdline").read_text(errors="replace").split("\0"):
                 found.append(entry.name)
     return found
 

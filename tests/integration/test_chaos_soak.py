@@ -283,9 +283,9 @@ def workloads(agent: Agent) -> dict[int, str]:
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             # A shell that is about to become another program still looks like the main process.
-            is_main = (
-                "\t1\n" in (entry / "status").read_text().partition("NSpid:")[2].partition("\n")[0] + "\n"
-            )
+            # A process may call itself anything, also what is no UTF-8.
+            status = (entry / "status").read_bytes()
+            is_main = b"\t1\n" in status.partition(b"\nNSpid:")[2].partition(b"\n")[0] + b"\n"
             if is_main and b"echo soak" in (entry / "cmdline").read_bytes():
                 place = (entry / "cgroup").read_text().partition(group)[2]
                 if place:

@@ -672,7 +672,7 @@ def orphans() -> list[str]:
     for process in Path("/proc").glob("[0-9]*"):
         try:
             words = (process / "cmdline").read_bytes()
-            parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+            parent = (process / "stat").read_text(errors="replace").rpartition(")")[2].split()[1]
         except OSError:
             continue
         if b"tank_agent.source.git.helper" in words and parent == "1":

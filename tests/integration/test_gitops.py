@@ -281,7 +281,7 @@ def children(pid: int) -> list[int]:
     found = []
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
-            parent = int(entry.read_text().rpartition(")")[2].split()[1])
+            parent = int(entry.read_bytes().rpartition(b")")[2].split()[1])
         except (OSError, IndexError):
             continue
         if parent == pid:

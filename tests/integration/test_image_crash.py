@@ -79,7 +79,7 @@ def run_agent(place: Path, reference: str, fault: str, *more: str) -> int:
 def no_helper_is_left() -> bool:
     for path in Path("/proc").glob("[0-9]*"):
         try:
-            orphan = path.joinpath("stat").read_text().rpartition(")")[2].split()[1] == "1"
+            orphan = path.joinpath("stat").read_bytes().rpartition(b")")[2].split()[1] == b"1"
             command = path.joinpath("cmdline").read_bytes()
         except (FileNotFoundError, ProcessLookupError):
             continue

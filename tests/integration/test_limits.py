@@ -99,6 +99,7 @@ def busy(agent: Agent, pod: str, seconds: float) -> float:
     return float((cpu - begin[1]) / (time.monotonic() - begin[0]))
 
 
+@pytest.mark.alone
 def test_a_spinner_is_held_to_its_share(agent: Agent) -> None:
     agent.write("spin", agent.pod_text(command=SPIN, extra=limits(cpu=0.2)))
     agent.wait_phase("spin", "running")

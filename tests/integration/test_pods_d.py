@@ -53,6 +53,7 @@ def test_a_file_is_not_read_while_it_is_being_written(agent: Agent) -> None:
         file.truncate()
         file.write(text)
     agent.wait_phase("web", "running")
+    wait_for(lambda: agent.output("web"), "it printed")
     assert agent.output("web") == ["whole"]
 
 

@@ -84,6 +84,7 @@ def test_a_container_that_is_over_stays_down(agent: Agent, policy: str, ending: 
     agent.write("job", agent.pod_text(command=command, head=f'restart = "{policy}"'))
     if "kill" in ending:
         agent.wait_phase("job", "running")
+        wait_for(lambda: agent.output("job") == ["run"], "it printed")
         os.kill(agent.pid("job"), signal.SIGKILL)
     status = agent.wait_phase("job", phase)
     assert status["next_retry"] is None

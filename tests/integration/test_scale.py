@@ -10,6 +10,8 @@ from tests.support.agent import Agent, running_agent, wait_for
 from tests.support.images import busybox_members, layer, member, write_image
 from tests.support.registry import docker_registry, skopeo_copy
 
+pytestmark = pytest.mark.alone
+
 PODS, IMAGES = 300, 20
 COMMAND = "trap 'exit 0' TERM; cat /which; while :; do sleep 1000 & wait $!; done"
 

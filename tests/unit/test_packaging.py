@@ -114,6 +114,7 @@ def test_bash_completes_pods_where_a_verb_takes_them(generated: Path, tmp_path: 
     assert completed_by_bash(generated, "tank", "events", "--pod", "w", path=path) == ["web"]
 
 
+@pytest.mark.machine
 def test_fish_completes_verbs_of_verbs(generated: Path) -> None:
     script = f"source {generated / 'tank.fish'}; complete -C 'tank image '; complete -C 'tank git init --ow'"
     command = ["fish", "--no-config", "-c", script]
@@ -137,6 +138,7 @@ def test_the_shells_can_read_their_completions(generated: Path) -> None:
     assert not re.search(r"@[A-Z]+@", (generated / "_tank").read_text())
 
 
+@pytest.mark.machine
 def test_fish_completes_verbs_and_options(generated: Path) -> None:
     script = f"source {generated / 'tank.fish'}; complete -C 'tank sta'; complete -C 'tank status -o '"
     command = ["fish", "--no-config", "-c", script]
@@ -145,6 +147,7 @@ def test_fish_completes_verbs_and_options(generated: Path) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.machine
 def test_zsh_reads_its_completion(generated: Path) -> None:
     subprocess.run(["zsh", "-n", str(generated / "_tank")], check=True, timeout=20)
 
@@ -166,6 +169,7 @@ zpty -d shell
 """
 
 
+@pytest.mark.machine
 def test_zsh_completes_verbs_options_values_and_pods(generated: Path, tmp_path: Path) -> None:
     tank = tmp_path / "tank"
     tank.write_text('#!/bin/sh\nprintf \'[\\n{\\n"name": "web"\\n},\\n{\\n"name": "db"\\n}]\\n\'\n')

@@ -116,6 +116,7 @@ def test_without_the_group_only_root_may_connect(service: FakeService, path: Pat
         assert stat.S_ISSOCK(found.st_mode)
 
 
+@pytest.mark.machine
 def test_with_the_group_its_members_may_connect(service: FakeService, path: Path) -> None:
     with serving(service, path, group="daemon"):
         found = path.stat()
@@ -356,6 +357,7 @@ def ask_as(server: ApiServer, target: str, uid: int, gid: int, groups: list[int]
         ("/test/root", 0, 0, [], 200),
     ],
 )
+@pytest.mark.machine
 def test_only_root_and_the_group_may_ask(
     service: FakeService, target: str, uid: int, gid: int, groups: list[int], status: int
 ) -> None:
@@ -366,6 +368,7 @@ def test_only_root_and_the_group_may_ask(
         assert ask_as(server, target, uid, gid, groups) == status
 
 
+@pytest.mark.machine
 def test_without_a_group_nobody_else_may_ask(service: FakeService) -> None:
     with (
         open_directory() as directory,

@@ -230,6 +230,7 @@ def test_nobody_listens(path: Path) -> None:
         Client(path / "below").list()
 
 
+@pytest.mark.machine
 def test_a_foreign_user_is_told_which_group_to_join(service: FakeService) -> None:
     with (
         open_directory() as directory,

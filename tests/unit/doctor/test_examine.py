@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tank_agent.doctor.examine import examine
 from tests.support.fake_service import FakeService, serving
 
@@ -32,6 +34,7 @@ def run_doctor(*argv: str, **environment: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
+@pytest.mark.machine
 def test_the_verb(tmp_path: Path) -> None:
     arguments = [f"--{kind}-dir={tmp_path / kind}" for kind in ("data", "run", "pods")]
     with serving(FakeService(), tmp_path / "run" / "tank.sock"):

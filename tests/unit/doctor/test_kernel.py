@@ -43,6 +43,7 @@ def test_kernel_features() -> None:
     assert kernel.try_inotify() is None
 
 
+@pytest.mark.machine
 def test_the_kernel_is_tried_without_leaving_anything() -> None:
     before = Path("/proc/self/ns/net").readlink()
     assert kernel.try_overlay() is None
@@ -52,6 +53,7 @@ def test_the_kernel_is_tried_without_leaving_anything() -> None:
     assert "tank-doctor" not in Path("/proc/self/mountinfo").read_text()
 
 
+@pytest.mark.machine
 def test_a_kind_of_link_that_no_kernel_has_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = kernel._new_link
     monkeypatch.setattr(kernel, "_new_link", lambda kind, parent: asked("no-such-kind", parent))

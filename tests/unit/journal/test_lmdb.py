@@ -223,6 +223,7 @@ print("fine")
 """
 
 
+@pytest.mark.machine
 def test_a_full_disk_is_a_retry_and_loses_nothing(tmp_path: Path) -> None:
     command = [
         "unshare",

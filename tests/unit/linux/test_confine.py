@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -45,7 +44,7 @@ for line in Path("/proc/self/limits").read_text().splitlines():
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root has capabilities to give up")
+@pytest.mark.machine
 def test_capabilities_and_limits_are_given_up_for_good() -> None:
     argv = [sys.executable, "-c", PRIVILEGES]
     shown = subprocess.run(argv, capture_output=True, check=True, text=True).stdout
@@ -73,7 +72,7 @@ for place in ("/mnt/objects", "/etc", sys.argv[1]):
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")
+@pytest.mark.machine
 def test_only_the_named_directory_can_be_written(tmp_path: Path) -> None:
     for name in ("scratch", "objects"):
         (tmp_path / name).mkdir()

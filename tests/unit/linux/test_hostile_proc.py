@@ -51,6 +51,7 @@ def _children(pid: int) -> list[int]:
 
 
 @pytest.mark.parametrize("name", [b"\xff\xfe", b"\x0cNSpid:\t7\t1", b"\rNSpid:\t1", b"a\x85b\x1cc"])
+@pytest.mark.machine
 def test_the_main_process_is_found_whatever_processes_call_themselves(name: bytes) -> None:
     with _container(name) as pids:
         for asked in (pids, pids - {min(pids)}):
@@ -69,6 +70,7 @@ def test_the_main_process_is_found_whatever_processes_call_themselves(name: byte
         ("\udcff", "d"),
     ],
 )
+@pytest.mark.machine
 def test_mounts_are_found_whatever_users_call_theirs(tmp_path: Path, source: str, name: str) -> None:
     point = tmp_path / name
     point.mkdir()
@@ -84,6 +86,7 @@ def test_mounts_are_found_whatever_users_call_theirs(tmp_path: Path, source: str
     assert (found, places.file_system(mount_info, point)) == ({point}, "ramfs")
 
 
+@pytest.mark.machine
 def test_a_program_in_a_container_is_nobodys_monitor(tmp_path: Path) -> None:
     said = "exec -a conmon sh -c 'echo named; read line' conmon -b " + str(tmp_path / "web-app-0123456789")
     for argv in (["unshare", "--pid", "--fork", "--kill-child"], []):

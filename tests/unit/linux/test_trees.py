@@ -85,6 +85,7 @@ def test_many_branches_that_are_all_deep(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.machine
 def test_what_has_no_permissions_and_what_is_no_file(tmp_path: Path) -> None:
     closed = tmp_path / "tree" / "closed"
     (closed / "below").mkdir(parents=True)
@@ -149,6 +150,7 @@ def test_a_directory_that_is_swapped_for_a_link_meanwhile_leads_nowhere(tmp_path
     assert len(list(kept.iterdir())) == 50
 
 
+@pytest.mark.machine
 def test_mounts_are_not_entered_and_the_rest_is_removed(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     kept.mkdir()
@@ -188,6 +190,7 @@ def test_what_is_immutable_is_named_and_the_rest_is_removed(tmp_path: Path) -> N
     assert not tree.exists()
 
 
+@pytest.mark.machine
 def test_a_file_system_that_is_read_only_ends_it_at_once(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()
@@ -235,6 +238,7 @@ def test_a_tree_that_a_container_made_deep_stops_the_deletion_of_no_other(tmp_pa
         trash.close()
 
 
+@pytest.mark.machine
 def test_what_resists_keeps_nothing_else_in_the_trash(tmp_path: Path) -> None:
     directory = tmp_path / "trash"
     trash = Trash(directory)

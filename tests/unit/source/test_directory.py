@@ -592,6 +592,7 @@ print("fine")
 """
 
 
+@pytest.mark.machine
 def test_an_unmounted_disk_leaves_the_pods(tmp_path: Path) -> None:
     command = [
         "unshare",

@@ -220,6 +220,7 @@ print("fine")
 """
 
 
+@pytest.mark.machine
 def test_a_directory_that_is_mounted_over_is_watched_after_a_check(tmp_path: Path) -> None:
     command = ["unshare", "--mount", "--propagation", "private", sys.executable, "-c", _MOUNT, str(tmp_path)]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)

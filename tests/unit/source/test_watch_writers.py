@@ -228,6 +228,7 @@ print("fine")
 """
 
 
+@pytest.mark.machine
 def test_mounts_over_the_directory_or_a_file_and_writers_by_another_name_are_seen_at_once(
     tmp_path: Path,
 ) -> None:

@@ -110,6 +110,7 @@ def test_helpers(tmp_path: Path, helper: Path) -> None:
     assert find_credentials("gcr.io", "x", (file,)) == Credentials(identity_token="t")
 
 
+@pytest.mark.machine
 def test_a_broken_helper_is_told_and_leaves_public_images_alone(tmp_path: Path, helper: Path) -> None:
     problems: list[TankError] = []
 

@@ -94,17 +94,20 @@ def theirs(capabilities: frozenset[str] = frozenset()) -> set[str]:
     )
 
 
+@pytest.mark.machine
 def test_every_call_that_only_the_peers_allow_is_a_decision() -> None:
     assert theirs() - ours() - ONLY_THEIRS.keys() == set(), "new calls: allow them, or say above why not"
     assert not ours() & ONLY_THEIRS.keys(), "allowed by now; take it off the list"
 
 
+@pytest.mark.machine
 def test_every_call_that_only_we_allow_is_a_decision() -> None:
     assert ours() - theirs() - ONLY_OURS.keys() == set(), "say above why we allow more"
     assert ONLY_OURS.keys() <= ours(), "not allowed any more; take it off the list"
 
 
 @pytest.mark.parametrize("capability", sorted(CAPABILITY_ALLOWED))
+@pytest.mark.machine
 def test_what_a_capability_opens_beyond_or_below_the_peers_is_a_decision(capability: str) -> None:
     added = frozenset({capability})
     more_ours, more_theirs = ours(added) - ours(), theirs(added) - theirs()
