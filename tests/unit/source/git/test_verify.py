@@ -42,6 +42,7 @@ def refusal(verifier: Verifier, *commits: bytes) -> str | None:
     return None
 
 
+@pytest.mark.machine
 def test_ssh_signatures(work: Work, tmp_path: Path) -> None:
     for name in ("ann", "eve"):
         make_key(tmp_path / name)
@@ -109,6 +110,7 @@ def gpg(tmp_path: Path, work: Work):  # type: ignore[no-untyped-def]
     subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=True, capture_output=True)
 
 
+@pytest.mark.machine
 def test_openpgp_signatures(work: Work, gpg, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     work.git("config", "user.signingKey", "ann@example.com")
     good = raw(work, work.commit("good", push=False))
