@@ -1,4 +1,4 @@
-"""What can go wrong, for people: what happened, where, and what to do now.
+"""Errors for users: what happened, where, and what to do now.
 
     TankError                  anything that we foresee; carries `hint` and `where`
      ├─ InvalidSpec            a pod file or agent.toml says something that cannot be (exit code 2)

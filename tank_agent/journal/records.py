@@ -1,4 +1,4 @@
-"""What the journal holds. All times are Unix timestamps in seconds (UTC), since they outlive a boot."""
+"""Records of the journal. All times are Unix timestamps in seconds (UTC), since they outlive a boot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which steps of each pod failed, why, and when each is retried; also keeps a pod from spinning.
+"""Failed steps of each pod: their errors and retry times; also keeps a pod from spinning.
 
 A step that failed waits by itself, so that it keeps no other from being done. A pod whose plans don't come to
 an end waits as a whole, whatever wakes it. Both begin anew with another spec.

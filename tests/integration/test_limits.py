@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tank_agent.linux.pidfd import start_time
+from tank_agent.runtime.container import conmon
 from tank_agent.runtime.limits.cgroup import detect
 from tests.support.agent import Agent, ended, running_agent, wait_for
 
@@ -71,7 +72,11 @@ def test_a_child_that_ran_out_of_memory_is_an_event_and_not_the_containers_end(a
     wait_for(lambda: "went on" in agent.output("web"), "the child is killed")
     wait_for(lambda: any(e.type == "out-of-memory" for e in agent.client.events()), "it is told", 5)
     assert container(agent, "web")["phase"] == "running"
-    time.sleep(2)
+    for _ in range(2):
+        agent.client.sync()
+    wait_for(
+        lambda: not [*agent.run.rglob(conmon.OUT_OF_MEMORY)], "it is known, and no reason of a later end"
+    )
     os.kill(agent.pid("web"), signal.SIGKILL)
     assert agent.wait_phase("web", "failed")["containers"][0]["exit"]["oom"] is False
     assert sum(e.type == "out-of-memory" for e in agent.client.events()) == 1

@@ -1,4 +1,4 @@
-"""What `plan` decides from: what should be, what is remembered, and what is true on the machine."""
+"""Input of `plan`: what should be, what is remembered, and what is true on the machine."""
 
 from __future__ import annotations
 

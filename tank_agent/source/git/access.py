@@ -1,4 +1,4 @@
-"""How to reach a remote: what a transport must do, how it fails, and what proves who we are.
+"""Access to a remote: the duties of a transport, its failures, and the credentials shown to the remote.
 
 Two transports exist, `with_dulwich` and `with_git`; both run in the bounded helper process, never in the
 agent, and one suite (tests/integration/test_git_transport.py) holds both to the same behaviour.

@@ -1,4 +1,4 @@
-"""How far the machine follows the repository, step by step."""
+"""State of a git source: how far the machine follows the repository, step by step."""
 
 from __future__ import annotations
 

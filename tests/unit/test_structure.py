@@ -1,0 +1,108 @@
+"""One name a thing, no import circle, and a unit test where its module is."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from tests.unit.test_layers import PACKAGE, imports, modules, tree_of
+
+UNIT = Path(__file__).parent
+
+# Tests of what several modules of a room do together, or of what is no module: the file → the reason.
+NAMED_FOR_THEIR_SUBJECT = {
+    "cli/test_hostile_text.py": "every verb, with answers that hold control characters",
+    "cli/test_image.py": "`tank image`: the verb, the client and the display of a pull",
+    "cli/test_streams.py": "every verb, with closed and full standard streams",
+    "client/test_structs.py": "pods that programs build of the public structs",
+    "image/test_fuzz_images.py": "all parsers of what others say about images",
+    "image/test_quirks.py": "a row a quirk of other tools' images, whichever module meets it",
+    "linux/test_hostile_proc.py": "every reader of /proc, with names that others chose",
+    "linux/test_layer.py": "the rule that only linux/ calls the kernel",
+    "linux/test_trash.py": "the class Trash of trees, from within a subprocess",
+    "reconcile/test_scale.py": "counts of what the loop does for many pods",
+    "reconcile/core/test_purity.py": "the rule that the core touches no machine",
+    "runtime/security/test_seccomp_peers.py": "the table of syscalls beside that of podman and docker",
+    "runtime/session/test_exec_complaint.py": "the failures of a command that never ran",
+    "source/test_watch_limits.py": "watch, when inotify has no room",
+    "source/test_watch_writers.py": "watch, for every way to write a file",
+    "spec/test_fuzz.py": "any text, through the whole parser",
+    "spec/test_fuzz_texts.py": "a few seconds of tests/fuzz",
+    "spec/test_problems.py": "every rule of a pod file and its message",
+    "spec/test_security.py": "[containers.security], from the text to the capabilities",
+    "test_completeness.py": "every key and setting, through all rooms",
+    "test_contributing.py": "CONTRIBUTING.md",
+    "test_examples.py": "examples/",
+    "test_layers.py": "the imports of all rooms",
+    "test_lint.py": "ruff, mypy and shellcheck",
+    "test_packaging.py": "packaging/",
+    "test_security_page.py": "docs/security.md",
+    "test_structure.py": "the names and places of all modules",
+}
+
+# `Pod.new` is public; who only reads pods doesn't load the parser. No other import may close a circle.
+CLOSES_A_CIRCLE = {("spec.model", "spec.parse")}
+
+
+def test_a_public_class_name_means_one_thing() -> None:
+    places = defaultdict(list)
+    for module in modules():
+        for node in tree_of(module).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].append(module)
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Return the groups of nodes that reach each other."""
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        left = [start]
+        while left:
+            for node in graph[left.pop()] - seen:
+                seen.add(node)
+                left.append(node)
+        return seen
+
+    reach = {node: reached(node) for node in graph}
+    groups = {tuple(sorted(other for other in reach[node] if node in reach[other])) for node in graph}
+    return [list(group) for group in sorted(groups) if group]
+
+
+def test_circles_are_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}, "e": set()}) == [["a", "b", "c"]]
+
+
+def test_no_module_imports_itself_over_others() -> None:
+    """Imports inside functions and for types only count, too: they hide a circle and don't undo it."""
+    # The package's own __init__ holds the version and gives the public names; everything may import it.
+    graph = {
+        module: {target for _, target in imports(module) if target not in {"__init__", module}}
+        for module in modules()
+        if module != "__init__"
+    }
+    for module, target in CLOSES_A_CIRCLE:
+        graph[module].remove(target)
+    assert circles(graph) == []
+
+
+@pytest.mark.parametrize("module", modules())
+def test_a_module_says_first_what_it_is(module: str) -> None:
+    words = ast.get_docstring(tree_of(module)) or ""
+    assert words, "a module has a docstring"
+    assert not re.match(r"(What|Who|Whose|How|Which|When|Where|Why)\b", words)
+
+
+def test_unit_tests_are_where_their_modules_are() -> None:
+    strays = set()
+    for path in UNIT.rglob("test_*.py"):
+        name = path.relative_to(UNIT)
+        module = PACKAGE / name.parent / name.stem.removeprefix("test_")
+        if not (module.is_dir() or module.with_suffix(".py").is_file()):
+            strays.add(str(name))
+    assert strays == NAMED_FOR_THEIR_SUBJECT.keys()
