@@ -18,81 +18,29 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 import pytest
 
 from tank_agent.errors import Retry, Stalled
-from tank_agent.linux import namespaces
 from tank_agent.linux.mounts import mount_points
 from tank_agent.network import probe, wanted
 from tank_agent.network.host_facts import AutoHostFacts
 from tank_agent.network.pod_network import NetworkState, PodNetworks
 from tank_agent.network.wanted import format_mac, stable_mac
 from tank_agent.spec.model import Network, Nic
-
-T = TypeVar("T")
-
-
-class Machine:
-    """A network namespace that stands for a machine, or that is a pod's."""
-
-    def __init__(self, netns: Path) -> None:
-        self.netns = netns
-
-    def __call__(self, function: Callable[..., T], *args: object) -> T:
-        return namespaces.in_network_namespace(self.netns, lambda: function(*args))
-
-    def ip(self, command: str) -> str:
-        """Run one `ip` command there."""
-
-        def run() -> str:
-            argv = ["ip", *command.split()]
-            return subprocess.run(argv, check=True, timeout=10, capture_output=True, text=True).stdout
-
-        return self(run)
-
-    def links(self) -> set[str]:
-        return {name for _, name in self(socket.if_nameindex)}
-
-    def inode(self) -> int:
-        return self.netns.stat().st_ino
+from tests.support.lan import Lan, talk
+from tests.support.lan import Network as Namespace
 
 
-class Lab:
+class Lab(Lan):
     """The machine, its LAN, and the agent's networks on it."""
 
     def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
         self.directory = directory
-        self.host = self._machine("host")
-        self.lan = self._machine("lan")
         self.run_dir = directory / "run"
         self.networks = PodNetworks(self.run_dir, AutoHostFacts())
-        for number, addresses in enumerate((["10.0.0.1/24", "fd00::1/64"], ["192.168.5.1/24"])):
-            self.lan.ip(f"link add br{number} type bridge forward_delay 0 mcast_snooping 0")
-            self.add_uplink(number)
-            for address in addresses:
-                self.lan.ip(f"addr add {address} dev br{number} {'nodad' if ':' in address else ''}")
-            self.lan.ip(f"link set br{number} up")
-        self.host.ip("addr add 10.0.0.2/24 dev eth0")
-        self.host.ip("route add default via 10.0.0.1")
-
-    def _machine(self, name: str) -> Machine:
-        namespaces.create_network_namespace(self.directory / name)
-        return Machine(self.directory / name)
-
-    def add_uplink(self, number: int) -> None:
-        """Plug the machine's interface eth<number> into the LAN's bridge of that number."""
-        end = os.open(self.lan.netns, os.O_RDONLY)
-        try:
-            self.host.ip(
-                f"link add eth{number} type veth peer name port{number} netns /proc/{os.getpid()}/fd/{end}"
-            )
-        finally:
-            os.close(end)
-        self.host.ip(f"link set eth{number} up")
-        self.lan.ip(f"link set port{number} master br{number} up")
 
     def ensure(self, pod: str, network: Network) -> NetworkState:
         return self.host(self.networks.ensure, pod, network)
@@ -100,14 +48,13 @@ class Lab:
     def drift(self, pod: str, network: Network) -> tuple[str, ...]:
         return self.host(self.networks.drift, pod, network)
 
-    def pod(self, pod: str) -> Machine:
-        return Machine(self.run_dir / "netns" / pod)
+    def pod(self, pod: str) -> Namespace:
+        return Namespace(self.run_dir / "netns" / pod)
 
     def close(self) -> None:
         self.host(self.networks.sweep, ())
         assert self.host.links() <= {"lo", "eth0", "eth1", "br9", "eth8", "eth9", "up9"}
-        for machine in (self.host, self.lan):
-            namespaces.unpin(machine.netns)
+        self.remove_networks()
 
 
 @pytest.fixture
@@ -127,21 +74,6 @@ def nics(*made: Nic) -> Network:
 
 def eth0(*addresses: str, gateway: tuple[str, ...] = (), parent: str = "auto") -> Nic:
     return Nic(name="eth0", ip=addresses or ("10.0.0.5/24",), gateway=gateway, parent=parent)
-
-
-def talk(client: Machine, server: Machine, address: str) -> bytes:
-    """Have one machine say hello to the other's address over TCP, and return what arrives."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with server(lambda: socket.create_server((address, 0), family=family)) as listening:
-        listening.settimeout(5)
-        with client(lambda: socket.socket(family, socket.SOCK_STREAM)) as connecting:
-            connecting.settimeout(5)
-            connecting.connect((address, listening.getsockname()[1]))
-            connecting.sendall(b"hello")
-            accepted, _ = listening.accept()
-            with accepted:
-                accepted.settimeout(5)
-                return accepted.recv(5)
 
 
 class TestReach:

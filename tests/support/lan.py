@@ -49,12 +49,11 @@ class Network:
         return self.path.stat().st_ino
 
 
-class LanAgent(Agent):
-    """An agent whose processes run in the network `host`; `lan` is a second machine."""
+class Lan:
+    """A machine's network `host`, and `lan`, that of a second machine, joined by two links."""
 
-    def __init__(self, home: Path, **reconcile: str) -> None:
-        super().__init__(home, **reconcile)
-        self.environment: dict[str, str] = {}
+    def __init__(self, place: Path) -> None:
+        self._place = place
         self.host, self.lan = self._network("host"), self._network("lan")
         for number, addresses in enumerate((["10.0.0.1/24", "fd00::1/64"], ["192.168.5.1/24"])):
             self.lan.ip(f"link add br{number} type bridge forward_delay 0 mcast_snooping 0")
@@ -64,11 +63,6 @@ class LanAgent(Agent):
             self.lan.ip(f"link set br{number} up")
         self.host.ip("addr add 10.0.0.2/24 dev eth0")
         self.host.ip("route add default via 10.0.0.1")
-
-    def launch(self, *flags: str, fault: str = "", env: Mapping[str, str] | None = None) -> None:
-        """Start the agent in its network."""
-        merged = {**self.environment, **(env or {})}
-        self.host(lambda: super(LanAgent, self).launch(*flags, fault=fault, env=merged))
 
     def add_uplink(self, number: int) -> None:
         """Plug the machine's interface eth<number> into the LAN's bridge of that number."""
@@ -81,6 +75,29 @@ class LanAgent(Agent):
         self.host.ip(f"link set eth{number} up")
         self.lan.ip(f"link set port{number} master br{number} up")
 
+    def remove_networks(self) -> None:
+        """Remove both machines."""
+        for network in (self.host, self.lan):
+            namespaces.unpin(network.path)
+
+    def _network(self, name: str) -> Network:
+        namespaces.create_network_namespace(self._place / name)
+        return Network(self._place / name)
+
+
+class LanAgent(Agent, Lan):
+    """An agent whose processes run in the network `host`."""
+
+    def __init__(self, home: Path, **reconcile: str) -> None:
+        Agent.__init__(self, home, **reconcile)
+        Lan.__init__(self, home)
+        self.environment: dict[str, str] = {}
+
+    def launch(self, *flags: str, fault: str = "", env: Mapping[str, str] | None = None) -> None:
+        """Start the agent in its network."""
+        merged = {**self.environment, **(env or {})}
+        self.host(lambda: super(LanAgent, self).launch(*flags, fault=fault, env=merged))
+
     def pod(self, name: str) -> Network:
         """Return a pod's network."""
         return Network(self.run / "netns" / name)
@@ -90,15 +107,6 @@ class LanAgent(Agent):
         tables = "".join(f"[[network.nics]]\n{nic}\n" for nic in nics)
         head = f"[network]\n{f'dns = {dns}' if dns else ''}\n{tables}"
         return self.pod_text(command=command, head=head, extra=extra)
-
-    def remove_networks(self) -> None:
-        """Remove both machines."""
-        for network in (self.host, self.lan):
-            namespaces.unpin(network.path)
-
-    def _network(self, name: str) -> Network:
-        namespaces.create_network_namespace(self.home / name)
-        return Network(self.home / name)
 
 
 def nic(
