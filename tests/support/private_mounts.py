@@ -1,4 +1,4 @@
-"""Runs a script of this directory in a mount namespace of its own, where it may cover what is the host's."""
+"""Runs a program in a mount namespace of its own, where it may cover what is the host's."""
 
 from __future__ import annotations
 
@@ -20,3 +20,15 @@ def run_with_private_mounts(script: str, *arguments: str) -> None:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def program_with_private_mounts(program: str, directory: Path) -> None:
+    """Fail unless the program, which gets a directory to work in, prints "fine" and nothing else."""
+    done = subprocess.run(
+        ["unshare", "--mount", "--propagation", "private", sys.executable, "-c", program, str(directory)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("fine\n", "", 0)

@@ -18,6 +18,7 @@ from tank_agent.journal.journal import Journal
 from tank_agent.journal.lmdb import MAP_SIZE, LmdbStore
 from tank_agent.journal.records import NewEvent, PodStatus
 from tank_agent.journal.store import Table, Write
+from tests.support.private_mounts import program_with_private_mounts
 from tests.unit.journal.builders import FakeClock, Owners, declared, pod, snapshot
 from tests.unit.journal.conformance import JournalConformance
 
@@ -225,18 +226,7 @@ print("fine")
 
 @pytest.mark.machine
 def test_a_full_disk_is_a_retry_and_loses_nothing(tmp_path: Path) -> None:
-    command = [
-        "unshare",
-        "--mount",
-        "--propagation",
-        "private",
-        sys.executable,
-        "-c",
-        _FULL_DISK,
-        str(tmp_path),
-    ]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
-    assert (done.stdout, done.stderr, done.returncode) == ("fine\n", "", 0)
+    program_with_private_mounts(_FULL_DISK, tmp_path)
 
 
 # Writes generation after generation of a set of pods, and says so after each call returned.

@@ -23,6 +23,7 @@ from tank_agent.source.directory import DirectorySource, snapshot_of_texts
 from tank_agent.source.files import BEING_WRITTEN
 from tank_agent.source.kinds import owner_is_there
 from tank_agent.source.snapshot import Snapshot
+from tests.support.private_mounts import program_with_private_mounts
 
 
 class FakeMonotonic:
@@ -594,18 +595,7 @@ print("fine")
 
 @pytest.mark.machine
 def test_an_unmounted_disk_leaves_the_pods(tmp_path: Path) -> None:
-    command = [
-        "unshare",
-        "--mount",
-        "--propagation",
-        "private",
-        sys.executable,
-        "-c",
-        _UNMOUNT,
-        str(tmp_path),
-    ]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
-    assert (done.stdout, done.stderr, done.returncode) == ("fine\n", "", 0)
+    program_with_private_mounts(_UNMOUNT, tmp_path)
 
 
 # Cost.
