@@ -154,7 +154,12 @@ def _running(pods: list[Pod]) -> Iterator[tuple[Containers, Networks]]:
     host = AutoHostFacts()
     made = PodNetworks(home, host)
     networks = Networks(made, host, home, SystemClock())
-    tools = SimpleNamespace(cgroups=cgroup.detect(home), root_filesystems=RootFilesystems(home), volumes=None)
+    tools = SimpleNamespace(
+        cgroups=cgroup.detect(home),
+        root_filesystems=RootFilesystems(home),
+        volumes=None,
+        crun=SimpleNamespace(sweep=lambda **_: None),
+    )
     containers = Containers(home, home, cast(Any, tools), wake=lambda _: None)
     pids = []
     try:
