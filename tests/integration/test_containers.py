@@ -58,6 +58,7 @@ def test_a_changed_stop_signal_and_grace_count_for_the_run_that_goes_on(agent: A
     script = f"{traps}; echo ready; while :; do busybox sleep 0.05; done"
     agent.write("web", agent.pod_text(command=shell(script)))
     wait_for(lambda: agent.output("web") == ["ready"], "it runs")
+    agent.wait_phase("web", "running")
     pid = agent.pid("web")
     extra = 'stop_signal = "USR1"\nstop_grace = "2s"'
     agent.write("web", agent.pod_text(command=shell(script), extra=extra))
