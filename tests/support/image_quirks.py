@@ -12,6 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tank_agent.image.pull import ImagePull, Resolved
+from tank_agent.image.store.layout import open_on_disk
+from tank_agent.settings.image import ImageSettings
+from tank_agent.spec.reference import find_image
 from tests.support.images import host_platform, layer, member, write_blob
 
 Change = Callable[[dict[str, Any]], Any]
@@ -210,3 +214,13 @@ def write_quirk(path: Path, quirk: Quirk) -> Path:
     layout = quirk.layout({"schemaVersion": 2, "manifests": [entry]})
     (path / "index.json").write_text(json.dumps(layout))
     return path
+
+
+def resolve(text: str, scratch: Path) -> Resolved:
+    """Do the first half of a pull of an image on disk: its manifest and configuration."""
+    reference = find_image(text)
+    content = open_on_disk(reference, scratch, 1 << 20)
+    with ImagePull(
+        reference, content, ImageSettings(), progress=lambda _: None, cancelled=lambda: False
+    ) as pull:
+        return pull.resolve()

@@ -182,3 +182,9 @@ def test_any_json_is_read_or_refused(document: object, kind: str) -> None:
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     with pytest.raises(Stalled):
         parse_manifest(data, "", "test")
+
+
+def test_more_words_than_a_process_can_have_are_not_kept_in_memory() -> None:
+    document = {"config": {"Env": ["A=b"] * 100_001}}
+    with pytest.raises(Stalled, match="more variables and arguments"):
+        parse_configuration(json.dumps(document).encode(), "test")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tank_agent.errors import Stalled
-from tank_agent.image.platform import Platform, best, host_platform, parse_platform, runs_on
+from tank_agent.image.platform import Platform, best, host_platform, normal_platform, parse_platform, runs_on
 
 AMD64_V3 = Platform(os="linux", architecture="amd64", variant="v3")
 ARM_V7 = Platform(os="linux", architecture="arm", variant="v7")
@@ -42,3 +42,26 @@ def test_this_machine_runs_images_for_itself() -> None:
 def test_what_is_no_platform_is_refused(text: str) -> None:
     with pytest.raises(Stalled):
         parse_platform(text)
+
+
+@pytest.mark.parametrize(
+    ("stated", "normal"),
+    [
+        (("linux", "x86_64", ""), "linux/amd64"),
+        (("Linux", "AMD64", "V2"), "linux/amd64/v2"),
+        (("", "amd64", ""), "linux/amd64"),
+        (("linux", "aarch64", ""), "linux/arm64/v8"),
+        (("linux", "arm64", "8"), "linux/arm64/v8"),
+        (("linux", "arm64/v8", ""), "linux/arm64/v8"),
+        (("linux", "armhf", ""), "linux/arm/v7"),
+        (("linux", "armv7l", ""), "linux/arm/v7"),
+        (("linux", "arm", "6"), "linux/arm/v6"),
+        (("linux", "i386", ""), "linux/386"),
+        (("linux", "riscv64", ""), "linux/riscv64"),
+        (("windows", "amd64", ""), "windows/amd64"),
+        (("unknown", "unknown", ""), "unknown/unknown"),
+        (("", "", ""), ""),
+    ],
+)
+def test_spellings_of_a_platform(stated: tuple[str, str, str], normal: str) -> None:
+    assert str(normal_platform(*stated)) == normal

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tank_agent.linux import pidfd
 from tank_agent.runtime.container import conmon
-from tank_agent.runtime.container.adopt import _open_member, adopt_all
+from tank_agent.runtime.container.adopt import _end, _main_process, _open_member, adopt_all
 from tank_agent.runtime.container.containers import Containers
 from tank_agent.runtime.limits.cgroup import CgroupHost
 from tank_agent.runtime.run import RECORD, LiveRun, RunRecord, RunState, Stopping, read_file, write_file
@@ -187,3 +190,54 @@ def test_a_process_is_a_member_though_the_agent_sees_only_part_of_the_groups(tmp
     os.close(process)
     procs.write_text("1\n")
     assert _open_member(os.getpid(), group, cgroups) is None
+
+
+_NAMED = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(15, os.fsencode(sys.argv[1]), 0, 0, 0)
+if os.fork():
+    os.write(1, b"named\\n")
+sys.stdin.read()
+"""
+
+
+class _Group(CgroupHost, frozen=True, kw_only=True):
+    pids: frozenset[int]
+
+    def processes(self, path: str) -> frozenset[int]:
+        return self.pids
+
+
+@contextmanager
+def _container(name: bytes) -> Iterator[frozenset[int]]:
+    """Yield the processes of a PID namespace, two that call themselves something."""
+    argv = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, "-c", _NAMED, os.fsdecode(name)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as unshare:
+        assert unshare.stdout is not None
+        assert unshare.stdout.readline() == b"named\n"
+        (first,) = _children(unshare.pid)
+        yield frozenset({first, *_children(first)})
+        unshare.kill()
+
+
+def _children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe", b"\x0cNSpid:\t7\t1", b"\rNSpid:\t1", b"a\x85b\x1cc"])
+@pytest.mark.machine
+def test_the_main_process_is_found_whatever_processes_call_themselves(name: bytes) -> None:
+    with _container(name) as pids:
+        for asked in (pids, pids - {min(pids)}):
+            group = _Group(mode="unified", hierarchies=(), base="/tank", pids=asked)
+            assert _main_process("/tank/web/one", group) == (min(pids) if min(pids) in asked else None)
+
+
+def test_a_number_that_became_another_process_is_not_ended() -> None:
+    group = _Group(mode="unified", hierarchies=(), base="/tank", pids=frozenset())
+    with subprocess.Popen(["sleep", "60"]) as innocent:
+        _end(innocent.pid, "/tank/web/one", group)
+        assert innocent.poll() is None
+        own = next(line for line in Path(f"/proc/{innocent.pid}/cgroup").read_text().splitlines())
+        _end(innocent.pid, own.split(":", 2)[2], group)
+        assert innocent.wait(10) == -signal.SIGKILL
