@@ -16,19 +16,10 @@ import msgspec
 from msgspec import Struct
 
 from tank_agent.api import relay, types
+from tank_agent.api.call import PLAIN, Call
 from tank_agent.api.frames import PROTOCOL, SEVERAL
 from tank_agent.api.request import Refused, Reply, Request, Stream, Upgrade, json_answer
-from tank_agent.api.types import (
-    DELETED,
-    MAX_SYNC_WAIT,
-    PHASES,
-    PLAIN,
-    WAIT_SLICE,
-    Call,
-    Deleted,
-    PlanRequest,
-    PullLine,
-)
+from tank_agent.api.types import DELETED, MAX_SYNC_WAIT, PHASES, WAIT_SLICE, Deleted, PlanRequest, PullLine
 from tank_agent.api.wire import decode_text, error_body
 from tank_agent.control.pods import Service
 from tank_agent.control.sessions import LogQuery

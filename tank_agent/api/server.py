@@ -25,6 +25,7 @@ from tank_agent.errors import Retry, TankError, shortage
 
 _LOG = structlog.get_logger()
 _BACKLOG = 256
+_RECEIVE = 1 << 16
 
 
 class ApiServer:
@@ -144,7 +145,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         with contextlib.suppress(OSError):
             connection, _ = self.socket.accept()
             _turn_away(connection, lacking or Retry(str(cause)))
-            connection.close()
+            _close(connection)
         with contextlib.suppress(OSError):
             self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
@@ -166,9 +167,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     def shutdown_request(self, request: Any) -> None:
         with self._lock:
             self._open.pop(request, None)
-        with contextlib.suppress(OSError):
-            request.shutdown(socket.SHUT_WR)
-        request.close()
+        _close(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         _LOG.exception("api: bug in a connection")
@@ -201,6 +200,16 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
                         connection.shutdown(how)
             for thread in left.values():
                 thread.join(max(0.0, until - time.monotonic()))
+
+
+def _close(connection: socket.socket) -> None:
+    """Close a connection without a reset, which is what a caller gets for a request that was left unread."""
+    with contextlib.suppress(OSError):
+        # From now on the caller can send no more, so that reading comes to an end without waiting.
+        connection.shutdown(socket.SHUT_RDWR)
+        while connection.recv(_RECEIVE):
+            pass
+    connection.close()
 
 
 def _turn_away(connection: socket.socket, trouble: TankError) -> None:

@@ -1,4 +1,4 @@
-"""Everything that travels between the agent and its callers: the calls, and the structs of their answers.
+"""The calls of the API, and the structs of their answers; those of a status are in `reports`.
 
 The JSON of these structs is what `-o json` prints: fields may be added, never renamed. Times are RFC 3339 in
 UTC unless a docstring names another form. The server's routes and the client's methods follow from the calls.
@@ -9,17 +9,16 @@ UTC unless a docstring names another form. The server's routes and the client's 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
-from typing import Any, Generic, Literal, ParamSpec, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 from msgspec import Struct, convert
 
+from tank_agent.api.call import Call, asks
+from tank_agent.api.reports import PodReport, SourcesReport
 from tank_agent.errors import Problem
 from tank_agent.spec.model import Pod
 
 _T = TypeVar("_T")
-_P = ParamSpec("_P")
 
 # Phases of a pod (DESIGN section 6), and what `wait` takes for a pod of which nothing is left.
 PHASES = (
@@ -105,80 +104,6 @@ class ListedEvent(Struct, frozen=True, kw_only=True):
     cause: str
 
 
-class UsageReport(Struct, frozen=True, kw_only=True):
-    """What is used: `memory` in bytes, `cpu` in seconds since the start, `pids` are processes and threads."""
-
-    memory: int
-    cpu: float
-    pids: int
-
-
-class ExitReport(Struct, frozen=True, kw_only=True):
-    """How a run ended; `reason` is a sentence where the numbers do not suffice."""
-
-    code: int | None
-    signal: int | None
-    oom: bool
-    at: str | None
-    reason: str | None = None
-
-
-class ProgressReport(Struct, frozen=True, kw_only=True):
-    """How far a container's image is, in bytes of compressed layers."""
-
-    done: int
-    total: int
-
-
-class ContainerReport(Struct, frozen=True, kw_only=True):
-    """A container in a pod's status; `exit` is that of its last run, `usage` null where nothing runs."""
-
-    name: str
-    phase: str
-    pid: int | None
-    restarts: int
-    image: str
-    progress: ProgressReport | None = None
-    exit: ExitReport | None = None
-    usage: UsageReport | None = None
-
-
-class PodGitReport(Struct, frozen=True, kw_only=True):
-    """How a pod stands to its repository: in-sync, behind, held, error, pinned or suspended."""
-
-    state: str
-    error: str | None
-    commit: str
-    author: str
-    subject: str
-    file: str
-
-
-class HoldReport(Struct, frozen=True, kw_only=True):
-    """Why a pod does not follow its file; `since` is null where everything is suspended."""
-
-    kind: str
-    since: str | None
-    generation: int | None
-
-
-class PodReport(Struct, frozen=True, kw_only=True):
-    """A pod's status (DESIGN section 8)."""
-
-    name: str
-    phase: str
-    owner: str = ""
-    revision: str = ""
-    generation: int = 0
-    error: str | None = None
-    git: PodGitReport | None = None
-    hold: HoldReport | None = None
-    next_retry: str | None = None
-    addresses: tuple[str, ...] = ()
-    usage: UsageReport | None = None
-    containers: tuple[ContainerReport, ...] = ()
-
-
 class AppliedPod(Struct, frozen=True, kw_only=True):
     """What `tank apply` did with one pod: `change` is "created", "changed" or "unchanged"."""
 
@@ -211,69 +136,6 @@ class PlanRequest(Struct, frozen=True):
 
     files: dict[str, str] | None = None
     git: str | None = None
-
-
-class DirectoryReport(Struct, frozen=True, kw_only=True):
-    """A directory of pod files or seeds, with what is wrong with it as a whole."""
-
-    path: str
-    error: str | None = None
-
-
-class CommitReport(Struct, frozen=True, kw_only=True):
-    """What people know a commit by; `at` is its committer's time."""
-
-    id: str
-    author: str
-    subject: str
-    at: str | None
-
-
-class StepReport(Struct, frozen=True, kw_only=True):
-    """A step of git: the revision that it last finished, what went wrong since, and when either changed."""
-
-    revision: str | None = None
-    error: str | None = None
-    hint: str | None = None
-    at: str | None = None
-
-
-class StepReports(Struct, frozen=True, kw_only=True):
-    """The steps of git in their order."""
-
-    fetched: StepReport
-    verified: StepReport
-    checked: StepReport
-    applied: StepReport
-
-
-class GitReport(Struct, frozen=True, kw_only=True):
-    """How far the repository is; `state` is that of a pod, or "pending": not looked yet.
-
-    `commit` is applied, `latest` fetched; `held` is why it waits for a nod; `pods` counts those from there.
-    Without [git] in agent.toml, all but `state`, `error` and `pods` is empty.
-    """
-
-    state: str
-    remote: str = ""
-    ref: str = ""
-    error: str | None = None
-    hint: str | None = None
-    held: str | None = None
-    commit: CommitReport | None = None
-    latest: CommitReport | None = None
-    looked_at: str | None = None
-    steps: StepReports | None = None
-    troubles: tuple[str, ...] = ()
-    pods: int = 0
-
-
-class SourcesReport(Struct, frozen=True, kw_only=True):
-    """How far the sources are; `git` is null where there is no repository."""
-
-    suspended: bool
-    directories: tuple[DirectoryReport, ...] = ()
-    git: GitReport | None = None
 
 
 class ManagedVolume(Struct, frozen=True, kw_only=True):
@@ -368,95 +230,38 @@ class AgentInfo(Struct, frozen=True, kw_only=True):
     conmon: str = ""
 
 
-class Call(Struct, Generic[_T], frozen=True, kw_only=True):
-    """One thing that can be asked: a request, the service's method that answers it, and the answer's struct.
-
-    `{name}` in the path is one segment, and an argument of that method. `patience` is how many seconds the
-    agent may take beyond the usual, `body` how many bytes may be sent.
-    """
-
-    request: str
-    service: str
-    answer: type[_T]
-    patience: float = 0.0
-    body: int = 0
-    upgrade: str = ""
-
-    @property
-    def method(self) -> str:
-        """Return the method of HTTP."""
-        return self.request.partition(" ")[0]
-
-    @property
-    def path(self) -> str:
-        """Return the path with its placeholders."""
-        return self.request.partition(" ")[2]
-
-
-class Asker(Protocol):
-    """What sends a request and decodes its answer."""
-
-    def ask(self, call: Call[_T], **arguments: str) -> _T:
-        """Return the answer; raises the TankError that the agent raised."""
-        ...
-
-
-# Those of `Calls`, by the names of its methods.
-PLAIN: dict[str, Call[Any]] = {}
-
-
-def _asks(
-    request: str, answer: type[_T], service: str = "", *, patience: float = 0.0
-) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
-    """Make a method without a body ask the agent: its arguments fill the placeholders of the path."""
-
-    def declare(stub: Callable[_P, _T]) -> Callable[_P, _T]:
-        name, code = stub.__name__, stub.__code__
-        names = code.co_varnames[1 : code.co_argcount]
-        call = PLAIN[name] = Call(request=request, service=service or name, answer=answer, patience=patience)
-
-        @wraps(stub)
-        def ask(asker: Asker, *values: str, **named: str) -> _T:
-            answer: _T = asker.ask(call, **dict(zip(names, values, strict=False)), **named)
-            return answer
-
-        return ask  # type: ignore[return-value]
-
-    return declare
-
-
 class Calls:
     """The verbs that take no more than names; `Client` has the others as well."""
 
-    @_asks("GET /v1/info", AgentInfo)
+    @asks("GET /v1/info", AgentInfo)
     def info(self) -> AgentInfo:
         """Return the agent's version, pid, uptime, directories, and its tools' versions."""
 
-    @_asks("GET /v1/pods/{name}", ListedPod)
+    @asks("GET /v1/pods/{name}", ListedPod)
     def get(self, name: str) -> ListedPod:
         """Return one desired pod, or raise PodNotFound."""
 
-    @_asks("GET /v1/pods/{name}/history", list[ListedRevision])
+    @asks("GET /v1/pods/{name}/history", list[ListedRevision])
     def history(self, name: str) -> list[ListedRevision]:
         """Return the kept revisions of a pod, oldest first; raises PodNotFound if there never was one."""
 
-    @_asks("GET /v1/sources", SourcesReport, "sources.report")
+    @asks("GET /v1/sources", SourcesReport, "sources.report")
     def sources(self) -> SourcesReport:
         """Return how far files and git are."""
 
-    @_asks("GET /v1/images", list[ListedImage], "images.list")
+    @asks("GET /v1/images", list[ListedImage], "images.list")
     def images(self) -> list[ListedImage]:
         """Return every image on the agent's machine, by name; those without a name come last."""
 
-    @_asks("POST /v1/images/prune", RemovedImages, "images.prune", patience=REMOVED_WITHIN)
+    @asks("POST /v1/images/prune", RemovedImages, "images.prune", patience=REMOVED_WITHIN)
     def prune_images(self) -> RemovedImages:
         """Remove every image that no pod runs, is to run, or ran before its last change."""
 
-    @_asks("GET /v1/volumes", list[ManagedVolume])
+    @asks("GET /v1/volumes", list[ManagedVolume])
     def volumes(self) -> list[ManagedVolume]:
         """Return every managed volume, in the order of pods and names."""
 
-    @_asks("GET /v1/pods", list[ListedPod])
+    @asks("GET /v1/pods", list[ListedPod])
     def list_pods(self) -> list[ListedPod]:
         """Return the desired pods in the order of their names."""
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 import sys
-from pathlib import Path
-from types import ModuleType
-from typing import Any, NoReturn
+
+from tank_agent.cli import verbs as package
+
+# pathlib and typing would take as long to import as the rest of `tank --help`.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
+    from typing import Any, NoReturn
 
 # The order of `tank --help`; others come behind.
 _ORDER = (
@@ -18,16 +24,28 @@ _ORDER = (
 )
 
 
+_VERBS = package.__path__[0]
+_HELP = re.compile(r'^HELP = "(.*)"$', re.MULTILINE)
+
+
 def verbs() -> tuple[str, ...]:
     """Return the names of all verbs, which are the modules of `tank_agent.cli.verbs`."""
-    files = (Path(__file__).parent / "verbs").glob("[!_]*.py")
-    names = {file.stem for file in files}
+    with os.scandir(_VERBS) as entries:
+        files = [entry.name for entry in entries if entry.name.endswith(".py")]
+    names = {file.removesuffix(".py") for file in files if not file.startswith("_")}
     return (*(name for name in _ORDER if name in names), *sorted(names.difference(_ORDER)))
 
 
 def module_of(verb: str) -> ModuleType:
     """Return the module of a verb."""
     return importlib.import_module(f"tank_agent.cli.verbs.{verb}")
+
+
+def help_of(verb: str) -> str:
+    """Return a verb's HELP, read from its source: to import every verb would take longer than all else."""
+    with open(f"{_VERBS}/{verb}.py", encoding="utf-8") as source:
+        found = _HELP.search(source.read())
+    return found[1] if found else ""
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -77,10 +95,7 @@ class _VerbParser(argparse.ArgumentParser):
 
 
 def build(words: list[str]) -> argparse.ArgumentParser:
-    """Return a parser for a command line; one that begins with a verb needs, and gets, no other.
-
-    To import them all takes longer than most verbs.
-    """
+    """Return a parser for a command line; one that begins with a verb needs, and gets, no other."""
     top = _VerbParser(
         prog="tank", description="Runs containers on this machine from files.", allow_abbrev=False
     )
@@ -89,7 +104,7 @@ def build(words: list[str]) -> argparse.ArgumentParser:
     parsers = top.add_subparsers(metavar="VERB", title="verbs")
     alone = bool(words) and words[0] in verbs()
     for verb in words[:1] if alone else verbs():
-        sub = parsers.add_parser(verb, help="" if alone else module_of(verb).HELP, allow_abbrev=False)
+        sub = parsers.add_parser(verb, help="" if alone else help_of(verb), allow_abbrev=False)
         sub.verb = verb
         add_common(sub, argparse.SUPPRESS, default=False)
     return top

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from tank_agent.api.types import CommitReport, GitReport, PodGitReport, SourcesReport
+from tank_agent.api.reports import CommitReport, GitReport, PodGitReport, SourcesReport
 from tank_agent.cli.output import ago, colored
 from tank_agent.spec.printable import escape
 

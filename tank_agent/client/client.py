@@ -12,20 +12,19 @@ from typing import TYPE_CHECKING, TypeVar, overload
 import msgspec
 
 from tank_agent.api import types
+from tank_agent.api.call import Call
+from tank_agent.api.reports import PodReport, SourcesReport
 from tank_agent.api.types import (
     MAX_POD_FILE,
     WAIT_SLICE,
     AppliedPod,
-    Call,
     ListedEvent,
     ListedImage,
     ListedRevision,
     PlanReport,
     PlanRequest,
-    PodReport,
     PullReport,
     RemovedImages,
-    SourcesReport,
 )
 from tank_agent.client.fast import http
 from tank_agent.errors import AgentUnreachable, InvalidSpec, PodNotFound, Problem, TankError

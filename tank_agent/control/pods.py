@@ -9,20 +9,16 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from tank_agent import __version__
+from tank_agent.api.reports import ContainerReport, ExitReport, PodReport, ProgressReport, UsageReport
 from tank_agent.api.types import (
     AgentInfo,
     AppliedPod,
-    ContainerReport,
-    ExitReport,
     ListedEvent,
     ListedPod,
     ListedRevision,
     ManagedVolume,
     PlannedPod,
     PlanReport,
-    PodReport,
-    ProgressReport,
-    UsageReport,
     shown,
 )
 from tank_agent.control.images import Images

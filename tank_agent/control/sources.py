@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from tank_agent.api.types import (
+from tank_agent.api.reports import (
     CommitReport,
     DirectoryReport,
     GitReport,
     HoldReport,
-    ListedRevision,
     PodGitReport,
     SourcesReport,
     StepReport,
     StepReports,
-    shown,
 )
+from tank_agent.api.types import ListedRevision, shown
 from tank_agent.errors import InvalidSpec, PodNotFound, Problem, Retry, Stalled
 from tank_agent.intake.intake import Intake
 from tank_agent.journal.journal import Journal

@@ -207,4 +207,4 @@ def _container(agent: Agent) -> dict[str, object]:
 
 def test_client_reads_the_socket_from_the_environment(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TANK_SOCKET", str(agent.run / "tank.sock"))
-    assert Client().info()["run_dir"] == os.fspath(agent.run)
+    assert Client().info().run_dir == os.fspath(agent.run)

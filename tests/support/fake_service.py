@@ -15,12 +15,11 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
+from tank_agent.api.reports import DirectoryReport, GitReport, PodReport, SourcesReport
 from tank_agent.api.server import ApiServer
 from tank_agent.api.types import (
     AgentInfo,
     AppliedPod,
-    DirectoryReport,
-    GitReport,
     ListedEvent,
     ListedImage,
     ListedPod,
@@ -28,12 +27,10 @@ from tank_agent.api.types import (
     ManagedVolume,
     PlannedPod,
     PlanReport,
-    PodReport,
     PulledLayer,
     PullLine,
     PullReport,
     RemovedImages,
-    SourcesReport,
 )
 from tank_agent.control.pods import Service
 from tank_agent.errors import (

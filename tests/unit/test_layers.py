@@ -53,6 +53,8 @@ SEAMS = {
     "image.parameters": {"runtime"},
     "api.frames": {"client"},
     "api.types": {"control", "client", "cli"},
+    "api.reports": {"control", "client", "cli"},
+    "api.call": {"client"},
     "api.wire": {"client", "cli"},
 }
 

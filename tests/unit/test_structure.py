@@ -104,3 +104,8 @@ def test_unit_tests_are_where_their_modules_are() -> None:
         if not (module.is_dir() or module.with_suffix(".py").is_file()):
             strays.add(str(name))
     assert strays == NAMED_FOR_THEIR_SUBJECT.keys()
+
+
+def test_the_package_runs_tests_that_exist() -> None:
+    listed = (UNIT.parents[1] / "packaging/debian/unit-tests").read_text().split()
+    assert [name for name in listed if not (UNIT / name).is_file()] == []

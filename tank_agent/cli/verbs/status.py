@@ -6,7 +6,7 @@ import argparse
 import signal
 from collections.abc import Sequence
 
-from tank_agent.api.types import ExitReport, PodReport, SourcesReport
+from tank_agent.api.reports import ExitReport, PodReport, SourcesReport
 from tank_agent.cli.arguments import add_output, client_of
 from tank_agent.cli.output import ago, colored_phase, print_table, share, show, until
 from tank_agent.cli.sources import commit_line, print_sources

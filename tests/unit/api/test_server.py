@@ -76,9 +76,8 @@ def connected(path: Path) -> Iterator[socket.socket]:
 
 def read_all(caller: socket.socket) -> bytes:
     data = b""
-    with contextlib.suppress(ConnectionResetError):
-        while piece := caller.recv(65536):
-            data += piece
+    while piece := caller.recv(65536):
+        data += piece
     return data
 
 

@@ -11,8 +11,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 import pytest
 
 from tank_agent.api import types
+from tank_agent.api.call import PLAIN, Call
+from tank_agent.api.reports import ContainerReport, GitReport, PodReport
 from tank_agent.api.routes import HANDLERS
-from tank_agent.api.types import PLAIN, Call, ContainerReport, GitReport, PodReport
 from tank_agent.client.client import Client
 from tank_agent.control.pods import Service
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tank_agent.api.types import ExitReport
+from tank_agent.api.reports import ExitReport
 from tank_agent.cli.arguments import duration, whole_number
 from tank_agent.cli.output import (
     ago,
@@ -22,7 +22,7 @@ from tank_agent.cli.output import (
     span,
     until,
 )
-from tank_agent.cli.parser import build, module_of, verbs
+from tank_agent.cli.parser import build, help_of, module_of, verbs
 from tank_agent.cli.verbs.logs import since
 from tank_agent.cli.verbs.status import ending
 from tank_agent.errors import InvalidSpec, Problem, TankError
@@ -170,7 +170,8 @@ def test_every_verb_is_a_module_with_a_help_text(capsys: pytest.CaptureFixture[s
         assert end.value.code == 0
         out = capsys.readouterr().out
         assert f"usage: tank {verb}" in out
-        assert len(module_of(verb).HELP) < 80
+        assert 0 < len(help_of(verb)) < 80
+        assert help_of(verb) == module_of(verb).HELP
 
 
 @pytest.mark.parametrize("text", ["30m1h", "5m5m", "1h 30m", "1s1d"])

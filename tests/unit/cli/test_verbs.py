@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tank_agent.api.types import GitReport
+from tank_agent.api.reports import GitReport
 from tank_agent.cli.parser import verbs
 from tests.support.fake_service import CHANGES, FakeService, serving, until
 

@@ -14,9 +14,10 @@ import pytest
 
 from tank_agent import Client, Pod
 from tank_agent.api.frames import PROTOCOL
+from tank_agent.api.reports import PodReport
 from tank_agent.api.request import Answer, RawConnection, Reply, Request, Upgrade
 from tank_agent.api.routes import ROUTES, Route
-from tank_agent.api.types import AppliedPod, PlanReport, PodReport
+from tank_agent.api.types import AppliedPod, PlanReport
 from tank_agent.client.client import NotReached
 from tank_agent.client.fast import http as light
 from tank_agent.errors import AgentUnreachable, InvalidSpec, OwnedElsewhere, PodNotFound, Retry, TankError

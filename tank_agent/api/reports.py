@@ -1,0 +1,142 @@
+"""Structs of the status: how pods, their containers, and the sources are. Times are RFC 3339 in UTC."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+
+class UsageReport(Struct, frozen=True, kw_only=True):
+    """What is used: `memory` in bytes, `cpu` in seconds since the start, `pids` are processes and threads."""
+
+    memory: int
+    cpu: float
+    pids: int
+
+
+class ExitReport(Struct, frozen=True, kw_only=True):
+    """How a run ended; `reason` is a sentence where the numbers do not suffice."""
+
+    code: int | None
+    signal: int | None
+    oom: bool
+    at: str | None
+    reason: str | None = None
+
+
+class ProgressReport(Struct, frozen=True, kw_only=True):
+    """How far a container's image is, in bytes of compressed layers."""
+
+    done: int
+    total: int
+
+
+class ContainerReport(Struct, frozen=True, kw_only=True):
+    """A container in a pod's status; `exit` is that of its last run, `usage` null where nothing runs."""
+
+    name: str
+    phase: str
+    pid: int | None
+    restarts: int
+    image: str
+    progress: ProgressReport | None = None
+    exit: ExitReport | None = None
+    usage: UsageReport | None = None
+
+
+class PodGitReport(Struct, frozen=True, kw_only=True):
+    """How a pod stands to its repository: in-sync, behind, held, error, pinned or suspended."""
+
+    state: str
+    error: str | None
+    commit: str
+    author: str
+    subject: str
+    file: str
+
+
+class HoldReport(Struct, frozen=True, kw_only=True):
+    """Why a pod does not follow its file; `since` is null where everything is suspended."""
+
+    kind: str
+    since: str | None
+    generation: int | None
+
+
+class PodReport(Struct, frozen=True, kw_only=True):
+    """A pod's status (DESIGN section 8)."""
+
+    name: str
+    phase: str
+    owner: str = ""
+    revision: str = ""
+    generation: int = 0
+    error: str | None = None
+    git: PodGitReport | None = None
+    hold: HoldReport | None = None
+    next_retry: str | None = None
+    addresses: tuple[str, ...] = ()
+    usage: UsageReport | None = None
+    containers: tuple[ContainerReport, ...] = ()
+
+
+class DirectoryReport(Struct, frozen=True, kw_only=True):
+    """A directory of pod files or seeds, with what is wrong with it as a whole."""
+
+    path: str
+    error: str | None = None
+
+
+class CommitReport(Struct, frozen=True, kw_only=True):
+    """What people know a commit by; `at` is its committer's time."""
+
+    id: str
+    author: str
+    subject: str
+    at: str | None
+
+
+class StepReport(Struct, frozen=True, kw_only=True):
+    """A step of git: the revision that it last finished, what went wrong since, and when either changed."""
+
+    revision: str | None = None
+    error: str | None = None
+    hint: str | None = None
+    at: str | None = None
+
+
+class StepReports(Struct, frozen=True, kw_only=True):
+    """The steps of git in their order."""
+
+    fetched: StepReport
+    verified: StepReport
+    checked: StepReport
+    applied: StepReport
+
+
+class GitReport(Struct, frozen=True, kw_only=True):
+    """How far the repository is; `state` is that of a pod, or "pending": not looked yet.
+
+    `commit` is applied, `latest` fetched; `held` is why it waits for a nod; `pods` counts those from there.
+    Without [git] in agent.toml, all but `state`, `error` and `pods` is empty.
+    """
+
+    state: str
+    remote: str = ""
+    ref: str = ""
+    error: str | None = None
+    hint: str | None = None
+    held: str | None = None
+    commit: CommitReport | None = None
+    latest: CommitReport | None = None
+    looked_at: str | None = None
+    steps: StepReports | None = None
+    troubles: tuple[str, ...] = ()
+    pods: int = 0
+
+
+class SourcesReport(Struct, frozen=True, kw_only=True):
+    """How far the sources are; `git` is null where there is no repository."""
+
+    suspended: bool
+    directories: tuple[DirectoryReport, ...] = ()
+    git: GitReport | None = None
