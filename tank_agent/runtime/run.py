@@ -100,35 +100,52 @@ class RunState(enum.StrEnum):
     EXITED = "exited"
 
 
-class LiveRun(Struct, kw_only=True):
+class RunFacts(Struct, kw_only=True):
+    """All that is found out about a run: the agent keeps it up to date, and the loop decides from a copy.
+
+    Attributes:
+        pid: its main process on the host.
+        exit: set once it is EXITED.
+        lost: its monitor ended before it did.
+        drift: which of its limits is not as it was set, in words.
+        failure: of the last change of its settings.
+        unmounted: the mounts that it lost.
+        out_of_memory: a process of it was killed for that, and it goes on.
+    """
+
+    pid: int | None = None
+    stopping: Stopping | None = None
+    exit: Exit | None = None
+    lost: bool = False
+    drift: str | None = None
+    failure: ChangeFailure | None = None
+    unmounted: Unmounted | None = None
+    out_of_memory: bool = False
+
+    def error(self, settings: str) -> str | None:
+        """Return what is wrong with the run though it goes on; `settings` is the hash that it should have."""
+        if self.failure is not None and self.failure.settings == settings:
+            return self.failure.error
+        return self.unmounted.error if self.unmounted is not None else None
+
+
+class LiveRun(RunFacts, kw_only=True):
     """A run that the agent holds, with pidfds of its main process and its monitor (conmon).
 
     Only `container/` writes to it.
 
     Attributes:
-        lost: its monitor ended before it did.
         ended_at: when its main process was found to have ended, though its monitor goes on (monotonic).
-        drift: which of its limits is not as it was set, in words.
-        failure: of the last change of its settings.
-        unmounted: the mounts that it lost, valid if it was `looked` at since they last changed.
-        out_of_memory: a process of it was killed for that, and it goes on.
+        looked: whether `unmounted` was found out after mounts last changed.
     """
 
     record: RunRecord
     directory: Path
     started: bool = False
-    pid: int | None = None
     process: int | None = None
     monitor: int | None = None
-    stopping: Stopping | None = None
-    exit: Exit | None = None
-    lost: bool = False
     ended_at: float | None = None
-    drift: str | None = None
-    failure: ChangeFailure | None = None
-    unmounted: Unmounted | None = None
     looked: bool = False
-    out_of_memory: bool = False
 
     @property
     def state(self) -> RunState:

@@ -58,11 +58,12 @@ class Key(NamedTuple):
 
 
 class DeclaredKey(NamedTuple):
-    """A key with its name, its type in the file, and the tables that are part of the type."""
+    """A key with its name, its type in the file, its first example, and the tables that its type has."""
 
     name: str
     type: Any
     key: Key
+    example: Any
     tables: tuple[type[Struct], ...]
 
 
@@ -84,7 +85,8 @@ def keys_of(kind: type[Struct]) -> tuple[DeclaredKey, ...]:
         metas = [meta for meta in getattr(field.type, "__metadata__", ()) if isinstance(meta, Meta)]
         if metas and metas[-1].extra:
             tables = tuple(tables_in(field.type))
-            found.append(DeclaredKey(field.encode_name, field.type, metas[-1].extra["key"], tables))
+            example = next(iter(metas[-1].examples or ()), None)
+            found.append(DeclaredKey(field.encode_name, field.type, metas[-1].extra["key"], example, tables))
     return tuple(found)
 
 

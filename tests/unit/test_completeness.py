@@ -17,7 +17,7 @@ from tank_agent.reconcile.core.changes import changes, row_of
 from tank_agent.reconcile.core.phase import Phase
 from tank_agent.settings.settings import Settings, load_settings
 from tank_agent.spec.file import PodTable
-from tank_agent.spec.keys import keys_of, tables_in
+from tank_agent.spec.keys import DeclaredKey, keys_of, tables_in
 from tank_agent.spec.model import Pod
 from tank_agent.spec.parse import ParsedPod, parse_pod_file
 from tank_agent.spec.render import render_pod
@@ -39,71 +39,50 @@ image = "docker.io/library/nginx:1"
 volume = "data"
 path = "/data"
 """
-# Of every key, a value that is not its default; the place is where it is put into BASE.
-OTHER: dict[str, Any] = {
-    "name": "db",
-    "restart": "never",
-    "hosts": ["edge-*"],
-    "labels": {"site": "fra"},
-    "network": "host",
-    "network.dns": ["10.0.0.1"],
-    "network.nics": [],
-    "network.nics.name": "eth1",
-    "network.nics.parent": "eno1",
-    "network.nics.ip": "10.0.0.6/24",
-    "network.nics.gateway": "10.0.0.1",
-    "volumes": [],
-    "volumes.name": "third",
-    "volumes.host": "/srv",
-    "containers": [],
-    "containers.name": "main",
-    "containers.image": "docker.io/library/nginx:2",
-    "containers.rootfs": "/srv/root",
-    "containers.pull": "always",
-    "containers.command": ["/bin/db"],
-    "containers.args": ["-v"],
-    "containers.env": {"A": "1"},
-    "containers.working_dir": "/srv",
-    "containers.user": "1000",
-    "containers.tty": True,
-    "containers.stop_signal": "SIGINT",
-    "containers.stop_grace": "3s",
-    "containers.mounts": [],
-    "containers.mounts.volume": "other",
-    "containers.mounts.path": "/elsewhere",
-    "containers.mounts.read_only": True,
-    "containers.limits": {"memory": "64M"},
-    "containers.limits.memory": "64M",
-    "containers.limits.pids": 5,
-    "containers.limits.cpu": 0.5,
-    "containers.limits.cpu.quota": 50_000,
-    "containers.limits.cpu.period": 50_000,
-    "containers.security": {"privileged": True},
-    "containers.security.capabilities": {"add": ["NET_ADMIN"]},
-    "containers.security.capabilities.add": ["NET_ADMIN"],
-    "containers.security.capabilities.drop": ["CHOWN"],
-    "containers.security.read_only_root": True,
-    "containers.security.privileged": True,
-    "containers.security.apparmor": "unconfined",
-    "containers.security.seccomp": "unconfined",
-    "containers.security.devices": ["/dev/fuse"],
-    "containers.security.userns": "auto",
-}
 # Keys with only one value, and those whose table needs something beside them.
 ONE_VALUE = {"network.nics.mode"}
 ONE_VALUE_FIELDS = {("Nic", "mode")}
 BESIDE: dict[str, dict[str, Any]] = {"containers.limits.cpu.period": {"cpu": {"quota": 50_000}}}
+# Where the first example of a key is what BASE or the default says, or where there is none: another value.
+OTHER_THAN_THE_EXAMPLE: dict[str, Any] = {
+    "restart": "never",
+    "network": "host",
+    "network.nics": [],
+    "network.nics.name": "eth1",
+    "network.nics.ip": "10.0.0.6/24",
+    "volumes": [],
+    "volumes.name": "third",
+    "containers": [],
+    "containers.stop_signal": "SIGINT",
+    "containers.stop_grace": "3s",
+    "containers.mounts": [],
+    "containers.mounts.volume": "other",
+    "containers.limits": {"memory": "64M"},
+    "containers.limits.cpu.period": 50_000,
+    "containers.security": {"privileged": True},
+    "containers.security.capabilities": {"add": ["NET_ADMIN"]},
+    "containers.security.apparmor": "unconfined",
+    "containers.security.seccomp": "unconfined",
+}
 # Another value for what can't be left out; and what only says which machines it is for.
 LISTS = {"network.nics", "volumes", "containers", "containers.mounts"}
 SELECTORS = {"hosts", "labels"}
 
 
-def paths_of(kind: type[msgspec.Struct], path: str = "") -> Iterator[str]:
-    """Yield every key that a table of a file takes, and of the tables in it."""
+def declared_in(kind: type[msgspec.Struct], path: str = "") -> Iterator[tuple[str, DeclaredKey]]:
+    """Yield every key that a table of a file takes, and of the tables in it, with its path."""
     for declared in keys_of(kind):
-        yield f"{path}{declared.name}"
+        yield f"{path}{declared.name}", declared
         for table in declared.tables:
-            yield from paths_of(table, f"{path}{declared.name}.")
+            yield from declared_in(table, f"{path}{declared.name}.")
+
+
+# Of every key, a value that is not its default; the path is where it is put into BASE.
+OTHER: dict[str, Any] = {
+    path: OTHER_THAN_THE_EXAMPLE.get(path, declared.example)
+    for path, declared in declared_in(PodTable)
+    if path not in ONE_VALUE
+}
 
 
 def parsed(document: dict[str, Any]) -> ParsedPod:
@@ -131,7 +110,8 @@ def with_value(key: str, value: Any) -> dict[str, Any]:
 
 
 def test_every_key_of_a_pod_file_is_looked_at() -> None:
-    assert set(paths_of(PodTable)) == OTHER.keys() | ONE_VALUE
+    assert OTHER.keys() >= OTHER_THAN_THE_EXAMPLE.keys()
+    assert [key for key, value in OTHER.items() if value is None] == [], "declare an example"
 
 
 @pytest.mark.parametrize("key", sorted(OTHER.keys() - LISTS))
@@ -267,7 +247,7 @@ def loaded(directory: Path, *lines: str) -> Settings:
 
 def test_every_setting_is_looked_at() -> None:
     tables = {declared.name for declared in keys_of(Settings) if declared.tables}
-    leaves = {path for path in paths_of(Settings) if path not in tables}
+    leaves = {path for path, _ in declared_in(Settings) if path not in tables}
     assert leaves - {"git.verify", "git.webhook", "image.limits"} == OTHER_SETTINGS.keys()
 
 

@@ -11,10 +11,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from tank_agent.image.config import PullProgress
-from tank_agent.journal.records import DesiredPod, Exit, PodStatus
+from tank_agent.journal.records import DesiredPod, PodStatus
 from tank_agent.reconcile.core.restart import Backoff
 from tank_agent.retry import Failure
-from tank_agent.runtime.run import ChangeFailure, LiveRun, RunRecord, RunState, Stopping, Unmounted
+from tank_agent.runtime.run import LiveRun, RunFacts, RunRecord, RunState
 
 
 class Moment(Struct, frozen=True, kw_only=True):
@@ -31,30 +31,16 @@ class PendingChange(Failure, frozen=True, kw_only=True):
     reason: str
 
 
-class Run(Struct, frozen=True, kw_only=True):
-    """One run of a container.
-
-    `settings` is the hash of what can change while it runs, `drift` describes what of that was lost, and
-    `failure` is of the last change; `unmounted` are the mounts that it lost; `out_of_memory`: a process of it
-    was killed for that, and it goes on.
-    `exit` is set once it is EXITED, `lost` once its monitor went before it; `pid` is the main process on
-    the host.
-    """
+# A copy that nobody changes: msgspec freezes what is inherited, which mypy does not know.
+class Run(RunFacts, frozen=True, kw_only=True):  # type: ignore[misc]
+    """One run of a container, as it is observed; `settings` is the hash of what can change while it runs."""
 
     id: str
     container: str
     hash: str
     state: RunState
-    pid: int | None = None
     image: str = ""
-    stopping: Stopping | None = None
-    exit: Exit | None = None
     settings: str = ""
-    drift: str | None = None
-    failure: ChangeFailure | None = None
-    unmounted: Unmounted | None = None
-    out_of_memory: bool = False
-    lost: bool = False
 
     @staticmethod
     def of(live: LiveRun) -> Run:
@@ -64,12 +50,6 @@ class Run(Struct, frozen=True, kw_only=True):
             name: getattr(live.record if name in record else live, name) for name in Run.__struct_fields__
         }
         return Run(**found)
-
-    def error(self, settings: str) -> str | None:
-        """Return what is wrong with the run though it goes on; `settings` is the hash that it should have."""
-        if self.failure is not None and self.failure.settings == settings:
-            return self.failure.error
-        return self.unmounted.error if self.unmounted is not None else None
 
 
 class ImageState(enum.StrEnum):
