@@ -263,3 +263,9 @@ def test_the_examples_of_contributing_select_tests() -> None:
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *example.split()]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stdout
+
+
+def test_the_tests_that_the_package_is_built_with_are_there() -> None:
+    named = (PACKAGING / "debian/unit-tests").read_text().split()
+    assert named
+    assert [name for name in named if not (ROOT / "tests/unit" / name).is_file()] == []
