@@ -23,7 +23,7 @@ from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import ContainerStatus, PodStatus
 from tank_agent.journal.store import MemoryStore
 from tank_agent.linux import namespaces, pidfd
-from tank_agent.linux.clock import SystemClock
+from tank_agent.linux.clock import Clock
 from tank_agent.linux.libc import call
 from tank_agent.linux.namespaces import CLONE_NEWNS
 from tank_agent.network.host_facts import AutoHostFacts
@@ -119,7 +119,7 @@ def _reconciler(pods: list[Pod], containers: object, networks: object) -> Reconc
         containers=cast(Any, containers),
         networks=cast(Any, networks),
         pulls=cast(Any, None),
-        clock=SystemClock(),
+        clock=Clock(),
         boot_id="boot",
         backoff=Backoff(),
     )
@@ -153,7 +153,7 @@ def _running(pods: list[Pod]) -> Iterator[tuple[Containers, Networks]]:
     home = Path(tempfile.mkdtemp(prefix="tank-resync"))
     host = AutoHostFacts()
     made = PodNetworks(home, host)
-    networks = Networks(made, host, home, SystemClock())
+    networks = Networks(made, host, home, Clock())
     tools = SimpleNamespace(
         cgroups=cgroup.detect(home),
         root_filesystems=RootFilesystems(home),

@@ -24,7 +24,7 @@ from tank_agent.intake.intake import Intake
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.lmdb import LmdbStore
 from tank_agent.journal.store import UnreadableJournal
-from tank_agent.linux.clock import SystemClock, boot_id
+from tank_agent.linux.clock import Clock, boot_id
 from tank_agent.linux.locks import LockFile
 from tank_agent.network.host_facts import make_host_facts
 from tank_agent.network.pod_network import PodNetworks
@@ -129,7 +129,7 @@ def take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = N
     _close_directories(settings.data_dir, settings.run_dir)
     lock = _sole_user(settings.run_dir, settings.data_dir)
     stack.callback(lock.close)
-    clock, boot = SystemClock(), boot_id()
+    clock, boot = Clock(), boot_id()
     journal = _journal(settings, clock, spare)
     stack.callback(journal.close)
     tools = Tools.of(settings.data_dir, settings.run_dir)
@@ -172,7 +172,7 @@ def take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = N
     return Parts(machine=machine, reconciler=reconciler, tools=tools, store=store, lock=lock)
 
 
-def _journal(settings: Settings, clock: SystemClock, spare: Journal | None) -> Journal:
+def _journal(settings: Settings, clock: Clock, spare: Journal | None) -> Journal:
     owner_exists = partial(owner_is_there, settings=settings)
     try:
         return Journal(LmdbStore(settings.data_dir / "journal"), clock=clock.wall, owner_exists=owner_exists)

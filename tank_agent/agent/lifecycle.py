@@ -21,7 +21,7 @@ from tank_agent.control.pods import Service
 from tank_agent.errors import InvalidSpec, Retry, Stalled, TankError, shortage
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.store import MemoryStore, UnreadableJournal
-from tank_agent.linux.clock import SystemClock
+from tank_agent.linux.clock import Clock
 from tank_agent.linux.systemd import Notifier
 from tank_agent.linux.wakeups import CaughtSignals
 from tank_agent.reconcile.core.restart import Backoff
@@ -113,9 +113,7 @@ def drain(load: Callable[[], Settings], directories: Callable[[], Settings]) -> 
         settings = msgspec.structs.replace(settings, data_dir=known)
     with ExitStack() as stack:
         try:
-            parts = assembly.take_over(
-                settings, stack, spare=Journal(MemoryStore(), clock=SystemClock().wall)
-            )
+            parts = assembly.take_over(settings, stack, spare=Journal(MemoryStore(), clock=Clock().wall))
             parts.reconciler.start()
         except (OSError, MemoryError, RuntimeError) as error:
             raise as_trouble(error) from error

@@ -17,12 +17,9 @@ def write(
     """Replace a file; whoever reads it meanwhile sees the former content or the new one.
 
     Args:
-        durable: wait until the new content would survive a power cut.
+        durable: wait until the new content would survive a power cut; OSError if it can't be made to.
         mode: of the new file, whatever the umask.
         fault_point: passed when the data is written, before it is in the file's place.
-
-    Raises:
-        OSError: it could not be written, or not be made durable.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:

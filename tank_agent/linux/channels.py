@@ -47,11 +47,7 @@ def resize_terminal(terminal: int, rows: int, columns: int) -> None:
 
 
 def peer_credentials(connection: _socket.socket) -> tuple[int, int, int]:
-    """Return PID, user and group of the process that connected, as the kernel noted them (unix(7)).
-
-    Raises:
-        OSError: the socket is not a connected unix socket.
-    """
+    """Return PID, user and group of the process that connected to a unix socket (SO_PEERCRED in unix(7))."""
     raw = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, gid = _CREDENTIALS.unpack(raw)
     # The numbers are unsigned: -1 is how an unknown one prints.
@@ -59,7 +55,7 @@ def peer_credentials(connection: _socket.socket) -> tuple[int, int, int]:
 
 
 def peer_groups(connection: _socket.socket) -> frozenset[int]:
-    """Return the supplementary groups that the process had when it connected; errors as before."""
+    """Return the supplementary groups that the process had when it connected to a unix socket."""
     # Through libc, since Python's getsockopt takes no more than 1024 bytes.
     buffer = (ctypes.c_uint32 * _GROUPS_MAX)()
     size = ctypes.c_uint32(ctypes.sizeof(buffer))

@@ -1,35 +1,23 @@
-"""Clocks as objects: tests use their own, and need no sleeping."""
+"""Clocks as objects, which tests replace instead of sleeping; forms of a time."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Protocol, overload
+from typing import overload
 
 _LAST_MOMENT = 253402300799.0
 
 
-class Clock(Protocol):
-    """A source of time."""
+class Clock:
+    """The machine's clocks."""
 
     def wall(self) -> float:
         """Return Unix time in seconds; it may be set forwards and backwards."""
-        ...
-
-    def monotonic(self) -> float:
-        """Return seconds since some moment of this boot; it never goes back."""
-        ...
-
-
-class SystemClock:
-    """The machine's own clocks."""
-
-    def wall(self) -> float:
-        """Return Unix time in seconds."""
         return time.time()
 
     def monotonic(self) -> float:
-        """Return CLOCK_MONOTONIC in seconds; comparable between processes of one boot (clock_gettime(2))."""
+        """Return CLOCK_MONOTONIC in seconds: it never goes back, and all processes of a boot share it."""
         return time.monotonic()
 
 

@@ -14,21 +14,9 @@ import struct
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from tank_agent.linux import mount_api
+from tank_agent.linux import mount_api, mounts
 from tank_agent.linux.libc import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, call
-from tank_agent.linux.mounts import (
-    MS_BIND,
-    MS_NODEV,
-    MS_NOEXEC,
-    MS_NOSUID,
-    MS_PRIVATE,
-    MS_RDONLY,
-    MS_REC,
-    MS_REMOUNT,
-    MS_SLAVE,
-    mount,
-    unmount,
-)
+from tank_agent.linux.mounts import mount, unmount
 
 # linux/prctl.h, linux/capability.h
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 24, 38
@@ -36,7 +24,7 @@ _CAPABILITY_VERSION_3 = 0x20080522
 CHOWN, DAC_OVERRIDE, FOWNER, FSETID, MKNOD, SETFCAP = 0, 1, 3, 4, 27, 31
 
 _PROGRAMS = ("bin", "lib", "lib32", "lib64", "libx32", "sbin", "usr")
-_READ_ONLY = MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV
+_READ_ONLY = mounts.MS_BIND | mounts.MS_REMOUNT | mounts.MS_RDONLY | mounts.MS_NOSUID | mounts.MS_NODEV
 
 
 class UnfitError(Exception):
@@ -47,14 +35,11 @@ def see_only(directory: str, name: str) -> None:
     """Make `/` an empty file system with the machine's programs, read-only, and a directory as `/name`.
 
     There is no network either. The working directory becomes `/name`, in which nothing can be executed.
-
-    Raises:
-        UnfitError: in a chroot whose `/` is no mount point.
-        OSError: the kernel refuses.
+    UnfitError if this is a chroot whose `/` is no mount point.
     """
     call("unshare", CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC)
     try:
-        mount("none", "/", "", MS_REC | MS_PRIVATE)
+        mount("none", "/", "", mounts.MS_REC | mounts.MS_PRIVATE)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
@@ -64,7 +49,7 @@ def see_only(directory: str, name: str) -> None:
     tree = mount_api.clone(directory, recursive=False)
     attributes = mount_api.NOSUID | mount_api.NODEV | mount_api.NOEXEC
     mount_api.restrict(tree, attributes, name=directory)
-    mount("none", directory, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0700,size=64k")
+    mount("none", directory, "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV, "mode=0700,size=64k")
     os.chdir(directory)
     Path(name).mkdir()
     mount_api.attach(tree, name, name=directory)
@@ -72,7 +57,7 @@ def see_only(directory: str, name: str) -> None:
     for program in _PROGRAMS:
         _bind_read_only(program)
     _make_root()
-    mount("none", "/", "", _READ_ONLY | MS_NOEXEC)
+    mount("none", "/", "", _READ_ONLY | mounts.MS_NOEXEC)
     os.chdir(f"/{name}")
 
 
@@ -91,16 +76,13 @@ def write_only_to(given: Mapping[str, int], stage: Path, writable: Collection[st
     Args:
         given: open directories by the names that they get below `stage`.
         stage: a directory that the process can do without: a small file system is mounted over it.
-
-    Raises:
-        OSError: the kernel refuses.
     """
     trees = {name: mount_api.clone(descriptor, recursive=False) for name, descriptor in given.items()}
     call("unshare", CLONE_NEWNS)
     # A slave: the host's later unmounts still reach us, so that we keep no container's file system busy.
-    mount("none", "/", "none", MS_REC | MS_SLAVE)
+    mount("none", "/", "none", mounts.MS_REC | mounts.MS_SLAVE)
     mount_api.restrict("/", mount_api.RDONLY, recursive=True)
-    mount("tmpfs", stage, "tmpfs", MS_NOSUID | MS_NODEV, "size=4m,mode=0755")
+    mount("tmpfs", stage, "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV, "size=4m,mode=0755")
     for name, tree in trees.items():
         (stage / name).mkdir()
         if name not in writable:
@@ -115,7 +97,7 @@ def _bind_read_only(name: str) -> None:
         Path(name).symlink_to(source.readlink())
     elif source.exists():
         Path(name).mkdir()
-        mount(f"/{name}", name, "", MS_BIND)
+        mount(f"/{name}", name, "", mounts.MS_BIND)
         mount("none", name, "", _READ_ONLY)
 
 

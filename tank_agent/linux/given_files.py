@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from tank_agent.errors import TankError
+from tank_agent.linux.paths import Closing, read_all
 
 # How long nobody may have a fifo open for writing, in seconds: a script may start its writer a moment later.
 _WRITER_WITHIN = 2.0
@@ -16,20 +17,14 @@ CERTIFICATES_HINT = "name a file with certificates in PEM; openssl x509 -inform 
 
 
 def read_given(path: Path, most: int) -> bytes:
-    """Read a file, up to one byte more than `most`, so that the caller sees that it is too large.
-
-    Raises:
-        TankError: it can't be read.
-    """
+    """Read a file, else TankError; up to one byte more than `most` shows the caller that it is too large."""
     try:
         # O_NONBLOCK: a fifo without a writer can't be opened otherwise.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-        try:
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+        with Closing(os.open(path, flags)) as descriptor:
             first = _first_of(descriptor, path) if stat.S_ISFIFO(os.fstat(descriptor).st_mode) else b""
             os.set_blocking(descriptor, True)
-            return first + _read_all(descriptor, most - len(first))
-        finally:
-            os.close(descriptor)
+            return first + read_all(descriptor, most - len(first))
     except OSError as error:
         raise TankError(f"cannot read: {error.strerror}", where=os.fspath(path)) from error
 
@@ -37,7 +32,7 @@ def read_given(path: Path, most: int) -> bytes:
 def read_stdin(most: int) -> bytes:
     """Read standard input as `read_given` reads a file."""
     try:
-        return _read_all(0, most)
+        return read_all(0, most)
     except OSError as error:
         raise TankError(f"cannot read: {error.strerror}", where="<stdin>") from error
 
@@ -70,22 +65,8 @@ def why_no_certificates(path: str, error: OSError) -> str:
         return certificate_complaint(file.read(1 << 20).decode("latin-1")) or "can't be read"
 
 
-def _read_all(descriptor: int, most: int) -> bytes:
-    """Read to the end of a file, a pipe or a terminal, up to one byte more than `most`."""
-    chunks: list[bytes] = []
-    left = most + 1
-    while left and (chunk := os.read(descriptor, left)):
-        chunks.append(chunk)
-        left -= len(chunk)
-    return b"".join(chunks)
-
-
 def _first_of(descriptor: int, path: Path) -> bytes:
-    """Wait until a fifo has a writer; return the first byte if one has written already.
-
-    Raises:
-        TankError: nobody has it open for writing.
-    """
+    """Wait until a fifo has a writer, else TankError; return the first byte if one has written already."""
     deadline = time.monotonic() + _WRITER_WITHIN
     while True:
         try:

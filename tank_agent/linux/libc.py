@@ -19,21 +19,14 @@ def call(name: str, *args: object, path: str | os.PathLike[str] | None = None) -
     """
     function = getattr(_LIBC, name)
     function.restype = ctypes.c_long
-    return _checked(function, args, path)
-
-
-def syscall(number: int, *args: object, path: str | os.PathLike[str] | None = None) -> int:
-    """Make a system call by its number (syscall(2)); errors as in `call`."""
-    function = _LIBC.syscall
-    function.restype = ctypes.c_long
-    return _checked(function, (number, *args), path)
-
-
-def _checked(function: object, args: tuple[object, ...], path: str | os.PathLike[str] | None) -> int:
-    converted = [ctypes.c_long(arg) if isinstance(arg, int) else arg for arg in args]
-    result: int = function(*converted)  # type: ignore[operator]
+    result: int = function(*(ctypes.c_long(arg) if isinstance(arg, int) else arg for arg in args))
     # Functions declared int come back zero-extended when read as long.
     if ctypes.c_int(result & 0xFFFFFFFF).value == -1:
         errno = ctypes.get_errno()
         raise OSError(errno, os.strerror(errno), os.fspath(path) if path is not None else None)
     return result
+
+
+def syscall(number: int, *args: object, path: str | os.PathLike[str] | None = None) -> int:
+    """Make a system call by its number (syscall(2)); errors as in `call`."""
+    return call("syscall", number, *args, path=path)

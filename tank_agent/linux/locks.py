@@ -17,15 +17,9 @@ _LOOK_EVERY = 0.01
 
 
 class LockFile:
-    """A lock file that is held until it is closed, though somebody removes it meanwhile.
+    """A lock file, made if absent, that is held until it is closed, though somebody removes it meanwhile.
 
-    Args:
-        path: the file, made if absent.
-        content: a note for others.
-
-    Raises:
-        BlockingIOError: somebody else holds it.
-        OSError: it cannot be made.
+    `content` is a note for others. BlockingIOError if somebody else holds the lock.
     """
 
     def __init__(self, path: Path, content: bytes = b"") -> None:
@@ -36,9 +30,7 @@ class LockFile:
     def check(self) -> bool:
         """Make it again if it was removed, so that nobody else gets it; return whether it was.
 
-        Raises:
-            BlockingIOError: somebody else got it meanwhile.
-            OSError: it cannot be made.
+        BlockingIOError if somebody else got it meanwhile.
         """
         with suppress(FileNotFoundError):
             found, held = self._path.stat(follow_symlinks=False), os.fstat(self._fd)
@@ -69,12 +61,7 @@ class LockFile:
 
 @contextmanager
 def locked_directory(path: Path, timeout: float) -> Iterator[int]:
-    """Hold the lock of a directory, and yield its descriptor.
-
-    Raises:
-        TimeoutError: somebody else held it for `timeout` seconds.
-        OSError: there is no such directory.
-    """
+    """Hold a directory's lock and yield its descriptor; TimeoutError if another holds it for `timeout` s."""
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     deadline = time.monotonic() + timeout
     with Closing(directory):

@@ -33,11 +33,7 @@ class Place(NamedTuple):
 
 
 def place_of(descriptor: int) -> Place:
-    """Return where a descriptor leads. The number is one mount's for as long as something holds that.
-
-    Raises:
-        OSError: it cannot be looked at.
-    """
+    """Return where a descriptor leads. The number is one mount's for as long as something holds that."""
     buffer = ctypes.create_string_buffer(_STATX_SIZE)
     call("statx", descriptor, b"", AT_EMPTY_PATH, _STATX_MNT_ID, buffer)
     (attributes,) = struct.unpack_from("=Q", buffer, _STATX_ATTRIBUTES_AT)
@@ -51,9 +47,6 @@ def clone(source: Where, *, recursive: bool = True, name: Named = None) -> int:
     Args:
         recursive: copy what is mounted below it, too.
         name: the filename of an error, if `source` is a descriptor.
-
-    Raises:
-        OSError: with the path or `name` as filename.
     """
     directory, path, flags = _where(source)
     flags |= _CLONE | os.O_CLOEXEC | (_AT_RECURSIVE if recursive else 0)
@@ -74,11 +67,9 @@ def restrict(
     Args:
         recursive: set them for what is mounted below it, too.
         propagation: MS_PRIVATE or another kind; 0 leaves it as it is.
-        mapping: a user namespace by which the owners of what is there are mapped.
+        mapping: a user namespace by which the owners of what is there are mapped; EINVAL if the file system
+            knows no mapping.
         name: the filename of an error, if `mount` is a descriptor.
-
-    Raises:
-        OSError: EINVAL if the file system knows no mapping.
     """
     directory, path, flags = _where(mount)
     flags |= _AT_RECURSIVE if recursive else 0

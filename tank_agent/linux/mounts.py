@@ -7,6 +7,7 @@ import errno
 import os
 import re
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from tank_agent.linux import mount_api
@@ -14,43 +15,21 @@ from tank_agent.linux.libc import call
 from tank_agent.linux.paths import Closing
 
 # linux/mount.h
-MS_RDONLY = 0x1
-MS_NOSUID = 0x2
-MS_NODEV = 0x4
-MS_NOEXEC = 0x8
-MS_REMOUNT = 0x20
-MS_BIND = 0x1000
-MS_REC = 0x4000
-MS_PRIVATE = 0x40000
-MS_SLAVE = 0x80000
-MNT_DETACH = 0x2
-UMOUNT_NOFOLLOW = 0x8
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 0x1, 0x2, 0x4, 0x8, 0x20
+MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE = 0x1000, 0x4000, 0x40000, 0x80000
+MNT_DETACH, UMOUNT_NOFOLLOW = 0x2, 0x8
 _OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
 
 
 def mount(source: str, target: Path | str, kind: str, flags: int = 0, options: str = "") -> None:
-    """Mount, as mount(2) does.
-
-    Raises:
-        OSError: with the target as filename.
-    """
-    call(
-        "mount",
-        os.fsencode(source),
-        os.fsencode(target),
-        kind.encode(),
-        ctypes.c_ulong(flags),
-        os.fsencode(options) if options else None,
-        path=target,
-    )
+    """Mount, as mount(2) does; an OSError has the target as filename."""
+    data = os.fsencode(options) if options else None
+    names = os.fsencode(source), os.fsencode(target), kind.encode()
+    call("mount", *names, ctypes.c_ulong(flags), data, path=target)
 
 
 def unmount(target: Path | str) -> bool:
-    """Detach the top mount at `target`, busy or not; False if nothing is mounted there.
-
-    Raises:
-        OSError: for anything else than "not a mount point" and "no such path".
-    """
+    """Detach the top mount at `target`, busy or not; False if it is no mount point, or no path."""
     try:
         call("umount2", os.fsencode(target), MNT_DETACH | UMOUNT_NOFOLLOW, path=target)
     except OSError as error:
@@ -84,20 +63,13 @@ def overlay(lower: Sequence[Path], upper: Path, work: Path, target: Path) -> Non
 
     Paths go in as descriptors: they may hold any character, and the one page that mount(2) takes for options
     is enough for any number of layers (kernel Documentation/filesystems/overlayfs.rst).
-
-    Raises:
-        OSError: with the target as filename.
     """
-    opened: list[int] = []
-    try:
-        for path in (*lower, upper, work):
-            opened.append(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    with ExitStack() as stack:
+        opened = [stack.enter_context(Closing(os.open(path, flags))) for path in (*lower, upper, work)]
         names = [f"/proc/self/fd/{fd}" for fd in opened]
         options = f"lowerdir={':'.join(names[:-2])},upperdir={names[-2]},workdir={names[-1]}"
         mount("overlay", target, "overlay", 0, options)
-    finally:
-        for fd in opened:
-            os.close(fd)
 
 
 def mount_points(below: Path) -> frozenset[Path]:
@@ -123,12 +95,8 @@ def unescaped(field: bytes) -> str:
 def bind(source: int, target: Path, *, read_only: bool, mapping: int | None = None) -> None:
     """Bind-mount what a descriptor stands for, nosuid and nodev, on an existing file or directory.
 
-    The descriptor is what counts: no path is looked up again between check and use (open_tree(2),
-    mount_setattr(2), move_mount(2)). `mapping` is a user namespace by which the owners of what is there are
-    mapped.
-
-    Raises:
-        OSError: with the target as filename; EINVAL if the file system knows no mapping.
+    No path is looked up again between check and use. `mapping` is a user namespace by which the owners of
+    what is there are mapped; EINVAL if the file system knows no mapping.
     """
     with Closing(mount_api.clone(source, name=target)) as tree:
         attributes = mount_api.NOSUID | mount_api.NODEV | (mount_api.RDONLY if read_only else 0)
@@ -141,13 +109,8 @@ def bind(source: int, target: Path, *, read_only: bool, mapping: int | None = No
 def unmount_descriptor(descriptor: int, descriptors: int) -> None:
     """Detach the very mount that a descriptor is the top of, in the calling thread's namespace.
 
-    Args:
-        descriptor: of the mount.
-        descriptors: our own directory of descriptors, opened before the namespace was entered. It becomes the
-            thread's working directory.
-
-    Raises:
-        OSError: it is not the top of a mount of this namespace.
+    `descriptors` is our own /proc/self/fd, opened before the namespace was entered. It becomes the thread's
+    working directory. OSError if the descriptor is not the top of a mount of this namespace.
     """
     os.fchdir(descriptors)
     call("umount2", str(descriptor).encode(), MNT_DETACH)

@@ -15,6 +15,7 @@ import struct
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeVar
@@ -42,21 +43,18 @@ _DEADLINE = 10.0
 
 def in_thread(function: Callable[[], T]) -> T:
     """Run `function` in a thread that ends with it, and return its result, or raise what it raises."""
-    results: list[T] = []
-    errors: list[BaseException] = []
+    end: Future[T] = Future()
 
     def target() -> None:
         try:
-            results.append(function())
+            end.set_result(function())
         except BaseException as error:
-            errors.append(error)
+            end.set_exception(error)
 
     thread = threading.Thread(target=target, name="namespace", daemon=True)
     thread.start()
     thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
+    return end.result()
 
 
 def leave_mounts() -> None:
@@ -77,9 +75,6 @@ def create_network_namespace(path: Path, sysctls: Mapping[str, str] | None = Non
 
     Args:
         sysctls: values to write, by their paths below /proc/sys/net.
-
-    Raises:
-        OSError: no privilege, or out of memory or of namespaces (user.max_net_namespaces).
     """
 
     def create() -> None:
@@ -94,11 +89,7 @@ def create_network_namespace(path: Path, sysctls: Mapping[str, str] | None = Non
 
 
 def pin_network_namespace(pid: int, path: Path) -> None:
-    """Pin the network namespace of a running process at `path`.
-
-    Raises:
-        OSError: FileNotFoundError if there is no such process.
-    """
+    """Pin the network namespace of a process at `path`; FileNotFoundError if it does not run."""
     _pin(f"/proc/{pid}/ns/net", path)
 
 
@@ -119,26 +110,18 @@ def network_namespace_inode(path: Path) -> int | None:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
-    try:
-        if fcntl.ioctl(fd, NS_GET_NSTYPE) != CLONE_NEWNET:
-            return None
-        return os.fstat(fd).st_ino
-    except OSError as error:
-        # The plain file under a mount that was never made, or that somebody unmounted.
-        if error.errno == errno.ENOTTY:
-            return None
-        raise
-    finally:
-        os.close(fd)
+    with Closing(fd):
+        try:
+            return os.fstat(fd).st_ino if fcntl.ioctl(fd, NS_GET_NSTYPE) == CLONE_NEWNET else None
+        except OSError as error:
+            # The plain file under a mount that was never made, or that somebody unmounted.
+            if error.errno == errno.ENOTTY:
+                return None
+            raise
 
 
 def in_network_namespace(path: Path, function: Callable[[], T]) -> T:
-    """Run `function` in the namespace pinned at `path`, in a thread of its own, and return its result.
-
-    Raises:
-        OSError: nothing is pinned at `path`.
-        Exception: whatever `function` raises.
-    """
+    """Run `function` in the namespace pinned at `path`, else OSError, as `in_thread` does."""
 
     def enter() -> T:
         with Closing(os.open(path, os.O_RDONLY | os.O_CLOEXEC)) as fd:
@@ -159,11 +142,7 @@ def is_link_up(control: socket.socket, name: str) -> bool:
 
 
 def raise_link(name: str) -> None:
-    """Set an interface of the calling thread's namespace up (netdevice(7)).
-
-    Raises:
-        OSError: with the interface's name as filename.
-    """
+    """Set an interface of the calling thread's namespace up (netdevice(7)), or OSError with its name."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as control:
         try:
             flags = _link_flags(control, name) | IFF_UP
@@ -181,8 +160,7 @@ def _link_flags(control: socket.socket, name: str) -> int:
 def set_network_sysctl(name: str, value: str) -> None:
     """Write a setting of the calling thread's namespace, by its path below /proc/sys/net (proc_sys_net(5)).
 
-    Raises:
-        OSError: FileNotFoundError where the kernel lacks the protocol or there is no such interface.
+    FileNotFoundError where the kernel lacks the protocol or there is no such interface.
     """
     (_SYSCTLS / name).write_text(value, encoding="ascii")
 
@@ -195,19 +173,14 @@ def _pin(source: str, path: Path) -> None:
 
 
 def in_mount_namespace(process: int, function: Callable[[int], T], root: tuple[int, int] | None = None) -> T:
-    """Run `function` in the mount namespace of a process and return its result.
+    """Run `function` in the mount namespace of a process, as `in_thread` does.
 
     It gets a descriptor of the root there, and must look up every path from it: our own paths lead to files
     of the other. So it may import nothing either. Its working directory is its own.
 
     Args:
-        process: a pidfd.
-        function: see above.
-        root: device and inode of the root that is meant; None for the top of the namespace.
-
-    Raises:
-        OSError: ESRCH if the process has ended, ESTALE if there is no such root.
-        Exception: whatever `function` raises.
+        process: a pidfd; ESRCH if the process has ended.
+        root: device and inode of the root that is meant, or ESTALE; None for the top of the namespace.
     """
 
     def enter() -> T:
@@ -269,10 +242,8 @@ def id_mapping(ids: IdRange) -> Iterator[IdMapping]:
     """Make a user namespace of a range for a while. Takes some 5 ms.
 
     Only a process without other threads can enter a new user namespace, so a child does it and waits to be
-    read from: what it is given to write comes back once it is inside.
-
-    Raises:
-        OSError: the kernel makes none (user.max_user_namespaces).
+    read from: what it is given to write comes back once it is inside. OSError if the kernel makes no
+    namespace (user.max_user_namespaces).
     """
     child = subprocess.Popen(
         [_UNSHARE, "--user", "--", "/bin/cat"],

@@ -10,17 +10,15 @@ import ctypes
 import errno
 import os
 import stat
+import struct
 
 from tank_agent.linux.libc import call, syscall
 from tank_agent.linux.mount_api import AT_EMPTY_PATH
 
 # asm-generic/unistd.h, linux/openat2.h
 _OPENAT2 = 437
-RESOLVE_NO_XDEV = 0x01
-RESOLVE_NO_MAGICLINKS = 0x02
-RESOLVE_NO_SYMLINKS = 0x04
-RESOLVE_BENEATH = 0x08
-RESOLVE_IN_ROOT = 0x10
+RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS = 0x1, 0x2, 0x4
+RESOLVE_BENEATH, RESOLVE_IN_ROOT = 0x8, 0x10
 
 # MAX_HANDLE_SZ of fcntl.h
 _MAX_HANDLE = 128
@@ -50,34 +48,20 @@ class Closing:
         os.close(self._descriptor)
 
 
-class _FileHandle(ctypes.Structure):
-    _fields_ = (
-        ("handle_bytes", ctypes.c_uint),
-        ("handle_type", ctypes.c_int),
-        ("f_handle", ctypes.c_ubyte * _MAX_HANDLE),
-    )
-
-
-class _OpenHow(ctypes.Structure):
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
-
-
 def open_at(directory: int, path: str | bytes, flags: int, *, resolve: int, mode: int = 0) -> int:
     """Open `path` as openat2(2) does with these RESOLVE_ flags; the new descriptor is close-on-exec.
 
-    Raises:
-        OSError: with `path` as its filename; EXDEV or ELOOP when the walk would break `resolve`.
+    An OSError has `path` as its filename; it is EXDEV or ELOOP when the walk would break `resolve`.
     """
     name = os.fsencode(path)
     if b"\0" in name:
         # The kernel would take what comes before it for the whole.
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), os.fsdecode(name))
-    how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
+    # struct open_how
+    how = struct.pack("=3Q", flags | os.O_CLOEXEC, mode, resolve)
     for attempt in range(_ATTEMPTS):
         try:
-            return syscall(
-                _OPENAT2, directory, name, ctypes.byref(how), ctypes.sizeof(how), path=os.fsdecode(name)
-            )
+            return syscall(_OPENAT2, directory, name, how, len(how), path=os.fsdecode(name))
         except OSError as error:
             if error.errno != errno.EAGAIN or attempt == _ATTEMPTS - 1:
                 raise
@@ -85,39 +69,24 @@ def open_at(directory: int, path: str | bytes, flags: int, *, resolve: int, mode
 
 
 def open_in_root(root: int, path: str | bytes, flags: int, mode: int = 0) -> int:
-    """Open `path` as a process would that has the directory `root` as its root: links stay inside.
-
-    Raises:
-        OSError: with `path` as its filename.
-    """
+    """Open `path` as a process would that has the directory `root` as its root: links stay inside."""
     return open_at(root, path, flags, resolve=RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS, mode=mode)
 
 
 def open_beneath(root: int, path: str | bytes, flags: int, mode: int = 0) -> int:
-    """Open `path` below the directory `root`; a walk that would leave it, even by a link, is refused.
-
-    Raises:
-        OSError: EXDEV where the path leads out.
-    """
+    """Open `path` below the directory `root`; EXDEV if a walk would leave it, even by a link."""
     return open_at(root, path, flags, resolve=RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS, mode=mode)
 
 
 def open_without_links(root: int, path: str | bytes, flags: int, mode: int = 0) -> int:
-    """Open `path` below the directory `root`; any symbolic link on the way is refused.
-
-    Raises:
-        OSError: ELOOP at a symbolic link, EXDEV where the path leads out.
-    """
+    """Open `path` below the directory `root`; ELOOP at any symbolic link, EXDEV where the path leads out."""
     return open_at(root, path, flags, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS, mode=mode)
 
 
 def real_path_in_root(root: int, path: str) -> str:
     """Return where an absolute path leads to in the directory `root`, whether it exists or not.
 
-    Others may change the tree meanwhile: open the result without links.
-
-    Raises:
-        OSError: ELOOP where links go in circles.
+    Others may change the tree meanwhile: open the result without links. ELOOP where links go in circles.
     """
     found: list[str] = []
     left = path.split("/")[::-1]
@@ -148,14 +117,13 @@ def _link(root: int, parents: list[str], name: str) -> str | None:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             return None
         raise
-    try:
-        return os.readlink("", dir_fd=link)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.EINVAL):
-            return None
-        raise
-    finally:
-        os.close(link)
+    with Closing(link):
+        try:
+            return os.readlink("", dir_fd=link)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.EINVAL):
+                return None
+            raise
 
 
 def directory_identity(fd: int) -> bytes:
@@ -176,9 +144,12 @@ def directory_identity(fd: int) -> bytes:
 
 
 def _file_handle(descriptor: int) -> str:
-    handle, mount = _FileHandle(handle_bytes=_MAX_HANDLE), ctypes.c_int()
-    call("name_to_handle_at", descriptor, b"", ctypes.byref(handle), ctypes.byref(mount), AT_EMPTY_PATH)
-    return f"{handle.handle_type:x}.{bytes(handle.f_handle[: handle.handle_bytes]).hex()}"
+    # struct file_handle
+    head = struct.Struct("=Ii")
+    handle = ctypes.create_string_buffer(head.pack(_MAX_HANDLE, 0), head.size + _MAX_HANDLE)
+    call("name_to_handle_at", descriptor, b"", handle, ctypes.byref(ctypes.c_int()), AT_EMPTY_PATH)
+    size, kind = head.unpack_from(handle)
+    return f"{kind:x}.{handle.raw[head.size :][:size].hex()}"
 
 
 def read_all(descriptor: int, most: int) -> bytes:
@@ -192,11 +163,7 @@ def read_all(descriptor: int, most: int) -> bytes:
 
 
 def read_regular(descriptor: int, *, limit: int, name: str) -> bytes:
-    """Read an open descriptor to its end: a regular file of at most `limit` bytes. Closes nothing.
-
-    Raises:
-        NotReadableError: it is something else, or larger.
-    """
+    """Read a regular file of at most `limit` bytes, else NotReadableError; the descriptor stays open."""
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
         raise NotReadableError(f"{name} is not a regular file")

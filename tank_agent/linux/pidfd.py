@@ -75,10 +75,7 @@ def signal_all(members: Callable[[], Collection[int]], number: int) -> None:
 def kill_tree(root: int) -> None:
     """Kill a process and all that it started, as far as the kernel still knows whose children they are.
 
-    Each is stopped before it is asked for its children, so that none appears behind us. `root` is a pidfd's.
-
-    Raises:
-        OSError: there are no more descriptors.
+    Each is stopped before it is asked for its children, so that none appears behind us. `root` is a pidfd.
     """
     held: list[int] = []
     waiting = [pid] if (pid := process_id(root)) else []

@@ -40,11 +40,7 @@ class Finished(Struct, frozen=True, kw_only=True):
 
 
 def find(name: str) -> str:
-    """Return the path of a program on our own PATH.
-
-    Raises:
-        Stalled: it is not installed, or cannot be executed.
-    """
+    """Return the path of a program on our own PATH; Stalled if it is not there, or can't be executed."""
     found = shutil.which(name, path=ENVIRONMENT["PATH"])
     if found is None:
         there = shutil.which(name, mode=os.F_OK, path=ENVIRONMENT["PATH"])
@@ -116,9 +112,6 @@ def start_helper(
         channel: its standard input.
         output: where its standard output and error go.
         site: let it load third-party packages by itself.
-
-    Raises:
-        OSError: the machine has no room for another process.
     """
     return subprocess.Popen(
         [sys.executable, "-I", *(() if site else ("-S",)), "-c", code, *arguments],

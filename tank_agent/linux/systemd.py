@@ -22,11 +22,7 @@ _STATUS_MAX = 200
 
 
 class Notifier:
-    """Reports the state of the service to systemd; does nothing elsewhere.
-
-    Args:
-        environ: holds NOTIFY_SOCKET, and WATCHDOG_USEC with WATCHDOG_PID, if systemd started us.
-    """
+    """Reports the state of the service to systemd, if that started us: the environment shows it."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._address = _address(environ.get("NOTIFY_SOCKET", ""))
@@ -107,11 +103,7 @@ def encode(fields: Mapping[str, str]) -> bytes:
 
 
 class JournalSocket:
-    """Sends entries; the socket may be used by many threads.
-
-    Args:
-        address: the journal's socket.
-    """
+    """Sends entries to the journal; any number of threads may use it."""
 
     def __init__(self, address: str = JOURNAL) -> None:
         self._address = address

@@ -40,17 +40,10 @@ def remove_tree(path: Path) -> None:
     Raises:
         OSError: the first that cannot be removed, with its path as filename.
     """
-    try:
-        parent = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    try:
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    # Should it not be found, somebody else was faster.
+    with contextlib.suppress(FileNotFoundError), Closing(os.open(path.parent, flags)) as parent:
         _Removal(path, parent).run()
-    except FileNotFoundError:
-        # Somebody else was faster.
-        return
-    finally:
-        os.close(parent)
 
 
 def try_remove_tree(path: Path) -> None:
@@ -72,10 +65,8 @@ class Trash:
     """Deletes trees in a thread of its own, since a container may have written millions of files.
 
     What cannot be deleted stays, and the reason in a file beside it, for `tank doctor`; the next agent tries
-    again. So it does with what a killed one left.
-
-    Args:
-        directory: on the file system of the trees; nobody else uses it.
+    again. So it does with what a killed one left. Nobody else uses the directory, which is on the file system
+    of the trees.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -92,17 +83,11 @@ class Trash:
         self._thread.start()
 
     def throw(self, path: Path) -> None:
-        """Take a tree away; nothing if it is not there.
-
-        Raises:
-            OSError: it cannot be moved.
-        """
+        """Take a tree away, if it is there; OSError if it cannot be moved."""
         target = self._directory / secrets.token_hex(8)
-        try:
+        with contextlib.suppress(FileNotFoundError):
             path.rename(target)
-        except FileNotFoundError:
-            return
-        self._waiting.put(target)
+            self._waiting.put(target)
 
     def close(self) -> None:
         """End the thread after the tree that it deletes, or leave it running if that takes long."""

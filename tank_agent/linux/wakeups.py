@@ -24,11 +24,7 @@ WatchedFile = tuple[str, int, int]
 
 
 def open_inotify() -> int:
-    """Return a new inotify instance (inotify_init1(2)).
-
-    Raises:
-        OSError: the user has too many of them.
-    """
+    """Return a new inotify instance (inotify_init1(2)); OSError if the user has too many of them."""
     return call("inotify_init1", os.O_CLOEXEC | os.O_NONBLOCK)
 
 
@@ -115,9 +111,6 @@ class CaughtSignals:
     would be seen only when something else wakes it. A descriptor that the C handler writes to has no such
     gap. Blocking the signals for sigwait(3) would do too, but children inherit the mask, and containers would
     start with it.
-
-    Args:
-        numbers: the signals.
     """
 
     def __init__(self, numbers: Collection[int]) -> None:
@@ -160,11 +153,7 @@ class MountWatch:
         self._files: dict[str, int] = {}
 
     def watch(self, name: str, pid: int) -> None:
-        """Begin to watch a process's namespace under a name; nothing happens if the process has ended.
-
-        Raises:
-            OSError: there are no more descriptors.
-        """
+        """Begin to watch a process's namespace under a name; nothing happens if the process has ended."""
         try:
             file = os.open(f"/proc/{pid}/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:

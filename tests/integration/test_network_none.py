@@ -14,7 +14,7 @@ import pytest
 
 from tank_agent.errors import Retry
 from tank_agent.linux import namespaces
-from tank_agent.linux.clock import SystemClock
+from tank_agent.linux.clock import Clock
 from tank_agent.linux.mounts import mount_points, unmount
 from tank_agent.network import pod_network
 from tank_agent.network.host_facts import StaticHostFacts
@@ -140,7 +140,7 @@ def test_a_network_that_cannot_be_finished_is_removed_whatever_the_error(
 
     create = pod_network._create
     monkeypatch.setattr(pod_network, "_create", create_and_fail)
-    known = Networks(networks, StaticHostFacts(None, ()), tmp_path, SystemClock())
+    known = Networks(networks, StaticHostFacts(None, ()), tmp_path, Clock())
     with pytest.raises(type(error)):
         known.make(Pod(name="web", containers=()))
     assert networks.pinned() == frozenset() == known.pods()

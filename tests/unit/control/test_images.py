@@ -17,7 +17,7 @@ from tank_agent.image.config import Image
 from tank_agent.image.store import store as store_module
 from tank_agent.image.store.records import ReferenceRecord
 from tank_agent.image.store.store import ImageNeed, ImageUse, StoredImage
-from tank_agent.linux.clock import SystemClock
+from tank_agent.linux.clock import Clock
 from tank_agent.reconcile.core.restart import Backoff
 from tank_agent.reconcile.pulls import Pulls
 from tank_agent.spec.model import Pod
@@ -62,7 +62,7 @@ class FakeMachine:
     ) -> None:
         self.pulls = Pulls(
             store,  # type: ignore[arg-type]
-            SystemClock(),
+            Clock(),
             Backoff(base=10.0, cap=300.0, stable_after=600.0),
             lambda *_: None,
             prepare=ready.wait,  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from tank_agent.network.pod_network import NetworkState
 from tank_agent.reconcile import networks as module
 from tank_agent.reconcile.networks import PACE, Networks
 from tank_agent.spec.model import Container, Network, Pod
-from tests.unit.reconcile.test_troubles import Clock
+from tests.unit.reconcile.test_troubles import StillClock
 
 NONE, HOST = Network(mode="none"), Network(mode="host")
 OTHER = Network(mode="none", dns=("10.0.0.1",))
@@ -66,7 +66,7 @@ class Made:
 
 class World:
     def __init__(self, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.made, self.clock, self.run_dir = Made(), Clock(), run_dir
+        self.made, self.clock, self.run_dir = Made(), StillClock(), run_dir
         self.dns = HostDns(servers=("192.168.1.1",))
         self.namespaces: dict[int, int] = {}
         self.pins: dict[str, int | None] = {}

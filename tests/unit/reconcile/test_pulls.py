@@ -14,7 +14,7 @@ from tank_agent.intake.events import record_for_pods
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import NewEvent, PodStatus
 from tank_agent.journal.store import MemoryStore
-from tank_agent.linux.clock import SystemClock
+from tank_agent.linux.clock import Clock
 from tank_agent.reconcile.core.observed import ImageState
 from tank_agent.reconcile.core.restart import Backoff
 from tank_agent.reconcile.pulls import Need, Pulls
@@ -101,7 +101,7 @@ class Woken:
 
 
 def make_pulls(store: Store, woken: Woken) -> Pulls:
-    pulls = Pulls(store, SystemClock(), Backoff(base=20, cap=300), woken, report=woken.tell)
+    pulls = Pulls(store, Clock(), Backoff(base=20, cap=300), woken, report=woken.tell)
     assert pulls.wait(DEADLINE)
     return pulls
 
@@ -143,7 +143,7 @@ def test_a_failed_pull_waits_longer_each_time_and_is_told_once() -> None:
         failed = pulls.observe(need("a"))
         assert (failed.state, failed.error) == (ImageState.FAILED, "no such image")
         assert failed.retry_at is not None
-        waits.append(round((failed.retry_at - SystemClock().monotonic()) / 20))
+        waits.append(round((failed.retry_at - Clock().monotonic()) / 20))
         news += woken.told("a")
     assert waits == [1, 2, 4]
     assert (begun, news) == ([True, False, False], ["pull-failed"])
@@ -190,13 +190,13 @@ def test_no_registry_is_asked_in_a_tight_loop_whatever_the_backoff() -> None:
     store, woken = Store(), Woken()
     store.go_on.set()
     store.error = Retry("no route")
-    pulls = Pulls(store, SystemClock(), Backoff(base=0, cap=0), woken)
+    pulls = Pulls(store, Clock(), Backoff(base=0, cap=0), woken)
     assert pulls.wait(DEADLINE)
     pulls.pull(need("a"))
     woken.wait({"a"})
     failed = pulls.observe(need("a"))
     assert failed.retry_at is not None
-    assert failed.retry_at > SystemClock().monotonic() + 0.5
+    assert failed.retry_at > Clock().monotonic() + 0.5
     pulls.close()
 
 
@@ -286,7 +286,7 @@ def test_nothing_starts_before_the_store_is_clean() -> None:
         swept.wait(DEADLINE)
         raise OSError("the disk is in trouble, which must not keep the pods down")
 
-    pulls = Pulls(store, SystemClock(), Backoff(), woken, prepare=prepare)
+    pulls = Pulls(store, Clock(), Backoff(), woken, prepare=prepare)
     pulls.want("a", {need("a")})
     assert pulls.observe(need("a")).state is ImageState.PULLING
     swept.set()
@@ -362,11 +362,11 @@ def test_a_failed_pull_that_thousands_wait_for_is_one_transaction() -> None:
             self.transactions += 1
             super().record(name, status, events)
 
-    journal = WatchedJournal(MemoryStore(), clock=SystemClock().wall)
+    journal = WatchedJournal(MemoryStore(), clock=Clock().wall)
     journal.put_all([pod(f"pod-{number}") for number in range(1000)], "r")
     store, woken = Store(), Woken()
     store.error = Stalled("no such image", hint="check the name")
-    pulls = Pulls(store, SystemClock(), Backoff(base=20), woken, report=partial(record_for_pods, journal))
+    pulls = Pulls(store, Clock(), Backoff(base=20), woken, report=partial(record_for_pods, journal))
     assert pulls.wait(DEADLINE)
     for name in (*journal.desired(), "gone"):
         pulls.pull(need(name))
@@ -383,7 +383,7 @@ def test_a_reference_that_the_store_cannot_read_is_a_failure_of_its_container() 
         def cached(self, reference: str) -> Image | None:
             raise Stalled(f"{reference} is not an image")
 
-    pulls = Pulls(cast(Any, Broken()), SystemClock(), Backoff(), lambda *_: None)
+    pulls = Pulls(cast(Any, Broken()), Clock(), Backoff(), lambda *_: None)
     assert pulls.wait(DEADLINE)
     found = pulls.observe(Need(pod="a", container="c", reference="a@b", policy="missing"))
     assert (found.state, found.error) == (ImageState.FAILED, "a@b is not an image")

@@ -14,7 +14,7 @@ from tank_agent.errors import Retry
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import ContainerStatus, Exit, PodStatus
 from tank_agent.journal.store import MemoryStore
-from tank_agent.linux.clock import SystemClock
+from tank_agent.linux.clock import Clock
 from tank_agent.reconcile import reconciler as module
 from tank_agent.reconcile.core.actions import Action, RecordExit, RemoveRun, Stop
 from tank_agent.reconcile.core.observed import Situation
@@ -84,7 +84,7 @@ def reconciler(parts: Nothing, steps: Did, workers: int = 1) -> Reconciler:
         containers=cast(Any, parts),
         networks=cast(Any, parts),
         pulls=cast(Any, parts),
-        clock=SystemClock(),
+        clock=Clock(),
         boot_id="boot",
         backoff=Backoff(),
     )

@@ -10,12 +10,12 @@ from tank_agent.journal.records import PodStatus
 from tank_agent.reconcile.reconciler import Machine
 from tank_agent.reconcile.steps import Work
 from tests.support.counting import assert_linear, operations
-from tests.unit.reconcile.test_troubles import Clock, World, live, pod
+from tests.unit.reconcile.test_troubles import StillClock, World, live, pod
 
 
 def world_of(pods: int, *, running: bool = True) -> World:
     specs = [pod(f"pod-{number:04}") for number in range(pods)]
-    world = World(*specs, clock=Clock())
+    world = World(*specs, clock=StillClock())
     if running:
         world.found = {spec.name: (live(spec),) for spec in specs}
     else:

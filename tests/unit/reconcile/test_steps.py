@@ -24,7 +24,7 @@ from tank_agent.retry import Failure
 from tank_agent.runtime.container.crun import StartFailed
 from tank_agent.runtime.run import ChangeFailure, LiveRun, Stopping, Unmounted
 from tank_agent.spec.model import Container, Limits, Pod, RestartPolicy, Volume
-from tests.unit.reconcile.test_troubles import Clock, live
+from tests.unit.reconcile.test_troubles import StillClock, live
 
 IMAGE = "registry.lan/app:1"
 
@@ -33,7 +33,7 @@ class World:
     """A machine that notes in `did` what is asked of it, and the journal's writes between."""
 
     def __init__(self, *containers: Container, restart: RestartPolicy = RestartPolicy.ALWAYS) -> None:
-        self.clock = Clock()
+        self.clock = StillClock()
         self.did: list[str] = []
         self.fails: dict[str, Exception] = {}
         self.answers: dict[str, Any] = {"files": Path("/files"), "namespace": Path("/netns/web")}

@@ -17,7 +17,7 @@ from tank_agent.image.config import Image
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import ContainerStatus, PodStatus
 from tank_agent.journal.store import MemoryStore
-from tank_agent.linux.clock import SystemClock
+from tank_agent.linux.clock import Clock
 from tank_agent.reconcile.core.actions import Action, MakeNetwork, Pull, RemoveRun, Start
 from tank_agent.reconcile.core.hashes import container_hash
 from tank_agent.reconcile.core.observed import ImageState, ObservedImage
@@ -51,7 +51,7 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.005)
 
 
-class Clock:
+class StillClock(Clock):
     """Stands still until it is moved; a queue that waits for it must be told by a wake."""
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ class World:
     """What a reconciler looks at: runs that the test sets, a network that is there, steps that it watches."""
 
     def __init__(self, *pods: Pod, clock: Any = None, pulls: Any = None) -> None:
-        self.clock = clock or SystemClock()
+        self.clock = clock or Clock()
         self.journal = Journal(MemoryStore(), clock=self.clock.wall)
         self.journal.put_all(pods, "r")
         self.found: dict[str, tuple[LiveRun, ...]] = {}
@@ -160,7 +160,7 @@ def live(spec: Pod, number: int = 1, **changes: Any) -> LiveRun:
 def test_a_pod_that_is_wanted_again_while_it_is_being_stopped_waits_for_its_end() -> None:
     spec = pod(image=IMAGE)
     store = Store()
-    pulls = Pulls(cast(Any, store), SystemClock(), Backoff(), lambda *woken: world.loop.wake(*woken))  # noqa: PLW0108
+    pulls = Pulls(cast(Any, store), Clock(), Backoff(), lambda *woken: world.loop.wake(*woken))  # noqa: PLW0108
     assert pulls.wait(DEADLINE)
     world = World(spec, pulls=pulls)
     world.journal.record(
@@ -183,7 +183,7 @@ def test_a_pod_that_is_wanted_again_while_it_is_being_stopped_waits_for_its_end(
 
 
 def test_a_pod_that_does_not_come_to_rest_is_paced_whatever_wakes_it_and_says_so() -> None:
-    clock = Clock()
+    clock = StillClock()
     world = World(pod(image=IMAGE), clock=clock)
     world.network = "absent"
     world.loop.start()
@@ -224,7 +224,7 @@ def test_a_pod_that_does_not_come_to_rest_lets_others_have_their_turn() -> None:
 
 
 def test_a_pod_that_is_started_again_and_again_is_paced_by_its_back_off_only() -> None:
-    clock = Clock()
+    clock = StillClock()
     spec = pod()
     world = World(spec, clock=clock)
     world.network = "absent"
@@ -243,7 +243,7 @@ def test_a_pod_that_is_started_again_and_again_is_paced_by_its_back_off_only() -
 
 
 def test_a_step_that_fails_is_shown_backs_off_and_is_one_event() -> None:
-    clock = Clock()
+    clock = StillClock()
     spec = pod()
     world = World(spec, clock=clock)
     world.found["web"] = (live(spec, 1, hash="old", started=False), live(spec, 2))
@@ -274,7 +274,7 @@ def test_a_step_that_fails_is_shown_backs_off_and_is_one_event() -> None:
 
 
 def test_a_bug_in_a_step_is_shown_at_once_and_the_next_spec_is_tried_at_once() -> None:
-    clock = Clock()
+    clock = StillClock()
     world = World(pod(), clock=clock)
     world.network = "fresh"
     world.fails[Start] = IndexError("tuple index out of range")
@@ -295,7 +295,7 @@ def test_a_bug_in_a_step_is_shown_at_once_and_the_next_spec_is_tried_at_once() -
 
 def test_a_container_whose_step_fails_keeps_no_other_from_being_started() -> None:
     containers = tuple(Container(name=name, rootfs="/r", command=("x",)) for name in ("a", "b"))
-    world = World(Pod(name="web", containers=containers), clock=Clock())
+    world = World(Pod(name="web", containers=containers), clock=StillClock())
     world.network = "fresh"
 
     def do(action: Action, work: Work) -> None:
@@ -327,7 +327,7 @@ def test_what_the_machine_lacks_is_no_bug_and_says_what_to_do() -> None:
 
 
 def test_a_full_run_dir_is_shown_with_what_to_do() -> None:
-    world = World(pod(), clock=Clock())
+    world = World(pod(), clock=StillClock())
     world.network = "absent"
     world.fails[MakeNetwork] = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/run/tank/netns/web")
     world.loop.start()
@@ -337,7 +337,7 @@ def test_a_full_run_dir_is_shown_with_what_to_do() -> None:
 
 
 def test_a_pod_that_cannot_be_looked_at_keeps_no_other_from_being_shown() -> None:
-    world = World(pod(), pod("bad"), clock=Clock())
+    world = World(pod(), pod("bad"), clock=StillClock())
 
     def runs(name: str) -> tuple[LiveRun, ...]:
         if name == "bad":
@@ -370,7 +370,7 @@ def test_to_look_at_a_pod_changes_nothing() -> None:
             raise Retry("cancelled")
 
     store = Never()
-    pulls = Pulls(cast(Any, store), SystemClock(), Backoff(), lambda *_: None)
+    pulls = Pulls(cast(Any, store), Clock(), Backoff(), lambda *_: None)
     assert pulls.wait(DEADLINE)
     spec = pod(image=IMAGE)
     world = World(spec, pulls=pulls)
@@ -394,7 +394,7 @@ def test_pods_whose_steps_fail_at_one_moment_are_not_retried_at_one_moment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.undo()
-    troubles = Troubles(Clock().monotonic)
+    troubles = Troubles(StillClock().monotonic)
     tries = {troubles.failed(f"pod-{number}", None, Retry("no"))[0].retry_at for number in range(1000)}
     assert len(tries) > 900
     assert 1000.4 <= min(tries) < 1000.41
@@ -403,7 +403,7 @@ def test_pods_whose_steps_fail_at_one_moment_are_not_retried_at_one_moment(
 
 @pytest.mark.parametrize("kept", [1, 2])
 def test_troubles_are_forgotten_with_what_they_were_of(kept: int) -> None:
-    clock = Clock()
+    clock = StillClock()
     troubles = Troubles(clock.monotonic)
     one, two = RemoveRun(run="a-1", container="a"), RemoveRun(run="b-1", container="b")
     troubles.begin("web", 1)
@@ -419,7 +419,7 @@ def test_troubles_are_forgotten_with_what_they_were_of(kept: int) -> None:
 
 
 def test_a_step_that_works_at_its_next_try_is_no_event() -> None:
-    clock = Clock()
+    clock = StillClock()
     spec = pod()
     world = World(spec, clock=clock)
     world.found["web"] = (live(spec, 1, hash="old", started=False), live(spec, 2))
