@@ -1,1 +1,5 @@
-"""The Distribution client: `client` asks, `endpoint` logs in, `http` connects, `url` parses."""
+"""The Distribution client.
+
+`client` asks, `endpoint` logs in with `credentials`, `http` connects, `url` and `reference` parse, `lanes`
+bounds it.
+"""

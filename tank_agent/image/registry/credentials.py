@@ -68,14 +68,18 @@ class _HelperAnswer(Struct, rename="pascal"):
 def find_credentials(
     host: str, repository: str, files: tuple[str, ...], problem: _Problem = lambda _: None
 ) -> Credentials | None:
-    """Return the credentials for a repository; None means to ask as nobody; Stalled if a file is broken.
+    """Return the credentials for a repository of a registry; None means to ask as nobody.
 
     Args:
         host: as the reference names it, or the mirror's ("docker.io", "localhost:5000").
         files: read in this order; the first with an answer wins, one that does not exist has none.
         problem: called when a helper is missing or broken: public images need none.
+
+    Raises:
+        Stalled: a file is broken.
     """
-    keys = list(_keys(host.lower(), repository))
+    host = host.lower()
+    keys = list(_keys(host, repository))
     for file in files:
         config = _read(Path(file))
         found = _from_file(config, keys, file, problem) if config is not None else None
@@ -104,7 +108,8 @@ def _plain_key(key: str) -> str:
     """
     bare = key.strip().removeprefix("https://").removeprefix("http://")
     host, _, path = bare.partition("/")
-    host, path = host.lower(), path.strip("/")
+    path = path.strip("/")
+    host = host.lower()
     return host if bare != key.strip() or path in ("", "v1", "v2") else f"{host}/{path}"
 
 
@@ -181,8 +186,9 @@ def _decode(entry: _Entry, key: str, file: str) -> Credentials:
             # Without the text: it is a secret.
             raise Stalled(f"{file}: the entry for {key} is not base64 of user:password") from error
         username, _, password = raw.decode(errors="surrogateescape").partition(":")
-    password, token = password.rstrip("\0"), entry.identitytoken or ""
-    return Credentials(username=username, password=password, identity_token=token)
+    return Credentials(
+        username=username, password=password.rstrip("\0"), identity_token=entry.identitytoken or ""
+    )
 
 
 def _ask_helper(program: str, key: str, file: str) -> Credentials | None:

@@ -1,4 +1,4 @@
 """One layer becomes one directory.
 
-`parent` starts a confined child (`child`), which decompresses and filters the tar stream.
+`process` starts a confined child (`child`), which decompresses and filters the tar stream.
 """
