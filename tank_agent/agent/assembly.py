@@ -93,7 +93,10 @@ def running(settings: Settings, *, stop_pods: bool) -> Iterator[Running]:
         intake = _follow(settings, host, machine.journal, reconciler, stack, mending=mending)
         reconciler.start()
         reconciler.resync("agent start")
-        rotation = _rotation(settings, machine.containers, stack)
+        limits = settings.logs
+        rotation = Rotation(machine.containers, max_size=limits.max_size, max_files=limits.max_files)
+        rotation.start()
+        stack.callback(rotation.close)
         service = Service(
             settings,
             machine,
@@ -187,15 +190,6 @@ def _make_directory(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     # Members of the group must reach the socket, and nobody may list what is there.
     directory.chmod(0o711)
-
-
-def _rotation(settings: Settings, containers: Containers, stack: ExitStack) -> Rotation:
-    """Begin to rotate logs."""
-    limits = settings.logs
-    rotation = Rotation(containers, max_size=limits.max_size, max_files=limits.max_files)
-    rotation.start()
-    stack.callback(rotation.close)
-    return rotation
 
 
 def _mend_run_dir(run_dir: Path, lock: LockFile, server: ApiServer) -> None:

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        arguments = _quick(words) or _parser(words).parse_args(words)
+        arguments = _plain_exec(words) or _parser(words).parse_args(words)
     except SystemExit as end:
         return int(end.code or 0)
     if arguments.version:
@@ -78,7 +78,7 @@ def _run(argv: Sequence[str] | None) -> int:
         return error.exit_code
 
 
-def _quick(words: list[str]) -> argparse.Namespace | None:
+def _plain_exec(words: list[str]) -> argparse.Namespace | None:
     """Read a plain `tank exec` without argparse; None for the rest."""
     if words[:1] != ["exec"]:
         return None

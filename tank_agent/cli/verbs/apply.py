@@ -5,13 +5,10 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tank_agent.cli.arguments import add_output, client_of, duration
 from tank_agent.cli.output import say, show
-
-if TYPE_CHECKING:
-    from tank_agent.client.client import Client
+from tank_agent.client.client import Client, NotReached, pod_file_name, read_pod_file
 
 HELP = "create or replace pods from a TOML file"
 
@@ -27,8 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from tank_agent.client.client import pod_file_name, read_pod_file
-
     client = client_of(arguments)
     path = Path(arguments.file)
     applied = client.apply(read_pod_file(path), file=pod_file_name(path))
@@ -46,8 +41,6 @@ def _wait_until_up(client: Client, name: str, deadline: float, timeout: float) -
     Raises:
         NotReached: with what it is instead.
     """
-    from tank_agent.client.client import NotReached
-
     while True:
         left = max(0.0, deadline - time.monotonic())
         found = client.look(name, "running", min(_LOOK, left))

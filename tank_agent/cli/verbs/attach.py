@@ -6,6 +6,8 @@ import argparse
 
 from tank_agent.cli.plain_exec import conclude
 from tank_agent.cli.verbs.exec import add_detach_keys
+from tank_agent.client.fast import http
+from tank_agent.client.fast.start import attach
 
 HELP = "take over the terminal of a container"
 
@@ -18,8 +20,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from tank_agent.client.fast import http
-    from tank_agent.client.fast.start import attach
-
     path = http.socket_path(arguments.socket)
     return conclude(lambda: attach(path, arguments.name, detach_keys=arguments.detach_keys))

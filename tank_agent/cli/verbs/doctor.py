@@ -9,6 +9,7 @@ from pathlib import Path
 from tank_agent.cli.arguments import add_output, add_places, client_of, load_places
 from tank_agent.cli.output import colored, show
 from tank_agent.doctor import Check, fail, ok, warn
+from tank_agent.doctor.examine import examine
 from tank_agent.errors import AgentUnreachable, InvalidSpec
 from tank_agent.spec.printable import escape
 
@@ -29,8 +30,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _examine(arguments: argparse.Namespace) -> Sequence[Check]:
-    from tank_agent.doctor.examine import examine
-
     try:
         settings = load_places(arguments)
     except InvalidSpec as error:

@@ -6,6 +6,7 @@ import argparse
 
 from tank_agent.cli.arguments import add_output, client_of
 from tank_agent.cli.output import print_json
+from tank_agent.spec.render import render_pod
 
 HELP = "a pod's spec, as TOML"
 
@@ -16,8 +17,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from tank_agent.spec.render import render_pod
-
     text = render_pod(client_of(arguments).get(arguments.name).pod)
     if arguments.output == "toml":
         print(text, end="")

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from tank_agent.api.types import RemovedImages
 from tank_agent.cli.arguments import add_output, client_of, for_each
 from tank_agent.cli.output import ago, megabytes, print_table, say, show
-
-if TYPE_CHECKING:
-    from tank_agent.api.types import RemovedImages
 
 HELP = "the images on this machine: list, fetch, remove, prune them"
 

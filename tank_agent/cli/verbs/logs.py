@@ -11,7 +11,9 @@ import time
 from typing import BinaryIO
 
 from tank_agent.cli.arguments import add_output, duration, whole_number
-from tank_agent.client.logs import LogLine
+from tank_agent.cli.output import json_line
+from tank_agent.client.fast import http
+from tank_agent.client.logs import LogLine, open_logs
 from tank_agent.spec.printable import escape, escape_output
 
 HELP = "what a pod's containers printed, and with -f what they print"
@@ -31,9 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from tank_agent.client.fast import http
-    from tank_agent.client.logs import open_logs
-
     several, lines = open_logs(
         http.socket_path(arguments.socket),
         arguments.name,
@@ -90,8 +89,6 @@ class _Printer:
 
 
 def _json(name: str, line: LogLine) -> str:
-    from tank_agent.cli.output import json_line
-
     pod = name.partition("/")[0]
     fields = {"time": line.time, "pod": pod, "container": line.container, "stream": line.stream}
     message = line.content.decode(errors="replace")

@@ -11,16 +11,15 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tank_agent.api.types import PlannedPod, PlanReport
+from tank_agent.api.wire import decode_text
 from tank_agent.cli.arguments import add_output, client_of
+from tank_agent.cli.files import pod_files, read_tree, what_is_odd
 from tank_agent.cli.output import colored, show
+from tank_agent.client.client import Client, read_pod_file
 from tank_agent.errors import AgentUnreachable, InvalidSpec, TankError
 from tank_agent.spec.printable import escape
-
-if TYPE_CHECKING:
-    from tank_agent.client.client import Client
 
 HELP = "dry run: what would be done"
 USAGE_CODE = 1
@@ -86,7 +85,6 @@ def _ask(arguments: argparse.Namespace) -> PlanReport:
 
 
 def _plan_alone(arguments: argparse.Namespace) -> PlanReport:
-    from tank_agent.cli.files import read_tree
     from tank_agent.control.offline import plan_trees
     from tank_agent.spec.selectors import Host
 
@@ -104,10 +102,6 @@ def _plan_of(client: Client, path: Path) -> PlanReport:
         TankError: one can't be read.
         InvalidSpec: one is not UTF-8.
     """
-    from tank_agent.api.wire import decode_text
-    from tank_agent.cli.files import pod_files, what_is_odd
-    from tank_agent.client.client import read_pod_file
-
     pods_dir = Path(client.info().pods_dir)
     # A pod's owner is its file, so a checkout elsewhere has to be asked about under the names in pods_dir.
     named = {os.fspath(pods_dir / file.name): file for file in pod_files(path, below=False)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 
+from tank_agent.api.types import MAX_SYNC_WAIT
 from tank_agent.cli.arguments import add_output, client_of, duration
 from tank_agent.cli.output import print_json
 from tank_agent.cli.sources import followed, print_sources
@@ -36,8 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from tank_agent.api.types import MAX_SYNC_WAIT
-
     client = client_of(arguments)
     limit = None if arguments.timeout is None else min(arguments.timeout, MAX_SYNC_WAIT)
     if arguments.wait:

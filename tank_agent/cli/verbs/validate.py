@@ -10,8 +10,15 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from tank_agent.api.wire import decode_text
 from tank_agent.cli.arguments import add_output
+from tank_agent.cli.files import pod_files, what_is_odd
+from tank_agent.cli.output import show
+from tank_agent.client.client import pod_file_name, read_pod_file
 from tank_agent.errors import InvalidSpec, Problem, TankError
+from tank_agent.spec.parse import parse_pod_file
+from tank_agent.spec.printable import escape
+from tank_agent.spec.selectors import EVERYWHERE
 
 HELP = "check pod files, without an agent"
 
@@ -45,10 +52,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from tank_agent.cli.files import pod_files
-    from tank_agent.cli.output import show
-    from tank_agent.spec.printable import escape
-
     found: list[_Found] = []
     for path in map(Path, arguments.paths):
         files = [_look(file, given=file == path) for file in pod_files(path, below=True)]
@@ -65,12 +68,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _look(path: Path, *, given: bool) -> _Found:
     """Check one file; `given` is what the user named, and not found in a directory."""
-    from tank_agent.api.wire import decode_text
-    from tank_agent.cli.files import what_is_odd
-    from tank_agent.client.client import pod_file_name, read_pod_file
-    from tank_agent.spec.parse import parse_pod_file
-    from tank_agent.spec.selectors import EVERYWHERE
-
     name = pod_file_name(path)
     try:
         odd = None if given else what_is_odd(path)
@@ -116,8 +113,6 @@ def _same_names(files: Iterable[_Found]) -> list[_Found]:
 
 
 def _print(files: Sequence[CheckedFile]) -> None:
-    from tank_agent.spec.printable import escape
-
     for file in files:
         if file.valid:
             print(escape(f"{file.file}: ok, {', '.join(file.pods) or 'no pods'}"))

@@ -7,6 +7,7 @@ import argparse
 from tank_agent import __version__
 from tank_agent.cli.arguments import add_output, client_of
 from tank_agent.cli.output import say, show, span
+from tank_agent.errors import AgentUnreachable
 
 HELP = "versions of this program and of the agent"
 
@@ -16,8 +17,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from tank_agent.errors import AgentUnreachable
-
     try:
         agent = client_of(arguments).info()
         problem = None

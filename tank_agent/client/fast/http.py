@@ -85,7 +85,9 @@ class Asked:
             except OSError as error:
                 _raise_broken(self._path, error)
             if answered.status != expected:
-                _raise_refused(self._path, answered)
+                from tank_agent.api.wire import decode_error
+
+                raise decode_error(answered.status, whole(answered, self._path))
             self._connection.settimeout(timeout)
             return answered
         except BaseException:
@@ -115,7 +117,9 @@ def ask(
         try:
             _connect(connection, path)
         except OSError as error:
-            _raise_unreachable(path, error)
+            from tank_agent.client.fast.failures import unreachable
+
+            raise unreachable(path, error) from error
         try:
             _send(connection, "\r\n".join([*lines, "", ""]).encode() + body)
         except OSError as error:
@@ -234,18 +238,6 @@ def _read_head(connection: _socket.socket) -> Answered:
     pairs = (line.partition(":") for line in lines)
     headers = {key.lower(): value.strip() for key, _, value in pairs}
     return Answered(int(status[9:12]), headers, connection, rest)
-
-
-def _raise_refused(path: str, answered: Answered) -> NoReturn:
-    from tank_agent.api.wire import decode_error
-
-    raise decode_error(answered.status, whole(answered, path))
-
-
-def _raise_unreachable(path: str, error: OSError) -> NoReturn:
-    from tank_agent.client.fast.failures import unreachable
-
-    raise unreachable(path, error) from error
 
 
 def _raise_broken(path: str, error: OSError | None) -> NoReturn:
