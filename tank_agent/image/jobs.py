@@ -12,7 +12,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import NamedTuple
 
+import msgspec
 import structlog
+from msgspec import Struct
 
 from tank_agent.errors import TankError
 from tank_agent.image.config import LayerState
@@ -43,14 +45,12 @@ class Lanes:
     """
 
     def __init__(self, name: str, *, each: int, most: int) -> None:
-        self._name = name
-        self._each = max(1, each)
+        self._name, self._each = name, max(1, each)
         self._most = max(self._each, most)
         self._changed = threading.Condition()
         self._waiting: OrderedDict[str, deque[_Work]] = OrderedDict()
         self._working: dict[str, int] = {}
-        self._threads = 0
-        self._closed = False
+        self._threads, self._closed = 0, False
 
     def submit(self, lane: str, work: _Work) -> None:
         """Do some work as soon as its lane has room; it must not raise. Once closed, drop it."""
@@ -107,18 +107,17 @@ class Lanes:
             return taken
 
 
-class Job:
+class Job(Struct, eq=False):
     """One layer on its way, and how each pull that waits for it gives up.
 
     `done` counts its compressed bytes; the worker writes it, anyone reads it.
     """
 
-    def __init__(self, lane: str = "") -> None:
-        self.lane = lane
-        self.done = 0
-        self.state: LayerState = "waiting"
-        self.future: Future[None] = Future()
-        self.waiters: list[Callable[[], bool]] = []
+    lane: str = ""
+    done: int = 0
+    state: LayerState = "waiting"
+    future: Future[None] = msgspec.field(default_factory=Future)
+    waiters: list[Callable[[], bool]] = []
 
     def cancelled(self) -> bool:
         """Return whether every pull that waited has given up."""

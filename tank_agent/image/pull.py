@@ -178,13 +178,10 @@ class ImagePull:
         progress: Callable[[PullProgress], None],
         cancelled: Callable[[], bool],
     ) -> None:
-        self._reference = reference
-        self._where = str(reference)
-        self._content = content
-        self._settings = settings
-        self._progress = progress
+        self._reference, self._where = reference, str(reference)
+        self._content, self._settings = content, settings
+        self._progress, self._asked_to_stop = progress, cancelled
         self._ended = False
-        self._asked_to_stop = cancelled
         self._jobs: list[Job] = []
 
     def __enter__(self) -> ImagePull:

@@ -14,8 +14,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 def call(name: str, *args: object, path: str | os.PathLike[str] | None = None) -> int:
     """Call a libc function that returns -1 and sets errno on failure; integers are passed as C longs.
 
-    Raises:
-        OSError: with errno, and with `path` as its filename.
+    That is then an OSError with `path` as its filename.
     """
     function = getattr(_LIBC, name)
     function.restype = ctypes.c_long

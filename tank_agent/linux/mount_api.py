@@ -80,11 +80,7 @@ def restrict(
 
 
 def attach(mount: int, target: Where, *, name: Named = None) -> None:
-    """Mount what `clone` returned at `target`, in the calling thread's namespace.
-
-    Raises:
-        OSError: `target` is of another namespace, or one of the two is a directory and the other is not.
-    """
+    """Mount what `clone` returned at `target`: of the same kind, and in the calling thread's namespace."""
     directory, path, by_descriptor = _where(target)
     flags = _FROM_DESCRIPTOR | (_TO_DESCRIPTOR if by_descriptor else 0)
     syscall(_MOVE_MOUNT, mount, b"", directory, path, flags, path=_name(target, name))

@@ -24,7 +24,6 @@ RESOLVE_BENEATH, RESOLVE_IN_ROOT = 0x8, 0x10
 _MAX_HANDLE = 128
 # As many as the kernel follows (path_resolution(7)).
 LINKS_MAX = 40
-
 # The kernel gives up with EAGAIN when a rename or a mount races with a walk that must not leave its root.
 _ATTEMPTS = 32
 

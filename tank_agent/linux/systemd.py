@@ -25,7 +25,9 @@ class Notifier:
     """Reports the state of the service to systemd, if that started us: the environment shows it."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        self._address = _address(environ.get("NOTIFY_SOCKET", ""))
+        address = environ.get("NOTIFY_SOCKET", "")
+        # An @ stands for the NUL before an abstract name (unix(7)).
+        self._address = re.sub("^@", "\0", address) if address[:1] in ("@", "/") else None
         self.watchdog = _watchdog(environ) if self._address else None
 
     def ready(self, status: str) -> None:
@@ -57,12 +59,6 @@ class Notifier:
             sender.settimeout(5.0)
             with contextlib.suppress(OSError):
                 sender.sendto(message.encode(), self._address)
-
-
-def _address(value: str) -> str | None:
-    if value.startswith("@"):
-        return "\0" + value[1:]
-    return value if value.startswith("/") else None
 
 
 def _watchdog(environ: Mapping[str, str]) -> float | None:

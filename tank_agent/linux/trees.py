@@ -35,10 +35,8 @@ _NOT_EMPTY = frozenset({errno.ENOTEMPTY, errno.EEXIST})
 def remove_tree(path: Path) -> None:
     """Remove a directory and all below it, or a file, if it is there; links in it are not followed.
 
-    What resists keeps nothing else of the tree from being removed. Mounts are not entered.
-
-    Raises:
-        OSError: the first that cannot be removed, with its path as filename.
+    What resists keeps nothing else of the tree from being removed; then the OSError has the path of the first
+    such as filename. Mounts are not entered.
     """
     flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
     # Should it not be found, somebody else was faster.
@@ -109,13 +107,10 @@ class Trash:
 
 class _Removal:
     def __init__(self, path: Path, parent: int) -> None:
-        self._path = path
-        self._parent = parent
-        self._top = -1
+        self._path, self._parent, self._top = path, parent, -1
         self._names: list[str] = []
         self._error: OSError | None = None
-        self._removed = 0
-        self._moved = 0
+        self._removed = self._moved = 0
 
     def run(self) -> None:
         name = self._path.name

@@ -37,10 +37,9 @@ class WakeEvent:
     def __init__(self) -> None:
         self._flag = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         # It polls as an error once after each change (proc_pid_mounts(5)).
-        self._mounts = -1
+        self._mounts = self._inotify = -1
         with contextlib.suppress(OSError):
             self._mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
-        self._inotify = -1
         self._files: frozenset[WatchedFile] = frozenset()
         self._written = False
 

@@ -67,10 +67,8 @@ class RegistryContent:
         cancelled: Callable[[], bool],
         trouble: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._trouble = trouble
-        self._reference = reference
-        self._where = str(reference)
-        self._settings = settings
+        self._trouble, self._settings = trouble, settings
+        self._reference, self._where = reference, str(reference)
         self._http = Http(settings, cancelled)
         self._endpoints = endpoints_of(reference, settings, self._http)
 
@@ -170,12 +168,9 @@ class _Transfer:
     """A blob on its way. Opens it anew after a failure; gives up when nothing came for so many attempts."""
 
     def __init__(self, content: RegistryContent, descriptor: Descriptor, offset: int) -> None:
-        self._content = content
-        self._descriptor = descriptor
-        self._offset = offset
+        self._content, self._descriptor, self._offset = content, descriptor, offset
         self._answer: Response | None = None
-        self._attempt = 0
-        self._came = 0
+        self._attempt = self._came = 0
 
     def read(self, size: int) -> bytes:
         """Return at most `size` bytes, b"" at the end; never more in all than the descriptor has."""

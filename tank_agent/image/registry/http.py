@@ -129,9 +129,7 @@ class Response:
         self.headers: Mapping[str, str] = response.headers
         self.url = url
         self.strayed = False
-        self._response = response
-        self._operation = operation
-        self._settings = settings
+        self._response, self._operation, self._settings = response, operation, settings
         self._error: Exception | None = None
 
     def __enter__(self) -> Response:
@@ -180,8 +178,7 @@ class Http:
     """Requests of one pull. May be used from several threads."""
 
     def __init__(self, settings: ImageSettings, cancelled: Callable[[], bool]) -> None:
-        self._settings = settings
-        self._cancelled = cancelled
+        self._settings, self._cancelled = settings, cancelled
         self._lock = threading.Lock()
         self._trusts: dict[str, Trust] = {}
         self._managers: dict[str, urllib3.PoolManager] = {}

@@ -32,13 +32,8 @@ _OPAQUE = "trusted.overlay.opaque"
 _MOST = 4 << 20
 
 
-class _Seen(enum.Enum):
-    """A layer's content at a path. HIDDEN is something that is no directory: lower layers don't matter."""
-
-    NOTHING = enum.auto()
-    HIDDEN = enum.auto()
-    DIRECTORY = enum.auto()
-    OPAQUE = enum.auto()
+# A layer's content at a path. HIDDEN is something that is no directory: lower layers don't matter.
+_Seen = enum.Enum("_Seen", ("NOTHING", "HIDDEN", "DIRECTORY", "OPAQUE"))
 
 
 Attributes = tuple[int, int, int, tuple[tuple[str, bytes], ...]]
@@ -135,9 +130,7 @@ def _directories(order: list[str], layers: Layers) -> dict[bytes, Attributes]:
             if path in parents:
                 wanted[path] = _look_up(opened, path, implicit)[0] or _IMPLICIT
                 parents.remove(path)
-        for path in sorted(parents):
-            wanted[path] = _look_up(opened, path, set())[0] or _IMPLICIT
-        return wanted
+        return wanted | {path: _look_up(opened, path, set())[0] or _IMPLICIT for path in sorted(parents)}
 
 
 def _implicit(order: list[str], layers: Layers) -> Iterator[tuple[bytes, set[int]]]:

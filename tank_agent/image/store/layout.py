@@ -177,8 +177,7 @@ class ArchiveFiles:
             self._descriptor = -1
 
     def _expand(self, head: bytes, scratch: Path, limit: int) -> None:
-        compressed = self._descriptor
-        left = limit
+        compressed, left = self._descriptor, limit
         os.lseek(compressed, len(head), os.SEEK_SET)
         try:
             self._descriptor = os.open(scratch, os.O_RDWR | os.O_TMPFILE, 0o600)
@@ -230,9 +229,7 @@ class LayoutContent:
     local = True
 
     def __init__(self, files: DirectoryFiles | ArchiveFiles, reference: Reference) -> None:
-        self._files = files
-        self._reference = reference
-        self._where = str(reference)
+        self._files, self._reference, self._where = files, reference, str(reference)
 
     def manifest(self, digest: str = "") -> Document:
         """Return what the tag (or the only entry) of index.json points to."""
@@ -274,9 +271,8 @@ class LayoutContent:
     def _choose(self, index: Index) -> list[Descriptor]:
         wanted = self._reference.tag
         tags = [entry.annotations.get(_REF_NAME, "") for entry in index.manifests]
-        named = [
-            entry for entry, tag in zip(index.manifests, tags, strict=True) if tag == (wanted or "latest")
-        ]
+        tagged = zip(index.manifests, tags, strict=True)
+        named = [entry for entry, tag in tagged if tag == (wanted or "latest")]
         # One entry twice is one image.
         found = list({entry.digest: entry for entry in named or (() if wanted else index.manifests)}.values())
         if named or len(found) == 1 or (found and len(set(tags)) == 1):

@@ -65,10 +65,9 @@ class Records:
     """The small files of the store. Thread-safe; every write is atomic and durable."""
 
     def __init__(self, root: Path) -> None:
-        self._blobs = root / "blobs"
-        self._images = root / "images"
-        self._references = root / "references"
-        for directory in (self._blobs, self._images, self._references):
+        self._directories = [root / name for name in ("blobs", "images", "references")]
+        self._blobs, self._images, self._references = self._directories
+        for directory in self._directories:
             directory.mkdir(mode=0o700, exist_ok=True)
         self._known: dict[str, PulledImage] = {}
 
@@ -125,7 +124,7 @@ class Records:
 
     def sweep(self) -> None:
         """Remove temporary files of a killed agent."""
-        for directory in (self._blobs, self._images, self._references):
+        for directory in self._directories:
             for entry in list(os.scandir(directory)):
                 if entry.name.startswith("."):
                     Path(entry.path).unlink(missing_ok=True)

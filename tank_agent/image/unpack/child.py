@@ -256,8 +256,7 @@ def _greeting() -> bytes:
     record = b"17 comment=ready\n"
     block = bytearray(b"pax_global_header".ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2)
     block += b"%011o\0" % len(record) + b"00000000000\0" + b" " * 8 + b"g"
-    block = block.ljust(257, b"\0") + b"ustar\x0000"
-    block = block.ljust(BLOCK, b"\0")
+    block = (block.ljust(257, b"\0") + b"ustar\x0000").ljust(BLOCK, b"\0")
     block[148:156] = b"%06o\0 " % sum(block)
     return bytes(block) + record.ljust(BLOCK, b"\0")
 
@@ -295,15 +294,13 @@ def _apply_whiteouts(root: int, archive: TarFilter) -> list[bytes]:
         parent, _, name = path.rpartition(b"/")
         if parent in opaque:
             continue
-        directory = _open_parent(root, parent)
-        try:
-            # What the layer itself has at that name stays: a whiteout speaks of lower layers only.
-            os.mknod(name, stat.S_IFCHR, os.makedev(0, 0), dir_fd=directory)
-        except FileExistsError:
-            if _is_directory(directory, name):
-                opaque[path] = None
-        finally:
-            os.close(directory)
+        with Closing(_open_parent(root, parent)) as directory:
+            try:
+                # What the layer itself has at that name stays: a whiteout speaks of lower layers only.
+                os.mknod(name, stat.S_IFCHR, os.makedev(0, 0), dir_fd=directory)
+            except FileExistsError:
+                if _is_directory(directory, name):
+                    opaque[path] = None
     return list(opaque)
 
 
@@ -313,14 +310,12 @@ def _open_parent(root: int, path: bytes) -> int:
         return open_in_root(root, path or b".", os.O_PATH | os.O_DIRECTORY)
     except FileNotFoundError:
         parent, _, name = path.rpartition(b"/")
-        above = _open_parent(root, parent)
-        try:
-            os.mkdir(name, 0o755, dir_fd=above)
-            return open_in_root(above, name, os.O_PATH | os.O_DIRECTORY)
-        except FileExistsError as error:
-            raise BadLayerError(f"a whiteout is below {os.fsdecode(path)!a}, which is a link") from error
-        finally:
-            os.close(above)
+        with Closing(_open_parent(root, parent)) as above:
+            try:
+                os.mkdir(name, 0o755, dir_fd=above)
+                return open_in_root(above, name, os.O_PATH | os.O_DIRECTORY)
+            except FileExistsError as error:
+                raise BadLayerError(f"a whiteout is below {os.fsdecode(path)!a}, which is a link") from error
     except OSError as error:
         raise BadLayerError(f"a whiteout is in {os.fsdecode(path)!a}, which is no directory") from error
 

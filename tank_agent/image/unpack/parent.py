@@ -117,11 +117,8 @@ class LayerUnpack:
     """
 
     def __init__(self, directory: Path, feed: int, report: int, pidfd: int, stall: float) -> None:
-        self._directory = directory
-        self._feed = feed
-        self._report = report
-        self._pidfd = pidfd
-        self._stall = stall
+        self._directory, self._stall = directory, stall
+        self._feed, self._report, self._pidfd = feed, report, pidfd
         os.set_blocking(feed, False)
         enlarge_pipe(feed, PIPE)
 
