@@ -17,8 +17,7 @@ from tank_agent.journal.ownership import Known
 from tank_agent.journal.records import DesiredPod
 from tank_agent.reconcile.core.changes import changes
 from tank_agent.source.files import parse_bytes, parser_for
-from tank_agent.source.git.follower import GIT
-from tank_agent.source.git.repository import init_bare
+from tank_agent.source.kinds import GIT
 from tank_agent.source.snapshot import Declared, Snapshot
 from tank_agent.spec.selectors import EVERYWHERE, Host
 
@@ -64,6 +63,9 @@ def init_repository(path: Path, branch: str, owner: str | None) -> bool:
     Raises:
         Stalled: something else is there, or there is no such user.
     """
+    # `tank plan` loads this module, and makes no repository.
+    from tank_agent.source.git.repository import init_bare
+
     ids = None
     if owner is not None:
         try:

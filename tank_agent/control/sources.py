@@ -23,10 +23,10 @@ from tank_agent.journal.records import DesiredPod, NewEvent, Revision
 from tank_agent.linux.clock import rfc3339
 from tank_agent.settings.git import COMMIT
 from tank_agent.source.files import parser_for
-from tank_agent.source.git.follower import GIT, GitFollower
+from tank_agent.source.git.follower import GitFollower
 from tank_agent.source.git.objects import CommitInfo
 from tank_agent.source.git.status import GitStatus, StepStatus
-from tank_agent.source.kinds import is_mirrored
+from tank_agent.source.kinds import GIT, is_mirrored
 from tank_agent.source.snapshot import Snapshot, place_of, source_of
 from tank_agent.spec.parse import ParsedPod
 from tank_agent.spec.selectors import Host, selects

@@ -15,8 +15,8 @@ from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import DesiredPod, NewEvent
 from tank_agent.journal.transitions import Applied
 from tank_agent.settings.settings import Settings
-from tank_agent.source.follower import AGENT_START, Follower, OwnedPod, SourceKind
-from tank_agent.source.kinds import BY_NAME, SOURCES
+from tank_agent.source.follower import AGENT_START, Follower, OwnedPod
+from tank_agent.source.kinds import BY_NAME, SOURCES, SourceKind
 from tank_agent.source.snapshot import Snapshot
 from tank_agent.spec.selectors import Host
 

@@ -12,9 +12,9 @@ import structlog
 
 from tank_agent.errors import Problem
 from tank_agent.linux.paths import directory_identity
-from tank_agent.settings.settings import Settings
 from tank_agent.source.files import Listing, PodFile, PodFiles, parse_bytes, parser_for
-from tank_agent.source.follower import Inbox, ReadingFollower, SourceKind
+from tank_agent.source.follower import Inbox, ReadingFollower
+from tank_agent.source.kinds import DIRECTORY
 from tank_agent.source.snapshot import Declared, Snapshot
 from tank_agent.source.watch import DirectoryWatcher
 
@@ -232,19 +232,3 @@ def _log_watch(trouble: str | None) -> None:
         _log.warning("changes in pods_dir are seen at the next resync only", trouble=trouble)
     else:
         _log.info("pods_dir is watched")
-
-
-def _is_there(place: str, _: Settings) -> bool:
-    """Return whether the file is there, be it only a dangling link."""
-    return Path(place).is_symlink() or Path(place).exists()
-
-
-DIRECTORY = SourceKind(
-    name="dir",
-    called="the files",
-    describe=lambda place: place,
-    mirror=True,
-    removal="remove the file",
-    is_there=_is_there,
-    follow=DirectoryFollower,
-)

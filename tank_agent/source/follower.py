@@ -1,4 +1,4 @@
-"""The one way in: a kind of source is one record, and what follows a source is one thread that publishes."""
+"""The one way in: what follows a source is one thread that publishes its snapshots."""
 
 from __future__ import annotations
 
@@ -11,38 +11,12 @@ from msgspec import Struct
 
 from tank_agent.errors import TankError
 from tank_agent.settings.settings import Settings
-from tank_agent.source.snapshot import Snapshot, owner_at
+from tank_agent.source.snapshot import Snapshot
 from tank_agent.spec.selectors import Host
 
 _log = structlog.get_logger()
 _JOIN_DEADLINE = 10.0
 AGENT_START = "agent start"
-
-
-class SourceKind(Struct, frozen=True, kw_only=True):
-    """One kind of source; `source.kinds` holds all of them.
-
-    Args:
-        name: the owner of its pods is `NAME:PLACE`, or `NAME` alone if it has no places.
-        called: what messages call all that it declares.
-        describe: says where a pod is declared, from the place.
-        mirror: its pods go when it no longer declares them; otherwise it writes each pod once.
-        removal: how to remove a pod where it is declared.
-        is_there: whether a pod can be removed at a place; nobody but `tank delete` can where it is False.
-        follow: makes the follower that the settings ask for; None: nothing is to be followed.
-    """
-
-    name: str
-    called: str
-    describe: Callable[[str], str]
-    mirror: bool = False
-    removal: str = ""
-    is_there: Callable[[str, Settings], bool] = lambda *_: False
-    follow: Callable[[Inbox], Follower | None] = lambda _: None
-
-    def owner(self, place: str) -> str:
-        """Return the owner of a pod that is declared at a place."""
-        return owner_at(self.name, place) if self.mirror else self.name
 
 
 class OwnedPod(Struct, frozen=True):

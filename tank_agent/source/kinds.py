@@ -5,13 +5,76 @@ Followers start in this order. The first mirror to declare a free name owns it.
 
 from __future__ import annotations
 
-from tank_agent.settings.settings import Settings
-from tank_agent.source.directory import DIRECTORY
-from tank_agent.source.follower import SourceKind
-from tank_agent.source.git.follower import GIT
-from tank_agent.source.seed import SEED
-from tank_agent.source.snapshot import place_of, source_of
+import pkgutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
+from tank_agent.source.snapshot import owner_at, place_of, source_of
+
+if TYPE_CHECKING:
+    from tank_agent.settings.settings import Settings
+    from tank_agent.source.follower import Follower, Inbox
+
+
+class SourceKind(Struct, frozen=True, kw_only=True):
+    """One kind of source.
+
+    Args:
+        name: the owner of its pods is `NAME:PLACE`, or `NAME` alone if it has no places.
+        called: what messages call all that it declares.
+        describe: says where a pod is declared, from the place.
+        mirror: its pods go when it no longer declares them; otherwise it writes each pod once.
+        removal: how to remove a pod where it is declared.
+        is_there: whether a pod can be removed at a place; nobody but `tank delete` can where it is False.
+        follow: makes the follower that the settings ask for; None: nothing is to be followed.
+    """
+
+    name: str
+    called: str
+    describe: Callable[[str], str]
+    mirror: bool = False
+    removal: str = ""
+    is_there: Callable[[str, Settings], bool] = lambda *_: False
+    follow: Callable[[Inbox], Follower | None] = lambda _: None
+
+    def owner(self, place: str) -> str:
+        """Return the owner of a pod that is declared at a place."""
+        return owner_at(self.name, place) if self.mirror else self.name
+
+
+def _made_by(name: str) -> Callable[[Inbox], Follower | None]:
+    """Return what imports a follower only when it is made: verbs without an agent need the names alone."""
+    return lambda inbox: pkgutil.resolve_name(f"tank_agent.source.{name}")(inbox)  # noqa: PLW0108
+
+
+DIRECTORY = SourceKind(
+    name="dir",
+    called="the files",
+    describe=lambda place: place,
+    mirror=True,
+    removal="remove the file",
+    # A dangling link is there, too.
+    is_there=lambda place, _: Path(place).is_symlink() or Path(place).exists(),
+    follow=_made_by("directory:DirectoryFollower"),
+)
+SEED = SourceKind(
+    name="seed",
+    called="the seeds",
+    describe=lambda _: "a seed",
+    follow=_made_by("seed:SeedFollower"),
+)
+GIT = SourceKind(
+    name="git",
+    called="the repository",
+    describe=lambda place: f"{place} in the git repository",
+    mirror=True,
+    removal="remove it there and commit",
+    is_there=lambda _, settings: settings.git is not None,
+    follow=_made_by("git.follower:follow"),
+)
 # `tank apply` follows nothing: its refusals are answers to whoever asked.
 API = SourceKind(name="api", called="`tank apply`", describe=lambda _: "`tank apply`")
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from tank_agent.errors import Problem
 from tank_agent.settings.settings import Settings
 from tank_agent.source.files import PodFile, PodFiles, parse_bytes, parser_for
-from tank_agent.source.follower import Inbox, ReadingFollower, SourceKind
+from tank_agent.source.follower import Inbox, ReadingFollower
+from tank_agent.source.kinds import SEED
 from tank_agent.source.snapshot import Declared, Snapshot
 from tank_agent.spec.model import Pod, content_hash
 from tank_agent.spec.selectors import Host, selects
@@ -119,6 +120,3 @@ def _seeds(settings: Settings, host: Host) -> SeedSource:
         config_file=str(settings.file or ""),
         parse=parser_for(host),
     )
-
-
-SEED = SourceKind(name="seed", called="the seeds", describe=lambda _: "a seed", follow=SeedFollower)

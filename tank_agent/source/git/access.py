@@ -11,15 +11,18 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from msgspec import Struct
 
 from tank_agent.errors import Retry, Stalled
 from tank_agent.linux.given_files import CERTIFICATES_HINT, certificate_complaint
-from tank_agent.settings.git import GitSettings
 from tank_agent.source.git.address import Remote, redact
 from tank_agent.source.git.objects import printable
+
+# The helper loads this module, and has no settings.
+if TYPE_CHECKING:
+    from tank_agent.settings.git import GitSettings
 
 Failure = Literal[
     "unreachable",  # no answer, or no end to it

@@ -7,17 +7,20 @@ hashes it checked itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from tank_agent.errors import Problem
-from tank_agent.source.files import PodFile
 from tank_agent.source.git.access import GitError
 from tank_agent.source.git.objects import CommitInfo, TreeEntry, parse_tree, printable
-from tank_agent.source.snapshot import Declared, Snapshot, owner_at
-from tank_agent.spec.parse import ParsedPod
+from tank_agent.source.kinds import GIT
+from tank_agent.source.snapshot import Declared, Snapshot
 
-SOURCE = "git"
+# The helper walks trees and parses no pod file: loading what does would be a fifth of its start.
+if TYPE_CHECKING:
+    from tank_agent.source.files import PodFile
+    from tank_agent.spec.parse import ParsedPod
 
 
 class DirectoryMissingError(Exception):
@@ -122,19 +125,19 @@ def snapshot(
 ) -> Snapshot:
     """Return what a commit declares for this host. A file with problems keeps its pods as they are."""
     pods: list[Declared] = []
-    unreadable = {owner_at(SOURCE, problem.file) for problem in problems}
+    unreadable = {GIT.owner(problem.file) for problem in problems}
     found = list(problems)
     for file in files:
         content = parsed[file]
         found.extend(content.problems)
         if content.problems:
-            unreadable.add(owner_at(SOURCE, file.path))
+            unreadable.add(GIT.owner(file.path))
         for item in content.pods:
             if select(item):
                 pods.append(
                     Declared(
                         pod=item.pod,
-                        owner=owner_at(SOURCE, file.path),
+                        owner=GIT.owner(file.path),
                         revision=commit.id,
                         file=file.path,
                         line=item.line,
@@ -143,7 +146,7 @@ def snapshot(
                     )
                 )
     return Snapshot(
-        source=SOURCE,
+        source=GIT.name,
         revision=commit.id,
         pods=tuple(pods),
         problems=tuple(found),

@@ -12,8 +12,8 @@ from typing import Literal
 from msgspec import Struct
 
 from tank_agent.source.follower import OwnedPod
-from tank_agent.source.git.content import SOURCE
 from tank_agent.source.git.objects import Commit, Tag
+from tank_agent.source.kinds import GIT
 from tank_agent.source.snapshot import Snapshot, source_of
 from tank_agent.spec.model import content_hash
 
@@ -86,7 +86,7 @@ def held(current: Iterable[OwnedPod], snapshot: Snapshot, budget: int | None) ->
     Counts the repository's pods that the snapshot would remove or replace. Without a budget, all but one may
     change, or the only one. New pods cost nothing, and a pod whose file is bad is not removed.
     """
-    owned = {pod.name: pod for pod in current if source_of(pod.owner) == SOURCE}
+    owned = {pod.name: pod for pod in current if source_of(pod.owner) == GIT.name}
     declared = {declared.pod.name: declared.pod for declared in snapshot.pods}
     kept = {problem.pod for problem in snapshot.problems if problem.pod is not None}
     removed, replaced = [], []

@@ -13,12 +13,12 @@ from msgspec import Struct
 from tank_agent.errors import Stalled
 from tank_agent.retry import Pace
 from tank_agent.settings.git import GitSettings
-from tank_agent.source.follower import Follower, Inbox, SourceKind
+from tank_agent.source.follower import Follower, Inbox
 from tank_agent.source.git.child import HelperPool
-from tank_agent.source.git.content import SOURCE
 from tank_agent.source.git.source import GitSource
 from tank_agent.source.git.status import GitStatus
 from tank_agent.source.git.webhook import WebhookServer
+from tank_agent.source.kinds import GIT
 from tank_agent.source.watch import RefWatcher
 
 _log = structlog.get_logger()
@@ -180,16 +180,6 @@ def _refs_of(repository: Path) -> Path:
     return repository / ".git" if (repository / ".git").is_dir() else repository
 
 
-def _follow(inbox: Inbox) -> GitFollower | None:
+def follow(inbox: Inbox) -> GitFollower | None:
+    """Make the follower of `[git]`, if there is that table."""
     return None if inbox.settings.git is None else GitFollower(inbox.settings.git, inbox)
-
-
-GIT = SourceKind(
-    name=SOURCE,
-    called="the repository",
-    describe=lambda place: f"{place} in the git repository",
-    mirror=True,
-    removal="remove it there and commit",
-    is_there=lambda _, settings: settings.git is not None,
-    follow=_follow,
-)

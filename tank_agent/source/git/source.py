@@ -28,6 +28,7 @@ from tank_agent.source.git.clone import Clone, Look
 from tank_agent.source.git.objects import Commit, Tag, printable
 from tank_agent.source.git.repository import MANY_PACKS
 from tank_agent.source.git.status import GitStatus, Progress, StepFailedError, StepStatus, kind_of
+from tank_agent.source.kinds import GIT
 from tank_agent.source.snapshot import Snapshot
 from tank_agent.spec.parse import ParsedPod
 from tank_agent.spec.selectors import Host, selects
@@ -367,7 +368,7 @@ class GitSource:
                         f"{error}; the pods that run go on",
                         hint="see git.path; `tank sync --confirm` takes it as no pods",
                     ) from None
-                snapshot = Snapshot(source=content.SOURCE, revision=revision)
+                snapshot = Snapshot(source=GIT.name, revision=revision)
             self._objects = kept if sum(map(len, kept.values())) <= _KEPT else {}
         self._checked = snapshot
         self._progress.done("checked", commit.info.id)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
 
 from tank_agent.control.sources import Sources
 from tank_agent.errors import Problem, Retry
@@ -13,8 +16,10 @@ from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import NewEvent, PodStatus
 from tank_agent.journal.store import MemoryStore
 from tank_agent.journal.transitions import Applied
+from tank_agent.settings.git import GitSettings
 from tank_agent.settings.settings import ReconcileSettings, Settings
-from tank_agent.source.follower import Follower, Inbox, ReadingFollower, SourceKind
+from tank_agent.source.follower import Follower, Inbox, ReadingFollower
+from tank_agent.source.kinds import SOURCES, SourceKind
 from tank_agent.source.seed import SeedFollower, SeedSource
 from tank_agent.source.snapshot import Declared, Snapshot
 from tank_agent.spec.selectors import Host
@@ -230,3 +235,18 @@ def test_seeds_that_cannot_be_stored_are_stored_later_and_once() -> None:
     assert woken == ["seed"]
     seeds.look("resync")
     assert woken == ["seed"]
+
+
+@pytest.mark.parametrize("kind", SOURCES, ids=lambda kind: kind.name)
+def test_the_follower_of_every_kind_can_be_made(kind: SourceKind, tmp_path: Path) -> None:
+    git = GitSettings(url=str(tmp_path / "fleet.git"))
+    settings = Settings(data_dir=tmp_path, pods_dir=tmp_path / "pods.d", seed_dir=tmp_path, git=git)
+    intake = Intake(
+        settings,
+        Host(name="x"),
+        Journal(MemoryStore(), clock=time.time),
+        wake=lambda *_: None,
+        resync=list,
+        kinds=[kind],
+    )
+    assert [follower.source for follower in intake.followers] == ([] if kind.name == "api" else [kind.name])
