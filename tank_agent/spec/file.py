@@ -102,7 +102,8 @@ def _one_or_more(name: str) -> Callable[[model.Nic], str | list[str]]:
     return written
 
 
-# A key stays on as few lines as its words need.
+# A key reads as one sentence: type, words, examples, rules, default. The formatter would spread each over a
+# dozen lines.
 # fmt: off
 class NicTable(FileStruct):
     """One network interface of the pod."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -102,6 +103,8 @@ def namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Namespace:
             os.close(descriptor)
 
     monkeypatch.setattr(restore, "in_mount_namespace", inside)
+    # The mounts that are counted are those of the machine, which may have any number.
+    monkeypatch.setattr(restore, "_MOUNTS_MAX", sys.maxsize)
     monkeypatch.setattr(mount_api, "place_of", made.place_of)
     monkeypatch.setattr(mount_api, "attach", made.attach)
     monkeypatch.setattr(mount_api, "clone", lambda path: os.open(path, os.O_PATH))
