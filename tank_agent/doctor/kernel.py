@@ -46,9 +46,8 @@ def kernel_version(release: str) -> Check:
     if version < _KERNEL_FLOOR:
         return fail("kernel", f"{release}, older than 5.12", "use Debian 12 or newer")
     if version < _KERNEL_GOOD:
-        return warn(
-            "kernel", f"{release}, older than 5.19: no user namespaces with images", "use Debian 12 or newer"
-        )
+        found = f"{release}, older than 5.19: no user namespaces with images"
+        return warn("kernel", found, "use Debian 12 or newer")
     return ok("kernel", release)
 
 
@@ -91,11 +90,8 @@ def macvlan(attempt: str | None) -> Check:
     """Say whether the kernel has macvlan; `attempt` is why not, None if it has."""
     if attempt is None:
         return ok("macvlan", "available")
-    return warn(
-        "macvlan",
-        f"not available: {attempt}",
-        "modprobe macvlan; without it pods have no addresses of their own, network none and host work",
-    )
+    fix = "modprobe macvlan; without it pods have no addresses of their own, network none and host work"
+    return warn("macvlan", f"not available: {attempt}", fix)
 
 
 def try_macvlan() -> str | None:
@@ -124,9 +120,8 @@ def seccomp(status: str) -> Check:
 def user_namespaces(most: str | None) -> Check:
     """Say whether user namespaces may be made; `most` is user.max_user_namespaces."""
     if most is None:
-        return warn(
-            "user namespaces", "not in this kernel", "use a kernel with CONFIG_USER_NS, such as Debian's"
-        )
+        fix = "use a kernel with CONFIG_USER_NS, such as Debian's"
+        return warn("user namespaces", "not in this kernel", fix)
     if int(most) == 0:
         return warn("user namespaces", "switched off", "sysctl user.max_user_namespaces=65536")
     return ok("user namespaces", f"at most {most.strip()}")
@@ -138,11 +133,8 @@ def apparmor(profiles: Mapping[str, str] | OSError | None) -> Check:
     if profiles is None:
         return ok(name, "off; containers run without a profile")
     if isinstance(profiles, OSError):
-        return warn(
-            name,
-            f"on; which profiles are loaded can't be read: {profiles.strerror}",
-            "run the doctor as root",
-        )
+        found = f"on; which profiles are loaded can't be read: {profiles.strerror}"
+        return warn(name, found, "run the doctor as root")
     mode = profiles.get(PROFILE)
     if mode is None:
         fix = f"apt install apparmor && systemctl restart tank-agent; see /etc/apparmor.d/disable/{PROFILE}"
@@ -188,17 +180,15 @@ def control_groups(root: Path = ROOT) -> Check:
     else:
         there = set(_controllers(root))
         if not there:
-            return fail(
-                name, f"none at {root}", "mount them: `mount -t cgroup2 none /sys/fs/cgroup`, or use systemd"
-            )
+            fix = "mount them: `mount -t cgroup2 none /sys/fs/cgroup`, or use systemd"
+            return fail(name, f"none at {root}", fix)
         kind = "hybrid" if (root / "unified" / "cgroup.controllers").exists() else "v1"
         missing = [controller for controller in (*_LIMITS, *_SPLIT) if controller not in there]
         writable = all(_writable(root / controller) for controller in there)
     found = f"{kind} with {', '.join(sorted(there))}"
     if not writable:
-        return fail(
-            name, f"{found}; read-only", "remount /sys/fs/cgroup writable; a container needs to be privileged"
-        )
+        fix = "remount /sys/fs/cgroup writable; a container needs to be privileged"
+        return fail(name, f"{found}; read-only", fix)
     if missing:
         fix = "enable them in the kernel, or delegate them to this group"
         if "memory" in missing:
@@ -254,5 +244,4 @@ def _new_link(kind: str, parent: int) -> int:
 
 
 def _attribute(kind: int, value: bytes) -> bytes:
-    padding = -len(value) % 4
-    return struct.pack("=HH", 4 + len(value), kind) + value + b"\0" * padding
+    return struct.pack("=HH", 4 + len(value), kind) + value + b"\0" * (-len(value) % 4)

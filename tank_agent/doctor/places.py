@@ -26,11 +26,10 @@ def data_dir(path: Path, mount_info: str) -> Check:
         found = f"{path}, but / is not a mount point, so no image can be unpacked"
         return fail("data_dir", found, "before the chroot: mount --bind DIRECTORY DIRECTORY")
     free = _free(there)
-    found = f"{path} on {kind or 'an unknown file system'}, {_size(free)} free"
+    found = f"{path} on {kind or 'an unknown file system'}, {free / (1 << 30):.1f} GiB free"
     if kind in _NO_UPPER or kind.startswith("fuse"):
-        return fail(
-            "data_dir", f"{found}; containers can't write there", "use a local ext4, xfs or btrfs: --data-dir"
-        )
+        found += "; containers can't write there"
+        return fail("data_dir", found, "use a local ext4, xfs or btrfs: --data-dir")
     if os.statvfs(there).f_flag & os.ST_RDONLY:
         return fail("data_dir", f"{found}; read-only", "mount it writable, or choose another: --data-dir")
     if free < _NO_SPACE:
@@ -76,9 +75,8 @@ def pods_dir(path: Path) -> Check:
     except FileNotFoundError:
         return warn("pods_dir", f"{path} is not there", f"mkdir -p {path}")
     except OSError as error:
-        return fail(
-            "pods_dir", f"{path} can't be read: {error.strerror}", "make it a directory that root can read"
-        )
+        found = f"{path} can't be read: {error.strerror}"
+        return fail("pods_dir", found, "make it a directory that root can read")
     return ok("pods_dir", f"{path} with {count} pod file{'' if count == 1 else 's'}")
 
 
@@ -113,7 +111,3 @@ def file_system(mount_info: str, path: Path) -> str:
 def _free(path: Path) -> int:
     found = os.statvfs(path)
     return found.f_bavail * found.f_frsize
-
-
-def _size(count: int) -> str:
-    return f"{count / (1 << 30):.1f} GiB"

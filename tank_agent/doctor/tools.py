@@ -78,11 +78,8 @@ def signatures(missing: Sequence[str]) -> Check:
     """Say whether what checks the signatures of commits is there, for those who have `[git.verify]`."""
     if missing:
         packages = " ".join(SIGNATURE_TOOLS[name] for name in missing)
-        return warn(
-            "signatures",
-            f"{' and '.join(missing)} not installed",
-            f"apt install {packages}, for [git.verify]",
-        )
+        found = f"{' and '.join(missing)} not installed"
+        return warn("signatures", found, f"apt install {packages}, for [git.verify]")
     return ok("signatures", " and ".join(SIGNATURE_TOOLS))
 
 

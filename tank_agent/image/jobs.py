@@ -38,10 +38,8 @@ def lane_of(reference: str) -> str:
 class Lanes:
     """Runs work in threads that end when there is none; a lane's work starts in its order.
 
-    Args:
-        name: of the threads.
-        each: how many work for one lane at once.
-        most: how many work in all; only beyond it do lanes wait for each other.
+    At most `each` threads work for one lane at once, and at most `most` in all: only then lanes wait for
+    each other.
     """
 
     def __init__(self, name: str, *, each: int, most: int) -> None:

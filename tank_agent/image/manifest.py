@@ -141,15 +141,10 @@ def digest_of(data: bytes) -> str:
 
 
 def parse_manifest(data: bytes, media_type: str, where: str) -> Index | Manifest:
-    """Read an index or a manifest.
+    """Read an index or a manifest; Stalled if it is neither, or both, or of a retired form.
 
-    Args:
-        media_type: as the place stated it ("" if not at all); it must agree with the type in the document
-            itself (CVE-2021-41190).
-        where: the image, for messages.
-
-    Raises:
-        Stalled: it is neither, or both, or of a form that nobody should use any more.
+    `media_type` is what the place stated, or "". It must agree with the type in the document itself
+    (CVE-2021-41190). `where` is the image, for messages.
     """
     document = _decode(data, _Document, "manifest", where)
     media_type = _type(media_type)

@@ -47,8 +47,7 @@ class RunParameters(Struct, frozen=True, kw_only=True):
 def merge(container: Container, config: ImageConfig) -> RunParameters:
     """Return the parameters of a container's process, by the argv rule of DESIGN section 3.
 
-    Raises:
-        Stalled: there is no command, or one of the two asks for something that cannot be.
+    Stalled if there is no command, or one of the two asks for something that cannot be.
     """
     return RunParameters(
         argv=_argv(container, config),
@@ -66,8 +65,8 @@ def _argv(container: Container, config: ImageConfig) -> tuple[str, ...]:
         argv = (*config.entrypoint, *(config.cmd if container.args is None else container.args))
     if not argv or not argv[0]:
         source = f"{container.image} names none" if container.image else "its root file system has none"
-        wrong = f"there is no command to run: {source}"
-        raise _unusable(wrong, container.name, 'command = ["/path/to/program"]')
+        wrong, setting = f"there is no command to run: {source}", 'command = ["/path/to/program"]'
+        raise _unusable(wrong, container.name, setting)
     if any("\0" in word for word in argv):
         raise Stalled("the command contains a NUL byte", where=f"container {container.name}")
     return argv
@@ -83,9 +82,8 @@ def _environment(container: Container, config: ImageConfig) -> dict[str, str]:
 
 
 def _working_directory(path: str, container: str) -> str:
-    parts = path.split("/")
     normal = normal_path(path)
-    if not path.startswith("/") or ".." in parts or "\0" in path:
+    if not path.startswith("/") or ".." in path.split("/") or "\0" in path:
         problem = "is not an absolute path without '..'"
     elif is_kernel_path(normal):
         problem = "is in a file system of the kernel"
@@ -129,14 +127,8 @@ def resolve_user(rootfs: int, user: str) -> Identity:
     """Resolve "user", "user:group", "uid" or "uid:gid" in a root file system.
 
     A given group replaces both the user's own group and the supplementary groups, as in Docker. Digits
-    are always a number, never a name.
-
-    Args:
-        rootfs: an open directory (O_PATH is enough): the merged root file system.
-        user: as the pod file or the image wrote it; empty is root.
-
-    Raises:
-        Stalled: no such name, a number that cannot be, or files that nobody should read.
+    are always a number, never a name. Nothing is root. Stalled if there is no such name, a number cannot be,
+    or passwd and group are not fit to be read. `rootfs` is an open directory (O_PATH is enough).
     """
     wanted, _, group = user.partition(":")
     if ":" in group:
@@ -150,7 +142,8 @@ def resolve_user(rootfs: int, user: str) -> Identity:
     else:
         gid = _number(entry.gid, f"the gid of {wanted}") if entry else 0
         groups = (gid, *_memberships(rootfs, entry.name, gid)) if entry else (gid,)
-    home = entry.home if entry and _is_normal(entry.home) else "/"
+    has_home = entry and entry.home.startswith("/") and posixpath.normpath(entry.home) == entry.home
+    home = entry.home if entry and has_home else "/"
     return Identity(uid=uid, gid=gid, groups=groups, home=home, name=entry.name if entry else "")
 
 
@@ -175,8 +168,7 @@ def _find_gid(rootfs: int, wanted: str) -> int:
 
 
 def _unknown(kind: str, wanted: str, file: str) -> Stalled:
-    hint = "use a name of the image, or a number"
-    return Stalled(f"no {kind} {wanted!r} in the image's {file}", hint=hint)
+    return Stalled(f"no {kind} {wanted!r} in the image's {file}", hint="use a name of the image, or a number")
 
 
 def _memberships(rootfs: int, user: str, own: int) -> Iterator[int]:
@@ -214,7 +206,3 @@ def _number(text: str, what: str) -> int:
     if not _NUMBER.fullmatch(text) or len(text.lstrip("0")) > 10 or int(text[-64:]) > _HIGHEST:
         raise Stalled(f"{what} is {text[:40]!r}, which is not a number from 0 to {_HIGHEST}")
     return int(text[-64:])
-
-
-def _is_normal(path: str) -> bool:
-    return path.startswith("/") and posixpath.normpath(path) == path

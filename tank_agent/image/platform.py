@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import platform as host
 import re
 from collections.abc import Iterable
@@ -53,9 +54,8 @@ def normal_platform(os: str, architecture: str, variant: str) -> Platform:
     variant = (variant or tail).strip().lower() or usual
     if variant[:1].isdigit():
         variant = f"v{variant}"
-    return Platform(
-        os=os.strip().lower() or ("linux" if architecture else ""), architecture=architecture, variant=variant
-    )
+    system = os.strip().lower() or ("linux" if architecture else "")
+    return Platform(os=system, architecture=architecture, variant=variant)
 
 
 def host_platform() -> Platform:
@@ -94,10 +94,5 @@ def _rank(platform: Platform) -> int:
 def _amd64_level() -> str:
     with Path("/proc/cpuinfo").open() as file:
         line = next((line for line in file if line.startswith("flags")), "")
-    flags = set(line.split())
-    level = "v1"
-    for name, needed in _LEVELS:
-        if not flags.issuperset(needed):
-            break
-        level = name
-    return level
+    reached = itertools.takewhile(lambda level: set(line.split()).issuperset(level[1]), _LEVELS)
+    return ["v1", *(name for name, _ in reached)][-1]

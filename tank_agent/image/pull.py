@@ -87,7 +87,12 @@ class LayerFetcher:
         except MissingError as error:
             if not task.descriptor.foreign:
                 raise
-            raise _foreign(task) from error
+            wrong = f"the layer {task.descriptor.digest} is a foreign layer, kept elsewhere than the image"
+            raise Stalled(
+                f"{wrong}; no address that an image names is asked",
+                where=task.where,
+                hint="push the image with all its layers, as Docker's allow-nondistributable-artifacts does",
+            ) from error
         except OSError as error:
             hint = "free some space in data_dir" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
             raise Retry(f"cannot store a layer: {error.strerror}", where=task.where, hint=hint) from error
@@ -361,12 +366,6 @@ def _checked(read: ReadChunk, job: Job) -> Iterator[bytes]:
     while chunk := read(_CHUNK):
         job.check()
         yield chunk
-
-
-def _foreign(task: LayerTask) -> Stalled:
-    wrong = f"the layer {task.descriptor.digest} is a foreign layer, kept elsewhere than the image"
-    hint = "push the image with all its layers, as Docker's allow-nondistributable-artifacts does"
-    return Stalled(f"{wrong}; no address that an image names is asked", where=task.where, hint=hint)
 
 
 def _finish(unpack: LayerUnpack, task: LayerTask, implicit: BinaryIO) -> Unpacked:

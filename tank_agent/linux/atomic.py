@@ -17,13 +17,13 @@ def write(
     """Replace a file; whoever reads it meanwhile sees the former content or the new one.
 
     Args:
-        durable: wait until the new content would survive a power cut; OSError if it can't be made to.
+        durable: wait until the new content would survive a power cut.
         mode: of the new file, whatever the umask.
         fault_point: passed when the data is written, before it is in the file's place.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        with open(temporary, "xb", opener=_open_private) as file:
+        with open(temporary, "xb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
             file.write(data)
             file.flush()
             os.fchmod(file.fileno(), mode)
@@ -48,7 +48,3 @@ def sync_file_system(path: Path) -> None:
     """Write out everything of the file system that holds a directory (syncfs(2)); this can take long."""
     with Closing(os.open(path, os.O_RDONLY | os.O_DIRECTORY)) as descriptor:
         call("syncfs", descriptor, path=path)
-
-
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

@@ -72,9 +72,7 @@ def create_network_namespace(path: Path, sysctls: Mapping[str, str] | None = Non
     """Make a network namespace with its loopback up, and pin it at `path`, whose directory exists.
 
     What an interrupted call left at `path` is used or replaced. Only a complete namespace is pinned.
-
-    Args:
-        sysctls: values to write, by their paths below /proc/sys/net.
+    `sysctls` are values to write, by their paths below /proc/sys/net.
     """
 
     def create() -> None:
@@ -153,8 +151,7 @@ def raise_link(name: str) -> None:
 
 def _link_flags(control: socket.socket, name: str) -> int:
     answer = fcntl.ioctl(control, SIOCGIFFLAGS, struct.pack("16sH14x", name.encode(), 0))
-    flags: int = struct.unpack_from("H", answer, 16)[0]
-    return flags
+    return int(struct.unpack_from("H", answer, 16)[0])
 
 
 def set_network_sysctl(name: str, value: str) -> None:
@@ -257,7 +254,12 @@ def id_mapping(ids: IdRange) -> Iterator[IdMapping]:
     # Should we be killed, it ends with our end of its input.
     with child:
         try:
-            _wait_until_inside(child)
+            assert child.stdin is not None
+            assert child.stdout is not None
+            with contextlib.suppress(BrokenPipeError):
+                child.stdin.write(b".")
+            if not readable(child.stdout.fileno(), _DEADLINE) or child.stdout.read(1) != b".":
+                raise OSError(errno.ENOSPC, "no user namespace can be made")
             process = Path("/proc") / str(child.pid)
             for name in ("uid_map", "gid_map"):
                 (process / name).write_text(f"0 {ids.base} {ids.size}")
@@ -266,12 +268,3 @@ def id_mapping(ids: IdRange) -> Iterator[IdMapping]:
             child.kill()
     with Closing(descriptor):
         yield IdMapping(ids, descriptor)
-
-
-def _wait_until_inside(child: subprocess.Popen[bytes]) -> None:
-    assert child.stdin is not None
-    assert child.stdout is not None
-    with contextlib.suppress(BrokenPipeError):
-        child.stdin.write(b".")
-    if not readable(child.stdout.fileno(), _DEADLINE) or child.stdout.read(1) != b".":
-        raise OSError(errno.ENOSPC, "no user namespace can be made")

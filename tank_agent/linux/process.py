@@ -31,9 +31,8 @@ OWN_UMASK = 0o077
 
 
 class Finished(Struct, frozen=True, kw_only=True):
-    """How a program ended: `code` is negative for a signal, as in subprocess; output is decoded leniently."""
+    """The end of a program: `code` is negative for a signal; output is decoded leniently."""
 
-    argv: tuple[str, ...]
     code: int
     stdout: str
     stderr: str
@@ -60,10 +59,9 @@ def run(
     pass_fds: Sequence[int] = (),
     stdin: bytes = b"",
 ) -> Finished:
-    """Run a program to its end and return how it ended; a non-zero exit is not an error here.
+    """Run a program, looked up on our own PATH, to its end; a non-zero exit is not an error here.
 
     Args:
-        argv: the program and its arguments; looked up on our own PATH.
         timeout: seconds after which it is killed, with all that it started (as far as that is in its group).
         env: added to `ENVIRONMENT`.
 
@@ -95,12 +93,8 @@ def run(
                 # Not reaped yet, so the number is still its group's.
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
-    return Finished(
-        argv=tuple(argv),
-        code=process.returncode,
-        stdout=stdout.decode(errors="replace"),
-        stderr=stderr.decode(errors="replace"),
-    )
+    texts = stdout.decode(errors="replace"), stderr.decode(errors="replace")
+    return Finished(code=process.returncode, stdout=texts[0], stderr=texts[1])
 
 
 def start_helper(

@@ -14,11 +14,7 @@ import time
 from tank_agent.linux.libc import call
 
 # sys/ptrace.h
-_CONT = 7
-_DETACH = 17
-_SETOPTIONS = 0x4200
-_GETEVENTMSG = 0x4201
-_SEIZE = 0x4206
+_CONT, _DETACH, _SETOPTIONS, _GETEVENTMSG, _SEIZE = 7, 17, 0x4200, 0x4201, 0x4206
 _EVENT_FORK, _EVENT_VFORK, _EVENT_CLONE, _EVENT_EXEC, _EVENT_STOP = 1, 2, 3, 4, 128
 _FORKS = (_EVENT_FORK, _EVENT_VFORK, _EVENT_CLONE)
 _FOLLOW = sum(1 << event for event in _FORKS)
@@ -39,11 +35,8 @@ def seize(pid: int) -> bool:
 def run_to_exec(root: int, deadline: float) -> int | None:
     """Follow a seized child, from fork to fork, until the newest process runs a program.
 
-    Returns:
-        That process, held at the program's first instruction; None if it or `root` ended before.
-
-    Raises:
-        TimeoutError: neither happened until `deadline`, a time of `time.monotonic`.
+    Return that process, held at the program's first instruction, or None if it or `root` ended before;
+    TimeoutError if neither happened until `deadline`, a time of `time.monotonic`.
     """
     pid = root
     while (stop := _wait(pid, root, deadline)) is not None:

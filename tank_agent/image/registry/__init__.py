@@ -1,5 +1,1 @@
-"""The Distribution client.
-
-`client` asks, `endpoint` logs in with `credentials`, `http` connects, `url` and `reference` parse, `lanes`
-bounds it.
-"""
+"""The Distribution client: `client` asks, `endpoint` logs in, `http` connects, `url` parses."""

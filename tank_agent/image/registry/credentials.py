@@ -68,18 +68,14 @@ class _HelperAnswer(Struct, rename="pascal"):
 def find_credentials(
     host: str, repository: str, files: tuple[str, ...], problem: _Problem = lambda _: None
 ) -> Credentials | None:
-    """Return the credentials for a repository of a registry; None means to ask as nobody.
+    """Return the credentials for a repository; None means to ask as nobody; Stalled if a file is broken.
 
     Args:
         host: as the reference names it, or the mirror's ("docker.io", "localhost:5000").
         files: read in this order; the first with an answer wins, one that does not exist has none.
         problem: called when a helper is missing or broken: public images need none.
-
-    Raises:
-        Stalled: a file is broken.
     """
-    host = host.lower()
-    keys = list(_keys(host, repository))
+    keys = list(_keys(host.lower(), repository))
     for file in files:
         config = _read(Path(file))
         found = _from_file(config, keys, file, problem) if config is not None else None
@@ -108,8 +104,7 @@ def _plain_key(key: str) -> str:
     """
     bare = key.strip().removeprefix("https://").removeprefix("http://")
     host, _, path = bare.partition("/")
-    path = path.strip("/")
-    host = host.lower()
+    host, path = host.lower(), path.strip("/")
     return host if bare != key.strip() or path in ("", "v1", "v2") else f"{host}/{path}"
 
 
@@ -186,9 +181,8 @@ def _decode(entry: _Entry, key: str, file: str) -> Credentials:
             # Without the text: it is a secret.
             raise Stalled(f"{file}: the entry for {key} is not base64 of user:password") from error
         username, _, password = raw.decode(errors="surrogateescape").partition(":")
-    return Credentials(
-        username=username, password=password.rstrip("\0"), identity_token=entry.identitytoken or ""
-    )
+    password, token = password.rstrip("\0"), entry.identitytoken or ""
+    return Credentials(username=username, password=password, identity_token=token)
 
 
 def _ask_helper(program: str, key: str, file: str) -> Credentials | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from urllib.parse import urlencode
 
 import msgspec
@@ -40,26 +40,20 @@ class Endpoint:
     have a token server, too: that one is asked as nobody.
     """
 
-    def __init__(
-        self,
-        http: Http,
-        *,
-        name: str,
-        address: str,
-        repository: str,
-        trust: Trust,
-        credentials: Callable[[Callable[[TankError], None]], Credentials | None],
-    ) -> None:
+    def __init__(self, http: Http, address: str, repository: str, settings: ImageSettings) -> None:
         """Describe it; nothing is sent yet. Stalled if the address is none.
 
         Args:
-            name: for messages.
-            address: host, optional port and path prefix.
-            credentials: finds them, and calls its argument with what kept it from looking everywhere.
+            address: host, optional port and path prefix, as agent.toml or the reference has it.
         """
-        self.name = name
+        self.name = address
         self._http = http
-        host, _, prefix = address.partition("/")
+        self._repository = repository
+        self._auth_files = settings.auth_files
+        self._host = address.partition("/")[0]
+        chosen = settings.registry(self._host)
+        trust = Trust(ca=chosen.ca, insecure=chosen.insecure)
+        host, _, prefix = (_HUB_HOST if address == DOCKER_HUB else address).partition("/")
         full = f"{prefix}/{repository}" if prefix else repository
         self._path, self._scope = f"/v2/{full}", f"repository:{full}:pull"
         bases = [parse_url(f"https://{host}")]
@@ -69,7 +63,6 @@ class Endpoint:
         for base in self._bases:
             http.trust(base, trust)
         self._base: str | None = None
-        self._find_credentials = credentials
         self._lock = threading.Lock()
         self._authorization: str | None = None
         self._door: str | None = None
@@ -163,7 +156,7 @@ class Endpoint:
         with self._lock:
             if self._authorization != used:
                 return self._authorization
-            credentials = self._find_credentials(self._excused)
+            credentials = find_credentials(self._host, self._repository, self._auth_files, self._excused)
             self._had_credentials = credentials is not None
             kind, parameters = parse_challenge(challenge)
             if kind == "bearer":
@@ -231,23 +224,11 @@ class Endpoint:
 
 def endpoints_of(reference: Reference, settings: ImageSettings, http: Http) -> list[Endpoint]:
     """Return the endpoints of a reference, mirrors first; Stalled if agent.toml blocks the registry."""
-    host, chosen = reference.registry, settings.registry(reference.registry)
-    if chosen.blocked:
-        raise Stalled(f"the registry {host} is blocked in agent.toml", where=str(reference))
-    return [_endpoint(address, reference, settings, http) for address in (*chosen.mirrors, host)]
-
-
-def _endpoint(address: str, reference: Reference, settings: ImageSettings, http: Http) -> Endpoint:
-    host, repository = address.partition("/")[0], reference.repository
-    chosen = settings.registry(host)
-    return Endpoint(
-        http,
-        name=address,
-        address=_HUB_HOST if address == DOCKER_HUB else address,
-        repository=repository,
-        trust=Trust(ca=chosen.ca, insecure=chosen.insecure),
-        credentials=lambda problem: find_credentials(host, repository, settings.auth_files, problem),
-    )
+    registry = settings.registry(reference.registry)
+    if registry.blocked:
+        raise Stalled(f"the registry {reference.registry} is blocked in agent.toml", where=str(reference))
+    addresses = (*registry.mirrors, reference.registry)
+    return [Endpoint(http, address, reference.repository, settings) for address in addresses]
 
 
 def parse_challenge(header: str) -> tuple[str, dict[str, str]]:

@@ -118,8 +118,7 @@ class _TlsPool(urllib3.HTTPSConnectionPool):
 class Response:
     """A response whose body has not been read yet; whoever asked closes it.
 
-    `strayed` means that the way to it led over another host than the one that was asked: its content is not
-    that host's word.
+    It `strayed` if a redirect to it left the host that was asked: its content is not that host's word.
     """
 
     def __init__(

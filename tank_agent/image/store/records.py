@@ -39,7 +39,7 @@ class ImageRecord(Struct, frozen=True, kw_only=True):
     size: int
 
 
-class ReferenceRecord(Struct, frozen=True, kw_only=True):
+class ReferenceRecord(Struct, frozen=True):
     """The image that a name stood for when it was pulled.
 
     `digest` is the manifest's, `index` that of the index which listed it ("" if none did). `stamp` is for

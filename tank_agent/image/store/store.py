@@ -198,12 +198,8 @@ class ImageStore:
     def remove(self, reference: str, uses: Iterable[ImageUse] = ()) -> Pruned:
         """Remove a name or, by its digest, an image with all its names; an image goes with its last name.
 
-        Args:
-            uses: of what must stay; read late, so that a pod which came a moment ago counts, too.
-
-        Raises:
-            Stalled: there is no such image, or a pull that is under way needs it.
-            ImageInUse: a pod needs it.
+        `uses` are those of what must stay; read late, so that a pod which came a moment ago counts, too.
+        Stalled if there is no such image, or a pull under way needs it; ImageInUse if a pod does.
         """
         with self._lock:
             records = self._records.references()
@@ -297,12 +293,8 @@ class ImageStore:
             record = ImageRecord(digest=digest, layers=mounted, size=size)
             self._records.put_image(record, resolved.manifest_data, resolved.configuration_data)
             fault.point("image:recorded")
-            name, now = str(parsed), time.time()
-            self._records.put_reference(
-                ReferenceRecord(
-                    reference=name, digest=digest, index=resolved.index, stamp=before, pulled_at=now
-                )
-            )
+            named = ReferenceRecord(str(parsed), digest, resolved.index, stamp=before, pulled_at=time.time())
+            self._records.put_reference(named)
             fault.point("image:named")
             known = self._records.image(digest)
             if known is None:

@@ -25,14 +25,11 @@ class BadLayerError(ValueError):
 
 
 def plain(head: bytes, read: Callable[[int], bytes]) -> Iterator[bytes]:
-    """Yield the uncompressed bytes of a stream in pieces of at most a few MiB.
+    """Yield a stream's uncompressed bytes in pieces of some MiB; BadLayerError if it is damaged or cut off.
 
     Args:
         head: its first `HEAD` bytes (less only if it is shorter), which were read already.
         read: returns at most so many further bytes, and b"" at the end.
-
-    Raises:
-        BadLayerError: the stream is damaged or ends early.
     """
 
     def whole(size: int) -> bytes:

@@ -34,7 +34,7 @@ class RefusedLayerError(Exception):
     """The layer itself is to blame: damaged, hostile, or larger than allowed."""
 
 
-class Unpacked(Struct, frozen=True, kw_only=True):
+class Unpacked(Struct, frozen=True):
     """One unpacked layer: `diff_id`, `size` and `opaque_root` are those of `LayerRecord`."""
 
     diff_id: str
@@ -143,11 +143,8 @@ class LayerUnpack:
     def finish(self, implicit: BinaryIO) -> Unpacked:
         """Wait for the end, set what overlayfs reads, and return the layer.
 
-        Args:
-            implicit: gets the list of directories that are there only because an entry needed them.
-
-        Raises:
-            RefusedLayerError: the layer can't be used.
+        `implicit` gets the list of directories that are there only because an entry needed them.
+        RefusedLayerError if the layer can't be used.
         """
         self._close_feed()
         opaque_root = False
@@ -163,9 +160,7 @@ class LayerUnpack:
                     raise RefusedLayerError(text)
                 elif kind == "ok":
                     digest, size, entries = f"sha256:{text}".split()
-                    return Unpacked(
-                        diff_id=digest, size=int(size), entries=int(entries), opaque_root=opaque_root
-                    )
+                    return Unpacked(digest, int(size), int(entries), opaque_root)
                 else:
                     raise Retry(f"cannot unpack: {text or kind}", where=os.fspath(self._directory))
         raise Retry("the unpacking process died", hint="look for out-of-memory kills in the kernel's log")

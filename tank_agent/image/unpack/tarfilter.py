@@ -20,34 +20,21 @@ _ZEROS = bytes(BLOCK)
 _LONGEST_PATH = 4095
 LONGEST_LINE = 2 * _LONGEST_PATH + 10
 
-# Type flags.
-_REGULAR = b"07\0"
-_LINKS = b"12"
-_NODES = b"346"
-_DIRECTORY = ord("5")
-_SPARSE = ord("S")
-_PAX = ord("x")
-_PAX_GLOBAL = ord("g")
-_GNU_NAME = ord("L")
-_GNU_LINK = ord("K")
+# Type flags: those of links, nodes and directories have no content; the others that are known have some.
+_DIRECTORY, _SPARSE, _PAX, _PAX_GLOBAL, _GNU_NAME, _GNU_LINK = b"5SxgLK"
 _BARE = frozenset(b"123456")
-_KNOWN = frozenset(_REGULAR + _LINKS + _NODES + b"5S")
+_KNOWN = _BARE | frozenset(b"07\0S")
 
-_WHITEOUT = b".wh."
-_WHITEOUT_META = b".wh..wh."
-_OPAQUE = b".wh..wh..opq"
+_WHITEOUT, _WHITEOUT_META, _OPAQUE = b".wh.", b".wh..wh.", b".wh..wh..opq"
 
 
 class _Extended:
     """The extension headers before a header."""
 
-    __slots__ = ("gnu_name", "pax_name", "size", "sparse_name")
-
-    def __init__(self) -> None:
-        self.gnu_name: bytes | None = None
-        self.pax_name: bytes | None = None
-        self.sparse_name: bytes | None = None
-        self.size: int | None = None
+    gnu_name: bytes | None = None
+    pax_name: bytes | None = None
+    sparse_name: bytes | None = None
+    size: int | None = None
 
 
 class TarFilter:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tank_agent.errors import Stalled, TankError
+from tank_agent.image.registry import endpoint as endpoint_module
 from tank_agent.image.registry.credentials import Credentials
 from tank_agent.image.registry.endpoint import Endpoint, parse_challenge
-from tank_agent.image.registry.http import Http, Trust
+from tank_agent.image.registry.http import Http
 from tank_agent.image.registry.url import parse_url
+from tank_agent.settings.image import ImageSettings
 from tests.support.wire import HOSTILE, KNOWN, REGISTRY, Wire, answer, fits_a_header, has_secret, http
 
 PASSWORD = Credentials(username="alice", password="hunter2")
@@ -66,15 +70,15 @@ def test_a_password_goes_to_the_realm_that_is_read_in_one_way(wire: Wire, realm:
         assert not has_secret(sent) or (address[0].strip("[]"), address[1]) in allowed | {REGISTRY}
 
 
+@pytest.fixture(autouse=True)
+def password() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(endpoint_module, "find_credentials", lambda *_: PASSWORD)
+        yield
+
+
 def _endpoint(client: Http) -> Endpoint:
-    return Endpoint(
-        client,
-        name="registry",
-        address=f"{REGISTRY[0]}:{REGISTRY[1]}",
-        repository="image",
-        trust=Trust(),
-        credentials=lambda problem: PASSWORD,
-    )
+    return Endpoint(client, f"{REGISTRY[0]}:{REGISTRY[1]}", "image", ImageSettings())
 
 
 def test_a_challenge_of_a_foreign_host_gets_no_password(wire: Wire) -> None:
