@@ -55,7 +55,7 @@ BEGIN = ["/bin/sh", "-c", "printf x >/fifo/began; trap 'exit 0' TERM; while :; d
 
 
 def pod_file(agent: Agent, fifo: Fifo) -> str:
-    """Return a pod file whose container tells when it begins."""
+    """Return a pod file whose container writes a byte when it begins."""
     words = json.dumps(BEGIN)
     return (
         f'[[volumes]]\nname = "fifo"\nhost = "{fifo.directory}"\n[[containers]]\nname = "app"\n'

@@ -1,6 +1,6 @@
 """Many pods: from cold to all running, adopted after kill -9, and removed, by their number.
 
-This shows that nothing of ours grows faster than the number of pods. Beside the wall time stand the CPU of
+No part of the agent may grow faster than the number of pods. Beside the wall time stand the CPU of
 the agent alone, and the same number of containers by bare conmon and crun: what those and the kernel take.
 """
 

@@ -24,21 +24,16 @@ def configure(*, form: Form | None = None) -> None:
     processors: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
+        structlog.processors.format_exc_info,
     ]
-    factory: Any = structlog.WriteLoggerFactory(file=sys.stderr)
     if chosen == "terminal":
-        processors.append(structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False))
-        processors.append(structlog.processors.format_exc_info)
-        processors.append(_harmless)
-        processors.append(structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback))
-    else:
-        processors.append(structlog.processors.format_exc_info)
-        if chosen == "journal":
-            # The journal notes the time itself.
-            factory = JournalLogger
-        else:
-            processors.append(structlog.processors.TimeStamper(fmt="iso", utc=True))
-            processors.append(structlog.processors.JSONRenderer())
+        plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+        processors += [structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False), _harmless, plain]
+    elif chosen == "json":
+        stamper = structlog.processors.TimeStamper(fmt="iso", utc=True)
+        processors += [stamper, structlog.processors.JSONRenderer()]
+    # The journal notes the time itself.
+    factory: Any = JournalLogger if chosen == "journal" else structlog.WriteLoggerFactory(file=sys.stderr)
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
@@ -62,7 +57,7 @@ def _form() -> Form:
 
 
 class JournalLogger:
-    """What structlog calls with the fields of an entry; falls back to JSON where the journal does not answer.
+    """Takes the fields of an entry from structlog; falls back to JSON where the journal does not answer.
 
     Every key becomes a field TANK_KEY, so that `journalctl TANK_POD=web` finds a pod's entries.
     """

@@ -21,9 +21,8 @@ MAX_SOCKET_PATH = 107
 _LOCK_TIMEOUT = 5.0
 
 
-@contextlib.contextmanager
-def short_path(directory: int, name: str) -> Iterator[str]:
-    """Yield a path short enough for a socket address, whatever the length of the directory's own path.
+def short_path(directory: int, name: str) -> str:
+    """Return a path short enough for a socket address, whatever the length of the directory's own path.
 
     Raises:
         Stalled: the name alone is too long.
@@ -33,7 +32,7 @@ def short_path(directory: int, name: str) -> Iterator[str]:
         raise Stalled(
             f"the socket's name is too long: {name}", hint="use a shorter file name, such as tank.sock"
         )
-    yield path
+    return path
 
 
 def group_id(name: str) -> int | None:
@@ -59,8 +58,7 @@ def listen(path: Path, group: int | None, backlog: int) -> socket.socket:
         temporary = f".{secrets.token_hex(4)}.sock"
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            with short_path(directory, temporary) as short:
-                listener.bind(short)
+            listener.bind(short_path(directory, temporary))
             try:
                 if group is not None:
                     os.chown(temporary, -1, group, dir_fd=directory)
@@ -129,9 +127,9 @@ def _refuse_live(directory: int, path: Path) -> None:
 
 
 def _answers(directory: int, name: str) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, short_path(directory, name) as short:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
-        code = probe.connect_ex(short)
+        code = probe.connect_ex(short_path(directory, name))
     if code == errno.ENOENT:
         return False
     # EAGAIN: its queue of callers is full, so it lives.

@@ -137,7 +137,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         return connection, ("unix", 0)
 
     def _refuse_one(self, cause: OSError) -> None:
-        """Tell who comes first what the machine lacks."""
+        """Answer the first caller in the queue with what the machine lacks."""
         lacking = shortage(cause)
         if self._spare is not None:
             os.close(self._spare)
@@ -213,7 +213,7 @@ def _close(connection: socket.socket) -> None:
 
 
 def _turn_away(connection: socket.socket, trouble: TankError) -> None:
-    """Tell a caller why nobody serves it, without waiting for what it wants."""
+    """Answer a caller why nobody serves it, without reading its request."""
     reason = ErrorBody(reason="busy", message=trouble.message, hint=trouble.hint)
     body = encode_error(reason)
     head = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n"

@@ -267,7 +267,7 @@ class Service:
 
 
 class Settled:
-    """Tells whether all pods are settled; asked after each piece of work, it looks at all of them seldom."""
+    """The condition that all pods are settled; checked after each piece of work, it seldom looks at all."""
 
     def __init__(self, reconciler: Reconciler) -> None:
         self._reconciler = reconciler

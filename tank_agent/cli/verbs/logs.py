@@ -11,7 +11,6 @@ import time
 from typing import BinaryIO
 
 from tank_agent.cli.arguments import add_output, duration, whole_number
-from tank_agent.cli.output import json_line
 from tank_agent.client.fast import http
 from tank_agent.client.logs import LogLine, open_logs
 from tank_agent.spec.printable import escape, escape_output
@@ -89,6 +88,9 @@ class _Printer:
 
 
 def _json(name: str, line: LogLine) -> str:
+    # Plain lines need no msgspec, whose import takes as long as all else here.
+    from tank_agent.cli.output import json_line
+
     pod = name.partition("/")[0]
     fields = {"time": line.time, "pod": pod, "container": line.container, "stream": line.stream}
     message = line.content.decode(errors="replace")

@@ -1,4 +1,4 @@
-"""Wait until a pod's current spec is in a phase; when time is over, say what it is instead and end with 1."""
+"""Wait until a pod's current spec is in a phase; after --timeout, print its phase instead and end with 1."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class Session:
         self._lost: OSError | None = None
 
     def resize(self) -> None:
-        """Tell the terminal's size, if it is known."""
+        """Send the terminal's size, if it is known."""
         rows, columns = self._streams.size()
         if rows:
             self._put(frames.RESIZE, frames.size_payload(rows, columns))
