@@ -44,9 +44,7 @@ def place_of(descriptor: int) -> Place:
 def clone(source: Where, *, recursive: bool = True, name: Named = None) -> int:
     """Return a descriptor of a copy of what is mounted at `source`, with its options, attached nowhere.
 
-    Args:
-        recursive: copy what is mounted below it, too.
-        name: the filename of an error, if `source` is a descriptor.
+    `recursive` copies what is mounted below it, too; `name` is the filename of an error, for a descriptor.
     """
     directory, path, flags = _where(source)
     flags |= _CLONE | os.O_CLOEXEC | (_AT_RECURSIVE if recursive else 0)

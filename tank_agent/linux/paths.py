@@ -175,10 +175,8 @@ def read_regular(descriptor: int, *, limit: int, name: str) -> bytes:
 def read_in_root(root: int, path: str, *, limit: int) -> bytes:
     """Read a regular file of a foreign root file system; never blocks on a fifo, never reads too much.
 
-    Raises:
-        FileNotFoundError: there is none (also where a link leads to nothing).
-        NotReadableError: it is no regular file, or larger than `limit` bytes.
-        OSError: the tree cannot be read, or its links go in circles.
+    FileNotFoundError if there is none, also where a link leads to nothing; NotReadableError if it is no
+    regular file, or larger than `limit` bytes.
     """
     with Closing(open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)) as descriptor:
         return read_regular(descriptor, limit=limit, name=path)

@@ -102,10 +102,8 @@ def start_helper(
 ) -> subprocess.Popen[bytes]:
     """Start a Python process that is to confine itself (`confine`), in a session of its own.
 
-    Args:
-        channel: its standard input.
-        output: where its standard output and error go.
-        site: let it load third-party packages by itself.
+    `channel` is its standard input; its standard output and error go to `output`. Without `site` it loads no
+    third-party packages by itself.
     """
     return subprocess.Popen(
         [sys.executable, "-I", *(() if site else ("-S",)), "-c", code, *arguments],

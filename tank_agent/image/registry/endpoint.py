@@ -41,11 +41,7 @@ class Endpoint:
     """
 
     def __init__(self, http: Http, address: str, repository: str, settings: ImageSettings) -> None:
-        """Describe it; nothing is sent yet. Stalled if the address is none.
-
-        Args:
-            address: host, optional port and path prefix, as agent.toml or the reference has it.
-        """
+        """Describe it; nothing is sent yet. Stalled if `address` is no host, port and path prefix."""
         self.name = address
         self._http = http
         self._repository = repository
