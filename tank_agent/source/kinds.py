@@ -8,9 +8,7 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from msgspec import Struct
+from typing import TYPE_CHECKING, NamedTuple
 
 from tank_agent.source.snapshot import owner_at, place_of, source_of
 
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
     from tank_agent.source.follower import Follower, Inbox
 
 
-class SourceKind(Struct, frozen=True, kw_only=True):
+class SourceKind(NamedTuple):
     """One kind of source.
 
     Args:

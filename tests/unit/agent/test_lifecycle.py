@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tank_agent.agent.lifecycle import as_trouble, unable
+from tank_agent.agent.lifecycle import as_trouble, prepare_structs, unable
 from tank_agent.errors import Retry
 
 
@@ -70,3 +70,9 @@ def test_threads_that_read_the_first_pods_at_once_crash_nothing(attempt: int) ->
         timeout=60,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_every_struct_of_the_agent_can_be_prepared() -> None:
+    import tank_agent.agent.assembly  # noqa: F401
+
+    prepare_structs()
