@@ -114,7 +114,9 @@ def steps(observed: NamespaceState, wanted: Sequence[WantedNic]) -> tuple[Step, 
     Interfaces that we did not make are left alone, unless they sit on a name that we need. On ours, only what
     the pod's file names may stay, and IPv6 link-local addresses.
     """
-    return (*_loopback_steps(observed), *_link_steps(observed, wanted), *_inner_steps(observed, wanted))
+    is_down = any(link.name == LOOPBACK and not link.up for link in observed.links)
+    loopback = (RaiseLink(LOOPBACK),) if is_down else ()
+    return (*loopback, *_link_steps(observed, wanted), *_inner_steps(observed, wanted))
 
 
 def interface(step: Step) -> str:
@@ -141,11 +143,6 @@ def pod_addresses(observed: NamespaceState) -> tuple[str, ...]:
         for address in observed.addresses
         if address.index in ours and not _is_link_local(address)
     )
-
-
-def _loopback_steps(observed: NamespaceState) -> Iterator[Step]:
-    if any(link.name == LOOPBACK and not link.up for link in observed.links):
-        yield RaiseLink(LOOPBACK)
 
 
 def _link_steps(observed: NamespaceState, wanted: Sequence[WantedNic]) -> Iterator[Step]:

@@ -10,6 +10,7 @@ import re
 import tomllib
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,15 +40,8 @@ _DIRECTORIES = ("data_dir", "run_dir", "pods_dir", "seed_dir")
 _ADAPTER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)+")
 
 
-def _directory(value: str) -> Path:
-    wrong = _directory_problem("", value)
-    if wrong:
-        raise ValueError(wrong)
-    return Path(value)
-
-
-def _run_dir(value: str) -> Path:
-    wrong = _directory_problem("run_dir", value)
+def _directory(value: str, key: str = "") -> Path:
+    wrong = _directory_problem(key, value)
     if wrong:
         raise ValueError(wrong)
     return Path(value)
@@ -71,7 +65,7 @@ def _place(
     )
 
 
-# A key stays on as few lines as its words need.
+# A key reads as one sentence, which the formatter would spread over a dozen lines.
 # fmt: off
 class HostSettings(Struct, frozen=True, kw_only=True):
     """What pods get to know of the host: its uplink and its name servers."""
@@ -123,7 +117,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         "Images, volumes and the journal; TANK_DATA_DIR wins over it.", "/var/lib/tank"
     )] = Path("/var/lib/tank")
     run_dir: Annotated[Path, _place(
-        "Sockets, network namespaces and container state; lost at reboot.", "/run/tank", check=_run_dir
+        "Sockets, network namespaces and container state; lost at reboot.", "/run/tank",
+        check=partial(_directory, key="run_dir")
     )] = Path("/run/tank")
     pods_dir: Annotated[Path, _place(
         "The directory of pod files that is mirrored.", "/etc/tank/pods.d")] = Path("/etc/tank/pods.d")

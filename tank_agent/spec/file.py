@@ -50,14 +50,8 @@ OTHER_TOOLS: dict[str, str] = {
     "workingdir": "working_dir",
 }
 
-Name = Annotated[
-    str,
-    declare(
-        "1 to 63 of a-z, 0-9 and -; the first and the last are a letter or a digit.",
-        "db",
-        pattern=NAME_PATTERN,
-    ),
-]
+_NAME_RULE = "1 to 63 of a-z, 0-9 and -; the first and the last are a letter or a digit."
+Name = Annotated[str, declare(_NAME_RULE, "db", pattern=NAME_PATTERN)]
 OneOrMore = str | tuple[str, ...]
 
 
@@ -102,7 +96,7 @@ def _one_or_more(name: str) -> Callable[[model.Nic], str | list[str]]:
     return written
 
 
-# A key reads as one sentence: type, words, examples, rules, default. The formatter would spread each over a
+# A key reads as one sentence (type, words, examples, rules, default), which the formatter would spread over a
 # dozen lines.
 # fmt: off
 class NicTable(FileStruct):

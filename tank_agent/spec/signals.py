@@ -30,7 +30,10 @@ def parse_signal(value: str | int) -> str:
     Raises:
         ValueError: a sentence that says what is wrong and what would be right.
     """
-    return _name_of(signal_number(value))
+    number = signal_number(value)
+    if number in _BY_NUMBER:
+        return _BY_NUMBER[number]
+    return "SIGRTMIN" if number == _FIRST else f"SIGRTMIN+{number - _FIRST}"
 
 
 def signal_number(value: str | int) -> int:
@@ -59,9 +62,3 @@ def _number_of(text: str) -> int:
     guess = closest(name, _NUMBERS)
     hint = f"did you mean {guess}?" if guess else "use a name such as SIGTERM, or a number such as 15"
     raise ValueError(f"{show(text)} is not a signal; {hint}")
-
-
-def _name_of(number: int) -> str:
-    if number in _BY_NUMBER:
-        return _BY_NUMBER[number]
-    return "SIGRTMIN" if number == _FIRST else f"SIGRTMIN+{number - _FIRST}"

@@ -111,7 +111,8 @@ class Containers:
         run = self._begin(launch)
         try:
             seccomp = make_bundle(launch, run.record, run.directory, self._tools)
-            run.record = msgspec.structs.replace(run.record, root=_identity(run.directory / MOUNT_POINT))
+            status = (run.directory / MOUNT_POINT).stat()
+            run.record = msgspec.structs.replace(run.record, root=(status.st_dev, status.st_ino))
             self._keep(run)
             point("runtime:bundle-made")
             log = self.log(launch.pod, launch.container.name)
@@ -388,8 +389,3 @@ class Containers:
             runs.pop(run.record.id, None)
             if not runs:
                 self._runs.pop(run.record.pod, None)
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_dev, status.st_ino

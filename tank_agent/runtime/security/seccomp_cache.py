@@ -63,7 +63,9 @@ class SeccompCache:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             # Not durable: a file that a power cut left empty or torn fails its digest, and is compiled again.
             atomic.write(self._path(key), hashlib.sha256(program).digest() + program)
-            self._prune()
+            files = sorted(self._directory.glob("seccomp-*.bpf"), key=_modified, reverse=True)
+            for path in files[_KEPT:]:
+                path.unlink(missing_ok=True)
         except OSError as error:
             _log.warning("cannot keep the compiled seccomp profile", error=str(error))
             return False
@@ -83,11 +85,6 @@ class SeccompCache:
         annotation = base64.b64encode(program).decode()
         self._annotations[key] = annotation
         return annotation
-
-    def _prune(self) -> None:
-        files = sorted(self._directory.glob("seccomp-*.bpf"), key=_modified, reverse=True)
-        for path in files[_KEPT:]:
-            path.unlink(missing_ok=True)
 
 
 def _read_cached(path: Path) -> bytes | None:
