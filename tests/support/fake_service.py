@@ -64,6 +64,16 @@ def desired(name: str, generation: int = 1, owner: str = "api") -> ListedPod:
     )
 
 
+# Every verb that prints, with arguments with which it does; test_streams runs each of them.
+PRINTING: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("list", "status", "events", "suspend", "resume", "plan", "sync"), ()),
+    **dict.fromkeys(("schema", "doctor", "version"), ()),
+    **dict.fromkeys(("get", "wait", "history", "rollback"), ("web",)),
+    **{"apply": ("names",), "delete": ("gone",), "validate": ("good.toml",), "git": ("status",)},
+    **dict.fromkeys(("image", "volume"), ("ls",)),
+}
+
+
 class FakeSources:
     """What the API asks about sources; `git` is what it answers."""
 

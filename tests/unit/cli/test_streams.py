@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -10,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fake_service import FakeService, serving
-from tests.unit.cli.test_verbs import POD, PRINTING, TANK
+from tests.support.fake_service import PRINTING, FakeService, serving
+from tests.unit.cli.test_verbs import POD, TANK
 
 FULL, CLOSED = "/dev/full", "&-"
 LOST = {
@@ -58,6 +59,14 @@ def test_output_that_is_lost_is_one_sentence_and_exit_code_1(home: Path, verb: s
 
     with ThreadPoolExecutor(2) as pool:
         assert list(pool.map(look, cases)) == [(1, LOST[out]) for out, _ in cases]
+
+
+@pytest.mark.parametrize("verb", PRINTING)
+def test_every_verb_prints_text_and_json(home: Path, verb: str) -> None:
+    done = tank(home, "", verb, *PRINTING[verb])
+    assert (done.stdout != "", "Traceback" in done.stderr) == (True, False), done.stderr
+    found = tank(home, "", verb, *PRINTING[verb], *(() if verb == "schema" else ("-o", "json")))
+    assert [json.loads(line) for line in ([found.stdout] if verb != "events" else found.stdout.splitlines())]
 
 
 @pytest.mark.parametrize("argv", [("--version",), ("--help",), ("list", "--help")])

@@ -18,17 +18,9 @@ import pytest
 
 from tank_agent.api.reports import GitReport
 from tank_agent.cli.parser import verbs
-from tests.support.fake_service import CHANGES, FakeService, serving, until
+from tests.support.fake_service import CHANGES, PRINTING, FakeService, serving, until
 
 TANK = Path(sys.executable).with_name("tank")
-# Every verb that prints, with arguments with which it does; other tests ask each of them, too.
-PRINTING: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("list", "status", "events", "suspend", "resume", "plan", "sync"), ()),
-    **dict.fromkeys(("schema", "doctor", "version"), ()),
-    **dict.fromkeys(("get", "wait", "history", "rollback"), ("web",)),
-    **{"apply": ("names",), "delete": ("gone",), "validate": ("good.toml",), "git": ("status",)},
-    **dict.fromkeys(("image", "volume"), ("ls",)),
-}
 # These need real containers (tests/integration/test_streams.py).
 ELSEWHERE = {"exec", "attach", "logs", "agent"}
 POD = '[[containers]]\nname = "app"\nimage = "oci:/srv/busybox"\n'
