@@ -1,6 +1,6 @@
 """Derive man pages and the tables of docs/reference.md from the declarations of the keys of both files.
 
-python3 packaging/key_pages.py     # in the root of the sources: writes the tables of docs/reference.md anew
+.venv/bin/python packaging/key_pages.py     # in the root: writes the tables of docs/reference.md anew
 """
 
 from __future__ import annotations

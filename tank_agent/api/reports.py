@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec import Struct
 
 
-class UsageReport(Struct, frozen=True, kw_only=True):
+class ClientAnswer(Struct, frozen=True, kw_only=True):
+    """The answer to a call of the Python API: its fields are attributes, and can be asked by name, too."""
+
+    def __getitem__(self, name: str) -> Any:
+        """Return a field by its name.
+
+        Raises:
+            KeyError: there is no such field.
+        """
+        if name not in self.__struct_fields__:
+            raise KeyError(name)
+        return getattr(self, name)
+
+
+class UsageReport(ClientAnswer, frozen=True, kw_only=True):
     """What is used: `memory` in bytes, `cpu` in seconds since the start, `pids` are processes and threads."""
 
     memory: int
@@ -13,7 +29,7 @@ class UsageReport(Struct, frozen=True, kw_only=True):
     pids: int
 
 
-class ExitReport(Struct, frozen=True, kw_only=True):
+class ExitReport(ClientAnswer, frozen=True, kw_only=True):
     """How a run ended; `reason` is a sentence where the numbers do not suffice."""
 
     code: int | None
@@ -23,14 +39,14 @@ class ExitReport(Struct, frozen=True, kw_only=True):
     reason: str | None = None
 
 
-class ProgressReport(Struct, frozen=True, kw_only=True):
+class ProgressReport(ClientAnswer, frozen=True, kw_only=True):
     """How far a container's image is, in bytes of compressed layers."""
 
     done: int
     total: int
 
 
-class ContainerReport(Struct, frozen=True, kw_only=True):
+class ContainerReport(ClientAnswer, frozen=True, kw_only=True):
     """A container in a pod's status; `exit` is that of its last run, `usage` null where nothing runs."""
 
     name: str
@@ -43,7 +59,7 @@ class ContainerReport(Struct, frozen=True, kw_only=True):
     usage: UsageReport | None = None
 
 
-class PodGitReport(Struct, frozen=True, kw_only=True):
+class PodGitReport(ClientAnswer, frozen=True, kw_only=True):
     """How a pod stands to its repository: in-sync, behind, held, error, pinned or suspended."""
 
     state: str
@@ -54,7 +70,7 @@ class PodGitReport(Struct, frozen=True, kw_only=True):
     file: str
 
 
-class HoldReport(Struct, frozen=True, kw_only=True):
+class HoldReport(ClientAnswer, frozen=True, kw_only=True):
     """Why a pod does not follow its file; `since` is null where everything is suspended."""
 
     kind: str
@@ -62,7 +78,7 @@ class HoldReport(Struct, frozen=True, kw_only=True):
     generation: int | None
 
 
-class PodReport(Struct, frozen=True, kw_only=True):
+class PodReport(ClientAnswer, frozen=True, kw_only=True):
     """A pod's status (DESIGN section 8)."""
 
     name: str
@@ -79,14 +95,14 @@ class PodReport(Struct, frozen=True, kw_only=True):
     containers: tuple[ContainerReport, ...] = ()
 
 
-class DirectoryReport(Struct, frozen=True, kw_only=True):
+class DirectoryReport(ClientAnswer, frozen=True, kw_only=True):
     """A directory of pod files or seeds, with what is wrong with it as a whole."""
 
     path: str
     error: str | None = None
 
 
-class CommitReport(Struct, frozen=True, kw_only=True):
+class CommitReport(ClientAnswer, frozen=True, kw_only=True):
     """What people know a commit by; `at` is its committer's time."""
 
     id: str
@@ -95,7 +111,7 @@ class CommitReport(Struct, frozen=True, kw_only=True):
     at: str | None
 
 
-class StepReport(Struct, frozen=True, kw_only=True):
+class StepReport(ClientAnswer, frozen=True, kw_only=True):
     """A step of git: the revision that it last finished, what went wrong since, and when either changed."""
 
     revision: str | None = None
@@ -104,7 +120,7 @@ class StepReport(Struct, frozen=True, kw_only=True):
     at: str | None = None
 
 
-class StepReports(Struct, frozen=True, kw_only=True):
+class StepReports(ClientAnswer, frozen=True, kw_only=True):
     """The steps of git in their order."""
 
     fetched: StepReport
@@ -113,7 +129,7 @@ class StepReports(Struct, frozen=True, kw_only=True):
     applied: StepReport
 
 
-class GitReport(Struct, frozen=True, kw_only=True):
+class GitReport(ClientAnswer, frozen=True, kw_only=True):
     """How far the repository is; `state` is that of a pod, or "pending": not looked yet.
 
     `commit` is applied, `latest` fetched; `held` is why it waits for a nod; `pods` counts those from there.
@@ -134,7 +150,7 @@ class GitReport(Struct, frozen=True, kw_only=True):
     pods: int = 0
 
 
-class SourcesReport(Struct, frozen=True, kw_only=True):
+class SourcesReport(ClientAnswer, frozen=True, kw_only=True):
     """How far the sources are; `git` is null where there is no repository."""
 
     suspended: bool

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 from msgspec import Struct, convert
 
 from tank_agent.api.call import Call, asks
-from tank_agent.api.reports import PodReport, SourcesReport
+from tank_agent.api.reports import ClientAnswer, PodReport, SourcesReport
 from tank_agent.errors import Problem
 from tank_agent.spec.model import Pod
 
@@ -46,7 +46,7 @@ def shown(record: object, kind: type[_T]) -> _T:
     return convert(record, kind, from_attributes=True)
 
 
-class ListedHold(Struct, frozen=True, kw_only=True):
+class ListedHold(ClientAnswer, frozen=True, kw_only=True):
     """Why a pod does not follow its file; `since` is Unix time, `declared` the hash of what the file says."""
 
     kind: Literal["pinned", "suspended"]
@@ -55,7 +55,7 @@ class ListedHold(Struct, frozen=True, kw_only=True):
     declared: str = ""
 
 
-class ListedPod(Struct, frozen=True, kw_only=True):
+class ListedPod(ClientAnswer, frozen=True, kw_only=True):
     """A pod that should run, as `tank list` shows it.
 
     `generation` counts its changes from 1; `revision` is what the source calls it; `changed_at` is Unix time.
@@ -77,7 +77,7 @@ class ListedPod(Struct, frozen=True, kw_only=True):
     hold: ListedHold | None = None
 
 
-class ListedRevision(Struct, frozen=True, kw_only=True):
+class ListedRevision(ClientAnswer, frozen=True, kw_only=True):
     """A past or the present spec of a pod; `restored` is the generation that a rollback restored with it."""
 
     generation: int
@@ -91,7 +91,7 @@ class ListedRevision(Struct, frozen=True, kw_only=True):
     restored: int | None = None
 
 
-class ListedEvent(Struct, frozen=True, kw_only=True):
+class ListedEvent(ClientAnswer, frozen=True, kw_only=True):
     """A line of `tank events -o json`; `container` is empty where the whole pod is meant."""
 
     seq: int
@@ -104,7 +104,7 @@ class ListedEvent(Struct, frozen=True, kw_only=True):
     cause: str
 
 
-class AppliedPod(Struct, frozen=True, kw_only=True):
+class AppliedPod(ClientAnswer, frozen=True, kw_only=True):
     """What `tank apply` did with one pod: `change` is "created", "changed" or "unchanged"."""
 
     name: str
@@ -112,7 +112,7 @@ class AppliedPod(Struct, frozen=True, kw_only=True):
     generation: int
 
 
-class PlannedPod(Struct, frozen=True, kw_only=True):
+class PlannedPod(ClientAnswer, frozen=True, kw_only=True):
     """What would be done for one pod: `change` is "create", "update", "remove" or "none".
 
     `actions` are sentences in the order of work, `diff` lines "key: old → new (effect)".
@@ -124,7 +124,7 @@ class PlannedPod(Struct, frozen=True, kw_only=True):
     diff: tuple[str, ...] = ()
 
 
-class PlanReport(Struct, frozen=True, kw_only=True):
+class PlanReport(ClientAnswer, frozen=True, kw_only=True):
     """The answer to `tank plan`. `problems` are the `file:line: …` lines of files that can't be used."""
 
     pods: tuple[PlannedPod, ...]
@@ -138,7 +138,7 @@ class PlanRequest(Struct, frozen=True):
     git: str | None = None
 
 
-class ManagedVolume(Struct, frozen=True, kw_only=True):
+class ManagedVolume(ClientAnswer, frozen=True, kw_only=True):
     """A managed volume. `in_use`: its pod is desired with it, or runs."""
 
     pod: str
@@ -147,7 +147,7 @@ class ManagedVolume(Struct, frozen=True, kw_only=True):
     in_use: bool
 
 
-class ListedImage(Struct, frozen=True, kw_only=True):
+class ListedImage(ClientAnswer, frozen=True, kw_only=True):
     """One name of an image, or an image that no name stands for any more (`reference` is then empty).
 
     `reference` is the full form; `size` is in bytes, unpacked; layers are shared, so sizes don't add up.
@@ -162,14 +162,14 @@ class ListedImage(Struct, frozen=True, kw_only=True):
     pods: tuple[str, ...] = ()
 
 
-class RemovedImages(Struct, frozen=True, kw_only=True):
+class RemovedImages(ClientAnswer, frozen=True, kw_only=True):
     """What was removed: names, or digests of images without one, and the bytes that their layers had."""
 
     removed: tuple[str, ...] = ()
     freed: int = 0
 
 
-class PulledLayer(Struct, frozen=True, kw_only=True):
+class PulledLayer(ClientAnswer, frozen=True, kw_only=True):
     """How far one layer is; `digest` is that of the compressed layer."""
 
     digest: str
@@ -178,7 +178,7 @@ class PulledLayer(Struct, frozen=True, kw_only=True):
     state: Literal["waiting", "downloading", "unpacking", "done", "cached"] = "waiting"
 
 
-class PullReport(Struct, frozen=True, kw_only=True):
+class PullReport(ClientAnswer, frozen=True, kw_only=True):
     """How far a pull is, in bytes of compressed layers; `trouble` is how the last request failed."""
 
     done: int
@@ -217,7 +217,7 @@ class Deleted(Struct, frozen=True):
     deleted: bool
 
 
-class AgentInfo(Struct, frozen=True, kw_only=True):
+class AgentInfo(ClientAnswer, frozen=True, kw_only=True):
     """Which agent it is; `uptime` is in seconds, `crun` and `conmon` are their versions."""
 
     version: str

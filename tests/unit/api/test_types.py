@@ -58,3 +58,10 @@ def test_the_names_of_a_status_stay() -> None:
     assert set(container.split()) <= set(ContainerReport.__struct_fields__)
     git = "state remote ref error hint held commit latest looked_at steps troubles pods"
     assert set(git.split()) <= set(GitReport.__struct_fields__)
+
+
+def test_a_field_can_be_asked_by_its_name_in_the_json() -> None:
+    report = ContainerReport(name="app", phase="running", pid=7, restarts=0, image="i")
+    assert (report["pid"], report["exit"]) == (7, None)
+    with pytest.raises(KeyError, match="colour"):
+        report["colour"]

@@ -26,12 +26,12 @@ _found.loader.exec_module(key_pages)
 @pytest.mark.parametrize("name", sorted(key_pages.definitions()))
 def test_every_key_has_its_row(name: str) -> None:
     wanted = "\n".join(key_pages.rows(key_pages.definitions()[name]))
-    assert wanted in REFERENCE, f"run python3 packaging/key_pages.py: it writes these rows:\n{wanted}"
+    assert wanted in REFERENCE, f".venv/bin/python packaging/key_pages.py writes these rows:\n{wanted}"
 
 
 def test_the_change_table_is_the_codes() -> None:
-    assert "\n".join(key_pages.change_rows()) in REFERENCE, "run python3 packaging/key_pages.py"
-    assert key_pages.reference(REFERENCE) == REFERENCE, "run python3 packaging/key_pages.py"
+    assert "\n".join(key_pages.change_rows()) in REFERENCE, "run .venv/bin/python packaging/key_pages.py"
+    assert key_pages.reference(REFERENCE) == REFERENCE, "run .venv/bin/python packaging/key_pages.py"
 
 
 def blocks(first_line: str) -> list[str]:
