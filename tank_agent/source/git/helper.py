@@ -9,11 +9,14 @@ a mistake here can stop an update but never forge one.
 from __future__ import annotations
 
 import heapq
+import importlib
 import os
+import pkgutil
 import signal
 import socket
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +96,7 @@ def give_up_the_rest(setup: Setup, descriptors: list[int]) -> Places:
     """
     given = dict(zip(setup.descriptors, descriptors, strict=True))
     limits = setup.limits
+    load_what_nobody_else_may_read()
     if "http" in setup.remote.scheme and setup.transport == "dulwich":
         import urllib3  # noqa: F401
     places = _stage(given, setup.uid) if os.geteuid() == 0 else _unstaged(given)
@@ -109,6 +113,24 @@ def give_up_the_rest(setup: Setup, descriptors: list[int]) -> Places:
     tempfile.tempdir = os.fspath(places.scratch)
     os.chdir(places.private)
     return places
+
+
+def load_what_nobody_else_may_read() -> None:
+    """Load whatever may be needed later, if the code lies where only root may read, such as below /root."""
+    import dulwich
+
+    from tank_agent.source.git import with_dulwich, with_git  # noqa: F401
+
+    directory = Path(dulwich.__path__[0])
+    if all(place.stat().st_mode & 0o005 == 0o005 for place in (directory, *directory.parents)):
+        return
+    import urllib3  # noqa: F401
+
+    for module in pkgutil.iter_modules(dulwich.__path__, "dulwich."):
+        # Some need packages that nobody asked for.
+        with suppress(ImportError):
+            if not module.ispkg and module.name not in ("dulwich.cli", "dulwich.__main__"):
+                importlib.import_module(module.name)
 
 
 def _stage(given: dict[str, int], uid: int | None) -> Places:
