@@ -47,9 +47,9 @@ def _lines(pieces: Iterator[bytes]) -> Iterator[LogLine]:
 
 
 def moment(seconds: float) -> str:
-    """Write a Unix time as conmon does: RFC 3339 in UTC with nanoseconds."""
+    """Write a Unix time as conmon does: RFC 3339 in UTC with nanoseconds, the last three of them zero."""
     import time
 
-    whole = int(seconds // 1)
-    fraction = int((seconds - whole) * 1e9)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{fraction:09d}+00:00"
+    # A float of today's times is exact to a quarter of a microsecond only.
+    whole, microseconds = divmod(round(seconds * 1e6), 1_000_000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{microseconds:06d}000+00:00"
