@@ -256,7 +256,9 @@ def pod_differences(agent: LanAgent, pod: Wanted, pids: list[int]) -> Iterator[s
 
 def mount_differences(agent: LanAgent, pod: Wanted, pid: int) -> Iterator[str]:
     """Yield which mounts of a container are missing, are of something else, or are there twice."""
-    found = Counter(line.split()[4] for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines())
+    found = Counter(
+        line.split()[4] for line in Path(f"/proc/{pid}/mountinfo").read_text(errors="replace").splitlines()
+    )
     sources = {f"/etc/{name}": agent.run / "pods" / pod.name / name for name in FILES}
     sources["/data"] = agent.data / "volumes" / pod.name / "data"
     for path, source in sources.items():

@@ -269,7 +269,9 @@ def test_the_helper_can_write_nowhere_else(site: Site, tmp_path: Path) -> None:
         assert status["Groups"].strip() == ""
         assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 0
         assert status["NoNewPrivs"].strip() == "1"
-        mounts = [line.split() for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
+        mounts = [
+            line.split() for line in Path(f"/proc/{pid}/mountinfo").read_text(errors="replace").splitlines()
+        ]
         writable = {fields[4] for fields in mounts if "rw" in fields[5].split(",")}
         assert writable == {"/mnt", "/mnt/scratch"}
         limits = Path(f"/proc/{pid}/limits").read_text()

@@ -516,7 +516,7 @@ def test_an_answer_that_comes_late_is_not_taken_for_the_next_layers(place: Path)
 
 
 def _mounts_of(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
+    return Path(f"/proc/{pid}/mountinfo").read_text(errors="replace").splitlines()
 
 
 def _status_when_confined(pid: int) -> dict[str, str] | None:

@@ -30,7 +30,7 @@ USERNS = '[containers.security]\nuserns = "auto"\n'
 
 def mounted(pid: int) -> list[str]:
     """Return mount points, options and what is mounted of a container, without what the kernel numbers."""
-    lines = Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
+    lines = Path(f"/proc/{pid}/mountinfo").read_text(errors="replace").splitlines()
     return sorted(" ".join(line.split()[3:6]) for line in lines)
 
 

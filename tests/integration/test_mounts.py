@@ -44,7 +44,7 @@ def inside(agent: Agent, pod: str, *argv: str, check: bool = True) -> str:
 
 def mounted(agent: Agent, pod: str = "web") -> list[str]:
     """Return mount points, options and what is mounted of a container, without what the kernel numbers."""
-    lines = Path(f"/proc/{agent.pid(pod)}/mountinfo").read_text().splitlines()
+    lines = Path(f"/proc/{agent.pid(pod)}/mountinfo").read_text(errors="replace").splitlines()
     # The fields of proc_pid_mountinfo(5): root, mount point and options.
     return sorted(" ".join(line.split()[3:6]) for line in lines)
 
@@ -204,7 +204,7 @@ def test_a_program_that_changed_its_root_is_no_reason(agent: Agent) -> None:
     pid = agent.pid("web")
     wait_for(lambda: b"chroot" not in Path(f"/proc/{pid}/cmdline").read_bytes(), "it runs in its jail")
     wait_for(lambda: Path(f"/proc/{pid}/root").readlink().name == "jail", "it runs in its jail")
-    before = Path(f"/proc/{pid}/mountinfo").read_text()
+    before = Path(f"/proc/{pid}/mountinfo").read_text(errors="replace")
     # What changes in its namespace makes the agent look at it.
     subprocess.run(
         ["nsenter", "-t", str(pid), "-m", "/bin/busybox", "umount", "-l", "/data"], check=True, timeout=10
@@ -212,7 +212,7 @@ def test_a_program_that_changed_its_root_is_no_reason(agent: Agent) -> None:
     wait_for(lambda: "mounted-again" in events(agent), "it is healed all the same", SOON)
     agent.wait_phase("web", "running")
     assert events(agent).count("mounted-again") == 1
-    assert Path(f"/proc/{pid}/mountinfo").read_text() == before
+    assert Path(f"/proc/{pid}/mountinfo").read_text(errors="replace") == before
     assert agent.pid("web") == pid
 
 

@@ -237,7 +237,9 @@ def test_an_agent_killed_on_the_way(stopped_agent: Agent, point: str) -> None:
     agent.start()
     agent.wait_phase("web", "running")
     assert len(agent.conmons()) == 1
-    assert str(agent.home) not in Path("/proc/self/mountinfo").read_text().replace(f"{agent.run}/netns", "")
+    assert str(agent.home) not in Path("/proc/self/mountinfo").read_text(errors="replace").replace(
+        f"{agent.run}/netns", ""
+    )
 
 
 def test_what_cannot_be_is_said(agent: Agent) -> None:

@@ -244,7 +244,7 @@ class Agent:
             f"process {pid}: {' '.join(words)[:200]}" for pid, words in _processes() if self._is_ours(words)
         ]
         home = str(self.home)
-        mountinfo = Path("/proc/self/mountinfo").read_text().splitlines()
+        mountinfo = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
         found += [
             f"mount {line}"
             for line in mountinfo

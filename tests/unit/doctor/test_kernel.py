@@ -50,7 +50,7 @@ def test_the_kernel_is_tried_without_leaving_anything() -> None:
     assert kernel.try_network_namespace() is None
     assert kernel.try_macvlan() is None
     assert Path("/proc/self/ns/net").readlink() == before
-    assert "tank-doctor" not in Path("/proc/self/mountinfo").read_text()
+    assert "tank-doctor" not in Path("/proc/self/mountinfo").read_text(errors="replace")
 
 
 @pytest.mark.machine
