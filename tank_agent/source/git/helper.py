@@ -15,7 +15,7 @@ import pkgutil
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,9 @@ def main(*, reserve: bool = False) -> None:
     except EOFError:
         return
     try:
-        session = _Session(setup, give_up_the_rest(setup, descriptors))
+        transport = load_transport(setup)
+        load_dulwich()
+        session = _Session(setup, transport, give_up_the_rest(setup, descriptors))
         while True:
             session.answer(channel, receive(channel, REQUEST))
     except EOFError:
@@ -96,9 +98,6 @@ def give_up_the_rest(setup: Setup, descriptors: list[int]) -> Places:
     """
     given = dict(zip(setup.descriptors, descriptors, strict=True))
     limits = setup.limits
-    load_what_nobody_else_may_read()
-    if "http" in setup.remote.scheme and setup.transport == "dulwich":
-        import urllib3  # noqa: F401
     places = _stage(given, setup.uid) if os.geteuid() == 0 else _unstaged(given)
     # Each is a way round the read-only view: from it, .. leads through the machine's own mounts.
     for descriptor in descriptors:
@@ -115,17 +114,26 @@ def give_up_the_rest(setup: Setup, descriptors: list[int]) -> Places:
     return places
 
 
-def load_what_nobody_else_may_read() -> None:
-    """Load whatever may be needed later, if the code lies where only root may read, such as below /root."""
-    import dulwich
+def load_transport(setup: Setup) -> Callable[[Context], GitTransport]:
+    """Return what makes the session's transport, with all its code loaded: somebody else may not read it."""
+    if setup.transport == "git":
+        from tank_agent.source.git.with_git import CommandTransport
 
-    from tank_agent.source.git import with_dulwich, with_git  # noqa: F401
+        return CommandTransport
+    from tank_agent.source.git.with_dulwich import DulwichTransport
+
+    if "http" in setup.remote.scheme:
+        import urllib3  # noqa: F401
+    return DulwichTransport
+
+
+def load_dulwich() -> None:
+    """Load all of dulwich, which loads parts when it needs them, if only root may read it, as below /root."""
+    import dulwich
 
     directory = Path(dulwich.__path__[0])
     if all(place.stat().st_mode & 0o005 == 0o005 for place in (directory, *directory.parents)):
         return
-    import urllib3  # noqa: F401
-
     for module in pkgutil.iter_modules(dulwich.__path__, "dulwich."):
         # Some need packages that nobody asked for.
         with suppress(ImportError):
@@ -162,8 +170,9 @@ def _unstaged(given: dict[str, int]) -> Places:
 class _Session:
     """Answers requests, one after the other."""
 
-    def __init__(self, setup: Setup, places: Places) -> None:
+    def __init__(self, setup: Setup, transport: Callable[[Context], GitTransport], places: Places) -> None:
         self._setup = setup
+        self._transport = transport
         self._places = places
 
     def answer(self, channel: socket.socket, request: Request) -> None:
@@ -234,15 +243,6 @@ class _Session:
             timeout=min(30.0, setup.limits.wall),
             largest_file=setup.limits.blob,
         )
-
-    def _transport(self, context: Context) -> GitTransport:
-        if self._setup.transport == "git":
-            from tank_agent.source.git.with_git import CommandTransport
-
-            return CommandTransport(context)
-        from tank_agent.source.git.with_dulwich import DulwichTransport
-
-        return DulwichTransport(context)
 
 
 _KINDS: dict[int, Kind] = {1: "commit", 2: "tree", 3: "blob", 4: "tag"}
