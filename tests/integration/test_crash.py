@@ -107,6 +107,7 @@ def test_killed_while_replacing(stopped_agent: Agent, point: str) -> None:
     agent.write("web", agent.pod_text())
     agent.start()
     agent.wait_phase("web", "running")
+    agent.wait_output("web", "started")
     agent.kill()
     agent.write("web", agent.pod_text(extra='env = { EDITED = "yes" }'))
     agent.launch(fault=point)

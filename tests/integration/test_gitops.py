@@ -37,6 +37,7 @@ def three(fleet: Fleet) -> Fleet:
     fleet.agent.start()
     for name in ("a", "b", "c"):
         fleet.agent.wait_phase(name, "running")
+        fleet.agent.wait_output(name, name)
     return fleet
 
 
@@ -69,6 +70,7 @@ def test_a_push_becomes_a_container_changes_it_and_ends_it(fleet: Fleet) -> None
     first = fleet.push({"pods/web.toml": fleet.text("one"), "pods/db.toml": fleet.text()}, "begin")
     agent.start()
     status = agent.wait_phase("web", "running")
+    agent.wait_output("web", "one")
     assert (status["owner"], status["revision"], status["hold"]) == ("git:pods/web.toml", first, None)
     assert status["git"] == {
         "state": "in-sync",
@@ -207,6 +209,7 @@ def test_only_signed_commits_under_verify(tmp_path: Path) -> None:
         fleet.push({"pods/web.toml": fleet.text("one")}, "signed", "-S")
         agent.start()
         agent.wait_phase("web", "running")
+        agent.wait_output("web", "one")
         pid = agent.pid("web")
         fleet.push({"pods/web.toml": fleet.text("evil")}, "not signed")
         git = wait_git(agent, "error")
@@ -233,6 +236,7 @@ def test_a_server_that_is_down_changes_nothing(tmp_path: Path) -> None:
             fleet.configure('poll = "1s"', url=f"{address}/fleet.git")
             agent.start()
             agent.wait_phase("web", "running")
+            agent.wait_output("web", "one")
             fleet.push({"pods/web.toml": fleet.text("two")}, "polled")
             wait_for(lambda: agent.output("web") == ["one", "two"], "a poll sees it")
             agent.wait_phase("web", "running")
@@ -412,6 +416,7 @@ def test_a_webhook_wakes_the_agent(tmp_path: Path) -> None:
         with ended(agent):
             agent.start()
             agent.wait_phase("web", "running")
+            agent.wait_output("web", "one")
             fleet.push({"pods/web.toml": fleet.text("two")}, "second")
             assert call(port, b"{}", b"wrong") == 403
             assert call(port, b"{}", b"0123456789abcdef") == 202

@@ -25,6 +25,7 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
     with ended(agent):
         agent.start()
         agent.wait_phase("web", "running")
+        agent.wait_output("web", "one")
         made.push({"pods/web.toml": made.text("two")}, "second")
         wait_for(lambda: agent.output("web") == ["one", "two"], "the second runs")
         agent.wait_phase("web", "running")
@@ -111,6 +112,7 @@ def test_no_verb_brings_back_what_nobody_signed(tmp_path: Path) -> None:
         first = fleet.push({"pods/web.toml": fleet.text("one")}, "before verify")
         agent.start()
         agent.wait_phase("web", "running")
+        agent.wait_output("web", "one")
         fleet.push({"pods/web.toml": fleet.text("two")}, "before verify, too")
         says(agent, "one", "two")
         assert agent.tank("rollback", "web").returncode == 0

@@ -125,6 +125,7 @@ def test_always_asks_before_each_start_and_runs_the_copy_when_nobody_answers(
         agent.write("kept", pod(image))
         for name in ("fresh", "kept"):
             assert agent.wait_phase(name, "running")["containers"][0]["image"] == f"{image}@{first}"
+            agent.wait_output(name, "one")
         push(layout, "two", image)
         running = agent.pid("fresh")
         agent.client.sync(wait=10)
@@ -363,6 +364,7 @@ def test_an_image_on_disk_that_is_built_anew_is_taken_at_the_next_start(
     make("one")
     agent.write("web", pod(image))
     agent.wait_phase("web", "running")
+    agent.wait_output("web", "one")
     make("two")
     restart(agent, "web")
     wait_for(lambda: agent.output("web") == ["one", "two"], "the new one runs")
@@ -389,6 +391,7 @@ def test_rm_and_prune_leave_what_pods_need(agent: Agent, home: Path) -> None:
         assert client.pull_image(moving).digest == digests["two"]
         agent.write("db", pod(f"{host}/app:three"))
         agent.wait_phase("db", "running")
+        agent.wait_output("db", "three")
         agent.write("db", pod(f"{host}/app:four"))
         wait_for(lambda: agent.output("db") == ["three", "four"], "the change runs")
         agent.wait_phase("db", "running")

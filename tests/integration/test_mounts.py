@@ -316,6 +316,7 @@ def test_a_run_dir_behind_a_link_costs_no_data(stopped_agent: Agent) -> None:
     agent.write("web", text(agent))
     agent.start()
     agent.wait_phase("web", "running")
+    agent.wait_output("web", "started")
     before, pid = mounted(agent), agent.pid("web")
     inside(agent, "web", "sh", "-c", "touch /data/kept && umount -l /data")
     healed(agent, before, "it is back")

@@ -90,6 +90,8 @@ class TestReach:
         text = agent.nics_text(FIVE) + agent.pod_text().replace('"app"', '"other"')
         agent.write("web", text)
         agent.wait_phase("web", "running")
+        agent.wait_output("web", "started", container="other")
+        agent.wait_output("web", "started")
         inode = agent.pod("web").inode()
         other = agent.pid("web", 1)
         began = start_time(other)
@@ -301,6 +303,7 @@ class TestDrift:
     def test_the_network_is_made_anew_when_all_containers_are_down(self, agent: LanAgent) -> None:
         agent.write("web", agent.nics_text(FIVE))
         agent.wait_phase("web", "running")
+        agent.wait_output("web", "started")
         first = identity(agent, "web")
         network = agent.pod("web")
         network.ip("link add own0 type bridge")

@@ -31,6 +31,7 @@ def test_a_file_becomes_a_container_and_goes_with_it(agent: Agent) -> None:
 def test_an_edit_by_rename_replaces_the_container(agent: Agent) -> None:
     agent.write("web", agent.pod_text(command=echo("one")))
     agent.wait_phase("web", "running")
+    agent.wait_output("web", "one")
     first = agent.pid("web")
     agent.write("web", agent.pod_text(command=echo("two")))
     wait_for(lambda: agent.output("web") == ["one", "two"], "the new container runs")
@@ -222,6 +223,7 @@ def test_only_the_changed_container_of_a_pod_restarts(agent: Agent) -> None:
 
     agent.write("web", text("one"))
     agent.wait_phase("web", "running")
+    agent.wait_output("web", "one", container="other")
     kept, changed = agent.pid("web", 0), agent.pid("web", 1)
     agent.write("web", text("two"))
     wait_for(lambda: agent.output("web", "other") == ["one", "two"], "the change runs")

@@ -159,6 +159,7 @@ def test_stopping_sends_the_stop_signal_then_kills_after_the_grace(agent: Agent)
 def test_a_frozen_container_goes_all_the_same(agent: Agent, then: str) -> None:
     file = agent.write("web", agent.pod_text())
     agent.wait_phase("web", "running")
+    agent.wait_output("web", "started")
     pid = agent.pid("web")
     unified = detect(agent.run).mode == "unified"
     groups = Path("/sys/fs/cgroup" if unified else "/sys/fs/cgroup/freezer") / agent.cgroup / "web"
@@ -176,6 +177,7 @@ def test_a_frozen_container_goes_all_the_same(agent: Agent, then: str) -> None:
 def test_every_log_line_about_a_pod_has_pod_revision_and_cause(agent: Agent) -> None:
     agent.write("web", agent.pod_text())
     agent.wait_phase("web", "running")
+    agent.wait_output("web", "started")
     os.kill(agent.pid("web"), signal.SIGKILL)
     wait_for(lambda: agent.output("web") == ["started", "started"], "it is restarted")
     lines = [json.loads(line) for line in agent.log.read_text().splitlines()]

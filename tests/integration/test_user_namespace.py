@@ -271,6 +271,7 @@ def test_what_cannot_be_is_said(agent: Agent) -> None:
 def test_it_restarts_when_userns_changes(agent: Agent) -> None:
     agent.write("web", agent.pod_text(command=SERVE))
     agent.wait_phase("web", "running")
+    agent.wait_output("web", "started")
     agent.write("web", agent.pod_text(command=SERVE, extra=USERNS))
     plan = agent.tank("plan").stdout
     wait_for(lambda: agent.output("web") == ["started", "started"], f"it is started anew: {plan}")

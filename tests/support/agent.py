@@ -230,6 +230,13 @@ class Agent:
         lines = file.read_text().splitlines() if file.exists() else []
         return [line.split(" ", 3)[3] for line in lines]
 
+    def wait_output(self, pod: str, *lines: str, container: str = "app") -> None:
+        """Wait until a container has printed these lines over all its runs.
+
+        A container runs a moment before its program's first line: one that is ended at once prints nothing.
+        """
+        wait_for(lambda: self.output(pod, container) == [*lines], f"{pod} prints {lines}")
+
     def conmons(self) -> list[int]:
         """Return the monitors of this agent's containers."""
         return [
