@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 import select
 import shutil
@@ -28,7 +29,15 @@ from tank_agent.source.git.status import GitStatus
 from tank_agent.source.snapshot import Snapshot
 from tank_agent.spec.model import content_hash
 from tank_agent.spec.selectors import Host
-from tests.support.git import Work, git_daemon, make_key, pod_text, wait_until
+from tests.support.git import (
+    Work,
+    git_daemon,
+    https_server,
+    make_certificate,
+    make_key,
+    pod_text,
+    wait_until,
+)
 
 
 class Desired(Struct, frozen=True):
@@ -761,6 +770,47 @@ def test_a_strict_umask_keeps_the_helper_out_of_nothing(one: Machine, work: Work
     finally:
         os.umask(before)
     assert one.runs == "a b c d"
+
+
+@pytest.mark.parametrize("transport", ["dulwich", "git"])
+def test_an_agent_whose_code_only_root_may_read_follows_a_repository(
+    work: Work, tmp_path: Path, transport: str
+) -> None:
+    """The helper gives up root, and can load no more of the code then."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    for package in ("tank_agent", "dulwich", "urllib3"):
+        shutil.copytree(Path(importlib.import_module(package).__path__[0]), closed / package)
+    authority, certificate = make_certificate(tmp_path)
+    code = f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(closed)!r})
+import dulwich
+from tank_agent.settings.git import GitSettings
+from tank_agent.source.git import source
+from tank_agent.spec.selectors import Host
+assert source.__file__.startswith({str(closed)!r}) and dulwich.__file__.startswith({str(closed)!r})
+for number, url in enumerate(sys.argv[1:]):
+    settings = GitSettings(url=url, path="pods", transport={transport!r}, ca_file={str(authority)!r})
+    followed = source.GitSource(
+        settings, directory=Path({str(tmp_path)!r}, f"data-{{number}}"), host=Host(name="x"),
+        current=lambda: (), publish=lambda snapshot: print(len(snapshot.pods)),
+        remember=lambda *_: None, recall=lambda _: b"",
+    )
+    print(followed.poll().error)
+"""
+    with git_daemon(tmp_path) as plain, https_server(tmp_path, certificate) as https:
+        urls = [str(work.bare), f"{plain}/fleet.git", f"{https}/fleet.git"]
+        done = subprocess.run(
+            [sys.executable, "-c", code, *urls],
+            cwd="/",
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stdout.split()) == (0, ["3", "None"] * 3), done.stderr
 
 
 def test_a_full_disk_is_said_and_survived(one: Machine, work: Work, tmp_path: Path) -> None:
