@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from tank_agent.linux import pidfd as pidfds
+from tank_agent.runtime.container.oci import SECCOMP_ANNOTATION
 from tank_agent.runtime.security import syscalls
-from tank_agent.runtime.security.seccomp import default_profile
-from tank_agent.runtime.security.seccomp_cache import ANNOTATION, SeccompCache
+from tank_agent.runtime.security.seccomp import SeccompCache, default_profile
 
 DEADLINE = 30.0
 CLONE_NEWUSER_SIGCHLD = 0x10000000 | 17
@@ -200,7 +200,7 @@ class Sandbox:
         return {
             "ociVersion": "1.0.0",
             "root": {"path": str(self.rootfs)},
-            "annotations": {ANNOTATION: annotation} if annotation else {},
+            "annotations": {SECCOMP_ANNOTATION: annotation} if annotation else {},
             "mounts": mounts(),
             "process": {
                 "user": {"uid": 0, "gid": 0},
@@ -264,7 +264,7 @@ def test_the_profile_lets_programs_work_and_keeps_them_in(sandbox: Sandbox) -> N
 
 def test_the_cached_program_is_the_same_filter_and_starts_faster(sandbox: Sandbox, tmp_path: Path) -> None:
     profile = default_profile(platform.machine())
-    cache = SeccompCache(tmp_path / "data", crun_version="test", machine=platform.machine())
+    cache = SeccompCache(tmp_path / "data", crun_version=lambda: "test", machine=platform.machine())
     assert cache.annotation_for(profile) is None
     identity, _ = sandbox.create(profile, None)
     compiled_program = sandbox.program(identity).read_bytes()
@@ -272,7 +272,7 @@ def test_the_cached_program_is_the_same_filter_and_starts_faster(sandbox: Sandbo
     sandbox.finish(identity)
 
     annotation = SeccompCache(
-        tmp_path / "data", crun_version="test", machine=platform.machine()
+        tmp_path / "data", crun_version=lambda: "test", machine=platform.machine()
     ).annotation_for(profile)
     assert annotation is not None
     identity, _ = sandbox.create(profile, annotation)

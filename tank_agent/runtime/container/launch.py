@@ -10,9 +10,7 @@ import resource
 import signal
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -31,8 +29,7 @@ from tank_agent.runtime.mounts.rootfs import RootFilesystems
 from tank_agent.runtime.mounts.volumes import Volumes, depth, innermost
 from tank_agent.runtime.run import RunRecord
 from tank_agent.runtime.security import apparmor
-from tank_agent.runtime.security.seccomp import profile_of
-from tank_agent.runtime.security.seccomp_cache import SeccompCache
+from tank_agent.runtime.security.seccomp import Seccomp, SeccompCache
 from tank_agent.runtime.security.user_namespace import mapping_of, mount_sysfs
 from tank_agent.spec.model import Container, Mount, Security, Volume
 from tank_agent.spec.paths import is_kernel_path_of_host, is_reserved
@@ -65,8 +62,12 @@ class Launch(Struct, frozen=True, kw_only=True):
 
 
 def record_of(launch: Launch, *, identifier: str, cgroup: str, created_at: float) -> RunRecord:
-    """Return what is fixed of a run when it begins."""
+    """Return the record of a run that is to begin."""
     container = launch.container
+    image_stop_signal: int = signal.SIGTERM
+    # The image's may be nonsense, which matters only if the pod's file has none.
+    with contextlib.suppress(ValueError):
+        image_stop_signal = signal_number(launch.image_stop_signal or "SIGTERM")
     return RunRecord(
         id=identifier,
         pod=launch.pod,
@@ -81,43 +82,9 @@ def record_of(launch: Launch, *, identifier: str, cgroup: str, created_at: float
         created_at=created_at,
         settings=launch.settings,
         limits=container.limits,
-        image_stop_signal=_known_signal(launch.image_stop_signal),
+        image_stop_signal=image_stop_signal,
         volumes=tuple(sorted((mount.path for mount in container.mounts), key=depth)),
     )
-
-
-def _known_signal(name: str | None) -> int:
-    # The image's may be nonsense, which matters only if the pod's file has none.
-    with contextlib.suppress(ValueError):
-        return signal_number(name or "SIGTERM")
-    return signal.SIGTERM
-
-
-class Seccomp(Struct, frozen=True, kw_only=True):
-    """A seccomp profile (None is no filter), and the BPF that crun once compiled from it here (base64)."""
-
-    profile: dict[str, Any] | None
-    compiled: str | None
-
-
-class SeccompProfiles:
-    """Choose seccomp profiles, and keep what crun compiled; crun may come, or change, after the agent."""
-
-    def __init__(self, data_dir: Path, crun: Crun) -> None:
-        self._crun = crun
-        self._machine = platform.machine()
-        make = partial(SeccompCache, data_dir, machine=self._machine)
-        self._cache = lru_cache(maxsize=2)(lambda build: make(crun_version=build))
-
-    def choose(self, security: Security) -> Seccomp:
-        """Return the profile that a container is to have."""
-        profile = profile_of(security, self._machine)
-        compiled = self._cache(self._crun.version()).annotation_for(profile) if profile else None
-        return Seccomp(profile=profile, compiled=compiled)
-
-    def learn(self, profile: dict[str, Any], bpf: Path) -> None:
-        """Keep what crun compiled from a profile."""
-        self._cache(self._crun.version()).learn(profile, bpf)
 
 
 class Tools(Struct, frozen=True, kw_only=True):
@@ -128,12 +95,12 @@ class Tools(Struct, frozen=True, kw_only=True):
     cgroups: CgroupHost
     root_filesystems: RootFilesystems
     volumes: Volumes
-    seccomp: SeccompProfiles
+    seccomp: SeccompCache
     apparmor: Callable[[Security], str | None] = apparmor.profile_of
 
     @classmethod
     def of(cls, data_dir: Path, run_dir: Path) -> Tools:
-        """Make those of an agent with these directories."""
+        """Make the tools of an agent with these directories."""
         cgroups = cgroup.detect(run_dir)
         crun = Crun("crun", run_dir, cgroups)
         return cls(
@@ -142,7 +109,7 @@ class Tools(Struct, frozen=True, kw_only=True):
             cgroups=cgroups,
             root_filesystems=RootFilesystems(data_dir),
             volumes=Volumes(data_dir, run_dir),
-            seccomp=SeccompProfiles(data_dir, crun),
+            seccomp=SeccompCache(data_dir, crun_version=crun.version, machine=platform.machine()),
         )
 
     def versions(self) -> dict[str, str]:
@@ -159,7 +126,7 @@ def make_bundle(launch: Launch, record: RunRecord, bundle: Path, tools: Tools) -
         layers = launch.layers
         if launch.container.rootfs is not None:
             layers = (stack.enter_context(open_rootfs(launch.container.rootfs, tools.volumes)),)
-        mapping = None if ids is None else stack.enter_context(mapping_of(ids))
+        mapping = stack.enter_context(mapping_of(ids)) if ids is not None else None
         rootfs = tools.root_filesystems.mount(record.id, layers, bundle, mapping)
         identity, wanted = _prepare(rootfs, launch, ids)
         owner = (identity.uid, identity.gid)
@@ -189,9 +156,8 @@ def open_rootfs(path: str, volumes: Volumes) -> Iterator[Path]:
     """Give a directory of the host as a layer: resolved once, since a container may own a link on the way."""
     try:
         # Links are followed, such as one to the newest of several, but not to what the file could not name.
-        found = paths.open_at(
-            _NO_DIRECTORY, path, os.O_PATH | os.O_DIRECTORY, resolve=paths.RESOLVE_NO_MAGICLINKS
-        )
+        flags, resolve = os.O_PATH | os.O_DIRECTORY, paths.RESOLVE_NO_MAGICLINKS
+        found = paths.open_at(_NO_DIRECTORY, path, flags, resolve=resolve)
     except OSError as error:
         raise Stalled(f"rootfs: {path}: {error.strerror}", hint="name a directory of this machine") from error
     with paths.Closing(found):
@@ -204,7 +170,7 @@ def open_rootfs(path: str, volumes: Volumes) -> Iterator[Path]:
 
 
 def _prepare(rootfs: Path, launch: Launch, ids: IdRange | None) -> tuple[Identity, list[Mount]]:
-    """Find mounts and user in the root file system, and make the working directory there."""
+    """Find user and mounts in the root file system, and make the working directory there."""
     with paths.Closing(os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root:
         wanted = _without_links(root, launch.container.mounts)
         identity = resolve_user(root, launch.parameters.user)
@@ -219,25 +185,19 @@ def _prepare(rootfs: Path, launch: Launch, ids: IdRange | None) -> tuple[Identit
 
 
 def _without_links(root: int, mounts: Sequence[Mount]) -> list[Mount]:
-    """Return mounts at the places to which links of the image lead.
-
-    Raises:
-        Stalled: where the file may not name one (CVE-2019-19921), or two at one place.
-    """
+    """Return mounts at the places to which links of the image lead, else Stalled (CVE-2019-19921)."""
     real: dict[str, str] = {}
     for mount in sorted(mounts, key=lambda mount: len(mount.path)):
         outer = innermost(mount.path, real)
         if outer is not None:
-            # What the image has there is not to be seen.
+            # The outer mount hides what the image has there.
             real[mount.path] = real[outer] + mount.path.removeprefix(outer)
         else:
             real[mount.path] = _follow_links(root, mount.path)
-    found = [msgspec.structs.replace(mount, path=real[mount.path]) for mount in mounts]
-    if len({mount.path for mount in found}) < len(found):
-        raise Stalled(
-            "links of the image make two mounts one", hint=f"they lead to {', '.join(real.values())}"
-        )
-    return found
+    if len(set(real.values())) < len(real):
+        hint = f"they lead to {', '.join(real.values())}"
+        raise Stalled("links of the image make two mounts one", hint=hint)
+    return [msgspec.structs.replace(mount, path=real[mount.path]) for mount in mounts]
 
 
 def _follow_links(root: int, path: str) -> str:
@@ -275,29 +235,23 @@ def _device(path: str) -> Device:
     try:
         found = os.stat(path)  # noqa: PTH116
     except OSError as error:
-        raise Stalled(
-            f"device {path}: {os.strerror(error.errno or 0)}", hint="is its kernel module loaded?"
-        ) from error
+        message = f"device {path}: {os.strerror(error.errno or 0)}"
+        raise Stalled(message, hint="is its kernel module loaded?") from error
     kind = {stat.S_IFCHR: "c", stat.S_IFBLK: "b"}.get(stat.S_IFMT(found.st_mode))
     if kind is None:
         raise Stalled(f"device {path} is not a device")
-    return Device(
-        path=path,
-        kind=kind,
-        major=os.major(found.st_rdev),
-        minor=os.minor(found.st_rdev),
-        mode=stat.S_IMODE(found.st_mode),
-        gid=found.st_gid,
-    )
+    major, minor = os.major(found.st_rdev), os.minor(found.st_rdev)
+    mode = stat.S_IMODE(found.st_mode)
+    return Device(path=path, kind=kind, major=major, minor=minor, mode=mode, gid=found.st_gid)
 
 
 def _make_working_directory(root: int, cwd: str, owner: tuple[int, int]) -> None:
     """Make the working directory where the image lacks it; crun would make it too, but for root only."""
     walked = ""
     for part in filter(None, cwd.split("/")):
-        parent, walked = walked, f"{walked}/{part}"
+        parent, walked = walked or "/", f"{walked}/{part}"
         try:
-            _make_directory(root, parent or "/", part, owner)
+            _make_directory(root, parent, part, owner)
         except OSError as error:
             # Also a link that leads nowhere, in circles, or into a file system of the kernel.
             if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENOENT):

@@ -11,10 +11,10 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from tank_agent.linux.namespaces import IdRange
-from tank_agent.runtime.security.seccomp_cache import ANNOTATION as SECCOMP_ANNOTATION
 from tank_agent.spec.model import Container, Limits, Security
 from tank_agent.spec.values import ALL
 from tank_agent.spec.values import CAPABILITIES as EVERY_CAPABILITY
@@ -30,10 +30,12 @@ MASKED_PATHS = (
     "/sys/devices/virtual/powercap", "/sys/firmware", "/sys/fs/selinux",
 )  # fmt: skip
 READ_ONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+# Read by crun at create; crun exec uses the same program again.
+SECCOMP_ANNOTATION = "run.oci.seccomp_bpf_data"
 _OPEN_FILES_SOFT = 1024
 
 
-class Device(Struct, frozen=True, kw_only=True):
+class Device(Struct, frozen=True, kw_only=True, rename={"kind": "type", "mode": "fileMode"}):
     """A device of the host that a container sees: `kind` is "c" or "b", `mode` its permissions."""
 
     path: str
@@ -42,6 +44,7 @@ class Device(Struct, frozen=True, kw_only=True):
     minor: int
     mode: int
     gid: int
+    uid: int = 0
 
 
 class BindMount(Struct, frozen=True, kw_only=True):
@@ -95,21 +98,14 @@ def configuration(process: Process, sandbox: Sandbox) -> dict[str, Any]:
     """Return config.json."""
     privileged = sandbox.container.security.privileged
     linux: dict[str, Any] = {
-        "namespaces": _namespaces(sandbox),
+        **_namespaces(sandbox),
         "cgroupsPath": sandbox.cgroup,
-        "resources": {
-            **_resources(sandbox.limits, limit_swap=sandbox.limit_swap),
-            "devices": _device_rules(sandbox),
-        },
-        "devices": [_device(device) for device in sandbox.devices],
-        "maskedPaths": [] if privileged else list(MASKED_PATHS),
-        "readonlyPaths": [] if privileged else list(READ_ONLY_PATHS),
+        "resources": _resources(sandbox),
+        "devices": msgspec.to_builtins(sandbox.devices),
+        "maskedPaths": () if privileged else MASKED_PATHS,
+        "readonlyPaths": () if privileged else READ_ONLY_PATHS,
         "rootfsPropagation": "private",
-        **_id_mappings(sandbox.ids),
     }
-    annotations: dict[str, str] = {}
-    if sandbox.seccomp_bpf is not None:
-        annotations[SECCOMP_ANNOTATION] = sandbox.seccomp_bpf
     if sandbox.seccomp is not None:
         linux["seccomp"] = sandbox.seccomp
     return {
@@ -117,8 +113,8 @@ def configuration(process: Process, sandbox: Sandbox) -> dict[str, Any]:
         "process": _process(process, sandbox.container.security),
         "root": {"path": str(sandbox.rootfs), "readonly": sandbox.container.security.read_only_root},
         "hostname": sandbox.hostname,
-        "mounts": [*_kernel_mounts(sandbox), *(_bind(mount) for mount in sandbox.mounts)],
-        "annotations": annotations,
+        "mounts": _mounts(sandbox),
+        "annotations": {SECCOMP_ANNOTATION: sandbox.seccomp_bpf} if sandbox.seccomp_bpf is not None else {},
         "linux": linux,
     }
 
@@ -166,48 +162,27 @@ def _own_capabilities() -> frozenset[str]:
     return frozenset(name for number, name in enumerate(EVERY_CAPABILITY) if bits >> number & 1)
 
 
-def _device_rules(sandbox: Sandbox) -> list[dict[str, Any]]:
-    if sandbox.container.security.privileged:
-        return [{"allow": True, "access": "rwm"}]
-    allowed = [
-        {"allow": True, "type": device.kind, "major": device.major, "minor": device.minor, "access": "rwm"}
-        for device in sandbox.devices
-    ]
-    return [{"allow": False, "access": "rwm"}, *allowed]
-
-
-def _device(device: Device) -> dict[str, Any]:
-    numbers = {"major": device.major, "minor": device.minor}
-    owner = {"fileMode": device.mode, "uid": 0, "gid": device.gid}
-    return {"path": device.path, "type": device.kind, **numbers, **owner}
-
-
-def _namespaces(sandbox: Sandbox) -> list[dict[str, str]]:
+def _namespaces(sandbox: Sandbox) -> dict[str, Any]:
     namespaces = [{"type": kind} for kind in ("mount", "pid", "ipc", "uts", "cgroup")]
     if sandbox.netns is not None:
         namespaces.append({"type": "network", "path": str(sandbox.netns)})
-    if sandbox.ids is not None:
-        namespaces.append({"type": "user"})
-    return namespaces
+    if sandbox.ids is None:
+        return {"namespaces": namespaces}
+    mapping = [{"containerID": 0, "hostID": sandbox.ids.base, "size": sandbox.ids.size}]
+    return {"namespaces": [*namespaces, {"type": "user"}], "uidMappings": mapping, "gidMappings": mapping}
 
 
-def _id_mappings(ids: IdRange | None) -> dict[str, Any]:
-    if ids is None:
-        return {}
-    mapping = [{"containerID": 0, "hostID": ids.base, "size": ids.size}]
-    return {"uidMappings": mapping, "gidMappings": mapping}
-
-
-def _kernel_mounts(sandbox: Sandbox) -> list[dict[str, Any]]:
-    def entry(target: str, kind: str, source: str, *options: str) -> dict[str, Any]:
-        return {"destination": target, "type": kind, "source": source, "options": list(options)}
+def _mounts(sandbox: Sandbox) -> list[dict[str, Any]]:
+    def entry(target: str, kind: str, source: Path | str, *options: str) -> dict[str, Any]:
+        return {"destination": target, "type": kind, "source": str(source), "options": options}
 
     quiet = ("nosuid", "noexec", "nodev")
     pts = ("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5")
+    bound = ("rbind", "rprivate", "nosuid", "nodev")
     access = "rw" if sandbox.container.security.privileged else "ro"
     sysfs = entry("/sys", "sysfs", "sysfs", *quiet, access)
     if sandbox.sysfs is not None:
-        sysfs = entry("/sys", "bind", str(sandbox.sysfs), "rbind", "rprivate", *quiet, access)
+        sysfs = entry("/sys", "bind", sandbox.sysfs, "rbind", "rprivate", *quiet, access)
     return [
         entry("/proc", "proc", "proc", *quiet),
         entry("/dev", "tmpfs", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
@@ -216,19 +191,30 @@ def _kernel_mounts(sandbox: Sandbox) -> list[dict[str, Any]]:
         entry("/dev/mqueue", "mqueue", "mqueue", *quiet),
         sysfs,
         entry("/sys/fs/cgroup", "cgroup", "cgroup", *quiet, "relatime", access),
+        *(
+            entry(mount.target, "bind", mount.source, *bound, "ro" if mount.read_only else "rw")
+            for mount in sandbox.mounts
+        ),
     ]
 
 
-def _bind(mount: BindMount) -> dict[str, Any]:
-    options = ["rbind", "rprivate", "nosuid", "nodev", "ro" if mount.read_only else "rw"]
-    return {"destination": mount.target, "type": "bind", "source": str(mount.source), "options": options}
-
-
-def _resources(limits: Limits, *, limit_swap: bool) -> dict[str, Any]:
-    resources: dict[str, Any] = {}
+def _resources(sandbox: Sandbox) -> dict[str, Any]:
+    limits, everything = sandbox.limits, sandbox.container.security.privileged
+    resources: dict[str, Any] = {"devices": [{"allow": everything, "access": "rwm"}]}
+    if not everything:
+        resources["devices"] += [
+            {
+                "allow": True,
+                "type": device.kind,
+                "major": device.major,
+                "minor": device.minor,
+                "access": "rwm",
+            }
+            for device in sandbox.devices
+        ]
     if limits.memory is not None:
         resources["memory"] = {"limit": limits.memory}
-        if limit_swap:
+        if sandbox.limit_swap:
             # Equal memory and memory+swap: the limit is the limit, with or without a swap device.
             resources["memory"]["swap"] = limits.memory
     if limits.pids is not None:

@@ -1,19 +1,25 @@
-"""The seccomp profile of a container: the default one, a file of the host, or none.
+"""The seccomp profile of a container: the default one, a file of the host, or none; and its compiled form.
 
 `syscalls` has the table behind the default one; the form is OCI's (config-linux.md, "Seccomp").
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
-from collections.abc import Collection
+import stat
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import msgspec
+import structlog
 from msgspec import Struct
 
 from tank_agent.errors import Stalled
-from tank_agent.linux import paths
+from tank_agent.linux import atomic, paths
 from tank_agent.linux.paths import Closing
 from tank_agent.runtime.container.oci import CAPABILITIES, capabilities
 from tank_agent.runtime.security import syscalls
@@ -25,8 +31,13 @@ _EAFNOSUPPORT = 97
 # One architecture only: the kernel's 32-bit entries are attack surface that server images don't need.
 _ARCHITECTURES = {"x86_64": "SCMP_ARCH_X86_64", "aarch64": "SCMP_ARCH_AARCH64"}
 _PROFILE_LIMIT = 1 << 20
+_INSTRUCTION = 8  # bytes; struct sock_filter (linux/filter.h)
+_LARGEST_PROGRAM = 4096 * _INSTRUCTION  # BPF_MAXINSNS (linux/bpf_common.h)
+_DIGEST = 32  # bytes of SHA-256 in front of the cached program
+_KEPT = 32  # cached programs; old ones are of former versions of crun or of the agent
 
 Rule = dict[str, Any]
+_log = structlog.get_logger()
 
 
 class _Profile(Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -37,6 +48,111 @@ class _Profile(Struct, forbid_unknown_fields=True, omit_defaults=True):
     architectures: list[str] = []
     flags: list[str] = []
     syscalls: list[dict[str, Any]] = []
+
+
+class Seccomp(Struct, frozen=True, kw_only=True):
+    """A seccomp profile (None is no filter), and the BPF that crun once compiled from it here (base64)."""
+
+    profile: dict[str, Any] | None
+    compiled: str | None
+
+
+class SeccompCache:
+    """Chooses profiles, and keeps what crun compiled from them in `data_dir/cache`. For any thread.
+
+    Compiling is the largest part of a container's start. crun does so at each `create`, leaves the program
+    in its state directory, and takes it back by an annotation, so once on a machine is enough.
+
+    A file is a SHA-256 digest and the program that it covers, private to root. One that is damaged, too big
+    or of another owner counts as absent: the next start compiles again and replaces it.
+
+    Args:
+        crun_version: asked each time, since crun may be installed after the agent.
+        machine: as uname(2) names it.
+    """
+
+    def __init__(self, data_dir: Path, *, crun_version: Callable[[], str], machine: str) -> None:
+        self._directory = data_dir / "cache"
+        self._crun_version = crun_version
+        self._machine = machine
+        self._annotations: dict[str, str] = {}
+
+    def choose(self, security: Security) -> Seccomp:
+        """Return the profile that a container is to have."""
+        profile = profile_of(security, self._machine)
+        return Seccomp(profile=profile, compiled=self.annotation_for(profile) if profile else None)
+
+    def annotation_for(self, profile: dict[str, Any]) -> str | None:
+        """Return the value of `SECCOMP_ANNOTATION` for a profile, or None if it was not learnt yet."""
+        key = self._key(profile)
+        if known := self._annotations.get(key):
+            return known
+        content = _read_private(self._path(key), _DIGEST + _LARGEST_PROGRAM)
+        digest, program = content[:_DIGEST], content[_DIGEST:]
+        if not _is_program(program) or hashlib.sha256(program).digest() != digest:
+            return None
+        return self._remember(key, program)
+
+    def learn(self, profile: dict[str, Any], bpf_path: Path) -> bool:
+        """Keep the program that crun left at `bpf_path` for a container that was made without the annotation.
+
+        False if there is no usable program, as with a crun that was built without seccomp, or it cannot be
+        written: the next start is only slower.
+        """
+        program = _read_private(bpf_path, _LARGEST_PROGRAM)
+        if not _is_program(program):
+            return False
+        key = self._key(profile)
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Not durable: a file that a power cut left empty or torn fails its digest, and is compiled again.
+            atomic.write(self._path(key), hashlib.sha256(program).digest() + program)
+            files = sorted(self._directory.glob("seccomp-*.bpf"), key=_modified, reverse=True)
+            for path in files[_KEPT:]:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            _log.warning("cannot keep the compiled seccomp profile", error=str(error))
+            return False
+        self._remember(key, program)
+        return True
+
+    def _key(self, profile: dict[str, Any]) -> str:
+        encoded = msgspec.json.encode(profile, order="deterministic")
+        build = f"{self._crun_version()}\n{self._machine}\n"
+        return hashlib.sha256(build.encode() + encoded).hexdigest()
+
+    def _path(self, key: str) -> Path:
+        return self._directory / f"seccomp-{key}.bpf"
+
+    def _remember(self, key: str, program: bytes) -> str:
+        if len(self._annotations) >= _KEPT:
+            self._annotations.clear()
+        annotation = base64.b64encode(program).decode()
+        self._annotations[key] = annotation
+        return annotation
+
+
+def _is_program(program: bytes) -> bool:
+    return 0 < len(program) <= _LARGEST_PROGRAM and len(program) % _INSTRUCTION == 0
+
+
+def _read_private(path: Path, limit: int) -> bytes:
+    """Return the content of a private regular file; empty if it is absent, too large or not private."""
+    # Without O_NONBLOCK a FIFO would block the agent.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    # The cache only saves time, so every failure means "compile".
+    with suppress(OSError, paths.NotReadableError), Closing(os.open(path, flags)) as descriptor:
+        status = os.fstat(descriptor)
+        if status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            return paths.read_regular(descriptor, limit=limit, name=str(path))
+    return b""
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def profile_of(security: Security, machine: str) -> dict[str, Any] | None:

@@ -13,11 +13,11 @@ import pytest
 
 from tank_agent.errors import Stalled
 from tank_agent.image.parameters import RunParameters
-from tank_agent.runtime.container.launch import Launch, Seccomp, Tools, make_bundle, open_rootfs, record_of
-from tank_agent.runtime.container.oci import BindMount
+from tank_agent.runtime.container.launch import Launch, Tools, make_bundle, open_rootfs, record_of
+from tank_agent.runtime.container.oci import SECCOMP_ANNOTATION, BindMount
 from tank_agent.runtime.mounts.volumes import Volumes
 from tank_agent.runtime.run import RunRecord
-from tank_agent.runtime.security.seccomp_cache import ANNOTATION
+from tank_agent.runtime.security.seccomp import Seccomp
 from tank_agent.spec.model import Container, Limits, Mount, Security, Volume
 from tests.support.fake_runtime import FakeRuntime, launch
 
@@ -111,11 +111,11 @@ def test_the_configuration_is_of_the_launch(bundle: Bundle) -> None:
 def test_the_filter_is_written_once_or_by_its_compiled_form(bundle: Bundle) -> None:
     config = bundle.config(launch(parameters=parameters()))
     assert config["linux"]["seccomp"] == bundle.runtime.seccomp.profile
-    assert ANNOTATION not in config["annotations"]
+    assert SECCOMP_ANNOTATION not in config["annotations"]
     bundle.runtime.seccomp = Seccomp(profile=bundle.runtime.seccomp.profile, compiled="QUJD")
     config = bundle.config(launch(parameters=parameters()))
     assert "seccomp" not in config["linux"]
-    assert config["annotations"] == {ANNOTATION: "QUJD"}
+    assert config["annotations"] == {SECCOMP_ANNOTATION: "QUJD"}
 
 
 def test_the_apparmor_profile_is_the_chosen_one(bundle: Bundle) -> None:

@@ -11,8 +11,7 @@ import pytest
 
 from tank_agent.errors import Stalled
 from tank_agent.runtime.security import syscalls
-from tank_agent.runtime.security.seccomp import default_profile
-from tank_agent.runtime.security.seccomp_cache import SeccompCache
+from tank_agent.runtime.security.seccomp import SeccompCache, default_profile
 
 PROGRAM = bytes(range(8)) * 100
 
@@ -22,7 +21,7 @@ def rules_for(profile: dict[str, Any], name: str) -> list[dict[str, Any]]:
 
 
 def make_cache(tmp_path: Path, crun_version: str = "1.8.1") -> SeccompCache:
-    return SeccompCache(tmp_path / "data", crun_version=crun_version, machine="x86_64")
+    return SeccompCache(tmp_path / "data", crun_version=lambda: crun_version, machine="x86_64")
 
 
 def learn(cache: SeccompCache, tmp_path: Path, program: bytes = PROGRAM) -> bool:
@@ -102,7 +101,7 @@ def test_the_files_are_private(tmp_path: Path) -> None:
 
 def test_another_profile_crun_or_machine_has_its_own_program(tmp_path: Path) -> None:
     learn(make_cache(tmp_path), tmp_path)
-    arm = SeccompCache(tmp_path / "data", crun_version="1.8.1", machine="aarch64")
+    arm = SeccompCache(tmp_path / "data", crun_version=lambda: "1.8.1", machine="aarch64")
     assert make_cache(tmp_path).annotation_for({"profile": 2}) is None
     assert make_cache(tmp_path, "1.21").annotation_for({"profile": 1}) is None
     assert arm.annotation_for({"profile": 1}) is None
