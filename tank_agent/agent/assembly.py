@@ -19,7 +19,6 @@ from tank_agent.control.sessions import Sessions
 from tank_agent.control.sources import Sources
 from tank_agent.errors import Retry, Stalled, TankError
 from tank_agent.image.store.store import ImageStore
-from tank_agent.intake.events import record_for_pods
 from tank_agent.intake.intake import Intake
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.lmdb import LmdbStore
@@ -154,7 +153,7 @@ def take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = N
         wakeups.wake,
         policy=settings.image.pull,
         prepare=store.sweep,
-        report=partial(record_for_pods, journal),
+        report=journal.record_for_pods,
     )
     stack.callback(pulls.close)
     machine = Machine(

@@ -1,4 +1,1 @@
-"""The way from the sources into the journal.
-
-`intake` starts what follows them and takes what they publish; `events` records what concerns no single pod.
-"""
+"""The way from the sources into the journal: start what follows them, and take what they publish."""

@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 import structlog
 
 from tank_agent.errors import Problem, Stalled, TankError, one_line
-from tank_agent.intake.events import record_events
 from tank_agent.journal import ownership
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import DesiredPod, NewEvent
 from tank_agent.journal.transitions import Applied
 from tank_agent.settings.settings import Settings
-from tank_agent.source.follower import AGENT_START, Follower, OwnedPod
+from tank_agent.source.follower import AGENT_START, Follower, Inbox, OwnedPod
 from tank_agent.source.kinds import BY_NAME, SOURCES, SourceKind
 from tank_agent.source.snapshot import Snapshot
 from tank_agent.spec.selectors import Host
@@ -26,11 +25,7 @@ _MOST_OWED = 20
 
 
 class Unstored:
-    """Keep the errors of sources whose pods the journal could not store; recorded as events once it can.
-
-    Args:
-        journal: events go there.
-    """
+    """Keeps the errors of sources whose pods the journal could not store, and records them once it can."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
@@ -56,8 +51,6 @@ class Unstored:
                 if error is not None:
                     _log.error("cannot store what a source says; what runs goes on", error=error, cause=cause)
             owed, self._owed = self._owed[-_MOST_OWED:], []
-        if not owed:
-            return
         try:
             self._journal.record("", None, owed)
         except TankError:
@@ -68,10 +61,10 @@ class Unstored:
 def _event_of(source: str, error: str | None, cause: str) -> NewEvent:
     called = BY_NAME[source].called
     if error is None:
-        message = f"what {called} say is stored again"
-        return NewEvent(pod="", type="source-recovered", message=message, cause=cause)
-    message = f"what {called} say could not be stored: {one_line(error)}"
-    return NewEvent(pod="", type="source-error", message=message, cause=cause)
+        kind, message = "source-recovered", f"what {called} say is stored again"
+    else:
+        kind, message = "source-error", f"what {called} say could not be stored: {one_line(error)}"
+    return NewEvent(pod="", type=kind, message=message, cause=cause)
 
 
 class Intake:
@@ -95,14 +88,23 @@ class Intake:
         resync: Callable[[], object],
         kinds: Sequence[SourceKind] = SOURCES,
     ) -> None:
-        self.settings = settings
-        self.host = host
         self._journal = journal
         self._wake = wake
         self.unstored = Unstored(journal)
         self._problems: frozenset[Problem] = frozenset()
         self._comparing = threading.Lock()
-        followers = (kind.follow(self) for kind in kinds)
+        self.inbox = Inbox(
+            settings=settings,
+            host=host,
+            publish=self.publish,
+            suspended=self.suspended,
+            note_unstored=self.unstored.note,
+            owned=lambda: owned_pods(journal.desired().values()),
+            record_event=self._record_event,
+            remember=journal.remember,
+            recall=journal.recall,
+        )
+        followers = (kind.follow(self.inbox) for kind in kinds)
         self.followers = tuple(follower for follower in followers if follower is not None)
         self._resync = _Resync(resync, settings.reconcile.resync)
 
@@ -133,14 +135,14 @@ class Intake:
         A file that is being written, or has just gone and may come back, is waited for.
         """
         deadline = time.monotonic() + within
+
+        def answered(follower: Follower, ticket: int) -> bool:
+            return follower.answered(ticket, max(0.0, deadline - time.monotonic()))
+
         # All at once: a repository that does not answer does not cost the files their turn.
         asked = [(follower, follower.ask()) for follower in self.followers]
-        late = [
-            follower
-            for follower, ticket in asked
-            if not follower.answered(ticket, max(0.0, deadline - time.monotonic()))
-        ]
-        self._resync.answered(self._resync.ask(), max(0.0, deadline - time.monotonic()))
+        late = [follower for follower, ticket in asked if not answered(follower, ticket)]
+        answered(self._resync, self._resync.ask())
         # The last that is started reaches farthest.
         return late[-1] if late else None
 
@@ -180,25 +182,8 @@ class Intake:
                 _log.info(event, pod=pod, revision=revision, cause=cause)
                 self._wake(pod, cause)
 
-    def note_unstored(self, source: str, error: str | None, cause: str) -> None:
-        """Note why the pods of a source could not be stored, or (None) that they were."""
-        self.unstored.note(source, error, cause)
-
-    def owned(self) -> Sequence[OwnedPod]:
-        """Return the pods that a source could change."""
-        return owned_pods(self._journal.desired().values())
-
-    def record_event(self, kind: str, message: str, revision: str = "") -> None:
-        """Append an event that concerns no single pod."""
-        record_events(self._journal, [NewEvent(pod="", type=kind, message=message, revision=revision)])
-
-    def remember(self, key: str, value: bytes) -> None:
-        """Keep a small fact over restarts; empty forgets it."""
-        self._journal.remember(key, value)
-
-    def recall(self, key: str) -> bytes:
-        """Return what was remembered; empty if nothing was."""
-        return self._journal.recall(key)
+    def _record_event(self, kind: str, message: str, revision: str) -> None:
+        self._journal.try_to_record([NewEvent(pod="", type=kind, message=message, revision=revision)])
 
     def _record_problems(self, cause: str) -> None:
         """Log and record each problem once, names that two sources claim among them."""
@@ -211,14 +196,14 @@ class Intake:
             pod = problem.pod or ""
             revision = desired[pod].revision if pod in desired else ""
             _log.warning("problem in a source", pod=pod, revision=revision, problem=str(problem), cause=cause)
-            found = NewEvent(
-                pod=pod, type="source-error", message=str(problem), revision=revision, cause=cause
+            message = str(problem)
+            events.append(
+                NewEvent(pod=pod, type="source-error", message=message, revision=revision, cause=cause)
             )
-            events.append(found)
         for file in sorted({problem.file for problem in mended} - {problem.file for problem in problems}):
             message = f"{file}: nothing is wrong with it now"
             events.append(NewEvent(pod="", type="source-recovered", message=message, cause=cause))
-        record_events(self._journal, events)
+        self._journal.try_to_record(events)
 
 
 class _Resync(Follower):
@@ -230,7 +215,7 @@ class _Resync(Follower):
         self._seconds = seconds
 
     def look(self, cause: str) -> None:
-        """Look at all pods; whoever starts the agent does so by itself."""
+        """Look at all pods, except at the agent's start, which does that by itself."""
         if cause != AGENT_START:
             self._resync()
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 import msgspec
+import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 
-from tank_agent.errors import Problem, Retry
+from tank_agent.errors import Problem, Retry, TankError
 from tank_agent.journal.records import DesiredPod, Event, NewEvent, PodStatus, Revision
 from tank_agent.journal.store import HOW_TO_GO_ON, Store, Table, UnreadableJournal, Write
 from tank_agent.journal.transitions import (
@@ -33,6 +35,7 @@ R = TypeVar("R")
 
 SCHEMA = 1
 _EMPTY_STATUS = PodStatus()
+_log = structlog.get_logger()
 
 
 class Preview(Struct, frozen=True, kw_only=True):
@@ -199,6 +202,19 @@ class Journal:
         kept = tuple(events)
         if kept or status != self._now().statuses.get(name):
             self._change(lambda draft: draft.record(name, status, kept))
+
+    def try_to_record(self, events: Sequence[NewEvent]) -> None:
+        """Append events that belong to no step of a pod; if they cannot be stored, log that."""
+        try:
+            self.record("", None, events)
+        except TankError as error:
+            _log.error("cannot record an event", error=str(error))
+
+    def record_for_pods(self, pods: Collection[str], event: NewEvent) -> None:
+        """Append an event in one transaction for each of the pods that is still desired, or log it."""
+        desired = self.desired()
+        found = [desired[pod] for pod in sorted(pods) if pod in desired]
+        self.try_to_record([replace(event, pod=pod.name, revision=pod.revision) for pod in found])
 
     def close(self) -> None:
         """Close the store; later calls raise, and waiters return."""

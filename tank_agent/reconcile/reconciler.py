@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from tank_agent.errors import one_line
-from tank_agent.intake.events import record_events
 from tank_agent.journal.records import DesiredPod
 from tank_agent.reconcile.core.actions import Action, Forget
 from tank_agent.reconcile.core.hashes import forget_hashes
@@ -343,7 +342,7 @@ class Reconciler:
             text = describe_failure(step, known)
             log.warning("step failed", error=text, exc_info=error if is_bug(known) else None)
         if report:
-            record_events(self._machine.journal, [work.event("step-failed", one_line(trouble.error))])
+            self._machine.journal.try_to_record([work.event("step-failed", one_line(trouble.error))])
 
     def _want_images(self, situation: Situation, pod: str) -> None:
         """Wait for the images of what is missing, and give up every other pull of the pod."""

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 import structlog
 
 from tank_agent.errors import Problem
-from tank_agent.linux.paths import directory_identity
-from tank_agent.source.files import Listing, PodFile, PodFiles, parse_bytes, parser_for
+from tank_agent.source.files import Parse, PodFile, PodFiles, parse_bytes, parser_for
 from tank_agent.source.follower import Inbox, ReadingFollower
 from tank_agent.source.kinds import DIRECTORY
-from tank_agent.source.snapshot import Declared, Snapshot
+from tank_agent.source.snapshot import Snapshot
 from tank_agent.source.watch import DirectoryWatcher
 
 # Editors that keep a backup move the file away before they write the new one. A file that is missing for
@@ -29,10 +28,8 @@ class DirectorySource:
     """Takes snapshots of one directory of pod files; to be used by one thread at a time.
 
     Args:
-        path: the directory; made absolute, but links in it are kept, since the owner names are for people.
-        remember: keeps the identity of the directory over restarts (`Journal.remember`).
-        recall: returns it (`Journal.recall`).
-        clock: Unix time in seconds, as files have it.
+        path: the directory; made absolute, but links in it are kept, since people read the names of owners.
+        remember, recall: keep the identity of the directory over restarts (`Journal.remember`).
         monotonic: seconds for measuring how long a file has been missing.
         parse: makes a PodFile of a file's bytes.
         optional: a directory that is not there, and that no pod is known to have come from, is no problem.
@@ -44,14 +41,13 @@ class DirectorySource:
         *,
         remember: Callable[[str, bytes], None],
         recall: Callable[[str], bytes],
-        clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
-        parse: Callable[[bytes, str], PodFile] = parse_bytes,
+        parse: Parse = parse_bytes,
         optional: bool = False,
     ) -> None:
         self.path = path.absolute()
         self._optional = optional
-        self._files = PodFiles(self.path, clock=clock, parse=parse)
+        self._files = PodFiles(self.path, parse)
         self._remember = remember
         self._recall = recall
         self._monotonic = monotonic
@@ -71,25 +67,14 @@ class DirectorySource:
         """Return what the directory declares now; the same object as before if nothing changed."""
         self._settled_in = None
         try:
-            fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            listing = self._files.list()
         except FileNotFoundError:
-            if self._optional and not self._recall(IDENTITY_KEY):
-                return self._unavailable(None)
-            return self._unavailable(_NOT_THERE)
+            optional = self._optional and not self._recall(IDENTITY_KEY)
+            return self._unavailable(None if optional else _NOT_THERE)
         except OSError as error:
-            return self._unavailable(_cannot_read(error))
-        try:
-            # All of one snapshot comes through one descriptor: what is mounted here meanwhile can't mix in.
-            listing = self._files.list(fd)
-            identity = directory_identity(fd)
-        except OSError as error:
-            return self._unavailable(_cannot_read(error))
-        finally:
-            os.close(fd)
-        return self._judge(listing, identity)
-
-    def _judge(self, listing: Listing, identity: bytes) -> Snapshot:
-        known = self._recall(IDENTITY_KEY)
+            message = f"can't be read ({error.strerror}); the pods that came from it go on"
+            return self._unavailable(message)
+        known, identity = self._recall(IDENTITY_KEY), listing.identity
         if any(file.pods for file in listing.files.values()):
             if identity != known:
                 self._remember(IDENTITY_KEY, identity)
@@ -100,8 +85,9 @@ class DirectorySource:
         if known and not listing.files and not missing:
             # Emptied in place: its pods go, and with them what identifies this directory.
             self._remember(IDENTITY_KEY, b"")
-        delays = [delay for delay in (listing.settled_in, self._missing_delay()) if delay is not None]
-        self._settled_in = max(delays, default=None)
+        now = self._monotonic()
+        delays = [max(since + VANISHED_FOR - now, 0.0) for _, since in self._missing.values()]
+        self._settled_in = max((*delays, *listing.delays), default=None)
         state = (tuple(listing.files.values()), missing)
         if self._last is None or self._last[0] != state:
             self._last = (state, _snapshot(listing.files, missing))
@@ -114,7 +100,7 @@ class DirectorySource:
             if name not in files:
                 self._missing.setdefault(name, (file, now))
         if self._missing:
-            arrived = _arrived(self._present, files)
+            arrived = {pod for _, pod in _declared(files) - _declared(self._present)}
             self._missing = {
                 name: (file, since)
                 for name, (file, since) in self._missing.items()
@@ -122,12 +108,6 @@ class DirectorySource:
             }
         self._present = files
         return frozenset(file.file for file, _ in self._missing.values())
-
-    def _missing_delay(self) -> float | None:
-        now = self._monotonic()
-        return max(
-            (max(since + VANISHED_FOR - now, 0.0) for _, since in self._missing.values()), default=None
-        )
 
     def _unavailable(self, message: str | None, others: tuple[Problem, ...] = ()) -> Snapshot:
         problems = others if message is None else (Problem(str(self.path), 0, "", message), *others)
@@ -137,9 +117,7 @@ class DirectorySource:
         return self._last[1]
 
 
-def snapshot_of_texts(
-    files: Mapping[str, str], parse: Callable[[bytes, str], PodFile] = parse_bytes
-) -> Snapshot:
+def snapshot_of_texts(files: Mapping[str, str], parse: Parse = parse_bytes) -> Snapshot:
     """Return the snapshot of a directory with just these files (absolute path → text), for `tank plan`."""
     return _snapshot({file: parse(text.encode(), file) for file, text in sorted(files.items())}, frozenset())
 
@@ -152,52 +130,32 @@ _REPLACED = (
 )
 
 
-def _arrived(before: Mapping[str, PodFile], after: Mapping[str, PodFile]) -> frozenset[str]:
-    """Return the pods that a file declares now and did not before."""
-    return frozenset(
-        found.pod.name
-        for name, file in after.items()
-        if before.get(name) is not file
-        for found in file.pods
-        if name not in before or all(found.pod.name != old.pod.name for old in before[name].pods)
-    )
+def _declared(files: Mapping[str, PodFile]) -> set[tuple[str, str]]:
+    """Return each file with each pod that it declares."""
+    return {(name, found.pod.name) for name, file in files.items() for found in file.pods}
 
 
-def _moved(file: PodFile, arrived: frozenset[str]) -> bool:
-    """Return whether all that a missing file declared stands elsewhere now: it was renamed, not lost."""
+def _moved(file: PodFile, arrived: AbstractSet[str]) -> bool:
+    """Return whether another file declares all pods of a missing one now: it was renamed, not lost."""
     return not file.problems and all(found.pod.name in arrived for found in file.pods)
-
-
-def _cannot_read(error: OSError) -> str:
-    return f"can't be read ({error.strerror}); the pods that came from it go on"
 
 
 def _snapshot(files: Mapping[str, PodFile], missing: frozenset[str]) -> Snapshot:
     digest = hashlib.sha256()
-    pods: list[Declared] = []
-    problems: list[Problem] = []
-    unreadable = {DIRECTORY.owner(file) for file in missing}
     for file in files.values():
         digest.update(f"{file.file}\0{file.revision}\n".encode())
-        owner = DIRECTORY.owner(file.file)
-        for found in file.pods:
-            pods.append(
-                Declared(pod=found.pod, owner=owner, revision=file.revision, file=file.file, line=found.line)
-            )
-        if file.problems:
-            problems += file.problems
-            unreadable.add(owner)
+    broken = {file.file for file in files.values() if file.problems}
     return Snapshot(
         source=DIRECTORY.name,
         revision=digest.hexdigest()[:12],
-        pods=tuple(pods),
-        problems=tuple(problems),
-        unreadable=frozenset(unreadable),
+        pods=tuple(pod for file in files.values() for pod in file.declared(DIRECTORY.owner(file.file))),
+        problems=tuple(problem for file in files.values() for problem in file.problems),
+        unreadable=frozenset(map(DIRECTORY.owner, broken | missing)),
     )
 
 
 class DirectoryFollower(ReadingFollower):
-    """Mirrors pods_dir; it is read whenever a watch or the resync says so."""
+    """Mirrors pods_dir; it reads the directory after each event of the watcher and at each resync."""
 
     slow = "the files of pods_dir are still being looked at"
     slow_hint = "they change all the time, or their disk does not answer; what runs goes on"
@@ -212,7 +170,7 @@ class DirectoryFollower(ReadingFollower):
             # Where all pods come from git, nobody needs the directory.
             optional=settings.git is not None,
         )
-        super().__init__(DIRECTORY.name, directory, inbox)
+        super().__init__(DIRECTORY.name, directory.snapshot, inbox, settle_after=directory.settle_after)
         self.place = str(settings.pods_dir)
         self._watcher = DirectoryWatcher(settings.pods_dir, self.wake, _log_watch)
 

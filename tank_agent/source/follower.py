@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple
 
 import structlog
 from msgspec import Struct
@@ -27,46 +27,30 @@ class OwnedPod(Struct, frozen=True):
     hash: str
 
 
-class Inbox(Protocol):
-    """Where followers publish, and what they may know of the agent; every method from any thread."""
+class Inbox(NamedTuple):
+    """The agent as followers know it. All functions may be called from any thread.
 
-    @property
-    def settings(self) -> Settings: ...  # noqa: D102
-    @property
-    def host(self) -> Host: ...  # noqa: D102
+    Args:
+        settings, host: what followers are made of and select pods by.
+        publish: merges a snapshot into the journal and wakes the pods that it changes, with a cause; raises
+            Stalled if sources are suspended, and TankError if the journal cannot store it.
+        suspended: returns whether everything stays as it is for now.
+        note_unstored: notes why a source's pods could not be stored, or (None) that they were; with a cause.
+        owned: returns the pods that a source could change: no suspended ones, and pinned ones as declared.
+        record_event: appends an event that concerns no single pod: its type, message and revision.
+        remember: keeps a small fact over restarts; empty forgets it.
+        recall: returns what was remembered; empty if nothing was.
+    """
 
-    def publish(self, snapshot: Snapshot, cause: str) -> None:
-        """Merge a snapshot into the journal, and wake the pods that it changes.
-
-        Raises:
-            Stalled: sources are suspended.
-            TankError: the journal cannot store it.
-        """
-        ...
-
-    def suspended(self) -> bool:
-        """Return whether everything stays as it is for now."""
-        ...
-
-    def note_unstored(self, source: str, error: str | None, cause: str) -> None:
-        """Note why the pods of a source could not be stored, or (None) that they were."""
-        ...
-
-    def owned(self) -> Sequence[OwnedPod]:
-        """Return the pods that a source could change: none that is suspended, and pinned ones as declared."""
-        ...
-
-    def record_event(self, kind: str, message: str, revision: str = "") -> None:
-        """Append an event that concerns no single pod."""
-        ...
-
-    def remember(self, key: str, value: bytes) -> None:
-        """Keep a small fact over restarts; empty forgets it."""
-        ...
-
-    def recall(self, key: str) -> bytes:
-        """Return what was remembered; empty if nothing was."""
-        ...
+    settings: Settings
+    host: Host
+    publish: Callable[[Snapshot, str], None]
+    suspended: Callable[[], bool]
+    note_unstored: Callable[[str, str | None, str], None]
+    owned: Callable[[], Sequence[OwnedPod]]
+    record_event: Callable[[str, str, str], None]
+    remember: Callable[[str, bytes], None]
+    recall: Callable[[str], bytes]
 
 
 class Follower:
@@ -171,26 +155,27 @@ class Follower:
                 self._look("source changed" if woken or self._unsettled is not None else "resync")
 
 
-class Readable(Protocol):
-    """A source that is read as a whole, fast, whenever it may have changed."""
-
-    def snapshot(self) -> Snapshot:
-        """Return what it declares now: the same object while nothing changed."""
-        ...
-
-    def settle_after(self) -> float | None:
-        """Return in how many seconds to read it again, whatever events say; None: it is at rest."""
-        ...
-
-
 class ReadingFollower(Follower):
-    """Follows a source by reading all of it at each look, the first time while the agent starts."""
+    """Follows a source by reading all of it at each look, the first time while the agent starts.
+
+    Args:
+        read: returns what the source declares now, fast: the same object while nothing changed.
+        settle_after: returns in how many seconds to read it again, whatever events say; None: it is at rest.
+    """
 
     at_once = True
 
-    def __init__(self, source: str, readable: Readable, inbox: Inbox) -> None:
+    def __init__(
+        self,
+        source: str,
+        read: Callable[[], Snapshot],
+        inbox: Inbox,
+        *,
+        settle_after: Callable[[], float | None] = lambda: None,
+    ) -> None:
         super().__init__(source)
-        self._readable = readable
+        self._read = read
+        self._settle_after = settle_after
         self._inbox = inbox
         self._resync = inbox.settings.reconcile.resync
         self._published: Snapshot | None = None
@@ -205,11 +190,11 @@ class ReadingFollower(Follower):
         self.wake()
 
     def look(self, cause: str) -> float | None:
-        """Read the source, and publish what it declares if that is new."""
+        """Read the source, and publish its snapshot if that is new."""
         if self._inbox.suspended():
             return None
         try:
-            snapshot = self._readable.snapshot()
+            snapshot = self._read()
             # So a quiet resync merges nothing.
             if snapshot is not self._published:
                 self._inbox.publish(snapshot, cause)
@@ -218,4 +203,4 @@ class ReadingFollower(Follower):
             self._inbox.note_unstored(self.source, str(error), cause)
         else:
             self._inbox.note_unstored(self.source, None, cause)
-        return self._readable.settle_after()
+        return self._settle_after()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tank_agent.errors import Problem
 from tank_agent.settings.settings import Settings
-from tank_agent.source.files import PodFile, PodFiles, parse_bytes, parser_for
+from tank_agent.source.files import Parse, PodFiles, parse_bytes, parser_for
 from tank_agent.source.follower import Inbox, ReadingFollower
 from tank_agent.source.kinds import SEED
 from tank_agent.source.snapshot import Declared, Snapshot
@@ -20,71 +19,35 @@ from tank_agent.spec.selectors import Host, selects
 _PATIENCE = 5.0
 
 
-class SeedSource:
-    """Takes snapshots of the seeds: the pod files of `directory`, and `pods` that the agent's file holds.
+def read_seeds(
+    directory: Path | None,
+    *,
+    pods: tuple[Pod, ...] = (),
+    problems: tuple[Problem, ...] = (),
+    config_file: str = "",
+    parse: Parse = parse_bytes,
+) -> Snapshot:
+    """Return all seeds; one that can't be read is a problem, and holds up nothing else.
 
     Args:
-        directory: may be absent, or None.
+        directory: its pod files are seeds; it may be absent.
         pods, problems: what `[[pods]]` of `config_file` hold.
-        clock: Unix time in seconds, as files have it.
         parse: makes a PodFile of a file's bytes.
     """
-
-    def __init__(
-        self,
-        directory: Path | None,
-        *,
-        pods: tuple[Pod, ...] = (),
-        problems: tuple[Problem, ...] = (),
-        config_file: str = "",
-        clock: Callable[[], float] = time.time,
-        parse: Callable[[bytes, str], PodFile] = parse_bytes,
-    ) -> None:
-        self._directory = directory.absolute() if directory is not None else None
-        self._pods = pods
-        self._problems = problems
-        self._config_file = config_file
-        self._clock = clock
-        self._parse = parse
-
-    def snapshot(self) -> Snapshot:
-        """Return all seeds; a seed that can't be read is a problem, and holds up nothing else."""
-        declared = [
-            Declared(pod=pod, owner=SEED.name, revision=content_hash(pod)[:12], file=self._config_file)
-            for pod in self._pods
-        ]
-        problems = list(self._problems)
-        for file in self._read(problems):
-            problems += file.problems
-            declared += [
-                Declared(
-                    pod=found.pod, owner=SEED.name, revision=file.revision, file=file.file, line=found.line
-                )
-                for found in file.pods
-            ]
-        return Snapshot(source=SEED.name, revision="", pods=tuple(declared), problems=tuple(problems))
-
-    def settle_after(self) -> None:
-        """Return None: seeds are read once."""
-
-    def _read(self, problems: list[Problem]) -> list[PodFile]:
-        if self._directory is None:
-            return []
-        try:
-            fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            problems.append(Problem(str(self._directory), 0, "", f"can't be read ({error.strerror})"))
-            return []
-        try:
-            files = PodFiles(self._directory, clock=self._clock, parse=self._parse)
-            return list(files.list(fd).files.values())
-        except OSError as error:
-            problems.append(Problem(str(self._directory), 0, "", f"can't be read ({error.strerror})"))
-            return []
-        finally:
-            os.close(fd)
+    declared = [
+        Declared(pod=pod, owner=SEED.name, revision=content_hash(pod)[:12], file=config_file) for pod in pods
+    ]
+    try:
+        files = PodFiles(directory.absolute(), parse).list().files.values() if directory is not None else ()
+    except FileNotFoundError:
+        files = ()
+    except OSError as error:
+        files = ()
+        problems += (Problem(str(directory), 0, "", f"can't be read ({error.strerror})"),)
+    for file in files:
+        declared += file.declared(SEED.name)
+        problems += file.problems
+    return Snapshot(source=SEED.name, revision="", pods=tuple(declared), problems=problems)
 
 
 class SeedFollower(ReadingFollower):
@@ -107,13 +70,14 @@ class SeedFollower(ReadingFollower):
         wanted = self._wanted
         if wanted is not self._taken:
             self._taken = wanted
-            self._readable, self._published = _seeds(wanted, self._inbox.host), None
+            self._read, self._published = _seeds(wanted, self._inbox.host), None
         return super().look("seeded") if self._published is None else None
 
 
-def _seeds(settings: Settings, host: Host) -> SeedSource:
-    """Return the seeds of seed_dir and of agent.toml that are for this machine."""
-    return SeedSource(
+def _seeds(settings: Settings, host: Host) -> Callable[[], Snapshot]:
+    """Return what reads the seeds of seed_dir and of agent.toml that are for this machine."""
+    return partial(
+        read_seeds,
         settings.seed_dir,
         pods=tuple(seed.pod for seed in settings.seeds if selects(seed.selector, host)),
         problems=settings.seed_problems,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from tank_agent.settings.git import GitSettings
 from tank_agent.settings.settings import ReconcileSettings, Settings
 from tank_agent.source.follower import Follower, Inbox, ReadingFollower
 from tank_agent.source.kinds import SOURCES, SourceKind
-from tank_agent.source.seed import SeedFollower, SeedSource
+from tank_agent.source.seed import SeedFollower, read_seeds
 from tank_agent.source.snapshot import Declared, Snapshot
 from tank_agent.spec.selectors import Host
 from tests.unit.journal.builders import pod
@@ -89,7 +90,7 @@ def make_intake(
     *others: SourceKind,
 ) -> Intake:
     def follow(inbox: Inbox) -> Follower:
-        return ReadingFollower("dir", source, inbox)
+        return ReadingFollower("dir", source.snapshot, inbox, settle_after=source.settle_after)
 
     return Intake(
         Settings(reconcile=ReconcileSettings(resync=resync)),
@@ -185,7 +186,7 @@ class Seeds(SeedFollower):
 
     def __init__(self, inbox: Inbox, *names: str) -> None:
         super().__init__(inbox)
-        self._readable = SeedSource(None, pods=tuple(map(pod, names)))
+        self._read = partial(read_seeds, None, pods=tuple(map(pod, names)))
 
 
 def test_what_could_not_be_stored_is_reported_until_it_is_and_recorded_when_there_is_room() -> None:
@@ -226,7 +227,7 @@ def test_seeds_that_cannot_be_stored_are_stored_later_and_once() -> None:
     intake = Intake(
         Settings(), Host(name="x"), journal, wake=lambda name, _: woken.append(name), resync=list, kinds=()
     )
-    seeds = Seeds(intake, "seed")
+    seeds = Seeds(intake.inbox, "seed")
     seeds.look("agent start")
     seeds.look("resync")
     assert woken == []

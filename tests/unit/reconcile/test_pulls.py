@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterable
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from tank_agent.errors import Retry, Stalled
 from tank_agent.image.config import Image, PullProgress
-from tank_agent.intake.events import record_for_pods
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import NewEvent, PodStatus
 from tank_agent.journal.store import MemoryStore
@@ -366,7 +364,7 @@ def test_a_failed_pull_that_thousands_wait_for_is_one_transaction() -> None:
     journal.put_all([pod(f"pod-{number}") for number in range(1000)], "r")
     store, woken = Store(), Woken()
     store.error = Stalled("no such image", hint="check the name")
-    pulls = Pulls(store, Clock(), Backoff(base=20), woken, report=partial(record_for_pods, journal))
+    pulls = Pulls(store, Clock(), Backoff(base=20), woken, report=journal.record_for_pods)
     assert pulls.wait(DEADLINE)
     for name in (*journal.desired(), "gone"):
         pulls.pull(need(name))

@@ -303,7 +303,7 @@ def test_a_reader_does_not_kill_or_block_a_writer(machine: Machine) -> None:
 
     def read() -> None:
         while not stop.is_set():
-            file_module.read_file(directory, "web.toml", time.time)
+            file_module.read_file(directory, "web.toml")
 
     reader = threading.Thread(target=read)
     reader.start()
