@@ -8,12 +8,13 @@ import logging
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-from msgspec import Struct
 from watchdog.events import (
     DirCreatedEvent,
     DirDeletedEvent,
@@ -29,12 +30,45 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver, ObservedWatch
 
 from tank_agent.linux.mounts import mount_points
-from tank_agent.linux.paths import LINKS_MAX, directory_identity
+from tank_agent.linux.paths import LINKS_MAX, Closing, directory_identity
 from tank_agent.linux.wakeups import WakeEvent, WatchedFile
 from tank_agent.spec.document import is_pod_file_name
 
+# An emitter that is stopped between two of its steps logs an error that means nothing. Without any handler,
+# Python would print it to stderr; a handler that others add still gets it.
+logging.getLogger("watchdog").addHandler(logging.NullHandler())
 
-class LateObserver:
+# No "opened": our own reading makes those. No "modified": it comes before a writer is done.
+_FILE_EVENTS: list[type[FileSystemEvent]] = [
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileDeletedEvent,
+    FileMovedEvent,
+]
+_EVENTS = [*_FILE_EVENTS, DirCreatedEvent, DirDeletedEvent, DirMovedEvent]
+# Far up, only a rename can take the directory away; all other changes there concern others.
+_FAR_EVENTS: list[type[FileSystemEvent]] = [DirMovedEvent]
+
+
+class _Place(NamedTuple):
+    """A path to watch: `identity` differs once another file or directory has that path."""
+
+    identity: bytes
+    on_event: Callable[[FileSystemEvent], None]
+    events: list[type[FileSystemEvent]]
+    recursive: bool = False
+
+
+class _Handler(FileSystemEventHandler):
+    def __init__(self, on_event: Callable[[FileSystemEvent], None]) -> None:
+        self._on_event = on_event
+
+    def dispatch(self, event: FileSystemEvent) -> None:
+        """Pass on every event."""
+        self._on_event(event)
+
+
+class _Watches:
     """Watches paths as soon as that is possible. Calls come from one thread at a time.
 
     watchdog 7 asks for its inotify instance when an observer is made, watchdog 6 when a path is watched.
@@ -42,43 +76,30 @@ class LateObserver:
 
     def __init__(self) -> None:
         self._observer: BaseObserver | None = None
+        self._armed: dict[str, tuple[bytes, ObservedWatch]] = {}
 
-    def alive(self) -> frozenset[ObservedWatch]:
-        """Return what is watched now."""
-        if self._observer is None:
-            return frozenset()
-        if not self._observer.is_alive():
-            self._observer = None
-            return frozenset()
-        return frozenset(emitter.watch for emitter in self._observer.emitters if emitter.is_alive())
+    def renew(self, places: Mapping[str, _Place]) -> tuple[bool, str | None]:
+        """Watch these paths and no others.
 
-    def watch(
-        self,
-        handler: FileSystemEventHandler,
-        path: str,
-        *,
-        events: Sequence[type[FileSystemEvent]],
-        recursive: bool = False,
-    ) -> ObservedWatch:
-        """Begin to watch a path.
-
-        Raises:
-            OSError: the path, or a limit on instances, watches, descriptors or threads, forbids it.
+        Returns:
+            Whether some of them were not watched before; and why one can't be watched now, or None.
         """
-        try:
-            if self._observer is None:
-                observer = Observer()
-                observer.start()
-                self._observer = observer
-            return self._observer.schedule(handler, path, recursive=recursive, event_filter=[*events])
-        except RuntimeError as error:
-            # "can't start new thread"
-            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
-
-    def forget(self, watch: ObservedWatch) -> None:
-        """Stop to watch a path; nothing if it is not watched any more."""
-        if self._observer is not None and watch in {emitter.watch for emitter in self._observer.emitters}:
-            self._observer.unschedule(watch)
+        if self._observer is not None and not self._observer.is_alive():
+            self._observer = None
+        emitters = () if self._observer is None else tuple(self._observer.emitters)
+        alive = {emitter.watch for emitter in emitters if emitter.is_alive()}
+        for path, (identity, watch) in list(self._armed.items()):
+            if path not in places or places[path].identity != identity or watch not in alive:
+                if self._observer is not None and watch in {emitter.watch for emitter in emitters}:
+                    self._observer.unschedule(watch)
+                del self._armed[path]
+        missing = [path for path in places if path not in self._armed]
+        for path in missing:
+            try:
+                self._armed[path] = (places[path].identity, self._watch(path, places[path]))
+            except OSError as error:
+                return True, _why_not(path, error)
+        return bool(missing), None
 
     def stop(self) -> None:
         """Stop to watch, and wait for the threads."""
@@ -87,92 +108,43 @@ class LateObserver:
             self._observer.join()
             self._observer = None
 
-
-# A directory of links to everywhere must not use up the kernel's watches; the resync sees the rest.
-_PLACES_MAX = 64
-
-
-class PathNames:
-    """Names that matter, by the directory that holds them; every directory is written without links."""
-
-    def __init__(self) -> None:
-        self.names: dict[str, set[str]] = {}
-
-    def add_path(self, path: str) -> None:
-        """Add every name that is looked up on the way to an absolute path; the last may be missing."""
-        left = [part for part in reversed(path.split("/")) if part not in ("", ".")]
-        place, links = "/", 0
-        while left:
-            name = left.pop()
-            if name == "..":
-                place = str(Path(place).parent)
-                continue
-            self.names.setdefault(place, set()).add(name)
-            here = os.path.join(place, name)
-            try:
-                target = str(Path(here).readlink())
-            except OSError:
-                # No link; or it is not there, and then its directory is where it will come.
-                if left and not os.path.isdir(here):
-                    return
-                place = here
-                continue
-            links += 1
-            if links > LINKS_MAX:
-                return
-            left += [part for part in reversed(target.split("/")) if part not in ("", ".")]
-            place = "/" if target.startswith("/") else place
-
-    def add_files(self, directory: str, names: Iterable[str]) -> None:
-        """Add what links of these names in a directory lead through, as far as there is room."""
-        for name in names:
-            if len(self.names) >= _PLACES_MAX:
-                return
-            self.add_path(os.path.join(directory, name))
+    def _watch(self, path: str, place: _Place) -> ObservedWatch:
+        try:
+            if self._observer is None:
+                observer = Observer()
+                observer.start()
+                self._observer = observer
+            handler = _Handler(place.on_event)
+            return self._observer.schedule(
+                handler, path, recursive=place.recursive, event_filter=[*place.events]
+            )
+        except RuntimeError as error:
+            # "can't start new thread"
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
 
 
-# An emitter that is stopped between two of its steps logs an error that means nothing. Without any handler,
-# Python would print it to stderr; whoever sets up logging still gets it.
-logging.getLogger("watchdog").addHandler(logging.NullHandler())
+def _why_not(path: str, error: OSError) -> str:
+    return f"can't watch {path}: {error.strerror or error}"
 
-# No "modified" and "opened": the first comes before a writer is done, the second from our own reading.
-_EVENTS: list[type[FileSystemEvent]] = [
-    FileClosedEvent,
-    FileCreatedEvent,
-    FileDeletedEvent,
-    FileMovedEvent,
-    DirCreatedEvent,
-    DirDeletedEvent,
-    DirMovedEvent,
-]
-
-
-# Far up, only a rename can take the directory away; whatever else happens there is others' business.
-_FAR_EVENTS: list[type[FileSystemEvent]] = [DirMovedEvent]
-_FAR = b" far"
 
 # For what no event reports, such as a directory far up that is made again.
 CHECK_EVERY = 10.0
-# Files that have other names are watched by themselves, as far as there are no more than this.
+# A directory of links to everywhere must not use up the kernel's watches; the resync sees the rest.
+_PLACES_MAX = 64
+# Files that have other names are watched by themselves, up to this number.
 _FILES_MAX = 64
-
-
-class _Armed(Struct, frozen=True):
-    identity: bytes
-    watch: ObservedWatch
 
 
 class DirectoryWatcher:
     """Calls `wake` soon after a pod file in `path` changed, or the directory itself came or went.
 
-    That includes what its links lead through, mounts over it or its files, and writers by another name.
-    `wake` runs in a thread of the watcher and must return at once. What the kernel does not report, as on a
-    network file system, shows at the next resync.
+    That includes the directories and targets of its links, mounts over it or its files, and writers by
+    another name. The next resync finds what the kernel does not report, as on a network file system.
 
     Args:
         path: the directory; it may come later, and so may the kernel's means to watch it.
-        wake: see above.
-        report: called when what `check` answers has changed.
+        wake: runs in a thread of the watcher and must return at once.
+        report: called when the answer of `check` has changed.
     """
 
     def __init__(
@@ -182,15 +154,14 @@ class DirectoryWatcher:
         self._wake = wake
         self._report = report
         self._trouble: str | None = None
-        self._observer = LateObserver()
-        self._armed: dict[str, _Armed] = {}
+        self._watches = _Watches()
         self._lock = threading.Lock()
         # Of every directory watched, the names that matter in it.
         self._names: Mapping[str, AbstractSet[str]] = {}
         self._mounted: frozenset[Path] = frozenset()
         self._rearm = WakeEvent()
         self._stopped = False
-        self._thread = threading.Thread(target=self._rearm_when_told, name="watch-directory", daemon=True)
+        self._thread = threading.Thread(target=self._rearm_when_asked, name="watch-directory", daemon=True)
         _report_renames_at_once()
 
     def start(self) -> str | None:
@@ -205,40 +176,26 @@ class DirectoryWatcher:
             Why the directory can't be watched now, or None. It is tried again at the next check.
         """
         with self._lock:
-            trouble = self._arm_missing()
+            places = self._places()
+            is_new, trouble = self._watches.renew(places)
+            if is_new:
+                self._wake()
+            if trouble is None and str(self._path.resolve()) not in places:
+                trouble = f"can't watch {self._path}: it is not there"
             if trouble != self._trouble:
                 self._trouble = trouble
                 self._report(trouble)
         return trouble
-
-    def _arm_missing(self) -> str | None:
-        """Do what `check` does, with the lock held."""
-        wanted = self._wanted()
-        alive = self._observer.alive()
-        for path, armed in list(self._armed.items()):
-            if wanted.get(path) != armed.identity or armed.watch not in alive:
-                self._observer.forget(armed.watch)
-                del self._armed[path]
-        missing = [path for path in wanted if path not in self._armed]
-        try:
-            for path in missing:
-                self._arm(path, wanted[path])
-        except OSError as error:
-            return f"can't watch {path}: {error.strerror or error}"
-        finally:
-            if missing:
-                self._wake()
-        return None if str(self._path.resolve()) in wanted else f"can't watch {self._path}: it is not there"
 
     def stop(self) -> None:
         """Stop to watch, and wait for the threads."""
         self._stopped = True
         self._rearm.set()
         self._thread.join()
-        self._observer.stop()
+        self._watches.stop()
         self._rearm.close()
 
-    def _rearm_when_told(self) -> None:
+    def _rearm_when_asked(self) -> None:
         while not self._stopped:
             if self._rearm.wait(CHECK_EVERY):
                 self._rearm.clear()
@@ -247,43 +204,43 @@ class DirectoryWatcher:
             if not self._stopped:
                 self.check()
 
-    def _wanted(self) -> dict[str, bytes]:
-        """Return the directories to watch, with identities: all on the way to this one and to its links."""
+    def _places(self) -> dict[str, _Place]:
+        """Return the directories to watch: all on the way to this one and to the targets of its links."""
         target = str(self._path.resolve())
-        places = PathNames()
-        places.add_path(str(self._path))
+        names: dict[str, set[str]] = {}
+        _add_path(names, str(self._path))
         mounted = self._mounted
         # Without a descriptor to spare, what is known goes on to count.
         with suppress(OSError):
             mounted = mount_points(Path(target))
         links, others = _odd_files(target, mounted)
-        places.add_files(target, links)
-        self._names = places.names
+        for link in links:
+            if len(names) < _PLACES_MAX:
+                _add_path(names, os.path.join(target, link))
+        self._names = names
         if self._rearm.watch_files(others) or mounted != self._mounted:
             self._mounted = mounted
             self._wake()
-        wanted: dict[str, bytes] = {}
+        places: dict[str, _Place] = {}
         # The most important first, since the kernel may not have watches for all.
-        for directory in dict.fromkeys((target, str(Path(target).parent), *places.names)):
-            with suppress(OSError):
-                fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                try:
-                    kind = _FAR if self._is_far(directory) else b""
-                    wanted[directory] = directory_identity(fd) + kind
-                finally:
-                    os.close(fd)
-        return wanted
+        for directory in dict.fromkeys((target, str(Path(target).parent), *names)):
+            with (
+                suppress(OSError),
+                Closing(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as fd,
+            ):
+                far = self._is_far(directory)
+                places[directory] = _Place(
+                    directory_identity(fd) + (b" far" if far else b""),
+                    partial(self.on_event, directory),
+                    _FAR_EVENTS if far else _EVENTS,
+                )
+        return places
 
     def _is_far(self, directory: str) -> bool:
         """Return whether a directory matters only as a parent of the directories that are watched."""
         near = self._path.parent
         below = [Path(directory, name) for name in self._names.get(directory, ())]
         return bool(below) and all(one in near.parents and not one.is_symlink() for one in below)
-
-    def _arm(self, path: str, identity: bytes) -> None:
-        events = _FAR_EVENTS if identity.endswith(_FAR) else _EVENTS
-        watch = self._observer.watch(_DirectoryHandler(self, path), path, events=events)
-        self._armed[path] = _Armed(identity, watch)
 
     def on_event(self, directory: str, event: FileSystemEvent) -> None:
         """Wake if the event can matter; called by the observer, in its lock, with the directory watched."""
@@ -298,6 +255,35 @@ class DirectoryWatcher:
             if any(_is_odd(path) for path in paths):
                 self._rearm.set()
             self._wake()
+
+
+def _add_path(names: dict[str, set[str]], path: str) -> None:
+    """Add every name that is looked up on the way to an absolute path, by the directory that holds it.
+
+    The directories are written without links. The last name may be missing.
+    """
+    left = [part for part in reversed(path.split("/")) if part not in ("", ".")]
+    place, links = "/", 0
+    while left:
+        name = left.pop()
+        if name == "..":
+            place = str(Path(place).parent)
+            continue
+        names.setdefault(place, set()).add(name)
+        here = os.path.join(place, name)
+        try:
+            target = str(Path(here).readlink())
+        except OSError:
+            # No link; or it is not there, and then its directory is where it will come.
+            if left and not os.path.isdir(here):
+                return
+            place = here
+            continue
+        links += 1
+        if links > LINKS_MAX:
+            return
+        left += [part for part in reversed(target.split("/")) if part not in ("", ".")]
+        place = "/" if target.startswith("/") else place
 
 
 def _odd_files(directory: str, mounted: frozenset[Path]) -> tuple[list[str], list[WatchedFile]]:
@@ -327,16 +313,6 @@ def _is_odd(path: str) -> bool:
     return stat.S_ISLNK(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_nlink > 1)
 
 
-class _DirectoryHandler(FileSystemEventHandler):
-    def __init__(self, watcher: DirectoryWatcher, directory: str) -> None:
-        self._watcher = watcher
-        self._directory = directory
-
-    def dispatch(self, event: FileSystemEvent) -> None:
-        """Pass on every event."""
-        self._watcher.on_event(self._directory, event)
-
-
 def _report_renames_at_once() -> None:
     """Stop watchdog from holding back a file moved out, and all events behind it, for half a second.
 
@@ -351,15 +327,6 @@ def _report_renames_at_once() -> None:
             vars(importlib.import_module(module))[name].delay = 0.0
 
 
-# No "opened": our own reading makes those.
-_REF_EVENTS: list[type[FileSystemEvent]] = [
-    FileClosedEvent,
-    FileCreatedEvent,
-    FileDeletedEvent,
-    FileMovedEvent,
-]
-
-
 class RefWatcher:
     """Calls `wake` when HEAD, packed-refs or a file below refs/ of a bare repository changes.
 
@@ -368,49 +335,28 @@ class RefWatcher:
 
     def __init__(self, path: Path, wake: Callable[[], None]) -> None:
         self._path = path
-        self._handler = _RefHandler(wake)
-        self._observer = LateObserver()
-        self._watches: dict[str, tuple[int, ObservedWatch]] = {}
+        self._wake = wake
+        self._watches = _Watches()
         self._lock = threading.Lock()
-
-    def start(self) -> str | None:
-        """Start to watch; the answer is that of `check`."""
-        return self.check()
 
     def check(self) -> str | None:
         """Watch what is not watched (any more); return why a part of it cannot be, or None."""
+        places: dict[str, _Place] = {}
+        complaint = None
         with self._lock:
-            alive = self._observer.alive()
-            complaint = None
             for path, recursive in ((self._path, False), (self._path / "refs", True)):
-                complaint = self._watch(str(path), recursive, alive) or complaint
-            return complaint
+                try:
+                    identity = str(path.stat().st_ino).encode()
+                    places[str(path)] = _Place(identity, self._on_event, _FILE_EVENTS, recursive)
+                except OSError as error:
+                    complaint = _why_not(str(path), error)
+            return self._watches.renew(places)[1] or complaint
 
     def stop(self) -> None:
         """Stop to watch, and wait for the threads."""
-        self._observer.stop()
+        self._watches.stop()
 
-    def _watch(self, path: str, recursive: bool, alive: frozenset[ObservedWatch]) -> str | None:
-        known = self._watches.get(path)
-        try:
-            inode = Path(path).stat().st_ino
-            if known is not None and known[0] == inode and known[1] in alive:
-                return None
-            if known is not None:
-                del self._watches[path]
-                self._observer.forget(known[1])
-            watch = self._observer.watch(self._handler, path, events=_REF_EVENTS, recursive=recursive)
-            self._watches[path] = (inode, watch)
-        except OSError as error:
-            return f"can't watch {path}: {error.strerror or error}"
-        return None
-
-
-class _RefHandler(FileSystemEventHandler):
-    def __init__(self, wake: Callable[[], None]) -> None:
-        self._wake = wake
-
-    def dispatch(self, event: FileSystemEvent) -> None:
+    def _on_event(self, event: FileSystemEvent) -> None:
         """Wake, unless only a lock came or went: the rename over the ref follows it."""
         path = os.fsdecode(event.dest_path or event.src_path)
         name = Path(path).name

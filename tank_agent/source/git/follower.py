@@ -108,7 +108,7 @@ class GitFollower(Follower):
     def start(self) -> None:
         """Begin to follow; the first poll is in the thread."""
         if self._watcher is not None:
-            self._watch_trouble = self._watcher.start()
+            self._watch_trouble = self._watcher.check()
         if self._webhook is not None:
             self._webhook.start()
         for trouble in self.troubles:

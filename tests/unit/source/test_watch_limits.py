@@ -81,7 +81,7 @@ def test_refs_are_watched_once_the_kernel_lets_us(
     woken = threading.Event()
     watcher = RefWatcher(tmp_path, woken.set)
     with limit(monkeypatch):
-        assert "can't watch" in (watcher.start() or "")
+        assert "can't watch" in (watcher.check() or "")
         assert "can't watch" in (watcher.check() or "")
     assert watcher.check() is None
     (tmp_path / "refs" / "main").write_text("x")
@@ -92,5 +92,5 @@ def test_refs_are_watched_once_the_kernel_lets_us(
 def test_one_that_never_watched_can_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     watcher = RefWatcher(tmp_path, lambda: None)
     with no_instances(monkeypatch):
-        watcher.start()
+        watcher.check()
     watcher.stop()

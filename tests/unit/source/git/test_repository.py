@@ -84,7 +84,7 @@ def test_a_push_wakes_and_reading_does_not(tmp_path: Path) -> None:
     woken = threading.Semaphore(0)
     watcher = RefWatcher(work.bare, woken.release)
     try:
-        assert watcher.start() is None
+        assert watcher.check() is None
         for _ in range(10):
             local_ref(work.bare, "HEAD")
         work.commit("second")
