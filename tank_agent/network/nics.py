@@ -8,9 +8,10 @@ not even for a moment: whenever we die, what is left goes with the pod's namespa
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,9 @@ from tank_agent.network.convergence import (
     RemoveRoute,
     Step,
     SwitchOffIpv6,
-    interface,
 )
 from tank_agent.network.rtnetlink import DefaultRoute, Link, text
-from tank_agent.network.wanted import LINK_GROUP, LINK_KIND, WantedNic, check_parent, format_mac
+from tank_agent.network.wanted import LINK_GROUP, LINK_KIND, WantedNic, check_parent
 
 # linux/if_addr.h, linux/rtnetlink.h
 IFA_F_NODAD = 0x02
@@ -46,6 +46,7 @@ _REFUSED_PARENTS = {
     errno.EINVAL: "it is no Ethernet interface",
     errno.EOPNOTSUPP: "its driver does not support it",
 }
+_GONE = (errno.ENODEV, errno.EADDRNOTAVAIL, errno.ESRCH)
 
 
 class _Attempt:
@@ -64,6 +65,13 @@ class _Attempt:
             if self._whole:
                 raise
             self.failures.setdefault(interface, error)
+
+    def refuse(self, refused: Mapping[AddAddress, TankError]) -> Collection[AddAddress]:
+        """Remember why some addresses can't be used, and return the steps that would set them."""
+        for step, error in refused.items():
+            with self.at(step.interface):
+                raise error
+        return refused.keys()
 
 
 def apply(
@@ -87,11 +95,12 @@ def apply(
             check_parent(nic)
     impossible = list(attempt.failures.values())
     possible = [nic for nic in additions if nic.name not in attempt.failures]
-    new_addresses = [step for step in steps if isinstance(step, AddAddress)]
-    refused = _refuse_local_addresses(new_addresses, claimed, attempt)
+    refused = attempt.refuse(_local_conflicts(_new_addresses(steps), claimed))
     for link in (step.link for step in steps if isinstance(step, RemoveLink)):
+        # By its MAC address also one that is half made, or was renamed: two can't have it.
+        has_successor = any(link.name == nic.name or link.mac == nic.mac for nic in possible)
         with attempt.at(link.name):
-            if impossible and not any(_is_succeeded(link, nic) for nic in possible):
+            if impossible and not has_successor:
                 raise impossible[0]
             remove_links(netns, [link])
     for nic in possible:
@@ -103,9 +112,8 @@ def apply(
     return attempt.failures
 
 
-def _is_succeeded(link: Link, nic: WantedNic) -> bool:
-    # By its MAC address also one that is half made, or was renamed: two can't have it.
-    return nic.name == link.name or nic.mac == link.mac
+def _new_addresses(steps: Sequence[Step]) -> list[AddAddress]:
+    return [step for step in steps if isinstance(step, AddAddress)]
 
 
 def remove_links(netns: Path, links: Sequence[Link]) -> None:
@@ -114,8 +122,6 @@ def remove_links(netns: Path, links: Sequence[Link]) -> None:
     Raises:
         Retry: the kernel does not let one go.
     """
-    if not links:
-        return
 
     def remove() -> None:
         with _route_socket() as route:
@@ -138,9 +144,12 @@ def _route_socket() -> Iterator[Any]:
 
 @contextmanager
 def _explained(
-    what: str, *, ignore: tuple[int, ...] = (), explain: Callable[[int], TankError | None] = lambda _: None
+    what: str, *, ignore: Collection[int] = (), known: Mapping[int, TankError] | None = None
 ) -> Iterator[None]:
-    """Turn a netlink error into ours; `ignore` holds the error numbers that mean "it is so already"."""
+    """Turn a netlink error into ours: one of `known`, or a general one, by its error number.
+
+    `ignore` holds the numbers that mean "it is so already".
+    """
     from pyroute2 import NetlinkError
 
     try:
@@ -154,23 +163,21 @@ def _explained(
                 f"{what}: {os.strerror(code)}",
                 hint="the agent needs root, CAP_NET_ADMIN and a writable /proc/sys",
             ) from error
-        raise explain(code) or Retry(f"{what}: {os.strerror(code)}") from error
+        raise (known or {}).get(code, Retry(f"{what}: {os.strerror(code)}")) from error
 
 
 def _create_link(netns: Path, nic: WantedNic) -> None:
-    def explain(code: int) -> TankError | None:
-        if code in _REFUSED_PARENTS:
-            return Stalled(
-                f"{nic.parent} can't carry a macvlan: {_REFUSED_PARENTS[code]}",
-                hint='use another parent, the bridge itself if it is a bridge\'s port, or network = "host"',
-            )
-        if code == errno.ENODEV:
-            return Retry(f"the interface {nic.parent!r} has just gone")
-        return None
-
+    known: dict[int, TankError] = {
+        code: Stalled(
+            f"{nic.parent} can't carry a macvlan: {why}",
+            hint='use another parent, the bridge itself if it is a bridge\'s port, or network = "host"',
+        )
+        for code, why in _REFUSED_PARENTS.items()
+    }
+    known[errno.ENODEV] = Retry(f"the interface {nic.parent!r} has just gone")
     with (
         Closing(os.open(netns, os.O_RDONLY | os.O_CLOEXEC)) as target,
-        _explained(f"cannot make {nic.name} on {nic.parent}", explain=explain),
+        _explained(f"cannot make {nic.name} on {nic.parent}", known=known),
         _route_socket() as route,
     ):
         route.link(
@@ -180,20 +187,20 @@ def _create_link(netns: Path, nic: WantedNic) -> None:
             macvlan_mode="bridge",
             link=nic.parent_index,
             net_ns_fd=target,
-            address=format_mac(nic.mac),
+            address=nic.mac.hex(":"),
             group=LINK_GROUP,
         )
 
 
 def _apply_inside(steps: Sequence[Step], attempt: _Attempt) -> None:
     """Do the steps that need only the pod's namespace, which is the calling thread's."""
-    refused = _refuse_taken_addresses([step for step in steps if isinstance(step, AddAddress)], attempt)
+    refused = attempt.refuse(_lan_conflicts(_new_addresses(steps)))
     with _route_socket() as route:
         for step in steps:
             # An interface that failed gets what else it lacks, and loses nothing.
             adds = isinstance(step, AddAddress | AddRoute)
-            if step not in refused and (adds or interface(step) not in attempt.failures):
-                with attempt.at(interface(step)):
+            if step not in refused and (adds or step.interface not in attempt.failures):
+                with attempt.at(step.interface):
                     _do(route, step)
 
 
@@ -205,37 +212,29 @@ def _do(route: Any, step: Step) -> None:
             _raise(step)
         case AddAddress():
             _add_address(route, step)
-        case RemoveAddress(nic=nic, address=address):
-            with _explained(f"cannot take {text(address.packed)} from {nic.name}", ignore=_GONE):
+        case RemoveAddress(interface=name, address=address):
+            with _explained(f"cannot take {text(address.packed)} from {name}", ignore=_GONE):
                 route.addr("del", index=address.index, address=text(address.packed), prefixlen=address.prefix)
             fault.point("network:address-removed")
         case AddRoute():
             _add_route(route, step)
-        case RemoveRoute(nic=nic, route=unwanted):
-            with _explained(f"cannot remove a default route of {nic.name}", ignore=_GONE):
+        case RemoveRoute(interface=name, route=unwanted):
+            with _explained(f"cannot remove a default route of {name}", ignore=_GONE):
                 route.route("del", **_route_arguments(unwanted), scope=RT_SCOPE_NOWHERE, proto=0)
             fault.point("network:route-removed")
-        case SwitchOffIpv6(nic=nic):
-            with _explained(f"cannot switch IPv6 off on {nic.name}"):
-                _set_ipv6(nic.name, "disable_ipv6", "1")
+        case SwitchOffIpv6(interface=name):
+            with _explained(f"cannot switch IPv6 off on {name}"):
+                _set_ipv6(name, "disable_ipv6", "1")
             fault.point("network:ipv6-switched-off")
-        case _:
-            pass
-
-
-_GONE = (errno.ENODEV, errno.EADDRNOTAVAIL, errno.ESRCH)
 
 
 def _name_link(route: Any, nic: WantedNic) -> None:
     """Give a new interface its settings and then its name: by the name it is known to be complete."""
     with _explained(f"cannot set {nic.name} up"):
         # Only what is in the pod's file: no addresses or routes by router advertisements.
-        for name, value in (
-            ("accept_ra", "0"),
-            ("autoconf", "0"),
-            ("disable_ipv6", "0" if nic.has_ipv6 else "1"),
-        ):
-            _set_ipv6(nic.first_name, name, value)
+        _set_ipv6(nic.first_name, "accept_ra", "0")
+        _set_ipv6(nic.first_name, "autoconf", "0")
+        _set_ipv6(nic.first_name, "disable_ipv6", "0" if nic.has_ipv6 else "1")
         fault.point("network:link-configured")
         for index in route.link_lookup(ifname=nic.first_name):
             route.link("set", index=index, ifname=nic.name)
@@ -249,133 +248,100 @@ def _set_ipv6(interface: str, name: str, value: str) -> None:
 
 
 def _raise(step: RaiseLink) -> None:
-    def explain(code: int) -> TankError | None:
-        if step.nic is None:
-            return None
-        if code == errno.EBUSY:
-            return Retry(
-                f"{step.nic.parent} already carries {step.name}'s MAC address, {format_mac(step.nic.mac)}",
-                hint="an old interface of this pod is going away, or another uses its address",
-            )
-        if code == errno.ENETDOWN:
-            return Retry(f"{step.nic.parent} is down", hint=f"`ip link set {step.nic.parent} up`")
-        return None
-
-    with _explained(f"cannot set {step.name} up", explain=explain):
-        raise_link(step.name)
+    known: dict[int, TankError] = {}
+    if step.nic is not None:
+        known[errno.EBUSY] = Retry(
+            f"{step.nic.parent} already carries {step.interface}'s MAC address, {step.nic.mac.hex(':')}",
+            hint="an old interface of this pod is going away, or another uses its address",
+        )
+        known[errno.ENETDOWN] = Retry(
+            f"{step.nic.parent} is down", hint=f"`ip link set {step.nic.parent} up`"
+        )
+    with _explained(f"cannot set {step.interface} up", known=known):
+        raise_link(step.interface)
     fault.point("network:link-up")
 
 
 def _add_address(route: Any, step: AddAddress) -> None:
-    def explain(code: int) -> TankError | None:
-        if code in (errno.EOPNOTSUPP, errno.EAFNOSUPPORT):
-            return Stalled(f"cannot use {text(step.packed)}: this machine's kernel has no IPv6")
-        return None
-
+    address = text(step.address.packed)
+    no_ipv6 = Stalled(f"cannot use {address}: this machine's kernel has no IPv6")
     arguments: dict[str, Any] = {}
     with _explained(
-        f"cannot give {step.nic.name} the address {text(step.packed)}",
+        f"cannot give {step.interface} the address {address}",
         ignore=(errno.EEXIST,),
-        explain=explain,
+        known={errno.EOPNOTSUPP: no_ipv6, errno.EAFNOSUPPORT: no_ipv6},
     ):
-        if len(step.packed) != 4:
-            _set_ipv6(step.nic.name, "disable_ipv6", "0")
+        if len(step.address.packed) != 4:
+            _set_ipv6(step.interface, "disable_ipv6", "0")
             # Probed by us already; the kernel's own probe would keep it unusable for a second or two.
             arguments["IFA_FLAGS"] = IFA_F_NODAD
-        route.addr("add", index=step.index, address=text(step.packed), prefixlen=step.prefix, **arguments)
+        route.addr(
+            "add", index=step.address.index, address=address, prefixlen=step.address.prefix, **arguments
+        )
         probe.announce(_target(step))
     fault.point("network:address-added")
 
 
 def _add_route(route: Any, step: AddRoute) -> None:
-    gateway = step.route.gateway
+    gateway = ipaddress.ip_address(step.route.gateway)
     arguments = _route_arguments(step.route)
-    if not any(_contains(packed, prefix, gateway) for packed, prefix in step.nic.addresses):
+    if not any(gateway in ipaddress.ip_network(prefix, strict=False) for prefix in step.nic.addresses):
         # A router outside our prefix, as with a /32, is marked as on the link.
         arguments["flags"] = RTNH_F_ONLINK
-    with _explained(f"cannot route through {text(gateway)} on {step.nic.name}", ignore=(errno.EEXIST,)):
+    with _explained(f"cannot route through {gateway} on {step.interface}", ignore=(errno.EEXIST,)):
         route.route("add", **arguments)
     fault.point("network:route-added")
 
 
 def _route_arguments(route: DefaultRoute) -> dict[str, Any]:
-    arguments: dict[str, Any] = {
-        "family": route.family,
-        "dst": "default",
-        "oif": route.index,
-        "priority": route.metric,
-    }
-    if route.gateway:
-        arguments["gateway"] = text(route.gateway)
-    return arguments
-
-
-def _contains(packed: bytes, prefix: int, other: bytes) -> bool:
-    shift = len(packed) * 8 - prefix
-    return len(packed) == len(other) and (
-        int.from_bytes(packed, "big") >> shift == int.from_bytes(other, "big") >> shift
-    )
+    gateway = {"gateway": text(route.gateway)} if route.gateway else {}
+    return {"family": route.family, "dst": "default", "oif": route.index, "priority": route.metric, **gateway}
 
 
 def _target(step: AddAddress) -> probe.Target:
-    return probe.Target(step.index, step.nic.mac, step.packed)
+    return probe.Target(step.address.index, step.nic.mac, step.address.packed)
 
 
-def _refuse_taken_addresses(additions: Sequence[AddAddress], attempt: _Attempt) -> list[AddAddress]:
-    """Ask the LAN for the addresses that are to be added, and return those that others have."""
+def _lan_conflicts(additions: Sequence[AddAddress]) -> dict[AddAddress, TankError]:
+    """Ask the LAN for the addresses that are to be added, and return an error for each that is taken."""
     if not additions:
-        return []
+        return {}
     with _explained("cannot ask the network whether an address is free"):
-        found = probe.holders([_target(step) for step in additions])
+        holders = probe.holders([_target(step) for step in additions])
     fault.point("network:probed")
-
-    def why(step: AddAddress) -> TankError | None:
-        holder = found.get(step.packed)
-        if not holder:
-            return None
-        return Retry(
-            f"the address {text(step.packed)} is taken: {format_mac(holder)} on {step.nic.parent} has it",
+    return {
+        step: Retry(
+            f"the address {text(step.address.packed)} is taken:"
+            f" {holder.hex(':')} on {step.nic.parent} has it",
             hint="give the pod another address, or take it from the other machine",
         )
+        for step in additions
+        if (holder := holders.get(step.address.packed))
+    }
 
-    return _refuse(additions, attempt, why)
 
-
-def _refuse_local_addresses(
-    additions: Sequence[AddAddress], claimed: Mapping[tuple[int, bytes], str], attempt: _Attempt
-) -> list[AddAddress]:
-    """Return the addresses of the host, and those that its other pods are just about to use.
+def _local_conflicts(
+    additions: Sequence[AddAddress], claimed: Mapping[tuple[int, bytes], str]
+) -> dict[AddAddress, TankError]:
+    """Return an error for each address that the host has, or that another of its pods is about to use.
 
     The host would not answer a probe from its own macvlan.
     """
     if not additions:
-        return []
+        return {}
     with rtnetlink.open_socket() as netlink:
         own = {address.packed: address.index for address in rtnetlink.read_addresses(netlink)}
-
-    def why(step: AddAddress) -> TankError | None:
-        address = f"the address {text(step.packed)}"
-        if step.packed in own:
-            return Stalled(
-                f"{address} is this machine's own, on {socket.if_indextoname(own[step.packed])}",
+    conflicts: dict[AddAddress, TankError] = {}
+    for step in additions:
+        address = f"the address {text(step.address.packed)}"
+        if step.address.packed in own:
+            conflicts[step] = Stalled(
+                f"{address} is this machine's own, on {socket.if_indextoname(own[step.address.packed])}",
                 hint='give the pod another address, or use network = "host"',
             )
-        other = claimed.get(step.claim)
-        if other is None:
-            return None
-        hint = "give one of the two another address"
-        return Retry(f"{address} is taken: pod {other} is about to use it", hint=hint)
-
-    return _refuse(additions, attempt, why)
-
-
-def _refuse(
-    additions: Sequence[AddAddress], attempt: _Attempt, why: Callable[[AddAddress], TankError | None]
-) -> list[AddAddress]:
-    refused = []
-    for step in additions:
-        if error := why(step):
-            refused.append(step)
-            with attempt.at(step.nic.name):
-                raise error
-    return refused
+        elif step.claim in claimed:
+            conflicts[step] = Retry(
+                f"{address} is taken: pod {claimed[step.claim]} is about to use it",
+                hint="give one of the two another address",
+            )
+    return conflicts

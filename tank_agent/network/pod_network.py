@@ -8,7 +8,7 @@ import re
 import socket
 import threading
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from msgspec import Struct
@@ -58,7 +58,7 @@ class PodNetworks:
         self._host = host
         self._lock = threading.Lock()
         self._readers: dict[str, _Reader] = {}
-        self._claims = _Claims()
+        self._claims: dict[tuple[int, bytes], str] = {}
 
     def ensure(self, pod: str, network: Network) -> NetworkState:
         """Make the pod's network, or change what there is to what is wanted, without touching the rest.
@@ -83,17 +83,13 @@ class PodNetworks:
             inode = namespaces.network_namespace_inode(path)
             if not wanted:
                 return NetworkState(netns=path, netns_inode=inode)
-        observed = self._converge(pod, wanted, whole=fresh)
-        return NetworkState(netns=path, addresses=convergence.pod_addresses(observed), netns_inode=inode)
+        return _state(path, inode, self._converge(pod, wanted, whole=fresh))
 
     def observe(self, pod: str) -> NetworkState | None:
         """Return the pod's network as it is; None if no namespace is pinned, as for a pod in the host's."""
         path = self._path(pod)
         inode = namespaces.network_namespace_inode(path)
-        if inode is None:
-            return None
-        observed = _read(path)
-        return NetworkState(netns=path, addresses=convergence.pod_addresses(observed), netns_inode=inode)
+        return _state(path, inode, _read(path)) if inode is not None else None
 
     def drift(self, pod: str, network: Network, *, inode: int | None = None) -> tuple[str, ...]:
         """Return what differs from the wanted network, a sentence each; empty if nothing does.
@@ -121,8 +117,7 @@ class PodNetworks:
         return tuple(str(step) for step in convergence.steps(observed, wanted))
 
     def repin(self, pod: str, pid: int) -> bool:
-        """Pin the namespace of one of the pod's processes again after its pin was lost; False if one is
-        pinned.
+        """Pin the namespace of a process of the pod again after its pin was lost; False if one is pinned.
 
         Raises:
             Retry: the process is gone.
@@ -157,15 +152,12 @@ class PodNetworks:
 
     def pinned(self) -> frozenset[str]:
         """Return the pods that have a namespace pinned."""
-        try:
-            directory = self._directory.stat().st_dev
-            with os.scandir(self._directory) as entries:
-                # A pin is the root of a mount of its own, so it lies on another device than its directory.
-                return frozenset(
-                    entry.name for entry in entries if entry.stat(follow_symlinks=False).st_dev != directory
-                )
-        except FileNotFoundError:
-            return frozenset()
+        with suppress(FileNotFoundError):
+            device = self._directory.stat().st_dev
+            # A pin is the root of a mount of its own, so it lies on another device than its directory.
+            paths = self._directory.iterdir()
+            return frozenset(path.name for path in paths if path.lstat().st_dev != device)
+        return frozenset()
 
     def sweep(self, keep: Collection[str]) -> tuple[str, ...]:
         """Remove what is left of all other pods, also half-made pins, and return their names.
@@ -173,20 +165,19 @@ class PodNetworks:
         Raises:
             TankError, OSError: the first failure, after all others were removed.
         """
-        try:
+        names: list[str] = []
+        with suppress(FileNotFoundError):
             names = sorted(path.name for path in self._directory.iterdir())
-        except FileNotFoundError:
-            return ()
         leftovers = tuple(name for name in names if name not in keep and _POD.match(name))
-        failures: list[TankError | OSError] = []
+        failure: TankError | OSError | None = None
         for name in leftovers:
             try:
                 self.remove(name)
             except (TankError, OSError) as error:
-                # One that cannot be removed must not keep the others.
-                failures.append(error)
-        if failures:
-            raise failures[0]
+                # Go on, so that one that resists does not keep the others.
+                failure = failure or error
+        if failure:
+            raise failure
         return leftovers
 
     def _converge(self, pod: str, wanted: tuple[WantedNic, ...], *, whole: bool) -> NamespaceState:
@@ -201,7 +192,7 @@ class PodNetworks:
             for _ in range(_ROUNDS):
                 observed = rtnetlink.read(netlink)
                 steps = convergence.steps(observed, wanted)
-                left = [step for step in steps if convergence.interface(step) not in failures]
+                left = [step for step in steps if step.interface not in failures]
                 if not left and failures:
                     raise next(iter(failures.values()))
                 if not left:
@@ -209,12 +200,31 @@ class PodNetworks:
                 from tank_agent.network.nics import apply
 
                 new = [step.claim for step in left if isinstance(step, convergence.AddAddress)]
-                with self._claims.held(pod, new) as claimed:
+                with self._claim(pod, new) as claimed:
                     failures |= apply(path, left, whole=whole, claimed=claimed)
         raise Retry(
             f"the network does not stay as it is made: {left[0]}",
             hint="something else in the pod or on the host changes it",
         )
+
+    @contextmanager
+    def _claim(self, pod: str, wanted: Iterable[tuple[int, bytes]]) -> Iterator[dict[tuple[int, bytes], str]]:
+        """Claim addresses until they are set, and yield those that other pods have claimed, and these pods.
+
+        Two pods that ask the LAN for one address at the same moment would each take the other's question for
+        a holder, and after the same wait ask together again.
+        """
+        claims = set(wanted)
+        with self._lock:
+            others = {claim: self._claims[claim] for claim in claims if claim in self._claims}
+            own = claims - others.keys()
+            self._claims.update(dict.fromkeys(own, pod))
+        try:
+            yield others
+        finally:
+            with self._lock:
+                for claim in own:
+                    del self._claims[claim]
 
     def _read_often(self, pod: str, inode: int, *, links_only: bool) -> NamespaceState:
         """Read the pod's namespace through a socket that stays in it."""
@@ -255,7 +265,10 @@ class _Reader:
         self._path = str(path)
         self._pin = _pin(self._path)
         self._lock = threading.Lock()
-        self._netlink, self._control = namespaces.in_network_namespace(path, _open_sockets)
+        kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
+        self._netlink, self._control = namespaces.in_network_namespace(
+            path, lambda: (rtnetlink.open_socket(), socket.socket(socket.AF_INET, kind))
+        )
 
     def is_pinned(self) -> bool:
         """Return whether this namespace is still pinned."""
@@ -268,7 +281,7 @@ class _Reader:
 
     def read(self, *, links_only: bool) -> NamespaceState:
         with self._lock:
-            return _read_socket(self._netlink, links_only=links_only)
+            return rtnetlink.read(self._netlink, links_only=links_only)
 
     def close(self) -> None:
         """Close the sockets, which else would keep the namespace."""
@@ -277,8 +290,8 @@ class _Reader:
             self._control.close()
 
 
-def _open_sockets() -> tuple[socket.socket, socket.socket]:
-    return rtnetlink.open_socket(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+def _state(path: Path, inode: int | None, observed: NamespaceState) -> NetworkState:
+    return NetworkState(netns=path, addresses=convergence.pod_addresses(observed), netns_inode=inode)
 
 
 def _pin(path: str) -> tuple[int, int] | None:
@@ -308,37 +321,4 @@ def _create(path: Path) -> None:
 def _read(path: Path, *, links_only: bool = False) -> NamespaceState:
     # The socket keeps the namespace it was made in, so the thread that enters it is soon done.
     with namespaces.in_network_namespace(path, rtnetlink.open_socket) as netlink:
-        return _read_socket(netlink, links_only=links_only)
-
-
-def _read_socket(netlink: socket.socket, *, links_only: bool) -> NamespaceState:
-    if links_only:
-        return NamespaceState(links=rtnetlink.read_links(netlink))
-    return rtnetlink.read(netlink)
-
-
-class _Claims:
-    """The addresses that pods are about to use: the first to ask has one, others are refused until it is set.
-
-    Two that ask the LAN for one address at the same moment would each take the other's question for a holder,
-    and after the same wait ask together again.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._pods: dict[tuple[int, bytes], str] = {}
-
-    @contextmanager
-    def held(self, pod: str, wanted: Iterable[tuple[int, bytes]]) -> Iterator[dict[tuple[int, bytes], str]]:
-        """Hold what no other pod holds, and yield which pods hold the rest."""
-        claims = set(wanted)
-        with self._lock:
-            others = {claim: self._pods[claim] for claim in claims if claim in self._pods}
-            own = claims - others.keys()
-            self._pods.update(dict.fromkeys(own, pod))
-        try:
-            yield others
-        finally:
-            with self._lock:
-                for claim in own:
-                    del self._pods[claim]
+        return rtnetlink.read(netlink, links_only=links_only)

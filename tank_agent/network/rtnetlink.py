@@ -61,11 +61,14 @@ class Link(Struct, frozen=True, kw_only=True):
 
 
 class Address(Struct, frozen=True, kw_only=True):
-    """An IP address of a link, in network order."""
+    """An IP address of a link, in network order; it prints with its prefix length."""
 
     index: int
     packed: bytes
     prefix: int
+
+    def __str__(self) -> str:
+        return f"{text(self.packed)}/{self.prefix}"
 
 
 class DefaultRoute(Struct, frozen=True, kw_only=True):
@@ -92,32 +95,32 @@ def open_socket() -> socket.socket:
     return opened
 
 
-def read(netlink: socket.socket) -> NamespaceState:
-    """Return all links, addresses and default routes.
+def read(netlink: socket.socket, *, links_only: bool = False) -> NamespaceState:
+    """Return all links, addresses and default routes, or only the links.
 
     Raises:
         Retry: they change too fast to be read whole, or the kernel does not answer.
     """
+    links = read_links(netlink)
+    if links_only:
+        return NamespaceState(links=links)
+    routes = map(_default_route, _dump(netlink, RTM_GETROUTE, bytes(_ROUTE.size)))
     return NamespaceState(
-        links=read_links(netlink), addresses=read_addresses(netlink), routes=read_routes(netlink)
+        links=links,
+        addresses=read_addresses(netlink),
+        routes=tuple(route for route in routes if route is not None),
     )
 
 
 def read_links(netlink: socket.socket) -> tuple[Link, ...]:
     """Return all links; errors as in `read`."""
     mask = _ATTRIBUTE.pack(8, IFLA_EXT_MASK) + struct.pack("=I", RTEXT_FILTER_SKIP_STATS)
-    return tuple(_link(body) for body in _dump(netlink, RTM_GETLINK, _LINK.pack(0, 0, 0, 0, 0) + mask))
+    return tuple(map(_link, _dump(netlink, RTM_GETLINK, bytes(_LINK.size) + mask)))
 
 
 def read_addresses(netlink: socket.socket) -> tuple[Address, ...]:
     """Return all addresses, IPv4 and IPv6; errors as in `read`."""
-    return tuple(_address(body) for body in _dump(netlink, RTM_GETADDR, _ADDRESS.pack(0, 0, 0, 0, 0)))
-
-
-def read_routes(netlink: socket.socket) -> tuple[DefaultRoute, ...]:
-    """Return the default routes, IPv4 and IPv6; errors as in `read`."""
-    bodies = _dump(netlink, RTM_GETROUTE, _ROUTE.pack(0, 0, 0, 0, 0, 0, 0, 0, 0))
-    return tuple(route for route in map(_default_route, bodies) if route is not None)
+    return tuple(map(_address, _dump(netlink, RTM_GETADDR, bytes(_ADDRESS.size))))
 
 
 def _dump(netlink: socket.socket, kind: int, body: bytes) -> list[bytes]:

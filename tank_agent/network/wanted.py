@@ -1,10 +1,8 @@
-"""The pod file's interfaces made concrete on this host: parents looked up, MAC addresses computed.
-
-Refuses an impossible parent before anything is made.
-"""
+"""The interfaces of a pod's file on this host: look up their parents, compute their MAC addresses, refuse."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import ipaddress
@@ -37,11 +35,10 @@ _IMPOSSIBLE_PARENTS = frozenset(
 
 
 class WantedNic(Struct, frozen=True, kw_only=True):
-    """An interface as it should be.
+    """An interface as it should be; addresses are in network order, with their prefix length.
 
-    `parent` is None where "auto" finds no uplink, and then `no_uplink` is the reason, and what to do;
+    `parent` is None where "auto" finds no uplink; then `no_uplink` holds the reason and a hint.
     `parent_index` is 0 where there is no such interface.
-    Addresses are in network order with their prefix length.
     """
 
     name: str
@@ -80,12 +77,15 @@ def wanted_nics(pod: str, network: Network, host: HostFacts) -> tuple[WantedNic,
 def _wanted(pod: str, nic: Nic, number: int, host: HostFacts) -> WantedNic:
     _check_name(nic.name)
     parent = host.uplink() if nic.parent == "auto" else nic.parent
-    interfaces = [ipaddress.ip_interface(text) for text in nic.ip]
+    parent_index = 0
+    with contextlib.suppress(OSError):
+        parent_index = socket.if_nametoindex(parent or "")
+    interfaces = map(ipaddress.ip_interface, nic.ip)
     return WantedNic(
         name=nic.name,
         mac=stable_mac(pod, nic.name),
         parent=parent,
-        parent_index=_index(parent),
+        parent_index=parent_index,
         addresses=tuple((each.ip.packed, each.network.prefixlen) for each in interfaces),
         gateways=tuple(ipaddress.ip_address(text).packed for text in nic.gateway),
         # The first interface's default route wins; equal metrics would be refused or, for IPv6, balanced.
@@ -101,16 +101,6 @@ def _check_name(name: str) -> None:
         )
     if name in _RESERVED_NAMES or not _NAME.match(name):
         raise Stalled(f"no interface can be named {name!r}", hint='use a name such as "eth0"')
-
-
-def _index(name: str | None) -> int:
-    if not name:
-        return 0
-    try:
-        return socket.if_nametoindex(name)
-    except OSError:
-        # No such interface; also for a name that could never be one.
-        return 0
 
 
 def stable_mac(pod: str, nic: str) -> bytes:
@@ -133,11 +123,6 @@ def _machine_id() -> str:
         if found:
             return found
     return socket.gethostname()
-
-
-def format_mac(mac: bytes) -> str:
-    """Return a MAC address as people write it."""
-    return mac.hex(":")
 
 
 def check_parent(nic: WantedNic) -> None:

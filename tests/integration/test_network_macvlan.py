@@ -27,7 +27,7 @@ from tank_agent.linux.mounts import mount_points
 from tank_agent.network import probe, wanted
 from tank_agent.network.host_facts import AutoHostFacts
 from tank_agent.network.pod_network import NetworkState, PodNetworks
-from tank_agent.network.wanted import format_mac, stable_mac
+from tank_agent.network.wanted import stable_mac
 from tank_agent.spec.model import Network, Nic
 from tests.support.lan import Lan, talk
 from tests.support.lan import Network as Namespace
@@ -126,7 +126,7 @@ class TestReach:
         assert "mtu 1400" in lab.pod("web").ip("link show eth0")
 
     def test_the_mac_address_is_the_same_after_the_pod_was_removed(self, lab: Lab) -> None:
-        expected = format_mac(stable_mac("web", "eth0"))
+        expected = stable_mac("web", "eth0").hex(":")
         for _ in range(2):
             lab.ensure("web", nics(eth0()))
             assert expected in lab.pod("web").ip("link show eth0")
@@ -413,7 +413,7 @@ class TestRefusals:
 
     def test_an_address_that_another_pod_has(self, lab: Lab) -> None:
         lab.ensure("a", nics(eth0("10.0.0.5/24", "fd00::5/64")))
-        holder = format_mac(stable_mac("a", "eth0"))
+        holder = stable_mac("a", "eth0").hex(":")
         for address in ("10.0.0.5/24", "fd00::5/64"):
             with pytest.raises(Retry, match=f"is taken: {holder}"):
                 lab.ensure("b", nics(eth0(address)))
@@ -653,7 +653,7 @@ class TestKilled:
         assert lab.host(lab.networks.sweep, ()) == ("web",)
         assert lab.networks.pinned() == frozenset()
         # The link is gone from its parent: its MAC address can be used by another at once.
-        mac = format_mac(stable_mac("web", "eth0"))
+        mac = stable_mac("web", "eth0").hex(":")
         lab.host.ip(f"link add link eth0 name up9 address {mac} type macvlan mode bridge")
         lab.host.ip("link set up9 up")
         lab.host.ip("link del up9")

@@ -12,7 +12,7 @@ import pytest
 
 from tank_agent.linux import mounts
 from tank_agent.linux.pidfd import start_time
-from tank_agent.network.wanted import format_mac, stable_mac
+from tank_agent.network.wanted import stable_mac
 from tests.support.agent import wait_for
 from tests.support.lan import LanAgent, lan_agent, nic, stopped_lan_agent, talk
 from tests.support.private_mounts import run_with_private_mounts
@@ -405,7 +405,7 @@ def test_an_agent_killed_while_it_makes_a_network_that_nobody_wants_any_more(
         wait_for(lambda: not list((agent.run / "netns").glob("*")), "its network is gone", 5)
         agent.wait_gone("web")
         # Gone from the parent, too, where two can't have one MAC address.
-        mac = format_mac(stable_mac("web", "eth0"))
+        mac = stable_mac("web", "eth0").hex(":")
         agent.host.ip(f"link add link eth0 name up9 address {mac} type macvlan mode bridge")
         agent.host.ip("link set up9 up")
         agent.host.ip("link del up9")

@@ -158,14 +158,15 @@ class Model:
                 made = link(self.next_index, new.name, up=False, parent=new.parent_index)
                 self.links[self.next_index] = made
                 self.next_index += 1
-            case RaiseLink(name=name):
+            case RaiseLink(interface=name):
                 found = next(each for each in self.links.values() if each.name == name)
                 self.links[found.index] = msgspec.structs.replace(found, flags=IFF_UP)
-            case AddAddress(index=index, packed=packed, prefix=prefix):
+            case AddAddress(address=address):
+                index, packed = address.index, address.packed
                 assert self.links[index].up
                 if len(packed) == 16:
                     assert all(each.packed != packed or each.index != index for each in self.addresses)
-                self.addresses.append(Address(index=index, packed=packed, prefix=prefix))
+                self.addresses.append(address)
             case RemoveAddress(address=address):
                 self.addresses.remove(address)
             case AddRoute(route=route):
@@ -174,8 +175,8 @@ class Model:
             case RemoveRoute(route=route):
                 # Those of IPv6 are gone already where it was switched off, which is no error.
                 self.routes = [each for each in self.routes if each != route]
-            case SwitchOffIpv6(nic=nic):
-                index = next(each.index for each in self.links.values() if each.name == nic.name)
+            case SwitchOffIpv6(interface=name):
+                index = next(each.index for each in self.links.values() if each.name == name)
                 self.addresses = [a for a in self.addresses if a.index != index or len(a.packed) == 4]
                 self.routes = [r for r in self.routes if r.index != index or r.family == 2]
 

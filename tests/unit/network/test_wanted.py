@@ -10,7 +10,7 @@ import pytest
 from tank_agent.errors import Retry
 from tank_agent.network import wanted
 from tank_agent.network.host_facts import HostDns, HostFacts, StaticHostFacts, UserHostFacts
-from tank_agent.network.wanted import LINK_GROUP, check_parent, format_mac, stable_mac, wanted_nics
+from tank_agent.network.wanted import LINK_GROUP, check_parent, stable_mac, wanted_nics
 from tank_agent.spec.model import Network, Nic
 
 HOST = StaticHostFacts("lo", ())
@@ -68,7 +68,7 @@ class TestMac:
         first, second = wanted_nics(
             "web", Network(mode="nics", nics=(Nic(name="eth0"), Nic(name="eth1"))), HOST
         )
-        assert first.first_name == "tk" + format_mac(first.mac).replace(":", "")
+        assert first.first_name == "tk" + first.mac.hex()
         assert len(first.first_name) <= 15
         assert first.first_name != second.first_name
 
