@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from tank_agent.client.client import Client
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _Thing = TypeVar("_Thing")
 _Result = TypeVar("_Result")
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
+Run: TypeAlias = Callable[[argparse.Namespace], int]
 
 
 def client_of(arguments: argparse.Namespace) -> Client:
@@ -25,15 +26,20 @@ def client_of(arguments: argparse.Namespace) -> Client:
     return Client(arguments.socket)
 
 
-def add_output(parser: argparse.ArgumentParser, *forms: str, default: str = "text") -> None:
-    """Add `-o`; `forms` come beside the default."""
-    parser.add_argument(
-        "-o",
-        "--output",
-        choices=(default, *forms),
-        default=default,
-        help=f"form of the output (default {default})",
-    )
+def add_output(parser: argparse.ArgumentParser, default: str = "text") -> None:
+    """Add `-o`, which chooses between the default form and JSON."""
+    text = f"form of the output (default {default})"
+    parser.add_argument("-o", "--output", choices=(default, "json"), default=default, help=text)
+
+
+def add_action(
+    actions: argparse._SubParsersAction[argparse.ArgumentParser], name: str, run: Run, text: str
+) -> argparse.ArgumentParser:
+    """Add a verb of a verb, such as "ls" of "image", with its help text and `-o`; return its parser."""
+    parser = actions.add_parser(name, help=text, allow_abbrev=False)
+    parser.set_defaults(run=run)
+    add_output(parser)
+    return parser
 
 
 def add_places(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Entry point of `tank`, and how every verb ends."""
+"""Entry point of `tank`: runs a verb and turns what it raises into a message and an exit code."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 from tank_agent.linux import standard_streams
 
-# As typing has it, which takes longer to import than all of this.
+# Type checkers know this name; typing itself takes longer to import than all of this.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     standard_streams.restore()
     try:
         code = _run(argv)
-        # Here and not at exit, so that a reader that went away is noticed inside the try.
+        # Flushed inside the try, so that a closed pipe is noticed here and not at exit.
         sys.stdout.flush()
     except KeyboardInterrupt:
         return _INTERRUPTED
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        arguments = _plain_exec(words) or _parser(words).parse_args(words)
+        arguments = _parsed(words)
     except SystemExit as end:
         return int(end.code or 0)
     if arguments.version:
@@ -51,7 +51,9 @@ def _run(argv: Sequence[str] | None) -> int:
         print(f"tank {__version__}")
         return 0
     if not hasattr(arguments, "run"):
-        _parser([]).print_help(sys.stderr)
+        from tank_agent.cli.parser import build
+
+        build([]).print_help(sys.stderr)
         return 2
     try:
         code: int = arguments.run(arguments)
@@ -63,7 +65,7 @@ def _run(argv: Sequence[str] | None) -> int:
         from tank_agent.errors import TankError
 
         if isinstance(error, OSError) and error.filename is not None:
-            # Such as a directory that is closed to the user, wherever a verb came upon it.
+            # Such as a directory that the user may not read, wherever a verb meets it.
             where = os.fsdecode(error.filename)
             error = TankError(error.strerror or str(error), where=where).with_traceback(error.__traceback__)
         if not isinstance(error, TankError):
@@ -78,16 +80,14 @@ def _run(argv: Sequence[str] | None) -> int:
         return error.exit_code
 
 
-def _plain_exec(words: list[str]) -> argparse.Namespace | None:
-    """Read a plain `tank exec` without argparse; None for the rest."""
-    if words[:1] != ["exec"]:
-        return None
-    from tank_agent.cli.plain_exec import read_plain
+def _parsed(words: list[str]) -> argparse.Namespace:
+    """Parse the words of a command line; a plain `tank exec` without argparse."""
+    if words[:1] == ["exec"]:
+        from tank_agent.cli.plain_exec import read_plain
 
-    return read_plain(words[1:])
+        plain = read_plain(words[1:])
+        if plain is not None:
+            return plain
+    from tank_agent.cli.parser import build
 
-
-def _parser(words: list[str]) -> argparse.ArgumentParser:
-    from tank_agent.cli import parser
-
-    return parser.build(words)
+    return build(words).parse_args(words)

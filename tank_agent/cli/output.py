@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import operator
 import os
 import sys
 import time
 import unicodedata
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from tank_agent.errors import InvalidSpec, TankError
 from tank_agent.linux.standard_streams import CannotWrite
 from tank_agent.spec.printable import escape, escape_json, to_json
+
+if TYPE_CHECKING:
+    from tank_agent.errors import TankError
 
 _RED, _GREEN, _YELLOW, _BOLD = "31", "32", "33", "1"
 _PHASE_COLORS = {
@@ -44,14 +47,16 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     """Print rows in columns as wide as they need; a column called PHASE is colored."""
     cells = [[escape(str(cell)) for cell in row] for row in rows]
     widths = [max(map(_width, column)) for column in zip(headers, *cells, strict=True)]
-    print(colored(_line(headers, widths), _BOLD))
+
+    def line(cells: Sequence[str], texts: Sequence[str]) -> str:
+        # Widths count what is seen, which colors are not.
+        spaces = (" " * (width - _width(cell)) for cell, width in zip(cells, widths, strict=True))
+        return "  ".join(map(operator.add, texts, spaces)).rstrip()
+
+    print(colored(line(headers, headers), _BOLD))
+    phase = headers.index("PHASE") if "PHASE" in headers else None
     for row in cells:
-        # Widths count what is seen, so the colors come last.
-        padded = [cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)]
-        for index, header in enumerate(headers):
-            if header == "PHASE":
-                padded[index] = padded[index].replace(row[index], colored_phase(row[index]), 1)
-        print("  ".join(padded).rstrip())
+        print(line(row, [colored_phase(cell) if at == phase else cell for at, cell in enumerate(row)]))
 
 
 def show(arguments: Namespace, value: object, text: Callable[[], object]) -> int:
@@ -83,11 +88,12 @@ def json_line(value: object) -> str:
 
 def print_error(error: TankError) -> None:
     """Print an error to stderr: what, where, and what to do now."""
+    from tank_agent.errors import InvalidSpec
+
     text = escape(str(error), keep="\n")
     # Findings stand alone, so that an editor can jump to file:line.
     prefix = "" if isinstance(error, InvalidSpec) else colored("tank: ", _RED, sys.stderr)
-    # What was printed before belongs before it, also when both go to one file. What fails here, fails at the
-    # end, too.
+    # What was printed before comes first, also in a file for both. What fails here fails at the end, too.
     with contextlib.suppress(OSError, CannotWrite):
         sys.stdout.flush()
     print(f"{prefix}{text}", file=sys.stderr)
@@ -95,6 +101,8 @@ def print_error(error: TankError) -> None:
 
 def cannot_write(error: OSError) -> TankError:
     """Return the error for output that is lost."""
+    from tank_agent.errors import TankError
+
     if error.errno == errno.EBADF:
         return TankError("cannot write: the output is closed")
     return TankError(f"cannot write: {error.strerror or error}")
@@ -126,8 +134,8 @@ def span(seconds: float) -> str:
 
 
 def seconds_of(moment: str | float | None) -> float | None:
-    """Return a time of the API (RFC 3339, or seconds since 1970) as seconds since 1970."""
-    if moment is None or isinstance(moment, int | float):
+    """Return a time of the API (RFC 3339, or Unix time) as Unix time."""
+    if not isinstance(moment, str):
         return moment
     from datetime import datetime
 
@@ -150,11 +158,6 @@ def until(moment: str | float | None) -> str:
 def _close(seconds: float) -> str:
     """Write how far a moment is away, be it by less than a second: "0.4s"."""
     return f"{seconds:.1f}s" if 0.05 <= seconds < 0.95 else span(seconds)
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    padded = (cell + " " * (width - _width(cell)) for cell, width in zip(cells, widths, strict=True))
-    return "  ".join(padded).rstrip()
 
 
 def _width(text: str) -> int:

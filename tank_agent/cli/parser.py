@@ -73,7 +73,7 @@ class _VerbParser(argparse.ArgumentParser):
         module = module_of(self.verb)
         self.description = module.__doc__
         module.add_arguments(self)
-        self.set_defaults(run=module.run)
+        self.set_defaults(run=getattr(module, "run", None))
         if getattr(module, "TAKES_COMMAND", False):
             # Cut off here, since argparse means different things by "--" in different versions.
             args = list(args)

@@ -1,10 +1,9 @@
-"""Shows how far a pull is: live on a terminal, else one line for each layer that is done."""
+"""Show how far a pull is: live on a terminal, else as one line for each layer that is done."""
 
 from __future__ import annotations
 
 import os
 import sys
-from types import TracebackType
 from typing import TextIO
 
 from tank_agent.api.types import PulledLayer, PullReport
@@ -17,7 +16,7 @@ _UP_AND_CLEAR = "\x1b[{}A\r\x1b[J"
 
 
 class PullDisplay:
-    """Prints to stderr, so that what a script reads is the result alone.
+    """Prints to stderr, so that a script reads the result alone.
 
     Layers that are done stay above as lines; below them, redrawn in place, are those under way and a sum.
     """
@@ -31,24 +30,19 @@ class PullDisplay:
     def __enter__(self) -> PullDisplay:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Take the live lines away; what is printed next stands right below the layers."""
+    def __exit__(self, *_: object) -> None:
+        """Erase the live lines; what is printed next stands right below the layers."""
         self._write(self._erased())
 
     def show(self, progress: PullReport) -> None:
         """Show how far a pull is now."""
-        fresh = [
-            layer for layer in progress.layers if layer.state in _OVER and layer.digest not in self._printed
-        ]
+        over = (layer for layer in progress.layers if layer.state in _OVER)
+        fresh = [layer for layer in over if layer.digest not in self._printed]
         self._printed |= {layer.digest for layer in fresh}
-        text = self._erased() + "".join(f"{_layer_line(layer)}\n" for layer in fresh)
-        if self._live and progress.layers:
-            lines = self._live_lines(progress)
-            self._drawn = len(lines)
-            text += "".join(f"{line}\n" for line in lines)
-        self._write(text)
+        text = self._erased()
+        live = self._live_lines(progress) if self._live and progress.layers else []
+        self._drawn = len(live)
+        self._write(text + "".join(f"{line}\n" for line in (*map(_layer_line, fresh), *live)))
 
     def _erased(self) -> str:
         drawn, self._drawn = self._drawn, 0

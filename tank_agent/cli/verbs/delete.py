@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("names", nargs="+", metavar="NAME")
     parser.add_argument("--wait", action="store_true", help="until nothing of the pods is left")
     parser.add_argument("--timeout", type=duration, default=60.0, metavar="T", help="of --wait (default 60s)")
-    add_output(parser, "json")
+    add_output(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

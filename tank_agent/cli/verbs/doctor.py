@@ -20,7 +20,7 @@ _COLORS = {"ok": "32", "warn": "33", "fail": "31"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_places(parser)
-    add_output(parser, "json")
+    add_output(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ HELP = "a pod's spec, as TOML"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME")
-    add_output(parser, "json", default="toml")
+    add_output(parser, "toml")
 
 
 def run(arguments: argparse.Namespace) -> int:

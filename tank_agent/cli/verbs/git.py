@@ -12,18 +12,16 @@ HELP = "make a repository to push to; how far git is"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    verbs = parser.add_subparsers(metavar="VERB", dest="git_verb", required=True)
+    verbs = parser.add_subparsers(metavar="VERB", required=True)
     init = verbs.add_parser("init", help="make a bare repository on this machine to push to")
     init.add_argument("path", metavar="PATH", help="a new or empty directory")
     init.add_argument("--owner", metavar="USER", help="who pushes, over ssh; default you")
     init.add_argument("--branch", default="main", metavar="B", help="what HEAD names (default main)")
-    add_output(init, "json")
+    init.set_defaults(run=_init)
+    add_output(init)
     status = verbs.add_parser("status", help="how far git is, step by step")
-    add_output(status, "json")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    return _init(arguments) if arguments.git_verb == "init" else _status(arguments)
+    status.set_defaults(run=_status)
+    add_output(status)
 
 
 def _init(arguments: argparse.Namespace) -> int:
@@ -31,7 +29,6 @@ def _init(arguments: argparse.Namespace) -> int:
 
     path = Path(arguments.path).absolute()
     made = init_repository(path, arguments.branch, arguments.owner)
-
     ready = f"{path} {'is ready for pushes' if made else 'is a repository already'}"
     follow = f'follow it: [git] url = "{path}" in agent.toml, and restart the agent'
     return show(arguments, {"path": str(path), "created": made}, lambda: say(ready, follow))

@@ -14,7 +14,7 @@ _HEADERS = ("GENERATION", "CHANGED", "OWNER", "REVISION", "WHY", "IMAGES")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME")
-    add_output(parser, "json")
+    add_output(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

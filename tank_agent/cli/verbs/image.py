@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from tank_agent.api.types import RemovedImages
-from tank_agent.cli.arguments import add_output, client_of, for_each
+from tank_agent.cli.arguments import add_action, client_of, for_each
 from tank_agent.cli.output import ago, megabytes, print_table, say, show
+
+if TYPE_CHECKING:
+    from tank_agent.api.types import RemovedImages
 
 HELP = "the images on this machine: list, fetch, remove, prune them"
 
@@ -15,24 +18,13 @@ _DIGEST_SHOWN = len("sha256:") + 12
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(metavar="ACTION", required=True, dest="action")
-    listing = actions.add_parser("ls", help="the images, one line each", allow_abbrev=False)
-    add_output(listing, "json")
-    pulling = actions.add_parser(
-        "pull", help="fetch images, also newer ones of the same name", allow_abbrev=False
-    )
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    add_action(actions, "ls", _list, "the images, one line each")
+    pulling = add_action(actions, "pull", _pull, "fetch images, also newer ones of the same name")
     pulling.add_argument("images", nargs="+", metavar="IMAGE", help="as a pod file names it")
-    add_output(pulling, "json")
-    removal = actions.add_parser("rm", help="remove images that no pod needs", allow_abbrev=False)
+    removal = add_action(actions, "rm", _remove, "remove images that no pod needs")
     removal.add_argument("images", nargs="+", metavar="IMAGE", help="a name or a digest, as `ls` shows them")
-    add_output(removal, "json")
-    pruning = actions.add_parser("prune", help="remove every image that no pod needs", allow_abbrev=False)
-    add_output(pruning, "json")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    actions = {"ls": _list, "pull": _pull, "rm": _remove, "prune": _prune}
-    return actions[arguments.action](arguments)
+    add_action(actions, "prune", _prune, "remove every image that no pod needs")
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -81,10 +73,5 @@ def _prune(arguments: argparse.Namespace) -> int:
 def _show_removed(arguments: argparse.Namespace, results: Sequence[RemovedImages]) -> int:
     names = [name for result in results for name in result.removed]
     freed = sum(result.freed for result in results)
-
-    def text() -> None:
-        say(*(f"{name} removed" for name in names))
-        if results:
-            print(f"{megabytes(freed)} freed")
-
-    return show(arguments, {"removed": names, "freed": freed}, text)
+    lines = [f"{name} removed" for name in names] + ([f"{megabytes(freed)} freed"] if results else [])
+    return show(arguments, {"removed": names, "freed": freed}, lambda: say(*lines))

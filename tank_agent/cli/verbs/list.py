@@ -11,7 +11,7 @@ HELP = "the pods, one line each"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_output(parser, "json")
+    add_output(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

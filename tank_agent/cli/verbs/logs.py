@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--since", type=since, metavar="T", help="10m (ago), 2026-11-22T06:00:00Z, a date, or Unix seconds"
     )
     parser.add_argument("--timestamps", action="store_true", help="begin each line with its time")
-    add_output(parser, "json")
+    add_output(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--label", metavar="K=V", action="append", default=[], type=_label, help="a label of --host's machine"
     )
-    add_output(parser, "json")
+    add_output(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ HELP = "give a pod an older spec, and pin it there"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME")
     parser.add_argument("revision", nargs="?", metavar="REV", help="a generation, or a commit")
-    add_output(parser, "json")
+    add_output(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ HELP = "how the pods are: phase, containers, restarts, last error, next try"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", metavar="NAME", help="one pod, with all details")
-    add_output(parser, "json")
+    add_output(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

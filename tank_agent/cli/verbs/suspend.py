@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import argparse
 
-from tank_agent.cli.arguments import add_output, client_of
+from tank_agent.cli.arguments import client_of
 from tank_agent.cli.output import say, show
+from tank_agent.cli.verbs.resume import add_arguments
+
+__all__ = ["HELP", "add_arguments", "run"]
 
 HELP = "leave a pod, or all, as they are, whatever files and git say"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", nargs="?", metavar="NAME", help="one pod; without it, everything")
-    add_output(parser, "json")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ HELP = "versions of this program and of the agent"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_output(parser, "json")
+    add_output(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from tank_agent.cli.arguments import add_output, client_of, for_each
+from tank_agent.cli.arguments import add_action, client_of, for_each
 from tank_agent.cli.output import print_table, say, show
 
 HELP = "the volumes that the agent keeps: list and remove them"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(metavar="ACTION", required=True, dest="action")
-    listing = actions.add_parser("ls", help="the volumes, one line each", allow_abbrev=False)
-    add_output(listing, "json")
-    removal = actions.add_parser("rm", help="remove volumes, with all that is in them", allow_abbrev=False)
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    add_action(actions, "ls", _list, "the volumes, one line each")
+    removal = add_action(actions, "rm", _remove, "remove volumes, with all that is in them")
     removal.add_argument("volumes", nargs="+", metavar="POD/NAME", type=_volume)
-    add_output(removal, "json")
 
 
 def _volume(text: str) -> tuple[str, str]:
@@ -24,10 +22,6 @@ def _volume(text: str) -> tuple[str, str]:
     if not (pod and slash and name) or "/" in name or text.startswith("."):
         raise argparse.ArgumentTypeError(f"{text!r} is not POD/NAME; `tank volume ls` shows them")
     return pod, name
-
-
-def run(arguments: argparse.Namespace) -> int:
-    return _list(arguments) if arguments.action == "ls" else _remove(arguments)
 
 
 def _list(arguments: argparse.Namespace) -> int:

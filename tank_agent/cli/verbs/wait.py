@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"{', '.join(PHASES)}, or {DELETED} (default running)",
     )
     parser.add_argument("--timeout", type=duration, default=60.0, metavar="T", help="default 60s")
-    add_output(parser, "json")
+    add_output(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
