@@ -9,6 +9,8 @@ from pathlib import Path
 
 from tank_agent.doctor import Check, kernel, places, tools
 from tank_agent.doctor.kernel import read
+from tank_agent.linux.namespaces import leave_network
+from tank_agent.linux.wakeups import open_inotify
 
 
 def examine(data_dir: Path, run_dir: Path, pods_dir: Path) -> Sequence[Check]:
@@ -18,15 +20,15 @@ def examine(data_dir: Path, run_dir: Path, pods_dir: Path) -> Sequence[Check]:
         kernel.root(os.geteuid()),
         kernel.kernel_version(platform.release()),
         kernel.overlay(read("/proc/filesystems") or "", kernel.try_overlay()),
-        kernel.network_namespaces(kernel.try_network_namespace()),
+        kernel.network_namespaces(kernel.tried(leave_network)),
         kernel.macvlan(kernel.try_macvlan()),
         kernel.seccomp(read("/proc/self/status") or ""),
         kernel.user_namespaces(read("/proc/sys/user/max_user_namespaces")),
-        kernel.apparmor(kernel.try_apparmor()),
+        kernel.apparmor(),
         kernel.inotify(
             read("/proc/sys/fs/inotify/max_user_instances") or "0",
             read("/proc/sys/fs/inotify/max_user_watches") or "0",
-            kernel.try_inotify(),
+            kernel.tried(lambda: os.close(open_inotify())),
         ),
         kernel.control_groups(),
         *(
@@ -35,7 +37,7 @@ def examine(data_dir: Path, run_dir: Path, pods_dir: Path) -> Sequence[Check]:
         ),
         tools.tar(tools.output_of("tar", "--version")),
         tools.git(tools.output_of("git", "--version")),
-        tools.signatures(tools.missing_of(tools.SIGNATURE_TOOLS)),
+        tools.signatures(),
         places.uplink(read("/proc/net/route") or "", read("/proc/net/ipv6_route") or ""),
         places.data_dir(data_dir, mount_info),
         places.deleted_files(data_dir),

@@ -1,28 +1,20 @@
-"""Questions about the kernel: answered by what it reports, or tried in namespaces that end with a thread."""
+"""Questions about the kernel: answered by what it reports, or by an attempt in short-lived namespaces."""
 
 from __future__ import annotations
 
 import errno
 import os
 import re
-import socket
-import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tank_agent.doctor import Check, fail, ok, warn
 from tank_agent.linux.mounts import mount
 from tank_agent.linux.namespaces import in_thread, leave_mounts, leave_network
-from tank_agent.linux.wakeups import open_inotify
 from tank_agent.runtime.security.apparmor import DEFAULT as PROFILE
 from tank_agent.runtime.security.apparmor import loaded_profiles
 
-# linux/rtnetlink.h, linux/if_link.h, linux/netlink.h
-_RTM_NEWLINK = 16
-_NLM_F_REQUEST, _NLM_F_ACK, _NLM_F_CREATE, _NLM_F_EXCL = 0x1, 0x4, 0x400, 0x200
-_IFLA_LINK, _IFLA_LINKINFO, _IFLA_INFO_KIND = 5, 18, 1
 _LOOPBACK_INDEX = 1
-
 # mount_setattr(2), with which volumes are bound; idmapped overlay layers come with the second.
 _KERNEL_FLOOR = (5, 12)
 _KERNEL_GOOD = (5, 19)
@@ -30,6 +22,8 @@ _WATCHES, _INSTANCES = 8192, 32
 ROOT = Path("/sys/fs/cgroup")
 # The controllers behind `[containers.limits]`, and what crun needs where each is a hierarchy of its own.
 _LIMITS, _SPLIT = ("cpu", "memory", "pids"), ("devices", "freezer")
+# A hierarchy of several v1 controllers is one directory with links, or one per controller.
+_V1 = ("blkio", "cpuacct", "cpuset", *_LIMITS, *_SPLIT)
 
 
 def root(uid: int) -> Check:
@@ -61,17 +55,17 @@ def overlay(file_systems: str, attempt: str | None) -> Check:
 
 
 def try_overlay() -> str | None:
-    """Mount an overlay of two directories on a tmpfs, seen by nobody else; return why it failed."""
+    """Mount an overlay on a tmpfs, in a mount namespace of its own; return why it failed."""
 
     def attempt() -> None:
         leave_mounts()
-        mount("tank-doctor", "/tmp", "tmpfs")  # noqa: S108 - our own, in a mount namespace of this thread
+        mount("tank-doctor", "/tmp", "tmpfs")  # noqa: S108 - nobody else sees it
         for part in ("lower", "upper", "work", "merged"):
             os.mkdir(f"/tmp/{part}")  # noqa: S108, PTH102 - as above
         options = "lowerdir=/tmp/lower,upperdir=/tmp/upper,workdir=/tmp/work"
         mount("overlay", "/tmp/merged", "overlay", 0, options)  # noqa: S108 - as above
 
-    return _tried(attempt)
+    return tried(attempt)
 
 
 def network_namespaces(attempt: str | None) -> Check:
@@ -79,11 +73,6 @@ def network_namespaces(attempt: str | None) -> Check:
     if attempt is None:
         return ok("network namespaces", "work")
     return fail("network namespaces", f"can't be made: {attempt}", "run as root; see user.max_net_namespaces")
-
-
-def try_network_namespace() -> str | None:
-    """Make a network namespace that ends at once; return why it failed."""
-    return _tried(leave_network)
 
 
 def macvlan(attempt: str | None) -> Check:
@@ -95,19 +84,28 @@ def macvlan(attempt: str | None) -> Check:
 
 
 def try_macvlan() -> str | None:
-    """Ask for a macvlan link in a private network namespace; return why the kernel does not know them.
+    """Ask for a macvlan link on the loopback of a network namespace of its own; return why there is none.
 
-    It is asked for on the loopback, which no kernel allows, so that none is made; but only a kernel that has
-    macvlan (or can load it) gets as far as looking at that.
+    No kernel makes one there, but only a kernel that has macvlan (or can load it) looks at the parent.
     """
+    from pyroute2 import NetlinkError
 
     def attempt() -> None:
         leave_network()
-        error = _new_link("macvlan", _LOOPBACK_INDEX)
-        if error in (errno.EOPNOTSUPP, errno.EPERM):
-            raise OSError(error, os.strerror(error))
+        try:
+            _add_link("macvlan", _LOOPBACK_INDEX)
+        except NetlinkError as error:
+            if error.code in (errno.EOPNOTSUPP, errno.EPERM):
+                raise OSError(error.code, os.strerror(error.code)) from error
 
-    return _tried(attempt)
+    return tried(attempt)
+
+
+def _add_link(kind: str, parent: int) -> None:
+    from pyroute2 import IPRoute
+
+    with IPRoute() as route:
+        route.link("add", ifname="tank-doctor", kind=kind, link=parent)
 
 
 def seccomp(status: str) -> Check:
@@ -127,14 +125,16 @@ def user_namespaces(most: str | None) -> Check:
     return ok("user namespaces", f"at most {most.strip()}")
 
 
-def apparmor(profiles: Mapping[str, str] | OSError | None) -> Check:
-    """Say whether AppArmor is on, and holds containers; `profiles` are those loaded, with their modes."""
+def apparmor(loaded: Callable[[], Mapping[str, str] | None] = loaded_profiles) -> Check:
+    """Say whether AppArmor is on, and holds containers."""
     name = "AppArmor"
+    try:
+        profiles = loaded()
+    except OSError as error:
+        found = f"on; which profiles are loaded can't be read: {error.strerror}"
+        return warn(name, found, "run the doctor as root")
     if profiles is None:
         return ok(name, "off; containers run without a profile")
-    if isinstance(profiles, OSError):
-        found = f"on; which profiles are loaded can't be read: {profiles.strerror}"
-        return warn(name, found, "run the doctor as root")
     mode = profiles.get(PROFILE)
     if mode is None:
         fix = f"apt install apparmor && systemctl restart tank-agent; see /etc/apparmor.d/disable/{PROFILE}"
@@ -142,14 +142,6 @@ def apparmor(profiles: Mapping[str, str] | OSError | None) -> Check:
     if mode != "enforce":
         return warn(name, f"on; {PROFILE} is in mode {mode}: it stops nothing", f"aa-enforce {PROFILE}")
     return ok(name, f"on; {PROFILE} is loaded")
-
-
-def try_apparmor() -> Mapping[str, str] | OSError | None:
-    """Return the loaded profiles, or why they cannot be read."""
-    try:
-        return loaded_profiles()
-    except OSError as error:
-        return error
 
 
 def inotify(instances: str, watches: str, attempt: str | None = None) -> Check:
@@ -164,11 +156,6 @@ def inotify(instances: str, watches: str, attempt: str | None = None) -> Check:
     return ok("inotify", found)
 
 
-def try_inotify() -> str | None:
-    """Ask for an inotify instance; return why there is none to be had."""
-    return _tried(lambda: os.close(open_inotify()))
-
-
 def control_groups(root: Path = ROOT) -> Check:
     """Say whether the host is v2, hybrid or v1, with which controllers, and whether they can be written."""
     name = "control groups"
@@ -178,7 +165,8 @@ def control_groups(root: Path = ROOT) -> Check:
         missing = [controller for controller in _LIMITS if controller not in there]
         writable = _writable(root)
     else:
-        there = set(_controllers(root))
+        # An empty directory is a mount point with nothing on it.
+        there = {controller for controller in _V1 if (root / controller / "cgroup.procs").exists()}
         if not there:
             fix = "mount them: `mount -t cgroup2 none /sys/fs/cgroup`, or use systemd"
             return fail(name, f"none at {root}", fix)
@@ -198,50 +186,22 @@ def control_groups(root: Path = ROOT) -> Check:
     return ok(name, found)
 
 
-def _controllers(root: Path) -> Iterator[str]:
-    """Yield the v1 controllers; a hierarchy of several is one directory with links, or one per controller."""
-    for controller in ("blkio", "cpu", "cpuacct", "cpuset", *_SPLIT, "memory", "pids"):
-        # An empty directory is a mount point with nothing on it.
-        if (root / controller / "cgroup.procs").exists():
-            yield controller
-
-
 def _writable(directory: Path) -> bool:
     return not os.statvfs(directory).f_flag & os.ST_RDONLY
 
 
 def read(path: str) -> str | None:
-    """Return a file of the kernel, whatever bytes are in it; None if this kernel has none such."""
+    """Return a file of the kernel, whatever bytes it holds; None if this kernel lacks it."""
     try:
         return os.fsdecode(Path(path).read_bytes())
     except OSError:
         return None
 
 
-def _tried(attempt: Callable[[], object]) -> str | None:
-    """Run something in a thread that ends with the namespaces that it made; return why it failed."""
+def tried(attempt: Callable[[], object]) -> str | None:
+    """Run something in a thread, with which the namespaces that it makes end; return why it failed."""
     try:
         in_thread(attempt)
     except OSError as error:
         return error.strerror or str(error)
     return None
-
-
-def _new_link(kind: str, parent: int) -> int:
-    """Ask for a new link (rtnetlink(7)) and return the errno of the answer, 0 for none."""
-    info = _attribute(_IFLA_LINKINFO, _attribute(_IFLA_INFO_KIND, kind.encode()))
-    link = _attribute(_IFLA_LINK, struct.pack("=I", parent))
-    payload = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, 0, 0, 0) + link + info
-    flags = _NLM_F_REQUEST | _NLM_F_ACK | _NLM_F_CREATE | _NLM_F_EXCL
-    head = struct.pack("=IHHII", 16 + len(payload), _RTM_NEWLINK, flags, 1, 0)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as netlink:
-        netlink.settimeout(5.0)
-        netlink.sendto(head + payload, (0, 0))
-        answer = netlink.recv(65536)
-    # struct nlmsgerr begins with the negated errno (netlink(7)).
-    code: int = struct.unpack_from("=i", answer, 16)[0]
-    return -code
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    return struct.pack("=HH", 4 + len(value), kind) + value + b"\0" * (-len(value) % 4)

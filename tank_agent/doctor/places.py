@@ -1,8 +1,9 @@
-"""Questions about the agent's directories, and about the way out to the network."""
+"""Questions about the agent's directories, and about the default route."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 from tank_agent.doctor import Check, fail, ok, warn
@@ -22,7 +23,7 @@ def data_dir(path: Path, mount_info: str) -> Check:
     there = existing(path)
     kind = file_system(mount_info, there)
     if mount_info and not file_system(mount_info, Path("/")):
-        # A chroot. No process can make its mounts its own then, and images are unpacked by such.
+        # A chroot. No process can have mounts of its own there, as the one that unpacks images needs.
         found = f"{path}, but / is not a mount point, so no image can be unpacked"
         return fail("data_dir", found, "before the chroot: mount --bind DIRECTORY DIRECTORY")
     free = _free(there)
@@ -40,7 +41,7 @@ def data_dir(path: Path, mount_info: str) -> Check:
 
 
 def deleted_files(data_dir: Path) -> Check:
-    """Say what the agent could not delete of containers and volumes that are gone, and why."""
+    """Say which files of removed containers and volumes the agent could not delete, and why."""
     name, left = "deleted files", []
     try:
         for reason in sorted((data_dir / "trash").glob(f"*{REASON}")):
@@ -81,10 +82,9 @@ def pods_dir(path: Path) -> Check:
 
 
 def uplink(ipv4_routes: str, ipv6_routes: str) -> Check:
-    """Say which interface leads out, on which pods get their addresses with `parent = "auto"`."""
+    """Say which interfaces have a default route: `parent = "auto"` puts pods on the first."""
     ipv4 = ipv4_default_interfaces(ipv4_routes.splitlines())
-    ipv6 = ipv6_default_interfaces(ipv6_routes.splitlines())
-    names = dict.fromkeys(ipv4 + ipv6)
+    names = dict.fromkeys(ipv4 + ipv6_default_interfaces(ipv6_routes.splitlines()))
     if not names:
         return warn("uplink", "no default route", 'name the interface in pod files: parent = "eth0"')
     return ok("uplink", ", ".join(names))
@@ -109,5 +109,4 @@ def file_system(mount_info: str, path: Path) -> str:
 
 
 def _free(path: Path) -> int:
-    found = os.statvfs(path)
-    return found.f_bavail * found.f_frsize
+    return shutil.disk_usage(path).free

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable, Sequence
 
 from tank_agent.doctor import Check, fail, ok, warn
 from tank_agent.errors import Retry, Stalled
@@ -14,19 +13,12 @@ _TIMEOUT = 5.0
 # Debian has no packages of this version yet, so this names what a user can do today.
 _NEWER = "install a newer one where your distribution has it; until then the agent works around what is known"
 
-# Without these no container runs: the version from which on one is good, and what is wrong with older ones.
-NEEDED = {
-    "crun": (
-        (1, 28),
-        "older ones follow an image's /dev links (CVE-2026-47766), and leak descriptors (CVE-2024-21626)",
-    ),
-    "conmon": (
-        (2, 2, 1),
-        "older ones stall a container whose attached terminal stops reading, and mishandle resizes",
-    ),
-}
-# What checks signatures, and the package that it comes in.
-SIGNATURE_TOOLS = {"gpgv": "gpgv", "ssh-keygen": "openssh-client"}
+# Without these no container runs: the first good version, and what is wrong with older ones.
+_CRUN = "older ones follow an image's /dev links (CVE-2026-47766), and leak descriptors (CVE-2024-21626)"
+_CONMON = "older ones stall a container whose attached terminal stops reading, and mishandle resizes"
+NEEDED = {"crun": ((1, 28), _CRUN), "conmon": ((2, 2, 1), _CONMON)}
+# The programs that check signatures, and the packages that they come in.
+_SIGNATURE_TOOLS = {"gpgv": "gpgv", "ssh-keygen": "openssh-client"}
 
 
 def output_of(*argv: str) -> str | None:
@@ -74,18 +66,14 @@ def git(output: str | None) -> Check:
     return ok("git", output.strip())
 
 
-def signatures(missing: Sequence[str]) -> Check:
-    """Say whether what checks the signatures of commits is there, for those who have `[git.verify]`."""
+def signatures() -> Check:
+    """Say whether the programs that check signatures are there, for those who have `[git.verify]`."""
+    missing = [name for name in _SIGNATURE_TOOLS if shutil.which(name, path=ENVIRONMENT["PATH"]) is None]
     if missing:
-        packages = " ".join(SIGNATURE_TOOLS[name] for name in missing)
+        packages = " ".join(_SIGNATURE_TOOLS[name] for name in missing)
         found = f"{' and '.join(missing)} not installed"
         return warn("signatures", found, f"apt install {packages}, for [git.verify]")
-    return ok("signatures", " and ".join(SIGNATURE_TOOLS))
-
-
-def missing_of(names: Iterable[str]) -> tuple[str, ...]:
-    """Return those programs that are not installed."""
-    return tuple(name for name in names if shutil.which(name, path=ENVIRONMENT["PATH"]) is None)
+    return ok("signatures", " and ".join(_SIGNATURE_TOOLS))
 
 
 def _dotted(version: tuple[int, ...]) -> str:

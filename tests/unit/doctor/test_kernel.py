@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from tank_agent.doctor import kernel
 from tank_agent.doctor.kernel import control_groups
+from tank_agent.linux.namespaces import leave_network
+from tank_agent.linux.wakeups import open_inotify
 from tests.unit.doctor import assert_bad
 
 
@@ -32,22 +36,23 @@ def test_kernel_features() -> None:
     assert kernel.user_namespaces("100\n").result == "ok"
     assert_bad(kernel.user_namespaces("0\n"), "warn", "switched off")
     assert_bad(kernel.user_namespaces(None), "warn", "not in this kernel")
-    assert kernel.apparmor(None).result == "ok"
-    assert kernel.apparmor({"tank-default": "enforce"}).found == "on; tank-default is loaded"
-    assert_bad(kernel.apparmor({"other": "enforce"}), "warn", "containers run without a profile")
-    assert_bad(kernel.apparmor({"tank-default": "complain"}), "warn", "it stops nothing")
-    assert_bad(kernel.apparmor(PermissionError(13, "Permission denied")), "warn", "can't be read")
+    assert kernel.apparmor(lambda: None).result == "ok"
+    assert kernel.apparmor(lambda: {"tank-default": "enforce"}).found == "on; tank-default is loaded"
+    assert_bad(kernel.apparmor(lambda: {"other": "enforce"}), "warn", "containers run without a profile")
+    assert_bad(kernel.apparmor(lambda: {"tank-default": "complain"}), "warn", "it stops nothing")
+    refused = Mock(side_effect=PermissionError(13, "Permission denied"))
+    assert_bad(kernel.apparmor(refused), "warn", "can't be read")
     assert kernel.inotify("128\n", "65536\n").result == "ok"
     assert_bad(kernel.inotify("8\n", "65536\n"), "warn", "8 instances")
     assert_bad(kernel.inotify("128\n", "65536\n", "Too many open files"), "warn", "none is left")
-    assert kernel.try_inotify() is None
+    assert kernel.tried(lambda: os.close(open_inotify())) is None
 
 
 @pytest.mark.machine
 def test_the_kernel_is_tried_without_leaving_anything() -> None:
     before = Path("/proc/self/ns/net").readlink()
     assert kernel.try_overlay() is None
-    assert kernel.try_network_namespace() is None
+    assert kernel.tried(leave_network) is None
     assert kernel.try_macvlan() is None
     assert Path("/proc/self/ns/net").readlink() == before
     assert "tank-doctor" not in Path("/proc/self/mountinfo").read_text(errors="replace")
@@ -55,8 +60,8 @@ def test_the_kernel_is_tried_without_leaving_anything() -> None:
 
 @pytest.mark.machine
 def test_a_kind_of_link_that_no_kernel_has_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = kernel._new_link
-    monkeypatch.setattr(kernel, "_new_link", lambda kind, parent: asked("no-such-kind", parent))
+    asked = kernel._add_link
+    monkeypatch.setattr(kernel, "_add_link", lambda kind, parent: asked("no-such-kind", parent))
     assert kernel.try_macvlan() == "Operation not supported"
 
 
