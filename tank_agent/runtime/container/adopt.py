@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from tank_agent.linux import mounts, pidfd
@@ -23,7 +23,7 @@ from tank_agent.runtime.security.user_namespace import take_back_null_device
 
 
 def adopt_all(containers: Containers, tools: Tools, now: float) -> tuple[LiveRun, ...]:
-    """Take over every run, sweep what belongs to none, and return the runs; some are PARTIAL.
+    """Take over every run, remove what belongs to none, and return the runs; some are PARTIAL.
 
     To be called once, before anything is started.
     """
@@ -40,9 +40,8 @@ def adopt_all(containers: Containers, tools: Tools, now: float) -> tuple[LiveRun
         containers.adopt(run)
         adopted.append(run)
     known = {run.record.id for run in adopted}
-    for identifier in monitors.keys() - known:
-        with left_for_later(f"the monitor of {identifier}"):
-            conmon.end_unstarted(containers.directory / identifier)
+    unstarted = monitors.keys() - known
+    _each("the monitor of ", unstarted, lambda one: conmon.end_unstarted(containers.directory / one))
     _sweep(containers, tools, known, {run.record.cgroup for run in adopted})
     return tuple(adopted)
 
@@ -62,7 +61,7 @@ def _records(containers: Containers, tools: Tools) -> Iterator[RunRecord]:
         yield record
     for identifier in sorted(tools.root_filesystems.runs() - seen):
         record = _read(private(identifier))
-        # Of an earlier boot nothing runs.
+        # Nothing of an earlier boot runs.
         if record is not None and tools.cgroups.processes(record.cgroup):
             yield record
 
@@ -72,7 +71,7 @@ def _read(directory: Path) -> RunRecord | None:
 
 
 def _inspect(run: LiveRun, monitors: Mapping[str, int], tools: Tools) -> LiveRun:
-    """Find out how far a run is, and open its processes."""
+    """Find out whether a run began or ended, and open its processes."""
     directory, record = run.directory, run.record
     run.stopping = read_file(directory / STOPPING, Stopping)
     run.pid = noted = read_number(directory / conmon.CONTAINER_PID)
@@ -112,19 +111,14 @@ def _is_member(pid: int, cgroup: str) -> bool:
 
 def _main_process(cgroup: str, cgroups: CgroupHost) -> int | None:
     """Return the main process of a container: the one that is number 1 of its PID namespace."""
-    for pid in sorted(cgroups.processes(cgroup)):
-        # One more number for each namespace in the container's own.
-        if pidfd.numbers(pid)[1:] == (1,):
-            return pid
-    return None
+    # One more number for each namespace in the container's own.
+    return next((pid for pid in sorted(cgroups.processes(cgroup)) if pidfd.numbers(pid)[1:] == (1,)), None)
 
 
 def _sweep(containers: Containers, tools: Tools, known: set[str], groups: set[str]) -> None:
-    """Remove what no run accounts for: our run_dir may have been emptied while containers ran."""
+    """Remove what belongs to no run: our run_dir may have been emptied while containers ran."""
     tools.crun.sweep(at_rest=True)
-    for identifier in tools.crun.runs() - known:
-        with left_for_later(f"container {identifier}"):
-            tools.crun.delete(identifier)
+    _each("container ", tools.crun.runs() - known, tools.crun.delete)
     with left_for_later("control groups"):
         busy = tools.cgroups.sweep(groups)
         for path in busy:
@@ -132,14 +126,17 @@ def _sweep(containers: Containers, tools: Tools, known: set[str], groups: set[st
                 _end(pid, path, tools.cgroups)
         if busy:
             tools.cgroups.sweep(groups)
-    for identifier in tools.crun.runs() - known:
-        with left_for_later(f"what crun knows of {identifier}"):
-            tools.crun.forget(identifier)
-    for identifier in tools.root_filesystems.runs() - known:
-        with left_for_later(f"the root file system of {identifier}"):
-            tools.root_filesystems.remove(identifier)
+    _each("what crun knows of ", tools.crun.runs() - known, tools.crun.forget)
+    overlays = tools.root_filesystems.runs() - known
+    _each("the root file system of ", overlays, tools.root_filesystems.remove)
     with left_for_later(f"mounts below {containers.directory}"):
         mounts.unmount_tree(containers.directory)
+
+
+def _each(what: str, identifiers: Collection[str], remove: Callable[[str], None]) -> None:
+    for identifier in identifiers:
+        with left_for_later(f"{what}{identifier}"):
+            remove(identifier)
 
 
 def _end(pid: int, cgroup: str, cgroups: CgroupHost) -> None:

@@ -21,11 +21,11 @@ from tank_agent.linux import pidfd
 from tank_agent.linux.fault import point
 from tank_agent.linux.paths import Closing
 from tank_agent.linux.process import CONTAINER_UMASK, ENVIRONMENT, find, not_started
-from tank_agent.runtime.container.crun import Crun, StartFailed, clean_message
+from tank_agent.runtime.container.crun import Crun, StartFailed, clean_message, read_log
 from tank_agent.runtime.run import RunRecord
 
 _DEADLINE = 30.0
-# What was killed is gone within this, unless the kernel holds it.
+# A killed process is gone within this, unless the kernel holds it.
 ENDS_WITHIN_MS = 3000
 CONTAINER_PID = "container.pid"
 MONITOR_PID = "conmon.pid"
@@ -64,26 +64,26 @@ def create(
     Raises:
         StartFailed: the runtime refused; the message is its own.
         Stalled: conmon or crun is not installed.
-        Retry: it did not answer within 30 s; it may still be at it, see `end_unstarted`.
+        Retry: it did not answer within 30 s; it may go on, see `end_unstarted`.
     """
     program = find(program)
     sync = directory / _SYNC
     os.mkfifo(sync, 0o600)
     with Closing(os.open(sync, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)) as reader:
-        arguments = _arguments(crun, directory, record, log)
-        _spawn([program, *arguments], crun.environment, directory, sync, place)
+        argv = [program, *_arguments(crun, directory, record, log)]
+        _spawn(argv, {**ENVIRONMENT, **crun.environment}, directory, sync, place)
         point("runtime:conmon-spawned")
         answer = _answer(reader)
     if answer is not None and answer.data > 0:
         return answer.data
-    message = _read_text(directory / _CRUN_LOG) or (answer.message if answer else "")
+    message = read_log(directory / _CRUN_LOG) or (answer.message if answer else "")
     raise StartFailed(clean_message(message))
 
 
 def monitors(directory: Path) -> dict[str, int]:
     """Return the conmon processes of the runs in a directory, by run id, from their own arguments.
 
-    Only root's that no container holds: anybody may start a program with these arguments.
+    Only root's outside of containers: anybody may start a program with these arguments.
     """
     found = {}
     prefix = f"{directory}/"
@@ -100,8 +100,7 @@ def monitors(directory: Path) -> dict[str, int]:
 def end_unstarted(directory: Path) -> None:
     """Kill the monitor of a run that never began, and the runtime that may hang below it."""
     number = monitors(directory.parent).get(directory.name)
-    monitor = pidfd.open_process(number) if number is not None else None
-    if monitor is not None:
+    if number is not None and (monitor := pidfd.open_process(number)) is not None:
         with Closing(monitor):
             kill_monitor(monitor)
 
@@ -146,17 +145,12 @@ class ConmonControl:
             # A conmon that is gone takes no lines; its end is noticed elsewhere.
             flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
             try:
-                fifo = os.open(directory / _CONTROL, flags)
-            except OSError:
-                return 0.0
-            try:
-                os.write(fifo, line)
+                with Closing(os.open(directory / _CONTROL, flags)) as fifo:
+                    os.write(fifo, line)
             except BlockingIOError:
                 return _GAP
-            except BrokenPipeError:
+            except OSError:
                 return 0.0
-            finally:
-                os.close(fifo)
             self._written[directory] = now
             return 0.0
 
@@ -186,7 +180,7 @@ def _spawn(
     try:
         process = subprocess.Popen(
             argv,
-            env={**ENVIRONMENT, **environment, **own},
+            env={**environment, **own},
             cwd=directory,
             pass_fds=(writer, may_start),
             stdin=subprocess.DEVNULL,
@@ -194,7 +188,13 @@ def _spawn(
             stderr=output,
             umask=CONTAINER_UMASK,
         )
-        _release(process, start, place)
+        try:
+            place(process.pid)
+            os.write(start, b"\0")
+        except OSError as error:
+            process.kill()
+            process.wait()
+            raise Retry(f"cannot put conmon into its control group: {error.strerror}") from error
     except OSError as error:
         raise not_started(argv[0], error) from error
     finally:
@@ -210,25 +210,16 @@ def _spawn(
         raise Retry(f"conmon did not start within {_DEADLINE:g} s") from error
 
 
-def _release(process: subprocess.Popen[bytes], start: int, place: Callable[[int], object]) -> None:
-    try:
-        place(process.pid)
-        os.write(start, b"\0")
-    except OSError as error:
-        process.kill()
-        process.wait()
-        raise Retry(f"cannot put conmon into its control group: {error.strerror}") from error
-
-
 def _arguments(crun: Crun, directory: Path, record: RunRecord, log: Path) -> list[str]:
     runtime, options = crun.create_command(directory / _CRUN_LOG)
-    pid_files = ("-p", str(directory / CONTAINER_PID), "-P", str(directory / MONITOR_PID))
-    arguments = ["--api-version", "-c", record.id, "-u", record.id, "-n", record.id, "-r", runtime]
-    arguments += ["-b", str(directory), *pid_files]
-    arguments += ["--persist-dir", str(directory), "--full-attach", "-l", f"k8s-file:{log}"]
-    arguments += ["--no-sync-log", "--log-level", "warning"]
-    arguments += [f"--runtime-arg={option}" for option in options]
-    return [*arguments, "-t"] if record.terminal else arguments
+    return [
+        *("--api-version", "-c", record.id, "-u", record.id, "-n", record.id, "-r", runtime),
+        *("-b", str(directory), "-p", str(directory / CONTAINER_PID), "-P", str(directory / MONITOR_PID)),
+        *("--persist-dir", str(directory), "--full-attach", "-l", f"k8s-file:{log}"),
+        *("--no-sync-log", "--log-level", "warning"),
+        *(f"--runtime-arg={option}" for option in options),
+        *(("-t",) if record.terminal else ()),
+    ]
 
 
 def _answer(reader: int) -> _Message | None:
@@ -244,10 +235,3 @@ def _answer(reader: int) -> _Message | None:
             return None
         received += chunk
     return msgspec.json.decode(received.partition(b"\n")[0], type=_Message)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace")
-    except FileNotFoundError:
-        return ""

@@ -45,7 +45,7 @@ from tank_agent.spec.signals import signal_number
 _log = structlog.get_logger()
 # How long a killed process may take to be gone before it is killed again, in seconds.
 _KILL_AGAIN = 5.0
-# Of a change, of a limit or a mount, that the kernel refused.
+# For a limit or a mount that the kernel refused.
 _CHANGE_PACE = Pace(base=1.0, cap=30.0)
 # How much of a terminal's output a new agent takes from the log, for those who attach later, in bytes.
 _SHOWN_AGAIN = 16 << 10
@@ -97,9 +97,7 @@ class Containers:
         """Return the main processes that live, of every pod that has a run."""
         with self._lock:
             return {
-                pod: tuple(
-                    run.pid for run in runs.values() if run.pid is not None and run.process is not None
-                )
+                pod: tuple(run.pid for run in runs.values() if run.pid and run.process is not None)
                 for pod, runs in self._runs.items()
             }
 
@@ -108,16 +106,15 @@ class Containers:
 
         A run that fails half-way stays in `runs` as PARTIAL.
         """
-        run = self._begin(launch)
+        run, tools = self._begin(launch), self._tools
         try:
-            seccomp = make_bundle(launch, run.record, run.directory, self._tools)
+            seccomp = make_bundle(launch, run.record, run.directory, tools)
             status = (run.directory / MOUNT_POINT).stat()
             run.record = msgspec.structs.replace(run.record, root=(status.st_dev, status.st_ino))
             self._keep(run)
             point("runtime:bundle-made")
             log = self.log(launch.pod, launch.container.name)
             log.parent.mkdir(mode=0o700, exist_ok=True)
-            tools = self._tools
             place = tools.cgroups.place_monitor
             run.pid = conmon.create(tools.conmon, tools.crun, run.directory, run.record, log, place=place)
             point("runtime:created")
@@ -126,12 +123,14 @@ class Containers:
                 user_namespace.take_back_null_device()
             # The container holds its mounts by now, or there is none.
             self._detach(run)
-        self._open(run)
+        run.process = pidfd.open_process(run.pid)
+        monitor = read_number(run.directory / conmon.MONITOR_PID)
+        run.monitor = pidfd.open_process(monitor) if monitor else None
         if run.record.terminal:
             # Before its program begins, so that not one byte of it is missed.
             self.consoles.open(run.directory)
         if seccomp.profile is not None and seccomp.compiled is None:
-            self._tools.seccomp.learn(seccomp.profile, self._tools.crun.root / run.record.id / "seccomp.bpf")
+            tools.seccomp.learn(seccomp.profile, tools.crun.root / run.record.id / "seccomp.bpf")
         return run
 
     def start(self, run: LiveRun) -> None:
@@ -170,13 +169,10 @@ class Containers:
             _log.warning("cannot note that a container ends", id=run.record.id, error=str(error))
 
     def remove(self, run: LiveRun) -> None:
-        """Remove everything that a run made, except its log, also where somebody removed a part of it before.
-
-        Can be repeated after a crash.
-        """
+        """Remove everything that a run made, except its log, and what is left of it after a crash."""
         tools, cgroup = self._tools, run.record.cgroup
         if not run.started:
-            # What makes it may hang, or still be at it.
+            # The runtime that makes it may hang, or still be at it.
             conmon.end_unstarted(run.directory)
         self._delete(run)
         point("runtime:deleted")
@@ -191,14 +187,20 @@ class Containers:
         if not tools.cgroups.remove(cgroup):
             raise Retry(f"container {run.record.container}: its cgroup is still busy")
         point("runtime:cgroup-removed")
-        self._forget(run)
-        # A volume that were still mounted there would be removed with it.
+        self.consoles.close(run.directory)
+        self._watcher.forget(run)
+        with self._lock:
+            runs = self._runs.get(run.record.pod, {})
+            runs.pop(run.record.id, None)
+            if not runs:
+                self._runs.pop(run.record.pod, None)
+        # A volume that is still mounted there would be removed with it.
         mounts.unmount_tree(run.directory)
         remove_directory(run.directory)
         point("runtime:removed")
 
     def _delete(self, run: LiveRun) -> None:
-        """Let crun remove a run; where it cannot, as when a file of its own is gone, do it in its place."""
+        """Let crun remove a run; remove it without crun where that fails, as when its own files are gone."""
         tools, cgroup = self._tools, run.record.cgroup
         try:
             tools.crun.delete(run.record.id)
@@ -223,7 +225,7 @@ class Containers:
     def change(self, run: LiveRun, container: Container, settings: str) -> None:
         """Change a run's limits and how it is stopped, while it runs; `settings` is the hash of both.
 
-        A failure is also kept in `failure`, as one of `restore_mounts` is in `unmounted`.
+        A failure is also kept in `failure`, as that of `restore_mounts` in `unmounted`.
         """
         record = run.record
         try:
@@ -284,7 +286,7 @@ class Containers:
         return found
 
     def clear_out_of_memory(self, run: LiveRun) -> None:
-        """Forget that a process of a run was killed for want of memory, so that the next time is seen."""
+        """Forget that a process of a run was killed as memory ran out, so that the next time is seen."""
         (run.directory / conmon.OUT_OF_MEMORY).unlink(missing_ok=True)
         run.out_of_memory = False
 
@@ -307,7 +309,7 @@ class Containers:
         return frozenset(run.record.pod for run in runs if run.state is RunState.RUNNING and not run.looked)
 
     def _mend(self, run: LiveRun) -> None:
-        """Make a run's directory again: conmon writes there how it ended."""
+        """Make a run's directory again where it is gone: conmon writes the exit there."""
         if os.path.exists(f"{run.directory}/{RECORD}"):
             return
         try:
@@ -333,7 +335,7 @@ class Containers:
             run.close()
 
     def adopt(self, run: LiveRun) -> None:
-        """Take over a run of a former agent, which `adopt` found."""
+        """Take over a run of a former agent."""
         with self._lock:
             self._runs.setdefault(run.record.pod, {})[run.record.id] = run
         if run.started and run.exit is None:
@@ -375,17 +377,3 @@ class Containers:
         """Write a run's record, also beside its overlay, since anybody may remove what is in run_dir."""
         for directory in (run.directory, self._tools.root_filesystems.private(run.record.id)):
             write_file(directory, RECORD, run.record)
-
-    def _open(self, run: LiveRun) -> None:
-        run.process = pidfd.open_process(run.pid) if run.pid else None
-        monitor = read_number(run.directory / conmon.MONITOR_PID)
-        run.monitor = pidfd.open_process(monitor) if monitor else None
-
-    def _forget(self, run: LiveRun) -> None:
-        self.consoles.close(run.directory)
-        self._watcher.forget(run)
-        with self._lock:
-            runs = self._runs.get(run.record.pod, {})
-            runs.pop(run.record.id, None)
-            if not runs:
-                self._runs.pop(run.record.pod, None)

@@ -9,13 +9,13 @@ has gone.
 from __future__ import annotations
 
 import os
-import threading
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from tank_agent.errors import Retry, Stalled
-from tank_agent.linux import mounts
+from tank_agent.linux import atomic, mounts
 from tank_agent.linux.process import Finished, find, run, version
 from tank_agent.linux.trees import left_for_later, remove_tree
 from tank_agent.runtime.limits.cgroup import ROOT, CgroupHost
@@ -45,30 +45,26 @@ class Crun:
         self._options = (f"--root={self.root}", "--cgroup-manager=cgroupfs")
         self._view = run_dir / "cgroup-view"
         self._version = ""
-        self._hierarchies = cgroups.hierarchies
-        self._split = cgroups.mode == "split"
+        self._cgroups = cgroups
 
     def create_command(self, log: Path) -> tuple[str, tuple[str, ...]]:
         """Return what conmon runs for `create`: program and first arguments; raises Stalled without crun."""
         program = find(self._program)
         options = (*self._options, f"--log={log}", "--log-format=json")
         self.root.mkdir(mode=0o700, exist_ok=True)
-        if not self._split:
+        if self._cgroups.mode != "split":
             return program, options
         private = ("-m", "--propagation", "slave", "/bin/sh", str(self._prepare_view()), program)
         return "/usr/bin/unshare", (*private, *options)
 
     def exec_command(self, log: str) -> tuple[str, ...]:
-        """Return how to run a further command in a container, up to the options of `exec`.
-
-        It needs no private view of the cgroups: crun only joins the container's.
-        """
+        """Return how to run a further command in a container, up to the options of `exec`."""
+        # Without a private view of the cgroups: crun only joins the container's.
         return self._program, *self._options, f"--log={log}", "--log-format=json", "exec"
 
     def start(self, identifier: str) -> None:
         """Let a created container run its program."""
-        done = self._run("start", "--", identifier)
-        if done.code != 0:
+        if (done := self._run("start", "--", identifier)).code != 0:
             raise StartFailed(clean_message(done.stderr))
 
     def delete(self, identifier: str) -> None:
@@ -80,7 +76,7 @@ class Crun:
             raise Retry(f"cannot delete container {identifier}: {clean_message(done.stderr)}")
 
     def forget(self, identifier: str) -> None:
-        """Remove what crun knows of a container of which nothing runs, though crun itself cannot."""
+        """Remove the state of a container of which nothing runs, where crun itself cannot."""
         remove_tree(self.root / identifier)
 
     def runs(self) -> frozenset[str]:
@@ -89,7 +85,7 @@ class Crun:
         return frozenset(entry.name for entry in self.root.glob("*") if "." not in entry.name)
 
     def sweep(self, *, at_rest: bool = False) -> None:
-        """Remove what killed processes of crun left: what the last sweep saw, too; all if `at_rest`."""
+        """Remove the copies that killed processes of crun left: those of the last sweep; all if `at_rest`."""
         found = frozenset(self.root.glob(_COPIES))
         for path in found if at_rest else found & self._copies:
             with left_for_later(str(path)):
@@ -98,11 +94,9 @@ class Crun:
         self._copies = found
 
     def began(self, identifier: str) -> bool | None:
-        """Return whether a container was started; None if crun has no state of it.
-
-        Its init waits at a pipe, which `start` removes.
-        """
+        """Return whether a container was started; None if crun has no state of it."""
         directory = self.root / identifier
+        # The container's init waits at this pipe, which `start` removes.
         if (directory / "exec.fifo").exists():
             return False
         return True if (directory / "status").exists() else None
@@ -120,25 +114,17 @@ class Crun:
         # Anew each time, since anybody may have removed a part of it.
         self._view.mkdir(mode=0o700, exist_ok=True)
         lines = [_fstab("tmpfs", self._view, "tmpfs", "mode=755")]
-        for hierarchy in self._hierarchies:
+        for hierarchy in self._cgroups.hierarchies:
             lines.append(_fstab(hierarchy, self._view / hierarchy.name, "none", "rbind,X-mount.mkdir"))
         lines.append(_fstab(self._view, ROOT, "none", "rbind"))
         table, script = self._view.with_suffix(".fstab"), self._view.with_suffix(".sh")
-        _write_if_other(table, "".join(lines))
-        _write_if_other(script, f'mount -a -T "{os.fspath(table)}" && exec "$@"\n')
+        for path, text in ((table, "".join(lines)), (script, f'mount -a -T "{table}" && exec "$@"\n')):
+            with suppress(FileNotFoundError):
+                if path.read_text() == text:
+                    continue
+            # Another worker may be reading it just now.
+            atomic.write(path, text.encode())
         return script
-
-
-def _write_if_other(path: Path, text: str) -> None:
-    # Another worker may be reading it just now.
-    try:
-        if path.read_text() == text:
-            return
-    except FileNotFoundError:
-        pass
-    temporary = path.with_name(f".{path.name}.{threading.get_native_id()}")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def _fstab(source: Path | str, target: Path, kind: str, options: str) -> str:
@@ -146,6 +132,14 @@ def _fstab(source: Path | str, target: Path, kind: str, options: str) -> str:
         return os.fspath(path).replace("\\", "\\134").replace(" ", "\\040").replace("\t", "\\011")
 
     return f"{escape(source)} {escape(target)} {kind} {options} 0 0\n"
+
+
+def read_log(path: Path) -> str:
+    """Return what crun logged into a file; empty if there is none."""
+    try:
+        return path.read_text(errors="replace")
+    except FileNotFoundError:
+        return ""
 
 
 def clean_message(text: str) -> str:

@@ -26,77 +26,26 @@ _MONITOR_LINGERS = 5.0
 _SAME_MOMENT = 2.0
 
 
-class ExitWatcher:
-    """Calls back once when a process has ended. Callbacks run in the watcher's thread and must be short."""
-
-    def __init__(self) -> None:
-        self._epoll = select.epoll()
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._epoll.register(self._wake, select.EPOLLIN)
-        self._callbacks: dict[int, Callable[[], None]] = {}
-        self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="exits", daemon=True)
-        self._thread.start()
-
-    def watch(self, pidfd: int, callback: Callable[[], None]) -> None:
-        """Call back when the process ends; at once if it has. The descriptor stays the caller's."""
-        with self._lock:
-            self._callbacks[pidfd] = callback
-            self._epoll.register(pidfd, select.EPOLLIN | select.EPOLLONESHOT)
-
-    def forget(self, pidfd: int) -> None:
-        """Stop watching; to be called before the descriptor is closed."""
-        with self._lock:
-            if self._callbacks.pop(pidfd, None) is not None:
-                self._epoll.unregister(pidfd)
-
-    def alive(self) -> bool:
-        """Return whether the thread runs."""
-        return self._thread.is_alive()
-
-    def close(self) -> None:
-        """End the thread."""
-        os.eventfd_write(self._wake, 1)
-        self._thread.join(_STOP_DEADLINE)
-        self._epoll.close()
-        os.close(self._wake)
-
-    def _run(self) -> None:
-        while True:
-            for fd, _ in self._epoll.poll():
-                if fd == self._wake:
-                    return
-                with self._lock:
-                    callback = self._callbacks.pop(fd, None)
-                    if callback is not None:
-                        self._epoll.unregister(fd)
-                if callback is not None:
-                    _call(callback)
-
-
-def _call(callback: Callable[[], None]) -> None:
-    try:
-        callback()
-    except Exception:
-        # The resync finds what was missed; the thread must go on for all other processes.
-        _log.exception("an end could not be dealt with")
-
-
 class RunWatcher:
     """Watches started runs for their end and for changes of their mounts, and owns their descriptors.
 
     Args:
-        wake: called with a pod's name when one of its runs has ended, or lost its monitor.
+        wake: called with a pod's name when one of its runs has ended, or lost its monitor; must be short.
         now: Unix time.
     """
 
     def __init__(self, wake: Callable[[str], None], now: Callable[[], float]) -> None:
         self._wake = wake
         self._now = now
-        self._exits = ExitWatcher()
         self._mounts = MountWatch()
         # Guards exit handling and closing of pidfds (event thread, resync, removal).
         self._lock = threading.RLock()
+        self._runs: dict[int, LiveRun] = {}
+        self._epoll = select.epoll()
+        self._stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll.register(self._stop, select.EPOLLIN)
+        self._thread = threading.Thread(target=self._run, name="exits", daemon=True)
+        self._thread.start()
 
     def watch(self, run: LiveRun) -> None:
         """Begin to watch a run that was started."""
@@ -107,7 +56,7 @@ class RunWatcher:
                 # Its end must be seen all the same.
                 _log.warning("cannot watch a container's mounts", id=run.record.id, error=str(error))
         if run.monitor is not None:
-            self._exits.watch(run.monitor, lambda: self._monitor_ended(run))
+            self._register(run.monitor, run)
         else:
             self._without_monitor(run)
 
@@ -146,24 +95,53 @@ class RunWatcher:
         with self._lock:
             for descriptor in (run.monitor, run.process):
                 if descriptor is not None:
-                    self._exits.forget(descriptor)
+                    self._unregister(descriptor)
             run.close()
         self._mounts.forget(run.record.id)
 
     def alive(self) -> bool:
         """Return whether the thread that waits for ends runs."""
-        return self._exits.alive()
+        return self._thread.is_alive()
 
     def close(self) -> None:
         """Stop watching."""
-        self._exits.close()
+        os.eventfd_write(self._stop, 1)
+        self._thread.join(_STOP_DEADLINE)
+        self._epoll.close()
+        os.close(self._stop)
         self._mounts.close()
+
+    def _register(self, descriptor: int, run: LiveRun) -> None:
+        with self._lock:
+            self._runs[descriptor] = run
+            self._epoll.register(descriptor, select.EPOLLIN | select.EPOLLONESHOT)
+
+    def _unregister(self, descriptor: int) -> LiveRun | None:
+        run = self._runs.pop(descriptor, None)
+        if run is not None:
+            self._epoll.unregister(descriptor)
+        return run
+
+    def _run(self) -> None:
+        while True:
+            for descriptor, _ in self._epoll.poll():
+                if descriptor == self._stop:
+                    return
+                try:
+                    with self._lock:
+                        run = self._unregister(descriptor)
+                        if run is not None and descriptor == run.monitor:
+                            self._monitor_ended(run)
+                        elif run is not None:
+                            self._ended(run, None)
+                except Exception:
+                    # The resync finds what was missed; the thread must go on for all other processes.
+                    _log.exception("an end could not be dealt with")
 
     def _monitor_ended(self, run: LiveRun) -> None:
         """Handle the end of a monitor, which an event and the resync may report at once."""
-        with self._lock:
-            if run.monitor is not None and run.exit is None:
-                self._without_monitor(run)
+        if run.monitor is not None and run.exit is None:
+            self._without_monitor(run)
 
     def _without_monitor(self, run: LiveRun) -> None:
         """Find out whether the container ended, or only its monitor."""
@@ -173,9 +151,9 @@ class RunWatcher:
                 run.lost = True
                 monitor, run.monitor = run.monitor, None
                 if monitor is not None:
-                    self._exits.forget(monitor)
+                    self._unregister(monitor)
                     os.close(monitor)
-                self._exits.watch(run.process, lambda: self._ended(run, None))
+                self._register(run.process, run)
                 self._wake(run.record.pod)
             else:
                 self._ended(run, exit_)
@@ -187,31 +165,35 @@ class RunWatcher:
 
 
 def read_exit(directory: Path, process: int | None, now: float) -> Exit | None:
-    """Return how a run ended as conmon wrote it down; None if it did not.
+    """Return how a run ended as conmon wrote it down in its directory; None if it did not.
 
-    conmon writes 128 + n both for signal n and for that exit code; where the kernel still knows, it decides.
-
-    Args:
-        directory: the run's.
-        process: a pidfd of its main process; None if it was gone before anybody held it.
-        now: Unix time.
+    `process` is a pidfd of its main process, None if it was gone before anybody held it; `now` is Unix time.
     """
     code = read_number(directory / conmon.EXIT)
     if code is None:
         return None
-    status = pidfd.wait_status(process) if process is not None else None
-    killed = os.WIFSIGNALED(status) if status is not None else 128 < code <= 128 + signal.SIGRTMAX
-    if not killed:
+    number = killed_by(code, process)
+    if number is None:
         # A shell whose child was killed often ends because of it, with a code of its own.
         return Exit(at=now, code=code, oom=code != 0 and _out_of_memory_at_end(directory))
-    number = os.WTERMSIG(status) if status is not None else code - 128
     return Exit(at=now, signal=number, oom=number == signal.SIGKILL and _out_of_memory_at_end(directory))
+
+
+def killed_by(code: int, process: int | None) -> int | None:
+    """Return the signal that ended a process, held by a pidfd; None if it ended by itself.
+
+    conmon and crun write 128 + n both for signal n and for that exit code; the kernel decides if it knows.
+    """
+    status = pidfd.wait_status(process) if process is not None else None
+    if status is not None:
+        return os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
+    return code - 128 if 128 < code <= 128 + signal.SIGRTMAX else None
 
 
 def unknown_exit(process: int | None, now: float) -> Exit:
     """Return what the kernel knows of the end of a run whose monitor was killed before."""
-    status = pidfd.wait_status(process) if process is not None else None
     reason = "its monitor (conmon) was killed, so its output and exit code are lost"
+    status = pidfd.wait_status(process) if process is not None else None
     if status is None:
         return Exit(at=now, reason=reason)
     if os.WIFSIGNALED(status):

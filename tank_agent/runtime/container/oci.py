@@ -202,16 +202,9 @@ def _resources(sandbox: Sandbox) -> dict[str, Any]:
     limits, everything = sandbox.limits, sandbox.container.security.privileged
     resources: dict[str, Any] = {"devices": [{"allow": everything, "access": "rwm"}]}
     if not everything:
-        resources["devices"] += [
-            {
-                "allow": True,
-                "type": device.kind,
-                "major": device.major,
-                "minor": device.minor,
-                "access": "rwm",
-            }
-            for device in sandbox.devices
-        ]
+        for device in sandbox.devices:
+            numbers = {"type": device.kind, "major": device.major, "minor": device.minor}
+            resources["devices"].append({"allow": True, **numbers, "access": "rwm"})
     if limits.memory is not None:
         resources["memory"] = {"limit": limits.memory}
         if sandbox.limit_swap:

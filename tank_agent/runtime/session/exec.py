@@ -29,7 +29,7 @@ from tank_agent.linux import pidfd
 from tank_agent.linux.channels import enlarge_pipe
 from tank_agent.linux.process import CONTAINER_UMASK, ENVIRONMENT
 from tank_agent.linux.trees import remove_tree
-from tank_agent.runtime.container.crun import Crun, clean_message
+from tank_agent.runtime.container.crun import Crun, clean_message, read_log
 from tank_agent.runtime.limits.cgroup import CgroupHost
 from tank_agent.runtime.run import LiveRun, read_number
 from tank_agent.runtime.session import exec_terminal
@@ -382,11 +382,7 @@ class Execution:
 
     def _logged_error(self) -> str:
         """Return the error that crun wrote to its log; empty if there is none."""
-        try:
-            text = (self._directory / "log").read_text(errors="replace")
-        except FileNotFoundError:
-            return ""
-        errors = [line for line in text.splitlines() if '"error"' in line]
+        errors = [line for line in read_log(self._directory / "log").splitlines() if '"error"' in line]
         return clean_message(errors[-1]) if errors else ""
 
     def _kill_waiter(self) -> None:

@@ -125,7 +125,7 @@ def test_without_its_monitor_a_run_goes_on_and_its_exit_is_lost(containers: Cont
 def test_an_end_that_no_event_reported_is_found_by_the_check(
     containers: Containers, woken: Woken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(containers._watcher._exits, "watch", lambda *_: None)
+    monkeypatch.setattr(containers._watcher, "_register", lambda *_: None)
     run = started(containers, "sh", "-c", "exit 4")
     assert run.monitor is not None
     assert pidfd.wait(run.monitor, 5000)

@@ -15,7 +15,10 @@ import pytest
 
 from tank_agent.journal.records import Exit
 from tank_agent.linux import pidfd
-from tank_agent.runtime.container.exits import ExitWatcher, read_exit, unknown_exit
+from tank_agent.runtime.container.exits import RunWatcher, read_exit, unknown_exit
+from tank_agent.runtime.container.launch import record_of
+from tank_agent.runtime.run import LiveRun
+from tests.support.fake_runtime import launch
 
 NOW = 1000.0
 KERNEL_KEEPS_THE_STATUS = tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 15)
@@ -105,19 +108,25 @@ def test_of_a_run_without_monitor_the_reason_is_told() -> None:
     assert "output and exit code are lost" in lost.reason
 
 
-def test_an_end_that_cannot_be_dealt_with_keeps_no_other_from_being_seen() -> None:
-    watcher, seen = ExitWatcher(), threading.Event()
+def test_an_end_that_cannot_be_dealt_with_keeps_no_other_from_being_seen(tmp_path: Path) -> None:
+    seen = threading.Event()
+
+    def wake(pod: str) -> None:
+        if pod == "fails":
+            raise ZeroDivisionError
+        seen.set()
+
+    watcher = RunWatcher(wake, lambda: NOW)
     pids = [os.posix_spawn("/bin/true", ["true"], {}) for _ in range(2)]
-    descriptors = [os.pidfd_open(pid) for pid in pids]
-
-    def fail() -> None:
-        raise ZeroDivisionError
-
-    watcher.watch(descriptors[0], fail)
-    watcher.watch(descriptors[1], seen.set)
+    runs = []
+    for pod, pid in zip(("fails", "goes-on"), pids, strict=True):
+        record = record_of(launch(pod=pod), identifier=pod, cgroup=f"/{pod}", created_at=NOW)
+        runs.append(LiveRun(record=record, directory=tmp_path, started=True, monitor=os.pidfd_open(pid)))
+        watcher.watch(runs[-1])
     assert seen.wait(10.0)
     assert watcher.alive()
+    for run in runs:
+        watcher.forget(run)
     watcher.close()
-    for pid, descriptor in zip(pids, descriptors, strict=True):
+    for pid in pids:
         os.waitpid(pid, 0)
-        os.close(descriptor)
