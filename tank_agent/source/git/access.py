@@ -1,4 +1,4 @@
-"""Access to a remote: the duties of a transport, its failures, and the credentials shown to the remote.
+"""Access to a remote: the interface of a transport, its errors, and the credentials for the remote.
 
 Two transports exist, `with_dulwich` and `with_git`; both run in the bounded helper process, never in the
 agent, and one suite (tests/integration/test_git_transport.py) holds both to the same behaviour.
@@ -18,38 +18,45 @@ from msgspec import Struct
 from tank_agent.errors import Retry, Stalled
 from tank_agent.linux.given_files import CERTIFICATES_HINT, certificate_complaint
 from tank_agent.source.git.address import Remote, redact
-from tank_agent.source.git.objects import printable
+from tank_agent.source.git.objects import ID, printable
 
-# The helper loads this module, and has no settings.
+# The helper loads this module, and needs no settings.
 if TYPE_CHECKING:
     from tank_agent.settings.git import GitSettings
 
 Failure = Literal[
-    "unreachable",  # no answer, or no end to it
-    "refused",  # who we are, who they are, or what we may read
+    "unreachable",  # no answer, or none in time
+    "refused",  # by the remote's access control, or by our checks
     "not-found",  # no such repository, ref or commit
     "too-big",  # more than the limits allow
-    "broken",  # the answer is not what the protocol says
-    "corrupt",  # our own copy is damaged: it repairs itself
-    "stopped",  # we were asked to stop
+    "broken",  # the answer breaks the protocol
+    "corrupt",  # our copy is damaged; it is repaired
+    "stopped",  # the agent ends
 ]
+# The kind, message and hint of an error.
+Reason = tuple[Failure, str, str]
+TOO_LARGE: Reason = ("too-big", "the fetch is larger than git.max_size", "raise it, or see what grew")
+NO_SPACE: Reason = ("unreachable", "no space left below data_dir", "free some")
+NO_MEMORY: Reason = ("too-big", "the answer needs more memory than is allowed", "see git.max_size")
+TOO_SLOW: Reason = ("unreachable", "the server did not answer in time", "it is tried again")
+NO_REPOSITORY: Reason = ("not-found", "there is no such repository", "see git.url")
 
 
 class GitError(Retry):
-    """A step of following the repository failed; `kind` says how, the message says what in one line."""
+    """A step of following the repository failed; the message is one line."""
 
     reason: ClassVar[str] = "git"
 
-    def __init__(self, kind: Failure, message: str, *, hint: str | None = None) -> None:
-        # The words of servers and programs may quote a URL, and a URL may hold a password.
+    def __init__(self, kind: Failure, message: str, hint: str | None = None) -> None:
+        # Messages of servers and programs may quote a URL, and a URL may hold a password.
         super().__init__(redact(message), hint=hint and redact(hint))
         self.kind: Failure = kind
 
 
 class Access(Struct, frozen=True, kw_only=True):
-    """What proves who we are and who they are: texts, not file names. Never printed.
+    """Our credentials, and the keys of the remote: texts, not file names. Never printed.
 
-    proxy: the URL of the HTTP proxy to go through, which may hold a password.
+    `proxy` is the URL of the HTTP proxy, which may hold a password.
     """
 
     username: str | None = None
@@ -64,7 +71,7 @@ class Access(Struct, frozen=True, kw_only=True):
 
 
 class Wanted(Struct, frozen=True, kw_only=True):
-    """What to fetch: the ref, or the commit when it is fixed. Depth 0 is the whole history."""
+    """A request to fetch a ref or a commit. Depth 0 is the whole history."""
 
     ref: str | None = None
     commit: str | None = None
@@ -72,10 +79,10 @@ class Wanted(Struct, frozen=True, kw_only=True):
 
 
 class Context(Struct, frozen=True, kw_only=True):
-    """What a transport works with. `private` is a directory that only this process reads, for key files.
+    """Everything that a transport needs to know.
 
-    `local` replaces the remote's path where the remote is a directory of this machine. Times are in seconds,
-    `largest_file`, of a pod file, in bytes.
+    `private` is a directory for key files, which only this process reads. `local` replaces the path of a
+    remote on this machine. `timeout` is in seconds, `largest_file`, the limit of a pod file, in bytes.
     """
 
     remote: Remote
@@ -90,16 +97,24 @@ class GitTransport(Protocol):
     """One way to talk to a remote. Methods raise GitError."""
 
     def list_refs(self, names: Sequence[str]) -> dict[str, str]:
-        """Return the objects that refs of these full names point to; a ref that is not there is left out."""
+        """Return the objects that the refs of these full names point to; missing refs are left out."""
         ...
 
     def fetch(self, wanted: Wanted, into: Path) -> str:
-        """Bring an object and all that it needs into a bare repository, and return the object's name.
+        """Fetch an object and all that it needs into a bare repository, and return the object's name.
 
-        `into` may stand on another repository (objects/info/alternates) and name what is there already
-        (refs/heads/have-*). Only packs, `shallow` and `omitted` are written.
+        `into` may borrow objects of another repository (objects/info/alternates); refs/heads/have names a
+        commit of it. Only packs, `shallow` and `omitted` are written.
         """
         ...
+
+
+_SSH_OPTIONS = (
+    "BatchMode=yes StrictHostKeyChecking=yes GlobalKnownHostsFile=/dev/null UpdateHostKeys=no LogLevel=ERROR "
+    "IdentitiesOnly=yes IdentityAgent=none PasswordAuthentication=no KbdInteractiveAuthentication=no "
+    "ServerAliveInterval=15 ControlMaster=no ControlPath=none ClearAllForwardings=yes ForwardAgent=no "
+    "PermitLocalCommand=no"
+)
 
 
 def ssh_command(context: Context) -> list[str]:
@@ -108,38 +123,20 @@ def ssh_command(context: Context) -> list[str]:
     Writes the key and the known hosts into the private directory.
     """
     access = context.access
-    known = "/etc/ssh/ssh_known_hosts"
-    if access.known_hosts is not None:
-        known = os.fspath(private_file(context, "known_hosts", access.known_hosts))
-    options = {
-        "BatchMode": "yes",
-        "StrictHostKeyChecking": "yes",
-        "UserKnownHostsFile": known,
-        "GlobalKnownHostsFile": "/dev/null",
-        "UpdateHostKeys": "no",
-        "IdentitiesOnly": "yes",
-        "IdentityAgent": "none",
-        "PasswordAuthentication": "no",
-        "KbdInteractiveAuthentication": "no",
-        "ConnectTimeout": str(int(max(1, context.timeout))),
-        "ServerAliveInterval": "15",
-        "ControlMaster": "no",
-        "ControlPath": "none",
-        "ClearAllForwardings": "yes",
-        "ForwardAgent": "no",
-        "PermitLocalCommand": "no",
-        "LogLevel": "ERROR",
-    }
     argv = ["ssh", "-F", "none", "-x", "-T"]
     if access.ssh_key is not None:
         argv += ["-i", os.fspath(private_file(context, "key", access.ssh_key))]
-    for name, value in options.items():
-        argv += ["-o", f"{name}={value}"]
+    known = "/etc/ssh/ssh_known_hosts"
+    if access.known_hosts is not None:
+        known = os.fspath(private_file(context, "known_hosts", access.known_hosts))
+    timeout = f"ConnectTimeout={int(max(1, context.timeout))}"
+    for option in (*_SSH_OPTIONS.split(), f"UserKnownHostsFile={known}", timeout):
+        argv += ["-o", option]
     return argv
 
 
 def advise(error: GitError, context: Context) -> GitError:
-    """Return an error of a transport with our way to the remote, and with likely slips."""
+    """Return an error of a transport that also names the proxy, or a likely mistake in the URL."""
     message, hint = error.message, error.hint
     if context.access.proxy is not None and error.kind == "unreachable":
         message += f", through the proxy {context.access.proxy}"
@@ -147,13 +144,13 @@ def advise(error: GitError, context: Context) -> GitError:
     meant = context.remote.with_port
     if meant is not None and error.kind in ("unreachable", "not-found", "refused"):
         hint = f"{hint}; if a port is meant, write {meant}" if hint else f"if a port is meant, write {meant}"
-    return GitError(error.kind, message, hint=hint)
+    return GitError(error.kind, message, hint)
 
 
 def private_file(context: Context, name: str, text: str) -> Path:
-    """Write a secret for a program that only reads files, and return where."""
+    """Write a secret into a file for a program that reads only files, and return its path."""
     path = context.private / name
-    # ssh takes no key with Windows' line ends, and none whose last line is not ended.
+    # ssh refuses a key with Windows' line ends, or without one at its end.
     text = text.replace("\r\n", "\n").rstrip("\n") + "\n"
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with open(fd, "w", encoding="utf-8") as file:
@@ -161,56 +158,57 @@ def private_file(context: Context, name: str, text: str) -> Path:
     return path
 
 
-# Looked for in this order: a key that cannot be read ends in "permission denied" too.
-_SSH_ERRORS: tuple[tuple[str, Failure, str, str], ...] = (
-    (
-        "host key verification failed",
-        "refused",
-        "the host's key is not the one in known_hosts",
-        "compare it with the server's, then put it into git.known_hosts (ssh-keyscan prints it)",
-    ),
-    ("error in libcrypto", "refused", "git.ssh_key is not a private key", "it must have no passphrase"),
-    ("invalid format", "refused", "git.ssh_key is not a private key", "it must have no passphrase"),
+# Regular expressions of what programs and servers print, and the error that it means; the first match counts.
+Meanings = tuple[tuple[str, Failure, str, str], ...]
+# fmt: off
+# A key that cannot be read ends in "permission denied" too.
+_MEANINGS: Meanings = (
+    ("host key verification failed", "refused", "the host's key is not the one in known_hosts",
+     "compare it with the server's, then put it into git.known_hosts (ssh-keyscan prints it)"),
+    ("error in libcrypto|invalid format",
+     "refused", "git.ssh_key is not a private key", "it must have no passphrase"),
     ("permission denied", "refused", "the key or user was refused", "see git.ssh_key and the URL's user"),
     ("could not resolve", "unreachable", "the host's name is not known", "see the URL and DNS"),
     ("connection refused", "unreachable", "nobody answers there", "see the URL and the server"),
     ("no route to host", "unreachable", "there is no way to the host", "see the network"),
-    ("timed out", "unreachable", "the server did not answer in time", "it is tried again"),
+    ("timed out", *TOO_SLOW),
     ("timeout, server", "unreachable", "the server stopped answering", "it is tried again"),
     ("does not appear to be a git repository", "not-found", "there is no such repository", "see the URL"),
     ("repository not found", "not-found", "there is no such repository", "see the URL and the key's rights"),
-    ("not exported", "not-found", "there is no such repository", "see the URL"),
-    ("no such file or directory", "not-found", "there is no such repository", "see the URL"),
+    ("not exported|no such file or directory", "not-found", "there is no such repository", "see the URL"),
     ("not our ref", "not-found", "the remote has no such commit", "see git.commit"),
 )
 
 
-def explain(text: str, fallback: str) -> GitError:
+# fmt: on
+def explain(text: str, fallback: str, meanings: Meanings = ()) -> GitError:
     """Return the error that a program's or a server's words mean; unknown ones are quoted in one line."""
-    lowered = text.lower()
-    for words, kind, message, hint in _SSH_ERRORS:
-        if words in lowered:
-            return GitError(kind, message, hint=hint)
+    for words, kind, message, hint in (*meanings, *_MEANINGS):
+        if re.search(words, text, re.IGNORECASE):
+            return GitError(kind, message, hint)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     quoted = printable(lines[-1], 200) if lines else ""
     return GitError("broken", f"{fallback}: {quoted}" if quoted else fallback)
 
 
-_LIMIT = 1 << 20
+def sha1_name(text: str) -> str:
+    """Return an object's name as a remote sent it, if it is one that we can check."""
+    if not ID.fullmatch(text):
+        raise GitError("broken", "the repository does not use SHA-1 names, which is all we read")
+    return text
+
+
+_LIMIT = 4 << 20
 _PROXY = re.compile(r"(?:https?|socks[45][ah]?)://\S+", re.IGNORECASE)
-# Git hosts want some user name beside a token and ignore which; this one also suits GitHub's app tokens.
+# Git hosts need a user name beside a token and ignore its value; GitHub documents this one for app tokens.
 _TOKEN_USER = "x-access-token"  # noqa: S105 - a user name
 
 
-class NotTextError(Stalled):
-    """A file is binary."""
-
-
 def load_access(settings: GitSettings, remote: Remote) -> Access:
-    """Read the files that the settings name, as far as the remote's protocol uses them.
+    """Read the files that the settings name and the remote's protocol uses.
 
     Raises:
-        Stalled: a file cannot be read, or lacks what we need.
+        Stalled: a file cannot be read, or lacks what is needed.
     """
     if remote.scheme in ("https", "http"):
         username, password = _login(settings, remote)
@@ -228,7 +226,7 @@ def proxy_for(remote: Remote) -> str | None:
     """Return the proxy that the environment names for a remote, by the same rules as for registries.
 
     Raises:
-        Stalled: what it names is no URL.
+        Stalled: its value is no URL.
     """
     if not any(name.lower().endswith("_proxy") for name in os.environ):
         return None
@@ -246,14 +244,32 @@ def proxy_for(remote: Remote) -> str | None:
     return proxy
 
 
-def _authorities(path: str | None) -> str | None:
-    """Read certificates in PEM, and see to it that they can be used."""
+def read_file(path: str, key: str) -> bytes:
+    """Return the content of a file that a key of `[git]` names.
+
+    Raises:
+        Stalled: it cannot be read, or is larger than 4 MiB.
+    """
     try:
-        text = _text(path, "ca_file")
-    except NotTextError:
-        text = "DER"
-    if text is None:
+        with open(path, "rb") as file:
+            data = file.read(_LIMIT + 1)
+    except OSError as error:
+        raise Stalled(
+            f"cannot read git.{key}: {path}: {error.strerror}", hint="see its name and mode"
+        ) from error
+    if len(data) > _LIMIT:
+        raise Stalled(f"{path} is too large", hint=f"see git.{key}")
+    return data
+
+
+def _authorities(path: str | None) -> str | None:
+    """Read certificates in PEM, and check that they can be used."""
+    if path is None:
         return None
+    try:
+        text = read_file(path, "ca_file").decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = "DER"
     wrong = certificate_complaint(text)
     if wrong is not None:
         raise Stalled(f"git.ca_file: {path} {wrong}", hint=CERTIFICATES_HINT)
@@ -290,15 +306,8 @@ def _text(path: str | None, key: str) -> str | None:
     if path is None:
         return None
     try:
-        with Path(path).open("rb") as file:
-            data = file.read(_LIMIT + 1)
-        if len(data) > _LIMIT:
-            raise Stalled(f"{path} is too large", hint=f"see git.{key}")
         # Windows' editors put a byte order mark in front.
-        return data.decode("utf-8-sig")
-    except OSError as error:
-        why = error.strerror or os.strerror(error.errno or 0)
-        raise Stalled(f"cannot read git.{key}: {path}: {why}", hint="see its name and mode") from error
+        return read_file(path, key).decode("utf-8-sig")
     except UnicodeDecodeError:
         # Chained, the error would carry the secret.
-        raise NotTextError(f"{path} is not text", hint=f"see git.{key}") from None
+        raise Stalled(f"{path} is not text", hint=f"see git.{key}") from None

@@ -1,6 +1,6 @@
-"""The agent's side of the helper process: start it, ask, and never wait longer than the deadline.
+"""The agent's side of the helper process: start it, and send requests that have a deadline.
 
-Both sides send length-prefixed msgpack over a socket pair.
+Both sides send msgpack over a socket pair, with its length in front.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any, Self
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -25,7 +25,7 @@ from msgspec import Struct
 from tank_agent.linux import pidfd
 from tank_agent.linux.channels import readable
 from tank_agent.linux.process import start_helper
-from tank_agent.source.git.access import Access, Failure, GitError, Wanted
+from tank_agent.source.git.access import NO_SPACE, TOO_LARGE, Access, Failure, GitError, Wanted
 from tank_agent.source.git.address import Remote
 from tank_agent.source.git.objects import Commit, Kind, Tag, object_id, parse_commit, parse_tag, printable
 
@@ -34,7 +34,7 @@ _LENGTH = struct.Struct("!I")
 
 
 class HelperLimits(Struct, frozen=True, kw_only=True):
-    """What one session of the helper may use. Sizes in bytes, times in seconds."""
+    """Limits of one session of the helper. Sizes in bytes, times in seconds."""
 
     file_size: int = 256 << 20
     memory: int = 1 << 30
@@ -48,9 +48,8 @@ class HelperLimits(Struct, frozen=True, kw_only=True):
 
 
 class Setup(Struct, frozen=True, kw_only=True, tag=True):
-    """The first message. `descriptors` names those that come with it: scratch, objects, local.
-
-    `uid` None stays who we are.
+    """The first message. `descriptors` are the names of the directories that come with it: scratch (written
+    to), objects, local. Without `uid` the user stays the same.
     """
 
     transport: str
@@ -63,21 +62,21 @@ class Setup(Struct, frozen=True, kw_only=True, tag=True):
 
 
 class ListRefs(Struct, frozen=True, tag=True):
-    """Answered by Refs."""
+    """A request that Refs answers."""
 
     names: tuple[str, ...]
 
 
 class Fetch(Struct, frozen=True, tag=True):
-    """Answered by Fetched; the packs are then in the scratch repository."""
+    """A request that Fetched answers; the packs are then in the scratch repository."""
 
     wanted: Wanted
 
 
 class ReadHistory(Struct, frozen=True, tag=True):
-    """Answered by Objects (tags and commits) and Done: what is needed to judge `tip` against `deployed`.
+    """A request for the tags and commits that are needed to judge `tip` against `deployed`; `full`: for all.
 
-    `full` sends every commit.
+    Objects and Done answer it.
     """
 
     tip: str
@@ -86,7 +85,7 @@ class ReadHistory(Struct, frozen=True, tag=True):
 
 
 class ReadTree(Struct, frozen=True, tag=True):
-    """Answered by Objects (trees and .toml files not in `known`), Omitted and Done."""
+    """A request for trees and .toml files not in `known`; Objects, Omitted and Done answer it."""
 
     tree: str
     path: str
@@ -94,13 +93,13 @@ class ReadTree(Struct, frozen=True, tag=True):
 
 
 class Refs(Struct, frozen=True, tag=True):
-    """Full ref names and the objects they point to."""
+    """Full ref names and the objects that they point to."""
 
     ids: dict[str, str]
 
 
 class Fetched(Struct, frozen=True, tag=True):
-    """The object that the wanted ref pointed to."""
+    """The name of the object that was fetched."""
 
     id: str
 
@@ -113,7 +112,7 @@ class Object(Struct, frozen=True, tag=True):
 
 
 class Omitted(Struct, frozen=True, tag=True):
-    """A file that is larger than the limit; size 0 if it does not even fit into memory."""
+    """A file that is larger than the limit; size 0 if it does not fit into memory."""
 
     id: str
     size: int
@@ -124,7 +123,7 @@ class Done(Struct, frozen=True, tag=True):
 
 
 class Failed(Struct, frozen=True, tag=True):
-    """The request failed, as GitError says."""
+    """The error of a request; fields as in GitError."""
 
     kind: Failure
     message: str
@@ -140,18 +139,14 @@ REQUEST: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
 REPLY: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
 
 
-def send(channel: socket.socket, message: Struct, descriptors: tuple[int, ...] = ()) -> None:
-    """Send one message, with open files if any.
+def send(channel: socket.socket, message: Struct) -> None:
+    """Send one message.
 
     Raises:
         OSError: nobody reads any more, or not in time.
     """
     body = _ENCODER.encode(message)
-    frame = _LENGTH.pack(len(body)) + body
-    if descriptors:
-        sent = socket.send_fds(channel, [frame], list(descriptors))
-        frame = frame[sent:]
-    channel.sendall(frame)
+    channel.sendall(_LENGTH.pack(len(body)) + body)
 
 
 def receive(
@@ -160,7 +155,7 @@ def receive(
     """Receive one message; `deadline` is on the monotonic clock.
 
     Raises:
-        EOFError: the other side is gone.
+        EOFError: the other side hung up.
         TimeoutError: no whole answer before the deadline.
         OSError: the connection broke.
         ValueError: the frame is too long or not what the decoder expects.
@@ -171,23 +166,19 @@ def receive(
     return decoder.decode(_exactly(channel, length, deadline))
 
 
-def receive_setup(channel: socket.socket, limit: int = 8) -> tuple[Setup, list[int]]:
-    """Receive the first message with its open files; errors as in `receive`."""
-    head, descriptors, _, _ = socket.recv_fds(channel, _LENGTH.size, limit)
-    if not head:
+def receive_setup(channel: socket.socket) -> tuple[Setup, list[int]]:
+    """Receive the first message and its open directories, which come ahead of it; errors as in `receive`."""
+    mark, descriptors, _, _ = socket.recv_fds(channel, 1, 8)
+    if not mark:
         raise EOFError
-    head += _exactly(channel, _LENGTH.size - len(head))
-    (length,) = _LENGTH.unpack(head)
-    if length > FRAME_LIMIT:
-        raise ValueError("message too long")
-    return SETUP.decode(_exactly(channel, length)), descriptors
+    return receive(channel, SETUP), descriptors
 
 
 def _exactly(channel: socket.socket, size: int, deadline: float | None = None) -> bytes:
     parts = bytearray()
     while len(parts) < size:
         if deadline is not None:
-            # Zero would mean "do not block", which is another error.
+            # Zero would mean "do not block", which raises another error.
             channel.settimeout(max(0.001, deadline - time.monotonic()))
         part = channel.recv(min(size - len(parts), 1 << 20))
         if not part:
@@ -203,20 +194,15 @@ _START = (
 
 
 class Helper:
-    """A helper process that waits for its first message.
-
-    Args:
-        reserve: load all code that may be needed now, while nobody waits for it.
-    """
+    """A helper process that waits for its first message; `reserve` loads all code now that may be needed."""
 
     def __init__(self, *, reserve: bool = False) -> None:
-        ours, theirs = socket.socketpair()
-        self.channel = ours
+        self.channel, theirs = socket.socketpair()
         self._lock = threading.Lock()
         self._reaped = False
         self._errors = os.memfd_create("tank-git-helper", os.MFD_CLOEXEC)
         with theirs:
-            self.process = start_helper(  # reaped in close()
+            self.process = start_helper(
                 _START,
                 json.dumps([path for path in sys.path if path]),
                 *(("reserve",) if reserve else ()),
@@ -231,26 +217,23 @@ class Helper:
         return not pidfd.ended(self._pidfd)
 
     def last_words(self) -> str:
-        """Return the last line that it wrote, as one safe line."""
+        """Wait a second for its end, and return the last line that it wrote, as one safe line."""
+        readable(self._pidfd, 1.0)
         size = os.fstat(self._errors).st_size
         text = os.pread(self._errors, 4096, max(0, size - 4096)).decode("utf-8", "replace")
         lines = text.strip().splitlines()
         return printable(lines[-1], 200) if lines else ""
 
     def kill(self) -> None:
-        """End it and what it started, at once; safe from any thread, and more than once."""
+        """Kill it and its children; from any thread, also more than once."""
         with self._lock:
-            # Until we reap its leader, the group's number cannot be anybody else's.
+            # No other group can have this number before its leader is reaped.
             if not self._reaped:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self.process.pid, signal.SIGKILL)
 
-    def wait(self, timeout: float) -> None:
-        """Give it up to `timeout` seconds to end by itself."""
-        readable(self._pidfd, timeout)
-
     def close(self) -> int:
-        """Kill it if it still runs, reap it, and return how it ended; idempotent."""
+        """Kill it if it still runs, reap it, and return its exit code; also more than once."""
         self.kill()
         with self._lock:
             code = self.process.wait()
@@ -263,7 +246,7 @@ class Helper:
 
 
 class HelperPool:
-    """Starts helpers; if `warm`, keeps one in reserve: starting Python takes longer than a small fetch."""
+    """Starts helpers; if `warm`, one in reserve, since Python starts more slowly than a small fetch runs."""
 
     def __init__(self, *, warm: bool = False) -> None:
         self._warm = warm
@@ -274,18 +257,15 @@ class HelperPool:
         """Return a helper that the caller closes."""
         with self._lock:
             spare, self._spare = self._spare, None
-        if spare is not None:
-            if spare.usable:
-                return spare
+        if spare is not None and not spare.usable:
             spare.close()
-        return Helper()
+            spare = None
+        return spare or Helper()
 
     def refill(self) -> None:
         """Start the reserve, if there is none; it loads while nobody waits."""
-        if not self._warm:
-            return
         with self._lock:
-            if self._spare is None or not self._spare.usable:
+            if self._warm and not (self._spare is not None and self._spare.usable):
                 if self._spare is not None:
                     self._spare.close()
                 self._spare = Helper(reserve=True)
@@ -300,57 +280,29 @@ class HelperPool:
 
 
 class HelperSession:
-    """One helper at work for one look at the remote; to be used by one thread, except `stop`.
+    """Sends requests to one helper; to be used by one thread, except `stop`. All requests raise GitError.
 
     Args:
-        helper: closed with the session.
-        descriptors: directories to hand over by name: scratch (written), objects, local. Stay the caller's.
-
-    All requests raise GitError.
+        descriptors: the directories that `setup` names; they stay the caller's, as the helper does.
     """
 
-    def __init__(
-        self,
-        helper: Helper,
-        *,
-        transport: str,
-        remote: Remote,
-        access: Access,
-        limits: HelperLimits,
-        descriptors: dict[str, int],
-        user: tuple[int, int] | None = None,
-    ) -> None:
+    def __init__(self, helper: Helper, setup: Setup, descriptors: Iterable[int]) -> None:
         self._helper = helper
-        self._limits = limits
+        self._limits = setup.limits
         self._deadline = 0.0
         self._stopped = False
-        uid, gid = user if user is not None else (None, None)
-        setup = Setup(
-            transport=transport,
-            remote=remote,
-            access=access,
-            limits=limits,
-            descriptors=tuple(descriptors),
-            uid=uid,
-            gid=gid,
-        )
         with self._failures():
-            helper.channel.settimeout(limits.wall)
-            send(helper.channel, setup, tuple(descriptors.values()))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._helper.close()
+            helper.channel.settimeout(setup.limits.wall)
+            socket.send_fds(helper.channel, [b"\0"], list(descriptors))
+            send(helper.channel, setup)
 
     def stop(self) -> None:
-        """Make the request that runs fail soon; from any thread."""
+        """Let the request that runs fail; from any thread."""
         self._stopped = True
         self._helper.kill()
 
     def list_refs(self, names: tuple[str, ...]) -> dict[str, str]:
-        """Return the objects that these refs of the remote point to; what is not there is left out."""
+        """Return the objects that these refs of the remote point to; missing refs are left out."""
         answer = self._ask(ListRefs(names), Refs)
         return {name: answer.ids[name] for name in names if name in answer.ids}
 
@@ -362,7 +314,7 @@ class HelperSession:
     def history(
         self, tip: str, deployed: str | None, *, full: bool = False
     ) -> tuple[list[Tag], dict[str, Commit]]:
-        """Return the tags on the way to a commit, and commits by the names that their bytes have."""
+        """Return the tags on the way to a commit, and commits by the hashes of their bytes."""
         tags: list[Tag] = []
         commits: dict[str, Commit] = {}
         wanted = tip
@@ -370,18 +322,20 @@ class HelperSession:
             if not isinstance(item, Object):
                 raise GitError("corrupt", "unexpected answer")
             name = object_id(item.kind, item.data)
-            with _damage():
+            try:
                 if item.kind == "tag" and not commits and name == wanted:
                     tags.append(parse_tag(item.data))
                     wanted = tags[-1].target
                 elif item.kind == "commit":
                     commits[name] = parse_commit(item.data)
+            except ValueError as error:
+                raise GitError("corrupt", f"{error}") from error
         if wanted not in commits:
             raise GitError("corrupt", f"commit {wanted[:12]} is missing")
         return tags, commits
 
     def tree(self, tree: str, path: str, known: frozenset[bytes]) -> tuple[dict[str, bytes], dict[str, int]]:
-        """Return trees and files below a path by the names of their bytes, and sizes of too large files."""
+        """Return trees and files below a path by the hashes of their bytes, and sizes of too large files."""
         objects: dict[str, bytes] = {}
         omitted: dict[str, int] = {}
         for item in self._stream(ReadTree(tree, path, known)):
@@ -406,7 +360,7 @@ class HelperSession:
             while not isinstance(answer := self._receive(), Done):
                 if not isinstance(answer, Object | Omitted):
                     raise GitError("broken", "unexpected answer of the git helper")
-                # The helper's own limit, kept here too, since it may not be itself any more.
+                # The helper checks this, too, but an attacker may run in it.
                 total += len(answer.data) + 200 if isinstance(answer, Object) else 200
                 if total > self._limits.total + 200 * (self._limits.entries + self._limits.commits):
                     raise GitError("too-big", "the git helper sends more than it may")
@@ -420,9 +374,8 @@ class HelperSession:
     def _receive(self) -> Reply:
         answer: Reply = receive(self._helper.channel, REPLY, self._deadline)
         if isinstance(answer, Failed):
-            raise GitError(
-                answer.kind, printable(answer.message, 300), hint=answer.hint and printable(answer.hint, 300)
-            )
+            hint = answer.hint and printable(answer.hint, 300)
+            raise GitError(answer.kind, printable(answer.message, 300), hint)
         return answer
 
     @contextlib.contextmanager
@@ -431,11 +384,8 @@ class HelperSession:
             yield
         except TimeoutError as error:
             self._helper.kill()
-            raise GitError(
-                "unreachable",
-                f"no answer within {self._limits.wall:g} s",
-                hint="see git.timeout; it is tried again",
-            ) from error
+            message = f"no answer within {self._limits.wall:g} s"
+            raise GitError("unreachable", message, "see git.timeout; it is tried again") from error
         except (EOFError, OSError) as error:
             if self._stopped:
                 raise GitError("stopped", "stopped") from error
@@ -445,34 +395,24 @@ class HelperSession:
             raise GitError("broken", f"the git helper answers nonsense: {printable(str(error))}") from error
 
     def _obituary(self) -> GitError:
-        self._helper.wait(1.0)
+        """Return why the helper ended."""
         words = self._helper.last_words()
         code = self._helper.close()
         if code == -signal.SIGXCPU or (code == -signal.SIGKILL and time.monotonic() < self._deadline):
             return GitError("too-big", f"needs more than {self._limits.cpu} s of CPU or too much memory")
         if code == -signal.SIGXFSZ or "File too large" in words:
-            return GitError(
-                "too-big", "the fetch is larger than git.max_size", hint="raise it, or see what grew"
-            )
+            return GitError(*TOO_LARGE)
         if "MemoryError" in words or "Cannot allocate memory" in words:
-            return GitError("too-big", "needs more memory than is allowed", hint="see git.max_size")
+            return GitError("too-big", "needs more memory than is allowed", "see git.max_size")
         if "No space left on device" in words or "Disk quota" in words:
-            return GitError("unreachable", "no space left below data_dir", hint="free some")
+            return GitError(*NO_SPACE)
         return GitError("broken", f"the git helper ended with {code}: {words}")
 
 
-@contextlib.contextmanager
-def _damage() -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        raise GitError("corrupt", f"{error}") from error
-
-
 def helper_user(name: str, local: int | None) -> tuple[int, int] | None:
-    """Return the (uid, gid) that the helper becomes; None if we are not root.
+    """Return the (uid, gid) of the helper; None if we are not root.
 
-    A repository on this machine (an open directory) is read as its owner, who can; never as root.
+    A repository on this machine (`local` is its open directory) is read as its owner, unless that is root.
 
     Raises:
         GitError: there is no such user, or it is root.
@@ -486,7 +426,7 @@ def helper_user(name: str, local: int | None) -> tuple[int, int] | None:
     try:
         user = pwd.getpwuid(int(name)) if name.isdigit() else pwd.getpwnam(name)
     except KeyError as error:
-        raise GitError("refused", f"there is no user {name}", hint="see git.run_as") from error
+        raise GitError("refused", f"there is no user {name}", "see git.run_as") from error
     if user.pw_uid == 0:
-        raise GitError("refused", "git.run_as is root", hint="name a user without rights, such as nobody")
+        raise GitError("refused", "git.run_as is root", "name a user without rights, such as nobody")
     return user.pw_uid, user.pw_gid

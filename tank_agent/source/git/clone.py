@@ -1,4 +1,4 @@
-"""Our copy and the sessions that fill and read it: one look at the remote, and making the copy anew."""
+"""Our copy of the repository: look at the remote through it, fetch into it, and renew it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 from tank_agent.linux import fault
 from tank_agent.linux.trees import remove_tree
 from tank_agent.settings.git import GitSettings
-from tank_agent.source.git.access import GitError, Wanted, load_access
+from tank_agent.source.git.access import NO_SPACE, GitError, Wanted, load_access
 from tank_agent.source.git.address import Remote
-from tank_agent.source.git.child import HelperLimits, HelperPool, HelperSession, helper_user
+from tank_agent.source.git.child import HelperLimits, HelperPool, HelperSession, Setup, helper_user
 from tank_agent.source.git.repository import Repository, clean, read_local_ref, scratch_directory
 
-# Where a branch that has gone was probably renamed to.
+# New names that a missing branch probably has.
 _USUAL_BRANCHES = ("main", "master", "trunk", "develop")
 
 
@@ -48,7 +48,7 @@ class Look:
 
     @property
     def user(self) -> tuple[int, int] | None:
-        """Return who reads what strangers wrote; None if we are not root."""
+        """Return the user for all that reads foreign data; None if we are not root."""
         self._prepare()
         return self._user
 
@@ -57,31 +57,32 @@ class Look:
         """Return the session with the helper.
 
         Raises:
-            TankError: it cannot be started, or the settings name a file that cannot be read.
+            TankError: it cannot start, or a file that the settings name cannot be read.
         """
         self._prepare()
         if self._session is None:
             clone = self._clone
             access = load_access(clone.settings, clone.remote)
             path, self._scratch = self._stack.enter_context(scratch_directory(clone.directory))
-            have = self.repository.have()
-            self.repository.make_scratch(path, [have] if have is not None else [], self._user)
+            self.repository.make_scratch(path, self._user)
             objects = os.open(self.repository.objects, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._stack.callback(os.close, objects)
             given = {"scratch": self._scratch, "objects": objects}
             if self._local is not None:
                 given["local"] = self._local
-            self._session = self._stack.enter_context(
-                HelperSession(
-                    clone.pool.take(),
-                    transport=clone.settings.transport,
-                    remote=clone.remote,
-                    access=access,
-                    limits=clone.limits,
-                    descriptors=given,
-                    user=self._user,
-                )
+            uid, gid = self._user or (None, None)
+            setup = Setup(
+                transport=clone.settings.transport,
+                remote=clone.remote,
+                access=access,
+                limits=clone.limits,
+                descriptors=tuple(given),
+                uid=uid,
+                gid=gid,
             )
+            helper = clone.pool.take()
+            self._stack.callback(helper.close)
+            self._session = HelperSession(helper, setup, given.values())
             clone.started(self._session)
         return self._session
 
@@ -101,9 +102,8 @@ class Look:
                 return name
         found = self.session.list_refs((settings.ref,))
         if settings.ref not in found:
-            raise GitError(
-                "not-found", f"the remote is empty or has no {settings.ref}", hint=self._hint_of_head()
-            )
+            message = f"the remote is empty or has no {settings.ref}"
+            raise GitError("not-found", message, self._hint_of_head())
         return found[settings.ref]
 
     def _hint_of_head(self) -> str:
@@ -115,7 +115,7 @@ class Look:
         return "see git.branch, git.tag; the pods that run go on"
 
     def fetch(self, wanted: Wanted, *, follow: bool = True) -> str:
-        """Bring an object into our copy, and return its name; `follow`: it is now the newest of the ref."""
+        """Fetch an object into our copy, and return its name; `follow` makes it the newest of the ref."""
         depth = wanted.depth or (0 if self.repository.packs() else self._clone.settings.fetch_depth)
         name = self.session.fetch(Wanted(ref=wanted.ref, commit=wanted.commit, depth=depth))
         self.take_over()
@@ -129,7 +129,7 @@ class Look:
             self.repository.take_over(self._scratch, self._clone.settings.max_size)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise GitError("unreachable", "no space left below data_dir", hint="free some") from error
+                raise GitError(*NO_SPACE) from error
             raise
 
     def _prepare(self) -> None:
@@ -142,14 +142,14 @@ class Look:
             try:
                 self._local = os.open(remote.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             except OSError as error:
-                raise GitError("not-found", f"{remote.path}: {error.strerror}", hint="see git.url") from error
+                raise GitError("not-found", f"{remote.path}: {error.strerror}", "see git.url") from error
             self._stack.callback(os.close, self._local)
         self._user = helper_user(self._clone.settings.run_as, self._local)
         self._prepared = True
 
 
 class Clone:
-    """The copy in a directory, and how to look at its remote; to be used by one thread, except `stop`."""
+    """Our copy in a directory, and its remote; to be used by one thread, except `stop`."""
 
     def __init__(self, settings: GitSettings, remote: Remote, directory: Path, pool: HelperPool) -> None:
         self.settings = settings
@@ -171,13 +171,17 @@ class Clone:
     @contextlib.contextmanager
     def open(self) -> Iterator[Look]:
         """Yield a look at the remote through our copy."""
-        self._clean()
+        if not self._cleaned:
+            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.directory.chmod(0o700)
+            clean(self.directory)
+            self._cleaned = True
         with Look(self, self._repository) as look:
             yield look
         self.pool.refill()
 
     def renew(self, wanted: Wanted) -> None:
-        """Make the copy anew beside the old one, and put it in its place once its commit can be read.
+        """Fetch a new copy, and replace the old one by it when its commit can be read.
 
         Raises:
             TankError, OSError: it could not be fetched; the old copy stays.
@@ -194,7 +198,7 @@ class Clone:
         self._repository.replace(fresh)
 
     def started(self, session: HelperSession) -> None:
-        """Note the session that `stop` has to end."""
+        """Take note of the session that `stop` has to end."""
         with self._lock:
             self._session = session
             stopped = self._stopped
@@ -202,16 +206,9 @@ class Clone:
             session.stop()
 
     def stop(self) -> None:
-        """End what runs, and let nothing start any more; from any thread."""
+        """End the session that runs and all later ones; from any thread."""
         with self._lock:
             self._stopped = True
             session = self._session
         if session is not None:
             session.stop()
-
-    def _clean(self) -> None:
-        if not self._cleaned:
-            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self.directory.chmod(0o700)
-            clean(self.directory)
-            self._cleaned = True

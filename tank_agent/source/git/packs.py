@@ -1,8 +1,8 @@
-"""Bring objects into our copy within bounds, from a pack or a repository here. Runs in the helper only.
+"""Put objects into our copy within bounds, from a pack or a repository on this machine; for the helper only.
 
-dulwich holds every object of a pack in memory to find its name. Here a large one is hashed as it unpacks, so
-that a file that nobody needs, and that unpacks to gigabytes, costs time and no memory. Its own local fetch
-computes what a far server would send; here both stores are at hand, and what the target has is complete.
+dulwich holds every object of a pack in memory to compute its name. Here a large one is hashed as it unpacks,
+so that an unneeded file that unpacks to gigabytes costs time and no memory. A fetch from this machine does
+not go through a pack as dulwich's does: both stores can be read, and the target's part is complete.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _BY_OFFSET, _BY_NAME = 6, 7
 _HEADER = struct.Struct("!4sLL")
 _INPUT = 64 << 10
 _OUTPUT = 1 << 20
-# Bytes of an object that others are given as differences to. Larger ones are no commit, tree or pod file.
+# The most bytes of an object that others are stored as differences to: no commit, tree or pod file is larger.
 _LARGEST_BASE = 64 << 20
 
 
 class _Entry(Struct, frozen=True):
-    """An object in a pack: where it begins, where its data begins, and how it is kept."""
+    """An object in a pack: its offset, the offset of its data, and how it is stored."""
 
     at: int
     data: int
@@ -48,7 +48,7 @@ class _Entry(Struct, frozen=True):
 
 
 def open_pack(directory: Path) -> tuple[IO[bytes], Callable[[], None], Callable[[], None]]:
-    """Return a file for a pack, and what keeps or drops it, as dulwich's `add_pack` does."""
+    """Return a file for a pack, and the functions that keep or drop it, as dulwich's `add_pack` does."""
     file = tempfile.NamedTemporaryFile(dir=directory, prefix="tmp_", delete=False)  # noqa: SIM115
 
     def commit() -> None:
@@ -71,45 +71,38 @@ def open_pack(directory: Path) -> tuple[IO[bytes], Callable[[], None], Callable[
 
 
 def _index(data: mmap.mmap) -> tuple[bytes, list[tuple[bytes, int, int]]]:
-    """Return a pack's checksum, and (name, offset, CRC) of its objects by name.
-
-    Raises:
-        GitError: it is damaged, or lacks what its objects stand on.
-    """
+    """Return a pack's checksum, and (name, offset, CRC) of its objects by name; GitError if it is damaged."""
     try:
         entries, names = _scan(data)
         _resolve(data, entries, names)
     except (ValueError, IndexError, struct.error, zlib.error) as error:
         raise GitError("broken", f"the server sent a damaged pack: {error}") from error
-    # An index has as many entries as its pack. What stands on an object that is too large gets a name that
-    # none has.
-    named = [
-        (
-            names.get(entry.at) or hashlib.sha1(b"%d" % entry.at, usedforsecurity=False).digest(),
-            entry.at,
-            entry.crc,
-        )
-        for entry in entries
-    ]
-    return data[-20:], sorted(named)
+    # An index has as many entries as its pack. A difference to an object that is too large gets a name that
+    # no object has.
+    found = ((names.get(entry.at) or _sha1(b"%d" % entry.at).digest(), entry) for entry in entries)
+    return data[-20:], sorted((name, entry.at, entry.crc) for name, entry in found)
+
+
+def _sha1(data: bytes | memoryview = b"") -> hashlib._Hash:
+    return hashlib.sha1(data, usedforsecurity=False)
 
 
 def _scan(data: mmap.mmap) -> tuple[list[_Entry], dict[int, bytes]]:
-    """Return all objects, and the names of those that are whole."""
+    """Return all objects, and the names of those that are stored whole."""
     magic, version, count = _HEADER.unpack(data[: _HEADER.size])
     if magic != b"PACK" or version not in (2, 3):
         raise ValueError("it is none")
-    checksum = hashlib.sha1(usedforsecurity=False)
-    for at in range(0, len(data) - 20, _OUTPUT):
-        checksum.update(data[at : min(at + _OUTPUT, len(data) - 20)])
-    if checksum.digest() != data[-20:]:
+    if _sha1(memoryview(data)[:-20]).digest() != data[-20:]:
         raise ValueError("its checksum is wrong")
     entries: list[_Entry] = []
     names: dict[int, bytes] = {}
     at = _HEADER.size
     for _ in range(count):
         begin = at
-        kind, size, at = _kind_and_size(data, at)
+        kind, size, more = data[at] >> 4 & 7, data[at] & 15, data[at] & 0x80
+        at += 1
+        if more:
+            size, at = _number(data, at, size, 4)
         base: int | bytes | None = None
         if kind == _BY_OFFSET:
             distance, at = _distance(data, at)
@@ -118,7 +111,7 @@ def _scan(data: mmap.mmap) -> tuple[list[_Entry], dict[int, bytes]]:
             base = data[at : at + 20]
             at += 20
         start = at
-        digest = hashlib.sha1(usedforsecurity=False)
+        digest = _sha1()
         if kind in _KINDS:
             digest.update(b"%s %d\0" % (_KINDS[kind], size))
         elif base is None:
@@ -126,15 +119,13 @@ def _scan(data: mmap.mmap) -> tuple[list[_Entry], dict[int, bytes]]:
         at = _inflate(data, at, size, digest.update)
         if kind in _KINDS:
             names[begin] = digest.digest()
-        crc = 0
-        for part in range(begin, at, _OUTPUT):
-            crc = zlib.crc32(data[part : min(part + _OUTPUT, at)], crc)
+        crc = zlib.crc32(memoryview(data)[begin:at])
         entries.append(_Entry(begin, start, kind, size, crc, base))
     return entries, names
 
 
 def _resolve(data: mmap.mmap, entries: list[_Entry], names: dict[int, bytes]) -> None:
-    """Name the objects that are kept as differences to others, base first; without recursion."""
+    """Name the objects that are stored as differences to others, the base first; without recursion."""
     children: dict[int | bytes, list[_Entry]] = {}
     for entry in entries:
         if entry.base is not None:
@@ -155,7 +146,7 @@ def _resolve(data: mmap.mmap, entries: list[_Entry], names: dict[int, bytes]) ->
             if not delta or _target_size(delta) > _LARGEST_BASE:
                 continue
             content = b"".join(apply_delta(base, delta))
-            digest = hashlib.sha1(b"%s %d\0" % (kind, len(content)), usedforsecurity=False)
+            digest = _sha1(b"%s %d\0" % (kind, len(content)))
             digest.update(content)
             names[entry.at] = digest.digest()
             below = children.get(entry.at, []) + children.get(names[entry.at], [])
@@ -169,7 +160,7 @@ def _whole(data: mmap.mmap, entry: _Entry) -> bytes:
 
 
 def _inflate(data: mmap.mmap, at: int, size: int, take: Callable[[bytes], object]) -> int:
-    """Unpack in small parts, and return where the compressed data ends."""
+    """Unpack in small parts, and return the offset behind the compressed data."""
     engine = zlib.decompressobj()
     done = 0
     while not engine.eof:
@@ -186,16 +177,15 @@ def _inflate(data: mmap.mmap, at: int, size: int, take: Callable[[bytes], object
     return at
 
 
-def _kind_and_size(data: mmap.mmap, at: int) -> tuple[int, int, int]:
-    byte = data[at]
-    at += 1
-    kind, size, shift = (byte >> 4) & 7, byte & 15, 4
-    while byte & 0x80:
-        byte = data[at]
-        at += 1
-        size |= (byte & 0x7F) << shift
+def _number(data: mmap.mmap | bytes, at: int, value: int = 0, shift: int = 0) -> tuple[int, int]:
+    """Return a number that is stored as seven bits a byte, lowest first, and the offset behind it."""
+    more = 0x80
+    while more:
+        value |= (data[at] & 0x7F) << shift
+        more = data[at] & 0x80
         shift += 7
-    return kind, size, at
+        at += 1
+    return value, at
 
 
 def _distance(data: mmap.mmap, at: int) -> tuple[int, int]:
@@ -210,28 +200,18 @@ def _distance(data: mmap.mmap, at: int) -> tuple[int, int]:
 
 
 def _target_size(delta: bytes) -> int:
-    at = 0
-    size = 0
-    for _ in range(2):
-        size, shift = 0, 0
-        while True:
-            byte = delta[at]
-            at += 1
-            size |= (byte & 0x7F) << shift
-            shift += 7
-            if not byte & 0x80:
-                break
-    return size
+    _, at = _number(delta, 0)
+    return _number(delta, at)[0]
 
 
 _PACK = re.compile(r"pack-[0-9a-f]{40}\.(pack|idx)")
 
 
 def copy_missing(source: Any, target: Any, tip: bytes, depth: int, largest: int) -> None:
-    """Copy `tip` and what its pods need as one pack; depth 0 is all of the history.
+    """Copy `tip` and the objects that its pods need as one pack; depth 0 is all of the history.
 
-    Files that are no pod files stay where they are. Of pod files larger than `largest` bytes, which no pod
-    can have, `omitted` beside `shallow` has a line with name and size, 0 if it does not fit into memory.
+    Only pod files are copied. For each that is larger than `largest` bytes, `omitted` beside `shallow` gets a
+    line with name and size, 0 if it does not fit into memory.
 
     Raises:
         GitError: the source lacks an object or is damaged.
@@ -250,9 +230,9 @@ def copy_missing(source: Any, target: Any, tip: bytes, depth: int, largest: int)
 
 
 def _copy_all(source: Any, target: Any, largest: int) -> bool:
-    """Copy every pack as it is, and all loose objects; False, with nothing done, if that is not all there is.
+    """Copy every pack as it is, and all loose objects; False, with nothing done, if either store has others.
 
-    For a whole history this is many times as fast as to pick its objects. A copy that has some already picks.
+    For a whole history this is many times as fast as selecting its objects.
     """
     store = target.object_store
     if next(iter(store), None) is not None or source.alternates:
@@ -276,7 +256,7 @@ def _copy_all(source: Any, target: Any, largest: int) -> bool:
 
 
 def _loose_kind_and_size(source: Any, name: bytes) -> tuple[bytes, int]:
-    """Read the head of a loose object: the rest of it may unpack to gigabytes."""
+    """Read only the head of a loose object: the rest may unpack to gigabytes."""
     text = name.decode("ascii")
     try:
         with open(Path(os.fsdecode(source.path)) / text[:2] / text[2:], "rb") as file:
@@ -291,10 +271,10 @@ def _load(source: Any, name: bytes) -> ShaFile:
     try:
         item: ShaFile = source[name]
     except KeyError as error:
-        raise GitError("not-found", f"the remote has no object {error}", hint="see git.commit") from error
+        raise GitError("not-found", f"the remote has no object {error}", "see git.commit") from error
     except MemoryError as error:
         message = f"object {name[:12].decode('ascii', 'replace')} unpacks to more memory than is allowed"
-        raise GitError("too-big", message, hint="take it out of the history") from error
+        raise GitError("too-big", message, "take it out of the history") from error
     return item
 
 
@@ -305,7 +285,7 @@ def _write_omitted(target: Any, omitted: Mapping[bytes, int]) -> None:
 
 
 class _Missing:
-    """Finds the objects that a store lacks of another: `objects`, and `omitted` with their sizes."""
+    """Finds the objects of a store that another lacks: `objects`, and `omitted` with their sizes."""
 
     def __init__(self, source: Any, target: Any, largest: int) -> None:
         self._source = source
@@ -316,7 +296,7 @@ class _Missing:
         self.omitted: dict[bytes, int] = {}
 
     def collect(self, tip: bytes, depth: int, boundary: set[bytes]) -> set[bytes]:
-        """Find them, and return the commits whose parents were left out."""
+        """Find them, and return the commits whose parents are left out."""
         shallow: set[bytes] = set()
         while isinstance(item := _load(self._source, tip), Tag):
             self.objects.append(item)
@@ -326,9 +306,8 @@ class _Missing:
         while level:
             below: list[bytes] = []
             for name in level:
-                if name in self._seen or name in self._target:
+                if not self._is_new(name):
                     continue
-                self._seen.add(name)
                 commit = _load(self._source, name)
                 if not isinstance(commit, Commit):
                     raise GitError("not-found", "the ref does not name a commit")
@@ -342,32 +321,34 @@ class _Missing:
             distance += 1
         return shallow
 
+    def _is_new(self, name: bytes) -> bool:
+        if name in self._seen or name in self._target:
+            return False
+        self._seen.add(name)
+        return True
+
     def _collect_tree(self, root: bytes) -> None:
         pending = [root]
         while pending:
             name = pending.pop()
-            if name in self._seen or name in self._target:
+            if not self._is_new(name):
                 continue
-            self._seen.add(name)
             tree = _load(self._source, name)
             self.objects.append(tree)
             for path, mode, entry in _entries(tree):
                 if stat.S_ISDIR(mode):
                     pending.append(entry)
-                elif stat.S_ISREG(mode) and path.endswith(b".toml"):
+                elif stat.S_ISREG(mode) and path.endswith(b".toml") and self._is_new(entry):
                     self._collect_file(entry)
 
     def _collect_file(self, name: bytes) -> None:
-        if name in self._seen or name in self._target:
-            return
-        self._seen.add(name)
         try:
             item = self._source[name]
             size = item.raw_length()
         except MemoryError:
             self.omitted[name] = 0
         except KeyError:
-            # Whoever needs it will miss it; nobody may.
+            # It may not be needed; the agent notices if it is.
             return
         else:
             if size > self._largest:
@@ -377,7 +358,7 @@ class _Missing:
 
 
 def _entries(tree: ShaFile) -> list[tuple[bytes, int, bytes]]:
-    """Return a tree's entries; none of one that is malformed, which only matters to who needs it."""
+    """Return a tree's entries; none if it is malformed: the agent notices if they are needed."""
     if not isinstance(tree, Tree):
         return []
     try:

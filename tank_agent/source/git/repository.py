@@ -1,13 +1,13 @@
-"""Bare repositories as plain files: one to push to, and our copy, which only the helper reads.
+"""Bare repositories as plain files: one to push to, and our copy, which only the helper parses.
 
 ```
 data_dir/git/
   repository/          the copy: objects/pack, objects/info/omitted (pod files that are too large), shallow,
                        tip (the last fetched object), have (its commit)
-  repository.new/      a fresh copy beside a damaged one, until it is whole
-  scratch-XXXXXXXX/    what a helper may write: gone with its session
+  repository.new/      a new copy beside a damaged one, until it is complete
+  scratch-XXXXXXXX/    the only directory that a helper may write to; removed with its session
 ```
-The copy is not synced to disk on purpose: hashes show what a power cut damages, and it is fetched again.
+The copy is not synced to disk: hashes reveal what a power cut damages, and it is fetched again.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from tank_agent.errors import Stalled
 from tank_agent.linux import atomic, fault
 from tank_agent.linux.paths import Closing, open_without_links
 from tank_agent.linux.trees import remove_tree
-from tank_agent.source.git.access import GitError
+from tank_agent.source.git.access import TOO_LARGE, GitError
 from tank_agent.source.git.objects import ID, OMITTED
 
 _MANY_OMITTED = 10_000
 _PACK = re.compile(r"pack-[0-9a-f]{40}\.(pack|idx)")
 _CONFIG = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n"
-# More packs make each look-up slower; a copy made anew has one.
+# More packs make each look-up slower; a new copy has one.
 MANY_PACKS = 100
 
 
 def make_bare(path: Path, branch: str = "main", config: str = _CONFIG) -> None:
-    """Make an empty bare repository; directories that are there stay.
+    """Make an empty bare repository; existing directories stay.
 
     Raises:
         OSError: with the path.
@@ -60,14 +60,14 @@ class Repository:
         return self.path / "objects"
 
     def prepare(self) -> None:
-        """Make what is missing of its directories."""
+        """Make its missing directories."""
         make_bare(self.path)
-        # The helper reads them as another user, whatever our umask; the directory above is ours alone.
+        # The helper reads them as another user, whatever our umask; only we may enter the directory above.
         for directory in (self.objects, self.objects / "pack", self.objects / "info"):
             directory.chmod(0o755)
 
     def tip(self) -> str | None:
-        """Return the object that was fetched last; None if there is none or it cannot be read."""
+        """Return the object that was fetched last; None if that is unknown."""
         return _name_in(self.path / "tip")
 
     def set_tip(self, name: str) -> None:
@@ -88,34 +88,37 @@ class Repository:
         return len(list((self.objects / "pack").glob("pack-*.idx")))
 
     def is_shallow(self) -> bool:
-        """Return whether a part of the history was left out."""
+        """Return whether a part of the history is missing."""
         return bool(_shallow(self.path / "shallow"))
 
-    def make_scratch(self, path: Path, haves: list[str], owner: tuple[int, int] | None) -> None:
-        """Make the directory into which a helper fetches what this copy does not have yet."""
+    def make_scratch(self, path: Path, owner: tuple[int, int] | None) -> None:
+        """Make a directory into which a helper fetches what this copy does not have yet."""
         make_bare(path)
-        for number, name in enumerate(haves):
-            (path / f"refs/heads/have-{number}").write_text(name + "\n", encoding="ascii")
+        have = self.have()
+        if have is not None:
+            (path / "refs/heads/have").write_text(f"{have}\n", encoding="ascii")
         boundary = _shallow(self.path / "shallow")
         if boundary:
-            (path / "shallow").write_text("".join(f"{name}\n" for name in sorted(boundary)), encoding="ascii")
+            (path / "shallow").write_text("".join(f"{name}\n" for name in boundary), encoding="ascii")
         if owner is not None:
-            for directory, _, files in os.walk(path):
-                for entry in (directory, *(os.path.join(directory, file) for file in files)):
-                    os.chown(entry, *owner, follow_symlinks=False)
+            _give(path, owner)
 
     def take_over(self, scratch: int, limit: int) -> int:
-        """Copy the packs of a scratch directory (an open one) into this copy, and return their size in bytes.
+        """Copy the packs of an open scratch directory into this copy, and return their size in bytes.
 
         Its writer is not trusted: only regular files with a pack's name count, through no link, up to
         `limit` bytes.
 
         Raises:
-            GitError: too big, or not what a fetch leaves.
+            GitError: too big, or not like a fetch.
             OSError: no space.
         """
         taken = 0
-        with _directory(scratch, "objects") as objects, _directory(objects, "pack") as pack:
+        try:
+            directory = open_without_links(scratch, "objects/pack", os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise GitError("broken", "the fetch left no directory objects/pack") from error
+        with Closing(directory) as pack:
             names = sorted(name for name in os.listdir(pack) if _PACK.fullmatch(name))  # noqa: PTH208
             # An index makes its pack visible, so it comes last.
             for name in reversed(names):
@@ -130,7 +133,7 @@ class Repository:
         return taken
 
     def _note_omitted(self, text: str) -> None:
-        """Remember where the helper finds it what a fetch left out, besides what earlier ones did."""
+        """Add the pod files that a fetch omitted to the list that the helper reads."""
         file = self.objects / "info" / "omitted"
         known = file.read_text(encoding="ascii").splitlines() if file.exists() else []
         new = [line for line in text.split("\n") if OMITTED.fullmatch(line)]
@@ -142,9 +145,7 @@ class Repository:
         with _open_regular(pack, name) as source:
             size = os.fstat(source.fileno()).st_size
             if size > limit:
-                raise GitError(
-                    "too-big", "the fetch is larger than git.max_size", hint="raise it, or see what grew"
-                )
+                raise GitError(*TOO_LARGE)
             if target.exists():
                 return 0
             partial = target.with_name("tmp_" + name)
@@ -160,7 +161,7 @@ class Repository:
         return size
 
     def replace(self, fresh: Repository) -> None:
-        """Put a whole new copy in this one's place."""
+        """Replace this copy by a complete new one."""
         old = self.path.with_name(self.path.name + ".old")
         remove_tree(old)
         with contextlib.suppress(FileNotFoundError):
@@ -172,7 +173,7 @@ class Repository:
 
 
 def clean(directory: Path) -> None:
-    """Remove what sessions left that were killed."""
+    """Remove leftovers of killed sessions."""
     for entry in directory.iterdir():
         if entry.name.startswith("scratch-") or entry.name.endswith((".new", ".old")):
             remove_tree(entry)
@@ -180,7 +181,7 @@ def clean(directory: Path) -> None:
 
 @contextlib.contextmanager
 def scratch_directory(below: Path) -> Iterator[tuple[Path, int]]:
-    """Make a private directory, yield it and its descriptor, and remove it in the end."""
+    """Make a private directory, yield its path and descriptor, and remove it at the end."""
     path = below / f"scratch-{secrets.token_hex(4)}"
     path.mkdir(mode=0o700)
     try:
@@ -191,18 +192,8 @@ def scratch_directory(below: Path) -> Iterator[tuple[Path, int]]:
         remove_tree(path)
 
 
-@contextlib.contextmanager
-def _directory(parent: int, name: str) -> Iterator[int]:
-    try:
-        fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-    except OSError as error:
-        raise GitError("broken", f"the fetch left no directory {name}") from error
-    with Closing(fd):
-        yield fd
-
-
 def _open_regular(directory: int, name: str) -> BinaryIO:
-    # O_NONBLOCK: a FIFO of that name would make us wait for ever.
+    # O_NONBLOCK: opening a FIFO would wait for ever.
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         fd = os.open(name, flags, dir_fd=directory)
@@ -224,12 +215,12 @@ def _read_small(directory: int, name: str, limit: int) -> str:
     return data.decode("ascii", "replace")
 
 
-def _shallow(path: Path) -> frozenset[str]:
+def _shallow(path: Path) -> list[str]:
     try:
         text = path.read_text(encoding="ascii", errors="replace")
     except FileNotFoundError:
-        return frozenset()
-    return frozenset(line for line in text.split("\n") if ID.fullmatch(line))
+        return []
+    return [line for line in text.split("\n") if ID.fullmatch(line)]
 
 
 def _name_in(path: Path) -> str | None:
@@ -246,21 +237,13 @@ def _replace(path: Path, text: str, mode: int = 0o600) -> None:
 
 
 _REF_LIMIT = 16 << 20
-# What an interrupted call may have left.
+# Leftovers of an interrupted call.
 _OURS = frozenset(("objects", "refs", "config", "HEAD"))
-# git-config(1). A machine that follows this repository refuses rewritten history, so a push of it is refused
-# first.
-_PUSH_CONFIG = """[core]
-\trepositoryformatversion = 0
-\tfilemode = true
-\tbare = true
-[receive]
-\tdenyNonFastForwards = true
-\tdenyDeletes = true
-\tfsckObjects = true
-[uploadpack]
-\tallowAnySHA1InWant = true
-"""
+# git-config(1). A machine that follows the repository refuses rewritten history, so a push of it is refused.
+_PUSH_CONFIG = (
+    f"{_CONFIG}[receive]\n\tdenyNonFastForwards = true\n\tdenyDeletes = true\n\tfsckObjects = true\n"
+    "[uploadpack]\n\tallowAnySHA1InWant = true\n"
+)
 
 
 def init_bare(path: Path, *, branch: str = "main", owner: tuple[int, int] | None = None) -> bool:
@@ -276,30 +259,34 @@ def init_bare(path: Path, *, branch: str = "main", owner: tuple[int, int] | None
     try:
         if path.exists() and not _OURS.issuperset(entry.name for entry in path.iterdir()):
             raise Stalled(f"{path} is there and is no git repository", hint="name a new or empty directory")
-        # HEAD is written after the directories, and makes it a repository: an interrupted call is just
-        # repeated.
+        # HEAD is written after the directories, and makes it a repository: an interrupted call is repeated.
         path.mkdir(parents=True, exist_ok=True)
         make_bare(path, branch, _PUSH_CONFIG)
         fault.point("git:bare-made")
         if owner is not None:
-            for directory, _, files in os.walk(path):
-                for entry in (directory, *(os.path.join(directory, file) for file in files)):
-                    os.chown(entry, *owner, follow_symlinks=False)
+            _give(path, owner)
     except OSError as error:
         raise Stalled(f"cannot make {path}: {error.strerror}") from error
     return True
 
 
-def read_local_ref(repository: int, name: str) -> str | None:
-    """Return the object that a ref of an open bare repository names, where plain files say so.
+def _give(tree: Path, owner: tuple[int, int]) -> None:
+    for directory, _, files in os.walk(tree):
+        for entry in (directory, *(os.path.join(directory, file) for file in files)):
+            os.chown(entry, *owner, follow_symlinks=False)
 
-    None if there is none, or if finding out needs more than a look (another ref storage, a work tree): the
-    helper then looks properly.
+
+def read_local_ref(repository: int, name: str) -> str | None:
+    """Return the object that a ref of an open bare repository names, if plain files hold it.
+
+    None if there is none, or if the repository stores its refs otherwise: the helper then asks git.
     """
     for _ in range(5):
         text = _read(repository, name)
         if text is None:
-            return _packed(repository, name)
+            packed = (_read(repository, "packed-refs") or "").splitlines()
+            lines = (line.partition(" ") for line in packed)
+            return next((value for value, _, ref in lines if ref == name and ID.fullmatch(value)), None)
         text = text.strip()
         if not text.startswith("ref: "):
             return text if ID.fullmatch(text) else None
@@ -307,19 +294,11 @@ def read_local_ref(repository: int, name: str) -> str | None:
     return None
 
 
-def _packed(repository: int, name: str) -> str | None:
-    for line in (_read(repository, "packed-refs") or "").splitlines():
-        value, _, ref = line.partition(" ")
-        if ref == name and ID.fullmatch(value):
-            return value
-    return None
-
-
 def _read(directory: int, name: str) -> str | None:
     if any(part in ("", ".", "..") for part in name.split("/")):
         return None
     try:
-        # O_NONBLOCK: a fifo of that name would make us wait for ever.
+        # O_NONBLOCK: opening a FIFO would wait for ever.
         with Closing(open_without_links(directory, name, os.O_RDONLY | os.O_NONBLOCK)) as fd:
             data = os.read(fd, _REF_LIMIT + 1)
     except OSError:

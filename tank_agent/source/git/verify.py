@@ -1,7 +1,7 @@
-"""Signatures of commits and tags: OpenPGP with gpgv, SSH with ssh-keygen. dulwich lets unsigned commits pass.
+"""Signatures of commits and tags: OpenPGP with gpgv, SSH with ssh-keygen; dulwich accepts unsigned commits.
 
-Both programs read what a stranger wrote, so as root we run them as the unprivileged user, and they get their
-files as descriptors.
+Both programs parse foreign data, so as root we run them as the unprivileged user, with their files as
+descriptors.
 """
 
 from __future__ import annotations
@@ -13,17 +13,15 @@ import re
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 from msgspec import Struct
 
 from tank_agent.errors import Stalled
 from tank_agent.linux.process import ENVIRONMENT
 from tank_agent.settings.git import GitVerify
-from tank_agent.source.git.access import GitError
+from tank_agent.source.git.access import GitError, read_file
 from tank_agent.source.git.objects import Commit, Signed, Tag, printable
 
-_KEY_FILE_LIMIT = 4 << 20
 _VOUCHED = "git.verified"
 _VOUCHED_LIMIT = 256
 _ARMOUR = re.compile(
@@ -40,7 +38,7 @@ _REFUSALS = {
 
 
 class Verifier(Struct, frozen=True, kw_only=True):
-    """The keys that count: allowed_signers as text, a keyring in binary. `user` is as in `Session`."""
+    """The trusted keys: allowed_signers as text, a keyring in binary; (uid, gid) of the programs as root."""
 
     signers: bytes | None = None
     keyring: bytes | None = None
@@ -51,44 +49,36 @@ class Verifier(Struct, frozen=True, kw_only=True):
         """Check every commit's signature.
 
         Raises:
-            GitError: the first that nobody trusted signed, with the reason in one line.
+            GitError: about the first without a trusted signature, with the reason in one line.
         """
         for commit in commits:
             self._check(str(commit), commit.signed)
 
     def check_tag(self, tags: Sequence[Tag], name: str) -> None:
-        """Check an annotated tag's signature, and that it was made for this name; errors as above."""
+        """Check an annotated tag's signature, and that it was made for this name; errors as for commits."""
         if not tags:
             raise GitError("refused", f"tag {printable(name)} is not annotated, so nobody signed it")
         if tags[0].name != name:
-            raise GitError(
-                "refused", f"tag {printable(name)} holds a tag that was made as {printable(tags[0].name)}"
-            )
+            message = f"tag {printable(name)} holds a tag that was made as {printable(tags[0].name)}"
+            raise GitError("refused", message)
         self._check(f"tag {printable(name)}", tags[0].signed)
 
     def _check(self, what: str, signed: Signed | None) -> None:
         complaint = "it is not signed" if signed is None else self._complaint(signed)
         if complaint is not None:
-            raise GitError(
-                "refused",
-                f"{what} is refused: {complaint}",
-                hint="sign it, or add the signer's key; what ran goes on",
-            )
+            hint = "sign it, or add the signer's key; what ran goes on"
+            raise GitError("refused", f"{what} is refused: {complaint}", hint)
 
     def _complaint(self, signed: Signed) -> str | None:
         if signed.signature.startswith(b"-----BEGIN SSH SIGNATURE-----"):
-            return (
-                "it has an SSH signature, but git.verify.allowed_signers is not set"
-                if self.signers is None
-                else (self._ssh(signed, self.signers))
-            )
-        if signed.signature.startswith(b"-----BEGIN PGP "):
-            return (
-                "it has an OpenPGP signature, but git.verify.keyring is not set"
-                if self.keyring is None
-                else (self._openpgp(signed, self.keyring))
-            )
-        return "its signature is of a kind that is not known"
+            if self.signers is None:
+                return "it has an SSH signature, but git.verify.allowed_signers is not set"
+            return self._ssh(signed, self.signers)
+        if not signed.signature.startswith(b"-----BEGIN PGP "):
+            return "its signature is of a kind that is not known"
+        if self.keyring is None:
+            return "it has an OpenPGP signature, but git.verify.keyring is not set"
+        return self._openpgp(signed, self.keyring)
 
     def _ssh(self, signed: Signed, signers: bytes) -> str | None:
         with ExitStack() as stack:
@@ -112,7 +102,7 @@ class Verifier(Struct, frozen=True, kw_only=True):
         return judge_openpgp(done.stdout.decode("utf-8", "replace"), done.returncode)
 
     def _run(self, argv: list[str], stdin: bytes, fds: Sequence[int]) -> subprocess.CompletedProcess[bytes]:
-        uid, gid = self.user if self.user is not None else (None, None)
+        uid, gid = self.user or (None, None)
         try:
             return subprocess.run(
                 argv,
@@ -128,18 +118,16 @@ class Verifier(Struct, frozen=True, kw_only=True):
                 extra_groups=None if uid is None else [],
             )
         except FileNotFoundError as error:
-            raise GitError(
-                "refused", f"{argv[0]} is not installed", hint="install gpgv and openssh-client"
-            ) from error
+            hint = "install gpgv and openssh-client"
+            raise GitError("refused", f"{argv[0]} is not installed", hint) from error
         except subprocess.TimeoutExpired as error:
             raise GitError("refused", f"{argv[0]} did not finish within {self.timeout:g} s") from error
 
 
 class Vouched:
-    """Commits that were verified here, the latest of them over restarts; to be used under a lock.
+    """The latest commits that were verified here, kept over restarts; to be used under a lock.
 
-    What was verified when it came may come back: a key that expires later takes no rollback away, and of a
-    tag that moved on nothing would be left to check.
+    They need not be verified again: a key that expires later prevents no rollback, and a tag may have moved.
     """
 
     def __init__(self, recall: Callable[[str], bytes], remember: Callable[[str, bytes], None]) -> None:
@@ -150,31 +138,22 @@ class Vouched:
         return commit in self._names
 
     def add(self, commit: str) -> None:
-        """Note a commit whose signatures were checked."""
+        """Keep a commit whose signatures were checked."""
         if commit not in self._names:
             self._names = [*self._names, commit][-_VOUCHED_LIMIT:]
             self._remember(_VOUCHED, "\n".join(self._names).encode())
 
 
 def judge_openpgp(status: str, code: int) -> str | None:
-    """Return what gpgv's status lines say against a signature; None if it is good (GnuPG's doc/DETAILS)."""
-    words = [
-        line.split()[1]
-        for line in status.splitlines()
-        if line.startswith("[GNUPG:] ") and len(line.split()) > 1
-    ]
-    # An expired key still yields VALIDSIG, and of two signatures one may be good: exactly one, and only good.
+    """Return why gpgv's status lines refuse a signature; None if it is good (GnuPG's doc/DETAILS)."""
+    lines = (line.split() for line in status.splitlines() if line.startswith("[GNUPG:] "))
+    words = [line[1] for line in lines if len(line) > 1]
+    # An expired key still yields VALIDSIG, and there may be two signatures: one is needed, and no other.
     for word in words:
         if word in _REFUSALS and not (word == "ERRSIG" and "NO_PUBKEY" in words):
             return _REFUSALS[word]
-    if (
-        code == 0
-        and words.count("GOODSIG") == 1
-        and words.count("VALIDSIG") == 1
-        and words.count("NEWSIG") == 1
-    ):
-        return None
-    return "the signature cannot be checked"
+    good = code == 0 and all(words.count(word) == 1 for word in ("GOODSIG", "VALIDSIG", "NEWSIG"))
+    return None if good else "the signature cannot be checked"
 
 
 def load(settings: GitVerify, user: tuple[int, int] | None) -> Verifier | None:
@@ -191,44 +170,35 @@ def load(settings: GitVerify, user: tuple[int, int] | None) -> Verifier | None:
 
 
 def _read(path: str, key: str) -> bytes:
-    try:
-        with Path(path).open("rb") as file:
-            data = file.read(_KEY_FILE_LIMIT + 1)
-    except OSError as error:
-        raise Stalled(f"cannot read git.verify.{key}: {error}") from error
-    if not data.strip() or len(data) > _KEY_FILE_LIMIT:
-        raise Stalled(f"{path} is empty or too large", hint=f"see git.verify.{key}")
+    data = read_file(path, f"verify.{key}")
+    if not data.strip():
+        raise Stalled(f"{path} is empty", hint=f"see git.verify.{key}")
     return data
 
 
 def _binary(keyring: bytes) -> bytes:
-    """Return a keyring as gpgv reads it; `gpg --armor --export` makes text (RFC 9580, section 6.2)."""
+    """Return a keyring in binary, as gpgv reads it; `gpg --armor` writes text (RFC 9580, section 6.2)."""
     if not keyring.lstrip().startswith(b"-----BEGIN PGP"):
         return keyring
     blocks = []
+    hint = "export it with gpg --export"
     for block in _ARMOUR.findall(keyring):
         lines = block.replace(b"\r", b"").split(b"\n")
         body = lines[lines.index(b"") + 1 :] if b"" in lines[:-1] else lines
+        text = b"".join(line for line in body if not line.startswith(b"="))
         try:
-            blocks.append(
-                base64.b64decode(b"".join(line for line in body if not line.startswith(b"=")), validate=True)
-            )
+            blocks.append(base64.b64decode(text, validate=True))
         except binascii.Error as error:
-            raise Stalled(
-                "git.verify.keyring is not an armoured key", hint="export it with gpg --export"
-            ) from error
+            raise Stalled("git.verify.keyring is not an armoured key", hint=hint) from error
     if not blocks:
-        raise Stalled("git.verify.keyring holds no public key", hint="export it with gpg --export")
+        raise Stalled("git.verify.keyring holds no public key", hint=hint)
     return b"".join(blocks)
 
 
 def _principal(output: str) -> str | None:
-    for line in output.splitlines():
-        for name in line.split(","):
-            # Negated patterns name nobody; ssh-keygen would read a leading dash as an option.
-            if name.strip() and not name.strip().startswith(("!", "-")):
-                return name.strip()
-    return None
+    names = (name.strip() for line in output.splitlines() for name in line.split(","))
+    # Negated patterns name nobody; ssh-keygen would read a leading dash as an option.
+    return next((name for name in names if name and not name.startswith(("!", "-"))), None)
 
 
 def _memory(stack: ExitStack, data: bytes) -> int:

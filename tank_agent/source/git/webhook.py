@@ -1,7 +1,7 @@
-"""A listener for "somebody pushed" from GitHub, GitLab, Bitbucket, Gitea, Forgejo and Gogs. It only wakes.
+"""A listener for pushes to GitHub, GitLab, Bitbucket, Gitea, Forgejo and Gogs. It only wakes the follower.
 
-So a caller who knows the secret can make us look once more, and nothing else. Whoever does not know it costs
-us a bounded read. TLS is for the proxy in front; the default address is this machine only.
+So a caller who knows the secret can make us poll once more, and nothing else; of all others only a little is
+read. TLS is for the proxy in front; the default address is this machine only.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from tank_agent.errors import Stalled
 from tank_agent.settings.git import GitWebhook, parse_listen
+from tank_agent.source.git.access import read_file
 
-# GitHub sends up to 25 MiB; it is hashed as it comes and never kept.
+# GitHub sends up to 25 MiB; a body is hashed as it arrives and never kept.
 BODY_LIMIT = 25 << 20
 _LENGTH_DIGITS = 12
 _SECRET_LIMIT = 4096
 _CONNECTIONS = 8
 _SECONDS = 10.0
 _CALLERS = 1024
-# Signature headers over the raw body, and what precedes the hexadecimal digits.
+# Headers that sign the raw body, and the prefix of their hexadecimal digits.
 _SIGNATURES = (
     ("X-Hub-Signature-256", "sha256="),
     # Bitbucket's; GitHub puts SHA-1 there, beside the one above.
@@ -40,15 +40,15 @@ _SIGNATURES = (
 )
 _TOKEN = "X-Gitlab-Token"  # noqa: S105 - a header's name
 _PROOFS = (*(name for name, _ in _SIGNATURES), _TOKEN)
-# What is read of those who bring no proof, and of callers from where too many wrong ones come.
+# The largest body that is read without a proof, and from an address that sent too many wrong requests.
 _SMALL_BODY = 64 << 10
 _MEDIUM_BODY = 1 << 20
-# Behind a proxy all callers have one address, so who knows the secret is counted apart from all others.
+# Behind a proxy all callers have one address, so callers who know the secret are counted apart.
 _SIGNED = "signed"
 
 
 class RateLimit:
-    """A token bucket per caller: `burst` at once, then `rate` a second. The 1,024 latest callers count."""
+    """A token bucket per caller: `burst` at once, then `rate` a second, for the 1,024 latest callers."""
 
     def __init__(
         self, *, burst: float = 20, rate: float = 1, clock: Callable[[], float] = time.monotonic
@@ -60,7 +60,7 @@ class RateLimit:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def allows(self, caller: str) -> bool:
-        """Take a token of this caller's; False if there is none."""
+        """Take a token of a caller; False if there is none."""
         with self._lock:
             now = self._clock()
             tokens = self._tokens(caller, now)
@@ -72,7 +72,7 @@ class RateLimit:
         return allowed
 
     def is_used_up(self, caller: str) -> bool:
-        """Return whether `allows` would say no; takes nothing."""
+        """Return whether `allows` would return False; takes nothing."""
         with self._lock:
             return self._tokens(caller, self._clock()) < 1
 
@@ -82,9 +82,9 @@ class RateLimit:
 
 
 def authentic(secret: bytes, headers: Mapping[str, str], digest: str) -> bool:
-    """Return whether a request proves that its sender knows the secret; takes the same time for every guess.
+    """Return whether a request proves that its sender knows the secret, in the same time for every guess.
 
-    digest: the HMAC-SHA256 of the body under the secret, hexadecimal.
+    `digest` is the HMAC-SHA256 of the body under the secret, in hexadecimal digits.
     """
     for name, prefix in _SIGNATURES:
         given = headers.get(name)
@@ -94,7 +94,7 @@ def authentic(secret: bytes, headers: Mapping[str, str], digest: str) -> bool:
     return token is not None and hmac.compare_digest(token.encode(), secret)
 
 
-class WebhookServer:
+class WebhookServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
     """Listens for webhooks in a thread.
 
     Args:
@@ -105,52 +105,43 @@ class WebhookServer:
         Stalled: the address is taken, or the secret cannot be used.
     """
 
-    def __init__(
-        self, settings: GitWebhook, wake: Callable[[], None], *, limit: RateLimit | None = None
-    ) -> None:
-        host, port = parse_listen(settings.listen or "")
-        secret = _secret(settings.secret_file)
-        try:
-            self._server = _Server((host, port), secret, wake, limit if limit is not None else RateLimit())
-        except OSError as error:
-            raise Stalled(
-                f"cannot listen on {settings.listen}: {error.strerror}", hint="see git.webhook"
-            ) from error
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="git-webhook", daemon=True
-        )
-
-    @property
-    def port(self) -> int:
-        """Return the port; the system chose it if `listen` ended in :0."""
-        return int(self._server.server_address[1])
-
-    def start(self) -> None:
-        """Start to answer."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop to listen; what is being answered ends within ten seconds."""
-        if self._thread.is_alive():
-            self._server.shutdown()
-            self._thread.join()
-        self._server.server_close()
-
-
-class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
     daemon_threads = True
     request_queue_size = 16
 
     def __init__(
-        self, address: tuple[str, int], secret: bytes, wake: Callable[[], None], limit: RateLimit
+        self, settings: GitWebhook, wake: Callable[[], None], *, limit: RateLimit | None = None
     ) -> None:
-        self.secret = secret
+        address = parse_listen(settings.listen or "")
+        self.secret = _secret(settings.secret_file or "")
         self.wake = wake
-        self.limit = limit
+        self.limit = limit if limit is not None else RateLimit()
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
         self._free = threading.BoundedSemaphore(_CONNECTIONS)
-        super().__init__(address, _Handler)
+        try:
+            super().__init__(address, _Handler)
+        except OSError as error:
+            message = f"cannot listen on {settings.listen}: {error.strerror}"
+            raise Stalled(message, hint="see git.webhook") from error
+        self._thread = threading.Thread(
+            target=self.serve_forever, kwargs={"poll_interval": 0.1}, name="git-webhook", daemon=True
+        )
+
+    @property
+    def port(self) -> int:
+        """Return the port, also if `listen` ends in :0 and the system chose it."""
+        return int(self.server_address[1])
+
+    def start(self) -> None:
+        """Answer from now on."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop listening; requests that are being answered end within ten seconds."""
+        if self._thread.is_alive():
+            self.shutdown()
+            self._thread.join()
+        self.server_close()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer in a thread, or hang up if enough are busy already."""
@@ -160,19 +151,19 @@ class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
         try:
             super().process_request(request, client_address)
         except BaseException:
-            # No more threads: the place is not this call's for ever.
+            # There may be no more threads; the place is free again.
             self._free.release()
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer, and make room for the next."""
+        """Answer, and make room for another request."""
         try:
             super().process_request_thread(request, client_address)
         finally:
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log nothing: callers hang up, and all else is answered with a status."""
+        """Log nothing: only callers that hang up get here."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -180,10 +171,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     server_version = "tank"
     sys_version = ""
-    server: _Server
+    server: WebhookServer
 
     def handle(self) -> None:
-        """Answer, and hang up on callers who take too long, however busily they drip."""
+        """Answer, and hang up on callers who take too long, even if they keep sending."""
         timer = threading.Timer(_SECONDS, self._hang_up)
         timer.daemon = True
         timer.start()
@@ -200,14 +191,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             status = 429
         if status == 202:
             self.server.wake()
-        self._answer(status)
+        self.close_connection = True
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.send_header("Connection", "close")
+        self.end_headers()
 
     def _hang_up(self) -> None:
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_RDWR)
 
     def _judge(self) -> int:
-        """Return the status to answer with, as far as only this request counts."""
+        """Return the status of the answer, without the rate limit."""
         length = self.headers.get("Content-Length", "")
         if not length.isascii() or not length.isdigit() or "Transfer-Encoding" in self.headers:
             return 411
@@ -231,25 +226,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         known = authentic(self.server.secret, self.headers, digest.hexdigest())  # type: ignore[arg-type]
         return 202 if known else 403
 
-    def _answer(self, status: int) -> None:
-        self.close_connection = True
-        self.send_response(status)
-        self.send_header("Content-Length", "0")
-        self.send_header("Connection", "close")
-        self.end_headers()
-
     def log_message(self, *_: object) -> None:
         """Log nothing: a caller must not be able to fill a disk."""
 
 
-def _secret(path: str | None) -> bytes:
-    try:
-        with Path(path or "").open("rb") as file:
-            secret = file.read(_SECRET_LIMIT + 1).strip()
-    except OSError as error:
-        raise Stalled(f"cannot read git.webhook.secret_file: {path}: {error.strerror}") from error
+def _secret(path: str) -> bytes:
+    secret = read_file(path, "webhook.secret_file").strip()
     if not 16 <= len(secret) <= _SECRET_LIMIT:
-        raise Stalled(
-            f"{path} must hold a secret of 16 to {_SECRET_LIMIT} bytes", hint="openssl rand -hex 32 makes one"
-        )
+        message = f"{path} must hold a secret of 16 to {_SECRET_LIMIT} bytes"
+        raise Stalled(message, hint="openssl rand -hex 32 makes one")
     return secret

@@ -1,17 +1,20 @@
-"""The git protocol with dulwich: the default transport. Uses only its client, refs and object stores.
+"""The default transport: dulwich's client, refs and object stores. Runs in the helper only.
 
-Runs in the helper only. Works with dulwich 0.22 and 1.x, whose differences stay in this file.
+It works with dulwich 0.22 and 1.x, and hides their differences.
 """
 
 from __future__ import annotations
 
 import base64
+import errno
+import socket
 import ssl
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import dulwich
@@ -21,40 +24,51 @@ from dulwich.errors import GitProtocolError, HangupException, NotGitRepository
 from dulwich.repo import Repo
 
 from tank_agent.linux.process import ENVIRONMENT
-from tank_agent.source.git.access import Context, GitError, Wanted, explain, ssh_command
-from tank_agent.source.git.objects import ID, printable
+from tank_agent.source.git.access import (
+    NO_MEMORY,
+    NO_REPOSITORY,
+    NO_SPACE,
+    TOO_LARGE,
+    TOO_SLOW,
+    Context,
+    GitError,
+    Reason,
+    Wanted,
+    explain,
+    sha1_name,
+    ssh_command,
+)
+from tank_agent.source.git.objects import printable
 from tank_agent.source.git.packs import copy_missing, open_pack
 
-# 0.22 mixes up shallow boundaries and haves in protocol 2; both do the older one well.
+# 0.22 confuses shallow boundaries with haves in protocol 2; both versions are right in the older one.
 _FETCH_PROTOCOL = 0
 _OLD = dulwich.__version__ < (1, 0)
 
 
 class DulwichTransport:
-    """The git protocol with dulwich."""
+    """A transport that uses dulwich."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
 
     def list_refs(self, names: Sequence[str]) -> dict[str, str]:
-        """Return the objects that refs of these full names point to; a ref that is not there is left out."""
+        """Return the objects that the refs of these full names point to; missing refs are left out."""
         if self._context.local is not None:
             with _local_repository(self._context.local) as source:
                 return _chosen(source.get_refs(), names)
         client, path = self._client()
-        try:
+        with self._failures():
             prefixes = [name.encode() for name in names]
             result: Any = client.get_refs(path, protocol_version=2, ref_prefix=prefixes)
-        except Exception as error:
-            _explain(error, self._words())
         return _chosen(getattr(result, "refs", result), names)
 
     def fetch(self, wanted: Wanted, into: Path) -> str:
-        """Bring an object and all that it needs into a bare repository, and return the object's name."""
+        """Fetch an object and all that it needs into a bare repository, and return the object's name."""
         with Repo(str(into)) as target:
             if self._context.local is not None:
                 with _local_repository(self._context.local) as source:
-                    name = wanted.commit or _the_ref(_chosen(source.get_refs(), [wanted.ref or ""]), wanted)
+                    name = wanted.commit or _the_ref(source.get_refs(), wanted)
                     copy_missing(source, target, name.encode(), wanted.depth, self._context.largest_file)
                     return name
             if wanted.commit is not None:
@@ -65,7 +79,7 @@ class DulwichTransport:
         found: list[str] = []
 
         def choose(refs: Mapping[bytes, bytes], depth: int | None = None) -> list[bytes]:
-            name = _the_ref(_chosen(refs, [wanted.ref or ""]), wanted)
+            name = _the_ref(refs, wanted)
             found.append(name)
             return [] if name.encode() in target.object_store else [name.encode()]
 
@@ -73,7 +87,7 @@ class DulwichTransport:
         return found[-1]
 
     def _fetch_commit(self, wanted: Wanted, name: str, target: Any) -> str:
-        # Only protocol 2 lets anybody ask for a commit that no ref names.
+        # Only protocol 2 allows asking for a commit that no ref names.
         try:
             self._run(target, lambda *_, **__: [name.encode()], None if _OLD else wanted.depth or None, 2)
         except GitError as error:
@@ -81,25 +95,29 @@ class DulwichTransport:
                 raise
             self._run(target, _heads_and_tags, None, _FETCH_PROTOCOL)
         if name.encode() not in target.object_store:
-            raise GitError("not-found", f"the remote has no commit {name}", hint="see git.commit")
+            raise GitError("not-found", f"the remote has no commit {name}", "see git.commit")
         return name
 
     def _run(self, target: Any, choose: Any, depth: int | None, protocol: int) -> None:
         client, path = self._client()
         target.object_store.add_pack = partial(open_pack, Path(target.object_store.pack_dir))
-        try:
+        with self._failures():
             client.fetch(path, target, determine_wants=choose, depth=depth, protocol_version=protocol)
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Raise GitError for all that dulwich raises."""
+        try:
+            yield
         except GitError:
             raise
         except Exception as error:
-            _explain(error, self._words())
-
-    def _words(self) -> str:
-        file = _words_of_ssh(self._context)
-        return file.read_text("utf-8", "replace")[-4096:] if file.exists() else ""
+            words = _ssh_errors(self._context)
+            text = words.read_text("utf-8", "replace")[-4096:] if words.exists() else ""
+            raise _explain(error, text) from error
 
     def _client(self) -> tuple[Any, str]:
-        # Whole packs, which `open_pack` takes; for a thin one dulwich would need all of it in memory.
+        # No thin packs: `open_pack` refuses them, and dulwich would hold one in memory.
         context, remote = self._context, self._context.remote
         if remote.scheme == "git":
             return TCPGitClient(remote.host, remote.port, thin_packs=False), remote.path
@@ -122,24 +140,19 @@ def _strict_pool(context: Context) -> urllib3.PoolManager:
     if context.access.proxy is None:
         pool = _StrictPool(headers=headers, ssl_context=tls)
     else:
-        pool = _through_proxy(context.access.proxy, headers, tls)
+        parts = urlsplit(context.access.proxy)
+        if parts.scheme not in ("http", "https"):
+            hint = 'git.transport = "git" knows SOCKS'
+            raise GitError("unreachable", "only http:// proxies are used", hint)
+        to_proxy = {}
+        if parts.username is not None:
+            to_proxy["Proxy-Authorization"] = _basic(unquote(parts.username), unquote(parts.password or ""))
+        address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        pool = _StrictProxy(
+            address, headers=headers, proxy_headers=to_proxy, ssl_context=tls, proxy_ssl_context=tls
+        )
     pool.patience = urllib3.Timeout(connect=context.timeout, read=context.timeout)
     return pool
-
-
-def _through_proxy(proxy: str, headers: dict[str, str], tls: ssl.SSLContext) -> _StrictProxy:
-    parts = urlsplit(proxy)
-    if parts.scheme not in ("http", "https"):
-        raise GitError(
-            "unreachable", "only http:// proxies are used", hint='git.transport = "git" knows SOCKS'
-        )
-    to_proxy = {}
-    if parts.username is not None:
-        to_proxy["Proxy-Authorization"] = _basic(unquote(parts.username), unquote(parts.password or ""))
-    address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-    return _StrictProxy(
-        address, headers=headers, proxy_headers=to_proxy, ssl_context=tls, proxy_ssl_context=tls
-    )
 
 
 def _basic(user: str, password: str) -> str:
@@ -147,62 +160,52 @@ def _basic(user: str, password: str) -> str:
 
 
 class _Strict:
-    """HTTP that follows no redirect, tries once, waits not for ever, and takes only git's own answers."""
+    """HTTP without redirects and retries, with a time limit, and only for answers in the git protocol."""
 
     patience: urllib3.Timeout
 
     def request(self, method: str, url: str, *args: Any, **kwargs: Any) -> Any:
-        """Make a request, and raise GitError unless it is answered in the git protocol."""
+        """Make a request; GitError unless the answer is in the git protocol."""
         kwargs.update(redirect=False, retries=False, timeout=self.patience)
         try:
             answer = super().request(method, url, *args, **kwargs)  # type: ignore[misc]
         except urllib3.exceptions.ProxyError as error:
-            raise GitError(
-                "unreachable", f"the proxy does not let us through: {_innermost(error)}"
-            ) from error
+            message = f"the proxy does not let us through: {_innermost(error)}"
+            raise GitError("unreachable", message) from error
         except urllib3.exceptions.SSLError as error:
-            raise GitError(
-                "refused",
-                f"the server's certificate is not trusted: {printable(_innermost(error), 160)}",
-                hint="name the certificate authority's file in git.ca_file",
-            ) from error
+            message = f"the server's certificate is not trusted: {printable(_innermost(error), 160)}"
+            hint = "name the certificate authority's file in git.ca_file"
+            raise GitError("refused", message, hint) from error
         except urllib3.exceptions.TimeoutError as error:
-            raise GitError(
-                "unreachable", "the server did not answer in time", hint="it is tried again"
-            ) from error
+            raise GitError(*TOO_SLOW) from error
         except urllib3.exceptions.HTTPError as error:
             raise explain(_innermost(error), "cannot reach the server") from error
         if answer.status != 200:
             raise _http_error(answer.status, answer.headers.get("Location"))
         kind = answer.headers.get("Content-Type", "")
         if not kind.startswith("application/x-git-upload-pack-"):
-            raise GitError(
-                "not-found", f"the server answers {printable(kind, 40)}, not git", hint="see git.url"
-            )
+            raise GitError("not-found", f"the server answers {printable(kind, 40)}, not git", "see git.url")
         return answer
 
 
 class _StrictPool(_Strict, urllib3.PoolManager):
-    """Straight to the server."""
+    """A pool that connects directly."""
 
 
 class _StrictProxy(_Strict, urllib3.ProxyManager):
-    """Through a proxy."""
+    """A pool that connects through a proxy."""
 
 
 def _http_error(status: int, location: str | None) -> GitError:
     if status in (401, 403, 407):
-        return GitError(
-            "refused",
-            f"the user name, password or token was refused (HTTP {status})",
-            hint="see git.username, git.password_file, git.token_file",
-        )
+        message = f"the user name, password or token was refused (HTTP {status})"
+        return GitError("refused", message, "see git.username, git.password_file, git.token_file")
     if status in (404, 410):
-        return GitError("not-found", f"there is no such repository (HTTP {status})", hint="see git.url")
+        return GitError("not-found", f"there is no such repository (HTTP {status})", "see git.url")
     if 300 <= status < 400:
         to = printable((location or "?").split("?", 1)[0], 120)
-        return GitError("broken", f"the server redirects to {to}", hint="write that address into git.url")
-    return GitError("unreachable", f"the server answered HTTP {status}", hint="it is tried again")
+        return GitError("broken", f"the server redirects to {to}", "write that address into git.url")
+    return GitError("unreachable", f"the server answered HTTP {status}", "it is tried again")
 
 
 def _innermost(error: BaseException) -> str:
@@ -213,13 +216,13 @@ def _innermost(error: BaseException) -> str:
     return words[-1] if words else str(error)
 
 
-def _words_of_ssh(context: Context) -> Path:
-    """Return the file for ssh's errors: 0.22 would drop them, and a pipe could fill up."""
+def _ssh_errors(context: Context) -> Path:
+    """Return the file for ssh's errors: dulwich 0.22 drops them, and a pipe could fill up."""
     return context.private / "ssh.errors"
 
 
 class _Ssh:
-    """Runs ssh for dulwich, as `ssh_command` says."""
+    """Runs ssh for dulwich by `ssh_command`."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -227,19 +230,16 @@ class _Ssh:
     def run_command(
         self, host: str, command: bytes, username: str | None = None, port: int | None = None, **_: object
     ) -> SubprocessWrapper:
-        """Start ssh; the signature is dulwich's."""
+        """Start ssh; dulwich calls it with these arguments."""
         argv: list[str | bytes] = [*ssh_command(self._context)]
         if port is not None:
             argv += ["-p", str(port)]
         argv += ["--", f"{username}@{host}" if username else host, command]
-        with _words_of_ssh(self._context).open("wb") as words:
-            process = subprocess.Popen(  # the wrapper of dulwich closes it
-                argv,
-                bufsize=0,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=words,
-                env=dict(ENVIRONMENT),
+        pipe = subprocess.PIPE
+        with _ssh_errors(self._context).open("wb") as words:
+            # The wrapper of dulwich closes it.
+            process = subprocess.Popen(
+                argv, bufsize=0, stdin=pipe, stdout=pipe, stderr=words, env=dict(ENVIRONMENT)
             )
         return SubprocessWrapper(process)
 
@@ -248,7 +248,7 @@ def _local_repository(path: Path) -> Any:
     try:
         return Repo(str(path))
     except NotGitRepository as error:
-        raise GitError("not-found", "there is no git repository there", hint="see git.url") from error
+        raise GitError("not-found", "there is no git repository there", "see git.url") from error
     except Exception as error:
         raise GitError("broken", f"the repository cannot be opened: {printable(str(error))}") from error
 
@@ -258,53 +258,36 @@ def _heads_and_tags(refs: Mapping[bytes, bytes], depth: int | None = None) -> li
 
 
 def _chosen(refs: Mapping[bytes, bytes | None], names: Sequence[str]) -> dict[str, str]:
-    chosen = {}
-    for name in names:
-        value = refs.get(name.encode())
-        if value is None:
-            continue
-        text = value.decode("ascii", "replace")
-        if not ID.fullmatch(text):
-            raise GitError("broken", "the repository does not use SHA-1 names, which is all we read")
-        chosen[name] = text
-    return chosen
+    found = ((name, refs.get(name.encode())) for name in names)
+    return {name: sha1_name(value.decode("ascii", "replace")) for name, value in found if value is not None}
 
 
-def _the_ref(chosen: Mapping[str, str], wanted: Wanted) -> str:
-    name = chosen.get(wanted.ref or "")
+def _the_ref(refs: Mapping[bytes, bytes | None], wanted: Wanted) -> str:
+    name = _chosen(refs, [wanted.ref or ""]).get(wanted.ref or "")
     if name is None:
-        raise GitError("not-found", f"the remote has no {wanted.ref}", hint="see git.branch, git.tag")
+        raise GitError("not-found", f"the remote has no {wanted.ref}", "see git.branch, git.tag")
     return name
 
 
-def _explain(error: Exception, words: str = "") -> NoReturn:
-    if isinstance(error, GitError):
-        raise error
+_REASONS: tuple[tuple[type[Exception], Reason], ...] = (
+    (NotGitRepository, NO_REPOSITORY),
+    (TimeoutError, TOO_SLOW),
+    (MemoryError, NO_MEMORY),
+    (socket.gaierror, ("unreachable", "the host's name is not known", "see git.url and DNS")),
+)
+_BY_NUMBER = {errno.EFBIG: TOO_LARGE, errno.ENOSPC: NO_SPACE, errno.EDQUOT: NO_SPACE}
+
+
+def _explain(error: Exception, words: str) -> GitError:
+    """Return what an exception of dulwich means; `words` are the errors of ssh."""
+    reason = next((reason for kind, reason in _REASONS if isinstance(error, kind)), None)
+    if reason is None and isinstance(error, OSError):
+        reason = _BY_NUMBER.get(error.errno or 0)
+        if reason is None:
+            return explain(error.strerror or str(error), "cannot reach the server")
+    if reason is not None:
+        return GitError(*reason)
     if isinstance(error, HangupException):
-        raise explain(words, "the server hung up") from error
-    if isinstance(error, NotGitRepository):
-        raise GitError("not-found", "there is no such repository", hint="see git.url") from error
-    if isinstance(error, TimeoutError):
-        raise GitError(
-            "unreachable", "the server did not answer in time", hint="it is tried again"
-        ) from error
-    if isinstance(error, GitProtocolError):
-        raise explain(str(error), "the server's answer cannot be used") from error
-    if isinstance(error, MemoryError | OSError):
-        raise _system_error(error) from error
-    raise explain(f"{type(error).__name__}: {error}", "the server's answer cannot be used") from error
-
-
-def _system_error(error: MemoryError | OSError) -> GitError:
-    import errno
-    import socket
-
-    if isinstance(error, MemoryError):
-        return GitError("too-big", "the answer needs more memory than is allowed", hint="see git.max_size")
-    if error.errno == errno.EFBIG:
-        return GitError("too-big", "the fetch is larger than git.max_size", hint="raise it, or see what grew")
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return GitError("unreachable", "no space left below data_dir", hint="free some")
-    if isinstance(error, socket.gaierror):
-        return GitError("unreachable", "the host's name is not known", hint="see git.url and DNS")
-    return explain(error.strerror or str(error), "cannot reach the server")
+        return explain(words, "the server hung up")
+    text = str(error) if isinstance(error, GitProtocolError) else f"{type(error).__name__}: {error}"
+    return explain(text, "the server's answer cannot be used")

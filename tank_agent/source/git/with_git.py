@@ -1,7 +1,7 @@
-"""The git protocol with the git command line: the second transport. Runs in the helper only.
+"""The second transport: the git command. Runs in the helper only.
 
-Git reads no settings but those written here, asks nobody, runs no hook and no helper of the user's, and
-speaks only the one protocol of the URL.
+Git reads only the settings written here, prompts for nothing, runs no hook and no credential helper of the
+user, and uses only the protocol of the URL.
 """
 
 from __future__ import annotations
@@ -12,26 +12,29 @@ import shlex
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 from urllib.parse import quote
 
 from tank_agent.linux.process import ENVIRONMENT
 from tank_agent.source.git.access import (
+    NO_MEMORY,
+    NO_REPOSITORY,
+    NO_SPACE,
+    TOO_LARGE,
     Context,
-    Failure,
     GitError,
+    Meanings,
     Wanted,
     explain,
     private_file,
+    sha1_name,
     ssh_command,
 )
-from tank_agent.source.git.objects import ID
 
 _LANDING = "refs/tank/fetched"
 
 
 class CommandTransport:
-    """The git protocol with the git command line."""
+    """A transport that runs the git command."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -40,26 +43,22 @@ class CommandTransport:
         self._config = private_file(context, "gitconfig", _config(context))
 
     def list_refs(self, names: Sequence[str]) -> dict[str, str]:
-        """Return the objects that refs of these full names point to; a ref that is not there is left out."""
+        """Return the objects that the refs of these full names point to; missing refs are left out."""
         output = self._git("ls-remote", "--", self._url, *names)
-        found = {}
-        for line in output.splitlines():
-            name, _, ref = line.partition("\t")
-            if ref in names:
-                found[ref] = _sha1(name)
-        return found
+        found = (line.partition("\t") for line in output.splitlines())
+        return {ref: sha1_name(name) for name, _, ref in found if ref in names}
 
     def fetch(self, wanted: Wanted, into: Path) -> str:
-        """Bring an object and all that it needs into a bare repository, and return the object's name."""
+        """Fetch an object and all that it needs into a bare repository, and return the object's name."""
         try:
             self._fetch(f"+{wanted.commit or wanted.ref}:{_LANDING}", wanted.depth, into)
         except GitError as error:
             if wanted.commit is None or error.kind not in ("not-found", "broken"):
                 raise
-            # A server of protocol 0 gives only what a ref names.
+            # A server of protocol 0 sends only objects that a ref names.
             self._fetch("+refs/*:refs/tank/all/*", 0, into)
             self._git("update-ref", _LANDING, wanted.commit, into=into)
-        return _sha1(self._git("rev-parse", "--verify", _LANDING, into=into).strip())
+        return sha1_name(self._git("rev-parse", "--verify", _LANDING, into=into).strip())
 
     def _fetch(self, refspec: str, depth: int, into: Path) -> None:
         options = ["--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance"]
@@ -75,7 +74,7 @@ class CommandTransport:
             "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_TERMINAL_PROMPT": "0",
             "GIT_SSH_VARIANT": "ssh",
-            # Names of files only: no secret stands in an environment.
+            # It names files only: other processes can read an environment.
             "GIT_SSH_COMMAND": shlex.join(ssh_command(self._context)),
         }
         if into is not None:
@@ -90,13 +89,14 @@ class CommandTransport:
                 cwd=self._context.private,
             )
         except FileNotFoundError as error:
-            raise GitError(
-                "refused", "git is not installed", hint='install it, or set transport = "dulwich"'
-            ) from error
+            hint = 'install it, or set transport = "dulwich"'
+            raise GitError("refused", "git is not installed", hint) from error
         if done.returncode:
             text = done.stderr.decode("utf-8", "replace")
-            # index-pack is killed by the limit and says nothing; git then only wonders at its output.
-            raise _error("signal 25" if into is not None and _hit_the_limit(into) else text, done.returncode)
+            # index-pack is killed at the limit without a message, and git's own does not name the cause.
+            if into is not None and _hit_the_limit(into):
+                text = "signal 25"
+            raise explain(text, f"git failed (code {done.returncode})", _MEANINGS)
         return done.stdout.decode("utf-8", "replace")
 
 
@@ -115,7 +115,9 @@ def _config(context: Context) -> str:
         f"[http]\n followRedirects = false\n lowSpeedLimit = 1\n lowSpeedTime = {int(context.timeout) or 1}",
     ]
     if access.proxy is not None:
-        lines.append(f' proxy = "{_quoted(access.proxy)}"')
+        # Escaped as git-config(1) asks for between quotes.
+        proxy = access.proxy.replace("\\", "\\\\").replace('"', '\\"')
+        lines.append(f' proxy = "{proxy}"')
     if access.ca is not None:
         lines.append(f" sslCAInfo = {private_file(context, 'ca.pem', access.ca)}")
     if access.password is not None:
@@ -125,63 +127,23 @@ def _config(context: Context) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _quoted(value: str) -> str:
-    """Return a value as it stands between quotes in a git-config file."""
-    return value.replace("\\", "\\\\").replace('"', '\\"')
-
-
-def _sha1(name: str) -> str:
-    if not ID.fullmatch(name):
-        raise GitError("broken", "the repository does not use SHA-1 names, which is all we read")
-    return name
-
-
-_PROXY = ("unreachable", "the proxy does not let us through", "it is tried again")
-_TRUST = ("refused", "the server's certificate is not trusted", "name the authority's file in git.ca_file")
-_LOGIN = (
-    "refused",
-    "the user name, password or token was refused",
-    "see git.username, git.password_file, git.token_file",
+_LOGIN = "see git.username, git.password_file, git.token_file"
+# The order counts: git prints several of them at once.
+# fmt: off
+_MEANINGS: Meanings = (
+    ("from proxy after connect|connect tunnel failed|resolve proxy",
+     "unreachable", "the proxy does not let us through", "it is tried again"),
+    ("ssl certificate|certificate verif|ssl peer",
+     "refused", "the server's certificate is not trusted", "name the authority's file in git.ca_file"),
+    ("could not read username|could not read password", "refused", "the server asks for a password", _LOGIN),
+    ("authentication failed|error: 40[13]",
+     "refused", "the user name, password or token was refused", _LOGIN),
+    ("couldn't find remote ref",
+     "not-found", "the remote has no such branch or tag", "see git.branch, git.tag"),
+    ("not found|repository not exported", *NO_REPOSITORY),
+    ("signal 25|file too large", *TOO_LARGE),
+    ("no space left|disk quota", *NO_SPACE),
+    ("out of memory|cannot allocate", *NO_MEMORY),
+    ("unable to access|unable to connect|couldn't connect|too slow",
+     "unreachable", "the server cannot be reached or answers too slowly", "it is tried again"),
 )
-_ASKED = ("refused", "the server asks for a password", "see git.username, git.password_file, git.token_file")
-_NO_REF = ("not-found", "the remote has no such branch or tag", "see git.branch, git.tag")
-_NO_REPOSITORY = ("not-found", "there is no such repository", "see git.url")
-_TOO_BIG = ("too-big", "the fetch is larger than git.max_size", "raise it, or see what grew")
-_NO_SPACE = ("unreachable", "no space left below data_dir", "free some")
-_NO_MEMORY = ("too-big", "the answer needs more memory than is allowed", "see git.max_size")
-_NO_SERVER = ("unreachable", "the server cannot be reached or answers too slowly", "it is tried again")
-# Looked for in this order: git says several of them at once.
-_MEANINGS: tuple[tuple[str, tuple[str, str, str]], ...] = (
-    ("from proxy after connect", _PROXY),
-    ("connect tunnel failed", _PROXY),
-    ("resolve proxy", _PROXY),
-    ("ssl certificate", _TRUST),
-    ("certificate verif", _TRUST),
-    ("ssl peer", _TRUST),
-    ("could not read username", _ASKED),
-    ("could not read password", _ASKED),
-    ("authentication failed", _LOGIN),
-    ("error: 403", _LOGIN),
-    ("error: 401", _LOGIN),
-    ("couldn't find remote ref", _NO_REF),
-    ("not found", _NO_REPOSITORY),
-    ("repository not exported", _NO_REPOSITORY),
-    ("signal 25", _TOO_BIG),
-    ("file too large", _TOO_BIG),
-    ("no space left", _NO_SPACE),
-    ("disk quota", _NO_SPACE),
-    ("out of memory", _NO_MEMORY),
-    ("cannot allocate", _NO_MEMORY),
-    ("unable to access", _NO_SERVER),
-    ("unable to connect", _NO_SERVER),
-    ("couldn't connect", _NO_SERVER),
-    ("too slow", _NO_SERVER),
-)
-
-
-def _error(text: str, code: int) -> GitError:
-    lowered = text.lower()
-    for words, (kind, message, hint) in _MEANINGS:
-        if words in lowered:
-            return GitError(cast(Failure, kind), message, hint=hint)
-    return explain(text, f"git failed (code {code})")
