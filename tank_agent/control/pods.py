@@ -155,8 +155,8 @@ class Service:
                 if git is not None
                 else snapshot_of_texts(files or {}, parse=self.sources.parse)
             )
-            preview = self._journal.preview(snapshot)
-            after, problems = dict(preview.desired), list(preview.problems)
+            state = self._journal.preview(snapshot).state
+            after, problems = dict(state.desired), list(state.all_problems())
         names = sorted({*before, *after, *self._reconciler.known_pods()})
         pods = tuple(self._planned(name, before.get(name), after.get(name)) for name in names)
         return PlanReport(pods=pods, problems=tuple(str(problem) for problem in problems))

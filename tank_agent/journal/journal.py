@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
-from msgspec import Struct
 from msgspec.structs import replace
 
 from tank_agent.errors import Problem, Retry, TankError
 from tank_agent.journal.records import DesiredPod, Event, NewEvent, PodStatus, Revision
-from tank_agent.journal.store import HOW_TO_GO_ON, Store, Table, UnreadableJournal, Write
+from tank_agent.journal.store import Store, Table, UnreadableJournal, Write, unreadable
 from tank_agent.journal.transitions import (
     MEMORY_PREFIX,
     SCHEMA_KEY,
@@ -35,15 +35,8 @@ R = TypeVar("R")
 
 SCHEMA = 1
 _EMPTY_STATUS = PodStatus()
+_RETENTION = Retention()
 _log = structlog.get_logger()
-
-
-class Preview(Struct, frozen=True, kw_only=True):
-    """The outcome that a merge would have: the desired pods, what would change, and all problems then."""
-
-    desired: Mapping[str, DesiredPod]
-    applied: Applied
-    problems: tuple[Problem, ...]
 
 
 class Journal:
@@ -55,9 +48,8 @@ class Journal:
     Args:
         store: where the tables live; the journal owns it from then on, also if it can't be read.
         clock: Unix time in seconds.
-        max_revisions: kept of one pod.
-        max_events: kept in all (up to a tenth more, between two trims).
-        owner_exists: tells whether a mirrored pod can be removed where it is declared.
+        kept: how much history stays; of events up to a tenth more, between two trims.
+        owner_exists: returns whether a mirrored pod can be removed where it is declared.
 
     Raises:
         UnreadableJournal: the tables were written by a newer version, or can't be read.
@@ -68,20 +60,19 @@ class Journal:
         store: Store,
         *,
         clock: Callable[[], float],
-        max_revisions: int = 20,
-        max_events: int = 10_000,
+        kept: Retention = _RETENTION,
         owner_exists: Callable[[str], bool] = lambda _: True,
     ) -> None:
         self._store = store
         self._clock = clock
-        self._limits = Retention(revisions=max_revisions, events=max_events)
+        self._kept = kept
         self._owner_exists = owner_exists
         try:
             self._state = _load(store)
         except BaseException:
             store.close()
             raise
-        self._queue: list[_Ticket[Any]] = []
+        self._queue: list[tuple[Callable[[Draft], Any], Future[Any]]] = []
         self._queue_lock = threading.Lock()
         self._commit_lock = threading.Lock()
         self._published = threading.Condition()
@@ -149,13 +140,11 @@ class Journal:
         """Merge a source's snapshot by the ownership rules of DESIGN section 4, in one transaction."""
         return self._change(lambda draft: draft.merge(snapshot))[1].applied
 
-    def preview(self, snapshot: Snapshot) -> Preview:
-        """Return what `merge` would do with the snapshot, and do nothing."""
-        draft = Draft(self._now(), self._clock(), self._limits)
+    def preview(self, snapshot: Snapshot) -> Outcome:
+        """Return the outcome that `merge` would have with the snapshot, and do nothing."""
+        draft = Draft(self._now(), self._clock(), self._kept)
         draft.merge(snapshot)
-        change = draft.finish()
-        desired = MappingProxyType(change.state.desired)
-        return Preview(desired=desired, applied=change.applied, problems=change.state.all_problems())
+        return draft.finish()
 
     def put(self, pod: Pod, revision: str) -> DesiredPod:
         """Create or replace a pod for `tank apply`; raises as `put_all`."""
@@ -233,64 +222,47 @@ class Journal:
 
     def _change(self, transition: Callable[[Draft], R]) -> tuple[R, Outcome]:
         """Run a transition and make it durable, together with those that other threads queued meanwhile."""
-        ticket: _Ticket[R] = _Ticket(transition)
+        done: Future[tuple[R, Outcome]] = Future()
         with self._queue_lock:
-            self._queue.append(ticket)
+            self._queue.append((transition, done))
         with self._commit_lock:
-            if not ticket.done:
+            if not done.done():
                 with self._queue_lock:
                     batch, self._queue = self._queue, []
                 self._commit(batch)
-        if ticket.error is not None:
-            raise ticket.error
-        return ticket.outcome[0]
+        return done.result()
 
-    def _commit(self, batch: Sequence[_Ticket[Any]]) -> None:
+    def _commit(self, batch: Sequence[tuple[Callable[[Draft], Any], Future[Any]]]) -> None:
         writes: list[Write] = []
+        results: list[tuple[Future[Any], tuple[Any, Outcome]]] = []
         try:
             state = self._now()
-            for ticket in batch:
-                state = ticket.run(Draft(state, self._clock(), self._limits), writes)
+            for transition, done in batch:
+                draft = Draft(state, self._clock(), self._kept)
+                try:
+                    answer, outcome = transition(draft), draft.finish()
+                except Exception as error:
+                    done.set_exception(error)
+                    continue
+                results.append((done, (answer, outcome)))
+                writes += outcome.writes
+                state = outcome.state
             if writes:
                 self._store.write(writes)
         except BaseException as error:
-            for ticket in batch:
-                ticket.error, ticket.done = ticket.error or error, True
+            for _, done in batch:
+                if not done.done():
+                    done.set_exception(error)
             if not isinstance(error, Exception):
                 raise
-        else:
-            for ticket in batch:
-                ticket.done = True
-            self._publish(state)
-
-    def _publish(self, state: State) -> None:
+            return
         has_events = state.last_event > self._state.last_event
         self._state = state
         if has_events:
             with self._published:
                 self._published.notify_all()
-
-
-class _Ticket(Generic[T]):
-    """One queued transition and, once it is done, its outcome or its error."""
-
-    def __init__(self, transition: Callable[[Draft], T]) -> None:
-        self._transition = transition
-        self.outcome: list[tuple[T, Outcome]] = []
-        self.error: BaseException | None = None
-        self.done = False
-
-    def run(self, draft: Draft, writes: list[Write]) -> State:
-        """Append the transition's writes and return the next state; the same state if it refused."""
-        try:
-            answer = self._transition(draft)
-            change = draft.finish()
-        except Exception as error:
-            self.error = error
-            return draft.before
-        self.outcome = [(answer, change)]
-        writes += change.writes
-        return change.state
+        for done, result in results:
+            done.set_result(result)
 
 
 def _load(store: Store) -> State:
@@ -318,11 +290,8 @@ def _decode(store: Store, table: Table, key: bytes, value: bytes, kind: type[T])
     try:
         return msgspec.json.decode(value, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UnreadableJournal(
-            f"the journal in {store.place} can't be read: entry {key!r} of its table {table.value} is damaged"
-            f" ({error})",
-            hint=HOW_TO_GO_ON.format(path=store.place),
-        ) from error
+        why = f"entry {key!r} of its table {table.value} is damaged ({error})"
+        raise unreadable(store.place, why) from error
 
 
 def _check_schema(store: Store) -> None:

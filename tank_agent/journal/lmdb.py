@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import lmdb
 
 from tank_agent.errors import Retry, Stalled, TankError, shortage
-from tank_agent.journal.store import HOW_TO_GO_ON, Table, UnreadableJournal, Write
+from tank_agent.journal.store import Table, Write, unreadable
 from tank_agent.linux import atomic
 from tank_agent.linux.locks import LockFile
-
-R = TypeVar("R")
 
 # Address space only: the file grows as pages are used. Growing the map later works, but stops readers for it.
 MAP_SIZE = 256 << 20
@@ -47,73 +45,47 @@ class LmdbStore:
     """
 
     def __init__(self, path: Path, *, map_size: int = MAP_SIZE) -> None:
+        self.place = str(path)
         self._path = path
         self._map_size = map_size
         # Held by every read and by growing the map, which LMDB allows only while no transaction is open
         # (mdb_env_set_mapsize). Reads take microseconds, so one at a time costs nothing.
         self._readers = threading.Lock()
         self._lock = _lock_directory(path)
-        try:
-            self._environment = self._open()
-            try:
+        with ExitStack() as undo:
+            undo.callback(self._lock.close)
+            with _explained(path):
+                self._environment = self._open()
+                undo.callback(self._environment.close)
                 self._tables: dict[Table, Any] = {
                     table: self._environment.open_db(table.value.encode()) for table in Table
                 }
-            except lmdb.Error:
-                self._environment.close()
-                raise
-        except lmdb.DiskError as error:
-            self._lock.close()
-            raise _no_room(path, str(error)) from error
-        except _NOT_ITS_FAULT as error:
-            self._lock.close()
-            raise _not_now(path, error) from error
-        except lmdb.Error as error:
-            self._lock.close()
-            raise _unreadable(path, str(error)) from error
-        except BaseException:
-            self._lock.close()
-            raise
-
-    @property
-    def place(self) -> str:
-        """Where the tables are, for messages."""
-        return str(self._path)
+            undo.pop_all()
 
     def get(self, table: Table, key: bytes) -> bytes | None:
         """Return one value."""
-
-        def read(transaction: Any) -> bytes | None:
+        with self._read() as transaction:
             value: bytes | None = transaction.get(key, db=self._tables[table])
             return value
-
-        return self._read(read)
 
     def scan(
         self, table: Table, start: bytes = b"", stop: bytes | None = None, limit: int | None = None
     ) -> list[tuple[bytes, bytes]]:
         """Return the entries with `start` <= key < `stop`, in key order, at most `limit` of them."""
-
-        def read(transaction: Any) -> list[tuple[bytes, bytes]]:
-            found: list[tuple[bytes, bytes]] = []
+        found: list[tuple[bytes, bytes]] = []
+        with self._read() as transaction:
             cursor = transaction.cursor(db=self._tables[table])
-            if not (cursor.set_range(start) if start else cursor.first()):
-                return found
-            for key, value in cursor:
-                if (stop is not None and key >= stop) or (limit is not None and len(found) >= limit):
-                    break
-                found.append((key, value))
-            return found
-
-        return self._read(read)
+            if cursor.set_range(start) if start else cursor.first():
+                for key, value in cursor:
+                    if (stop is not None and key >= stop) or (limit is not None and len(found) >= limit):
+                        break
+                    found.append((key, value))
+        return found
 
     def keys(self, table: Table) -> list[bytes]:
         """Return every key in order, without reading the values."""
-
-        def read(transaction: Any) -> list[bytes]:
+        with self._read() as transaction:
             return list(transaction.cursor(db=self._tables[table]).iternext(keys=True, values=False))
-
-        return self._read(read)
 
     def write(self, writes: Sequence[Write]) -> None:
         """Make all of the writes durable, or none of them.
@@ -134,10 +106,8 @@ class LmdbStore:
             except lmdb.MapFullError as error:
                 self._grow(error)
             except (lmdb.PanicError, lmdb.CorruptedError, lmdb.PageNotFoundError) as error:
-                raise Stalled(
-                    f"cannot write the journal in {self._path}: {error}",
-                    hint="restart the agent",
-                ) from error
+                message = f"cannot write the journal in {self._path}: {error}"
+                raise Stalled(message, hint="restart the agent") from error
             except lmdb.Error as error:
                 raise Retry(
                     f"cannot write the journal in {self._path}: {error}",
@@ -164,7 +134,7 @@ class LmdbStore:
         expected = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
         if not new and data.stat().st_size < expected:
             environment.close()
-            raise _unreadable(self._path, f"it has {data.stat().st_size} bytes of {expected}")
+            raise unreadable(self.place, f"it has {data.stat().st_size} bytes of {expected}")
         environment.reader_check()
         if new:
             # Some file systems can't sync a directory; there is nothing better to do then.
@@ -173,14 +143,10 @@ class LmdbStore:
                     atomic.sync_directory(directory)
         return environment
 
-    def _read(self, read: Callable[[Any], R]) -> R:
-        try:
-            with self._readers, self._environment.begin() as transaction:
-                return read(transaction)
-        except _NOT_ITS_FAULT as error:
-            raise _not_now(self._path, error) from error
-        except lmdb.Error as error:
-            raise _unreadable(self._path, str(error)) from error
+    @contextmanager
+    def _read(self) -> Iterator[Any]:
+        with _explained(self._path), self._readers, self._environment.begin() as transaction:
+            yield transaction
 
     def _grow(self, cause: lmdb.MapFullError) -> None:
         if self._map_size >= _MAX_MAP_SIZE:
@@ -226,19 +192,22 @@ def _check_room(path: Path) -> None:
             raise _no_room(path, str(error.strerror)) from error
 
 
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn the errors of opening and reading into errors that say what to do."""
+    try:
+        yield
+    except lmdb.DiskError as error:
+        raise _no_room(path, str(error)) from error
+    except _NOT_ITS_FAULT as error:
+        raise Retry(
+            f"cannot open the journal in {path}: {error}",
+            hint="the journal is sound, and the machine, or a limit of the agent (ulimit -a, LimitAS=), is"
+            " too small",
+        ) from error
+    except lmdb.Error as error:
+        raise unreadable(str(path), str(error)) from error
+
+
 def _no_room(path: Path, why: str) -> TankError:
     return Retry(f"cannot open the journal in {path}: {why}", hint="make room on that disk; nothing is lost")
-
-
-def _not_now(path: Path, error: lmdb.Error) -> TankError:
-    hint = (
-        "the journal is sound, and the machine, or a limit of the agent (ulimit -a, LimitAS=), is too small"
-    )
-    return Retry(f"cannot open the journal in {path}: {error}", hint=hint)
-
-
-def _unreadable(path: Path, why: str) -> TankError:
-    return UnreadableJournal(
-        f"the journal in {path} can't be read: {why}",
-        hint=HOW_TO_GO_ON.format(path=path),
-    )

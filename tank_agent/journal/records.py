@@ -27,10 +27,10 @@ class Hold(Struct, frozen=True, kw_only=True):
 class DesiredPod(Struct, frozen=True, kw_only=True):
     """A pod that should run.
 
-    `hash` is `content_hash(pod)`; `generation` counts its changes from 1; `revision` is what the source
-    calls it. `file` is where a person edits it (empty for the API). `error` is what is wrong with the
-    *newer* text of its file, whose last good spec this is; or with the file that declares the same name
-    elsewhere. `author` and `subject` are of the commit that `revision` names, for pods of git.
+    `hash` is `content_hash(pod)`; `generation` counts its changes from 1; `revision` is the source's name for
+    it. `file` is where a person edits it (empty for the API). `error` is what is wrong with the *newer* text
+    of its file, whose last good spec this is; or with the file that declares the same name elsewhere.
+    `author` and `subject` are of the commit that `revision` names, for pods of git.
     """
 
     name: str
@@ -48,10 +48,7 @@ class DesiredPod(Struct, frozen=True, kw_only=True):
 
 
 class Revision(Struct, frozen=True, kw_only=True):
-    """One past (or the present) spec of a pod.
-
-    `restored` is the generation whose spec `tank rollback` brought back with it.
-    """
+    """A past (or the present) spec of a pod; `restored` is the generation that `tank rollback` repeated."""
 
     generation: int
     pod: Pod
@@ -115,21 +112,8 @@ class PodStatus(Struct, frozen=True, kw_only=True):
     error: str | None = None
 
 
-class Event(Struct, frozen=True, kw_only=True):
-    """Something that happened. `at` is RFC 3339 in UTC; `container` is empty for the whole pod."""
-
-    seq: int
-    at: str
-    pod: str
-    container: str
-    type: str
-    message: str
-    revision: str
-    cause: str
-
-
 class NewEvent(Struct, frozen=True, kw_only=True):
-    """An event before the journal gave it its number and its time."""
+    """Something that happened; `container` is empty for the whole pod, `pod` for no single one."""
 
     pod: str
     type: str
@@ -137,3 +121,10 @@ class NewEvent(Struct, frozen=True, kw_only=True):
     container: str = ""
     revision: str = ""
     cause: str = ""
+
+
+class Event(NewEvent, frozen=True, kw_only=True):
+    """An event with its number in the journal and its time, in the form of RFC 3339 in UTC."""
+
+    seq: int
+    at: str

@@ -15,14 +15,19 @@ from msgspec import Struct
 
 from tank_agent.errors import Stalled
 
-HOW_TO_GO_ON = (
-    "restore {path} from a backup; or start afresh with `mv {path} {path}.broken`: pods of files and of git"
-    " come back, those of `tank apply` go on, but must be applied again, and deleted seeds come back"
-)
-
 
 class UnreadableJournal(Stalled):
     """The journal is damaged, or of a newer version: a person must put another in its place."""
+
+
+def unreadable(place: str, why: str) -> UnreadableJournal:
+    """Return the error of a journal that is damaged, with what to do now."""
+    return UnreadableJournal(
+        f"the journal in {place} can't be read: {why}",
+        hint=f"restore {place} from a backup; or start afresh with `mv {place} {place}.broken`: pods of files"
+        " and of git come back, those of `tank apply` go on, but must be applied again, and deleted seeds"
+        " come back",
+    )
 
 
 class Table(enum.StrEnum):
@@ -44,12 +49,13 @@ class Write(Struct, frozen=True):
 
 
 class Store(Protocol):
-    """Tables of bytes, keys in byte order. Reads may come from any thread, also while `write` runs."""
+    """Tables of bytes, keys in byte order. Reads may come from any thread, also while `write` runs.
 
-    @property
-    def place(self) -> str:
-        """Where the tables are, for messages."""
-        ...
+    Attributes:
+        place: where the tables are, for messages.
+    """
+
+    place: str
 
     def get(self, table: Table, key: bytes) -> bytes | None:
         """Return one value."""
@@ -82,14 +88,11 @@ class Store(Protocol):
 class MemoryStore:
     """Implements `Store` in memory."""
 
+    place = "memory"
+
     def __init__(self) -> None:
         self._tables: dict[Table, dict[bytes, bytes]] = {table: {} for table in Table}
         self._lock = threading.Lock()
-
-    @property
-    def place(self) -> str:
-        """Where the tables are, for messages."""
-        return "memory"
 
     def get(self, table: Table, key: bytes) -> bytes | None:
         """Return one value."""

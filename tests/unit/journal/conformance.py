@@ -394,7 +394,7 @@ class JournalConformance:
         before = dict(journal.desired())
         preview = journal.preview(snapshot(declared(pod(command="other"))))
         assert (preview.applied.changed, preview.applied.removed) == (("web",), ("db",))
-        assert preview.desired["web"].generation == 2
+        assert preview.state.desired["web"].generation == 2
         assert dict(journal.desired()) == before
 
     # Status and events.

@@ -6,6 +6,7 @@ import pytest
 
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.store import MemoryStore
+from tank_agent.journal.transitions import Retention
 from tests.unit.journal.builders import FakeClock, Owners
 from tests.unit.journal.conformance import JournalConformance
 
@@ -14,4 +15,6 @@ class TestJournal(JournalConformance):
     @pytest.fixture
     def open_journal(self, clock: FakeClock, owners: Owners) -> Callable[[], Journal]:
         store = MemoryStore()
-        return lambda: Journal(store, clock=clock, max_revisions=3, max_events=10, owner_exists=owners)
+        return lambda: Journal(
+            store, clock=clock, kept=Retention(revisions=3, events=10), owner_exists=owners
+        )

@@ -18,6 +18,7 @@ from tank_agent.journal.journal import Journal
 from tank_agent.journal.lmdb import MAP_SIZE, LmdbStore
 from tank_agent.journal.records import NewEvent, PodStatus
 from tank_agent.journal.store import Table, Write
+from tank_agent.journal.transitions import Retention
 from tests.support.private_mounts import program_with_private_mounts
 from tests.unit.journal.builders import FakeClock, Owners, declared, pod, snapshot
 from tests.unit.journal.conformance import JournalConformance
@@ -34,8 +35,7 @@ class TestJournalOnLmdb(JournalConformance):
             journal = Journal(
                 LmdbStore(tmp_path / "journal"),
                 clock=clock,
-                max_revisions=3,
-                max_events=10,
+                kept=Retention(revisions=3, events=10),
                 owner_exists=owners,
             )
             opened.append(journal)
