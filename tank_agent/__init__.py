@@ -77,7 +77,8 @@ _HOMES = {
         "tank_agent.errors",
     ),
     **dict.fromkeys(("Container", "CpuLimit", "Limits", "Mount", "Network", "Nic"), "tank_agent.spec.model"),
-    **dict.fromkeys(("Pod", "RestartPolicy", "Security", "Volume"), "tank_agent.spec.model"),
+    **dict.fromkeys(("RestartPolicy", "Security", "Volume"), "tank_agent.spec.model"),
+    "Pod": "tank_agent.spec.parse",
 }
 
 

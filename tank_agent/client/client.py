@@ -414,10 +414,10 @@ def _pod_text(pods: Pod | Mapping[str, object] | os.PathLike[str] | str | bytes)
         return pods.encode(), "<text>"
     if isinstance(pods, str | os.PathLike):
         return read_pod_file(Path(pods)), os.fspath(pods)
-    from tank_agent.spec.parse import checked_pod
+    from tank_agent.spec.parse import checked_pod, pod_from_mapping
     from tank_agent.spec.render import render_pod
 
-    pod = checked_pod(pods) if isinstance(pods, Pod) else Pod.new(dict(pods))
+    pod = checked_pod(pods) if isinstance(pods, Pod) else pod_from_mapping(dict(pods))
     return render_pod(pod).encode(), f"<pod {pod.name}>"
 
 

@@ -19,7 +19,7 @@ from tank_agent.image.config import ImageConfig
 from tank_agent.linux.paths import NotReadableError, read_in_root
 from tank_agent.spec.model import Container
 from tank_agent.spec.paths import is_kernel_path, normal_path
-from tank_agent.spec.signals import parse_signal
+from tank_agent.spec.values import parse_signal
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LIMIT = 1 << 20

@@ -1,4 +1,4 @@
-"""The normalised Pod of a table, and what is wrong with its values: each by its declaration, and together."""
+"""Check the values of a pod's table, each by its declaration and all together; make the normalised Pod."""
 
 from __future__ import annotations
 
@@ -27,30 +27,31 @@ _GUESSES_MAX = 100
 
 
 def check_pod(table: PodTable, name: str) -> tuple[Pod, Selector, list[Finding]]:
-    """Return the pod of a table, its machines, and all that is wrong; the pod is valid if nothing is."""
+    """Return the pod of a table, its selector, and all findings; the pod is valid if there are none."""
     findings: list[Finding] = []
     _check_unique(findings, "volumes", [volume.name for volume in table.volumes])
-    volumes = tuple(
-        Volume(**checked(volume, ("volumes", at), findings)) for at, volume in enumerate(table.volumes)
-    )
+    volumes = [Volume(**checked(one, ("volumes", at), findings)) for at, one in enumerate(table.volumes)]
     if not table.containers:
         findings.append(Finding(("containers",), "a pod needs at least one container; add [[containers]]"))
     _check_unique(findings, "containers", [container.name for container in table.containers])
     names = {volume.name: volume for volume in volumes}
-    containers = tuple(
-        _container(container, ("containers", at), names, findings)
-        for at, container in enumerate(table.containers)
+    containers = [
+        _container(one, ("containers", at), names, findings) for at, one in enumerate(table.containers)
+    ]
+    network = (
+        Network(mode=table.network)
+        if isinstance(table.network, str)
+        else check_network(table.network, findings)
     )
-    if isinstance(table.network, str):
-        network = Network(mode=table.network)
-    else:
-        network = check_network(table.network, findings)
-    values = checked(table, (), findings)
-    selector = EVERYWHERE
-    if table.hosts or table.labels:
-        selector = Selector(hosts=table.hosts, labels=table.labels or {})
-    restart = RestartPolicy(values["restart"])
-    pod = Pod(name=name, containers=containers, restart=restart, network=network, volumes=volumes)
+    pod = Pod(
+        name=name,
+        containers=tuple(containers),
+        restart=RestartPolicy(checked(table, (), findings)["restart"]),
+        network=network,
+        volumes=tuple(volumes),
+    )
+    selects_some = table.hosts or table.labels
+    selector = Selector(hosts=table.hosts, labels=table.labels or {}) if selects_some else EVERYWHERE
     return pod, selector, findings
 
 
@@ -89,7 +90,7 @@ def _check_root(table: ContainerTable, path: KeyPath, findings: list[Finding]) -
 
 
 def _check_argv(table: ContainerTable, path: KeyPath, findings: list[Finding]) -> None:
-    # What an image says to run is only known later, unless the command replaces it.
+    # The image's own command is only known later.
     if table.command is None and (table.rootfs is None or table.image is not None):
         return
     argv = (table.command or ()) + (table.args or ())
@@ -107,45 +108,35 @@ def _mounts(
     first: dict[str, int] = {}
     mounts = []
     for index, table in enumerate(tables):
-        # A volume without a name has its own finding; what it was meant to be called can't be known.
+        # A volume without a name has its own finding, and may be the one that is meant here.
         if table.volume not in volumes and "" not in volumes:
             # A guess takes time, and nobody reads more than the first.
             known = [] if len(findings) > _GUESSES_MAX else list(volumes)[:_GUESSES_MAX]
-            findings.append(Finding((*path, index, "volume"), _undefined(table.volume, known)))
+            guess, name = closest(table.volume, known), show(table.volume)
+            key = f"name = {name}"
+            right = f"did you mean {show(guess)}?" if guess else f"define it with [[volumes]] and {key}"
+            findings.append(Finding((*path, index, "volume"), f"no volume has the name {name}; {right}"))
         before = len(findings)
         mounts.append(Mount(**checked(table, (*path, index), findings)))
         if len(findings) == before and first.setdefault(table.path, index) != index:
-            message = (
-                f"two mounts are at {show(table.path)} (the first is mounts[{first[table.path]}]); move one"
-            )
+            other = f"the first is mounts[{first[table.path]}]"
+            message = f"two mounts are at {show(table.path)} ({other}); move one"
             findings.append(Finding((*path, index, "path"), message))
     return tuple(mounts)
 
 
-def _undefined(name: str, names: list[str]) -> str:
-    guess = closest(name, names)
-    if guess:
-        return f"no volume has the name {show(name)}; did you mean {show(guess)}?"
-    return f"no volume has the name {show(name)}; define it with [[volumes]] and name = {show(name)}"
-
-
 def _limits(table: LimitsTable, path: KeyPath, findings: list[Finding]) -> Limits:
-    values = checked(table, path, findings)
-    if isinstance(table.cpu, CpuTable):
-        values["cpu"] = _cpu(table.cpu, (*path, "cpu"), findings)
+    values, cpu = checked(table, path, findings), table.cpu
+    if isinstance(cpu, CpuTable):
+        if not CPU_PERIOD_MIN <= cpu.period <= CPU_PERIOD_MAX:
+            message = f"must be from {CPU_PERIOD_MIN} to {CPU_PERIOD_MAX} microseconds; 100000 is usual"
+            findings.append(Finding((*path, "cpu", "period"), message))
+        if not CPU_QUOTA_MIN <= cpu.quota <= CPU_CORES_MAX * max(cpu.period, CPU_PERIOD_MIN):
+            least = f"must be at least {CPU_QUOTA_MIN} microseconds"
+            message = f"{least}, and at most {CPU_CORES_MAX} times the period"
+            findings.append(Finding((*path, "cpu", "quota"), message))
+        values["cpu"] = CpuLimit(quota=cpu.quota, period=cpu.period)
     return Limits(**values)
-
-
-def _cpu(table: CpuTable, path: KeyPath, findings: list[Finding]) -> CpuLimit:
-    if not CPU_PERIOD_MIN <= table.period <= CPU_PERIOD_MAX:
-        message = f"must be from {CPU_PERIOD_MIN} to {CPU_PERIOD_MAX} microseconds; 100000 is usual"
-        findings.append(Finding((*path, "period"), message))
-    if not CPU_QUOTA_MIN <= table.quota <= CPU_CORES_MAX * max(table.period, CPU_PERIOD_MIN):
-        message = (
-            f"must be at least {CPU_QUOTA_MIN} microseconds, and at most {CPU_CORES_MAX} times the period"
-        )
-        findings.append(Finding((*path, "quota"), message))
-    return CpuLimit(quota=table.quota, period=table.period)
 
 
 def _security(table: SecurityTable, path: KeyPath, findings: list[Finding]) -> Security:
@@ -153,7 +144,7 @@ def _security(table: SecurityTable, path: KeyPath, findings: list[Finding]) -> S
     lists = {}
     if values.pop("capabilities", None) is not None and table.capabilities is not None:
         lists = checked(table.capabilities, (*path, "capabilities"), findings)
-        # "ALL" holds all others.
+        # "ALL" includes all others.
         lists = {key: (ALL,) if ALL in names else tuple(sorted(set(names))) for key, names in lists.items()}
         for name in sorted(set(lists["add"]) & set(lists["drop"]) & set(CAPABILITIES)):
             findings.append(Finding((*path, "capabilities"), f"{show(name)} is both added and dropped"))

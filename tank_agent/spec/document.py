@@ -1,4 +1,4 @@
-"""Reads TOML text that may be anything: a table, or the one problem that stops the reading, with its line."""
+"""Read a TOML text, whatever is in it: its table, or the one problem that stops the reading."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tank_agent.errors import Problem
 from tank_agent.spec.findings import show
 
 TEXT_MAX = 1024**2
+TOO_DEEP = "lists or tables are nested too deep; a few levels are enough for any pod"
 # tomllib takes quadratic time over the parts of one key; no key of a pod has more than a handful.
 _KEY_PARTS_MAX = 500
 _PART = r"(?:[A-Za-z0-9_-]++|\"[^\"\n]*+\"|'[^'\n]*+')"
@@ -23,10 +24,7 @@ _SENTENCES = (
     ("Expected '=' after a key", 'expected "=" after the key; the form is key = value'),
     ("Expected ']' at the end of a table", 'expected "]" at the end of the table\'s header'),
     ("Expected ']]' at the end of an array", 'expected "]]" at the end of the table\'s header'),
-    (
-        "Expected newline or end of document",
-        "there is something after the end of the value; start a new line",
-    ),
+    ("Expected newline or end", "there is something after the end of the value; start a new line"),
     ("Unclosed array", 'a list is not closed; its elements need "," between them and "]" at the end'),
     (
         "Unclosed inline table",
@@ -40,10 +38,7 @@ _SENTENCES = (
     ("Escaped character is not a Unicode", "a \\u in a text must name a character; this one does not"),
     ("Cannot overwrite a value", "a key is given twice; keep one of them"),
     ("Duplicate inline table key", "a key is given twice in an inline table; keep one of them"),
-    (
-        "Cannot mutate immutable namespace",
-        "a table in braces can't be extended; write all its keys in one place",
-    ),
+    ("Cannot mutate immutable", "a table in braces can't be extended; write all its keys in one place"),
     ("Cannot redefine namespace", "a table is defined twice in different ways; write it in one place"),
     ("Invalid initial character for a key", "a key must be letters, digits, _ and -, or be in quotes"),
     ("Invalid value", "this is not a value; text needs quotes, a list [ ] and a table { }"),
@@ -61,27 +56,24 @@ _COLON = re.compile(r"\s*-?\s*([A-Za-z0-9_-]+)\s*:(?:\s+(\S.*))?")
 
 def read_toml(text: str, file: str) -> tuple[dict[str, Any] | None, Problem | None]:
     """Return the table of a TOML text, or the problem with it; never raises, whatever the text is."""
-    problem = _unreadable(text, file)
-    if problem:
-        return None, problem
-    try:
-        return tomllib.loads(without_mark(text)), None
-    except tomllib.TOMLDecodeError as error:
-        return None, _syntax_problem(text, file, str(error))
-    except RecursionError:
-        return None, Problem(
-            file, 0, "", "lists or tables are nested too deep; a few levels are enough for any pod"
-        )
-    except ValueError:
-        # Of what tomllib converts, only a number with thousands of digits is left to fail (CVE-2020-10735).
-        long = re.search("[0-9_]{4000,}", text)
-        return None, Problem(
-            file, _line_at(text, long.start()) if long else 0, "", "a number has too many digits"
-        )
+    wrong = _unreadable(text)
+    if wrong is None:
+        try:
+            return tomllib.loads(without_mark(text)), None
+        except tomllib.TOMLDecodeError as error:
+            wrong = _syntax_error(text, str(error))
+        except RecursionError:
+            wrong = 0, TOO_DEEP
+        except ValueError:
+            # tomllib fails so only at a number with thousands of digits (CVE-2020-10735).
+            long = re.search("[0-9_]{4000,}", text)
+            wrong = _line_at(text, long.start()) if long else 0, "a number has too many digits"
+    line, message = wrong
+    return None, Problem(file, line, "", message)
 
 
 def is_pod_file_name(name: str) -> bool:
-    """Return whether a name counts: `*.toml`, no dotfile. Editors' leftovers never look like that."""
+    """Return whether a file of this name is read: `*.toml`, no dotfile. Editors' leftovers never match."""
     return name.endswith(".toml") and not name.startswith(".")
 
 
@@ -94,50 +86,34 @@ def _line_at(text: str, position: int) -> int:
     return text.count("\n", 0, position) + 1
 
 
-def _unreadable(text: str, file: str) -> Problem | None:
+def _unreadable(text: str) -> tuple[int, str] | None:
+    """Return the line and the words of what keeps a text from the parser, or None."""
     try:
         size = len(text.encode())
     except UnicodeEncodeError as error:
-        return Problem(file, _line_at(text, error.start), "", "the text is not UTF-8; save the file as UTF-8")
+        return _line_at(text, error.start), "the text is not UTF-8; save the file as UTF-8"
     # Half of the bytes of UTF-16 are zero where the text is English, and three of four of UTF-32.
     if text.count("\0") * 3 > len(text):
-        return Problem(file, 0, "", "the text is UTF-16 or UTF-32; save the file as UTF-8")
+        return 0, "the text is UTF-16 or UTF-32; save the file as UTF-8"
     if text.startswith(_LARGE_FILE_POINTER):
-        return Problem(
-            file,
-            0,
-            "",
-            "this is a Git LFS pointer, and LFS is not fetched; take the file out of .gitattributes",
-        )
+        return 0, "this is a Git LFS pointer, and LFS is not fetched; take the file out of .gitattributes"
     if size > TEXT_MAX:
-        return Problem(file, 0, "", f"the file has {size} bytes; at most {TEXT_MAX} are read")
-    if text.count(".") >= _KEY_PARTS_MAX:
-        found = _LONG_KEY.search(text)
-        if found:
-            return Problem(
-                file, _line_at(text, found.start() + 1), "", f"a key has over {_KEY_PARTS_MAX} parts"
-            )
+        return 0, f"the file has {size} bytes; at most {TEXT_MAX} are read"
+    long_key = _LONG_KEY.search(text) if text.count(".") >= _KEY_PARTS_MAX else None
+    if long_key:
+        return _line_at(text, long_key.start() + 1), f"a key has over {_KEY_PARTS_MAX} parts"
     return None
 
 
-def _syntax_problem(text: str, file: str, message: str) -> Problem:
+def _syntax_error(text: str, message: str) -> tuple[int, str]:
+    """Return the line of a syntax error, and a sentence for what tomllib says of it."""
     place = _POSITION.search(message)
     reason = message[: place.start()] if place else message
     line = int(place[1]) if place and place[1] else _line_at(text, len(text.rstrip()))
     lines = text.split("\n")
     content = lines[line - 1].rstrip("\r") if line <= len(lines) else ""
-    return Problem(file, line, "", _sentence(reason, content))
-
-
-def _sentence(reason: str, content: str) -> str:
-    """Say in our words what tomllib's `reason` means for a line with this content."""
-    special = _special_sentence(reason, content)
-    if special:
-        return special
-    for start, sentence in _SENTENCES:
-        if reason.startswith(start):
-            return sentence
-    return f"this is not TOML: {reason[:100]}"
+    usual = next((sentence for start, sentence in _SENTENCES if reason.startswith(start)), None)
+    return line, _special_sentence(reason, content) or usual or f"this is not TOML: {reason[:100]}"
 
 
 def _special_sentence(reason: str, content: str) -> str | None:

@@ -1,67 +1,58 @@
-"""The keys of a pod file, each declared once; all else is derived: schema, reference, man page, change table.
+"""The keys of a pod file, each declared once; schema, reference, man page and change table derive from it.
 
-msgspec checks the structure (unknown keys, types, missing keys), `checks` the values. Patterns are notes for
+msgspec checks the structure (unknown keys, types, missing keys), `checks` the values. Patterns only help
 editors.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Annotated, Literal
 
 from tank_agent.spec import model, paths, quantities, values
 from tank_agent.spec.keys import ABSOLUTE_PATTERN, Duration, Effect, FileStruct, Memory, declare
 from tank_agent.spec.reference import parse_reference
-from tank_agent.spec.signals import parse_signal
+from tank_agent.spec.values import parse_signal
 
 NAME_PATTERN = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 INTERFACE_PATTERN = "^[A-Za-z0-9_.@][A-Za-z0-9_.@+-]{0,14}$"
-# The words of other tools (compose, Kubernetes, Quadlet, Nomad) for our keys.
-OTHER_TOOLS: dict[str, str] = {
-    "address": "ip",
-    "addresses": "ip",
-    "cmd": "args",
-    "container": "containers",
-    "cpus": "cpu",
-    "cwd": "working_dir",
-    "destination": "path",
-    "entrypoint": "command",
-    "environment": "env",
-    "interfaces": "nics",
-    "kill_signal": "stop_signal",
-    "mem": "memory",
-    "mem_limit": "memory",
-    "mountpath": "path",
-    "nameservers": "dns",
-    "pids_limit": "pids",
-    "resources": "limits",
-    "restart_policy": "restart",
-    "restartpolicy": "restart",
-    "ro": "read_only",
-    "readonly": "read_only",
-    "source": "host",
-    "stop_grace_period": "stop_grace",
-    "stop_timeout": "stop_grace",
-    "stopsignal": "stop_signal",
-    "target": "path",
-    "volume_mounts": "mounts",
-    "volumemounts": "mounts",
-    "workdir": "working_dir",
-    "workingdir": "working_dir",
+# Our keys by the words of other tools (compose, Kubernetes, Quadlet, Nomad).
+OTHER_TOOLS = {
+    word: key
+    for key, words in {
+        "args": "cmd",
+        "command": "entrypoint",
+        "containers": "container",
+        "cpu": "cpus",
+        "dns": "nameservers",
+        "env": "environment",
+        "host": "source",
+        "ip": "address addresses",
+        "limits": "resources",
+        "memory": "mem mem_limit",
+        "mounts": "volume_mounts volumemounts",
+        "nics": "interfaces",
+        "path": "destination mountpath target",
+        "pids": "pids_limit",
+        "read_only": "ro readonly",
+        "restart": "restart_policy restartpolicy",
+        "stop_grace": "stop_grace_period stop_timeout",
+        "stop_signal": "kill_signal stopsignal",
+        "working_dir": "cwd workdir workingdir",
+    }.items()
+    for word in words.split()
 }
 
 _NAME_RULE = "1 to 63 of a-z, 0-9 and -; the first and the last are a letter or a digit."
 Name = Annotated[str, declare(_NAME_RULE, "db", pattern=NAME_PATTERN)]
 OneOrMore = str | tuple[str, ...]
+_parse_grace = functools.partial(quantities.parse_duration, high=quantities.STOP_GRACE_MAX)
 
 
 def _image(text: str) -> str:
     parse_reference(text)
     return text
-
-
-def _grace(value: float | str) -> float:
-    return quantities.parse_duration(value, high=quantities.STOP_GRACE_MAX)
 
 
 def _written_grace(container: model.Container) -> str | float:
@@ -85,7 +76,7 @@ def _written_cpu(limits: model.Limits) -> float | dict[str, int] | None:
 
 def _written_capabilities(security: model.Security) -> dict[str, list[str]] | None:
     lists = {"add": list(security.add), "drop": list(security.drop)}
-    return {name: words for name, words in lists.items() if words} or None
+    return {name: names for name, names in lists.items() if names} or None
 
 
 def _one_or_more(name: str) -> Callable[[model.Nic], str | list[str]]:
@@ -238,8 +229,9 @@ class ContainerTable(FileStruct):
         "What asks it to end: a name or a number. Not given: as the image says, else SIGTERM.", "SIGTERM",
         check=parse_signal, effect=Effect.LIVE, note="counts from the next stop on")] = None
     stop_grace: Annotated[Duration, declare(
-        "How long it may take to end before it is killed: text or seconds, at most 1h.", "10s", check=_grace,
-        effect=Effect.LIVE, note="counts from the next stop on", written=_written_grace)] = "10s"
+        "How long it may take to end before it is killed: text or seconds, at most 1h.", "10s",
+        check=_parse_grace, effect=Effect.LIVE, note="counts from the next stop on",
+        written=_written_grace)] = "10s"
     mounts: Annotated[tuple[MountTable, ...], declare(
         "Volumes that the container sees.", effect=Effect.CONTAINER)] = ()
     limits: Annotated[LimitsTable | None, declare(

@@ -1,10 +1,11 @@
-"""Findings: what is wrong at which key, before it is known on which line the key stands."""
+"""Findings: a message for a key that is wrong, before the line of the key is known."""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
@@ -21,6 +22,15 @@ class Finding(Struct, frozen=True):
 
     path: KeyPath
     message: str
+
+
+@contextlib.contextmanager
+def noting(path: KeyPath, findings: list[Finding]) -> Iterator[None]:
+    """Add the ValueError of a check to `findings`, and go on."""
+    try:
+        yield
+    except ValueError as error:
+        findings.append(Finding(path, str(error)))
 
 
 def key_text(path: KeyPath) -> str:
@@ -63,11 +73,7 @@ def closest(word: str, known: Iterable[str]) -> str | None:
 
 def line_of(path: KeyPath, lines: Mapping[KeyPath, int]) -> int:
     """Return the line of a key, or of the nearest table around it that has one; 0 when nothing is known."""
-    for end in range(len(path), -1, -1):
-        line = lines.get(path[:end])
-        if line is not None:
-            return line
-    return 0
+    return next((lines[path[:end]] for end in range(len(path), -1, -1) if path[:end] in lines), 0)
 
 
 def to_problems(
@@ -79,8 +85,5 @@ def to_problems(
     pod: str | None = None,
 ) -> list[Problem]:
     """Turn findings into problems: put `prefix` before each path, and look up its line."""
-    problems = []
-    for finding in findings:
-        path = prefix + finding.path
-        problems.append(Problem(file, line_of(path, lines), key_text(path), finding.message, pod))
-    return problems
+    found = [(prefix + finding.path, finding.message) for finding in findings]
+    return [Problem(file, line_of(path, lines), key_text(path), message, pod) for path, message in found]

@@ -1,4 +1,4 @@
-"""Finds the line of every key in a TOML text that is known to be valid; only used to show problems."""
+"""Find the line of every key in a valid TOML text, to show problems with their lines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tomllib
 
 from tank_agent.spec.findings import KeyPath
 
-# All that may stand between two tokens where line breaks count for nothing.
+# What may stand between two tokens where line breaks don't matter.
 _BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
 _SPACE = re.compile(r"[ \t]*")
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
@@ -22,10 +22,10 @@ _SCALAR = re.compile(r"[^,\]}#\n]*")
 def find_lines(text: str) -> dict[KeyPath, int]:
     """Return the line, from 1, where each key, table and list element of a valid TOML text is first named.
 
-    Text that is not valid TOML gives what was found before the scanner lost its way.
+    A text that is not valid TOML gives the lines before the place where the scanner fails.
     """
     scanner = _Scanner(text)
-    # The lines are a help for people: fewer of them are better than no problem shown at all.
+    # A problem with a wrong line is better than none.
     with contextlib.suppress(IndexError, RecursionError):
         scanner.scan()
     return scanner.lines

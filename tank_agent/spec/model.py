@@ -1,22 +1,22 @@
 """The normalised pod: the form that the journal keeps and every other room works with.
 
-Everything here is normalised, so that two files that mean the same have equal structs and equal hashes:
-memory is bytes, cpu is a quota and a period in microseconds, times are seconds, addresses are written as
-`ipaddress` writes them, names are filled in. What a user may *write* is `tank_agent.spec.file`.
+Two files that mean the same have equal structs and equal hashes: memory is in bytes, cpu is a quota and a
+period in microseconds, times are in seconds, addresses are as `ipaddress` writes them, names are filled in.
 """
 
 from __future__ import annotations
 
 import enum
 import functools
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Struct
 
 
 class RestartPolicy(enum.StrEnum):
-    """When a container that ended is started again."""
+    """The rule that decides whether a container that ended is started again."""
 
     ALWAYS = "always"
     ON_FAILURE = "on-failure"
@@ -70,7 +70,7 @@ class CpuLimit(Struct, frozen=True, kw_only=True):
 class Limits(Struct, frozen=True, kw_only=True):
     """cgroup limits of one container: `memory` in bytes, `pids` as a count.
 
-    None is unlimited, but for `pids`: there it is what the runtime gives every container.
+    None is unlimited; for `pids`, it is the runtime's default.
     """
 
     memory: int | None = None
@@ -79,7 +79,7 @@ class Limits(Struct, frozen=True, kw_only=True):
 
 
 class Security(Struct, frozen=True, kw_only=True):
-    """Where one container differs from the default hardening.
+    """The differences of one container from the default hardening.
 
     `add` and `drop` are sorted names such as "CAP_NET_ADMIN", or ("ALL",). `seccomp` is "default",
     "unconfined" or the path of a profile, `apparmor` "default", "unconfined" or the name of one. `devices`
@@ -102,7 +102,7 @@ PullPolicy = Literal["missing", "always", "never"]
 class Container(Struct, frozen=True, kw_only=True):
     """One container of a pod. Exactly one of `image` and `rootfs` is set; None means "as the image says".
 
-    `pull` is None for what agent.toml says. `stop_grace` is in seconds.
+    `pull` None means "as agent.toml says". `stop_grace` is in seconds.
     """
 
     name: str
@@ -130,25 +130,16 @@ class Pod(Struct, frozen=True, kw_only=True):
     restart: RestartPolicy = RestartPolicy.ALWAYS
     network: Network = msgspec.field(default_factory=Network)
     volumes: tuple[Volume, ...] = ()
-
-    @classmethod
-    def new(cls, fields: dict[str, object]) -> Pod:
-        """Check a mapping of the pod file's own keys and make a pod of it.
-
-        Raises:
-            InvalidSpec: with every problem found.
-        """
-        from tank_agent.spec.parse import pod_from_mapping
-
-        return pod_from_mapping(fields)
+    # `parse.pod_from_mapping`, set by that module, which `from tank_agent import Pod` loads.
+    new: ClassVar[Callable[[Mapping[str, object]], Pod]]
 
 
 def content_hash(value: Struct) -> str:
     """Return a hash of what the value means: 64 hexadecimal digits of SHA-256 over its canonical JSON.
 
-    What is at its default is left out, so that a key which a newer version adds changes no hash.
+    Values at their default are left out, so that a key which a newer version adds changes no hash.
     """
-    # It loads OpenSSL, and whoever only reads pods has no need of it.
+    # It loads OpenSSL, which a reader of pods does not need.
     import hashlib
 
     canonical = msgspec.json.encode(_without_defaults(value), order="deterministic")

@@ -6,7 +6,7 @@ import ipaddress
 import re
 
 from tank_agent.spec.file import NetworkTable, NicTable
-from tank_agent.spec.findings import Finding, KeyPath, show
+from tank_agent.spec.findings import Finding, KeyPath, noting, show
 from tank_agent.spec.model import Network, Nic
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -18,10 +18,11 @@ _INTERFACE_NAME = re.compile(r"[A-Za-z0-9_.@][A-Za-z0-9_.@+-]{0,14}")
 _TAKEN_NAMES = ("lo", ".", "..", "all", "default")
 # MAXNS of resolv.conf(5): programs would not see any more.
 _NAME_SERVERS_MAX = 3
+_BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 
 
 def check_network(table: NetworkTable, findings: list[Finding]) -> Network:
-    """Return the pod's own network; everything wrong goes to `findings`."""
+    """Return the pod's own network; problems go to `findings`."""
     path: KeyPath = ("network", "nics")
     if not table.nics:
         message = 'needs at least one [[network.nics]]; for a pod without a network write network = "none"'
@@ -31,25 +32,18 @@ def check_network(table: NetworkTable, findings: list[Finding]) -> Network:
     return Network(mode="nics", nics=nics, dns=_dns(table.dns, ("network", "dns"), findings))
 
 
-def interface_problem(name: str) -> str | None:
-    """Return what is wrong with the name of a network interface, or None."""
-    if _INTERFACE_NAME.fullmatch(name) and name not in _TAKEN_NAMES:
-        return None
-    if name in _TAKEN_NAMES:
-        return f'{show(name)} is the kernel\'s own; use another, such as "eth0"'
-    return f'{show(name)} is not an interface name; use 1 to 15 letters, digits and . _ @ + -, such as "eth0"'
-
-
 def interface_name(name: str) -> str:
     """Return the name of a network interface, or raise ValueError."""
-    wrong = interface_problem(name)
-    if wrong:
-        raise ValueError(wrong)
+    if name in _TAKEN_NAMES:
+        raise ValueError(f'{show(name)} is the kernel\'s own; use another, such as "eth0"')
+    if not _INTERFACE_NAME.fullmatch(name):
+        rule = "use 1 to 15 letters, digits and . _ @ + -"
+        raise ValueError(f'{show(name)} is not an interface name; {rule}, such as "eth0"')
     return name
 
 
 def parse_address(text: str) -> Address:
-    """Return an address as a next hop or a name server may be given: of one host, without a prefix length."""
+    """Return the address of a next hop or a name server: of one host, without a prefix length."""
     if "/" in text:
         raise ValueError(f"{show(text)} has a prefix length; write only {show(text.partition('/')[0])}")
     try:
@@ -61,7 +55,7 @@ def parse_address(text: str) -> Address:
 
 
 class _Seen:
-    """What earlier interfaces of the same pod already have."""
+    """Names, addresses and default routes of the pod's interfaces so far."""
 
     def __init__(self) -> None:
         self.names: set[str] = set()
@@ -70,26 +64,20 @@ class _Seen:
 
 
 def _nic(table: NicTable, path: KeyPath, seen: _Seen, findings: list[Finding]) -> Nic:
-    wrong = interface_problem(table.name)
-    if not wrong and table.name in seen.names:
-        wrong = f"two interfaces have the name {show(table.name)}; rename one"
-    if wrong:
-        findings.append(Finding((*path, "name"), wrong))
+    with noting((*path, "name"), findings):
+        if interface_name(table.name) in seen.names:
+            raise ValueError(f"two interfaces have the name {show(table.name)}; rename one")
     seen.names.add(table.name)
-    wrong = interface_problem(table.parent)
-    if wrong:
-        findings.append(Finding((*path, "parent"), wrong))
+    with noting((*path, "parent"), findings):
+        interface_name(table.parent)
     interfaces = []
     for where, text in _each(table.ip, (*path, "ip")):
-        try:
+        with noting(where, findings):
             interface = _parse_interface(text)
             if interface.ip in seen.addresses:
                 raise ValueError(f"{show(text)} is given twice; every interface needs an address of its own")
-        except ValueError as error:
-            findings.append(Finding(where, str(error)))
-            continue
-        seen.addresses.add(interface.ip)
-        interfaces.append(interface)
+            seen.addresses.add(interface.ip)
+            interfaces.append(interface)
     return Nic(
         name=table.name,
         mode=table.mode,
@@ -113,9 +101,8 @@ def _parse_interface(text: str) -> Interface:
         # ipaddress would also take a netmask, and a host mask, after the slash.
         interface = ipaddress.ip_interface(text if re.fullmatch("[0-9]{1,3}", prefix) else "")
     except ValueError:
-        raise ValueError(
-            f'{show(text)} is not an address with prefix length; write one such as "10.0.0.5/24"'
-        ) from None
+        right = 'write one such as "10.0.0.5/24"'
+        raise ValueError(f"{show(text)} is not an address with prefix length; {right}") from None
     _refuse_special(interface.ip)
     if interface.ip.is_loopback:
         raise ValueError(f"{show(text)} is a loopback address; every pod has its own loopback already")
@@ -137,30 +124,23 @@ def _refuse_special(address: Address) -> None:
         raise ValueError(f"{show(str(address))} is not the address of one host")
 
 
-_BROADCAST = ipaddress.IPv4Address("255.255.255.255")
-
-
 def _gateways(
     table: NicTable, interfaces: list[Interface], path: KeyPath, seen: _Seen, findings: list[Finding]
 ) -> tuple[str, ...]:
     gateways: dict[int, Address] = {}
     has_bad_address = len(interfaces) < len(_each(table.ip, path))
     for where, text in _each(table.gateway, (*path, "gateway")):
-        try:
+        with noting(where, findings):
             gateway = parse_address(text)
-            owner = seen.default_routes.get(gateway.version)
-            if owner is not None:
-                raise ValueError(
-                    f"{owner} already has the default route of IPv{gateway.version}; remove one gateway"
-                )
-            seen.default_routes[gateway.version] = table.name
+            family = gateway.version
+            if family in seen.default_routes:
+                owner = seen.default_routes[family]
+                raise ValueError(f"{owner} already has the default route of IPv{family}; remove one gateway")
+            seen.default_routes[family] = table.name
             # A wrong address of the interface leaves open whether the gateway is in one of its networks.
             if not has_bad_address:
                 _check_gateway(gateway, interfaces)
-        except ValueError as error:
-            findings.append(Finding(where, str(error)))
-            continue
-        gateways[gateway.version] = gateway
+            gateways[family] = gateway
     return tuple(str(gateway) for gateway in gateways.values())
 
 
@@ -172,25 +152,19 @@ def _check_gateway(gateway: Address, interfaces: list[Interface]) -> None:
         return
     networks = [interface.network for interface in interfaces if interface.version == gateway.version]
     if not any(gateway in network for network in networks):
-        known = (
-            " or ".join(str(network) for network in networks[:3]) or f"any IPv{gateway.version} network of ip"
-        )
+        known = " or ".join(map(str, networks[:3])) or f"any IPv{gateway.version} network of ip"
         raise ValueError(f"{gateway} is not in {known}, so the pod could not reach it")
 
 
 def _dns(servers: tuple[str, ...], path: KeyPath, findings: list[Finding]) -> tuple[str, ...]:
     addresses: dict[str, None] = {}
     for index, text in enumerate(servers):
-        try:
+        with noting((*path, index), findings):
             address = str(parse_address(text))
             if address in addresses:
                 raise ValueError(f"{show(text)} is given twice")
-        except ValueError as error:
-            findings.append(Finding((*path, index), str(error)))
-            continue
-        addresses[address] = None
+            addresses[address] = None
     if len(servers) > _NAME_SERVERS_MAX:
-        findings.append(
-            Finding(path, f"programs read only the first {_NAME_SERVERS_MAX} name servers; keep those")
-        )
+        message = f"programs read only the first {_NAME_SERVERS_MAX} name servers; keep those"
+        findings.append(Finding(path, message))
     return tuple(addresses)

@@ -1,12 +1,12 @@
-"""Reads a pod file: text in, pods and problems out. Never raises, whatever the text is.
+"""Read a pod file: text in, pods and problems out, without an exception, whatever the text is.
 
-The good path is tomllib, one msgspec conversion and our checks. What finds *all* problems, and their lines,
-is slower and only runs when there is one.
+A file without a problem takes tomllib, one msgspec conversion and our checks. The search for *all* problems
+and their lines is slower, and only runs when there is one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from tank_agent.errors import InvalidSpec, Problem
 from tank_agent.spec.checks import check_pod
-from tank_agent.spec.document import read_toml, without_mark
+from tank_agent.spec.document import TOO_DEEP, read_toml, without_mark
 from tank_agent.spec.file import PodTable
 from tank_agent.spec.findings import Finding, KeyPath, show, to_problems
 from tank_agent.spec.lines import find_lines
@@ -26,14 +26,13 @@ from tank_agent.spec.structure import read_table, type_message
 from tank_agent.spec.values import name_problem
 
 _NO_FILE = "<pod>"
-_DROPPED = object()
-# A file of a megabyte can be wrong in more ways than anybody wants to store or read.
+
+# A file of a megabyte can have more problems than anybody wants to store or read.
 _PROBLEMS_MAX = 1000
-_TOO_DEEP = "lists or tables are nested too deep; a few levels are enough for any pod"
 
 
 class ParsedPod(Struct, frozen=True):
-    """A valid pod, the line on which its table starts, and the machines that it is meant for."""
+    """A valid pod, the line on which its table starts, and the selector of its machines."""
 
     pod: Pod
     line: int
@@ -50,8 +49,8 @@ class ParsedFile(Struct, frozen=True):
 def parse_pod_file(text: str, file: str, *, nameless: str | None = None) -> ParsedFile:
     """Read the text of a pod file; `file` names it in messages, and its stem names a single pod.
 
-    `nameless` does so where `file` is no file's name, as of standard input. A pod with a problem is not among
-    `pods`; the problem's `pod` is its name where that is known.
+    `nameless` is the name of a single pod where `file` is no file's name, as for standard input. A pod with a
+    problem is not among `pods`; the problem's `pod` is its name where that is known.
     """
     document, problem = read_toml(text, file)
     if document is None:
@@ -59,7 +58,7 @@ def parse_pod_file(text: str, file: str, *, nameless: str | None = None) -> Pars
     try:
         return _FileReader(text, file).read(document, _stem(file) or nameless)
     except RecursionError:
-        return ParsedFile(problems=(Problem(file, 0, "", _TOO_DEEP),))
+        return ParsedFile(problems=(Problem(file, 0, "", TOO_DEEP),))
 
 
 def parse_inline_pods(tables: object, text: str, file: str) -> ParsedFile:
@@ -67,11 +66,11 @@ def parse_inline_pods(tables: object, text: str, file: str) -> ParsedFile:
     try:
         return _FileReader(text, file).read_list(tables)
     except RecursionError:
-        return ParsedFile(problems=(Problem(file, 0, "pods", _TOO_DEEP),))
+        return ParsedFile(problems=(Problem(file, 0, "pods", TOO_DEEP),))
 
 
 def pod_from_mapping(fields: Mapping[str, object]) -> Pod:
-    """Make a pod of a mapping with the pod file's own keys.
+    """Check a mapping of the pod file's own keys and make a pod of it.
 
     Raises:
         InvalidSpec: with every problem found; their file is `<pod>`.
@@ -79,50 +78,53 @@ def pod_from_mapping(fields: Mapping[str, object]) -> Pod:
     try:
         found, findings, name = _read_pod(_plain(fields), None)
     except (RecursionError, ValueError) as error:
-        message = _TOO_DEEP if isinstance(error, RecursionError) else str(error)
-        raise InvalidSpec((Problem(_NO_FILE, 0, "", message),)) from None
+        raise _invalid(TOO_DEEP if isinstance(error, RecursionError) else str(error)) from None
     if found is None:
         raise InvalidSpec(tuple(to_problems(findings, file=_NO_FILE, lines={}, pod=name)))
     return found.pod
 
 
+Pod.new = staticmethod(pod_from_mapping)
+
+
 def checked_pod(pod: Pod) -> Pod:
-    """Return a pod that was built from structs with every value of the type that it should have.
+    """Return a pod that was built from structs, once the type of each of its values is right.
 
     Raises:
-        InvalidSpec: a value has another; what values say is checked by whoever reads the pod's text.
+        InvalidSpec: a value has another type. The reader of the pod's text checks the values themselves.
     """
     try:
         given = msgspec.to_builtins(pod, builtin_types=(bytes, bytearray, memoryview))
         checked = msgspec.convert(given, Pod)
     except (TypeError, ValueError, RecursionError) as error:
         message, _, place = str(error).partition(" - at `$.")
-        raise InvalidSpec((Problem(_NO_FILE, 0, place.rstrip("`"), message),)) from None
-    unknown = _unknown_key(given, msgspec.to_builtins(checked), "")
-    if unknown is not None:
-        raise InvalidSpec((Problem(_NO_FILE, 0, unknown, "there is no such key"),))
+        raise _invalid(message, place.rstrip("`")) from None
+    # A mapping in the place of a struct may have keys that the struct has not.
+    known = set(_places(msgspec.to_builtins(checked)))
+    for place in _places(given):
+        if place not in known:
+            raise _invalid("there is no such key", place)
     return checked
 
 
-def _unknown_key(given: Any, checked: Any, path: str) -> str | None:
-    """Return the first key that was dropped, from a mapping in the place of a struct."""
-    if isinstance(given, dict):
-        items = [
-            (f"{path}.{key}".lstrip("."), item, checked.get(key, _DROPPED)) for key, item in given.items()
-        ]
-    elif isinstance(given, list | tuple):
-        items = [(f"{path}[{at}]", *both) for at, both in enumerate(zip(given, checked, strict=True))]
-    else:
-        items = []
-    for place, item, found in items:
-        unknown = place if found is _DROPPED else _unknown_key(item, found, place)
-        if unknown is not None:
-            return unknown
-    return None
+def _invalid(message: str, key: str = "") -> InvalidSpec:
+    return InvalidSpec((Problem(_NO_FILE, 0, key, message),))
+
+
+def _places(value: Any, path: str = "") -> Iterator[str]:
+    """Yield the place of everything in nested mappings and lists, such as `containers[0].name`."""
+    items: list[tuple[str, Any]] = []
+    if isinstance(value, dict):
+        items = [(f"{path}.{key}".lstrip("."), item) for key, item in value.items()]
+    elif isinstance(value, list | tuple):
+        items = [(f"{path}[{at}]", item) for at, item in enumerate(value)]
+    for place, item in items:
+        yield place
+        yield from _places(item, place)
 
 
 def _plain(value: Any) -> Any:
-    """Copy a mapping into what a TOML text could have given; ValueError for what no text could."""
+    """Copy a mapping with the types of a TOML text; ValueError if no TOML text could hold it."""
     if isinstance(value, Mapping):
         if not all(isinstance(key, str) for key in value):
             raise ValueError("every key must be text")
@@ -161,8 +163,7 @@ class _FileReader:
 
     def read(self, document: dict[str, Any], stem: str | None) -> ParsedFile:
         if not document:
-            self._report([Finding((), "there is no pod in this file; a pod needs [[containers]]")])
-            return self._done([])
+            return self._done([], Finding((), "there is no pod in this file; a pod needs [[containers]]"))
         if "pods" in document:
             return self._read_many(document)
         found, findings, name = _read_pod(document, stem)
@@ -174,16 +175,14 @@ class _FileReader:
         message = "a file with [[pods]] has no other keys at the top; move it into one of the [[pods]]"
         self._report([Finding((key,), message) for key in others[:_PROBLEMS_MAX]])
         if document["pods"] == []:
-            self._report(
-                [Finding(("pods",), "there is no pod in this list; add [[pods]], or remove the file")]
-            )
+            message = "there is no pod in this list; add [[pods]], or remove the file"
+            return self._done([], Finding(("pods",), message))
         return self.read_list(document["pods"])
 
     def read_list(self, tables: object) -> ParsedFile:
         if not isinstance(tables, list):
             message = "must be a list of tables; write [[pods]] with two brackets"
-            self._report([Finding(("pods",), message)])
-            return self._done([])
+            return self._done([], Finding(("pods",), message))
         places: dict[str, list[int]] = {}
         for index, table in enumerate(tables):
             if isinstance(table, dict) and isinstance(table.get("name"), str):
@@ -193,24 +192,23 @@ class _FileReader:
             if len(self.problems) > _PROBLEMS_MAX:
                 break
             found, findings, name = _read_pod(table, None)
-            # Which of two was meant is not for us to choose: none is taken, and what runs stays.
-            same = places.get(name or "", [])
-            if len(same) > 1:
-                other = same[1] if same[0] == index else same[0]
-                findings.append(
-                    Finding(("name",), f"pods[{other}] has the name {show(name)} too; rename one")
-                )
+            # Of two pods with one name neither is taken, so that what runs stays.
+            others = [other for other in places.get(name or "", ()) if other != index]
+            if others:
+                message = f"pods[{others[0]}] has the name {show(name)} too; rename one"
+                findings.append(Finding(("name",), message))
                 found = None
             self._report(findings, prefix=("pods", index), pod=name)
             if found:
                 pods.append(replace(found, line=self.lines.get(("pods", index), 1)))
         return self._done(pods)
 
-    def _report(self, findings: list[Finding], *, prefix: KeyPath = (), pod: str | None = None) -> None:
+    def _report(self, findings: Sequence[Finding], *, prefix: KeyPath = (), pod: str | None = None) -> None:
         if findings:
             self.problems += to_problems(findings, file=self.file, lines=self.lines, prefix=prefix, pod=pod)
 
-    def _done(self, pods: list[ParsedPod]) -> ParsedFile:
+    def _done(self, pods: list[ParsedPod], *findings: Finding) -> ParsedFile:
+        self._report(findings)
         found = sorted(self.problems, key=lambda problem: problem.line)
         if len(found) > _PROBLEMS_MAX:
             rest = f"there are more problems; these are the first {_PROBLEMS_MAX}"
@@ -223,31 +221,18 @@ def _read_pod(table: object, stem: str | None) -> tuple[ParsedPod | None, list[F
     if not isinstance(table, dict):
         return None, [Finding((), type_message(table, ["a table"]))], None
     fields, structure = read_table(table, PodTable)
+    findings = list(structure.findings)
     given = table.get("name")
     name = given if isinstance(given, str) else stem
-    if name is not None and name_problem(name):
+    wrong = 'is missing; write name = "db"' if name is None else name_problem(name)
+    if wrong and name is not None and not isinstance(given, str):
+        wrong = f"the file's name gives the pod's: {wrong}; rename the file or give name"
+    if wrong:
         name = None
-    findings = list(structure.findings)
-    wrong = _name_finding(given, stem)
-    if wrong and not structure.is_covered(("name",)):
-        findings.append(wrong)
+        findings += [] if structure.is_covered(("name",)) else [Finding(("name",), wrong)]
     if fields is not None:
         pod, selector, found = check_pod(fields, name or "")
         findings += [finding for finding in found if not structure.is_covered(finding.path)]
         if not findings:
             return ParsedPod(pod, 1, selector), [], name
     return None, findings, name
-
-
-def _name_finding(given: object, stem: str | None) -> Finding | None:
-    if isinstance(given, str):
-        wrong = name_problem(given)
-        return Finding(("name",), wrong) if wrong else None
-    if stem is None:
-        return Finding(("name",), 'is missing; write name = "db"')
-    wrong = name_problem(stem)
-    return (
-        Finding(("name",), f"the file's name gives the pod's: {wrong}; rename the file or give name")
-        if wrong
-        else None
-    )

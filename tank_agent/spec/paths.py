@@ -1,4 +1,4 @@
-"""Absolute paths: their one form, and those that belong to the kernel or to the agent."""
+"""Absolute paths: their one form, and the ones that belong to the kernel or to the agent."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ def check_path(path: str) -> str | None:
         return f'{show(path)} is not an absolute path; it must start with "/"'
     if any(ord(char) < 32 or ord(char) == 127 for char in path):
         return f"{show(path)} has control characters in it"
-    normal = posixpath.normpath(path)
-    normal = "/" + normal.lstrip("/")
+    normal = normal_path(path)
     if normal != path:
         return f"{show(path)} is not the shortest form of the path; write {show(normal)}"
     # Paths of a command line may hold bytes that are not UTF-8; Python keeps those as surrogates.
@@ -29,7 +28,7 @@ def check_path(path: str) -> str | None:
 
 
 def normal_path(path: str) -> str:
-    """Return an absolute path in its shortest form; POSIX lets two leading slashes mean something else."""
+    """Return an absolute path in its shortest form, which for POSIX may begin with two slashes."""
     normal = posixpath.normpath(path)
     return normal[1:] if normal.startswith("//") else normal
 
@@ -37,28 +36,26 @@ def normal_path(path: str) -> str:
 def is_kernel_path(path: str) -> bool:
     """Return whether an absolute path is in a file system of the kernel.
 
-    Nothing may start there or be mounted there: a working directory of /proc/self/fd/N is a descriptor that
-    leads out of the container (CVE-2024-21626), and a volume there would hide what holds it (CVE-2019-19921).
+    No program may start there, and nothing may be mounted there: a working directory of /proc/self/fd/N is a
+    descriptor that leads out of the container (CVE-2024-21626), and a volume there would hide the files that
+    confine the container (CVE-2019-19921).
     """
     normal = normal_path(path)
     return any(normal == tree or normal.startswith(f"{tree}/") for tree in _KERNEL_TREES)
 
 
 def is_kernel_path_of_host(path: str) -> bool:
-    """Return whether an absolute path of the machine, rather than of a container, is in one of the kernel.
-
-    /dev/shm is there, but holds plain files in memory (shm_overview(7)).
-    """
+    """Return the same for a path of the host, whose /dev/shm has plain files in memory (shm_overview(7))."""
     return is_kernel_path(path) and not normal_path(path).startswith("/dev/shm/")  # noqa: S108 - it is only named
 
 
 def is_reserved(path: str) -> bool:
-    """Return whether nothing of a pod may be mounted at a path."""
+    """Return whether a pod may mount nothing at a path."""
     return path == "/" or path in OWN_FILES or is_kernel_path(path)
 
 
 def absolute(path: str) -> str:
-    """Return an absolute path in its shortest form as it is; ValueError for any other."""
+    """Return an absolute path that is in its shortest form, or raise ValueError."""
     wrong = check_path(path)
     if wrong:
         raise ValueError(wrong)
@@ -77,9 +74,8 @@ def rootfs(path: str) -> str:
     if absolute(path) == "/":
         raise ValueError("the host's own root directory can't be a container's; name a directory below it")
     if is_kernel_path_of_host(path):
-        raise ValueError(
-            f"{show(path)} is in a kernel file system; name a directory outside /proc, /sys and /dev"
-        )
+        right = "name a directory outside /proc, /sys and /dev"
+        raise ValueError(f"{show(path)} is in a kernel file system; {right}")
     return path
 
 

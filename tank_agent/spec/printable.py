@@ -1,4 +1,4 @@
-"""Make text that others wrote harmless: it must not steer a terminal, nor look like other text."""
+"""Make foreign text harmless: it must not steer a terminal, nor look like other text."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ def escape(text: str, keep: str = "") -> str:
 
 
 def escape_json(text: str) -> str:
-    """Escape in a JSON text what `escape` would in others; it means the same."""
+    """Escape unsafe characters of a JSON text; its meaning stays."""
     return _replaced(text, "\n", _utf16_escape)
 
 
 def escape_toml(text: str) -> str:
-    """Escape in the inside of a TOML basic string what `escape` would in others; it means the same."""
-    return _replaced(
-        text, "", lambda char: f"\\u{ord(char):04X}" if ord(char) < 0x10000 else f"\\U{ord(char):08X}"
-    )
+    """Escape unsafe characters inside a TOML basic string; its meaning stays."""
+
+    def shown(char: str) -> str:
+        return f"\\u{ord(char):04X}" if ord(char) < 0x10000 else f"\\U{ord(char):08X}"
+
+    return _replaced(text, "", shown)
 
 
 def escape_output(text: str) -> str:
-    """Make what a program printed harmless, as terminals show keys: ^[. Tabs and colours stay.
+    """Make a program's output harmless: control characters as terminals show keys, ^[; tabs and colours stay.
 
     Bytes that are no UTF-8 are expected as surrogates (the error handler "surrogateescape").
     """
@@ -62,11 +64,11 @@ def _encodable(value: Any) -> Any:
 def _replaced(text: str, keep: str, shown: Callable[[str], str]) -> str:
     if text.isascii() and text.isprintable():
         return text
-    return "".join(shown(char) if _is_unsafe(char) and char not in keep else char for char in text)
-
-
-def _is_unsafe(char: str) -> bool:
-    return unicodedata.category(char) in _UNSAFE and char not in _JOINERS
+    harmless = keep + _JOINERS
+    return "".join(
+        shown(char) if unicodedata.category(char) in _UNSAFE and char not in harmless else char
+        for char in text
+    )
 
 
 def _backslashed(char: str) -> str:

@@ -1,6 +1,6 @@
 """Memory, time and CPU as people write them, and back.
 
-Every parser raises ValueError with a sentence that says what is wrong and what would be right.
+Every parser raises ValueError with a sentence about the mistake and how to write it right.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import re
 from tank_agent.spec.findings import show
 from tank_agent.spec.model import CpuLimit
 
-# The runtime sets the container up inside its own limit; with less it is killed before the program starts.
+# The runtime works within the container's own limit; with less it is killed before the program starts.
 MEMORY_MIN = 4 * 1024**2
 # The kernel counts bytes in a signed 64-bit number.
 MEMORY_MAX = 2**63 - 1
-# What a container may have where its file names no number: podman's, and enough for what is not a fork bomb.
+# The limit where a file names none: podman's, and enough for everything but a fork bomb.
 PIDS_DEFAULT = 2048
 # PID_MAX_LIMIT of 64-bit kernels; the pids controller refuses more.
 PIDS_MAX = 4 * 1024**2
@@ -60,19 +60,16 @@ def _memory_of_text(value: str) -> int:
     found = _MEMORY.fullmatch(value)
     if found:
         return int(found[1]) * _UNITS[found[2].upper()]
+    size = 256 * 1024**2
+    meant = _LOOSE_MEMORY.fullmatch(value.strip())
+    if meant:
+        fraction = int(meant[2] or 0) / 10 ** len(meant[2] or "")
+        guess = round((int(meant[1]) + fraction) * _UNITS[(meant[3] or "").upper()])
+        size = guess if MEMORY_MIN <= guess <= MEMORY_MAX else size
     raise ValueError(
         f"{show(value)} is not an amount of memory; write bytes or a whole number with K, M, G or T, "
-        f"such as {_suggest_memory(value)}"
+        f'such as "{format_memory(size)}"'
     )
-
-
-def _suggest_memory(value: str) -> str:
-    found = _LOOSE_MEMORY.fullmatch(value.strip())
-    if not found:
-        return '"256M"'
-    fraction = int(found[2] or 0) / 10 ** len(found[2] or "")
-    size = round((int(found[1]) + fraction) * _UNITS[(found[3] or "").upper()])
-    return f'"{format_memory(size)}"' if MEMORY_MIN <= size <= MEMORY_MAX else '"256M"'
 
 
 def format_memory(size: int) -> str:
@@ -88,10 +85,8 @@ def parse_duration(value: float | str, *, low: float = 0.0, high: float = math.i
     seconds = _duration_of_text(value) if isinstance(value, str) else value
     # Compared before the conversion: an int of a file can be too large for a float.
     if not low <= seconds <= high:
-        limits = f"at least {format_duration(low)}" + (
-            f" and at most {format_duration(high)}" if high < math.inf else ""
-        )
-        raise ValueError(f"{_shown(value)} is out of range; it must be {limits}")
+        most = f" and at most {format_duration(high)}" if high < math.inf else ""
+        raise ValueError(f"{_shown(value)} is out of range; it must be at least {format_duration(low)}{most}")
     return float(seconds)
 
 
@@ -120,7 +115,7 @@ def format_duration(seconds: float) -> str:
 
 
 def parse_cores(cores: float) -> CpuLimit:
-    """Return the quota in every 100 ms that `cores` CPUs are worth."""
+    """Return the quota in every 100 ms for a number of cores."""
     # Compared before the conversion: not a number fails both, and a huge int does not fit a float.
     if not 0 < cores <= CPU_CORES_MAX:
         raise ValueError(f"{_shown(cores)} is not a number of cores; write a number above 0, such as 0.5")
@@ -132,6 +127,4 @@ def parse_cores(cores: float) -> CpuLimit:
 
 def _shown(value: object) -> str:
     """Return a value for a message; never the digits of a number too long to print."""
-    if isinstance(value, int) and abs(value) >= 10**40:
-        return "the number"
-    return show(value)
+    return "the number" if isinstance(value, int) and abs(value) >= 10**40 else show(value)

@@ -1,7 +1,7 @@
 """Image references: in a registry, as Docker reads them, or in a file or directory of this host.
 
-This is the only reader of them: what a pod file may say is what an image can be found by.
-Source of the registry form: distribution/reference (the grammar that Docker and podman read).
+Pod files and the image store share this reader. The registry form is the grammar of distribution/reference,
+which Docker and podman read.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _REFERENCE_MAX = 1024
 
 
 class Reference(Struct, frozen=True, kw_only=True):
-    """Where an image is.
+    """The place of an image.
 
     In a registry it has `registry`, `repository` and a `tag` or a `digest` or both (the digest wins). On disk
     it has `path`, and `tag` names one of several images there ("" if it holds only one).
@@ -61,7 +61,7 @@ class Reference(Struct, frozen=True, kw_only=True):
 
 
 def is_digest(text: str) -> bool:
-    """Return whether the text is a digest that we accept; check this before it becomes a part of any path."""
+    """Return whether the text is a digest that we accept; ask before it becomes a part of any path."""
     return bool(_DIGEST.fullmatch(text))
 
 
@@ -69,7 +69,7 @@ def parse_reference(text: str) -> Reference:
     """Read an image reference, and fill in what Docker would: registry, `library/` and the tag `latest`.
 
     Raises:
-        ValueError: a sentence that says what is wrong and what would be right.
+        ValueError: a sentence about the mistake and how to write it right.
     """
     if len(text) > _REFERENCE_MAX:
         raise ValueError(f"an image reference has at most {_REFERENCE_MAX} characters")
@@ -77,17 +77,16 @@ def parse_reference(text: str) -> Reference:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"{show(text)} is not UTF-8") from error
-    for transport in _LOCAL:
-        if text.startswith(f"{transport}:"):
-            return _local(transport, text.removeprefix(f"{transport}:"))
-    return _registry(text)
+    scheme, colon, rest = text.partition(":")
+    transport = next((known for known in _LOCAL if colon and known == scheme), None)
+    return _registry(text) if transport is None else _local(transport, rest)
 
 
 def find_image(text: str) -> Reference:
     """Read an image reference as `parse_reference` does.
 
     Raises:
-        Stalled: it is none; such an image can't be had.
+        Stalled: it is none, so there is no such image.
     """
     try:
         return parse_reference(text)
@@ -125,7 +124,10 @@ def _registry(text: str) -> Reference:
         name, _, tag = name.rpartition(":")
         if not _TAG.fullmatch(tag):
             raise ValueError(f"{show(tag)} is not a tag; use letters, digits and . _ -, at most 128")
-    domain, path = _split_domain(name)
+    domain, slash, path = name.partition("/")
+    # As Docker decides: only what cannot be a user's name on Docker Hub is a host.
+    if not slash or not (re.search("[.:]", domain) or domain == "localhost" or domain != domain.lower()):
+        domain, path = "", name
     if domain and (len(domain) > _DOMAIN_MAX or not _DOMAIN.fullmatch(domain)):
         raise ValueError(f"{show(domain)} is not a registry's host name")
     _check_repository(text, path)
@@ -146,32 +148,21 @@ def _refuse_other_transports(text: str) -> None:
     scheme, separator, rest = text.partition("://")
     if separator:
         raise ValueError(f'{show(text)} has "{scheme[:20]}://" in front; write only {show(rest)}')
-    for other in ("dir", "containers-storage", "docker-daemon", "ostree"):
-        if text.startswith(f"{other}:/"):
+    for other in ("dir:", "containers-storage:", "docker-daemon:", "ostree:"):
+        if text.startswith(f"{other}/"):
             raise ValueError(
-                f"{other}: is not read here; use oci:/layout, oci-archive:/file.tar or a registry"
+                f"{other} is not read here; use oci:/layout, oci-archive:/file.tar or a registry"
             )
     if text.startswith(("/", "./", "../")):
-        raise ValueError(
-            f"{show(text)} is a path; write oci:/path for an OCI layout, or rootfs for a directory"
-        )
-
-
-def _split_domain(name: str) -> tuple[str, str]:
-    first, slash, rest = name.partition("/")
-    # As Docker decides: only what cannot be a user's name on Docker Hub is a host.
-    if slash and ("." in first or ":" in first or first == "localhost" or first != first.lower()):
-        return first, rest
-    return "", name
+        right = "write oci:/path for an OCI layout, or rootfs for a directory"
+        raise ValueError(f"{show(text)} is a path; {right}")
 
 
 def _check_repository(text: str, path: str) -> None:
-    if all(_COMPONENT.fullmatch(part) for part in path.split("/")):
-        if re.fullmatch("[0-9a-f]{64}", path):
-            raise ValueError("an image can't be named by its id alone; write name@sha256:…")
-        return
-    if path != path.lower() and all(_COMPONENT.fullmatch(part) for part in path.lower().split("/")):
+    if re.fullmatch("[0-9a-f]{64}", path):
+        raise ValueError("an image can't be named by its id alone; write name@sha256:…")
+    if not all(_COMPONENT.fullmatch(part) for part in path.lower().split("/")):
+        right = 'write one such as "docker.io/library/postgres:17"'
+        raise ValueError(f"{show(text)} is not an image reference; {right}")
+    if path != path.lower():
         raise ValueError(f"{show(text)} has capital letters; image names are lower case")
-    raise ValueError(
-        f'{show(text)} is not an image reference; write one such as "docker.io/library/postgres:17"'
-    )

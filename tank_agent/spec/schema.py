@@ -1,4 +1,4 @@
-"""The JSON Schema of a pod file, for editors: titles, descriptions, patterns, defaults, and both forms."""
+"""The JSON Schema of a pod file, for editors."""
 
 from __future__ import annotations
 
@@ -16,12 +16,8 @@ def json_schema() -> Json:
     (reference,), definitions = msgspec.json.schema_components([PodTable], ref_template="#/$defs/{name}")
     tables: Json = {name: for_editors(node) for name, node in definitions.items()}
     named = {**tables["PodTable"], "title": "One of several pods", "required": ["containers", "name"]}
-    pods = {
-        "description": "Several pods in one file; each needs a name.",
-        "type": "array",
-        "minItems": 1,
-        "items": {"$ref": "#/$defs/NamedPodTable"},
-    }
+    words, items = "Several pods in one file; each needs a name.", {"$ref": "#/$defs/NamedPodTable"}
+    pods = {"description": words, "type": "array", "minItems": 1, "items": items}
     several = {
         "title": "A file with several pods",
         "type": "object",
@@ -39,19 +35,15 @@ def json_schema() -> Json:
 
 
 def for_editors(node: Any) -> Any:
-    """Take out null, which TOML cannot write, and say of lists what the checks will."""
+    """Take out null, which TOML cannot write, and add the check that a pod has containers."""
     if isinstance(node, list):
         return [for_editors(item) for item in node if item != {"type": "null"}]
     if not isinstance(node, dict):
         return node
-    result = {
-        key: for_editors(value) for key, value in node.items() if not (key == "default" and value is None)
-    }
-    alternatives = result.get("anyOf")
-    if alternatives is not None and len(alternatives) == 1:
-        del result["anyOf"]
-        result = {**alternatives[0], **result}
-    properties = result.get("properties")
-    if properties and "containers" in properties:
-        properties["containers"]["minItems"] = 1
+    result = {key: for_editors(value) for key, value in node.items() if (key, value) != ("default", None)}
+    if len(result.get("anyOf", ())) == 1:
+        (only,) = result.pop("anyOf")
+        result = {**only, **result}
+    if "containers" in result.get("properties", ()):
+        result["properties"]["containers"]["minItems"] = 1
     return result

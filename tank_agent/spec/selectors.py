@@ -1,6 +1,6 @@
-"""Selectors: the machines that a pod is for, where many share one tree of files; no part of what runs.
+"""Selectors: the machines that a pod is for, where many share one tree of files.
 
-A pod file may say `hosts` and `labels`. They stay beside the Pod and never in it: to widen a selector
+A pod file may have `hosts` and `labels`. They stay beside the Pod, never in it, so that a wider selector
 restarts nothing.
 """
 
@@ -16,7 +16,7 @@ from msgspec import Struct
 class Selector(Struct, frozen=True, kw_only=True):
     """Patterns for the host's name, one of which must match, and for its labels, all of which must.
 
-    What is empty selects every machine.
+    An empty one selects every machine.
     """
 
     hosts: tuple[str, ...] = ()
@@ -24,7 +24,7 @@ class Selector(Struct, frozen=True, kw_only=True):
 
 
 class Host(Struct, frozen=True, kw_only=True):
-    """What selectors look at: the host's name, and [labels] of agent.toml."""
+    """A machine as selectors see it: its name, and [labels] of agent.toml."""
 
     name: str
     labels: Mapping[str, str] = msgspec.field(default_factory=dict)
@@ -38,12 +38,9 @@ def selects(selector: Selector, host: Host) -> bool:
 
     A host's name counts in full and up to its first dot, in either case. Labels' values may be patterns, too.
     """
-    names = (host.name.lower(), host.name.lower().split(".", 1)[0])
-    if selector.hosts and not any(
-        fnmatchcase(name, pattern.lower()) for pattern in selector.hosts for name in names
-    ):
-        return False
-    return all(
+    full = host.name.lower()
+    names, patterns = (full, full.split(".", 1)[0]), selector.hosts or ("*",)
+    return any(fnmatchcase(name, pattern.lower()) for pattern in patterns for name in names) and all(
         key in host.labels and fnmatchcase(host.labels[key], pattern)
         for key, pattern in selector.labels.items()
     )

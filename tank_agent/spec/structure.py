@@ -1,11 +1,12 @@
-"""One walk over a table that finds every unknown key, wrong type and missing key, and how each is mended.
+"""Find every unknown key, wrong type and missing key of a table in one walk, and how to mend each.
 
 msgspec stops at the first error; this runs only when there is one. A wrong part gets a stand-in, so that the
-values beside it are checked as well; `Structure.is_covered` says what would only be about a stand-in.
+values beside it are checked as well; `Structure.is_covered` names the findings that only concern a stand-in.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 from collections.abc import Iterator
@@ -20,13 +21,13 @@ from tank_agent.spec.findings import Finding, KeyPath, closest, show
 Table = TypeVar("Table", bound=Struct)
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}=[^\x00-\x1f]{0,80}")
-# With more faults than anybody reads, the values beside them are not looked at.
+# With more faults than anybody reads, the values beside them are not checked.
 _FAULTS_MAX = 1_001
 # A guess takes time, and nobody reads more of them.
 _GUESSES_MAX = 50
 _KNOWN_SHOWN = 12
 _HUGE = 10**40
-# The types of a declaration: what a value of a file is for each, and the word for it.
+# The types of a declaration, each with the Python type of a file's value, and the word for it.
 _TYPES: dict[type[inspect.Type], tuple[type, str]] = {
     inspect.StrType: (str, "text"),
     inspect.LiteralType: (str, "text"),
@@ -42,7 +43,7 @@ _LEFT_OUT = object()
 
 
 class Structure(Struct, frozen=True):
-    """What `read_table` found: the findings, and the keys whose values are stand-ins since."""
+    """The findings of `read_table`, and the keys that now have stand-ins as values."""
 
     findings: tuple[Finding, ...] = ()
     covered: frozenset[KeyPath] = frozenset()
@@ -53,22 +54,18 @@ class Structure(Struct, frozen=True):
 
 
 def read_table(table: object, kind: type[Table]) -> tuple[Table | None, Structure]:
-    """Convert a mapping to a struct; None when it is too broken even to look at the rest of it.
+    """Convert a mapping to a struct; None if it is too broken for a check of its values.
 
     Raises:
         RecursionError: the mapping is nested very deep.
     """
-    try:
+    with contextlib.suppress(msgspec.ValidationError):
         return msgspec.convert(table, kind), Structure()
-    except msgspec.ValidationError:
-        pass
     if not isinstance(table, dict):
         return None, Structure((Finding((), type_message(table, ["a table"])),))
-    walk = _Walk(kind)
-    try:
+    walk, found = _Walk(kind), None
+    with contextlib.suppress(_TooManyFaultsError):
         found = walk.table(_type_of(kind), table, ())
-    except _TooManyFaultsError:
-        found = None
     findings = tuple(Finding(path, message) for path, message in walk.faults.items())
     return found, Structure(findings, frozenset(walk.covered))
 
@@ -81,28 +78,27 @@ def type_message(
     of_text: bool = False,
     example: str | None = None,
 ) -> str:
-    """Return the sentence for a value of the wrong type, with what would be right.
+    """Return the sentence for a value of the wrong type, with a right one.
 
     Args:
-        words: what it may be, in words.
-        allowed: texts that it may be, if not every one.
-        of_text: whether the list that it may be holds texts.
-        example: how a right one is written.
+        words: the words for the right types.
+        allowed: the right texts, if not every text is right.
+        of_text: whether a right list holds texts.
+        example: a right value, in TOML.
     """
     # Every whole number is a number; saying both would only confuse.
     either = [word for word in words if word != "a whole number" or "a number" not in words]
-    right = None
+    right = None if allowed else _rewrite(value, words, of_text=of_text)
     if allowed:
         either = [show(text) for text in allowed] + [word for word in either if word != "text"]
-    else:
-        right = _rewrite(value, words, of_text=of_text)
-        right = f"{example}, for example" if right is None and example is not None else right
+    elif right is None and example is not None:
+        right = f"{example}, for example"
     listed = ", ".join(either[:-1]) + f" or {either[-1]}" if len(either) > 1 else either[0]
     return f"must be {listed}, not {kind_of(value)}" + (f"; write {right}" if right else "")
 
 
 def kind_of(value: object) -> str:
-    """Return what a value of a file is, in words."""
+    """Return the word for the type of a file's value."""
     for python, words in ((bool, "true or false"), *_TYPES.values(), (tuple, "a list")):
         if isinstance(value, python):
             return words
@@ -110,7 +106,7 @@ def kind_of(value: object) -> str:
 
 
 def _rewrite(value: object, words: list[str], *, of_text: bool) -> str | None:
-    """Return how the value, or one like it, is written rightly in TOML."""
+    """Return the value, or one like it, in right TOML."""
     if words == ["text"] and isinstance(value, bool | int | float):
         # A number with thousands of digits can't be printed.
         return show(toml_value(_HUGE if isinstance(value, int) and abs(value) > _HUGE else value))
@@ -146,7 +142,7 @@ class _TooManyFaultsError(Exception):
 
 
 class _Walk:
-    """Builds the struct of one table, with what is wrong on the way in `faults`."""
+    """Builds the struct of one table, and collects in `faults` what is wrong."""
 
     def __init__(self, kind: type[Struct]) -> None:
         self.kind = kind
@@ -171,7 +167,7 @@ class _Walk:
         for key, message, _ in unknown:
             self._fault((*path, key), message)
         for key, value in moved.items():
-            # Whatever is wrong in it is beside the point as long as its key is.
+            # Its own problems don't matter before its key is right.
             self.covered.add((*path, key))
             values[key] = _Walk(self.kind)._value(known[key].type, value, (*path, key))
         return node.cls(**{key: value for key, value in values.items() if value is not _LEFT_OUT})
@@ -236,7 +232,7 @@ class _Walk:
         guess = None
         if self._guesses >= 0:
             other = OTHER_TOOLS.get(word)
-            # What is right in itself is only in the wrong table.
+            # A key of another table is not misspelled.
             guess = other if other in known else None if key in headers else closest(key, known)
         if guess:
             return f"unknown key; did you mean {guess}?", guess
@@ -269,7 +265,7 @@ def _fits(value: object, node: inspect.Type) -> bool:
 
 
 def _stand_in(node: inspect.Type) -> Any:
-    """Return a value of the type, or _LEFT_OUT where the key's default does as well."""
+    """Return a value of the type, or _LEFT_OUT if the key's default will do."""
     if isinstance(node, inspect.StructType):
         needed = {field.name: _stand_in(_plain(field.type)) for field in node.fields if field.required}
         return node.cls(**needed)
@@ -296,7 +292,7 @@ def _how_to_add(declared: inspect.Type, path: KeyPath) -> str:
 
 
 def _as_table(path: KeyPath, items: list[object]) -> str:
-    """Say how what stands as a list is written as a table; lists of NAME=value are Docker's habit."""
+    """Return a list written as the table that it should be; Docker writes lists of NAME=value."""
     first = items[0]
     if isinstance(first, str) and _VARIABLE.fullmatch(first):
         name, _, value = first.partition("=")
@@ -310,7 +306,7 @@ def _dotted(path: KeyPath) -> str:
 
 @functools.cache
 def _headers(kind: type[Struct]) -> dict[str, list[str]]:
-    """Return, for every key, the tables that have it, as their headers are written."""
+    """Return the headers of the tables that have a key, by key."""
     headers: dict[str, list[str]] = {}
 
     def walk(node: inspect.StructType, header: str) -> None:

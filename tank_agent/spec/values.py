@@ -6,6 +6,7 @@ Each returns the value in its one form, or raises ValueError with a sentence for
 from __future__ import annotations
 
 import re
+import signal
 
 from tank_agent.spec.findings import closest, show
 from tank_agent.spec.paths import check_path
@@ -33,6 +34,22 @@ _DEVICE = re.compile(r"/dev/[A-Za-z0-9_.:@+-]+(?:/[A-Za-z0-9_.:@+-]+)*")
 _APPARMOR = re.compile(r"[!-~]{1,255}")
 # /dev of a container holds these already, or is made of them by the runtime.
 _OWN_DEVICES = ("/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/console", "/dev/ptmx", "/dev/fd")  # noqa: S108
+
+# fmt: off
+_SIGNAL_NAMES = (
+    "SIGHUP", "SIGINT", "SIGQUIT", "SIGILL", "SIGTRAP", "SIGABRT", "SIGBUS", "SIGFPE", "SIGKILL",
+    "SIGUSR1", "SIGSEGV", "SIGUSR2", "SIGPIPE", "SIGALRM", "SIGTERM", "SIGSTKFLT", "SIGCHLD",
+    "SIGCONT", "SIGSTOP", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGURG", "SIGXCPU", "SIGXFSZ",
+    "SIGVTALRM", "SIGPROF", "SIGWINCH", "SIGIO", "SIGPWR", "SIGSYS",
+)
+# fmt: on
+# Older names for the same signals; images still have them.
+_ALIASES = {"SIGCLD": "SIGCHLD", "SIGIOT": "SIGABRT", "SIGPOLL": "SIGIO"}
+_SIGNALS = {name: int(getattr(signal, name)) for name in _SIGNAL_NAMES}
+_BY_NUMBER = {number: name for name, number in _SIGNALS.items()}
+# What glibc leaves to programs; 32 and 33 are its own.
+_FIRST_REALTIME, _LAST_REALTIME = 34, 64
+_REALTIME = re.compile(r"SIGRT(?:(MIN)(?:\+([0-9]{1,2}))?|(MAX)(?:-([0-9]{1,2}))?)")
 
 
 def name_problem(name: str) -> str | None:
@@ -141,3 +158,43 @@ def device(value: str) -> str:
     if any(value == own or value.startswith(f"{own}/") for own in _OWN_DEVICES):
         raise ValueError(f"{show(value)} is the container's own already")
     return value
+
+
+def parse_signal(value: str | int) -> str:
+    """Return a signal's one name: "SIGTERM", "SIGRTMIN+3".
+
+    Raises:
+        ValueError: a sentence that says what is wrong and what would be right.
+    """
+    number = signal_number(value)
+    if number in _BY_NUMBER:
+        return _BY_NUMBER[number]
+    return "SIGRTMIN" if number == _FIRST_REALTIME else f"SIGRTMIN+{number - _FIRST_REALTIME}"
+
+
+def signal_number(value: str | int) -> int:
+    """Return a signal's number. Raises as `parse_signal` does."""
+    if isinstance(value, str) and not re.fullmatch("[0-9]{1,3}", value):
+        return _number_of(value)
+    number = int(value)
+    if number not in _BY_NUMBER and not _FIRST_REALTIME <= number <= _LAST_REALTIME:
+        raise ValueError(
+            "there is no such signal; use a name such as SIGTERM, or a number of 1 to 31 or 34 to 64"
+        )
+    return number
+
+
+def _number_of(text: str) -> int:
+    name = text.upper()
+    name = name if name.startswith("SIG") else f"SIG{name}"
+    name = _ALIASES.get(name, name)
+    if name in _SIGNALS:
+        return _SIGNALS[name]
+    found = _REALTIME.fullmatch(name)
+    if found:
+        number = _FIRST_REALTIME + int(found[2] or 0) if found[1] else _LAST_REALTIME - int(found[4] or 0)
+        if _FIRST_REALTIME <= number <= _LAST_REALTIME:
+            return number
+    guess = closest(name, _SIGNALS)
+    hint = f"did you mean {guess}?" if guess else "use a name such as SIGTERM, or a number such as 15"
+    raise ValueError(f"{show(text)} is not a signal; {hint}")

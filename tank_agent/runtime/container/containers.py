@@ -40,7 +40,7 @@ from tank_agent.runtime.security import user_namespace
 from tank_agent.runtime.session.attach import Consoles
 from tank_agent.runtime.session.log_reader import last_bytes
 from tank_agent.spec.model import Container, Volume
-from tank_agent.spec.signals import signal_number
+from tank_agent.spec.values import signal_number
 
 _log = structlog.get_logger()
 # How long a killed process may take to be gone before it is killed again, in seconds.

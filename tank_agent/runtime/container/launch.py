@@ -33,7 +33,7 @@ from tank_agent.runtime.security.seccomp import Seccomp, SeccompCache
 from tank_agent.runtime.security.user_namespace import mapping_of, mount_sysfs
 from tank_agent.spec.model import Container, Mount, Security, Volume
 from tank_agent.spec.paths import is_kernel_path_of_host, is_reserved
-from tank_agent.spec.signals import signal_number
+from tank_agent.spec.values import signal_number
 
 _OPEN_FILES_HARD = 524_288
 # AT_FDCWD, linux/fcntl.h; for a path that is absolute.

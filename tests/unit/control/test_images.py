@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tank_agent import Pod
 from tank_agent.api.types import ListedImage, PullLine, PullReport
 from tank_agent.control.images import Images
 from tank_agent.errors import Retry
@@ -20,7 +21,6 @@ from tank_agent.image.store.store import ImageNeed, ImageUse, StoredImage
 from tank_agent.linux.clock import Clock
 from tank_agent.reconcile.core.restart import Backoff
 from tank_agent.reconcile.pulls import Pulls
-from tank_agent.spec.model import Pod
 from tank_agent.spec.reference import Reference, find_image
 
 

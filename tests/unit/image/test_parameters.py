@@ -13,7 +13,7 @@ from tank_agent.errors import Stalled
 from tank_agent.image.config import ImageConfig
 from tank_agent.image.parameters import DEFAULT_PATH, Identity, merge, resolve_user
 from tank_agent.spec.model import Container
-from tank_agent.spec.signals import signal_number
+from tank_agent.spec.values import signal_number
 
 IMAGE = ImageConfig(entrypoint=("/entry",), cmd=("serve", "--fast"))
 

@@ -18,7 +18,7 @@ from tank_agent.spec.quantities import (
     parse_memory,
 )
 from tank_agent.spec.reference import Reference, find_image, is_digest, parse_reference
-from tank_agent.spec.signals import parse_signal, signal_number
+from tank_agent.spec.values import parse_signal, signal_number
 
 DIGEST = "sha256:" + "0a" * 32
 
