@@ -7,7 +7,6 @@ import pwd
 from collections.abc import Mapping
 from pathlib import Path
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from tank_agent.api.types import PlannedPod, PlanReport
@@ -21,16 +20,8 @@ from tank_agent.source.kinds import GIT
 from tank_agent.source.snapshot import Declared, Snapshot
 from tank_agent.spec.selectors import EVERYWHERE, Host
 
-# Pod files by their names from the top of a tree, or why one is none.
+# Pod files by their names from the top of a tree, or why one can't be used.
 Files = Mapping[str, bytes | Problem]
-
-
-class _Tree(Struct, frozen=True):
-    """A tree of pod files as a repository would declare it; files are named from its top."""
-
-    snapshot: Snapshot
-    # Names that a pod with selectors declares: without a host, nobody can say which of several is meant.
-    selective: frozenset[str]
 
 
 def plan_trees(path: Path, files: Files, against: Files | None, host: Host | None) -> PlanReport:
@@ -38,23 +29,23 @@ def plan_trees(path: Path, files: Files, against: Files | None, host: Host | Non
 
     Findings name files as below `path`. With a host, pods whose selectors do not match it are left out.
     """
-    tree = _parsed(files, host)
+    snapshot, selective = _parsed(files, host)
     before: Mapping[str, DesiredPod] = {}
     if against is not None:
-        old = ownership.merge(Known(), _parsed(against, host).snapshot, 0.0)
+        old = ownership.merge(Known(), _parsed(against, host)[0], 0.0)
         before = {pod.name: pod for pod in old.changed}
     known = Known(desired=before, generations={name: pod.generation for name, pod in before.items()})
-    merged = ownership.merge(known, tree.snapshot, 0.0)
+    merged = ownership.merge(known, snapshot, 0.0)
     planned = [_planned(before.get(pod.name), pod) for pod in merged.changed]
     planned += [PlannedPod(name=name, change="remove") for name in merged.removed]
-    found = set(tree.snapshot.problems)
-    problems = [
-        _named(problem, path)
-        for problem in merged.problems
-        if problem in found or problem.pod not in tree.selective
-    ]
     planned.sort(key=lambda pod: pod.name)
-    return PlanReport(pods=tuple(planned), problems=tuple(sorted(map(str, problems))))
+    # Without a host, nobody can say which of several pods of one name is meant.
+    own = set(snapshot.problems)
+    found = [one for one in merged.problems if one in own or one.pod not in selective]
+    # Findings name files as the user did.
+    top = path.is_dir()
+    named = [replace(one, file=os.fspath(path / one.file) if top else os.fspath(path)) for one in found]
+    return PlanReport(pods=tuple(planned), problems=tuple(sorted(map(str, named))))
 
 
 def init_repository(path: Path, branch: str, owner: str | None) -> bool:
@@ -66,15 +57,12 @@ def init_repository(path: Path, branch: str, owner: str | None) -> bool:
     # `tank plan` loads this module, and makes no repository.
     from tank_agent.source.git.repository import init_bare
 
-    ids = None
-    if owner is not None:
-        try:
-            user = pwd.getpwnam(owner)
-        except KeyError:
-            raise Stalled(
-                f"there is no user {owner}", hint=f"sudo adduser --system --group {owner}"
-            ) from None
-        ids = user.pw_uid, user.pw_gid
+    try:
+        user = None if owner is None else pwd.getpwnam(owner)
+    except KeyError:
+        hint = f"sudo adduser --system --group {owner}"
+        raise Stalled(f"there is no user {owner}", hint=hint) from None
+    ids = None if user is None else (user.pw_uid, user.pw_gid)
     return init_bare(path.absolute(), branch=branch, owner=ids)
 
 
@@ -85,35 +73,23 @@ def _planned(before: DesiredPod | None, after: DesiredPod) -> PlannedPod:
     return PlannedPod(name=after.name, change="update", diff=diff)
 
 
-def _named(problem: Problem, path: Path) -> Problem:
-    """Call a file as the user did."""
-    return replace(problem, file=os.fspath(path / problem.file) if path.is_dir() else os.fspath(path))
-
-
-def _parsed(tree: Files, host: Host | None) -> _Tree:
+def _parsed(tree: Files, host: Host | None) -> tuple[Snapshot, frozenset[str]]:
+    """Return a tree as a repository would declare it, and without a host the names of pods with selectors."""
     parse = parse_bytes if host is None else parser_for(host)
-    files = [parse(found, name) for name, found in tree.items() if isinstance(found, bytes)]
     problems = [found for found in tree.values() if isinstance(found, Problem)]
-    pods = [
-        Declared(
-            pod=found.pod, owner=GIT.owner(file.file), revision=file.revision, file=file.file, line=found.line
-        )
-        for file in files
-        for found in file.pods
-    ]
-    problems += [problem for file in files for problem in file.problems]
-    return _Tree(
-        Snapshot(
-            source=GIT.name,
-            revision="",
-            pods=tuple(pods),
-            problems=tuple(problems),
-            unreadable=frozenset(GIT.owner(problem.file) for problem in problems),
-        ),
-        frozenset(
-            found.pod.name
-            for file in files
-            for found in file.pods
-            if host is None and found.selector != EVERYWHERE
-        ),
+    pods, selective = [], set()
+    for name, found in tree.items():
+        if isinstance(found, Problem):
+            continue
+        file = parse(found, name)
+        problems += file.problems
+        owner = GIT.owner(name)
+        for one in file.pods:
+            pods.append(Declared(pod=one.pod, owner=owner, revision=file.revision, file=name, line=one.line))
+            if host is None and one.selector != EVERYWHERE:
+                selective.add(one.pod.name)
+    unreadable = frozenset(GIT.owner(problem.file) for problem in problems)
+    snapshot = Snapshot(
+        source=GIT.name, revision="", pods=tuple(pods), problems=tuple(problems), unreadable=unreadable
     )
+    return snapshot, frozenset(selective)

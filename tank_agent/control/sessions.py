@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from operator import itemgetter
 
 from msgspec import Struct
@@ -20,20 +21,20 @@ from tank_agent.runtime.session.exec import ExecRequest, Execution, Executor
 from tank_agent.runtime.session.log_reader import LogEntry, LogReader
 from tank_agent.spec.model import Container
 
-# How often a log that is followed is looked at, and how often whether its pod is over, in seconds.
+# Seconds between two looks at a log that is followed, and at whether its pod has ended.
 _LOOK = 0.1
 _LOOK_AT_POD = 0.5
 _PIECE = 64 << 10
 
-# How long a container that is about to start is waited for, in seconds: less than a client waits for answers.
+# Seconds to wait for a container that is about to start: fewer than a client waits for an answer.
 STARTS_WITHIN = 20.0
 _ABOUT_TO_START = (Phase.PENDING, Phase.PULLING, Phase.STARTING)
 
 
 class LogQuery(Struct, frozen=True, kw_only=True):
-    """Which output: the last `tail` lines of each container (None: all), printed at or after `since`.
+    """The lines that a user asks for: the last `tail` of each container (None: all), printed since `since`.
 
-    `since` is RFC 3339 in UTC, as in `LogEntry.time`; empty for all. With `follow`, also what is to come.
+    `since` is RFC 3339 in UTC, as in `LogEntry.time`; empty for all. With `follow`, later ones, too.
     """
 
     tail: int | None = None
@@ -41,27 +42,26 @@ class LogQuery(Struct, frozen=True, kw_only=True):
     follow: bool = False
 
 
+@dataclass(eq=False)
 class Sessions:
     """Finds the container that a user means, and opens it. All methods may be called from many threads."""
 
-    def __init__(
-        self, journal: Journal, containers: Containers, reconciler: Reconciler, executor: Executor
-    ) -> None:
-        self._journal = journal
-        self._containers = containers
-        self._reconciler = reconciler
-        self._executor = executor
+    journal: Journal
+    containers: Containers
+    reconciler: Reconciler
+    executor: Executor
 
     def target(self, pod: str, container: str | None, ended: Callable[[], bool]) -> LiveRun:
         """Return the run to enter; without a container's name, that of the pod's first.
 
-        One that is about to start is waited for, unless `ended` says that nobody wants it any more.
+        Waits for one that is about to start, until `ended()`: the user has left.
 
         Raises:
             PodNotFound: there is no such pod, or no such container in it.
             NotRunning: it has no live process.
         """
-        return self._live(pod, self._name(pod, container, self._declared(pod)), ended)
+        names = self._names(pod, self._declared(pod))
+        return self._live(pod, _chosen(pod, container, names), ended)
 
     def terminal(self, pod: str, container: str | None, ended: Callable[[], bool]) -> LiveRun:
         """Return the run to attach to, as `target` does; without a name, that of the first with a terminal.
@@ -75,17 +75,16 @@ class Sessions:
         with_terminal = [found.name for found in declared if found.tty]
         if container is None and with_terminal:
             container = with_terminal[0]
-        name = self._name(pod, container, declared)
-        if declared and name not in with_terminal:
-            raise _not_a_tty(pod, name)
-        run = self._live(pod, name, ended)
-        if not run.record.terminal:
-            raise _not_a_tty(pod, name)
+        name = _chosen(pod, container, self._names(pod, declared))
+        run = None if declared and name not in with_terminal else self._live(pod, name, ended)
+        if run is None or not run.record.terminal:
+            hint = "write tty = true in its spec, or use `tank exec`"
+            raise NotATty(f"{pod}/{name} is not a tty", hint=hint)
         return run
 
     def start(self, run: LiveRun, request: ExecRequest) -> Execution:
         """Start a command in a run; raises as `Executor.start`."""
-        return self._executor.start(run, request)
+        return self.executor.start(run, request)
 
     def view(self, run: LiveRun) -> Viewer:
         """Return a place at a run's terminal.
@@ -93,7 +92,7 @@ class Sessions:
         Raises:
             NotRunning: the terminal is gone.
         """
-        consoles = self._containers.consoles
+        consoles = self.containers.consoles
         consoles.open(run.directory)
         viewer = consoles.view(run.directory)
         if viewer is None:
@@ -113,11 +112,9 @@ class Sessions:
             PodNotFound: there is no such pod, or no such container in it; at once, not on the first line.
         """
         declared = self._declared(pod)
-        names = [found.name for found in declared] or sorted(
-            {run.record.container for run in self._containers.runs(pod)}
-        )
+        names = self._names(pod, declared)
         if container is not None:
-            names = [self._name(pod, container, declared)]
+            names = [_chosen(pod, container, names)]
         terminals = frozenset(found.name for found in declared if found.tty)
         return len(names) > 1, self._lines(pod, names, terminals, query, ended)
 
@@ -130,7 +127,7 @@ class Sessions:
         ended: Callable[[], bool],
     ) -> Iterator[bytes]:
         readers = {
-            name: LogReader(self._containers.log(pod, name), tail=query.tail, since=query.since.encode())
+            name: LogReader(self.containers.log(pod, name), tail=query.tail, since=query.since.encode())
             for name in names
         }
 
@@ -166,41 +163,35 @@ class Sessions:
 
     def _is_over(self, pod: str) -> bool:
         """Return whether nothing of a pod runs, nor will by itself."""
-        if self._containers.runs(pod):
+        if self.containers.runs(pod):
             return False
-        if self._journal.get(pod) is None:
-            return True
-        return self._reconciler.view(pod).phase in (Phase.COMPLETED, Phase.FAILED)
+        ended = (Phase.COMPLETED, Phase.FAILED)
+        return self.journal.get(pod) is None or self.reconciler.view(pod).phase in ended
 
     def _declared(self, pod: str) -> tuple[Container, ...]:
-        desired = self._journal.get(pod)
+        desired = self.journal.get(pod)
         if desired is not None:
             return desired.pod.containers
-        if self._containers.runs(pod):
+        if self.containers.runs(pod):
             return ()
         raise PodNotFound(f"there is no pod {pod}", hint="`tank list` shows all")
 
-    def _name(self, pod: str, container: str | None, declared: Sequence[Container]) -> str:
-        names = [found.name for found in declared]
-        if not names:
-            names = sorted({run.record.container for run in self._containers.runs(pod)})
-        if container is None:
-            return names[0]
-        if container not in names:
-            raise PodNotFound(f"pod {pod} has no container {container}", hint=f"it has {', '.join(names)}")
-        return container
+    def _names(self, pod: str, declared: Sequence[Container]) -> list[str]:
+        """Return the names of a pod's containers: those declared, else those that run."""
+        names = [container.name for container in declared]
+        return names or sorted({run.record.container for run in self.containers.runs(pod)})
 
     def _live(self, pod: str, container: str, ended: Callable[[], bool]) -> LiveRun:
         deadline = time.monotonic() + STARTS_WITHIN
         while True:
             runs = [
                 run
-                for run in self._containers.runs(pod)
+                for run in self.containers.runs(pod)
                 if run.record.container == container and run.state in (RunState.RUNNING, RunState.ORPHANED)
             ]
             if runs:
                 return max(runs, key=lambda run: run.record.created_at)
-            phases = {view.name: view.phase for view in self._reconciler.view(pod).containers}
+            phases = {view.name: view.phase for view in self.reconciler.view(pod).containers}
             phase = phases.get(container, Phase.STOPPING)
             if phase not in _ABOUT_TO_START:
                 raise NotRunning(
@@ -214,8 +205,13 @@ class Sessions:
             time.sleep(_LOOK)
 
 
-def _not_a_tty(pod: str, container: str) -> NotATty:
-    return NotATty(f"{pod}/{container} is not a tty", hint="write tty = true in its spec, or use `tank exec`")
+def _chosen(pod: str, container: str | None, names: Sequence[str]) -> str:
+    """Return the named container, by default the first."""
+    if container is None:
+        return names[0]
+    if container not in names:
+        raise PodNotFound(f"pod {pod} has no container {container}", hint=f"it has {', '.join(names)}")
+    return container
 
 
 def _encoded(name: bytes, entries: Sequence[LogEntry], *, terminal: bool) -> Iterator[tuple[bytes, bytes]]:
@@ -227,7 +223,7 @@ def _encoded(name: bytes, entries: Sequence[LogEntry], *, terminal: bool) -> Ite
 
 
 def _pieces(lines: Iterator[tuple[bytes, bytes]], ended: Callable[[], bool]) -> Iterator[bytes]:
-    """Join lines to pieces that are worth sending."""
+    """Join lines to pieces that are large enough to send."""
     piece: list[bytes] = []
     size = 0
     for _, line in lines:

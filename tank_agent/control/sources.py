@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from dataclasses import dataclass, field
 
 from tank_agent.api.reports import (
     CommitReport,
@@ -25,7 +25,7 @@ from tank_agent.settings.git import COMMIT
 from tank_agent.source.files import parser_for
 from tank_agent.source.git.follower import GitFollower
 from tank_agent.source.git.objects import CommitInfo
-from tank_agent.source.git.status import GitStatus, StepStatus
+from tank_agent.source.git.status import StepStatus
 from tank_agent.source.kinds import GIT, is_mirrored
 from tank_agent.source.snapshot import Snapshot, place_of, source_of
 from tank_agent.spec.parse import ParsedPod
@@ -36,54 +36,58 @@ _NO_TABLE = "agent.toml has no [git]; what came from there goes on, until `tank 
 _STEPS = ("fetched", "verified", "checked", "applied")
 
 
+@dataclass(eq=False)
 class Sources:
-    """What the API asks about sources. All methods may be called from many threads.
+    """The sources, as the API sees them. All methods may be called from many threads.
 
-    Args:
-        journal: the desired pods.
-        sources: files, and the way of all snapshots into the journal.
-        git: the repository, if agent.toml names one.
-        host: what selectors of pods look at.
-        places: of sources that do not report by themselves, such as directories, by kind.
+    `host` is this machine, as selectors see it. `places` are, by kind, those of sources without a report of
+    their own, such as directories.
     """
 
-    def __init__(
-        self,
-        journal: Journal,
-        sources: Intake,
-        git: GitFollower | None,
-        host: Host,
-        *,
-        places: Mapping[str, str] = MappingProxyType({}),
-    ) -> None:
-        self.parse = parser_for(host)
-        self._journal = journal
-        self._sources = sources
-        self._git = git
-        self._host = host
-        self._places = places
+    journal: Journal
+    intake: Intake
+    git: GitFollower | None
+    host: Host
+    places: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.parse = parser_for(self.host)
 
     def report(self) -> SourcesReport:
         """Return how far the sources are."""
-        unstored = self._sources.unstored.errors()
-        wrong = {place: unstored.get(source) for source, place in self._places.items()}
+        unstored = self.intake.unstored.errors()
+        wrong = {place: unstored.get(source) for source, place in self.places.items()}
         wrong |= {problem.file: str(problem) for problem in self.directory_problems()}
         return SourcesReport(
-            suspended=self._sources.suspended(),
+            suspended=self.intake.suspended(),
             directories=tuple(DirectoryReport(path=path, error=error) for path, error in wrong.items()),
             git=self._repository_report(),
         )
 
     def directory_problems(self) -> Sequence[Problem]:
-        """Return what is wrong with directories as a whole, so that no pod can be blamed."""
-        return [problem for problem in self._journal.problems() if problem.file in self._places.values()]
+        """Return the problems of whole directories, for which no pod can be blamed."""
+        return [problem for problem in self.journal.problems() if problem.file in self.places.values()]
 
     def _repository_report(self) -> GitReport | None:
-        owned = sum(source_of(pod.owner) == GIT.name for pod in self._journal.desired().values())
-        if self._git is not None:
-            suspended = self._sources.suspended()
-            return _git_report(self._git.status, self._git.troubles, pods=owned, suspended=suspended)
-        return GitReport(state="error", error=_NO_TABLE, pods=owned) if owned else None
+        owned = sum(source_of(pod.owner) == GIT.name for pod in self.journal.desired().values())
+        if self.git is None:
+            return GitReport(state="error", error=_NO_TABLE, pods=owned) if owned else None
+        status = self.git.status
+        steps = {name: getattr(status, name) for name in _STEPS}
+        return GitReport(
+            state="suspended" if self.intake.suspended() else status.state,
+            remote=status.remote,
+            ref=status.ref,
+            error=status.error,
+            hint=next((step.hint for step in steps.values() if step.error), None),
+            held=status.held,
+            commit=_commit(status.commit),
+            latest=_commit(status.latest),
+            looked_at=rfc3339(status.looked_at),
+            steps=StepReports(**{name: _step(step) for name, step in steps.items()}),
+            troubles=self.git.troubles,
+            pods=owned,
+        )
 
     def pod_report(self, pod: DesiredPod | None) -> tuple[PodGitReport | None, HoldReport | None]:
         """Return how a pod stands to its repository, and why it does not follow its file."""
@@ -93,7 +97,7 @@ class Sources:
         if pod.hold is not None:
             since = rfc3339(pod.hold.since)
             hold = HoldReport(kind=pod.hold.kind, since=since, generation=pod.hold.generation or None)
-        elif is_mirrored(pod.owner) and self._sources.suspended():
+        elif is_mirrored(pod.owner) and self.intake.suspended():
             hold = HoldReport(kind="suspended", since=None, generation=None)
         if source_of(pod.owner) != GIT.name:
             return None, hold
@@ -110,31 +114,27 @@ class Sources:
 
     def refuse_elsewhere(self, pods: Sequence[ParsedPod], file: str) -> None:
         """Raise InvalidSpec for pods that are meant for other machines, as their selectors say."""
-        problems = tuple(
-            Problem(
-                file, found.line, "", f"is not meant for this machine ({self._host.name})", found.pod.name
-            )
-            for found in pods
-            if not selects(found.selector, self._host)
-        )
+        why = f"is not meant for this machine ({self.host.name})"
+        elsewhere = (found for found in pods if not selects(found.selector, self.host))
+        problems = tuple(Problem(file, found.line, "", why, found.pod.name) for found in elsewhere)
         if problems:
             raise InvalidSpec(problems)
 
     def sync(self, confirm: str | None, within: float = SYNC_DEADLINE) -> None:
-        """Look at every source now; `confirm` lets a commit through, "" the one that waits.
+        """Look at every source now, for `within` seconds at most; `confirm` lets a commit through.
 
-        `within` seconds it has ended, however many sources don't answer.
+        "" confirms the commit that waits.
 
         Raises:
             Stalled: sources are suspended, or no such commit waits.
             Retry: the remote, or the disk of pods_dir, has not answered yet.
         """
-        if self._sources.suspended():
+        if self.intake.suspended():
             raise Stalled("sources are suspended", hint="`tank resume` follows them again")
         if confirm is not None:
             waits = self._followed().confirm(confirm or None)
             self._record(f"commit {waits[:12]} was confirmed", "git-confirmed")
-        late = self._sources.look(within)
+        late = self.intake.look(within)
         if late is not None:
             raise Retry(f"{late.slow} after {within:g} s", hint=late.slow_hint)
 
@@ -142,7 +142,7 @@ class Sources:
         """Return what a branch, a tag or a commit declares for this machine.
 
         Raises:
-            TankError: it cannot be had.
+            TankError: it cannot be read.
         """
         return self._followed().repository.read(revision)
 
@@ -150,50 +150,50 @@ class Sources:
         """Let a pod, or all pods (None), stay as they are, whatever files and git say.
 
         Raises:
-            PodNotFound: there is none of that name.
+            PodNotFound: there is no such pod.
             Stalled: it follows no file.
         """
         if name is not None:
-            self._journal.suspend(name)
-        elif not self._sources.suspended():
-            self._sources.suspend()
+            self.journal.suspend(name)
+        elif not self.intake.suspended():
+            self.intake.suspend()
             self._record("sources are suspended: files and git don't count until `tank resume`", "suspended")
 
     def resume(self, name: str | None) -> None:
-        """Let a pod follow its file again, suspended or pinned; None: all that was suspended as a whole.
+        """Let a suspended or pinned pod follow its file again; None: follow all sources again.
 
         Raises:
-            PodNotFound: there is none of that name.
+            PodNotFound: there is no such pod.
             Stalled: everything is suspended, so that a pod alone can't be resumed.
         """
         if name is not None:
-            if self._sources.suspended():
+            if self.intake.suspended():
                 raise Stalled("all sources are suspended", hint="`tank resume` follows them again")
-            self._sources.announce(self._journal.resume(name), "resumed")
-        elif self._sources.suspended():
+            self.intake.announce(self.journal.resume(name), "resumed")
+        elif self.intake.suspended():
             self._record("sources are followed again", "resumed")
-            self._sources.resume()
+            self.intake.resume()
 
     def roll_back(self, name: str, to: str | None) -> ListedRevision:
-        """Give a pod an older spec, and return that; None: the one before the present.
+        """Give a pod an older spec, by default the one before the present, and return its revision.
 
         Raises:
             PodNotFound: there is no such pod.
             Stalled: there is no such revision, or it is the present one.
-            Retry: it is a commit's, which [git.verify] refuses or which cannot be read.
+            Retry: it is of a commit that [git.verify] refuses, or that cannot be read.
         """
-        pod = self._journal.get(name)
+        pod = self.journal.get(name)
         if pod is None:
             raise PodNotFound(f"there is no pod {name}", hint="`tank list` shows all")
         revision = self._older(pod, to)
-        # Whoever owns the pod now: a text of git counts where git's own way in would let it through.
-        if self._git is not None and COMMIT.fullmatch(revision.revision):
-            self._git.repository.vouch(revision.revision)
-        self._sources.announce(self._journal.roll_back(name, revision), "rolled back")
+        # Whatever owns the pod now, a spec from git must be one that git would be allowed to declare.
+        if self.git is not None and COMMIT.fullmatch(revision.revision):
+            self.git.repository.vouch(revision.revision)
+        self.intake.announce(self.journal.roll_back(name, revision), "rolled back")
         return shown(revision, ListedRevision)
 
     def _older(self, pod: DesiredPod, to: str | None) -> Revision:
-        kept = [found for found in self._journal.history(pod.name) if found.generation <= pod.generation]
+        kept = [found for found in self.journal.history(pod.name) if found.generation <= pod.generation]
         if to is None:
             # Twice in a row goes back twice, not forth again.
             restored = {old.generation: old.restored for old in kept}
@@ -207,12 +207,8 @@ class Sources:
             found = [old for old in kept if len(to) >= 4 and old.revision.startswith(to)]
         if found:
             return found[-1]
-        if (
-            to is not None
-            and COMMIT.fullmatch(to)
-            and self._git is not None
-            and source_of(pod.owner) == GIT.name
-        ):
+        from_git = self.git is not None and source_of(pod.owner) == GIT.name
+        if from_git and to is not None and COMMIT.fullmatch(to):
             return self._of_commit(pod.name, to)
         what = "no older revision" if to is None else f"no revision {to}"
         raise Stalled(
@@ -221,60 +217,43 @@ class Sources:
         )
 
     def _of_commit(self, name: str, commit: str) -> Revision:
-        for declared in self.read(commit).pods:
-            if declared.pod.name == name:
-                return Revision(
-                    generation=0,
-                    pod=declared.pod,
-                    owner=declared.owner,
-                    revision=commit,
-                    hash="",
-                    changed_at=0.0,
-                    author=declared.author,
-                    subject=declared.subject,
-                )
-        raise Stalled(f"commit {commit[:12]} has no valid pod {name} for this machine")
+        declared = next((found for found in self.read(commit).pods if found.pod.name == name), None)
+        if declared is None:
+            raise Stalled(f"commit {commit[:12]} has no valid pod {name} for this machine")
+        return Revision(
+            generation=0,
+            pod=declared.pod,
+            owner=declared.owner,
+            revision=commit,
+            hash="",
+            changed_at=0.0,
+            author=declared.author,
+            subject=declared.subject,
+        )
 
     def _pod_state(self, pod: DesiredPod, hold: str | None) -> tuple[str, str | None]:
         if hold is not None:
             return hold, None
-        if self._git is None:
+        if self.git is None:
             return "error", _NO_TABLE
         if pod.error is not None:
             return "error", pod.error
-        status = self._git.status
+        status = self.git.status
         state = "behind" if status.state == "pending" else status.state
         return state, status.error or status.held
 
     def _unverified(self, pod: DesiredPod) -> str | None:
-        if self._git is None or self._git.repository.is_vouched(pod.revision):
+        if self.git is None or self.git.repository.is_vouched(pod.revision):
             return None
         return f"commit {pod.revision[:12]} was never verified: it came before [git.verify] was set"
 
     def _followed(self) -> GitFollower:
-        if self._git is None:
+        if self.git is None:
             raise Stalled("this agent follows no git repository", hint="see [git] in agent.toml")
-        return self._git
+        return self.git
 
     def _record(self, message: str, kind: str) -> None:
-        self._journal.record("", None, [NewEvent(pod="", type=kind, message=message)])
-
-
-def _git_report(status: GitStatus, troubles: tuple[str, ...], *, pods: int, suspended: bool) -> GitReport:
-    return GitReport(
-        state="suspended" if suspended else status.state,
-        remote=status.remote,
-        ref=status.ref,
-        error=status.error,
-        hint=next((step.hint for step in map(status.__getattribute__, _STEPS) if step.error), None),
-        held=status.held,
-        commit=_commit(status.commit),
-        latest=_commit(status.latest),
-        looked_at=rfc3339(status.looked_at),
-        steps=StepReports(**{name: _step(getattr(status, name)) for name in _STEPS}),
-        troubles=troubles,
-        pods=pods,
-    )
+        self.journal.record("", None, [NewEvent(pod="", type=kind, message=message)])
 
 
 def _step(step: StepStatus) -> StepReport:

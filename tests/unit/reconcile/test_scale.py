@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
-from tank_agent.control.pods import Service, Settled
+from tank_agent.control.pods import Service, settled
 from tank_agent.journal.records import PodStatus
 from tank_agent.reconcile.reconciler import Machine
 from tank_agent.reconcile.steps import Work
@@ -100,15 +100,15 @@ def test_to_wait_for_all_pods_looks_at_all_of_them_seldom() -> None:
         # The last one is on its way.
         last = f"pod-{pods - 1:04}"
         world.found[last] = ()
-        settled = Settled(world.loop)
+        all_settled = settled(world.loop)
 
         def ask() -> None:
             for _ in range(pods):
-                assert not settled()
+                assert not all_settled()
 
         counted = operations(ask)
         world.found[last] = (live(pod(last)),)
-        assert settled()
+        assert all_settled()
         return counted
 
     assert_linear(measure)
