@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from msgspec import Struct
@@ -16,11 +17,9 @@ from tank_agent.spec.keys import declare
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 # git-check-ref-format(1), rules 3 to 10; a leading dash would also read as an option.
-BAD_REF = re.compile(r"^[-/]|[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|^\.|\.lock(/|$)|[/.]$|^@$")
+_BAD_REF = re.compile(r"^[-/]|[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|^\.|\.lock(/|$)|[/.]$|^@$")
 
 _PLACEHOLDER = re.compile(r"\{(?!hostname\})[^{}/]*\}")
-
-REF_LENGTH = 255
 
 
 def _url(value: str) -> str:
@@ -119,8 +118,8 @@ class GitSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 # fmt: on
 def is_reference_name(name: str) -> bool:
-    """Return whether git allows the name for a branch or a tag (git-check-ref-format(1))."""
-    return bool(name) and len(name) <= REF_LENGTH and not BAD_REF.search(name)
+    """Return whether git allows the name for a branch or a tag."""
+    return bool(name) and len(name) <= 255 and not _BAD_REF.search(name)
 
 
 def parse_listen(text: str) -> tuple[str, int]:
@@ -138,82 +137,66 @@ def parse_listen(text: str) -> tuple[str, int]:
 
 def problems(settings: GitSettings) -> tuple[tuple[str, str], ...]:
     """Return what is wrong with the settings as a whole, as (key, sentence)."""
-    found = [*_reference_problems(settings), *_access_problems(settings), *_verify_problems(settings)]
+    return tuple(_problems(settings))
+
+
+def _problems(settings: GitSettings) -> Iterator[tuple[str, str]]:
+    yield from _reference_problems(settings)
+    if settings.password_file is not None and settings.username is None and "@" not in settings.url:
+        yield "username", "is needed with password_file"
+    yield from _verify_problems(settings)
     for key in ("poll", "timeout", "max_size", "max_file"):
         if getattr(settings, key) <= 0:
-            found.append((key, "must be more than 0"))
+            yield key, "must be more than 0"
     for key in ("depth", "budget"):
         if (getattr(settings, key) or 0) < 0:
-            found.append((key, "must be 0 or more"))
+            yield key, "must be 0 or more"
     parts = settings.path.strip("/").split("/")
-    if (
-        "\0" in settings.path
-        or any(part in (".", "..") for part in parts)
-        or (len(parts) > 1 and "" in parts)
-    ):
-        message = f'"{settings.path}" is not a path in the repository; write one such as "hosts/edge-1"'
-        found.append(("path", message))
+    empty = len(parts) > 1 and "" in parts
+    if "\0" in settings.path or empty or any(part in (".", "..") for part in parts):
+        yield "path", f'"{settings.path}" is not a path in the repository; write one such as "hosts/edge-1"'
     unknown = _PLACEHOLDER.search(settings.path)
     if unknown:
-        found.append(("path", f"{unknown[0]} stands for nothing; only {{hostname}} is replaced"))
-    return (*found, *_webhook_problems(settings.webhook))
+        yield "path", f"{unknown[0]} stands for nothing; only {{hostname}} is replaced"
+    yield from _webhook_problems(settings.webhook)
 
 
-def _webhook_problems(webhook: GitWebhook) -> list[tuple[str, str]]:
+def _webhook_problems(webhook: GitWebhook) -> Iterator[tuple[str, str]]:
     if webhook.listen is None:
-        return []
-    found = []
+        return
     try:
         parse_listen(webhook.listen)
     except ValueError:
         message = f'"{webhook.listen}" is no address with a port; write one such as "127.0.0.1:9470"'
-        found.append(("webhook.listen", message))
+        yield "webhook.listen", message
     if webhook.secret_file is None:
-        found.append(("webhook.secret_file", "is needed: without a secret anybody could wake the agent"))
-    return found
+        yield "webhook.secret_file", "is needed: without a secret anybody could wake the agent"
 
 
-def _reference_problems(settings: GitSettings) -> list[tuple[str, str]]:
-    found = []
+def _reference_problems(settings: GitSettings) -> Iterator[tuple[str, str]]:
     try:
         remote = parse_url(settings.url)
         if remote.scheme == "http" and not remote.is_loopback:
-            found.append(("url", "anybody on the way could change what comes over http://; use https://"))
+            yield "url", "anybody on the way could change what comes over http://; use https://"
     except TankError as error:
-        found.append(("url", f"{error.message}; {error.hint}"))
-    given = [key for key in ("branch", "tag", "commit") if getattr(settings, key) is not None]
-    if len(given) > 1:
-        found.append((given[1], f"{given[0]} is given too; keep one of branch, tag and commit"))
+        yield "url", f"{error.message}; {error.hint}"
+    for keys in (("branch", "tag", "commit"), ("password_file", "token_file", "netrc")):
+        given = [key for key in keys if getattr(settings, key) is not None]
+        if len(given) > 1:
+            yield given[1], f"{given[0]} is given too; keep one of {keys[0]}, {keys[1]} and {keys[2]}"
     for key in ("branch", "tag"):
         name = getattr(settings, key)
         if name is not None and not is_reference_name(name):
-            found.append((key, f'"{name}" is not a name that git allows for a {key}'))
+            yield key, f'"{name}" is not a name that git allows for a {key}'
     if settings.commit is not None and not COMMIT.fullmatch(settings.commit):
-        found.append(("commit", "must be the full name of a commit: 40 hexadecimal digits in lower case"))
-    return found
+        yield "commit", "must be the full name of a commit: 40 hexadecimal digits in lower case"
 
 
-def _access_problems(settings: GitSettings) -> list[tuple[str, str]]:
-    found = []
-    passwords = [
-        key for key in ("password_file", "token_file", "netrc") if getattr(settings, key) is not None
-    ]
-    if len(passwords) > 1:
-        found.append(
-            (passwords[1], f"{passwords[0]} is given too; keep one of password_file, token_file and netrc")
-        )
-    if settings.password_file is not None and settings.username is None and "@" not in settings.url:
-        found.append(("username", "is needed with password_file"))
-    return found
-
-
-def _verify_problems(settings: GitSettings) -> list[tuple[str, str]]:
+def _verify_problems(settings: GitSettings) -> Iterator[tuple[str, str]]:
     verify = settings.verify
     if verify.mode == "off":
-        return []
-    found = []
+        return
     if verify.allowed_signers is None and verify.keyring is None:
-        found.append(("verify", "allowed_signers (SSH) or keyring (OpenPGP) is needed"))
+        yield "verify", "allowed_signers (SSH) or keyring (OpenPGP) is needed"
     if verify.mode == "tag" and settings.tag is None:
-        found.append(("verify.mode", 'is "tag", but git.tag names none'))
-    return found
+        yield "verify.mode", 'is "tag", but git.tag names none'

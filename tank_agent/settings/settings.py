@@ -28,7 +28,7 @@ from tank_agent.spec.keys import ABSOLUTE_PATTERN, declare
 from tank_agent.spec.lines import find_lines
 from tank_agent.spec.network_checks import interface_name, parse_address
 from tank_agent.spec.parse import ParsedPod, parse_inline_pods
-from tank_agent.spec.paths import check_path
+from tank_agent.spec.paths import absolute
 from tank_agent.spec.structure import read_table
 from tank_agent.spec.values import label
 
@@ -41,9 +41,11 @@ _ADAPTER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)+")
 
 
 def _directory(value: str, key: str = "") -> Path:
-    wrong = _directory_problem(key, value)
-    if wrong:
-        raise ValueError(wrong)
+    absolute(value)
+    if value == "/":
+        raise ValueError("can't be the root directory")
+    if key == "run_dir" and len(value.encode()) > _RUN_DIR_MAX:
+        raise ValueError(f"is too long for the sockets in it; at most {_RUN_DIR_MAX} bytes")
     return Path(value)
 
 
@@ -178,14 +180,13 @@ def load_directories(
     document: dict[str, Any] = {}
     with suppress(InvalidSpec, ValueError, RecursionError):
         document = tomllib.loads(_read(path or DEFAULT_FILE, may_be_missing=True) or "")
-    written = {key: document.get(key) for key in _DIRECTORIES}
-    valid = {
-        key: Path(value)
-        for key, value in written.items()
-        if isinstance(value, str) and _directory_problem(key, value) is None
-    }
+    directories: dict[str, Path] = {}
+    for key in _DIRECTORIES:
+        with suppress(ValueError):
+            if isinstance(document.get(key), str):
+                directories[key] = _directory(document[key], key)
     chosen, _ = _chosen_directories(environ, overrides or {})
-    return msgspec.structs.replace(Settings(), **{**valid, **chosen})
+    return msgspec.structs.replace(Settings(), **{**directories, **chosen})
 
 
 def _chosen_directories(
@@ -193,35 +194,33 @@ def _chosen_directories(
 ) -> tuple[dict[str, Path], list[Problem]]:
     """Return the directories that the command line and the environment choose, and the problems of others."""
     chosen = [(key, value, "command line", f"--{key.replace('_', '-')}") for key, value in overrides.items()]
-    if environ.get("TANK_DATA_DIR") and overrides.get("data_dir") is None:
-        chosen.append(("data_dir", environ["TANK_DATA_DIR"], "environment", "TANK_DATA_DIR"))
+    if overrides.get("data_dir") is None:
+        chosen.append(("data_dir", environ.get("TANK_DATA_DIR") or None, "environment", "TANK_DATA_DIR"))
     directories: dict[str, Path] = {}
     problems = []
     for key, value, where, name in chosen:
         if value is None:
             continue
-        # A relative path is meant from where the user stands; symbolic links in it stay as they are.
-        absolute = os.path.abspath(value)  # noqa: PTH100
-        wrong = _directory_problem(key, absolute)
-        if wrong:
-            problems.append(Problem(where, 0, name, wrong))
-        else:
-            directories[key] = Path(absolute)
+        try:
+            # A relative path is meant from where the user stands; symbolic links in it stay as they are.
+            directories[key] = _directory(os.path.abspath(value), key)  # noqa: PTH100
+        except ValueError as error:
+            problems.append(Problem(where, 0, name, str(error)))
     return directories, problems
 
 
 def _read(file: Path, *, may_be_missing: bool) -> str | None:
     try:
         with file.open("rb") as stream:
-            content = stream.read(TEXT_MAX + 1)
+            # Bytes that are not UTF-8 become what the reader of the text refuses, with their line.
+            return stream.read(TEXT_MAX + 1).decode(errors="surrogateescape")
     except FileNotFoundError:
         if may_be_missing:
             return None
-        raise InvalidSpec((Problem(str(file), 0, "", "there is no such file"),)) from None
+        message = "there is no such file"
     except OSError as error:
-        raise InvalidSpec((Problem(str(file), 0, "", f"can't be read: {error.strerror}"),)) from None
-    # Bytes that are not UTF-8 become what the reader of the text refuses, with their line.
-    return content.decode(errors="surrogateescape")
+        message = f"can't be read: {error.strerror}"
+    raise InvalidSpec((Problem(str(file), 0, "", message),))
 
 
 def _parse(content: str, file: Path) -> tuple[Settings, list[Problem]]:
@@ -260,17 +259,6 @@ def _together(settings: Settings, known: Collection[KeyPath]) -> list[Finding]:
         # One finding a value is enough.
         found += [] if path in known else [Finding(path, message)]
     return found
-
-
-def _directory_problem(key: str, value: str) -> str | None:
-    wrong = check_path(value)
-    if wrong:
-        return wrong
-    if value == "/":
-        return "can't be the root directory"
-    if key == "run_dir" and len(value.encode()) > _RUN_DIR_MAX:
-        return f"is too long for the sockets in it; at most {_RUN_DIR_MAX} bytes"
-    return None
 
 
 def _shared_directories(settings: Settings, file: str) -> list[Problem]:
