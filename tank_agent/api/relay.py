@@ -261,7 +261,7 @@ class _ExecSession:
                 self._caller.put(kind, data)
                 moved += len(data)
             else:
-                self._execution.close_output(descriptor)
+                self._execution.close_stream(descriptor)
         return moved
 
     def _take_all(self) -> None:
@@ -300,7 +300,7 @@ class _ExecSession:
                 return
             except OSError:
                 # The command does not read any more; it may well go on.
-                execution.close_stdin()
+                execution.close_stream(execution.stdin)
                 target = None
                 break
             self._waiting -= written
@@ -312,7 +312,7 @@ class _ExecSession:
             self._input.clear()
             self._waiting = 0
         if self._input_ended and not self._input:
-            execution.close_stdin()
+            execution.close_stream(execution.stdin)
 
     def _leave(self) -> bool:
         """End the session of a caller who left without a word, or because the agent stops."""
@@ -357,7 +357,7 @@ def _finish_alone(execution: Execution, stopping: threading.Event) -> None:
                 if descriptor == execution.terminal:
                     unused = True
                 else:
-                    execution.close_output(descriptor)
+                    execution.close_stream(descriptor)
     finally:
         execution.close()
 

@@ -17,8 +17,11 @@ import time
 from collections import deque
 from pathlib import Path
 
+import msgspec
 import structlog
+from msgspec import Struct
 
+from tank_agent.linux.paths import Closing
 from tank_agent.runtime.container.conmon import ConmonControl
 
 _log = structlog.get_logger()
@@ -42,10 +45,10 @@ _QUERIES = re.compile(
 
 
 class Viewer:
-    """One user's place at a terminal: output waits here, up to a bound, until the user's thread takes it.
+    """One user at a terminal: output waits here, up to a bound, until the user's thread takes it.
 
     Attributes:
-        ready: readable while there is something to take, or when the terminal is gone.
+        ready: readable while there is output to take, or when the terminal is gone.
         input: writable while `write` would take something; only for polling.
     """
 
@@ -57,7 +60,7 @@ class Viewer:
         self._skipped = 0
         self.gone = False
         self.ready = os.eventfd(1, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self.input = os.dup(console.socket.fileno())
+        self.input = os.dup(console.connection.fileno())
 
     def push(self, data: bytes) -> None:
         """Add output; the oldest is dropped when the user does not keep up. Called by the draining thread."""
@@ -71,7 +74,7 @@ class Viewer:
             self._announce()
 
     def leave(self) -> None:
-        """Note that the terminal is gone."""
+        """Mark the terminal as gone."""
         with self._lock:
             self.gone = True
             self._announce()
@@ -81,7 +84,7 @@ class Viewer:
             os.eventfd_write(self.ready, 1)
 
     def take(self) -> bytes:
-        """Return all output that waits, with a note where some was dropped."""
+        """Return the output that waits, with a note where some was dropped."""
         with self._lock:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self.ready)
@@ -93,7 +96,7 @@ class Viewer:
         return data
 
     def write(self, data: bytes | memoryview) -> int:
-        """Type; return how many bytes were taken, which may be none."""
+        """Write what a user types; return how many bytes were taken, which may be none."""
         try:
             return os.write(self.input, data[:_MOST_INPUT])
         except BlockingIOError:
@@ -115,36 +118,30 @@ class Viewer:
             self.ready = self.input = -1
 
 
-class _Console:
-    """One container's terminal. The hub's lock guards it."""
+class _Console(Struct, eq=False):
+    """One container's terminal. The hub's lock guards it.
 
-    def __init__(
-        self, hub: Consoles, directory: Path, connection: socket.socket, shown: bytes | None
-    ) -> None:
-        self.hub = hub
-        self.directory = directory
-        self.socket = connection
-        self.kept = bytearray(shown or b"")
-        # Somebody may have set a size that we do not know.
-        self._was_used = shown is not None
-        self.viewers: list[Viewer] = []
-        self.size: tuple[int, int] | None = None
-        self.wanted: deque[tuple[int, int]] = deque()
-        self.due = 0.0
+    `was_used` means that somebody may have set a size that we do not know.
+    """
 
-    def keep(self, data: bytes) -> None:
-        self.kept += data
-        if len(self.kept) > 2 * _KEPT:
-            del self.kept[:-_KEPT]
+    hub: Consoles
+    directory: Path
+    connection: socket.socket
+    kept: bytearray
+    was_used: bool
+    viewers: list[Viewer] = []
+    size: tuple[int, int] | None = None
+    wanted: deque[tuple[int, int]] = msgspec.field(default_factory=deque)
+    due: float = 0.0
 
     def want(self, rows: int, columns: int) -> None:
-        """Plan the lines that set a size: the size, once more in case conmon missed it."""
+        """Plan the lines that set a size: twice, in case conmon misses the first."""
         size = (rows, columns)
         if self.wanted and self.wanted[-1] == size:
             # A client sends its size once more when it has taken its terminal over.
             return
-        nudge = self.size == size or (self.size is None and self._was_used)
-        # A program redraws only when its size changes, so one that someone comes back to needs two changes.
+        nudge = self.size == size or (self.size is None and self.was_used)
+        # A program redraws only when its size changes, so a user who comes back needs two changes.
         self.wanted = deque([(rows + 1, columns), size, size] if nudge else [size, size])
 
 
@@ -168,32 +165,25 @@ class Consoles:
         with self._lock:
             if directory in self._consoles:
                 return True
+        kept, was_used = bytearray(shown or b""), shown is not None
         try:
-            connection = _connect(directory)
-            with self._lock:
-                if directory in self._consoles:
-                    connection.close()
-                    return True
-                self._serve(_Console(self, directory, connection, shown))
+            with contextlib.ExitStack() as stack:
+                connection = stack.enter_context(_connect(directory))
+                with self._lock:
+                    if directory in self._consoles:
+                        return True
+                    # Fails where root in a container has used up what the kernel grants root of these.
+                    self._epoll.register(connection.fileno(), select.EPOLLIN)
+                    stack.pop_all()
+                    console = _Console(self, directory, connection, kept, was_used)
+                    self._consoles[directory] = self._by_descriptor[connection.fileno()] = console
         except OSError as error:
             _log.warning("cannot attach to a container's terminal", bundle=str(directory), error=str(error))
             return False
         return True
 
-    def _serve(self, console: _Console) -> None:
-        """Begin to drain a terminal, with the lock held; one that is in the tables is drained."""
-        descriptor = console.socket.fileno()
-        try:
-            # Root in a container can use up what the kernel grants root of these.
-            self._epoll.register(descriptor, select.EPOLLIN)
-        except OSError:
-            console.socket.close()
-            raise
-        self._consoles[console.directory] = console
-        self._by_descriptor[descriptor] = console
-
     def view(self, directory: Path) -> Viewer | None:
-        """Return a place at a container's terminal, with what was printed last; None if there is none."""
+        """Return a viewer of a container's terminal, with what was printed last; None if there is none."""
         with self._lock:
             console = self._consoles.get(directory)
             if console is None:
@@ -203,7 +193,7 @@ class Consoles:
             return viewer
 
     def close(self, directory: Path) -> None:
-        """Give up a container's terminal, also for its viewers."""
+        """Close the connection to a container's terminal, which ends its viewers."""
         with self._lock:
             console = self._consoles.get(directory)
             if console is not None:
@@ -257,27 +247,25 @@ class Consoles:
             console = self._by_descriptor.get(descriptor)
             if console is None:
                 return
-            output = []
+            output, gone = [], False
             try:
                 for _ in range(_MESSAGES_AT_ONCE):
-                    message = console.socket.recv(_MESSAGE)
+                    message = console.connection.recv(_MESSAGE)
                     if not message:
                         raise ConnectionResetError
                     output.append(message[1:])
             except BlockingIOError:
                 pass
             except OSError:
-                self._hand_out(console, output)
+                gone = True
+            if data := b"".join(output):
+                console.kept += data
+                if len(console.kept) > 2 * _KEPT:
+                    del console.kept[:-_KEPT]
+                for viewer in console.viewers:
+                    viewer.push(data)
+            if gone:
                 self._remove(console)
-                return
-            self._hand_out(console, output)
-
-    def _hand_out(self, console: _Console, output: list[bytes]) -> None:
-        data = b"".join(output)
-        if data:
-            console.keep(data)
-            for viewer in console.viewers:
-                viewer.push(data)
 
     def _set_sizes(self) -> float:
         """Write the sizes that are due; return in how many seconds the next one is, -1 if there is none."""
@@ -300,10 +288,9 @@ class Consoles:
         return min(waits, default=-1.0)
 
     def _remove(self, console: _Console) -> None:
-        self._consoles.pop(console.directory, None)
-        self._by_descriptor.pop(console.socket.fileno(), None)
-        self._epoll.unregister(console.socket.fileno())
-        console.socket.close()
+        del self._consoles[console.directory], self._by_descriptor[console.connection.fileno()]
+        self._epoll.unregister(console.connection.fileno())
+        console.connection.close()
         for viewer in console.viewers:
             viewer.leave()
         console.viewers.clear()
@@ -318,16 +305,14 @@ def last_output(kept: bytes) -> bytes:
 
 
 def _connect(directory: Path) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    connection.settimeout(_CONNECT_DEADLINE)
-    bundle = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        # Short, whatever the length of run_dir.
-        connection.connect(f"/proc/self/fd/{bundle}/{_SOCKET}")
-    except BaseException:
-        connection.close()
-        raise
-    finally:
-        os.close(bundle)
-    connection.setblocking(False)
+    with Closing(os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as bundle:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            connection.settimeout(_CONNECT_DEADLINE)
+            # Short, whatever the length of run_dir.
+            connection.connect(f"/proc/self/fd/{bundle}/{_SOCKET}")
+            connection.setblocking(False)
+        except BaseException:
+            connection.close()
+            raise
     return connection

@@ -2,7 +2,7 @@
 
 The command gets the main process's ids, capabilities, limits and no_new_privileges from the container's own
 config.json; crun puts it into the container's namespaces, cgroup and seccomp filter, and looks PATH up there.
-Only crun's pid file shows whether the command began: until there is one, all output is crun's own complaint.
+Only crun's pid file shows whether the command began: until there is one, all output is an error of crun.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from tank_agent.linux.channels import enlarge_pipe
 from tank_agent.linux.process import CONTAINER_UMASK, ENVIRONMENT
 from tank_agent.linux.trees import remove_tree
 from tank_agent.runtime.container.crun import Crun, clean_message, read_log
+from tank_agent.runtime.container.exits import killed_by
 from tank_agent.runtime.limits.cgroup import CgroupHost
 from tank_agent.runtime.run import LiveRun, read_number
 from tank_agent.runtime.session import exec_terminal
@@ -59,6 +60,7 @@ _EXEC_ERRORS = frozenset(
 _COMPLAINT = re.compile(rb"(?:\x1b\[1;31m)?exec: ([ -~]+?)(?:\x1b\[0m)?\r?\n")
 _COMPLAINT_SIZE = 200
 _GONE = re.compile(r"not running|does not exist|stopped container|no such process", re.IGNORECASE)
+_STREAMS = ("terminal", "stdin", "stdout", "stderr")
 
 
 class ExecRequest(Struct, frozen=True, kw_only=True):
@@ -124,15 +126,18 @@ class Executor:
             raise
 
     def sweep(self, inside: Callable[[], Collection[int]]) -> None:
-        """Hang up the commands that an agent which was killed has left, and remove their files.
+        """Hang up the commands that a killed agent has left, and remove their files.
 
         `inside` returns the processes that live in our containers now, without the main ones.
         """
         until = time.monotonic() + _BEGINS_WITHIN
         for directory in self.directory.iterdir():
-            while (pid := read_number(directory / "pid")) is None and _may_begin(directory, until):
+            file = directory / "pid"
+            # crun may write it a moment after its agent ended.
+            fresh = time.time() - directory.stat().st_mtime < _SAME_MOMENT
+            while (pid := read_number(file)) is None and fresh and time.monotonic() < until:
                 time.sleep(_LOOK)
-            if pid is not None and pid in inside() and _began_with(pid, directory / "pid"):
+            if pid is not None and pid in inside() and _began_with(pid, file):
                 _signal_group(pid, inside, signal.SIGHUP)
             remove_tree(directory)
 
@@ -172,7 +177,7 @@ def _pair(entry: str) -> tuple[str, str]:
 
 
 class Execution:
-    """One command in a container. One thread works with it; it must be closed, once it has ended.
+    """One command in a container. One thread works with it, and must close it once it has ended.
 
     Attributes:
         terminal: the master of its pseudo-terminal, or None.
@@ -215,57 +220,49 @@ class Execution:
 
     def _start_with_pipes(self, argv: list[str], run: str, process: bytes) -> None:
         (self._directory / "process.json").write_bytes(process)
-        ends = [os.pipe() for _ in range(3)]
-        theirs = (ends[0][0], ends[1][1], ends[2][1])
-        self.stdin, self.stdout, self.stderr = ends[0][1], ends[1][0], ends[2][0]
+        (stdin, self.stdin), (self.stdout, stdout), (self.stderr, stderr) = (os.pipe() for _ in range(3))
         try:
-            self._spawn([*argv, "--process=process.json", run], theirs)
+            self._spawn([*argv, "--process=process.json", run], stdin, stdout, stderr)
         except BaseException:
             self._close_streams()
             raise
         finally:
-            for descriptor in theirs:
+            for descriptor in (stdin, stdout, stderr):
                 os.close(descriptor)
         for descriptor in (self.stdin, self.stdout, self.stderr):
             os.set_blocking(descriptor, False)
             enlarge_pipe(descriptor, _PIPE_SIZE)
 
     def _start_with_terminal(self, argv: list[str], run: str, request: ExecRequest, process: bytes) -> None:
-        # crun's address of a socket is limited, and its working directory is ours to choose.
+        # The address of a socket is limited, so it is relative to crun's working directory.
         argv = [*argv, "--process=/dev/stdin", "--tty", "--console-socket=console", run]
         with exec_terminal.listening(self._directory / "console") as listener:
             reader, gate = os.pipe()
-            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
             try:
-                self._spawn(argv, (reader, null, null))
+                self._spawn(argv, reader, subprocess.DEVNULL, subprocess.DEVNULL)
             except BaseException:
                 os.close(gate)
                 raise
             finally:
                 os.close(reader)
-                os.close(null)
             try:
+                size = (request.rows, request.columns)
                 self.terminal = exec_terminal.receive_sized(
-                    listener,
-                    self._crun.pid,
-                    self.waiter,
-                    gate=gate,
-                    process=process,
-                    size=(request.rows, request.columns),
+                    listener, self._crun.pid, self.waiter, gate=gate, process=process, size=size
                 )
             except BaseException:
                 self._kill_waiter()
                 os.close(self.waiter)
                 raise
 
-    def _spawn(self, argv: list[str], streams: tuple[int, int, int]) -> None:
+    def _spawn(self, argv: list[str], stdin: int, stdout: int, stderr: int) -> None:
         self._crun = subprocess.Popen(
             argv,
             env=self._environment,
             cwd=self._directory,
-            stdin=streams[0],
-            stdout=streams[1],
-            stderr=streams[2],
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
             # The command gets a process group that is not ours.
             start_new_session=True,
             umask=CONTAINER_UMASK,
@@ -307,18 +304,17 @@ class Execution:
     def read(self, descriptor: int, size: int) -> bytes:
         """Read from the terminal or an output."""
         data = os.read(descriptor, size)
-        # Only a short text can be a complaint of crun's.
+        # Only a short text can be an error of crun.
         if len(self._printed) <= _COMPLAINT_SIZE:
             self._printed += data[: _COMPLAINT_SIZE + 1]
         return data
 
-    def close_stdin(self) -> None:
-        """Give the command the end of its input."""
-        self._close(self.stdin)
-
-    def close_output(self, descriptor: int) -> None:
-        """Close the terminal or an output that has come to its end."""
-        self._close(descriptor)
+    def close_stream(self, descriptor: int | None) -> None:
+        """Close the terminal, the input or an output, if it is one of these and open."""
+        for name in _STREAMS:
+            if descriptor is not None and descriptor == getattr(self, name):
+                os.close(descriptor)
+                setattr(self, name, None)
 
     def hang_up(self) -> None:
         """Take the command's terminal or pipes away and send it SIGHUP; it may go on if it wants to."""
@@ -339,12 +335,11 @@ class Execution:
         if code == 1 and (error := self._logged_error() or complaint(self._printed)):
             # Too late to refuse: the kernel did not take the file that was found.
             return Ended(code=127 if _MISSING.search(error) else 126)
-        if code < 0:
-            return Ended(signal=-code)
-        return self._as_signal(code) if code > 128 else Ended(code=code)
+        number = -code if code < 0 else killed_by(code, self._process) if code > 128 else None
+        return Ended(code=code) if number is None else Ended(signal=number)
 
     def close(self) -> None:
-        """Give everything back; a command that still runs is left to the next agent's `sweep`."""
+        """Close everything; a command that still runs is left to the next agent's `sweep`."""
         self._close_streams()
         if self._crun.poll() is None and not self.begun():
             # The runtime hangs: nobody else would ever end it.
@@ -357,16 +352,6 @@ class Execution:
             if descriptor is not None:
                 os.close(descriptor)
         self._release()
-
-    def _as_signal(self, code: int) -> Ended:
-        # crun returns 128 + n both for signal n and for that exit code; the kernel may still know better.
-        status = pidfd.wait_status(self._process) if self._process is not None else None
-        if status is not None:
-            if os.WIFSIGNALED(status):
-                return Ended(signal=os.WTERMSIG(status))
-            return Ended(code=os.WEXITSTATUS(status))
-        number = code - 128
-        return Ended(signal=number) if number <= signal.SIGRTMAX else Ended(code=code)
 
     def _failure(self, code: int) -> TankError:
         error = self._logged_error()
@@ -390,14 +375,8 @@ class Execution:
         self._crun.wait(_DEADLINE)
 
     def _close_streams(self) -> None:
-        self._close(self.terminal, self.stdin, self.stdout, self.stderr)
-
-    def _close(self, *descriptors: int | None) -> None:
-        for name in ("terminal", "stdin", "stdout", "stderr"):
-            descriptor = getattr(self, name)
-            if descriptor is not None and descriptor in descriptors:
-                os.close(descriptor)
-                setattr(self, name, None)
+        for name in _STREAMS:
+            self.close_stream(getattr(self, name))
 
 
 def complaint(printed: bytes) -> str:
@@ -426,11 +405,6 @@ def _group(pid: int) -> int | None:
         return os.getpgid(pid)
     except ProcessLookupError:
         return None
-
-
-def _may_begin(directory: Path, until: float) -> bool:
-    """Return whether to wait for a command's pid file: crun may write it a moment after its agent ended."""
-    return time.monotonic() < until and time.time() - directory.stat().st_mtime < _SAME_MOMENT
 
 
 def _began_with(pid: int, file: Path) -> bool:
