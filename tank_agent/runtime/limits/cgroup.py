@@ -11,6 +11,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Literal
@@ -19,9 +20,9 @@ from msgspec import Struct
 
 ROOT = Path("/sys/fs/cgroup")
 _DEFAULT_RUN_DIR = Path("/run/tank")
-# The agent's unit, and beside it the unit whose group is delegated to us: what is in it outlives the agent.
-_AGENT_UNIT = "tank-agent.service"
+# Beside the agent's unit is the one whose group is delegated to us: what is in it outlives the agent.
 _PODS_UNIT = "tank-pods.service"
+_OWN_GROUP = re.compile(r"^0::(.*?)/tank-(?:agent|pods)\.service(?:/|$)", re.MULTILINE)
 
 
 class CgroupHost(Struct, frozen=True, kw_only=True):
@@ -64,7 +65,7 @@ class CgroupHost(Struct, frozen=True, kw_only=True):
         return frozenset(found)
 
     def thaw(self, path: str) -> None:
-        """Let a group, and what is below it, go on if somebody froze it: on v1 no signal ends it before."""
+        """Thaw a group and all below it, should somebody have frozen it: on v1 no signal ends it before."""
         for group in self._tree(path):
             for name, value in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
                 if (group / name).exists():
@@ -77,12 +78,10 @@ class CgroupHost(Struct, frozen=True, kw_only=True):
 
         The pod's group goes with the last of its containers'.
         """
-        gone = True
-        for group in self._tree(path, topdown=False):
-            gone = _remove_directory(group) and gone
+        gone = [_remove_directory(group) for group in self._tree(path, topdown=False)]
         for pod in self.directories(path.rpartition("/")[0]):
             _remove_directory(pod)
-        return gone
+        return all(gone)
 
     def sweep(self, keep: Collection[str]) -> tuple[str, ...]:
         """Remove every group that is not in `keep` and holds no process; return those that remain."""
@@ -109,10 +108,10 @@ class CgroupHost(Struct, frozen=True, kw_only=True):
 
 
 def detect(run_dir: Path, *, root: Path = ROOT, own: Path = Path("/proc/self/cgroup")) -> CgroupHost:
-    """Find out what kind of host this is, and choose the agent's group.
+    """Find out which kind of host this is, and choose the agent's group.
 
     It is named after run_dir, so that two agents of one machine never sweep each other's containers. Under
-    the package's units it is inside of the group of the pods' unit, which systemd delegates
+    the package's units it is in the group of the pods' unit, which systemd delegates
     (docs/decisions/0010-packaging.md).
     """
     digest = hashlib.sha256(os.fsencode(run_dir)).hexdigest()
@@ -132,14 +131,9 @@ def detect(run_dir: Path, *, root: Path = ROOT, own: Path = Path("/proc/self/cgr
 
 def _delegated(own: Path, root: Path) -> str:
     """Return the group of the pods' unit, or nothing where neither it nor the agent's unit runs the agent."""
-    for line in own.read_text().splitlines():
-        if line.startswith("0::"):
-            parts = line[3:].split("/")
-            for index, part in enumerate(parts):
-                if part in (_AGENT_UNIT, _PODS_UNIT):
-                    group = "/".join([*parts[:index], _PODS_UNIT])
-                    return group if (root / group.lstrip("/")).is_dir() else ""
-    return ""
+    found = _OWN_GROUP.search(own.read_text())
+    group = f"{found[1]}/{_PODS_UNIT}" if found is not None else ""
+    return group if group and (root / group.lstrip("/")).is_dir() else ""
 
 
 def _children(directory: Path) -> list[Path]:

@@ -1,10 +1,10 @@
 """Detect mounts that a running container lost, and restore them.
 
 The container goes on, and its programs may swap links and directories all the while. So a path inside is
-resolved from the container's root, in its own mount namespace, to a descriptor; what that leads to is looked
-at; then that very descriptor is mounted on, or unmounted. What is mounted on is the container's own root file
-system or the volume that the path is in, never a file system of the kernel; nothing but a file of the pod is
-unmounted. Where the path leads elsewhere, the container's next start heals it.
+resolved from the container's root, in its own mount namespace, to a descriptor; that is checked, and then the
+same descriptor is mounted on, or unmounted. A mount goes only into the container's own root file system or
+the volume that the path is in, never into a file system of the kernel; only a file of the pod is unmounted.
+Where the path leads elsewhere, the container's next start mends it.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from tank_agent.runtime.run import LiveRun, RunRecord
 from tank_agent.runtime.security.user_namespace import mapping_of
 from tank_agent.spec.model import Mount, Volume
 
-# Below the bundle: where sources are bound meanwhile.
+# Below the bundle: where sources are bound in the meantime.
 _SCRATCH = "again"
 # A path that the container's own programs removed, or made into something else.
 _NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 # How many mounts of deleted files may lie on each other.
 _STALE_MAX = 16
-# What a namespace may hold: each time that a program moves a mount away, it would gain one.
+# The most mounts in a namespace, which gains one each time that a program moves a mount away.
 _MOUNTS_MAX = 1000
 _FILE_PATHS = frozenset(f"/etc/{name}" for name in FILES)
 Inode = tuple[int, int]
@@ -45,15 +45,13 @@ _NEXT_START = "a restart of the container makes all its mounts anew"
 
 
 class _Lost(Struct, frozen=True, kw_only=True):
-    """A mount to bring back: the descriptor of what is mounted, and where.
+    """A mount to restore: its descriptor and its path.
 
-    `below` is the volume that the path is in, and the inode of that; None for the root file system. A former
-    `file` of the pod may be there still.
+    `below` is the volume that the path is in, and the inode of that; None for the root file system.
     """
 
     copy: int
     target: str
-    file: bool
     below: tuple[str, Inode] | None
 
 
@@ -65,7 +63,7 @@ def file_mounts(files: Path) -> tuple[BindMount, ...]:
 def lost(process: int, record: RunRecord, files: Path) -> tuple[str, ...]:
     """Return the paths in a container at which nothing of its pod is mounted any more.
 
-    A pod's file counts as lost if another inode is there: what is written to the pod's own never gets there.
+    A pod's file counts as lost if another inode is there, since changes of the pod's own never get there.
 
     Args:
         process: a pidfd of the container.
@@ -102,9 +100,7 @@ def restore(
 
             def below(target: str) -> tuple[str, Inode] | None:
                 outer = innermost(target, record.volumes)
-                if outer is None:
-                    return None
-                return outer, binder.inode(record.pod, volumes, volume_of[outer])
+                return (outer, binder.inode(record.pod, volumes, volume_of[outer])) if outer else None
 
             _mount(process, record, bound, below)
             point("runtime:mounted-again")
@@ -159,13 +155,11 @@ def _mount(
     with ExitStack() as stack:
         copies = []
         for mount in bound:
-            copy = mount_api.clone(mount.source)
-            stack.callback(os.close, copy)
-            file = mount.target in _FILE_PATHS
-            copies.append(_Lost(copy=copy, target=mount.target, file=file, below=below(mount.target)))
-        # Of the host's /proc: the container's does not know us.
-        descriptors = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        stack.callback(os.close, descriptors)
+            copy = stack.enter_context(Closing(mount_api.clone(mount.source)))
+            copies.append(_Lost(copy=copy, target=mount.target, below=below(mount.target)))
+        # Of the host's /proc, since the agent is not in the container's.
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        descriptors = stack.enter_context(Closing(os.open("/proc/self/fd", flags)))
 
         def attach(root: int) -> None:
             if _count_mounts(descriptors) > _MOUNTS_MAX:
@@ -203,7 +197,7 @@ def _is_mounted(root: int, path: str, inode: Inode | None) -> bool:
 
 
 def _attach(root: int, descriptors: int, lost_mount: _Lost) -> None:
-    """Mount on what a path leads to, once that is known to be where such a path may lead."""
+    """Mount on the place to which a path leads, if it may lead there."""
     for _ in range(_STALE_MAX):
         with Closing(open_in_root(root, lost_mount.target, os.O_PATH)) as found:
             place = mount_api.place_of(found)
@@ -212,7 +206,8 @@ def _attach(root: int, descriptors: int, lost_mount: _Lost) -> None:
                     break
                 mount_api.attach(lost_mount.copy, found)
                 return
-            if not (lost_mount.file and _is_stale(found, lost_mount.copy)):
+            # A former file of the pod may be there still.
+            if not (lost_mount.target in _FILE_PATHS and _is_stale(found, lost_mount.copy)):
                 break
             # The next must not pile up on it.
             mounts.unmount_descriptor(found, descriptors)
@@ -233,6 +228,6 @@ def _allowed(root: int, lost_mount: _Lost) -> int | None:
 
 
 def _is_stale(found: int, copy: int) -> bool:
-    """Return whether the top of a mount is a former file of the pod, where the present one belongs."""
+    """Return whether the root of a mount is a former file of the pod, in the place of the present one."""
     there, ours = os.fstat(found), os.fstat(copy)
     return stat.S_ISREG(there.st_mode) and there.st_dev == ours.st_dev

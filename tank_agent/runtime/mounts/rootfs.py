@@ -21,9 +21,9 @@ from tank_agent.linux.paths import Closing
 from tank_agent.linux.trees import Trash, left_for_later, remove_tree
 
 MOUNT_POINT = "rootfs"
-# Where layers lie whose ids are mapped, while the overlay is made of them.
+# The directory of layers whose ids are mapped, while the overlay is made of them.
 LAYERS = "layers"
-# What the runtime mounts over. An image may hold symbolic links by these names that lead out of it; real
+# The runtime mounts over these. An image may hold symbolic links by these names that lead out of it; real
 # directories and files in a layer above hide them (CVE-2026-47766).
 _DIRECTORIES = (*((name, 0o755) for name in ("dev", "etc", "proc", "run", "sys")), ("tmp", 0o1777))
 _OPEN_SKELETON = "skeleton"
@@ -31,7 +31,7 @@ FILES = ("hosts", "hostname", "resolv.conf")
 
 
 class RootFilesystems:
-    """Mounts and removes root file systems; the upper directories lie in `data_dir/overlay/<run>`.
+    """Mounts and removes root file systems; the upper directories are in `data_dir/overlay/<run>`.
 
     Their files are deleted from `data_dir/trash`, in the background.
     """
@@ -64,8 +64,10 @@ class RootFilesystems:
             if mapping is not None:
                 lower = _map_layers(lower, bundle / LAYERS, mapping)
                 point("runtime:layers-mapped")
-            # An image may have no layers.
-            _copy_directory_owner(lower[-2:][0], private / "upper")
+            # An image may have no layers; the uppermost directory is what the container sees as "/".
+            top = lower[-2:][0].stat()
+            os.chown(private / "upper", top.st_uid, top.st_gid)
+            (private / "upper").chmod(stat.S_IMODE(top.st_mode))
             point("runtime:overlay-made")
             mounts.overlay([*reversed(lower)], private / "upper", private / "work", target)
         except FileNotFoundError as error:
@@ -80,7 +82,7 @@ class RootFilesystems:
         mounts.unmount_below(bundle / LAYERS)
 
     def remove(self, run: str) -> None:
-        """Remove what a run wrote into its root file system."""
+        """Remove a run's changes of its root file system."""
         try:
             self._trash.throw(self._overlays / run)
         except OSError as error:
@@ -117,13 +119,6 @@ def _map_layers(layers: Sequence[Path], directory: Path, mapping: IdMapping) -> 
             raise
         mapped.append(target)
     return mapped
-
-
-def _copy_directory_owner(source: Path, target: Path) -> None:
-    """Give a directory another's owner and mode: the uppermost one is what the container sees as "/"."""
-    status = source.stat()
-    os.chown(target, status.st_uid, status.st_gid)
-    target.chmod(stat.S_IMODE(status.st_mode))
 
 
 def _make_skeleton(skeleton: Path) -> None:

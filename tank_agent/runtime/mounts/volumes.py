@@ -20,17 +20,17 @@ from pathlib import Path
 import structlog
 
 from tank_agent.errors import Retry, Stalled
-from tank_agent.linux import mount_api, mounts, paths
+from tank_agent.linux import mount_api, mounts
 from tank_agent.linux.fault import point
 from tank_agent.linux.namespaces import IdMapping
-from tank_agent.linux.paths import Closing
+from tank_agent.linux.paths import Closing, open_without_links
 from tank_agent.linux.trees import remove_tree
 from tank_agent.runtime.container.oci import BindMount
 from tank_agent.spec.model import Mount, Volume
 
 _log = structlog.get_logger()
 _DIRECTORY = "volumes"
-# The end of a name that no volume can have: its files are being deleted.
+# Ends the name of a directory that is being deleted; no volume can have such a name.
 _REMOVED = ".gone"
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -46,7 +46,7 @@ class Volumes:
     def __init__(self, data_dir: Path, run_dir: Path) -> None:
         self._root = data_dir / _DIRECTORY
         self._own = tuple(Path(os.path.realpath(directory)) for directory in (run_dir, data_dir))
-        # Guards opening a volume for a run, and from the check of its uses to its removal.
+        # Held while a volume is opened for a run, and from the check of its uses to its removal.
         self._lock = threading.Lock()
         # Only root gets at them by paths of the host, which are neither nosuid nor nodev: a setuid program of
         # a container would make any user root.
@@ -87,8 +87,7 @@ class Volumes:
                 volume = by_name[mount.volume]
                 if volume.host is not None:
                     self.refuse_own(f"volume {volume.name}", Path(volume.host))
-                source = self._open(pod, volume, owner)
-                stack.callback(os.close, source)
+                source = stack.enter_context(Closing(self._open(pod, volume, owner)))
                 sources[mount.path] = source
                 bound[mount.path] = _bind(source, bundle / _DIRECTORY / str(index), mount, mapping)
             # The innermost first, so that each is whole when it goes into the next.
@@ -124,9 +123,8 @@ class Volumes:
         found = []
         for pod in self._root.iterdir():
             if pod.is_dir() and not pod.is_symlink():
-                # What begins with a dot is being made or removed.
-                volumes = [entry for entry in pod.iterdir() if not entry.name.startswith(".")]
-                found += [(pod.name, volume.name, volume) for volume in volumes]
+                # A name that begins with a dot is of a volume that is being made or removed.
+                found += [(pod.name, one.name, one) for one in pod.iterdir() if not one.name.startswith(".")]
         return tuple(sorted(found))
 
     def remove(self, pod: str, name: str, check: Callable[[], None] = lambda: None) -> bool:
@@ -138,7 +136,7 @@ class Volumes:
         if not (_NAME.fullmatch(pod) and _NAME.fullmatch(name)):
             return False
         removed = self._root / pod / f".{name}.{secrets.token_hex(4)}{_REMOVED}"
-        # What resisted an earlier removal.
+        # Left by an earlier removal that failed.
         left = sorted((self._root / pod).glob(f".{name}.*{_REMOVED}"))
         try:
             for path in left:
@@ -165,8 +163,8 @@ class Volumes:
                 return _open_managed(self._root / pod, volume.name, owner)
         what = f"volume {volume.name}: "
         try:
-            with paths.Closing(os.open("/", os.O_PATH | os.O_CLOEXEC)) as root:
-                return paths.open_without_links(root, volume.host.lstrip("/"), os.O_PATH)
+            with Closing(os.open("/", os.O_PATH | os.O_CLOEXEC)) as root:
+                return open_without_links(root, volume.host.lstrip("/"), os.O_PATH)
         except FileNotFoundError as error:
             raise Stalled(f"{what}{volume.host} does not exist on this machine") from error
         except OSError as error:
@@ -177,25 +175,25 @@ class Volumes:
 
 
 def depth(path: str) -> int:
-    """Return by what to sort mounts so that none covers one before it, as /data would /data/cache."""
+    """Return a sort key for mounts, so that none covers one before it, as /data would /data/cache."""
     return path.count("/")
 
 
 def innermost(path: str, outer: Iterable[str]) -> str | None:
-    """Return the innermost of some paths that a path is in; None if it is in none."""
+    """Return the innermost of some directories that a path is in; None if it is in none."""
     return max((found for found in outer if path.startswith(f"{found}/")), key=len, default=None)
 
 
 def _nest(inner: BindMount, outer: BindMount, source: int) -> None:
-    """Mount what is bound inside of what else is; `source` is what that was made from."""
+    """Mount one bound volume inside of another, whose files `source` stands for."""
     relative = inner.target.removeprefix(f"{outer.target}/")
     with ExitStack() as stack:
-        copy = stack.enter_context(paths.Closing(mount_api.clone(inner.source)))
+        copy = stack.enter_context(Closing(mount_api.clone(inner.source)))
         try:
             if not outer.read_only:
                 _make_mount_point(source, relative, is_directory=stat.S_ISDIR(os.fstat(copy).st_mode))
-            top = stack.enter_context(paths.Closing(os.open(outer.source, os.O_PATH | os.O_CLOEXEC)))
-            target = stack.enter_context(paths.Closing(paths.open_without_links(top, relative, os.O_PATH)))
+            top = stack.enter_context(Closing(os.open(outer.source, os.O_PATH | os.O_CLOEXEC)))
+            target = stack.enter_context(Closing(open_without_links(top, relative, os.O_PATH)))
             mount_api.attach(copy, target)
         except OSError as error:
             where = f"mount {inner.target}: "
@@ -211,20 +209,18 @@ def _make_mount_point(volume: int, relative: str, *, is_directory: bool) -> None
         for part in (*parents, *((name,) if is_directory else ())):
             with suppress(FileExistsError):
                 os.mkdir(part, dir_fd=volume)
-                made = paths.open_without_links(volume, part, os.O_RDONLY | os.O_DIRECTORY)
-                stack.callback(os.close, made)
-                # Whatever our umask is.
-                os.fchmod(made, 0o755)
-            volume = paths.open_without_links(volume, part, os.O_PATH)
-            stack.callback(os.close, volume)
+                with Closing(open_without_links(volume, part, os.O_RDONLY | os.O_DIRECTORY)) as made:
+                    # Whatever our umask is.
+                    os.fchmod(made, 0o755)
+            volume = stack.enter_context(Closing(open_without_links(volume, part, os.O_PATH)))
         if not is_directory:
             with suppress(FileExistsError):
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-                os.close(paths.open_without_links(volume, name, flags, 0o644))
+                os.close(open_without_links(volume, name, flags, 0o644))
 
 
 def _finish_removals(left: Sequence[Path]) -> None:
-    """Go on where an agent was killed that removed volumes."""
+    """Finish removals during which an agent was killed."""
     for path in left:
         try:
             _remove(path)
@@ -243,20 +239,19 @@ def _open_managed(directory: Path, name: str, owner: tuple[int, int] | None) -> 
     try:
         directory.mkdir(mode=0o700, exist_ok=True)
         directory.chmod(0o700)
-        with paths.Closing(os.open(directory, flags | os.O_NOFOLLOW | os.O_CLOEXEC)) as parent:
-            try:
-                return paths.open_without_links(parent, name, flags)
-            except FileNotFoundError:
-                if owner is None:
-                    raise Retry(f"volume {name}: {directory / name} was removed") from None
-                _make_volume(parent, name, owner)
-            return paths.open_without_links(parent, name, flags)
+        with Closing(os.open(directory, flags | os.O_NOFOLLOW | os.O_CLOEXEC)) as parent:
+            with suppress(FileNotFoundError):
+                return open_without_links(parent, name, flags)
+            if owner is None:
+                raise Retry(f"volume {name}: {directory / name} was removed")
+            _make_volume(parent, name, owner)
+            return open_without_links(parent, name, flags)
     except OSError as error:
         raise Retry(f"volume {name}: cannot make {directory / name}: {error.strerror}") from error
 
 
 def _make_volume(parent: int, name: str, owner: tuple[int, int]) -> None:
-    """Make a volume so that it never stands there with the wrong owner."""
+    """Make a volume that never has the wrong owner, not even for a moment."""
     temporary = f".{name}.new"
     # One that is there was left by an agent that died right here; nothing ever used it.
     with suppress(FileExistsError):

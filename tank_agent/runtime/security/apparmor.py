@@ -36,18 +36,14 @@ def loaded_profiles(enabled: Path = _ENABLED, profiles: Path = _PROFILES) -> Pro
         OSError: AppArmor is on, but its list cannot be read: securityfs is not mounted, or this is not root.
     """
     try:
-        on = enabled.read_text().strip() == "Y"
+        if enabled.read_text().strip() != "Y":
+            return None
     except FileNotFoundError:
-        return None
-    if not on:
         return None
     with profiles.open(errors="replace") as file:
         listed = file.read(_PROFILES_LIMIT)
-    found = {}
-    for line in listed.splitlines():
-        name, _, mode = line.rpartition(" (")
-        found[name] = mode.removesuffix(")")
-    return found
+    parts = (line.rpartition(" (") for line in listed.splitlines())
+    return {name: mode.removesuffix(")") for name, _, mode in parts}
 
 
 def profile_of(security: Security, loaded: Callable[[], Profiles | None] = loaded_profiles) -> str | None:
@@ -76,9 +72,8 @@ def profile_of(security: Security, loaded: Callable[[], Profiles | None] = loade
             hint="boot a kernel with AppArmor, or leave apparmor out of [containers.security]",
         )
     if wanted not in profiles:
-        raise Stalled(
-            f"AppArmor profile {wanted} is not loaded", hint="load it with `apparmor_parser -r FILE`"
-        )
+        hint = "load it with `apparmor_parser -r FILE`"
+        raise Stalled(f"AppArmor profile {wanted} is not loaded", hint=hint)
     return wanted
 
 

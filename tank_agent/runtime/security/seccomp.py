@@ -178,6 +178,25 @@ def _read(path: str) -> dict[str, Any]:
     return dict(msgspec.to_builtins(decoded))
 
 
+def _allow(names: Collection[str], *conditions: dict[str, Any]) -> Rule:
+    arguments = {"args": list(conditions)} if conditions else {}
+    return {"names": sorted(names), "action": "SCMP_ACT_ALLOW", **arguments}
+
+
+def _refuse(names: Collection[str], number: int, *conditions: dict[str, Any]) -> Rule:
+    return {**_allow(names, *conditions), "action": "SCMP_ACT_ERRNO", "errnoRet": number}
+
+
+def _argument(comparison: str, value: int, **more: int) -> dict[str, Any]:
+    """Return a condition on a call's first argument."""
+    return {"index": 0, "value": value, **more, "op": f"SCMP_CMP_{comparison}"}
+
+
+# PER_LINUX, perhaps with PER_LINUX32 (0x8) and UNAME26 (0x20000); 0xffffffff only asks (personality(2)).
+# Not ADDR_NO_RANDOMIZE and READ_IMPLIES_EXEC: they undo the protections of the programs started after.
+_PERSONALITIES = (_argument("MASKED_EQ", 0xFFFF_FFFF & ~0x20008, valueTwo=0), _argument("EQ", 0xFFFF_FFFF))
+
+
 def default_profile(machine: str, extra_capabilities: Collection[str] = ()) -> dict[str, Any]:
     """Return the profile as an OCI `linux.seccomp` object.
 
@@ -195,11 +214,12 @@ def default_profile(machine: str, extra_capabilities: Collection[str] = ()) -> d
     )
     allowed = syscalls.ALLOWED | syscalls.MACHINE_ALLOWED[machine] | opened
     rules = [
-        _rule(allowed, "SCMP_ACT_ALLOW"),
-        _rule(syscalls.REFUSED - opened, "SCMP_ACT_ERRNO", errno=_EPERM),
+        _allow(allowed),
+        _refuse(syscalls.REFUSED - opened, _EPERM),
         *_clone_rules(namespaces="CAP_SYS_ADMIN" in extra_capabilities),
-        *_personality_rules(),
-        *_socket_rules(),
+        *(_allow(["personality"], condition) for condition in _PERSONALITIES),
+        *(_allow(["socket"], _argument("EQ", family)) for family in syscalls.SOCKET_FAMILIES),
+        _refuse(["socket"], _EAFNOSUPPORT, _argument("GT", max(syscalls.SOCKET_FAMILIES))),
     ]
     return {
         "defaultAction": "SCMP_ACT_ERRNO",
@@ -209,45 +229,9 @@ def default_profile(machine: str, extra_capabilities: Collection[str] = ()) -> d
     }
 
 
-def _rule(
-    names: Collection[str], action: str, *args: dict[str, Any], errno: int | None = None
-) -> dict[str, Any]:
-    rule: Rule = {"names": sorted(names), "action": action}
-    if errno is not None:
-        rule["errnoRet"] = errno
-    if args:
-        rule["args"] = list(args)
-    return rule
-
-
-def _equal(index: int, value: int) -> dict[str, Any]:
-    return {"index": index, "value": value, "op": "SCMP_CMP_EQ"}
-
-
-def _masked(index: int, mask: int, value: int) -> dict[str, Any]:
-    return {"index": index, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}
-
-
 def _clone_rules(*, namespaces: bool) -> list[Rule]:
     if namespaces:
-        return [_rule(["clone"], "SCMP_ACT_ALLOW")]
+        return [_allow(["clone"])]
     flags = syscalls.NAMESPACE_FLAGS
-    return [
-        _rule(["clone"], "SCMP_ACT_ALLOW", _masked(0, sum(flags), 0)),
-        *(_rule(["clone"], "SCMP_ACT_ERRNO", _masked(0, flag, flag), errno=_EPERM) for flag in flags),
-    ]
-
-
-def _personality_rules() -> list[Rule]:
-    # PER_LINUX, perhaps with PER_LINUX32 (0x8) and UNAME26 (0x20000); 0xffffffff only asks (personality(2)).
-    # Not ADDR_NO_RANDOMIZE and READ_IMPLIES_EXEC: they undo the protections of the programs started after.
-    allowed = (_masked(0, 0xFFFF_FFFF & ~0x20008, 0), _equal(0, 0xFFFF_FFFF))
-    return [_rule(["personality"], "SCMP_ACT_ALLOW", condition) for condition in allowed]
-
-
-def _socket_rules() -> list[Rule]:
-    others = {"index": 0, "value": max(syscalls.SOCKET_FAMILIES), "op": "SCMP_CMP_GT"}
-    return [
-        *(_rule(["socket"], "SCMP_ACT_ALLOW", _equal(0, family)) for family in syscalls.SOCKET_FAMILIES),
-        _rule(["socket"], "SCMP_ACT_ERRNO", others, errno=_EAFNOSUPPORT),
-    ]
+    refused = (_refuse(["clone"], _EPERM, _argument("MASKED_EQ", flag, valueTwo=flag)) for flag in flags)
+    return [_allow(["clone"], _argument("MASKED_EQ", sum(flags), valueTwo=0)), *refused]

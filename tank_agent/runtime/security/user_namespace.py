@@ -15,7 +15,7 @@ from tank_agent.errors import Retry, Stalled
 from tank_agent.linux import mounts
 from tank_agent.linux.namespaces import IdMapping, IdRange, id_mapping, in_network_namespace
 
-# What systemd's list of ids (UIDS-GIDS) leaves to nobody, below the half that some programs cannot print.
+# Unused in systemd's list of ids (UIDS-GIDS), and below the half that some programs cannot print.
 _FIRST, _END = 0x7000_0000, 0x8000_0000
 _SIZE = 0x1_0000
 _SYSFS = "sysfs"
@@ -23,7 +23,7 @@ _SYSFS_FLAGS = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC | mounts.MS
 
 
 def free_range(used: Collection[IdRange | None]) -> IdRange:
-    """Return a range that nobody uses; raises Retry if there is none left."""
+    """Return a range that no container uses; raises Retry if there is none left."""
     taken = {ids.base for ids in used if ids is not None}
     for base in range(_FIRST, _END, _SIZE):
         if base not in taken:
@@ -51,25 +51,22 @@ def mount_sysfs(bundle: Path, netns: Path | None) -> Path:
     target.mkdir(mode=0o700, exist_ok=True)
     mount = functools.partial(mounts.mount, "sysfs", target, "sysfs", _SYSFS_FLAGS)
     try:
-        if netns is None:
-            mount()
-        else:
-            in_network_namespace(netns, mount)
+        in_network_namespace(netns, mount) if netns is not None else mount()
     except OSError as error:
         raise Retry(f"cannot mount {target}: {error.strerror}") from error
     return target
 
 
 def take_back_null_device() -> None:
-    """Make /dev/null root's again where a container owns it, who could then close it to everybody.
+    """Make /dev/null root's again where a container owns it, which could then close it to everybody.
 
     crun gives a container the host's own, as its standard input (crun issue 1845, mended in August 2025). To
-    be called before a program of the container runs, and by the agent after one that was killed.
+    be called before a program of the container runs, and once as the agent starts.
     """
     if _FIRST <= os.stat(os.devnull).st_uid < _END:  # noqa: PTH116
         os.chown(os.devnull, 0, 0)
 
 
 def detach(bundle: Path) -> None:
-    """Detach what was mounted in a bundle from the host's tree; the container keeps it."""
+    """Detach a bundle's /sys from the host's tree; the container keeps it."""
     mounts.unmount_all(bundle / _SYSFS)

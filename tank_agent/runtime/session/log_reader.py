@@ -12,6 +12,7 @@ import re
 import stat
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
@@ -62,10 +63,7 @@ class LogReader:
         self._end = self._newest()
 
     def history(self) -> Iterator[list[LogEntry]]:
-        """Yield the lines that were there when the reader was made; also empty lists, in between.
-
-        After each of them is a good moment to look whether anybody still waits for more.
-        """
+        """Yield the lines that were there when the reader was made, and empty lists after which to stop."""
         tail, self._tail = self._tail, None
         kept: deque[LogEntry] = deque(maxlen=tail)
         while self._end is not None and (data := self._chunk(self._end)):
@@ -78,11 +76,8 @@ class LogReader:
 
     def read(self) -> list[LogEntry]:
         """Return the next lines, up to some megabyte of them; none when everything was read for now."""
-        if self._tail is not None:
-            history = [entry for entries in self.history() for entry in entries]
-            if history:
-                return history
-        entries: list[LogEntry] = []
+        history = self.history() if self._tail is not None else ()
+        entries = [entry for found in history for entry in found]
         while not entries and (data := self._chunk()):
             entries = self._parse(data)
         return entries
@@ -104,10 +99,9 @@ class LogReader:
         yield from self.rest()
 
     def _chunk(self, end: tuple[int, int] | None = None) -> bytes:
-        """Return what comes next, from the next file if need be; nothing when all was read for now.
+        """Return the next bytes, also of the next file; none when all was read for now.
 
-        Args:
-            end: an inode and how much of that file is the last to be read; None for no such bound.
+        `end` is an inode, and where in that file to stop; None reads all.
         """
         while self._file is not None or self._open_next(None):
             assert self._file is not None
@@ -162,25 +156,18 @@ class LogReader:
     def _open_next(self, inode: int | None) -> bool:
         """Open the file with that inode, or the oldest there is; False if it is gone."""
         for path, number in self._files():
-            if inode in (None, number):
-                opened = _open(path)
-                if opened is not None:
-                    self.close()
-                    self._file, self._rest = opened, b""
-                    return True
+            if inode in (None, number) and (opened := _open(path)) is not None:
+                self.close()
+                self._file, self._rest = opened, b""
+                return True
         return False
 
     def _following(self, inode: int, end: tuple[int, int] | None) -> int | None:
-        """Return the inode of the file that comes after one, if `end` is not before it.
-
-        If that one was removed, it is the oldest's.
-        """
+        """Return the inode of the next file, or of the oldest if this one is gone; None at `end`."""
         inodes = [number for _, number in self._files()]
         if end is not None and (inode == end[0] or end[0] not in inodes):
             return None
-        if inode not in inodes:
-            return inodes[0] if inodes else None
-        after = inodes[inodes.index(inode) + 1 :]
+        after = inodes[inodes.index(inode) + 1 :] if inode in inodes else inodes
         return after[0] if after else None
 
     def _files(self) -> list[tuple[Path, int]]:
@@ -196,20 +183,17 @@ class LogReader:
     def _newest(self) -> tuple[int, int] | None:
         """Return the inode and the size of the newest file; None if there is none yet."""
         for path, _ in reversed(self._files()):
-            opened = _open(path)
-            if opened is not None:
-                status = os.fstat(opened)
-                os.close(opened)
+            if (opened := _open(path)) is not None:
+                with Closing(opened):
+                    status = os.fstat(opened)
                 return status.st_ino, status.st_size
         return None
 
     def _begin_at_tail(self, tail: int) -> None:
-        """Stand so that at least the last lines are still to be read."""
-        files = self._files()
+        """Move to where at least the last lines are still to be read."""
         counted, begin = 0, 0
-        for path, _ in reversed(files):
-            opened = _open(path)
-            if opened is None:
+        for path, _ in reversed(self._files()):
+            if (opened := _open(path)) is None:
                 break
             self.close()
             self._file = opened
@@ -232,17 +216,15 @@ def log_files(path: Path) -> list[tuple[Path, int]]:
     numbers = sorted((int(n.removeprefix(prefix)) for n in names if n[len(prefix) :].isdigit()), reverse=True)
     found = []
     for candidate in (*(path.with_name(f"{prefix}{number}") for number in numbers), path):
-        try:
+        with suppress(FileNotFoundError):
             found.append((candidate, candidate.stat(follow_symlinks=False).st_ino))
-        except FileNotFoundError:
-            continue
     return found
 
 
 def last_bytes(path: Path, size: int) -> bytes:
     """Return about the last `size` bytes that a container with a terminal printed."""
     printed = b""
-    # A terminal that is quiet since the last rotation has its last lines in the file before.
+    # The last lines of a terminal that is quiet since the last rotation are in the file before.
     for file, _ in reversed(log_files(path)):
         found, whole = _printed(file, _SHARE * size)
         printed = found + printed
@@ -253,8 +235,7 @@ def last_bytes(path: Path, size: int) -> bytes:
 
 def _printed(file: Path, most: int) -> tuple[bytes, bool]:
     """Return what was printed in the last bytes of a file, and whether that is all of it."""
-    opened = _open(file)
-    if opened is None:
+    if (opened := _open(file)) is None:
         return b"", True
     with Closing(opened):
         begin = max(0, os.fstat(opened).st_size - most)

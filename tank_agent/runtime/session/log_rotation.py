@@ -57,7 +57,7 @@ class Rotation:
         self._max_size, self._max_files = max_size, max_files
 
     def check(self) -> None:
-        """Rotate what is too large, and repair what an interrupted rotation left."""
+        """Rotate logs that are too large, and finish rotations that were interrupted."""
         limit = self._max_files
         trimmed: dict[Path, int] = {}
         errors: dict[Path, str] = {}
@@ -69,11 +69,11 @@ class Rotation:
                     if self._trimmed.get(log) != limit:
                         trim(log, limit)
                     trimmed[log] = limit
-                    # One that only is being made has not opened its log yet.
+                    # A run that is being made has not opened its log yet.
                     if run.started and run.monitor is not None:
                         self._check_run(run, log)
                 except OSError as error:
-                    # Such as a file that cannot be removed: the others are looked at all the same.
+                    # Such as a file that cannot be removed: the others are checked all the same.
                     errors[log] = text = str(shortage(error) or error)
                     if self._errors.get(log) != text:
                         name = run.record.container
@@ -82,17 +82,15 @@ class Rotation:
 
     def _check_run(self, run: LiveRun, log: Path) -> None:
         try:
-            size = log.stat(follow_symlinks=False).st_size
+            too_large = log.stat(follow_symlinks=False).st_size > self._max_size
         except FileNotFoundError:
-            self._reopen(run.directory)
-            return
-        if size > self._max_size:
+            pass
+        else:
+            if not too_large:
+                return
             rotate(log, self._max_files)
-            self._reopen(run.directory)
-
-    def _reopen(self, directory: Path) -> None:
         control = self._containers.control
-        while (wait := control.reopen_log(directory)) > 0 and not self._ended.wait(wait):
+        while (wait := control.reopen_log(run.directory)) > 0 and not self._ended.wait(wait):
             pass
 
     def _run(self) -> None:
@@ -105,7 +103,7 @@ class Rotation:
 
 
 def rotate(log: Path, max_files: int) -> None:
-    """Rename a log's files so that its own name is free, and remove what is too old."""
+    """Rename a log's files so that its own name is free, and remove the oldest."""
     trim(log, max_files - 1)
     if max_files == 1:
         log.unlink()
@@ -120,7 +118,7 @@ def rotate(log: Path, max_files: int) -> None:
 
 
 def trim(log: Path, max_files: int) -> None:
-    """Remove the oldest of a log's files, so that so many are left, the newest included."""
+    """Remove the oldest of a log's files, so that `max_files` are left, the newest included."""
     for path, _ in log_files(log):
         if path != log and int(path.suffix.removeprefix(".")) >= max_files:
             path.unlink(missing_ok=True)
