@@ -1,20 +1,7 @@
 """Errors for users: what happened, where, and what to do now.
 
-    TankError                  anything that we foresee; carries `hint` and `where`
-     ├─ InvalidSpec            a pod file or agent.toml says something that cannot be (exit code 2)
-     ├─ PodNotFound            no pod of that name
-     ├─ OwnedElsewhere         a file or git owns the pod, so the API may not change it
-     ├─ VolumeInUse            a pod has the managed volume, so it may not be removed
-     ├─ ImageInUse             a pod needs the image, so it may not be removed
-     ├─ AgentUnreachable       the socket does not answer
-     ├─ NotRunning             the pod has no live container to enter or to attach to
-     ├─ NotATty                attach needs a container with `tty = true`
-     ├─ CannotRun              exec: what was asked for is there, but cannot be run (exit code 126)
-     ├─ CommandNotFound        exec: there is no such command in the container (exit code 127)
-     ├─ Stalled                cannot go on until a person changes something
-     └─ Retry                  failed now, may work later: the loop backs off and tries again
-
-A bug is any other exception: it is logged with its trace and never shown as advice.
+Each is a TankError, and each class says when it is raised. A bug is any other exception: it is logged with
+its trace and never shown as advice.
 """
 
 from __future__ import annotations
@@ -22,25 +9,6 @@ from __future__ import annotations
 import errno
 import os
 from typing import ClassVar, TypeVar
-
-__all__ = [
-    "AgentUnreachable",
-    "CannotRun",
-    "CommandNotFound",
-    "ImageInUse",
-    "InvalidSpec",
-    "NotATty",
-    "NotRunning",
-    "OwnedElsewhere",
-    "PodNotFound",
-    "Problem",
-    "Retry",
-    "Stalled",
-    "TankError",
-    "VolumeInUse",
-    "one_line",
-    "shortage",
-]
 
 from msgspec import Struct
 
@@ -72,7 +40,7 @@ def _cut(text: _Text) -> _Text:
 class TankError(Exception):
     """An error that a user can act on.
 
-    What is long is cut: registries, files and images choose words that messages repeat.
+    Long texts are cut, since messages repeat words that registries, files and images choose.
 
     Args:
         message: what happened, as one sentence without a full stop.
@@ -95,10 +63,10 @@ class TankError(Exception):
 
 
 class Problem(Struct, frozen=True, order=True):
-    """One thing that is wrong in one file; prints as `file:line: key: message`.
+    """One mistake in one file; prints as `file:line: key: message`.
 
     `line` counts from 1; 0 means the file as a whole. `message` says what is wrong and what would be right.
-    `pod` is the name of the pod it belongs to, where the file got far enough to tell.
+    `pod` is the name of the pod it belongs to, if that can be read.
     """
 
     file: str
@@ -132,19 +100,19 @@ class PodNotFound(TankError):
 
 
 class OwnedElsewhere(TankError):
-    """The pod is owned by a file or by git; `where` and `hint` say which file to edit."""
+    """A file or git owns the pod, so the API may not change it; `where` and `hint` say which file to edit."""
 
     reason = "owned-elsewhere"
 
 
 class VolumeInUse(TankError):
-    """A pod that is desired or runs has the managed volume; the message names it."""
+    """The managed volume may not be removed: the pod that the message names is desired with it, or runs."""
 
     reason = "volume-in-use"
 
 
 class ImageInUse(TankError):
-    """A pod runs the image, is to run it, or did before its last change; the message names it."""
+    """The image may not be removed: the pod in the message runs it, is to, or did before its change."""
 
     reason = "image-in-use"
 
@@ -194,21 +162,17 @@ class Retry(TankError):
 
 
 def shortage(error: Exception) -> Retry | None:
-    """Return the shortage that an error means, with a hint; None if it means none."""
-    number = _number(error)
-    hint = _HINTS.get(number)
-    return None if hint is None else Retry(f"{os.strerror(number)}{_place(error)}", hint=hint)
-
-
-def _number(error: Exception) -> int:
+    """Return an error about memory, disk space, descriptors and the like; None for other errors."""
     if isinstance(error, MemoryError):
-        return errno.ENOMEM
-    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
-        return errno.EAGAIN
-    return (error.errno or 0) if isinstance(error, OSError) else 0
-
-
-def _place(error: Exception) -> str:
+        number = errno.ENOMEM
+    elif isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        number = errno.EAGAIN
+    else:
+        number = (error.errno or 0) if isinstance(error, OSError) else 0
+    hint = _HINTS.get(number)
+    if hint is None:
+        return None
     name = error.filename if isinstance(error, OSError) else None
     # A descriptor's number helps nobody.
-    return "" if name is None or isinstance(name, int) else f": {os.fsdecode(name)}"
+    place = "" if name is None or isinstance(name, int) else f": {os.fsdecode(name)}"
+    return Retry(f"{os.strerror(number)}{place}", hint=hint)

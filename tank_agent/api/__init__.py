@@ -1,6 +1,6 @@
 """The agent's HTTP API on a unix socket, read from the wire inwards.
 
 `types` is what both ends agree on: calls, and the structs of their answers. `listener` makes the socket,
-`server` takes connections there, `peer` identifies the caller, `connection` speaks HTTP with it, `routes`
-finds the handler of a request, and that asks `control`.
+`server` takes connections there and speaks HTTP, `routes` finds the handler of a request, and that asks
+`control`.
 """

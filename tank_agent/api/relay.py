@@ -1,7 +1,8 @@
-"""Joins a caller's upgraded connection with a command or a terminal, both ways, within fixed memory.
+"""Join a caller's upgraded connection with a command or a terminal, both ways, within fixed memory.
 
-One thread and one poll for each session. Who does not keep up makes only the other side wait: a command whose
-output nobody reads, or a caller whose input the command does not read. A container's terminal never waits.
+Each session has one thread and one poll. A side that does not keep up makes only the other side wait: a
+command whose output nobody reads, or a caller whose input the command does not read. A container's terminal
+never waits.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 
 from tank_agent.api import frames
 from tank_agent.api.request import RawConnection
@@ -19,7 +21,7 @@ from tank_agent.api.wire import encode_error, error_body
 from tank_agent.errors import NotRunning, Retry, TankError
 from tank_agent.runtime.run import LiveRun
 from tank_agent.runtime.session.attach import Viewer
-from tank_agent.runtime.session.exec import Ended, Execution
+from tank_agent.runtime.session.exec import Execution
 
 _QUEUE = 256 << 10
 _RECEIVE = 256 << 10
@@ -38,7 +40,7 @@ _MOST_LEFT = 1 << 20
 
 
 class Caller:
-    """The user's connection, as frames; nothing here blocks.
+    """The user's connection, as frames; only `wait` and `finish` block.
 
     Attributes:
         queued: bytes that wait for the caller to read.
@@ -58,39 +60,45 @@ class Caller:
         self.confirm(0)
 
     def confirm(self, taken: int) -> None:
-        """Say how much of the input was passed on, to a caller who asked for that."""
+        """Send how much of the input was passed on, to a caller who asked for that."""
         if self._confirms:
             self.put(frames.TAKEN, frames.count_payload(taken))
 
-    def fileno(self) -> int:
-        """Return the descriptor to poll."""
-        return self._socket.fileno()
+    def wait(
+        self, masks: Mapping[int, int], patience: float | None = None, *, reading: bool = True
+    ) -> tuple[Mapping[int, int], list[tuple[int, bytes]]]:
+        """Wait for the caller, or for one of the descriptors to have an event of its mask.
 
-    def interest(self, *, reading: bool) -> int:
-        """Return what to poll for; that the caller left, always."""
-        wanted = select.POLLRDHUP
-        if reading:
-            wanted |= select.POLLIN
-        return wanted | select.POLLOUT if self._queue else wanted
+        Returns the descriptors that have events, and the frames that have come; none unless `reading`.
+
+        Args:
+            patience: the longest to wait, in seconds.
+        """
+        mine = self._socket.fileno()
+        wanted = select.POLLRDHUP | (select.POLLIN if reading else 0) | (select.POLLOUT if self._queue else 0)
+        ready = _poll({mine: wanted, **masks}, patience)
+        events = ready.pop(mine, 0)
+        if events & select.POLLOUT:
+            self._flush()
+        if events & select.POLLIN:
+            return ready, self.receive()
+        if events & (select.POLLHUP | select.POLLRDHUP | select.POLLERR):
+            self.gone = True
+        return ready, []
 
     def receive(self) -> list[tuple[int, bytes]]:
         """Return the frames that have come."""
         data, self._received = self._received, b""
-        if not data:
-            try:
-                data = self._socket.recv(_RECEIVE)
-            except BlockingIOError:
-                return []
-            except OSError:
-                data = b""
-        if not data:
-            self.gone = True
-            return []
         try:
-            return self._decoder.feed(data)
-        except frames.BadFrameError:
-            self.gone = True
+            data = data or self._socket.recv(_RECEIVE)
+            if data:
+                return self._decoder.feed(data)
+        except BlockingIOError:
             return []
+        except (OSError, frames.BadFrameError):
+            pass
+        self.gone = True
+        return []
 
     def put(self, kind: int, payload: bytes = b"") -> None:
         """Queue a frame, or several if it is too long for one, and send what can be sent."""
@@ -100,9 +108,9 @@ class Caller:
             self._queue.append(frames.head(kind, len(part)))
             self._queue.append(part)
             self.queued += len(part) + len(self._queue[-2])
-        self.flush()
+        self._flush()
 
-    def flush(self) -> None:
+    def _flush(self) -> None:
         """Send what the connection takes."""
         while self._queue:
             try:
@@ -124,15 +132,26 @@ class Caller:
         """Send the last frame, and wait for it to be read, but not for ever."""
         self.put(kind, payload)
         deadline = time.monotonic() + _LAST_WORD
-        poller = select.poll()
-        poller.register(self._socket, select.POLLOUT)
         while self._queue and (left := deadline - time.monotonic()) > 0:
-            poller.poll(left * 1000)
-            self.flush()
+            _poll({self._socket.fileno(): select.POLLOUT}, left)
+            self._flush()
+
+    def finish_with_exit(self, code: int | None, signal: int | None) -> None:
+        """Send how the command ended: by a signal, or with an exit code."""
+        how, number = (frames.EXITED, code or 0) if signal is None else (frames.SIGNALED, signal)
+        self.finish(frames.EXIT, frames.exit_payload(how, number))
 
     def fail(self, error: TankError) -> None:
-        """Say why there is no result."""
+        """Send why there is no result."""
         self.finish(frames.ERROR, encode_error(error_body(error)))
+
+
+def _poll(masks: Mapping[int, int], patience: float | None) -> dict[int, int]:
+    """Wait `patience` seconds at most; return the descriptors that have events, and these."""
+    poller = select.poll()
+    for descriptor, mask in masks.items():
+        poller.register(descriptor, mask)
+    return dict(poller.poll(None if patience is None else patience * 1000))
 
 
 def serve_exec(raw: RawConnection, start: Callable[[], Execution], *, confirms: bool) -> None:
@@ -143,17 +162,24 @@ def serve_exec(raw: RawConnection, start: Callable[[], Execution], *, confirms: 
     except TankError as error:
         caller.fail(error)
         return
-    goes_on = False
-    try:
-        goes_on = _ExecSession(caller, execution).run()
-    finally:
-        if not goes_on:
-            execution.close()
-    if goes_on:
-        # The connection's thread is the API's, which counts them.
-        threading.Thread(
-            target=_finish_alone, args=(execution, raw.stopping), name="exec-alone", daemon=True
-        ).start()
+    with ExitStack() as stack:
+        stack.callback(execution.close)
+        if _ExecSession(caller, execution).run():
+            stack.pop_all()
+            # The connection's thread is the API's, which counts them.
+            threading.Thread(
+                target=_finish_alone, args=(execution, raw.stopping), name="exec-alone", daemon=True
+            ).start()
+
+
+def _outputs(execution: Execution) -> dict[int, int]:
+    """Return the descriptors of a command's open outputs, and the kinds of their frames."""
+    kinds = {
+        execution.terminal: frames.STDOUT,
+        execution.stdout: frames.STDOUT,
+        execution.stderr: frames.STDERR,
+    }
+    return {descriptor: kind for descriptor, kind in kinds.items() if descriptor is not None}
 
 
 class _ExecSession:
@@ -162,11 +188,10 @@ class _ExecSession:
     def __init__(self, caller: Caller, execution: Execution) -> None:
         self._caller = caller
         self._execution = execution
-        self._input: deque[bytes] = deque()
-        self._waiting = 0
+        self._input = bytearray()
         self._input_ended = False
         self._detached = False
-        self._over = False
+        self._ended = False
         # Nothing has the terminal open, which poll would report without end. It stays open here: closing it
         # would hang up a command that only has redirected its streams, and it can open /dev/tty again.
         self._unused = False
@@ -174,57 +199,56 @@ class _ExecSession:
 
     def run(self) -> bool:
         """Work until the end; True if the command goes on without its caller."""
-        self._take_all()
-        while True:
-            if self._detached:
-                # What was typed before the keys that leave, such as a command and Enter.
-                self._feed()
-                self._caller.finish(frames.DETACH)
+        caller, execution = self._caller, self._execution
+        self._take(caller.receive())
+        while not self._detached:
+            if caller.gone:
+                if caller.stopping.is_set():
+                    hint = "run it again when the agent is back"
+                    caller.fail(Retry("the agent stops, which ends the command", hint=hint))
+                execution.hang_up()
                 return True
-            if self._caller.gone:
-                return self._leave()
-            if self._over and self._drained():
-                self._say_result()
+            if self._ended and self._drained():
+                try:
+                    result = execution.result()
+                    caller.finish_with_exit(result.code, result.signal)
+                except TankError as error:
+                    caller.fail(error)
                 return False
-            self._poll()
+            self._wait()
+        # What was typed before the keys that leave, such as a command and Enter.
+        self._feed()
+        caller.finish(frames.DETACH)
+        return True
 
-    def _poll(self) -> None:
+    def _wait(self) -> None:
         execution, caller = self._execution, self._caller
         begun = execution.begun()
-        # What the terminal does not take is dropped beyond a bound, so that a detach gets through.
-        reading = execution.terminal is not None or self._waiting < _QUEUE
-        masks = {caller.fileno(): caller.interest(reading=reading)}
-        if not self._over:
+        masks: dict[int, int] = {}
+        patience = None
+        if not self._ended:
             masks[execution.waiter] = select.POLLIN
             if begun and caller.queued < _QUEUE and not self._unused:
-                masks.update(dict.fromkeys((fd for _, fd in self._outputs()), select.POLLIN))
-            target = execution.terminal if execution.terminal is not None else execution.stdin
+                masks.update(dict.fromkeys(_outputs(execution), select.POLLIN))
+            target = self._target()
             if self._input and target is not None and not self._unused:
                 masks[target] = masks.get(target, 0) | select.POLLOUT
-        poller = select.poll()
-        for descriptor, mask in masks.items():
-            poller.register(descriptor, mask)
-        ready = dict(poller.poll(self._patience(begun=begun)))
-        events = ready.pop(caller.fileno(), 0)
-        if events & select.POLLOUT:
-            caller.flush()
-        if events & select.POLLIN and reading:
-            self._take_all()
-        elif events & (select.POLLHUP | select.POLLRDHUP | select.POLLERR):
-            caller.gone = True
+            if not begun:
+                patience = _BEGUN_WITHIN
+            elif self._unused:
+                patience = _REOPENED_WITHIN
+        # What the terminal does not take is dropped beyond a bound, so that a detach gets through.
+        reading = execution.terminal is not None or len(self._input) < _QUEUE
+        ready, received = caller.wait(masks, patience, reading=reading)
+        self._take(received)
         if execution.waiter in ready:
-            self._over = True
+            self._ended = True
         if begun:
             self._pump()
         self._feed()
 
-    def _patience(self, *, begun: bool) -> float | None:
-        """Return after how many milliseconds to look, though nothing woke us; None for never."""
-        if self._over:
-            return None
-        if not begun:
-            return _BEGUN_WITHIN * 1000
-        return _REOPENED_WITHIN * 1000 if self._unused else None
+    def _target(self) -> int | None:
+        return self._execution.stdin if self._execution.terminal is None else self._execution.terminal
 
     def _drained(self) -> bool:
         """Return whether all that the command itself wrote has been read; what it left behind may go on."""
@@ -232,19 +256,12 @@ class _ExecSession:
             self._left -= moved
         return not self._caller.queued
 
-    def _outputs(self) -> list[tuple[int, int]]:
-        """Return the command's outputs that are open: the frame's kind, and the descriptor."""
-        execution = self._execution
-        outputs = [(frames.STDOUT, execution.terminal), (frames.STDOUT, execution.stdout)]
-        outputs.append((frames.STDERR, execution.stderr))
-        return [(kind, descriptor) for kind, descriptor in outputs if descriptor is not None]
-
     def _pump(self) -> int:
         """Pass on what the command wrote, as far as the caller keeps up; return how much it was."""
         moved = 0
         if not self._execution.begun():
             return 0
-        for kind, descriptor in self._outputs():
+        for descriptor, kind in _outputs(self._execution).items():
             if self._caller.queued >= _QUEUE:
                 break
             try:
@@ -264,70 +281,40 @@ class _ExecSession:
                 self._execution.close_stream(descriptor)
         return moved
 
-    def _take_all(self) -> None:
-        for kind, payload in self._caller.receive():
-            self._take(kind, payload)
-
-    def _take(self, kind: int, payload: bytes) -> None:
-        if kind == frames.STDIN:
-            room = self._execution.terminal is None or self._waiting < _QUEUE
-            if payload and room and not self._input_ended:
-                self._input.append(payload)
-                self._waiting += len(payload)
-        elif kind == frames.EOF:
-            self._input_ended = True
-        elif kind == frames.RESIZE:
-            self._execution.resize(*frames.read_size(payload))
-        elif kind == frames.DETACH:
-            self._detached = True
-        elif kind == frames.SIGNAL and payload and 0 < payload[0] <= _HIGHEST_SIGNAL:
-            self._execution.signal(payload[0])
+    def _take(self, received: list[tuple[int, bytes]]) -> None:
+        for kind, payload in received:
+            if kind == frames.STDIN:
+                room = self._execution.terminal is None or len(self._input) < _QUEUE
+                if room and not self._input_ended:
+                    self._input += payload
+            elif kind == frames.EOF:
+                self._input_ended = True
+            elif kind == frames.RESIZE:
+                self._execution.resize(*frames.read_size(payload))
+            elif kind == frames.DETACH:
+                self._detached = True
+            elif kind == frames.SIGNAL and payload and 0 < payload[0] <= _HIGHEST_SIGNAL:
+                self._execution.signal(payload[0])
 
     def _feed(self) -> None:
         """Pass on what the caller wrote, as far as the command keeps up."""
-        waited = self._waiting
-        self._pass_on()
-        if taken := waited - self._waiting:
-            self._caller.confirm(taken)
-
-    def _pass_on(self) -> None:
-        execution = self._execution
-        target = execution.terminal if execution.terminal is not None else execution.stdin
+        before = len(self._input)
+        target = self._target()
         while self._input and target is not None:
             try:
-                written = os.write(target, self._input[0])
+                del self._input[: os.write(target, self._input)]
             except BlockingIOError:
-                return
+                break
             except OSError:
                 # The command does not read any more; it may well go on.
-                execution.close_stream(execution.stdin)
+                self._execution.close_stream(self._execution.stdin)
                 target = None
-                break
-            self._waiting -= written
-            if written == len(self._input[0]):
-                self._input.popleft()
-            else:
-                self._input[0] = self._input[0][written:]
         if target is None:
             self._input.clear()
-            self._waiting = 0
         if self._input_ended and not self._input:
-            execution.close_stream(execution.stdin)
-
-    def _leave(self) -> bool:
-        """End the session of a caller who left without a word, or because the agent stops."""
-        if self._caller.stopping.is_set():
-            self._caller.fail(
-                Retry("the agent stops, which ends the command", hint="run it again when the agent is back")
-            )
-        self._execution.hang_up()
-        return True
-
-    def _say_result(self) -> None:
-        try:
-            self._caller.finish(frames.EXIT, _exit(self._execution.result()))
-        except TankError as error:
-            self._caller.fail(error)
+            self._execution.close_stream(self._execution.stdin)
+        if taken := before - len(self._input):
+            self._caller.confirm(taken)
 
 
 def _finish_alone(execution: Execution, stopping: threading.Event) -> None:
@@ -335,40 +322,29 @@ def _finish_alone(execution: Execution, stopping: threading.Event) -> None:
     deadline: float | None = None
     # A terminal that nothing has open; see _ExecSession.
     unused = False
-    try:
+    with closing(execution):
         while not execution.ended():
             if stopping.is_set() and deadline is None:
                 execution.hang_up()
                 deadline = time.monotonic() + _LAST_WORD
             if deadline is not None and time.monotonic() > deadline:
                 return
-            poller = select.poll()
-            poller.register(execution.waiter, select.POLLIN)
             # A terminal that the command has not opened yet looks like one that it has closed.
             begun = execution.begun()
-            for descriptor in (execution.terminal, execution.stdout, execution.stderr):
-                if begun and descriptor is not None and not unused:
-                    poller.register(descriptor, select.POLLIN)
-            ready = poller.poll((_STOP_WITHIN if begun else _BEGUN_WITHIN) * 1000)
+            outputs = _outputs(execution) if begun and not unused else ()
+            masks = dict.fromkeys((execution.waiter, *outputs), select.POLLIN)
             unused = False
-            for descriptor, _ in ready:
-                if descriptor == execution.waiter or _discard(descriptor):
+            for descriptor in _poll(masks, _STOP_WITHIN if begun else _BEGUN_WITHIN).keys() & outputs:
+                try:
+                    data = os.read(descriptor, frames.MAX_PAYLOAD)
+                except BlockingIOError:
                     continue
-                if descriptor == execution.terminal:
+                except OSError:
+                    data = b""
+                if not data and descriptor == execution.terminal:
                     unused = True
-                else:
+                elif not data:
                     execution.close_stream(descriptor)
-    finally:
-        execution.close()
-
-
-def _discard(descriptor: int) -> bool:
-    try:
-        return bool(os.read(descriptor, frames.MAX_PAYLOAD))
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
 
 
 def serve_attach(raw: RawConnection, run: LiveRun, view: Callable[[], Viewer], *, confirms: bool) -> None:
@@ -379,14 +355,12 @@ def serve_attach(raw: RawConnection, run: LiveRun, view: Callable[[], Viewer], *
     except TankError as error:
         caller.fail(error)
         return
-    try:
+    with closing(viewer):
         _AttachSession(caller, run, viewer).run()
-    finally:
-        viewer.close()
 
 
 class _AttachSession:
-    """A container's terminal and one who looks at it."""
+    """A container's terminal and its viewer."""
 
     def __init__(self, caller: Caller, run: LiveRun, viewer: Viewer) -> None:
         self._caller = caller
@@ -398,7 +372,7 @@ class _AttachSession:
     def run(self) -> None:
         """Work until the end."""
         caller, viewer = self._caller, self._viewer
-        self._take_all()
+        self._take(caller.receive())
         while not self._detached:
             if caller.gone:
                 if caller.stopping.is_set():
@@ -408,73 +382,49 @@ class _AttachSession:
             if viewer.gone:
                 if data := viewer.take():
                     caller.put(frames.STDOUT, data)
-                # Who has not read all of it yet may take its time, and still gets the exit code.
+                # A caller who has not read all of it yet may take long, and still gets the exit code.
                 if not caller.queued:
-                    self._say_result()
+                    self._send_exit()
                     return
-            self._poll()
+            masks = {viewer.ready: select.POLLIN} if caller.queued < _QUEUE else {}
+            if self._input and not viewer.gone:
+                masks[viewer.input] = select.POLLOUT
+            ready, received = caller.wait(masks)
+            self._take(received)
+            if viewer.ready in ready and (data := viewer.take()):
+                caller.put(frames.STDOUT, data)
+            self._feed()
         # What was typed before the keys that leave.
         self._feed()
         caller.finish(frames.DETACH)
 
-    def _poll(self) -> None:
-        caller, viewer = self._caller, self._viewer
-        poller = select.poll()
-        poller.register(caller.fileno(), caller.interest(reading=True))
-        if caller.queued < _QUEUE:
-            poller.register(viewer.ready, select.POLLIN)
-        if self._input and not viewer.gone:
-            poller.register(viewer.input, select.POLLOUT)
-        ready = dict(poller.poll())
-        events = ready.get(caller.fileno(), 0)
-        if events & select.POLLOUT:
-            caller.flush()
-        if events & select.POLLIN:
-            self._take_all()
-        elif events & (select.POLLHUP | select.POLLRDHUP | select.POLLERR):
-            caller.gone = True
-        if viewer.ready in ready and (data := viewer.take()):
-            caller.put(frames.STDOUT, data)
-        self._feed()
-
     def _feed(self) -> None:
         """Type what the caller wrote, as far as it is taken."""
-        waited = len(self._input)
+        before = len(self._input)
         while self._input and (written := self._viewer.write(self._input)):
             self._input = self._input[written:]
-        if taken := waited - len(self._input):
+        if taken := before - len(self._input):
             self._caller.confirm(taken)
 
-    def _take_all(self) -> None:
-        for kind, payload in self._caller.receive():
-            self._take(kind, payload)
+    def _take(self, received: list[tuple[int, bytes]]) -> None:
+        for kind, payload in received:
+            if kind == frames.STDIN and len(self._input) < _QUEUE:
+                self._input += payload
+            elif kind == frames.RESIZE:
+                rows, columns = frames.read_size(payload)
+                if rows and columns:
+                    self._viewer.resize(rows, columns)
+            elif kind == frames.DETACH:
+                self._detached = True
 
-    def _take(self, kind: int, payload: bytes) -> None:
-        if kind == frames.STDIN and len(self._input) < _QUEUE:
-            self._input += payload
-        elif kind == frames.RESIZE:
-            rows, columns = frames.read_size(payload)
-            if rows and columns:
-                self._viewer.resize(rows, columns)
-        elif kind == frames.DETACH:
-            self._detached = True
-
-    def _say_result(self) -> None:
+    def _send_exit(self) -> None:
         """Wait for the exit code, which is known a moment after the terminal has gone."""
         deadline = time.monotonic() + _EXIT_DEADLINE
         while self._run.exit is None and time.monotonic() < deadline:
             time.sleep(0.005)
         exit_ = self._run.exit
         if exit_ is not None and (exit_.code is not None or exit_.signal is not None):
-            ended = Ended(code=exit_.code, signal=exit_.signal)
-            self._caller.finish(frames.EXIT, _exit(ended))
+            self._caller.finish_with_exit(exit_.code, exit_.signal)
             return
-        name = f"{self._run.record.pod}/{self._run.record.container}"
         reason = exit_.reason if exit_ is not None else "its terminal was closed"
-        self._caller.fail(NotRunning(f"{name} is not running: {reason}"))
-
-
-def _exit(ended: Ended) -> bytes:
-    if ended.signal is not None:
-        return frames.exit_payload(frames.SIGNALED, ended.signal)
-    return frames.exit_payload(frames.EXITED, ended.code or 0)
+        self._caller.fail(NotRunning(f"{self._run.record.name} is not running: {reason}"))

@@ -7,19 +7,27 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from operator import attrgetter
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 from urllib.parse import unquote
 
 import msgspec
-from msgspec import Struct
 
 from tank_agent.api import relay, types
-from tank_agent.api.call import PLAIN, Call
-from tank_agent.api.frames import PROTOCOL, SEVERAL
+from tank_agent.api.frames import SEVERAL
 from tank_agent.api.request import Refused, Reply, Request, Stream, Upgrade, json_answer
-from tank_agent.api.types import DELETED, MAX_SYNC_WAIT, PHASES, WAIT_SLICE, Deleted, PlanRequest, PullLine
+from tank_agent.api.types import (
+    DELETED,
+    MAX_SYNC_WAIT,
+    PHASES,
+    WAIT_SLICE,
+    Call,
+    Deleted,
+    PlanRequest,
+    PullLine,
+)
 from tank_agent.api.wire import decode_text, error_body
 from tank_agent.control.pods import Service
 from tank_agent.control.sessions import LogQuery
@@ -34,44 +42,12 @@ Handler = Callable[[Service, Request], Reply]
 _LOOK = 0.5
 _EVENTS_AT_ONCE = 500
 _POLICIES = ("missing", "always", "never")
-# Who may call: "member" is root, the agent's own user, and group tank; "owner" is the first two only.
-Access = Literal["member", "owner"]
-# These are no GET, since they bring or take long, and change nothing.
-_READING = ("/v1/plan", "/v1/sync")
-
-
-class Route(Struct, frozen=True):
-    """One row: `{name}` in the path matches one segment, also an empty one.
-
-    `body` is the most bytes that its body may have.
-    `upgrade` names the protocol that the caller must ask to upgrade to; empty for plain HTTP.
-    """
-
-    method: str
-    path: str
-    handler: Handler
-    access: Access = "member"
-    body: int = 0
-    upgrade: str = ""
-
-    @property
-    def changes(self) -> bool:
-        """Return whether it changes anything or lets the caller in, so that the log says who asked."""
-        return self.method != "GET" and self.path not in _READING
 
 
 def _apply(service: Service, request: Request) -> Reply:
     """Store the pods of a TOML text; `file` in the query is how messages call it."""
     file = request.query.get("file", "<text>")
     return json_answer(service.apply(decode_text(request.body, file), file))
-
-
-def _status(service: Service, request: Request) -> Reply:
-    return json_answer(service.status())
-
-
-def _pod_status(service: Service, request: Request) -> Reply:
-    return json_answer(service.status(request.params["name"])[0])
 
 
 def _wait(service: Service, request: Request) -> Reply:
@@ -136,19 +112,6 @@ def _resume(service: Service, request: Request) -> Reply:
     return json_answer(service.sources.report())
 
 
-def _delete(service: Service, request: Request) -> Reply:
-    return json_answer(Deleted(service.delete(request.params["name"])))
-
-
-def _roll_back(service: Service, request: Request) -> Reply:
-    """Give a pod an older spec: that of `to` in the query, a generation or a commit, or the one before."""
-    return json_answer(service.sources.roll_back(request.params["name"], request.query.get("to")))
-
-
-def _remove_volume(service: Service, request: Request) -> Reply:
-    return json_answer(Deleted(service.remove_volume(request.params["pod"], request.params["name"])))
-
-
 def _pull_image(service: Service, request: Request) -> Reply:
     """Fetch an image: one JSON object a line, of how far it is, at last the image or the error."""
     policy = request.query.get("policy", "always")
@@ -164,10 +127,6 @@ def _pull_lines(service: Service, request: Request, reference: str, policy: Pull
     except TankError as error:
         # The head of the answer is out already, so the error travels in its body.
         yield to_json(PullLine(error=error_body(error))) + b"\n"
-
-
-def _remove_image(service: Service, request: Request) -> Reply:
-    return json_answer(service.images.remove(_reference(request)))
 
 
 def _reference(request: Request) -> str:
@@ -219,72 +178,61 @@ def _body(body: bytes, kind: type[_T], what: str) -> _T:
         raise Refused(400, f"the body is not {what}: {error}") from None
 
 
-# The three that are no JSON have no answer that a struct could describe.
-_SESSION: dict[str, Any] = {"answer": bytes, "service": "sessions", "upgrade": PROTOCOL}
-HANDLERS: tuple[tuple[Call[Any], Handler], ...] = (
-    (types.APPLY, _apply),
-    (types.STATUS, _status),
-    (types.POD_STATUS, _pod_status),
-    (types.WAIT, _wait),
-    (types.EVENTS, _events),
-    (types.PLAN, _plan),
-    (types.SYNC, _sync),
-    (types.SUSPEND, _suspend),
-    (types.SUSPEND_POD, _suspend),
-    (types.RESUME, _resume),
-    (types.RESUME_POD, _resume),
-    (types.DELETE, _delete),
-    (types.ROLLBACK, _roll_back),
-    (types.PULL_IMAGE, _pull_image),
-    (types.REMOVE_IMAGE, _remove_image),
-    (types.REMOVE_VOLUME, _remove_volume),
-    (Call(request="POST /v1/pods/{name}/exec", body=types.MAX_COMMAND, **_SESSION), _exec),
-    (Call(request="POST /v1/pods/{name}/attach", **_SESSION), _attach),
-    (Call(request="GET /v1/pods/{name}/logs", answer=bytes, service="sessions.logs"), _logs),
-)
-
-
 def _plain(call: Call[Any]) -> Handler:
     """Return the handler that gives the names in the path to the service's method."""
     answer = attrgetter(call.service)
     return lambda service, request: json_answer(answer(service)(**request.params))
 
 
-def _route(call: Call[Any], handler: Handler) -> Route:
-    return Route(call.method, call.path, handler, body=call.body, upgrade=call.upgrade)
+ROUTES: Mapping[Call[Any], Handler] = {
+    **{call: _plain(call) for call in types.PLAIN.values()},
+    types.APPLY: _apply,
+    types.STATUS: lambda service, _: json_answer(service.status()),
+    types.POD_STATUS: lambda service, request: json_answer(service.status(request.params["name"])[0]),
+    types.WAIT: _wait,
+    types.EVENTS: _events,
+    types.PLAN: _plan,
+    types.SYNC: _sync,
+    **dict.fromkeys((types.SUSPEND, types.SUSPEND_POD), _suspend),
+    **dict.fromkeys((types.RESUME, types.RESUME_POD), _resume),
+    types.DELETE: lambda service, request: json_answer(Deleted(service.delete(request.params["name"]))),
+    # `to` is a generation or a commit; without it, the one before the present.
+    types.ROLLBACK: lambda service, request: json_answer(
+        service.sources.roll_back(request.params["name"], request.query.get("to"))
+    ),
+    types.PULL_IMAGE: _pull_image,
+    types.REMOVE_IMAGE: lambda service, request: json_answer(service.images.remove(_reference(request))),
+    types.REMOVE_VOLUME: lambda service, request: json_answer(
+        Deleted(service.remove_volume(*request.params.values()))
+    ),
+    types.EXEC: _exec,
+    types.ATTACH: _attach,
+    types.LOGS: _logs,
+}
 
 
-ROUTES: tuple[Route, ...] = (
-    *(_route(call, _plain(call)) for call in PLAIN.values()),
-    *(_route(call, handler) for call, handler in HANDLERS),
-)
+def find_route(
+    routes: Mapping[Call[Any], Handler], method: str, path: str
+) -> tuple[Call[Any], Handler, Mapping[str, str]]:
+    """Return the call that a request makes, its handler, and the named parts of the path.
+
+    Raises:
+        Refused: with 404 or 405.
+    """
+    allowed = []
+    for call, handler in routes.items():
+        match = _pattern(call.path).fullmatch(path)
+        if match and call.method == method:
+            return call, handler, {key: unquote(value) for key, value in match.groupdict().items()}
+        if match:
+            allowed.append(call.method)
+    if allowed:
+        raise Refused(405, f"{method} is not possible here, only {' and '.join(allowed)}", where=path)
+    raise Refused(
+        404, "this agent has no such function", where=path, hint="compare `tank version` on both sides"
+    )
 
 
-class RouteTable:
-    """Finds the route of a request."""
-
-    def __init__(self, routes: Sequence[Route]) -> None:
-        self._routes = tuple((_pattern(route.path), route) for route in routes)
-
-    def find(self, method: str, path: str) -> tuple[Route, Mapping[str, str]]:
-        """Return the route and the named parts of the path.
-
-        Raises:
-            Refused: with 404 or 405.
-        """
-        allowed = []
-        for pattern, route in self._routes:
-            match = pattern.fullmatch(path)
-            if match and route.method == method:
-                return route, {key: unquote(value) for key, value in match.groupdict().items()}
-            if match:
-                allowed.append(route.method)
-        if allowed:
-            raise Refused(405, f"{method} is not possible here, only {' and '.join(allowed)}", where=path)
-        raise Refused(
-            404, "this agent has no such function", where=path, hint="compare `tank version` on both sides"
-        )
-
-
+@cache
 def _pattern(path: str) -> re.Pattern[str]:
     return re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]*)", path))

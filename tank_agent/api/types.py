@@ -9,16 +9,19 @@ UTC unless a docstring names another form. The server's routes and the client's 
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Generic, Literal, ParamSpec, TypeVar
 
 from msgspec import Struct, convert
 
-from tank_agent.api.call import Call, asks
+from tank_agent.api.frames import PROTOCOL
 from tank_agent.api.reports import ClientAnswer, PodReport, SourcesReport
 from tank_agent.errors import Problem
 from tank_agent.spec.model import Pod
 
 _T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 # Phases of a pod (DESIGN section 6), and what `wait` takes for a pod of which nothing is left.
 PHASES = (
@@ -230,8 +233,74 @@ class AgentInfo(ClientAnswer, frozen=True, kw_only=True):
     conmon: str = ""
 
 
+class Call(Struct, Generic[_T], frozen=True):
+    """A request that the API answers.
+
+    Attributes:
+        request: method and path; `{name}` in the path is one segment, which may be empty.
+        answer: the type of the answer, or of each of its lines; bytes is no JSON.
+        service: the method of the service that takes no more than the names in the path.
+        patience: seconds that the agent may take beyond the usual.
+        body: the most bytes of the request's body.
+        upgrade: the protocol that the caller must ask to upgrade to; empty for plain HTTP.
+        access: "member" is root, the agent's own user, and group tank; "owner" is the first two only.
+    """
+
+    request: str
+    answer: type[_T]
+    service: str = ""
+    patience: float = 0.0
+    body: int = 0
+    upgrade: str = ""
+    access: Literal["member", "owner"] = "member"
+
+    @property
+    def method(self) -> str:
+        """Return the method of HTTP."""
+        return self.request.partition(" ")[0]
+
+    @property
+    def path(self) -> str:
+        """Return the path with its placeholders."""
+        return self.request.partition(" ")[2]
+
+    @property
+    def changes(self) -> bool:
+        """Return whether it changes anything or lets the caller in, so that the log names the caller."""
+        # Two are no GET, since they take a body or long, and change nothing.
+        return self.method != "GET" and self not in (PLAN, SYNC)
+
+
+# The calls that `asks` declared, by the names of their methods.
+PLAIN: dict[str, Call[Any]] = {}
+
+
+def asks(
+    request: str, answer: type[_T], service: str = "", *, patience: float = 0.0
+) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
+    """Make a method of `Calls` ask the agent: its arguments fill the placeholders of the path."""
+
+    def declare(stub: Callable[_P, _T]) -> Callable[_P, _T]:
+        name, code = stub.__name__, stub.__code__
+        names = code.co_varnames[1 : code.co_argcount]
+        call = PLAIN[name] = Call(request, answer, service or name, patience)
+
+        @wraps(stub)
+        def ask(client: Calls, *values: str, **named: str) -> _T:
+            answer: _T = client.ask(call, **dict(zip(names, values, strict=False)), **named)
+            return answer
+
+        return ask  # type: ignore[return-value]
+
+    return declare
+
+
 class Calls:
-    """The verbs that take no more than names; `Client` has the others as well."""
+    """The calls that take no more than names; `Client` sends them, and has the others as well."""
+
+    def ask(self, call: Call[_T], **arguments: str) -> _T:
+        """Make a call that takes no more than names, and return its answer."""
+        raise NotImplementedError
 
     @asks("GET /v1/info", AgentInfo)
     def info(self) -> AgentInfo:
@@ -266,26 +335,23 @@ class Calls:
         """Return the desired pods in the order of their names."""
 
 
-def _call(request: str, service: str, answer: type[_T], **options: Any) -> Call[_T]:
-    return Call(request=request, service=service, answer=answer, **options)
-
-
-# What takes more than names has a handler in `routes`, and a method of its own in `Client`.
-STATUS = _call("GET /v1/status", "status", list[PodReport])
-POD_STATUS = _call("GET /v1/pods/{name}/status", "status", PodReport)
-APPLY = _call("POST /v1/pods", "apply", list[AppliedPod], body=MAX_POD_FILE)
-DELETE = _call("DELETE /v1/pods/{name}", "delete", Deleted)
-WAIT = _call("GET /v1/pods/{name}/wait", "wait", PodReport)
-EVENTS = _call("GET /v1/events", "events", ListedEvent)
-PLAN = _call("POST /v1/plan", "plan", PlanReport, body=MAX_PLAN)
-SYNC = _call("POST /v1/sync", "sync", list[PodReport], patience=SOURCES_WITHIN)
-SUSPEND = _call("POST /v1/suspend", "sources.suspend", SourcesReport)
-RESUME = _call("POST /v1/resume", "sources.resume", SourcesReport)
-SUSPEND_POD = _call("POST /v1/pods/{name}/suspend", "sources.suspend", SourcesReport)
-RESUME_POD = _call("POST /v1/pods/{name}/resume", "sources.resume", SourcesReport)
-ROLLBACK = _call(
-    "POST /v1/pods/{name}/rollback", "sources.roll_back", ListedRevision, patience=SOURCES_WITHIN
-)
-PULL_IMAGE = _call("POST /v1/images/pull", "images.pull", PullLine)
-REMOVE_IMAGE = _call("DELETE /v1/images", "images.remove", RemovedImages, patience=REMOVED_WITHIN)
-REMOVE_VOLUME = _call("DELETE /v1/volumes/{pod}/{name}", "remove_volume", Deleted, patience=REMOVED_WITHIN)
+# The calls that take more than names have handlers in `routes`, and methods of their own in `Client`.
+STATUS = Call("GET /v1/status", list[PodReport])
+POD_STATUS = Call("GET /v1/pods/{name}/status", PodReport)
+APPLY = Call("POST /v1/pods", list[AppliedPod], body=MAX_POD_FILE)
+DELETE = Call("DELETE /v1/pods/{name}", Deleted)
+WAIT = Call("GET /v1/pods/{name}/wait", PodReport)
+EVENTS = Call("GET /v1/events", ListedEvent)
+PLAN = Call("POST /v1/plan", PlanReport, body=MAX_PLAN)
+SYNC = Call("POST /v1/sync", list[PodReport], patience=SOURCES_WITHIN)
+SUSPEND = Call("POST /v1/suspend", SourcesReport)
+RESUME = Call("POST /v1/resume", SourcesReport)
+SUSPEND_POD = Call("POST /v1/pods/{name}/suspend", SourcesReport)
+RESUME_POD = Call("POST /v1/pods/{name}/resume", SourcesReport)
+ROLLBACK = Call("POST /v1/pods/{name}/rollback", ListedRevision, patience=SOURCES_WITHIN)
+PULL_IMAGE = Call("POST /v1/images/pull", PullLine)
+REMOVE_IMAGE = Call("DELETE /v1/images", RemovedImages, patience=REMOVED_WITHIN)
+REMOVE_VOLUME = Call("DELETE /v1/volumes/{pod}/{name}", Deleted, patience=REMOVED_WITHIN)
+EXEC = Call("POST /v1/pods/{name}/exec", bytes, body=MAX_COMMAND, upgrade=PROTOCOL)
+ATTACH = Call("POST /v1/pods/{name}/attach", bytes, upgrade=PROTOCOL)
+LOGS = Call("GET /v1/pods/{name}/logs", bytes)

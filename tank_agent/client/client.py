@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, TypeVar, overload
 import msgspec
 
 from tank_agent.api import types
-from tank_agent.api.call import Call
 from tank_agent.api.reports import PodReport, SourcesReport
 from tank_agent.api.types import (
     MAX_POD_FILE,
     WAIT_SLICE,
     AppliedPod,
+    Call,
     ListedEvent,
     ListedImage,
     ListedRevision,
@@ -48,24 +48,22 @@ _RETRY_EVERY = 0.1
 
 
 class NotReached(TankError):
-    """A wait has ended and the pod is in another phase; `status` is its present one."""
+    """A wait has ended and the pod is in another phase; `status` is its present one.
+
+    `timeout` is how many seconds it was waited for; None if the pod can't reach the phase at all.
+    """
 
     reason = "not-reached"
 
-    def __init__(self, message: str, status: PodReport, *, hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
-        self.status = status
-
-    @classmethod
-    def by(cls, status: PodReport, phase: str, timeout: float | None) -> NotReached:
-        """Return the error for a pod that is not in `phase` after `timeout` seconds; None: nor will it be."""
+    def __init__(self, status: PodReport, phase: str, timeout: float | None) -> None:
         message = f"{status.name} is {status.phase}, not {phase}"
         if timeout is not None:
             message += f", after {timeout:g} s"
         if status.error:
             message += f": {status.error}"
         hint = f"see `tank status {status.name}` and `tank events --pod {status.name}`"
-        return cls(message, status, hint=hint)
+        super().__init__(message, hint=hint)
+        self.status = status
 
 
 class Client(types.Calls):
@@ -197,7 +195,7 @@ class Client(types.Calls):
                 if found.phase == phase:
                     return found
                 if left == 0:
-                    raise NotReached.by(found, phase, timeout)
+                    raise NotReached(found, phase, timeout)
 
     def look(self, name: str, phase: str, timeout: float) -> PodReport:
         """Return a pod's status once it is in a phase, or as it is `timeout` seconds later (at most 30)."""

@@ -12,7 +12,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from tank_agent.api.routes import ROUTES, Route
+from tank_agent.api.routes import ROUTES
+from tank_agent.api.types import Call
 from tank_agent.errors import NotRunning, PodNotFound
 from tests.fuzz.rounds import repeat
 from tests.support.fake_service import FakeService, serving
@@ -49,8 +50,8 @@ class _Service(FakeService):
         return SimpleNamespace(target=refuse, terminal=refuse, logs=no_logs)
 
 
-def _request(rng: random.Random) -> tuple[Route, bytes]:
-    route = rng.choice(ROUTES)
+def _request(rng: random.Random) -> tuple[Call[Any], bytes]:
+    route = rng.choice([*ROUTES])
     path = "/".join(rng.choice(_WORDS) if part.startswith("{") else part for part in route.path.split("/"))
     pairs = [f"{rng.choice(_KEYS)}={rng.choice(_WORDS)}" for _ in range(rng.randrange(4))]
     # The first of two counts as little as the others: nothing here is to be waited for.

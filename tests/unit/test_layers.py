@@ -54,7 +54,6 @@ SEAMS = {
     "api.frames": {"client"},
     "api.types": {"control", "client", "cli"},
     "api.reports": {"control", "client", "cli"},
-    "api.call": {"client"},
     "api.wire": {"client", "cli"},
 }
 

@@ -47,4 +47,4 @@ def _wait_until_up(client: Client, name: str, deadline: float, timeout: float) -
         if found.phase in ("running", "completed"):
             return
         if found.phase == "failed" or left == 0:
-            raise NotReached.by(found, "running", timeout if left == 0 else None)
+            raise NotReached(found, "running", timeout if left == 0 else None)

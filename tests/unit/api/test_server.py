@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 import structlog
 
-from tank_agent.api.connection import Timeouts
 from tank_agent.api.request import Answer, RawConnection, Reply, Request, Upgrade, json_answer
-from tank_agent.api.routes import ROUTES, Route
-from tank_agent.api.server import ApiServer
+from tank_agent.api.routes import ROUTES
+from tank_agent.api.server import ApiServer, Timeouts
+from tank_agent.api.types import Call
 from tank_agent.errors import OwnedElsewhere, PodNotFound, Retry, Stalled, TankError
 from tests.support.fake_service import FakeService, api_threads, as_user, open_directory, serving, until
 
@@ -43,11 +43,11 @@ def only_root(service: object, request: Request) -> Reply:
     return json_answer(request.peer.uid)
 
 
-TEST_ROUTES = (
-    *ROUTES,
-    Route("POST", "/test/echo", echo, body=100, upgrade="echo"),
-    Route("GET", "/test/root", only_root, access="owner"),
-)
+TEST_ROUTES = {
+    **ROUTES,
+    Call("POST /test/echo", bytes, body=100, upgrade="echo"): echo,
+    Call("GET /test/root", int, access="owner"): only_root,
+}
 
 
 @pytest.fixture
@@ -565,7 +565,7 @@ def test_a_stop_does_not_wait_for_a_stuck_answer(service: FakeService, path: Pat
         released.wait(30)
         return Answer(body=b"[]")
 
-    server = ApiServer(service, path, routes=(Route("GET", "/stuck", stuck),))
+    server = ApiServer(service, path, routes={Call("GET /stuck", bytes): stuck})
     server.start()
     with connected(path) as caller:
         caller.sendall(b"GET /stuck HTTP/1.1\r\n\r\n")

@@ -16,8 +16,8 @@ from tank_agent import Client, Pod
 from tank_agent.api.frames import PROTOCOL
 from tank_agent.api.reports import PodReport
 from tank_agent.api.request import Answer, RawConnection, Reply, Request, Upgrade
-from tank_agent.api.routes import ROUTES, Route
-from tank_agent.api.types import AppliedPod, PlanReport
+from tank_agent.api.routes import ROUTES
+from tank_agent.api.types import AppliedPod, Call, PlanReport
 from tank_agent.client.client import NotReached
 from tank_agent.client.fast import http as light
 from tank_agent.errors import AgentUnreachable, InvalidSpec, OwnedElsewhere, PodNotFound, Retry, TankError
@@ -301,7 +301,7 @@ def odd_answer(service: object, request: Request) -> Reply:
 
 
 def test_an_agent_of_another_version_is_told_apart(service: FakeService, path: Path) -> None:
-    with serving(service, path, routes=(Route("GET", "/v1/pods", odd_answer),)):
+    with serving(service, path, routes={Call("GET /v1/pods", bytes): odd_answer}):
         with pytest.raises(TankError, match="not understood") as caught:
             Client(path).list()
         assert "tank version" in str(caught.value)
@@ -327,8 +327,8 @@ def greet(service: object, request: Request) -> Reply:
 
 
 def test_an_upgraded_connection_carries_bytes_both_ways(service: FakeService, path: Path) -> None:
-    route = Route("POST", "/test/greet", greet, body=100, upgrade=PROTOCOL)
-    with serving(service, path, routes=(*ROUTES, route)):
+    call = Call("POST /test/greet", bytes, body=100, upgrade=PROTOCOL)
+    with serving(service, path, routes={**ROUTES, call: greet}):
         taken = light.ask_for_session(os.fspath(path), "/test/greet", b"you").answer(expected=101)
         with contextlib.closing(taken.connection) as raw:
             data = taken.received
