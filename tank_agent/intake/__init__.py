@@ -1,1 +1,1 @@
-"""The way from the sources into the journal: start what follows them, and take what they publish."""
+"""The way from the sources into the journal: start the followers, and merge their snapshots."""

@@ -1,4 +1,4 @@
-"""The way from all sources into the journal: who may publish when, what is recorded, and which pods wake."""
+"""The intake: start the followers, merge their snapshots into the journal, and wake the pods that change."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Unstored:
         self._journal = journal
         self._lock = threading.Lock()
         self._errors: dict[str, str] = {}
-        # What cannot be stored can often not be recorded either.
+        # Events wait here: a disk that has no room for pods often has none for events.
         self._owed: list[NewEvent] = []
 
     def errors(self) -> dict[str, str]:
-        """Return what could not be stored, by source."""
+        """Return the errors by source."""
         with self._lock:
             return dict(self._errors)
 
@@ -45,7 +45,7 @@ class Unstored:
             former = self._errors.pop(source, None)
             if error is not None:
                 self._errors[source] = error
-            # Only the reason may have become another one.
+            # If there was an error before and now, only its text may differ.
             if (former is None) != (error is None):
                 self._owed.append(_event_of(source, error, cause))
                 if error is not None:
@@ -68,13 +68,13 @@ def _event_of(source: str, error: str | None, cause: str) -> NewEvent:
 
 
 class Intake:
-    """Starts the followers of all sources, takes what they publish, and resyncs all pods by the clock.
+    """Starts the followers of all sources, merges their snapshots, and resyncs all pods by the clock.
 
     Args:
-        settings, host: what followers are made of and select pods by.
-        journal: what sources declare goes there.
+        settings, host: for making followers, and for the selectors of pods.
+        journal: stores what sources declare.
         wake: called for every pod that changed, with the cause.
-        resync: looks at all pods, by the clock and for `look`.
+        resync: looks at all pods; called by the clock and by `look`.
         kinds: of the sources to follow, in the order in which they start.
     """
 
@@ -125,7 +125,7 @@ class Intake:
         return all(follower.alive() for follower in (*self.followers, self._resync))
 
     def reload(self, settings: Settings) -> None:
-        """Apply other settings, as far as that needs no restart."""
+        """Apply new settings, as far as that needs no restart."""
         for follower in (*self.followers, self._resync):
             follower.reload(settings)
 
@@ -139,15 +139,15 @@ class Intake:
         def answered(follower: Follower, ticket: int) -> bool:
             return follower.answered(ticket, max(0.0, deadline - time.monotonic()))
 
-        # All at once: a repository that does not answer does not cost the files their turn.
+        # All at once, so that files are looked at even if a repository does not answer.
         asked = [(follower, follower.ask()) for follower in self.followers]
         late = [follower for follower, ticket in asked if not answered(follower, ticket)]
         answered(self._resync, self._resync.ask())
-        # The last that is started reaches farthest.
+        # The last one, since followers start in the order of their distance.
         return late[-1] if late else None
 
     def suspended(self) -> bool:
-        """Return whether what sources declare does not count for now; kept over restarts."""
+        """Return whether all sources are suspended; kept over restarts."""
         return bool(self._journal.recall(_SUSPENDED))
 
     def suspend(self) -> None:
@@ -161,7 +161,7 @@ class Intake:
             follower.wake()
 
     def publish(self, snapshot: Snapshot, cause: str) -> None:
-        """Merge what a source declares, and wake the pods that it changes.
+        """Merge a snapshot, and wake the pods that it changes.
 
         Raises:
             Stalled: sources are suspended.
@@ -207,7 +207,7 @@ class Intake:
 
 
 class _Resync(Follower):
-    """Looks at all pods by the clock, whatever events come."""
+    """Looks at all pods by the clock, even without an event."""
 
     def __init__(self, resync: Callable[[], object], seconds: float) -> None:
         super().__init__("resync")
@@ -224,7 +224,7 @@ class _Resync(Follower):
         return self._seconds
 
     def reload(self, settings: Settings) -> None:
-        """Take over the pace."""
+        """Apply the new time between two resyncs."""
         self._seconds = settings.reconcile.resync
         self.wake()
 

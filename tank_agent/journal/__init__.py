@@ -1,9 +1,9 @@
-"""The durable record of what should run, what ran, and what happened; it has one writer.
+"""The durable record of desired pods, their status, and events; it has one writer.
 
-journal.py         what every other room uses: memory for reads, one commit for many writers
-records.py         what is stored
-transitions.py     pure: one state in; the next state and the writes out
-ownership.py       pure: which source owns which pod, and what a snapshot changes
-store.py           the seam below: tables of bytes, written atomically; and one in memory
-lmdb.py            the store that the agent uses
+journal.py         the interface of this room: reads from memory, one commit for many writers
+records.py         the records
+transitions.py     pure: from one state to the next state and the writes
+ownership.py       pure: the owner of each pod, and the changes that a snapshot makes
+store.py           the interface of stores: tables of bytes, written atomically; and a store in memory
+lmdb.py            the store on disk
 """

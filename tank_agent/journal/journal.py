@@ -46,7 +46,7 @@ class Journal:
     thread.
 
     Args:
-        store: where the tables live; the journal owns it from then on, also if it can't be read.
+        store: holds the tables; the journal closes it, also if it can't be read.
         clock: Unix time in seconds.
         kept: how much history stays; of events up to a tenth more, between two trims.
         owner_exists: returns whether a mirrored pod can be removed where it is declared.
@@ -87,7 +87,7 @@ class Journal:
         return self._now().desired.get(name)
 
     def problems(self) -> tuple[Problem, ...]:
-        """Return what is wrong in the sources now, over all sources, in file order."""
+        """Return the problems of all sources now, in file order."""
         return self._now().all_problems()
 
     def sources_of_problems(self) -> Mapping[Problem, str]:
@@ -127,7 +127,7 @@ class Journal:
             return self._state.last_event > after
 
     def recall(self, key: str) -> bytes:
-        """Return what was remembered; empty if nothing was."""
+        """Return a fact that `remember` keeps; empty if there is none."""
         self._now()
         return self._store.get(Table.META, MEMORY_PREFIX + key.encode()) or b""
 

@@ -24,7 +24,7 @@ _DATA = "data.mdb"
 _LOCK = "agent.lock"
 # An empty journal and LMDB's own lock, in bytes.
 _ROOM = 128 << 10
-# What opening or reading fails with for want of memory, descriptors or rights, whatever is in the journal.
+# Errors of opening or reading for want of memory, descriptors or rights: the journal itself may be sound.
 _NOT_ITS_FAULT = (
     lmdb.MemoryError,
     lmdb.LockError,
@@ -122,7 +122,7 @@ class LmdbStore:
 
     def _open(self) -> Any:
         data = self._path / _DATA
-        # One without a byte is what a power cut leaves of a file that was just made.
+        # A power cut leaves an empty file if it was just made.
         new = not data.exists() or data.stat().st_size == 0
         if new:
             _check_room(self._path)
@@ -137,7 +137,7 @@ class LmdbStore:
             raise unreadable(self.place, f"it has {data.stat().st_size} bytes of {expected}")
         environment.reader_check()
         if new:
-            # Some file systems can't sync a directory; there is nothing better to do then.
+            # Some file systems can't sync a directory.
             for directory in (self._path, self._path.parent):
                 with suppress(OSError):
                     atomic.sync_directory(directory)
@@ -159,8 +159,8 @@ class LmdbStore:
 def _lock_directory(path: Path) -> LockFile:
     """Lock a directory, made if absent.
 
-    flock(2) belongs to the opening, not to the process, so it also stops ourselves: py-lmdb 1.4 would open an
-    environment twice, and closing one would break the other.
+    A lock of flock(2) belongs to the opened file, not to the process, so it also stops this process:
+    py-lmdb 1.4 would open an environment twice, and closing one would break the other.
     """
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -194,7 +194,7 @@ def _check_room(path: Path) -> None:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turn the errors of opening and reading into errors that say what to do."""
+    """Turn the errors of opening and reading into errors with a hint."""
     try:
         yield
     except lmdb.DiskError as error:

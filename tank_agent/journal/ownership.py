@@ -1,11 +1,11 @@
-"""The owner of a pod, and the changes of a source's snapshot: pure rules (DESIGN section 4).
+"""The owner of a pod, and the changes that a snapshot makes: pure rules (DESIGN section 4).
 
-- A pod has one owner. The owner that runs keeps the pod; another that declares its name gets a problem.
-- `dir` and `git` are mirrors: what they no longer declare goes, unless that is unknown (not available, the
-  owner unreadable, or a problem with that pod).
+- A pod has one owner, and keeps it; another source that declares its name gets a problem.
+- `dir` and `git` are mirrors: pods that they no longer declare are removed, unless that is uncertain (the
+  source not available, the owner unreadable, or a problem with that pod).
 - A seed is written once per name, if the name is free, and never again.
-- A pinned pod keeps its older spec until its file declares another one; a suspended pod stays as it is,
-  whatever its file declares, also without that file.
+- A pinned pod keeps its older spec until its file declares another one; a suspended pod stays as it is, even
+  if its file changes or is removed.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from tank_agent.spec.model import Pod, content_hash
 
 
 class Known(Struct, frozen=True, kw_only=True):
-    """What the journal knows before a change.
+    """The part of the journal's state that the rules look at.
 
-    `generations` holds the last generation of every name that ever was: one that comes back counts on.
+    `generations` holds the last generation of every name that ever was, for a pod that comes back.
     `spent` are names that no seed may write: they were seeded once, or deleted.
     """
 
@@ -50,7 +50,7 @@ class Merged(Struct, frozen=True, kw_only=True):
 
 
 def merge(known: Known, snapshot: Snapshot, now: float) -> Merged:
-    """Return what the snapshot changes; `now` is the Unix time of the change in seconds."""
+    """Return the changes that a snapshot makes; `now` is their Unix time in seconds."""
     if not snapshot.available:
         return Merged(problems=snapshot.problems)
     winners, conflicts = _contest(known, snapshot)
@@ -59,7 +59,7 @@ def merge(known: Known, snapshot: Snapshot, now: float) -> Merged:
         changed=tuple(pod for pod in successors if known.desired.get(pod.name) is not pod),
         removed=tuple(_no_longer_declared(known, snapshot, winners)),
         seeded=frozenset(winners) if snapshot.source not in MIRRORS else frozenset(),
-        problems=_that_matter(known, snapshot) + tuple(conflicts),
+        problems=_relevant_problems(known, snapshot) + tuple(conflicts),
     )
 
 
@@ -79,7 +79,7 @@ def put(known: Known, pod: Pod, revision: str, now: float) -> DesiredPod:
 
 
 def suspend(known: Known, name: str, now: float) -> DesiredPod:
-    """Return the pod as it no longer follows its file.
+    """Return the pod suspended, so that it no longer follows its file.
 
     Raises:
         PodNotFound: there is none of that name.
@@ -101,7 +101,7 @@ def roll_back(known: Known, name: str, to: Revision, now: float) -> DesiredPod:
 
     Raises:
         PodNotFound: there is none of that name.
-        Stalled: that is what it has.
+        Stalled: the pod has that spec now.
     """
     pod = _find(known, name)
     if pod.pod == to.pod:
@@ -124,7 +124,7 @@ def roll_back(known: Known, name: str, to: Revision, now: float) -> DesiredPod:
 
 
 def resume(known: Known, name: str) -> DesiredPod:
-    """Return the pod as it follows its file again, from the next snapshot on.
+    """Return the pod without its hold, so that it follows its file from the next snapshot on.
 
     Raises:
         PodNotFound: there is none of that name.
@@ -141,7 +141,7 @@ def is_suspended(pod: DesiredPod) -> bool:
 def refuse_deletion(pod: DesiredPod, owner_exists: bool) -> None:
     """Raise OwnedElsewhere if `tank delete` may not remove the pod.
 
-    `owner_exists`: its file, or the repository, is there; else nobody could remove it there.
+    `owner_exists`: its file, or the repository, is there, so that the pod can be removed there.
     """
     if is_mirrored(pod.owner) and owner_exists:
         raise OwnedElsewhere(
@@ -151,13 +151,12 @@ def refuse_deletion(pod: DesiredPod, owner_exists: bool) -> None:
 
 
 def with_errors(
-    desired: Mapping[str, DesiredPod], problems: Iterable[Problem], heard: Container[str]
+    desired: Mapping[str, DesiredPod], problems: Iterable[Problem], read: Container[str]
 ) -> list[DesiredPod]:
-    """Return the pods whose `error` has to change to show these problems, as they have to be.
+    """Return the pods whose `error` changes with these problems, with their new error.
 
-    A problem belongs to the pod that it names, or else to all pods of its file or directory. `heard` are the
-    mirrors that were read since the agent started: of another's pods it is not known whether the old error is
-    mended.
+    A problem belongs to the pod that it names, or else to all pods of its file or directory. `read` are the
+    mirrors that were read since the agent started; pods of other mirrors keep an error, which may still hold.
     """
     by_pod: dict[str, list[str]] = {}
     by_file: dict[str, list[str]] = {}
@@ -173,7 +172,7 @@ def with_errors(
             lines += (*by_file.get(pod.file, ()), *by_file.get(os.path.dirname(pod.file), ()))  # noqa: PTH120
         error = "\n".join(lines) or None
         source = source_of(pod.owner)
-        if error is None and source in MIRRORS and source not in heard:
+        if error is None and source in MIRRORS and source not in read:
             continue
         if error != pod.error:
             stale.append(replace(pod, error=error))
@@ -181,7 +180,7 @@ def with_errors(
 
 
 def _contest(known: Known, snapshot: Snapshot) -> tuple[dict[str, Declared], list[Problem]]:
-    """Return who gets each declared name, and a problem for everyone who does not."""
+    """Return the declaration that gets each name, and a problem for every other one."""
     claims: dict[str, list[Declared]] = {}
     for declared in snapshot.pods:
         claims.setdefault(declared.pod.name, []).append(declared)
@@ -225,8 +224,8 @@ def _seed_is_spent(known: Known, name: str) -> bool:
     return name in known.spent or name in known.desired
 
 
-def _that_matter(known: Known, snapshot: Snapshot) -> tuple[Problem, ...]:
-    """Return a snapshot's problems without those of seeds whose names are taken: nobody reads these seeds."""
+def _relevant_problems(known: Known, snapshot: Snapshot) -> tuple[Problem, ...]:
+    """Return a snapshot's problems, except of seeds whose names are taken: these seeds are not needed."""
     if snapshot.source in MIRRORS:
         return snapshot.problems
     return tuple(

@@ -11,11 +11,10 @@ from tank_agent.spec.model import Pod
 
 
 class Hold(Struct, frozen=True, kw_only=True):
-    """Why a pod does not follow its file for now.
+    """The reason that a pod does not follow its file for now.
 
-    `pinned`: it runs an older spec, that of `generation` (0: of a commit that never ran here), until its file
-    declares another spec than the one whose hash is `declared`. `suspended`: it stays, whatever its file
-    declares.
+    `pinned`: it runs the older spec of `generation` (0: of a commit that never ran here), until its file
+    declares another spec than the one whose hash is `declared`. `suspended`: it ignores its file.
     """
 
     kind: Literal["pinned", "suspended"]
@@ -62,9 +61,9 @@ class Revision(Struct, frozen=True, kw_only=True):
 
 
 class Exit(Struct, frozen=True, kw_only=True):
-    """How a run of a container ended.
+    """The end of a run of a container.
 
-    `code` is None when a signal ended it or nobody can know; `signal` is the signal's number.
+    `code` is None if a signal ended the run or the code is unknown; `signal` is the signal's number.
     `reason` is a sentence where the numbers are not enough (could not be started, lost at a power cut).
     """
 
@@ -81,15 +80,14 @@ class Exit(Struct, frozen=True, kw_only=True):
 
 
 class ContainerStatus(Struct, frozen=True, kw_only=True):
-    """What must be remembered of a container when the agent or the machine restarts.
+    """The facts of a container that outlive the agent and the machine's boot.
 
     `hash` is of the container's own part of the spec, which these counts belong to; `settings` is the hash of
-    the live-changeable fields, and `network` that of the pod's network when it last exited (or "").
+    the live-changeable fields, and `network` the hash of the pod's network at the last exit (or "").
     `restarts` counts all starts after the first; `failures` counts ends since the last stable run
     (back-off's n). `instance` is the id of the run that was started last, `boot_id` the boot it belongs
-    to; both are empty once its end was recorded. `retry_at` is the earliest next start. Whether the
-    container is over for good follows from `exit` and the pod's restart policy, so that a changed policy
-    acts on it.
+    to; both are empty once its end was recorded. `retry_at` is the earliest next start. A container that
+    starts no more is not marked: that follows from `exit` and the pod's restart policy, which can change.
     """
 
     hash: str
@@ -106,7 +104,7 @@ class ContainerStatus(Struct, frozen=True, kw_only=True):
 
 
 class PodStatus(Struct, frozen=True, kw_only=True):
-    """What must survive a restart for one pod; `error` is why a step of an older agent failed."""
+    """The facts of a pod that outlive the agent; `error` is the failure of a step of an older agent."""
 
     containers: dict[str, ContainerStatus] = msgspec.field(default_factory=dict)
     error: str | None = None

@@ -1,6 +1,6 @@
-"""The seam below the journal: an ordered key-value store with a few tables and atomic, durable writes.
+"""The store of a journal: ordered tables of keys and values, with atomic and durable writes.
 
-LMDB implements it on disk; the one here, in memory, stands in where the journal can't be opened.
+LMDB implements it on disk; the store in memory replaces it where the journal can't be opened.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from tank_agent.errors import Stalled
 
 
 class UnreadableJournal(Stalled):
-    """The journal is damaged, or of a newer version: a person must put another in its place."""
+    """The journal is damaged, or of a newer version: a person must replace it."""
 
 
 def unreadable(place: str, why: str) -> UnreadableJournal:
-    """Return the error of a journal that is damaged, with what to do now."""
+    """Return the error of a damaged journal."""
     return UnreadableJournal(
         f"the journal in {place} can't be read: {why}",
         hint=f"restore {place} from a backup; or start afresh with `mv {place} {place}.broken`: pods of files"
@@ -122,4 +122,4 @@ class MemoryStore:
                     self._tables[write.table][write.key] = write.value
 
     def close(self) -> None:
-        """Do nothing: what was stored can be opened again."""
+        """Do nothing, so that another journal can use the tables."""

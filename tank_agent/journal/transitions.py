@@ -1,4 +1,4 @@
-"""The journal's state, and every change to it: pure, from a state to the next and the writes that keep it."""
+"""The journal's state, and every change of it: pure, from one state to the next state and its writes."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ MEMORY_PREFIX = b"memory:"
 class Applied(Struct, frozen=True, kw_only=True):
     """The names of pods that one change made or changed, and of those that are no longer desired.
 
-    `updated` are pods whose spec is the same but whose owner, file, revision or error is not: nothing to do
-    for them but to show it.
+    `updated` are pods with the same spec but another owner, file, revision or error, which is only shown.
     """
 
     changed: tuple[str, ...] = ()
@@ -37,18 +36,18 @@ class Applied(Struct, frozen=True, kw_only=True):
 
 
 class Retention(Struct, frozen=True, kw_only=True):
-    """How much history is kept: revisions of one pod, and events in all."""
+    """The length of the history: revisions of one pod, and events in all."""
 
     revisions: int = 20
     events: int = 10_000
 
 
 class State(Known, frozen=True, kw_only=True):
-    """All that is read without asking the store. Nothing in it is ever changed in place.
+    """All that is read without the store. Nothing in it is ever changed in place.
 
     Events have the numbers `first_event` to `last_event`. `problems` are of each source's last snapshot,
     `outages` of sources that could not be read at all at their last try. `snapshots` are the last ones of the
-    mirrors that are available now; `merged` is what each source's last merge saw and left.
+    mirrors that are available now; `merged` has each source's last snapshot and the pods after its merge.
     """
 
     statuses: Mapping[str, PodStatus] = msgspec.field(default_factory=dict)
@@ -69,7 +68,7 @@ class State(Known, frozen=True, kw_only=True):
 
 
 class Outcome(Struct, frozen=True):
-    """The outcome of a transition: the next state, what to write, and which pods changed."""
+    """The outcome of a transition: the next state, the writes, and the names of changed pods."""
 
     state: State
     writes: Sequence[Write]
@@ -77,7 +76,7 @@ class Outcome(Struct, frozen=True):
 
 
 class Draft:
-    """The next state under work, within one transition: copies on the first change, collects the writes."""
+    """The next state while one transition makes it: copies tables at their first change, collects writes."""
 
     def __init__(self, before: State, now: float, limits: Retention) -> None:
         self.before = before
@@ -94,7 +93,7 @@ class Draft:
         return replace(self.before, **self._changes)
 
     def merge(self, snapshot: Snapshot) -> None:
-        """Merge a snapshot, and let the other mirror have the names that this one gave up."""
+        """Merge a snapshot, and give the names that become free to the other mirror, if it declares them."""
         last = self.before.merged.get(snapshot.source)
         if last is not None and last[0] is snapshot and last[1] is self.before.desired:
             return
@@ -103,7 +102,7 @@ class Draft:
             self._offer_removed(skip=snapshot.source)
             self._own("outages").pop(snapshot.source, None)
         else:
-            # What is known to be wrong with single pods stays true until the source can be read again.
+            # The problems of single pods stay until the source can be read again.
             self._own("outages")[snapshot.source] = snapshot.problems
             self._own("snapshots").pop(snapshot.source, None)
         self._merged = snapshot
@@ -120,7 +119,7 @@ class Draft:
     def delete(self, name: str, *, owner_seen: str, owner_exists: bool) -> bool:
         """Remove a pod for `tank delete`; False if there was none.
 
-        `owner_exists`: what `owner_seen` names is there; raises as `ownership.refuse_deletion`.
+        `owner_exists`: the owner `owner_seen` is there; raises as `ownership.refuse_deletion`.
         """
         pod = self.before.desired.get(name)
         if pod is None:
@@ -133,7 +132,7 @@ class Draft:
         return True
 
     def suspend(self, name: str) -> None:
-        """Let a pod stay as it is, whatever its file declares; raises as `ownership.suspend`."""
+        """Keep a pod as it is, and ignore its file; raises as `ownership.suspend`."""
         pod = ownership.suspend(self.state, name, self._now)
         if pod is not self.before.desired[name]:
             self._store(pod)
@@ -148,7 +147,7 @@ class Draft:
         self._event(pod, "rolled-back", f"rolled back to {what}{there}")
 
     def resume(self, name: str) -> None:
-        """Let a pod follow its file again, as far as its source is known; raises as `ownership.resume`."""
+        """Let a pod follow its file again, at once if the snapshot is known; raises as `ownership.resume`."""
         pod = ownership.resume(self.state, name)
         if pod is self.before.desired[name]:
             return
@@ -212,7 +211,7 @@ class Draft:
         return found
 
     def _merge(self, snapshot: Snapshot, *, only: str | None = None) -> None:
-        """Merge a snapshot, or what it declares of one pod."""
+        """Merge a snapshot, or only its declaration of one pod."""
         merged = ownership.merge(self.state, snapshot, self._now)
         for pod in merged.changed:
             if only in (None, pod.name):
@@ -240,7 +239,7 @@ class Draft:
             return
         freed = self.before.desired.get(pod.name) if pod.name in self._removed else None
         if freed is not None and freed.pod == pod.pod:
-            # Its next owner wants the same: the pod changes hands and goes on.
+            # Its next owner declares the same spec: the pod only changes its owner.
             current = freed
             pod = replace(pod, generation=freed.generation, changed_at=freed.changed_at)
         self._own("desired")[pod.name] = pod

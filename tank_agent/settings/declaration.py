@@ -1,4 +1,4 @@
-"""The declaration of a setting: as a key of a pod file, and in the file as text where memory has a number."""
+"""The declaration of a setting: like a key of a pod file, but times and sizes are numbers in memory."""
 
 from __future__ import annotations
 
@@ -83,13 +83,13 @@ def table_of(kind: type[Struct]) -> type[FileStruct]:
 
 
 def _written(declared: Any, meta: Meta, default: Any) -> Any:
-    """Return a default as it is written: like the example, where that means the same."""
+    """Return a default as text; as the example has it, if that means the same."""
     example = meta.examples[0] if meta.examples else None
     return example if declared.check(example) == default else declared.written(default)
 
 
 def _form(kind: Any) -> Any:
-    """Return a type with tables of the file in the place of structs of settings."""
+    """Return a type in which tables of the file replace structs of settings."""
     if isinstance(kind, type) and issubclass(kind, Struct):
         return table_of(kind)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -99,7 +99,7 @@ def _form(kind: Any) -> Any:
 
 
 def settings_of(kind: type[Struct], table: Struct, path: KeyPath, findings: list[Finding]) -> Any:
-    """Return the settings of a table of the file; what is wrong goes to `findings`."""
+    """Return the settings of a table of the file, and add its errors to `findings`."""
     before = len(findings)
     values = checked(table, path, findings)
     wrong = {finding.path[len(path)] for finding in findings[before:]}
@@ -118,7 +118,7 @@ def settings_of(kind: type[Struct], table: Struct, path: KeyPath, findings: list
 
 
 def for_restart(kind: type[Struct], *, live: bool = False, path: str = "") -> Iterator[str]:
-    """Yield the keys whose change counts at the agent's next start; a table by its name if none is live."""
+    """Yield the keys that a reload does not apply; only the name of a table in which none is live."""
     for declared in keys_of(kind):
         name = f"{path}{declared.name}"
         if not (live if declared.key.live is None else declared.key.live):

@@ -1,4 +1,4 @@
-"""The `[git]` table of agent.toml: its keys, and the checks of them together. Seconds and bytes in memory."""
+"""The `[git]` table of agent.toml: its keys, and their checks. Times are in seconds, sizes in bytes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _directory(value: str) -> str:
 # A key stays on as few lines as its words need.
 # fmt: off
 class GitVerify(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Whose signatures a commit needs."""
+    """The check of the signatures of commits."""
 
     mode: Annotated[Literal["off", "commits", "tag"], declare(
         '"commits" checks every commit since the deployed one, "tag" the annotated tag.', "commits")] = "off"
@@ -126,7 +126,7 @@ def parse_listen(text: str) -> tuple[str, int]:
     """Return the address and the port of `webhook.listen`.
 
     Raises:
-        ValueError: it is not of that form.
+        ValueError: it is not an address with a port.
     """
     host, _, port = text.rpartition(":")
     address = str(ipaddress.ip_address(host[1:-1] if host.startswith("[") else host))
@@ -136,7 +136,7 @@ def parse_listen(text: str) -> tuple[str, int]:
 
 
 def problems(settings: GitSettings) -> tuple[tuple[str, str], ...]:
-    """Return what is wrong with the settings as a whole, as (key, sentence)."""
+    """Return the errors that need a view of all settings, as (key, sentence)."""
     return tuple(_problems(settings))
 
 

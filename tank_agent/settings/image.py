@@ -1,4 +1,4 @@
-"""The tables [image] and [registry."HOST"] of agent.toml. Seconds and bytes in memory.
+"""The tables [image] and [registry."HOST"] of agent.toml. Times are in seconds, sizes in bytes.
 
 [image]
 pull = "missing"                          # missing | always | never
@@ -81,7 +81,7 @@ def _platform(value: str) -> str:
 # A key stays on as few lines as its words need.
 # fmt: off
 class RegistrySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How one registry is spoken to."""
+    """The access to one registry."""
 
     mirrors: Annotated[tuple[str, ...], declare(
         "Hosts to ask before the registry itself, with an optional port and path.", ["mirror.lan:5000"],
@@ -96,7 +96,7 @@ class RegistrySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class UnpackLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one layer of an image may cost."""
+    """Limits of what one layer may cost."""
 
     size: Annotated[int, size("Of the unpacked layer, 1M to 64T.", "32G", _MIB, 64 * _TIB)] = 32 * _GIB
     file_size: Annotated[int, size(
@@ -115,7 +115,7 @@ class UnpackLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class ImageSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How images are fetched and unpacked.
+    """The fetching and unpacking of images.
 
     `registries` are by host as a reference names it ("docker.io", "old.lan:5000"); in the file they are
     tables of their own, [registry."HOST"].

@@ -1,4 +1,4 @@
-"""/etc/tank/agent.toml: its keys, each declared once, and the reading of it (DESIGN section 9).
+"""/etc/tank/agent.toml: its keys, each declared once, and its reader (DESIGN section 9).
 
 Precedence, lowest first: defaults, the file, the environment (TANK_DATA_DIR), the command line.
 """
@@ -70,7 +70,7 @@ def _place(
 # A key reads as one sentence, which the formatter would spread over a dozen lines.
 # fmt: off
 class HostSettings(Struct, frozen=True, kw_only=True):
-    """What pods get to know of the host: its uplink and its name servers."""
+    """The host's uplink and name servers, for pods."""
 
     adapter: Annotated[str, declare(
         "\"auto\" reads the default route and the host's resolv.conf where uplink and dns are not given, "
@@ -85,7 +85,7 @@ class HostSettings(Struct, frozen=True, kw_only=True):
 
 
 class ReconcileSettings(Struct, frozen=True, kw_only=True):
-    """How the loop paces itself."""
+    """The pace of the loop."""
 
     resync: Annotated[float, seconds(
         "How often everything is looked at again, 100ms to 1h.", "10s", 0.1, 3600)] = 10.0
@@ -100,7 +100,7 @@ class ReconcileSettings(Struct, frozen=True, kw_only=True):
 
 
 class LogsSettings(Struct, frozen=True, kw_only=True):
-    """How much of what each container prints is kept."""
+    """The limits of the logs of each container."""
 
     max_size: Annotated[int, size(
         "A file that is larger is put aside and a new one begun, 64K to 1T.", "10M", 64 << 10, 1 << 40
@@ -111,8 +111,8 @@ class LogsSettings(Struct, frozen=True, kw_only=True):
 class Settings(Struct, frozen=True, kw_only=True):
     """The agent's own configuration.
 
-    What is no key: `file` is where it was read from, None if only defaults apply; `seeds` are the valid pods
-    written in it; `seed_problems` are about the others, which keep nobody from starting.
+    Three fields are no keys: `file` was read, None if only defaults apply; `seeds` are the valid pods written
+    in it; `seed_problems` are of the other pods, and do not keep the agent from starting.
     """
 
     data_dir: Annotated[Path, _place(
@@ -175,7 +175,7 @@ def load_directories(
 ) -> Settings:
     """Return settings with the directories that a file with errors still gives, else defaults.
 
-    For who has to stop what a former agent runs; arguments as of `load_settings`.
+    For stopping the pods of a former agent; arguments as of `load_settings`.
     """
     document: dict[str, Any] = {}
     with suppress(InvalidSpec, ValueError, RecursionError):
@@ -202,7 +202,7 @@ def _chosen_directories(
         if value is None:
             continue
         try:
-            # A relative path is meant from where the user stands; symbolic links in it stay as they are.
+            # A relative path starts at the user's working directory; symbolic links in it stay as they are.
             directories[key] = _directory(os.path.abspath(value), key)  # noqa: PTH100
         except ValueError as error:
             problems.append(Problem(where, 0, name, str(error)))
@@ -212,7 +212,7 @@ def _chosen_directories(
 def _read(file: Path, *, may_be_missing: bool) -> str | None:
     try:
         with file.open("rb") as stream:
-            # Bytes that are not UTF-8 become what the reader of the text refuses, with their line.
+            # Bytes that are not UTF-8 become surrogates, which the parser refuses with their line.
             return stream.read(TEXT_MAX + 1).decode(errors="surrogateescape")
     except FileNotFoundError:
         if may_be_missing:
@@ -247,7 +247,7 @@ def _parse(content: str, file: Path) -> tuple[Settings, list[Problem]]:
 
 
 def _together(settings: Settings, known: Collection[KeyPath]) -> list[Finding]:
-    """Return what is wrong with settings in view of others; `known` keys are wrong by themselves."""
+    """Return the errors of settings that contradict each other, without keys that have errors already."""
     found = []
     adapter = settings.host.adapter
     for name in ("uplink", "dns"):

@@ -57,9 +57,9 @@ class DirectorySource:
         self._last: tuple[object, Snapshot] | None = None
 
     def settle_after(self) -> float | None:
-        """Return in how many seconds to take another snapshot, whatever the watcher says; None: no need.
+        """Return in how many seconds to take another snapshot even without an event; None: no need.
 
-        A file that has just changed or vanished may do so again without a trace.
+        A file that has just changed or vanished can change again without a trace.
         """
         return self._settled_in
 
@@ -83,7 +83,7 @@ class DirectorySource:
             return self._unavailable(_REPLACED, problems)
         missing = self._note_missing(listing.files)
         if known and not listing.files and not missing:
-            # Emptied in place: its pods go, and with them what identifies this directory.
+            # Emptied in place: its pods are removed, and with them the reason to know this directory.
             self._remember(IDENTITY_KEY, b"")
         now = self._monotonic()
         delays = [max(since + VANISHED_FOR - now, 0.0) for _, since in self._missing.values()]
@@ -175,12 +175,12 @@ class DirectoryFollower(ReadingFollower):
         self._watcher = DirectoryWatcher(settings.pods_dir, self.wake, _log_watch)
 
     def start(self) -> None:
-        """Begin to watch before the first look: what changes in between is seen twice, never missed."""
+        """Watch before the first look: a change in between is seen twice, and never missed."""
         self._watcher.start()
         super().start()
 
     def close(self) -> None:
-        """End the watch and the thread."""
+        """End the watcher and the thread."""
         self._watcher.stop()
         super().close()
 

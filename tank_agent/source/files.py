@@ -1,4 +1,4 @@
-"""Read the pod files of one directory: never hang, never take half a file, and parse only what changed."""
+"""Read the pod files of one directory: never hang, never take half a file, parse only changed files."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from tank_agent.spec.parse import ParsedPod, parse_pod_file
 from tank_agent.spec.selectors import Host, selects
 
 MAX_SIZE = 1 << 20
-# File times move in steps of a clock tick (up to 10 ms), so a file that changed twice within one can look the
-# same; one that is older than this can't.
+# File times move in steps of a clock tick (up to 10 ms), so a file can change twice and have the same times.
+# That is ruled out for a file that is older than this.
 SETTLE = 0.1
 BEING_WRITTEN = "is being written; waiting until it is closed"
 
@@ -50,7 +50,7 @@ class Unusable(Struct, frozen=True):
 class PodFile(Struct, frozen=True, kw_only=True):
     """The content of a file: its valid pods, and all problems.
 
-    With any problem, it is not completely known what the file declares.
+    If there is any problem, `pods` may not be all that the file declares.
     """
 
     file: str
@@ -100,7 +100,7 @@ def _refusal(status: os.stat_result) -> str | None:
 def read_file(directory_fd: int, name: str) -> Content | Unusable | None:
     """Read a file completely, if no process has it open for writing; None if it vanished meanwhile."""
     try:
-        # Looked at first, because opening a device can have effects. O_NONBLOCK: nor may a fifo hang us.
+        # The status first, because opening a device can have effects. O_NONBLOCK: a fifo must not hang us.
         why = _refusal(os.stat(name, dir_fd=directory_fd))
         if why is not None:
             return Unusable(why)
@@ -129,12 +129,12 @@ def _read_open(fd: int) -> Content | Unusable:
     if _file_key(before) != _file_key(after):
         return Unusable(BEING_WRITTEN, SETTLE)
     if len(data) != after.st_size:
-        # It would look as if it were being written for ever.
+        # Otherwise it would seem to be written for ever.
         return Unusable(
             "has another size than the file system says, as in /proc; put the pod's text in a file"
         )
     age = time.time() - after.st_ctime
-    # A time in the future (the clock was set back) says nothing; then every look reads, but none is hurried.
+    # A time in the future (the clock was set back) is no age: every look reads then, and none is added.
     young = SETTLE - age if 0 <= age < SETTLE else 0.0
     if writer is None and young:
         return Unusable(BEING_WRITTEN, young)
@@ -176,7 +176,7 @@ class PodFiles:
         self._known: dict[str, _Known] = {}
 
     def list(self) -> Listing:
-        """Return what the directory holds now.
+        """Return the pod files that the directory holds now.
 
         Raises:
             OSError: the directory can't be read.

@@ -1,4 +1,4 @@
-"""The one way in: what follows a source is one thread that publishes its snapshots."""
+"""Followers: one thread for each source, which publishes snapshots to the agent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AGENT_START = "agent start"
 
 
 class OwnedPod(Struct, frozen=True):
-    """A desired pod as a source's budget counts it; `hash` is of what its file declared."""
+    """A desired pod as the budget of a source counts it; `hash` is of the spec that its file declared."""
 
     name: str
     owner: str
@@ -31,7 +31,7 @@ class Inbox(NamedTuple):
     """The agent as followers know it. All functions may be called from any thread.
 
     Args:
-        settings, host: what followers are made of and select pods by.
+        settings, host: for making followers, and for the selectors of pods.
         publish: merges a snapshot into the journal and wakes the pods that it changes, with a cause; raises
             Stalled if sources are suspended, and TankError if the journal cannot store it.
         suspended: returns whether everything stays as it is for now.
@@ -39,7 +39,7 @@ class Inbox(NamedTuple):
         owned: returns the pods that a source could change: no suspended ones, and pinned ones as declared.
         record_event: appends an event that concerns no single pod: its type, message and revision.
         remember: keeps a small fact over restarts; empty forgets it.
-        recall: returns what was remembered; empty if nothing was.
+        recall: returns such a fact; empty if there is none.
     """
 
     settings: Settings
@@ -57,9 +57,9 @@ class Follower:
     """Follows one source in a thread: `look` runs when the source may have changed, and after each `pause`.
 
     Attributes:
-        place: what `tank sync` names when something is wrong with the source as a whole; None: it reports
-            by itself.
-        slow, slow_hint: what is wrong when a look does not end in time.
+        place: the name in reports of problems that the source has as a whole; None: the follower has a report
+            of its own.
+        slow, slow_hint: message and hint of the error if a look does not end in time.
         at_once: the first look runs in `start`, before anything else is followed.
     """
 
@@ -76,22 +76,23 @@ class Follower:
         self._changed = threading.Event()
         self._stopped = False
         self._looked = threading.Condition()
-        # Looks that were asked for and answered: one that began before it was asked for may have missed why.
+        # Numbers of the last look asked for, and of the last one answered: a look that began before it was
+        # asked for may have missed the change.
         self._asked = 0
         self._answered = 0
         self._unsettled: float | None = None
         self._thread = threading.Thread(target=self._run, name=source, daemon=True)
 
     def look(self, cause: str) -> float | None:
-        """Publish what is new in the source; return in how many seconds it may be at rest, or None: it is."""
+        """Publish changes of the source; return in how many seconds it may be at rest, or None: it is now."""
         raise NotImplementedError
 
     def pause(self) -> float:
-        """Return in how many seconds to look again if nothing wakes it."""
+        """Return in how many seconds to look again without a wake."""
         raise NotImplementedError
 
     def reload(self, settings: Settings) -> None:
-        """Apply other settings, as far as that needs no restart."""
+        """Apply new settings, as far as that needs no restart."""
 
     def start(self) -> None:
         """Begin to follow."""
@@ -159,8 +160,8 @@ class ReadingFollower(Follower):
     """Follows a source by reading all of it at each look, the first time while the agent starts.
 
     Args:
-        read: returns what the source declares now, fast: the same object while nothing changed.
-        settle_after: returns in how many seconds to read it again, whatever events say; None: it is at rest.
+        read: returns a snapshot, fast; the same object while nothing changed.
+        settle_after: returns in how many seconds to read again even without an event; None: no need.
     """
 
     at_once = True
@@ -185,7 +186,7 @@ class ReadingFollower(Follower):
         return self._resync
 
     def reload(self, settings: Settings) -> None:
-        """Take over the pace."""
+        """Apply the new time between two resyncs."""
         self._resync = settings.reconcile.resync
         self.wake()
 
@@ -195,7 +196,7 @@ class ReadingFollower(Follower):
             return None
         try:
             snapshot = self._read()
-            # So a quiet resync merges nothing.
+            # A resync without changes merges nothing.
             if snapshot is not self._published:
                 self._inbox.publish(snapshot, cause)
                 self._published = snapshot

@@ -1,7 +1,4 @@
-"""The register of source kinds: what is not in this list is no source.
-
-Followers start in this order. The first mirror to declare a free name owns it.
-"""
+"""The register of source kinds. Followers start in its order; the first mirror to declare a name owns it."""
 
 from __future__ import annotations
 
@@ -22,12 +19,12 @@ class SourceKind(NamedTuple):
 
     Args:
         name: the owner of its pods is `NAME:PLACE`, or `NAME` alone if it has no places.
-        called: what messages call all that it declares.
-        describe: says where a pod is declared, from the place.
-        mirror: its pods go when it no longer declares them; otherwise it writes each pod once.
-        removal: how to remove a pod where it is declared.
-        is_there: whether a pod can be removed at a place; nobody but `tank delete` can where it is False.
-        follow: makes the follower that the settings ask for; None: nothing is to be followed.
+        called: the name in messages of all that it declares.
+        describe: returns where a pod is declared, in words, from the place.
+        mirror: its pods are removed when it no longer declares them; otherwise it writes each pod once.
+        removal: the way to remove a pod where it is declared, as a hint.
+        is_there: returns whether a pod can be removed at a place; if not, only `tank delete` can.
+        follow: makes the follower that the settings ask for; None: they ask for none.
     """
 
     name: str
@@ -44,7 +41,7 @@ class SourceKind(NamedTuple):
 
 
 def _made_by(name: str) -> Callable[[Inbox], Follower | None]:
-    """Return what imports a follower only when it is made: verbs without an agent need the names alone."""
+    """Return a function that imports a follower when it is made; verbs without an agent never do."""
     return lambda inbox: pkgutil.resolve_name(f"tank_agent.source.{name}")(inbox)  # noqa: PLW0108
 
 
@@ -73,12 +70,11 @@ GIT = SourceKind(
     is_there=lambda _, settings: settings.git is not None,
     follow=_made_by("git.follower:follow"),
 )
-# `tank apply` follows nothing: its refusals are answers to whoever asked.
+# `tank apply` has no follower: it gets its errors as answers.
 API = SourceKind(name="api", called="`tank apply`", describe=lambda _: "`tank apply`")
 
 SOURCES = (DIRECTORY, SEED, GIT, API)
 BY_NAME = {kind.name: kind for kind in SOURCES}
-# Sources whose pods go when they no longer declare them.
 MIRRORS = tuple(kind.name for kind in SOURCES if kind.mirror)
 
 
@@ -88,7 +84,7 @@ def is_mirrored(owner: str) -> bool:
 
 
 def describe(owner: str) -> str:
-    """Return what messages call an owner; its plain name if a newer version of the agent wrote it."""
+    """Return an owner's name in messages; its plain name if a newer version of the agent wrote it."""
     kind = BY_NAME.get(source_of(owner))
     return owner if kind is None else kind.describe(place_of(owner))
 

@@ -31,7 +31,7 @@ def read_seeds(
 
     Args:
         directory: its pod files are seeds; it may be absent.
-        pods, problems: what `[[pods]]` of `config_file` hold.
+        pods, problems: of `[[pods]]` in `config_file`.
         parse: makes a PodFile of a file's bytes.
     """
     declared = [
@@ -51,7 +51,7 @@ def read_seeds(
 
 
 class SeedFollower(ReadingFollower):
-    """Plants seeds at the start and at a reload; what cannot be stored then is tried at each resync."""
+    """Plants seeds at the start and at a reload; tries those that cannot be stored again at each resync."""
 
     def __init__(self, inbox: Inbox) -> None:
         settings = inbox.settings
@@ -60,13 +60,13 @@ class SeedFollower(ReadingFollower):
         self._wanted = self._taken = settings
 
     def reload(self, settings: Settings) -> None:
-        """Plant what is new in other settings, before this returns if the disk answers."""
+        """Plant the new seeds of other settings, before this returns if the disk answers."""
         self._wanted = settings
         super().reload(settings)
         self.answered(self.ask(), _PATIENCE)
 
     def look(self, cause: str) -> float | None:
-        """Plant what was not planted yet."""
+        """Plant all seeds, unless that is done."""
         wanted = self._wanted
         if wanted is not self._taken:
             self._taken = wanted
@@ -75,7 +75,7 @@ class SeedFollower(ReadingFollower):
 
 
 def _seeds(settings: Settings, host: Host) -> Callable[[], Snapshot]:
-    """Return what reads the seeds of seed_dir and of agent.toml that are for this machine."""
+    """Return a function that reads the seeds of seed_dir and agent.toml that are for this machine."""
     return partial(
         read_seeds,
         settings.seed_dir,

@@ -1,7 +1,7 @@
 """Snapshots: all that one source declares at one moment. Sources make them; the journal merges them.
 
-A snapshot never turns "could not read" into "is not there": what could not be read is listed in
-`unreadable`, and the pods that came from there stay as they are.
+A file that could not be read never counts as removed: it is listed in `unreadable`, and the pods that came
+from there stay as they are.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Declared(Struct, frozen=True, kw_only=True):
 
     `owner` is the source's kind and the place there: `dir:<absolute file>`, `git:<path>`, or `seed`.
     `revision` is the source's own name for this state: a commit, or the short hash of the file's content.
-    `file` and `line` say where the pod's table starts, for messages. `author` and `subject` are a commit's.
+    The pod's table starts at `file` and `line`, for messages. `author` and `subject` are of the commit.
     """
 
     pod: Pod
@@ -47,8 +47,8 @@ class Declared(Struct, frozen=True, kw_only=True):
 class Snapshot(Struct, frozen=True, kw_only=True):
     """All that one source declares.
 
-    `available` False means that the source as a whole could not be read (no such directory, unmounted,
-    no network): nothing may be concluded from it, and `problems` says why.
+    `available` is False if the source as a whole could not be read (no such directory, unmounted, no
+    network); then the snapshot changes no pod, and `problems` has the reason.
     `unreadable` are owners (`dir:<file>`) whose content is not completely known now: their pods are kept as
     they are, unless `pods` has a newer spec from the same owner. No other owner in `pods` gets their names.
     `problems` are all findings; one with `pod` set keeps that pod's last good spec and shows the error there.

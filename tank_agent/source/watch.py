@@ -1,4 +1,4 @@
-"""Wake the agent when a directory of pod files or a ref changes. Events are hints; the sources read."""
+"""Wake followers when a directory of pod files or a ref changes. An event is only a hint to read again."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class _Handler(FileSystemEventHandler):
 
 
 class _Watches:
-    """Watches paths as soon as that is possible. Calls come from one thread at a time.
+    """Watches paths as soon as that is possible; to be used by one thread at a time.
 
     watchdog 7 asks for its inotify instance when an observer is made, watchdog 6 when a path is watched.
     """
@@ -82,7 +82,7 @@ class _Watches:
         """Watch these paths and no others.
 
         Returns:
-            Whether some of them were not watched before; and why one can't be watched now, or None.
+            Whether some of them were not watched before; and the reason if one can't be watched now.
         """
         if self._observer is not None and not self._observer.is_alive():
             self._observer = None
@@ -102,7 +102,7 @@ class _Watches:
         return bool(missing), None
 
     def stop(self) -> None:
-        """Stop to watch, and wait for the threads."""
+        """Stop watching, and wait for the threads."""
         if self._observer is not None:
             self._observer.stop()
             self._observer.join()
@@ -127,9 +127,9 @@ def _why_not(path: str, error: OSError) -> str:
     return f"can't watch {path}: {error.strerror or error}"
 
 
-# For what no event reports, such as a directory far up that is made again.
+# For changes that cause no event, as when a directory far up is made again.
 CHECK_EVERY = 10.0
-# A directory of links to everywhere must not use up the kernel's watches; the resync sees the rest.
+# A directory of links to everywhere must not use up the kernel's watches; the resync finds the other changes.
 _PLACES_MAX = 64
 # Files that have other names are watched by themselves, up to this number.
 _FILES_MAX = 64
@@ -165,12 +165,12 @@ class DirectoryWatcher:
         _report_renames_at_once()
 
     def start(self) -> str | None:
-        """Start to watch; the answer is that of `check`."""
+        """Start to watch, and return the result of the first `check`."""
         self._thread.start()
         return self.check()
 
     def check(self) -> str | None:
-        """Watch again what was replaced or is watched no more, and wake then: events may have been missed.
+        """Watch paths that were replaced or whose watch has ended, and wake: events may have been missed.
 
         Returns:
             Why the directory can't be watched now, or None. It is tried again at the next check.
@@ -188,7 +188,7 @@ class DirectoryWatcher:
         return trouble
 
     def stop(self) -> None:
-        """Stop to watch, and wait for the threads."""
+        """Stop watching, and wait for the threads."""
         self._stopped = True
         self._rearm.set()
         self._thread.join()
@@ -210,7 +210,7 @@ class DirectoryWatcher:
         names: dict[str, set[str]] = {}
         _add_path(names, str(self._path))
         mounted = self._mounted
-        # Without a descriptor to spare, what is known goes on to count.
+        # Without a descriptor to spare, the mounts known so far still count.
         with suppress(OSError):
             mounted = mount_points(Path(target))
         links, others = _odd_files(target, mounted)
@@ -314,10 +314,10 @@ def _is_odd(path: str) -> bool:
 
 
 def _report_renames_at_once() -> None:
-    """Stop watchdog from holding back a file moved out, and all events behind it, for half a second.
+    """Keep watchdog from delaying the event of a file moved away, and all later ones, by half a second.
 
-    It waits to pair the two ends of a rename; we don't need to know where a file went. The class that waits
-    has another name in watchdog 6 than in 7; where neither is found, all that is lost is that half second.
+    It waits to pair the two ends of a rename, which nobody needs here. The class that waits has another name
+    in watchdog 6 than in 7; where neither is found, only that half second is lost.
     """
     for module, name in (
         ("watchdog.observers.inotify_move_event_grouper", "InotifyMoveEventGrouper"),
@@ -340,7 +340,7 @@ class RefWatcher:
         self._lock = threading.Lock()
 
     def check(self) -> str | None:
-        """Watch what is not watched (any more); return why a part of it cannot be, or None."""
+        """Watch the paths that are not watched now; return why that fails for one of them, or None."""
         places: dict[str, _Place] = {}
         complaint = None
         with self._lock:
@@ -353,7 +353,7 @@ class RefWatcher:
             return self._watches.renew(places)[1] or complaint
 
     def stop(self) -> None:
-        """Stop to watch, and wait for the threads."""
+        """Stop watching, and wait for the threads."""
         self._watches.stop()
 
     def _on_event(self, event: FileSystemEvent) -> None:
