@@ -9,7 +9,7 @@ from pathlib import Path
 from tank_agent.doctor import Check, fail, ok, warn
 from tank_agent.linux.mounts import unescaped
 from tank_agent.linux.trees import REASON
-from tank_agent.network.host_facts import ipv4_default_interfaces, ipv6_default_interfaces
+from tank_agent.network.host_facts import default_interfaces
 
 _LITTLE_SPACE = 2 << 30
 _NO_SPACE = 100 << 20
@@ -83,8 +83,7 @@ def pods_dir(path: Path) -> Check:
 
 def uplink(ipv4_routes: str, ipv6_routes: str) -> Check:
     """Say which interfaces have a default route: `parent = "auto"` puts pods on the first."""
-    ipv4 = ipv4_default_interfaces(ipv4_routes.splitlines())
-    names = dict.fromkeys(ipv4 + ipv6_default_interfaces(ipv6_routes.splitlines()))
+    names = dict.fromkeys(default_interfaces(ipv4_routes.splitlines(), ipv6_routes.splitlines()))
     if not names:
         return warn("uplink", "no default route", 'name the interface in pod files: parent = "eth0"')
     return ok("uplink", ", ".join(names))

@@ -1,11 +1,12 @@
-"""The seam to the host's own network: its uplink to the LAN, and its DNS servers.
+"""The host's own network: its uplink to the LAN, and its DNS servers.
 
-Three adapters: `auto` asks the machine each time, `static` returns what agent.toml has, and a dotted path
-names a class of the user's (`acme.net.Facts`), made once without arguments.
+There are three adapters: `auto` asks the machine each time, `static` returns what agent.toml has, and a
+dotted path names a class of the user's (`acme.net.Facts`), which is made once, without arguments.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import ipaddress
 import itertools
@@ -54,65 +55,48 @@ class HostFacts(Protocol):
 
     def uplink(self) -> str | None:
         """Return the interface that `parent = "auto"` stands for; None if there is none now."""
-        ...
 
     def dns(self) -> HostDns:
         """Return the DNS that pods without their own `dns` get."""
-        ...
 
 
 def why_no_uplink(host: HostFacts) -> tuple[str, str]:
     """Return why an adapter knows no uplink now, and what to do."""
-    in_file = "set a parent in the pod's file"
+    hint = "set a parent in the pod's file, or an uplink in the [host] table of agent.toml"
     if isinstance(host, StaticHostFacts):
-        why = 'adapter "static" knows only what agent.toml says'
-        return f"no uplink: {why}", f"{in_file}, or an uplink in the [host] table of agent.toml"
+        return 'no uplink: adapter "static" knows only what agent.toml says', hint
     if isinstance(host, UserHostFacts):
-        return f"no uplink: {host.path}.uplink() returned None", f"{in_file}, or let the adapter name one"
-    why = "this machine has no uplink: no default route leads anywhere"
-    return why, f"{in_file}, or an uplink in the [host] table of agent.toml"
+        hint = "set a parent in the pod's file, or let the adapter name one"
+        return f"no uplink: {host.path}.uplink() returned None", hint
+    return "this machine has no uplink: no default route leads anywhere", hint
 
 
 class AutoHostFacts:
-    """Ask the machine: the default route, and resolv.conf. What is given here is not asked for."""
+    """Asks the machine for its default route and its resolv.conf, unless agent.toml has the answer."""
 
-    def __init__(
-        self,
-        *,
-        uplink: str | None = None,
-        dns: tuple[str, ...] = (),
-        resolv_conf: Path = _RESOLV_CONF,
-        upstream_resolv_confs: tuple[Path, ...] = _UPSTREAM_RESOLV_CONFS,
-    ) -> None:
+    def __init__(self, uplink: str | None = None, dns: tuple[str, ...] = ()) -> None:
         self._uplink = uplink
         self._dns = dns
-        self._resolv_conf = resolv_conf
-        self._upstream_resolv_confs = upstream_resolv_confs
 
     def uplink(self) -> str | None:
         """Return the interface of the IPv4 default route with the lowest metric, else of the IPv6 one."""
         if self._uplink is not None:
             return self._uplink
-        names = ipv4_default_interfaces(_lines(_ROUTES_IPV4)) or ipv6_default_interfaces(_lines(_ROUTES_IPV6))
-        return names[0] if names else None
+        return next(default_interfaces(_lines(_ROUTES_IPV4), _lines(_ROUTES_IPV6)), None)
 
     def dns(self) -> HostDns:
         """Return resolv.conf's DNS; a caching resolver on loopback gives way to the servers that it asks."""
         if self._dns:
             return HostDns(servers=self._dns)
-        own = _read_resolv_conf(self._resolv_conf)
-        servers = _reachable(own.servers)
-        local = own.servers if len(servers) < len(own.servers) else ()
-        if servers or not own.servers:
-            return HostDns(servers=servers, search=own.search, options=own.options, local=local)
-        for path in self._upstream_resolv_confs:
+        own = _read_resolv_conf(_RESOLV_CONF)
+        servers, search = _reachable(own.servers), own.search
+        local = own.servers if servers != own.servers else ()
+        for path in _UPSTREAM_RESOLV_CONFS if own.servers and not servers else ():
             upstream = _read_resolv_conf(path)
-            servers = _reachable(upstream.servers)
-            if servers:
-                return HostDns(
-                    servers=servers, search=own.search or upstream.search, options=own.options, local=local
-                )
-        return HostDns(search=own.search, options=own.options, local=local)
+            if servers := _reachable(upstream.servers):
+                search = search or upstream.search
+                break
+        return HostDns(servers=servers, search=search, options=own.options, local=local)
 
 
 class StaticHostFacts:
@@ -140,10 +124,7 @@ class UserHostFacts:
 
     def uplink(self) -> str | None:
         """Return what the user's class returns."""
-        try:
-            found = self._facts.uplink()
-        except Exception as error:
-            raise self._failed("uplink", error) from error
+        found = self._ask("uplink")
         if found is not None and not isinstance(found, str):
             raise Stalled(
                 f"{self.path}.uplink() returned {found!r}", hint="return an interface's name or None"
@@ -152,10 +133,7 @@ class UserHostFacts:
 
     def dns(self) -> HostDns:
         """Return what the user's class returns."""
-        try:
-            found: object = self._facts.dns()
-        except Exception as error:
-            raise self._failed("dns", error) from error
+        found = self._ask("dns")
         if isinstance(found, HostDns):
             return found
         if isinstance(found, list | tuple) and all(
@@ -167,8 +145,11 @@ class UserHostFacts:
             hint="return a list of servers' addresses, or a tank_agent.network.host_facts.HostDns",
         )
 
-    def _failed(self, method: str, error: Exception) -> Retry:
-        return Retry(f"{self.path}.{method}() failed: {type(error).__name__}: {error}")
+    def _ask(self, method: str) -> object:
+        try:
+            return getattr(self._facts, method)()
+        except Exception as error:
+            raise Retry(f"{self.path}.{method}() failed: {type(error).__name__}: {error}") from error
 
 
 def make_host_facts(adapter: str, uplink: str | None, dns: tuple[str, ...]) -> HostFacts:
@@ -183,7 +164,7 @@ def make_host_facts(adapter: str, uplink: str | None, dns: tuple[str, ...]) -> H
         Stalled: the class cannot be loaded or made, or lacks a method.
     """
     if adapter == "auto":
-        return AutoHostFacts(uplink=uplink, dns=dns)
+        return AutoHostFacts(uplink, dns)
     if adapter == "static":
         return StaticHostFacts(uplink, dns)
     return _load(adapter)
@@ -218,11 +199,8 @@ def _load(path: str) -> HostFacts:
 
 def _lines(path: Path) -> Iterator[str]:
     """Yield the lines of a /proc route table; nothing where the kernel lacks the protocol."""
-    try:
-        with path.open(encoding="ascii") as lines:
-            yield from itertools.islice(lines, _ROUTES_LIMIT)
-    except FileNotFoundError:
-        return
+    with contextlib.suppress(FileNotFoundError), path.open(encoding="ascii") as lines:
+        yield from itertools.islice(lines, _ROUTES_LIMIT)
 
 
 def _read_resolv_conf(path: Path) -> HostDns:
@@ -264,31 +242,23 @@ def _reachable(servers: tuple[str, ...]) -> tuple[str, ...]:
     )
 
 
-def ipv4_default_interfaces(lines: Iterable[str]) -> tuple[str, ...]:
-    """Return the interfaces of the default routes in the lines of /proc/net/route, the best first."""
-    rows = (line.split() for line in lines)
-    found = [
+def default_interfaces(ipv4: Iterable[str], ipv6: Iterable[str]) -> Iterator[str]:
+    """Yield the interfaces of the default routes of /proc/net/route and ipv6_route, the best first."""
+    yield from _by_metric(
         (int(row[6]), row[0])
-        for row in rows
+        for row in map(str.split, ipv4)
         if len(row) >= 10 and row[0] != _NO_INTERFACE and row[1] == row[7] == "00000000" and _usable(row[3])
-    ]
-    return _by_metric(found)
-
-
-def ipv6_default_interfaces(lines: Iterable[str]) -> tuple[str, ...]:
-    """Return the interfaces of the default routes in the lines of /proc/net/ipv6_route, the best first."""
-    rows = (line.split() for line in lines)
-    found = [
+    )
+    yield from _by_metric(
         (int(row[5], 16), row[9])
-        for row in rows
+        for row in map(str.split, ipv6)
         if len(row) >= 10 and row[0] == _IPV6_ANY and row[1] == "00" and _usable(row[8])
-    ]
-    return _by_metric(found)
+    )
 
 
-def _by_metric(found: list[tuple[int, str]]) -> tuple[str, ...]:
+def _by_metric(found: Iterable[tuple[int, str]]) -> Iterator[str]:
     # Of two with one metric, the kernel takes the one that it lists first.
-    return tuple(name for _, name in sorted(found, key=lambda route: route[0]))
+    return (name for _, name in sorted(found, key=lambda route: route[0]))
 
 
 def _usable(flags: str) -> bool:
