@@ -1,9 +1,10 @@
-"""The files of names and servers in a pod: /etc/hosts, /etc/hostname, /etc/resolv.conf."""
+"""The files by which a pod finds names: /etc/hosts, /etc/hostname, /etc/resolv.conf."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from tank_agent.linux.paths import Closing
@@ -38,23 +39,19 @@ def hosts(pod: str, network: Network, state: NetworkState, *, host_hosts: str = 
     A pod without addresses has its name on 127.0.1.1, so that it never goes out to DNS.
     """
     addresses = [address.partition("/")[0] for address in state.addresses] or ["127.0.1.1"]
-    if network.mode == "host" and host_hosts:
-        # First wins in the resolver: the host's own entries stay as they are, and ours follow.
-        return f"{host_hosts.rstrip()}\n" + "".join(f"{address} {pod}\n" for address in addresses)
-    return _LOCALHOST + "".join(f"{address} {pod}\n" for address in addresses)
+    # The resolver takes the first match, so the host's own entries come first.
+    others = f"{host_hosts.rstrip()}\n" if network.mode == "host" and host_hosts else _LOCALHOST
+    return others + "".join(f"{address} {pod}\n" for address in addresses)
 
 
 def read_host_hosts(path: Path, limit: int = _HOSTS_LIMIT) -> str:
-    """Return the host's /etc/hosts; of one beyond the limit the whole lines before it, and a comment on that.
+    """Return the host's /etc/hosts, empty if there is none; else OSError if it cannot be read.
 
-    Raises:
-        OSError: it cannot be read; one that is not there is empty.
+    Of a file that is larger than the limit, this is the whole lines before it, and a comment.
     """
-    try:
-        with path.open("rb") as file:
-            content = file.read(limit + 1)
-    except FileNotFoundError:
-        return ""
+    content = b""
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        content = file.read(limit + 1)
     if len(content) <= limit:
         return content.decode(errors="replace")
     lines = content[: content.rfind(b"\n", 0, limit) + 1].decode(errors="replace")
@@ -68,14 +65,9 @@ def wants_host_dns(network: Network) -> bool:
 
 def resolv_conf(network: Network, dns: HostDns) -> str:
     """Return /etc/resolv.conf (resolv.conf(5)): the pod's DNS, else the host's; empty without a network."""
-    if network.dns:
-        return _resolv_conf(HostDns(servers=network.dns), network.dns)
     if not wants_host_dns(network):
-        return ""
-    return _resolv_conf(dns, (network.mode == "host" and dns.local) or dns.servers)
-
-
-def _resolv_conf(dns: HostDns, servers: tuple[str, ...]) -> str:
+        dns = HostDns(servers=network.dns)
+    servers = (network.mode == "host" and dns.local) or dns.servers
     lines = [f"nameserver {server}" for server in servers]
     if dns.search:
         lines.append(f"search {' '.join(dns.search)}")
@@ -90,12 +82,11 @@ def write_files(directory: Path, files: Mapping[str, str]) -> bool:
     The inodes stay, since containers have them bind-mounted: a file renamed into place would never reach
     them. Nothing is forced to disk, because run_dir does not outlive the machine.
 
-    Raises:
-        OSError: the directory cannot be made or written.
+    OSError if the directory cannot be made or written.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     with Closing(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as folder:
-        # Counted, not stopped at the first that changed: every file is to be written.
+        # Not `any`, which would stop at the first that changed.
         return sum(_write(folder, name, text.encode()) for name, text in files.items()) > 0
 
 
@@ -108,7 +99,7 @@ def _differs(path: Path, content: bytes) -> bool:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
-        # Absent, or put there by somebody as something else: it is to be written.
+        # It is absent, or somebody has put something else in its place.
         return True
     with Closing(fd):
         return not _holds(fd, content)
@@ -121,12 +112,10 @@ def _holds(fd: int, content: bytes) -> bool:
 def _write(folder: int, name: str, content: bytes) -> bool:
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     with Closing(os.open(name, flags, 0o644, dir_fd=folder)) as fd:
-        status = os.fstat(fd)
-        fresh = _holds(fd, content)
-        if status.st_mode & 0o777 != 0o644:
+        if os.fstat(fd).st_mode & 0o777 != 0o644:
             # Programs of any user read these; a strict umask must not hide them.
             os.fchmod(fd, 0o644)
-        if fresh:
+        if _holds(fd, content):
             return False
         os.pwrite(fd, content, 0)
         os.ftruncate(fd, len(content))

@@ -14,7 +14,8 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 
 from msgspec import Struct
 
@@ -46,7 +47,7 @@ _ICMPV6_OFFSET = _ETHERNET_LENGTH + _IPV6.size
 
 
 class Target(Struct, frozen=True):
-    """An address to ask for, and the index and MAC address of the interface to ask on."""
+    """An address, and the index and MAC address of the interface on which it is asked for."""
 
     index: int
     mac: bytes
@@ -54,40 +55,33 @@ class Target(Struct, frozen=True):
 
 
 def holders(targets: Sequence[Target]) -> dict[bytes, bytes]:
-    """Return who has, or is about to take, each address: address to MAC address. Takes at most 0.3 s.
+    """Return the MAC address of each host that has one of the addresses, or probes it. Takes at most 0.3 s.
 
-    Raises:
-        OSError: no right to open packet sockets (CAP_NET_RAW), or an interface is gone.
+    OSError if there is no right to open packet sockets (CAP_NET_RAW), or an interface is gone.
     """
     sockets: dict[tuple[int, int], socket.socket] = {}
-    try:
+    with ExitStack() as stack:
         for target in targets:
             # One hears all addresses of an interface.
             key = target.index, _protocol(target.packed)
             if key not in sockets:
-                sockets[key] = _open(target)
+                sockets[key] = stack.enter_context(_open(target))
             _join(sockets[key], target)
         found: dict[bytes, bytes] = {}
         for _ in range(PROBES):
             for target in targets:
                 _send(sockets[target.index, _protocol(target.packed)], _question(target))
-            _listen(list(sockets.values()), targets, found, time.monotonic() + INTERVAL_SECONDS)
+            _listen(sockets.values(), targets, found, time.monotonic() + INTERVAL_SECONDS)
             if len(found) == len(targets):
                 break
         return found
-    finally:
-        for opened in sockets.values():
-            opened.close()
 
 
 def announce(target: Target) -> None:
-    """Announce to the LAN who has the address now, to neighbours that knew another holder.
+    """Announce the address's new holder to neighbours that may know another one; OSError as in `holders`.
 
-    An ARP announcement (RFC 5227 section 2.3) or an unsolicited neighbour advertisement (RFC 4861 section
-    7.2.6).
-
-    Raises:
-        OSError: as in `holders`.
+    This is an ARP announcement (RFC 5227 section 2.3), or an unsolicited neighbour advertisement (RFC 4861
+    section 7.2.6).
     """
     with _open(target) as opened:
         _send(opened, _statement(target))
@@ -129,7 +123,7 @@ def _send(opened: socket.socket, frame: bytes) -> None:
 
 
 def _listen(
-    sockets: Sequence[socket.socket], targets: Sequence[Target], found: dict[bytes, bytes], deadline: float
+    sockets: Collection[socket.socket], targets: Sequence[Target], found: dict[bytes, bytes], deadline: float
 ) -> None:
     poller = select.poll()
     by_fd = {opened.fileno(): opened for opened in sockets}
@@ -139,21 +133,19 @@ def _listen(
         for fd, _ in poller.poll(left * 1000):
             try:
                 frame, (_, _, _, _, _) = by_fd[fd].recvfrom(2048)
-            except (BlockingIOError, OSError) as error:
+            except OSError as error:
                 if error.errno not in (errno.EAGAIN, errno.ENETDOWN):
                     raise
                 continue
             for target in targets:
-                holder = holder_in(frame, target)
-                if holder is not None:
+                if holder := holder_in(frame, target):
                     found[target.packed] = holder
 
 
 def holder_in(frame: bytes, target: Target) -> bytes | None:
     """Return the MAC address of another host that, by this frame, has the target's address or probes it."""
-    answer = (
-        _arp_holder(frame, target.packed) if len(target.packed) == 4 else _nd_holder(frame, target.packed)
-    )
+    find = _arp_holder if len(target.packed) == 4 else _nd_holder
+    answer = find(frame, target.packed)
     return answer if answer not in (None, target.mac) else None
 
 
