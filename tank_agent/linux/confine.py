@@ -12,10 +12,11 @@ import resource
 import signal
 import struct
 from collections.abc import Collection, Mapping
+from itertools import count
 from pathlib import Path
 
-from tank_agent.linux import mount_api, mounts
-from tank_agent.linux.libc import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, call
+from tank_agent.linux import mounts
+from tank_agent.linux.libc import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, Ignoring, call
 from tank_agent.linux.mounts import mount, unmount
 
 # linux/prctl.h, linux/capability.h
@@ -32,10 +33,10 @@ class UnfitError(Exception):
 
 
 def see_only(directory: str, name: str) -> None:
-    """Make `/` an empty file system with the machine's programs, read-only, and a directory as `/name`.
+    """Leave this process no network, and of the file system the machine's programs, read-only, and `/name`.
 
-    There is no network either. The working directory becomes `/name`, in which nothing can be executed.
-    UnfitError if this is a chroot whose `/` is no mount point.
+    That is `directory`, in which nothing can be executed; it becomes the working directory. UnfitError if
+    this is a chroot whose `/` is no mount point.
     """
     call("unshare", CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC)
     try:
@@ -46,16 +47,22 @@ def see_only(directory: str, name: str) -> None:
         raise UnfitError(
             "/ is not a mount point: before the chroot, mount --bind its directory on itself"
         ) from error
-    tree = mount_api.clone(directory, recursive=False)
-    attributes = mount_api.NOSUID | mount_api.NODEV | mount_api.NOEXEC
-    mount_api.restrict(tree, attributes, name=directory)
+    tree = mounts.clone(directory, recursive=False)
+    attributes = mounts.ATTR_NOSUID | mounts.ATTR_NODEV | mounts.ATTR_NOEXEC
+    mounts.restrict(tree, attributes, name=directory)
     mount("none", directory, "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV, "mode=0700,size=64k")
     os.chdir(directory)
     Path(name).mkdir()
-    mount_api.attach(tree, name, name=directory)
+    mounts.attach(tree, name, name=directory)
     os.close(tree)
     for program in _PROGRAMS:
-        _bind_read_only(program)
+        source = Path("/", program)
+        if source.is_symlink():
+            Path(program).symlink_to(source.readlink())
+        elif source.exists():
+            Path(program).mkdir()
+            mount(f"/{program}", program, "", mounts.MS_BIND)
+            mount("none", program, "", _READ_ONLY)
     _make_root()
     mount("none", "/", "", _READ_ONLY | mounts.MS_NOEXEC)
     os.chdir(f"/{name}")
@@ -69,36 +76,27 @@ def see_nothing_but(directory: str) -> None:
 
 
 def write_only_to(given: Mapping[str, int], stage: Path, writable: Collection[str]) -> None:
-    """Make all file systems read-only, but those directories that are open and named `writable`.
+    """Make all file systems read-only, except open directories whose names are in `writable`.
 
-    Paths through /proc/self/fd would do for us, but git resolves them, and then needs every directory above.
+    They are mounted below `stage`, since git resolves paths through /proc/self/fd, and would then need every
+    directory above.
 
     Args:
         given: open directories by the names that they get below `stage`.
         stage: a directory that the process can do without: a small file system is mounted over it.
     """
-    trees = {name: mount_api.clone(descriptor, recursive=False) for name, descriptor in given.items()}
+    trees = {name: mounts.clone(descriptor, recursive=False) for name, descriptor in given.items()}
     call("unshare", CLONE_NEWNS)
     # A slave: the host's later unmounts still reach us, so that we keep no container's file system busy.
     mount("none", "/", "none", mounts.MS_REC | mounts.MS_SLAVE)
-    mount_api.restrict("/", mount_api.RDONLY, recursive=True)
+    mounts.restrict("/", mounts.ATTR_RDONLY, recursive=True)
     mount("tmpfs", stage, "tmpfs", mounts.MS_NOSUID | mounts.MS_NODEV, "size=4m,mode=0755")
     for name, tree in trees.items():
         (stage / name).mkdir()
         if name not in writable:
-            mount_api.restrict(tree, mount_api.RDONLY)
-        mount_api.attach(tree, stage / name)
+            mounts.restrict(tree, mounts.ATTR_RDONLY)
+        mounts.attach(tree, stage / name)
         os.close(tree)
-
-
-def _bind_read_only(name: str) -> None:
-    source = Path("/", name)
-    if source.is_symlink():
-        Path(name).symlink_to(source.readlink())
-    elif source.exists():
-        Path(name).mkdir()
-        mount(f"/{name}", name, "", mounts.MS_BIND)
-        mount("none", name, "", _READ_ONLY)
 
 
 def _make_root() -> None:
@@ -137,16 +135,11 @@ def become(user: int, group: int) -> None:
 
 def keep_capabilities(kept: Collection[int]) -> None:
     """Give up all capabilities but those below 32 that are named, for programs that are run, too."""
-    capability = 0
-    while True:
-        try:
+    # The kernel refuses the first number that it has no capability for.
+    with Ignoring(errno.EINVAL):
+        for capability in count():
             if capability not in kept:
                 call("prctl", _PR_CAPBSET_DROP, capability, 0, 0, 0)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            break
-        capability += 1
     low = sum(1 << number for number in kept)
     # Effective, permitted and inheritable, twice: of the first 32 capabilities, then of the others.
     sets = struct.pack("=6I", low, low, 0, 0, 0, 0)

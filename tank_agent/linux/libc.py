@@ -7,14 +7,16 @@ import os
 
 # linux/sched.h
 CLONE_FS, CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWNET = 0x200, 0x20000, 0x8000000, 0x40000000
+# linux/fcntl.h
+AT_EMPTY_PATH = 0x1000
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def call(name: str, *args: object, path: str | os.PathLike[str] | None = None) -> int:
-    """Call a libc function that returns -1 and sets errno on failure; integers are passed as C longs.
+    """Call a libc function that returns -1 and sets errno on failure: an OSError with `path` as its filename.
 
-    That is then an OSError with `path` as its filename.
+    Integers are passed as C longs.
     """
     function = getattr(_LIBC, name)
     function.restype = ctypes.c_long
@@ -29,3 +31,16 @@ def call(name: str, *args: object, path: str | os.PathLike[str] | None = None) -
 def syscall(number: int, *args: object, path: str | os.PathLike[str] | None = None) -> int:
     """Make a system call by its number (syscall(2)); errors as in `call`."""
     return call("syscall", number, *args, path=path)
+
+
+class Ignoring:
+    """Ends a `with` quietly at an OSError with one of these numbers."""
+
+    def __init__(self, *numbers: int) -> None:
+        self._numbers = numbers
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> bool:
+        return isinstance(error, OSError) and error.errno in self._numbers

@@ -12,8 +12,7 @@ import os
 import stat
 import struct
 
-from tank_agent.linux.libc import call, syscall
-from tank_agent.linux.mount_api import AT_EMPTY_PATH
+from tank_agent.linux.libc import AT_EMPTY_PATH, Ignoring, call, syscall
 
 # asm-generic/unistd.h, linux/openat2.h
 _OPENAT2 = 437
@@ -110,19 +109,14 @@ def real_path_in_root(root: int, path: str) -> str:
 
 def _link(root: int, parents: list[str], name: str) -> str | None:
     """Return the target of a symbolic link; None if there is none by that name."""
-    try:
-        link = open_without_links(root, "/".join((*parents, name)), os.O_PATH | os.O_NOFOLLOW)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR):
-            return None
-        raise
-    with Closing(link):
-        try:
-            return os.readlink("", dir_fd=link)
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.EINVAL):
-                return None
-            raise
+    path = "/".join((*parents, name))
+    with (
+        Ignoring(errno.ENOENT, errno.ENOTDIR),
+        Closing(open_without_links(root, path, os.O_PATH | os.O_NOFOLLOW)) as link,
+        Ignoring(errno.EINVAL),
+    ):
+        return os.readlink("", dir_fd=link)
+    return None
 
 
 def directory_identity(fd: int) -> bytes:

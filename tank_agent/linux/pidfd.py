@@ -13,19 +13,21 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from tank_agent.linux.channels import readable
+from tank_agent.linux.libc import Ignoring
+from tank_agent.linux.paths import Closing
 
 _AT_ONCE = 64
+# linux/pidfd.h: PIDFD_GET_INFO is _IOWR(0xFF, 11, struct pidfd_info), which has 64 bytes at first.
+_PIDFD_GET_INFO, _PIDFD_INFO_EXIT = 0xC040FF0B, 1 << 3
+_INFO = struct.Struct("=QQ11Ii")
 
 
 def open_process(pid: int) -> int | None:
     """Return a pidfd, or None if there is no such process."""
-    try:
+    # EINVAL: the number belongs to a thread, so the process that we meant is gone.
+    with Ignoring(errno.ESRCH, errno.EINVAL):
         return os.pidfd_open(pid)
-    except OSError as error:
-        # EINVAL: the number belongs to a thread, so the process that we meant is gone.
-        if error.errno in (errno.ESRCH, errno.EINVAL):
-            return None
-        raise
+    return None
 
 
 def ended(pidfd: int) -> bool:
@@ -59,35 +61,29 @@ def signal_all(members: Callable[[], Collection[int]], number: int) -> None:
     found = sorted(members())
     # A container may have more processes than we may have descriptors.
     for first in range(0, len(found), _AT_ONCE):
-        held: dict[int, int] = {}
-        try:
+        with contextlib.ExitStack() as stack:
+            held: dict[int, int] = {}
             for pid in found[first : first + _AT_ONCE]:
-                descriptor = open_process(pid)
-                if descriptor is not None:
-                    held[pid] = descriptor
+                if (descriptor := open_process(pid)) is not None:
+                    held[pid] = stack.enter_context(Closing(descriptor))
             for pid in held.keys() & set(members()):
                 send_signal(held[pid], number)
-        finally:
-            for descriptor in held.values():
-                os.close(descriptor)
 
 
 def kill_tree(root: int) -> None:
-    """Kill a process and all that it started, as far as the kernel still knows whose children they are.
+    """Kill the process of a pidfd, and all that it started, as far as the kernel still knows its children.
 
-    Each is stopped before it is asked for its children, so that none appears behind us. `root` is a pidfd.
+    Each is stopped before its children are listed, so that it makes no more meanwhile.
     """
     held: list[int] = []
     waiting = [pid] if (pid := process_id(root)) else []
     try:
         while waiting:
             pid = waiting.pop()
-            descriptor = open_process(pid)
-            if descriptor is None:
-                continue
-            held.append(descriptor)
-            if send_signal(descriptor, signal.SIGSTOP):
-                waiting += _children(pid)
+            if (descriptor := open_process(pid)) is not None:
+                held.append(descriptor)
+                if send_signal(descriptor, signal.SIGSTOP):
+                    waiting += _children(pid)
     finally:
         for descriptor in held:
             send_signal(descriptor, signal.SIGKILL)
@@ -111,38 +107,28 @@ def _children(pid: int) -> list[int]:
 
 def numbers(pid: int) -> tuple[int, ...]:
     """Return a process's numbers in every PID namespace that it is in, ours first; empty if it is gone."""
-    try:
-        # Its name is there, too, which it chose itself: any bytes but a newline.
-        lines = Path(f"/proc/{pid}/status").read_bytes().split(b"\n")
-    except (FileNotFoundError, ProcessLookupError):
-        return ()
+    # Its name is there, too, which it chose itself: any bytes but a newline.
+    lines = _read(pid, "status").split(b"\n")
     return next((tuple(map(int, line.split()[1:])) for line in lines if line.startswith(b"NSpid:")), ())
 
 
 def start_time(pid: int) -> int | None:
     """Return when a process started, in clock ticks since boot (proc_pid_stat(5), field 22); None if gone."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
     # The command name in parentheses may itself hold spaces and parentheses.
-    return int(stat.rpartition(b")")[2].split()[19])
+    fields = _read(pid, "stat").rpartition(b")")[2].split()
+    return int(fields[19]) if fields else None
 
 
 def command_line(pid: int) -> tuple[str, ...]:
     """Return a process's arguments (proc_pid_cmdline(5)); empty if it is gone or a zombie."""
-    try:
-        raw = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return ()
-    return tuple(os.fsdecode(part) for part in raw.split(b"\0")[:-1])
+    return tuple(os.fsdecode(part) for part in _read(pid, "cmdline").split(b"\0")[:-1])
 
 
-# linux/pidfd.h: PIDFD_GET_INFO is _IOWR(0xFF, 11, struct pidfd_info); the first published struct has 64
-# bytes.
-_PIDFD_GET_INFO = 0xC040FF0B
-_PIDFD_INFO_EXIT = 1 << 3
-_INFO = struct.Struct("=QQ11Ii")
+def _read(pid: int, name: str) -> bytes:
+    """Return a file of a process in /proc; empty if it is gone."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    return b""
 
 
 def wait_status(pidfd: int) -> int | None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from tank_agent.errors import Retry
-from tank_agent.linux import mount_api, mounts
+from tank_agent.linux import mounts
 from tank_agent.linux.fault import point
 from tank_agent.linux.namespaces import in_mount_namespace
 from tank_agent.linux.paths import Closing, open_in_root
@@ -155,7 +155,7 @@ def _mount(
     with ExitStack() as stack:
         copies = []
         for mount in bound:
-            copy = stack.enter_context(Closing(mount_api.clone(mount.source)))
+            copy = stack.enter_context(Closing(mounts.clone(mount.source)))
             copies.append(_Lost(copy=copy, target=mount.target, below=below(mount.target)))
         # Of the host's /proc, since the agent is not in the container's.
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -189,7 +189,7 @@ def _is_mounted(root: int, path: str, inode: Inode | None) -> bool:
     try:
         with Closing(open_in_root(root, path, os.O_PATH)) as found:
             status = os.fstat(found)
-            return mount_api.place_of(found).is_root and inode in (None, (status.st_dev, status.st_ino))
+            return mounts.place_of(found).is_root and inode in (None, (status.st_dev, status.st_ino))
     except OSError as error:
         if error.errno in _NOT_THERE:
             return False
@@ -200,11 +200,11 @@ def _attach(root: int, descriptors: int, lost_mount: _Lost) -> None:
     """Mount on the place to which a path leads, if it may lead there."""
     for _ in range(_STALE_MAX):
         with Closing(open_in_root(root, lost_mount.target, os.O_PATH)) as found:
-            place = mount_api.place_of(found)
+            place = mounts.place_of(found)
             if not place.is_root:
                 if place.mount != _allowed(root, lost_mount):
                     break
-                mount_api.attach(lost_mount.copy, found)
+                mounts.attach(lost_mount.copy, found)
                 return
             # A former file of the pod may be there still.
             if not (lost_mount.target in _FILE_PATHS and _is_stale(found, lost_mount.copy)):
@@ -220,10 +220,10 @@ def _attach(root: int, descriptors: int, lost_mount: _Lost) -> None:
 def _allowed(root: int, lost_mount: _Lost) -> int | None:
     """Return the number of the mount that a path must lead to; None if that is not there."""
     if lost_mount.below is None:
-        return mount_api.place_of(root).mount
+        return mounts.place_of(root).mount
     outer, inode = lost_mount.below
     with Closing(open_in_root(root, outer, os.O_PATH)) as found:
-        status, place = os.fstat(found), mount_api.place_of(found)
+        status, place = os.fstat(found), mounts.place_of(found)
         return place.mount if place.is_root and (status.st_dev, status.st_ino) == inode else None
 
 

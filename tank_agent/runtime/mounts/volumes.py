@@ -20,7 +20,7 @@ from pathlib import Path
 import structlog
 
 from tank_agent.errors import Retry, Stalled
-from tank_agent.linux import mount_api, mounts
+from tank_agent.linux import mounts
 from tank_agent.linux.fault import point
 from tank_agent.linux.namespaces import IdMapping
 from tank_agent.linux.paths import Closing, open_without_links
@@ -188,13 +188,13 @@ def _nest(inner: BindMount, outer: BindMount, source: int) -> None:
     """Mount one bound volume inside of another, whose files `source` stands for."""
     relative = inner.target.removeprefix(f"{outer.target}/")
     with ExitStack() as stack:
-        copy = stack.enter_context(Closing(mount_api.clone(inner.source)))
+        copy = stack.enter_context(Closing(mounts.clone(inner.source)))
         try:
             if not outer.read_only:
                 _make_mount_point(source, relative, is_directory=stat.S_ISDIR(os.fstat(copy).st_mode))
             top = stack.enter_context(Closing(os.open(outer.source, os.O_PATH | os.O_CLOEXEC)))
             target = stack.enter_context(Closing(open_without_links(top, relative, os.O_PATH)))
-            mount_api.attach(copy, target)
+            mounts.attach(copy, target)
         except OSError as error:
             where = f"mount {inner.target}: "
             if error.errno == errno.ELOOP:

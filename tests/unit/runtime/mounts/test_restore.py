@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from tank_agent.errors import Retry
-from tank_agent.linux import mount_api, mounts
-from tank_agent.linux.mount_api import Place
+from tank_agent.linux import mounts
+from tank_agent.linux.mounts import Place
 from tank_agent.runtime.container.launch import record_of
 from tank_agent.runtime.container.oci import BindMount
 from tank_agent.runtime.mounts import restore
@@ -105,9 +105,9 @@ def namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Namespace:
     monkeypatch.setattr(restore, "in_mount_namespace", inside)
     # The mounts that are counted are those of the machine, which may have any number.
     monkeypatch.setattr(restore, "_MOUNTS_MAX", sys.maxsize)
-    monkeypatch.setattr(mount_api, "place_of", made.place_of)
-    monkeypatch.setattr(mount_api, "attach", made.attach)
-    monkeypatch.setattr(mount_api, "clone", lambda path: os.open(path, os.O_PATH))
+    monkeypatch.setattr(mounts, "place_of", made.place_of)
+    monkeypatch.setattr(mounts, "attach", made.attach)
+    monkeypatch.setattr(mounts, "clone", lambda path: os.open(path, os.O_PATH))
     monkeypatch.setattr(mounts, "unmount_descriptor", made.unmount)
     monkeypatch.setattr(mounts, "bind", lambda *_, **__: None)
     return made

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tank_agent.errors import Retry, Stalled
-from tank_agent.linux import mount_api, mounts
+from tank_agent.linux import mounts
 from tank_agent.runtime.mounts.volumes import Volumes, depth, innermost
 from tank_agent.spec.model import Mount, Volume
 from tests.support.agent import wait_for
@@ -134,12 +134,12 @@ def test_a_volume_inside_another_is_mounted_there_by_the_agent(
 ) -> None:
     """Its mount point is made in the outer volume; only the outer one is left for crun."""
     attached: list[str] = []
-    monkeypatch.setattr(mount_api, "clone", lambda path: os.open(path, os.O_PATH))
+    monkeypatch.setattr(mounts, "clone", lambda path: os.open(path, os.O_PATH))
 
     def attach(_: int, target: int) -> None:
         attached.append(str(Path(f"/proc/self/fd/{target}").readlink()))
 
-    monkeypatch.setattr(mount_api, "attach", attach)
+    monkeypatch.setattr(mounts, "attach", attach)
     outer, inner = Mount(volume="outer", path="/a"), Mount(volume="inner", path="/a/b/c")
     pod = [Volume(name="outer"), Volume(name="inner")]
     # What is bound at the outer target, as nothing really is.
