@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,8 @@ from tank_agent.source.files import BEING_WRITTEN
 from tank_agent.source.kinds import owner_is_there
 from tank_agent.source.snapshot import Snapshot
 from tests.support.private_mounts import program_with_private_mounts
+
+DEADLINE = 30.0
 
 
 class FakeMonotonic:
@@ -157,9 +160,10 @@ def test_what_cannot_be_a_pod_file_is_told_and_holds_up_nothing(
 ) -> None:
     (machine.pods / "web.toml").write_text(text())
     make(machine.pods / "x.toml")
-    started = time.monotonic()
-    machine.look()
-    assert time.monotonic() - started < 5
+    looking = threading.Thread(target=machine.look, daemon=True)
+    looking.start()
+    looking.join(DEADLINE)
+    assert not looking.is_alive()
     assert machine.running() == {"web": "sleep 1"}
     (problem,) = machine.problems()
     assert problem.startswith(f"{machine.pods}/x.toml")
@@ -305,19 +309,19 @@ def test_a_reader_does_not_kill_or_block_a_writer(machine: Machine) -> None:
         while not stop.is_set():
             file_module.read_file(directory, "web.toml")
 
-    reader = threading.Thread(target=read)
-    reader.start()
-    slowest = 0.0
-    try:
+    def write() -> None:
         for _ in range(300):
-            started = time.monotonic()
             path.write_text(text())
-            slowest = max(slowest, time.monotonic() - started)
-    finally:
-        stop.set()
-        reader.join(10)
-        os.close(directory)
-    assert slowest < 5
+
+    reader, writer = threading.Thread(target=read), threading.Thread(target=write, daemon=True)
+    reader.start()
+    writer.start()
+    # A lease that is not given back would hold up one write for 45 s (/proc/sys/fs/lease-break-time).
+    writer.join(DEADLINE)
+    stop.set()
+    reader.join(DEADLINE)
+    os.close(directory)
+    assert not writer.is_alive()
 
 
 def test_without_leases_a_young_file_waits(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -624,14 +628,15 @@ def test_a_thousand_unchanged_files_are_not_read_again(
         journal.merge(source.snapshot())
     monkeypatch.setattr("tank_agent.source.files.read_file", None)
     first = source.snapshot()
-    durations = []
-    for _ in range(5):
-        started = time.perf_counter()
+    calls = Counter[str]()
+    sys.setprofile(lambda frame, event, _: calls.update([event]))
+    try:
         assert source.snapshot() is first
         assert journal.merge(first) == Applied()
-        durations.append(time.perf_counter() - started)
-    # The aim is 10 ms; the rest is for a machine that is busy with other tests.
-    assert min(durations) < 0.05
+    finally:
+        sys.setprofile(None)
+    # 10 ms on an idle machine.
+    assert calls["call"] + calls["c_call"] < 16 * 1000
 
 
 def test_the_snapshot_of_texts_is_that_of_the_files(machine: Machine) -> None:

@@ -1,29 +1,31 @@
-"""The watcher on a real directory: what wakes, what does not, and how fast."""
+"""The watcher on a real directory: what wakes, and what does not."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import queue
 import shutil
-import statistics
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from watchdog.events import FileSystemEvent
 
+from tank_agent.source import watch
 from tank_agent.source.watch import DirectoryWatcher
 
 
 class SpiedWatcher(DirectoryWatcher):
     """Tells when the event of one file has been handled, and so all events of that directory before it."""
 
-    def __init__(self, path: Path, wakes: queue.SimpleQueue[float]) -> None:
-        super().__init__(path, lambda: wakes.put(time.perf_counter()))
+    def __init__(self, path: Path, wakes: queue.SimpleQueue[None]) -> None:
+        super().__init__(path, lambda: wakes.put(None))
         self.expected = ""
         self.handled = threading.Event()
 
@@ -44,15 +46,15 @@ class SpiedWatcher(DirectoryWatcher):
 
 
 class Watched:
-    """A watched directory, and the wakes with the moment of each."""
+    """A watched directory, and its wakes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.wakes: queue.SimpleQueue[float] = queue.SimpleQueue()
+        self.wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
         self.watcher = SpiedWatcher(path, self.wakes)
 
-    def next(self) -> float:
-        return self.wakes.get(timeout=10)
+    def next(self) -> None:
+        self.wakes.get(timeout=10)
 
     def settle(self) -> int:
         """Wait until all that happened before has been told; return the number of wakes not yet taken."""
@@ -107,19 +109,26 @@ def test_every_way_to_change_a_pod_file_wakes(watched: Watched, tmp_path: Path) 
     assert watched.settle() >= 1
 
 
-def test_a_file_moved_out_wakes_at_once_and_holds_up_nothing(watched: Watched, tmp_path: Path) -> None:
-    durations = []
+def test_a_file_moved_out_wakes_at_once_and_holds_up_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # watchdog as it comes holds both back for 500 ms; here it would for longer than anybody waits.
+    for module in ("watchdog.observers.inotify_move_event_grouper", "watchdog.observers.inotify_buffer"):
+        with suppress(ModuleNotFoundError):
+            for found in vars(importlib.import_module(module)).values():
+                if hasattr(found, "delay"):
+                    monkeypatch.setattr(found, "delay", 3600.0)
+    (tmp_path / "pods.d").mkdir()
+    watched = Watched(tmp_path / "pods.d")
+    assert watched.watcher.start() is None
     for number in range(5):
         (watched.path / "web.toml").write_text("x")
         watched.settle()
-        started = time.perf_counter()
         (watched.path / "web.toml").rename(tmp_path / "away")
+        watched.next()
         (watched.path / f"b{number}.toml").symlink_to("x")
         watched.next()
-        watched.next()
-        durations.append(time.perf_counter() - started)
-    # watchdog as it comes holds both back for 500 ms.
-    assert min(durations) < 0.2
+    watched.watcher.stop()
 
 
 def test_editors_leftovers_do_not_wake(watched: Watched) -> None:
@@ -248,13 +257,16 @@ def test_it_stops_while_changes_come(tmp_path: Path) -> None:
     assert threading.active_count() <= before
 
 
-def test_a_file_renamed_into_place_wakes_soon(watched: Watched, tmp_path: Path) -> None:
-    latencies = []
+def test_each_file_renamed_into_place_wakes_by_its_event(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "CHECK_EVERY", 3600.0)
+    (tmp_path / "pods.d").mkdir()
+    watched = Watched(tmp_path / "pods.d")
+    assert watched.watcher.start() is None
     for _ in range(50):
         (tmp_path / "new").write_text("x")
         watched.settle()
-        started = time.perf_counter()
         (tmp_path / "new").rename(watched.path / "web.toml")
-        latencies.append(watched.next() - started)
-    # The aim is 2 ms; the rest is for a machine that is busy with other tests.
-    assert statistics.median(latencies) < 0.02
+        watched.next()
+    watched.watcher.stop()
