@@ -19,7 +19,6 @@ from msgspec import Struct
 from tank_agent.journal.records import Exit
 from tank_agent.linux import atomic
 from tank_agent.linux.namespaces import IdRange
-from tank_agent.linux.trees import remove_tree
 from tank_agent.retry import Failure
 from tank_agent.spec.model import Limits
 
@@ -192,11 +191,3 @@ def read_number(path: Path) -> int | None:
     with os.fdopen(fd) as file:
         text = file.read(32).strip()
     return int(text) if text.lstrip("-").isdigit() else None
-
-
-def remove_directory(directory: Path) -> None:
-    """Remove a run's directory; the record goes last, since by it the next agent knows what to remove."""
-    for entry in directory.iterdir() if directory.exists() else ():
-        if entry.name != RECORD:
-            remove_tree(entry)
-    remove_tree(directory)

@@ -17,9 +17,9 @@ from typing import Any, cast
 from tank_agent.image.parameters import RunParameters
 from tank_agent.runtime.container.crun import Crun
 from tank_agent.runtime.container.launch import Launch, Tools
+from tank_agent.runtime.container.oci import Seccomp
 from tank_agent.runtime.limits.cgroup import CgroupHost
 from tank_agent.runtime.mounts.volumes import Volumes
-from tank_agent.runtime.security.seccomp import Seccomp
 from tank_agent.spec.model import Container
 
 CONMON = """\

@@ -6,7 +6,6 @@ Its protocol is described in conmon(8); tried with 2.1.6 and 2.1.12.
 from __future__ import annotations
 
 import os
-import select
 import subprocess
 import threading
 import time
@@ -18,6 +17,7 @@ from msgspec import Struct
 
 from tank_agent.errors import Retry
 from tank_agent.linux import pidfd
+from tank_agent.linux.channels import readable
 from tank_agent.linux.fault import point
 from tank_agent.linux.paths import Closing
 from tank_agent.linux.process import CONTAINER_UMASK, ENVIRONMENT, find, not_started
@@ -224,14 +224,11 @@ def _arguments(crun: Crun, directory: Path, record: RunRecord, log: Path) -> lis
 
 def _answer(reader: int) -> _Message | None:
     """Read one line; None if every writer has gone without one."""
-    poller = select.poll()
-    poller.register(reader, select.POLLIN)
     received = b""
     while b"\n" not in received:
-        if not poller.poll(_DEADLINE * 1000):
+        if not readable(reader, _DEADLINE):
             raise Retry(f"the container runtime did not answer within {_DEADLINE:g} s")
-        chunk = os.read(reader, 4096)
-        if not chunk:
+        if not (chunk := os.read(reader, 4096)):
             return None
         received += chunk
     return msgspec.json.decode(received.partition(b"\n")[0], type=_Message)

@@ -15,6 +15,7 @@ import structlog
 from tank_agent.errors import Retry, TankError
 from tank_agent.linux import mounts, pidfd
 from tank_agent.linux.fault import point
+from tank_agent.linux.trees import remove_tree
 from tank_agent.retry import Pace, spread
 from tank_agent.runtime.container import conmon
 from tank_agent.runtime.container.conmon import ConmonControl
@@ -33,7 +34,6 @@ from tank_agent.runtime.run import (
     Unmounted,
     new_id,
     read_number,
-    remove_directory,
     write_file,
 )
 from tank_agent.runtime.security import user_namespace
@@ -196,7 +196,11 @@ class Containers:
                 self._runs.pop(run.record.pod, None)
         # A volume that is still mounted there would be removed with it.
         mounts.unmount_tree(run.directory)
-        remove_directory(run.directory)
+        # The record goes last, since by it the next agent knows what to remove.
+        for entry in run.directory.iterdir() if run.directory.exists() else ():
+            if entry.name != RECORD:
+                remove_tree(entry)
+        remove_tree(run.directory)
         point("runtime:removed")
 
     def _delete(self, run: LiveRun) -> None:

@@ -21,7 +21,7 @@ from tank_agent.linux import paths
 from tank_agent.linux.namespaces import IdRange
 from tank_agent.linux.process import version
 from tank_agent.runtime.container.crun import Crun
-from tank_agent.runtime.container.oci import Device, Process, Sandbox, configuration
+from tank_agent.runtime.container.oci import Device, Sandbox, Seccomp, configuration
 from tank_agent.runtime.limits import cgroup, limits
 from tank_agent.runtime.limits.cgroup import CgroupHost
 from tank_agent.runtime.mounts.restore import file_mounts
@@ -29,13 +29,13 @@ from tank_agent.runtime.mounts.rootfs import RootFilesystems
 from tank_agent.runtime.mounts.volumes import Volumes, depth, innermost
 from tank_agent.runtime.run import RunRecord
 from tank_agent.runtime.security import apparmor
-from tank_agent.runtime.security.seccomp import Seccomp, SeccompCache
+from tank_agent.runtime.security.seccomp import SeccompCache
 from tank_agent.runtime.security.user_namespace import mapping_of, mount_sysfs
 from tank_agent.spec.model import Container, Mount, Security, Volume
 from tank_agent.spec.paths import is_kernel_path_of_host, is_reserved
 from tank_agent.spec.values import signal_number
 
-_OPEN_FILES_HARD = 524_288
+_OPEN_FILES = 524_288
 # AT_FDCWD, linux/fcntl.h; for a path that is absolute.
 _NO_DIRECTORY = -100
 
@@ -122,6 +122,7 @@ def make_bundle(launch: Launch, record: RunRecord, bundle: Path, tools: Tools) -
     """Mount a run's root file system and volumes, write config.json, and return its seccomp profile."""
     security, ids = launch.container.security, record.ids
     seccomp, apparmor_profile = tools.seccomp.choose(security), tools.apparmor(security)
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.ExitStack() as stack:
         layers = launch.layers
         if launch.container.rootfs is not None:
@@ -132,6 +133,12 @@ def make_bundle(launch: Launch, record: RunRecord, bundle: Path, tools: Tools) -
         owner = (identity.uid, identity.gid)
         bound = tools.volumes.bind(launch.pod, launch.volumes, wanted, bundle, owner=owner, mapping=mapping)
     sandbox = Sandbox(
+        argv=launch.parameters.argv,
+        env=_environment(launch, identity),
+        cwd=launch.parameters.cwd,
+        identity=identity,
+        open_files=_OPEN_FILES if most_files == resource.RLIM_INFINITY else min(most_files, _OPEN_FILES),
+        apparmor=apparmor_profile,
         hostname=launch.pod,
         rootfs=rootfs,
         netns=launch.netns,
@@ -139,15 +146,13 @@ def make_bundle(launch: Launch, record: RunRecord, bundle: Path, tools: Tools) -
         limits=limits.effective(tools.cgroups, launch.container.limits),
         limit_swap=limits.has_swap_limit(tools.cgroups),
         mounts=(*file_mounts(launch.files), *sorted(bound, key=lambda mount: depth(mount.target))),
-        seccomp=seccomp.profile if seccomp.compiled is None else None,
-        seccomp_bpf=seccomp.compiled,
+        seccomp=seccomp,
         container=launch.container,
         devices=tuple(_device(path) for path in security.devices),
         ids=ids,
         sysfs=None if ids is None else mount_sysfs(bundle, launch.netns),
     )
-    config = configuration(_process(launch, identity, apparmor_profile), sandbox)
-    (bundle / "config.json").write_bytes(msgspec.json.encode(config))
+    (bundle / "config.json").write_bytes(msgspec.json.encode(configuration(sandbox)))
     return seccomp
 
 
@@ -211,24 +216,13 @@ def _follow_links(root: int, path: str) -> str:
     return real
 
 
-def _process(launch: Launch, identity: Identity, apparmor_profile: str | None) -> Process:
+def _environment(launch: Launch, identity: Identity) -> tuple[str, ...]:
     environment = dict(launch.parameters.env)
     environment.setdefault("HOME", identity.home or "/")
     environment.setdefault("HOSTNAME", launch.pod)
     if launch.container.tty:
         environment.setdefault("TERM", "xterm")
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return Process(
-        argv=launch.parameters.argv,
-        env=tuple(f"{name}={value}" for name, value in environment.items()),
-        cwd=launch.parameters.cwd,
-        uid=identity.uid,
-        gid=identity.gid,
-        groups=identity.groups,
-        terminal=launch.container.tty,
-        apparmor=apparmor_profile,
-        open_files=_OPEN_FILES_HARD if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES_HARD),
-    )
+    return tuple(f"{name}={value}" for name, value in environment.items())
 
 
 def _device(path: str) -> Device:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from tank_agent.image.parameters import Identity
 from tank_agent.linux.namespaces import IdRange
 from tank_agent.spec.model import Container, Limits, Security
 from tank_agent.spec.values import ALL
@@ -55,30 +56,27 @@ class BindMount(Struct, frozen=True, kw_only=True):
     read_only: bool = False
 
 
-class Process(Struct, frozen=True, kw_only=True):
-    """The main process. `env` is NAME=VALUE strings; ids are numbers of the container.
+class Seccomp(Struct, frozen=True, kw_only=True):
+    """A seccomp profile (None is no filter), and the BPF that crun once compiled from it here (base64)."""
 
-    `apparmor` None is no profile: with one, crun fails where the kernel has no AppArmor.
+    profile: dict[str, Any] | None
+    compiled: str | None
+
+
+class Sandbox(Struct, frozen=True, kw_only=True):
+    """A container's main process, and everything around it.
+
+    `env` is NAME=VALUE strings. `apparmor` None is no profile: with one, crun fails where the kernel has no
+    AppArmor. `netns` None shares the host's network. `ids` None shares the host's user namespace; with ids of
+    its own, `sysfs` is where its /sys is mounted already.
     """
 
     argv: tuple[str, ...]
     env: tuple[str, ...]
     cwd: str
-    uid: int
-    gid: int
-    groups: tuple[int, ...]
-    terminal: bool
+    identity: Identity
     open_files: int
-    apparmor: str | None = None
-
-
-class Sandbox(Struct, frozen=True, kw_only=True):
-    """Everything around the process.
-
-    `netns` None shares the host's network. `ids` None shares the host's user namespace; with ids of its own,
-    `sysfs` is where its /sys is mounted already.
-    """
-
+    apparmor: str | None
     hostname: str
     rootfs: Path
     netns: Path | None
@@ -86,15 +84,14 @@ class Sandbox(Struct, frozen=True, kw_only=True):
     limits: Limits
     limit_swap: bool
     mounts: tuple[BindMount, ...]
-    seccomp: dict[str, Any] | None
-    seccomp_bpf: str | None
+    seccomp: Seccomp
     container: Container
     devices: tuple[Device, ...] = ()
     ids: IdRange | None = None
     sysfs: Path | None = None
 
 
-def configuration(process: Process, sandbox: Sandbox) -> dict[str, Any]:
+def configuration(sandbox: Sandbox) -> dict[str, Any]:
     """Return config.json."""
     privileged = sandbox.container.security.privileged
     linux: dict[str, Any] = {
@@ -106,31 +103,34 @@ def configuration(process: Process, sandbox: Sandbox) -> dict[str, Any]:
         "readonlyPaths": () if privileged else READ_ONLY_PATHS,
         "rootfsPropagation": "private",
     }
-    if sandbox.seccomp is not None:
-        linux["seccomp"] = sandbox.seccomp
+    annotations = {}
+    if sandbox.seccomp.compiled is not None:
+        annotations[SECCOMP_ANNOTATION] = sandbox.seccomp.compiled
+    elif sandbox.seccomp.profile is not None:
+        linux["seccomp"] = sandbox.seccomp.profile
     return {
         "ociVersion": "1.0.2",
-        "process": _process(process, sandbox.container.security),
+        "process": _process(sandbox),
         "root": {"path": str(sandbox.rootfs), "readonly": sandbox.container.security.read_only_root},
         "hostname": sandbox.hostname,
         "mounts": _mounts(sandbox),
-        "annotations": {SECCOMP_ANNOTATION: sandbox.seccomp_bpf} if sandbox.seccomp_bpf is not None else {},
+        "annotations": annotations,
         "linux": linux,
     }
 
 
-def _process(process: Process, security: Security) -> dict[str, Any]:
+def _process(sandbox: Sandbox) -> dict[str, Any]:
+    security, identity, hard = sandbox.container.security, sandbox.identity, sandbox.open_files
     held = sorted(capabilities(security))
     # Inheritable and ambient stay empty, CVE-2022-27649, but for what a user other than root is given by
     # name: without them it would lose that as its program starts.
-    kept = sorted(set(held) & set(security.add)) if process.uid else []
-    hard = process.open_files
+    kept = sorted(set(held) & set(security.add)) if identity.uid else []
     return {
-        "terminal": process.terminal,
-        "user": {"uid": process.uid, "gid": process.gid, "additionalGids": list(process.groups)},
-        "args": list(process.argv),
-        "env": list(process.env),
-        "cwd": process.cwd,
+        "terminal": sandbox.container.tty,
+        "user": {"uid": identity.uid, "gid": identity.gid, "additionalGids": identity.groups},
+        "args": sandbox.argv,
+        "env": sandbox.env,
+        "cwd": sandbox.cwd,
         "capabilities": {
             "bounding": held,
             "effective": held,
@@ -138,7 +138,7 @@ def _process(process: Process, security: Security) -> dict[str, Any]:
             **({"inheritable": kept, "ambient": kept} if kept else {}),
         },
         "noNewPrivileges": not security.privileged,
-        **({} if process.apparmor is None else {"apparmorProfile": process.apparmor}),
+        **({} if sandbox.apparmor is None else {"apparmorProfile": sandbox.apparmor}),
         "rlimits": [{"type": "RLIMIT_NOFILE", "soft": min(_OPEN_FILES_SOFT, hard), "hard": hard}],
     }
 

@@ -74,12 +74,10 @@ def write(host: CgroupHost, path: str, limits: Limits) -> None:
 
 def lost(host: CgroupHost, path: str, limits: Limits) -> str | None:
     """Return which limit of a group is not as it was set, in words; None if all are."""
-    files = _wanted_files(host, path, effective(host, limits))
-    if limits == Limits():
-        # Most containers: there is one limit to lose.
-        files = [entry for entry in files if entry[2] == _PROCESSES]
-    for file, value, what in files:
-        found = _read(file)
+    # Most containers have one limit to lose.
+    only_processes = limits == Limits()
+    for file, value, what in _wanted_files(host, path, effective(host, limits)):
+        found = _read(file) if what == _PROCESSES or not only_processes else None
         if found is not None and _normal(found) != _normal(value):
             return f"the limit of {what} is {found} instead of {value}"
     return None

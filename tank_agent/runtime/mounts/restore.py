@@ -14,7 +14,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 from msgspec import Struct
@@ -41,18 +41,17 @@ _STALE_MAX = 16
 _MOUNTS_MAX = 1000
 _FILE_PATHS = frozenset(f"/etc/{name}" for name in FILES)
 Inode = tuple[int, int]
+# The path of a volume, and the volume's inode.
+_Place = tuple[str, Inode]
 _NEXT_START = "a restart of the container makes all its mounts anew"
 
 
 class _Lost(Struct, frozen=True, kw_only=True):
-    """A mount to restore: its descriptor and its path.
-
-    `below` is the volume that the path is in, and the inode of that; None for the root file system.
-    """
+    """A mount to restore: its descriptor, its path, and the volume that the path is in, if any."""
 
     copy: int
     target: str
-    below: tuple[str, Inode] | None
+    below: _Place | None
 
 
 def file_mounts(files: Path) -> tuple[BindMount, ...]:
@@ -93,12 +92,12 @@ def restore(
         paths = lost(process, record, files)
         try:
             bound = _bind_files(scratch, [mount for mount in file_mounts(files) if mount.target in paths])
-            missing = [pair for pair in enumerate(mounts_) if pair[1].path in paths]
+            missing = {number: mount for number, mount in enumerate(mounts_) if mount.path in paths}
             bound += _bind_volumes(scratch, record, missing, volumes, binder)
             point("runtime:bound-again")
             volume_of = {mount.path: mount.volume for mount in mounts_}
 
-            def below(target: str) -> tuple[str, Inode] | None:
+            def below(target: str) -> _Place | None:
                 outer = innermost(target, record.volumes)
                 return (outer, binder.inode(record.pod, volumes, volume_of[outer])) if outer else None
 
@@ -129,28 +128,20 @@ def _bind_files(scratch: Path, wanted: Sequence[BindMount]) -> list[BindMount]:
 
 
 def _bind_volumes(
-    scratch: Path,
-    record: RunRecord,
-    missing: Sequence[tuple[int, Mount]],
-    volumes: Sequence[Volume],
-    binder: Volumes,
+    scratch: Path, record: RunRecord, missing: dict[int, Mount], volumes: Sequence[Volume], binder: Volumes
 ) -> list[BindMount]:
     bound: list[BindMount] = []
-    with ExitStack() as stack:
-        mapping = stack.enter_context(mapping_of(record.ids)) if record.ids and missing else None
-        for number, mount in sorted(missing, key=lambda pair: depth(pair[1].path)):
+    with mapping_of(record.ids) if record.ids and missing else nullcontext() as mapping:
+        for number, mount in sorted(missing.items(), key=lambda pair: depth(pair[1].path)):
             place = scratch / str(number)
             place.mkdir(mode=0o700, exist_ok=True)
-            # Without an owner: one that is gone is not made anew, and empty, under what runs.
+            # Without an owner: a volume that is gone is not made anew, and empty, under a running container.
             bound += binder.bind(record.pod, volumes, [mount], place, owner=None, mapping=mapping)
     return bound
 
 
 def _mount(
-    process: int,
-    record: RunRecord,
-    bound: Sequence[BindMount],
-    below: Callable[[str], tuple[str, Inode] | None],
+    process: int, record: RunRecord, bound: Sequence[BindMount], below: Callable[[str], _Place | None]
 ) -> None:
     with ExitStack() as stack:
         copies = []
@@ -162,19 +153,15 @@ def _mount(
         descriptors = stack.enter_context(Closing(os.open("/proc/self/fd", flags)))
 
         def attach(root: int) -> None:
-            if _count_mounts(descriptors) > _MOUNTS_MAX:
+            own = f"../task/{threading.get_native_id()}/mountinfo"
+            with open(os.open(own, os.O_RDONLY | os.O_CLOEXEC, dir_fd=descriptors), "rb") as file:
+                count = sum(1 for _ in file)
+            if count > _MOUNTS_MAX:
                 raise Retry("cannot mount again: its programs moved mounts away too often", hint=_NEXT_START)
             for lost_mount in copies:
                 _attach(root, descriptors, lost_mount)
 
         in_mount_namespace(process, attach, record.root)
-
-
-def _count_mounts(descriptors: int) -> int:
-    """Return how many mounts the calling thread's namespace holds."""
-    path = f"../task/{threading.get_native_id()}/mountinfo"
-    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=descriptors), "rb") as file:
-        return sum(1 for _ in file)
 
 
 def _inode(path: Path) -> Inode | None:

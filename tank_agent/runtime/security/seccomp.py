@@ -21,7 +21,7 @@ from msgspec import Struct
 from tank_agent.errors import Stalled
 from tank_agent.linux import atomic, paths
 from tank_agent.linux.paths import Closing
-from tank_agent.runtime.container.oci import CAPABILITIES, capabilities
+from tank_agent.runtime.container.oci import CAPABILITIES, Seccomp, capabilities
 from tank_agent.runtime.security import syscalls
 from tank_agent.spec.model import Security
 
@@ -48,13 +48,6 @@ class _Profile(Struct, forbid_unknown_fields=True, omit_defaults=True):
     architectures: list[str] = []
     flags: list[str] = []
     syscalls: list[dict[str, Any]] = []
-
-
-class Seccomp(Struct, frozen=True, kw_only=True):
-    """A seccomp profile (None is no filter), and the BPF that crun once compiled from it here (base64)."""
-
-    profile: dict[str, Any] | None
-    compiled: str | None
 
 
 class SeccompCache:
@@ -205,10 +198,8 @@ def default_profile(machine: str, extra_capabilities: Collection[str] = ()) -> d
         extra_capabilities: beyond the default set, such as "CAP_SYS_ADMIN"; they open their calls.
     """
     if machine not in _ARCHITECTURES:
-        raise Stalled(
-            f"no seccomp profile for machine {machine!r}",
-            hint=f"tank-agent runs on {' and '.join(sorted(_ARCHITECTURES))}",
-        )
+        hint = f"tank-agent runs on {' and '.join(sorted(_ARCHITECTURES))}"
+        raise Stalled(f"no seccomp profile for machine {machine!r}", hint=hint)
     opened = frozenset[str]().union(
         *(syscalls.CAPABILITY_ALLOWED.get(name, frozenset()) for name in extra_capabilities)
     )

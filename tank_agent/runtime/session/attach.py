@@ -134,16 +134,6 @@ class _Console(Struct, eq=False):
     wanted: deque[tuple[int, int]] = msgspec.field(default_factory=deque)
     due: float = 0.0
 
-    def want(self, rows: int, columns: int) -> None:
-        """Plan the lines that set a size: twice, in case conmon misses the first."""
-        size = (rows, columns)
-        if self.wanted and self.wanted[-1] == size:
-            # A client sends its size once more when it has taken its terminal over.
-            return
-        nudge = self.size == size or (self.size is None and self.was_used)
-        # A program redraws only when its size changes, so a user who comes back needs two changes.
-        self.wanted = deque([(rows + 1, columns), size, size] if nudge else [size, size])
-
 
 class Consoles:
     """Drains the terminals of all containers, and sets their sizes by `control`."""
@@ -185,8 +175,7 @@ class Consoles:
     def view(self, directory: Path) -> Viewer | None:
         """Return a viewer of a container's terminal, with what was printed last; None if there is none."""
         with self._lock:
-            console = self._consoles.get(directory)
-            if console is None:
+            if (console := self._consoles.get(directory)) is None:
                 return None
             viewer = Viewer(console, last_output(bytes(console.kept)))
             console.viewers.append(viewer)
@@ -195,8 +184,7 @@ class Consoles:
     def close(self, directory: Path) -> None:
         """Close the connection to a container's terminal, which ends its viewers."""
         with self._lock:
-            console = self._consoles.get(directory)
-            if console is not None:
+            if (console := self._consoles.get(directory)) is not None:
                 self._remove(console)
         self._control.forget(directory)
 
@@ -217,8 +205,14 @@ class Consoles:
 
     def resize(self, console: _Console, rows: int, columns: int) -> None:
         """Set a size soon; of several that come close together, only the last."""
+        size = (rows, columns)
         with self._lock:
-            console.want(rows, columns)
+            # A client sends its size once more when it has taken its terminal over.
+            if not console.wanted or console.wanted[-1] != size:
+                nudge = console.size == size or (console.size is None and console.was_used)
+                # A program redraws only when its size changes, so a user who comes back needs two changes.
+                # The last line is written twice, in case conmon misses the first.
+                console.wanted = deque([(rows + 1, columns), size, size] if nudge else [size, size])
         if not self._stopping:
             os.eventfd_write(self._wake, 1)
 
@@ -244,8 +238,7 @@ class Consoles:
 
     def _drain(self, descriptor: int) -> None:
         with self._lock:
-            console = self._by_descriptor.get(descriptor)
-            if console is None:
+            if (console := self._by_descriptor.get(descriptor)) is None:
                 return
             output, gone = [], False
             try:

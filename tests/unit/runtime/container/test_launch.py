@@ -14,10 +14,9 @@ import pytest
 from tank_agent.errors import Stalled
 from tank_agent.image.parameters import RunParameters
 from tank_agent.runtime.container.launch import Launch, Tools, make_bundle, open_rootfs, record_of
-from tank_agent.runtime.container.oci import SECCOMP_ANNOTATION, BindMount
+from tank_agent.runtime.container.oci import SECCOMP_ANNOTATION, BindMount, Seccomp
 from tank_agent.runtime.mounts.volumes import Volumes
 from tank_agent.runtime.run import RunRecord
-from tank_agent.runtime.security.seccomp import Seccomp
 from tank_agent.spec.model import Container, Limits, Mount, Security, Volume
 from tests.support.fake_runtime import FakeRuntime, launch
 

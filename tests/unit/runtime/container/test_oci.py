@@ -12,23 +12,19 @@ from typing import Any
 import msgspec
 import pytest
 
+from tank_agent.image.parameters import Identity
 from tank_agent.linux.namespaces import IdRange
-from tank_agent.runtime.container.oci import BindMount, Process, Sandbox, configuration
+from tank_agent.runtime.container.oci import BindMount, Sandbox, Seccomp, configuration
 from tank_agent.spec.model import Container, CpuLimit, Limits, Security
 
 GOLDEN = Path(__file__).with_name("oci_default.json")
-PROCESS = Process(
+SANDBOX = Sandbox(
     argv=("/bin/app", "--flag"),
     env=("PATH=/bin", "HOME=/"),
     cwd="/srv",
-    uid=0,
-    gid=0,
-    groups=(),
-    terminal=False,
+    identity=Identity(uid=0, gid=0, groups=(), home="/"),
     open_files=524288,
     apparmor="tank-default",
-)
-SANDBOX = Sandbox(
     container=Container(name="app"),
     hostname="web",
     rootfs=Path("/run/tank/containers/x/rootfs"),
@@ -40,8 +36,7 @@ SANDBOX = Sandbox(
         BindMount(source=Path("/run/tank/pods/web/hosts"), target="/etc/hosts", read_only=True),
         BindMount(source=Path("/run/tank/containers/x/volumes/0/v"), target="/data"),
     ),
-    seccomp={"defaultAction": "SCMP_ACT_ERRNO"},
-    seccomp_bpf=None,
+    seccomp=Seccomp(profile={"defaultAction": "SCMP_ACT_ERRNO"}, compiled=None),
 )
 
 
@@ -49,7 +44,7 @@ def made(security: Security | None = None, **sandbox: Any) -> dict[str, Any]:
     """Return the configuration of a container with a security table, as JSON reads it."""
     chosen = security or Security()
     around = msgspec.structs.replace(SANDBOX, container=Container(name="app", security=chosen), **sandbox)
-    return dict(json.loads(msgspec.json.encode(configuration(PROCESS, around))))
+    return dict(json.loads(msgspec.json.encode(configuration(around))))
 
 
 def test_the_default_container_is_the_golden_one() -> None:
@@ -108,5 +103,5 @@ def differences(one: Any, other: Any, prefix: str = "") -> list[str]:
 
 
 def test_no_profile_is_written_where_there_is_none() -> None:
-    process = msgspec.structs.replace(PROCESS, apparmor=None)
-    assert "apparmorProfile" not in configuration(process, SANDBOX)["process"]
+    sandbox = msgspec.structs.replace(SANDBOX, apparmor=None)
+    assert "apparmorProfile" not in configuration(sandbox)["process"]
