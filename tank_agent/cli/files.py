@@ -1,4 +1,4 @@
-"""The pod files that a user names: which files of a directory, by the agent's rules, and their texts."""
+"""Find and read the pod files that a user names, by the same rules as the agent."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ def pod_files(path: Path, *, below: bool) -> Iterator[Path]:
         yield path
         return
     for directory, directories, names in os.walk(path, onerror=_cannot_read):
-        # In pods_dir, a directory of such a name is a mistake.
+        # In pods_dir, a directory that is named like a pod file is a mistake.
         found = sorted(names if below else [*names, *directories])
         directories[:] = sorted(name for name in directories if below and not name.startswith("."))
         yield from (Path(directory, name) for name in found if is_pod_file_name(name))
 
 
 def what_is_odd(file: Path) -> str | None:
-    """Return why what was found can't be a pod file, and must not be opened; None if it can."""
+    """Return why something with the name of a pod file is none, and must not be opened; None if it is one."""
     if file.is_file() or (file.is_symlink() and not file.exists()):
         return None
     return "is not a regular file; put the pod's text in a file of this name"
 
 
 def read_tree(path: Path) -> dict[str, bytes | Problem]:
-    """Return the pod files at and below a directory as a repository has them, by their names from its top.
+    """Return the pod files of a directory as a repository has them, by their paths from its top.
 
     Raises:
         TankError: a directory or a file can't be read.
     """
     tree: dict[str, bytes | Problem] = {}
     for file in pod_files(path, below=True):
-        given = file == path
-        name = file.name if given else os.fspath(file.relative_to(path))
-        odd = None if given else what_is_odd(file)
-        if odd is None and file.is_symlink() and not given:
-            odd = "is a symbolic link, which is never followed in a repository"
-        # One byte more than a pod file may have makes the parser say that it is too large.
+        name, odd = file.name, None
+        if file != path:
+            name, odd = os.fspath(file.relative_to(path)), what_is_odd(file)
+            if odd is None and file.is_symlink():
+                odd = "is a symbolic link, which is never followed in a repository"
+        # The parser says which file is too large.
         tree[name] = read_given(file, TEXT_MAX) if odd is None else Problem(name, 0, "", odd)
     return tree
 

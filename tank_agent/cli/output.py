@@ -19,14 +19,8 @@ from tank_agent.spec.printable import escape, escape_json, to_json
 if TYPE_CHECKING:
     from tank_agent.errors import TankError
 
-_RED, _GREEN, _YELLOW, _BOLD = "31", "32", "33", "1"
-_PHASE_COLORS = {
-    "running": _GREEN,
-    "completed": _GREEN,
-    "failed": _RED,
-    "degraded": _RED,
-    "backing-off": _YELLOW,
-}
+RED, GREEN, YELLOW, BOLD = "31", "32", "33", "1"
+_PHASE_COLORS = {"running": GREEN, "completed": GREEN, "failed": RED, "degraded": RED, "backing-off": YELLOW}
 _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 
 
@@ -53,7 +47,7 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
         spaces = (" " * (width - _width(cell)) for cell, width in zip(cells, widths, strict=True))
         return "  ".join(map(operator.add, texts, spaces)).rstrip()
 
-    print(colored(line(headers, headers), _BOLD))
+    print(colored(line(headers, headers), BOLD))
     phase = headers.index("PHASE") if "PHASE" in headers else None
     for row in cells:
         print(line(row, [colored_phase(cell) if at == phase else cell for at, cell in enumerate(row)]))
@@ -92,7 +86,7 @@ def print_error(error: TankError) -> None:
 
     text = escape(str(error), keep="\n")
     # Findings stand alone, so that an editor can jump to file:line.
-    prefix = "" if isinstance(error, InvalidSpec) else colored("tank: ", _RED, sys.stderr)
+    prefix = "" if isinstance(error, InvalidSpec) else colored("tank: ", RED, sys.stderr)
     # What was printed before comes first, also in a file for both. What fails here fails at the end, too.
     with contextlib.suppress(OSError, CannotWrite):
         sys.stdout.flush()

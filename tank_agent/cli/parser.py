@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any, NoReturn
 
-# The order of `tank --help`; others come behind.
+# The order of `tank --help`; other verbs come last.
 _ORDER = (
     *("list", "status", "get", "apply", "delete", "wait", "exec", "attach", "logs", "events", "history"),
     *("rollback", "suspend", "resume", "plan", "image", "volume", "sync", "git", "validate", "schema"),
@@ -48,24 +48,22 @@ def help_of(verb: str) -> str:
     return found[1] if found else ""
 
 
-class _Formatter(argparse.HelpFormatter):
-    """As wide as the terminal, without importing shutil to find out."""
-
-    def __init__(self, prog: str) -> None:
-        try:
-            columns = os.get_terminal_size(sys.stderr.fileno()).columns
-        except (OSError, ValueError):
-            columns = 0
-        super().__init__(prog, width=(columns or 80) - 2)
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    """Return a formatter as wide as the terminal; argparse would import shutil to find that out."""
+    try:
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):
+        columns = 0
+    return argparse.HelpFormatter(prog, width=(columns or 80) - 2)
 
 
 class _VerbParser(argparse.ArgumentParser):
-    """Imports its verb's module only when that verb was given: the others cost nothing."""
+    """Imports its verb's module only when that verb was given."""
 
     verb = ""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(formatter_class=_Formatter, **options)
+        super().__init__(formatter_class=_formatter, **options)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         if not self.verb:
@@ -82,7 +80,7 @@ class _VerbParser(argparse.ArgumentParser):
             args = args[:cut]
         found, rest = super().parse_known_args(args, namespace)
         if rest:
-            # Here and not at the top, so that the verb's own usage and exit code are shown.
+            # Reported by this parser, so that the verb's usage is shown and its exit code returned.
             self.error(f"unrecognized arguments: {' '.join(rest)}")
         return found, rest
 
@@ -111,7 +109,7 @@ def build(words: list[str]) -> argparse.ArgumentParser:
 
 
 def add_common(parser: argparse.ArgumentParser, unset: Any, *, default: bool) -> None:
-    """Add what may stand before and after the verb; after it, what is not given must not undo what was."""
+    """Add the options that may stand before and after the verb; `unset` after it must not undo one before."""
     parser.add_argument(
         "--socket",
         metavar="S",

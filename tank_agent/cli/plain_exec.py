@@ -17,7 +17,7 @@ _VALUES = {"--cwd": "cwd", "--socket": "socket", "--detach-keys": "detach_keys"}
 
 
 def read_plain(words: list[str]) -> argparse.Namespace | None:
-    """Return what argparse would make of the words, if there is nothing to complain about; else None."""
+    """Return what argparse would make of the words; None if it may find an error in them."""
     from types import SimpleNamespace
 
     if "--" not in words:
@@ -58,11 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.command:
         print("tank exec: no command; write it after --, as in: tank exec web -- ls -l", file=sys.stderr)
         return _USAGE
-    for what, texts in (
-        ("the command", arguments.command),
-        ("--env", arguments.env),
-        ("--cwd", [arguments.cwd or ""]),
-    ):
+    given = {"the command": arguments.command, "--env": arguments.env, "--cwd": [arguments.cwd or ""]}
+    for what, texts in given.items():
         try:
             "\0".join(texts).encode()
         except UnicodeEncodeError:
@@ -82,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def conclude(session: Callable[[], Result]) -> int:
-    """Have a session, say that the user left or that output was lost, and return the exit code."""
+    """Run a session, print if the user left it or if output was lost, and return the exit code."""
     from tank_agent.client.fast.results import Detached, OutputLost
 
     try:
@@ -91,7 +88,7 @@ def conclude(session: Callable[[], Result]) -> int:
         from tank_agent.cli.output import cannot_write, print_error
 
         print_error(cannot_write(lost))
-        # A command that went well and whose output is lost is no success.
+        # Even if the command succeeded: its output is lost.
         return lost.result.status or 1
     if isinstance(result, Detached):
         print("detached")

@@ -32,12 +32,15 @@ def plan_trees(path: Path, files: Files, against: Files | None, host: Host | Non
     snapshot, selective = _parsed(files, host)
     before: Mapping[str, DesiredPod] = {}
     if against is not None:
-        old = ownership.merge(Known(), _parsed(against, host)[0], 0.0)
-        before = {pod.name: pod for pod in old.changed}
+        merged = ownership.merge(Known(), _parsed(against, host)[0], 0.0)
+        before = {pod.name: pod for pod in merged.changed}
     known = Known(desired=before, generations={name: pod.generation for name, pod in before.items()})
     merged = ownership.merge(known, snapshot, 0.0)
-    planned = [_planned(before.get(pod.name), pod) for pod in merged.changed]
-    planned += [PlannedPod(name=name, change="remove") for name in merged.removed]
+    planned = [PlannedPod(name=name, change="remove") for name in merged.removed]
+    for pod in merged.changed:
+        old = before.get(pod.name)
+        diff = () if old is None else tuple(map(str, changes(old.pod, pod.pod)))
+        planned.append(PlannedPod(name=pod.name, change="create" if old is None else "update", diff=diff))
     planned.sort(key=lambda pod: pod.name)
     # Without a host, nobody can say which of several pods of one name is meant.
     own = set(snapshot.problems)
@@ -64,13 +67,6 @@ def init_repository(path: Path, branch: str, owner: str | None) -> bool:
         raise Stalled(f"there is no user {owner}", hint=hint) from None
     ids = None if user is None else (user.pw_uid, user.pw_gid)
     return init_bare(path.absolute(), branch=branch, owner=ids)
-
-
-def _planned(before: DesiredPod | None, after: DesiredPod) -> PlannedPod:
-    if before is None:
-        return PlannedPod(name=after.name, change="create")
-    diff = tuple(str(line) for line in changes(before.pod, after.pod))
-    return PlannedPod(name=after.name, change="update", diff=diff)
 
 
 def _parsed(tree: Files, host: Host | None) -> tuple[Snapshot, frozenset[str]]:

@@ -10,18 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tank_agent import __version__
-from tank_agent.api.reports import ContainerReport, ExitReport, PodReport, ProgressReport, UsageReport
-from tank_agent.api.types import (
-    AgentInfo,
-    AppliedPod,
-    ListedEvent,
-    ListedPod,
-    ListedRevision,
-    ManagedVolume,
-    PlannedPod,
-    PlanReport,
-    shown,
-)
+from tank_agent.api import reports, types
+from tank_agent.api.types import shown
 from tank_agent.control.images import Images
 from tank_agent.control.sessions import Sessions
 from tank_agent.control.sources import SYNC_DEADLINE, Sources
@@ -59,18 +49,18 @@ class Service:
         self.journal = self.machine.journal
         self.started = self.machine.clock.monotonic()
 
-    def list_pods(self) -> Sequence[ListedPod]:
+    def list_pods(self) -> Sequence[types.ListedPod]:
         """Return the desired pods in the order of their names."""
-        return [shown(pod, ListedPod) for _, pod in sorted(self.journal.desired().items())]
+        return [shown(pod, types.ListedPod) for _, pod in sorted(self.journal.desired().items())]
 
-    def get(self, name: str) -> ListedPod:
+    def get(self, name: str) -> types.ListedPod:
         """Return one desired pod, or raise PodNotFound."""
         found = self.journal.get(name)
         if found is None:
             raise PodNotFound(f"there is no pod {name}", hint="`tank list` shows all")
-        return shown(found, ListedPod)
+        return shown(found, types.ListedPod)
 
-    def apply(self, text: str, file: str) -> Sequence[AppliedPod]:
+    def apply(self, text: str, file: str) -> Sequence[types.AppliedPod]:
         """Check a pod file's text and store its pods."""
         parsed = parse_pod_file(text, file)
         if parsed.problems:
@@ -84,7 +74,7 @@ class Service:
             known = before.get(pod.name)
             change = "created" if known is None else "changed" if known.hash != pod.hash else "unchanged"
             self.reconciler.wake(pod.name, "applied")
-            applied.append(AppliedPod(name=pod.name, change=change, generation=pod.generation))
+            applied.append(types.AppliedPod(name=pod.name, change=change, generation=pod.generation))
         return applied
 
     def delete(self, name: str) -> bool:
@@ -94,20 +84,20 @@ class Service:
             self.reconciler.wake(name, "deleted")
         return deleted
 
-    def status(self, name: str | None = None) -> list[PodReport]:
+    def status(self, name: str | None = None) -> list[reports.PodReport]:
         """Return the objects of DESIGN section 8."""
         if name is not None and self.reconciler.knows(name):
             return [self._pod_status(name)]
         known = set(self.reconciler.known_pods())
         broken = self._broken_files(known)
         if name is None:
-            reports = [*map(self._pod_status, known), *broken.values()]
-            return sorted(reports, key=lambda report: report.name)
+            found = [*map(self._pod_status, known), *broken.values()]
+            return sorted(found, key=lambda report: report.name)
         if name not in broken:
             raise PodNotFound(f"there is no pod {name}", hint="`tank status` shows all")
         return [broken[name]]
 
-    def wait(self, name: str, phase: str, timeout: float) -> PodReport:
+    def wait(self, name: str, phase: str, timeout: float) -> reports.PodReport:
         """Return the pod's status once it is in `phase`, or when `timeout` seconds are over."""
 
         def reached() -> bool:
@@ -117,25 +107,25 @@ class Service:
 
         reached_it = self.reconciler.wait_until(reached, timeout)
         if phase == "deleted" and reached_it:
-            return PodReport(name=name, phase="deleted")
+            return reports.PodReport(name=name, phase="deleted")
         return self.status(name)[0]
 
-    def events(self, after: int, limit: int) -> Sequence[ListedEvent]:
+    def events(self, after: int, limit: int) -> Sequence[types.ListedEvent]:
         """Return events with a number above `after`, oldest first."""
-        return [shown(event, ListedEvent) for event in self.journal.events(after, limit)]
+        return [shown(event, types.ListedEvent) for event in self.journal.events(after, limit)]
 
     def wait_for_events(self, after: int, timeout: float) -> bool:
         """Block until there is an event above `after`, at most `timeout` seconds."""
         return self.journal.wait_for_events(after, timeout)
 
-    def history(self, name: str) -> Sequence[ListedRevision]:
+    def history(self, name: str) -> Sequence[types.ListedRevision]:
         """Return the kept revisions of a pod, oldest first, or raise PodNotFound."""
         revisions = self.journal.history(name)
         if not revisions:
             raise PodNotFound(f"there never was a pod {name}")
-        return [shown(revision, ListedRevision) for revision in revisions]
+        return [shown(revision, types.ListedRevision) for revision in revisions]
 
-    def plan(self, files: Mapping[str, str] | None, git: str | None = None) -> PlanReport:
+    def plan(self, files: Mapping[str, str] | None, git: str | None = None) -> types.PlanReport:
         """Say what would be done if pods_dir held `files`, or git were at `git`; None: what is pending."""
         before = self.journal.desired()
         if files is None and git is None:
@@ -147,11 +137,11 @@ class Service:
             after, problems = state.desired, state.all_problems()
         names = sorted({*before, *after, *self.reconciler.known_pods()})
         pods = tuple(self._planned(name, before.get(name), after.get(name)) for name in names)
-        return PlanReport(pods=pods, problems=tuple(str(problem) for problem in problems))
+        return types.PlanReport(pods=pods, problems=tuple(str(problem) for problem in problems))
 
     def sync(
         self, wait: float | None, confirm: str | None = None, within: float | None = None
-    ) -> list[PodReport]:
+    ) -> list[reports.PodReport]:
         """Look at every source now; with `wait`, until all pods are settled too, within that many seconds."""
         limits = [limit for limit in (wait, within) if limit is not None]
         deadline = time.monotonic() + min(limits, default=SYNC_DEADLINE)
@@ -160,10 +150,10 @@ class Service:
             self.reconciler.wait_until(settled(self.reconciler), max(0.0, deadline - time.monotonic()))
         return self.status()
 
-    def volumes(self) -> Sequence[ManagedVolume]:
+    def volumes(self) -> Sequence[types.ManagedVolume]:
         """Return every managed volume."""
         return [
-            ManagedVolume(pod=pod, name=name, path=str(path), in_use=self._uses(pod, name) is not None)
+            types.ManagedVolume(pod=pod, name=name, path=str(path), in_use=self._uses(pod, name) is not None)
             for pod, name, path in self.machine.containers.volumes.managed()
         ]
 
@@ -185,9 +175,9 @@ class Service:
             return f"pod {pod} has it ({desired.owner})"
         return f"pod {pod} still runs" if self.machine.containers.runs(pod) else None
 
-    def info(self) -> AgentInfo:
+    def info(self) -> types.AgentInfo:
         """Return what agent this is."""
-        return AgentInfo(
+        return types.AgentInfo(
             version=__version__,
             pid=os.getpid(),
             uptime=round(self.machine.clock.monotonic() - self.started, 3),
@@ -197,12 +187,12 @@ class Service:
             **self.tool_versions(),
         )
 
-    def _pod_status(self, name: str) -> PodReport:
+    def _pod_status(self, name: str) -> reports.PodReport:
         desired = self.journal.get(name)
         view = self.reconciler.view(name)
         usage = self.machine.containers.usage(name)
         git, hold = self.sources.pod_report(desired)
-        return PodReport(
+        return reports.PodReport(
             name=name,
             phase=str(view.phase),
             owner=desired.owner if desired else "",
@@ -217,7 +207,7 @@ class Service:
             containers=tuple(_container(container, desired, usage) for container in view.containers),
         )
 
-    def _broken_files(self, known: set[str]) -> dict[str, PodReport]:
+    def _broken_files(self, known: set[str]) -> dict[str, reports.PodReport]:
         """Return a report for every file with problems and no pod, so that nobody must read the log."""
         by_name: dict[str, list[Problem]] = {}
         of_directories = self.sources.directory_problems()
@@ -227,7 +217,7 @@ class Service:
             if name not in known:
                 by_name.setdefault(name, []).append(problem)
         return {
-            name: PodReport(
+            name: reports.PodReport(
                 name=name,
                 phase=str(Phase.FAILED),
                 owner=BY_NAME[sources[problems[0]]].owner(problems[0].file),
@@ -236,7 +226,7 @@ class Service:
             for name, problems in by_name.items()
         }
 
-    def _planned(self, name: str, before: DesiredPod | None, after: DesiredPod | None) -> PlannedPod:
+    def _planned(self, name: str, before: DesiredPod | None, after: DesiredPod | None) -> types.PlannedPod:
         steps = simulate(self.reconciler.situation(name, after))
         if after is None:
             change = "remove" if steps or before is not None else "none"
@@ -245,7 +235,7 @@ class Service:
         else:
             change = "update" if steps or before.hash != after.hash else "none"
         diff = changes(before.pod, after.pod) if before is not None and after is not None else ()
-        return PlannedPod(
+        return types.PlannedPod(
             name=name,
             change=change,
             actions=tuple(step.describe() for step in steps),
@@ -270,37 +260,37 @@ def settled(loop: Reconciler) -> Callable[[], bool]:
 
 def _container(
     view: ContainerView, desired: DesiredPod | None, usage: Mapping[str, Usage]
-) -> ContainerReport:
+) -> reports.ContainerReport:
     image = view.run.image if view.run is not None else ""
     if not image and desired is not None:
         specs = (spec for spec in desired.pod.containers if spec.name == view.name)
         image = next((spec.image or spec.rootfs or "" for spec in specs), "")
-    return ContainerReport(
+    return reports.ContainerReport(
         name=view.name,
         phase=str(view.phase),
         pid=view.run.pid if view.run is not None and view.phase is not Phase.STARTING else None,
         restarts=view.status.restarts,
         image=image,
-        progress=None if view.progress is None else shown(view.progress, ProgressReport),
+        progress=None if view.progress is None else shown(view.progress, reports.ProgressReport),
         exit=_exit(view.status.exit),
         usage=_usage([usage[view.name]] if view.name in usage else []),
     )
 
 
-def _usage(used: Collection[Usage]) -> UsageReport | None:
+def _usage(used: Collection[Usage]) -> reports.UsageReport | None:
     """Return the sum of what containers use; None where none runs."""
     if not used:
         return None
-    return UsageReport(
+    return reports.UsageReport(
         memory=sum(one.memory for one in used),
         cpu=round(sum(one.cpu for one in used), 3),
         pids=sum(one.pids for one in used),
     )
 
 
-def _exit(exit_: Exit | None) -> ExitReport | None:
+def _exit(exit_: Exit | None) -> reports.ExitReport | None:
     if exit_ is None:
         return None
-    return ExitReport(
+    return reports.ExitReport(
         code=exit_.code, signal=exit_.signal, oom=exit_.oom, at=rfc3339(exit_.at), reason=exit_.reason
     )

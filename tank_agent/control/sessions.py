@@ -132,7 +132,12 @@ class Sessions:
         }
 
         def encoded(name: str, entries: Sequence[LogEntry]) -> Iterator[tuple[bytes, bytes]]:
-            return _encoded(name.encode(), entries, terminal=name in terminals)
+            """Yield each line's time, and the line as it travels, without a terminal's carriage return."""
+            label, terminal = name.encode(), name in terminals
+            for entry in entries:
+                content = entry.content.removesuffix(b"\r") if terminal else entry.content
+                fields = (entry.time, entry.stream, b"F" if entry.whole else b"P", label, content)
+                yield entry.time, b"%b %b %b %b %b\n" % fields
 
         def history(name: str) -> Iterator[tuple[bytes, bytes]]:
             for entries in readers[name].history():
@@ -142,19 +147,17 @@ class Sessions:
 
         try:
             yield from _pieces(heapq.merge(*(history(name) for name in names), key=itemgetter(0)), ended)
+            over, until = False, 0.0
             while query.follow and not ended():
-                over = self._is_over(pod)
-                until = time.monotonic() + _LOOK_AT_POD
-                while True:
-                    found = (encoded(name, reader.read()) for name, reader in readers.items())
-                    new = list(heapq.merge(*found, key=itemgetter(0)))
-                    yield from _pieces(iter(new), ended)
-                    if ended() or (over and not new) or time.monotonic() > until:
+                if time.monotonic() > until:
+                    over, until = self._is_over(pod), time.monotonic() + _LOOK_AT_POD
+                found = (encoded(name, reader.read()) for name, reader in readers.items())
+                new = list(heapq.merge(*found, key=itemgetter(0)))
+                yield from _pieces(iter(new), ended)
+                if not new:
+                    if over:
                         break
-                    if not new:
-                        time.sleep(_LOOK)
-                if over and not new:
-                    break
+                    time.sleep(_LOOK)
             for name, reader in readers.items():
                 yield from _pieces(encoded(name, reader.rest()), ended)
         finally:
@@ -212,14 +215,6 @@ def _chosen(pod: str, container: str | None, names: Sequence[str]) -> str:
     if container not in names:
         raise PodNotFound(f"pod {pod} has no container {container}", hint=f"it has {', '.join(names)}")
     return container
-
-
-def _encoded(name: bytes, entries: Sequence[LogEntry], *, terminal: bool) -> Iterator[tuple[bytes, bytes]]:
-    """Yield each line's time, and the line as it travels; a terminal's lines lose their carriage return."""
-    for entry in entries:
-        content = entry.content.removesuffix(b"\r") if terminal else entry.content
-        tag = b"F" if entry.whole else b"P"
-        yield entry.time, b"%b %b %b %b %b\n" % (entry.time, entry.stream, tag, name, content)
 
 
 def _pieces(lines: Iterator[tuple[bytes, bytes]], ended: Callable[[], bool]) -> Iterator[bytes]:

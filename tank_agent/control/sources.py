@@ -5,16 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tank_agent.api.reports import (
-    CommitReport,
-    DirectoryReport,
-    GitReport,
-    HoldReport,
-    PodGitReport,
-    SourcesReport,
-    StepReport,
-    StepReports,
-)
+from tank_agent.api import reports
 from tank_agent.api.types import ListedRevision, shown
 from tank_agent.errors import InvalidSpec, PodNotFound, Problem, Retry, Stalled
 from tank_agent.intake.intake import Intake
@@ -53,14 +44,16 @@ class Sources:
     def __post_init__(self) -> None:
         self.parse = parser_for(self.host)
 
-    def report(self) -> SourcesReport:
+    def report(self) -> reports.SourcesReport:
         """Return how far the sources are."""
         unstored = self.intake.unstored.errors()
         wrong = {place: unstored.get(source) for source, place in self.places.items()}
         wrong |= {problem.file: str(problem) for problem in self.directory_problems()}
-        return SourcesReport(
+        return reports.SourcesReport(
             suspended=self.intake.suspended(),
-            directories=tuple(DirectoryReport(path=path, error=error) for path, error in wrong.items()),
+            directories=tuple(
+                reports.DirectoryReport(path=path, error=error) for path, error in wrong.items()
+            ),
             git=self._repository_report(),
         )
 
@@ -68,13 +61,13 @@ class Sources:
         """Return the problems of whole directories, for which no pod can be blamed."""
         return [problem for problem in self.journal.problems() if problem.file in self.places.values()]
 
-    def _repository_report(self) -> GitReport | None:
+    def _repository_report(self) -> reports.GitReport | None:
         owned = sum(source_of(pod.owner) == GIT.name for pod in self.journal.desired().values())
         if self.git is None:
-            return GitReport(state="error", error=_NO_TABLE, pods=owned) if owned else None
+            return reports.GitReport(state="error", error=_NO_TABLE, pods=owned) if owned else None
         status = self.git.status
         steps = {name: getattr(status, name) for name in _STEPS}
-        return GitReport(
+        return reports.GitReport(
             state="suspended" if self.intake.suspended() else status.state,
             remote=status.remote,
             ref=status.ref,
@@ -84,27 +77,29 @@ class Sources:
             commit=_commit(status.commit),
             latest=_commit(status.latest),
             looked_at=rfc3339(status.looked_at),
-            steps=StepReports(**{name: _step(step) for name, step in steps.items()}),
+            steps=reports.StepReports(**{name: _step(step) for name, step in steps.items()}),
             troubles=self.git.troubles,
             pods=owned,
         )
 
-    def pod_report(self, pod: DesiredPod | None) -> tuple[PodGitReport | None, HoldReport | None]:
+    def pod_report(
+        self, pod: DesiredPod | None
+    ) -> tuple[reports.PodGitReport | None, reports.HoldReport | None]:
         """Return how a pod stands to its repository, and why it does not follow its file."""
         if pod is None:
             return None, None
-        hold: HoldReport | None = None
+        hold: reports.HoldReport | None = None
         if pod.hold is not None:
             since = rfc3339(pod.hold.since)
-            hold = HoldReport(kind=pod.hold.kind, since=since, generation=pod.hold.generation or None)
+            hold = reports.HoldReport(kind=pod.hold.kind, since=since, generation=pod.hold.generation or None)
         elif is_mirrored(pod.owner) and self.intake.suspended():
-            hold = HoldReport(kind="suspended", since=None, generation=None)
+            hold = reports.HoldReport(kind="suspended", since=None, generation=None)
         if source_of(pod.owner) != GIT.name:
             return None, hold
-        state, error = self._pod_state(pod, None if hold is None else hold.kind)
-        git = PodGitReport(
+        state, error = self._pod_state(pod, hold)
+        git = reports.PodGitReport(
             state=state,
-            error=self._unverified(pod) or error,
+            error=error,
             commit=pod.revision,
             author=pod.author,
             subject=pod.subject,
@@ -231,21 +226,21 @@ class Sources:
             subject=declared.subject,
         )
 
-    def _pod_state(self, pod: DesiredPod, hold: str | None) -> tuple[str, str | None]:
-        if hold is not None:
-            return hold, None
+    def _pod_state(self, pod: DesiredPod, hold: reports.HoldReport | None) -> tuple[str, str | None]:
+        """Return how a pod of git stands to its repository, in a word, and the error if there is one."""
         if self.git is None:
-            return "error", _NO_TABLE
-        if pod.error is not None:
-            return "error", pod.error
+            return (hold.kind, None) if hold else ("error", _NO_TABLE)
         status = self.git.status
-        state = "behind" if status.state == "pending" else status.state
-        return state, status.error or status.held
-
-    def _unverified(self, pod: DesiredPod) -> str | None:
-        if self.git is None or self.git.repository.is_vouched(pod.revision):
-            return None
-        return f"commit {pod.revision[:12]} was never verified: it came before [git.verify] was set"
+        state, error = status.state, status.error or status.held
+        if hold is not None:
+            state, error = hold.kind, None
+        elif pod.error is not None:
+            state, error = "error", pod.error
+        elif state == "pending":
+            state = "behind"
+        if not self.git.repository.is_vouched(pod.revision):
+            error = f"commit {pod.revision[:12]} was never verified: it came before [git.verify] was set"
+        return state, error
 
     def _followed(self) -> GitFollower:
         if self.git is None:
@@ -256,12 +251,12 @@ class Sources:
         self.journal.record("", None, [NewEvent(pod="", type=kind, message=message)])
 
 
-def _step(step: StepStatus) -> StepReport:
-    return StepReport(revision=step.revision, error=step.error, hint=step.hint, at=rfc3339(step.at))
+def _step(step: StepStatus) -> reports.StepReport:
+    return reports.StepReport(revision=step.revision, error=step.error, hint=step.hint, at=rfc3339(step.at))
 
 
-def _commit(commit: CommitInfo | None) -> CommitReport | None:
+def _commit(commit: CommitInfo | None) -> reports.CommitReport | None:
     if commit is None:
         return None
     at = rfc3339(commit.at)
-    return CommitReport(id=commit.id, author=commit.author, subject=commit.subject, at=at)
+    return reports.CommitReport(id=commit.id, author=commit.author, subject=commit.subject, at=at)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from functools import partial
 
 from tank_agent.cli.arguments import add_places, load_places
-
-if TYPE_CHECKING:
-    from tank_agent.settings.settings import Settings
 
 HELP = "run the agent in the foreground; systemd runs this"
 
@@ -26,9 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from tank_agent.agent import lifecycle as agent
 
-    def load() -> Settings:
-        return load_places(arguments)
-
+    load = partial(load_places, arguments)
     if arguments.drain:
-        return agent.drain(load, lambda: load_places(arguments, with_errors=True))
+        return agent.drain(load, partial(load, with_errors=True))
     return agent.run(load, stop_pods=arguments.stop_pods)

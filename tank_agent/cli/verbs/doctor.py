@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tank_agent.cli.arguments import add_output, add_places, client_of, load_places
-from tank_agent.cli.output import colored, show
+from tank_agent.cli.output import GREEN, RED, YELLOW, colored, show
 from tank_agent.doctor import Check, fail, ok, warn
 from tank_agent.doctor.examine import examine
 from tank_agent.errors import AgentUnreachable, InvalidSpec
@@ -15,7 +15,7 @@ from tank_agent.spec.printable import escape
 
 HELP = "is this machine ready, and what is missing"
 
-_COLORS = {"ok": "32", "warn": "33", "fail": "31"}
+_COLORS = {"ok": GREEN, "warn": YELLOW, "fail": RED}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tank_agent.cli.arguments import add_output, client_of
-from tank_agent.cli.output import say, show
+from tank_agent.cli.output import GREEN, RED, YELLOW, ago, colored, say, show
+from tank_agent.spec.printable import escape
+
+if TYPE_CHECKING:
+    from tank_agent.api.reports import CommitReport, GitReport, PodGitReport
 
 HELP = "make a repository to push to; how far git is"
+
+_COLORS = {"in-sync": GREEN, "error": RED, "held": YELLOW, "suspended": YELLOW, "pinned": YELLOW}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,8 +42,49 @@ def _init(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from tank_agent.cli.sources import print_git
-
     git = client_of(arguments).sources().git
-    show(arguments, git, lambda: print_git(git))
+    show(arguments, git, lambda: _print(git))
     return 1 if git is not None and git.state in ("error", "held") else 0
+
+
+def _print(git: GitReport | None) -> None:
+    """Print all that is known of the repository."""
+    if git is None:
+        print("this agent follows no git repository; see [git] in agent.toml")
+        return
+    print(f"{'state':<10}{git_line(git)}")
+    if git.steps is None:
+        return
+    say(f"{'remote':<10}{git.remote} {git.ref}")
+    for verb, step in (
+        ("fetch", git.steps.fetched),
+        ("verify", git.steps.verified),
+        ("check", git.steps.checked),
+        ("apply", git.steps.applied),
+    ):
+        result = step.error or ("done" if step.revision else "-")
+        say(f"{verb:<10}{(step.revision or '-')[:12]:<14}{result}")
+    if git.latest is not None:
+        say(f"{'latest':<10}{commit_line(git.latest.id, git.latest)}")
+    if git.hint:
+        say(f"{'do':<10}{git.hint}")
+    say(*(f"{'note':<10}{trouble}" for trouble in git.troubles))
+
+
+def git_line(git: GitReport) -> str:
+    """Return how far git is, as one line."""
+    what = git.state if git.state != "pending" else "not looked yet"
+    parts = [colored(escape(what), _COLORS.get(git.state, "0"))]
+    if git.commit is not None:
+        parts.append(escape(f"at {commit_line(git.commit.id, git.commit)}"))
+    trouble = git.error or git.held
+    if trouble:
+        parts.append(escape(f"- {trouble}"))
+    elif git.looked_at:
+        parts.append(f"- looked {ago(git.looked_at)}")
+    return " ".join(parts)
+
+
+def commit_line(commit: str, known: CommitReport | PodGitReport) -> str:
+    """Return a commit as people know it: by its short id, subject and author."""
+    return f'{commit[:12]} "{known.subject}" ({known.author})'

@@ -40,22 +40,19 @@ def run(arguments: argparse.Namespace) -> int:
         since=arguments.since,
     )
     output = sys.stdout.buffer
-    if arguments.output == "json":
-        for line in lines:
-            output.write(_json(arguments.name, line).encode())
-            if arguments.follow:
-                output.flush()
-        return 0
     printer = _Printer(output, safe=sys.stdout.isatty(), timestamps=arguments.timestamps, names=several)
     for line in lines:
-        printer.write(line)
+        if arguments.output == "json":
+            output.write(_json(arguments.name, line).encode())
+        else:
+            printer.write(line)
         if arguments.follow:
             output.flush()
     return 0
 
 
 class _Printer:
-    """Writes lines for people; pieces of one line come together, unless another stream's come between."""
+    """Writes lines for people; joins the pieces of a line, unless another stream's piece comes between."""
 
     def __init__(self, output: BinaryIO, *, safe: bool, timestamps: bool, names: bool) -> None:
         self._output = output

@@ -9,23 +9,24 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tank_agent.api.types import PlannedPod, PlanReport
-from tank_agent.api.wire import decode_text
+from tank_agent.api.types import PlanReport
 from tank_agent.cli.arguments import add_output, client_of
 from tank_agent.cli.files import pod_files, read_tree, what_is_odd
-from tank_agent.cli.output import colored, show
-from tank_agent.client.client import Client, read_pod_file
+from tank_agent.cli.output import GREEN, RED, YELLOW, colored, say, show
 from tank_agent.errors import AgentUnreachable, InvalidSpec, TankError
 from tank_agent.spec.printable import escape
+
+if TYPE_CHECKING:
+    from tank_agent.client.client import Client
 
 HELP = "dry run: what would be done"
 USAGE_CODE = 1
 
 _CHANGES = 2
-_SIGNS = {"create": ("+", "32"), "update": ("~", "33"), "remove": ("-", "31")}
+_SIGNS = {"create": ("+", GREEN), "update": ("~", YELLOW), "remove": ("-", RED)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +77,7 @@ def _ask(arguments: argparse.Namespace) -> PlanReport:
     try:
         return _plan_of(client, Path(arguments.path))
     except AgentUnreachable as error:
-        # One that is there and does not answer is not asked in vain silently.
+        # An agent that is there but does not answer is an error.
         if client.socket.exists():
             raise
         note = "compared with nothing; --against DIR compares with another tree"
@@ -96,49 +97,43 @@ def _plan_alone(arguments: argparse.Namespace) -> PlanReport:
 
 
 def _plan_of(client: Client, path: Path) -> PlanReport:
-    """Ask what would be done if the files at a path took the place of those in the agent's pods_dir.
+    """Ask what would be done if the files at a path replaced those in the agent's pods_dir.
 
     Raises:
         TankError: one can't be read.
         InvalidSpec: one is not UTF-8.
     """
+    from tank_agent.api.wire import decode_text
+    from tank_agent.client.client import read_pod_file
+
     pods_dir = Path(client.info().pods_dir)
     # A pod's owner is its file, so a checkout elsewhere has to be asked about under the names in pods_dir.
     named = {os.fspath(pods_dir / file.name): file for file in pod_files(path, below=False)}
     for file in named.values():
         if file != path and what_is_odd(file) is not None:
             raise TankError("is not a regular file, so it can't be a pod file", where=os.fspath(file))
-    report = client.plan(
-        {name: decode_text(read_pod_file(file), os.fspath(file)) for name, file in named.items()}
-    )
+    texts = {name: decode_text(read_pod_file(file), os.fspath(file)) for name, file in named.items()}
+    report = client.plan(texts)
     # One file says nothing about the pods of other files.
     pods = report.pods if path.is_dir() else tuple(pod for pod in report.pods if pod.change != "remove")
-    return PlanReport(pods=pods, problems=tuple(_own_name(line, named) for line in report.problems))
 
+    def own_name(problem: str) -> str:
+        """Name the file of a finding as the user did."""
+        name = next((name for name in named if problem.startswith(f"{name}:")), "")
+        return f"{named[name]}{problem[len(name) :]}" if name else problem
 
-def _own_name(problem: str, named: Mapping[str, Path]) -> str:
-    """Call a file in a finding as the user called it."""
-    for name, file in named.items():
-        if problem.startswith(f"{name}:"):
-            return f"{file}{problem[len(name) :]}"
-    return problem
+    return PlanReport(pods=pods, problems=tuple(map(own_name, report.problems)))
 
 
 def _print(report: PlanReport) -> None:
     changed = [pod for pod in report.pods if pod.change != "none"]
     for pod in changed:
-        _print_pod(pod)
+        sign, color = _SIGNS.get(pod.change, ("?", "0"))
+        print(colored(escape(f"{sign} {pod.name}: {pod.change}"), color))
+        say(*(f"    {line}" for line in pod.diff))
+        say(*(f"  {number}. {action}" for number, action in enumerate(pod.actions, 1)))
     counts = [f"{sum(pod.change == change for pod in changed)} to {change}" for change in _SIGNS]
     print(", ".join(counts) if changed else "nothing to do")
     sys.stdout.flush()
     for problem in report.problems:
         print(escape(problem), file=sys.stderr)
-
-
-def _print_pod(pod: PlannedPod) -> None:
-    sign, color = _SIGNS.get(pod.change, ("?", "0"))
-    print(colored(escape(f"{sign} {pod.name}: {pod.change}"), color))
-    for line in pod.diff:
-        print(f"    {escape(line)}")
-    for number, action in enumerate(pod.actions, 1):
-        print(f"  {number}. {escape(action)}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 
 from tank_agent.cli.arguments import add_output, client_of
-from tank_agent.cli.output import colored, print_json, say
+from tank_agent.cli.output import YELLOW, colored, print_json, say
 from tank_agent.spec.printable import escape
 
 HELP = "give a pod an older spec, and pin it there"
@@ -32,5 +32,5 @@ def run(arguments: argparse.Namespace) -> int:
     say(f"{arguments.name} goes back to {place}, {what}")
     if status.hold is not None:
         text = f"it is {status.hold.kind} there; `tank resume {arguments.name}` follows its file again"
-        print(colored(escape(text), "33"))
+        print(colored(escape(text), YELLOW))
     return 0

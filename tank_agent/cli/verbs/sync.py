@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import argparse
 
-from tank_agent.api.types import MAX_SYNC_WAIT
 from tank_agent.cli.arguments import add_output, client_of, duration
-from tank_agent.cli.output import print_json
-from tank_agent.cli.sources import followed, print_sources
+from tank_agent.cli.output import show
 from tank_agent.cli.verbs.status import print_all
 
 HELP = "look at files and git now, and make it so"
@@ -37,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from tank_agent.api.types import MAX_SYNC_WAIT
+
     client = client_of(arguments)
     limit = None if arguments.timeout is None else min(arguments.timeout, MAX_SYNC_WAIT)
     if arguments.wait:
@@ -44,12 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         pods = client.sync(confirm=arguments.confirm, within=limit)
     sources = client.sources()
-    if arguments.output == "json":
-        print_json(pods)
-    else:
-        print_all(pods, sources)
-        print_sources(sources)
-    if not followed(sources):
+    show(arguments, pods, lambda: print_all(pods, sources))
+    git_follows = sources.git is None or sources.git.state not in ("error", "held")
+    if not git_follows or any(directory.error for directory in sources.directories):
         return 1
     well = all(pod.phase in ("running", "completed") and not pod.error for pod in pods)
     return 0 if well or not arguments.wait else 1

@@ -6,19 +6,19 @@ import argparse
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
 
-from tank_agent.api.wire import decode_text
+if TYPE_CHECKING:
+    from tank_agent.spec.parse import ParsedPod
+
 from tank_agent.cli.arguments import add_output
 from tank_agent.cli.files import pod_files, what_is_odd
-from tank_agent.cli.output import show
-from tank_agent.client.client import pod_file_name, read_pod_file
+from tank_agent.cli.output import say, show
 from tank_agent.errors import InvalidSpec, Problem, TankError
-from tank_agent.spec.parse import parse_pod_file
 from tank_agent.spec.printable import escape
-from tank_agent.spec.selectors import EVERYWHERE
 
 HELP = "check pod files, without an agent"
 
@@ -27,7 +27,7 @@ _INVALID = 2
 
 
 class CheckedFile(Struct, frozen=True, kw_only=True):
-    """What was found in one file; `pods` are the names of its valid pods."""
+    """The answer about one file; `pods` are the names of its valid pods."""
 
     file: str
     valid: bool
@@ -36,12 +36,12 @@ class CheckedFile(Struct, frozen=True, kw_only=True):
 
 
 class _Found(Struct, frozen=True, kw_only=True):
-    """A file that was looked at; `everywhere` are the lines of those of its pods meant for every machine."""
+    """A file that was read; `everywhere` are the lines of its pods without selectors, by their names."""
 
     path: Path
     checked: CheckedFile
-    everywhere: Mapping[str, int] = {}
-    readable: bool = True
+    everywhere: Mapping[str, int]
+    readable: bool
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,36 +67,38 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _look(path: Path, *, given: bool) -> _Found:
-    """Check one file; `given` is what the user named, and not found in a directory."""
-    name = pod_file_name(path)
+    """Check one file; `given`: the user named it, it was not found in a directory."""
+    from tank_agent.api.wire import decode_text
+    from tank_agent.client.client import pod_file_name, read_pod_file
+    from tank_agent.spec.parse import parse_pod_file
+    from tank_agent.spec.selectors import EVERYWHERE
+
+    name, readable = pod_file_name(path), True
+    pods: Sequence[ParsedPod] = ()
     try:
         odd = None if given else what_is_odd(path)
         if odd is not None:
             raise InvalidSpec((Problem(name, 0, "", odd),))
-        # What comes through a pipe will have a file's name where it is put.
+        # A text from a pipe will have a file's name where it is put.
         parsed = parse_pod_file(decode_text(read_pod_file(path), name), name, nameless="stdin")
+        pods, problems = parsed.pods, tuple(parsed.problems)
     except InvalidSpec as error:
-        return _Found(path=path, checked=CheckedFile(file=name, valid=False, problems=error.problems))
+        problems = error.problems
     except TankError as error:
-        problem = Problem(name, 0, "", error.message)
-        checked = CheckedFile(file=name, valid=False, problems=(problem,))
-        return _Found(path=path, checked=checked, readable=False)
+        problems, readable = (Problem(name, 0, "", error.message),), False
+    names = tuple(one.pod.name for one in pods)
     return _Found(
         path=path,
-        checked=CheckedFile(
-            file=name,
-            valid=not parsed.problems,
-            pods=tuple(one.pod.name for one in parsed.pods),
-            problems=tuple(parsed.problems),
-        ),
-        everywhere={one.pod.name: one.line for one in parsed.pods if one.selector == EVERYWHERE},
+        checked=CheckedFile(file=name, valid=not problems, pods=names, problems=problems),
+        everywhere={one.pod.name: one.line for one in pods if one.selector == EVERYWHERE},
+        readable=readable,
     )
 
 
 def _same_names(files: Iterable[_Found]) -> list[_Found]:
-    """Add a problem to every file that declares a pod that an earlier one of its directory declares.
+    """Add a problem to every file that declares a pod of an earlier file in its directory.
 
-    Directories of one tree may be for different machines, as pods with selectors are.
+    Each directory of a tree may be for another machine, as pods with selectors are.
     """
     first: dict[tuple[Path, str], str] = {}
     result = []
@@ -113,9 +115,7 @@ def _same_names(files: Iterable[_Found]) -> list[_Found]:
 
 
 def _print(files: Sequence[CheckedFile]) -> None:
-    for file in files:
-        if file.valid:
-            print(escape(f"{file.file}: ok, {', '.join(file.pods) or 'no pods'}"))
+    say(*(f"{file.file}: ok, {', '.join(file.pods) or 'no pods'}" for file in files if file.valid))
     sys.stdout.flush()
     for problem in (problem for file in files for problem in file.problems):
         print(escape(str(problem)), file=sys.stderr)

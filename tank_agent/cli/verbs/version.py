@@ -7,7 +7,6 @@ import argparse
 from tank_agent import __version__
 from tank_agent.cli.arguments import add_output, client_of
 from tank_agent.cli.output import say, show, span
-from tank_agent.errors import AgentUnreachable
 
 HELP = "versions of this program and of the agent"
 
@@ -17,18 +16,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from tank_agent.errors import AgentUnreachable
+
     try:
         agent = client_of(arguments).info()
         problem = None
     except AgentUnreachable as error:
         agent, problem = None, error.message
 
-    def text() -> None:
-        print(f"tank   {__version__}")
-        if agent is None:
-            say(f"agent  - ({problem})")
-            return
-        agent_line = f"agent  {agent.version} (pid {agent.pid}, up {span(agent.uptime)})"
-        say(agent_line, f"crun   {agent.crun or '-'}", f"conmon {agent.conmon or '-'}")
-
-    return show(arguments, {"client": __version__, "agent": agent, "error": problem}, text)
+    lines = [f"tank   {__version__}"]
+    if agent is None:
+        lines.append(f"agent  - ({problem})")
+    else:
+        lines.append(f"agent  {agent.version} (pid {agent.pid}, up {span(agent.uptime)})")
+        lines += [f"crun   {agent.crun or '-'}", f"conmon {agent.conmon or '-'}"]
+    answer = {"client": __version__, "agent": agent, "error": problem}
+    return show(arguments, answer, lambda: say(*lines))
