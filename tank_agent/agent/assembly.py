@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -56,16 +56,16 @@ _CLOSED_RUN = ("cgroup-view", "containers", "crun", "exec", "netns", "pods")
 class Running(Struct, frozen=True, kw_only=True):
     """The parts of a running agent that signals concern."""
 
+    machine: Machine
     reconciler: Reconciler
-    sources: Intake
-    backoff: Backoff
-    containers: Containers
+    intake: Intake
     rotation: Rotation
 
     def alive(self) -> bool:
         """Return whether every thread that the agent cannot do without still runs and takes its locks."""
         self.reconciler.idle()
-        return all(part.alive() for part in (self.reconciler, self.sources, self.containers, self.rotation))
+        parts = (self.reconciler, self.intake, self.machine.containers, self.rotation)
+        return all(part.alive() for part in parts)
 
 
 class Parts(Struct, frozen=True, kw_only=True):
@@ -88,8 +88,16 @@ def running(settings: Settings, *, stop_pods: bool) -> Iterator[Running]:
             stack.callback(end_pods, parts)
         apparmor.load_default()
         host = Host(name=platform.node(), labels=settings.labels)
-        mending: list[Callable[[], object]] = []
-        intake = _follow(settings, host, machine.journal, reconciler, stack, mending=mending)
+        started: ApiServer | None = None
+
+        def resync() -> None:
+            if started is not None:
+                _mend_run_dir(settings.run_dir, parts.lock, started)
+            reconciler.resync()
+
+        intake = Intake(settings, host, machine.journal, wake=reconciler.wake, resync=resync)
+        stack.callback(intake.close)
+        intake.start()
         reconciler.start()
         reconciler.resync("agent start")
         limits = settings.logs
@@ -101,7 +109,7 @@ def running(settings: Settings, *, stop_pods: bool) -> Iterator[Running]:
             machine,
             reconciler,
             parts.tools.versions,
-            sessions=_interactive(settings, machine, parts.tools, reconciler),
+            sessions=_sessions(settings, machine, parts.tools, reconciler),
             images=Images(parts.store, machine, reconciler),
             sources=Sources(
                 machine.journal,
@@ -113,21 +121,13 @@ def running(settings: Settings, *, stop_pods: bool) -> Iterator[Running]:
         )
         server = ApiServer(service, settings.run_dir / "tank.sock")
         stack.callback(server.stop)
-        mend = partial(_mend_run_dir, settings.run_dir, parts.lock, server)
-        mend()
-        mending.append(mend)
-
-        yield Running(
-            reconciler=reconciler,
-            sources=intake,
-            backoff=machine.backoff,
-            containers=machine.containers,
-            rotation=rotation,
-        )
+        _mend_run_dir(settings.run_dir, parts.lock, server)
+        started = server
+        yield Running(machine=machine, reconciler=reconciler, intake=intake, rotation=rotation)
 
 
 def take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = None) -> Parts:
-    """Make the loop, and take over what a former agent left; `spare` is for a journal that can't be had."""
+    """Make the loop, and adopt the pods of a former agent; `spare` stands in for a journal that fails."""
     _close_directories(settings.data_dir, settings.run_dir)
     lock = _sole_user(settings.run_dir, settings.data_dir)
     stack.callback(lock.close)
@@ -135,9 +135,15 @@ def take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = N
     journal = _journal(settings, clock, spare)
     stack.callback(journal.close)
     tools = Tools.of(settings.data_dir, settings.run_dir)
-    wakeups = _Wakeups()
+    reconciler: Reconciler | None = None
+
+    def wake(pod: str, cause: str) -> None:
+        # A pod that should be woken before the loop exists is seen by its first look at everything.
+        if reconciler is not None:
+            reconciler.wake(pod, cause)
+
     containers = Containers(
-        settings.run_dir, settings.data_dir, tools, wake=lambda pod: wakeups.wake(pod, "container ended")
+        settings.run_dir, settings.data_dir, tools, wake=lambda pod: wake(pod, "container ended")
     )
     stack.callback(containers.close)
     host = make_host_facts(settings.host.adapter, settings.host.uplink, settings.host.dns)
@@ -150,7 +156,7 @@ def take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = N
         store,
         clock,
         backoff,
-        wakeups.wake,
+        wake,
         policy=settings.image.pull,
         prepare=store.sweep,
         report=journal.record_for_pods,
@@ -166,7 +172,6 @@ def take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = N
         backoff=backoff,
     )
     reconciler = Reconciler(machine, Steps(machine), workers=paces.workers)
-    wakeups.target = reconciler
     adopted = adopt_all(containers, tools, clock.wall())
     networks.adopt(containers.processes())
     _log.info("took over", runs=len(adopted), pods=len(containers.pods()))
@@ -192,7 +197,7 @@ def _make_directory(directory: Path) -> None:
 
 
 def _mend_run_dir(run_dir: Path, lock: LockFile, server: ApiServer) -> None:
-    """Make again what the agent itself needs there; somebody may have emptied it."""
+    """Make the lock file and the socket again if somebody has removed them."""
     try:
         if not run_dir.is_dir():
             _make_directory(run_dir)
@@ -206,8 +211,8 @@ def _mend_run_dir(run_dir: Path, lock: LockFile, server: ApiServer) -> None:
         _log.error("cannot listen; trying again at each resync", error=str(error))
 
 
-def _interactive(settings: Settings, machine: Machine, tools: Tools, reconciler: Reconciler) -> Sessions:
-    """End what sessions of a former agent left."""
+def _sessions(settings: Settings, machine: Machine, tools: Tools, reconciler: Reconciler) -> Sessions:
+    """End the commands that sessions of a former agent left, and return the sessions of this one."""
     containers = machine.containers
     executor = Executor(tools.crun, settings.run_dir, tools.cgroups)
     runs = [run for pod in containers.pods() for run in containers.runs(pod)]
@@ -229,18 +234,6 @@ def _close_directories(data_dir: Path, run_dir: Path) -> None:
                 entry.chmod(0o700)
 
 
-class _Wakeups:
-    """Stands for the reconciler in the parts that must be made before it."""
-
-    def __init__(self) -> None:
-        self.target: Reconciler | None = None
-
-    def wake(self, pod: str, cause: str) -> None:
-        """Pass a wish on; what comes before the loop exists is seen by its first look at everything."""
-        if self.target is not None:
-            self.target.wake(pod, cause)
-
-
 def _sole_user(run_dir: Path, data_dir: Path) -> LockFile:
     """Hold the run_dir, so that two agents never adopt each other's containers, and note the data_dir there.
 
@@ -248,7 +241,7 @@ def _sole_user(run_dir: Path, data_dir: Path) -> LockFile:
         Stalled: another agent holds it.
     """
     try:
-        # For who drains.
+        # The note is for `tank agent --drain`.
         return LockFile(run_dir / _LOCK, os.fsencode(data_dir))
     except BlockingIOError:
         raise Stalled(
@@ -265,32 +258,10 @@ def last_data_dir(run_dir: Path) -> Path | None:
     return noted if noted.is_absolute() and noted.is_dir() else None
 
 
-def _follow(
-    settings: Settings,
-    host: Host,
-    journal: Journal,
-    reconciler: Reconciler,
-    stack: ExitStack,
-    *,
-    mending: Sequence[Callable[[], object]],
-) -> Intake:
-    """Read all files once, and begin to follow all sources; each resync calls all of `mending` too."""
-
-    def resync() -> None:
-        for mend in mending:
-            mend()
-        reconciler.resync()
-
-    intake = Intake(settings, host, journal, wake=reconciler.wake, resync=resync)
-    stack.callback(intake.close)
-    intake.start()
-    return intake
-
-
 def end_pods(parts: Parts) -> bool:
     """Stop all pods, and return whether they ended in time."""
     if not parts.reconciler.alive():
-        # It never got that far.
+        # The agent ended before it started the loop.
         return False
     ended = parts.reconciler.drain(_DRAIN_DEADLINE)
     if not ended:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from operator import attrgetter
 from typing import NoReturn, cast
@@ -17,6 +17,7 @@ from tank_agent.agent import assembly
 from tank_agent.agent import logging as logs
 from tank_agent.agent.assembly import Running
 from tank_agent.api.server import ApiServer
+from tank_agent.api.wire import subclasses
 from tank_agent.control.pods import Service
 from tank_agent.errors import InvalidSpec, Retry, Stalled, TankError, shortage
 from tank_agent.journal.journal import Journal
@@ -28,7 +29,7 @@ from tank_agent.reconcile.core.restart import Backoff
 from tank_agent.settings.declaration import for_restart
 from tank_agent.settings.settings import Settings
 
-# How long to wait before the next try where the machine does not let us work, in seconds.
+# Seconds between two tries to start on a machine that lacks something.
 _START_AGAIN = 5.0
 _HINT = "pods go on as they are; the agent tries again every few seconds"
 _log = structlog.get_logger()
@@ -57,7 +58,7 @@ def run(load: Callable[[], Settings], *, stop_pods: bool) -> int:
         running = _start(settings, signals, notifier, stack, stop_pods=stop_pods)
         if running is not None:
             _log.info("agent started", version=__version__, pods_dir=str(settings.pods_dir), pid=os.getpid())
-            Lifecycle(running, settings, load, notifier).serve(signals)
+            _serve(running, settings, load, notifier, signals)
             _log.info("agent stops", pods="stopping" if stop_pods else "go on")
     _log.info("agent stopped")
     return 0
@@ -66,9 +67,9 @@ def run(load: Callable[[], Settings], *, stop_pods: bool) -> int:
 def _start(
     settings: Settings, signals: CaughtSignals, notifier: Notifier, stack: ExitStack, *, stop_pods: bool
 ) -> Running | None:
-    """Start all parts as soon as the machine lets us; None if the agent is to end before.
+    """Start all parts as soon as that is possible, and answer requests with the error until then.
 
-    Meanwhile every request is answered with what is wrong.
+    Returns None if the agent is asked to end before.
     """
     logged = ""
     while True:
@@ -95,8 +96,8 @@ def _start(
 def drain(load: Callable[[], Settings], directories: Callable[[], Settings]) -> int:
     """Take over the pods that a former agent left running, stop them, and return 0 if all of them ended.
 
-    They stay desired: the next agent starts them again. Where `load` finds errors in the settings, which must
-    keep no machine from going down in order, `directories` has to do.
+    They stay desired: the next agent starts them again. If `load` finds errors in the settings, which must
+    keep no machine from an orderly shutdown, the defaults with the `directories` serve.
 
     Raises:
         Stalled: an agent runs; it must be stopped first.
@@ -109,7 +110,7 @@ def drain(load: Callable[[], Settings], directories: Callable[[], Settings]) -> 
         settings = directories()
     known = assembly.last_data_dir(settings.run_dir)
     if known is not None:
-        # Whatever the settings have become since.
+        # The settings may have changed since.
         settings = msgspec.structs.replace(settings, data_dir=known)
     with ExitStack() as stack:
         try:
@@ -129,69 +130,57 @@ def _prepare() -> None:
     prepare_structs()
 
 
-class Lifecycle:
-    """Serves signals and the watchdog until the agent is asked to end.
+def _serve(
+    running: Running,
+    settings: Settings,
+    load: Callable[[], Settings],
+    notifier: Notifier,
+    signals: CaughtSignals,
+) -> None:
+    """Report that the agent is ready, and serve signals and the watchdog until SIGTERM or SIGINT."""
+    notifier.ready(_summary(running))
+    while True:
+        number = signals.wait(min(notifier.watchdog or _TICK, _TICK))
+        if number == signal.SIGHUP:
+            notifier.reloading()
+            notifier.ready(_reload(running, settings, load))
+        elif number is not None:
+            notifier.stopping()
+            return
+        if not running.alive():
+            # systemd restarts the agent when it is no longer fed; the pods go on.
+            _log.critical("a thread of the agent has ended by a bug; waiting for the watchdog")
+            continue
+        notifier.alive()
+        if number is None:
+            notifier.status(_summary(running))
 
-    Args:
-        running: the parts.
-        settings: what they were made with.
-        load: reads the settings again.
-        notifier: systemd.
-    """
 
-    def __init__(
-        self, running: Running, settings: Settings, load: Callable[[], Settings], notifier: Notifier
-    ) -> None:
-        self._running = running
-        self._settings = settings
-        self._load = load
-        self._notifier = notifier
+def _reload(running: Running, settings: Settings, load: Callable[[], Settings]) -> str:
+    """Read the configuration again, apply what can be, and return a line about it."""
+    try:
+        wanted = load()
+    except TankError as error:
+        _log.error("cannot reload; the former configuration stays", error=str(error))
+        return f"{_summary(running)}; agent.toml has errors, the former one counts"
+    paces = wanted.reconcile
+    running.machine.backoff.become(
+        Backoff(base=paces.backoff_base, cap=paces.backoff_cap, stable_after=paces.stable_after)
+    )
+    running.intake.reload(wanted)
+    running.rotation.set_limits(max_size=wanted.logs.max_size, max_files=wanted.logs.max_files)
+    for_restart = needs_restart(settings, wanted)
+    _log.info("reloaded", needs_restart=list(for_restart))
+    line = _summary(running)
+    if for_restart:
+        line += f"; changed and waiting for a restart of the agent: {', '.join(for_restart)}"
+    if {"data_dir", "run_dir"} & set(for_restart):
+        line += "; with other directories it will not know the pods that run: stop them before"
+    return line
 
-    def serve(self, signals: CaughtSignals) -> None:
-        """Say that the agent is ready, and block until SIGTERM or SIGINT."""
-        self._notifier.ready(self._summary())
-        while True:
-            number = signals.wait(min(self._notifier.watchdog or _TICK, _TICK))
-            if number == signal.SIGHUP:
-                self._notifier.reloading()
-                self._notifier.ready(self._reload())
-            elif number is not None:
-                self._notifier.stopping()
-                return
-            if not self._running.alive():
-                # systemd restarts the agent when it is no longer fed; the pods go on.
-                _log.critical("a thread of the agent has ended by a bug; waiting for the watchdog")
-                continue
-            self._notifier.alive()
-            if number is None:
-                self._notifier.status(self._summary())
 
-    def _reload(self) -> str:
-        """Read the configuration again, apply what can be, and return a line about it."""
-        try:
-            wanted = self._load()
-        except TankError as error:
-            _log.error("cannot reload; the former configuration stays", error=str(error))
-            return f"{self._summary()}; agent.toml has errors, the former one counts"
-        running, paces = self._running, wanted.reconcile
-        running.backoff.become(
-            Backoff(base=paces.backoff_base, cap=paces.backoff_cap, stable_after=paces.stable_after)
-        )
-        running.sources.reload(wanted)
-        running.rotation.set_limits(max_size=wanted.logs.max_size, max_files=wanted.logs.max_files)
-        for_restart = needs_restart(self._settings, wanted)
-        _log.info("reloaded", needs_restart=list(for_restart))
-        if not for_restart:
-            return self._summary()
-        changed = (
-            f"{self._summary()}; changed and waiting for a restart of the agent: {', '.join(for_restart)}"
-        )
-        if {"data_dir", "run_dir"} & set(for_restart):
-            changed += "; with other directories it will not know the pods that run: stop them before"
-        return changed
-
-    def _summary(self) -> str:
-        return f"{len(self._running.reconciler.known_pods())} pods"
+def _summary(running: Running) -> str:
+    return f"{len(running.reconciler.known_pods())} pods"
 
 
 def needs_restart(former: Settings, wanted: Settings) -> tuple[str, ...]:
@@ -201,24 +190,18 @@ def needs_restart(former: Settings, wanted: Settings) -> tuple[str, ...]:
 
 
 def prepare_structs() -> None:
-    """Build what msgspec knows of every struct of the package that is defined by now, before threads need it.
+    """Let msgspec prepare every struct of the package that is defined by now, before threads read them.
 
-    msgspec does so when a struct is first read, in Python code that gives other threads their turn; another
-    first reader then finds half of it, and the process crashes (SIGSEGV, seen with 0.22).
+    It would do so when a struct is first read, in Python code that other threads may interrupt; another first
+    reader then finds half of the work, and the process crashes (SIGSEGV, seen with 0.22).
     """
-    for kind in set(_below(msgspec.Struct)):
+    for kind in set(subclasses(msgspec.Struct)):
         if kind.__module__.startswith("tank_agent."):
             msgspec.json.Decoder(kind)
 
 
-def _below(kind: type[msgspec.Struct]) -> Iterator[type[msgspec.Struct]]:
-    for derived in kind.__subclasses__():
-        yield derived
-        yield from _below(derived)
-
-
 def as_trouble(error: Exception) -> TankError:
-    """Return an error of the machine, met while the agent was starting, as one for people.
+    """Turn an error of the machine, raised while the agent was starting, into one for users.
 
     Raises:
         Exception: the error itself, if it is a bug.
@@ -235,7 +218,7 @@ def as_trouble(error: Exception) -> TankError:
 
 
 def unable(trouble: TankError) -> Service:
-    """Return a service of which every question is answered with this error."""
+    """Return a service that answers every call with this error."""
     return cast(Service, _Unable(trouble))
 
 

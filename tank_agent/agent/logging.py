@@ -19,8 +19,9 @@ Form = Literal["terminal", "journal", "json"]
 
 
 def configure(*, form: Form | None = None) -> None:
-    """Send structlog to standard error or the journal; `form` overrides what standard error looks like."""
-    chosen = form or _form()
+    """Send structlog to standard error or the journal; `form` overrides the form that fits standard error."""
+    detected: Form = "journal" if stderr_is_journal(os.environ) else "json"
+    chosen = form or ("terminal" if sys.stderr.isatty() else detected)
     processors: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -48,12 +49,6 @@ def _harmless(_logger: object, _name: str, entry: structlog.typing.EventDict) ->
         key: escape(value if isinstance(value, str) else repr(value), keep="\n")
         for key, value in entry.items()
     }
-
-
-def _form() -> Form:
-    if sys.stderr.isatty():
-        return "terminal"
-    return "journal" if stderr_is_journal(os.environ) else "json"
 
 
 class JournalLogger:

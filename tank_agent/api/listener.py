@@ -53,24 +53,18 @@ def listen(path: Path, group: int | None, backlog: int) -> socket.socket:
         OSError: the directory can't be made or written.
     """
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    with _locked(path.parent) as directory:
+    with _locked(path.parent) as directory, ExitStack() as undo:
         _refuse_live(directory, path)
         temporary = f".{secrets.token_hex(4)}.sock"
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            listener.bind(short_path(directory, temporary))
-            try:
-                if group is not None:
-                    os.chown(temporary, -1, group, dir_fd=directory)
-                os.chmod(temporary, 0o660 if group is not None else 0o600, dir_fd=directory)
-                listener.listen(backlog)
-                os.rename(temporary, path.name, src_dir_fd=directory, dst_dir_fd=directory)
-            except BaseException:
-                os.unlink(temporary, dir_fd=directory)
-                raise
-        except BaseException:
-            listener.close()
-            raise
+        listener = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        listener.bind(short_path(directory, temporary))
+        undo.callback(os.unlink, temporary, dir_fd=directory)
+        if group is not None:
+            os.chown(temporary, -1, group, dir_fd=directory)
+        os.chmod(temporary, 0o660 if group is not None else 0o600, dir_fd=directory)
+        listener.listen(backlog)
+        os.rename(temporary, path.name, src_dir_fd=directory, dst_dir_fd=directory)
+        undo.pop_all()
     return listener
 
 
@@ -113,11 +107,7 @@ def _refuse_live(directory: int, path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise Stalled(
-            "a file that is no socket is in the way",
-            where=os.fspath(path),
-            hint="move it away",
-        )
+        raise Stalled("a file that is no socket is in the way", where=os.fspath(path), hint="move it away")
     if _answers(directory, path.name):
         raise Stalled(
             "an agent is already running and listens there",

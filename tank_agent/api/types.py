@@ -9,7 +9,7 @@ UTC unless a docstring names another form. The server's routes and the client's 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, Generic, Literal, ParamSpec, TypeVar
 
@@ -287,7 +287,7 @@ def asks(
 
         @wraps(stub)
         def ask(client: Calls, *values: str, **named: str) -> _T:
-            answer: _T = client.ask(call, **dict(zip(names, values, strict=False)), **named)
+            answer: _T = client.ask(call, dict(zip(names, values, strict=False)) | named)
             return answer
 
         return ask  # type: ignore[return-value]
@@ -298,8 +298,8 @@ def asks(
 class Calls:
     """The calls that take no more than names; `Client` sends them, and has the others as well."""
 
-    def ask(self, call: Call[_T], **arguments: str) -> _T:
-        """Make a call that takes no more than names, and return its answer."""
+    def ask(self, call: Call[_T], names: Mapping[str, str]) -> _T:
+        """Make a call with the names for the placeholders of its path, and return its answer."""
         raise NotImplementedError
 
     @asks("GET /v1/info", AgentInfo)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeVar
 
 import msgspec
 
@@ -22,6 +23,8 @@ from tank_agent.errors import (
     VolumeInUse,
 )
 from tank_agent.spec.printable import to_json
+
+_T = TypeVar("_T")
 
 DEFAULT_GROUP = "tank"
 JOIN_GROUP = "use sudo, or `sudo usermod -aG {group} USER` and log in again"
@@ -72,7 +75,7 @@ def decode_error(status: int, content: bytes) -> TankError:
 
 def raised_error(body: ErrorBody, status: int = 500) -> TankError:
     """Return the error that the agent raised; one of a kind that is not known here goes by its status."""
-    kind = next((kind for kind in _subclasses(TankError) if kind.reason == body.reason), None)
+    kind = next((kind for kind in subclasses(TankError) if kind.reason == body.reason), None)
     if kind is not None and issubclass(kind, InvalidSpec):
         return kind(body.problems)
     # One with a constructor of its own carries more than travels.
@@ -95,7 +98,8 @@ def decode_text(content: bytes, file: str) -> str:
         raise InvalidSpec((Problem(file, line, "", message),)) from None
 
 
-def _subclasses(kind: type[TankError]) -> Iterator[type[TankError]]:
+def subclasses(kind: type[_T]) -> Iterator[type[_T]]:
+    """Yield the classes that are derived from a class, also over others."""
     for subclass in kind.__subclasses__():
         yield subclass
-        yield from _subclasses(subclass)
+        yield from subclasses(subclass)

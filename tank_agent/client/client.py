@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar, overload
 
 import msgspec
@@ -32,8 +33,6 @@ from tank_agent.linux.given_files import read_given, read_stdin
 from tank_agent.spec.model import Pod, PullPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tank_agent.client.fast.results import Result
     from tank_agent.client.fast.streams import Stream
     from tank_agent.client.logs import LogLine
@@ -97,7 +96,7 @@ class Client(types.Calls):
             OwnedElsewhere: a file or git owns one of the pods; then nothing was stored.
         """
         text, name = _pod_text(pods)
-        return self._send(types.APPLY, query={"file": file or name}, body=text)
+        return self.ask(types.APPLY, query={"file": file or name}, body=text)
 
     def delete(self, name: str) -> bool:
         """Remove a pod; False if there was none.
@@ -105,7 +104,7 @@ class Client(types.Calls):
         Raises:
             OwnedElsewhere: a file or git owns it.
         """
-        return self.ask(types.DELETE, name=name).deleted
+        return self.ask(types.DELETE, {"name": name}).deleted
 
     def pull_image(
         self,
@@ -143,7 +142,7 @@ class Client(types.Calls):
             ImageInUse: a pod runs it, is to run it, or did before its last change.
             Stalled: there is no such image.
         """
-        return self._send(types.REMOVE_IMAGE, query={"reference": reference})
+        return self.ask(types.REMOVE_IMAGE, query={"reference": reference})
 
     def remove_volume(self, pod: str, name: str) -> bool:
         """Remove a managed volume with what is in it; False if there was none.
@@ -151,7 +150,7 @@ class Client(types.Calls):
         Raises:
             VolumeInUse: its pod is desired with it, or runs.
         """
-        return self.ask(types.REMOVE_VOLUME, pod=pod, name=name).deleted
+        return self.ask(types.REMOVE_VOLUME, {"pod": pod, "name": name}).deleted
 
     @overload
     def status(self, name: None = None) -> Sequence[PodReport]: ...
@@ -163,7 +162,7 @@ class Client(types.Calls):
         Raises:
             PodNotFound: there is none of that name.
         """
-        return self.ask(types.STATUS) if name is None else self.ask(types.POD_STATUS, name=name)
+        return self.ask(types.STATUS) if name is None else self.ask(types.POD_STATUS, {"name": name})
 
     def wait(self, name: str, phase: str = "running", timeout: float = 60.0) -> PodReport:
         """Wait until a pod's current spec is in a phase, and return its status.
@@ -200,7 +199,7 @@ class Client(types.Calls):
     def look(self, name: str, phase: str, timeout: float) -> PodReport:
         """Return a pod's status once it is in a phase, or as it is `timeout` seconds later (at most 30)."""
         query = {"phase": phase, "timeout": f"{timeout:.3f}"}
-        return self._send(types.WAIT, {"name": name}, query, within=timeout + self._timeout)
+        return self.ask(types.WAIT, {"name": name}, query, within=timeout + self._timeout)
 
     def events(
         self, *, follow: bool = False, after: int = 0, pod: str | None = None
@@ -306,7 +305,7 @@ class Client(types.Calls):
         """
         body = msgspec.json.encode(PlanRequest(dict(files) if files is not None else None, git))
         within = self._timeout + (types.SOURCES_WITHIN if git is not None else 0.0)
-        return self._send(types.PLAN, body=body, within=within)
+        return self.ask(types.PLAN, body=body, within=within)
 
     def suspend(self, name: str | None = None) -> SourcesReport:
         """Let a pod stay as it is, whatever its file says; without a name, all pods. Returns `sources()`.
@@ -315,7 +314,7 @@ class Client(types.Calls):
             PodNotFound: there is none of that name.
             Stalled: it follows no file.
         """
-        return self.ask(types.SUSPEND) if name is None else self.ask(types.SUSPEND_POD, name=name)
+        return self.ask(types.SUSPEND) if name is None else self.ask(types.SUSPEND_POD, {"name": name})
 
     def resume(self, name: str | None = None) -> SourcesReport:
         """Let a suspended or pinned pod follow its file again; without a name, all. Returns `sources()`.
@@ -323,7 +322,7 @@ class Client(types.Calls):
         Raises:
             PodNotFound: there is none of that name.
         """
-        return self.ask(types.RESUME) if name is None else self.ask(types.RESUME_POD, name=name)
+        return self.ask(types.RESUME) if name is None else self.ask(types.RESUME_POD, {"name": name})
 
     def rollback(self, name: str, to: int | str | None = None) -> ListedRevision:
         """Give a pod an older spec, pin it there if it follows a file, and return that revision.
@@ -335,7 +334,7 @@ class Client(types.Calls):
             PodNotFound: there is no such pod.
             Stalled: there is no such revision, or it is the present one.
         """
-        return self._send(types.ROLLBACK, {"name": name}, {} if to is None else {"to": str(to)})
+        return self.ask(types.ROLLBACK, {"name": name}, {} if to is None else {"to": str(to)})
 
     def sync(
         self, wait: float | None = None, *, confirm: str | None = None, within: float | None = None
@@ -356,25 +355,29 @@ class Client(types.Calls):
         query |= {} if confirm is None else {"confirm": confirm}
         query |= {} if within is None else {"within": f"{within:.3f}"}
         within = max(wait or 0.0, within or 0.0, types.SOURCES_WITHIN) + self._timeout
-        return self._send(types.SYNC, query=query, within=within)
+        return self.ask(types.SYNC, query=query, within=within)
 
-    def ask(self, call: Call[_T], **arguments: str) -> _T:
-        """Make a call that takes no more than names, and return its answer."""
-        return self._send(call, arguments)
-
-    def _send(
+    def ask(
         self,
         call: Call[_T],
-        arguments: Mapping[str, str] | None = None,
+        names: Mapping[str, str] = MappingProxyType({}),
         query: Mapping[str, str] | None = None,
         body: bytes = b"",
         *,
         within: float | None = None,
     ) -> _T:
-        path = call.path.format_map({key: http.quote(text) for key, text in (arguments or {}).items()})
+        """Make a call with the names for the placeholders of its path, and return its answer."""
+        path = call.path.format_map({key: http.quote(text) for key, text in names.items()})
         timeout = within or max(self._timeout, call.patience)
         answered = self._ask(call.method, http.with_query(path, query), body, timeout)
-        return _decode(http.whole(answered, os.fspath(self.socket)), call.answer)
+        answer = http.whole(answered, os.fspath(self.socket))
+        try:
+            return msgspec.json.decode(answer, type=call.answer)
+        except msgspec.DecodeError as error:
+            raise TankError(
+                f"the agent's answer is not understood: {error}",
+                hint="agent and client are of different versions, see `tank version`; restart the agent",
+            ) from error
 
     def _ask(self, method: str, target: str, body: bytes, timeout: float | None) -> http.Answered:
         asked = http.ask(os.fspath(self.socket), method, target, body=body, timeout=timeout)
@@ -392,16 +395,6 @@ class Client(types.Calls):
         if rest:
             # It broke off within a line, and yet between two chunks.
             raise http.lost(path)
-
-
-def _decode(answer: bytes, kind: type[_T]) -> _T:
-    try:
-        return msgspec.json.decode(answer, type=kind)
-    except msgspec.DecodeError as error:
-        raise TankError(
-            f"the agent's answer is not understood: {error}",
-            hint="agent and client are of different versions, see `tank version`; restart the agent",
-        ) from error
 
 
 def _pod_text(pods: Pod | Mapping[str, object] | os.PathLike[str] | str | bytes) -> tuple[bytes, str]:

@@ -1,6 +1,7 @@
 """HTTP/1.1 on the agent's socket, as far as its answers need it; every verb that asks the agent uses it.
 
 To import http.client would take longer than all of this, and socket's enumerations a third of Python's start.
+Only errors import what they need, when there is one.
 """
 
 from __future__ import annotations
@@ -14,9 +15,8 @@ from tank_agent.api.frames import PROTOCOL
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
-    from typing import NoReturn
 
-    from tank_agent.errors import TankError
+    from tank_agent.errors import AgentUnreachable
 
 DEFAULT_SOCKET = "/run/tank/tank.sock"
 # `sun_path` holds 108 bytes with its NUL (unix(7)).
@@ -24,6 +24,7 @@ _MAX_SOCKET_PATH = 107
 _MAX_HEAD = 64 << 10
 _RECEIVE = 256 << 10
 _TIMEOUT = 30.0
+_STUCK = "look at its log, and at the load of the machine"
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 
@@ -83,7 +84,7 @@ class Asked:
             try:
                 answered = _read_head(self._connection)
             except OSError as error:
-                _raise_broken(self._path, error)
+                raise lost(self._path, error) from error
             if answered.status != expected:
                 from tank_agent.api.wire import decode_error
 
@@ -117,13 +118,11 @@ def ask(
         try:
             _connect(connection, path)
         except OSError as error:
-            from tank_agent.client.fast.failures import unreachable
-
-            raise unreachable(path, error) from error
+            raise _unreachable(path, error) from error
         try:
             _send(connection, "\r\n".join([*lines, "", ""]).encode() + body)
         except OSError as error:
-            _raise_broken(path, error)
+            raise lost(path, error) from error
         return Asked(path, connection)
     except BaseException:
         connection.close()
@@ -183,17 +182,40 @@ def _receive(connection: _socket.socket, path: str) -> bytes:
     try:
         received = connection.recv(_RECEIVE)
     except OSError as error:
-        _raise_broken(path, error)
+        raise lost(path, error) from error
     if not received:
-        _raise_broken(path, None)
+        raise lost(path)
     return received
 
 
-def lost(path: str) -> TankError:
-    """Return the error for an agent that ended in the middle of a session."""
-    from tank_agent.client.fast.failures import broken
+def lost(path: str, error: OSError | None = None) -> AgentUnreachable:
+    """Return the error for a connection that ended too early, or where nothing came in time."""
+    from tank_agent.errors import AgentUnreachable
 
-    return broken(path, None)
+    if isinstance(error, TimeoutError):
+        return AgentUnreachable("the agent did not answer in time", where=path, hint=_STUCK)
+    message = "the agent ended, or broke the connection off"
+    return AgentUnreachable(message, where=path, hint="its log says why")
+
+
+def _unreachable(path: str, error: OSError) -> AgentUnreachable:
+    """Return the error for a socket that cannot be connected to."""
+    from tank_agent.api.wire import DEFAULT_GROUP, JOIN_GROUP
+    from tank_agent.errors import AgentUnreachable
+
+    if isinstance(error, PermissionError):
+        message = f"not allowed to talk to the agent: only root and members of group {DEFAULT_GROUP} are"
+        return AgentUnreachable(message, where=path, hint=JOIN_GROUP.format(group=DEFAULT_GROUP))
+    if isinstance(error, FileNotFoundError | ConnectionRefusedError | NotADirectoryError):
+        return AgentUnreachable(
+            "the agent is not running: nobody listens at this socket",
+            where=path,
+            hint="start it with `systemctl start tank-agent` or `tank agent`; "
+            "if it uses another run_dir, give --socket or set TANK_SOCKET",
+        )
+    if isinstance(error, TimeoutError | BlockingIOError):
+        return AgentUnreachable("the agent does not answer", where=path, hint=_STUCK)
+    return AgentUnreachable(f"cannot connect: {error.strerror or error}", where=path)
 
 
 def _connect(connection: _socket.socket, path: str) -> None:
@@ -221,7 +243,7 @@ def _number(text: str | bytes, base: int, path: str) -> int:
         return int(text, base)
     except ValueError:
         # It is not our agent that answers like this.
-        _raise_broken(path, None)
+        raise lost(path) from None
 
 
 def _read_head(connection: _socket.socket) -> Answered:
@@ -238,9 +260,3 @@ def _read_head(connection: _socket.socket) -> Answered:
     pairs = (line.partition(":") for line in lines)
     headers = {key.lower(): value.strip() for key, _, value in pairs}
     return Answered(int(status[9:12]), headers, connection, rest)
-
-
-def _raise_broken(path: str, error: OSError | None) -> NoReturn:
-    from tank_agent.client.fast.failures import broken
-
-    raise broken(path, error) from error
