@@ -1,4 +1,4 @@
-"""One pull: from a reference's content to an image whose layers are all fetched, verified and unpacked."""
+"""One pull: fetch, verify and unpack what a reference stands for."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, wait
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import BinaryIO
 
 from msgspec import Struct
-from msgspec.structs import asdict
 
 from tank_agent.errors import Retry, Stalled
 from tank_agent.image.config import LayerProgress, PullProgress
@@ -30,17 +29,16 @@ from tank_agent.image.manifest import (
 )
 from tank_agent.image.platform import Platform, best, host_platform, parse_platform, runs_on
 from tank_agent.image.store.layers import IMPLICIT, LayerRecord, Layers
-from tank_agent.image.unpack.parent import LayerUnpack, RefusedLayerError, Unpacked, UnpackServer
+from tank_agent.image.unpack.parent import RefusedLayerError, UnpackServer
 from tank_agent.linux import fault
-from tank_agent.linux.trees import try_remove_tree
 from tank_agent.settings.image import ImageSettings
 from tank_agent.spec.reference import Reference
 
 _POLL = 0.1
-# How long nothing may come of a layer that another pull fetches from elsewhere, in seconds.
+# How many seconds a layer that another pull fetches from elsewhere may make no progress.
 _PATIENCE = 3.0
 _NESTED_INDEXES = 3
-# Where builders keep what they attest in an index, beside the images.
+# The entries of an index that are no images but what their builder attests of them.
 _REFERENCE_TYPE, _ATTESTATION = "vnd.docker.reference.type", "attestation-manifest"
 _CHUNK = 1 << 18
 _PARTIAL_LIFETIME = 7 * 86400.0
@@ -49,7 +47,7 @@ _PARTIAL_LIFETIME = 7 * 86400.0
 class LayerTask(Struct, frozen=True):
     """One layer to fetch, as manifest and configuration name it; `where` is the image, for messages.
 
-    `apart` sets its partial file apart, should the same layer be fetched from elsewhere at the same time.
+    `apart` is a suffix of its partial file, if the same layer is fetched from elsewhere at the same time.
     """
 
     content: ImageContent
@@ -69,7 +67,7 @@ class LayerFetcher:
         self._server = server
 
     def fetch(self, task: LayerTask, job: Job) -> None:
-        """Bring a layer into the store; a transfer that broke goes on from what it left on disk."""
+        """Bring a layer into the store; go on from what a broken transfer left on disk."""
         # Another pull may have brought it since this one looked.
         if self._layers.record(task.diff_id) is not None:
             return
@@ -81,7 +79,7 @@ class LayerFetcher:
             except DamagedError:
                 if not resumed:
                     raise
-                # What an earlier try left may be what is damaged: once more, from the start.
+                # The damage may be in what an earlier try left: once more, from the start.
                 job.done = 0
                 self._attempt(task, job, partial)
         except MissingError as error:
@@ -93,15 +91,15 @@ class LayerFetcher:
                 where=task.where,
                 hint="push the image with all its layers, as Docker's allow-nondistributable-artifacts does",
             ) from error
+        except RefusedLayerError as error:
+            wrong = f"the layer {task.descriptor.digest} is refused: {error}"
+            raise Stalled(wrong, where=task.where) from error
         except OSError as error:
             hint = "free some space in data_dir" if error.errno in (errno.ENOSPC, errno.EDQUOT) else None
             raise Retry(f"cannot store a layer: {error.strerror}", where=task.where, hint=hint) from error
 
     def sweep(self, *, everything: bool = False) -> None:
-        """Remove the rests of broken transfers whose layer is there, or that nobody came back for.
-
-        `everything` removes all; only while nothing is fetched.
-        """
+        """Remove old partial files and those of layers that are there; all if nothing is being fetched."""
         there = {_hex(diff_id)[:16] for diff_id in self._layers.all()}
         oldest = time.time() - _PARTIAL_LIFETIME
         for entry in list(os.scandir(self._partial)):
@@ -109,39 +107,39 @@ class LayerFetcher:
                 Path(entry.path).unlink(missing_ok=True)
 
     def _attempt(self, task: LayerTask, job: Job, partial: Path) -> None:
-        place = self._layers.stage()
-        fault.point("image:layer-staged")
-        wanted = task.descriptor.digest
         try:
-            with self._server.start(place / "diff", hint=task.descriptor.media_type[-4:]) as unpack:
-                job.state = "downloading"
-                digest = self._pass_on(task, job, partial, unpack)
-                if digest != wanted:
-                    hint = "the registry or a mirror serves wrong content, or a copy on disk is damaged"
-                    raise DamagedError(f"the layer {wanted} came as {digest}", where=task.where, hint=hint)
-                fault.point("image:layer-fetched")
-                job.state = "unpacking"
-                with (place / IMPLICIT).open("wb") as implicit:
-                    found = _finish(unpack, task, implicit)
-            fault.point("image:layer-unpacked")
-            self._layers.commit(place, LayerRecord(**asdict(found)))
-        except BaseException as error:
-            try_remove_tree(place)
-            if isinstance(error, DamagedError | Stalled):
-                partial.unlink(missing_ok=True)
+            with self._layers.staged() as place:
+                fault.point("image:layer-staged")
+                found = self._unpack(task, job, partial, place)
+                fault.point("image:layer-unpacked")
+                self._layers.commit(place, found)
+        except (DamagedError, RefusedLayerError, Stalled):
+            partial.unlink(missing_ok=True)
             raise
         partial.unlink(missing_ok=True)
 
-    def _pass_on(self, task: LayerTask, job: Job, partial: Path, unpack: LayerUnpack) -> str:
-        """Pass all bytes to the unpacking child; return their digest."""
-        summed = hashlib.sha256()
-        wanted = True
-        for chunk in self._chunks(task, job, partial):
-            summed.update(chunk)
-            job.done += len(chunk)
-            # A child that refuses the layer does not end the transfer: the digest shows whose fault it is.
-            wanted = wanted and unpack.write(chunk)
-        return f"sha256:{summed.hexdigest()}"
+    def _unpack(self, task: LayerTask, job: Job, partial: Path, place: Path) -> LayerRecord:
+        wanted, summed, is_read = task.descriptor.digest, hashlib.sha256(), True
+        with self._server.start(place / "diff", hint=task.descriptor.media_type[-4:]) as unpack:
+            job.state = "downloading"
+            for chunk in self._chunks(task, job, partial):
+                summed.update(chunk)
+                job.done += len(chunk)
+                # A child that refuses the layer doesn't end the transfer: the digest shows whose fault it is.
+                is_read = is_read and unpack.write(chunk)
+            if f"sha256:{summed.hexdigest()}" != wanted:
+                wrong = f"the layer {wanted} came as sha256:{summed.hexdigest()}"
+                hint = "the registry or a mirror serves wrong content, or a copy on disk is damaged"
+                raise DamagedError(wrong, where=task.where, hint=hint)
+            fault.point("image:layer-fetched")
+            job.state = "unpacking"
+            with (place / IMPLICIT).open("wb") as implicit:
+                found = unpack.finish(implicit)
+        if found.diff_id != task.diff_id:
+            wrong = f"unpacks to {found.diff_id}, but the image's configuration names {task.diff_id}"
+            hint = "the image is broken; build and push it again"
+            raise Stalled(f"the layer {wanted} {wrong}", where=task.where, hint=hint)
+        return found
 
     def _chunks(self, task: LayerTask, job: Job, partial: Path) -> Iterator[bytes]:
         if task.content.local:
@@ -171,8 +169,8 @@ class Resolved(Struct, frozen=True, kw_only=True):
     configuration_data: bytes
 
 
-class ImagePull:
-    """One pull of one reference. `cancelled` and `progress` are the caller's."""
+class ImagePull(AbstractContextManager["ImagePull"]):
+    """One pull of one reference, which reports `progress` and stops when `cancelled` returns True."""
 
     def __init__(
         self,
@@ -188,22 +186,19 @@ class ImagePull:
         self._progress, self._asked_to_stop = progress, cancelled
         self._ended = False
         self._jobs: list[Job] = []
-
-    def __enter__(self) -> ImagePull:
-        return self
+        self._seen: dict[str, tuple[tuple[Job, int, str], float]] = {}
 
     def __exit__(self, *_: object) -> None:
-        """Give up what is under way, and close the content once no other pull reads from it either."""
+        """Give up what is under way, and close the content after the last job, also if others wait for it."""
         self._ended = True
 
-        def close_after_the_last(_: object) -> None:
+        def close_after_the_last(_: object = None) -> None:
             if all(job.future.done() for job in self._jobs):
                 self._content.close()
 
         for job in self._jobs:
             job.future.add_done_callback(close_after_the_last)
-        if not self._jobs:
-            self._content.close()
+        close_after_the_last()
 
     def resolve(self) -> Resolved:
         """Fetch and verify the manifest for this machine's platform and the image's configuration."""
@@ -236,12 +231,12 @@ class ImagePull:
         )
 
     def fetch(self, resolved: Resolved, layers: Layers, jobs: Jobs, fetcher: LayerFetcher) -> None:
-        """Bring all layers that are missing."""
+        """Bring all missing layers into the store."""
         pairs = list(zip(resolved.manifest.layers, resolved.configuration.diff_ids, strict=True))
         missing: dict[str, Descriptor] = {}
         for descriptor, diff_id in pairs:
-            if diff_id not in missing and layers.record(diff_id) is None:
-                missing[diff_id] = descriptor
+            if layers.record(diff_id) is None:
+                missing.setdefault(diff_id, descriptor)
 
         def begin(diff_id: str, apart: str = "") -> Share:
             task = LayerTask(self._content, missing[diff_id], diff_id, self._where, apart)
@@ -263,7 +258,6 @@ class ImagePull:
         layers: Layers,
     ) -> None:
         last: PullProgress | None = None
-        patience = _Patience()
         lane = self._reference.place
         pending = {share.job.future: diff_id for diff_id, share in shares.items()}
         while True:
@@ -282,27 +276,34 @@ class ImagePull:
                     continue
                 if shares[diff_id].ours or self._cancelled():
                     raise error
-                # The other pull was given up, or its place failed; ours was not asked yet.
+                # The other pull was given up, or its place failed; this pull's place was not asked yet.
                 shares[diff_id] = begin(diff_id)
                 pending[shares[diff_id].job.future] = diff_id
             for future, diff_id in list(pending.items()):
                 share = shares[diff_id]
-                if not patience.has_ended(diff_id, share.job):
+                if not self._is_silent(diff_id, share.job):
                     continue
                 if layers.record(diff_id) is not None:
-                    # Another brought it, from elsewhere.
+                    # Another pull brought it, from elsewhere.
                     del pending[future], shares[diff_id]
                 elif not share.ours and share.job.lane != lane:
                     del pending[future]
                     shares[diff_id] = begin(diff_id, f".{hashlib.sha256(lane.encode()).hexdigest()[:8]}")
                     pending[shares[diff_id].job.future] = diff_id
 
+    def _is_silent(self, diff_id: str, job: Job) -> bool:
+        """Return whether a layer makes no progress for too long; one that is being unpacked is complete."""
+        state, now = (job, job.done, job.state), time.monotonic()
+        if self._seen.get(diff_id, (None, now))[0] != state or job.state == "unpacking":
+            self._seen[diff_id] = state, now
+        return now - self._seen[diff_id][1] >= _PATIENCE
+
     def _choose(self, index: Index, platform: Platform) -> Descriptor:
         offered: dict[Platform, Descriptor] = {}
         for entry in index.manifests:
             if entry.annotations.get(_REFERENCE_TYPE) != _ATTESTATION:
                 offered.setdefault(entry.platform or Platform(), entry)
-        # One that names no architecture is for whoever finds no other; its configuration decides.
+        # An entry without an architecture is taken if no other fits; its configuration decides.
         unnamed = (entry for found, entry in offered.items() if not found.architecture)
         chosen = best(platform, offered)
         taken = offered[chosen] if chosen is not None else next(unnamed, None)
@@ -319,8 +320,11 @@ class ImagePull:
             raise Stalled(wrong, where=self._where)
         total, allowed = sum(layer.size for layer in manifest.layers), self._settings.image_size
         if total > allowed:
-            wrong = f"the image has {total} bytes; {allowed} are allowed"
-            raise Stalled(wrong, where=self._where, hint="raise image_size in agent.toml")
+            wrong, hint = (
+                f"the image has {total} bytes; {allowed} are allowed",
+                "raise image_size in agent.toml",
+            )
+            raise Stalled(wrong, where=self._where, hint=hint)
         found = configuration.platform
         if found.architecture and not runs_on(platform, found):
             wrong = f"the image is for {found}, and this machine is {platform}"
@@ -332,23 +336,6 @@ class ImagePull:
             hint = "the registry or a mirror serves wrong content"
             raise DamagedError(f"asked for {named} and got {digest}", where=self._where, hint=hint)
         return digest
-
-
-class _Patience:
-    """Ends for a layer of which nothing came for too long, so that it is looked for elsewhere."""
-
-    def __init__(self) -> None:
-        self._seen: dict[str, tuple[tuple[Job, int, str], float]] = {}
-
-    def has_ended(self, diff_id: str, job: Job) -> bool:
-        """Return whether nothing came for too long."""
-        now, stands = time.monotonic(), (job, job.done, job.state)
-        seen = self._seen.get(diff_id)
-        # What is unpacked is here already.
-        if seen is None or seen[0] != stands or job.state == "unpacking":
-            self._seen[diff_id] = (stands, now)
-            return False
-        return now - seen[1] >= _PATIENCE
 
 
 def _progress(pairs: list[tuple[Descriptor, str]], shares: dict[str, Share]) -> PullProgress:
@@ -366,19 +353,6 @@ def _checked(read: ReadChunk, job: Job) -> Iterator[bytes]:
     while chunk := read(_CHUNK):
         job.check()
         yield chunk
-
-
-def _finish(unpack: LayerUnpack, task: LayerTask, implicit: BinaryIO) -> Unpacked:
-    digest = task.descriptor.digest
-    try:
-        found = unpack.finish(implicit)
-    except RefusedLayerError as error:
-        raise Stalled(f"the layer {digest} is refused: {error}", where=task.where) from error
-    if found.diff_id != task.diff_id:
-        wrong = f"unpacks to {found.diff_id}, but the image's configuration names {task.diff_id}"
-        hint = "the image is broken; build and push it again"
-        raise Stalled(f"the layer {digest} {wrong}", where=task.where, hint=hint)
-    return found
 
 
 def _hex(digest: str) -> str:

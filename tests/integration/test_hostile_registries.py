@@ -18,11 +18,11 @@ from tank_agent.errors import TankError
 from tank_agent.image.config import Image
 from tank_agent.image.manifest import digest_of
 from tank_agent.image.registry import client as registry_module
-from tank_agent.image.registry.http import Http, Trust
+from tank_agent.image.registry.http import Http
 from tank_agent.image.registry.url import parse_url
 from tank_agent.image.store.store import ImageStore
 from tank_agent.retry import Pace
-from tank_agent.settings.image import ImageSettings
+from tank_agent.settings.image import ImageSettings, RegistrySettings
 from tests.support import quirks
 from tests.support.images import layer, member, tag_descriptor, write_blob, write_image
 from tests.support.quirks import (
@@ -415,8 +415,8 @@ def test_a_secret_does_not_follow_where_encryption_ends(place: Path) -> None:
     with quirks.bed(place) as bed, fake_registry(bed.registry.layout, tls) as encrypted:
         encrypted.rule("/", lambda asked: asked.answer(307, Location=f"http://{bed.other.address}/x"))
         client = Http(ImageSettings(), lambda: False)
-        client.trust(f"https://{encrypted.address}", Trust(ca=str(tls[0])))
-        client.trust(f"http://{bed.other.address}", Trust(insecure=True))
+        client.trust(f"https://{encrypted.address}", RegistrySettings(ca=str(tls[0])))
+        client.trust(f"http://{bed.other.address}", RegistrySettings(insecure=True))
         start = parse_url(f"https://{encrypted.address}/x")
         with client.request(start, headers={}, authorization=BASIC) as answer:
             assert answer.strayed

@@ -1,19 +1,18 @@
 """Read images from registries (OCI distribution-spec v1.1, "pull"; Docker Registry HTTP API V2).
 
-A reference's mirrors and its registry are endpoints, asked in turn. What one began, another may finish:
+A reference's mirrors and its registry are endpoints, asked in turn. One may finish what another began, since
 content is named by its digest, and the store checks that.
 """
 
 from __future__ import annotations
 
-import itertools
 import random
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 import structlog
@@ -32,14 +31,14 @@ _ERROR_LIMIT = 1 << 16
 _PACE = Pace(base=0.4, cap=10.0, jitter=0.5)
 _LONGEST_WAIT = 60.0
 _RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/(?:([0-9]{1,18})|\*)")
-# What a transfer has to bring to be worth another try: less, again and again, is as good as nothing.
+# The bytes that make an attempt count as progress, so that a transfer may be tried again and again.
 _ENOUGH = 16 << 10
 _log = structlog.get_logger()
 _Result = TypeVar("_Result")
 
 
 class BusyError(Retry):
-    """The registry asks to come again after `after` seconds."""
+    """The registry asks for another request `after` so many seconds."""
 
     def __init__(self, message: str, after: float) -> None:
         super().__init__(message)
@@ -56,7 +55,7 @@ class _Problems(Struct):
 
 
 class RegistryContent:
-    """One image in a registry. Implements ImageContent; may be used from several threads."""
+    """One image in a registry. Implements ImageContent."""
 
     local = False
 
@@ -97,7 +96,7 @@ class RegistryContent:
 
     @contextmanager
     def open(self, descriptor: Descriptor, offset: int) -> Iterator[ReadChunk]:
-        """Open a blob; a broken transfer goes on where it broke."""
+        """Open a blob; resume a broken transfer."""
         with closing(_Transfer(self, descriptor, offset)) as transfer:
             yield transfer.read
 
@@ -109,13 +108,16 @@ class RegistryContent:
         """Open a blob at an offset, from the first endpoint that has it."""
 
         def ask(endpoint: Endpoint) -> Response:
-            answer = _from_offset(endpoint, descriptor, offset)
-            try:
+            path, part = f"/blobs/{descriptor.digest}", {"Range": f"bytes={offset}-"} if offset else {}
+            with ExitStack() as opened:
+                answer = opened.enter_context(endpoint.get(path, part))
+                if offset and (answer.status == 416 or _start_of(answer, descriptor) > offset):
+                    # The server gets parts wrong: ask for all of it.
+                    answer.close()
+                    answer = opened.enter_context(endpoint.get(path, {}))
                 self._check(endpoint, answer, f"{endpoint.name} has no layer {descriptor.digest}")
                 _skip_to(offset, answer, descriptor)
-            except BaseException:
-                answer.close()
-                raise
+                opened.pop_all()
             return answer
 
         return self._ask_all(ask)
@@ -137,16 +139,17 @@ class RegistryContent:
                 raise
             except TankError as error:
                 _log.info("a mirror can't serve an image", image=self._where, error=str(error))
-        for attempt in itertools.count(1):
+        attempt = 1
+        while True:
             try:
                 answer = ask(self._endpoints[-1])
             except Retry as error:
                 self.pause(attempt, error)
+                attempt += 1
             else:
                 if attempt > 1:
                     self._trouble("")
                 return answer
-        raise AssertionError("unreachable")
 
     def _check(self, endpoint: Endpoint, answer: Response, missing: str) -> None:
         """Turn every status but success into an error with a hint what to do."""
@@ -165,7 +168,7 @@ class RegistryContent:
 
 
 class _Transfer:
-    """A blob on its way. Opens it anew after a failure; gives up when nothing came for so many attempts."""
+    """A transfer of a blob, resumed after failures, up to so many attempts in a row without progress."""
 
     def __init__(self, content: RegistryContent, descriptor: Descriptor, offset: int) -> None:
         self._content, self._descriptor, self._offset = content, descriptor, offset
@@ -177,23 +180,23 @@ class _Transfer:
         digest, left = self._descriptor.digest, self._descriptor.size - self._offset
         while True:
             if self._answer is None:
-                # It has attempts of its own.
+                # This has attempts of its own.
                 self._answer = self._content.open_at(self._descriptor, self._offset)
                 self._came = 0
             try:
-                # One byte more than there should be, to notice an endless body.
+                # One byte more than expected shows an endless body.
                 data = self._answer.read(min(size, left + 1))
                 if len(data) > left:
                     raise DamagedError(f"{digest} is larger than its manifest says")
                 if not data and left and self._answer.status == 206 and self._came >= _ENOUGH:
-                    # Only a part of the part that was asked for, which is the server's right.
+                    # The server may send less than what was asked for.
                     self.close()
                     continue
                 if not data and left:
                     raise Retry(f"the transfer of {digest} ended early")
             except Retry as error:
                 if not left and not isinstance(error, (CancelledError, DamagedError)):
-                    # All of it is there, whatever became of the connection then.
+                    # The blob is complete, however the connection ended.
                     return b""
                 self.close()
                 self._attempt = 1 if self._came >= _ENOUGH else self._attempt + 1
@@ -210,24 +213,8 @@ class _Transfer:
         self._answer = None
 
 
-def _from_offset(endpoint: Endpoint, descriptor: Descriptor, offset: int) -> Response:
-    """Ask for a blob from an offset on, and for all of it where the server gets that wrong."""
-    path = f"/blobs/{descriptor.digest}"
-    if offset:
-        answer = endpoint.get(path, {"Range": f"bytes={offset}-"})
-        fits = False
-        try:
-            fits = answer.status != 416 and _start_of(answer, descriptor) <= offset
-        finally:
-            if not fits:
-                answer.close()
-        if fits:
-            return answer
-    return endpoint.get(path, {})
-
-
 def _start_of(answer: Response, descriptor: Descriptor) -> int:
-    """Return where in the blob a body begins; behind its end if nobody can know."""
+    """Return where in the blob a body begins; the blob's end if the answer is unclear."""
     if answer.status != 206:
         return 0
     found = _RANGE.match(answer.headers.get("Content-Range", ""))
@@ -238,9 +225,9 @@ def _start_of(answer: Response, descriptor: Descriptor) -> int:
 
 
 def _skip_to(offset: int, answer: Response, descriptor: Descriptor) -> None:
-    """Bring the body to the offset, also if the server does not know ranges."""
+    """Read the body up to the offset, as a server that knows no ranges sends all of it."""
     length = answer.headers.get("Content-Length", "")
-    # A part may be shorter than what was asked for (RFC 9110, section 15.3.7); the rest is asked for then.
+    # A part may be shorter than what was asked for (RFC 9110, section 15.3.7).
     if answer.status != 206 and length.isdigit():
         _check_size(int(length), descriptor)
     start = _start_of(answer, descriptor)
@@ -259,10 +246,9 @@ def _check_size(size: int, descriptor: Descriptor) -> None:
 
 
 def _reason(answer: Response) -> str:
-    """Return the reason that the registry gives for an error, fit to print."""
+    """Return the reason that the registry gives for an error, in printable characters."""
     try:
-        data = answer.read_all(_ERROR_LIMIT, "the error")
-        problems: Any = msgspec.json.decode(data, type=_Problems).errors
+        problems = msgspec.json.decode(answer.read_all(_ERROR_LIMIT, "the error"), type=_Problems).errors
     except (TankError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ""
     text = "; ".join(f"{problem.code.lower()} {problem.message}".strip() for problem in problems[:3])
@@ -271,12 +257,9 @@ def _reason(answer: Response) -> str:
 
 def retry_after(header: str) -> float:
     """Return the seconds that a Retry-After header asks for, at most a minute (RFC 9110, section 10.2.3)."""
-    if not header:
-        return 0.0
-    if header.strip().isdigit():
-        return min(float(header), _LONGEST_WAIT)
     try:
-        moment = parsedate_to_datetime(header).timestamp()
+        is_number = header.strip().isdigit()
+        seconds = float(header) if is_number else parsedate_to_datetime(header).timestamp() - time.time()
     except (TypeError, ValueError):
         return 0.0
-    return min(max(0.0, moment - time.time()), _LONGEST_WAIT)
+    return min(max(0.0, seconds), _LONGEST_WAIT)

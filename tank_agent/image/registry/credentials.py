@@ -68,20 +68,17 @@ class _HelperAnswer(Struct, rename="pascal"):
 def find_credentials(
     host: str, repository: str, files: tuple[str, ...], problem: _Problem = lambda _: None
 ) -> Credentials | None:
-    """Return the credentials for a repository; None means to ask as nobody; Stalled if a file is broken.
+    """Return the credentials for a repository, None if there are none; Stalled if a file is broken.
 
     Args:
         host: as the reference names it, or the mirror's ("docker.io", "localhost:5000").
-        files: read in this order; the first with an answer wins, one that does not exist has none.
-        problem: called when a helper is missing or broken: public images need none.
+        files: in the order in which they are asked; they need not exist.
+        problem: called if a helper is missing or broken, since public images need none.
     """
     keys = list(_keys(host.lower(), repository))
-    for file in files:
-        config = _read(Path(file))
-        found = _from_file(config, keys, file, problem) if config is not None else None
-        if found is not None:
-            return found
-    return None
+    configs = ((file, _read(Path(file))) for file in files)
+    found = (_from_file(config, keys, file, problem) for file, config in configs if config is not None)
+    return next((credentials for credentials in found if credentials is not None), None)
 
 
 def _keys(host: str, repository: str) -> Iterator[str]:
@@ -99,8 +96,7 @@ def _keys(host: str, repository: str) -> Iterator[str]:
 def _plain_key(key: str) -> str:
     """Return the form of `_keys` that a spelling of Docker's stands for: a host, or a host and a path.
 
-    Docker takes the host of any address; podman only of one with a scheme in front, as without it the path is
-    a part of a repository's name. `/v1` and `/v2` are the API's either way.
+    The path of an address with a scheme does not count, nor do `/v1` and `/v2`, which are the API's.
     """
     bare = key.strip().removeprefix("https://").removeprefix("http://")
     host, _, path = bare.partition("/")
@@ -116,8 +112,8 @@ def _read(path: Path) -> _Config | None:
         return None
     except OSError as error:
         raise Stalled(f"cannot read the credentials in {path}: {error.strerror}") from error
-    # As Docker: touched, but nobody has logged in yet.
     if not data.strip():
+        # As Docker: the file was made, but nobody has logged in yet.
         return None
     try:
         if len(data) > _FILE_LIMIT:
@@ -131,17 +127,15 @@ def _read(path: Path) -> _Config | None:
 
 
 def _lowered(fields: Any) -> Any:
-    """Return fields with names in lower case: Go, which Docker is written in, ignores the case."""
+    """Return fields with names in lower case: Docker ignores the case."""
     return {name.lower(): value for name, value in fields.items()} if isinstance(fields, dict) else fields
 
 
 def _from_file(config: _Config, keys: list[str], file: str, problem: _Problem) -> Credentials | None:
-    helpers = _by_key(config.credhelpers)
+    helpers, entries = _by_key(config.credhelpers), _by_key(config.auths)
     for key in keys:
-        name = helpers.get(key)
-        if name is not None:
+        if (name := helpers.get(key)) is not None:
             return _ask_program(name, [key], file, problem)
-    entries = _by_key(config.auths)
     for key in keys:
         entry = entries.get(key)
         if entry is not None and (entry.auth or entry.username or entry.identitytoken):
@@ -150,7 +144,7 @@ def _from_file(config: _Config, keys: list[str], file: str, problem: _Problem) -
 
 
 def _by_key(entries: Mapping[str, _Value] | None) -> dict[str, _Value]:
-    """Add the plain form of each key; an entry that is written in that form counts more."""
+    """Add the plain form of each key; an entry that is written in that form has precedence."""
     found = dict(entries or {})
     for key, value in (entries or {}).items():
         found.setdefault(_plain_key(key), value)

@@ -1,4 +1,4 @@
-"""One registry host: how to reach it and how to log in there, found out once per pull."""
+"""One registry host: find out once per pull how to reach it and how to log in there."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from msgspec import Struct
 from tank_agent.errors import Retry, Stalled, TankError
 from tank_agent.image.content import CancelledError
 from tank_agent.image.registry.credentials import Credentials, find_credentials
-from tank_agent.image.registry.http import Http, Response, Trust
+from tank_agent.image.registry.http import Http, Response
 from tank_agent.image.registry.url import Url, parse_url
 from tank_agent.settings.image import ImageSettings
 from tank_agent.spec.reference import DOCKER_HUB, Reference
@@ -33,33 +33,30 @@ class _Token(Struct):
 
 
 class Endpoint:
-    """A registry or a mirror of it, for one repository. May be used from several threads.
+    """A registry or a mirror of it, for one repository. Thread-safe.
 
-    Credentials and the tokens that they buy are for the registry's own origin; they, and the password for a
-    token, go there and to the token server that the registry itself names. Whoever it only redirects to may
-    have a token server, too: that one is asked as nobody.
+    Only the registry's own origin and the token server that it names get credentials, or tokens got by them.
+    A host that it redirects to may name a token server, too, which is asked without any.
     """
 
     def __init__(self, http: Http, address: str, repository: str, settings: ImageSettings) -> None:
-        """Describe it; nothing is sent yet. Stalled if `address` is no host, port and path prefix."""
-        self.name = address
-        self._http = http
-        self._repository = repository
+        """Send nothing yet. Stalled if `address` is no host, port and path prefix."""
+        self.name, self._http, self._repository = address, http, repository
         self._auth_files = settings.auth_files
         self._host = address.partition("/")[0]
-        chosen = settings.registry(self._host)
-        trust = Trust(ca=chosen.ca, insecure=chosen.insecure)
+        registry = settings.registry(self._host)
         host, _, prefix = (_HUB_HOST if address == DOCKER_HUB else address).partition("/")
         full = f"{prefix}/{repository}" if prefix else repository
         self._path, self._scope = f"/v2/{full}", f"repository:{full}:pull"
         bases = [parse_url(f"https://{host}")]
-        if trust.insecure or _is_loopback(bases[0].host):
+        if registry.insecure or _is_loopback(bases[0].host):
             bases.append(parse_url(f"http://{host}"))
         self._bases = [base.origin for base in bases]
         for base in self._bases:
-            http.trust(base, trust)
-        self._base: str | None = None
+            http.trust(base, registry)
         self._lock = threading.Lock()
+        # Found out by asking.
+        self._base: str | None = None
         self._authorization: str | None = None
         self._door: str | None = None
         # For messages: whether there was a password to show, and why perhaps not.
@@ -106,26 +103,27 @@ class Endpoint:
         return Stalled(wants, hint=hint)
 
     def _ask(self, path: str, headers: Mapping[str, str], authorization: str | None) -> Response:
-        bases = self._bases if self._base is None else [self._base]
-        for base in bases:
+        *others, last = self._bases if self._base is None else [self._base]
+
+        def ask(base: str) -> Response:
             url = parse_url(f"{base}{self._path}{path}")
+            answer = self._http.request(url, headers=headers, authorization=authorization)
+            self._base = base
+            return answer
+
+        for base in others:
             try:
-                answer = self._http.request(url, headers=headers, authorization=authorization)
+                return ask(base)
             except CancelledError:
                 raise
             except Retry:
-                if base == bases[-1]:
-                    raise
-            else:
-                self._base = base
-                return answer
-        raise AssertionError("unreachable")
+                continue
+        return ask(last)
 
     def _challenge(self, answer: Response, used: str | None) -> str | None:
-        """Return the proof that the registry wants before it gives another answer than this; None: nothing.
+        """Return the challenge to meet before asking again; None if that would be useless.
 
-        Some hide from strangers that there is something to log in for, and show it only at their door, where
-        Docker and podman begin.
+        Some registries hide that an image wants a login. They challenge only at /v2/, where Docker begins.
         """
         stated: str = answer.headers.get("WWW-Authenticate", "")
         if answer.status == 401 and (used is not None or parse_challenge(stated)[0]):
@@ -133,22 +131,20 @@ class Endpoint:
         if used is not None or answer.status not in (401, 403, 404):
             return None
         if self._door is None:
-            self._door = self._ask_at_the_door()
+            wanted = ""
+            try:
+                with self._http.request(parse_url(f"{self._base}/v2/"), headers={}) as door:
+                    if door.status == 401 and not door.strayed:
+                        wanted = door.headers.get("WWW-Authenticate", "")
+            except CancelledError:
+                raise
+            except TankError as error:
+                _log.info("a registry does not say whether it wants a login", error=str(error))
+            self._door = wanted
         return self._door or (stated if answer.status == 401 else None)
 
-    def _ask_at_the_door(self) -> str:
-        try:
-            with self._http.request(parse_url(f"{self._base}/v2/"), headers={}) as answer:
-                wanted = answer.status == 401 and not answer.strayed
-                return answer.headers.get("WWW-Authenticate", "") if wanted else ""
-        except CancelledError:
-            raise
-        except TankError as error:
-            _log.info("a registry does not say whether it wants a login", error=str(error))
-            return ""
-
     def _log_in(self, challenge: str, used: str | None, challenger: Url) -> str | None:
-        """Return what to send next time; several threads that were turned away make one handshake."""
+        """Return the Authorization to send next; several threads that were refused log in once."""
         with self._lock:
             if self._authorization != used:
                 return self._authorization
@@ -168,7 +164,7 @@ class Endpoint:
         self._excuse = error
 
     def _ask_as_nobody(self, answer: Response, headers: Mapping[str, str]) -> Response:
-        """Ask where a redirect led once more, with a token of that host's own, which costs no password."""
+        """Ask the target of a redirect once more, with an anonymous token from its own token server."""
         kind, parameters = parse_challenge(answer.headers.get("WWW-Authenticate", ""))
         if kind != "bearer":
             return answer
@@ -183,7 +179,7 @@ class Endpoint:
         return found
 
     def _token(self, parameters: Mapping[str, str], credentials: Credentials | None, challenger: Url) -> str:
-        """Return the Authorization header that the token server gives which `challenger` names."""
+        """Return the Authorization header that the token server named by `challenger` gives."""
         try:
             realm = parse_url(parameters.get("realm", ""))
         except Stalled as error:
@@ -193,8 +189,7 @@ class Endpoint:
             raise Stalled(f"{challenger.origin} wants the password to be sent to {where}")
         wanted = {"service": parameters.get("service"), "scope": parameters.get("scope", self._scope)}
         fields = {key: value for key, value in wanted.items() if value}
-        form = authorization = None
-        url = realm
+        url, form, authorization = realm, None, None
         if credentials is not None and credentials.identity_token:
             refresh = {"grant_type": "refresh_token", "refresh_token": credentials.identity_token}
             form = {**fields, **refresh, "client_id": "tank-agent"}

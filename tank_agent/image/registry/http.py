@@ -1,6 +1,6 @@
-"""HTTP as registries need it: every wait ends, nothing is read without bound, no secret goes to another host.
+"""HTTP for registries: every wait ends, nothing is read without bound, no secret goes to another host.
 
-urllib3's time-outs count the silence between two packets, so a server that drips one byte a second could hold
+urllib3's time-outs count the silence between two packets, so a server that sends one byte a second could hold
 a worker for ever. Here a watchdog shuts the socket of any request that is cancelled or past its deadline.
 """
 
@@ -14,18 +14,18 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 from urllib.parse import unquote, urlencode
 
 import urllib3
-from msgspec import Struct
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from tank_agent.errors import Retry, Stalled
 from tank_agent.image.content import CancelledError
 from tank_agent.image.registry.url import Url
 from tank_agent.linux.given_files import CERTIFICATES_HINT, why_no_certificates
-from tank_agent.settings.image import ImageSettings
+from tank_agent.settings.image import ImageSettings, RegistrySettings
 
 _REDIRECTS = 5
 _REDIRECTIONS = (301, 302, 303, 307, 308)
@@ -34,48 +34,40 @@ _TICK = 0.1
 _BROKEN = (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError)
 
 
-class Trust(Struct, frozen=True, kw_only=True):
-    """The trust in a host: `ca` is a PEM file instead of the system's; `insecure` believes anyone."""
-
-    ca: str | None = None
-    insecure: bool = False
-
-    def context(self) -> ssl.SSLContext:
-        """Make the TLS context; Stalled if the file with the authority can't be read."""
-        try:
-            context = ssl.create_default_context(cafile=self.ca)
-        except (OSError, ssl.SSLError) as error:
-            wrong = why_no_certificates(self.ca or "", error)
-            raise Stalled(f"the certificate authority {self.ca} {wrong}", hint=CERTIFICATES_HINT) from error
-        if self.insecure:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        return context
+def tls_context(registry: RegistrySettings) -> ssl.SSLContext:
+    """Make the TLS context for a registry; Stalled if the file with its authority can't be read."""
+    try:
+        context = ssl.create_default_context(cafile=registry.ca)
+    except (OSError, ssl.SSLError) as error:
+        wrong = f"the certificate authority {registry.ca} {why_no_certificates(registry.ca or '', error)}"
+        raise Stalled(wrong, hint=CERTIFICATES_HINT) from error
+    if registry.insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 class _Operation:
-    """One request under watch, from its first byte to the last of its body."""
+    """One watched request, from its first byte to the last of its body."""
 
-    def __init__(self, cancelled: Callable[[], bool]) -> None:
-        self.cancelled = cancelled
-        self.deadline = 0.0
+    def __init__(self, seconds: float) -> None:
         self.socket: socket.socket | None = None
         self.cut = ""
         self.ended = False
+        self.allow(seconds)
 
     def allow(self, seconds: float) -> None:
         """Let the next step take this long."""
         self.deadline = time.monotonic() + seconds
 
-    def look(self, now: float) -> None:
+    def look(self, cancelled: bool) -> None:
         """Cut the connection if it is time to; what blocks on it then fails at once."""
         if self.cut or self.ended:
             return
-        if self.cancelled():
-            self.cut = "cancelled"
-        elif now > self.deadline:
-            self.cut = "too slow"
-        if self.cut and self.socket is not None:
+        if cancelled or time.monotonic() > self.deadline:
+            self.cut = "cancelled" if cancelled else "too slow"
+            if self.socket is None:
+                return
             with contextlib.suppress(OSError):
                 # Not SSLSocket's own shutdown: that takes the TLS layer away from under the reader.
                 socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
@@ -85,7 +77,7 @@ _CURRENT = threading.local()
 
 
 class _Watched(HTTPConnection):
-    """Shows the operation of its thread which socket it uses."""
+    """A connection that gives its socket to its thread's operation."""
 
     def connect(self) -> None:
         super().connect()
@@ -115,24 +107,21 @@ class _TlsPool(urllib3.HTTPSConnectionPool):
     ConnectionCls = _WatchedTls
 
 
-class Response:
-    """A response whose body has not been read yet; whoever asked closes it.
+class Response(AbstractContextManager["Response"]):
+    """A response whose body has not been read yet; the caller closes it.
 
-    It `strayed` if a redirect to it left the host that was asked: its content is not that host's word.
+    It `strayed` if a redirect led to another host than the one that was asked.
     """
+
+    strayed = False
 
     def __init__(
         self, response: urllib3.BaseHTTPResponse, operation: _Operation, settings: ImageSettings, url: Url
     ) -> None:
-        self.status = response.status
+        self.status, self.url = response.status, url
         self.headers: Mapping[str, str] = response.headers
-        self.url = url
-        self.strayed = False
         self._response, self._operation, self._settings = response, operation, settings
         self._error: Exception | None = None
-
-    def __enter__(self) -> Response:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -146,7 +135,7 @@ class Response:
     def read(self, size: int) -> bytes:
         """Return at most `size` bytes of the body as it came, b"" at the end.
 
-        What came before a connection broke is returned first, and the error raised by the next call.
+        If the connection breaks, return what came before, and raise the error in the next call.
         """
         self._operation.allow(self._settings.read_timeout + size / self._settings.minimum_rate)
         pieces: list[bytes] = []
@@ -174,20 +163,20 @@ class Response:
 
 
 class Http:
-    """Requests of one pull. May be used from several threads."""
+    """The requests of one pull. Thread-safe."""
 
     def __init__(self, settings: ImageSettings, cancelled: Callable[[], bool]) -> None:
         self._settings, self._cancelled = settings, cancelled
         self._lock = threading.Lock()
-        self._trusts: dict[str, Trust] = {}
+        self._trusts: dict[str, RegistrySettings] = {}
         self._managers: dict[str, urllib3.PoolManager] = {}
         self._operations: list[_Operation] = []
         self._watchdog: threading.Thread | None = None
         self._closed = False
 
-    def trust(self, origin: str, trust: Trust) -> None:
-        """Set how to speak with an origin; the system's authorities decide about others."""
-        self._trusts[origin] = trust
+    def trust(self, origin: str, registry: RegistrySettings) -> None:
+        """Trust an origin as these settings say; the system's authorities decide about others."""
+        self._trusts[origin] = registry
 
     def close(self) -> None:
         """Close all connections. Idempotent."""
@@ -207,8 +196,8 @@ class Http:
     ) -> Response:
         """Make a GET request (a POST if there is a form) and follow redirects of a GET.
 
-        The secret is for the origin of `url` alone. The first redirect to another one ends its use, also if
-        a later one leads back: by then it is not the host's own wish any more.
+        Only the origin of `url` gets the secret, and only before the first redirect to another origin: a
+        later one that leads back is that other host's wish.
         """
         here, strayed = url, False
         for _ in range(_REDIRECTS):
@@ -223,7 +212,7 @@ class Http:
         raise Stalled(f"{url.place} redirects more than {_REDIRECTS} times")
 
     def sleep(self, seconds: float) -> None:
-        """Wait; CancelledError as soon as nobody is interested any more."""
+        """Wait; CancelledError as soon as the pull is cancelled."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             if self._cancelled():
@@ -241,8 +230,7 @@ class Http:
         if form is not None:
             sent["Content-Type"] = "application/x-www-form-urlencoded"
         connect, read = self._settings.connect_timeout, self._settings.read_timeout
-        operation = self._watched(connect + 2 * read)
-        _CURRENT.operation = operation
+        operation = _CURRENT.operation = self._watched(connect + 2 * read)
         try:
             response = manager.urlopen(
                 "GET" if form is None else "POST",
@@ -272,8 +260,8 @@ class Http:
         with self._lock:
             found = self._managers.get(url.origin)
             if found is None:
-                trust = self._trusts.get(url.origin, Trust())
-                context = trust.context() if url.scheme == "https" else None
+                registry = self._trusts.get(url.origin, RegistrySettings())
+                context = tls_context(registry) if url.scheme == "https" else None
                 found = self._managers[url.origin] = _connect_through(
                     _proxy_for(url), maxsize=self._settings.parallel + 2, ssl_context=context
                 )
@@ -291,8 +279,7 @@ class Http:
         return new
 
     def _watched(self, seconds: float) -> _Operation:
-        operation = _Operation(self._cancelled)
-        operation.allow(seconds)
+        operation = _Operation(seconds)
         with self._lock:
             self._operations = [*self._operations, operation]
             if self._watchdog is None or not self._watchdog.is_alive():
@@ -306,9 +293,8 @@ class Http:
                 operations = self._operations = [one for one in self._operations if not one.ended]
                 if self._closed and not operations:
                     return
-            now = time.monotonic()
             for operation in operations:
-                operation.look(now)
+                operation.look(self._cancelled())
             time.sleep(_TICK)
 
 

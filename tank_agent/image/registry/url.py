@@ -40,7 +40,7 @@ class Url(Struct, frozen=True, kw_only=True):
 
     @property
     def origin(self) -> str:
-        """Return scheme, host and port: to whom a connection is made, and for whom a secret is."""
+        """Return scheme, host and port: the peer of a connection, and the owner of a secret."""
         usual = _PORTS[self.scheme] == self.port
         return f"{self.scheme}://{self.host}{'' if usual else f':{self.port}'}"
 
@@ -50,7 +50,7 @@ class Url(Struct, frozen=True, kw_only=True):
         return f"{self.origin}{self.path}"
 
     def to(self, location: str) -> Url:
-        """Return where a Location header leads from here; Stalled if nowhere allowed."""
+        """Return the target of a Location header; Stalled if it is not allowed."""
         text = _clean(location)
         if text.startswith("//"):
             return parse_url(f"{self.scheme}:{text}")

@@ -1,11 +1,10 @@
-"""The directories that an image is mounted from, where that is not simply one per layer.
+"""The directories that an image is mounted from, where they are not simply those of its layers.
 
-- overlayfs refuses one directory twice, so of a repeated layer only the topmost stays: it has all that the
-  lower one has.
+- overlayfs refuses one directory twice, so of a repeated layer only the topmost stays.
 - overlayfs ignores "hides everything below" at a layer's root, so the layers below such a one are left out.
 - A layer may hold `a/b` without describing `a`. Unpacked alone, its `a` is root's and 0755, and overlayfs
-  would show that instead of a lower layer's `a`. Then a small made layer of directories on top repeats the
-  right owner, mode and attributes; it is named by its content, and shared like any other.
+  would show that instead of a lower layer's `a`. Then a small layer of directories is made, which repeats the
+  right owner, mode and attributes on top; it is named by its content, and shared like any other.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ from pathlib import Path
 from tank_agent.errors import Stalled
 from tank_agent.image.store.layers import LayerRecord, Layers
 from tank_agent.linux.paths import Closing, open_without_links
-from tank_agent.linux.trees import try_remove_tree
 
 _IMPLICIT = (0, 0, 0o755, ())
 _OPAQUE = "trusted.overlay.opaque"
@@ -32,10 +30,8 @@ _OPAQUE = "trusted.overlay.opaque"
 _MOST = 4 << 20
 
 
-# A layer's content at a path. HIDDEN is something that is no directory: lower layers don't matter.
+# A layer's content at a path. HIDDEN is anything but a directory: lower layers don't matter then.
 _Seen = enum.Enum("_Seen", ("NOTHING", "HIDDEN", "DIRECTORY", "OPAQUE"))
-
-
 Attributes = tuple[int, int, int, tuple[tuple[str, bytes], ...]]
 
 
@@ -46,25 +42,22 @@ class _Layer:
         self.root = os.open(directory, os.O_PATH | os.O_DIRECTORY)
         self._path = b""
         # For each directory on the way to that path: how many bytes of it lead there, and its content.
-        self._way: list[tuple[int, _Seen]] = []
+        self._way = [(0, self._look(b"", _Seen.DIRECTORY))]
 
     def see(self, path: bytes) -> _Seen:
-        """Return what is at a path. OPAQUE is also a directory below one that hides lower layers."""
+        """Return what is at a path. A directory below an OPAQUE one is OPAQUE, too."""
         way = self._way
-        while way and not (path + b"/").startswith(_below(self._path[: way[-1][0]])):
+        while (end := way[-1][0]) and not (path + b"/").startswith(self._path[:end] + b"/"):
             way.pop()
         self._path = path
-        while not way or way[-1][0] < len(path):
-            if not way:
-                way.append((0, self._look(b"", _Seen.DIRECTORY)))
-                continue
+        while way[-1][0] < len(path):
             end = path.find(b"/", way[-1][0] + 1)
             end = len(path) if end < 0 else end
             way.append((end, self._look(path[:end], way[-1][1])))
         return way[-1][1]
 
     def attributes(self, path: bytes) -> Attributes:
-        """Return the owner, the mode and the extended attributes of a directory that is there."""
+        """Return the owner, the mode and the extended attributes of a directory."""
         with Closing(open_without_links(self.root, path or b".", os.O_RDONLY | os.O_DIRECTORY)) as descriptor:
             status = os.fstat(descriptor)
             named = {name: os.getxattr(descriptor, name) for name in os.listxattr(descriptor)}
@@ -87,12 +80,8 @@ class _Layer:
             return _Seen.DIRECTORY
 
 
-def _below(path: bytes) -> bytes:
-    return path + b"/" if path else b""
-
-
 def compose(diff_ids: Sequence[str], layers: Layers) -> tuple[str, ...]:
-    """Return the layers to mount for these, lowest first; makes the layer of directories if one is needed."""
+    """Return the layers to mount, lowest first; make the layer of directories if these need one."""
     order = list(dict.fromkeys(reversed(diff_ids)))
     records = [layers.record(diff_id) for diff_id in order]
     if None in records:
@@ -108,7 +97,7 @@ def compose(diff_ids: Sequence[str], layers: Layers) -> tuple[str, ...]:
 
 
 def _directories(order: list[str], layers: Layers) -> dict[bytes, Attributes]:
-    """Return the directories that a lower layer describes and a higher one only has, and their parents."""
+    """Return the directories that only a lower layer describes and a higher one has, and their parents."""
     with ExitStack() as stack:
         opened = [_Layer(layers.directory(diff_id)) for diff_id in order]
         for layer in opened:
@@ -147,7 +136,7 @@ def _parents(path: bytes) -> Iterator[bytes]:
 
 
 def _look_up(opened: list[_Layer], path: bytes, implicit: set[int]) -> tuple[Attributes | None, bool]:
-    """Return a directory's attributes by the topmost layer that describes it, and if a higher one has it."""
+    """Return a directory's attributes by the topmost layer that describes it; whether a higher one has it."""
     is_implicit = False
     for index, layer in enumerate(opened):
         seen = layer.see(path)
@@ -169,8 +158,7 @@ def _make(wanted: dict[bytes, Attributes], order: list[str], layers: Layers) -> 
     name = f"sha256:{hashlib.sha256(content).hexdigest()}"
     if layers.record(name) is not None:
         return name
-    place = layers.stage()
-    try:
+    with layers.staged() as place:
         for relative, (uid, gid, mode, attributes) in sorted(wanted.items()):
             path = place / "diff" / os.fsdecode(relative)
             path.mkdir(exist_ok=True)
@@ -179,7 +167,4 @@ def _make(wanted: dict[bytes, Attributes], order: list[str], layers: Layers) -> 
             for attribute, value in attributes:
                 os.setxattr(path, attribute, value)
         layers.commit(place, LayerRecord(diff_id=name, size=0, entries=len(wanted)))
-    except BaseException:
-        try_remove_tree(place)
-        raise
     return name

@@ -35,10 +35,10 @@ IMPLICIT = "implicit"
 
 
 class LayerRecord(Struct, frozen=True, kw_only=True):
-    """An unpacked layer.
+    """An unpacked layer; it hides all layers below it if it has an `opaque_root`.
 
-    `size` are bytes of the uncompressed archive. `opaque_root` means that the layer hides all layers below
-    it. `boot` is when it was unpacked. `implicit` is where older agents kept that list (in hex).
+    `size` is in bytes of the uncompressed archive, `boot` the boot that unpacked it. Older agents kept the
+    list of the file `implicit` here, in hex.
     """
 
     diff_id: str
@@ -53,22 +53,22 @@ class Layers:
     """The layers below one directory. Thread-safe; one thread at a time may write one layer."""
 
     def __init__(self, root: Path) -> None:
-        self._layers = root / "layers"
-        self._staging = root / "staging"
-        self._trash = root / "trash"
-        for directory in (self._layers, self._staging, self._trash):
+        self._layers, self._staging, self._trash = places = [
+            root / name for name in ("layers", "staging", "trash")
+        ]
+        for directory in places:
             directory.mkdir(mode=0o700, exist_ok=True)
         self._records: dict[str, LayerRecord] = {}
         self._boot = boot_id()
-        # Two may bring the same layer from different places.
+        # Two pulls may bring the same layer from different places.
         self._committing = threading.Lock()
 
     def directory(self, diff_id: str) -> Path:
-        """Return the directory that a layer's files are in, or would be."""
+        """Return the directory of a layer's files, whether it is there or not."""
         return self._home(diff_id) / "diff"
 
     def record(self, diff_id: str) -> LayerRecord | None:
-        """Return the record of a layer, or None if it isn't there; quick."""
+        """Return the record of a layer, None if it isn't there; quick."""
         if not self.directory(diff_id).is_dir():
             self._records.pop(diff_id, None)
             return None
@@ -86,29 +86,30 @@ class Layers:
         with contextlib.suppress(FileNotFoundError), (self._home(diff_id) / IMPLICIT).open("rb") as file:
             yield from unpacked(iter(lambda: file.readline(LONGEST_LINE), b""))
 
-    def stage(self) -> Path:
-        """Make a place to unpack into: its `diff` directory, and its file `IMPLICIT`."""
+    @contextlib.contextmanager
+    def staged(self) -> Iterator[Path]:
+        """Make a place to unpack into, `diff` and `IMPLICIT`; what is not committed is removed at the end."""
         place = self._staging / uuid.uuid4().hex
-        place.mkdir(mode=0o700)
-        (place / "diff").mkdir(mode=0o755)
-        (place / "diff").chmod(0o755)
-        return place
+        try:
+            place.mkdir(mode=0o700)
+            (place / "diff").mkdir(mode=0o755)
+            (place / "diff").chmod(0o755)
+            yield place
+        finally:
+            try_remove_tree(place)
 
     def commit(self, place: Path, record: LayerRecord) -> None:
-        """Make a staged layer a layer, at once; what another brought meanwhile stays: it may be in use."""
+        """Make a staged layer a layer, at once; one that another pull brought stays: it may be in use."""
         record = msgspec.structs.replace(record, boot=self._boot)
         (place / "layer.json").write_bytes(msgspec.json.encode(record))
         with self._committing:
-            there = self.record(record.diff_id) is not None
-            if not there:
+            if self.record(record.diff_id) is None:
                 self.bury(record.diff_id)
                 place.rename(self._home(record.diff_id))
-        if there:
-            try_remove_tree(place)
         fault.point("image:layer-committed")
 
     def bury(self, diff_id: str) -> None:
-        """Take a layer away at once; its files go with `empty_trash`."""
+        """Take a layer away at once; `empty_trash` deletes its files."""
         self._records.pop(diff_id, None)
         with contextlib.suppress(FileNotFoundError):
             self._home(diff_id).rename(self._trash / uuid.uuid4().hex)
@@ -127,22 +128,22 @@ class Layers:
                 yield diff_id
 
     def is_sealed(self, diff_id: str) -> bool:
-        """Return whether the layer is known to be on the disk whole."""
+        """Return whether the whole layer is known to be on the disk."""
         return (self._home(diff_id) / _SEAL).exists()
 
     def seal(self, diff_ids: list[str]) -> None:
-        """Write everything out and record that it is there; this can take long."""
+        """Write everything to the disk and record that it is there; this can take long."""
         waiting = [diff_id for diff_id in diff_ids if not self.is_sealed(diff_id)]
         if not waiting:
             return
         atomic.sync_file_system(self._layers)
         for diff_id in waiting:
-            # One that was pruned meanwhile has no place for it.
+            # It may have been pruned meanwhile.
             with contextlib.suppress(FileNotFoundError):
                 atomic.write(self._home(diff_id) / _SEAL, b"", durable=True)
 
     def sweep(self) -> None:
-        """Remove what a killed agent or a power cut left half done."""
+        """Remove unfinished layers of a killed agent or a power cut."""
         for entry in list(os.scandir(self._staging)):
             try_remove_tree(Path(entry.path))
         for diff_id in list(self.all()):

@@ -1,18 +1,18 @@
-"""The process that unpacks layers: for each one it forks a child that confines itself and lets GNU tar write.
+"""The process that unpacks layers: it forks a child for each, which confines itself and runs GNU tar.
 
     python -I -S -c '...; serve()' ROOT LIBRARIES     with a SOCK_SEQPACKET socket as standard input
 
 A request is one message: the words of `LayerRequest`, separated by NUL, with two descriptors: the compressed
 layer to read, and where to report. The answer is a pidfd of the child. The process ends when the socket does.
 
-Once they read the layer, the child and its tar reach the layer's directory, which is `/` to them, and no
-other file and no network; they have six capabilities, and limits on memory, CPU time and file size.
-Decompression, digest and headers are done there too: a bug in them is no bug in the agent. Links of the layer
-lead where they lead in a container, whether absolute or with `..`, since the layer's directory is the root.
+Before they read the layer, the child and its tar give up all but the layer's directory, which becomes their
+`/`, and six capabilities; no network is left, and memory, CPU time and file size are limited. The child also
+decompresses, hashes and parses headers, so that a bug there does not reach the agent. Links of the layer lead
+where they lead in a container, whether absolute or with `..`, since the layer's directory is the root.
 
-The report is lines of words: `opaque HEX-PATH` and `implicit LINE` (tarfilter.packed) in any number, and at
-last one of `ok DIFF_ID SIZE ENTRIES`, `refused MESSAGE` (the layer is to blame), `failed MESSAGE` (the
-machine is). A report without its last line is none.
+The report is lines of words: `opaque HEX-PATH` and `implicit LINE` (tarfilter.packed) in any number, and last
+`ok DIFF_ID SIZE ENTRIES`, `refused MESSAGE` (the layer is at fault) or `failed MESSAGE` (the machine is). A
+report without its last line does not count.
 
 Python starts once per pull and not once per layer, since loading OpenSSL alone takes longer than unpacking a
 small layer. So this module imports little, and only one thread ever runs here: fork needs that.
@@ -110,14 +110,14 @@ def serve() -> None:
         os.close(pidfd)
     while _reap(children):
         if os.getppid() != agent:
-            # It died, so nobody waits for the layers; and a child that hangs must not stay.
+            # The agent died, so nobody waits for the layers; a child that hangs must not stay.
             for child in children:
                 os.kill(child, signal.SIGKILL)
         time.sleep(_REAP)
 
 
 def _reap(children: set[int]) -> bool:
-    """Collect children that ended, so that their cost counts as the server's; return whether any are left."""
+    """Reap children that ended, so that their cost counts as the server's; return whether any are left."""
     children -= {child for child in children if os.waitpid(child, os.WNOHANG)[0]}
     return bool(children)
 
@@ -134,7 +134,7 @@ def _run(request: LayerRequest, source: int, report: int) -> NoReturn:
                 for line in _unpack(request):
                     output.write(line + b"\n")
             except Exception as error:
-                # The last line of defence: whatever it was, the agent gets to know it.
+                # The agent gets every error, also one that is a bug.
                 output.write(_verdict(error) + b"\n")
         code = 0
     finally:
@@ -186,7 +186,7 @@ def _give_up_privileges() -> None:
 
 
 class _Tar(NamedTuple):
-    """A running tar: where it reads from, where its messages come, and its process."""
+    """A running tar: the pipes of its input and of its messages, and its process."""
 
     feed: int
     messages: int
@@ -211,10 +211,10 @@ def _feed_tar(tar: _Tar, archive: TarFilter, stream: Iterator[bytes], diff_id: A
 
 
 def _start_tar(tar: str) -> _Tar:
-    """Start tar and wait until it reads: by then it has loaded all that it needs of the host's files."""
+    """Start tar and wait until it reads: by then it has loaded all that it needs from the host."""
     read_end, write_end = os.pipe()
     messages, messages_end = os.pipe()
-    # A hostile archive can make tar complain without end: what does not fit the pipe is not waited for.
+    # A hostile archive can make tar complain without end: tar must not wait for a reader of that.
     os.set_blocking(messages_end, False)
     pid = os.fork()
     if pid == 0:
@@ -240,7 +240,6 @@ def _become_tar(tar: str, archive: int, messages: int) -> NoReturn:
         os.dup2(archive, 0)
         os.dup2(messages, 1)
         os.dup2(messages, 2)
-        # Whatever it waits for: it does not outlive its parent.
         confine.die_with_parent()
         _give_up_privileges()
         # "UTC" would be looked up in a file.
@@ -252,7 +251,7 @@ def _become_tar(tar: str, archive: int, messages: int) -> NoReturn:
 
 
 def _greeting() -> bytes:
-    """Return a global header without meaning."""
+    """Return a global header without meaning, for tar to read before the layer."""
     record = b"17 comment=ready\n"
     block = bytearray(b"pax_global_header".ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2)
     block += b"%011o\0" % len(record) + b"00000000000\0" + b" " * 8 + b"g"
@@ -296,7 +295,7 @@ def _apply_whiteouts(root: int, archive: TarFilter) -> list[bytes]:
             continue
         with Closing(_open_parent(root, parent)) as directory:
             try:
-                # What the layer itself has at that name stays: a whiteout speaks of lower layers only.
+                # A whiteout hides only lower layers; what this layer has at that name stays.
                 os.mknod(name, stat.S_IFCHR, os.makedev(0, 0), dir_fd=directory)
             except FileExistsError:
                 if _is_directory(directory, name):
@@ -305,7 +304,7 @@ def _apply_whiteouts(root: int, archive: TarFilter) -> list[bytes]:
 
 
 def _open_parent(root: int, path: bytes) -> int:
-    """Open a directory of the layer, and make it if it only exists in lower layers."""
+    """Open a directory of the layer; make it if only lower layers have it."""
     try:
         return open_in_root(root, path or b".", os.O_PATH | os.O_DIRECTORY)
     except FileNotFoundError:

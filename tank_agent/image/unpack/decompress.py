@@ -1,6 +1,6 @@
-"""Layers as a plain stream, however compressed: the first bytes decide, never the name.
+"""Decompress layers, by their first bytes and never by their name.
 
-This module runs in the confined child, which starts in milliseconds, so it imports late.
+This runs in the confined child, which starts in milliseconds; therefore the libraries are imported late.
 """
 
 from __future__ import annotations
@@ -21,15 +21,13 @@ _ZSTD_WINDOW = 1 << 27
 
 
 class BadLayerError(ValueError):
-    """The layer is damaged, hostile, or larger than allowed; the message is for people."""
+    """The layer is damaged, hostile, or larger than allowed; users see the message."""
 
 
 def plain(head: bytes, read: Callable[[int], bytes]) -> Iterator[bytes]:
     """Yield a stream's uncompressed bytes in pieces of some MiB; BadLayerError if it is damaged or cut off.
 
-    Args:
-        head: its first `HEAD` bytes (less only if it is shorter), which were read already.
-        read: returns at most so many further bytes, and b"" at the end.
+    `head` are its first `HEAD` bytes, which were read already; `read` returns at most so many further bytes.
     """
 
     def whole(size: int) -> bytes:
@@ -43,7 +41,7 @@ def plain(head: bytes, read: Callable[[int], bytes]) -> Iterator[bytes]:
 
 
 def load_library(head: bytes) -> None:
-    """Import what `plain` will need for a stream that starts like this, while there are files to import."""
+    """Import what `plain` will need for a stream that starts like this, while files can be opened."""
     if head.startswith(GZIP):
         _gzip_library()
     elif _is_zstd(head):
@@ -55,7 +53,7 @@ def _is_zstd(head: bytes) -> bool:
 
 
 def _gunzip(read: Callable[[int], bytes]) -> Iterator[bytes]:
-    """Decompress all members; eStargz makes one per file."""
+    """Decompress all members: eStargz writes one per file."""
     library = _gzip_library()
     data = read(_INPUT)
     while data:

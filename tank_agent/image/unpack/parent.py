@@ -1,4 +1,4 @@
-"""Layers unpacked as they arrive, in confined children (see child.py): the agent's side."""
+"""Unpack layers as they arrive, in confined children (see child.py): the agent's side."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
 
-from msgspec import Struct
-
 from tank_agent.errors import Retry, Stalled
+from tank_agent.image.store.layers import LayerRecord
 from tank_agent.image.unpack.child import PIPE, LayerRequest
 from tank_agent.linux import pidfd
 from tank_agent.linux.channels import enlarge_pipe
@@ -31,20 +31,11 @@ _BOOT = "import sys; sys.path[:0] = sys.argv[1:]; from tank_agent.image.unpack.c
 
 
 class RefusedLayerError(Exception):
-    """The layer itself is to blame: damaged, hostile, or larger than allowed."""
-
-
-class Unpacked(Struct, frozen=True):
-    """One unpacked layer: `diff_id`, `size` and `opaque_root` are those of `LayerRecord`."""
-
-    diff_id: str
-    size: int
-    entries: int
-    opaque_root: bool
+    """The layer itself is at fault: damaged, hostile, or larger than allowed."""
 
 
 class UnpackServer:
-    """The process that makes the children; started when first needed, ended by `close`. Thread-safe."""
+    """The process that forks a child for each layer. The first one starts it. Thread-safe."""
 
     def __init__(self, limits: UnpackLimits) -> None:
         self._limits = limits
@@ -53,7 +44,7 @@ class UnpackServer:
         self._socket: socket.socket | None = None
 
     def close(self) -> None:
-        """End the process once its children are done; a later layer starts a new one."""
+        """End the process after its children; a later layer starts a new one."""
         with self._lock:
             self._stop()
 
@@ -92,7 +83,7 @@ class UnpackServer:
                 if not received:
                     raise OSError("the unpacking process died")
             except BaseException:
-                # An answer that comes late would be taken for the next layer's. Its other children go on.
+                # A late answer would be taken for the next layer's. The process's other children continue.
                 self._process.kill()
                 self._stop()
                 raise
@@ -110,8 +101,8 @@ class UnpackServer:
         self._socket = self._process = None
 
 
-class LayerUnpack:
-    """One layer on its way into its directory. A context manager; leaving it early kills the child.
+class LayerUnpack(AbstractContextManager["LayerUnpack"]):
+    """One layer on its way into its directory. Leaving it early kills the child.
 
     All methods raise Retry when the child makes no progress for too long.
     """
@@ -122,14 +113,11 @@ class LayerUnpack:
         os.set_blocking(feed, False)
         enlarge_pipe(feed, PIPE)
 
-    def __enter__(self) -> LayerUnpack:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def write(self, data: bytes | memoryview) -> bool:
-        """Pass compressed bytes on; False once the child wants no more: then `finish` raises the reason."""
+        """Pass compressed bytes on; False once the child reads no more: then `finish` raises the reason."""
         view = memoryview(data)
         while view:
             try:
@@ -140,11 +128,10 @@ class LayerUnpack:
                 return False
         return True
 
-    def finish(self, implicit: BinaryIO) -> Unpacked:
-        """Wait for the end, set what overlayfs reads, and return the layer.
+    def finish(self, implicit: BinaryIO) -> LayerRecord:
+        """Wait for the end, mark opaque directories, and return the layer; RefusedLayerError if it is bad.
 
-        `implicit` gets the list of directories that are there only because an entry needed them.
-        RefusedLayerError if the layer can't be used.
+        `implicit` gets the list of directories that no entry described.
         """
         self._close_feed()
         opaque_root = False
@@ -160,7 +147,9 @@ class LayerUnpack:
                     raise RefusedLayerError(text)
                 elif kind == "ok":
                     digest, size, entries = f"sha256:{text}".split()
-                    return Unpacked(digest, int(size), int(entries), opaque_root)
+                    return LayerRecord(
+                        diff_id=digest, size=int(size), entries=int(entries), opaque_root=opaque_root
+                    )
                 else:
                     raise Retry(f"cannot unpack: {text or kind}", where=os.fspath(self._directory))
         raise Retry("the unpacking process died", hint="look for out-of-memory kills in the kernel's log")
@@ -183,18 +172,18 @@ class LayerUnpack:
             self._feed = -1
 
     def _report_lines(self) -> Iterator[bytes]:
-        """Yield the lines of the report as they come, without their ends; one that was cut off is none."""
+        """Yield the lines of the report as they come, without their ends; leave out one that was cut off."""
         rest, total = b"", 0
-        while True:
-            self._wait(self._report, select.POLLIN)
-            more = os.read(self._report, 1 << 16)
-            if not more:
-                return
+        while more := self._read_report():
             total += len(more)
             *lines, rest = (rest + more).split(b"\n")
             if total > _LONGEST_REPORT or len(rest) > _LONGEST_LINE:
                 raise RefusedLayerError("it has too many directories that no entry describes")
             yield from lines
+
+    def _read_report(self) -> bytes:
+        self._wait(self._report, select.POLLIN)
+        return os.read(self._report, 1 << 16)
 
     def _wait(self, descriptor: int, event: int) -> None:
         poll = select.poll()
@@ -204,13 +193,13 @@ class LayerUnpack:
 
 
 def _mark_opaque(root: int, path: bytes) -> None:
-    """Set what only CAP_SYS_ADMIN may set, and so the child may not (overlayfs.rst)."""
+    """Let a directory hide those of lower layers (overlayfs.rst); this needs CAP_SYS_ADMIN."""
     with Closing(open_in_root(root, path or b".", os.O_RDONLY | os.O_DIRECTORY)) as opened:
         os.setxattr(opened, "trusted.overlay.opaque", b"y")
 
 
 def _library_roots() -> list[str]:
-    """Return where the child finds tank_agent and the decompressors: it does not load site-packages."""
+    """Return the directories of tank_agent and the decompressors: the child does not load site-packages."""
     specs = (find_spec(name) for name in ("tank_agent", "isal", "zstandard"))
     origins = [spec.origin for spec in specs if spec is not None and spec.origin is not None]
     return list(dict.fromkeys(os.fspath(Path(origin).parent.parent) for origin in origins))

@@ -60,7 +60,8 @@ class Fetcher:
         job.state = "downloading"
         while task.where.startswith("stalled.lan") and not self.go_on.wait(0.01):
             job.check()
-        self.layers.commit(self.layers.stage(), record())
+        with self.layers.staged() as place:
+            self.layers.commit(place, record())
 
 
 def record() -> LayerRecord:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tank_agent.errors import InvalidSpec, Stalled
-from tank_agent.image.registry.http import Trust
+from tank_agent.image.registry.http import tls_context
 from tank_agent.settings.declaration import settings_of, table_of
 from tank_agent.settings.image import ImageSettings, RegistrySettings, UnpackLimits
 from tank_agent.settings.settings import Settings, load_settings
@@ -175,6 +175,6 @@ def test_a_file_of_authorities_that_cannot_be_used_is_named(
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(Stalled) as caught:
-        Trust(ca=str(file)).context()
+        tls_context(RegistrySettings(ca=str(file)))
     assert str(file) in caught.value.message and words in caught.value.message
     assert "SSL" not in str(caught.value) and caught.value.hint

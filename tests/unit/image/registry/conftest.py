@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 import urllib3.util
 
-from tank_agent.image.registry.http import Trust
+from tank_agent.image.registry import http
+from tank_agent.settings.image import RegistrySettings
 from tests.support.wire import Wire
 
 
@@ -17,8 +18,8 @@ def wire() -> Iterator[Wire]:
         found = Wire()
         patch.setattr(urllib3.util.connection, "create_connection", found.connect)
         # It takes longer to make than all the rest of an example.
-        context = Trust().context()
-        patch.setattr(Trust, "context", lambda trust: context)
+        context = http.tls_context(RegistrySettings())
+        patch.setattr(http, "tls_context", lambda _: context)
         for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"):
             patch.delenv(name, raising=False)
         yield found

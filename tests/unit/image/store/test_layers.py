@@ -15,8 +15,10 @@ def record() -> LayerRecord:
 
 def test_a_layer_that_is_there_is_not_replaced_under_who_may_use_it(tmp_path: Path) -> None:
     layers = Layers(tmp_path)
-    layers.commit(layers.stage(), record())
+    with layers.staged() as place:
+        layers.commit(place, record())
     inode = layers.directory(DIFF_ID).stat().st_ino
-    layers.commit(layers.stage(), record())
+    with layers.staged() as place:
+        layers.commit(place, record())
     assert layers.directory(DIFF_ID).stat().st_ino == inode
     assert list((tmp_path / "trash").iterdir()) == list((tmp_path / "staging").iterdir()) == []
