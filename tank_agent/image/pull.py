@@ -28,7 +28,7 @@ from tank_agent.image.manifest import (
     parse_manifest,
 )
 from tank_agent.image.platform import Platform, best, host_platform, parse_platform, runs_on
-from tank_agent.image.store.layers import IMPLICIT, LayerRecord, Layers
+from tank_agent.image.store.files import IMPLICIT, LayerRecord, Layers
 from tank_agent.image.unpack.parent import RefusedLayerError, UnpackServer
 from tank_agent.linux import fault
 from tank_agent.settings.image import ImageSettings

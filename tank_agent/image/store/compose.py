@@ -21,7 +21,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from tank_agent.errors import Stalled
-from tank_agent.image.store.layers import LayerRecord, Layers
+from tank_agent.image.store.files import LayerRecord, Layers
 from tank_agent.linux.paths import Closing, open_without_links
 
 _IMPLICIT = (0, 0, 0o755, ())

@@ -26,9 +26,8 @@ from tank_agent.image.jobs import Jobs
 from tank_agent.image.pull import ImagePull, LayerFetcher
 from tank_agent.image.registry.client import RegistryContent
 from tank_agent.image.store.compose import compose
-from tank_agent.image.store.layers import Layers
+from tank_agent.image.store.files import ImageRecord, Layers, PulledImage, Records, ReferenceRecord
 from tank_agent.image.store.layout import open_on_disk, stamp
-from tank_agent.image.store.records import ImageRecord, PulledImage, Records, ReferenceRecord
 from tank_agent.image.unpack.parent import UnpackServer
 from tank_agent.linux import fault
 from tank_agent.linux.locks import LockFile

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tank_agent.errors import Retry, Stalled
-from tank_agent.image.store.layers import LayerRecord
+from tank_agent.image.store.files import LayerRecord
 from tank_agent.image.unpack.child import PIPE, LayerRequest
 from tank_agent.linux import pidfd
 from tank_agent.linux.channels import enlarge_pipe

@@ -16,7 +16,7 @@ from tank_agent.control.images import Images
 from tank_agent.errors import Retry
 from tank_agent.image.config import Image
 from tank_agent.image.store import store as store_module
-from tank_agent.image.store.records import ReferenceRecord
+from tank_agent.image.store.files import ReferenceRecord
 from tank_agent.image.store.store import ImageNeed, ImageUse, StoredImage
 from tank_agent.linux.clock import Clock
 from tank_agent.reconcile.core.restart import Backoff

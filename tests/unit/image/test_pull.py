@@ -14,7 +14,7 @@ from tank_agent.image import pull as pull_module
 from tank_agent.image.jobs import Job, Jobs
 from tank_agent.image.manifest import Descriptor
 from tank_agent.image.pull import ImagePull
-from tank_agent.image.store.layers import LayerRecord, Layers
+from tank_agent.image.store.files import LayerRecord, Layers
 from tank_agent.settings.image import ImageSettings
 from tank_agent.spec.reference import parse_reference
 from tests.support.agent import wait_for

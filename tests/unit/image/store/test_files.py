@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tank_agent.image.store.layers import LayerRecord, Layers
+from tank_agent.image.store.files import LayerRecord, Layers
 
 DIFF_ID = "sha256:" + "1" * 64
 
