@@ -7,6 +7,6 @@ pull, jobs  one pull: its manifest, its layers, and the work that it shares with
 manifest, platform  indexes, manifests and configurations, read strictly
 config, parameters  an image's configuration, with the pod file's keys over it; names of users → numbers
 
-Errors everywhere: Stalled if trying again is pointless, such as for content that is refused; Retry if a
-place, the network or the machine failed for now.
+All raise Stalled if trying again is pointless, as for refused content, and Retry if a place, the network or
+the machine failed for now.
 """

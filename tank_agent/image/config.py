@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -9,12 +10,13 @@ import msgspec
 from msgspec import Struct
 
 LayerState = Literal["waiting", "downloading", "unpacking", "done", "cached"]
+Cancelled = Callable[[], bool]
 
 
 class ImageConfig(Struct, frozen=True, kw_only=True):
-    """The part of an image's configuration that a run needs (OCI image-spec, config.md, "config").
+    """The part of an image's configuration that a run needs (OCI image-spec, config.md), empty if not given.
 
-    `env` are NAME=VALUE strings in the image's order. Empty tuples and empty strings mean "not given".
+    `env` are NAME=VALUE strings in the image's order.
     """
 
     entrypoint: tuple[str, ...] = ()
@@ -30,7 +32,7 @@ class Image(Struct, frozen=True, kw_only=True):
 
     `reference` is as the pod's file wrote it, `digest` is the manifest's (`sha256:`, 64 hexadecimal digits).
     `layers` are directories, lowest first, with overlayfs whiteouts; nobody may write in them.
-    `not_refreshed` is why this is the copy of an earlier pull, though the registry was to be asked.
+    `not_refreshed` is why the registry could not be asked, if this is the copy of an earlier pull.
     """
 
     reference: str
@@ -41,7 +43,7 @@ class Image(Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """Return the reference with the digest that it stands for, as `tank status` shows it."""
+        """Return the reference with its digest, as `tank status` shows it."""
         return self.reference if "@" in self.reference else f"{self.reference}@{self.digest}"
 
 
@@ -57,10 +59,13 @@ class LayerProgress(Struct, frozen=True, kw_only=True):
 class PullProgress(Struct, frozen=True, kw_only=True):
     """How far a pull is, in bytes of compressed layers; `layers` are in the order of the manifest.
 
-    `trouble` is how the last request failed, while it is tried again; empty once one worked.
+    `trouble` is the error of the last request, while it is tried again; empty after one that worked.
     """
 
     done: int
     total: int
     layers: tuple[LayerProgress, ...] = ()
     trouble: str = ""
+
+
+Report = Callable[[PullProgress], None]

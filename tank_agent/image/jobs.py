@@ -1,7 +1,6 @@
-"""Work in the background: a few threads for each place, and each layer fetched once for all who wait for it.
+"""Work in the background: a few threads for each place, and one fetch of a layer for all pulls that need it.
 
-A place that stalls delays nobody else, also not those who share a layer with it: they fetch it themselves if
-nothing of it comes.
+A place that stalls delays no pull from elsewhere: such a pull fetches a layer that both share by itself.
 """
 
 from __future__ import annotations
@@ -16,15 +15,20 @@ import msgspec
 import structlog
 from msgspec import Struct
 
-from tank_agent.errors import TankError
-from tank_agent.image.config import LayerState
-from tank_agent.image.content import CancelledError
+from tank_agent.errors import Retry, TankError
+from tank_agent.image.config import Cancelled, LayerState
 from tank_agent.spec.reference import find_image
 
-# Each layer under way has an unpacking process.
+# Bounded, since each layer under way has an unpacking process.
 _MOST_LANES = 16
 _Work = Callable[[], object]
 _log = structlog.get_logger()
+
+
+class CancelledError(Retry):
+    """Nobody waits for the work any more."""
+
+    reason = "cancelled"
 
 
 def lane_of(reference: str) -> str:
@@ -36,10 +40,9 @@ def lane_of(reference: str) -> str:
 
 
 class Lanes:
-    """Runs work in threads that end when there is none; a lane's work starts in its order.
+    """Run work in threads that end when there is none; a lane's work starts in its order.
 
-    At most `each` threads work for one lane at once, and at most `most` in all: only then lanes wait for
-    each other.
+    At most `each` threads work for one lane at once, and at most `most` for all.
     """
 
     def __init__(self, name: str, *, each: int, most: int) -> None:
@@ -51,7 +54,7 @@ class Lanes:
         self._threads, self._closed = 0, False
 
     def submit(self, lane: str, work: _Work) -> None:
-        """Do some work as soon as its lane has room; it must not raise. Once closed, drop it."""
+        """Do some work as soon as its lane has room; drop it after `close`."""
         with self._changed:
             if self._closed:
                 return
@@ -70,7 +73,7 @@ class Lanes:
             self._changed.wait_for(lambda: self._threads == 0)
 
     def _take(self) -> tuple[str, _Work] | None:
-        """Return work of the lane that waits longest and has room; with the lock held."""
+        """Return work of the lane that waits longest, if any has room; with the lock held."""
         for lane, queue in self._waiting.items():
             if self._working.get(lane, 0) < self._each:
                 work = queue.popleft()
@@ -90,62 +93,52 @@ class Lanes:
                 work()
             except Exception:
                 _log.exception("work in the background failed by a bug", lane=lane)
-            taken = self._next(lane)
-
-    def _next(self, done: str) -> tuple[str, _Work] | None:
-        """Give a lane's place back, and return what to do next; None ends the thread."""
-        with self._changed:
-            self._working[done] -= 1
-            if not self._working[done]:
-                del self._working[done]
-            taken = None if self._closed else self._take()
-            if taken is None:
-                self._threads -= 1
-                self._changed.notify_all()
-            return taken
+            with self._changed:
+                self._working[lane] -= 1
+                if not self._working[lane]:
+                    del self._working[lane]
+                taken = None if self._closed else self._take()
+                if taken is None:
+                    self._threads -= 1
+                    self._changed.notify_all()
 
 
 class Job(Struct, eq=False):
-    """One layer on its way, and how each pull that waits for it gives up.
-
-    `done` counts its compressed bytes; the worker writes it, anyone reads it.
-    """
+    """One layer under way; `done` are its compressed bytes. A waiter returns True if its pull gave up."""
 
     lane: str = ""
     done: int = 0
     state: LayerState = "waiting"
     future: Future[None] = msgspec.field(default_factory=Future)
-    waiters: list[Callable[[], bool]] = []
+    waiters: list[Cancelled] = []
 
     def cancelled(self) -> bool:
-        """Return whether every pull that waited has given up."""
+        """Return whether every pull that waits for it has given up."""
         return all(waiter() for waiter in list(self.waiters))
 
     def check(self) -> None:
-        """Stop the worker here if nobody waits any more."""
+        """Raise CancelledError if nobody waits any more."""
         if self.cancelled():
             raise CancelledError("the pull was cancelled")
 
 
 class Share(NamedTuple):
-    """A pull's part in a job. One that is not `ours` is done by another pull, from where that one reads."""
+    """A pull's part in a job, which is `ours` or another pull's, which may read from another place."""
 
     job: Job
     ours: bool
 
 
 class Jobs:
-    """At most so many jobs at once of each lane; one per key."""
+    """The fetches of layers: one per key, and at most `parallel` of a lane at once."""
 
     def __init__(self, parallel: int) -> None:
         self._lanes = Lanes("image-layer", each=parallel, most=parallel * _MOST_LANES)
         self._lock = threading.Lock()
         self._running: dict[str, Job] = {}
 
-    def submit(
-        self, key: str, lane: str, cancelled: Callable[[], bool], work: Callable[[Job], None]
-    ) -> Share:
-        """Start the work for a key in a lane, or join the one that is under way."""
+    def submit(self, key: str, lane: str, cancelled: Cancelled, work: Callable[[Job], None]) -> Share:
+        """Start the work for a key in a lane, or join the job under way."""
         with self._lock:
             before = self._running.get(key)
             if before is not None and not before.cancelled():
@@ -157,25 +150,24 @@ class Jobs:
         return Share(job, ours=True)
 
     def close(self) -> None:
-        """Wait for the workers; whoever calls this has made every `cancelled` true."""
+        """Wait for the workers; every `cancelled` must be true by now."""
         self._lanes.close()
 
     def _run(self, key: str, job: Job, before: Job | None, work: Callable[[Job], None]) -> None:
+        failure: BaseException | None = None
         try:
             if before is not None:
-                # The one that was given up may still be writing.
+                # The cancelled job may still be writing.
                 before.future.exception()
             job.check()
             work(job)
-        except BaseException as error:
-            self._forget(key, job)
-            job.future.set_exception(error)
-        else:
             job.state = "done"
-            self._forget(key, job)
-            job.future.set_result(None)
-
-    def _forget(self, key: str, job: Job) -> None:
+        except BaseException as error:
+            failure = error
         with self._lock:
             if self._running.get(key) is job:
                 del self._running[key]
+        if failure is None:
+            job.future.set_result(None)
+        else:
+            job.future.set_exception(failure)

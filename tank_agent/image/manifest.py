@@ -1,7 +1,7 @@
-"""Indexes, manifests and configurations: a document that can be read in two ways is refused.
+"""Read indexes, manifests and configurations; refuse a document that can be read in two ways.
 
-Else they are read as Docker and podman read them: null is the same as nothing, wherever it stands, and a
-vague media type (application/octet-stream) is none.
+They are read as Docker and podman read them: null is the same as a missing key, and a vague media type such
+as application/octet-stream as none.
 
 OCI image-spec v1.1 (image-index.md, manifest.md, config.md) and Docker Image Manifest Version 2, Schema 2.
 """
@@ -36,9 +36,9 @@ _LAYERS = (
     *(f"application/vnd.docker.image.rootfs.{kind}diff.tar" for kind in ("", "foreign.")),
 )
 _COMPRESSIONS = ("", "gzip", "zstd")
-# No type, or the one that servers state for any file.
+# The types that servers state for any file.
 _VAGUE = ("", "text/plain", "application/json", "application/octet-stream")
-# Docker takes these, too: registries stored images so.
+# Docker takes these, too, since registries have stored such images.
 _CONFIGS = (*_VAGUE, "text/html", OCI_CONFIG, DOCKER_CONFIG)
 _VAGUE_LAYERS = ("", "application/octet-stream", "application/x-tar", "application/tar", "application/gzip")
 
@@ -47,14 +47,14 @@ MANIFEST_LIMIT = 4 << 20
 CONFIG_LIMIT = 8 << 20
 # overlayfs and the reference implementations take about 128.
 LAYERS_LIMIT = 127
-# No kernel starts a process with more words than this (execve(2)); they would be kept in memory.
+# No kernel starts a process with more words (execve(2)), and the agent keeps them in memory.
 _WORDS_LIMIT = 100_000
 
 _Kind = TypeVar("_Kind", bound=Struct)
 
 
 class Descriptor(Struct, frozen=True, kw_only=True):
-    """A pointer to content (OCI descriptor.md). `size` is in bytes; `urls` may be other places of it."""
+    """A pointer to content (OCI descriptor.md). `size` is in bytes; `urls` are other places of it, if any."""
 
     media_type: str = ""
     digest: str
@@ -65,7 +65,7 @@ class Descriptor(Struct, frozen=True, kw_only=True):
 
     @property
     def foreign(self) -> bool:
-        """Whether a place that has the image need not have this: its licence forbids to copy it."""
+        """Return whether a place of the image may lack this content, since its licence forbids copies."""
         return bool(self.urls) or any(word in self.media_type for word in (".nondistributable.", ".foreign."))
 
 
@@ -143,8 +143,8 @@ def digest_of(data: bytes) -> str:
 def parse_manifest(data: bytes, media_type: str, where: str) -> Index | Manifest:
     """Read an index or a manifest; Stalled if it is neither, or both, or of a retired form.
 
-    `media_type` is what the place stated, or "". It must agree with the type in the document itself
-    (CVE-2021-41190). `where` is the image, for messages.
+    `media_type`, as the place stated it, or "", must agree with the document's own type (CVE-2021-41190).
+    `where` is the image, for messages.
     """
     document = _decode(data, _Document, "manifest", where)
     media_type = _type(media_type)
@@ -158,14 +158,14 @@ def parse_manifest(data: bytes, media_type: str, where: str) -> Index | Manifest
         raise Stalled(f"the manifest is {' and '.join(sorted(stated))} at once", where=where)
     kind = stated.pop() if stated else ""
     has_image = document.config is not None or document.layers is not None
-    # A list without a member is null where Go wrote it.
+    # Go writes an empty list as null.
     is_index = document.manifests is not None or (kind in _INDEXES and not has_image)
     if is_index == has_image:
         raise Stalled("the manifest is not an image's: it must have either manifests or layers", where=where)
     if kind and kind not in (_INDEXES if is_index else _MANIFESTS):
         raise Stalled(f"a document of the type {kind!r} is not an image", where=where)
     if is_index:
-        # The size of another manifest is not used; it is bounded anyway.
+        # A manifest may lack its size in an index: reads of it are bounded anyway.
         entries = document.manifests or ()
         return Index(manifests=tuple(_checked(entry, entry.size or 0, where) for entry in entries))
     if document.config is None:
@@ -210,7 +210,7 @@ def parse_configuration(data: bytes, where: str) -> Configuration:
 
 
 def _words(value: _Words) -> tuple[str, ...]:
-    """Old builders wrote one string where a list belongs."""
+    """Return a list of words, also for the single string of old builders."""
     if isinstance(value, str):
         return (value,) if value else ()
     return tuple(word or "" for word in value or ())
@@ -221,7 +221,7 @@ def _platform(stated: _Platform) -> Platform:
 
 
 def _type(stated: str | None) -> str:
-    """Return a media type without its parameters; they are the same in any case (RFC 2045)."""
+    """Return a media type in lower case and without its parameters (RFC 2045)."""
     return (stated or "").partition(";")[0].strip().lower()
 
 

@@ -1,8 +1,7 @@
 """The parameters of a container's process: the image's configuration, with the pod file's keys over it.
 
-User names are looked up in the container's own passwd and group files. Those belong to the image, so they
-may be a fifo, a link to anywhere, endless, or hold numbers that overflow (CVE-2024-9676, CVE-2026-46680). The
-name service of the host is never asked.
+User names are looked up in the image's own passwd and group files, never by the host's name service. Those
+may be a fifo, a link, endless, or hold numbers that overflow (CVE-2024-9676, CVE-2026-46680).
 """
 
 from __future__ import annotations
@@ -30,11 +29,10 @@ _MOST_GROUPS = 1024
 
 
 class RunParameters(Struct, frozen=True, kw_only=True):
-    """How to run a container's process.
+    """The parameters of a container's process.
 
-    `cwd` is absolute and normal. `user` is as written ("postgres:postgres", "1000", "0:0"): resolve it in the
-    mounted root file system with `resolve_user`. `stop_signal` is a name such as "SIGTERM" or "SIGRTMIN+3";
-    `spec.signals.signal_number` gives its number.
+    `cwd` is absolute and normal. `user` is as written ("postgres:postgres", "1000"), for `resolve_user`.
+    `stop_signal` is a name such as "SIGTERM" or "SIGRTMIN+3" (`spec.signals.signal_number`).
     """
 
     argv: tuple[str, ...]
@@ -45,17 +43,19 @@ class RunParameters(Struct, frozen=True, kw_only=True):
 
 
 def merge(container: Container, config: ImageConfig) -> RunParameters:
-    """Return the parameters of a container's process, by the argv rule of DESIGN section 3.
-
-    Stalled if there is no command, or one of the two asks for something that cannot be.
-    """
-    return RunParameters(
-        argv=_argv(container, config),
-        env=_environment(container, config),
-        cwd=_working_directory(container.working_dir or config.working_dir or "/", container.name),
-        user=container.user or config.user or "0:0",
-        stop_signal=_signal_name(container.stop_signal or config.stop_signal or "SIGTERM", container.name),
-    )
+    """Return the parameters of a container's process; Stalled if there is no command or a value can't be."""
+    # An entry without "=" would make some runtimes pass on the host's variable of that name (CVE-2026-57231).
+    given = (entry.partition("=") for entry in config.env if "\0" not in entry)
+    env = {name: value for name, equals, value in given if name and equals} | container.env
+    env.setdefault("PATH", DEFAULT_PATH)
+    argv = _argv(container, config)
+    cwd = _working_directory(container.working_dir or config.working_dir or "/", container.name)
+    user = container.user or config.user or "0:0"
+    try:
+        stop_signal = parse_signal((container.stop_signal or config.stop_signal or "SIGTERM").strip())
+    except ValueError as error:
+        raise _unusable(f"stop signal: {error}", container.name, 'stop_signal = "SIGTERM"') from error
+    return RunParameters(argv=argv, env=env, cwd=cwd, user=user, stop_signal=stop_signal)
 
 
 def _argv(container: Container, config: ImageConfig) -> tuple[str, ...]:
@@ -72,15 +72,6 @@ def _argv(container: Container, config: ImageConfig) -> tuple[str, ...]:
     return argv
 
 
-def _environment(container: Container, config: ImageConfig) -> dict[str, str]:
-    # An entry without "=" would make some runtimes pass on the host's variable of that name (CVE-2026-57231).
-    given = (entry.partition("=") for entry in config.env if "\0" not in entry)
-    merged = {name: value for name, equals, value in given if name and equals}
-    merged.update(container.env)
-    merged.setdefault("PATH", DEFAULT_PATH)
-    return merged
-
-
 def _working_directory(path: str, container: str) -> str:
     normal = normal_path(path)
     if not path.startswith("/") or ".." in path.split("/") or "\0" in path:
@@ -92,21 +83,14 @@ def _working_directory(path: str, container: str) -> str:
     raise _unusable(f"working directory {path!r} {problem}", container, 'working_dir = "/some/directory"')
 
 
-def _signal_name(name: str, container: str) -> str:
-    try:
-        return parse_signal(name.strip())
-    except ValueError as error:
-        raise _unusable(f"stop signal: {error}", container, 'stop_signal = "SIGTERM"') from error
-
-
 def _unusable(wrong: str, container: str, setting: str) -> Stalled:
     return Stalled(wrong, where=f"container {container}", hint=f"set {setting} in the pod file")
 
 
 class Identity(Struct, frozen=True, kw_only=True):
-    """Numbers to run as. `groups` are the supplementary groups and always start with `gid` (CVE-2022-2989).
+    """The numbers of a user; the supplementary `groups` start with `gid` (CVE-2022-2989).
 
-    `home` and `name` are from the user's line in passwd: "/" and "" if it has none.
+    `home` and `name` are from the user's line in passwd: "/" and "" if there is none.
     """
 
     uid: int
@@ -124,30 +108,26 @@ class _User(NamedTuple):
 
 
 def resolve_user(rootfs: int, user: str) -> Identity:
-    """Resolve "user", "user:group", "uid" or "uid:gid" in a root file system.
+    """Resolve "user", "user:group", "uid" or "uid:gid" in a root file system, an open directory (O_PATH).
 
-    A given group replaces both the user's own group and the supplementary groups, as in Docker. Digits
-    are always a number, never a name. Nothing is root. Stalled if there is no such name, a number cannot be,
-    or passwd and group are not fit to be read. `rootfs` is an open directory (O_PATH is enough).
+    A given group replaces the user's own group and the supplementary groups, as in Docker. Digits are always
+    a number, and "" is root. Stalled if a name is unknown, a number invalid, or passwd or group unreadable.
     """
     wanted, _, group = user.partition(":")
     if ":" in group:
         raise Stalled(f"user {user!r} is not of the form user:group")
     wanted = wanted or "0"
     entry = _find_user(rootfs, wanted)
-    uid = _number(entry.uid if entry else wanted, f"the uid of {wanted}")
-    if group:
-        gid = _find_gid(rootfs, group)
-        groups: tuple[int, ...] = (gid,)
-    else:
-        gid = _number(entry.gid, f"the gid of {wanted}") if entry else 0
-        groups = (gid, *_memberships(rootfs, entry.name, gid)) if entry else (gid,)
-    has_home = entry and entry.home.startswith("/") and posixpath.normpath(entry.home) == entry.home
-    home = entry.home if entry and has_home else "/"
-    return Identity(uid=uid, gid=gid, groups=groups, home=home, name=entry.name if entry else "")
+    uid = _number(entry.uid, f"the uid of {wanted}")
+    gid = _find_gid(rootfs, group) if group else _number(entry.gid, f"the gid of {wanted}")
+    others = _memberships(rootfs, entry.name, gid) if entry.name and not group else ()
+    has_home = entry.home.startswith("/") and posixpath.normpath(entry.home) == entry.home
+    home = entry.home if has_home else "/"
+    return Identity(uid=uid, gid=gid, groups=(gid, *others), home=home, name=entry.name)
 
 
-def _find_user(rootfs: int, wanted: str) -> _User | None:
+def _find_user(rootfs: int, wanted: str) -> _User:
+    """Return the line of passwd for a name or a number; a number needs none."""
     numeric = bool(_NUMBER.fullmatch(wanted))
     uid = _number(wanted, "user") if numeric else -1
     for name, _, number, gid, _, home, *_ in _lines(rootfs, "/etc/passwd", 6):
@@ -155,7 +135,7 @@ def _find_user(rootfs: int, wanted: str) -> _User | None:
             return _User(name, number, gid, home)
     if not numeric:
         raise _unknown("user", wanted, "/etc/passwd")
-    return None
+    return _User("", wanted, "0", "/")
 
 
 def _find_gid(rootfs: int, wanted: str) -> int:

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, wait
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Protocol
 
 from msgspec import Struct
 
 from tank_agent.errors import Retry, Stalled
-from tank_agent.image.config import LayerProgress, PullProgress
-from tank_agent.image.content import CancelledError, DamagedError, ImageContent, MissingError, ReadChunk
-from tank_agent.image.jobs import Job, Jobs, Share
+from tank_agent.image.config import Cancelled, LayerProgress, PullProgress, Report
+from tank_agent.image.jobs import CancelledError, Job, Jobs, Share
 from tank_agent.image.manifest import (
     CONFIG_LIMIT,
     Configuration,
@@ -42,6 +42,50 @@ _NESTED_INDEXES = 3
 _REFERENCE_TYPE, _ATTESTATION = "vnd.docker.reference.type", "attestation-manifest"
 _CHUNK = 1 << 18
 _PARTIAL_LIFETIME = 7 * 86400.0
+# The layers of an image, lowest first: where each is, and the digest of its uncompressed form.
+_Pairs = list[tuple[Descriptor, str]]
+
+
+# Returns at most so many bytes, b"" at the end.
+ReadChunk = Callable[[int], bytes]
+
+
+class DamagedError(Retry):
+    """The content is not what the manifest names."""
+
+    reason = "damaged"
+
+
+class MissingError(Stalled):
+    """The place does not have this content."""
+
+
+class Document(Struct, frozen=True, kw_only=True):
+    """An index or a manifest as it came, with the media type that the place stated ("" if none)."""
+
+    data: bytes
+    media_type: str
+
+
+class ImageContent(Protocol):
+    """One image's place: a registry, a layout or an archive. It verifies nothing; the pull does. Thread-safe.
+
+    `local` content is read in place instead of being kept while it is fetched.
+    """
+
+    local: bool
+
+    def manifest(self, digest: str = "") -> Document:
+        """Return what the reference names, or another manifest of the same place by its digest."""
+
+    def document(self, descriptor: Descriptor, limit: int) -> bytes:
+        """Return small content whole; Stalled if it has more than `limit` bytes."""
+
+    def open(self, descriptor: Descriptor, offset: int) -> AbstractContextManager[ReadChunk]:
+        """Open content from a byte offset on."""
+
+    def close(self) -> None:
+        """Close connections and files. Idempotent."""
 
 
 class LayerTask(Struct, frozen=True):
@@ -178,8 +222,8 @@ class ImagePull(AbstractContextManager["ImagePull"]):
         content: ImageContent,
         settings: ImageSettings,
         *,
-        progress: Callable[[PullProgress], None],
-        cancelled: Callable[[], bool],
+        progress: Report,
+        cancelled: Cancelled,
     ) -> None:
         self._reference, self._where = reference, str(reference)
         self._content, self._settings = content, settings
@@ -251,11 +295,7 @@ class ImagePull(AbstractContextManager["ImagePull"]):
         return self._ended or self._asked_to_stop()
 
     def _wait(
-        self,
-        pairs: list[tuple[Descriptor, str]],
-        shares: dict[str, Share],
-        begin: Callable[..., Share],
-        layers: Layers,
+        self, pairs: _Pairs, shares: dict[str, Share], begin: Callable[..., Share], layers: Layers
     ) -> None:
         last: PullProgress | None = None
         lane = self._reference.place
@@ -338,7 +378,7 @@ class ImagePull(AbstractContextManager["ImagePull"]):
         return digest
 
 
-def _progress(pairs: list[tuple[Descriptor, str]], shares: dict[str, Share]) -> PullProgress:
+def _progress(pairs: _Pairs, shares: dict[str, Share]) -> PullProgress:
     rows = []
     for descriptor, diff_id in pairs:
         job = shares[diff_id].job if diff_id in shares else None

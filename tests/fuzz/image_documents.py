@@ -10,7 +10,6 @@ from typing import Any
 
 from tank_agent.errors import TankError
 from tank_agent.image.config import PullProgress
-from tank_agent.image.content import Document, ReadChunk
 from tank_agent.image.manifest import (
     LAYERS_LIMIT,
     OCI_CONFIG,
@@ -20,7 +19,7 @@ from tank_agent.image.manifest import (
     digest_of,
 )
 from tank_agent.image.parameters import merge
-from tank_agent.image.pull import ImagePull
+from tank_agent.image.pull import Document, ImagePull, ReadChunk
 from tank_agent.settings.image import ImageSettings
 from tank_agent.spec.model import Container
 from tank_agent.spec.reference import Reference, is_digest

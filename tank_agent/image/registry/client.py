@@ -19,8 +19,10 @@ import structlog
 from msgspec import Struct
 
 from tank_agent.errors import Retry, Stalled, TankError
-from tank_agent.image.content import CancelledError, DamagedError, Document, MissingError, ReadChunk
+from tank_agent.image.config import Cancelled
+from tank_agent.image.jobs import CancelledError
 from tank_agent.image.manifest import ACCEPTED, MANIFEST_LIMIT, Descriptor
+from tank_agent.image.pull import DamagedError, Document, MissingError, ReadChunk
 from tank_agent.image.registry.endpoint import Endpoint, endpoints_of
 from tank_agent.image.registry.http import Http, Response
 from tank_agent.retry import Pace
@@ -63,8 +65,8 @@ class RegistryContent:
         self,
         reference: Reference,
         settings: ImageSettings,
-        cancelled: Callable[[], bool],
-        trouble: Callable[[str], None] = lambda _: None,
+        cancelled: Cancelled,
+        trouble: Callable[[str], None],
     ) -> None:
         self._trouble, self._settings = trouble, settings
         self._reference, self._where = reference, str(reference)

@@ -154,15 +154,12 @@ def _by_key(entries: Mapping[str, _Value] | None) -> dict[str, _Value]:
 def _ask_program(name: str, keys: list[str], file: str, problem: _Problem) -> Credentials | None:
     if not _HELPER_NAME.fullmatch(name):
         raise Stalled(f"{file}: {name!r} is not the name of a credential helper")
-    for key in keys:
-        try:
-            found = _ask_helper(f"docker-credential-{name}", key, file)
-        except TankError as error:
-            problem(error)
-            return None
-        if found is not None:
-            return found
-    return None
+    try:
+        found = (_ask_helper(f"docker-credential-{name}", key, file) for key in keys)
+        return next((credentials for credentials in found if credentials is not None), None)
+    except TankError as error:
+        problem(error)
+        return None
 
 
 def _decode(entry: _Entry, key: str, file: str) -> Credentials:

@@ -13,7 +13,7 @@ import structlog
 from msgspec import Struct
 
 from tank_agent.errors import Retry, Stalled, TankError
-from tank_agent.image.content import CancelledError
+from tank_agent.image.jobs import CancelledError
 from tank_agent.image.registry.credentials import Credentials, find_credentials
 from tank_agent.image.registry.http import Http, Response
 from tank_agent.image.registry.url import Url, parse_url

@@ -13,7 +13,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 from urllib.parse import unquote, urlencode
@@ -22,7 +22,8 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from tank_agent.errors import Retry, Stalled
-from tank_agent.image.content import CancelledError
+from tank_agent.image.config import Cancelled
+from tank_agent.image.jobs import CancelledError
 from tank_agent.image.registry.url import Url
 from tank_agent.linux.given_files import CERTIFICATES_HINT, why_no_certificates
 from tank_agent.settings.image import ImageSettings, RegistrySettings
@@ -165,7 +166,7 @@ class Response(AbstractContextManager["Response"]):
 class Http:
     """The requests of one pull. Thread-safe."""
 
-    def __init__(self, settings: ImageSettings, cancelled: Callable[[], bool]) -> None:
+    def __init__(self, settings: ImageSettings, cancelled: Cancelled) -> None:
         self._settings, self._cancelled = settings, cancelled
         self._lock = threading.Lock()
         self._trusts: dict[str, RegistrySettings] = {}

@@ -1,4 +1,1 @@
-"""References, manifests and unpacked layers on disk.
-
-`store` lists, removes and prunes; `layout` reads images from files.
-"""
+"""The images on disk: `store` pulls and prunes, `files` keeps records and layers, `layout` reads archives."""

@@ -1,7 +1,6 @@
-"""Images on this machine's disk: `oci:`, `oci-archive:` and `docker-archive:`.
+"""Images on this machine's disk, read in place: `oci:`, `oci-archive:` and `docker-archive:`.
 
-A directory or a tar archive gives files by name, and is read in place; a layout or what `docker save` wrote
-is read from either.
+`DirectoryFiles` and `ArchiveFiles` open files by name, which the two classes of ImageContent read.
 """
 
 from __future__ import annotations
@@ -13,14 +12,15 @@ import posixpath
 import stat
 import tarfile
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
 import msgspec
 from msgspec import Struct
 
 from tank_agent.errors import Retry, Stalled
-from tank_agent.image.content import Document, ImageContent, MissingError, ReadChunk
 from tank_agent.image.manifest import (
     CONFIG_LIMIT,
     DOCKER_CONFIG,
@@ -33,6 +33,7 @@ from tank_agent.image.manifest import (
     parse_configuration,
     parse_manifest,
 )
+from tank_agent.image.pull import Document, ImageContent, MissingError, ReadChunk
 from tank_agent.image.unpack.decompress import GZIP, HEAD, ZSTD, BadLayerError, plain
 from tank_agent.linux.paths import Closing, open_beneath
 from tank_agent.spec.reference import Reference, is_digest
@@ -54,12 +55,17 @@ def open_on_disk(reference: Reference, scratch: Path, limit: int) -> ImageConten
     return (LayoutContent if reference.transport == "oci-archive" else DockerArchiveContent)(files, reference)
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file, also a fifo without a writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def stamp(reference: Reference) -> str:
-    """Return a word that changes when the image on disk may have changed; "" if it can't be read now."""
+    """Return a word that changes when the image on disk may have changed; "" if it can't be read."""
     path = Path(reference.path)
     try:
         if reference.transport == "oci":
-            # Its owner may have made a fifo of it: read as a pull reads it.
+            # As a pull reads it, since its owner may have made a fifo of it.
             with closing(DirectoryFiles(path)) as files, files.open("index.json") as index:
                 return digest_of(index.read(MANIFEST_LIMIT, str(reference)))
         found = path.stat()
@@ -69,7 +75,7 @@ def stamp(reference: Reference) -> str:
 
 
 class Slice(Struct, frozen=True, kw_only=True):
-    """A part of an open file: `size` bytes from `start` on. The descriptor belongs to who gave it."""
+    """A part of an open file: `size` bytes from `start` on. Whoever made it closes the descriptor."""
 
     descriptor: int
     start: int
@@ -100,7 +106,7 @@ class Slice(Struct, frozen=True, kw_only=True):
 
 
 class DirectoryFiles:
-    """Files below a directory; names that lead out of it are refused."""
+    """The files below a directory; refuses names that lead out of it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -131,7 +137,7 @@ class DirectoryFiles:
 
 
 class _Headers(io.FileIO):
-    """A file of which tarfile may read no more at once than a header may have."""
+    """A file from which tarfile may read at most a header's size at once."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or not 0 <= size <= _LONGEST_HEADER:
@@ -140,22 +146,22 @@ class _Headers(io.FileIO):
 
 
 class ArchiveFiles:
-    """The regular files of a tar archive; one that is compressed is first unpacked to an unnamed file."""
+    """The regular files of a tar archive; a compressed one is first unpacked to an unnamed file."""
 
     def __init__(self, path: Path, scratch: Path, limit: int) -> None:
         self._path = path
-        try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-            head = os.pread(self._descriptor, HEAD, 0)
-        except OSError as error:
-            raise Stalled(f"cannot open the image archive {path}: {error.strerror}") from error
-        try:
+        with ExitStack() as opened:
+            try:
+                self._file: IO[bytes] = opened.enter_context(
+                    open(path, "rb", buffering=0, opener=_open_at_once)
+                )
+                head = os.pread(self._file.fileno(), HEAD, 0)
+            except OSError as error:
+                raise Stalled(f"cannot open the image archive {path}: {error.strerror}") from error
             if head.startswith((GZIP, ZSTD)):
-                self._expand(head, scratch, limit)
+                self._file = opened.enter_context(self._expanded(head, scratch, limit))
             self._members = self._index()
-        except BaseException:
-            self.close()
-            raise
+            opened.pop_all()
 
     @contextmanager
     def open(self, name: str) -> Iterator[Slice]:
@@ -172,39 +178,33 @@ class ArchiveFiles:
 
     def close(self) -> None:
         """Close the archive. Idempotent."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        self._file.close()
 
-    def _expand(self, head: bytes, scratch: Path, limit: int) -> None:
-        compressed, left = self._descriptor, limit
-        os.lseek(compressed, len(head), os.SEEK_SET)
+    def _expanded(self, head: bytes, scratch: Path, limit: int) -> IO[bytes]:
         try:
-            self._descriptor = os.open(scratch, os.O_RDWR | os.O_TMPFILE, 0o600)
-            for chunk in plain(head, lambda size: os.read(compressed, size)):
-                left -= len(chunk)
-                if left < 0:
-                    raise BadLayerError(f"unpacks to more than {limit} bytes (image_size in agent.toml)")
-                view = memoryview(chunk)
-                while view:
-                    view = view[os.write(self._descriptor, view) :]
+            with self._file as compressed, ExitStack() as opened:
+                file = opened.enter_context(TemporaryFile(dir=scratch))
+                compressed.seek(len(head))
+                for chunk in plain(head, compressed.read):
+                    if file.tell() + len(chunk) > limit:
+                        raise BadLayerError(f"unpacks to more than {limit} bytes (image_size in agent.toml)")
+                    file.write(chunk)
+                file.seek(0)
+                opened.pop_all()
+                return file
         except BadLayerError as error:
             raise Stalled(f"{self._path}: {error}") from error
         except OSError as error:
             raise Retry(f"cannot unpack {self._path}: {error.strerror}") from error
-        finally:
-            os.close(compressed)
 
     def _index(self) -> dict[str, Slice | str]:
         """Map each name to its bytes, or to the name that it links to."""
-        os.lseek(self._descriptor, 0, os.SEEK_SET)
         members: dict[str, Slice | str] = {}
-        last = -1
+        last, descriptor = -1, self._file.fileno()
         try:
-            file = _Headers(os.dup(self._descriptor))
-            with file, tarfile.open(fileobj=file, mode="r:") as archive:
+            with _Headers(os.dup(descriptor)) as file, tarfile.open(fileobj=file, mode="r:") as archive:
                 for info in archive:
-                    # It would keep all of them.
+                    # tarfile would keep all of them.
                     archive.members.clear()  # type: ignore[attr-defined]
                     # tarfile of Python < 3.11.14 goes in circles on negative sizes (CVE-2025-8194).
                     if info.offset <= last or len(members) > _MOST_MEMBERS:
@@ -213,7 +213,7 @@ class ArchiveFiles:
                     name = posixpath.normpath(info.name)
                     if info.isreg() and not info.issparse():
                         start, size = info.offset_data, info.size
-                        members[name] = Slice(descriptor=self._descriptor, start=start, size=size)
+                        members[name] = Slice(descriptor=descriptor, start=start, size=size)
                     elif info.issym():
                         members[name] = posixpath.join(posixpath.dirname(name), info.linkname)
                     elif info.islnk():
@@ -238,13 +238,16 @@ class LayoutContent:
             return Document(data=self._read(self._name(digest), MANIFEST_LIMIT), media_type="")
         index = parse_manifest(self._read("index.json", MANIFEST_LIMIT), OCI_INDEX, self._where)
         assert isinstance(index, Index)
-        chosen = self._choose(index)
-        if len(chosen) == 1:
-            (one,) = chosen
-            data = self._read(self._name(one.digest), MANIFEST_LIMIT)
-            return Document(data=data, media_type=one.media_type)
+        first, *others = chosen = self._choose(index)
+        if not others:
+            data = self._read(self._name(first.digest), MANIFEST_LIMIT)
+            return Document(data=data, media_type=first.media_type)
         # The same image for several platforms, without an index of its own.
-        entries = [_entry(one) for one in chosen]
+        entries = [
+            {"mediaType": one.media_type, "digest": one.digest, "size": one.size}
+            | {"platform": msgspec.to_builtins(one.platform)}
+            for one in chosen
+        ]
         made = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
         return Document(data=msgspec.json.encode(made), media_type=OCI_INDEX)
 
@@ -263,7 +266,7 @@ class LayoutContent:
         self._files.close()
 
     def _name(self, digest: str) -> str:
-        # Callers have checked it, but this is what makes it a path.
+        # Callers have checked it, but here it becomes a path.
         if not is_digest(digest):
             raise Stalled(f"{digest[:80]!r} is not a digest")
         return f"blobs/sha256/{digest.removeprefix('sha256:')}"
@@ -289,11 +292,6 @@ class LayoutContent:
             return found.read(limit, f"{self._where}: {name}")
 
 
-def _entry(one: Descriptor) -> dict[str, object]:
-    named = {"mediaType": one.media_type, "digest": one.digest, "size": one.size}
-    return {**named, "platform": msgspec.to_builtins(one.platform)}
-
-
 class _Saved(Struct, rename="pascal"):
     """One image in the manifest.json of `docker save`."""
 
@@ -303,16 +301,15 @@ class _Saved(Struct, rename="pascal"):
 
 
 class DockerArchiveContent(LayoutContent):
-    """An archive of `docker save`. It has no manifest, so one is made: always the same for the same image."""
+    """An archive of `docker save`. Makes the manifest that it lacks, the same each time."""
 
-    def __init__(self, files: DirectoryFiles | ArchiveFiles, reference: Reference) -> None:
+    def __init__(self, files: ArchiveFiles, reference: Reference) -> None:
         super().__init__(files, reference)
         self._names: dict[str, str] = {}
-        try:
+        with ExitStack() as opened:
+            opened.callback(files.close)
             self._manifest = self._make()
-        except BaseException:
-            files.close()
-            raise
+            opened.pop_all()
 
     def manifest(self, digest: str = "") -> Document:
         """Return the manifest that was made."""

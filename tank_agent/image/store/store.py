@@ -1,9 +1,8 @@
-"""The image store: images on this machine, pulls of missing ones, and removal of those that nobody needs.
+"""The image store: list the images of this machine, pull missing ones, and remove those that nobody needs.
 
-    <data_dir>/images/    records.py and layers.py say what is in it; `lock` keeps a second agent out
-
-Nothing here is changed in place: a pull adds layers, then documents, then the record that makes them an
-image, then the name. So a killed agent leaves at worst things that `sweep` and `prune` find.
+It is in <data_dir>/images/ (see files.py), where `lock` keeps a second agent out. Nothing changes in place: a
+pull adds layers, then documents, then the record that makes them an image, then the name. So a killed agent
+leaves only what `sweep` and `prune` find.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,10 +19,9 @@ import structlog
 from msgspec import Struct
 
 from tank_agent.errors import ImageInUse, Retry, Stalled, TankError
-from tank_agent.image.config import Image, PullProgress
-from tank_agent.image.content import ImageContent
-from tank_agent.image.jobs import Jobs
-from tank_agent.image.pull import ImagePull, LayerFetcher
+from tank_agent.image.config import Cancelled, Image, PullProgress, Report
+from tank_agent.image.jobs import Jobs, Lanes
+from tank_agent.image.pull import ImageContent, ImagePull, LayerFetcher
 from tank_agent.image.registry.client import RegistryContent
 from tank_agent.image.store.compose import compose
 from tank_agent.image.store.files import ImageRecord, Layers, PulledImage, Records, ReferenceRecord
@@ -39,10 +37,9 @@ _ATTEMPTS_WITH_COPY = 2
 
 
 class StoredImage(Struct, frozen=True):
-    """One line of `tank image ls`.
+    """One line of `tank image ls`; `reference` is a full form, or "" for an image without a name.
 
-    `reference` is its full form, or "" for an image that no name stands for any more. `size` is in bytes,
-    uncompressed; layers are shared, so sizes don't add up. `pulled_at` is a Unix timestamp in seconds.
+    `size` is in bytes, uncompressed; layers are shared, so sizes don't add up. `pulled_at` is a Unix time.
     """
 
     reference: str
@@ -53,14 +50,14 @@ class StoredImage(Struct, frozen=True):
 
 
 class Pruned(Struct, frozen=True, kw_only=True):
-    """The names that were removed (or digests of images without one), and the bytes that their layers had."""
+    """The removed names (digests of images without one), and the size of their layers in bytes."""
 
     removed: tuple[str, ...] = ()
     freed: int = 0
 
 
 class ImageUse(Struct, frozen=True, kw_only=True):
-    """An image that a pod needs: a reference as its file has it, a digest, or `name@digest`."""
+    """An image that a pod needs: a reference as in its file, a digest, or `name@digest`."""
 
     image: str
     pod: str = ""
@@ -93,11 +90,8 @@ def find_needs(uses: Iterable[ImageUse], records: Sequence[ReferenceRecord]) -> 
         yield ImageNeed(use, full, frozenset(digests))
 
 
-class ImageStore:
-    """Images on this machine; every method may be called from any thread.
-
-    They are in `images` below the agent's `data_dir`. Stalled if another agent works there.
-    """
+class ImageStore(AbstractContextManager["ImageStore"]):
+    """The images in the agent's `data_dir`. Thread-safe. Stalled if another agent has them."""
 
     def __init__(self, data_dir: Path, settings: ImageSettings | None = None) -> None:
         self._settings = settings or ImageSettings()
@@ -109,8 +103,7 @@ class ImageStore:
         except BlockingIOError as error:
             hint = "stop it, or give this one another --data-dir"
             raise Stalled(f"another agent uses {root}", hint=hint) from error
-        self._records = Records(root)
-        self._layers = Layers(root)
+        self._records, self._layers = Records(root), Layers(root)
         self._server = UnpackServer(self._settings.limits)
         self._fetcher = LayerFetcher(root, self._layers, self._server)
         self._jobs = Jobs(self._settings.parallel)
@@ -118,10 +111,7 @@ class ImageStore:
         self._lock = threading.Lock()
         self._pins: dict[object, frozenset[str]] = {}
         self._closed = threading.Event()
-        self._sealer: threading.Thread | None = None
-
-    def __enter__(self) -> ImageStore:
-        return self
+        self._sealer = Lanes("image-seal", each=1, most=1)
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -131,12 +121,11 @@ class ImageStore:
         self._closed.set()
         self._jobs.close()
         self._server.close()
-        if self._sealer is not None:
-            self._sealer.join()
+        self._sealer.close()
         self._lock_file.close()
 
     def cached(self, reference: str) -> Image | None:
-        """Return the image if it can run without fetching or unpacking anything; quick, no network."""
+        """Return the image if all of it is on this machine; quick, no network."""
         digest = self._digest(find_image(reference))
         known = self._records.image(digest) if digest else None
         if known is None or any(self._layers.record(diff_id) is None for diff_id in known.record.layers):
@@ -148,16 +137,14 @@ class ImageStore:
         reference: str,
         *,
         policy: PullPolicy | None = None,
-        progress: Callable[[PullProgress], None] = lambda _: None,
-        cancelled: Callable[[], bool] = lambda: False,
+        progress: Report = lambda _: None,
+        cancelled: Cancelled = lambda: False,
     ) -> Image:
-        """Fetch and unpack what is missing, verify all of it, and return the image.
-
-        Blocks; ends early when `cancelled()` becomes true. Two pulls that share a layer share its work.
+        """Fetch, verify and unpack what is missing, and return the image; stop when `cancelled()` is true.
 
         Args:
             policy: "missing" takes a cached image, "always" asks the registry first and takes the cached
-                image only if nobody answers, "never" asks nobody. None is what agent.toml has.
+                image only if nobody answers, "never" asks nobody; None is the policy of agent.toml.
         """
         policy = policy or self._settings.pull
         found = self.cached(reference)
@@ -168,7 +155,7 @@ class ImageStore:
             raise Stalled(f"the image {reference} is not on this machine, and may not be fetched", hint=hint)
         settings = self._settings
         if found is not None:
-            # There is a copy to fall back to, and a container that waits for its start.
+            # A container waits for its start, and there is a copy to fall back to.
             settings = msgspec.structs.replace(settings, attempts=min(settings.attempts, _ATTEMPTS_WITH_COPY))
         try:
             return self._pull(reference, settings, progress, lambda: cancelled() or self._closed.is_set())
@@ -179,15 +166,15 @@ class ImageStore:
             return msgspec.structs.replace(found, not_refreshed=str(error))
 
     def list(self) -> tuple[StoredImage, ...]:
-        """Return all images, by name; those that no name stands for come last."""
-        names = [(record.digest, record.reference, record.pulled_at) for record in self._records.references()]
-        unnamed = set(self._records.images()) - {digest for digest, _, _ in names}
+        """Return all images, by name; those without one come last."""
+        names = self._records.references()
+        unnamed = sorted(set(self._records.images()) - {record.digest for record in names})
         rows = []
-        for digest, reference, pulled_at in [*names, *((digest, "", 0.0) for digest in sorted(unnamed))]:
-            known = self._records.image(digest)
+        for name in (*names, *(ReferenceRecord("", digest) for digest in unnamed)):
+            known = self._records.image(name.digest)
             if known is not None:
                 size, layers = known.record.size, len(known.manifest.layers)
-                rows.append(StoredImage(reference, digest, size, layers, pulled_at))
+                rows.append(StoredImage(name.reference, name.digest, size, layers, name.pulled_at))
         return tuple(rows)
 
     def needs(self, uses: Iterable[ImageUse]) -> Iterator[ImageNeed]:
@@ -195,10 +182,10 @@ class ImageStore:
         return find_needs(uses, self._records.references())
 
     def remove(self, reference: str, uses: Iterable[ImageUse] = ()) -> Pruned:
-        """Remove a name or, by its digest, an image with all its names; an image goes with its last name.
+        """Remove a name or, by its digest, an image with all its names; the last name takes the image along.
 
-        `uses` are those of what must stay; read late, so that a pod which came a moment ago counts, too.
-        Stalled if there is no such image, or a pull under way needs it; ImageInUse if a pod does.
+        `uses` are read late, so that they count a pod which came a moment ago. Stalled if there is no such
+        image, or a pull under way needs it; ImageInUse if a pod does.
         """
         with self._lock:
             records = self._records.references()
@@ -232,7 +219,7 @@ class ImageStore:
         return Pruned(removed=(reference,), freed=freed)
 
     def prune(self, uses: Iterable[ImageUse]) -> Pruned:
-        """Remove every image that is not needed, neither by these nor by a pull that is under way."""
+        """Remove every image that neither these uses nor a pull under way need."""
         with self._lock:
             records = self._records.references()
             wanted = self._pinned().union(*(need.digests for need in find_needs(uses, records)))
@@ -253,29 +240,31 @@ class ImageStore:
         return Pruned(removed=tuple(removed), freed=freed)
 
     def sweep(self) -> None:
-        """Remove what a killed agent or a power cut left half done; call it once, before the first pull."""
+        """Remove unfinished work of a killed agent or a power cut; call it once, before the first pull."""
         self._records.sweep()
         self._layers.sweep()
         self._fetcher.sweep()
-        self._seal_later()
+        self._sealer.submit("", self._seal)
 
-    def _pull(
-        self,
-        reference: str,
-        settings: ImageSettings,
-        progress: Callable[[PullProgress], None],
-        cancelled: Callable[[], bool],
-    ) -> Image:
-        parsed, report = find_image(reference), _Report(progress)
+    def _pull(self, reference: str, settings: ImageSettings, progress: Report, cancelled: Cancelled) -> Image:
+        parsed, last = find_image(reference), PullProgress(done=0, total=0)
+
+        def report(now: PullProgress) -> None:
+            nonlocal last
+            last = now
+            progress(now)
+
         if parsed.transport == "registry":
             before = ""
-            content: ImageContent = RegistryContent(parsed, settings, cancelled, report.trouble)
+            content: ImageContent = RegistryContent(
+                parsed, settings, cancelled, lambda text: report(msgspec.structs.replace(last, trouble=text))
+            )
         else:
             before = stamp(parsed)
             content = open_on_disk(parsed, self._scratch, settings.image_size)
         with (
             self._session() as pin,
-            ImagePull(parsed, content, self._settings, progress=report.progress, cancelled=cancelled) as pull,
+            ImagePull(parsed, content, self._settings, progress=report, cancelled=cancelled) as pull,
         ):
             resolved = pull.resolve()
             digest = resolved.digest
@@ -302,7 +291,7 @@ class ImageStore:
 
     @contextmanager
     def _session(self) -> Iterator[Callable[..., None]]:
-        """Count a pull. What it pins is not pruned until it ends; the last one ends the helper processes."""
+        """Keep what a pull pins from being pruned; after the last pull, end the helper process and seal."""
         token = object()
 
         def pin(*digests: str) -> None:
@@ -318,16 +307,7 @@ class ImageStore:
                 idle = not self._pins
             if idle:
                 self._server.close()
-                self._seal_later()
-
-    def _seal_later(self) -> None:
-        """Write new layers out in the background, one thread at a time."""
-        with self._lock:
-            busy = self._sealer is not None and self._sealer.is_alive()
-            if busy or self._closed.is_set():
-                return
-            self._sealer = threading.Thread(target=self._seal, name="image-seal", daemon=True)
-            self._sealer.start()
+                self._sealer.submit("", self._seal)
 
     def _seal(self) -> None:
         # If the disk is in trouble, the layers stay unsealed, and are unpacked anew after a reboot.
@@ -339,7 +319,7 @@ class ImageStore:
         record = self._records.reference(str(reference))
         if record is not None:
             now = stamp(reference) if reference.transport != "registry" else ""
-            # An image on disk that changed is another image; one that is not readable now is the stored one.
+            # An image on disk that changed is another image; one that can't be read now is the stored one.
             return "" if now and now != record.stamp else record.digest
         if reference.digest:
             if self._records.image(reference.digest) is not None:
@@ -358,7 +338,7 @@ class ImageStore:
         )
 
     def _pinned(self) -> set[str]:
-        """Return what the pulls need that are under way; with the lock held."""
+        """Return what the pulls under way need; with the lock held."""
         return set().union(*self._pins.values())
 
     def _collect(self) -> int:
@@ -378,20 +358,3 @@ class ImageStore:
                 self._layers.bury(diff_id)
         self._records.drop_blobs(documents)
         return freed
-
-
-class _Report:
-    """Passes on how far a pull is, and how its requests fail meanwhile."""
-
-    def __init__(self, report: Callable[[PullProgress], None]) -> None:
-        self._report = report
-        self._last = PullProgress(done=0, total=0)
-
-    def progress(self, now: PullProgress) -> None:
-        """Report how far the pull is; one that moves on is in no trouble."""
-        self._last = now
-        self._report(now)
-
-    def trouble(self, text: str) -> None:
-        """Report how a request failed that is tried again; empty once one worked."""
-        self.progress(msgspec.structs.replace(self._last, trouble=text))

@@ -1,4 +1,1 @@
-"""One layer becomes one directory.
-
-`parent` starts a confined child (`child`), which decompresses and filters the tar stream.
-"""
+"""Make a directory of a layer: `parent` starts the confined `child`, which filters the tar stream."""

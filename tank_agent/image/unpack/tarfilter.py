@@ -1,11 +1,10 @@
-"""A filter before GNU tar: reads a layer's headers as they pass, counts their cost, and takes out whiteouts.
+"""A filter before GNU tar: checks the entries of a layer, counts their cost, and takes out whiteouts.
 
-It refuses what a layer may not hold, keeps back whiteouts (OCI image-spec, layer.md) and global headers, and
-lists the directories that the layer never describes. Archives: POSIX.1-2001 pax, ustar, GNU and V7 (GNU tar
-manual, "Basic Tar Format").
+It removes whiteouts (OCI image-spec, layer.md) and global headers, and lists directories that no entry
+describes. Archives are POSIX.1-2001 pax, ustar, GNU or V7 (GNU tar manual, "Basic Tar Format").
 
-The filter may read a hostile archive differently than tar does. Then a limit or a whiteout may be missed,
-but no more: the kernel bounds what tar may touch (child.py), not this filter.
+A hostile archive may mean something else to this filter than to tar. Then at most a limit or a whiteout
+fails: the kernel bounds what tar may touch (child.py).
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _ZEROS = bytes(BLOCK)
 _LONGEST_PATH = 4095
 LONGEST_LINE = 2 * _LONGEST_PATH + 10
 
-# Type flags: those of links, nodes and directories have no content; the others that are known have some.
+# Type flags. Links, nodes and directories are bare: they have no content.
 _DIRECTORY, _SPARSE, _PAX, _PAX_GLOBAL, _GNU_NAME, _GNU_LINK = b"5SxgLK"
 _BARE = frozenset(b"123456")
 _KNOWN = _BARE | frozenset(b"07\0S")
@@ -38,26 +37,22 @@ class _Extended:
 
 
 class TarFilter:
-    """Feed it an archive in pieces; write what it returns to tar.
+    """Takes an archive in pieces, and returns what tar should read.
 
-    Paths in the results are relative to the layer's root, without "./" and without a slash at the end; b""
-    is the root itself. `whiteouts` are paths that hide those of lower layers, `opaque` directories
-    that hide all of theirs, `implicit` directories that entries need and no entry describes.
+    `whiteouts` are paths to hide in lower layers, `opaque` directories whose content there is hidden,
+    `implicit` directories that no entry describes. They are relative to the layer's root, which is b"".
     """
 
     def __init__(self, size: int, entries: int, depth: int, headers: int) -> None:
         self._limits = (size, entries, depth, headers)
         self._rest = b""
-        self._payload = 0
+        self._payload = self._padding = self._zero_blocks = 0
         self._dropping = False
-        self._zero_blocks = 0
-        self._padding = 0
-        # Parts of the headers of the entry at hand that tar should read otherwise: from, to, what.
+        # Replaced parts of this entry's headers: start, end, new content.
         self._changes: list[tuple[int, int, bytes]] = []
         self._described: set[bytes] = set()
         self._missing: set[bytes] = set()
-        self.size = 0
-        self.entries = 0
+        self.size = self.entries = 0
         self.whiteouts: list[bytes] = []
         self.opaque: list[bytes] = []
 
@@ -107,7 +102,7 @@ class TarFilter:
         """Check that the archive came whole; return what tar should read at its end."""
         if self._zero_blocks < 2 and (self._payload > self._padding or self._rest):
             raise BadLayerError("the archive ends in the middle of an entry")
-        # Some writers leave out what fills the last block.
+        # Some writers do not fill the last block.
         return END if self._dropping else bytes(self._payload) + END
 
     def _header(self, data: bytes, position: int) -> int | None:
@@ -199,8 +194,10 @@ class TarFilter:
     def _take_out(self, path: bytes, directory: bool) -> bool:
         """Note an entry; return whether tar should not see it."""
         parent, _, base = path.rpartition(b"/")
-        if path and parent not in self._described and parent not in self._missing:
-            self._need(parent)
+        above = parent
+        while path and above not in self._described and above not in self._missing:
+            self._missing.add(above)
+            above = above.rpartition(b"/")[0]
         if base.startswith(_WHITEOUT):
             if base == _OPAQUE:
                 self.opaque.append(parent)
@@ -213,11 +210,6 @@ class TarFilter:
         if directory:
             self._described.add(path)
         return False
-
-    def _need(self, path: bytes) -> None:
-        while path not in self._described and path not in self._missing:
-            self._missing.add(path)
-            path = path.rpartition(b"/")[0]
 
 
 def _read_extension(kind: int, payload: bytes, into: _Extended) -> None:
@@ -253,9 +245,9 @@ def pax_records(payload: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _without_empty(payload: bytes) -> bytes:
-    """Leave out records without a value: they undo a global header (pax(1)), and none of those gets to tar.
+    """Leave out records without a value, which undo global headers (pax(1)): GNU tar calls them malformed.
 
-    Extended attributes may be empty. GNU tar calls other empty values malformed.
+    Extended attributes may be empty.
     """
     if b"=\n" not in payload:
         return payload
@@ -263,7 +255,7 @@ def _without_empty(payload: bytes) -> bytes:
     for key, value in pax_records(payload):
         if value or key.startswith(b"SCHILY.xattr."):
             rest = b" " + key + b"=" + value + b"\n"
-            # Its own digits count, too.
+            # A record's length includes its own digits.
             digits = next(digits for digits in range(1, 9) if len(str(len(rest) + digits)) == digits)
             kept.append(b"%d%s" % (len(rest) + digits, rest))
     return b"".join(kept)
@@ -281,13 +273,13 @@ def _extension(block: bytes, payload: bytes) -> bytes:
 
 
 def _one_of(extended: _Extended, name: bytes) -> bytes:
-    """Return the name that an entry's extension headers give it; two different ones are a trick."""
-    given = [found for found in (extended.gnu_name, extended.pax_name) if found is not None]
-    if len(set(given)) > 1:
+    """Return the name that an entry's extension headers give it; BadLayerError if they differ."""
+    given = {extended.gnu_name, extended.pax_name} - {None}
+    if len(given) > 1:
         raise BadLayerError("an entry has two names")
     if extended.sparse_name is not None:
         return extended.sparse_name
-    return given[0] if given else name
+    return given.pop() or b"" if given else name
 
 
 def _number(field: bytes) -> int:
@@ -296,12 +288,9 @@ def _number(field: bytes) -> int:
             raise BadLayerError("a size in a header is negative")
         return int.from_bytes(field[1:], "big")
     digits = field.rstrip(b" \0").lstrip(b" ")
-    try:
-        if not digits or digits.isdigit():
-            return int(digits or b"0", 8)
-    except ValueError:
-        pass
-    raise BadLayerError("a size in a header is not a number")
+    if digits.translate(None, b"01234567"):
+        raise BadLayerError("a size in a header is not a number")
+    return int(digits or b"0", 8)
 
 
 def _padded(size: int) -> int:
@@ -315,8 +304,8 @@ def _shown(name: bytes) -> str:
 def packed(paths: Iterable[bytes]) -> Iterator[bytes]:
     """Yield a line, without its end, for each of these sorted paths: `SHARED REST`.
 
-    A name that is 250 directories deep makes 250 paths, which have 125 times as many bytes as the name. So a
-    line has the number of bytes that it shares with the path before it, and the rest in hexadecimal.
+    SHARED is the number of bytes in common with the path before, REST the others in hexadecimal: a name that
+    is 250 directories deep makes 250 paths, which have 125 times as many bytes as the name.
     """
     before = b""
     for path in paths:
