@@ -9,7 +9,6 @@ OCI image-spec v1.1 (image-index.md, manifest.md, config.md) and Docker Image Ma
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from typing import TypeVar
 
 import msgspec
@@ -42,7 +41,7 @@ _VAGUE = ("", "text/plain", "application/json", "application/octet-stream")
 _CONFIGS = (*_VAGUE, "text/html", OCI_CONFIG, DOCKER_CONFIG)
 _VAGUE_LAYERS = ("", "application/octet-stream", "application/x-tar", "application/tar", "application/gzip")
 
-# Larger than any real one; distribution itself takes 4 MiB.
+# Larger than any real document; distribution itself takes manifests of 4 MiB.
 MANIFEST_LIMIT = 4 << 20
 CONFIG_LIMIT = 8 << 20
 # overlayfs and the reference implementations take about 128.
@@ -70,13 +69,13 @@ class Descriptor(Struct, frozen=True, kw_only=True):
 
 
 class Index(Struct, frozen=True, kw_only=True):
-    """Several images under one name, usually one a platform."""
+    """Several images under one name, usually for different platforms."""
 
     manifests: tuple[Descriptor, ...]
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
-    """One image: where its configuration and its compressed layers are, lowest first."""
+    """One image: its configuration and its compressed layers, lowest first."""
 
     config: Descriptor
     layers: tuple[Descriptor, ...]
@@ -94,6 +93,9 @@ class _Platform(Struct):
     os: str | None = None
     architecture: str | None = None
     variant: str | None = None
+
+    def normal(self) -> Platform:
+        return normal_platform(self.os or "", self.architecture or "", self.variant or "")
 
 
 class _Descriptor(Struct, rename="camel"):
@@ -168,12 +170,9 @@ def parse_manifest(data: bytes, media_type: str, where: str) -> Index | Manifest
         # A manifest may lack its size in an index: reads of it are bounded anyway.
         entries = document.manifests or ()
         return Index(manifests=tuple(_checked(entry, entry.size or 0, where) for entry in entries))
-    if document.config is None:
+    config, layers = document.config, document.layers or ()
+    if config is None:
         raise Stalled("the manifest has no configuration", where=where)
-    return _image(document.config, document.layers or (), where)
-
-
-def _image(config: _Descriptor, layers: Sequence[_Descriptor], where: str) -> Manifest:
     if _type(config.media_type) not in _CONFIGS:
         wrong = f"this is not a container image but an artifact of the type {config.media_type!r}"
         raise Stalled(wrong, where=where)
@@ -206,7 +205,7 @@ def parse_configuration(data: bytes, where: str) -> Configuration:
     )
     if len(config.entrypoint) + len(config.cmd) + len(config.env) > _WORDS_LIMIT:
         raise Stalled("the configuration has more variables and arguments than can be run", where=where)
-    return Configuration(platform=_platform(document), diff_ids=diff_ids, config=config)
+    return Configuration(platform=document.normal(), diff_ids=diff_ids, config=config)
 
 
 def _words(value: _Words) -> tuple[str, ...]:
@@ -214,10 +213,6 @@ def _words(value: _Words) -> tuple[str, ...]:
     if isinstance(value, str):
         return (value,) if value else ()
     return tuple(word or "" for word in value or ())
-
-
-def _platform(stated: _Platform) -> Platform:
-    return normal_platform(stated.os or "", stated.architecture or "", stated.variant or "")
 
 
 def _type(stated: str | None) -> str:
@@ -236,7 +231,7 @@ def _checked(stated: _Descriptor, size: int | None, where: str) -> Descriptor:
         media_type=_type(stated.media_type),
         digest=stated.digest or "",
         size=size,
-        platform=None if stated.platform is None else _platform(stated.platform),
+        platform=None if stated.platform is None else stated.platform.normal(),
         annotations={key: value for key, value in (stated.annotations or {}).items() if value is not None},
         urls=tuple(url for url in stated.urls or () if url),
     )

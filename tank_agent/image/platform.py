@@ -9,10 +9,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from tank_agent.errors import Stalled
 
-# Names of architectures by `uname -m` and by distributions → GOARCH and the variant.
+# Names of architectures in `uname -m` and in distributions → GOARCH and the variant.
 _ALIASES = {
     **dict.fromkeys(("x86_64", "x86-64", "x64"), ("amd64", "")),
     **dict.fromkeys(("i386", "i486", "i586", "i686", "x86"), ("386", "")),
@@ -26,7 +27,7 @@ _ALIASES = {
     "mipsel": ("mipsle", ""),
     "ppc64el": ("ppc64le", ""),
 }
-# The variant that one left out stands for (containerd/platforms, database.go).
+# The default variants (containerd/platforms, database.go).
 _DEFAULT_VARIANT = {"arm": "v7", "arm64": "v8", "amd64": "v1"}
 # x86-64 psABI levels; flags as /proc/cpuinfo writes them.
 _LEVELS = (
@@ -48,7 +49,7 @@ class Platform(Struct, frozen=True, kw_only=True):
 
 
 def normal_platform(os: str, architecture: str, variant: str) -> Platform:
-    """Return a platform in Go's words, however an image spells it; an architecture's system is linux."""
+    """Return a platform in Go's words, however an image spells it; the default system is linux."""
     architecture, _, tail = architecture.strip().lower().partition("/")
     architecture, usual = _ALIASES.get(architecture, (architecture, ""))
     variant = (variant or tail).strip().lower() or usual
@@ -59,11 +60,9 @@ def normal_platform(os: str, architecture: str, variant: str) -> Platform:
 
 
 def host_platform() -> Platform:
-    """Return this machine's platform, with the highest level that its processor has."""
+    """Return this machine's platform, with the highest x86-64 level of its processor."""
     found = normal_platform("linux", host.machine(), "")
-    if found.architecture == "amd64":
-        return Platform(os=found.os, architecture=found.architecture, variant=_amd64_level())
-    return found
+    return replace(found, variant=_amd64_level()) if found.architecture == "amd64" else found
 
 
 def parse_platform(text: str) -> Platform:
@@ -81,7 +80,7 @@ def runs_on(wanted: Platform, found: Platform) -> bool:
 
 
 def best(wanted: Platform, offered: Iterable[Platform]) -> Platform | None:
-    """Return the platform to take: of those that run here, the first with the highest variant."""
+    """Return the first with the highest variant of the platforms that run here."""
     return max((platform for platform in offered if runs_on(wanted, platform)), key=_rank, default=None)
 
 

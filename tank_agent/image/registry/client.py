@@ -133,13 +133,13 @@ class RegistryContent:
         self._http.sleep(max(after, _PACE.delay(attempt - 1, random.random())))  # noqa: S311 (no secret)
 
     def _ask_all(self, ask: Callable[[Endpoint], _Result]) -> _Result:
-        """Ask the mirrors once each and then the registry as often as settings allow."""
+        """Ask each mirror once, and then the registry as often as settings allow."""
         for mirror in self._endpoints[:-1]:
             try:
                 return ask(mirror)
-            except CancelledError:
-                raise
             except TankError as error:
+                if isinstance(error, CancelledError):
+                    raise
                 _log.info("a mirror can't serve an image", image=self._where, error=str(error))
         attempt = 1
         while True:
@@ -154,7 +154,7 @@ class RegistryContent:
                 return answer
 
     def _check(self, endpoint: Endpoint, answer: Response, missing: str) -> None:
-        """Turn every status but success into an error with a hint what to do."""
+        """Raise an error with a hint for every status but success."""
         if answer.status in (200, 206):
             return
         if answer.status in (401, 403):

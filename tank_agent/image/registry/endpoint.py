@@ -103,22 +103,18 @@ class Endpoint:
         return Stalled(wants, hint=hint)
 
     def _ask(self, path: str, headers: Mapping[str, str], authorization: str | None) -> Response:
-        *others, last = self._bases if self._base is None else [self._base]
-
-        def ask(base: str) -> Response:
+        bases = self._bases if self._base is None else [self._base]
+        for base in bases:
             url = parse_url(f"{base}{self._path}{path}")
-            answer = self._http.request(url, headers=headers, authorization=authorization)
-            self._base = base
-            return answer
-
-        for base in others:
             try:
-                return ask(base)
-            except CancelledError:
-                raise
-            except Retry:
-                continue
-        return ask(last)
+                answer = self._http.request(url, headers=headers, authorization=authorization)
+            except Retry as error:
+                if isinstance(error, CancelledError) or base == bases[-1]:
+                    raise
+            else:
+                self._base = base
+                return answer
+        raise AssertionError("unreachable")
 
     def _challenge(self, answer: Response, used: str | None) -> str | None:
         """Return the challenge to meet before asking again; None if that would be useless.
@@ -148,7 +144,7 @@ class Endpoint:
         with self._lock:
             if self._authorization != used:
                 return self._authorization
-            credentials = find_credentials(self._host, self._repository, self._auth_files, self._excused)
+            credentials = find_credentials(self._host, self._repository, self._auth_files, self._note)
             self._had_credentials = credentials is not None
             kind, parameters = parse_challenge(challenge)
             if kind == "bearer":
@@ -159,7 +155,7 @@ class Endpoint:
                 raise self._denied()
             return self._authorization
 
-    def _excused(self, error: TankError) -> None:
+    def _note(self, error: TankError) -> None:
         _log.warning("going on without a registry's credentials", registry=self.name, error=str(error))
         self._excuse = error
 

@@ -33,6 +33,8 @@ _REDIRECTIONS = (301, 302, 303, 307, 308)
 _TICK = 0.1
 # Raised by a connection that breaks or that the watchdog shuts.
 _BROKEN = (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError)
+_CURRENT = threading.local()
+_Fields = Mapping[str, str]
 
 
 def tls_context(registry: RegistrySettings) -> ssl.SSLContext:
@@ -72,9 +74,6 @@ class _Operation:
             with contextlib.suppress(OSError):
                 # Not SSLSocket's own shutdown: that takes the TLS layer away from under the reader.
                 socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
-
-
-_CURRENT = threading.local()
 
 
 class _Watched(HTTPConnection):
@@ -120,7 +119,7 @@ class Response(AbstractContextManager["Response"]):
         self, response: urllib3.BaseHTTPResponse, operation: _Operation, settings: ImageSettings, url: Url
     ) -> None:
         self.status, self.url = response.status, url
-        self.headers: Mapping[str, str] = response.headers
+        self.headers: _Fields = response.headers
         self._response, self._operation, self._settings = response, operation, settings
         self._error: Exception | None = None
 
@@ -188,12 +187,7 @@ class Http:
             manager.clear()
 
     def request(
-        self,
-        url: Url,
-        *,
-        headers: Mapping[str, str],
-        authorization: str | None = None,
-        form: Mapping[str, str] | None = None,
+        self, url: Url, *, headers: _Fields, authorization: str | None = None, form: _Fields | None = None
     ) -> Response:
         """Make a GET request (a POST if there is a form) and follow redirects of a GET.
 
@@ -208,8 +202,13 @@ class Http:
                 response.strayed = strayed
                 return response
             response.close()
-            here = self._redirected(here, target)
-            strayed = strayed or here.origin != url.origin
+            try:
+                new = here.to(target)
+            except Stalled as error:
+                raise Stalled(f"{here.place} redirects: {error.message}") from error
+            if new.scheme == "http" and here.scheme != "http" and new.origin not in self._trusts:
+                raise Stalled(f"{here.place} redirects to {new.place}, which is not encrypted")
+            here, strayed = new, strayed or new.origin != url.origin
         raise Stalled(f"{url.place} redirects more than {_REDIRECTS} times")
 
     def sleep(self, seconds: float) -> None:
@@ -220,9 +219,7 @@ class Http:
                 raise CancelledError("the pull was cancelled")
             time.sleep(min(left, _TICK))
 
-    def _send(
-        self, url: Url, headers: Mapping[str, str], authorization: str | None, form: Mapping[str, str] | None
-    ) -> Response:
+    def _send(self, url: Url, headers: _Fields, authorization: str | None, form: _Fields | None) -> Response:
         manager = self._manager(url)
         # Identity: a proxy that compresses once more would change the digest.
         sent = {"User-Agent": "tank-agent", "Accept-Encoding": "identity", **headers}
@@ -263,21 +260,10 @@ class Http:
             if found is None:
                 registry = self._trusts.get(url.origin, RegistrySettings())
                 context = tls_context(registry) if url.scheme == "https" else None
-                found = self._managers[url.origin] = _connect_through(
-                    _proxy_for(url), maxsize=self._settings.parallel + 2, ssl_context=context
-                )
+                found = _manager_for(url, maxsize=self._settings.parallel + 2, ssl_context=context)
+                self._managers[url.origin] = found
                 found.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
             return found
-
-    def _redirected(self, url: Url, target: str) -> Url:
-        try:
-            new = url.to(target)
-        except Stalled as error:
-            raise Stalled(f"{url.place} redirects: {error.message}") from error
-        plain_allowed = url.scheme == "http" or new.origin in self._trusts
-        if new.scheme == "http" and not plain_allowed:
-            raise Stalled(f"{url.place} redirects to {new.place}, which is not encrypted")
-        return new
 
     def _watched(self, seconds: float) -> _Operation:
         operation = _Operation(seconds)
@@ -299,19 +285,16 @@ class Http:
             time.sleep(_TICK)
 
 
-def _proxy_for(url: Url) -> str | None:
-    """Return the proxy that the environment names, by the rules of requests (NO_PROXY may name networks)."""
+def _manager_for(url: Url, **fields: Any) -> urllib3.PoolManager:
+    """Use the environment's proxy, if any, by the rules of requests (NO_PROXY may name networks)."""
     if not any(name.lower().endswith("_proxy") for name in os.environ):
-        return None
+        return urllib3.PoolManager(**fields)
     from requests.utils import get_environ_proxies, select_proxy
 
     proxy: str | None = select_proxy(str(url), get_environ_proxies(str(url)))
-    return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
-
-
-def _connect_through(proxy: str | None, **fields: Any) -> urllib3.PoolManager:
     if proxy is None:
         return urllib3.PoolManager(**fields)
+    proxy = proxy if "://" in proxy else f"http://{proxy}"
     secret = unquote(urllib3.util.parse_url(proxy).auth or "")
     headers = urllib3.make_headers(proxy_basic_auth=secret) if secret else None
     return urllib3.ProxyManager(proxy, proxy_headers=headers, **fields)

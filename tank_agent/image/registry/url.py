@@ -1,7 +1,7 @@
-"""Addresses that other hosts name: the one parser of what is asked, and of where a secret may go.
+"""Addresses that other hosts name, parsed strictly: they decide who is asked, and who gets a secret.
 
-Libraries read "http://a\\@b/" in different ways. Here an address is taken apart once, strictly; what is left
-can be read in one way only, and connections are made to the parts, never to the text that came.
+Libraries read "http://a\\@b/" in different ways. This parser refuses what has two readings, and connections
+are made to the parts that it finds, never to the text.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FORM = re.compile(
 _AUTHORITY = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::(?P<port>[1-9][0-9]{0,4}))?", re.I | re.A)
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
-# Left as it is; a signature over the text must stay true.
+# Unchanged, so that a signature over the text stays valid.
 _KEPT = "%!$&'()*+,/:;=?@[]~-._"
 
 
@@ -54,9 +54,7 @@ class Url(Struct, frozen=True, kw_only=True):
         text = _clean(location)
         if text.startswith("//"):
             return parse_url(f"{self.scheme}:{text}")
-        if _SCHEME.match(text):
-            return parse_url(text)
-        return parse_url(urljoin(self.place, text))
+        return parse_url(text if _SCHEME.match(text) else urljoin(self.place, text))
 
 
 def parse_url(text: str) -> Url:
@@ -82,14 +80,14 @@ def _is_host(host: str) -> bool:
     try:
         if host.startswith("["):
             ipaddress.IPv6Address(host[1:-1])
-            return True
-        # What ends in a number is an address to resolvers, in forms such as 127.1 and 0x7f000001, too.
-        if re.fullmatch(r"[0-9]+|0x[0-9a-f]*", labels[-1]):
+        elif re.fullmatch(r"[0-9]+|0x[0-9a-f]*", labels[-1]):
+            # Resolvers take a last number for an address, also in forms such as 127.1 and 0x7f000001.
             ipaddress.IPv4Address(host)
-            return True
+        else:
+            return len(host) <= 253 and all(_LABEL.fullmatch(label) for label in labels)
     except ValueError:
         return False
-    return len(host) <= 253 and all(_LABEL.fullmatch(label) for label in labels)
+    return True
 
 
 def _clean(text: str) -> str:
@@ -103,11 +101,10 @@ def _clean(text: str) -> str:
 
 def _quoted(text: str) -> str:
     try:
-        # http.client reads headers as Latin-1, and what is sent is mostly UTF-8.
-        raw = text.encode("latin-1")
+        # http.client reads headers as Latin-1, and most servers send UTF-8.
+        return quote(text.encode("latin-1"), safe=_KEPT)
     except UnicodeEncodeError:
-        raw = text.encode(errors="surrogatepass")
-    return quote(raw, safe=_KEPT)
+        return quote(text, safe=_KEPT, errors="surrogatepass")
 
 
 def _refused(text: str, why: str) -> Stalled:

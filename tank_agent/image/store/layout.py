@@ -13,6 +13,7 @@ import stat
 import tarfile
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
@@ -55,11 +56,6 @@ def open_on_disk(reference: Reference, scratch: Path, limit: int) -> ImageConten
     return (LayoutContent if reference.transport == "oci-archive" else DockerArchiveContent)(files, reference)
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    """Open a file, also a fifo without a writer."""
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
 def stamp(reference: Reference) -> str:
     """Return a word that changes when the image on disk may have changed; "" if it can't be read."""
     path = Path(reference.path)
@@ -89,8 +85,7 @@ class Slice(Struct, frozen=True, kw_only=True):
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the whole part in pieces."""
-        read = self.reader(0)
-        return iter(lambda: read(1 << 20), b"")
+        return iter(partial(self.reader(0), 1 << 20), b"")
 
     def reader(self, offset: int) -> ReadChunk:
         """Return a reader that starts `offset` bytes into the part."""
@@ -145,6 +140,11 @@ class _Headers(io.FileIO):
         return super().read(size)
 
 
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file, also a fifo without a writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 class ArchiveFiles:
     """The regular files of a tar archive; a compressed one is first unpacked to an unnamed file."""
 
@@ -152,9 +152,7 @@ class ArchiveFiles:
         self._path = path
         with ExitStack() as opened:
             try:
-                self._file: IO[bytes] = opened.enter_context(
-                    open(path, "rb", buffering=0, opener=_open_at_once)
-                )
+                self._file: IO[bytes] = opened.enter_context(io.FileIO(path, opener=_without_waiting))
                 head = os.pread(self._file.fileno(), HEAD, 0)
             except OSError as error:
                 raise Stalled(f"cannot open the image archive {path}: {error.strerror}") from error
@@ -243,11 +241,10 @@ class LayoutContent:
             data = self._read(self._name(first.digest), MANIFEST_LIMIT)
             return Document(data=data, media_type=first.media_type)
         # The same image for several platforms, without an index of its own.
-        entries = [
-            {"mediaType": one.media_type, "digest": one.digest, "size": one.size}
-            | {"platform": msgspec.to_builtins(one.platform)}
-            for one in chosen
-        ]
+        entries = []
+        for one in chosen:
+            entry = {"mediaType": one.media_type, "digest": one.digest, "size": one.size}
+            entries.append({**entry, "platform": msgspec.to_builtins(one.platform)})
         made = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
         return Document(data=msgspec.json.encode(made), media_type=OCI_INDEX)
 

@@ -223,16 +223,13 @@ class ImageStore(AbstractContextManager["ImageStore"]):
         with self._lock:
             records = self._records.references()
             wanted = self._pinned().union(*(need.digests for need in find_needs(uses, records)))
-            removed = []
-            for record in records:
-                if record.digest not in wanted:
-                    self._records.drop_reference(record.reference)
-                    removed.append(record.reference)
-            named = {record.digest for record in records}
-            for digest in list(self._records.images()):
-                if digest not in wanted:
-                    self._records.drop_image(digest)
-                    removed += [] if digest in named else [digest]
+            removed = [record.reference for record in records if record.digest not in wanted]
+            for name in removed:
+                self._records.drop_reference(name)
+            unneeded = sorted(set(self._records.images()) - wanted)
+            for digest in unneeded:
+                self._records.drop_image(digest)
+            removed += [digest for digest in unneeded if digest not in {record.digest for record in records}]
             freed = self._collect()
             if not self._pins:
                 self._fetcher.sweep(everything=True)

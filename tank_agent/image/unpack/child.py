@@ -103,11 +103,8 @@ def serve() -> None:
             connection.close()
             _run(request, source, report)
         children.add(child)
-        os.close(source)
-        os.close(report)
-        pidfd = os.pidfd_open(child)
-        connection.sendmsg([b"."], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("i", pidfd))])
-        os.close(pidfd)
+        with Closing(source), Closing(report), Closing(os.pidfd_open(child)) as pidfd:
+            connection.sendmsg([b"."], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("i", pidfd))])
     while _reap(children):
         if os.getppid() != agent:
             # The agent died, so nobody waits for the layers; a child that hangs must not stay.
@@ -144,14 +141,14 @@ def _run(request: LayerRequest, source: int, report: int) -> NoReturn:
 def _verdict(error: Exception) -> bytes:
     match error:
         case BadLayerError():
-            words = "refused", str(error)
+            verdict = f"refused {error}"
         case MemoryError():
-            words = "refused", "it takes too much memory"
+            verdict = "refused it takes too much memory"
         case confine.UnfitError():
-            words = "failed", str(error)
+            verdict = f"failed {error}"
         case _:
-            words = "failed", f"{type(error).__name__}: {error}"
-    return " ".join(" ".join(words).split())[:_MESSAGE].encode(errors="replace")
+            verdict = f"failed {type(error).__name__}: {error}"
+    return " ".join(verdict.split())[:_MESSAGE].encode(errors="replace")
 
 
 def _unpack(request: LayerRequest) -> Iterator[bytes]:

@@ -58,14 +58,12 @@ class UnpackServer:
         source, feed = os.pipe()
         report, report_end = os.pipe()
         try:
-            pidfd = self._ask(request, [source, report_end])
+            with Closing(source), Closing(report_end):
+                pidfd = self._ask(request, [source, report_end])
         except OSError as error:
             os.close(feed)
             os.close(report)
             raise Retry(f"cannot start to unpack: {error}") from error
-        finally:
-            os.close(source)
-            os.close(report_end)
         return LayerUnpack(directory, feed, report, pidfd, self._limits.stall)
 
     def _ask(self, request: LayerRequest, descriptors: list[int]) -> int:
