@@ -15,6 +15,7 @@ import structlog
 from tank_agent.errors import Retry, TankError
 from tank_agent.linux import mounts, pidfd
 from tank_agent.linux.fault import point
+from tank_agent.linux.paths import Closing
 from tank_agent.linux.trees import remove_tree
 from tank_agent.retry import Pace, spread
 from tank_agent.runtime.container import conmon
@@ -94,7 +95,7 @@ class Containers:
             return frozenset(self._runs)
 
     def processes(self) -> dict[str, tuple[int, ...]]:
-        """Return the main processes that live, of every pod that has a run."""
+        """Return the main processes of the runs of every pod."""
         with self._lock:
             return {
                 pod: tuple(run.pid for run in runs.values() if run.pid and run.process is not None)
@@ -145,7 +146,7 @@ class Containers:
         return self.logs / pod / f"{container}.log"
 
     def stop(self, run: LiveRun) -> None:
-        """Send a run its stop signal; its deadline counts from now on."""
+        """Send a run its stop signal; its grace begins now."""
         if run.process is not None:
             pidfd.send_signal(run.process, run.record.stop_signal)
         point("runtime:signalled")
@@ -156,7 +157,7 @@ class Containers:
         alive = run.process is not None and pidfd.send_signal(run.process, signal.SIGKILL)
         if not alive:
             self._kill_group(run)
-        # Afterwards, so that what was frozen does nothing but end.
+        # Afterwards, so that a frozen process does nothing but end.
         self._tools.cgroups.thaw(run.record.cgroup)
         self._note(run, Stopping(deadline=time.monotonic() + _KILL_AGAIN, killed=True))
 
@@ -252,21 +253,19 @@ class Containers:
         run.drift = run.failure = None
 
     def look(self, pod: str, files: Path) -> None:
-        """Notice which mounts the runs of a pod lost; `files` is the directory with the pod's files."""
+        """Find out which mounts the runs of a pod lost; `files` is the directory with the pod's files."""
         for run in self.runs(pod):
-            process = self._watcher.process_of(run)
-            if process is None or run.state is not RunState.RUNNING:
+            if run.state is not RunState.RUNNING or (process := self._watcher.process_of(run)) is None:
                 continue
-            try:
-                run.looked = True
-                paths = restore.lost(process, run.record, files)
-                known = run.unmounted or Unmounted(paths=paths)
-                run.unmounted = msgspec.structs.replace(known, paths=paths) if paths else None
-            except OSError:
-                # It ended meanwhile, or the next check looks again.
-                run.looked = False
-            finally:
-                os.close(process)
+            with Closing(process):
+                try:
+                    run.looked = True
+                    paths = restore.lost(process, run.record, files)
+                    known = run.unmounted or Unmounted(paths=paths)
+                    run.unmounted = msgspec.structs.replace(known, paths=paths) if paths else None
+                except OSError:
+                    # It ended meanwhile, or the next check looks again.
+                    run.looked = False
 
     def restore_mounts(
         self, run: LiveRun, container: Container, volumes: Sequence[Volume], files: Path
@@ -282,12 +281,12 @@ class Containers:
 
     def usage(self, pod: str) -> dict[str, limits.Usage]:
         """Return what the containers of a pod that run use now, by name."""
-        found = {}
-        for run in self.runs(pod):
-            used = limits.usage(self._tools.cgroups, run.record.cgroup)
-            if used is not None and run.state is RunState.RUNNING:
-                found[run.record.container] = used
-        return found
+        return {
+            run.record.container: used
+            for run in self.runs(pod)
+            if (used := limits.usage(self._tools.cgroups, run.record.cgroup))
+            and run.state is RunState.RUNNING
+        }
 
     def clear_out_of_memory(self, run: LiveRun) -> None:
         """Forget that a process of a run was killed as memory ran out, so that the next time is seen."""
@@ -295,9 +294,9 @@ class Containers:
         run.out_of_memory = False
 
     def check(self) -> frozenset[str]:
-        """Notice what no event reported: missed ends, hanging monitors, lost limits and files.
+        """Find what no event reported: missed ends, hanging monitors, lost limits and files.
 
-        For the resync. Returns the pods whose mounts are to be looked at.
+        For the resync. Returns the pods whose mounts are to be checked by `look`.
         """
         runs = self._all()
         changed = self._watcher.changed_mounts()

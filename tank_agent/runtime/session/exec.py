@@ -96,33 +96,30 @@ class Executor:
     def __init__(self, crun: Crun, run_dir: Path, cgroups: CgroupHost) -> None:
         self.directory = run_dir / "exec"
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._crun = crun
-        self._cgroups = cgroups
-        self._free = threading.BoundedSemaphore(_MOST_AT_ONCE)
+        self.crun = crun
+        self.cgroups = cgroups
+        self.free = threading.BoundedSemaphore(_MOST_AT_ONCE)
 
     def start(self, run: LiveRun, request: ExecRequest) -> Execution:
         """Start a command.
 
         Raises:
-            CannotRun: the working directory or a variable cannot be.
+            CannotRun: the working directory or a variable is not allowed.
             NotRunning: the container has gone.
             Retry: too many commands run, or the runtime did not answer.
         """
         process = msgspec.json.encode(self._process(run, request))
-        if not self._free.acquire(blocking=False):
+        if not self.free.acquire(blocking=False):
             raise Retry(f"{_MOST_AT_ONCE} commands run in containers already", hint="end some of them first")
         directory = self.directory / secrets.token_hex(8)
         try:
             # Somebody may have removed it since.
             self.directory.mkdir(mode=0o700, exist_ok=True)
             directory.mkdir(mode=0o700)
-            inside = partial(self._cgroups.processes, run.record.cgroup)
-            return Execution(
-                self._crun, run, directory, request, process, inside=inside, release=self._free.release
-            )
+            return Execution(self, run, directory, request, process)
         except BaseException:
             remove_tree(directory)
-            self._free.release()
+            self.free.release()
             raise
 
     def sweep(self, inside: Callable[[], Collection[int]]) -> None:
@@ -144,9 +141,8 @@ class Executor:
     def _process(self, run: LiveRun, request: ExecRequest) -> dict[str, Any]:
         cwd = request.cwd
         if cwd is not None and (not cwd.startswith("/") or is_kernel_path(cwd)):
-            raise CannotRun(
-                f"cannot run in {cwd}", hint="give an absolute path, outside of /proc, /sys and /dev"
-            )
+            hint = "give an absolute path, outside of /proc, /sys and /dev"
+            raise CannotRun(f"cannot run in {cwd}", hint=hint)
         try:
             content = (run.directory / "config.json").read_bytes()
         except FileNotFoundError:
@@ -188,19 +184,11 @@ class Execution:
     """
 
     def __init__(
-        self,
-        crun: Crun,
-        run: LiveRun,
-        directory: Path,
-        request: ExecRequest,
-        process: bytes,
-        *,
-        inside: Callable[[], Collection[int]],
-        release: Callable[[], None],
+        self, executor: Executor, run: LiveRun, directory: Path, request: ExecRequest, process: bytes
     ) -> None:
         self._directory = directory
-        self._inside = inside
-        self._release = release
+        self._inside = partial(executor.cgroups.processes, run.record.cgroup)
+        self._release = executor.free.release
         self._container = run.record.name
         self._command = request.argv[0]
         self._process: int | None = None
@@ -211,8 +199,8 @@ class Execution:
         self.stdin: int | None = None
         self.stdout: int | None = None
         self.stderr: int | None = None
-        argv = [*crun.exec_command("log"), "--pid-file=pid"]
-        self._environment = {**ENVIRONMENT, **crun.environment}
+        argv = [*executor.crun.exec_command("log"), "--pid-file=pid"]
+        self._environment = {**ENVIRONMENT, **executor.crun.environment}
         if request.terminal:
             self._start_with_terminal(argv, run.record.id, request, process)
         else:
@@ -272,19 +260,14 @@ class Execution:
 
     def begun(self) -> bool:
         """Return whether the command runs or ran; before that, output is crun's."""
-        if not self._pid:
-            try:
-                self._pid = int((self._directory / "pid").read_bytes() or b"0")
-            except FileNotFoundError:
-                return False
-            if self._pid:
-                self._process = pidfd.open_process(self._pid)
-                for number in self._owed:
-                    self.signal(number)
+        if not self._pid and (pid := read_number(self._directory / "pid")):
+            self._pid, self._process = pid, pidfd.open_process(pid)
+            for number in self._owed:
+                self.signal(number)
         return self._pid != 0
 
     def ended(self) -> bool:
-        """Return whether the command has ended; what it wrote may still be in the pipes."""
+        """Return whether the command has ended; its last output may still be in the pipes."""
         return pidfd.ended(self.waiter)
 
     def resize(self, rows: int, columns: int) -> None:
@@ -295,7 +278,7 @@ class Execution:
     def signal(self, number: int) -> None:
         """Send a signal to the command and its process group, once it has begun; nothing if it has ended."""
         if not self.begun():
-            # Each of them once, since a caller could send any number.
+            # Each of them once, since a caller could send any number of signals.
             if number not in self._owed:
                 self._owed.append(number)
         elif self._process is not None and not pidfd.ended(self._process):
@@ -366,7 +349,7 @@ class Execution:
         return TankError(f"the container runtime failed with code {code}: {error or 'it said nothing'}")
 
     def _logged_error(self) -> str:
-        """Return the error that crun wrote to its log; empty if there is none."""
+        """Return the last error that crun wrote to its log; empty if there is none."""
         errors = [line for line in read_log(self._directory / "log").splitlines() if '"error"' in line]
         return clean_message(errors[-1]) if errors else ""
 
@@ -380,22 +363,17 @@ class Execution:
 
 
 def complaint(printed: bytes) -> str:
-    """Return why the kernel did not run a command, if that is all that was printed; else nothing.
-
-    From 1.14.1 on, crun has closed its log by then, so it can only write to the command's output.
-    """
+    """Return why the kernel did not run a command, if that is all that was printed; else nothing."""
+    # From 1.14.1 on, crun has closed its log by then, so it can only write to the command's output.
     found = _COMPLAINT.fullmatch(printed)
     text = found[1].decode() if found is not None else ""
     return text if text in _EXEC_ERRORS else ""
 
 
 def _signal_group(leader: int, inside: Callable[[], Collection[int]], number: int) -> None:
-    """Send a signal to a process and to the others of its group, but only to those in the container.
-
-    crun is in the group, too, unless the command has a terminal; and it would pass the signal on once more.
-    """
-    group = _group(leader)
-    if group is not None:
+    """Send a signal to a process and to the others of its group, but only to those in the container."""
+    # crun is in the group, too, unless the command has a terminal, and would pass the signal on once more.
+    if (group := _group(leader)) is not None:
         pidfd.signal_all(lambda: {pid for pid in inside() if _group(pid) == group}, number)
 
 

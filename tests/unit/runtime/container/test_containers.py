@@ -309,6 +309,16 @@ def test_what_outlives_the_agent_is_only_let_go(runtime: FakeRuntime) -> None:
     wait_for(lambda: command.read_bytes() == b"sleep\x001000\x00", "it runs")
 
 
+def test_a_look_at_the_mounts_of_a_pod_holds_on_to_no_run_that_ended(
+    containers: Containers, tmp_path: Path
+) -> None:
+    run = started(containers, "true")
+    ended(run)
+    before = sorted(Path("/proc/self/fd").iterdir())
+    containers.look("web", tmp_path)
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
+
+
 def test_the_configuration_has_what_the_tools_chose(containers: Containers, runtime: FakeRuntime) -> None:
     run = started(containers)
     config = json.loads((run.directory / "config.json").read_bytes())
