@@ -9,7 +9,6 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -22,7 +21,8 @@ from tank_agent.linux.fault import point
 from tank_agent.linux.paths import Closing
 from tank_agent.linux.process import CONTAINER_UMASK, ENVIRONMENT, find, not_started
 from tank_agent.runtime.container.crun import Crun, StartFailed, clean_message, read_log
-from tank_agent.runtime.run import RunRecord
+from tank_agent.runtime.container.launch import Tools
+from tank_agent.runtime.run import LiveRun, RunRecord
 
 _DEADLINE = 30.0
 # A killed process is gone within this, unless the kernel holds it.
@@ -45,38 +45,28 @@ class _Message(Struct):
     message: str = ""
 
 
-def create(
-    program: str,
-    crun: Crun,
-    directory: Path,
-    record: RunRecord,
-    log: Path,
-    *,
-    place: Callable[[int], object] = int,
-) -> int:
+def create(tools: Tools, run: LiveRun, log: Path) -> int:
     """Start conmon, let it create the container, and return the container's process id.
 
     Args:
-        directory: the bundle; conmon's working directory.
+        run: its directory is the bundle, and conmon's working directory.
         log: the output is appended to it, in k8s-file format.
-        place: called with conmon's process id before it does anything, to put it into a control group.
 
     Raises:
         StartFailed: the runtime refused; the message is its own.
         Stalled: conmon or crun is not installed.
         Retry: it did not answer within 30 s; it may go on, see `end_unstarted`.
     """
-    program = find(program)
-    sync = directory / _SYNC
+    program = find(tools.conmon)
+    sync = run.directory / _SYNC
     os.mkfifo(sync, 0o600)
     with Closing(os.open(sync, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)) as reader:
-        argv = [program, *_arguments(crun, directory, record, log)]
-        _spawn(argv, {**ENVIRONMENT, **crun.environment}, directory, sync, place)
+        _spawn([program, *_arguments(tools.crun, run.directory, run.record, log)], tools, run.directory)
         point("runtime:conmon-spawned")
         answer = _answer(reader)
     if answer is not None and answer.data > 0:
         return answer.data
-    message = read_log(directory / _CRUN_LOG) or (answer.message if answer else "")
+    message = read_log(run.directory / _CRUN_LOG) or (answer.message if answer else "")
     raise StartFailed(clean_message(message))
 
 
@@ -162,16 +152,10 @@ def _is_roots(process: os.DirEntry[str]) -> bool:
         return False
 
 
-def _spawn(
-    argv: list[str],
-    environment: Mapping[str, str],
-    directory: Path,
-    sync: Path,
-    place: Callable[[int], object],
-) -> None:
+def _spawn(argv: list[str], tools: Tools, directory: Path) -> None:
     # Opened for reading too: conmon 2.1.6 dies of a broken pipe when the agent dies before it has
     # reported, and a pipe that it holds the reading end of cannot break.
-    writer = os.open(sync, os.O_RDWR | os.O_CLOEXEC)
+    writer = os.open(directory / _SYNC, os.O_RDWR | os.O_CLOEXEC)
     output = os.open(directory / "conmon.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     # conmon waits for a byte here before it forks. If we die first, it sees the end and goes on.
     may_start, start = os.pipe2(os.O_CLOEXEC)
@@ -180,7 +164,7 @@ def _spawn(
     try:
         process = subprocess.Popen(
             argv,
-            env={**environment, **own},
+            env={**ENVIRONMENT, **tools.crun.environment, **own},
             cwd=directory,
             pass_fds=(writer, may_start),
             stdin=subprocess.DEVNULL,
@@ -189,7 +173,7 @@ def _spawn(
             umask=CONTAINER_UMASK,
         )
         try:
-            place(process.pid)
+            tools.cgroups.place_monitor(process.pid)
             os.write(start, b"\0")
         except OSError as error:
             process.kill()

@@ -116,8 +116,7 @@ class Containers:
             point("runtime:bundle-made")
             log = self.log(launch.pod, launch.container.name)
             log.parent.mkdir(mode=0o700, exist_ok=True)
-            place = tools.cgroups.place_monitor
-            run.pid = conmon.create(tools.conmon, tools.crun, run.directory, run.record, log, place=place)
+            run.pid = conmon.create(tools, run, log)
             point("runtime:created")
         finally:
             if run.record.ids is not None:
@@ -225,7 +224,7 @@ class Containers:
         """Detach what was mounted in a bundle from the host's tree; the container keeps it."""
         self._tools.volumes.detach(run.directory)
         self._tools.root_filesystems.detach(run.directory)
-        user_namespace.detach(run.directory)
+        mounts.unmount_all(run.directory / user_namespace.SYSFS)
 
     def change(self, run: LiveRun, container: Container, settings: str) -> None:
         """Change a run's limits and how it is stopped, while it runs; `settings` is the hash of both.

@@ -127,11 +127,10 @@ class Crun:
         return script
 
 
-def _fstab(source: Path | str, target: Path, kind: str, options: str) -> str:
-    def escape(path: Path | str) -> str:
-        return os.fspath(path).replace("\\", "\\134").replace(" ", "\\040").replace("\t", "\\011")
-
-    return f"{escape(source)} {escape(target)} {kind} {options} 0 0\n"
+def _fstab(*fields: Path | str) -> str:
+    texts = (os.fspath(field).replace("\\", "\\134") for field in fields)
+    escaped = (text.replace(" ", "\\040").replace("\t", "\\011") for text in texts)
+    return f"{' '.join(escaped)} 0 0\n"
 
 
 def read_log(path: Path) -> str:

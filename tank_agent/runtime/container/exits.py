@@ -63,9 +63,8 @@ class RunWatcher:
     def check(self, runs: Sequence[LiveRun]) -> frozenset[str]:
         """Handle the ends that no event reported, kill monitors that hang, and return the ids that go on."""
         with self._lock:
-            ended = pidfd.which_ended(
-                [fd for run in runs for fd in (run.monitor, run.process) if fd is not None]
-            )
+            watched = [fd for run in runs for fd in (run.monitor, run.process) if fd is not None]
+            ended = pidfd.which_ended(watched)
             going_on = set()
             for run in runs:
                 if run.state is not RunState.RUNNING or run.process is None or run.monitor is None:

@@ -100,9 +100,11 @@ class SeccompCache:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             # Not durable: a file that a power cut left empty or torn fails its digest, and is compiled again.
             atomic.write(self._path(key), hashlib.sha256(program).digest() + program)
-            files = sorted(self._directory.glob("seccomp-*.bpf"), key=_modified, reverse=True)
-            for path in files[_KEPT:]:
-                path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                # Another start may remove them, too.
+                files = sorted(self._directory.glob("seccomp-*.bpf"), key=lambda path: -path.stat().st_mtime)
+                for path in files[_KEPT:]:
+                    path.unlink()
         except OSError as error:
             _log.warning("cannot keep the compiled seccomp profile", error=str(error))
             return False
@@ -139,13 +141,6 @@ def _read_private(path: Path, limit: int) -> bytes:
         if status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             return paths.read_regular(descriptor, limit=limit, name=str(path))
     return b""
-
-
-def _modified(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
 
 
 def profile_of(security: Security, machine: str) -> dict[str, Any] | None:

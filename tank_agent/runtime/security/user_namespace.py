@@ -18,7 +18,7 @@ from tank_agent.linux.namespaces import IdMapping, IdRange, id_mapping, in_netwo
 # Unused in systemd's list of ids (UIDS-GIDS), and below the half that some programs cannot print.
 _FIRST, _END = 0x7000_0000, 0x8000_0000
 _SIZE = 0x1_0000
-_SYSFS = "sysfs"
+SYSFS = "sysfs"
 _SYSFS_FLAGS = mounts.MS_NOSUID | mounts.MS_NODEV | mounts.MS_NOEXEC | mounts.MS_RDONLY
 
 
@@ -47,7 +47,7 @@ def mapping_of(ids: IdRange) -> Iterator[IdMapping]:
 
 def mount_sysfs(bundle: Path, netns: Path | None) -> Path:
     """Mount a read-only /sys in a bundle and return where; only the owner of the network namespace may."""
-    target = bundle / _SYSFS
+    target = bundle / SYSFS
     target.mkdir(mode=0o700, exist_ok=True)
     mount = functools.partial(mounts.mount, "sysfs", target, "sysfs", _SYSFS_FLAGS)
     try:
@@ -65,8 +65,3 @@ def take_back_null_device() -> None:
     """
     if _FIRST <= os.stat(os.devnull).st_uid < _END:  # noqa: PTH116
         os.chown(os.devnull, 0, 0)
-
-
-def detach(bundle: Path) -> None:
-    """Detach a bundle's /sys from the host's tree; the container keeps it."""
-    mounts.unmount_all(bundle / _SYSFS)

@@ -92,12 +92,6 @@ class LogReader:
             os.close(self._file)
             self._file = None
 
-    def __iter__(self) -> Iterator[LogEntry]:
-        """Yield all there is now, cut lines included."""
-        while entries := self.read():
-            yield from entries
-        yield from self.rest()
-
     def _chunk(self, end: tuple[int, int] | None = None) -> bytes:
         """Return the next bytes, also of the next file; none when all was read for now.
 

@@ -16,6 +16,14 @@ def line(number: int, text: str, *, tag: str = "F", stream: str = "stdout") -> b
     return f"2026-11-22T06:00:{number % 60:02}.000000000+00:00 {stream} {tag} {text}\n".encode()
 
 
+def everything(reader: LogReader) -> list[LogEntry]:
+    """Return all that there is now, cut lines included."""
+    found: list[LogEntry] = []
+    while entries := reader.read():
+        found += entries
+    return found + reader.rest()
+
+
 def contents(entries: list[LogEntry]) -> list[bytes]:
     return [entry.content for entry in entries]
 
@@ -68,7 +76,7 @@ def test_cut_lines_are_joined_for_each_stream(log: Path) -> None:
 def test_what_is_no_line_is_left_out(log: Path) -> None:
     append(log, b"\n", b"torn\n", b"a b c d\n", b"\0\0\0\n", line(1, "good"), line(2, ""))
     reader = LogReader(log)
-    assert contents(list(reader)) == [b"good", b""]
+    assert contents(everything(reader)) == [b"good", b""]
     reader.close()
 
 
@@ -90,7 +98,7 @@ def test_rotated_files_are_read_from_the_oldest_on(log: Path) -> None:
     names = [path.name for path, _ in log_files(log)]
     assert names == [f"app.log.{number}" for number in range(12, 0, -1)] + ["app.log"]
     reader = LogReader(log)
-    assert contents(list(reader)) == [str(number).encode() for number in range(13)]
+    assert contents(everything(reader)) == [str(number).encode() for number in range(13)]
     reader.close()
 
 
@@ -224,7 +232,7 @@ def test_the_history_ends_when_its_last_file_was_removed_meanwhile(log: Path) ->
 def test_since_leaves_out_what_is_older(log: Path) -> None:
     append(log, *(line(number, str(number)) for number in range(10)))
     reader = LogReader(log, since=b"2026-11-22T06:00:07.000000000+00:00")
-    assert contents(list(reader)) == [b"7", b"8", b"9"]
+    assert contents(everything(reader)) == [b"7", b"8", b"9"]
     reader.close()
 
 
