@@ -12,10 +12,9 @@ import termios
 
 from tank_agent.linux.libc import call
 
-_INT = struct.calcsize("i")
 # include/uapi/asm-generic/socket.h
 _SO_PEERGROUPS = 59
-# NGROUPS_MAX (limits.h).
+# limits.h: NGROUPS_MAX
 _GROUPS_MAX = 65536
 _CREDENTIALS = struct.Struct("3i")
 
@@ -23,7 +22,7 @@ _CREDENTIALS = struct.Struct("3i")
 def enlarge_pipe(pipe: int, size: int) -> None:
     """Make a pipe hold more, which saves switches between processes, unless the kernel refuses.
 
-    All pipes of a user share a budget (pipe-user-pages-soft), and each container's output takes some of it.
+    All pipes of a user share a limit (pipe-user-pages-soft), and each container's output takes some of it.
     """
     with contextlib.suppress(OSError):
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, size)
@@ -38,11 +37,11 @@ def readable(descriptor: int, timeout: float) -> bool:
 
 def unread(pipe: int) -> bool:
     """Return whether a pipe holds bytes that its reader has not taken."""
-    return any(fcntl.ioctl(pipe, termios.FIONREAD, bytes(_INT)))
+    return any(fcntl.ioctl(pipe, termios.FIONREAD, bytes(struct.calcsize("i"))))
 
 
 def resize_terminal(terminal: int, rows: int, columns: int) -> None:
-    """Set the size of a terminal, and have the kernel signal it to who runs there (TIOCSWINSZ)."""
+    """Set the size of a terminal; the kernel sends SIGWINCH to the programs that run there (TIOCSWINSZ)."""
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
 
 

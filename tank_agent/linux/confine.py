@@ -16,8 +16,9 @@ from itertools import count
 from pathlib import Path
 
 from tank_agent.linux import mounts
-from tank_agent.linux.libc import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, Ignoring, call
+from tank_agent.linux.libc import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, call
 from tank_agent.linux.mounts import mount, unmount
+from tank_agent.linux.paths import Ignoring
 
 # linux/prctl.h, linux/capability.h
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 24, 38

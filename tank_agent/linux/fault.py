@@ -2,7 +2,6 @@
 
 `TANK_FAULT="name"` kills the process with SIGKILL when it passes that point the first time, `name@3` the
 third. Names are `room:step`, such as `network:link-created`.
-Without the variable a point costs one comparison.
 """
 
 from __future__ import annotations

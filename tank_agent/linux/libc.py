@@ -31,16 +31,3 @@ def call(name: str, *args: object, path: str | os.PathLike[str] | None = None) -
 def syscall(number: int, *args: object, path: str | os.PathLike[str] | None = None) -> int:
     """Make a system call by its number (syscall(2)); errors as in `call`."""
     return call("syscall", number, *args, path=path)
-
-
-class Ignoring:
-    """Ends a `with` quietly at an OSError with one of these numbers."""
-
-    def __init__(self, *numbers: int) -> None:
-        self._numbers = numbers
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> bool:
-        return isinstance(error, OSError) and error.errno in self._numbers

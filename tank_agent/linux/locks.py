@@ -17,7 +17,7 @@ _LOOK_EVERY = 0.01
 
 
 class LockFile:
-    """A lock file, made if absent, that is held until it is closed, though somebody removes it meanwhile.
+    """A lock file, made if absent, that is held until it is closed, even if somebody removes it meanwhile.
 
     `content` is a note for others. BlockingIOError if somebody else holds the lock.
     """
@@ -28,13 +28,9 @@ class LockFile:
         self._fd = self._take()
 
     def check(self) -> bool:
-        """Make it again if it was removed, so that nobody else gets it; return whether it was.
-
-        BlockingIOError if somebody else got it meanwhile.
-        """
+        """Make it again if it was removed, and return whether it was; errors as in the beginning."""
         with suppress(FileNotFoundError):
-            found, held = self._path.stat(follow_symlinks=False), os.fstat(self._fd)
-            if (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino):
+            if os.path.samestat(self._path.lstat(), os.fstat(self._fd)):
                 return False
         taken = self._take()
         os.close(self._fd)
@@ -52,8 +48,8 @@ class LockFile:
         except BaseException:
             os.close(fd)
             raise
-        # If the disk has room: the lock itself needs none. The file is not emptied before, since a full disk
-        # could give its block to somebody else.
+        # The lock works even if the disk is full. The file is not emptied first, since another one could then
+        # get its block.
         with suppress(OSError):
             os.truncate(fd, os.pwrite(fd, self._content, 0))
         return fd

@@ -12,8 +12,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-from tank_agent.linux.libc import AT_EMPTY_PATH, Ignoring, call, syscall
-from tank_agent.linux.paths import Closing
+from tank_agent.linux.libc import AT_EMPTY_PATH, call, syscall
+from tank_agent.linux.paths import Closing, Ignoring
 
 # linux/mount.h
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 0x1, 0x2, 0x4, 0x8, 0x20

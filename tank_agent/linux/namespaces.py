@@ -26,7 +26,7 @@ from tank_agent.linux import fault
 from tank_agent.linux.channels import readable
 from tank_agent.linux.libc import CLONE_FS, CLONE_NEWNET, CLONE_NEWNS, call
 from tank_agent.linux.mounts import MS_BIND, MS_PRIVATE, MS_REC, mount, unmount_all
-from tank_agent.linux.paths import Closing
+from tank_agent.linux.paths import Closing, Ignoring
 from tank_agent.linux.pidfd import process_id
 from tank_agent.linux.process import ENVIRONMENT, OWN_UMASK
 
@@ -104,18 +104,12 @@ def unpin(path: Path) -> bool:
 
 def network_namespace_inode(path: Path) -> int | None:
     """Return the inode number that names the namespace pinned at `path`; None if none is pinned there."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return None
-    with Closing(fd):
-        try:
-            return os.fstat(fd).st_ino if fcntl.ioctl(fd, NS_GET_NSTYPE) == CLONE_NEWNET else None
-        except OSError as error:
-            # The plain file under a mount that was never made, or that somebody unmounted.
-            if error.errno == errno.ENOTTY:
-                return None
-            raise
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    # ENOTTY: the plain file under a mount that was never made, or that somebody unmounted.
+    with Ignoring(errno.ENOENT, errno.ENOTTY), Closing(os.open(path, flags)) as fd:
+        if fcntl.ioctl(fd, NS_GET_NSTYPE) == CLONE_NEWNET:
+            return os.fstat(fd).st_ino
+    return None
 
 
 def in_network_namespace(path: Path, function: Callable[[], T]) -> T:
@@ -130,13 +124,11 @@ def in_network_namespace(path: Path, function: Callable[[], T]) -> T:
 
 
 def is_link_up(control: socket.socket, name: str) -> bool:
-    """Return whether an interface of a socket's namespace is up; False if it is not there."""
-    if control.fileno() < 0:
-        return False
-    try:
+    """Return whether an interface of a socket's namespace is up; False if it or the socket is not there."""
+    # ValueError: the socket is closed.
+    with contextlib.suppress(OSError, ValueError):
         return bool(_link_flags(control, name) & IFF_UP)
-    except OSError:
-        return False
+    return False
 
 
 def raise_link(name: str) -> None:
@@ -172,47 +164,41 @@ def _pin(source: str, path: Path) -> None:
 def in_mount_namespace(process: int, function: Callable[[int], T], root: tuple[int, int] | None = None) -> T:
     """Run `function` in the mount namespace of a process, as `in_thread` does.
 
-    It gets a descriptor of the root there, and must look up every path from it: our own paths lead to files
-    of the other. So it may import nothing either. Its working directory is its own.
+    It gets a descriptor of the root there, and must look up every path from it, since absolute paths lead to
+    files of that process. So it may import nothing either. Its working directory is its own.
 
     Args:
         process: a pidfd; ESRCH if the process has ended.
-        root: device and inode of the root that is meant, or ESTALE; None for the top of the namespace.
+        root: device and inode of the wanted root, or ESTALE; None for the top of the namespace.
     """
 
     def enter() -> T:
         with ExitStack() as stack:
-            own = _open_directory(f"/proc/{process_id(process) or 0}/root", stack) if root else None
+            own = _open_directory(f"/proc/{process_id(process) or 0}/root", stack) if root else -1
             call("unshare", CLONE_FS)
             call("setns", process, CLONE_NEWNS)
             top = _open_directory("/", stack)
-            return function(top if root is None else _find_root(root, top, own, stack))
+            return function(_find_root(root, top, own, stack) if root else top)
 
     return in_thread(enter)
 
 
-def _find_root(root: tuple[int, int], top: int, own: int | None, stack: ExitStack) -> int:
-    """Return a descriptor of the directory that is a root.
-
-    That is the top of the namespace, unless we are in a chroot: a program that is made below one, and gets
-    another root there (pivot_root(2)), leaves the machine's own at the top. Then it is where the process is,
-    or, if that went by chroot(2) itself, a directory above it.
-    """
-    found: int | None = top
-    if own is not None and _identity(top) != root:
-        found = own
-        while found is not None and _identity(found) != root:
-            above = _open_directory("..", stack, found)
-            found = above if _identity(above) != _identity(found) else None
-    if found is None or _identity(found) != root:
-        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), "/")
+def _find_root(root: tuple[int, int], top: int, own: int, stack: ExitStack) -> int:
+    """Return the top of the namespace if that is the root, else the process's own root or one above it."""
+    # A program that got another root below a chroot (pivot_root(2)) leaves the machine's own at the top; one
+    # that called chroot(2) itself is below the root that we look for.
+    found = top if _identity(top) == root else own
+    while _identity(found) != root:
+        above = _open_directory("..", stack, found)
+        if _identity(above) == _identity(found):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), "/")
+        found = above
     return found
 
 
 def _open_directory(path: str, stack: ExitStack, parent: int | None = None) -> int:
-    found = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent)
-    stack.callback(os.close, found)
-    return found
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    return stack.enter_context(Closing(os.open(path, flags, dir_fd=parent)))
 
 
 def _identity(descriptor: int) -> tuple[int, int]:
@@ -221,7 +207,7 @@ def _identity(descriptor: int) -> tuple[int, int]:
 
 
 class IdRange(Struct, frozen=True):
-    """The ids 0 to `size` - 1 of a container are those from `base` on of the host, of users and of groups."""
+    """The user and group ids of the host, from `base` on, that stand for 0 to `size` - 1 in a container."""
 
     base: int
     size: int
@@ -236,11 +222,10 @@ class IdMapping(Struct, frozen=True):
 
 @contextlib.contextmanager
 def id_mapping(ids: IdRange) -> Iterator[IdMapping]:
-    """Make a user namespace of a range for a while. Takes some 5 ms.
+    """Make a user namespace of a range for a while, in some 5 ms; OSError if the kernel makes no more.
 
-    Only a process without other threads can enter a new user namespace, so a child does it and waits to be
-    read from: what it is given to write comes back once it is inside. OSError if the kernel makes no
-    namespace (user.max_user_namespaces).
+    Only a process without other threads can enter a new user namespace, so a child does it; once it is
+    inside, it sends back what it reads.
     """
     child = subprocess.Popen(
         [_UNSHARE, "--user", "--", "/bin/cat"],
@@ -251,7 +236,7 @@ def id_mapping(ids: IdRange) -> Iterator[IdMapping]:
         bufsize=0,
         umask=OWN_UMASK,
     )
-    # Should we be killed, it ends with our end of its input.
+    # If we are killed, the child ends because its input does.
     with child:
         try:
             assert child.stdin is not None

@@ -12,7 +12,7 @@ import os
 import stat
 import struct
 
-from tank_agent.linux.libc import AT_EMPTY_PATH, Ignoring, call, syscall
+from tank_agent.linux.libc import AT_EMPTY_PATH, call, syscall
 
 # asm-generic/unistd.h, linux/openat2.h
 _OPENAT2 = 437
@@ -44,6 +44,19 @@ class Closing:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
+
+
+class Ignoring:
+    """Ends a `with` quietly at an OSError with one of these numbers."""
+
+    def __init__(self, *numbers: int) -> None:
+        self._numbers = numbers
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> bool:
+        return isinstance(error, OSError) and error.errno in self._numbers
 
 
 def open_at(directory: int, path: str | bytes, flags: int, *, resolve: int, mode: int = 0) -> int:

@@ -13,8 +13,7 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from tank_agent.linux.channels import readable
-from tank_agent.linux.libc import Ignoring
-from tank_agent.linux.paths import Closing
+from tank_agent.linux.paths import Closing, Ignoring
 
 _AT_ONCE = 64
 # linux/pidfd.h: PIDFD_GET_INFO is _IOWR(0xFF, 11, struct pidfd_info), which has 64 bytes at first.

@@ -1,4 +1,4 @@
-"""Run a program: argv list, closed descriptors, an environment of our own, and always a deadline."""
+"""Run programs by argument lists, with closed descriptors, a fixed environment and a deadline."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ ENVIRONMENT: Mapping[str, str] = {
     "TZ": "UTC",
 }
 
-# What crun makes in a container, such as directories above a mount, is for the container's users; all else is
-# for root.
+# What crun makes in a container, such as directories above a mount, is for the container's users; other files
+# are for root.
 CONTAINER_UMASK = 0o022
 OWN_UMASK = 0o077
 
 
-class Finished(Struct, frozen=True, kw_only=True):
+class Finished(Struct, frozen=True):
     """The end of a program: `code` is negative for a signal; output is decoded leniently."""
 
     code: int
@@ -93,8 +93,7 @@ def run(
                 # Not reaped yet, so the number is still its group's.
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
-    texts = stdout.decode(errors="replace"), stderr.decode(errors="replace")
-    return Finished(code=process.returncode, stdout=texts[0], stderr=texts[1])
+    return Finished(process.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
 
 
 def start_helper(

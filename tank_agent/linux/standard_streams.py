@@ -17,14 +17,13 @@ if TYPE_CHECKING:
 def reserve() -> None:
     """Open the null device in the place of each standard descriptor that is closed.
 
-    Else the next file or socket that is opened gets its number, and is taken for it.
+    Otherwise the next file or socket that is opened gets its number, and is taken for it.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            # The lowest free number is given, which is this one. Read-only, so that a writer learns that
-            # it is lost.
+            # The lowest free number is this one. Read-only, so that writes fail.
             os.set_inheritable(os.open(os.devnull, os.O_RDONLY), True)
 
 
@@ -48,22 +47,18 @@ def restore() -> None:
         sys.stdout = _text(io.TextIOWrapper, _Output(io.FileIO(1, "wb", closefd=False)), sys.stdout)
     if sys.stderr is sys.__stderr__:
         unfailing = io.BufferedWriter(io.FileIO(2, "wb", closefd=False))
-        sys.stderr = _text(_Unfailing, unfailing, sys.stderr, line_buffering=True)
+        sys.stderr = _text(_Unfailing, unfailing, sys.stderr)
 
 
 def _text(
-    kind: type[io.TextIOWrapper],
-    buffer: io.BufferedWriter[Any],
-    former: TextIO | None,
-    *,
-    line_buffering: bool = False,
+    kind: type[io.TextIOWrapper], buffer: io.BufferedWriter[Any], former: TextIO | None
 ) -> io.TextIOWrapper:
     return kind(
         buffer,
         encoding=former.encoding if former else None,
         # A name that the terminal's encoding lacks is shown escaped; it must not end the program.
         errors="backslashreplace",
-        line_buffering=line_buffering or buffer.isatty(),
+        line_buffering=kind is _Unfailing or buffer.isatty(),
     )
 
 

@@ -22,7 +22,7 @@ _STATUS_MAX = 200
 
 
 class Notifier:
-    """Reports the state of the service to systemd, if that started us: the environment shows it."""
+    """Reports the state of the service to systemd, if the environment shows that systemd started us."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         address = environ.get("NOTIFY_SOCKET", "")
@@ -62,13 +62,11 @@ class Notifier:
 
 
 def _watchdog(environ: Mapping[str, str]) -> float | None:
-    """Return how often to feed the watchdog, in seconds: in half of the time that it waits."""
-    period = environ.get("WATCHDOG_USEC", "")
-    if not period.isdigit() or int(period) == 0:
+    """Return the interval at which to reset the watchdog, in seconds: half of the time that it waits."""
+    period, pid = environ.get("WATCHDOG_USEC", ""), str(os.getpid())
+    if not period.isdigit() or environ.get("WATCHDOG_PID", pid) != pid:
         return None
-    if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
-        return None
-    return int(period) / 2_000_000
+    return int(period) / 2_000_000 or None
 
 
 def _one_line(text: str) -> str:
@@ -85,16 +83,14 @@ def stderr_is_journal(environ: Mapping[str, str]) -> bool:
 
 
 def encode(fields: Mapping[str, str]) -> bytes:
-    """Return an entry as the journal reads it; a value with line breaks goes with its length before it."""
-    parts = []
+    """Return an entry as the journal reads it; the length of a value with line breaks comes before it."""
+    parts: list[bytes] = []
     for name, value in fields.items():
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name} is not the name of a journal field")
         data = value.encode(errors="backslashreplace")[:_VALUE_MAX]
-        if b"\n" in data:
-            parts.append(name.encode() + b"\n" + struct.pack("<Q", len(data)) + data + b"\n")
-        else:
-            parts.append(name.encode() + b"=" + data + b"\n")
+        separator = b"\n" + struct.pack("<Q", len(data)) if b"\n" in data else b"="
+        parts += [name.encode(), separator, data, b"\n"]
     return b"".join(parts)
 
 

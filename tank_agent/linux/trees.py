@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import queue
 import secrets
@@ -35,11 +36,10 @@ _NOT_EMPTY = frozenset({errno.ENOTEMPTY, errno.EEXIST})
 def remove_tree(path: Path) -> None:
     """Remove a directory and all below it, or a file, if it is there; links in it are not followed.
 
-    What resists keeps nothing else of the tree from being removed; then the OSError has the path of the first
-    such as filename. Mounts are not entered.
+    All that can be removed is; then an OSError names the first path that could not. Mounts are not entered.
     """
     flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-    # Should it not be found, somebody else was faster.
+    # If it is not found, somebody else was faster.
     with contextlib.suppress(FileNotFoundError), Closing(os.open(path.parent, flags)) as parent:
         _Removal(path, parent).run()
 
@@ -52,7 +52,7 @@ def try_remove_tree(path: Path) -> None:
 
 @contextlib.contextmanager
 def left_for_later(what: str) -> Iterator[None]:
-    """Log that something cannot be removed, and go on; the next agent tries again."""
+    """Log that something cannot be removed, and go on: the next agent tries again."""
     try:
         yield
     except (OSError, TankError) as error:
@@ -62,9 +62,8 @@ def left_for_later(what: str) -> Iterator[None]:
 class Trash:
     """Deletes trees in a thread of its own, since a container may have written millions of files.
 
-    What cannot be deleted stays, and the reason in a file beside it, for `tank doctor`; the next agent tries
-    again. So it does with what a killed one left. Nobody else uses the directory, which is on the file system
-    of the trees.
+    What cannot be deleted stays, with the reason in a file beside it, for `tank doctor`. The next agent tries
+    it again, and deletes what a killed agent left. The directory is private, on the file system of the trees.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -72,7 +71,7 @@ class Trash:
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._waiting: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
         self._directory.chmod(0o700)
-        # What resisted comes last.
+        # Trees that could not be deleted come last.
         reasons = {path.stem for path in self._directory.glob(f"*{REASON}")}
         left = [path for path in self._directory.iterdir() if path.suffix != REASON]
         for path in sorted(left, key=lambda path: path.name in reasons):
@@ -99,7 +98,7 @@ class Trash:
                 remove_tree(path)
                 reason.unlink(missing_ok=True)
             except Exception as error:
-                # Whatever it is: the trees after it are to be deleted all the same.
+                # Of any kind: the trees after this one must be deleted all the same.
                 _log.warning("cannot delete what a container left", path=str(path), error=str(error))
                 with contextlib.suppress(OSError):
                     reason.write_text(str(error) or type(error).__name__, errors="replace")
@@ -122,7 +121,7 @@ class _Removal:
         except OSError as error:
             raise _with_path(error, self._path) from error
         try:
-            for number in range(1, 1 << 62):
+            for number in itertools.count(1):
                 self._error, self._removed, moved = None, 0, self._moved
                 self._empty(self._top)
                 if self._attempt(os.rmdir, name, self._parent):
@@ -144,7 +143,7 @@ class _Removal:
                 self._names.pop()
 
     def _remove_directory(self, directory: int, name: str) -> None:
-        # An empty one, as most are; of all others the error is noted below.
+        # Most directories are empty. The error of another one is noted below.
         with contextlib.suppress(OSError):
             os.rmdir(name, dir_fd=directory)
             self._removed += 1
@@ -173,7 +172,7 @@ class _Removal:
         except FileNotFoundError:
             return True
         except OSError as error:
-            # What is in it is looked at, and has errors of its own.
+            # The entries of a directory that is not empty have errors of their own.
             if error.errno not in _NOT_EMPTY:
                 self._failed(error)
             return False

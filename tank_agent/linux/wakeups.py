@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable
 from typing import Self
 
 from tank_agent.linux.libc import call
+from tank_agent.linux.paths import Ignoring
 
 # Starting many containers makes thousands of mounts; they wake the thread once in so many seconds.
 _MOUNTS_SETTLE = 0.3
@@ -29,7 +30,7 @@ def open_inotify() -> int:
 
 
 class WakeEvent:
-    """As `threading.Event`; mounts in this process's own namespace and writers of files set it, too.
+    """A `threading.Event` that is also set by mounts in this process's own namespace and by writers of files.
 
     One thread waits and watches files; any thread may set it.
     """
@@ -56,11 +57,10 @@ class WakeEvent:
         """Return whether it was set, or something was mounted or written, within `timeout` seconds."""
         deadline = time.monotonic() + timeout
         poller = select.poll()
-        poller.register(self._flag, select.POLLIN)
-        if self._mounts >= 0:
-            poller.register(self._mounts, select.POLLPRI)
-        if self._inotify >= 0:
-            poller.register(self._inotify, select.POLLIN)
+        events = {self._flag: select.POLLIN, self._mounts: select.POLLPRI, self._inotify: select.POLLIN}
+        for descriptor, event in events.items():
+            if descriptor >= 0:
+                poller.register(descriptor, event)
         ready = dict(poller.poll(timeout * 1000))
         if self._inotify in ready:
             os.read(self._inotify, _EVENTS_AT_ONCE)
@@ -71,7 +71,7 @@ class WakeEvent:
         return bool(ready)
 
     def watch_files(self, files: Iterable[WatchedFile]) -> bool:
-        """Watch these files and no others, whatever name they are written by; return if that is a change."""
+        """Watch these files and no others, by whatever name they are written; return whether they changed."""
         wanted = frozenset(files)
         if wanted == self._files:
             return False
@@ -104,12 +104,11 @@ class WakeEvent:
 
 
 class CaughtSignals:
-    """Catches some signals from now on; to be made in the main thread, and closed there.
+    """Catches some signals until it is closed; made and closed in the main thread.
 
-    Python runs handlers between bytecodes, so one that arrives just before the main thread begins to block
-    would be seen only when something else wakes it. A descriptor that the C handler writes to has no such
-    gap. Blocking the signals for sigwait(3) would do too, but children inherit the mask, and containers would
-    start with it.
+    Python runs handlers between bytecodes, so a signal just before the main thread begins to block would be
+    seen only when something else wakes it. A descriptor that the C handler writes to has no such gap. Signals
+    blocked for sigwait(3) have none either, but containers would inherit the mask.
     """
 
     def __init__(self, numbers: Collection[int]) -> None:
@@ -143,7 +142,7 @@ class MountWatch:
     """Reports in which processes' namespaces something was mounted or unmounted; thread-safe.
 
     One system call asks for all of them: after a change, /proc/PID/mountinfo polls as an error once
-    (proc_pid_mounts(5)). An open one holds the namespace: it is to be forgotten when its process has ended.
+    (proc_pid_mounts(5)). While it is open, the namespace stays, so forget it when the process has ended.
     """
 
     def __init__(self) -> None:
@@ -153,23 +152,18 @@ class MountWatch:
 
     def watch(self, name: str, pid: int) -> None:
         """Begin to watch a process's namespace under a name; nothing happens if the process has ended."""
-        try:
+        # EINVAL: the process waits to be reaped, and has no namespaces any more.
+        with Ignoring(errno.ENOENT, errno.ESRCH, errno.EINVAL):
             file = os.open(f"/proc/{pid}/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            # The last: it waits to be reaped, and has no namespaces any more.
-            if error.errno in (errno.ENOENT, errno.ESRCH, errno.EINVAL):
-                return
-            raise
-        self.forget(name)
-        with self._lock:
-            self._files[name] = file
-            self._epoll.register(file, select.EPOLLPRI)
+            self.forget(name)
+            with self._lock:
+                self._files[name] = file
+                self._epoll.register(file, select.EPOLLPRI)
 
     def forget(self, name: str) -> None:
         """Stop watching; nothing happens if the name is not watched."""
         with self._lock:
-            file = self._files.pop(name, None)
-            if file is not None:
+            if (file := self._files.pop(name, None)) is not None:
                 self._epoll.unregister(file)
                 os.close(file)
 

@@ -95,7 +95,7 @@ def apply(
             check_parent(nic)
     impossible = list(attempt.failures.values())
     possible = [nic for nic in additions if nic.name not in attempt.failures]
-    refused = attempt.refuse(_local_conflicts(_new_addresses(steps), claimed))
+    refused = attempt.refuse(_local_conflicts(steps, claimed))
     for link in (step.link for step in steps if isinstance(step, RemoveLink)):
         # By its MAC address also one that is half made, or was renamed: two can't have it.
         has_successor = any(link.name == nic.name or link.mac == nic.mac for nic in possible)
@@ -112,16 +112,8 @@ def apply(
     return attempt.failures
 
 
-def _new_addresses(steps: Sequence[Step]) -> list[AddAddress]:
-    return [step for step in steps if isinstance(step, AddAddress)]
-
-
 def remove_links(netns: Path, links: Sequence[Link]) -> None:
-    """Remove interfaces from the namespace pinned at `netns`; those that are gone already are no error.
-
-    Raises:
-        Retry: the kernel does not let one go.
-    """
+    """Remove interfaces from the namespace pinned at `netns`, if they are there; Retry if that fails."""
 
     def remove() -> None:
         with _route_socket() as route:
@@ -194,7 +186,7 @@ def _create_link(netns: Path, nic: WantedNic) -> None:
 
 def _apply_inside(steps: Sequence[Step], attempt: _Attempt) -> None:
     """Do the steps that need only the pod's namespace, which is the calling thread's."""
-    refused = attempt.refuse(_lan_conflicts(_new_addresses(steps)))
+    refused = attempt.refuse(_lan_conflicts(steps))
     with _route_socket() as route:
         for step in steps:
             # An interface that failed gets what else it lacks, and loses nothing.
@@ -302,8 +294,9 @@ def _target(step: AddAddress) -> probe.Target:
     return probe.Target(step.address.index, step.nic.mac, step.address.packed)
 
 
-def _lan_conflicts(additions: Sequence[AddAddress]) -> dict[AddAddress, TankError]:
+def _lan_conflicts(steps: Sequence[Step]) -> dict[AddAddress, TankError]:
     """Ask the LAN for the addresses that are to be added, and return an error for each that is taken."""
+    additions = [step for step in steps if isinstance(step, AddAddress)]
     if not additions:
         return {}
     with _explained("cannot ask the network whether an address is free"):
@@ -321,12 +314,13 @@ def _lan_conflicts(additions: Sequence[AddAddress]) -> dict[AddAddress, TankErro
 
 
 def _local_conflicts(
-    additions: Sequence[AddAddress], claimed: Mapping[tuple[int, bytes], str]
+    steps: Sequence[Step], claimed: Mapping[tuple[int, bytes], str]
 ) -> dict[AddAddress, TankError]:
     """Return an error for each address that the host has, or that another of its pods is about to use.
 
     The host would not answer a probe from its own macvlan.
     """
+    additions = [step for step in steps if isinstance(step, AddAddress)]
     if not additions:
         return {}
     with rtnetlink.open_socket() as netlink:

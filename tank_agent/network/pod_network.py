@@ -102,8 +102,7 @@ class PodNetworks:
         """
         with self._lock:
             reader = self._readers.get(pod)
-        known = reader is not None and inode in (None, reader.inode)
-        if network.mode == "none" and reader is not None and known and reader.is_quiet():
+        if network.mode == "none" and reader and inode in (None, reader.inode) and reader.is_quiet():
             return ()
         found = namespaces.network_namespace_inode(self._path(pod))
         if network.mode == "host":
@@ -117,11 +116,7 @@ class PodNetworks:
         return tuple(str(step) for step in convergence.steps(observed, wanted))
 
     def repin(self, pod: str, pid: int) -> bool:
-        """Pin the namespace of a process of the pod again after its pin was lost; False if one is pinned.
-
-        Raises:
-            Retry: the process is gone.
-        """
+        """Pin the network of a process of the pod again, or Retry if that ended; False if one is pinned."""
         path = self._path(pod)
         if namespaces.network_namespace_inode(path) is not None:
             return False
@@ -160,10 +155,9 @@ class PodNetworks:
         return frozenset()
 
     def sweep(self, keep: Collection[str]) -> tuple[str, ...]:
-        """Remove what is left of all other pods, also half-made pins, and return their names.
+        """Remove the networks of all other pods, also half-made pins, and return the names of those pods.
 
-        Raises:
-            TankError, OSError: the first failure, after all others were removed.
+        TankError or OSError if one can't be removed; the others are.
         """
         names: list[str] = []
         with suppress(FileNotFoundError):
@@ -230,18 +224,17 @@ class PodNetworks:
         """Read the pod's namespace through a socket that stays in it."""
         with self._lock:
             reader = self._readers.get(pod)
-        if reader is None or reader.inode != inode:
-            self._drop_reader(pod)
-            reader = _Reader(self._path(pod), inode)
-            with self._lock:
-                self._readers[pod] = reader
-            if not reader.is_pinned():
-                self._drop_reader(pod)
-                raise Retry(f"the network of pod {pod} was removed meanwhile")
         try:
+            if reader is None or reader.inode != inode:
+                self._drop_reader(pod)
+                reader = _Reader(self._path(pod), inode)
+                with self._lock:
+                    self._readers[pod] = reader
+                if not reader.is_pinned():
+                    raise Retry(f"the network of pod {pod} was removed meanwhile")
             return reader.read(links_only=links_only)
         except BaseException:
-            # What was left unread would be taken for the answer to the next question.
+            # The rest of this answer would be taken for the answer to the next question.
             self._drop_reader(pod)
             raise
 

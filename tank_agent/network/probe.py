@@ -19,24 +19,20 @@ from contextlib import ExitStack
 
 from msgspec import Struct
 
+from tank_agent.linux.paths import Ignoring
+
 PROBES = 3
 INTERVAL_SECONDS = 0.1
 
 _BROADCAST = b"\xff" * 6
 _ALL_NODES = ipaddress.IPv6Address("ff02::1").packed
-_UNSPECIFIED_IPV4 = bytes(4)
-_UNSPECIFIED_IPV6 = bytes(16)
+_UNSPECIFIED_IPV4, _UNSPECIFIED_IPV6 = bytes(4), bytes(16)
 # linux/if_ether.h, linux/if_packet.h
-_ETH_P_ARP = 0x0806
-_ETH_P_IPV6 = 0x86DD
-_SOL_PACKET = 263
-_PACKET_ADD_MEMBERSHIP = 1
-_PACKET_MR_MULTICAST = 0
+_ETH_P_ARP, _ETH_P_IPV6 = 0x0806, 0x86DD
+_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, _PACKET_MR_MULTICAST = 263, 1, 0
 # RFC 826; RFC 4861 section 4
 _ARP_REQUEST = 1
-_ICMPV6 = 58
-_NEIGHBOUR_SOLICITATION = 135
-_NEIGHBOUR_ADVERTISEMENT = 136
+_ICMPV6, _NEIGHBOUR_SOLICITATION, _NEIGHBOUR_ADVERTISEMENT = 58, 135, 136
 _TARGET_LINK_LAYER_OPTION = b"\x02\x01"
 _OVERRIDE = 0x20000000
 
@@ -114,12 +110,9 @@ def _join(opened: socket.socket, target: Target) -> None:
 
 
 def _send(opened: socket.socket, frame: bytes) -> None:
-    try:
+    # The cable is out, or the queue is full: then nobody can answer, and the next probe may get through.
+    with Ignoring(errno.ENETDOWN, errno.ENOBUFS, errno.EAGAIN):
         opened.send(frame)
-    except OSError as error:
-        # The cable is out, or the queue is full: then nobody can answer, and the next probe may get through.
-        if error.errno not in (errno.ENETDOWN, errno.ENOBUFS, errno.EAGAIN):
-            raise
 
 
 def _listen(
@@ -131,15 +124,9 @@ def _listen(
         poller.register(fd, select.POLLIN)
     while len(found) < len(targets) and (left := deadline - time.monotonic()) > 0:
         for fd, _ in poller.poll(left * 1000):
-            try:
-                frame, (_, _, _, _, _) = by_fd[fd].recvfrom(2048)
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.ENETDOWN):
-                    raise
-                continue
-            for target in targets:
-                if holder := holder_in(frame, target):
-                    found[target.packed] = holder
+            with Ignoring(errno.EAGAIN, errno.ENETDOWN):
+                frame = by_fd[fd].recv(2048)
+                found.update((t.packed, holder) for t in targets if (holder := holder_in(frame, t)))
 
 
 def holder_in(frame: bytes, target: Target) -> bytes | None:

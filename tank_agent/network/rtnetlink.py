@@ -18,21 +18,15 @@ from tank_agent.errors import Retry
 from tank_agent.linux.namespaces import IFF_UP
 
 # linux/netlink.h, linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h
-NLM_F_REQUEST = 0x1
-NLM_F_DUMP_INTR = 0x10
-NLM_F_DUMP = 0x300
-NLMSG_ERROR = 2
-NLMSG_DONE = 3
-RTM_GETLINK = 18
-RTM_GETADDR = 22
-RTM_GETROUTE = 26
+NLM_F_REQUEST, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x10, 0x300
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+RTM_GETLINK, RTM_GETADDR, RTM_GETROUTE = 18, 22, 26
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_LINK, IFLA_LINKINFO, IFLA_GROUP, IFLA_EXT_MASK = 1, 3, 5, 18, 27, 29
 IFLA_INFO_KIND = 1
 RTEXT_FILTER_SKIP_STATS = 8
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 RTA_OIF, RTA_GATEWAY, RTA_PRIORITY = 4, 5, 6
-RT_TABLE_MAIN = 254
-RTN_UNICAST = 1
+RT_TABLE_MAIN, RTN_UNICAST = 254, 1
 
 _HEADER = struct.Struct("=IHHII")
 _LINK = struct.Struct("=BxHiII")
@@ -98,8 +92,7 @@ def open_socket() -> socket.socket:
 def read(netlink: socket.socket, *, links_only: bool = False) -> NamespaceState:
     """Return all links, addresses and default routes, or only the links.
 
-    Raises:
-        Retry: they change too fast to be read whole, or the kernel does not answer.
+    Retry if they change too fast to be read whole, or the kernel does not answer.
     """
     links = read_links(netlink)
     if links_only:

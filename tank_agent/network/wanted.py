@@ -66,11 +66,7 @@ class WantedNic(Struct, frozen=True, kw_only=True):
 
 
 def wanted_nics(pod: str, network: Network, host: HostFacts) -> tuple[WantedNic, ...]:
-    """Return the pod's interfaces as they should be on this host now.
-
-    Raises:
-        Stalled: a name that no interface can have.
-    """
+    """Return the pod's interfaces as they should be on this host now; Stalled if a name is impossible."""
     return tuple(_wanted(pod, nic, number, host) for number, nic in enumerate(network.nics))
 
 
@@ -106,8 +102,7 @@ def _check_name(name: str) -> None:
 def stable_mac(pod: str, nic: str) -> bytes:
     """Return the MAC address of a pod's interface: the same after every restart, and on no other machine.
 
-    It is a hash of machine-id(5), the pod's name and the interface's, as a locally administered unicast
-    address.
+    It is a locally administered unicast address, a hash of machine-id(5) and both names.
     """
     digest = hashlib.sha256("\0".join((_machine_id(), pod, nic)).encode()).digest()
     return bytes([(digest[0] & 0xFC) | 0x02]) + digest[1:6]
@@ -116,22 +111,14 @@ def stable_mac(pod: str, nic: str) -> bytes:
 @functools.cache
 def _machine_id() -> str:
     for path in _MACHINE_ID_FILES:
-        try:
-            found = path.read_text(encoding="ascii", errors="replace").strip()
-        except FileNotFoundError:
-            continue
-        if found:
-            return found
+        with contextlib.suppress(FileNotFoundError):
+            if found := path.read_text(encoding="ascii", errors="replace").strip():
+                return found
     return socket.gethostname()
 
 
 def check_parent(nic: WantedNic) -> None:
-    """Refuse a parent that cannot carry a macvlan, with the reason.
-
-    Raises:
-        Retry: there is no such interface now; it may come.
-        Stalled: there is, and it never will.
-    """
+    """Refuse a parent that can't carry a macvlan: Retry if it may come yet, Stalled if it never will."""
     if nic.parent is None:
         message, hint = nic.no_uplink or ("no uplink", None)
         raise Retry(message, hint=hint)
@@ -149,7 +136,5 @@ def check_parent(nic: WantedNic) -> None:
         below = links.get(parent.parent)
         raise Stalled(
             f"{nic.parent} is itself a {parent.kind} interface, which can't carry a macvlan",
-            hint=f"use {below.name} as parent"
-            if below
-            else "use an Ethernet interface of this machine as parent",
+            hint=f"use {below.name if below else 'an Ethernet interface of this machine'} as parent",
         )
