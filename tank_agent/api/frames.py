@@ -1,4 +1,4 @@
-"""The frames that flow over a connection once it was upgraded to a session (`tank exec`, `tank attach`).
+"""The frames on a connection that was upgraded to a session (`tank exec`, `tank attach`).
 
 A frame is a head of five bytes (one byte of type, four of length, big-endian) and at most 64 KiB of payload.
 docs/interactive.md describes them for other clients. Nothing heavy is imported: `tank exec` starts with it.
@@ -11,37 +11,37 @@ import struct
 PROTOCOL = "tank-session-v1"
 MAX_PAYLOAD = 1 << 16
 
-# What the media type of a stream of logs ends with when it holds more than one container's.
+# The end of the media type of logs that may come from more than one container.
 SEVERAL = "; containers=several"
 
 # To the agent.
 STDIN = 0  # bytes for the command
-EOF = 1  # no payload: there will be no more of them
+EOF = 1  # no payload: the end of STDIN
 RESIZE = 2  # the terminal's rows and columns
 DETACH = 3  # no payload: leave the command running; also the agent's answer to it
 SIGNAL = 4  # one byte: the number of a signal for the command
 # From the agent.
 STDOUT = 5  # bytes of the command
 STDERR = 6
-EXIT = 7  # how it ended; the last frame
-ERROR = 8  # why there is no result, as JSON; the last frame
-TAKEN = 9  # how many bytes of STDIN were passed on since the last of these; only to who asked for it
+EXIT = 7  # the exit of the command; the last frame
+ERROR = 8  # the error in place of a result, as JSON; the last frame
+TAKEN = 9  # the number of bytes of STDIN passed on since the last TAKEN; only if the caller asked for it
 
-# A caller that asked for TAKEN has no more than this and one frame under way, which the agent always has room
-# for: so a signal is never behind input that waits, and a terminal's input is never dropped.
+# A caller that asked for TAKEN has no more than these bytes and one frame under way. The agent always has
+# room for them, so a signal never waits behind input, and a terminal's input is never dropped.
 WINDOW = 192 << 10
 
 _HEAD = struct.Struct(">BI")
 _SIZE = struct.Struct(">HH")
 _EXIT = struct.Struct(">BB")
 _COUNT = struct.Struct(">I")
-# The two ways to end: with an exit code, or by a signal.
+# A command ends with an exit code, or by a signal.
 EXITED = 0
 SIGNALED = 1
 
 
 class BadFrameError(ValueError):
-    """What came is no frame of this protocol."""
+    """The received bytes are no frame of this protocol."""
 
 
 def frame(kind: int, payload: bytes | memoryview = b"") -> bytes:
@@ -50,7 +50,7 @@ def frame(kind: int, payload: bytes | memoryview = b"") -> bytes:
 
 
 def head(kind: int, length: int) -> bytes:
-    """Return the head of a frame whose payload is sent behind it."""
+    """Return the head of a frame, to be followed by its payload."""
     return _HEAD.pack(kind, length)
 
 
@@ -60,7 +60,7 @@ def size_payload(rows: int, columns: int) -> bytes:
 
 
 def read_size(payload: bytes) -> tuple[int, int]:
-    """Return rows and columns; zeros, which mean "not known", if it is no payload of RESIZE."""
+    """Return rows and columns; zeros, which mean "not known", for a payload of another length."""
     if len(payload) != _SIZE.size:
         return 0, 0
     rows, columns = _SIZE.unpack(payload)
@@ -73,7 +73,7 @@ def exit_payload(how: int, number: int) -> bytes:
 
 
 def read_exit(payload: bytes) -> tuple[int, int]:
-    """Return how the command ended, and the number that belongs to it."""
+    """Return EXITED and a code, or SIGNALED and a number."""
     if len(payload) != _EXIT.size:
         raise BadFrameError(f"an EXIT of {len(payload)} bytes")
     how, number = _EXIT.unpack(payload)
@@ -86,14 +86,14 @@ def count_payload(count: int) -> bytes:
 
 
 def read_count(payload: bytes) -> int:
-    """Return how many bytes were taken."""
+    """Return the number of bytes of a TAKEN."""
     if len(payload) != _COUNT.size:
         raise BadFrameError(f"a TAKEN of {len(payload)} bytes")
     return int(_COUNT.unpack(payload)[0])
 
 
 class Decoder:
-    """Cuts a stream of bytes into frames, whatever the pieces in which it comes."""
+    """Cuts a stream of bytes, which comes in pieces of any length, into frames."""
 
     def __init__(self) -> None:
         self._rest = b""

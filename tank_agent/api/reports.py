@@ -1,4 +1,4 @@
-"""Structs of the status: how pods, their containers, and the sources are. Times are RFC 3339 in UTC."""
+"""Structs of the status of pods, containers and sources. Times are RFC 3339 in UTC."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from msgspec import Struct
 
 
 class ClientAnswer(Struct, frozen=True, kw_only=True):
-    """The answer to a call of the Python API: its fields are attributes, and can be asked by name, too."""
+    """An answer in the Python API: its fields are attributes, and can be read by `answer["name"]`, too."""
 
     def __getitem__(self, name: str) -> Any:
         """Return a field by its name.
@@ -22,7 +22,7 @@ class ClientAnswer(Struct, frozen=True, kw_only=True):
 
 
 class UsageReport(ClientAnswer, frozen=True, kw_only=True):
-    """What is used: `memory` in bytes, `cpu` in seconds since the start, `pids` are processes and threads."""
+    """Resources in use: `memory` in bytes, `cpu` in seconds since the start, `pids` as processes and threads."""
 
     memory: int
     cpu: float
@@ -30,7 +30,7 @@ class UsageReport(ClientAnswer, frozen=True, kw_only=True):
 
 
 class ExitReport(ClientAnswer, frozen=True, kw_only=True):
-    """How a run ended; `reason` is a sentence where the numbers do not suffice."""
+    """The exit of a run; `reason` is a sentence where the numbers do not suffice."""
 
     code: int | None
     signal: int | None
@@ -40,14 +40,14 @@ class ExitReport(ClientAnswer, frozen=True, kw_only=True):
 
 
 class ProgressReport(ClientAnswer, frozen=True, kw_only=True):
-    """How far a container's image is, in bytes of compressed layers."""
+    """The progress of the pull of a container's image, in bytes of compressed layers."""
 
     done: int
     total: int
 
 
 class ContainerReport(ClientAnswer, frozen=True, kw_only=True):
-    """A container in a pod's status; `exit` is that of its last run, `usage` null where nothing runs."""
+    """A container in a pod's status: `exit` is the exit of its last run, `usage` null unless it runs."""
 
     name: str
     phase: str
@@ -60,7 +60,7 @@ class ContainerReport(ClientAnswer, frozen=True, kw_only=True):
 
 
 class PodGitReport(ClientAnswer, frozen=True, kw_only=True):
-    """How a pod stands to its repository: in-sync, behind, held, error, pinned or suspended."""
+    """A pod of a git repository; `state` is in-sync, behind, held, error, pinned or suspended."""
 
     state: str
     error: str | None
@@ -71,7 +71,7 @@ class PodGitReport(ClientAnswer, frozen=True, kw_only=True):
 
 
 class HoldReport(ClientAnswer, frozen=True, kw_only=True):
-    """Why a pod does not follow its file; `since` is null where everything is suspended."""
+    """The reason why a pod does not follow its file; `since` is null if all sources are suspended."""
 
     kind: str
     since: str | None
@@ -96,14 +96,14 @@ class PodReport(ClientAnswer, frozen=True, kw_only=True):
 
 
 class DirectoryReport(ClientAnswer, frozen=True, kw_only=True):
-    """A directory of pod files or seeds, with what is wrong with it as a whole."""
+    """A directory of pod files or seeds; `error` is about the directory as a whole."""
 
     path: str
     error: str | None = None
 
 
 class CommitReport(ClientAnswer, frozen=True, kw_only=True):
-    """What people know a commit by; `at` is its committer's time."""
+    """A commit; `at` is its committer's time."""
 
     id: str
     author: str
@@ -112,7 +112,7 @@ class CommitReport(ClientAnswer, frozen=True, kw_only=True):
 
 
 class StepReport(ClientAnswer, frozen=True, kw_only=True):
-    """A step of git: the revision that it last finished, what went wrong since, and when either changed."""
+    """A step of git: the revision that it last finished, the error since then, and when either changed."""
 
     revision: str | None = None
     error: str | None = None
@@ -130,10 +130,10 @@ class StepReports(ClientAnswer, frozen=True, kw_only=True):
 
 
 class GitReport(ClientAnswer, frozen=True, kw_only=True):
-    """How far the repository is; `state` is that of a pod, or "pending": not looked yet.
+    """The git repository; `state` is one of a pod's states, or "pending" before the first poll.
 
-    `commit` is applied, `latest` fetched; `held` is why it waits for a nod; `pods` counts those from there.
-    Without [git] in agent.toml, all but `state`, `error` and `pods` is empty.
+    `commit` is applied, `latest` fetched; `held` is why the latter must be confirmed; `pods` is the number of
+    pods that the repository owns. Without [git] in agent.toml, only `state`, `error` and `pods` are set.
     """
 
     state: str
@@ -151,7 +151,7 @@ class GitReport(ClientAnswer, frozen=True, kw_only=True):
 
 
 class SourcesReport(ClientAnswer, frozen=True, kw_only=True):
-    """How far the sources are; `git` is null where there is no repository."""
+    """The sources; `git` is null if there is no repository."""
 
     suspended: bool
     directories: tuple[DirectoryReport, ...] = ()

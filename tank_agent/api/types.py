@@ -23,7 +23,7 @@ from tank_agent.spec.model import Pod
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
 
-# Phases of a pod (DESIGN section 6), and what `wait` takes for a pod of which nothing is left.
+# Phases of a pod (DESIGN section 6), and the word by which `wait` means a pod of which nothing is left.
 PHASES = (
     "pending", "pulling", "starting", "running", "backing-off", "stopping", "completed", "failed", "degraded",
 )  # fmt: skip
@@ -32,13 +32,13 @@ DELETED = "deleted"
 # Bytes of one pod file, and of all the files of one plan.
 MAX_POD_FILE = 1 << 20
 MAX_PLAN = 32 << 20
-# Bytes of a command with its variables; the kernel itself takes 2 MiB (execve(2)).
+# Bytes of a command with its variables; the kernel accepts 2 MiB (execve(2)).
 MAX_COMMAND = 4 << 20
-# The longest that one `wait` request is held open, in seconds; a longer wait is several requests.
+# The most seconds of one `wait` request; a longer wait is several requests.
 WAIT_SLICE = 30.0
-# The longest that one `sync` request waits for the pods to settle, in seconds.
+# The most seconds that one `sync` request waits for the pods to settle.
 MAX_SYNC_WAIT = 600.0
-# Deleting the files of large layers and volumes takes its time, in seconds.
+# Seconds that deleting the files of large layers and volumes may take.
 REMOVED_WITHIN = 600.0
 # Seconds that the agent gives its sources, files and git, to look again.
 SOURCES_WITHIN = 60.0
@@ -50,7 +50,7 @@ def shown(record: object, kind: type[_T]) -> _T:
 
 
 class ListedHold(ClientAnswer, frozen=True, kw_only=True):
-    """Why a pod does not follow its file; `since` is Unix time, `declared` the hash of what the file says."""
+    """The reason why a pod does not follow its file; `since` is Unix time, `declared` a hash of the file's pod."""
 
     kind: Literal["pinned", "suspended"]
     since: float
@@ -61,9 +61,9 @@ class ListedHold(ClientAnswer, frozen=True, kw_only=True):
 class ListedPod(ClientAnswer, frozen=True, kw_only=True):
     """A pod that should run, as `tank list` shows it.
 
-    `generation` counts its changes from 1; `revision` is what the source calls it; `changed_at` is Unix time.
-    `file` is where a person edits it (empty for the API), `error` what is wrong with the newer text there.
-    `author` and `subject` are of the commit that `revision` names, for pods of git.
+    `generation` counts its changes from 1; `revision` is the source's name for it; `changed_at` is Unix time.
+    `file` is the file to edit (empty for the API), `error` the mistakes of a newer text there. `author` and
+    `subject` are of the commit that `revision` names, for pods of git.
     """
 
     name: str
@@ -81,7 +81,7 @@ class ListedPod(ClientAnswer, frozen=True, kw_only=True):
 
 
 class ListedRevision(ClientAnswer, frozen=True, kw_only=True):
-    """A past or the present spec of a pod; `restored` is the generation that a rollback restored with it."""
+    """A past or the present revision of a pod; `restored` is the generation that a rollback made it from."""
 
     generation: int
     pod: Pod
@@ -95,7 +95,7 @@ class ListedRevision(ClientAnswer, frozen=True, kw_only=True):
 
 
 class ListedEvent(ClientAnswer, frozen=True, kw_only=True):
-    """A line of `tank events -o json`; `container` is empty where the whole pod is meant."""
+    """A line of `tank events -o json`; `container` is empty if the event is about the whole pod."""
 
     seq: int
     at: str
@@ -108,7 +108,7 @@ class ListedEvent(ClientAnswer, frozen=True, kw_only=True):
 
 
 class AppliedPod(ClientAnswer, frozen=True, kw_only=True):
-    """What `tank apply` did with one pod: `change` is "created", "changed" or "unchanged"."""
+    """One pod of `tank apply`; `change` is "created", "changed" or "unchanged"."""
 
     name: str
     change: str
@@ -116,7 +116,7 @@ class AppliedPod(ClientAnswer, frozen=True, kw_only=True):
 
 
 class PlannedPod(ClientAnswer, frozen=True, kw_only=True):
-    """What would be done for one pod: `change` is "create", "update", "remove" or "none".
+    """One pod of a plan; `change` is "create", "update", "remove" or "none".
 
     `actions` are sentences in the order of work, `diff` lines "key: old → new (effect)".
     """
@@ -128,21 +128,21 @@ class PlannedPod(ClientAnswer, frozen=True, kw_only=True):
 
 
 class PlanReport(ClientAnswer, frozen=True, kw_only=True):
-    """The answer to `tank plan`. `problems` are the `file:line: …` lines of files that can't be used."""
+    """The answer to `tank plan`; `problems` are the `file:line: …` lines of files that can't be used."""
 
     pods: tuple[PlannedPod, ...]
     problems: tuple[str, ...] = ()
 
 
 class PlanRequest(Struct, frozen=True):
-    """The body of a plan request: absolute path → text, or a commit of git; neither: what is pending now."""
+    """The body of a plan request: absolute path → text, or a commit of git; neither for the present state."""
 
     files: dict[str, str] | None = None
     git: str | None = None
 
 
 class ManagedVolume(ClientAnswer, frozen=True, kw_only=True):
-    """A managed volume. `in_use`: its pod is desired with it, or runs."""
+    """A managed volume; `in_use` if its pod is desired with it, or runs."""
 
     pod: str
     name: str
@@ -151,10 +151,10 @@ class ManagedVolume(ClientAnswer, frozen=True, kw_only=True):
 
 
 class ListedImage(ClientAnswer, frozen=True, kw_only=True):
-    """One name of an image, or an image that no name stands for any more (`reference` is then empty).
+    """One name of an image, or an image without a name (`reference` is then empty).
 
     `reference` is the full form; `size` is in bytes, unpacked; layers are shared, so sizes don't add up.
-    `pods` need the image: they run it, should run it, or did before.
+    `pods` need the image: they run it, are to run it, or did before their last change.
     """
 
     reference: str
@@ -166,14 +166,14 @@ class ListedImage(ClientAnswer, frozen=True, kw_only=True):
 
 
 class RemovedImages(ClientAnswer, frozen=True, kw_only=True):
-    """What was removed: names, or digests of images without one, and the bytes that their layers had."""
+    """The removed names, or digests of images without a name, and the bytes that their layers had."""
 
     removed: tuple[str, ...] = ()
     freed: int = 0
 
 
 class PulledLayer(ClientAnswer, frozen=True, kw_only=True):
-    """How far one layer is; `digest` is that of the compressed layer."""
+    """The progress of one layer; `digest` is of the compressed layer."""
 
     digest: str
     done: int
@@ -182,7 +182,7 @@ class PulledLayer(ClientAnswer, frozen=True, kw_only=True):
 
 
 class PullReport(ClientAnswer, frozen=True, kw_only=True):
-    """How far a pull is, in bytes of compressed layers; `trouble` is how the last request failed."""
+    """The progress of a pull, in bytes of compressed layers; `trouble` is the error of the last request."""
 
     done: int
     total: int
@@ -191,7 +191,7 @@ class PullReport(ClientAnswer, frozen=True, kw_only=True):
 
 
 class ErrorBody(Struct, frozen=True, kw_only=True):
-    """An error as it travels; the reason names its class, so that the client raises what the agent raised."""
+    """An error on the wire; `reason` names its class, so that the client raises what the agent raised."""
 
     reason: str
     message: str
@@ -201,13 +201,13 @@ class ErrorBody(Struct, frozen=True, kw_only=True):
 
 
 class Envelope(Struct, frozen=True):
-    """The one shape of every answer that is an error."""
+    """The answer of a request that failed."""
 
     error: ErrorBody
 
 
 class PullLine(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One line of the answer to a pull: how far it is, or at last the image, or why there is none."""
+    """One line of the answer to a pull: its progress, or at last the image or an error."""
 
     progress: PullReport | None = None
     image: ListedImage | None = None
@@ -215,13 +215,13 @@ class PullLine(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Deleted(Struct, frozen=True):
-    """Whether there was what was to be deleted."""
+    """The answer to a deletion; `deleted` is False if there was nothing of that name."""
 
     deleted: bool
 
 
 class AgentInfo(ClientAnswer, frozen=True, kw_only=True):
-    """Which agent it is; `uptime` is in seconds, `crun` and `conmon` are their versions."""
+    """The agent; `uptime` is in seconds, `crun` and `conmon` are their versions."""
 
     version: str
     pid: int
@@ -316,7 +316,7 @@ class Calls:
 
     @asks("GET /v1/sources", SourcesReport, "sources.report")
     def sources(self) -> SourcesReport:
-        """Return how far files and git are."""
+        """Return the status of files and git."""
 
     @asks("GET /v1/images", list[ListedImage], "images.list")
     def images(self) -> list[ListedImage]:
