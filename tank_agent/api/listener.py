@@ -46,7 +46,7 @@ def group_id(name: str) -> int | None:
 def listen(path: Path, group: int | None, backlog: int) -> socket.socket:
     """Listen at a path: 0660 and the given group, or 0600 without one. A dead agent's socket is replaced.
 
-    The socket gets its mode under a temporary name first: at its own name, it never has a wider one.
+    The socket gets its mode under a temporary name, so that at its own name it never has a wider one.
 
     Raises:
         Stalled: an agent answers there, or something that is no socket is in the way.
@@ -69,7 +69,7 @@ def listen(path: Path, group: int | None, backlog: int) -> socket.socket:
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """Return which file a path is; None if there is none, or it is no socket."""
+    """Return device and inode of the socket at a path; None if there is no socket."""
     try:
         status = path.stat(follow_symlinks=False)
     except (FileNotFoundError, NotADirectoryError):
@@ -80,7 +80,7 @@ def identity(path: Path) -> tuple[int, int] | None:
 def remove(path: Path, listener: socket.socket) -> None:
     """Unlink the socket's name, unless another agent has taken it over.
 
-    A listening socket answers for its own inode only, so a connection attempt shows whose name it is.
+    A listening socket answers for its own inode only, so an attempt to connect shows whether it is another's.
     """
     listener.close()
     with contextlib.suppress(FileNotFoundError), _locked(path.parent) as directory:

@@ -35,8 +35,8 @@ class Peer(Struct, frozen=True, kw_only=True):
 def peer_of(connection: socket.socket) -> Peer:
     """Return the credentials of the process that connected, as the kernel noted them.
 
-    The kernel's list of groups is asked, not the group file: the socket's mode is checked against the same
-    list, and a name service that hangs can't stop the API.
+    The groups are the kernel's list, not the group file's: the socket's mode is checked against the same list,
+    and a name service that hangs can't stop the API.
 
     Raises:
         OSError: the socket is not a connected unix socket.
@@ -60,8 +60,8 @@ class Refused(TankError):
 class Request(Struct, frozen=True, kw_only=True):
     """One request, checked and read whole.
 
-    `params` are the named parts of the path. `ended` says that no answer is wanted any more, since the caller
-    hung up or the server stops: a handler that waits asks it between its slices.
+    `params` are the named parts of the path. `ended` returns True once the caller has hung up or the server
+    stops: a handler that waits looks at it between its slices.
     """
 
     params: Mapping[str, str]
@@ -96,7 +96,7 @@ class Request(Struct, frozen=True, kw_only=True):
 
 
 class Answer(Struct, frozen=True, kw_only=True):
-    """An answer that is known whole."""
+    """An answer of known length."""
 
     body: bytes
     status: int = 200
@@ -104,7 +104,7 @@ class Answer(Struct, frozen=True, kw_only=True):
 
 
 class Stream(Struct, frozen=True, kw_only=True):
-    """An answer that is sent as it comes: every chunk goes out at once. The iterator is closed at the end."""
+    """An answer in chunks, each of which is sent at once. The iterator is closed at the end."""
 
     chunks: Iterator[bytes]
     content_type: str = "application/x-ndjson"
@@ -113,8 +113,8 @@ class Stream(Struct, frozen=True, kw_only=True):
 class RawConnection(Struct, frozen=True, kw_only=True):
     """The connection itself, after an upgrade.
 
-    `received` is what the caller had sent already behind its request; read it before the socket. The socket
-    blocks and has no time-out. When `stopping` is set, reads return the end of the stream.
+    `received` are the bytes that came behind the request; take them before reading the socket, which blocks
+    and has no time-out. When `stopping` is set, reads return the end of the stream.
     """
 
     socket: socket.socket
@@ -125,7 +125,7 @@ class RawConnection(Struct, frozen=True, kw_only=True):
 class Upgrade(Struct, frozen=True, kw_only=True):
     """Take the connection over: `run` gets it after the 101, in the connection's thread, until it returns.
 
-    Whatever can be refused is refused by the handler before it returns this.
+    A handler refuses what it must before it returns this.
     """
 
     run: Callable[[RawConnection], None]

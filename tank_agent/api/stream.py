@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
 
-# How soon a caller who does not read is noticed to have left, or the agent to stop, in seconds.
+# Seconds until the writer notices that a caller who does not read has left, or that the agent stops.
 _LOOK = 0.5
 
 
@@ -22,7 +22,7 @@ class CallerGone(Exception):
 
 
 class TooSlow(Exception):
-    """The caller did not send in time what it began."""
+    """The rest of the caller's request did not arrive in time."""
 
 
 class TooBig(Exception):
@@ -72,13 +72,9 @@ class SocketReader(io.RawIOBase):
 
 
 class SocketWriter(io.BufferedIOBase):
-    """Writes all of what it is given, within a time per call.
+    """Writes all of its data, within `seconds` for each call.
 
-    Args:
-        connection: to the caller.
-        seconds: how long a call may take.
-        stopping: set when the agent stops.
-        pauses: as many readers of streams may take longer, at once.
+    `stopping` is set when the agent stops; `pauses` counts the readers of streams that may take longer.
     """
 
     def __init__(
@@ -111,7 +107,7 @@ class SocketWriter(io.BufferedIOBase):
         return memoryview(data).nbytes
 
     def write_stream(self, data: bytes) -> None:
-        """Send everything to one who may read it hours later, as in a pager or a terminal that is paused.
+        """Send everything to a caller that may read it hours later, such as a pager or a paused terminal.
 
         Raises:
             CallerGone: it hung up, the agent stops, or too many others do not read either.
@@ -128,9 +124,8 @@ class SocketWriter(io.BufferedIOBase):
                     left = left[self._connection.send(left) :]
                     continue
                 except BlockingIOError:
-                    pass
-                if poller.poll(_LOOK * 1000):
-                    continue
+                    if poller.poll(_LOOK * 1000):
+                        continue
                 if self._stopping.is_set():
                     raise CallerGone
                 if not pauses and time.monotonic() > deadline:
@@ -145,7 +140,7 @@ class SocketWriter(io.BufferedIOBase):
 
 
 def hung_up(connection: socket.socket) -> bool:
-    """Return whether the peer has closed its end wholly; one that only stopped sending still reads."""
+    """Return whether the peer has closed its end for both directions, and not only for sending."""
     poller = select.poll()
     poller.register(connection, 0)
     return bool(poller.poll(0))

@@ -50,7 +50,7 @@ def shown(record: object, kind: type[_T]) -> _T:
 
 
 class ListedHold(ClientAnswer, frozen=True, kw_only=True):
-    """The reason why a pod does not follow its file; `since` is Unix time, `declared` a hash of the file's pod."""
+    """A pod's reason not to follow its file; `since` is Unix time, `declared` the hash of the file's pod."""
 
     kind: Literal["pinned", "suspended"]
     since: float

@@ -1,4 +1,4 @@
-"""Errors on the wire: {"error": {"reason", "message", "where", "hint", "problems": [...]}}, and back."""
+"""Errors as JSON, {"error": {"reason", "message", "where", "hint", "problems": [...]}}, and back."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _STATUS: tuple[tuple[type[TankError], int], ...] = (
     (ImageInUse, 409),
     (NotRunning, 409),
     (NotATty, 409),
-    # A person has to change something, and the same request is refused until then.
+    # The same request is refused until a person changes something.
     (Stalled, 409),
     (Retry, 503),
 )
@@ -49,7 +49,7 @@ def http_status(error: TankError) -> int:
 
 
 def error_body(error: TankError) -> ErrorBody:
-    """Turn an error into what travels."""
+    """Return an error as it is on the wire."""
     return ErrorBody(
         reason=error.reason,
         message=error.message,
@@ -74,11 +74,11 @@ def decode_error(status: int, content: bytes) -> TankError:
 
 
 def raised_error(body: ErrorBody, status: int = 500) -> TankError:
-    """Return the error that the agent raised; one of a kind that is not known here goes by its status."""
+    """Return the error that the agent raised; an unknown reason becomes a class that fits the status."""
     kind = next((kind for kind in subclasses(TankError) if kind.reason == body.reason), None)
     if kind is not None and issubclass(kind, InvalidSpec):
         return kind(body.problems)
-    # One with a constructor of its own carries more than travels.
+    # A class with a constructor of its own has attributes that are not on the wire.
     if kind is None or kind.__init__ is not TankError.__init__:
         kind = {403: AgentUnreachable, 503: Retry}.get(status, TankError)
     return kind(body.message, where=body.where, hint=body.hint)

@@ -14,19 +14,6 @@ import msgspec
 
 from tank_agent.api import types
 from tank_agent.api.reports import PodReport, SourcesReport
-from tank_agent.api.types import (
-    MAX_POD_FILE,
-    WAIT_SLICE,
-    AppliedPod,
-    Call,
-    ListedEvent,
-    ListedImage,
-    ListedRevision,
-    PlanReport,
-    PlanRequest,
-    PullReport,
-    RemovedImages,
-)
 from tank_agent.client.fast import http
 from tank_agent.errors import AgentUnreachable, InvalidSpec, PodNotFound, Problem, TankError
 from tank_agent.linux.given_files import read_given, read_stdin
@@ -83,7 +70,7 @@ class Client(types.Calls):
 
     def apply(
         self, pods: Pod | Mapping[str, object] | os.PathLike[str] | str | bytes, *, file: str | None = None
-    ) -> Sequence[AppliedPod]:
+    ) -> Sequence[types.AppliedPod]:
         """Create or replace pods.
 
         Args:
@@ -111,8 +98,8 @@ class Client(types.Calls):
         reference: str,
         *,
         policy: PullPolicy = "always",
-        progress: Callable[[PullReport], None] = lambda _: None,
-    ) -> ListedImage:
+        progress: Callable[[types.PullReport], None] = lambda _: None,
+    ) -> types.ListedImage:
         """Fetch an image, and return it.
 
         Args:
@@ -135,7 +122,7 @@ class Client(types.Calls):
                 progress(line.progress)
         raise http.lost(os.fspath(self.socket))
 
-    def remove_image(self, reference: str) -> RemovedImages:
+    def remove_image(self, reference: str) -> types.RemovedImages:
         """Remove a name or, by its digest, an image.
 
         Raises:
@@ -181,7 +168,7 @@ class Client(types.Calls):
             waited = time.monotonic() - began
             left = max(0.0, timeout - waited)
             try:
-                found = self.look(name, phase, min(WAIT_SLICE, left))
+                found = self.look(name, phase, min(types.WAIT_SLICE, left))
             except PodNotFound:
                 if waited >= min(timeout, _APPEARS_WITHIN):
                     raise
@@ -203,7 +190,7 @@ class Client(types.Calls):
 
     def events(
         self, *, follow: bool = False, after: int = 0, pod: str | None = None
-    ) -> Iterator[ListedEvent]:
+    ) -> Iterator[types.ListedEvent]:
         """Yield events with a number above `after`, oldest first; with `follow`, also those still to come.
 
         Raises:
@@ -298,12 +285,12 @@ class Client(types.Calls):
         _, lines = open_logs(os.fspath(self.socket), name, follow=follow, tail=tail, since=since)
         return lines
 
-    def plan(self, files: Mapping[str, str] | None = None, *, git: str | None = None) -> PlanReport:
+    def plan(self, files: Mapping[str, str] | None = None, *, git: str | None = None) -> types.PlanReport:
         """Return what would be done if pods_dir held `files` (absolute path → text).
 
         With `git`, if the repository were at this branch, tag or commit; without both, what is pending now.
         """
-        body = msgspec.json.encode(PlanRequest(dict(files) if files is not None else None, git))
+        body = msgspec.json.encode(types.PlanRequest(dict(files) if files is not None else None, git))
         within = self._timeout + (types.SOURCES_WITHIN if git is not None else 0.0)
         return self.ask(types.PLAN, body=body, within=within)
 
@@ -324,7 +311,7 @@ class Client(types.Calls):
         """
         return self.ask(types.RESUME) if name is None else self.ask(types.RESUME_POD, {"name": name})
 
-    def rollback(self, name: str, to: int | str | None = None) -> ListedRevision:
+    def rollback(self, name: str, to: int | str | None = None) -> types.ListedRevision:
         """Give a pod an older spec, pin it there if it follows a file, and return that revision.
 
         Args:
@@ -359,7 +346,7 @@ class Client(types.Calls):
 
     def ask(
         self,
-        call: Call[_T],
+        call: types.Call[_T],
         names: Mapping[str, str] = MappingProxyType({}),
         query: Mapping[str, str] | None = None,
         body: bytes = b"",
@@ -383,7 +370,7 @@ class Client(types.Calls):
         asked = http.ask(os.fspath(self.socket), method, target, body=body, timeout=timeout)
         return asked.answer(expected=200, timeout=timeout)
 
-    def _lines(self, call: Call[_T], query: Mapping[str, str], timeout: float | None) -> Iterator[_T]:
+    def _lines(self, call: types.Call[_T], query: Mapping[str, str], timeout: float | None) -> Iterator[_T]:
         """Yield the answer line by line, as it comes; `timeout` limits the wait for each of them."""
         decoder = msgspec.json.Decoder(call.answer)
         path, rest = os.fspath(self.socket), b""
@@ -420,9 +407,9 @@ def read_pod_file(path: Path) -> bytes:
         InvalidSpec: it is larger than a pod file may be.
     """
     name = pod_file_name(path)
-    content = read_given(path, MAX_POD_FILE) if name != _STDIN else read_stdin(MAX_POD_FILE)
-    if len(content) > MAX_POD_FILE:
-        message = f"is larger than the {MAX_POD_FILE >> 20} MiB of a pod file"
+    content = read_given(path, types.MAX_POD_FILE) if name != _STDIN else read_stdin(types.MAX_POD_FILE)
+    if len(content) > types.MAX_POD_FILE:
+        message = f"is larger than the {types.MAX_POD_FILE >> 20} MiB of a pod file"
         raise InvalidSpec((Problem(name, 0, "", message),))
     return content
 
