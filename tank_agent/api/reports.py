@@ -22,7 +22,7 @@ class ClientAnswer(Struct, frozen=True, kw_only=True):
 
 
 class UsageReport(ClientAnswer, frozen=True, kw_only=True):
-    """Resources in use: `memory` in bytes, `cpu` in seconds since the start, `pids`: processes and threads."""
+    """Resources in use: `memory` in bytes, `cpu` in seconds since the start, `pids` counts threads, too."""
 
     memory: int
     cpu: float

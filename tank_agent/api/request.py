@@ -35,7 +35,7 @@ class Peer(Struct, frozen=True, kw_only=True):
 def peer_of(connection: socket.socket) -> Peer:
     """Return the credentials of the process that connected, as the kernel noted them.
 
-    The groups are the kernel's list, not the group file's: the socket's mode is checked against the same list,
+    The groups are the kernel's list, not the group file's: the socket's mode is checked against the same one,
     and a name service that hangs can't stop the API.
 
     Raises:

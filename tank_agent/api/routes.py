@@ -1,7 +1,4 @@
-"""The routes of the server, which follow from the calls of `types`.
-
-A call that takes no more than names is answered by the service's method; the others have a handler here.
-"""
+"""The handlers of the calls of `types`: a method of the service if names suffice, or else a function here."""
 
 from __future__ import annotations
 
@@ -18,16 +15,7 @@ import msgspec
 from tank_agent.api import relay, types
 from tank_agent.api.frames import SEVERAL
 from tank_agent.api.request import Refused, Reply, Request, Stream, Upgrade, json_answer
-from tank_agent.api.types import (
-    DELETED,
-    MAX_SYNC_WAIT,
-    PHASES,
-    WAIT_SLICE,
-    Call,
-    Deleted,
-    PlanRequest,
-    PullLine,
-)
+from tank_agent.api.types import Call
 from tank_agent.api.wire import decode_text, error_body
 from tank_agent.control.pods import Service
 from tank_agent.control.sessions import LogQuery
@@ -38,7 +26,7 @@ from tank_agent.spec.printable import to_json
 
 _T = TypeVar("_T")
 Handler = Callable[[Service, Request], Reply]
-# How often a request that waits looks whether its caller is still there, in seconds.
+# Seconds after which a request that waits looks whether its caller is still there.
 _LOOK = 0.5
 _EVENTS_AT_ONCE = 500
 _POLICIES = ("missing", "always", "never")
@@ -53,9 +41,13 @@ def _apply(service: Service, request: Request) -> Reply:
 def _wait(service: Service, request: Request) -> Reply:
     """Return a pod's status once it is in `phase`, or as it is after `timeout` seconds."""
     phase = request.query.get("phase", "running")
-    if phase not in (*PHASES, DELETED):
-        raise Refused(400, f"there is no phase {phase!r}", hint=f"phases are {', '.join((*PHASES, DELETED))}")
-    deadline = time.monotonic() + request.seconds("timeout", WAIT_SLICE, WAIT_SLICE)
+    if phase not in (*types.PHASES, types.DELETED):
+        raise Refused(
+            400,
+            f"there is no phase {phase!r}",
+            hint=f"phases are {', '.join((*types.PHASES, types.DELETED))}",
+        )
+    deadline = time.monotonic() + request.seconds("timeout", types.WAIT_SLICE, types.WAIT_SLICE)
     while True:
         left = max(0.0, deadline - time.monotonic())
         found = service.wait(request.params["name"], phase, min(_LOOK, left))
@@ -65,68 +57,55 @@ def _wait(service: Service, request: Request) -> Reply:
 
 def _events(service: Service, request: Request) -> Reply:
     """Return the events above `after`, one JSON object a line; with `follow=1`, also those still to come."""
-    after, follow = request.count("after", 0), request.count("follow", 0) > 0
-    return Stream(chunks=_event_lines(service, request, after, request.query.get("pod"), follow=follow))
+    pod, follow = request.query.get("pod"), request.count("follow", 0) > 0
 
+    def lines(after: int) -> Iterator[bytes]:
+        while not request.ended():
+            batch = service.events(after, _EVENTS_AT_ONCE)
+            if matching := [to_json(event) + b"\n" for event in batch if pod in (None, event.pod)]:
+                yield b"".join(matching)
+            if batch:
+                after = batch[-1].seq
+            elif follow:
+                service.wait_for_events(after, _LOOK)
+            else:
+                return
 
-def _event_lines(
-    service: Service, request: Request, after: int, pod: str | None, *, follow: bool
-) -> Iterator[bytes]:
-    while not request.ended():
-        batch = service.events(after, _EVENTS_AT_ONCE)
-        lines = [to_json(event) + b"\n" for event in batch if pod in (None, event.pod)]
-        if lines:
-            yield b"".join(lines)
-        if batch:
-            after = batch[-1].seq
-        elif follow:
-            service.wait_for_events(after, _LOOK)
-        else:
-            return
+    return Stream(chunks=lines(request.count("after", 0)))
 
 
 def _plan(service: Service, request: Request) -> Reply:
-    """Return what would be done; the body holds the files, or nothing for what is pending now."""
-    asked = _body(request.body or b"{}", PlanRequest, "a plan request")
+    """Return the plan for the files in the body, or for the present state if it is empty."""
+    asked = _body(request.body or b"{}", types.PlanRequest, "a plan request")
     return json_answer(service.plan(asked.files, asked.git))
 
 
 def _sync(service: Service, request: Request) -> Reply:
-    """Look at every source now; with `wait`, answer once all pods are settled or that time has passed.
+    """Look at every source now; with `wait`, answer once all pods are settled or so many seconds have passed.
 
-    Without it, `within` is how long looking may take. `confirm` lets a commit of git through, "" the one
-    that waits.
+    Without it, `within` limits the seconds for looking. `confirm` names a commit of git to let through, or is
+    "" for the one that waits.
     """
-    wait_for = request.seconds("wait", 0, MAX_SYNC_WAIT) if "wait" in request.query else None
-    within = request.seconds("within", 0, MAX_SYNC_WAIT) if "within" in request.query else None
+    wait_for = request.seconds("wait", 0, types.MAX_SYNC_WAIT) if "wait" in request.query else None
+    within = request.seconds("within", 0, types.MAX_SYNC_WAIT) if "within" in request.query else None
     return json_answer(service.sync(wait_for, request.query.get("confirm"), within))
 
 
-def _suspend(service: Service, request: Request) -> Reply:
-    service.sources.suspend(request.params.get("name"))
-    return json_answer(service.sources.report())
-
-
-def _resume(service: Service, request: Request) -> Reply:
-    service.sources.resume(request.params.get("name"))
-    return json_answer(service.sources.report())
-
-
 def _pull_image(service: Service, request: Request) -> Reply:
-    """Fetch an image: one JSON object a line, of how far it is, at last the image or the error."""
-    policy = request.query.get("policy", "always")
+    """Fetch an image: its progress, one JSON object a line, and at last the image or the error."""
+    reference, policy = _reference(request), request.query.get("policy", "always")
     if policy not in _POLICIES:
         raise Refused(400, f"there is no pull policy {policy!r}", hint=f"policies are {', '.join(_POLICIES)}")
-    return Stream(chunks=_pull_lines(service, request, _reference(request), cast("PullPolicy", policy)))
 
+    def lines() -> Iterator[bytes]:
+        try:
+            for line in service.images.pull(reference, cast("PullPolicy", policy), request.ended):
+                yield to_json(line) + b"\n"
+        except TankError as error:
+            # The head of the answer is out already, so the error is a line of its body.
+            yield to_json(types.PullLine(error=error_body(error))) + b"\n"
 
-def _pull_lines(service: Service, request: Request, reference: str, policy: PullPolicy) -> Iterator[bytes]:
-    try:
-        for line in service.images.pull(reference, policy, request.ended):
-            yield to_json(line) + b"\n"
-    except TankError as error:
-        # The head of the answer is out already, so the error travels in its body.
-        yield to_json(PullLine(error=error_body(error))) + b"\n"
+    return Stream(chunks=lines())
 
 
 def _reference(request: Request) -> str:
@@ -160,7 +139,7 @@ def _attach(service: Service, request: Request) -> Reply:
 
 
 def _logs(service: Service, request: Request) -> Reply:
-    """Return what containers printed, one line each: time, stream, F or P (cut), container, content."""
+    """Return the output of containers, one line each: time, stream, F or P (cut), container, content."""
     query = LogQuery(
         tail=request.count("tail", 0) if "tail" in request.query else None,
         since=request.query.get("since", ""),
@@ -185,17 +164,15 @@ def _plain(call: Call[Any]) -> Handler:
 
 
 ROUTES: Mapping[Call[Any], Handler] = {
-    **{call: _plain(call) for call in types.PLAIN.values()},
+    **{call: _plain(call) for call in (*types.PLAIN.values(), types.STATUS)},
+    **{call: _plain(call) for call in (types.SUSPEND, types.SUSPEND_POD, types.RESUME, types.RESUME_POD)},
     types.APPLY: _apply,
-    types.STATUS: lambda service, _: json_answer(service.status()),
     types.POD_STATUS: lambda service, request: json_answer(service.status(request.params["name"])[0]),
     types.WAIT: _wait,
     types.EVENTS: _events,
     types.PLAN: _plan,
     types.SYNC: _sync,
-    **dict.fromkeys((types.SUSPEND, types.SUSPEND_POD), _suspend),
-    **dict.fromkeys((types.RESUME, types.RESUME_POD), _resume),
-    types.DELETE: lambda service, request: json_answer(Deleted(service.delete(request.params["name"]))),
+    types.DELETE: lambda service, request: json_answer(types.Deleted(service.delete(request.params["name"]))),
     # `to` is a generation or a commit; without it, the one before the present.
     types.ROLLBACK: lambda service, request: json_answer(
         service.sources.roll_back(request.params["name"], request.query.get("to"))
@@ -203,7 +180,7 @@ ROUTES: Mapping[Call[Any], Handler] = {
     types.PULL_IMAGE: _pull_image,
     types.REMOVE_IMAGE: lambda service, request: json_answer(service.images.remove(_reference(request))),
     types.REMOVE_VOLUME: lambda service, request: json_answer(
-        Deleted(service.remove_volume(*request.params.values()))
+        types.Deleted(service.remove_volume(*request.params.values()))
     ),
     types.EXEC: _exec,
     types.ATTACH: _attach,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import select
 import socket
-import threading
 import time
+from threading import Event, Semaphore
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -77,13 +77,7 @@ class SocketWriter(io.BufferedIOBase):
     `stopping` is set when the agent stops; `pauses` counts the readers of streams that may take longer.
     """
 
-    def __init__(
-        self,
-        connection: socket.socket,
-        seconds: float,
-        stopping: threading.Event,
-        pauses: threading.Semaphore,
-    ) -> None:
+    def __init__(self, connection: socket.socket, seconds: float, stopping: Event, pauses: Semaphore) -> None:
         self._connection = connection
         self._seconds = seconds
         self._stopping = stopping

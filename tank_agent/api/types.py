@@ -335,8 +335,8 @@ class Calls:
         """Return the desired pods in the order of their names."""
 
 
-# The calls that take more than names have handlers in `routes`, and methods of their own in `Client`.
-STATUS = Call("GET /v1/status", list[PodReport])
+# Each has a method of its own in `Client`; one without a service's method also has a handler in `routes`.
+STATUS = Call("GET /v1/status", list[PodReport], "status")
 POD_STATUS = Call("GET /v1/pods/{name}/status", PodReport)
 APPLY = Call("POST /v1/pods", list[AppliedPod], body=MAX_POD_FILE)
 DELETE = Call("DELETE /v1/pods/{name}", Deleted)
@@ -344,10 +344,10 @@ WAIT = Call("GET /v1/pods/{name}/wait", PodReport)
 EVENTS = Call("GET /v1/events", ListedEvent)
 PLAN = Call("POST /v1/plan", PlanReport, body=MAX_PLAN)
 SYNC = Call("POST /v1/sync", list[PodReport], patience=SOURCES_WITHIN)
-SUSPEND = Call("POST /v1/suspend", SourcesReport)
-RESUME = Call("POST /v1/resume", SourcesReport)
-SUSPEND_POD = Call("POST /v1/pods/{name}/suspend", SourcesReport)
-RESUME_POD = Call("POST /v1/pods/{name}/resume", SourcesReport)
+SUSPEND = Call("POST /v1/suspend", SourcesReport, "sources.suspend")
+RESUME = Call("POST /v1/resume", SourcesReport, "sources.resume")
+SUSPEND_POD = Call("POST /v1/pods/{name}/suspend", SourcesReport, "sources.suspend")
+RESUME_POD = Call("POST /v1/pods/{name}/resume", SourcesReport, "sources.resume")
 ROLLBACK = Call("POST /v1/pods/{name}/rollback", ListedRevision, patience=SOURCES_WITHIN)
 PULL_IMAGE = Call("POST /v1/images/pull", PullLine)
 REMOVE_IMAGE = Call("DELETE /v1/images", RemovedImages, patience=REMOVED_WITHIN)

@@ -141,8 +141,8 @@ class Sources:
         """
         return self._followed().repository.read(revision)
 
-    def suspend(self, name: str | None) -> None:
-        """Let a pod, or all pods (None), stay as they are, whatever files and git say.
+    def suspend(self, name: str | None = None) -> reports.SourcesReport:
+        """Let a pod, or all pods (None), stay as they are, whatever files and git say; return `report()`.
 
         Raises:
             PodNotFound: there is no such pod.
@@ -153,9 +153,10 @@ class Sources:
         elif not self.intake.suspended():
             self.intake.suspend()
             self._record("sources are suspended: files and git don't count until `tank resume`", "suspended")
+        return self.report()
 
-    def resume(self, name: str | None) -> None:
-        """Let a suspended or pinned pod follow its file again; None: follow all sources again.
+    def resume(self, name: str | None = None) -> reports.SourcesReport:
+        """Let a suspended or pinned pod follow its file again, or (None) all sources; return `report()`.
 
         Raises:
             PodNotFound: there is no such pod.
@@ -168,6 +169,7 @@ class Sources:
         elif self.intake.suspended():
             self._record("sources are followed again", "resumed")
             self.intake.resume()
+        return self.report()
 
     def roll_back(self, name: str, to: str | None) -> ListedRevision:
         """Give a pod an older spec, by default the one before the present, and return its revision.

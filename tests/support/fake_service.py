@@ -87,13 +87,15 @@ class FakeSources:
         directory = DirectoryReport(path="/etc/tank/pods.d", error=self.directory_error)
         return SourcesReport(suspended=self.suspended, directories=(directory,), git=self.git)
 
-    def suspend(self, name: str | None) -> None:
+    def suspend(self, name: str | None = None) -> SourcesReport:
         self.service.calls.append(("suspend", name))
         self.suspended = name is None
+        return self.report()
 
-    def resume(self, name: str | None) -> None:
+    def resume(self, name: str | None = None) -> SourcesReport:
         self.service.calls.append(("resume", name))
         self.suspended = False
+        return self.report()
 
     def roll_back(self, name: str, to: str | None) -> ListedRevision:
         self.service.calls.append(("rollback", name, to))
