@@ -69,7 +69,7 @@ def table_of(kind: type[Struct]) -> type[FileStruct]:
             default = None if declared.tables or field.default_factory is dict else field.default_factory()
         elif declared.tables:
             default = None
-        elif form is not None and default is not NODEFAULT:
+        elif form is not None and default not in (None, NODEFAULT):
             default = _written(declared.key, meta, default)
         base = _form(declared.type.__origin__) if form is None else form
         base = base | None if default is None else base
