@@ -161,7 +161,7 @@ def _paragraphs(text: str) -> str:
 def _common() -> Command:
     """Return what stands before and after every verb."""
     parser = argparse.ArgumentParser(add_help=False)
-    add_common(parser, None, default=True)
+    add_common(parser)
     return _commands("", "", "", parser)[0]
 
 

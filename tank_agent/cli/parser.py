@@ -98,27 +98,20 @@ def build(words: list[str]) -> argparse.ArgumentParser:
         prog="tank", description="Runs containers on this machine from files.", allow_abbrev=False
     )
     top.add_argument("--version", action="store_true", help="print the version of this program")
-    add_common(top, None, default=True)
+    add_common(top)
     parsers = top.add_subparsers(metavar="VERB", title="verbs")
     alone = bool(words) and words[0] in verbs()
     for verb in words[:1] if alone else verbs():
         sub = parsers.add_parser(verb, help="" if alone else help_of(verb), allow_abbrev=False)
         sub.verb = verb
-        add_common(sub, argparse.SUPPRESS, default=False)
+        # An option that is absent after the verb must not undo the one before it.
+        add_common(sub, default=argparse.SUPPRESS)
     return top
 
 
-def add_common(parser: argparse.ArgumentParser, unset: Any, *, default: bool) -> None:
-    """Add the options that may stand before and after the verb; `unset` after it must not undo one before."""
-    parser.add_argument(
-        "--socket",
-        metavar="S",
-        default=unset,
-        help="the agent's socket (or TANK_SOCKET; /run/tank/tank.sock)",
-    )
-    parser.add_argument(
-        "--debug",
-        action="store_true",
-        default=False if default else unset,
-        help="show where in the program an error arose",
-    )
+def add_common(parser: argparse.ArgumentParser, **default: Any) -> None:
+    """Add the options that may stand before and after the verb."""
+    text = "the agent's socket (or TANK_SOCKET; /run/tank/tank.sock)"
+    parser.add_argument("--socket", metavar="S", help=text, **default)
+    text = "show where in the program an error arose"
+    parser.add_argument("--debug", action="store_true", help=text, **default)

@@ -11,12 +11,11 @@ from pathlib import Path
 
 from tank_agent import __version__
 from tank_agent.api import reports, types
-from tank_agent.api.types import shown
 from tank_agent.control.images import Images
 from tank_agent.control.sessions import Sessions
 from tank_agent.control.sources import SYNC_DEADLINE, Sources
 from tank_agent.errors import InvalidSpec, PodNotFound, Problem, VolumeInUse
-from tank_agent.journal.records import DesiredPod, Exit
+from tank_agent.journal.records import DesiredPod
 from tank_agent.linux.clock import rfc3339
 from tank_agent.reconcile.core.changes import changes
 from tank_agent.reconcile.core.phase import ContainerView, Phase
@@ -51,14 +50,14 @@ class Service:
 
     def list_pods(self) -> Sequence[types.ListedPod]:
         """Return the desired pods in the order of their names."""
-        return [shown(pod, types.ListedPod) for _, pod in sorted(self.journal.desired().items())]
+        return [types.shown(pod, types.ListedPod) for _, pod in sorted(self.journal.desired().items())]
 
     def get(self, name: str) -> types.ListedPod:
         """Return one desired pod, or raise PodNotFound."""
         found = self.journal.get(name)
         if found is None:
             raise PodNotFound(f"there is no pod {name}", hint="`tank list` shows all")
-        return shown(found, types.ListedPod)
+        return types.shown(found, types.ListedPod)
 
     def apply(self, text: str, file: str) -> Sequence[types.AppliedPod]:
         """Check a pod file's text and store its pods."""
@@ -112,7 +111,7 @@ class Service:
 
     def events(self, after: int, limit: int) -> Sequence[types.ListedEvent]:
         """Return events with a number above `after`, oldest first."""
-        return [shown(event, types.ListedEvent) for event in self.journal.events(after, limit)]
+        return [types.shown(event, types.ListedEvent) for event in self.journal.events(after, limit)]
 
     def wait_for_events(self, after: int, timeout: float) -> bool:
         """Block until there is an event above `after`, at most `timeout` seconds."""
@@ -123,7 +122,7 @@ class Service:
         revisions = self.journal.history(name)
         if not revisions:
             raise PodNotFound(f"there never was a pod {name}")
-        return [shown(revision, types.ListedRevision) for revision in revisions]
+        return [types.shown(revision, types.ListedRevision) for revision in revisions]
 
     def plan(self, files: Mapping[str, str] | None, git: str | None = None) -> types.PlanReport:
         """Say what would be done if pods_dir held `files`, or git were at `git`; None: what is pending."""
@@ -265,14 +264,18 @@ def _container(
     if not image and desired is not None:
         specs = (spec for spec in desired.pod.containers if spec.name == view.name)
         image = next((spec.image or spec.rootfs or "" for spec in specs), "")
+    exited, end = None, view.status.exit
+    if end is not None:
+        at = rfc3339(end.at)
+        exited = reports.ExitReport(code=end.code, signal=end.signal, oom=end.oom, at=at, reason=end.reason)
     return reports.ContainerReport(
         name=view.name,
         phase=str(view.phase),
         pid=view.run.pid if view.run is not None and view.phase is not Phase.STARTING else None,
         restarts=view.status.restarts,
         image=image,
-        progress=None if view.progress is None else shown(view.progress, reports.ProgressReport),
-        exit=_exit(view.status.exit),
+        progress=None if view.progress is None else types.shown(view.progress, reports.ProgressReport),
+        exit=exited,
         usage=_usage([usage[view.name]] if view.name in usage else []),
     )
 
@@ -285,12 +288,4 @@ def _usage(used: Collection[Usage]) -> reports.UsageReport | None:
         memory=sum(one.memory for one in used),
         cpu=round(sum(one.cpu for one in used), 3),
         pids=sum(one.pids for one in used),
-    )
-
-
-def _exit(exit_: Exit | None) -> reports.ExitReport | None:
-    if exit_ is None:
-        return None
-    return reports.ExitReport(
-        code=exit_.code, signal=exit_.signal, oom=exit_.oom, at=rfc3339(exit_.at), reason=exit_.reason
     )

@@ -30,22 +30,17 @@ def output_of(*argv: str) -> str | None:
     return done.stdout if done.code == 0 else None
 
 
-def version_of(output: str | None) -> tuple[int, ...] | None:
-    """Return the first version number in a program's output: "crun version 1.8.1" → (1, 8, 1)."""
-    match = re.search(r"\d+(?:\.\d+)+", output or "")
-    return tuple(map(int, match[0].split("."))) if match else None
-
-
 def needed_tool(name: str, output: str | None, floor: tuple[int, ...], reason: str) -> Check:
     """Say whether a program without which no container runs is there, and new enough."""
     if output is None:
         return fail(name, "not installed, or it does not run", f"apt install {name}")
-    version = version_of(output)
-    if version is None:
-        return warn(name, f"of an unknown version: {output[:60]!r}", f"use version {_dotted(floor)} or newer")
-    found = f"version {_dotted(version)}"
-    if version < floor:
-        return warn(name, f"{found}, older than {_dotted(floor)}: {reason}", _NEWER)
+    match = re.search(r"\d+(?:\.\d+)+", output)
+    wanted = ".".join(map(str, floor))
+    if match is None:
+        return warn(name, f"of an unknown version: {output[:60]!r}", f"use version {wanted} or newer")
+    found = f"version {match[0]}"
+    if tuple(map(int, match[0].split("."))) < floor:
+        return warn(name, f"{found}, older than {wanted}: {reason}", _NEWER)
     return ok(name, found)
 
 
@@ -74,7 +69,3 @@ def signatures() -> Check:
         found = f"{' and '.join(missing)} not installed"
         return warn("signatures", found, f"apt install {packages}, for [git.verify]")
     return ok("signatures", " and ".join(_SIGNATURE_TOOLS))
-
-
-def _dotted(version: tuple[int, ...]) -> str:
-    return ".".join(map(str, version))

@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tank_agent.cli.arguments import add_output, client_of, duration
 from tank_agent.cli.output import say, show
-from tank_agent.client.client import Client, NotReached, pod_file_name, read_pod_file
+
+if TYPE_CHECKING:
+    from tank_agent.client.client import Client
 
 HELP = "create or replace pods from a TOML file"
 
-# How long one look at a pod that comes up takes at most, in seconds.
+# The longest that one request waits for a pod to run, in seconds.
 _LOOK = 0.3
 
 
@@ -24,6 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from tank_agent.client.client import pod_file_name, read_pod_file
+
     client = client_of(arguments)
     path = Path(arguments.file)
     applied = client.apply(read_pod_file(path), file=pod_file_name(path))
@@ -41,6 +46,8 @@ def _wait_until_up(client: Client, name: str, deadline: float, timeout: float) -
     Raises:
         NotReached: with what it is instead.
     """
+    from tank_agent.client.client import NotReached
+
     while True:
         left = max(0.0, deadline - time.monotonic())
         found = client.look(name, "running", min(_LOOK, left))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import time
 
-from tank_agent.api.types import DELETED
 from tank_agent.cli.arguments import add_output, client_of, duration, for_each
 from tank_agent.cli.output import say, show
 
@@ -20,6 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from tank_agent.api.types import DELETED
+
     client = client_of(arguments)
     results, code = for_each(arguments.names, lambda name: {"name": name, "deleted": client.delete(name)})
     lines = (f"{one['name']} {'deleted' if one['deleted'] else 'was not there'}" for one in results)

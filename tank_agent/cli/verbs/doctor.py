@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tank_agent.cli.arguments import add_output, add_places, client_of, load_places
-from tank_agent.cli.output import GREEN, RED, YELLOW, colored, show
-from tank_agent.doctor import Check, fail, ok, warn
-from tank_agent.doctor.examine import examine
-from tank_agent.errors import AgentUnreachable, InvalidSpec
+from tank_agent.cli.output import GREEN, RED, YELLOW, colored, say, show
 from tank_agent.spec.printable import escape
+
+if TYPE_CHECKING:
+    from tank_agent.doctor import Check
 
 HELP = "is this machine ready, and what is missing"
 
@@ -30,6 +31,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _examine(arguments: argparse.Namespace) -> Sequence[Check]:
+    from tank_agent.doctor import fail
+    from tank_agent.doctor.examine import examine
+    from tank_agent.errors import InvalidSpec
+
     try:
         settings = load_places(arguments)
     except InvalidSpec as error:
@@ -40,6 +45,9 @@ def _examine(arguments: argparse.Namespace) -> Sequence[Check]:
 
 
 def _agent(arguments: argparse.Namespace) -> Check:
+    from tank_agent.doctor import ok, warn
+    from tank_agent.errors import AgentUnreachable
+
     try:
         if arguments.run_dir and not arguments.socket:
             arguments.socket = str(Path(arguments.run_dir) / "tank.sock")
@@ -54,4 +62,4 @@ def _print(checks: Sequence[Check]) -> None:
         mark = colored(f"{check.result:<5}", _COLORS[check.result])
         print(f"{mark} {check.name:<19} {escape(check.found)}")
         if check.fix:
-            print(f"{'':<25} → {escape(check.fix)}")
+            say(f"{'':<25} → {check.fix}")

@@ -30,13 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_detach_keys(parser: argparse.ArgumentParser) -> None:
     """Add the keys that leave the session."""
-    parser.add_argument(
-        "--detach-keys",
-        metavar="K",
-        type=_detach_keys,
-        default=keys.DEFAULT,
-        help=f'keys that leave it running, such as "ctrl-x,x", or "none" (default {keys.DEFAULT})',
-    )
+    text = f'keys that leave it running, such as "ctrl-x,x", or "none" (default {keys.DEFAULT})'
+    parser.add_argument("--detach-keys", metavar="K", type=_detach_keys, default=keys.DEFAULT, help=text)
 
 
 def _variable(text: str) -> str:

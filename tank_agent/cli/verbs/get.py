@@ -6,7 +6,6 @@ import argparse
 
 from tank_agent.cli.arguments import add_output, client_of
 from tank_agent.cli.output import print_json
-from tank_agent.spec.render import render_pod
 
 HELP = "a pod's spec, as TOML"
 
@@ -17,12 +16,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    text = render_pod(client_of(arguments).get(arguments.name).pod)
-    if arguments.output == "toml":
-        print(text, end="")
-        return 0
-    import tomllib
+    from tank_agent.spec.render import render_pod
 
-    # The same document, so that both forms use the keys of a pod file.
-    print_json(tomllib.loads(text))
+    text = render_pod(client_of(arguments).get(arguments.name).pod)
+    if arguments.output == "json":
+        import tomllib
+
+        # The same document, so that both forms use the keys of a pod file.
+        print_json(tomllib.loads(text))
+    else:
+        print(text, end="")
     return 0

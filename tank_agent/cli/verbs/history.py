@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
-from tank_agent.api.types import ListedRevision
 from tank_agent.cli.arguments import add_output, client_of
 from tank_agent.cli.output import ago, print_table, show
+
+if TYPE_CHECKING:
+    from tank_agent.api.types import ListedRevision
 
 HELP = "the past specs of a pod"
 _HEADERS = ("GENERATION", "CHANGED", "OWNER", "REVISION", "WHY", "IMAGES")

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from tank_agent.cli.arguments import add_action, client_of, for_each
-from tank_agent.cli.output import ago, megabytes, print_table, say, show
+from tank_agent.cli.output import ago, megabytes, print_table, say, share, show
+from tank_agent.spec.printable import escape
 
 if TYPE_CHECKING:
-    from tank_agent.api.types import RemovedImages
+    from tank_agent.api.types import PulledLayer, PullReport, RemovedImages
 
 HELP = "the images on this machine: list, fetch, remove, prune them"
 
-_DIGEST_SHOWN = len("sha256:") + 12
+_DIGEST_SHOWN = 12
+_OVER = ("done", "cached")
+_UP_AND_CLEAR = "\x1b[{}A\r\x1b[J"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +38,7 @@ def _list(arguments: argparse.Namespace) -> int:
         (
             # One without a name is removed by its digest, so that one is shown whole.
             image.reference or image.digest,
-            image.digest[:_DIGEST_SHOWN],
+            image.digest[: len("sha256:") + _DIGEST_SHOWN],
             megabytes(image.size),
             image.layers,
             ago(image.pulled_at),
@@ -46,8 +51,6 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _pull(arguments: argparse.Namespace) -> int:
-    from tank_agent.cli.progress import PullDisplay
-
     client = client_of(arguments)
     pulled = []
     for reference in dict.fromkeys(arguments.images):
@@ -75,3 +78,66 @@ def _show_removed(arguments: argparse.Namespace, results: Sequence[RemovedImages
     freed = sum(result.freed for result in results)
     lines = [f"{name} removed" for name in names] + ([f"{megabytes(freed)} freed"] if results else [])
     return show(arguments, {"removed": names, "freed": freed}, lambda: say(*lines))
+
+
+class PullDisplay:
+    """Prints to stderr, so that a script reads the result alone.
+
+    Layers that are done stay above as lines; below them, redrawn in place, are those under way and a sum.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._live = self._stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._printed: set[str] = set()
+        self._drawn = 0
+
+    def __enter__(self) -> PullDisplay:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Erase the live lines; what is printed next stands right below the layers."""
+        self._write(self._erased())
+
+    def show(self, progress: PullReport) -> None:
+        """Show how far a pull is now."""
+        over = (layer for layer in progress.layers if layer.state in _OVER)
+        fresh = [layer for layer in over if layer.digest not in self._printed]
+        self._printed |= {layer.digest for layer in fresh}
+        text = self._erased()
+        live = self._live_lines(progress) if self._live and progress.layers else []
+        self._drawn = len(live)
+        self._write(text + "".join(f"{line}\n" for line in (*map(_layer_line, fresh), *live)))
+
+    def _erased(self) -> str:
+        drawn, self._drawn = self._drawn, 0
+        return _UP_AND_CLEAR.format(drawn) if drawn else ""
+
+    def _live_lines(self, progress: PullReport) -> list[str]:
+        columns, rows = self._size()
+        active = [layer for layer in progress.layers if layer.state not in (*_OVER, "waiting")]
+        over = sum(layer.state in _OVER for layer in progress.layers)
+        total = f"{over} of {len(progress.layers)} layers, {share(progress.done, progress.total)}"
+        # A line that is wrapped, or scrolled away, could not be erased.
+        lines = [*map(_layer_line, active[: max(0, rows - 2)]), total]
+        return [line[: columns - 1] for line in lines]
+
+    def _size(self) -> tuple[int, int]:
+        try:
+            found = os.get_terminal_size(self._stream.fileno())
+        except (OSError, ValueError):
+            return 80, 24
+        return found.columns or 80, found.lines or 24
+
+    def _write(self, text: str) -> None:
+        if text:
+            self._stream.write(text)
+            self._stream.flush()
+
+
+def _layer_line(layer: PulledLayer) -> str:
+    digest = escape(layer.digest.removeprefix("sha256:")[:_DIGEST_SHOWN])
+    if layer.state in _OVER:
+        state = "here already" if layer.state == "cached" else "done"
+        return f"{digest}  {state:<12} {megabytes(layer.total)}"
+    return f"{digest}  {layer.state:<12} {share(layer.done, layer.total)}"

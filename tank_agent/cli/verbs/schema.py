@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from tank_agent.cli.output import print_json
-from tank_agent.spec.schema import json_schema
 
 HELP = "the JSON Schema of a pod file, for editors"
 
@@ -15,5 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from tank_agent.spec.schema import json_schema
+
     print_json(json_schema())
     return 0

@@ -24,13 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", type=duration, metavar="T", help="of all of it (default 30s, with --wait 2m)"
     )
-    parser.add_argument(
-        "--confirm",
-        nargs="?",
-        const="",
-        metavar="REV",
-        help="let a commit through that would change too many pods: REV, or the one that waits now",
-    )
+    text = "let a commit through that would change too many pods: REV, or the one that waits now"
+    parser.add_argument("--confirm", nargs="?", const="", metavar="REV", help=text)
     add_output(parser)
 
 

@@ -13,14 +13,8 @@ HELP = "wait until a pod is in a phase"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME")
-    parser.add_argument(
-        "--for",
-        dest="phase",
-        choices=(*PHASES, DELETED),
-        default="running",
-        metavar="PHASE",
-        help=f"{', '.join(PHASES)}, or {DELETED} (default running)",
-    )
+    phases, text = (*PHASES, DELETED), f"{', '.join(PHASES)}, or {DELETED} (default running)"
+    parser.add_argument("--for", dest="phase", choices=phases, default="running", metavar="PHASE", help=text)
     parser.add_argument("--timeout", type=duration, default=60.0, metavar="T", help="default 60s")
     add_output(parser)
 

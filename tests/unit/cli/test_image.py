@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from tank_agent import Client
-from tank_agent.cli import progress as progress_module
 from tank_agent.cli.output import megabytes, share
-from tank_agent.cli.progress import PullDisplay
+from tank_agent.cli.verbs.image import PullDisplay
 from tank_agent.errors import ImageInUse, Stalled
 from tank_agent.image.config import LayerProgress, PullProgress
 from tests.support.fake_service import FakeService
@@ -112,9 +111,7 @@ def layers(*states: str) -> PullProgress:
 
 def test_on_a_terminal_the_layers_under_way_are_redrawn_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(
-        progress_module.PullDisplay, "_size", lambda _: os.terminal_size((40, 4)), raising=True
-    )
+    monkeypatch.setattr(PullDisplay, "_size", lambda _: os.terminal_size((40, 4)), raising=True)
     stream = Terminal()
     with PullDisplay(stream) as display:
         display.show(PullProgress(done=0, total=0))
