@@ -151,7 +151,7 @@ class Intake:
         return bool(self._journal.recall(_SUSPENDED))
 
     def suspend(self) -> None:
-        """Leave every pod as it is, whatever sources declare, until `resume`."""
+        """Ignore all sources until `resume`, so that every pod stays as it is."""
         self._journal.remember(_SUSPENDED, b"yes")
 
     def resume(self) -> None:
@@ -186,7 +186,7 @@ class Intake:
         self._journal.try_to_record([NewEvent(pod="", type=kind, message=message, revision=revision)])
 
     def _record_problems(self, cause: str) -> None:
-        """Log and record each problem once, names that two sources claim among them."""
+        """Log and record each new problem, also of a name that two sources declare, and each mended file."""
         problems = frozenset(self._journal.problems())
         desired = self._journal.desired()
         with self._comparing:
@@ -195,8 +195,8 @@ class Intake:
         for problem in sorted(new):
             pod = problem.pod or ""
             revision = desired[pod].revision if pod in desired else ""
-            _log.warning("problem in a source", pod=pod, revision=revision, problem=str(problem), cause=cause)
             message = str(problem)
+            _log.warning("problem in a source", pod=pod, revision=revision, problem=message, cause=cause)
             events.append(
                 NewEvent(pod=pod, type="source-error", message=message, revision=revision, cause=cause)
             )
@@ -230,7 +230,7 @@ class _Resync(Follower):
 
 
 def owned_pods(pods: Iterable[DesiredPod]) -> list[OwnedPod]:
-    """Return the pods that a source could change: none that is suspended, and pinned ones as declared."""
+    """Return the pods that a source could change: no suspended ones, and pinned ones as declared."""
     return [
         OwnedPod(pod.name, pod.owner, pod.hold.declared if pod.hold is not None else pod.hash)
         for pod in pods

@@ -166,8 +166,11 @@ def _lock_directory(path: Path) -> LockFile:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         return LockFile(path / _LOCK, f"{os.getpid()}\n".encode())
     except BlockingIOError as error:
+        holder = ""
+        with suppress(OSError), (path / _LOCK).open("rb") as file:
+            holder = file.read(32).decode(errors="replace").strip()
         raise Stalled(
-            f"another tank-agent (pid {_holder(path / _LOCK) or 'unknown'}) uses the journal in {path}",
+            f"another tank-agent (pid {holder or 'unknown'}) uses the journal in {path}",
             hint="stop it first, or give this one a data_dir of its own",
         ) from error
     except OSError as error:
@@ -175,12 +178,6 @@ def _lock_directory(path: Path) -> LockFile:
         if shortage(error) is not None:
             raise Retry(message, where=where, hint="nothing is lost; pods go on as they are") from error
         raise Stalled(message, where=where) from error
-
-
-def _holder(lock: Path) -> str:
-    with suppress(OSError), lock.open("rb") as file:
-        return file.read(32).decode(errors="replace").strip()
-    return ""
 
 
 def _check_room(path: Path) -> None:

@@ -1,20 +1,9 @@
-"""The tables [image] and [registry."HOST"] of agent.toml. Times are in seconds, sizes in bytes.
-
-[image]
-pull = "missing"                          # missing | always | never
-auth_files = ["/etc/tank/auth.json", "/root/.docker/config.json"]
-parallel = 3
-[registry."docker.io"]
-mirrors = ["mirror.lan:5000"]
-[registry."old.lan:5000"]
-insecure = true
-[registry."evil.example"]
-blocked = true
-"""
+"""The tables [image] and [registry."HOST"] of agent.toml. Times are in seconds, sizes in bytes."""
 
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import Annotated, Literal
 
 import msgspec
@@ -57,11 +46,10 @@ def _mirror(value: str) -> str:
 
 
 def _is_reachable(address: str) -> bool:
-    try:
+    with suppress(Stalled):
         parse_url(f"https://{address}")
-    except Stalled:
-        return False
-    return True
+        return True
+    return False
 
 
 def _whole_seconds(value: float | str) -> int:

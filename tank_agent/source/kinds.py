@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from tank_agent.source.snapshot import owner_at, place_of, source_of
+from tank_agent.source.snapshot import place_of, source_of
 
 if TYPE_CHECKING:
     from tank_agent.settings.settings import Settings
@@ -23,7 +23,8 @@ class SourceKind(NamedTuple):
         describe: returns where a pod is declared, in words, from the place.
         mirror: its pods are removed when it no longer declares them; otherwise it writes each pod once.
         removal: the way to remove a pod where it is declared, as a hint.
-        is_there: returns whether a pod can be removed at a place; if not, only `tank delete` can.
+        is_there: returns whether a pod can be removed at a place, with the settings of the agent's start; if
+            not, only `tank delete` can remove it.
         follow: makes the follower that the settings ask for; None: they ask for none.
     """
 
@@ -37,7 +38,7 @@ class SourceKind(NamedTuple):
 
     def owner(self, place: str) -> str:
         """Return the owner of a pod that is declared at a place."""
-        return owner_at(self.name, place) if self.mirror else self.name
+        return f"{self.name}:{place}" if self.mirror else self.name
 
 
 def _made_by(name: str) -> Callable[[Inbox], Follower | None]:

@@ -12,11 +12,6 @@ from tank_agent.errors import Problem
 from tank_agent.spec.model import Pod
 
 
-def owner_at(source: str, place: str) -> str:
-    """Return the owner of a pod that a source declares at a place."""
-    return f"{source}:{place}"
-
-
 def source_of(owner: str) -> str:
     """Return the name of an owner's kind of source."""
     return owner.partition(":")[0]
