@@ -32,14 +32,14 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     """A run on disk; `settings`, `limits`, `stop_signal` and `stop_grace` may change while it goes on.
 
     Attributes:
-        hash: of the container's part of the spec; `settings` is that of the part that can change live.
+        hash: of the container's part of the spec; `settings` is the hash of the part that can change live.
         cgroup: the OCI cgroupsPath.
         image: as `tank status` shows it.
         stop_grace: in seconds.
         terminal: whether the main process has a pseudo-terminal.
-        image_stop_signal: holds where the spec has none.
-        ids: the host's ids that it has in a user namespace of its own.
-        volumes: the paths of its volumes, a parent before what is in it.
+        image_stop_signal: used where the spec has none.
+        ids: the host's ids of its own user namespace, if it has one.
+        volumes: the paths of its volumes, each before those inside of it.
         root: device and inode of its root directory, since its programs may make any other directory "/".
     """
 
@@ -100,16 +100,16 @@ class RunState(enum.StrEnum):
 
 
 class RunFacts(Struct, kw_only=True):
-    """All that is found out about a run: the agent keeps it up to date, and the loop decides from a copy.
+    """The observed facts of a run: the agent keeps them up to date, and the loop decides from a copy.
 
     Attributes:
         pid: its main process on the host.
         exit: set once it is EXITED.
         lost: its monitor ended before it did.
-        drift: which of its limits is not as it was set, in words.
+        drift: a sentence on a limit that is not as it was set.
         failure: of the last change of its settings.
         unmounted: the mounts that it lost.
-        out_of_memory: a process of it was killed for that, and it goes on.
+        out_of_memory: a process of it was killed as memory ran out, and the run goes on.
     """
 
     pid: int | None = None
@@ -134,8 +134,8 @@ class LiveRun(RunFacts, kw_only=True):
     Only `container/` writes to it.
 
     Attributes:
-        ended_at: when its main process was found to have ended, though its monitor goes on (monotonic).
-        looked: whether `unmounted` was found out after mounts last changed.
+        ended_at: the monotonic time at which its main process had ended, while its monitor goes on.
+        looked: whether `unmounted` is from after the last change of its mounts.
     """
 
     record: RunRecord
@@ -169,7 +169,7 @@ def new_id(pod: str, container: str) -> str:
 
 
 def write_file(directory: Path, name: str, value: Struct) -> None:
-    """Write RECORD or STOPPING atomically, also into a directory that somebody removed."""
+    """Write RECORD or STOPPING atomically; make the directory again if it was removed."""
     directory.mkdir(mode=0o700, exist_ok=True)
     atomic.write(directory / name, msgspec.json.encode(value), fault_point=f"runtime:{name}")
 

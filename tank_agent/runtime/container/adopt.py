@@ -1,7 +1,7 @@
-"""Adoption of the runs that a former agent left, and removal of what else it left.
+"""Adoption of the runs that a former agent left, and removal of everything else that it left.
 
-A process is identified by what the kernel has of it now (its cgroup, its arguments), never by a number in a
-file alone, since numbers are used again.
+A process is identified by its present cgroup or arguments, never by a number in a file alone, since numbers
+are used again.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ def adopt_all(containers: Containers, tools: Tools, now: float) -> tuple[LiveRun
 
 
 def _records(containers: Containers, tools: Tools) -> Iterator[RunRecord]:
-    """Yield the record of every run; if somebody removed its directory, from the copy elsewhere."""
+    """Yield the record of every run, or the copy in its private directory if its own was removed."""
     private = tools.root_filesystems.private
     seen = set()
     for directory in sorted(containers.directory.iterdir()):
         record = _read(directory) or _read(private(directory.name))
-        if record is None:
-            # Nothing is made before the record is written.
-            with left_for_later(str(directory)):
-                remove_tree(directory)
+        if record is not None:
+            seen.add(record.id)
+            yield record
             continue
-        seen.add(record.id)
-        yield record
+        # Nothing is made before the record is written.
+        with left_for_later(str(directory)):
+            remove_tree(directory)
     for identifier in sorted(tools.root_filesystems.runs() - seen):
         record = _read(private(identifier))
         # Nothing of an earlier boot runs.
@@ -84,7 +84,7 @@ def _inspect(run: LiveRun, monitors: Mapping[str, int], tools: Tools) -> LiveRun
     ended = _modified(directory / conmon.EXIT) is not None
     run.started = ended or (run.process is not None if began is None else began)
     if not run.started and run.monitor is not None:
-        # Nothing may begin later.
+        # So that it cannot begin later.
         conmon.kill_monitor(run.monitor)
     return run
 
@@ -92,8 +92,8 @@ def _inspect(run: LiveRun, monitors: Mapping[str, int], tools: Tools) -> LiveRun
 def _open_member(pid: int, cgroup: str, cgroups: CgroupHost) -> int | None:
     """Return a pidfd of a process if it is in a control group, or below it."""
     process = pidfd.open_process(pid)
-    # Where the agent sees only part of the machine's groups, as in a container, a process's own list begins
-    # elsewhere than the files; these are many, so they are asked last.
+    # Where the agent sees only part of the machine's groups, as in a container, the paths in a process's own
+    # list differ from those of the groups' files; these are many, so they are read last.
     if process is not None and not (_is_member(pid, cgroup) or pid in cgroups.processes(cgroup)):
         os.close(process)
         return None
@@ -111,7 +111,7 @@ def _is_member(pid: int, cgroup: str) -> bool:
 
 def _main_process(cgroup: str, cgroups: CgroupHost) -> int | None:
     """Return the main process of a container: the one that is number 1 of its PID namespace."""
-    # One more number for each namespace in the container's own.
+    # A process has one more number for each namespace inside the container's own.
     return next((pid for pid in sorted(cgroups.processes(cgroup)) if pidfd.numbers(pid)[1:] == (1,)), None)
 
 

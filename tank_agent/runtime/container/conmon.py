@@ -25,7 +25,7 @@ from tank_agent.runtime.container.launch import Tools
 from tank_agent.runtime.run import LiveRun, RunRecord
 
 _DEADLINE = 30.0
-# A killed process is gone within this, unless the kernel holds it.
+# A killed process ends within this, unless the kernel holds it.
 ENDS_WITHIN_MS = 3000
 CONTAINER_PID = "container.pid"
 MONITOR_PID = "conmon.pid"
@@ -104,9 +104,9 @@ def kill_monitor(monitor: int) -> None:
 class ConmonControl:
     """Writes to the control FIFOs of all conmons, from any thread, without blocking.
 
-    There is one writer, since conmon 2.1.6 handles only the first of two lines that it reads together: it
-    leaves time between two lines to one container. Its methods return 0; or, having written nothing, the
-    seconds after which to try again.
+    There is one writer, which leaves time between two lines to one container, since conmon 2.1.6 handles only
+    the first of two lines that it reads together. Its methods return 0 if they have written, else the seconds
+    after which to try again.
     """
 
     def __init__(self) -> None:
@@ -132,7 +132,7 @@ class ConmonControl:
             left = self._written.get(directory, 0.0) + _GAP - now
             if left > 0:
                 return left
-            # A conmon that is gone takes no lines; its end is noticed elsewhere.
+            # A conmon that ended takes no lines; its end is handled elsewhere.
             flags = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
             try:
                 with Closing(os.open(directory / _CONTROL, flags)) as fifo:
@@ -153,13 +153,13 @@ def _is_roots(process: os.DirEntry[str]) -> bool:
 
 
 def _spawn(argv: list[str], tools: Tools, directory: Path) -> None:
-    # Opened for reading too: conmon 2.1.6 dies of a broken pipe when the agent dies before it has
-    # reported, and a pipe that it holds the reading end of cannot break.
+    # Opened for reading, too: conmon 2.1.6 dies of a broken pipe if the agent dies before conmon reports, but
+    # holds the reading end itself, so that the pipe cannot break.
     writer = os.open(directory / _SYNC, os.O_RDWR | os.O_CLOEXEC)
     output = os.open(directory / "conmon.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    # conmon waits for a byte here before it forks. If we die first, it sees the end and goes on.
+    # conmon waits here for a byte before it forks. If the agent dies first, it reads the end and goes on.
     may_start, start = os.pipe2(os.O_CLOEXEC)
-    # Its working directory: conmon cuts the path of a terminal's socket at 107 bytes.
+    # Relative to its working directory: conmon cuts the path of a terminal's socket at 107 bytes.
     own = {"TMPDIR": ".", "_OCI_SYNCPIPE": str(writer), "_OCI_STARTPIPE": str(may_start)}
     try:
         process = subprocess.Popen(

@@ -121,7 +121,7 @@ class Containers:
         finally:
             if run.record.ids is not None:
                 user_namespace.take_back_null_device()
-            # The container holds its mounts by now, or there is none.
+            # By now the container holds its mounts, or there is no container.
             self._detach(run)
         run.process = pidfd.open_process(run.pid)
         monitor = read_number(run.directory / conmon.MONITOR_PID)
@@ -141,7 +141,7 @@ class Containers:
         self._watcher.watch(run)
 
     def log(self, pod: str, container: str) -> Path:
-        """Return the file that a container's output goes to, over all its runs."""
+        """Return the file with the output of all runs of a container."""
         return self.logs / pod / f"{container}.log"
 
     def stop(self, run: LiveRun) -> None:
@@ -152,7 +152,7 @@ class Containers:
         self._note(run, Stopping(deadline=time.monotonic() + run.record.stop_grace))
 
     def kill(self, run: LiveRun) -> None:
-        """Send SIGKILL to a run, and to what else is in its cgroup if its main process is gone."""
+        """Send SIGKILL to a run, or to all that is left in its cgroup if its main process has ended."""
         alive = run.process is not None and pidfd.send_signal(run.process, signal.SIGKILL)
         if not alive:
             self._kill_group(run)
@@ -169,10 +169,10 @@ class Containers:
             _log.warning("cannot note that a container ends", id=run.record.id, error=str(error))
 
     def remove(self, run: LiveRun) -> None:
-        """Remove everything that a run made, except its log, and what is left of it after a crash."""
+        """Remove everything that a run made, except its log. Can be repeated after a crash."""
         tools, cgroup = self._tools, run.record.cgroup
         if not run.started:
-            # The runtime that makes it may hang, or still be at it.
+            # The runtime may hang, or still be making it.
             conmon.end_unstarted(run.directory)
         self._delete(run)
         point("runtime:deleted")
@@ -221,7 +221,7 @@ class Containers:
         pidfd.signal_all(lambda: self._tools.cgroups.processes(run.record.cgroup), signal.SIGKILL)
 
     def _detach(self, run: LiveRun) -> None:
-        """Detach what was mounted in a bundle from the host's tree; the container keeps it."""
+        """Detach a bundle's mounts from the host's tree; the container keeps them."""
         self._tools.volumes.detach(run.directory)
         self._tools.root_filesystems.detach(run.directory)
         mounts.unmount_all(run.directory / user_namespace.SYSFS)
@@ -229,7 +229,7 @@ class Containers:
     def change(self, run: LiveRun, container: Container, settings: str) -> None:
         """Change a run's limits and how it is stopped, while it runs; `settings` is the hash of both.
 
-        A failure is also kept in `failure`, as that of `restore_mounts` in `unmounted`.
+        A failure is also kept in `failure`, and a failure of `restore_mounts` in `unmounted`.
         """
         record = run.record
         try:
@@ -364,18 +364,18 @@ class Containers:
         self._make_directory()
         run.directory.mkdir(mode=0o700)
         if run.record.ids is not None:
-            # crun goes through it as the root of the container; nobody else may.
+            # crun enters it as the root of the container; no other user may.
             os.chown(run.directory, run.record.ids.base, run.record.ids.base)
         point("runtime:bundle-begun")
         write_file(run.directory, RECORD, run.record)
         return run
 
     def _make_directory(self) -> None:
-        # Anybody may have removed it since.
+        # It may have been removed since.
         self.directory.mkdir(mode=0o711, parents=True, exist_ok=True)
         self.directory.chmod(0o711)
 
     def _keep(self, run: LiveRun) -> None:
-        """Write a run's record, also beside its overlay, since anybody may remove what is in run_dir."""
+        """Write a run's record, also beside its overlay, since files in run_dir may be removed."""
         for directory in (run.directory, self._tools.root_filesystems.private(run.record.id)):
             write_file(directory, RECORD, run.record)

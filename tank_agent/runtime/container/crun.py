@@ -1,9 +1,8 @@
 """crun, also on hosts where it refuses to start.
 
 crun does not start where the v1 controllers and a v2 hierarchy are mounted side by side ("hybrid mode not
-supported"). There only `create` looks at the cgroup mounts, so `create` alone runs in a private mount
-namespace whose /sys/fs/cgroup holds the v1 controllers and nothing else; nothing of it is left when crun
-has gone.
+supported"). Only `create` looks at the cgroup mounts, so there it runs in a private mount namespace whose
+/sys/fs/cgroup holds only the v1 controllers; the namespace ends with crun.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from tank_agent.linux.trees import left_for_later, remove_tree
 from tank_agent.runtime.limits.cgroup import ROOT, CgroupHost
 
 _DEADLINE = 30.0
-# Before all else crun mounts itself read-only over an empty file of such a name (against CVE-2019-5736), in
-# this directory or else in /tmp. Killed in between, it leaves both.
+# First, crun mounts itself read-only over an empty file of such a name (against CVE-2019-5736), in this
+# directory or else in /tmp. If it is killed then, both stay.
 _COPY_DIRECTORY = "_LIBCONTAINER_STATEDIR"
 _COPIES = "crun.??????"
 
@@ -38,7 +37,7 @@ class Crun:
 
     def __init__(self, program: str, run_dir: Path, cgroups: CgroupHost) -> None:
         self.root = run_dir / "crun"
-        # For every run of crun, whoever starts it.
+        # For every process of crun.
         self.environment = {_COPY_DIRECTORY: str(self.root)}
         self._copies: frozenset[Path] = frozenset()
         self._program = program
@@ -48,7 +47,7 @@ class Crun:
         self._cgroups = cgroups
 
     def create_command(self, log: Path) -> tuple[str, tuple[str, ...]]:
-        """Return what conmon runs for `create`: program and first arguments; raises Stalled without crun."""
+        """Return program and first arguments of `create`, which conmon runs; raises Stalled without crun."""
         program = find(self._program)
         options = (*self._options, f"--log={log}", "--log-format=json")
         self.root.mkdir(mode=0o700, exist_ok=True)
@@ -85,7 +84,7 @@ class Crun:
         return frozenset(entry.name for entry in self.root.glob("*") if "." not in entry.name)
 
     def sweep(self, *, at_rest: bool = False) -> None:
-        """Remove the copies that killed processes of crun left: those of the last sweep; all if `at_rest`."""
+        """Remove the copies that killed processes of crun left: since the last sweep, or all if `at_rest`."""
         found = frozenset(self.root.glob(_COPIES))
         for path in found if at_rest else found & self._copies:
             with left_for_later(str(path)):
@@ -111,7 +110,7 @@ class Crun:
 
     def _prepare_view(self) -> Path:
         """Make the private view of the control groups, and return the script that `create` runs in it."""
-        # Anew each time, since anybody may have removed a part of it.
+        # Anew each time, since a part of it may have been removed.
         self._view.mkdir(mode=0o700, exist_ok=True)
         lines = [_fstab("tmpfs", self._view, "tmpfs", "mode=755")]
         for hierarchy in self._cgroups.hierarchies:

@@ -53,7 +53,7 @@ class RunWatcher:
             try:
                 self._mounts.watch(run.record.id, run.pid)
             except OSError as error:
-                # Its end must be seen all the same.
+                # Its end must be seen in any case.
                 _log.warning("cannot watch a container's mounts", id=run.record.id, error=str(error))
         if run.monitor is not None:
             self._register(run.monitor, run)
@@ -134,7 +134,7 @@ class RunWatcher:
                         elif run is not None:
                             self._ended(run, None)
                 except Exception:
-                    # The resync finds what was missed; the thread must go on for all other processes.
+                    # The resync finds what was missed; the thread must go on for the other processes.
                     _log.exception("an end could not be dealt with")
 
     def _monitor_ended(self, run: LiveRun) -> None:
@@ -166,7 +166,7 @@ class RunWatcher:
 def read_exit(directory: Path, process: int | None, now: float) -> Exit | None:
     """Return how a run ended as conmon wrote it down in its directory; None if it did not.
 
-    `process` is a pidfd of its main process, None if it was gone before anybody held it; `now` is Unix time.
+    `process` is a pidfd of its main process, None if it ended before one was opened; `now` is Unix time.
     """
     code = read_number(directory / conmon.EXIT)
     if code is None:
@@ -201,7 +201,7 @@ def unknown_exit(process: int | None, now: float) -> Exit:
 
 
 def _out_of_memory_at_end(directory: Path) -> bool:
-    """Return whether memory ran out when the run ended: conmon also writes the file when it then went on."""
+    """Return whether memory ran out at the run's end; conmon writes the file also if the run then went on."""
     try:
         ended = (directory / conmon.EXIT).stat().st_mtime
         return (directory / conmon.OUT_OF_MEMORY).stat().st_mtime > ended - _SAME_MOMENT

@@ -1,4 +1,4 @@
-"""From a container's spec and its image to a bundle that crun can run."""
+"""A container's bundle, made of its spec and its image for crun to run."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def make_bundle(launch: Launch, record: RunRecord, bundle: Path, tools: Tools) -
 
 @contextlib.contextmanager
 def open_rootfs(path: str, volumes: Volumes) -> Iterator[Path]:
-    """Give a directory of the host as a layer: resolved once, since a container may own a link on the way."""
+    """Give a directory of the host as a layer, resolved once: a container may own a link on its path."""
     try:
         # Links are followed, such as one to the newest of several, but not to what the file could not name.
         flags, resolve = os.O_PATH | os.O_DIRECTORY, paths.RESOLVE_NO_MAGICLINKS
@@ -247,7 +247,7 @@ def _make_working_directory(root: int, cwd: str, owner: tuple[int, int]) -> None
         try:
             _make_directory(root, parent, part, owner)
         except OSError as error:
-            # Also a link that leads nowhere, in circles, or into a file system of the kernel.
+            # Also for a link that leads nowhere, in circles, or into a file system of the kernel.
             if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENOENT):
                 message = f"working directory {cwd}: {walked} is not a directory in the image"
                 raise Stalled(message) from error
@@ -262,6 +262,6 @@ def _make_directory(root: int, parent: str, name: str, owner: tuple[int, int]) -
         with paths.Closing(paths.open_in_root(root, parent, flags)) as directory:
             os.mkdir(name, dir_fd=directory)
             with paths.Closing(paths.open_without_links(directory, name, flags)) as made:
-                # Whatever our umask is: every user of the container may go through.
+                # Whatever our umask is: every user of the container may enter it.
                 os.fchmod(made, 0o755)
                 os.fchown(made, *owner)

@@ -1,7 +1,7 @@
 """The OCI runtime configuration of a container: a pure function of what should run (runtime-spec, config.md).
 
 Hardened by podman's eleven capabilities, no_new_privileges, a seccomp profile, masked and read-only kernel
-paths, and a /dev of its own. Nothing of an image's labels or a user's text becomes an annotation, since those
+paths, and a /dev of its own. No label of an image and no text of a user becomes an annotation, since these
 steer crun.
 """
 
@@ -146,7 +146,7 @@ def _process(sandbox: Sandbox) -> dict[str, Any]:
 def capabilities(security: Security, bounding: frozenset[str] | None = None) -> frozenset[str]:
     """Return the capabilities that a container has: the default ones, without `drop`, with `add`.
 
-    "ALL" is what the agent itself has, since nobody can give more.
+    "ALL" is what the agent itself has, since it cannot give more.
     """
     every = _own_capabilities() if bounding is None else bounding
     if security.privileged or security.add == (ALL,):

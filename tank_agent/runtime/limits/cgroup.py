@@ -20,7 +20,7 @@ from msgspec import Struct
 
 ROOT = Path("/sys/fs/cgroup")
 _DEFAULT_RUN_DIR = Path("/run/tank")
-# Beside the agent's unit is the one whose group is delegated to us: what is in it outlives the agent.
+# The unit beside the agent's, whose group is delegated to the agent: its processes outlive the agent.
 _PODS_UNIT = "tank-pods.service"
 _OWN_GROUP = re.compile(r"^0::(.*?)/tank-(?:agent|pods)\.service(?:/|$)", re.MULTILINE)
 
@@ -29,8 +29,8 @@ class CgroupHost(Struct, frozen=True, kw_only=True):
     """The host's cgroup layout.
 
     `hierarchies` are mount points: one on a unified host, one per controller otherwise. `base` is the agent's
-    own group below each of them, with a leading slash, `monitors` that of the containers' monitors; None
-    leaves these with the agent.
+    own group below each of them, with a leading slash; `monitors` is the group of the containers' monitors,
+    None if they stay in the agent's.
     """
 
     mode: Literal["unified", "split"]
@@ -39,11 +39,11 @@ class CgroupHost(Struct, frozen=True, kw_only=True):
     monitors: str | None = None
 
     def path(self, pod: str, run: str) -> str:
-        """Return a container's group, the way OCI's `cgroupsPath` wants it."""
+        """Return a container's group, in the form of OCI's `cgroupsPath`."""
         return f"{self.base}/{pod}/{run}"
 
     def place_monitor(self, pid: int) -> None:
-        """Put a container's monitor where it outlives the agent."""
+        """Move a container's monitor into the group in which it outlives the agent."""
         if self.monitors is not None:
             group = self.hierarchies[0] / self.monitors.lstrip("/")
             group.mkdir(exist_ok=True)
@@ -65,7 +65,7 @@ class CgroupHost(Struct, frozen=True, kw_only=True):
         return frozenset(found)
 
     def thaw(self, path: str) -> None:
-        """Thaw a group and all below it, should somebody have frozen it: on v1 no signal ends it before."""
+        """Thaw a group and all below it, if they are frozen: on v1 no signal ends a frozen process."""
         for group in self._tree(path):
             for name, value in (("freezer.state", "THAWED"), ("cgroup.freeze", "0")):
                 if (group / name).exists():
@@ -74,10 +74,7 @@ class CgroupHost(Struct, frozen=True, kw_only=True):
                         (group / name).write_text(value)
 
     def remove(self, path: str) -> bool:
-        """Remove a group and all groups below it; False if a process is still in one of them.
-
-        The pod's group goes with the last of its containers'.
-        """
+        """Remove a group, all below it, and its pod's if it is empty; False if a process is still in it."""
         gone = [_remove_directory(group) for group in self._tree(path, topdown=False)]
         for pod in self.directories(path.rpartition("/")[0]):
             _remove_directory(pod)
@@ -93,7 +90,7 @@ class CgroupHost(Struct, frozen=True, kw_only=True):
         return busy
 
     def remove_base(self) -> None:
-        """Remove the agent's own groups where nothing is left in them."""
+        """Remove the agent's own groups if they are empty."""
         for directory in self.directories(self.base):
             for pod in _children(directory):
                 _remove_directory(pod)

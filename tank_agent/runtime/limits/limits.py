@@ -1,7 +1,7 @@
 """A container's limits and use as its cgroup's files hold them: written while it runs, and read back.
 
 Written directly, not by `crun update`: crun refuses hybrid hosts, where an update would need the private view
-of the cgroups that `create` gets, and it cannot take a limit away. The same files tell whether a limit was
+of the cgroups that `create` gets, and it cannot take a limit away. The same files show whether a limit was
 lost. Formats: kernel Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/{memory,pids}.rst, sched-bwc.rst.
 """
 
@@ -28,7 +28,7 @@ _PROCESSES = "processes"
 
 
 class Usage(Struct, frozen=True, kw_only=True):
-    """What a container uses: bytes, seconds of CPU time since its start, processes and threads."""
+    """The use of a container: bytes, seconds of CPU time since its start, processes and threads."""
 
     memory: int = 0
     cpu: float = 0.0
@@ -39,7 +39,7 @@ class Usage(Struct, frozen=True, kw_only=True):
 def has_swap_limit(host: CgroupHost) -> bool:
     """Return whether memory and swap can be limited; some kernels and boot parameters leave swap out."""
     if host.mode == "unified":
-        # The root has no such file, its children do.
+        # The root has no such file, but its children have.
         groups = [entry for entry in host.hierarchies[0].iterdir() if (entry / "memory.current").exists()]
         return not groups or any((group / "memory.swap.max").exists() for group in groups)
     memory = _controller(host, "memory")
@@ -73,8 +73,8 @@ def write(host: CgroupHost, path: str, limits: Limits) -> None:
 
 
 def lost(host: CgroupHost, path: str, limits: Limits) -> str | None:
-    """Return which limit of a group is not as it was set, in words; None if all are."""
-    # Most containers have one limit to lose.
+    """Return a sentence on a limit of a group that is not as it was set; None if all are."""
+    # Most containers have one limit to lose: reading the others would take time.
     only_processes = limits == Limits()
     for file, value, what in _wanted_files(host, path, effective(host, limits)):
         found = _read(file) if what == _PROCESSES or not only_processes else None
@@ -100,7 +100,7 @@ def usage(host: CgroupHost, path: str) -> Usage | None:
 
 
 def _wanted_files(host: CgroupHost, path: str, limits: Limits) -> list[tuple[Path, str, str]]:
-    """Return the files, what belongs in each, and what it limits, in the order of writing."""
+    """Return each file, its content, and the name of its limit, in the order of writing."""
     pids = "max" if limits.pids is None else str(limits.pids)
     if host.mode == "unified":
         group = host.hierarchies[0] / path.lstrip("/")
@@ -135,7 +135,7 @@ def _bandwidth_files(host: CgroupHost, path: str, cpu: CpuLimit | None) -> list[
         return [(quota, "-1", "CPU")]
     period = (quota.with_name("cpu.cfs_period_us"), str(cpu.period), "CPU")
     wanted = (quota, str(cpu.quota), "CPU")
-    # Between the two writes the share must not be above what the kernel takes, so the smaller goes first.
+    # Between the two writes the share must not be above the kernel's maximum, so the smaller goes first.
     return [wanted, period] if int(_read(quota) or -1) > cpu.quota else [period, wanted]
 
 

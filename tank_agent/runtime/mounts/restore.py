@@ -35,7 +35,7 @@ from tank_agent.spec.model import Mount, Volume
 _SCRATCH = "again"
 # A path that the container's own programs removed, or made into something else.
 _NOT_THERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
-# How many mounts of deleted files may lie on each other.
+# How many mounts of deleted files may be stacked at one place.
 _STALE_MAX = 16
 # The most mounts in a namespace, which gains one each time that a program moves a mount away.
 _MOUNTS_MAX = 1000
@@ -55,22 +55,15 @@ class _Lost(Struct, frozen=True, kw_only=True):
 
 
 def file_mounts(files: Path) -> tuple[BindMount, ...]:
-    """Return where a container sees the pod's files that lie in the directory `files`."""
+    """Return the mounts of the pod's files, which are in the directory `files`, in a container."""
     return tuple(BindMount(source=files / name, target=f"/etc/{name}", read_only=True) for name in FILES)
 
 
 def lost(process: int, record: RunRecord, files: Path) -> tuple[str, ...]:
-    """Return the paths in a container at which nothing of its pod is mounted any more.
+    """Return the paths in a container, of which `process` is a pidfd, at which mounts of its pod are missing.
 
-    A pod's file counts as lost if another inode is there, since changes of the pod's own never get there.
-
-    Args:
-        process: a pidfd of the container.
-        record: the run's.
-        files: the directory with the pod's files.
-
-    Raises:
-        OSError: the container has ended.
+    A file of the directory `files`, which are the pod's, counts as lost if another inode is there, since its
+    changes would not be seen. Raises OSError if the container has ended.
     """
     wanted: dict[str, Inode | None] = {mount.target: _inode(mount.source) for mount in file_mounts(files)}
     wanted |= dict.fromkeys(record.volumes)
@@ -84,7 +77,7 @@ def lost(process: int, record: RunRecord, files: Path) -> tuple[str, ...]:
 def restore(
     run: LiveRun, mounts_: Sequence[Mount], volumes: Sequence[Volume], files: Path, binder: Volumes
 ) -> None:
-    """Mount again what a run lost of its spec's mounts and its pod's files. Can be repeated after a crash."""
+    """Restore the mounts of volumes and of the pod's files that a run lost. Can be repeated after a crash."""
     record, process, scratch = run.record, run.process, run.directory / _SCRATCH
     if process is None:
         return
@@ -196,7 +189,7 @@ def _attach(root: int, descriptors: int, lost_mount: _Lost) -> None:
             # A former file of the pod may be there still.
             if not (lost_mount.target in _FILE_PATHS and _is_stale(found, lost_mount.copy)):
                 break
-            # The next must not pile up on it.
+            # The new mount must not be stacked on it.
             mounts.unmount_descriptor(found, descriptors)
     raise Retry(
         f"cannot mount again at {lost_mount.target}: the container's programs made the path lead elsewhere",

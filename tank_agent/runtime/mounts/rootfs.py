@@ -2,7 +2,7 @@
 
 The overlay is mounted in the bundle while the container is being created and detached right after: the
 container holds it in its own mount namespace, so that a running container needs no mount on the host, and
-a dead agent leaves at most the one that it was working with.
+a dead agent leaves at most one.
 """
 
 from __future__ import annotations
@@ -89,11 +89,11 @@ class RootFilesystems:
             raise Retry(f"cannot remove {self._overlays / run}: {error.strerror}") from error
 
     def close(self) -> None:
-        """Stop deleting what was removed; the next agent goes on."""
+        """Stop deleting files; the next agent goes on."""
         self._trash.close()
 
     def private(self, run: str) -> Path:
-        """Return the private directory of a run, which no container sees, and which outlives run_dir."""
+        """Return the private directory of a run, which no container sees, and which survives a reboot."""
         return self._overlays / run
 
     def runs(self) -> frozenset[str]:

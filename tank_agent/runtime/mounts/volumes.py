@@ -1,8 +1,9 @@
 """Volumes: managed directories that outlive their pod, and paths of the host.
 
 A volume reaches a container as a bind mount made from a descriptor (nosuid, nodev), in the run's own
-directory; crun only ever sees that mount, so no link that is swapped later can redirect it. The agent also
-mounts a volume inside another: who else has the outer one could make its mount point a link to /proc.
+directory; crun only ever sees that mount, so no link that is swapped later can redirect it. A volume inside
+another is mounted by the agent, too: another container with the outer one could make the mount point a link
+to /proc.
 """
 
 from __future__ import annotations
@@ -38,9 +39,7 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 class Volumes:
     """Makes managed volumes in `data_dir/volumes/<pod>/<name>`, and binds volumes into bundles.
 
-    Args:
-        data_dir: the agent's.
-        run_dir: the agent's; a container that could reach it, or data_dir, would be root on this machine.
+    A container that could reach the agent's data_dir or run_dir would be root on this machine.
     """
 
     def __init__(self, data_dir: Path, run_dir: Path) -> None:
@@ -52,7 +51,7 @@ class Volumes:
         # a container would make any user root.
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         for directory in (self._root, *self._root.iterdir()):
-            # An older agent let everybody through.
+            # An older agent let all users enter.
             if directory.is_dir() and not directory.is_symlink():
                 directory.chmod(0o700)
         # Listed now, without the removals that this agent will make.
@@ -90,10 +89,10 @@ class Volumes:
                 source = stack.enter_context(Closing(self._open(pod, volume, owner)))
                 sources[mount.path] = source
                 bound[mount.path] = _bind(source, bundle / _DIRECTORY / str(index), mount, mapping)
-            # The innermost first, so that each is whole when it goes into the next.
+            # The innermost first, so that each is complete when it is mounted in the next.
             for path in sorted(bound, key=len, reverse=True):
                 outer = innermost(path, bound)
-                # Into a user namespace crun takes no mount that is inside of another, so there it makes each.
+                # For a user namespace crun clones no mount with another inside, so there it mounts each.
                 if outer is not None and mapping is None:
                     _nest(bound.pop(path), bound[outer], sources[outer])
         return tuple(bound.values())
@@ -253,10 +252,10 @@ def _open_managed(directory: Path, name: str, owner: tuple[int, int] | None) -> 
 def _make_volume(parent: int, name: str, owner: tuple[int, int]) -> None:
     """Make a volume that never has the wrong owner, not even for a moment."""
     temporary = f".{name}.new"
-    # One that is there was left by an agent that died right here; nothing ever used it.
+    # If it exists, an agent died right here, and nothing ever used it.
     with suppress(FileExistsError):
         os.mkdir(temporary, 0o755, dir_fd=parent)
-    # Whatever our umask is: as a directory that the container's user made itself.
+    # Whatever our umask is: as if the container's user had made the directory.
     os.chmod(temporary, 0o755, dir_fd=parent)  # noqa: S103
     os.chown(temporary, *owner, dir_fd=parent, follow_symlinks=False)
     os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)

@@ -1,6 +1,6 @@
 """The AppArmor profile of a container: the default one, none, or one that the host has loaded.
 
-The package and AppArmor's own service load the default one at each boot; where neither did, as with pip, the
+The package and AppArmor's own service load the default one at each boot; after an installation by pip, the
 agent loads it from the file beside this module.
 """
 
@@ -17,7 +17,7 @@ from tank_agent.spec.model import Security
 
 _log = structlog.get_logger()
 DEFAULT = "tank-default"
-# The parser takes a file for disabled by its name, in /etc/apparmor.d/disable: so it is the profile's.
+# An administrator disables a file by its name, in /etc/apparmor.d/disable: so it has the profile's name.
 DEFAULT_FILE = Path(__file__).with_name(DEFAULT)
 INSTALLED_FILE = Path("/etc/apparmor.d") / DEFAULT
 _ENABLED = Path("/sys/module/apparmor/parameters/enabled")
@@ -49,8 +49,8 @@ def loaded_profiles(enabled: Path = _ENABLED, profiles: Path = _PROFILES) -> Pro
 def profile_of(security: Security, loaded: Callable[[], Profiles | None] = loaded_profiles) -> str | None:
     """Return the profile of a container for `process.apparmorProfile`; None for no profile.
 
-    The default one is a second wall, left out where it cannot be had, which `tank doctor` shows; a profile
-    that was asked for by name is never left out.
+    The default one is a second wall: where it is not available, as `tank doctor` shows, it is left out. A
+    profile that the pod's file names is never left out.
     """
     wanted = security.apparmor
     if wanted == "unconfined" or (wanted == "default" and security.privileged):

@@ -186,11 +186,10 @@ _PERSONALITIES = (_argument("MASKED_EQ", 0xFFFF_FFFF & ~0x20008, valueTwo=0), _a
 
 
 def default_profile(machine: str, extra_capabilities: Collection[str] = ()) -> dict[str, Any]:
-    """Return the profile as an OCI `linux.seccomp` object.
+    """Return the default profile as an OCI `linux.seccomp` object.
 
-    Args:
-        machine: as uname(2) names it, "x86_64" or "aarch64".
-        extra_capabilities: beyond the default set, such as "CAP_SYS_ADMIN"; they open their calls.
+    `machine` is "x86_64" or "aarch64", as in uname(2); `extra_capabilities` are those beyond the default set,
+    such as "CAP_SYS_ADMIN", which open their calls.
     """
     if machine not in _ARCHITECTURES:
         hint = f"tank-agent runs on {' and '.join(sorted(_ARCHITECTURES))}"

@@ -104,7 +104,7 @@ MACHINE_ALLOWED: Mapping[str, frozenset[str]] = {
     "aarch64": frozenset(),
 }
 
-# What a capability opens, when a pod's security table adds it. The rest of REFUSED nobody gets.
+# Calls that a capability opens when a pod's security table adds it. No container gets the rest of REFUSED.
 CAPABILITY_ALLOWED: Mapping[str, frozenset[str]] = {
     "CAP_BPF": frozenset({"bpf"}),
     "CAP_DAC_READ_SEARCH": frozenset({"open_by_handle_at"}),

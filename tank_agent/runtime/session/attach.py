@@ -1,8 +1,8 @@
 """The terminals of containers with `tty = true`: one thread drains them all, and any number of users watch.
 
 conmon stops a container that writes while a client of its attach socket does not read. So the agent is the
-only client, reads always, and keeps what it reads in bounded places: the last of each terminal, and a backlog
-for each viewer.
+only client, reads always, and keeps a bounded part: the last output of each terminal, and a backlog for each
+viewer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SOCKET = "attach"
 # One message is a byte that names the stream and at most 8192 bytes (conmon's STDIO_BUF_SIZE).
 _MESSAGE = 8193
 _MESSAGES_AT_ONCE = 64
-# conmon reads into a buffer of this size and takes what fills it for cut.
+# conmon reads into a buffer of this size, and takes input that fills it for truncated.
 _MOST_INPUT = 8191
 _KEPT = 64 << 10
 _SHOWN = 16 << 10
@@ -37,7 +37,7 @@ _BACKLOG = 1 << 20
 _STOP_DEADLINE = 5.0
 _CONNECT_DEADLINE = 2.0
 _AFTER_A_BUG = 0.1
-# Questions to a terminal: shown again, it would type its answer into the container.
+# Questions to a terminal: shown again, the terminal would type its answer into the container.
 _QUERIES = re.compile(
     rb"\x1b\[[?>=!]?[0-9;]*[cn]|\x1b\[[0-9;]*t|\x1b\[[?>=<][0-9;]*[uq]|\x1b\[\?[0-9;]*\$p|\x1bZ|\x05|\x07"
     rb"|\x1b\][^\x07\x1b]*\?(?:\x07|\x1b\\)|\x1bP[^\x1b]*\x1b\\"
@@ -121,7 +121,7 @@ class Viewer:
 class _Console(Struct, eq=False):
     """One container's terminal. The hub's lock guards it.
 
-    `was_used` means that somebody may have set a size that we do not know.
+    `was_used` means that a user of a former agent may have set a size that we do not know.
     """
 
     hub: Consoles
@@ -151,7 +151,7 @@ class Consoles:
         self._thread.start()
 
     def open(self, directory: Path, shown: bytes | None = None) -> bool:
-        """Attach to a container's terminal; False if that fails. `shown` was printed under a former agent."""
+        """Attach to a container's terminal; False if that fails. `shown` was printed before this agent."""
         with self._lock:
             if directory in self._consoles:
                 return True
@@ -204,10 +204,10 @@ class Consoles:
         os.close(self._wake)
 
     def resize(self, console: _Console, rows: int, columns: int) -> None:
-        """Set a size soon; of several that come close together, only the last."""
+        """Set a size soon; of several requests that come close together, only the last counts."""
         size = (rows, columns)
         with self._lock:
-            # A client sends its size once more when it has taken its terminal over.
+            # A client sends its size again when it has taken its terminal over.
             if not console.wanted or console.wanted[-1] != size:
                 nudge = console.size == size or (console.size is None and console.was_used)
                 # A program redraws only when its size changes, so a user who comes back needs two changes.
@@ -232,7 +232,7 @@ class Consoles:
                         self._drain(descriptor)
                 timeout = self._set_sizes()
             except Exception:
-                # A terminal that nobody drains stops its container, so the others are served on.
+                # A terminal that is not drained stops its container, so the thread goes on for the others.
                 _log.exception("a terminal could not be served")
                 timeout = _AFTER_A_BUG
 
@@ -273,7 +273,7 @@ class Consoles:
                     left = self._control.resize(console.directory, *console.wanted[0])
                     if left == 0:
                         console.size = console.wanted.popleft()
-                        # Twice the gap, so that the repetition is read alone by a conmon that is slow.
+                        # Twice the gap, so that a slow conmon reads the repetition alone.
                         left = 0.1
                 if console.wanted:
                     console.due = now + left

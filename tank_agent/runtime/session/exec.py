@@ -41,7 +41,7 @@ _DEADLINE = 10.0
 _MOST_AT_ONCE = 200
 _PIPE_SIZE = 256 << 10
 _SAME_MOMENT = 10.0
-# How long an agent waits for the commands that a former one was just starting, in seconds.
+# How long an agent waits for the commands that a former one was starting when it ended, in seconds.
 _BEGINS_WITHIN = 1.0
 _LOOK = 0.02
 _MISSING = re.compile(r"not found|no such file", re.IGNORECASE)
@@ -67,7 +67,7 @@ class ExecRequest(Struct, frozen=True, kw_only=True):
     """A command to run.
 
     `env` is NAME=VALUE strings that win over the container's own; `cwd` None is the container's own. `term`
-    is the name of the user's terminal, `rows` and `columns` its size at first; 0 means that it is not known.
+    is the name of the user's terminal, `rows` and `columns` its first size; 0 means that it is not known.
     """
 
     argv: tuple[str, ...]
@@ -80,7 +80,7 @@ class ExecRequest(Struct, frozen=True, kw_only=True):
 
 
 class Ended(Struct, frozen=True, kw_only=True):
-    """The end of a command: exactly one is set."""
+    """The end of a command: either the code or the signal is set."""
 
     code: int | None = None
     signal: int | None = None
@@ -113,7 +113,7 @@ class Executor:
             raise Retry(f"{_MOST_AT_ONCE} commands run in containers already", hint="end some of them first")
         directory = self.directory / secrets.token_hex(8)
         try:
-            # Somebody may have removed it since.
+            # It may have been removed since.
             self.directory.mkdir(mode=0o700, exist_ok=True)
             directory.mkdir(mode=0o700)
             return Execution(self, run, directory, request, process)
@@ -255,7 +255,7 @@ class Execution:
             start_new_session=True,
             umask=CONTAINER_UMASK,
         )
-        # Not reaped by anybody else, so the number is still its own.
+        # Only this process reaps it, so the number is still its own.
         self.waiter = os.pidfd_open(self._crun.pid)
 
     def begun(self) -> bool:
@@ -305,7 +305,7 @@ class Execution:
         self.signal(signal.SIGHUP)
 
     def result(self) -> Ended:
-        """Return how the command ended; only after `ended`.
+        """Return the end of the command; to be called after `ended`.
 
         Raises:
             CommandNotFound, CannotRun: it never began.
@@ -316,7 +316,7 @@ class Execution:
         if not self.begun():
             raise self._failure(code)
         if code == 1 and (error := self._logged_error() or complaint(self._printed)):
-            # Too late to refuse: the kernel did not take the file that was found.
+            # crun found a file, but the kernel did not run it.
             return Ended(code=127 if _MISSING.search(error) else 126)
         number = -code if code < 0 else killed_by(code, self._process) if code > 128 else None
         return Ended(code=code) if number is None else Ended(signal=number)
@@ -325,7 +325,7 @@ class Execution:
         """Close everything; a command that still runs is left to the next agent's `sweep`."""
         self._close_streams()
         if self._crun.poll() is None and not self.begun():
-            # The runtime hangs: nobody else would ever end it.
+            # The runtime hangs, and nothing else would end it.
             self._kill_waiter()
         if self._crun.poll() is None:
             _log.warning("a command outlives its session", container=self._container, command=self._command)
@@ -372,7 +372,7 @@ def complaint(printed: bytes) -> str:
 
 def _signal_group(leader: int, inside: Callable[[], Collection[int]], number: int) -> None:
     """Send a signal to a process and to the others of its group, but only to those in the container."""
-    # crun is in the group, too, unless the command has a terminal, and would pass the signal on once more.
+    # crun is in the group, too, unless the command has a terminal, and would pass the signal on again.
     if (group := _group(leader)) is not None:
         pidfd.signal_all(lambda: {pid for pid in inside() if _group(pid) == group}, number)
 

@@ -1,7 +1,7 @@
 """The terminal of a further command: crun makes it in the container, and sends us its master by a socket.
 
-crun runs the command without waiting for anybody who wants to set the terminal's size, in every version up to
-1.29 at least. So the command is held at its first instruction until the size is set.
+crun runs the command without waiting until the terminal's size is set, in every version up to 1.29 at least.
+So the command is held at its first instruction until the size is set.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _DEADLINE = 10.0
 
 @contextmanager
 def listening(path: Path) -> Iterator[socket.socket]:
-    """Listen at a path, however long it is, for what crun sends."""
+    """Listen at a path, however long it is, for crun's connection."""
     with socket.socket(socket.AF_UNIX) as listener:
         with Closing(os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as directory:
             listener.bind(f"/proc/self/fd/{directory}/{path.name}")
@@ -42,20 +42,19 @@ def listening(path: Path) -> Iterator[socket.socket]:
 def receive_sized(
     listener: socket.socket, crun: int, waiter: int, *, gate: int, process: bytes, size: tuple[int, int]
 ) -> int | None:
-    """Tell crun what to run, and return the command's terminal, whose size is set before the command begins.
+    """Send crun its process document, and return the terminal, which has its size before the command begins.
+
+    It is the master, non-blocking; None if crun ended without one.
 
     Args:
-        crun: our child, which waits for what to run.
+        crun: our child, which waits for the document.
         waiter: its pidfd.
-        gate: the writing end of the pipe from which it reads that; is closed.
-        process: what it reads.
+        gate: the writing end of the pipe from which it reads the document; is closed.
+        process: the document.
         size: rows and columns; zeros if they are not known.
-
-    Returns:
-        The terminal's master, non-blocking; None if crun ended without one.
     """
     deadline = time.monotonic() + _DEADLINE
-    # Whatever crun forks from now on can't slip away, since it does not know yet what to run.
+    # Every child of crun is traced from the first, since crun does not know yet what to run.
     traced = trace.seize(crun)
     if not traced:
         _log.warning("a terminal may have no size for a moment, since ptrace is not permitted")

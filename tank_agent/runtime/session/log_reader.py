@@ -42,7 +42,7 @@ class LogEntry(Struct, frozen=True):
 class LogReader:
     """Reads a container's output, oldest first, and goes on where it stopped when there is more.
 
-    What was there when it was made is its history: that ends, however fast the container writes.
+    The lines that were there when it was made are its history, which ends however fast the container writes.
 
     Args:
         path: the newest file; it need not exist yet.
@@ -59,7 +59,7 @@ class LogReader:
         self._tail = tail
         if tail is not None:
             self._begin_at_tail(tail)
-        # Noted last, so that it is never before the place where reading begins.
+        # Read last, so that it is never before the place where reading begins.
         self._end = self._newest()
 
     def history(self) -> Iterator[list[LogEntry]]:
@@ -75,7 +75,7 @@ class LogReader:
         yield list(kept)
 
     def read(self) -> list[LogEntry]:
-        """Return the next lines, up to some megabyte of them; none when everything was read for now."""
+        """Return the next lines, about a megabyte at most; none when everything was read for now."""
         history = self.history() if self._tail is not None else ()
         entries = [entry for found in history for entry in found]
         while not entries and (data := self._chunk()):
@@ -105,7 +105,7 @@ class LogReader:
             following = self._following(inode, end)
             if following is None:
                 break
-            # Its successor is there, so nothing more is written to it; what came until then is read first.
+            # Its successor is there, so nothing more is written to it; its last lines are read first.
             if data := os.read(self._file, _CHUNK):
                 return data
             if not self._open_next(following):
@@ -113,12 +113,12 @@ class LogReader:
         return b""
 
     def _most_before(self, end: tuple[int, int], inode: int) -> int:
-        """Return how much may be read from the file that is open, which has that inode."""
+        """Return how many bytes may be read from the open file, which has that inode."""
         assert self._file is not None
         position = os.lseek(self._file, 0, os.SEEK_CUR)
         if inode == end[0]:
             return max(0, min(_CHUNK, end[1] - position))
-        # Once the last one is gone, a file of which nothing was read is newer.
+        # Once the file of `end` is gone, a file of which nothing was read is newer.
         newer = position == 0 and end[0] not in (number for _, number in self._files())
         return 0 if newer else _CHUNK
 
@@ -130,7 +130,7 @@ class LogReader:
         entries = []
         for line in lines:
             parts = line.split(b" ", 3)
-            # A line that a power cut tore is no line.
+            # Leave out lines that a power cut tore.
             if len(parts) < 4 or parts[1] not in _STREAMS or parts[0] < self._since:
                 continue
             entry = LogEntry(parts[0], parts[1], parts[2] == b"F", parts[3])
@@ -165,7 +165,7 @@ class LogReader:
         return after[0] if after else None
 
     def _files(self) -> list[tuple[Path, int]]:
-        """Return the files and their inodes, oldest first; listed twice, so that no rotation fell between."""
+        """Return the files and their inodes, oldest first; listed until no rotation came in between."""
         before = None
         for _ in range(_LISTINGS):
             found = log_files(self._path)

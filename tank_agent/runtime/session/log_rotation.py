@@ -1,7 +1,7 @@
-"""Rotates the logs of running containers by size, with no line lost.
+"""Rotation of the logs of running containers by size, with no line lost.
 
-The file is renamed while conmon goes on writing to it, then conmon has to open it by name again. The
-second step may be missing after a crash: a container whose log has no file by its name gets it again.
+The file is renamed while conmon goes on writing to it; then conmon opens it by name again. After a crash the
+second step may be missing, so it is repeated where no file has the log's name.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _STOP_DEADLINE = 5.0
 
 
 class Rotation:
-    """Looks at the logs of all running containers every second, in a thread of its own.
+    """Checks the logs of all running containers every second, in a thread of its own.
 
     Args:
         max_size: bytes above which a file is rotated.
@@ -40,7 +40,7 @@ class Rotation:
         self._thread = threading.Thread(target=self._run, name="log-rotation", daemon=True)
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start the thread."""
         self._thread.start()
 
     def alive(self) -> bool:
@@ -53,7 +53,7 @@ class Rotation:
         self._thread.join(_STOP_DEADLINE)
 
     def set_limits(self, *, max_size: int, max_files: int) -> None:
-        """Change what is kept, from the next look on."""
+        """Change the limits, from the next check on."""
         self._max_size, self._max_files = max_size, max_files
 
     def check(self) -> None:
@@ -73,7 +73,7 @@ class Rotation:
                     if run.started and run.monitor is not None:
                         self._check_run(run, log)
                 except OSError as error:
-                    # Such as a file that cannot be removed: the others are checked all the same.
+                    # Such as a file that cannot be removed; the others are still checked.
                     errors[log] = text = str(shortage(error) or error)
                     if self._errors.get(log) != text:
                         name = run.record.container
@@ -98,7 +98,7 @@ class Rotation:
             try:
                 self.check()
             except Exception:
-                # Such as a full or broken disk: the next look may find it mended.
+                # Such as a full or broken disk, which may be mended by the next check.
                 _log.exception("cannot rotate logs")
 
 
