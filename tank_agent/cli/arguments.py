@@ -1,4 +1,4 @@
-"""Arguments that several verbs share: the client, `-o`, directories, durations, several names."""
+"""Arguments that several verbs share: socket, `-o`, actions, directories, durations, several names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Run: TypeAlias = Callable[[argparse.Namespace], int]
 
 
 def client_of(arguments: argparse.Namespace) -> Client:
-    """Return the client for the socket that was asked for."""
+    """Return a client for the socket of the command line."""
     from tank_agent.client.client import Client
 
     return Client(arguments.socket)
@@ -43,7 +43,7 @@ def add_action(
 
 
 def add_places(parser: argparse.ArgumentParser) -> None:
-    """Add where the agent keeps its things, for `load_places`."""
+    """Add the configuration file and the agent's directories, for `load_places`."""
     parser.add_argument(
         "--config", type=Path, metavar="F", help="default /etc/tank/agent.toml, if there is one"
     )
@@ -55,7 +55,7 @@ def add_places(parser: argparse.ArgumentParser) -> None:
 def load_places(arguments: argparse.Namespace, *, with_errors: bool = False) -> Settings:
     """Return the agent's settings, with the directories of the command line over them.
 
-    `with_errors` asks only for the directories, as far as the file can be read.
+    `with_errors` reads only the directories, as far as the file can be read.
 
     Raises:
         InvalidSpec: with every problem of the configuration, unless `with_errors`.
@@ -68,11 +68,7 @@ def load_places(arguments: argparse.Namespace, *, with_errors: bool = False) -> 
 
 
 def duration(text: str) -> float:
-    """Read a duration such as "90s", "2m" or "1h30m" as seconds; a bare number is seconds.
-
-    Raises:
-        argparse.ArgumentTypeError: it is none.
-    """
+    """Return the seconds of a duration such as "90s", "1h30m" or "2.5", or raise ArgumentTypeError."""
     from tank_agent.spec.quantities import parse_duration
 
     try:
@@ -82,21 +78,14 @@ def duration(text: str) -> float:
 
 
 def whole_number(text: str) -> int:
-    """Read a whole number from 0 up.
-
-    Raises:
-        argparse.ArgumentTypeError: it is none.
-    """
+    """Return a whole number from 0 up, or raise ArgumentTypeError."""
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
     return int(text)
 
 
 def for_each(things: Iterable[_Thing], act: Callable[[_Thing], _Result]) -> tuple[list[_Result], int]:
-    """Apply `act` to each distinct thing; return the results and the exit code.
-
-    Errors are printed and the rest goes on, but without an agent it stops.
-    """
+    """Apply `act` to each distinct thing and print its errors; return the results and the exit code."""
     from tank_agent.cli.output import print_error
     from tank_agent.errors import AgentUnreachable, TankError
 

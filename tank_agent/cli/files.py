@@ -28,7 +28,7 @@ def pod_files(path: Path, *, below: bool) -> Iterator[Path]:
 
 
 def what_is_odd(file: Path) -> str | None:
-    """Return why something with the name of a pod file is none, and must not be opened; None if it is one."""
+    """Return why a path with the name of a pod file must not be opened as one; None if it may be."""
     if file.is_file() or (file.is_symlink() and not file.exists()):
         return None
     return "is not a regular file; put the pod's text in a file of this name"

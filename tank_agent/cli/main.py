@@ -7,13 +7,13 @@ import sys
 
 from tank_agent.linux import standard_streams
 
-# Type checkers know this name; typing itself takes longer to import than all of this.
+# Type checkers know this name; to import typing takes longer than all of this module.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
-# Exit codes beside 0, 1 (failed) and 2 (usage, invalid spec): 128 + the signal, as a shell says it.
+# Exit codes besides 0, 1 (failed) and 2 (usage, invalid spec): 128 + the signal, as in a shell.
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
 
@@ -56,12 +56,11 @@ def _run(argv: Sequence[str] | None) -> int:
         build([]).print_help(sys.stderr)
         return 2
     try:
-        code: int = arguments.run(arguments)
-        return code
+        return int(arguments.run(arguments))
     except standard_streams.CannotWrite:
         raise
     except Exception as error:
-        # Not imported before there is one: `tank exec` starts without.
+        # Imported only now, since `tank exec` starts faster without.
         from tank_agent.errors import TankError
 
         if isinstance(error, OSError) and error.filename is not None:

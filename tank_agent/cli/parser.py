@@ -1,4 +1,4 @@
-"""The parser of the command line, with argparse."""
+"""The parser of the command line, which imports only the verb that was given."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ _ORDER = (
     *("doctor", "version", "agent"),
 )
 
-
 _VERBS = package.__path__[0]
 _HELP = re.compile(r'^HELP = "(.*)"$', re.MULTILINE)
 
@@ -42,7 +41,7 @@ def module_of(verb: str) -> ModuleType:
 
 
 def help_of(verb: str) -> str:
-    """Return a verb's HELP, read from its source: to import every verb would take longer than all else."""
+    """Return a verb's HELP, read from its source, since importing every verb takes long."""
     with open(f"{_VERBS}/{verb}.py", encoding="utf-8") as source:
         found = _HELP.search(source.read())
     return found[1] if found else ""
@@ -73,7 +72,7 @@ class _VerbParser(argparse.ArgumentParser):
         module.add_arguments(self)
         self.set_defaults(run=getattr(module, "run", None))
         if getattr(module, "TAKES_COMMAND", False):
-            # Cut off here, since argparse means different things by "--" in different versions.
+            # Versions of argparse differ in what they do with "--".
             args = list(args)
             cut = args.index("--") if "--" in args else len(args)
             self.set_defaults(command=args[cut + 1 :])
@@ -93,7 +92,7 @@ class _VerbParser(argparse.ArgumentParser):
 
 
 def build(words: list[str]) -> argparse.ArgumentParser:
-    """Return a parser for a command line; one that begins with a verb needs, and gets, no other."""
+    """Return a parser for a command line; if that begins with a verb, the parser knows only this verb."""
     top = _VerbParser(
         prog="tank", description="Runs containers on this machine from files.", allow_abbrev=False
     )

@@ -1,4 +1,4 @@
-"""The verbs about pods and the agent itself, answered from the journal and the loop."""
+"""The verbs about pods and the agent itself, with answers from the journal and the loop."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class Service:
         return deleted
 
     def status(self, name: str | None = None) -> list[reports.PodReport]:
-        """Return the objects of DESIGN section 8."""
+        """Return the status of a pod, or of all pods and broken files by name (DESIGN section 8)."""
         if name is not None and self.reconciler.knows(name):
             return [self._pod_status(name)]
         known = set(self.reconciler.known_pods())
@@ -97,7 +97,7 @@ class Service:
         return [broken[name]]
 
     def wait(self, name: str, phase: str, timeout: float) -> reports.PodReport:
-        """Return the pod's status once it is in `phase`, or when `timeout` seconds are over."""
+        """Return the pod's status once it is in `phase`, or after `timeout` seconds."""
 
         def reached() -> bool:
             if phase == "deleted":
@@ -125,7 +125,7 @@ class Service:
         return [types.shown(revision, types.ListedRevision) for revision in revisions]
 
     def plan(self, files: Mapping[str, str] | None, git: str | None = None) -> types.PlanReport:
-        """Say what would be done if pods_dir held `files`, or git were at `git`; None: what is pending."""
+        """Return what would be done if pods_dir held `files`, or git were at `git`; neither: what is due."""
         before = self.journal.desired()
         if files is None and git is None:
             after, problems = before, self.journal.problems()
@@ -141,7 +141,7 @@ class Service:
     def sync(
         self, wait: float | None, confirm: str | None = None, within: float | None = None
     ) -> list[reports.PodReport]:
-        """Look at every source now; with `wait`, until all pods are settled too, within that many seconds."""
+        """Look at every source now; with `wait`, wait up to that many seconds until all pods are settled."""
         limits = [limit for limit in (wait, within) if limit is not None]
         deadline = time.monotonic() + min(limits, default=SYNC_DEADLINE)
         self.sources.sync(confirm, min([SYNC_DEADLINE, *limits]))
@@ -175,7 +175,7 @@ class Service:
         return f"pod {pod} still runs" if self.machine.containers.runs(pod) else None
 
     def info(self) -> types.AgentInfo:
-        """Return what agent this is."""
+        """Return the agent's version, process, uptime, directories and tools."""
         return types.AgentInfo(
             version=__version__,
             pid=os.getpid(),

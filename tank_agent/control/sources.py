@@ -134,11 +134,7 @@ class Sources:
             raise Retry(f"{late.slow} after {within:g} s", hint=late.slow_hint)
 
     def read(self, revision: str) -> Snapshot:
-        """Return what a branch, a tag or a commit declares for this machine.
-
-        Raises:
-            TankError: it cannot be read.
-        """
+        """Return what a branch, a tag or a commit declares for this machine, or raise TankError."""
         return self._followed().repository.read(revision)
 
     def suspend(self, name: str | None = None) -> reports.SourcesReport:

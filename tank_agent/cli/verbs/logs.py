@@ -95,11 +95,7 @@ def _json(name: str, line: LogLine) -> str:
 
 
 def since(text: str) -> float:
-    """Read a moment as Unix time.
-
-    Raises:
-        argparse.ArgumentTypeError: it is none.
-    """
+    """Return a moment as Unix time, or raise ArgumentTypeError."""
     if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
         return float(text)
     with contextlib.suppress(argparse.ArgumentTypeError):

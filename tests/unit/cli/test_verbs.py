@@ -83,6 +83,22 @@ def rows(text: str) -> list[list[str]]:
     return [line.split() for line in text.splitlines()]
 
 
+def test_help_imports_nothing_that_only_running_needs() -> None:
+    # These take the names of phases, or structs of their own, from msgspec.
+    light = sorted(set(verbs()) - {"plan", "validate", "wait"})
+    script = (
+        "import contextlib, io, sys\n"
+        "from tank_agent.cli.main import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()):\n"
+        f"    codes = {{main([verb, '-h']) for verb in {light}}}\n"
+        "print(codes, {'msgspec', 'pyroute2', 'tank_agent.errors'} & set(sys.modules))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "{0} set()\n"
+
+
 def test_every_verb_is_looked_at() -> None:
     assert PRINTING.keys() | ELSEWHERE == set(verbs())
 
