@@ -23,7 +23,7 @@ from bench.pods import Fifo, pod_file
 from tank_agent.settings.git import GitSettings
 from tank_agent.source.git.child import HelperPool
 from tank_agent.source.git.source import GitSource
-from tank_agent.spec.selectors import Host
+from tank_agent.spec.model import Host
 from tests.support.agent import ended, wait_for
 from tests.support.git import ENVIRONMENT, git_daemon, pod_text
 from tests.support.gitops import Fleet as Machine

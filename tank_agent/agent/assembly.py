@@ -41,7 +41,7 @@ from tank_agent.runtime.session.log_rotation import Rotation
 from tank_agent.settings.settings import Settings
 from tank_agent.source.git.follower import GitFollower
 from tank_agent.source.kinds import owner_is_there
-from tank_agent.spec.selectors import Host
+from tank_agent.spec.model import Host
 
 _log = structlog.get_logger()
 _DRAIN_DEADLINE = 120.0

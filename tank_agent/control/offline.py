@@ -18,7 +18,7 @@ from tank_agent.reconcile.core.changes import changes
 from tank_agent.source.files import parse_bytes, parser_for
 from tank_agent.source.kinds import GIT
 from tank_agent.source.snapshot import Declared, Snapshot
-from tank_agent.spec.selectors import EVERYWHERE, Host
+from tank_agent.spec.model import EVERYWHERE, Host
 
 # Pod files by their names from the top of a tree, or why one can't be used.
 Files = Mapping[str, bytes | Problem]

@@ -19,8 +19,8 @@ from tank_agent.source.git.objects import CommitInfo
 from tank_agent.source.git.status import StepStatus
 from tank_agent.source.kinds import GIT, is_mirrored
 from tank_agent.source.snapshot import Snapshot, place_of, source_of
+from tank_agent.spec.model import Host, selects
 from tank_agent.spec.parse import ParsedPod
-from tank_agent.spec.selectors import Host, selects
 
 SYNC_DEADLINE = 30.0
 _NO_TABLE = "agent.toml has no [git]; what came from there goes on, until `tank delete NAME`"

@@ -32,7 +32,7 @@ class RunParameters(Struct, frozen=True, kw_only=True):
     """The parameters of a container's process.
 
     `cwd` is absolute and normal. `user` is as written ("postgres:postgres", "1000"), for `resolve_user`.
-    `stop_signal` is a name such as "SIGTERM" or "SIGRTMIN+3" (`spec.signals.signal_number`).
+    `stop_signal` is a name such as "SIGTERM" or "SIGRTMIN+3" (`spec.values.signal_number`).
     """
 
     argv: tuple[str, ...]

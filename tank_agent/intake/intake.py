@@ -17,7 +17,7 @@ from tank_agent.settings.settings import Settings
 from tank_agent.source.follower import AGENT_START, Follower, Inbox, OwnedPod
 from tank_agent.source.kinds import BY_NAME, SOURCES, SourceKind
 from tank_agent.source.snapshot import Snapshot
-from tank_agent.spec.selectors import Host
+from tank_agent.spec.model import Host
 
 _log = structlog.get_logger()
 _SUSPENDED = "sources.suspended"

@@ -1,5 +1,5 @@
-"""The loop: observe → plan → act one step → record, until a pod is as its file says.
+"""The loop: observe → plan → act one step → record, until a pod is as its file declares it.
 
-`core` decides and is pure; `queue` and `reconciler` hold the threads; `steps` acts, with `networks` and
-`pulls`; `troubles` holds back steps that failed.
+`core` decides and is pure; `queue` and `reconciler` have the threads; `steps` acts, with `networks` and
+`pulls`; `troubles` delays steps that failed.
 """

@@ -1,12 +1,13 @@
-"""The network of every pod: its namespace, its files in /etc, and what drifted since they were made."""
+"""The network of every pod: its namespace, its files in /etc, and their drift."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from msgspec import Struct
 
@@ -26,9 +27,9 @@ T = TypeVar("T")
 
 _HOSTS = Path("/etc/hosts")
 _HOST_NAMESPACE = Path("/proc/self/ns/net")
-# A cable that is plugged in again should not be waited for as a program that keeps failing is.
+# Shorter than for programs that fail: a cable may be plugged in again any time.
 PACE = Pace(base=1.0, cap=30.0)
-# Shorter than any resync, longer than one takes.
+# Shorter than the time between two resyncs, longer than one takes.
 _HOST_FRESH = 1.0
 
 
@@ -39,8 +40,8 @@ class _ConvergeFailure(Failure, frozen=True, kw_only=True):
 class _PodNetwork(Struct):
     """One pod's network. `state` is None without a namespace; `fresh`: no container ran in it yet.
 
-    `seen` is what the files were made of when they were found right, `inodes` name them, `replaced` is set
-    once they are others.
+    `seen` holds the signatures and the sources of the files when they were last right, `inodes` their inodes;
+    `replaced` is set once these differ.
     """
 
     state: NetworkState | None = None
@@ -54,7 +55,7 @@ class _PodNetwork(Struct):
     replaced: bool = False
 
     def settle(self, network: Network | None) -> None:
-        """Note that the network is as this one wants it; None if there is none any more."""
+        """Note that the pod's network is as declared; None if it was removed."""
         self.converged = network
         self.drift = self.failure = self.seen = None
 
@@ -63,10 +64,9 @@ _NONE = _PodNetwork()
 
 
 class Networks:
-    """Remembers what was made, so that planning for a thousand pods asks the kernel nothing.
+    """Knows the networks of all pods, so that planning for a thousand pods asks the kernel nothing.
 
-    What changes behind our back is found by `check`, once per resync. Calls for one pod that change its
-    network come from one thread at a time.
+    `check` finds what others changed, once per resync. One thread at a time changes the network of a pod.
 
     Args:
         pod_networks: makes and removes the namespaces.
@@ -82,14 +82,14 @@ class Networks:
         self._files.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._pods: dict[str, _PodNetwork] = {}
-        self._host_dns = _Recent(clock, host.dns)
-        self._host_hosts = _Recent(clock, lambda: _signature(str(_HOSTS)))
+        self._host_dns = _recent(clock, host.dns)
+        self._host_hosts = _recent(clock, lambda: _signature(str(_HOSTS)))
 
     def adopt(self, processes: Mapping[str, Collection[int]]) -> None:
-        """Take over the networks of pods that have runs, and remove all others that a former agent left.
+        """Take over the networks of pods that have runs, and remove all others of a former agent.
 
         Args:
-            processes: the main processes that live, of every pod that has a run.
+            processes: the living main processes of every pod that has a run.
         """
         with left_for_later("networks of pods"):
             self._pod_networks.sweep(processes.keys())
@@ -113,16 +113,14 @@ class Networks:
         """Return whether a pod has a namespace, and whether a container ran in it."""
         with self._lock:
             known = self._pods.get(pod, _NONE)
-            if known.state is None:
-                return "absent"
-            return "fresh" if known.fresh else "used"
+            return "absent" if known.state is None else "fresh" if known.fresh else "used"
 
     def addresses(self, pod: str) -> tuple[str, ...]:
         """Return the addresses of a pod's interfaces, with prefix."""
         return self._state(pod).addresses
 
     def change(self, pod: Pod) -> PendingChange | None:
-        """Return what of a pod's network is known to be not as the pod wants it; asks the kernel nothing."""
+        """Return the known difference of a pod's network from its declaration; asks the kernel nothing."""
         with self._lock:
             known = self._pods.get(pod.name, _NONE)
             reason, failure = known.drift, known.failure
@@ -130,26 +128,23 @@ class Networks:
                 reason = "the pod's file changed it"
         if reason is None:
             return None
-        # Another network is another try, whatever became of the last.
-        if failure is not None and failure.network == pod.network:
-            return PendingChange(
-                reason=reason, error=failure.error, count=failure.count, retry_at=failure.retry_at
-            )
-        return PendingChange(reason=reason)
+        # A failure of another declaration delays nothing.
+        last: Failure = failure if failure is not None and failure.network == pod.network else Failure()
+        return PendingChange(reason=reason, error=last.error, count=last.count, retry_at=last.retry_at)
 
     def failure(self, pod: str) -> Failure | None:
-        """Return how the last `converge` failed, whatever network it was for; None once one succeeded."""
+        """Return the failure of the last `converge`, of whatever network; None once one succeeded."""
         with self._lock:
             return self._pods.get(pod, _NONE).failure
 
     def directory(self, pod: str) -> Path:
-        """Return where a pod's hosts, hostname and resolv.conf lie."""
+        """Return the directory of a pod's hosts, hostname and resolv.conf."""
         return self._files / pod
 
     def check(self, pod: Pod) -> bool:
-        """Look whether a pod still has what was made for it, and remember for `change` what differs.
+        """Look for drift of a pod's network and files, and keep it for `change`.
 
-        Returns whether one of its files is another one than at the last look, whatever is in it.
+        Returns whether one of the files was replaced since the last look, whatever is in it.
         """
         own = pod.network.mode != "host"
         with self._lock:
@@ -169,37 +164,35 @@ class Networks:
         try:
             state = self._pod_networks.ensure(pod.name, pod.network)
         except Exception:
-            # Of whatever kind: one that `pods` does not list would never be removed.
+            # Nobody would remove a network that `pods` does not list.
             self._pod_networks.remove(pod.name)
             raise
-        with self._lock:
-            known = self._pods.setdefault(pod.name, _PodNetwork())
+        with self._known(pod.name) as known:
             known.state, known.fresh = state, True
             known.settle(pod.network)
 
     def converge(self, pod: Pod, pids: Collection[int]) -> None:
-        """Change a pod's network and its files to what is wanted, under the containers that run.
+        """Change a pod's network and its files to the declared ones, while containers run.
 
         Args:
-            pod: as it should be.
-            pids: processes of the pod, should its pin be lost; some may be in the host's network still.
+            pod: the desired pod.
+            pids: processes of the pod, in case its pin is lost; some may still be in the host's network.
 
         Raises:
-            Stalled, Retry: as `PodNetworks.ensure`; what could be done is done. It is remembered, and waits
-                before the next try.
+            Stalled, Retry: as `PodNetworks.ensure`; what could be done is done. `change` has the failure, and
+                the time of the next try.
         """
         try:
             self._converge(pod, pids)
         except TankError as error:
-            with self._lock:
-                known = self._pods.setdefault(pod.name, _PodNetwork())
+            with self._known(pod.name) as known:
                 former = known.failure
                 if former is None or former.network != pod.network:
                     former = _ConvergeFailure(network=pod.network)
                 known.failure = former.again(str(error), PACE, self._clock.monotonic(), spread(pod.name))
             raise
-        with self._lock:
-            self._pods[pod.name].settle(pod.network)
+        with self._known(pod.name) as known:
+            known.settle(pod.network)
 
     def _converge(self, pod: Pod, pids: Collection[int]) -> None:
         try:
@@ -207,16 +200,15 @@ class Networks:
                 self._keep_pin(pod.name, pids)
                 self._pod_networks.ensure(pod.name, pod.network)
         finally:
-            # Also after a failure: what was done shows in the status and in /etc/hosts.
+            # Also after a failure: the status and /etc/hosts show what was done.
             state = self._pod_networks.observe(pod.name)
-            with self._lock:
-                known = self._pods.setdefault(pod.name, _PodNetwork())
+            with self._known(pod.name) as known:
                 if state is not None and known.state is not None:
                     known.state = state
             self.files(pod)
 
     def namespace(self, pod: Pod) -> Path | None:
-        """Return the namespace that a container is about to start in; None for the host's.
+        """Return the namespace for a container that starts now; None for the host's.
 
         Raises:
             Retry: its pin was lost.
@@ -240,8 +232,7 @@ class Networks:
             Retry: they cannot be written.
         """
         directory = self.directory(pod.name)
-        with self._lock:
-            known = self._pods.setdefault(pod.name, _PodNetwork())
+        with self._known(pod.name) as known:
             known.has_files = True
         try:
             write_files(directory, self._wanted_files(pod))
@@ -262,10 +253,16 @@ class Networks:
                 known.settle(None)
 
     def forget(self, pod: str) -> None:
-        """Remove the files of a pod that is gone, and all that is known of its network."""
+        """Remove the files of a pod that is gone, and forget its network."""
         remove_tree(self._files / pod)
         with self._lock:
             self._pods.pop(pod, None)
+
+    @contextlib.contextmanager
+    def _known(self, pod: str) -> Iterator[_PodNetwork]:
+        """Hold the lock, and give the network of a pod to change."""
+        with self._lock:
+            yield self._pods.setdefault(pod, _PodNetwork())
 
     def _state(self, pod: str) -> NetworkState:
         with self._lock:
@@ -283,10 +280,10 @@ class Networks:
             return str(error)
 
     def _files_difference(self, pod: Pod, known: _PodNetwork) -> str | None:
-        """Read the pod's files only if they, or what they are made of, changed since the last look."""
+        """Compare the pod's files with the wanted ones, but only if either changed since the last look."""
         directory = f"{self._files}/{pod.name}"
         files = tuple([_signature(f"{directory}/{name}") for name in FILES])
-        seen = (files, self._state(pod.name), pod.network, self._dns(pod), self._host_hosts.get())
+        seen = (files, self._state(pod.name), pod.network, self._dns(pod), self._host_hosts())
         if known.seen == seen:
             return None
         inodes = tuple(signature and signature[:2] for signature in files)
@@ -299,15 +296,15 @@ class Networks:
         return None
 
     def _dns(self, pod: Pod) -> HostDns:
-        """Return the host's DNS; nothing for a pod that does not use it: that must not wait for it."""
-        return self._host_dns.get() if wants_host_dns(pod.network) else HostDns()
+        """Return the host's DNS, which only pods that use it wait for."""
+        return self._host_dns() if wants_host_dns(pod.network) else HostDns()
 
     def _wanted_files(self, pod: Pod) -> dict[str, str]:
         hosts = read_host_hosts(_HOSTS) if pod.network.mode == "host" else ""
         return pod_files(pod.name, pod.network, self._state(pod.name), self._dns(pod), host_hosts=hosts)
 
     def _keep_pin(self, pod: str, pids: Collection[int]) -> None:
-        """Pin the namespace again where its pin was lost, or another's was put in its place.
+        """Pin the namespace again if its pin was lost or replaced.
 
         Raises:
             Retry: no process is in it any more.
@@ -319,11 +316,11 @@ class Networks:
         if pinned is not None and pinned == state.netns_inode:
             return
         if pinned is not None:
-            # First, and without a look at what is in it: it is not this pod's.
+            # Another namespace, which is not this pod's.
             unpin(state.netns)
         pid = next((pid for pid in pids if _namespace_of(pid) == state.netns_inode), None)
         if pid is None:
-            # Nobody is in it: the next look finds none, and makes one.
+            # The next plan makes a new one.
             self.remove(pod)
             raise Retry("the pod's network namespace is gone", where=f"pod {pod}")
         self._pod_networks.repin(pod, pid)
@@ -339,18 +336,18 @@ class Networks:
         return False
 
 
-class _Recent(Generic[T]):
-    """A fact of the host, read at most once a second, since a resync asks for every pod."""
+def _recent(clock: Clock, read: Callable[[], T]) -> Callable[[], T]:
+    """Return a function that reads a fact of the host at most once a second: a resync asks for each pod."""
+    last: tuple[float, T] | None = None
 
-    def __init__(self, clock: Clock, read: Callable[[], T]) -> None:
-        self._clock, self._read = clock, read
-        self._known: tuple[float, T] | None = None
-
-    def get(self) -> T:
-        now, known = self._clock.monotonic(), self._known
+    def recent() -> T:
+        nonlocal last
+        now, known = clock.monotonic(), last
         if known is None or not known[0] <= now < known[0] + _HOST_FRESH:
-            known = self._known = (now, self._read())
+            known = last = (now, read())
         return known[1]
+
+    return recent
 
 
 def _namespace_of(pid: int) -> int | None:
@@ -362,9 +359,9 @@ def _namespace_of(pid: int) -> int | None:
 
 
 def _signature(path: str) -> tuple[int, ...] | None:
-    """Return what changes whenever a file's content may have, inode first; None if it is not there.
+    """Return inode, device, size and ctime, which any change of a file changes; None if there is no file.
 
-    A thousand pods have three files each, so no Path is made of any; whatever changes sets the ctime.
+    A thousand pods have three files each, so that a Path of each would take too long.
     """
     try:
         status = os.stat(path, follow_symlinks=False)  # noqa: PTH116

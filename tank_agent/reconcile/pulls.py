@@ -1,10 +1,11 @@
-"""Pulls of images: they run beside the workers, and wake the pods that wait for them."""
+"""Pulls of images, which run beside the workers, and wake the pods that wait for them."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import get_args
 
 import msgspec
@@ -24,22 +25,30 @@ from tank_agent.retry import Failure
 from tank_agent.spec.model import Container, PullPolicy
 
 _log = structlog.get_logger()
-# Of one registry, or of one place on this machine. Most of a pull's time is waiting, and the store bounds the
-# layers at once: a registry that stalls keeps its own pods waiting, and no others.
+# For each registry, or place on this machine, so that one that stalls delays only its own pods. Pulls mostly
+# wait, and the store limits the layers that are fetched at once.
 _PARALLEL = 8
 _MOST_PARALLEL = 256
 IMAGE_READY, PULL_FAILED = "image ready", "pull failed"
-# Whatever the back-off of containers is, no registry is asked in a tight loop. Seconds.
+# The least seconds between two tries, whatever the back-off of containers is.
 _LEAST_DELAY = 1.0
 
 
+_Key = tuple[str, PullPolicy]
+
+
 class Need(Struct, frozen=True, kw_only=True):
-    """The image that one container of a pod is to start from, and when its registry is asked for it."""
+    """The image that a container of a pod needs, and when its registry is asked for it."""
 
     pod: str
     container: str
     reference: str
     policy: PullPolicy
+
+    @property
+    def key(self) -> _Key:
+        """Return the key of the pull; containers share it if they want the same image in the same way."""
+        return self.reference, self.policy
 
 
 class _Job(Struct, kw_only=True):
@@ -48,7 +57,7 @@ class _Job(Struct, kw_only=True):
 
 
 class _Wanted(Struct, kw_only=True):
-    """One image, wanted in one way, and who waits for it; `fresh` are needs that a pull was made for."""
+    """An image wanted in one way, and the needs for it; `fresh` are those that a pull was made for."""
 
     needs: set[Need] = msgspec.field(default_factory=set)
     fresh: set[Need] = msgspec.field(default_factory=set)
@@ -57,34 +66,30 @@ class _Wanted(Struct, kw_only=True):
     failure: Failure | None = None
 
     def known(self, need: Need) -> ObservedImage | None:
-        """Return how the image stands for a container without asking the store; None if only that knows."""
+        """Return the state of the image for a container; None if only the store knows it."""
         if need in self.fresh if need.policy == "always" else self.ready:
             return ObservedImage(state=ImageState.READY)
         if self.job is None:
             return None
-        # Why it is tried again is still true until it worked.
+        # The last error counts until a try succeeds.
         error = self.failure.error if self.failure is not None else None
         return ObservedImage(state=ImageState.PULLING, error=error, progress=self.job.progress)
 
 
-# Containers share a pull if they want the same image in the same way.
-_Key = tuple[str, PullPolicy]
-
-
 class Pulls:
-    """Knows of every image that a container needs whether it is ready, on its way, or why not.
+    """Knows for every needed image whether it is ready, being pulled, or why its pull failed.
 
     To `observe` an image is a pure read; only `want` and `pull`, of the loop, make a pod wait for one. With
     the policy "always", an image is ready for the one start that a pull was made for.
 
     Args:
-        store: where images are.
+        store: has the images.
         clock: for the back-off of failed pulls.
         backoff: as for restarts.
         wake: called with a pod's name when an image that it waits for is ready or failed.
-        policy: of containers without one.
-        prepare: makes the store ready, in the background; until then, every image is on its way.
-        report: called before `wake` with all pods that waited for a pull, and the event of how it ended.
+        policy: for containers without one.
+        prepare: makes the store ready, in the background; until then, every image counts as being pulled.
+        report: called before `wake` with all pods that waited for a pull, and the event of its end.
     """
 
     def __init__(
@@ -105,10 +110,10 @@ class Pulls:
         self._policy = policy
         self._report = report
         self._lock = threading.Lock()
-        # By pod and by image: neither has to look through what others wait for.
+        # By pod and by image, so that no call searches the needs of all.
         self._pods: dict[str, frozenset[Need]] = {}
         self._images: dict[_Key, _Wanted] = {}
-        # What was reported already: a container that restarts often asks as often.
+        # Reported already: a container that restarts often asks as often.
         self._not_refreshed: dict[_Key, str] = {}
         self._prepared = threading.Event()
         self._lanes = Lanes("pull", each=_PARALLEL, most=_MOST_PARALLEL)
@@ -119,21 +124,17 @@ class Pulls:
         return self._prepared.wait(timeout)
 
     def need(self, pod: str, container: Container) -> Need:
-        """Return what a container with an image needs."""
+        """Return the need of a container that has an image."""
         assert container.image is not None
-        return Need(
-            pod=pod,
-            container=container.name,
-            reference=container.image,
-            policy=container.pull or self._policy,
-        )
+        policy = container.pull or self._policy
+        return Need(pod=pod, container=container.name, reference=container.image, policy=policy)
 
     def observe(self, need: Need) -> ObservedImage:
-        """Return how an image stands for a container; asks the store only if it is not known to be ready."""
+        """Return the state of an image for a container; asks the store only if it is not known."""
         if not self._prepared.is_set():
             return ObservedImage(state=ImageState.PULLING)
         with self._lock:
-            wanted = self._images.get(_key(need))
+            wanted = self._images.get(need.key)
             known = wanted.known(need) if wanted is not None else None
             failure = wanted.failure if wanted is not None else None
         if known is not None:
@@ -141,7 +142,9 @@ class Pulls:
         try:
             image = self._store.cached(need.reference) if need.policy != "always" else None
         except TankError as error:
-            return self._unknowable(error)
+            # A bad reference does not get better by frequent tries.
+            again = self._clock.monotonic() + self._backoff.cap
+            return ObservedImage(state=ImageState.FAILED, error=str(error), retry_at=again)
         if image is not None:
             with self._lock:
                 if wanted is not None and wanted.needs:
@@ -151,29 +154,20 @@ class Pulls:
             return ObservedImage(state=ImageState.FAILED, error=failure.error, retry_at=failure.retry_at)
         return ObservedImage(state=ImageState.ABSENT)
 
-    def _unknowable(self, error: TankError) -> ObservedImage:
-        """Return that a reference cannot be looked for at all, which trying often does not change."""
-        again = self._clock.monotonic() + self._backoff.cap
-        return ObservedImage(state=ImageState.FAILED, error=str(error), retry_at=again)
-
     def get(self, need: Need) -> Image | None:
-        """Return an image to start from; None if it went away since it was last looked at.
-
-        What was pulled for this start is used up by it.
-        """
+        """Return an image to start from, and use up a pull for this start; None if the image was removed."""
         image = self._store.cached(need.reference)
         with self._lock:
-            wanted = self._images.get(_key(need), _Wanted())
+            wanted = self._images.get(need.key, _Wanted())
             wanted.fresh.discard(need)
             wanted.ready = wanted.ready and image is not None
         return image
 
     def pull(self, need: Need) -> bool:
-        """Begin to fetch an image that a container wants, or join the pull that is under way.
+        """Begin to fetch an image that a container needs, or join the pull that is under way.
 
         Returns True if a "pulling" event should be recorded (not for a refresh, a retry, or policy "never").
         """
-        key = _key(need)
         known = self._store.cached(need.reference)
         with self._lock:
             self._pods[need.pod] = self._pods.get(need.pod, frozenset()) | {need}
@@ -182,17 +176,17 @@ class Pulls:
                 return False
             job = wanted.job = _Job()
             first = known is None and wanted.failure is None and need.policy != "never"
-        self._lanes.submit(lane_of(need.reference), lambda: self._run(key, wanted, job, known))
+        self._lanes.submit(lane_of(need.reference), lambda: self._run(need.key, wanted, job, known))
         return first
 
     def pulled(self, reference: str) -> None:
-        """Forget why an image could not be had, since somebody else fetched it."""
+        """Forget the failed pulls of an image that somebody else fetched."""
         with self._lock:
             for policy in get_args(PullPolicy):
                 self._images.get((reference, policy), _Wanted()).failure = None
 
     def want(self, pod: str, needs: Collection[Need]) -> None:
-        """Set what a pod waits for now; what it waited for before, and nobody else does, is given up."""
+        """Set the needs of a pod, and give up the pulls that nobody needs any more."""
         wanted = frozenset(needs)
         with self._lock:
             before = self._pods.pop(pod, frozenset())
@@ -204,23 +198,21 @@ class Pulls:
                 self._give_up(need)
 
     def _want(self, need: Need) -> _Wanted:
-        wanted = self._images.setdefault(_key(need), _Wanted())
+        wanted = self._images.setdefault(need.key, _Wanted())
         wanted.needs.add(need)
         return wanted
 
     def _give_up(self, need: Need) -> None:
-        wanted = self._images[_key(need)]
+        wanted = self._images[need.key]
         wanted.needs.discard(need)
         wanted.fresh.discard(need)
-        if wanted.needs:
-            return
-        if wanted.job is None:
-            del self._images[_key(need)]
-            return
-        wanted.ready, wanted.failure, wanted.job.cancelled = False, None, True
+        if not wanted.needs and wanted.job is None:
+            del self._images[need.key]
+        elif not wanted.needs and wanted.job is not None:
+            wanted.ready, wanted.failure, wanted.job.cancelled = False, None, True
 
     def close(self) -> None:
-        """Cancel every pull; what was fetched already is used again by the next one."""
+        """Cancel every pull; the next one uses what was fetched already."""
         with self._lock:
             for wanted in self._images.values():
                 if wanted.job is not None:
@@ -239,13 +231,9 @@ class Pulls:
             self._wake(pod, "image store ready")
 
     def _run(self, key: _Key, wanted: _Wanted, job: _Job, known: Image | None) -> None:
-        reference, policy = key
+        (reference, policy), began = key, time.monotonic()
         log = _log.bind(image=reference)
-        began = time.monotonic()
-
-        def progress(done: PullProgress) -> None:
-            job.progress = done
-
+        progress = partial(setattr, job, "progress")
         image: Image | None = None
         error = ""
         try:
@@ -278,7 +266,7 @@ class Pulls:
             self._wake(pod, IMAGE_READY if image is not None else PULL_FAILED)
 
     def _fail(self, wanted: _Wanted, error: str) -> NewEvent | None:
-        """Remember a failed pull; no event if it failed like this before."""
+        """Keep a failed pull, and return its event; None if the error is the same as before."""
         former, now = wanted.failure or Failure(), self._clock.monotonic()
         failure = former.again(error, self._backoff, now)
         wanted.failure = replace(failure, retry_at=max(failure.retry_at, now + _LEAST_DELAY))
@@ -287,25 +275,19 @@ class Pulls:
     def _refreshed(
         self, key: _Key, image: Image, known: Image | None, progress: PullProgress | None, seconds: float
     ) -> NewEvent | None:
-        """Return the event for an image that is another one now, or whose registry does not answer."""
+        """Return the event for an image that changed, or whose registry does not answer."""
         former, why = self._not_refreshed.pop(key, ""), image.not_refreshed
         if why:
             self._not_refreshed[key] = why
         if known is None or known.digest != image.digest:
             layers = progress.layers if progress is not None else ()
             fetched = sum(layer.total for layer in layers if layer.state != "cached")
-            return _event(
-                "pulled", f"pulled {image.name}: {fetched / 1e6:.1f} MB in {seconds:.1f} s", IMAGE_READY
-            )
+            message = f"pulled {image.name}: {fetched / 1e6:.1f} MB in {seconds:.1f} s"
+            return _event("pulled", message, IMAGE_READY)
         if not why or why == former:
-            # That the registry answers again shows in what it brings.
             return None
         message = f"{image.reference} could not be looked up, so the copy on this machine is used: "
         return _event("image-not-refreshed", message + one_line(why), IMAGE_READY)
-
-
-def _key(need: Need) -> _Key:
-    return need.reference, need.policy
 
 
 def _event(kind: str, message: str, cause: str) -> NewEvent:

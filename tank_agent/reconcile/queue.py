@@ -1,13 +1,11 @@
 """A work queue keyed by pod, with the rules of client-go's.
 
-One pod is never worked on by two at once, any number of requests for one pod is one piece of work, and a
-request made during the work is served after it.
+Two workers never have the same pod, all requests for a pod are one piece of work, and a request during the
+work is served after it. Of delayed requests, the earliest per pod counts.
 
 Requests have ranks, so that a flood of one kind delays the others only for a moment: an exit goes before a
 change, and a change before another look. Every few turns, the pod that waits longest is served, so that pods
-that are never at rest starve no rank.
-
-Delayed requests are kept as the earliest time per pod. The clock is injected, so tests need no sleeping.
+that never come to rest starve no rank.
 """
 
 from __future__ import annotations
@@ -18,13 +16,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
-# Every so often, who waits longest is served.
+# In one of so many turns, the pod that waits longest is served.
 _TURN_OF_THE_OLDEST = 4
 _TIDY_ABOVE = 64
 
 
 class Rank(enum.IntEnum):
-    """How soon a pod is worked on: of several requests, the most urgent counts."""
+    """The urgency of a request; of several for a pod, the most urgent counts."""
 
     ENDED = 0
     CHANGED = 1
@@ -32,22 +30,18 @@ class Rank(enum.IntEnum):
 
 
 class WorkQueue:
-    """Hands pods to workers.
-
-    Args:
-        monotonic: the clock that delays are measured with, in seconds.
-    """
+    """Hands pods to workers; delays are measured with the clock `monotonic`, in seconds."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._changed = threading.Condition()
-        # When each pod began to wait, counted in requests.
+        # The number of the request with which each pod began to wait.
         self._ready: tuple[OrderedDict[str, int], ...] = tuple(OrderedDict() for _ in Rank)
         self._requests = 0
         self._ranks: dict[str, Rank] = {}
         self._working: set[str] = set()
         self._again: dict[str, Rank] = {}
-        # Also has requests that were replaced since: `_due` has those that count.
+        # Replaced requests stay in the heap; `_due` has those that count.
         self._heap: list[tuple[float, str]] = []
         self._due: dict[str, float] = {}
         self._turn = 0
@@ -61,7 +55,7 @@ class WorkQueue:
                 self._changed.notify()
 
     def add_after(self, pod: str, seconds: float) -> None:
-        """Request a look at a pod after so many seconds; an earlier request stands."""
+        """Request a look at a pod after so many seconds, unless an earlier one is due before."""
         with self._changed:
             due = self._monotonic() + seconds
             if due < self._due.get(pod, float("inf")):
@@ -71,7 +65,7 @@ class WorkQueue:
                 self._changed.notify()
 
     def take(self) -> str | None:
-        """Block until there is a pod to work on and return it; None once the queue is closed."""
+        """Block until there is a pod to work on, and return it; None once the queue is closed."""
         with self._changed:
             while not self._closed:
                 wait = self._promote()
@@ -98,13 +92,13 @@ class WorkQueue:
             return not self._ranks and not self._working
 
     def close(self) -> None:
-        """Let every `take` return None. Work that is ready is dropped: the next agent looks at everything."""
+        """Let every `take` return None. Waiting pods are dropped: the next agent looks at all pods."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def _request(self, pod: str, rank: Rank) -> bool:
-        """Add a request for now; False if it waits for the end of the work on the pod, or was there."""
+        """Add a request for now; return whether it makes a pod ready."""
         if pod in self._working:
             self._again[pod] = min(rank, self._again.get(pod, rank))
             return False
@@ -126,13 +120,13 @@ class WorkQueue:
         return pod
 
     def _tidy(self) -> None:
-        """Drop replaced requests once they are the most."""
+        """Drop replaced requests from the heap once they are the majority."""
         if len(self._heap) > 2 * len(self._due) + _TIDY_ABOVE:
             self._heap = [(due, pod) for pod, due in self._due.items()]
             heapq.heapify(self._heap)
 
     def _promote(self) -> float | None:
-        """Make due pods ready, and return the seconds until the next is due."""
+        """Make due pods ready, and return the seconds until the next one."""
         now = self._monotonic()
         while self._heap:
             due, pod = self._heap[0]

@@ -25,9 +25,9 @@ _log = structlog.get_logger()
 _JOIN_DEADLINE = 60.0
 # As many as any pod needs from nothing to running.
 _PASSES_A_TURN = 12
-# How long what fails is tried again before the agent ends without it.
+# Seconds for which the agent retries to put pods away before it ends without that.
 _PATIENCE = 3.0
-# What is not here is a person's, or a source's, doing.
+# All other causes are changes by people or sources.
 _RANKS = {
     "container ended": Rank.ENDED,
     "resync": Rank.AGAIN,
@@ -38,12 +38,12 @@ _RANKS = {
 
 
 class Reconciler:
-    """Makes every pod as the journal has it.
+    """Brings every pod to the state that the journal has.
 
     Args:
-        machine: what the loop looks at.
-        steps: what does a plan's actions.
-        workers: how many pods are worked on at once.
+        machine: the parts that are observed.
+        steps: carries out the actions of plans.
+        workers: the number of pods that are worked on at once.
     """
 
     def __init__(self, machine: Machine, steps: Steps, *, workers: int) -> None:
@@ -65,7 +65,7 @@ class Reconciler:
         """Begin to work.
 
         Pods that run, though the journal never knew them, go on until somebody claims or releases them: a
-        journal that is new, empty or restored is no evidence that nothing is wanted.
+        new, empty or restored journal does not mean that no pod is wanted.
         """
         self._unclaimed |= unclaimed(self._machine)
         for pod in sorted(self._unclaimed):
@@ -86,7 +86,7 @@ class Reconciler:
         return all(thread.is_alive() for thread in self._threads)
 
     def release(self, pod: str) -> bool:
-        """Let a pod go that runs, though the journal does not know it; False if there is none such."""
+        """End the protection of a running pod that the journal never knew; False if there is no such pod."""
         if not self._is_unclaimed(pod):
             return False
         self._unclaimed.discard(pod)
@@ -98,10 +98,9 @@ class Reconciler:
         self._queue.add(pod, _RANKS.get(cause, Rank.CHANGED))
 
     def resync(self, cause: str = "resync") -> int:
-        """Look at every pod, and wake those for which something is to be done; return how many."""
-        machine = self._machine
+        """Look at every pod, and wake those that need a step; return their number."""
         try:
-            to_look_at = machine.containers.check()
+            to_look_at = self._machine.containers.check()
         except Exception:
             _log.exception("looking at the containers failed by a bug", cause=cause)
             to_look_at = frozenset()
@@ -132,8 +131,8 @@ class Reconciler:
     def drain(self, timeout: float) -> bool:
         """Stop every pod, though it stays desired, and then the workers.
 
-        False if some pods still run after `timeout` seconds; workers go on then. What cannot be put away of
-        those that ended, as on a full disk, is not waited for: the next agent does it.
+        False if some pods still run after `timeout` seconds; workers go on then. Remains of pods that cannot
+        be removed, as on a full disk, are left to the next agent.
         """
         self._draining = True
         for pod in self.known_pods():
@@ -146,26 +145,27 @@ class Reconciler:
 
         stopped = self.wait_until(ended, timeout)
         now = machine.clock.monotonic()
-        patience = now + _PATIENCE
+
+        def left() -> set[str]:
+            return {*machine.containers.pods(), *machine.networks.pods()}
 
         def put_away() -> bool:
-            left = {*machine.containers.pods(), *machine.networks.pods()}
-            tried = machine.clock.monotonic() >= patience
-            return all(tried and self._troubles.of(pod) for pod in left)
+            tried = machine.clock.monotonic() >= now + _PATIENCE
+            return all(tried and self._troubles.of(pod) for pod in left())
 
-        stopped = stopped and self.wait_until(put_away, deadline - now)
-        if stopped:
-            # A pod's files have one owner at a time: no worker is still in the middle of a step.
-            self.close()
-            left = {*machine.containers.pods(), *machine.networks.pods()}
-            for pod in left:
-                _log.warning("what is left of the pod is put away later", pod=pod)
-            for pod in {*self.known_pods()} - left:
-                machine.networks.forget(pod)
-        return stopped
+        if not (stopped and self.wait_until(put_away, deadline - now)):
+            return False
+        # The workers must not be in the middle of a step that writes a pod's files.
+        self.close()
+        remaining = left()
+        for pod in remaining:
+            _log.warning("what is left of the pod is put away later", pod=pod)
+        for pod in {*self.known_pods()} - remaining:
+            machine.networks.forget(pod)
+        return True
 
     def wait_until(self, condition: Callable[[], bool], timeout: float) -> bool:
-        """Block until a condition holds, looked at again whenever a pod was worked on."""
+        """Block until a condition holds, checked again whenever a pod was worked on."""
         deadline = self._machine.clock.monotonic() + timeout
         while True:
             with self._changed:
@@ -184,10 +184,9 @@ class Reconciler:
         return self._queue.idle()
 
     def situation(self, pod: str, desired: DesiredPod | None) -> Situation:
-        """Return what is decided from; asks memory, and the image store only for what is to start."""
-        machine = self._machine
+        """Return the situation of a pod; asks memory, and the image store only for containers to start."""
+        machine, clock = self._machine, self._machine.clock
         runs = tuple(Run.of(live) for live in machine.containers.runs(pod))
-        images = self._images(desired, runs) if desired is not None else {}
         return Situation(
             desired=desired,
             status=machine.journal.status(pod),
@@ -195,11 +194,9 @@ class Reconciler:
                 runs=runs,
                 network=machine.networks.state(pod),
                 network_change=machine.networks.change(desired.pod) if desired is not None else None,
-                images=images,
+                images=self._images(desired, runs) if desired is not None else {},
             ),
-            now=Moment(
-                wall=machine.clock.wall(), monotonic=machine.clock.monotonic(), boot_id=machine.boot_id
-            ),
+            now=Moment(wall=clock.wall(), monotonic=clock.monotonic(), boot_id=machine.boot_id),
             backoff=machine.backoff,
             remembered=pod in machine.journal.statuses(),
             unclaimed=desired is None and self._is_unclaimed(pod),
@@ -219,7 +216,7 @@ class Reconciler:
         return desired is not None and desired.pod.restart is RestartPolicy.NEVER
 
     def view(self, pod: str) -> PodView:
-        """Return what to show for a pod; one that cannot be looked at keeps no other from being shown."""
+        """Return what to show for a pod; an error of the look is shown with it."""
         try:
             return view_pod(self.situation(pod, self._machine.journal.get(pod)))
         except Exception as error:
@@ -248,22 +245,20 @@ class Reconciler:
         planned = plan(situation)
         if not self._draining:
             return planned
-        # While pods are only stopped for the agent's end, what the journal knows of them stays.
+        # Pods that are only stopped for the agent's end keep their status in the journal.
         actions = tuple(step for step in planned.actions if not isinstance(step, Forget))
         return Plan(actions=actions, look_again=planned.look_again)
 
     def _wants_work(self, pod: str, *, look: bool) -> bool:
-        """Return whether something is to be done for a pod; one that cannot be looked at harms no other.
+        """Return whether a step is due for a pod; an error is its own trouble, and harms no other pod.
 
         `look`: the mounts of its containers may have changed.
         """
-        machine = self._machine
+        networks = self._machine.networks
         try:
             desired = self._desired(pod)
-            if desired is not None:
-                replaced = machine.networks.check(desired.pod)
-                if replaced or look:
-                    machine.containers.look(pod, machine.networks.directory(pod))
+            if desired is not None and (networks.check(desired.pod) or look):
+                self._machine.containers.look(pod, networks.directory(pod))
             actions = self._plan(self.situation(pod, desired)).actions
             return bool(actions) and not self._troubles.held(pod, actions)
         except Exception as error:
@@ -284,7 +279,7 @@ class Reconciler:
                     self._changed.notify_all()
 
     def _reconcile(self, pod: str, cause: str) -> None:
-        """Look, plan and act until nothing is to be done now, or it is the turn of others."""
+        """Look, plan and act until no step is due now, or it is the turn of other pods."""
         for _ in range(_PASSES_A_TURN):
             desired = self._desired(pod)
             situation = self.situation(pod, desired)
@@ -306,7 +301,7 @@ class Reconciler:
                 self._look_again(pod, wait)
                 return
             self._act(actions, Work(name=pod, cause=cause, situation=situation))
-        # Such as one that fails and is tried again at once, where backoff_base is 0.
+        # Such as a pod with a step that fails and is retried at once, where backoff_base is 0.
         self._causes.setdefault(pod, cause)
         self._queue.add(pod, Rank.AGAIN)
 
@@ -316,7 +311,7 @@ class Reconciler:
             self._queue.add_after(pod, min(due))
 
     def _act(self, actions: Sequence[Action], work: Work) -> None:
-        """Do steps; one that fails is tried again later, and keeps no other from being done."""
+        """Do steps; one that fails is retried later, and the others are still done."""
         failed = False
         for action in actions:
             if failed and isinstance(action, Forget):
@@ -333,7 +328,7 @@ class Reconciler:
                 self._troubles.done(work.name, action)
 
     def _failed(self, work: Work, step: Action | None, error: Exception) -> None:
-        """Remember, log and record what failed, and look again later; None is the look at the pod."""
+        """Log and record a failed step, and look again later; None is the look at the pod."""
         known = foreseen(error)
         trouble, report = self._troubles.failed(work.name, step, known)
         self._queue.add_after(work.name, trouble.retry_at - self._machine.clock.monotonic())
@@ -345,7 +340,7 @@ class Reconciler:
             self._machine.journal.try_to_record([work.event("step-failed", one_line(trouble.error))])
 
     def _want_images(self, situation: Situation, pod: str) -> None:
-        """Wait for the images of what is missing, and give up every other pull of the pod."""
+        """Wait for the images of missing containers, and give up every other pull of the pod."""
         desired, pulls = situation.desired, self._machine.pulls
         containers = desired.pod.containers if desired is not None else ()
         names = situation.observed.images.keys()
@@ -355,7 +350,7 @@ class Reconciler:
 def unclaimed(machine: Machine) -> frozenset[str]:
     """Return the pods that run, and that the journal never knew.
 
-    What it knew, and let go, still has its run in the status: that goes once nothing of it runs.
+    A pod that it knew and dropped still has its run in the status, until that has ended.
     """
     journal, containers = machine.journal, machine.containers
     return frozenset(

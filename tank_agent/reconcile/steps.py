@@ -1,12 +1,12 @@
-"""Carries out one action of a plan. The only place where the loop touches the machine."""
+"""Carry out one action of a plan: the only place where the loop touches the machine."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import structlog
 from msgspec import Struct
@@ -50,7 +50,7 @@ class Machine(Struct, frozen=True, kw_only=True):
 
 
 class Work(Struct, frozen=True, kw_only=True):
-    """A turn of a pod. `cause` is why the loop looks at it, for logs and events; None: not looked at yet."""
+    """A turn of a pod. `cause` is the reason, for logs and events; no `situation`: not looked at yet."""
 
     name: str
     cause: str
@@ -58,13 +58,13 @@ class Work(Struct, frozen=True, kw_only=True):
 
     @property
     def seen(self) -> Situation:
-        """Return the situation that the plan was made from."""
+        """Return the situation that the plan is for."""
         assert self.situation is not None
         return self.situation
 
     @property
     def desired(self) -> DesiredPod | None:
-        """Return the pod as it should be; None for one that should be gone."""
+        """Return the desired pod; None for one that should be gone."""
         return self.situation.desired if self.situation is not None else None
 
     @property
@@ -75,7 +75,7 @@ class Work(Struct, frozen=True, kw_only=True):
 
     @property
     def revision(self) -> str:
-        """Return the source's name for the pod's spec; empty for a pod that should be gone."""
+        """Return the source's name for the spec's revision; empty for a pod that should be gone."""
         return self.desired.revision if self.desired is not None else ""
 
     def container(self, name: str) -> Container:
@@ -84,24 +84,19 @@ class Work(Struct, frozen=True, kw_only=True):
 
     def event(self, kind: str, message: str, container: str = "") -> NewEvent:
         """Return an event of this pod."""
-        return NewEvent(
-            pod=self.name,
-            type=kind,
-            message=message,
-            container=container,
-            revision=self.revision,
-            cause=self.cause,
-        )
+        about = {"pod": self.name, "container": container, "revision": self.revision, "cause": self.cause}
+        return NewEvent(type=kind, message=message, **about)
 
 
 class Steps:
-    """Carries out actions; each writes what must be remembered before it returns."""
+    """Carries out actions; each writes to the journal before it returns."""
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._journal, self._containers = machine.journal, machine.containers
         self._networks, self._pulls = machine.networks, machine.pulls
-        self.table: dict[type[Action], Callable[[Any, Work], None]] = {
+        # The methods of actions on a run get that run, too.
+        self.table: dict[type[Action], Callable[..., None]] = {
             actions.Pull: self._pull,
             actions.MakeNetwork: self._make_network,
             actions.ConvergeNetwork: self._converge_network,
@@ -115,7 +110,7 @@ class Steps:
             actions.RecordExit: self._record,
             actions.RecordLost: self._record,
             actions.RecordUnstarted: self._record,
-            actions.RemoveRun: self._remove_run,
+            actions.RemoveRun: lambda _, __, live: self._containers.remove(live),
             actions.Forget: self._forget,
         }
 
@@ -123,12 +118,18 @@ class Steps:
         """Do one step for a pod.
 
         Raises:
-            TankError: it could not be done; what the journal must know of that is written already.
+            TankError: it could not be done; the journal has what it must have about that already.
         """
-        self.table[type(action)](action, work)
+        step = self.table[type(action)]
+        if isinstance(action, actions.RunAction):
+            runs = [live for live in self._containers.runs(work.name) if live.record.id == action.run]
+            for live in runs:
+                step(action, work, live)
+        else:
+            step(action, work)
 
     def record_unclaimed(self, pod: str) -> None:
-        """Record that a pod runs which the journal does not know; a full disk hinders no start."""
+        """Record that a pod runs which the journal does not know; go on if the journal fails."""
         message = "it runs, and the journal does not know it; it goes on"
         with contextlib.suppress(TankError):
             self._event(Work(name=pod, cause="agent start"), "unclaimed", message)
@@ -143,26 +144,26 @@ class Steps:
         try:
             self._networks.make(work.pod)
         except TankError as error:
-            # As soon as of a network under what runs (decision 0008): an uplink may be back any time.
-            ours = self._machine.backoff
-            soon = Pace(base=min(ours.base, PACE.base), cap=min(ours.cap, PACE.cap))
+            # As soon as for a network in use (decision 0008): an uplink may be back any time.
+            usual = self._machine.backoff
+            soon = Pace(base=min(usual.base, PACE.base), cap=min(usual.cap, PACE.cap))
             for container in work.pod.containers:
                 self._failed_start(work, container, error, soon)
             raise
 
     def _converge_network(self, _: actions.ConvergeNetwork, work: Work) -> None:
         running = [live.pid for live in self._containers.runs(work.name) if live.state is RunState.RUNNING]
-        former = self._networks.failure(work.name)
         pids = [pid for pid in running if pid is not None]
+        former = self._networks.failure(work.name)
         if self._try(work, "network-failed", former, lambda: self._networks.converge(work.pod, pids)):
             self._event(work, "network-changed", "the network is up to date")
-        # A file that was deleted is there again, but containers still have the deleted one.
+        # A deleted file is back now, but containers still have the deleted one.
         self._containers.look(work.name, self._networks.directory(work.name))
 
     def _try(
         self, work: Work, kind: str, former: Failure | None, change: Callable[[], None], container: str = ""
     ) -> bool:
-        """Change something under what runs; a failure is recorded, shown and retried, and stops nothing."""
+        """Change something while containers run; a failure is recorded, shown and retried, and stops none."""
         try:
             change()
         except TankError as error:
@@ -172,40 +173,23 @@ class Steps:
             return False
         return True
 
-    def _record_out_of_memory(self, action: actions.RecordOutOfMemory, work: Work) -> None:
-        live = self._run(work, action.run)
-        if live is not None:
-            message = "a process of it was killed: out of memory; the container goes on"
-            self._event(work, "out-of-memory", message, action.container)
-            self._containers.clear_out_of_memory(live)
+    def _record_out_of_memory(self, action: actions.RecordOutOfMemory, work: Work, live: LiveRun) -> None:
+        message = "a process of it was killed: out of memory; the container goes on"
+        self._event(work, "out-of-memory", message, action.container)
+        self._containers.clear_out_of_memory(live)
 
-    def _mount_again(self, action: actions.MountAgain, work: Work) -> None:
-        live, container = self._run(work, action.run), work.container(action.container)
-        if live is None:
-            return
-        files = self._networks.files(work.pod)
-        if self._try(
-            work,
-            "mount-failed",
-            live.unmounted,
-            lambda: self._containers.restore_mounts(live, container, work.pod.volumes, files),
-            container.name,
-        ):
+    def _mount_again(self, action: actions.MountAgain, work: Work, live: LiveRun) -> None:
+        container, files = work.container(action.container), self._networks.files(work.pod)
+        mount = partial(self._containers.restore_mounts, live, container, work.pod.volumes, files)
+        if self._try(work, "mount-failed", live.unmounted, mount, container.name):
             message = f"what was unmounted or deleted is back: {action.paths}"
             self._event(work, "mounted-again", message, container.name)
 
-    def _change_live(self, action: actions.ChangeLive, work: Work) -> None:
-        live, container = self._run(work, action.run), work.container(action.container)
-        if live is None:
-            return
+    def _change_live(self, action: actions.ChangeLive, work: Work, live: LiveRun) -> None:
+        container = work.container(action.container)
         settings = settings_hash(container)
-        changed = self._try(
-            work,
-            "change-failed",
-            live.failure,
-            lambda: self._containers.change(live, container, settings),
-            container.name,
-        )
+        change = partial(self._containers.change, live, container, settings)
+        changed = self._try(work, "change-failed", live.failure, change, container.name)
         known = self._journal.status(work.name).containers.get(container.name)
         if changed and known is not None:
             event = work.event("changed", "limits and stop settings are up to date", container.name)
@@ -216,22 +200,20 @@ class Steps:
         try:
             launch = self._launch(work, container)
             if launch is None:
-                # The next look finds the image absent, and pulls it.
+                # The next plan pulls the image.
                 return
             run = self._containers.create(launch)
-            started = after_start(
-                self._known(work, container), run.record.id, self._machine.boot_id, clock.wall()
-            )
+            known = self._known(work, container)
+            started = after_start(known, run.record.id, self._machine.boot_id, clock.wall())
             self._store(work, name, started, work.event("started", f"started as process {run.pid}", name))
             point("loop:start-recorded")
             self._containers.start(run)
         except OSError as error:
             # Such as a full disk: it may pass.
             lacking = shortage(error)
+            hint = lacking.hint if lacking is not None else None
             where = f" {os.fsdecode(error.filename)}" if error.filename else ""
-            failure = Retry(
-                f"cannot start{where}: {error.strerror}", hint=lacking.hint if lacking is not None else None
-            )
+            failure = Retry(f"cannot start{where}: {error.strerror}", hint=hint)
             self._failed_start(work, container, failure)
             raise failure from error
         except StartFailed as error:
@@ -245,7 +227,7 @@ class Steps:
             raise
 
     def _launch(self, work: Work, container: Container) -> Launch | None:
-        """Return how to start a container; None if its image went away since it was looked at."""
+        """Return how to start a container; None if its image was removed since the plan."""
         pod = work.pod
         if container.image is not None:
             image = self._pulls.get(self._pulls.need(work.name, container))
@@ -276,32 +258,23 @@ class Steps:
         status = after_failed_start(known, now, pace or self._machine.backoff, str(error), name=work.name)
         self._store(work, container.name, status, work.event("start-failed", str(error), container.name))
 
-    # The event comes after the signal: what has to end must end on a full disk, too.
+    # The event comes after the signal: containers must end on a full disk, too.
 
-    def _stop(self, action: actions.Stop, work: Work) -> None:
-        live = self._run(work, action.run)
-        if live is not None:
-            self._containers.stop(live)
-            self._event(work, "stopping", f"signal {live.record.stop_signal}", action.container)
+    def _stop(self, action: actions.Stop, work: Work, live: LiveRun) -> None:
+        self._containers.stop(live)
+        self._event(work, "stopping", f"signal {live.record.stop_signal}", action.container)
 
-    def _kill(self, action: actions.Kill, work: Work) -> None:
-        live = self._run(work, action.run)
-        if live is not None:
-            # One that no signal ends, since it waits for a disk, is killed again and again.
-            recorded = live.stopping is not None and live.stopping.killed
-            self._containers.kill(live)
-            if not recorded:
-                self._event(work, "killing", "sent SIGKILL", action.container)
+    def _kill(self, action: actions.Kill, work: Work, live: LiveRun) -> None:
+        # A process that waits for a disk survives signals, and is killed again and again.
+        recorded = live.stopping is not None and live.stopping.killed
+        self._containers.kill(live)
+        if not recorded:
+            self._event(work, "killing", "sent SIGKILL", action.container)
 
     def _record(self, action: actions.RecordEnd, work: Work) -> None:
         found = action.recorded(self._journal.status(work.name), work.seen)
         event = work.event(found.event, found.message, action.container) if found.event else None
         self._store(work, action.container, found.status, event)
-
-    def _remove_run(self, action: actions.RemoveRun, work: Work) -> None:
-        live = self._run(work, action.run)
-        if live is not None:
-            self._containers.remove(live)
 
     def _forget(self, _: actions.Forget, work: Work) -> None:
         self._networks.forget(work.name)
@@ -314,15 +287,12 @@ class Steps:
     def _store(
         self, work: Work, name: str, container: ContainerStatus, event: NewEvent | None = None
     ) -> None:
-        """Record the status of a container, and drop those of containers that neither are wanted nor run."""
+        """Record the status of a container; drop those of containers that are not desired and don't run."""
         known = self._journal.status(work.name).containers
         names = {c.name for c in work.pod.containers} if work.desired is not None else set(known)
         kept = {key: value for key, value in known.items() if key in names or value.instance}
         updated = PodStatus(containers={**kept, name: container})
         self._journal.record(work.name, updated, [event] if event is not None else [])
-
-    def _run(self, work: Work, run: str) -> LiveRun | None:
-        return next((live for live in self._containers.runs(work.name) if live.record.id == run), None)
 
     def _event(self, work: Work, kind: str, message: str, container: str = "") -> None:
         event = work.event(kind, message, container)

@@ -1,7 +1,7 @@
-"""Failed steps of each pod: their errors and retry times; also keeps a pod from spinning.
+"""The failed steps of each pod, with their errors and retry times, and the pods that never come to rest.
 
-A step that failed waits by itself, so that it keeps no other from being done. A pod whose plans don't come to
-an end waits as a whole, whatever wakes it. Both begin anew with another spec.
+A failed step waits by itself, so that it delays no other step. A pod whose plans never end waits as a whole,
+whatever wakes it. Another spec ends both waits.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from tank_agent.errors import TankError, shortage
 from tank_agent.reconcile.core.actions import Action
 from tank_agent.retry import Failure, Pace, spread
 
-# No longer than a resync: whatever heals is then seen as soon as if nothing had been wrong before.
+# No longer than a resync, which finds what has healed.
 PACE = Pace(base=0.5, cap=10.0)
-# A step that works at the next try is nobody's concern.
+# A step that succeeds at the next try needs no event.
 _REPORTED_FROM = 3
-# More steps within so many seconds than any pod needs from nothing to running; beyond it, something makes
-# work for itself.
+# No pod needs more passes, within so many seconds, from nothing to running.
 _MOST_PASSES, _MOST_PASSES_AFTER, _WINDOW = 200, 10, 60.0
 _REST = Pace(base=10.0, cap=300.0)
 _RESTLESS = (
@@ -36,7 +35,7 @@ class _Failed(Struct, frozen=True):
 
 
 class _Pace(Struct):
-    """How many plans there were since one of them led to another run, or ended one."""
+    """The number of plans since the pod's runs last changed."""
 
     since: float
     runs: frozenset[str] = frozenset()
@@ -52,10 +51,9 @@ class _Pod(Struct):
 
 
 class Troubles:
-    """Remembers troubles of all pods. Calls for one pod come from one thread at a time; any may ask `of` it.
+    """Keeps the troubles of all pods; waits are measured with the clock `monotonic`, in seconds.
 
-    Args:
-        monotonic: the clock that waits are measured with, in seconds.
+    One thread at a time works on a pod; any thread may call `of` and `held`.
     """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
@@ -64,18 +62,18 @@ class Troubles:
         self._pods: dict[str, _Pod] = {}
 
     def of(self, pod: str) -> tuple[Failure, ...]:
-        """Return what is wrong with the work on a pod now."""
+        """Return the present troubles of a pod."""
         with self._lock:
             known = self._pods.get(pod)
             if known is None:
                 return ()
-            found = [failed.trouble for failed in known.steps.values()]
-            return (*found, known.pace.trouble) if known.pace.trouble is not None else tuple(found)
+            found = [*(failed.trouble for failed in known.steps.values()), known.pace.trouble]
+            return tuple(trouble for trouble in found if trouble is not None)
 
     def begin(self, pod: str, generation: int, runs: frozenset[str] = frozenset()) -> None:
-        """Set the generation of the spec that is worked on, and the ids of its runs.
+        """Set the generation of the pod's spec, and the ids of its runs.
 
-        What was wrong with another spec is forgotten; another run means that its plans lead somewhere.
+        Another spec ends all troubles; other runs show that the plans make progress.
         """
         with self._lock:
             known = self._pod(pod)
@@ -85,22 +83,17 @@ class Troubles:
                 known.pace = _Pace(since=self._monotonic(), runs=runs)
 
     def due(self, pod: str, actions: Sequence[Action]) -> tuple[tuple[Action, ...], float | None]:
-        """Return which steps may be tried now, and in how many seconds the next of the others may.
+        """Return the steps that may be tried now, and the seconds until the next of the others.
 
-        Of steps that are no longer planned, nothing is wrong any more.
+        Steps that are no longer planned have no trouble any more.
         """
         with self._lock:
             known = self._pods.get(pod)
             if known is None:
                 return tuple(actions), None
             known.steps = {step: known.steps[step] for step in actions if step in known.steps}
-            now = self._monotonic()
-            waits = {step: failed.trouble.retry_at - now for step, failed in known.steps.items()}
-        held = {step for step, wait in waits.items() if wait > 0}
-        return (
-            tuple(step for step in actions if step not in held),
-            min((waits[step] for step in held if step is not None), default=None),
-        )
+            waits = self._waits(known)
+        return tuple(step for step in actions if step not in waits), min(waits.values(), default=None)
 
     def held(self, pod: str, actions: Sequence[Action]) -> bool:
         """Return whether none of the steps may be tried now."""
@@ -108,17 +101,14 @@ class Troubles:
             known = self._pods.get(pod)
             if known is None:
                 return not actions
-            now = self._monotonic()
-            if known.pace.trouble is not None and now < known.pace.trouble.retry_at:
+            if known.pace.trouble is not None and self._monotonic() < known.pace.trouble.retry_at:
                 return True
-            waiting = {step for step, failed in known.steps.items() if failed.trouble.retry_at > now}
-            return all(step in waiting for step in actions)
+            return self._waits(known).keys() >= {*actions}
 
     def rest(self, pod: str) -> tuple[float, bool]:
         """Count a plan that has steps.
 
-        Returns for how many seconds nothing is to be done, because the pod does not come to rest, and whether
-        that is new.
+        Returns the seconds for which a pod that never comes to rest must wait, and whether that is new.
         """
         now = self._monotonic()
         with self._lock:
@@ -143,9 +133,9 @@ class Troubles:
             return known is not None and step in known.steps
 
     def failed(self, pod: str, step: Action | None, error: Exception) -> tuple[Failure, bool]:
-        """Remember that a step failed; None is the look at the pod.
+        """Keep the failure of a step; None is the look at the pod.
 
-        Returns the trouble, and whether it is worth an event: once, of what is a bug or failed repeatedly.
+        Returns the trouble, and whether to record an event: once, for a bug or a repeated failure.
         """
         with self._lock:
             known = self._pod(pod)
@@ -153,9 +143,9 @@ class Troubles:
             before = former.trouble if former is not None else Failure()
             trouble = before.again(describe_failure(step, error), PACE, self._monotonic(), spread(pod))
             reported = former is not None and former.reported
-            report = not reported and (is_bug(error) or trouble.count >= _REPORTED_FROM)
-            known.steps[step] = _Failed(trouble, reported or report)
-            return trouble, report
+            due = is_bug(error) or trouble.count >= _REPORTED_FROM
+            known.steps[step] = _Failed(trouble, reported or due)
+            return trouble, due and not reported
 
     def done(self, pod: str, step: Action | None) -> None:
         """Forget that a step failed."""
@@ -169,6 +159,12 @@ class Troubles:
         with self._lock:
             self._pods.pop(pod, None)
 
+    def _waits(self, known: _Pod) -> dict[Action | None, float]:
+        """Return the seconds until each step that must wait."""
+        now = self._monotonic()
+        waits = {step: failed.trouble.retry_at - now for step, failed in known.steps.items()}
+        return {step: wait for step, wait in waits.items() if wait > 0}
+
     def _pod(self, pod: str) -> _Pod:
         return self._pods.get(pod) or self._pods.setdefault(pod, self._new(0))
 
@@ -177,17 +173,17 @@ class Troubles:
 
 
 def is_bug(error: Exception) -> bool:
-    """Return whether nobody foresaw an error."""
+    """Return whether an error is none that the code foresees."""
     return not isinstance(error, TankError)
 
 
 def foreseen(error: Exception) -> Exception:
-    """Return what the machine lacks as an error with a hint; any other error as it is."""
+    """Return a shortage of the machine as an error with a hint, and any other error as it is."""
     return error if isinstance(error, TankError) else shortage(error) or error
 
 
 def describe_failure(step: Action | None, error: Exception) -> str:
-    """Return what a user reads of a step that failed; None is the look at the pod."""
+    """Return the words for users about a failed step; None is the look at the pod."""
     if not is_bug(error):
         return str(error)
     what = "look at the pod" if step is None else step.describe()

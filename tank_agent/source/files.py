@@ -18,8 +18,8 @@ from tank_agent.linux.locks import has_writer
 from tank_agent.linux.paths import Closing, directory_identity, read_all
 from tank_agent.source.snapshot import Declared
 from tank_agent.spec.document import is_pod_file_name
+from tank_agent.spec.model import Host, selects
 from tank_agent.spec.parse import ParsedPod, parse_pod_file
-from tank_agent.spec.selectors import Host, selects
 
 MAX_SIZE = 1 << 20
 # File times move in steps of a clock tick (up to 10 ms), so a file can change twice and have the same times.

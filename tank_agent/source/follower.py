@@ -12,7 +12,7 @@ from msgspec import Struct
 from tank_agent.errors import TankError
 from tank_agent.settings.settings import Settings
 from tank_agent.source.snapshot import Snapshot
-from tank_agent.spec.selectors import Host
+from tank_agent.spec.model import Host
 
 _log = structlog.get_logger()
 _JOIN_DEADLINE = 10.0

@@ -12,8 +12,7 @@ from tank_agent.source.files import Parse, PodFiles, parse_bytes, parser_for
 from tank_agent.source.follower import Inbox, ReadingFollower
 from tank_agent.source.kinds import SEED
 from tank_agent.source.snapshot import Declared, Snapshot
-from tank_agent.spec.model import Pod, content_hash
-from tank_agent.spec.selectors import Host, selects
+from tank_agent.spec.model import Host, Pod, content_hash, selects
 
 # Seconds that a reload waits for its seeds.
 _PATIENCE = 5.0

@@ -4,33 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tank_agent.spec.file import ContainerTable, CpuTable, LimitsTable, MountTable, PodTable, SecurityTable
-from tank_agent.spec.findings import Finding, KeyPath, closest, show
+from tank_agent.spec import file, model, values
+from tank_agent.spec.findings import Finding, KeyPath, closest, noting, show
 from tank_agent.spec.keys import checked
-from tank_agent.spec.model import (
-    Container,
-    CpuLimit,
-    Limits,
-    Mount,
-    Network,
-    Pod,
-    RestartPolicy,
-    Security,
-    Volume,
-)
-from tank_agent.spec.network_checks import check_network
 from tank_agent.spec.quantities import CPU_CORES_MAX, CPU_PERIOD_MAX, CPU_PERIOD_MIN, CPU_QUOTA_MIN
-from tank_agent.spec.selectors import EVERYWHERE, Selector
-from tank_agent.spec.values import ALL, CAPABILITIES, name_problem
 
 _GUESSES_MAX = 100
+# MAXNS of resolv.conf(5): programs would not see any more.
+_NAME_SERVERS_MAX = 3
 
 
-def check_pod(table: PodTable, name: str) -> tuple[Pod, Selector, list[Finding]]:
+def check_pod(table: file.PodTable, name: str) -> tuple[model.Pod, model.Selector, list[Finding]]:
     """Return the pod of a table, its selector, and all findings; the pod is valid if there are none."""
     findings: list[Finding] = []
     _check_unique(findings, "volumes", [volume.name for volume in table.volumes])
-    volumes = [Volume(**checked(one, ("volumes", at), findings)) for at, one in enumerate(table.volumes)]
+    volumes = [
+        model.Volume(**checked(one, ("volumes", at), findings)) for at, one in enumerate(table.volumes)
+    ]
     if not table.containers:
         findings.append(Finding(("containers",), "a pod needs at least one container; add [[containers]]"))
     _check_unique(findings, "containers", [container.name for container in table.containers])
@@ -38,28 +28,22 @@ def check_pod(table: PodTable, name: str) -> tuple[Pod, Selector, list[Finding]]
     containers = [
         _container(one, ("containers", at), names, findings) for at, one in enumerate(table.containers)
     ]
-    network = (
-        Network(mode=table.network)
-        if isinstance(table.network, str)
-        else check_network(table.network, findings)
-    )
-    pod = Pod(
+    network = table.network
+    pod = model.Pod(
         name=name,
         containers=tuple(containers),
-        restart=RestartPolicy(checked(table, (), findings)["restart"]),
-        network=network,
+        network=model.Network(mode=network) if isinstance(network, str) else _network(network, findings),
+        restart=model.RestartPolicy(checked(table, (), findings)["restart"]),
         volumes=tuple(volumes),
     )
-    selects_some = table.hosts or table.labels
-    selector = Selector(hosts=table.hosts, labels=table.labels or {}) if selects_some else EVERYWHERE
-    return pod, selector, findings
+    return pod, model.Selector(hosts=table.hosts, labels=table.labels or {}), findings
 
 
 def _check_unique(findings: list[Finding], what: str, names: list[str]) -> None:
     """Check the names of a list's elements, and that no two are the same."""
     first: dict[str, int] = {}
     for index, name in enumerate(names):
-        wrong = name_problem(name)
+        wrong = values.name_problem(name)
         if wrong is None and first.setdefault(name, index) != index:
             wrong = f"two {what} have the name {show(name)} (the first is {what}[{first[name]}]); rename one"
         if wrong:
@@ -67,18 +51,18 @@ def _check_unique(findings: list[Finding], what: str, names: list[str]) -> None:
 
 
 def _container(
-    table: ContainerTable, path: KeyPath, volumes: Mapping[str, object], findings: list[Finding]
-) -> Container:
+    table: file.ContainerTable, path: KeyPath, volumes: Mapping[str, object], findings: list[Finding]
+) -> model.Container:
     _check_root(table, path, findings)
-    values = checked(table, path, findings)
+    given = checked(table, path, findings)
     _check_argv(table, path, findings)
-    values["mounts"] = _mounts(table.mounts, (*path, "mounts"), volumes, findings)
-    values["limits"] = _limits(table.limits or LimitsTable(), (*path, "limits"), findings)
-    values["security"] = _security(table.security or SecurityTable(), (*path, "security"), findings)
-    return Container(**values)
+    given["mounts"] = _mounts(table.mounts, (*path, "mounts"), volumes, findings)
+    given["limits"] = _limits(table.limits or file.LimitsTable(), (*path, "limits"), findings)
+    given["security"] = _security(table.security or file.SecurityTable(), (*path, "security"), findings)
+    return model.Container(**given)
 
 
-def _check_root(table: ContainerTable, path: KeyPath, findings: list[Finding]) -> None:
+def _check_root(table: file.ContainerTable, path: KeyPath, findings: list[Finding]) -> None:
     image, rootfs = table.image, table.rootfs
     if image is None and rootfs is None:
         message = 'there is nothing to run; give image = "docker.io/library/…" or rootfs = "/directory"'
@@ -89,7 +73,7 @@ def _check_root(table: ContainerTable, path: KeyPath, findings: list[Finding]) -
         findings.append(Finding((*path, "pull"), "a rootfs is never pulled; remove it"))
 
 
-def _check_argv(table: ContainerTable, path: KeyPath, findings: list[Finding]) -> None:
+def _check_argv(table: file.ContainerTable, path: KeyPath, findings: list[Finding]) -> None:
     # The image's own command is only known later.
     if table.command is None and (table.rootfs is None or table.image is not None):
         return
@@ -103,8 +87,8 @@ def _check_argv(table: ContainerTable, path: KeyPath, findings: list[Finding]) -
 
 
 def _mounts(
-    tables: tuple[MountTable, ...], path: KeyPath, volumes: Mapping[str, object], findings: list[Finding]
-) -> tuple[Mount, ...]:
+    tables: tuple[file.MountTable, ...], path: KeyPath, volumes: Mapping[str, object], findings: list[Finding]
+) -> tuple[model.Mount, ...]:
     first: dict[str, int] = {}
     mounts = []
     for index, table in enumerate(tables):
@@ -117,7 +101,7 @@ def _mounts(
             right = f"did you mean {show(guess)}?" if guess else f"define it with [[volumes]] and {key}"
             findings.append(Finding((*path, index, "volume"), f"no volume has the name {name}; {right}"))
         before = len(findings)
-        mounts.append(Mount(**checked(table, (*path, index), findings)))
+        mounts.append(model.Mount(**checked(table, (*path, index), findings)))
         if len(findings) == before and first.setdefault(table.path, index) != index:
             other = f"the first is mounts[{first[table.path]}]"
             message = f"two mounts are at {show(table.path)} ({other}); move one"
@@ -125,9 +109,9 @@ def _mounts(
     return tuple(mounts)
 
 
-def _limits(table: LimitsTable, path: KeyPath, findings: list[Finding]) -> Limits:
-    values, cpu = checked(table, path, findings), table.cpu
-    if isinstance(cpu, CpuTable):
+def _limits(table: file.LimitsTable, path: KeyPath, findings: list[Finding]) -> model.Limits:
+    given, cpu = checked(table, path, findings), table.cpu
+    if isinstance(cpu, file.CpuTable):
         if not CPU_PERIOD_MIN <= cpu.period <= CPU_PERIOD_MAX:
             message = f"must be from {CPU_PERIOD_MIN} to {CPU_PERIOD_MAX} microseconds; 100000 is usual"
             findings.append(Finding((*path, "cpu", "period"), message))
@@ -135,18 +119,19 @@ def _limits(table: LimitsTable, path: KeyPath, findings: list[Finding]) -> Limit
             least = f"must be at least {CPU_QUOTA_MIN} microseconds"
             message = f"{least}, and at most {CPU_CORES_MAX} times the period"
             findings.append(Finding((*path, "cpu", "quota"), message))
-        values["cpu"] = CpuLimit(quota=cpu.quota, period=cpu.period)
-    return Limits(**values)
+        given["cpu"] = model.CpuLimit(quota=cpu.quota, period=cpu.period)
+    return model.Limits(**given)
 
 
-def _security(table: SecurityTable, path: KeyPath, findings: list[Finding]) -> Security:
-    values = checked(table, path, findings)
+def _security(table: file.SecurityTable, path: KeyPath, findings: list[Finding]) -> model.Security:
+    given = checked(table, path, findings)
     lists = {}
-    if values.pop("capabilities", None) is not None and table.capabilities is not None:
+    if given.pop("capabilities", None) is not None and table.capabilities is not None:
         lists = checked(table.capabilities, (*path, "capabilities"), findings)
-        # "ALL" includes all others.
-        lists = {key: (ALL,) if ALL in names else tuple(sorted(set(names))) for key, names in lists.items()}
-        for name in sorted(set(lists["add"]) & set(lists["drop"]) & set(CAPABILITIES)):
+        for key, names in lists.items():
+            # "ALL" includes all others.
+            lists[key] = (values.ALL,) if values.ALL in names else tuple(sorted(set(names)))
+        for name in sorted(set(lists["add"]) & set(lists["drop"]) & set(values.CAPABILITIES)):
             findings.append(Finding((*path, "capabilities"), f"{show(name)} is both added and dropped"))
     if table.privileged and (any(lists.values()) or table.devices or table.seccomp != "default"):
         message = "gives everything already; remove it, or capabilities, devices and seccomp"
@@ -154,5 +139,101 @@ def _security(table: SecurityTable, path: KeyPath, findings: list[Finding]) -> S
     if table.privileged and table.userns == "auto":
         message = "takes from root what privileged gives it; remove one of them"
         findings.append(Finding((*path, "userns"), message))
-    values["devices"] = tuple(sorted(set(table.devices)))
-    return Security(**values, **lists)
+    given["devices"] = tuple(sorted(set(table.devices)))
+    return model.Security(**given, **lists)
+
+
+def _network(table: file.NetworkTable, findings: list[Finding]) -> model.Network:
+    """Return the pod's own network; problems go to `findings`."""
+    path: KeyPath = ("network", "nics")
+    if not table.nics:
+        message = 'needs at least one [[network.nics]]; for a pod without a network write network = "none"'
+        findings.append(Finding(path, message))
+    seen = _Seen()
+    nics = tuple(_nic(nic, (*path, index), seen, findings) for index, nic in enumerate(table.nics))
+    return model.Network(mode="nics", nics=nics, dns=_dns(table.dns, ("network", "dns"), findings))
+
+
+class _Seen:
+    """Names, addresses and default routes of the pod's interfaces so far."""
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self.addresses: set[values.Address] = set()
+        self.default_routes: dict[int, str] = {}
+
+
+def _nic(table: file.NicTable, path: KeyPath, seen: _Seen, findings: list[Finding]) -> model.Nic:
+    with noting((*path, "name"), findings):
+        if values.interface_name(table.name) in seen.names:
+            raise ValueError(f"two interfaces have the name {show(table.name)}; rename one")
+    seen.names.add(table.name)
+    with noting((*path, "parent"), findings):
+        values.interface_name(table.parent)
+    interfaces = []
+    for where, text in _each(table.ip, (*path, "ip")):
+        with noting(where, findings):
+            interface = values.parse_interface(text)
+            if interface.ip in seen.addresses:
+                raise ValueError(f"{show(text)} is given twice; every interface needs an address of its own")
+            seen.addresses.add(interface.ip)
+            interfaces.append(interface)
+    return model.Nic(
+        name=table.name,
+        mode=table.mode,
+        parent=table.parent,
+        ip=tuple(interface.with_prefixlen for interface in interfaces),
+        gateway=_gateways(table, interfaces, path, seen, findings),
+    )
+
+
+def _each(value: str | tuple[str, ...], path: KeyPath) -> list[tuple[KeyPath, str]]:
+    if isinstance(value, str):
+        return [(path, value)]
+    return [((*path, index), text) for index, text in enumerate(value)]
+
+
+def _gateways(
+    table: file.NicTable, own: list[values.Interface], path: KeyPath, seen: _Seen, findings: list[Finding]
+) -> tuple[str, ...]:
+    gateways: dict[int, values.Address] = {}
+    has_bad_address = len(own) < len(_each(table.ip, path))
+    for where, text in _each(table.gateway, (*path, "gateway")):
+        with noting(where, findings):
+            gateway = values.parse_address(text)
+            family = gateway.version
+            if family in seen.default_routes:
+                owner = seen.default_routes[family]
+                raise ValueError(f"{owner} already has the default route of IPv{family}; remove one gateway")
+            seen.default_routes[family] = table.name
+            # A wrong address of the interface leaves open whether the gateway is in one of its networks.
+            if not has_bad_address:
+                _check_gateway(gateway, own)
+            gateways[family] = gateway
+    return tuple(str(gateway) for gateway in gateways.values())
+
+
+def _check_gateway(gateway: values.Address, interfaces: list[values.Interface]) -> None:
+    if any(gateway == interface.ip for interface in interfaces):
+        raise ValueError(f"{gateway} is the pod's own address; the gateway is another host")
+    # A link-local next hop is on every link (RFC 4861), whatever the networks are.
+    if gateway.version == 6 and gateway.is_link_local:
+        return
+    networks = [interface.network for interface in interfaces if interface.version == gateway.version]
+    if not any(gateway in network for network in networks):
+        known = " or ".join(map(str, networks[:3])) or f"any IPv{gateway.version} network of ip"
+        raise ValueError(f"{gateway} is not in {known}, so the pod could not reach it")
+
+
+def _dns(servers: tuple[str, ...], path: KeyPath, findings: list[Finding]) -> tuple[str, ...]:
+    addresses: dict[str, None] = {}
+    for index, text in enumerate(servers):
+        with noting((*path, index), findings):
+            address = str(values.parse_address(text))
+            if address in addresses:
+                raise ValueError(f"{show(text)} is given twice")
+            addresses[address] = None
+    if len(servers) > _NAME_SERVERS_MAX:
+        message = f"programs read only the first {_NAME_SERVERS_MAX} name servers; keep those"
+        findings.append(Finding(path, message))
+    return tuple(addresses)

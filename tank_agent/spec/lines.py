@@ -64,13 +64,11 @@ class _Scanner:
         self.position += 2 if is_element else 1
         keys = self._key()
         path: KeyPath = ()
-        for key in keys[:-1]:
+        for depth, key in enumerate(keys, 1):
             path += (key,)
             self._record(path)
-            if path in self._last_element:
+            if depth < len(keys) and path in self._last_element:
                 path += (self._last_element[path],)
-        path += (keys[-1],)
-        self._record(path)
         if is_element:
             index = self._last_element.get(path, -1) + 1
             self._last_element[path] = index
@@ -101,15 +99,9 @@ class _Scanner:
 
     def _pair(self, table: KeyPath) -> None:
         path = table
-        self._skip(_SPACE)
-        start = self.position
         for key in self._key():
             path += (key,)
-        end, self.position = self.position, start
-        for length in range(len(table) + 1, len(path) + 1):
-            self._record(path[:length])
-        self.position = end
-        self._skip(_SPACE)
+            self._record(path)
         if self.text[self.position] != "=":
             raise IndexError("no value here")
         self.position += 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import functools
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal
 
 import msgspec
@@ -132,6 +133,39 @@ class Pod(Struct, frozen=True, kw_only=True):
     volumes: tuple[Volume, ...] = ()
     # `parse.pod_from_mapping`, set by that module, which `from tank_agent import Pod` loads.
     new: ClassVar[Callable[[Mapping[str, object]], Pod]]
+
+
+class Selector(Struct, frozen=True, kw_only=True):
+    """The machines that a pod is for: one pattern must match the name, and all patterns the labels.
+
+    It stays beside the pod, never in it, so that a wider selector restarts nothing. An empty one selects all.
+    """
+
+    hosts: tuple[str, ...] = ()
+    labels: Mapping[str, str] = msgspec.field(default_factory=dict)
+
+
+class Host(Struct, frozen=True, kw_only=True):
+    """A machine as selectors see it: its name, and [labels] of agent.toml."""
+
+    name: str
+    labels: Mapping[str, str] = msgspec.field(default_factory=dict)
+
+
+EVERYWHERE = Selector()
+
+
+def selects(selector: Selector, host: Host) -> bool:
+    """Return whether a pod with this selector runs on the host.
+
+    A host's name counts in full and up to its first dot, in either case. Labels' values may be patterns, too.
+    """
+    full = host.name.lower()
+    names, patterns = (full, full.split(".", 1)[0]), selector.hosts or ("*",)
+    return any(fnmatchcase(name, pattern.lower()) for pattern in patterns for name in names) and all(
+        key in host.labels and fnmatchcase(host.labels[key], pattern)
+        for key, pattern in selector.labels.items()
+    )
 
 
 def content_hash(value: Struct) -> str:

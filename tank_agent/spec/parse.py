@@ -6,6 +6,7 @@ and their lines is slower, and only runs when there is one.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
@@ -20,8 +21,7 @@ from tank_agent.spec.document import TOO_DEEP, read_toml, without_mark
 from tank_agent.spec.file import PodTable
 from tank_agent.spec.findings import Finding, KeyPath, show, to_problems
 from tank_agent.spec.lines import find_lines
-from tank_agent.spec.model import Pod
-from tank_agent.spec.selectors import EVERYWHERE, Selector
+from tank_agent.spec.model import EVERYWHERE, Pod, Selector
 from tank_agent.spec.structure import read_table, type_message
 from tank_agent.spec.values import name_problem
 
@@ -153,13 +153,10 @@ class _FileReader:
         self.text = text
         self.file = file
         self.problems: list[Problem] = []
-        self._lines: dict[KeyPath, int] | None = None
 
-    @property
+    @functools.cached_property
     def lines(self) -> dict[KeyPath, int]:
-        if self._lines is None:
-            self._lines = find_lines(without_mark(self.text))
-        return self._lines
+        return find_lines(without_mark(self.text))
 
     def read(self, document: dict[str, Any], stem: str | None) -> ParsedFile:
         if not document:

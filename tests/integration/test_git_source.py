@@ -27,8 +27,7 @@ from tank_agent.source.git.objects import Commit, Tag
 from tank_agent.source.git.source import GitSource
 from tank_agent.source.git.status import GitStatus
 from tank_agent.source.snapshot import Snapshot
-from tank_agent.spec.model import content_hash
-from tank_agent.spec.selectors import Host
+from tank_agent.spec.model import Host, content_hash
 from tests.support.git import (
     Work,
     git_daemon,
@@ -725,7 +724,7 @@ import sys
 from pathlib import Path
 from tank_agent.settings.git import GitSettings
 from tank_agent.source.git.source import GitSource
-from tank_agent.spec.selectors import Host
+from tank_agent.spec.model import Host
 state = Path({str(state)!r})
 source = GitSource(
     GitSettings(url={str(work.bare)!r}, branch="main", path="pods"),
@@ -789,7 +788,7 @@ sys.path.insert(0, {str(closed)!r})
 import dulwich
 from tank_agent.settings.git import GitSettings
 from tank_agent.source.git import source
-from tank_agent.spec.selectors import Host
+from tank_agent.spec.model import Host
 assert source.__file__.startswith({str(closed)!r}) and dulwich.__file__.startswith({str(closed)!r})
 for number, url in enumerate(sys.argv[1:]):
     settings = GitSettings(url=url, path="pods", transport={transport!r}, ca_file={str(authority)!r})
@@ -829,7 +828,7 @@ import ctypes, os, subprocess
 from pathlib import Path
 from tank_agent.settings.git import GitSettings
 from tank_agent.source.git.source import GitSource
-from tank_agent.spec.selectors import Host
+from tank_agent.spec.model import Host
 assert ctypes.CDLL(None).unshare(0x20000) == 0
 run = lambda *argv: subprocess.run(argv, check=True)
 run("mount", "--make-rprivate", "/")

@@ -87,7 +87,7 @@ def _ask(arguments: argparse.Namespace) -> PlanReport:
 
 def _plan_alone(arguments: argparse.Namespace) -> PlanReport:
     from tank_agent.control.offline import plan_trees
-    from tank_agent.spec.selectors import Host
+    from tank_agent.spec.model import Host
 
     host = None
     if arguments.host is not None or arguments.label:

@@ -70,8 +70,8 @@ def _look(path: Path, *, given: bool) -> _Found:
     """Check one file; `given`: the user named it, it was not found in a directory."""
     from tank_agent.api.wire import decode_text
     from tank_agent.client.client import pod_file_name, read_pod_file
+    from tank_agent.spec.model import EVERYWHERE
     from tank_agent.spec.parse import parse_pod_file
-    from tank_agent.spec.selectors import EVERYWHERE
 
     name, readable = pod_file_name(path), True
     pods: Sequence[ParsedPod] = ()

@@ -1,10 +1,10 @@
-"""The decisions of the loop: pure functions and frozen structs, which touch no machine and keep no memory.
+"""The decisions of the loop: pure functions and frozen structs, which touch no machine.
 
-`plan` decides from `observed` which of the `actions` come next, and plays them to their end for a dry run;
-`restart` has the rules of restarts, `phase` the words that users read; `hashes` show what changed, and
-`changes` is the table of what a change does.
+`plan` decides from `observed` which of the `actions` come next, and simulates them for a dry run; `restart`
+has the rules of restarts, `phase` the words that users read; `hashes` find changes, and `changes` is the
+table of their effects.
 
-The life of a container. A phase is in capitals, beside an arrow is the action that leads along it::
+The life of a container. Phases are in capitals, the words at an arrow are the action that takes it::
 
     PENDING ──Pull──> PULLING ──> PENDING ──MakeNetwork──> PENDING ──Start──> STARTING ──> RUNNING
        ^                 │                                             │                  │  │
@@ -19,6 +19,6 @@ The life of a container. A phase is in capitals, beside an arrow is the action t
                                           ^  │             not wanted any more, or another spec
                                           └──┘ Kill, after the grace
 
-While it is RUNNING, ChangeLive, MountAgain and ConvergeNetwork mend what drifted. Once the last container of
-a pod has ended, RemoveNetwork ends the pod's network; Forget ends a pod that is not desired.
+While it is RUNNING, ChangeLive, MountAgain and ConvergeNetwork correct drift. Once the last container of a
+pod has ended, RemoveNetwork removes the pod's network; Forget ends a pod that is not desired.
 """

@@ -1,4 +1,4 @@
-"""The actions that a plan may hold: each is short, can be repeated, and has a sentence and an effect.
+"""The actions of a plan: each is short, can be repeated, and has a sentence and an effect.
 
 `reconcile.steps` carries them out. A dry run, and the tests that prove that plans converge, apply the effect.
 """
@@ -12,17 +12,9 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from tank_agent.journal.records import ContainerStatus, Exit, PodStatus
+from tank_agent.reconcile.core import restart
 from tank_agent.reconcile.core.hashes import container_hash, network_hash, status_to_start
 from tank_agent.reconcile.core.observed import ImageState, Moment, ObservedImage, Run, Situation
-from tank_agent.reconcile.core.restart import (
-    after_drain,
-    after_exit,
-    after_reboot,
-    after_start,
-    after_stop,
-    describe_exit,
-    never_began,
-)
 from tank_agent.runtime.run import RunState, Stopping
 
 
@@ -37,12 +29,12 @@ class Action(Struct, frozen=True, kw_only=True):
         return self.sentence.format_map(asdict(self))
 
     def expected(self, situation: Situation) -> Situation:
-        """Return the situation after the step, if it succeeds at once: with the values of `effect`."""
+        """Return the situation after the step, if it succeeds at once."""
         return situation.seeing(**self.effect)
 
 
 class Pull(Action, frozen=True, kw_only=True):
-    """Fetch and unpack an image in the background, for the containers that wait for it."""
+    """Fetch and unpack an image in the background, for the containers that need it."""
 
     sentence = "pull image {reference}"
     reference: str
@@ -62,7 +54,7 @@ class MakeNetwork(Action, frozen=True, kw_only=True):
 
 
 class ConvergeNetwork(Action, frozen=True, kw_only=True):
-    """Change the pod's network, and the files that name its addresses, under the containers that run."""
+    """Change the pod's network, and the files that name its addresses, while containers run."""
 
     sentence = "bring the network up to date: {reason}"
     reason: str
@@ -83,7 +75,7 @@ class Start(Action, frozen=True, kw_only=True):
     container: str
 
     def expected(self, situation: Situation) -> Situation:
-        """Return the situation with one run more."""
+        """Return the situation with another run."""
         desired, observed, now = situation.desired, situation.observed, situation.now
         assert desired is not None
         container = next(c for c in desired.pod.containers if c.name == self.container)
@@ -94,7 +86,7 @@ class Start(Action, frozen=True, kw_only=True):
             state=RunState.RUNNING,
         )
         before = status_to_start(situation.status, desired.pod, container)
-        known = after_start(before, run.id, now.boot_id, now.wall)
+        known = restart.after_start(before, run.id, now.boot_id, now.wall)
         network = "used" if observed.network == "fresh" else observed.network
         return _remembering(situation, self.container, known).seeing(
             runs=(*observed.runs, run), network=network
@@ -120,16 +112,16 @@ class RunAction(Action, frozen=True, kw_only=True):
 
 
 class ChangeLive(RunAction, frozen=True, kw_only=True):
-    """Change the limits of a run, or how it is stopped, while it goes on."""
+    """Change the limits of a run, or its stop settings, while it goes on."""
 
     sentence = "change container {container} while it runs: {reason}"
     reason: str
-    # No hash stands for the settings that it should have.
+    # An empty hash stands for up-to-date settings.
     effect: ClassVar = {"settings": "", "drift": None, "failure": None}
 
 
 class MountAgain(RunAction, frozen=True, kw_only=True):
-    """Bring back mounts of a run that were unmounted, or deleted under it, while it goes on."""
+    """Restore mounts of a run that were unmounted, or deleted, while it goes on."""
 
     sentence = "mount again in container {container}: {paths}"
     paths: str
@@ -137,14 +129,14 @@ class MountAgain(RunAction, frozen=True, kw_only=True):
 
 
 class RecordOutOfMemory(RunAction, frozen=True, kw_only=True):
-    """Record that a process of a run that goes on was killed for want of memory."""
+    """Record that a process of a run was killed for lack of memory, while the run goes on."""
 
     sentence = "record that container {container} ran out of memory"
     effect: ClassVar = {"out_of_memory": False}
 
 
 class Stop(RunAction, frozen=True, kw_only=True):
-    """Ask a run to end: its stop signal now, SIGKILL after its grace."""
+    """Ask a run to end: with its stop signal now, with SIGKILL after its grace."""
 
     sentence = "stop container {container}"
 
@@ -162,7 +154,7 @@ class Kill(Stop, frozen=True, kw_only=True):
 
 
 class RemoveRun(RunAction, frozen=True, kw_only=True):
-    """Remove what an ended run leaves: its mounts, cgroup, files."""
+    """Remove the mounts, the cgroup and the files of an ended run."""
 
     sentence = "remove what is left of container {container}"
 
@@ -172,7 +164,7 @@ class RemoveRun(RunAction, frozen=True, kw_only=True):
 
 
 class Recorded(NamedTuple):
-    """The status of a container after an end of it is recorded, and the event for that; no event if empty."""
+    """The status of a container after its end is recorded, and the event for that; no event if empty."""
 
     status: ContainerStatus
     event: str = ""
@@ -180,7 +172,7 @@ class Recorded(NamedTuple):
 
 
 class RecordEnd(Action, frozen=True, kw_only=True):
-    """Record how a run ended, and with that when the container may start again."""
+    """Record the end of a run, and so when the container may start again."""
 
     container: str
 
@@ -190,19 +182,19 @@ class RecordEnd(Action, frozen=True, kw_only=True):
         return _remembering(situation, self.container, recorded.status)
 
     def recorded(self, status: PodStatus, situation: Situation) -> Recorded:
-        """Return what the end makes of a pod's status, for the loop and for the dry run."""
+        """Return the container's new status and the event, for the loop and for the dry run."""
         known = status.containers[self.container]
         if situation.desired is not None:
             known = replace(known, network=network_hash(situation.desired.pod))
         return self.ended(known, situation)
 
     def ended(self, known: ContainerStatus, situation: Situation) -> Recorded:
-        """Return what the end makes of the container's status."""
+        """Return the new status of a container that had this one."""
         raise NotImplementedError
 
 
 class RecordExit(RecordEnd, frozen=True, kw_only=True):
-    """Record how a run ended. `stopped`: we asked it to end."""
+    """Record the exit of a run. `stopped`: we asked it to end."""
 
     sentence = "record the end of container {container}"
     run: str
@@ -210,37 +202,40 @@ class RecordExit(RecordEnd, frozen=True, kw_only=True):
     stopped: bool = False
 
     def ended(self, known: ContainerStatus, situation: Situation) -> Recorded:
-        """Return a failure more, or none if we stopped it."""
-        how = describe_exit(self.exit)
+        """Return the status with another failure, or without one if we stopped the run."""
+        how = restart.describe_exit(self.exit)
         if not self.stopped:
-            return Recorded(after_exit(known, self.exit, situation.backoff), "exited", how)
-        cut_short = situation.cut_short
-        return Recorded(after_drain(known, self.exit.at) if cut_short else after_stop(known), "stopped", how)
+            return Recorded(restart.after_exit(known, self.exit, situation.backoff), "exited", how)
+        if situation.cut_short:
+            return Recorded(restart.after_drain(known, self.exit.at), "stopped", how)
+        return Recorded(restart.after_stop(known), "stopped", how)
 
 
 class RecordLost(RecordEnd, frozen=True, kw_only=True):
-    """Record that a run that the journal knows is no longer there."""
+    """Record that a run in the journal has disappeared."""
 
     sentence = "record that container {container} is gone"
 
     def ended(self, known: ContainerStatus, situation: Situation) -> Recorded:
-        """Return a failure more, unless the machine restarted."""
+        """Return the status with another failure, unless the machine restarted."""
         now = situation.now
         if known.boot_id != now.boot_id:
-            return Recorded(after_reboot(known, now.wall), "lost", "ended when the machine restarted")
+            after = restart.after_reboot(known, now.wall)
+            return Recorded(after, "lost", "ended when the machine restarted")
         why = "its files below run_dir were removed, so how it ended is not known"
-        return Recorded(after_exit(known, Exit(at=now.wall, reason=why), situation.backoff), "lost", why)
+        exit_ = Exit(at=now.wall, reason=why)
+        return Recorded(restart.after_exit(known, exit_, situation.backoff), "lost", why)
 
 
 class RecordUnstarted(RecordEnd, frozen=True, kw_only=True):
-    """Record that a run whose start was announced never began, so that it does not count."""
+    """Record that a run whose start is in the journal never began, so that it does not count."""
 
     sentence = "record that container {container} did not start"
     run: str
 
     def ended(self, known: ContainerStatus, situation: Situation) -> Recorded:
         """Return the status without that start."""
-        return Recorded(never_began(known))
+        return Recorded(restart.never_began(known))
 
 
 class Forget(Action, frozen=True, kw_only=True):

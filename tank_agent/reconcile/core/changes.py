@@ -1,7 +1,7 @@
-"""The change table: what happens to what runs when a key of the pod file changes.
+"""The change table: the effect on running containers when a key of the pod file changes.
 
-It is derived from the declarations: `plan` restarts and changes by it, `tank plan` prints its words, and the
-reference shows it. A test holds every row against a real agent.
+It derives from the declarations. `plan` restarts and changes by it, `tank plan` prints its words, and the
+reference shows it; a test compares every row with a real agent.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _INDEX = re.compile(r"\[[^]]*\]")
 
 
 class Row(Struct, frozen=True, kw_only=True):
-    """One row: a key of the pod file (and all below it), and what its change does. `note` adds detail."""
+    """One row: a key of the pod file (and all below it), and the effect of its change. `note` adds detail."""
 
     key: str
     effect: Effect
@@ -42,7 +42,7 @@ _BY_KEY: Mapping[str, Row] = {row.key: row for row in TABLE}
 
 
 def _container_fields(effect: Effect) -> tuple[str, ...]:
-    # A key of a container without an effect is a mistake that must not pass unseen.
+    # A key of a container without an effect fails here.
     names = [declared.name for declared in keys_of(ContainerTable) if declared.name != "name"]
     return tuple(name for name in names if _BY_KEY[f"containers.{name}"].effect is effect)
 
@@ -52,7 +52,7 @@ LIVE_FIELDS = _container_fields(Effect.LIVE)
 
 
 class KeyChange(Struct, frozen=True, kw_only=True):
-    """One field that differs; `effect` is what it does to what runs."""
+    """One field that differs; `effect` says what happens to running containers."""
 
     key: str
     old: str
@@ -74,16 +74,11 @@ def row_of(key: str) -> Row:
 def changes(old: Pod, new: Pod) -> tuple[KeyChange, ...]:
     """Return the differences in the order of the pod file's fields."""
     before, after = dict(_fields(old)), dict(_fields(new))
-    keys = [*before, *(key for key in after if key not in before)]
+    pairs = {key: (before.get(key), after.get(key)) for key in {**before, **after}}
     return tuple(
-        KeyChange(
-            key=key,
-            old=_shown(before.get(key)),
-            new=_shown(after.get(key)),
-            effect=_effect(key, before.get(key), after.get(key)),
-        )
-        for key in keys
-        if before.get(key) != after.get(key)
+        KeyChange(key=key, old=_shown(was), new=_shown(is_), effect=_effect(key, was, is_))
+        for key, (was, is_) in pairs.items()
+        if was != is_
     )
 
 
@@ -92,12 +87,10 @@ def _fields(pod: Pod) -> Iterator[tuple[str, Any]]:
     yield "restart", plain["restart"]
     yield "network", plain["network"]["mode"]
     yield "network.dns", plain["network"]["dns"]
-    for nic in plain["network"]["nics"]:
-        yield from _flat(f"network.nics[{nic['name']}]", nic)
-    for volume in plain["volumes"]:
-        yield from _flat(f"volumes[{volume['name']}]", volume)
-    for container in plain["containers"]:
-        yield from _flat(f"containers[{container['name']}]", container)
+    lists = {**plain, "network.nics": plain["network"]["nics"]}
+    for key in ("network.nics", "volumes", "containers"):
+        for table in lists[key]:
+            yield from _flat(f"{key}[{table['name']}]", table)
 
 
 def _flat(prefix: str, table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""Input of `plan`: what should be, what is remembered, and what is true on the machine."""
+"""The input of `plan`: the desired pod, its status in the journal, and the state of the machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tank_agent.runtime.run import LiveRun, RunFacts, RunRecord, RunState
 
 
 class Moment(Struct, frozen=True, kw_only=True):
-    """Now: `wall` is Unix time, `monotonic` the clock that deadlines of this boot are on, both in seconds."""
+    """The present: `wall` is Unix time, `monotonic` the clock of this boot's deadlines, both in seconds."""
 
     wall: float
     monotonic: float
@@ -26,14 +26,14 @@ class Moment(Struct, frozen=True, kw_only=True):
 
 
 class PendingChange(Failure, frozen=True, kw_only=True):
-    """A difference that is to be changed under what runs, and how that failed."""
+    """A difference to correct while containers run, and how the last try failed."""
 
     reason: str
 
 
-# A copy that nobody changes: msgspec freezes what is inherited, which mypy does not know.
+# msgspec freezes what is inherited, too, which mypy does not know.
 class Run(RunFacts, frozen=True, kw_only=True):  # type: ignore[misc]
-    """One run of a container, as it is observed; `settings` is the hash of what can change while it runs."""
+    """One observed run of a container; `settings` is the hash of the fields that can change while it runs."""
 
     id: str
     container: str
@@ -44,16 +44,15 @@ class Run(RunFacts, frozen=True, kw_only=True):  # type: ignore[misc]
 
     @staticmethod
     def of(live: LiveRun) -> Run:
-        """Return what is observed of a run; each field is one of it, or of its record."""
+        """Return a frozen copy of a run; each field is one of the run, or of its record."""
         record = RunRecord.__struct_fields__
-        found = {
-            name: getattr(live.record if name in record else live, name) for name in Run.__struct_fields__
-        }
-        return Run(**found)
+        return Run(
+            **{name: getattr(live.record if name in record else live, name) for name in Run.__struct_fields__}
+        )
 
 
 class ImageState(enum.StrEnum):
-    """Whether a container's image can be run from."""
+    """The state of a container's image."""
 
     READY = "ready"
     ABSENT = "absent"
@@ -73,14 +72,14 @@ class ObservedImage(Struct, frozen=True, kw_only=True):
     progress: PullProgress | None = None
 
 
-# "fresh": made, and no container ran in it yet; "used": it must not outlive the containers that ran in it.
+# "fresh": no container ran in it yet; "used": it must not outlive the containers that ran in it.
 NetworkUse = Literal["absent", "fresh", "used"]
 
 
 class Observed(Struct, frozen=True, kw_only=True):
-    """Everything of one pod that is there. `images` is by container, of those that are `plan.missing`.
+    """One pod as it is on the machine. `images` is by container, for those that are `plan.missing`.
 
-    `network_change` is set where the network, or a file about it, is not as the pod wants it.
+    `network_change` is set if the network, or a file about it, is not as the pod declares it.
     """
 
     runs: tuple[Run, ...] = ()
@@ -90,12 +89,12 @@ class Observed(Struct, frozen=True, kw_only=True):
 
 
 class Situation(Struct, frozen=True, kw_only=True):
-    """Everything that is decided from, for one pod.
+    """All that the decisions for one pod depend on.
 
-    `desired` is None for a pod that should be gone, `status` is what the journal remembers of it, if it is
-    `remembered` at all. `unclaimed`: it runs, and the journal never knew it, so nobody asked for its end.
-    `cut_short`: it runs only once, and is stopped though it is desired, as all pods are at a shutdown.
-    `troubles` are only shown: the plan does not know what is held back because of them.
+    `desired` is None for a pod that should be gone; `status` is its status in the journal, if it is
+    `remembered` there. `unclaimed`: it runs, but was never in the journal, so nobody asked for its end.
+    `cut_short`: it runs only once, and is stopped although desired, as all pods are at a shutdown.
+    `troubles` are only for display: the plan does not depend on them.
     """
 
     desired: DesiredPod | None

@@ -1,9 +1,9 @@
-"""The one word that a user reads for a pod and for each container; a pure function of the plan's inputs."""
+"""The phase of a pod and of each container, as users read it; a pure function of the plan's inputs."""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence, Set
 
 from msgspec import Struct
 
@@ -15,7 +15,7 @@ from tank_agent.reconcile.core.restart import describe_exit, is_over, waits_unti
 from tank_agent.runtime.run import RunState
 from tank_agent.spec.model import Container, RestartPolicy
 
-# Of containers that run, though they are not in the journal, and never were.
+# For containers that run, though the journal never had them.
 UNCLAIMED = (
     "it runs, and the journal does not know it; it goes on, and nobody restarts it\n"
     "  restore the journal, put its file back, or `tank apply` it; `tank delete` ends it"
@@ -39,7 +39,7 @@ class Phase(enum.StrEnum):
 class ContainerView(Struct, frozen=True, kw_only=True):
     """One container as `tank status` shows it. `next_retry` is Unix time.
 
-    `progress` is of its image: None if nothing is pulled, or nobody knows yet how much.
+    `progress` is that of its image's pull: None without a pull, or before its size is known.
     """
 
     name: str
@@ -52,7 +52,7 @@ class ContainerView(Struct, frozen=True, kw_only=True):
 
 
 class PodView(Struct, frozen=True, kw_only=True):
-    """A pod as `tank status` shows it. `settled`: nothing is under way, nor due without a new event."""
+    """A pod as `tank status` shows it."""
 
     phase: Phase
     containers: tuple[ContainerView, ...]
@@ -61,7 +61,7 @@ class PodView(Struct, frozen=True, kw_only=True):
 
     @property
     def settled(self) -> bool:
-        """Return whether the pod waits for nothing that the loop itself is doing now."""
+        """Return whether nothing is under way, nor due without a new event."""
         return self.phase not in (Phase.PENDING, Phase.PULLING, Phase.STARTING, Phase.STOPPING)
 
 
@@ -71,20 +71,12 @@ def view_pod(situation: Situation) -> PodView:
     now = situation.now
     tries = [now.wall + max(0.0, found.retry_at - now.monotonic) for found in situation.troubles]
     troubles = [found.error for found in situation.troubles]
-    if situation.unclaimed:
-        known = tuple(_leaving(run, status, Phase.RUNNING) for run in situation.observed.runs)
+    if situation.unclaimed or desired is None:
+        phase = Phase.RUNNING if situation.unclaimed else Phase.STOPPING
         return PodView(
-            phase=Phase.DEGRADED,
-            containers=known,
-            error=_lines([UNCLAIMED, *troubles]),
-            next_retry=min(tries, default=None),
-        )
-    if desired is None:
-        leaving = tuple(_leaving(run, status) for run in situation.observed.runs)
-        return PodView(
-            phase=Phase.STOPPING,
-            containers=leaving,
-            error=_lines([status.error, *troubles]),
+            phase=Phase.DEGRADED if situation.unclaimed else Phase.STOPPING,
+            containers=tuple(_undesired(run, status, phase) for run in situation.observed.runs),
+            error=_lines([UNCLAIMED if situation.unclaimed else status.error, *troubles]),
             next_retry=min(tries, default=None),
         )
     views = tuple(_view(desired, container, situation) for container in desired.pod.containers)
@@ -95,12 +87,11 @@ def view_pod(situation: Situation) -> PodView:
         retries.append(now.wall + max(0.0, change.retry_at - now.monotonic))
     phase = _combine({view.phase for view in views})
     unwell = bool(network_error or troubles) or any(v.phase is Phase.RUNNING and v.error for v in views)
+    errors = [desired.error, status.error, network_error, *(view.error for view in views), *troubles]
     return PodView(
         phase=Phase.DEGRADED if phase is Phase.RUNNING and unwell else phase,
         containers=views,
-        error=_lines(
-            [desired.error, status.error, network_error, *(view.error for view in views), *troubles]
-        ),
+        error=_lines(errors),
         next_retry=min(retries, default=None),
     )
 
@@ -109,62 +100,45 @@ def _lines(errors: Sequence[str | None]) -> str | None:
     return "\n".join(dict.fromkeys(text for text in errors if text)) or None
 
 
-def _leaving(run: Run, status: PodStatus, phase: Phase = Phase.STOPPING) -> ContainerView:
+def _undesired(run: Run, status: PodStatus, phase: Phase) -> ContainerView:
     known = status.containers.get(run.container, ContainerStatus(hash=run.hash))
     return ContainerView(name=run.container, phase=phase, run=run, status=known)
 
 
 def _view(desired: DesiredPod, container: Container, situation: Situation) -> ContainerView:
-    hash_ = container_hash(desired.pod, container)
     known = container_status(situation.status, desired.pod, container)
     run = _shown_run([run for run in situation.observed.runs if run.container == container.name])
-    image = situation.observed.images.get(container.name)
+    image, retry = situation.observed.images.get(container.name), None
     error = _image_error(image)
     if run is not None:
         error = error or run.error(settings_hash(container))
-        phase = _phase_of_run(
-            run, hash_, waits_for_image=image is not None and image.state is not ImageState.READY
-        )
-        if phase is Phase.STARTING:
-            error = error or _last_error(container, known)
-        return ContainerView(
-            name=container.name,
-            phase=phase,
-            run=run,
-            status=known,
-            error=error,
-            progress=_progress(phase, image),
-        )
-    phase, retry = _phase_without_run(known, desired.pod.restart, image, situation)
+        waits_for_image = image is not None and image.state is not ImageState.READY
+        phase = _phase_of_run(run, container_hash(desired.pod, container), waits_for_image=waits_for_image)
+        is_tried_again = phase is Phase.STARTING
+    else:
+        phase, retry = _phase_without_run(known, desired.pod.restart, image, situation)
+        is_tried_again = phase is not Phase.COMPLETED
     if phase in (Phase.FAILED, Phase.BACKING_OFF):
         error = error or known.error or _ended_badly(container, known)
-    elif phase is not Phase.COMPLETED:
-        error = error or _last_error(container, known)
+    elif is_tried_again:
+        # Why the last try failed is true until one succeeds.
+        error = error or known.error or (_ended_badly(container, known) if known.failures else None)
     return ContainerView(
         name=container.name,
         phase=phase,
-        run=None,
+        run=run,
         status=known,
         next_retry=retry,
         error=error,
-        progress=_progress(phase, image),
+        progress=image.progress if image is not None and phase is Phase.PULLING else None,
     )
 
 
 def _image_error(image: ObservedImage | None) -> str | None:
-    """Return what is wrong with an image, be it with the try that is under way."""
+    """Return the error of an image's last pull, or the trouble of the pull that is under way."""
     if image is None or image.state not in (ImageState.FAILED, ImageState.PULLING):
         return None
     return (image.progress.trouble if image.progress is not None else "") or image.error
-
-
-def _last_error(container: Container, status: ContainerStatus) -> str | None:
-    """Return why a container that is tried again did not run, or not for long: true until it has."""
-    return status.error or (_ended_badly(container, status) if status.failures else None)
-
-
-def _progress(phase: Phase, image: ObservedImage | None) -> PullProgress | None:
-    return image.progress if image is not None and phase is Phase.PULLING else None
 
 
 def _phase_of_run(run: Run, hash_: str, *, waits_for_image: bool) -> Phase:
@@ -174,7 +148,7 @@ def _phase_of_run(run: Run, hash_: str, *, waits_for_image: bool) -> Phase:
         return Phase.STARTING
     if run.hash == hash_:
         return Phase.RUNNING
-    # What ran goes on until its successor's image is here.
+    # An outdated run goes on until its successor's image is here.
     return Phase.PULLING if waits_for_image else Phase.STOPPING
 
 
@@ -201,20 +175,15 @@ def _shown_run(runs: list[Run]) -> Run | None:
 
 
 def _ended_badly(container: Container, status: ContainerStatus) -> str | None:
-    exit_ = status.exit
-    bad = exit_ is not None and not exit_.clean
-    return f"container {container.name}: {describe_exit(exit_)}" if exit_ is not None and bad else None
+    if status.exit is None or status.exit.clean:
+        return None
+    return f"container {container.name}: {describe_exit(status.exit)}"
 
 
-def _combine(phases: Collection[Phase]) -> Phase:
-    """Return the pod's phase from its containers': first what is under way, then what is wrong."""
-    for under_way in (Phase.STOPPING, Phase.PULLING, Phase.STARTING, Phase.PENDING):
-        if under_way in phases:
-            return under_way
-    unwell = {Phase.BACKING_OFF, Phase.FAILED}
-    if Phase.RUNNING in phases:
-        return Phase.DEGRADED if unwell & set(phases) else Phase.RUNNING
-    for final in (Phase.BACKING_OFF, Phase.FAILED):
-        if final in phases:
-            return final
-    return Phase.COMPLETED
+def _combine(phases: Set[Phase]) -> Phase:
+    """Return the pod's phase from its containers': phases under way come before all others."""
+    under_way = (Phase.STOPPING, Phase.PULLING, Phase.STARTING, Phase.PENDING)
+    unwell = (Phase.BACKING_OFF, Phase.FAILED)
+    order = (*under_way, Phase.RUNNING, *unwell)
+    first = next((phase for phase in order if phase in phases), Phase.COMPLETED)
+    return Phase.DEGRADED if first is Phase.RUNNING and phases & {*unwell} else first

@@ -1,4 +1,4 @@
-"""From what should be and what is to what to do next: one pure function, for the loop and for `tank plan`.
+"""The steps that are due for a pod: one pure function, for the loop and for `tank plan`.
 
 `plan` returns the steps that can be done *now*. The worker does them, looks again, and plans again; a plan
 without steps means: converged, or waiting until `look_again`.
@@ -14,7 +14,7 @@ from tank_agent.journal.records import DesiredPod, PodStatus
 from tank_agent.reconcile.core import actions
 from tank_agent.reconcile.core.actions import Action, Start
 from tank_agent.reconcile.core.hashes import container_hash, container_status, settings_hash
-from tank_agent.reconcile.core.observed import ImageState, Moment, ObservedImage, Run, Situation
+from tank_agent.reconcile.core.observed import ImageState, ObservedImage, Run, Situation
 from tank_agent.reconcile.core.restart import is_over, waits_until
 from tank_agent.runtime.run import RunState
 from tank_agent.spec.model import Container, Pod
@@ -26,17 +26,16 @@ _ABSENT = ObservedImage(state=ImageState.ABSENT)
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """What to do now. `look_again` is how many seconds from now something may be due; None: nothing is."""
+    """The steps for now. In `look_again` seconds, others may be due; None: only after a new event."""
 
     actions: tuple[Action, ...] = ()
     look_again: float | None = None
 
 
 def missing(pod: Pod, status: PodStatus, runs: Sequence[Run]) -> tuple[Container, ...]:
-    """Return the containers that have no run as they are specified now, and are not over.
+    """Return the containers that have no run as they are specified now, and that may still start.
 
-    Only they may have to be started, so it is their images that must be known: who looks at images, and who
-    plans with them, both ask here.
+    The plan needs the images of these, and of no others.
     """
     going_on = {(run.container, run.hash) for run in runs if _is_alive(run)}
     return tuple(
@@ -71,7 +70,7 @@ def plan(situation: Situation) -> Plan:
         starts = [step for step in starts if not isinstance(step, Start)]
     starting = any(isinstance(step, Start) for step in starts)
     if not observed.runs and (observed.network == "used" or (observed.network == "fresh" and not starting)):
-        # The network is reborn with the containers, never handed on to the next ones.
+        # New containers get a new network.
         return _planned([*steps, actions.RemoveNetwork()], waits)
     if starting and observed.network == "absent" and desired.pod.network.mode != "host":
         starts = [actions.MakeNetwork(), *(step for step in starts if not isinstance(step, Start))]
@@ -79,7 +78,7 @@ def plan(situation: Situation) -> Plan:
 
 
 def simulate(situation: Situation) -> tuple[Action, ...]:
-    """Return every step until nothing is left to do now, if all goes well.
+    """Return every step until nothing is left to do now, if all succeed.
 
     Raises:
         RuntimeError: a bug: the plan does not come to an end.
@@ -98,16 +97,20 @@ def simulate(situation: Situation) -> tuple[Action, ...]:
 
 
 def _converge_network(desired: DesiredPod, situation: Situation, waits: list[float]) -> Iterator[Action]:
-    """Change the network under what runs in it, or is about to."""
+    """Change the network under the containers that run in it, or will."""
     observed, change = situation.observed, situation.observed.network_change
     own = desired.pod.network.mode != "host"
     there = observed.network != "absent" if own else observed.network == "absent" and bool(observed.runs)
-    if change is None or not there:
-        return
-    if change.retry_at > situation.now.monotonic:
-        waits.append(change.retry_at - situation.now.monotonic)
-    else:
+    if there and change is not None and not _must_wait(change.retry_at, situation.now.monotonic, waits):
         yield actions.ConvergeNetwork(reason=change.reason)
+
+
+def _must_wait(until: float | None, now: float, waits: list[float]) -> bool:
+    """Return whether a time is still to come, and add the seconds until then to `waits`."""
+    if until is None or until <= now:
+        return False
+    waits.append(until - now)
+    return True
 
 
 def _planned(steps: list[Action], waits: list[float]) -> Plan:
@@ -115,19 +118,18 @@ def _planned(steps: list[Action], waits: list[float]) -> Plan:
 
 
 def _settle_runs(situation: Situation, wanted: dict[str, str], waits: list[float]) -> Iterator[Action]:
-    """Bring every run that is not as it should be one step nearer to its end."""
-    status = situation.status
+    """Take the next step for every run that is not as it should be."""
+    now = situation.now.monotonic
     # One run of each container stays: of two, the first by name, whatever agent made the other.
     runs = sorted(situation.observed.runs, key=lambda run: run.id, reverse=True)
     current = [run for run in runs if _is_alive(run) and wanted.get(run.container) == run.hash]
     kept = {run.container: run.id for run in current}
     for run in runs:
-        if run.state is RunState.PARTIAL:
-            yield _settle_partial(run, status)
-        elif run.state is RunState.EXITED:
-            yield _settle_exit(run, status)
+        if run.state in (RunState.PARTIAL, RunState.EXITED):
+            yield _settle_ended(run, situation.status)
         elif run.stopping is not None or run.state is RunState.ORPHANED:
-            yield from _settle_stopping(run, situation.now, waits)
+            if run.stopping is None or not _must_wait(run.stopping.deadline, now, waits):
+                yield actions.Kill(run=run.id, container=run.container)
         elif kept.get(run.container, run.id) != run.id or (
             run.container not in kept and _may_stop(run, situation, waits)
         ):
@@ -141,51 +143,35 @@ def _is_alive(run: Run) -> bool:
 
 
 def _change_live(run: Run, situation: Situation, waits: list[float]) -> Iterator[Action]:
-    """Change what of a run can change while it goes on, and record what happened in it."""
+    """Correct a run while it goes on, and record what happened in it."""
     assert situation.desired is not None
+    now = situation.now.monotonic
     if run.out_of_memory:
         yield actions.RecordOutOfMemory(run=run.id, container=run.container)
-    if run.unmounted is not None and run.unmounted.retry_at > situation.now.monotonic:
-        waits.append(run.unmounted.retry_at - situation.now.monotonic)
-    elif run.unmounted is not None:
+    if run.unmounted is not None and not _must_wait(run.unmounted.retry_at, now, waits):
         yield actions.MountAgain(run=run.id, container=run.container, paths=", ".join(run.unmounted.paths))
     container = next(c for c in situation.desired.pod.containers if c.name == run.container)
     wanted = settings_hash(container)
     reason = run.drift or ("the pod's file changed it" if run.settings not in ("", wanted) else None)
-    if reason is None:
-        return
-    failure = run.failure
-    if failure is not None and failure.settings == wanted and failure.retry_at > situation.now.monotonic:
-        waits.append(failure.retry_at - situation.now.monotonic)
-    else:
+    retry_at = run.failure.retry_at if run.failure is not None and run.failure.settings == wanted else None
+    if reason is not None and not _must_wait(retry_at, now, waits):
         yield actions.ChangeLive(run=run.id, container=run.container, reason=reason)
 
 
-def _settle_partial(run: Run, status: PodStatus) -> Action:
+def _settle_ended(run: Run, status: PodStatus) -> Action:
     known = status.containers.get(run.container)
-    if known is not None and known.instance == run.id:
+    is_recorded = known is not None and known.instance == run.id
+    if is_recorded and run.state is RunState.PARTIAL:
         return actions.RecordUnstarted(run=run.id, container=run.container)
-    return actions.RemoveRun(run=run.id, container=run.container)
-
-
-def _settle_exit(run: Run, status: PodStatus) -> Action:
-    known = status.containers.get(run.container)
-    if known is not None and known.instance == run.id and run.exit is not None:
-        # We end what lost its monitor, but nobody asked for its end: that is for the restart policy.
+    if is_recorded and run.exit is not None:
+        # We end a run that lost its monitor, but nobody asked for its end: the restart policy decides.
         stopped = run.stopping is not None and not run.lost
         return actions.RecordExit(run=run.id, container=run.container, exit=run.exit, stopped=stopped)
     return actions.RemoveRun(run=run.id, container=run.container)
 
 
-def _settle_stopping(run: Run, now: Moment, waits: list[float]) -> Iterator[Action]:
-    if run.stopping is None or run.stopping.deadline <= now.monotonic:
-        yield actions.Kill(run=run.id, container=run.container)
-    else:
-        waits.append(run.stopping.deadline - now.monotonic)
-
-
 def _may_stop(run: Run, situation: Situation, waits: list[float]) -> bool:
-    """Return whether an outdated run may be stopped: not before what takes its place can be started."""
+    """Return whether an outdated run may be stopped: not before its successor can be started."""
     if situation.desired is None:
         return True
     successor = next((c for c in situation.desired.pod.containers if c.name == run.container), None)
@@ -193,11 +179,11 @@ def _may_stop(run: Run, situation: Situation, waits: list[float]) -> bool:
         return True
     known = container_status(situation.status, situation.desired.pod, successor)
     if is_over(known.exit, situation.desired.pod.restart):
-        # Nothing takes its place.
+        # No successor will start.
         return True
     image = situation.observed.images.get(successor.name, _ABSENT)
     if image.state is ImageState.FAILED and image.retry_at is not None:
-        # One that is due is pulled again in this very pass.
+        # An image that is due is pulled again in this pass.
         waits.append(max(image.retry_at - situation.now.monotonic, _SOON))
     return image.state is ImageState.READY
 
@@ -216,28 +202,14 @@ def _start_missing(desired: DesiredPod, situation: Situation, waits: list[float]
             continue
         if container.name not in due:
             continue
-        until = waits_until(known, situation.now.wall, situation.backoff)
-        if until is not None:
-            waits.append(until - situation.now.wall)
+        now = situation.now
+        if _must_wait(waits_until(known, now.wall, situation.backoff), now.wall, waits):
             continue
-        if container.image is not None and not _is_ready(container, situation):
-            if _wants_pull(container, situation, waits):
+        image = situation.observed.images.get(container.name, _ABSENT)
+        if container.image is not None and image.state is not ImageState.READY:
+            if image.state is not ImageState.PULLING and not _must_wait(image.retry_at, now.monotonic, waits):
                 pulls.setdefault(container.image, []).append(container.name)
         elif container.name not in having_runs:
             yield Start(container=container.name)
     for reference, names in pulls.items():
         yield actions.Pull(reference=reference, containers=tuple(names))
-
-
-def _is_ready(container: Container, situation: Situation) -> bool:
-    return situation.observed.images.get(container.name, _ABSENT).state is ImageState.READY
-
-
-def _wants_pull(container: Container, situation: Situation, waits: list[float]) -> bool:
-    image = situation.observed.images.get(container.name, _ABSENT)
-    if image.state is ImageState.PULLING:
-        return False
-    if image.retry_at is not None and image.retry_at > situation.now.monotonic:
-        waits.append(image.retry_at - situation.now.monotonic)
-        return False
-    return True

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import msgspec
+from typing import Any
+
+from msgspec.structs import replace
 
 from tank_agent.journal.records import ContainerStatus, Exit
 from tank_agent.retry import Pace, spread
@@ -12,7 +14,7 @@ from tank_agent.spec.model import RestartPolicy
 class Backoff(Pace, kw_only=True):
     """The pace of restarts: a run of `stable_after` seconds ends a row of failures.
 
-    One object is shared by all who wait, so that a reload of the configuration reaches every one of them.
+    All share one object, so that a reload of the configuration reaches them.
     """
 
     base: float = 10.0
@@ -25,7 +27,7 @@ class Backoff(Pace, kw_only=True):
 
 
 def describe_exit(exit_: Exit) -> str:
-    """Return how a run ended, as a user reads it."""
+    """Return the end of a run in words for users."""
     if exit_.signal is not None:
         text = f"ended by signal {exit_.signal}{', out of memory' if exit_.oom else ''}"
     elif exit_.code is not None:
@@ -45,35 +47,28 @@ def is_over(exit_: Exit | None, policy: RestartPolicy) -> bool:
 def after_start(status: ContainerStatus, instance: str, boot_id: str, now: float) -> ContainerStatus:
     """Return the status of a container whose next run begins now."""
     began_before = status.exit is not None or status.instance != ""
-    return msgspec.structs.replace(
-        status,
-        restarts=status.restarts + 1 if began_before else status.restarts,
-        instance=instance,
-        boot_id=boot_id,
-        started_at=now,
-        retry_at=None,
+    restarts = status.restarts + 1 if began_before else status.restarts
+    return replace(
+        status, restarts=restarts, instance=instance, boot_id=boot_id, started_at=now, retry_at=None
     )
+
+
+def _without_run(status: ContainerStatus, **changes: Any) -> ContainerStatus:
+    return replace(status, instance="", boot_id="", **changes)
 
 
 def after_exit(status: ContainerStatus, exit_: Exit, backoff: Backoff) -> ContainerStatus:
     """Return the status of a container whose run ended by itself: one failure more, or a fresh count."""
     ran = exit_.at - status.started_at if status.started_at is not None else 0.0
     failures = 0 if ran >= backoff.stable_after else status.failures
-    return msgspec.structs.replace(
-        status,
-        failures=failures + 1,
-        instance="",
-        boot_id="",
-        retry_at=exit_.at + backoff.delay(failures),
-        exit=exit_,
-        error=None,
-    )
+    retry_at = exit_.at + backoff.delay(failures)
+    return _without_run(status, failures=failures + 1, retry_at=retry_at, exit=exit_, error=None)
 
 
 def after_reboot(status: ContainerStatus, now: float) -> ContainerStatus:
     """Return the status of a container whose run ended with the machine: not its fault, so no back-off."""
     lost = Exit(at=now, reason="the machine restarted while it was running")
-    return msgspec.structs.replace(status, instance="", boot_id="", exit=lost)
+    return _without_run(status, exit=lost)
 
 
 def after_failed_start(
@@ -83,37 +78,31 @@ def after_failed_start(
 
     `name` spreads the retries of containers that one reason, such as a full disk, hits together.
     """
-    return msgspec.structs.replace(
-        status,
-        failures=status.failures + 1,
-        instance="",
-        boot_id="",
-        retry_at=now + pace.delay(status.failures, spread(name) if name else 0.0),
-        error=error,
-    )
+    retry_at = now + pace.delay(status.failures, spread(name) if name else 0.0)
+    return _without_run(status, failures=status.failures + 1, retry_at=retry_at, error=error)
 
 
 def after_stop(status: ContainerStatus) -> ContainerStatus:
     """Return the status of a container whose run ended because we asked it to: no failure, no back-off."""
-    return msgspec.structs.replace(status, instance="", boot_id="", retry_at=None, error=None)
+    return _without_run(status, retry_at=None, error=None)
 
 
 def after_drain(status: ContainerStatus, now: float) -> ContainerStatus:
     """Return the status of a container that runs only once, and was stopped before its end."""
     stopped = Exit(at=now, reason="it was stopped before its end, as all pods were")
-    return msgspec.structs.replace(status, instance="", boot_id="", retry_at=None, exit=stopped)
+    return _without_run(status, retry_at=None, exit=stopped)
 
 
 def never_began(status: ContainerStatus) -> ContainerStatus:
-    """Return the status of a container whose run was written down, but whose program never ran."""
+    """Return the status of a container whose run was recorded, but whose program never ran."""
     restarts = status.restarts - 1 if status.exit is not None and status.restarts else status.restarts
-    return msgspec.structs.replace(status, instance="", boot_id="", restarts=restarts)
+    return _without_run(status, restarts=restarts)
 
 
 def waits_until(status: ContainerStatus, now: float, backoff: Backoff) -> float | None:
     """Return when the container may start again, None if it may now.
 
-    A time further away than any back-off was written by a clock that was set back since, and does not count.
+    A time further away than any back-off comes from a clock that was set back since, and does not count.
     """
     if status.retry_at is None or not now < status.retry_at <= now + backoff.cap:
         return None

@@ -30,8 +30,8 @@ from tank_agent.source.git.repository import MANY_PACKS
 from tank_agent.source.git.status import GitStatus, Progress, StepFailedError, StepStatus, kind_of
 from tank_agent.source.kinds import GIT
 from tank_agent.source.snapshot import Snapshot
+from tank_agent.spec.model import Host, selects
 from tank_agent.spec.parse import ParsedPod
-from tank_agent.spec.selectors import Host, selects
 
 # Files of the last commit stay in memory up to this size, so that the next one needs only what changed.
 _KEPT = 16 << 20

@@ -18,9 +18,8 @@ from tank_agent.source.git.follower import GitFollower
 from tank_agent.source.git.objects import CommitInfo
 from tank_agent.source.git.status import GitStatus, StepStatus
 from tank_agent.source.snapshot import Declared, Snapshot
-from tank_agent.spec.model import content_hash
+from tank_agent.spec.model import Host, content_hash
 from tank_agent.spec.parse import parse_pod_file
-from tank_agent.spec.selectors import Host
 from tests.unit.journal.builders import FakeClock, pod, snapshot
 
 COMMITS = [f"{number}" * 40 for number in range(1, 5)]

@@ -23,7 +23,7 @@ from tank_agent.source.follower import Follower, Inbox, ReadingFollower
 from tank_agent.source.kinds import SOURCES, SourceKind
 from tank_agent.source.seed import SeedFollower, read_seeds
 from tank_agent.source.snapshot import Declared, Snapshot
-from tank_agent.spec.selectors import Host
+from tank_agent.spec.model import Host
 from tests.unit.journal.builders import pod
 
 DEADLINE = 10.0

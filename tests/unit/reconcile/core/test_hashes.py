@@ -1,4 +1,4 @@
-"""What is remembered of specs is right, asked for once, and let go when nobody asks any more."""
+"""Cached hashes are right, computed once, and forgotten when they are not used any more."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def test_it_asks_once_and_tells_objects_apart_that_are_equal_in_number_only() ->
         asked.append(spec.word)
         return spec.word
 
-    memory, kept = Memory(), Spec("kept")
+    memory, kept = Memory(word), Spec("kept")
     for number in range(1000):
         # Nobody else holds it, so that its number would be used again.
-        assert memory.get(word, Spec(str(number))) == str(number)
-        assert memory.get(word, kept) == "kept"
+        assert memory(Spec(str(number))) == str(number)
+        assert memory(kept) == "kept"
     assert asked.count("kept") == 1
 
 
@@ -32,11 +32,11 @@ def test_what_is_used_stays_and_the_rest_goes() -> None:
         asked.append(spec.word)
         return spec.word
 
-    memory, used, unused = Memory(), Spec("used"), Spec("unused")
+    memory, used, unused = Memory(word), Spec("used"), Spec("unused")
     for spec in (used, unused):
-        memory.get(word, spec)
+        memory(spec)
     for _ in range(3):
         memory.age()
-        memory.get(word, used)
-    memory.get(word, unused)
+        memory(used)
+    memory(unused)
     assert asked == ["used", "unused", "unused"]

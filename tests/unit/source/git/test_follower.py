@@ -12,7 +12,7 @@ from tank_agent.settings.git import GitSettings
 from tank_agent.settings.settings import Settings
 from tank_agent.source.git.follower import GitFollower, Schedule
 from tank_agent.source.git.status import GitStatus, StepStatus
-from tank_agent.spec.selectors import Host
+from tank_agent.spec.model import Host
 from tests.support.git import wait_until
 
 

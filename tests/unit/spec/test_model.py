@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from tank_agent.spec.model import content_hash
+from tank_agent.spec.model import EVERYWHERE, Host, Selector, content_hash, selects
 from tank_agent.spec.parse import parse_pod_file
-from tank_agent.spec.selectors import EVERYWHERE, Host, Selector, selects
 
 POD = '[[containers]]\nname = "app"\nrootfs = "/srv/app"\ncommand = ["/app"]\n'
 
