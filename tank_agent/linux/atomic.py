@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and what makes them survive a power cut."""
+"""Replace files as a whole, and make files and directories survive a power cut."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tank_agent.linux.paths import Closing
 def write(
     path: Path, data: bytes, *, durable: bool = False, mode: int = 0o600, fault_point: str = ""
 ) -> None:
-    """Replace a file; whoever reads it meanwhile sees the former content or the new one.
+    """Replace a file; a program that reads it meanwhile gets the former content or the new one.
 
     Args:
         durable: wait until the new content would survive a power cut.
-        mode: of the new file, whatever the umask.
-        fault_point: passed when the data is written, before it is in the file's place.
+        mode: the permissions of the new file; the umask does not count.
+        fault_point: passed when the data is written, before the file is replaced.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:

@@ -1,4 +1,4 @@
-"""Clocks as objects, which tests replace instead of sleeping; forms of a time."""
+"""The machine's clocks, as an object that tests replace, and the written form of a time."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def rfc3339(moment: float | None) -> str | None: ...
 def rfc3339(moment: float | None) -> str | None:
     """Return Unix time as RFC 3339 in UTC, to the millisecond; None stays None.
 
-    A whole second has no fraction: what was never known more exactly does not look as if it were.
+    A whole second has no fraction, since many times are known to the second only.
     """
     if moment is None:
         return None

@@ -1,4 +1,4 @@
-"""Read files that a user named, of any kind, within limits of size and time; check certificates."""
+"""Read files of any kind that a user names, within limits of size and time, and check certificates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from tank_agent.errors import TankError
 from tank_agent.linux.paths import Closing, read_all
 
-# How long nobody may have a fifo open for writing, in seconds: a script may start its writer a moment later.
+# A script may start the writer of a fifo so many seconds later than the reader.
 _WRITER_WITHIN = 2.0
 _LOOK_EVERY = 0.02
 CERTIFICATES_HINT = "name a file with certificates in PEM; openssl x509 -inform der -in FILE makes one of DER"
@@ -38,7 +38,7 @@ def read_stdin(most: int) -> bytes:
 
 
 def certificate_complaint(text: str) -> str | None:
-    """Return why a text can't serve as certificates of authorities in PEM, as what follows its name."""
+    """Return why a text can't serve as certificates of authorities in PEM: a sentence without its subject."""
     # Costs 20 ms, and is only needed where such a file is named.
     import ssl
 
@@ -56,7 +56,7 @@ def certificate_complaint(text: str) -> str | None:
 
 
 def why_no_certificates(path: str, error: OSError) -> str:
-    """Return why a file of authorities could not be loaded, as what follows its name."""
+    """Return why a file of authorities could not be loaded: a sentence without its subject."""
     import ssl
 
     if not isinstance(error, ssl.SSLError):

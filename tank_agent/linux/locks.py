@@ -73,10 +73,10 @@ def locked_directory(path: Path, timeout: float) -> Iterator[int]:
 
 
 def has_writer(fd: int) -> bool | None:
-    """Return whether some process has the file open for writing; None if this file system can't tell.
+    """Return whether some process has the file open for writing; None if the file system has no leases.
 
-    A read lease is refused with EAGAIN if and only if there is a writer, and while we hold it, a new writer
-    waits in open(2) until we close (fcntl(2), F_SETLEASE). The signal for that would be SIGIO, which kills.
+    A read lease is refused with EAGAIN if and only if there is a writer (F_SETLEASE in fcntl(2)). While we
+    hold one, a new writer waits in open(2) until we close, and we get SIGURG, since SIGIO would kill us.
     """
     try:
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)

@@ -65,7 +65,7 @@ def unmount_below(directory: Path) -> None:
 
 
 def unmount_tree(directory: Path) -> None:
-    """Detach every mount at or below a directory, whatever is mounted on what."""
+    """Detach every mount at or below a directory, those on other mounts, too."""
     for target in sorted(mount_points(directory), reverse=True):
         unmount_all(target)
 
@@ -73,8 +73,8 @@ def unmount_tree(directory: Path) -> None:
 def overlay(lower: Sequence[Path], upper: Path, work: Path, target: Path) -> None:
     """Mount an overlay of `lower` (top first) with a private upper directory.
 
-    Paths go in as descriptors: they may hold any character, and the one page that mount(2) takes for options
-    is enough for any number of layers (kernel Documentation/filesystems/overlayfs.rst).
+    Paths are given as descriptors: so they may hold any character, and the one page that mount(2) takes for
+    options is enough for any number of layers (kernel Documentation/filesystems/overlayfs.rst).
     """
     flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
     with ExitStack() as stack:
@@ -85,13 +85,10 @@ def overlay(lower: Sequence[Path], upper: Path, work: Path, target: Path) -> Non
 
 
 def mount_points(below: Path) -> frozenset[Path]:
-    """Return every mount point at or below a directory, in this process's mount namespace.
-
-    The kernel knows real paths only, so they come without symbolic links, whatever leads to the directory.
-    """
+    """Return every mount point at or below a directory, in this process's mount namespace, by real paths."""
     prefix = os.path.realpath(below)
     found = set()
-    # Whoever may mount, as users do with FUSE, names mounts: any byte but a newline may be in a line.
+    # Users name mounts, too, with FUSE: any byte except a newline may be in a line.
     for line in Path("/proc/self/mountinfo").read_bytes().split(b"\n")[:-1]:
         text = unescaped(line.split(b" ", 5)[4])
         if text == prefix or text.startswith(prefix + "/"):
@@ -100,7 +97,7 @@ def mount_points(below: Path) -> frozenset[Path]:
 
 
 def unescaped(field: bytes) -> str:
-    """Return a path as it stood before the kernel wrote space, tab, newline and backslash in octal."""
+    """Return a path in which the kernel has written space, tab, newline and backslash in octal."""
     return os.fsdecode(_OCTAL.sub(lambda found: bytes([int(found[1], 8)]), field))
 
 
@@ -156,7 +153,7 @@ def restrict(
 
 
 def attach(tree: int, target: Where, *, name: Named = None) -> None:
-    """Mount what `clone` returned at `target`: of the same kind, and in the calling thread's namespace."""
+    """Mount a copy by `clone` at `target`, of the same kind, in the calling thread's namespace."""
     directory, path, by_descriptor, name = _where(target, name)
     flags = _FROM_DESCRIPTOR | (_TO_DESCRIPTOR if by_descriptor else 0)
     syscall(_MOVE_MOUNT, tree, b"", directory, path, flags, path=name)
@@ -169,7 +166,7 @@ def _where(place: Where, name: Named) -> tuple[int, bytes, int, Named]:
 
 
 def bind(source: int, target: Path, *, read_only: bool, mapping: int | None = None) -> None:
-    """Bind-mount what a descriptor stands for, nosuid and nodev, on an existing file or directory.
+    """Bind-mount the file or directory of a descriptor, nosuid and nodev, on an existing one.
 
     No path is looked up again between check and use; `mapping` as in `restrict`.
     """

@@ -1,6 +1,6 @@
 """Make, pin and enter namespaces of networks, mounts and users, in threads of their own.
 
-A namespace belongs to a thread (setns(2), unshare(2)), so the thread that changes it never does anything else
+A namespace belongs to a thread (setns(2), unshare(2)), so a thread that changes its own does nothing else
 afterwards. A socket keeps the namespace in which it was made, so most work needs the thread only for that.
 """
 
@@ -42,7 +42,7 @@ _DEADLINE = 10.0
 
 
 def in_thread(function: Callable[[], T]) -> T:
-    """Run `function` in a thread that ends with it, and return its result, or raise what it raises."""
+    """Run `function` in a thread that ends with it, and return its result or raise its error."""
     end: Future[T] = Future()
 
     def target() -> None:
@@ -71,8 +71,8 @@ def leave_network() -> None:
 def create_network_namespace(path: Path, sysctls: Mapping[str, str] | None = None) -> None:
     """Make a network namespace with its loopback up, and pin it at `path`, whose directory exists.
 
-    What an interrupted call left at `path` is used or replaced. Only a complete namespace is pinned.
-    `sysctls` are values to write, by their paths below /proc/sys/net.
+    Only a complete namespace is pinned; a pin that an interrupted call left is used or replaced. `sysctls`
+    are values to write, by their paths below /proc/sys/net.
     """
 
     def create() -> None:
@@ -91,15 +91,11 @@ def pin_network_namespace(pid: int, path: Path) -> None:
     _pin(f"/proc/{pid}/ns/net", path)
 
 
-def unpin(path: Path) -> bool:
-    """Remove a pin; False if there was none. The namespace ends with the last process and socket in it."""
+def unpin(path: Path) -> None:
+    """Remove a pin, if there is one. The namespace ends with the last process and socket in it."""
     unmount_all(path)
     fault.point("network:namespace-unmounted")
-    try:
-        path.unlink()
-    except FileNotFoundError:
-        return False
-    return True
+    path.unlink(missing_ok=True)
 
 
 def network_namespace_inode(path: Path) -> int | None:
@@ -214,7 +210,7 @@ class IdRange(Struct, frozen=True):
 
 
 class IdMapping(Struct, frozen=True):
-    """A range, and the descriptor of a user namespace that maps by it, as mount_setattr(2) wants it."""
+    """A range, and the descriptor of a user namespace that maps ids by it, for mount_setattr(2)."""
 
     range: IdRange
     descriptor: int

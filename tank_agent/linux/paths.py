@@ -66,7 +66,7 @@ def open_at(directory: int, path: str | bytes, flags: int, *, resolve: int, mode
     """
     name = os.fsencode(path)
     if b"\0" in name:
-        # The kernel would take what comes before it for the whole.
+        # The kernel would take the path to end there.
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), os.fsdecode(name))
     # struct open_how
     how = struct.pack("=3Q", flags | os.O_CLOEXEC, mode, resolve)
@@ -133,11 +133,10 @@ def _link(root: int, parents: list[str], name: str) -> str | None:
 
 
 def directory_identity(fd: int) -> bytes:
-    """Return a mark of an open directory, as printable bytes: the same while it lives, and never used again.
+    """Return printable bytes that identify an open directory as long as it exists, and no other one later.
 
-    It is the file system's id and the directory's file handle (name_to_handle_at(2)), which has a generation:
-    an inode number alone is given to the next directory as soon as the first is removed. The device number
-    would differ after a reboot on many file systems; it is the fallback where there is no id.
+    They are the file system's id, or else its device number, which a reboot may change, and the directory's
+    file handle (name_to_handle_at(2)): an inode number alone is soon given to another directory.
     """
     status = os.fstat(fd)
     file_system = os.fstatvfs(fd).f_fsid

@@ -16,7 +16,6 @@ from msgspec import Struct
 
 from tank_agent.errors import Retry, Stalled, TankError, shortage
 
-_VERSION_DEADLINE = 10.0
 # Nothing of the agent's environment reaches a child: hooks and helpers would inherit it.
 ENVIRONMENT: Mapping[str, str] = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -24,8 +23,8 @@ ENVIRONMENT: Mapping[str, str] = {
     "TZ": "UTC",
 }
 
-# What crun makes in a container, such as directories above a mount, is for the container's users; other files
-# are for root.
+# Files that crun makes in a container, such as directories above a mount, are for the container's users; all
+# others are for root.
 CONTAINER_UMASK = 0o022
 OWN_UMASK = 0o077
 
@@ -116,15 +115,15 @@ def start_helper(
 
 
 def version(program: str) -> str:
-    """Return what a program prints for --version; empty if that does not work."""
+    """Return the output of a program for --version; empty if that does not work."""
     try:
-        return run([program, "--version"], timeout=_VERSION_DEADLINE).stdout
+        return run([program, "--version"], timeout=10.0).stdout
     except TankError:
         return ""
 
 
 def not_started(program: str, error: OSError) -> TankError:
-    """Return what to raise when a program could not be started."""
+    """Return the error to raise when a program could not be started."""
     if isinstance(error, FileNotFoundError):
         return Stalled(f"cannot run {program}: not installed", hint="see `tank doctor`")
     if isinstance(error, PermissionError) or error.errno == errno.ENOEXEC:

@@ -28,7 +28,7 @@ def reserve() -> None:
 
 
 class CannotWrite(Exception):
-    """Standard output takes nothing; `error` says why. No OSError, which some libraries swallow."""
+    """Standard output can't be written, because of `error`; no OSError, since some libraries swallow that."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__(str(error))

@@ -1,7 +1,7 @@
 """Hold a program at its first instruction (ptrace(2)), before it does anything.
 
 All calls for one process must come from one thread, its tracer; when that thread ends, or the whole agent,
-the kernel lets go of what it held.
+the kernel releases the processes that it held.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LOOK = 0.0005
 
 
 def seize(pid: int) -> bool:
-    """Begin to trace a process and what it will fork; False where that is not permitted, or it has ended."""
+    """Begin to trace a process and its later forks; False where that is not permitted, or it has ended."""
     try:
         call("ptrace", _SEIZE, pid, 0, _FOLLOW)
     except OSError:

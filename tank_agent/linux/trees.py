@@ -1,8 +1,8 @@
 """Remove directory trees that somebody else filled: of any depth, through directory descriptors only.
 
 A container's program can make a tree that is deeper than a process may have open files or stack frames, and
-in which no path is short enough to be opened. So what lies deeper than a few levels is moved to the top, and
-is removed from there.
+in which no path is short enough to be opened. So directories deeper than a few levels are moved to the top,
+and removed from there.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def remove_tree(path: Path) -> None:
 
 
 def try_remove_tree(path: Path) -> None:
-    """Remove what can be removed of a tree; what resists is left for another time."""
+    """Remove a tree as far as possible, and ignore errors."""
     with contextlib.suppress(OSError):
         remove_tree(path)
 
@@ -130,7 +130,7 @@ class _Removal:
                     break
         finally:
             os.close(self._top)
-        raise self._error or _with_path(OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY)), self._path)
+        raise self._error or OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(self._path))
 
     def _empty(self, directory: int) -> None:
         with os.scandir(directory) as entries:

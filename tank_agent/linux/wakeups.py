@@ -1,4 +1,4 @@
-"""Wait for what the kernel reports: signals, mounts, and writers of files."""
+"""Wait for signals, mounts, and writers of files."""
 
 from __future__ import annotations
 

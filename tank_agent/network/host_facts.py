@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from tank_agent.errors import Retry, Stalled
 
-# /proc/net belongs to the process; the thread's own is the namespace that we are asked about.
+# /proc/net belongs to the process; the caller wants the namespace of the thread.
 _ROUTES_IPV4 = Path("/proc/thread-self/net/route")
 _ROUTES_IPV6 = Path("/proc/thread-self/net/ipv6_route")
 _RESOLV_CONF = Path("/etc/resolv.conf")
@@ -31,8 +31,7 @@ _RESOLV_CONF_LIMIT = 64 * 1024
 _ROUTES_LIMIT = 100_000
 _IPV6_ANY = "0" * 32
 # linux/route.h, linux/ipv6_route.h
-_RTF_UP = 0x1
-_RTF_REJECT = 0x200
+_RTF_UP, _RTF_REJECT = 0x1, 0x200
 # A blackhole leads to no interface, but has no RTF_REJECT as others of its kind have.
 _NO_INTERFACE = "*"
 
@@ -51,7 +50,7 @@ class HostDns(Struct, frozen=True, kw_only=True):
 
 
 class HostFacts(Protocol):
-    """What a pod's network needs to know about the host. Called from any thread, and often: be quick."""
+    """The facts of the host that pods' networks need. Any thread asks, and often, so answer quickly."""
 
     def uplink(self) -> str | None:
         """Return the interface that `parent = "auto"` stands for; None if there is none now."""
@@ -61,7 +60,7 @@ class HostFacts(Protocol):
 
 
 def why_no_uplink(host: HostFacts) -> tuple[str, str]:
-    """Return why an adapter knows no uplink now, and what to do."""
+    """Return why an adapter knows no uplink now, and a hint."""
     hint = "set a parent in the pod's file, or an uplink in the [host] table of agent.toml"
     if isinstance(host, StaticHostFacts):
         return 'no uplink: adapter "static" knows only what agent.toml says', hint
@@ -100,7 +99,7 @@ class AutoHostFacts:
 
 
 class StaticHostFacts:
-    """Returns what agent.toml has, whatever the machine looks like."""
+    """Returns the facts of agent.toml, without a look at the machine."""
 
     def __init__(self, uplink: str | None, dns: tuple[str, ...]) -> None:
         self._uplink = uplink
@@ -123,7 +122,7 @@ class UserHostFacts:
         self._facts = facts
 
     def uplink(self) -> str | None:
-        """Return what the user's class returns."""
+        """Return the uplink that the user's class names."""
         found = self._ask("uplink")
         if found is not None and not isinstance(found, str):
             raise Stalled(
@@ -132,7 +131,7 @@ class UserHostFacts:
         return found
 
     def dns(self) -> HostDns:
-        """Return what the user's class returns."""
+        """Return the DNS that the user's class names, in full or as a list of servers."""
         found = self._ask("dns")
         if isinstance(found, HostDns):
             return found
@@ -153,15 +152,10 @@ class UserHostFacts:
 
 
 def make_host_facts(adapter: str, uplink: str | None, dns: tuple[str, ...]) -> HostFacts:
-    """Return the adapter that agent.toml asks for.
+    """Return the adapter that agent.toml names: "auto", "static", or the dotted path of a class.
 
-    Args:
-        adapter: "auto", "static", or the dotted path of a class.
-        uplink: the [host] table's uplink; None if it has none.
-        dns: the [host] table's DNS servers.
-
-    Raises:
-        Stalled: the class cannot be loaded or made, or lacks a method.
+    `uplink` and `dns` are those of the [host] table. Stalled if the class can't be loaded or made, or lacks a
+    method.
     """
     if adapter == "auto":
         return AutoHostFacts(uplink, dns)
@@ -204,15 +198,13 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _read_resolv_conf(path: Path) -> HostDns:
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            return parse_resolv_conf(file.read(_RESOLV_CONF_LIMIT))
-    except FileNotFoundError:
-        return HostDns()
+    with contextlib.suppress(FileNotFoundError), path.open(encoding="utf-8", errors="replace") as file:
+        return parse_resolv_conf(file.read(_RESOLV_CONF_LIMIT))
+    return HostDns()
 
 
 def parse_resolv_conf(text: str) -> HostDns:
-    """Read resolv.conf(5); lines that cannot be read are passed over, as the resolver does."""
+    """Read resolv.conf(5), and skip lines that can't be read, as the resolver does."""
     servers: list[str] = []
     search: tuple[str, ...] = ()
     options: list[str] = []
@@ -236,7 +228,7 @@ def _is_address(text: str) -> bool:
 
 
 def _reachable(servers: tuple[str, ...]) -> tuple[str, ...]:
-    """Leave out what means nothing elsewhere: loopback, and link-local with the host's interface."""
+    """Return the servers without those on loopback, and link-local ones with an interface of the host."""
     return tuple(
         server for server in servers if "%" not in server and not ipaddress.ip_address(server).is_loopback
     )

@@ -13,7 +13,7 @@ from tank_agent.network.pod_network import NetworkState
 from tank_agent.spec.model import Network
 
 _LOCALHOST = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
-# Lists of advertisers' hosts have a few MiB.
+# Block lists of advertisers have a few MiB.
 _HOSTS_LIMIT = 16 << 20
 
 
@@ -22,9 +22,7 @@ def pod_files(
 ) -> dict[str, str]:
     """Return the texts of `hosts`, `hostname` and `resolv.conf` by these names.
 
-    Args:
-        dns: the host's.
-        host_hosts: the host's /etc/hosts, which a pod in the host's network sees as well.
+    `dns` and `host_hosts`, the text of /etc/hosts, are the host's; a pod in its network sees both.
     """
     return {
         "hosts": hosts(pod, network, state, host_hosts=host_hosts),
@@ -96,13 +94,11 @@ def files_differ(directory: Path, files: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _differs(path: Path, content: bytes) -> bool:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
-        # It is absent, or somebody has put something else in its place.
-        return True
-    with Closing(fd):
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    with suppress(OSError), Closing(os.open(path, flags)) as fd:
         return not _holds(fd, content)
+    # It is absent, or somebody has put something else in its place.
+    return True
 
 
 def _holds(fd: int, content: bytes) -> bool:

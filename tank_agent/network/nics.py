@@ -1,8 +1,8 @@
-"""Do the steps of `convergence` with pyroute2, and turn what the kernel refuses into advice.
+"""Do the steps of `convergence` with pyroute2, and turn the kernel's refusals into errors with hints.
 
 The host's side of a namespace is the namespace of the calling thread. An interface is made by the host's
 socket directly inside the pod's namespace (IFLA_NET_NS_FD beside IFLA_LINK), so that it is never on the host,
-not even for a moment: whenever we die, what is left goes with the pod's namespace.
+not even for a moment. If the agent is killed, the rest goes with the pod's namespace.
 """
 
 from __future__ import annotations
@@ -36,8 +36,7 @@ from tank_agent.network.rtnetlink import DefaultRoute, Link, text
 from tank_agent.network.wanted import LINK_GROUP, LINK_KIND, WantedNic, check_parent
 
 # linux/if_addr.h, linux/rtnetlink.h
-IFA_F_NODAD = 0x02
-RTNH_F_ONLINK = 4
+IFA_F_NODAD, RTNH_F_ONLINK = 0x02, 4
 # In a removal this scope, and protocol 0, stand for any.
 RT_SCOPE_NOWHERE = 255
 
@@ -58,7 +57,7 @@ class _Attempt:
 
     @contextmanager
     def at(self, interface: str) -> Iterator[None]:
-        """Remember the first error of an interface; raise it where only the whole is of use."""
+        """Remember the first error of an interface; raise it if only the whole network is of use."""
         try:
             yield
         except TankError as error:
@@ -77,10 +76,10 @@ class _Attempt:
 def apply(
     netns: Path, steps: Sequence[Step], *, whole: bool, claimed: Mapping[tuple[int, bytes], str]
 ) -> dict[str, TankError]:
-    """Do the steps in the namespace pinned at `netns`; return what failed, an error for each interface.
+    """Do the steps in the namespace pinned at `netns`, and return the first error of each interface.
 
     Args:
-        whole: raise the first error instead, for a pod that does not start without its whole network.
+        whole: raise the first error, since the pod does not start without its whole network.
         claimed: the addresses that other pods are about to use, and these pods.
 
     Raises:
@@ -89,7 +88,7 @@ def apply(
     """
     attempt = _Attempt(whole=whole)
     additions = [step.nic for step in steps if isinstance(step, AddLink)]
-    # Before anything is removed: what works stays if its successor is impossible, also one of another name.
+    # First of all: an interface that works stays if its successor is impossible, also one of another name.
     for nic in additions:
         with attempt.at(nic.name):
             check_parent(nic)
@@ -97,7 +96,7 @@ def apply(
     possible = [nic for nic in additions if nic.name not in attempt.failures]
     refused = attempt.refuse(_local_conflicts(steps, claimed))
     for link in (step.link for step in steps if isinstance(step, RemoveLink)):
-        # By its MAC address also one that is half made, or was renamed: two can't have it.
+        # The MAC address finds one that is half made, or was renamed: two interfaces can't have it.
         has_successor = any(link.name == nic.name or link.mac == nic.mac for nic in possible)
         with attempt.at(link.name):
             if impossible and not has_successor:
@@ -189,7 +188,7 @@ def _apply_inside(steps: Sequence[Step], attempt: _Attempt) -> None:
     refused = attempt.refuse(_lan_conflicts(steps))
     with _route_socket() as route:
         for step in steps:
-            # An interface that failed gets what else it lacks, and loses nothing.
+            # An interface that failed gets its other addresses and routes, and loses nothing.
             adds = isinstance(step, AddAddress | AddRoute)
             if step not in refused and (adds or step.interface not in attempt.failures):
                 with attempt.at(step.interface):
@@ -221,7 +220,7 @@ def _do(route: Any, step: Step) -> None:
 
 
 def _name_link(route: Any, nic: WantedNic) -> None:
-    """Give a new interface its settings and then its name: by the name it is known to be complete."""
+    """Give a new interface its settings, and then its name, which shows that it is complete."""
     with _explained(f"cannot set {nic.name} up"):
         # Only what is in the pod's file: no addresses or routes by router advertisements.
         _set_ipv6(nic.first_name, "accept_ra", "0")

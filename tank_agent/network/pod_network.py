@@ -1,4 +1,4 @@
-"""The networks of pods: made, kept right, read and removed; what the loop calls."""
+"""Make, converge, read and remove the networks of pods."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from tank_agent.network.wanted import WantedNic, wanted_nics
 from tank_agent.spec.model import Network
 
 _POD = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")
-# Links, then up, then addresses and routes, then nothing; one more for what changed meanwhile.
+# Make links, set them up, add addresses and routes, find no step left; the others are for changes meanwhile.
 _ROUNDS = 6
 _SYSCTLS = {
-    # What a namespace of its own is for: any user may bind any port, and ping without CAP_NET_RAW.
+    # The namespace is the pod's own, so any user may bind any port, and ping without CAP_NET_RAW.
     "ipv4/ip_unprivileged_port_start": "0",
     "ipv4/ping_group_range": "0 2147483647",
     # When an address goes, the others of its network stay.
@@ -49,8 +49,8 @@ class NetworkState(Struct, frozen=True, kw_only=True):
 class PodNetworks:
     """Makes, converges and removes pods' networks.
 
-    Everything can be repeated after a failure or a kill, and may be called from any thread, for one pod by
-    one thread at a time. The host's network is the one of the calling thread.
+    Every call can be repeated after a failure or a kill, and comes from any thread, but for one pod from one
+    thread at a time. The host's network is the one of the calling thread.
     """
 
     def __init__(self, run_dir: Path, host: HostFacts) -> None:
@@ -61,15 +61,15 @@ class PodNetworks:
         self._claims: dict[tuple[int, bytes], str] = {}
 
     def ensure(self, pod: str, network: Network) -> NetworkState:
-        """Make the pod's network, or change what there is to what is wanted, without touching the rest.
+        """Make the pod's network, or change only the parts that differ from the wanted one.
 
         Takes about 1 ms without interfaces, and 0.3 s more whenever an address is new: the LAN is asked
         whether it is free.
 
         Raises:
             Stalled: the spec or the host must change: an impossible parent, name or address.
-            Retry: not now: no uplink, no such parent, an address that another machine holds.
-                Of a network that was there before, all that could be done is done.
+            Retry: not now: no uplink, no such parent, an address that another machine holds. On a network
+                that was there before, all other steps are done.
         """
         path = self._path(pod)
         if network.mode == "host":
@@ -92,13 +92,9 @@ class PodNetworks:
         return _state(path, inode, _read(path)) if inode is not None else None
 
     def drift(self, pod: str, network: Network, *, inode: int | None = None) -> tuple[str, ...]:
-        """Return what differs from the wanted network, a sentence each; empty if nothing does.
+        """Return the differences from the wanted network, a sentence each; errors as in `ensure`.
 
-        Args:
-            inode: the number of the namespace that was made for the pod, where that is known.
-
-        Raises:
-            TankError: as in `ensure`, as far as that shows without a change.
+        `inode` is the number of the namespace that was made for the pod, if that is known.
         """
         with self._lock:
             reader = self._readers.get(pod)
@@ -130,8 +126,8 @@ class PodNetworks:
     def remove(self, pod: str) -> None:
         """Remove the pod's interfaces and unpin its namespace; no error if there is none.
 
-        The interfaces go first and at once, since the kernel takes its time with a namespace, which may even
-        be held by a stray process; until then address and MAC address would be in use.
+        The interfaces go first, since the kernel removes a namespace later, and a stray process may even hold
+        it; until then address and MAC address would be in use.
         """
         path = self._path(pod)
         if namespaces.network_namespace_inode(path) is not None:
@@ -141,8 +137,7 @@ class PodNetworks:
 
                 remove_links(path, ours)
         namespaces.unpin(path)
-        # Not before: a look of a resync would make another one meanwhile. One that is made later sees that
-        # there is no pin any more.
+        # At last, since a resync would make another one meanwhile. One that is made later finds no pin.
         self._drop_reader(pod)
 
     def pinned(self) -> frozenset[str]:
@@ -177,8 +172,7 @@ class PodNetworks:
     def _converge(self, pod: str, wanted: tuple[WantedNic, ...], *, whole: bool) -> NamespaceState:
         """Do steps until none is left, or only those of interfaces that failed; then raise the first error.
 
-        Args:
-            whole: raise it at once: a pod that does not start should not show its other addresses to the LAN.
+        With `whole`, raise it at once: a pod that does not start should not show its addresses to the LAN.
         """
         path = self._path(pod)
         failures: dict[str, TankError] = {}
@@ -277,7 +271,7 @@ class _Reader:
             return rtnetlink.read(self._netlink, links_only=links_only)
 
     def close(self) -> None:
-        """Close the sockets, which else would keep the namespace."""
+        """Close the sockets, which otherwise keep the namespace."""
         with self._lock:
             self._netlink.close()
             self._control.close()
@@ -288,7 +282,7 @@ def _state(path: Path, inode: int | None, observed: NamespaceState) -> NetworkSt
 
 
 def _pin(path: str) -> tuple[int, int] | None:
-    """Return what names the namespace pinned at a path: a pin has the inode of the namespace itself."""
+    """Return the identity of the namespace pinned at a path: a pin has the namespace's own inode."""
     try:
         status = os.stat(path)  # noqa: PTH116
     except FileNotFoundError:

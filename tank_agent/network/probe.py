@@ -51,7 +51,7 @@ class Target(Struct, frozen=True):
 
 
 def holders(targets: Sequence[Target]) -> dict[bytes, bytes]:
-    """Return the MAC address of each host that has one of the addresses, or probes it. Takes at most 0.3 s.
+    """Return the MAC addresses of hosts that have, or probe, one of the addresses, by address, within 0.3 s.
 
     OSError if there is no right to open packet sockets (CAP_NET_RAW), or an interface is gone.
     """
@@ -101,7 +101,7 @@ def _open(target: Target) -> socket.socket:
 
 
 def _join(opened: socket.socket, target: Target) -> None:
-    """Receive what is sent to the groups in which IPv6 neighbours answer and ask."""
+    """Receive the frames to the groups in which IPv6 neighbours ask and answer."""
     if len(target.packed) == 4:
         return
     for group in (_ALL_NODES, _solicited_node(target.packed)):

@@ -71,7 +71,11 @@ def wanted_nics(pod: str, network: Network, host: HostFacts) -> tuple[WantedNic,
 
 
 def _wanted(pod: str, nic: Nic, number: int, host: HostFacts) -> WantedNic:
-    _check_name(nic.name)
+    if len(nic.name.encode()) > _NAME_LENGTH:
+        hint = f"an interface name has at most {_NAME_LENGTH} bytes"
+        raise Stalled(f"interface name {nic.name!r} is too long", hint=hint)
+    if nic.name in _RESERVED_NAMES or not _NAME.match(nic.name):
+        raise Stalled(f"no interface can be named {nic.name!r}", hint='use a name such as "eth0"')
     parent = host.uplink() if nic.parent == "auto" else nic.parent
     parent_index = 0
     with contextlib.suppress(OSError):
@@ -88,15 +92,6 @@ def _wanted(pod: str, nic: Nic, number: int, host: HostFacts) -> WantedNic:
         metric=100 + number,
         no_uplink=why_no_uplink(host) if parent is None else None,
     )
-
-
-def _check_name(name: str) -> None:
-    if len(name.encode()) > _NAME_LENGTH:
-        raise Stalled(
-            f"interface name {name!r} is too long", hint=f"an interface name has at most {_NAME_LENGTH} bytes"
-        )
-    if name in _RESERVED_NAMES or not _NAME.match(name):
-        raise Stalled(f"no interface can be named {name!r}", hint='use a name such as "eth0"')
 
 
 def stable_mac(pod: str, nic: str) -> bytes:
