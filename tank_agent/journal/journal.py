@@ -49,7 +49,7 @@ class Journal:
         store: holds the tables; the journal closes it, also if it can't be read.
         clock: Unix time in seconds.
         kept: how much history stays; of events up to a tenth more, between two trims.
-        owner_exists: returns whether a mirrored pod can be removed where it is declared.
+        owner_exists: returns whether a pod can be removed where its owner declares it.
 
     Raises:
         UnreadableJournal: the tables were written by a newer version, or can't be read.
@@ -176,7 +176,7 @@ class Journal:
         return self._change(lambda draft: draft.suspend(name))[1].applied
 
     def roll_back(self, name: str, to: Revision) -> Applied:
-        """Give a pod an older spec; one that follows a file is pinned until `resume`, or until that changes.
+        """Give a pod an older spec; one that follows a file is pinned until `resume` or a change of the file.
 
         Raises as `ownership.roll_back`.
         """

@@ -32,7 +32,7 @@ class DirectorySource:
         remember, recall: keep the identity of the directory over restarts (`Journal.remember`).
         monotonic: seconds for measuring how long a file has been missing.
         parse: makes a PodFile of a file's bytes.
-        optional: a directory that is not there, and that no pod is known to have come from, is no problem.
+        optional: a missing directory is no problem, unless pods are known to have come from it.
     """
 
     def __init__(

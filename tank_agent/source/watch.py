@@ -248,7 +248,7 @@ class DirectoryWatcher:
         paths = [os.fsdecode(path) for path in (event.src_path, event.dest_path) if path]
         names = self._names.get(directory, ())
         if any(path == directory or Path(path).name in names for path in paths):
-            # Not check() itself: it asks the observer for its lock while it holds ours.
+            # Not check() itself: it takes the watcher's lock and then the observer's, which is held here.
             self._rearm.set()
             self._wake()
         elif directory == target and any(is_pod_file_name(Path(path).name) for path in paths):
@@ -287,7 +287,7 @@ def _add_path(names: dict[str, set[str]], path: str) -> None:
 
 
 def _odd_files(directory: str, mounted: frozenset[Path]) -> tuple[list[str], list[WatchedFile]]:
-    """Return the names of pod files that are links, and the files that can be written by other names."""
+    """Return the names of pod files that are links, and the files that can be written under other names."""
     links: list[str] = []
     others: list[WatchedFile] = []
     with suppress(OSError), os.scandir(directory) as entries:
