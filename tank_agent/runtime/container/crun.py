@@ -84,7 +84,7 @@ class Crun:
         return frozenset(entry.name for entry in self.root.glob("*") if "." not in entry.name)
 
     def sweep(self, *, at_rest: bool = False) -> None:
-        """Remove the copies that killed processes of crun left: since the last sweep, or all if `at_rest`."""
+        """Remove copies that killed processes of crun left: those of the last sweep, or all if `at_rest`."""
         found = frozenset(self.root.glob(_COPIES))
         for path in found if at_rest else found & self._copies:
             with left_for_later(str(path)):

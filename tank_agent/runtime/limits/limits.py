@@ -151,10 +151,9 @@ def _normal(value: str) -> tuple[int, ...]:
 
 def _explained(error: OSError, what: str, value: str) -> Stalled | Retry:
     if error.errno == errno.EBUSY:
-        return Retry(
-            f"cannot lower the limit of {what} to {value}: more is in use, and the kernel can't take it back",
-            hint="it is tried again; a restart of the container makes it so at once",
-        )
+        reason = "more is in use, and the kernel can't take it back"
+        hint = "it is tried again; a restart of the container makes it so at once"
+        return Retry(f"cannot lower the limit of {what} to {value}: {reason}", hint=hint)
     if error.errno == errno.EINVAL:
         return Stalled(f"the kernel refuses {value} as limit of {what}", hint="a group above may allow less")
     return Retry(f"cannot set the limit of {what} to {value}: {error.strerror}")

@@ -101,9 +101,8 @@ def restore(
         paths = lost(process, record, files)
     except OSError as error:
         what = f" at {os.fsdecode(error.filename)}" if error.filename else ""
-        raise Retry(
-            f"container {record.container}: cannot mount again{what}: {error.strerror}", hint=_NEXT_START
-        ) from error
+        message = f"container {record.container}: cannot mount again{what}: {error.strerror}"
+        raise Retry(message, hint=_NEXT_START) from error
     if paths:
         raise Retry(f"container {record.container}: what is mounted at {', '.join(paths)} does not stay")
 
@@ -191,10 +190,8 @@ def _attach(root: int, descriptors: int, lost_mount: _Lost) -> None:
                 break
             # The new mount must not be stacked on it.
             mounts.unmount_descriptor(found, descriptors)
-    raise Retry(
-        f"cannot mount again at {lost_mount.target}: the container's programs made the path lead elsewhere",
-        hint=_NEXT_START,
-    )
+    reason = "the container's programs made the path lead elsewhere"
+    raise Retry(f"cannot mount again at {lost_mount.target}: {reason}", hint=_NEXT_START)
 
 
 def _allowed(root: int, lost_mount: _Lost) -> int | None:

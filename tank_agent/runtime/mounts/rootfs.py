@@ -112,9 +112,9 @@ def _map_layers(layers: Sequence[Path], directory: Path, mapping: IdMapping) -> 
                 mounts.bind(source, target, read_only=True, mapping=mapping.descriptor)
         except OSError as error:
             if error.errno == errno.EINVAL:
+                hint = "use one that can, such as ext4, xfs or btrfs, or leave userns out"
                 raise Stalled(
-                    f'userns = "auto": the file system of {layer} cannot map ids',
-                    hint="use one that can, such as ext4, xfs or btrfs, or leave userns out",
+                    f'userns = "auto": the file system of {layer} cannot map ids', hint=hint
                 ) from error
             raise
         mapped.append(target)

@@ -101,10 +101,8 @@ class Volumes:
         """Refuse a path of the host, without links, that no container may have."""
         for own in self._own:
             if path == own or own in path.parents or path in own.parents:
-                raise Stalled(
-                    f"{what}: {path} holds the agent's own files in {own}",
-                    hint="name a directory that has nothing to do with the agent",
-                )
+                hint = "name a directory that has nothing to do with the agent"
+                raise Stalled(f"{what}: {path} holds the agent's own files in {own}", hint=hint)
 
     def inode(self, pod: str, volumes: Sequence[Volume], name: str) -> tuple[int, int]:
         """Return the device and inode of a volume; raises as `bind`, and makes none that is gone."""
@@ -150,10 +148,8 @@ class Volumes:
             _remove(removed)
         except OSError as error:
             where = f" at {error.filename}" if error.filename else ""
-            raise Retry(
-                f"cannot remove volume {pod}/{name}: {error.strerror}{where}",
-                hint="what can be is removed; run this again once the reason is gone",
-            ) from error
+            hint = "what can be is removed; run this again once the reason is gone"
+            raise Retry(f"cannot remove volume {pod}/{name}: {error.strerror}{where}", hint=hint) from error
         return True
 
     def _open(self, pod: str, volume: Volume, owner: tuple[int, int] | None) -> int:
@@ -269,14 +265,13 @@ def _bind(source: int, target: Path, mount: Mount, mapping: IdMapping | None) ->
         target.mkdir(exist_ok=True)
     else:
         target.touch()
-    descriptor = mapping.descriptor if mapping is not None else None
+    descriptor, what = mapping.descriptor if mapping is not None else None, f"volume {mount.volume}"
     try:
         mounts.bind(source, target, read_only=mount.read_only, mapping=descriptor)
     except OSError as error:
         if mapping is not None and error.errno == errno.EINVAL:
-            raise Stalled(
-                f'volume {mount.volume}: its file system cannot map ids, as userns = "auto" needs it',
-                hint="use one that can, such as ext4, xfs or btrfs, or leave userns out",
-            ) from error
-        raise Retry(f"volume {mount.volume}: cannot mount it: {error.strerror}") from error
+            hint = "use one that can, such as ext4, xfs or btrfs, or leave userns out"
+            message = f'{what}: its file system cannot map ids, as userns = "auto" needs it'
+            raise Stalled(message, hint=hint) from error
+        raise Retry(f"{what}: cannot mount it: {error.strerror}") from error
     return BindMount(source=target, target=mount.path, read_only=mount.read_only)

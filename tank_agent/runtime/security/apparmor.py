@@ -60,17 +60,14 @@ def profile_of(security: Security, loaded: Callable[[], Profiles | None] = loade
     except OSError as error:
         if wanted == "default":
             return None
-        raise Stalled(
-            f"AppArmor profile {wanted}: cannot read which profiles are loaded: {error.strerror}",
-            hint="mount -t securityfs securityfs /sys/kernel/security",
-        ) from error
+        message = f"AppArmor profile {wanted}: cannot read which profiles are loaded: {error.strerror}"
+        raise Stalled(message, hint="mount -t securityfs securityfs /sys/kernel/security") from error
     if wanted == "default":
         return DEFAULT if profiles is not None and DEFAULT in profiles else None
     if profiles is None:
-        raise Stalled(
-            f"AppArmor profile {wanted}: AppArmor is off on this machine, so it would hold nothing",
-            hint="boot a kernel with AppArmor, or leave apparmor out of [containers.security]",
-        )
+        message = f"AppArmor profile {wanted}: AppArmor is off on this machine, so it would hold nothing"
+        hint = "boot a kernel with AppArmor, or leave apparmor out of [containers.security]"
+        raise Stalled(message, hint=hint)
     if wanted not in profiles:
         hint = "load it with `apparmor_parser -r FILE`"
         raise Stalled(f"AppArmor profile {wanted} is not loaded", hint=hint)

@@ -38,10 +38,8 @@ def mapping_of(ids: IdRange) -> Iterator[IdMapping]:
         try:
             mapping = stack.enter_context(id_mapping(ids))
         except OSError as error:
-            raise Stalled(
-                f'userns = "auto": cannot make a user namespace: {error.strerror}',
-                hint="see `tank doctor`, or leave userns out",
-            ) from error
+            message = f'userns = "auto": cannot make a user namespace: {error.strerror}'
+            raise Stalled(message, hint="see `tank doctor`, or leave userns out") from error
         yield mapping
 
 
