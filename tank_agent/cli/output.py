@@ -25,7 +25,7 @@ _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 
 
 def colored(text: str, color: str, stream: TextIO | None = None) -> str:
-    """Color a text if the stream is a terminal and nobody objects (NO_COLOR, no-color.org)."""
+    """Color a text for a terminal, unless NO_COLOR is set (no-color.org)."""
     stream = stream or sys.stdout
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not stream.isatty():
         return text
@@ -33,7 +33,7 @@ def colored(text: str, color: str, stream: TextIO | None = None) -> str:
 
 
 def colored_phase(phase: str) -> str:
-    """Color a phase by how good it is."""
+    """Color a phase green, yellow or red."""
     return colored(escape(phase), _PHASE_COLORS[phase]) if phase in _PHASE_COLORS else escape(phase)
 
 
@@ -43,7 +43,7 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
     widths = [max(map(_width, column)) for column in zip(headers, *cells, strict=True)]
 
     def line(cells: Sequence[str], texts: Sequence[str]) -> str:
-        # Widths count what is seen, which colors are not.
+        # Widths are those of the visible characters, without colors.
         spaces = (" " * (width - _width(cell)) for cell, width in zip(cells, widths, strict=True))
         return "  ".join(map(operator.add, texts, spaces)).rstrip()
 
@@ -54,7 +54,7 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
 
 
 def show(arguments: Namespace, value: object, text: Callable[[], object]) -> int:
-    """Print a value as the JSON that was asked for, else call `text` to print it; return 0."""
+    """Print a value as JSON for `-o json`, else call `text` to print it; return 0."""
     if arguments.output == "json":
         print_json(value)
     else:
@@ -87,7 +87,7 @@ def print_error(error: TankError) -> None:
     text = escape(str(error), keep="\n")
     # Findings stand alone, so that an editor can jump to file:line.
     prefix = "" if isinstance(error, InvalidSpec) else colored("tank: ", RED, sys.stderr)
-    # What was printed before comes first, also in a file for both. What fails here fails at the end, too.
+    # Earlier output comes first, also if both streams go to one file. An error here comes again at the end.
     with contextlib.suppress(OSError, CannotWrite):
         sys.stdout.flush()
     print(f"{prefix}{text}", file=sys.stderr)
@@ -150,12 +150,12 @@ def until(moment: str | float | None) -> str:
 
 
 def _close(seconds: float) -> str:
-    """Write how far a moment is away, be it by less than a second: "0.4s"."""
+    """Write the time to or from a moment; less than a second in tenths: "0.4s"."""
     return f"{seconds:.1f}s" if 0.05 <= seconds < 0.95 else span(seconds)
 
 
 def _width(text: str) -> int:
-    """Return how many columns a text takes."""
+    """Return the number of terminal columns that a text takes."""
     if text.isascii():
         return len(text)
     wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)

@@ -1,4 +1,1 @@
-"""The work behind the verbs, one module a noun.
-
-Pods, sources, images, sessions; `offline` for verbs that need no agent.
-"""
+"""The services behind the API: pods, sources, images, sessions; `offline` is for verbs without an agent."""

@@ -57,7 +57,7 @@ def init_repository(path: Path, branch: str, owner: str | None) -> bool:
     Raises:
         Stalled: something else is there, or there is no such user.
     """
-    # `tank plan` loads this module, and makes no repository.
+    # Imported here, since `tank plan` needs this module but not git.
     from tank_agent.source.git.repository import init_bare
 
     try:

@@ -44,7 +44,7 @@ class LogQuery(Struct, frozen=True, kw_only=True):
 
 @dataclass(eq=False)
 class Sessions:
-    """Finds the container that a user means, and opens it. All methods may be called from many threads."""
+    """The sessions, as the API sees them. All methods may be called from many threads."""
 
     journal: Journal
     containers: Containers
@@ -54,7 +54,7 @@ class Sessions:
     def target(self, pod: str, container: str | None, ended: Callable[[], bool]) -> LiveRun:
         """Return the run to enter; without a container's name, that of the pod's first.
 
-        Waits for one that is about to start, until `ended()`: the user has left.
+        Waits for one that is about to start, until `ended()` says that the user has left.
 
         Raises:
             PodNotFound: there is no such pod, or no such container in it.
@@ -87,7 +87,7 @@ class Sessions:
         return self.executor.start(run, request)
 
     def view(self, run: LiveRun) -> Viewer:
-        """Return a place at a run's terminal.
+        """Return a viewer of a run's terminal.
 
         Raises:
             NotRunning: the terminal is gone.

@@ -1,4 +1,4 @@
-"""The verbs about sources: how far they are, suspend, resume, roll back, and what any commit would do."""
+"""The verbs about sources: their reports, suspend, resume, roll back, and the pods of any commit."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ class Sources:
     def _older(self, pod: DesiredPod, to: str | None) -> Revision:
         kept = [found for found in self.journal.history(pod.name) if found.generation <= pod.generation]
         if to is None:
-            # Twice in a row goes back twice, not forth again.
+            # A second rollback in a row goes back once more, and does not undo the first.
             restored = {old.generation: old.restored for old in kept}
             present = pod.generation
             while (origin := restored.get(present)) is not None:

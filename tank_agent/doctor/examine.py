@@ -14,7 +14,7 @@ from tank_agent.linux.wakeups import open_inotify
 
 
 def examine(data_dir: Path, run_dir: Path, pods_dir: Path) -> Sequence[Check]:
-    """Look at this machine and at the agent's directories."""
+    """Check this machine and the agent's directories."""
     mount_info = read("/proc/self/mountinfo") or ""
     return (
         kernel.root(os.geteuid()),

@@ -15,19 +15,19 @@ from tank_agent.runtime.security.apparmor import DEFAULT as PROFILE
 from tank_agent.runtime.security.apparmor import loaded_profiles
 
 _LOOPBACK_INDEX = 1
-# mount_setattr(2), with which volumes are bound; idmapped overlay layers come with the second.
+# The first has mount_setattr(2), which binds volumes; the second has idmapped overlay layers.
 _KERNEL_FLOOR = (5, 12)
 _KERNEL_GOOD = (5, 19)
 _WATCHES, _INSTANCES = 8192, 32
 ROOT = Path("/sys/fs/cgroup")
-# The controllers behind `[containers.limits]`, and what crun needs where each is a hierarchy of its own.
+# The controllers of `[containers.limits]`, and those that crun also needs on v1.
 _LIMITS, _SPLIT = ("cpu", "memory", "pids"), ("devices", "freezer")
 # A hierarchy of several v1 controllers is one directory with links, or one per controller.
 _V1 = ("blkio", "cpuacct", "cpuset", *_LIMITS, *_SPLIT)
 
 
 def root(uid: int) -> Check:
-    """Say whether this is root, as which the agent has to run."""
+    """Say whether this is root, which the agent needs to be."""
     if uid == 0:
         return ok("root", "yes")
     return fail("root", f"no, this is user {uid}, who can't see all of what follows", "use sudo")
@@ -46,7 +46,7 @@ def kernel_version(release: str) -> Check:
 
 
 def overlay(file_systems: str, attempt: str | None) -> Check:
-    """Say whether overlayfs works; `attempt` is why mounting one did not, None if it did."""
+    """Say whether overlayfs works; `attempt` is the error of mounting one, if any."""
     if attempt is None:
         return ok("overlayfs", "works")
     if "\toverlay\n" not in file_systems:
@@ -69,14 +69,14 @@ def try_overlay() -> str | None:
 
 
 def network_namespaces(attempt: str | None) -> Check:
-    """Say whether network namespaces can be made; `attempt` is why not, None if they can."""
+    """Say whether network namespaces can be made; `attempt` is the error of making one, if any."""
     if attempt is None:
         return ok("network namespaces", "work")
     return fail("network namespaces", f"can't be made: {attempt}", "run as root; see user.max_net_namespaces")
 
 
 def macvlan(attempt: str | None) -> Check:
-    """Say whether the kernel has macvlan; `attempt` is why not, None if it has."""
+    """Say whether the kernel has macvlan; `attempt` is the error of asking for a link, if any."""
     if attempt is None:
         return ok("macvlan", "available")
     fix = "modprobe macvlan; without it pods have no addresses of their own, network none and host work"
@@ -84,7 +84,7 @@ def macvlan(attempt: str | None) -> Check:
 
 
 def try_macvlan() -> str | None:
-    """Ask for a macvlan link on the loopback of a network namespace of its own; return why there is none.
+    """Ask for a macvlan link on the loopback of a new network namespace; return the error if there is none.
 
     No kernel makes one there, but only a kernel that has macvlan (or can load it) looks at the parent.
     """
@@ -145,7 +145,7 @@ def apparmor(loaded: Callable[[], Mapping[str, str] | None] = loaded_profiles) -
 
 
 def inotify(instances: str, watches: str, attempt: str | None = None) -> Check:
-    """Say whether there is room to watch the pod files; `attempt` is why no instance is to be had now."""
+    """Say whether pod files can be watched; `attempt` is the error of asking for an instance, if any."""
     found = f"{instances.strip()} instances, {watches.strip()} watches"
     if attempt is not None:
         fix = "sysctl fs.inotify.max_user_instances=1024; root's other programs hold the ones there are"

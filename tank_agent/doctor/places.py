@@ -70,7 +70,7 @@ def run_dir(path: Path, mount_info: str) -> Check:
 
 
 def pods_dir(path: Path) -> Check:
-    """Say whether the directory of the pod files is there."""
+    """Say whether the directory of the pod files can be read."""
     try:
         count = sum(entry.suffix == ".toml" for entry in path.iterdir())
     except FileNotFoundError:
@@ -101,7 +101,7 @@ def file_system(mount_info: str, path: Path) -> str:
     for line in filter(None, mount_info.split("\n")):
         left, _, right = line.partition(" - ")
         point = Path(unescaped(os.fsencode(left.split(" ")[4])))
-        # A later line of the same length is mounted on top.
+        # Of two mounts on one directory, the later line is the visible one.
         if wanted.is_relative_to(point) and len(point.parts) >= best:
             best, kind = len(point.parts), right.split(" ")[0]
     return kind

@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _row(revision: ListedRevision) -> tuple[object, ...]:
-    # The commit's subject and author, and whether somebody went back to it.
+    # The reason is a rollback, the subject and author of a commit, or both.
     why = [f"rollback to {revision.restored}"] if revision.restored is not None else []
     why += [f"{revision.subject} ({revision.author})"] if revision.author else []
     images = ", ".join(container.image or container.rootfs or "-" for container in revision.pod.containers)

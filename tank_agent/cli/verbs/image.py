@@ -36,7 +36,7 @@ def _list(arguments: argparse.Namespace) -> int:
     images = client_of(arguments).images()
     rows = (
         (
-            # One without a name is removed by its digest, so that one is shown whole.
+            # An image without a name is removed by its digest, so this is shown whole.
             image.reference or image.digest,
             image.digest[: len("sha256:") + _DIGEST_SHOWN],
             megabytes(image.size),
@@ -118,7 +118,7 @@ class PullDisplay:
         active = [layer for layer in progress.layers if layer.state not in (*_OVER, "waiting")]
         over = sum(layer.state in _OVER for layer in progress.layers)
         total = f"{over} of {len(progress.layers)} layers, {share(progress.done, progress.total)}"
-        # A line that is wrapped, or scrolled away, could not be erased.
+        # A line that wraps or scrolls away could not be erased.
         lines = [*map(_layer_line, active[: max(0, rows - 2)]), total]
         return [line[: columns - 1] for line in lines]
 

@@ -20,7 +20,7 @@ HELP = "what a pod's containers printed, and with -f what they print"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME[/CONTAINER]", help="without /CONTAINER: all of the pod's")
-    parser.add_argument("-f", "--follow", action="store_true", help="go on, until the pod is over or Ctrl-C")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on, until the pod ends or Ctrl-C")
     parser.add_argument(
         "--tail", type=whole_number, metavar="N", help="begin with the last N lines of each container"
     )
@@ -60,7 +60,7 @@ class _Printer:
         self._timestamps = timestamps
         self._names = names
         self._open: tuple[str, str] | None = None
-        # Keeps the first bytes of a character whose rest is in the next piece.
+        # It keeps the first bytes of a character whose rest is in the next piece.
         self._decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
 
     def write(self, line: LogLine) -> None:

@@ -107,7 +107,7 @@ def _plan_of(client: Client, path: Path) -> PlanReport:
     from tank_agent.client.client import read_pod_file
 
     pods_dir = Path(client.info().pods_dir)
-    # A pod's owner is its file, so a checkout elsewhere has to be asked about under the names in pods_dir.
+    # A pod's owner is its file, so the files of a checkout are sent under their names in pods_dir.
     named = {os.fspath(pods_dir / file.name): file for file in pod_files(path, below=False)}
     for file in named.values():
         if file != path and what_is_odd(file) is not None:

@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def print_all(pods: Sequence[PodReport], sources: SourcesReport) -> None:
     """Print a table of pods, and below it their troubles and those of sources."""
-    # Without a repository, and without holds, no column about them is needed.
+    # The column is left out where there is neither a repository nor a hold.
     followed = any(pod.git or pod.hold for pod in pods)
     rows = [
         (
@@ -72,7 +72,7 @@ def print_all(pods: Sequence[PodReport], sources: SourcesReport) -> None:
 
 
 def _print_sources(sources: SourcesReport) -> None:
-    """Print what a user must know about sources, if anything, after an empty line."""
+    """Print the errors of directories, the state of git, and whether sources are suspended."""
     errors = [directory.error for directory in sources.directories if directory.error]
     lines = [f"files: {colored('error', RED)} - {escape(error)}" for error in errors]
     git = sources.git
@@ -117,14 +117,14 @@ def _print_one(pod: PodReport) -> None:
 
 
 def _troubles(pod: PodReport, of_directories: Container[str | None]) -> list[str]:
-    """Return what a user must know of a pod, but for the errors of whole directories."""
+    """Return the lines about a pod's troubles, without the errors of whole directories."""
     lines = [line for line in (pod.error or "").splitlines() if line not in of_directories]
     lines += [f"next try {until(pod.next_retry)}"] if pod.next_retry else []
     return [*lines, *(f"pulling {line}" for line in _pulling(pod)), *_held(pod)]
 
 
 def _held(pod: PodReport) -> list[str]:
-    """Say that a pod does not follow its file, and how it would again; nothing if it does."""
+    """Return a line on why a pod does not follow its file, and how it would again; none if it does."""
     hold = pod.hold
     # That all sources are suspended is printed once, for all pods.
     if not hold or not hold.since:
@@ -134,7 +134,7 @@ def _held(pod: PodReport) -> list[str]:
 
 
 def _pulling(pod: PodReport) -> list[str]:
-    """Say how far the images are that a pod waits for, one line for each container."""
+    """Return a line about each image that a pod waits for."""
     return [
         f"{container.name}: {share(container.progress.done, container.progress.total)}"
         for container in pod.containers
@@ -143,7 +143,7 @@ def _pulling(pod: PodReport) -> list[str]:
 
 
 def ending(end: ExitReport | None) -> str:
-    """Say how a container's last run ended."""
+    """Describe how a container's last run ended."""
     if end is None:
         return "-"
     if end.oom:

@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _look(path: Path, *, given: bool) -> _Found:
-    """Check one file; `given`: the user named it, it was not found in a directory."""
+    """Check one file; `given` means that the user named it, and not its directory."""
     from tank_agent.api.wire import decode_text
     from tank_agent.client.client import pod_file_name, read_pod_file
     from tank_agent.spec.model import EVERYWHERE
