@@ -1,13 +1,14 @@
-"""Addresses of repositories: the URL, taken apart and checked. What is odd is refused: it may be an attack.
+"""Addresses of repositories: parse a URL, and refuse unusual ones, which may be an attack.
 
-Git's own URLs can run programs (`ext::`), and a host or a path that starts with a dash has been read as an
-option by ssh and git (CVE-2017-1000117 and its kin). Only four kinds of address exist here.
+Git's own URLs can run programs (`ext::`), and ssh and git have taken a host or a path that starts with a dash
+for an option (CVE-2017-1000117 and its kin). Only the schemes below are accepted.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
+from contextlib import suppress
 from typing import Literal, cast
 from urllib.parse import unquote, urlsplit
 
@@ -23,8 +24,8 @@ _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@-]*")
 _PORT_IN_PATH = re.compile(r"(\d{1,5})/+(.+)")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-# RFC 3986, section 3.2.1, and what people and servers write besides: no scheme, one slash, a backslash, a
-# password with a slash or an @ in it.
+# RFC 3986, section 3.2.1, and other forms that people and servers write: no scheme, one slash, a backslash,
+# a password with a slash or an @ in it.
 _SECRET_IN_URL = re.compile(
     r"((?:\b[a-z][a-z0-9+.-]*:)[/\\]+|[/\\]{2,})(?:[^/\\?#\s]*@|[^/\\?#\s:@]*:(?!\d{1,5}(?:[/?#\s]|$))\S*@)",
     re.IGNORECASE,
@@ -45,7 +46,7 @@ class Remote(Struct, frozen=True, kw_only=True):
 
     @property
     def is_loopback(self) -> bool:
-        """Return whether the host is this machine, as far as its name shows."""
+        """Return whether the host's name or address is a loopback one."""
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
@@ -53,7 +54,7 @@ class Remote(Struct, frozen=True, kw_only=True):
 
     @property
     def authority(self) -> str:
-        """Return host and port as a URL has them, without the user."""
+        """Return host and port in the form of a URL, without the user."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port is None else f"{host}:{self.port}"
 
@@ -65,7 +66,7 @@ class Remote(Struct, frozen=True, kw_only=True):
 
     @property
     def with_port(self) -> str | None:
-        """Return the address that a person may have meant who wrote host:2222/path; None for all others."""
+        """Return the address that `host:2222/path` perhaps means; None if it is not of that form."""
         matched = _PORT_IN_PATH.fullmatch(self.path)
         if self.scheme != "ssh" or self.port is not None or matched is None:
             return None
@@ -73,17 +74,17 @@ class Remote(Struct, frozen=True, kw_only=True):
         return f"ssh://{user}{self.authority}:{matched[1]}/{matched[2]}"
 
     def url(self) -> str:
-        """Return the URL as the git command takes it."""
+        """Return the URL for the git command."""
         user = f"{self.user}@" if self.user and self.scheme == "ssh" else ""
         path = self.path if self.path.startswith("/") else f"/~/{self.path}"
         return f"{self.scheme}://{user}{self.authority}{path}"
 
 
 def parse_url(url: str) -> Remote:
-    """Take a repository's URL apart.
+    """Parse a repository's URL.
 
     Raises:
-        Stalled: it is none that we follow; the message never holds a password.
+        Stalled: it is not supported; the message never holds a password.
     """
     if _CONTROL.search(url) or len(url) > 2048:
         raise Stalled("the URL holds control characters or is too long", hint=_HINT)
@@ -98,12 +99,10 @@ def parse_url(url: str) -> Remote:
         raise Stalled(f"{redact(url)} is not the address of a repository", hint=_HINT)
     user, host, path = matched.groups()
     if user is None and "@" in path.split("/", 1)[0]:
-        raise Stalled(
-            "the URL holds a password, or an @ too many", hint="write user@host:path; ssh takes no password"
-        )
-    return Remote(
-        scheme="ssh", user=_user(user, url), host=_host(host.strip("[]"), url), path=_path(path, url)
-    )
+        hint = "write user@host:path; ssh takes no password"
+        raise Stalled("the URL holds a password, or an @ too many", hint=hint)
+    host = _host(host.strip("[]"), url)
+    return Remote(scheme="ssh", user=_user(user, url), host=host, path=_path(path, url))
 
 
 def _from_url(url: str) -> Remote:
@@ -135,10 +134,8 @@ def _from_url(url: str) -> Remote:
 
 
 def _host(host: str, url: str) -> str:
-    try:
+    with suppress(ValueError):
         return str(ipaddress.ip_address(host))
-    except ValueError:
-        pass
     if not _HOST.fullmatch(host):
         raise Stalled(f"{redact(url)}: the host's name is not one", hint=_HINT)
     return host
@@ -157,5 +154,5 @@ def _path(path: str, url: str) -> str:
 
 
 def redact(text: str) -> str:
-    """Return a text without what stands before an @ in the URLs in it, and without secrets in queries."""
+    """Return a text without the users and passwords of URLs in it, and without secrets in their queries."""
     return _SECRET_IN_QUERY.sub(r"\1…", _SECRET_IN_URL.sub(r"\1", text))

@@ -1,7 +1,7 @@
-"""The way from a commit's tree to a Snapshot. Pure: bytes in, pods and problems out.
+"""Turn a commit's tree into a Snapshot. Pure: bytes in, pods and problems out.
 
-The same walk runs twice: in the helper, to know which objects to load, and in the agent, over objects whose
-hashes it checked itself.
+The helper walks a tree to find the objects to send, and the agent walks it again through those objects, whose
+hashes it checked.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from tank_agent.source.git.objects import CommitInfo, TreeEntry, parse_tree, pri
 from tank_agent.source.kinds import GIT
 from tank_agent.source.snapshot import Declared, Snapshot
 
-# The helper walks trees and parses no pod file: loading what does would be a fifth of its start.
+# The helper parses no pod files; loading these modules would be a fifth of its start.
 if TYPE_CHECKING:
     from tank_agent.source.files import PodFile
     from tank_agent.spec.parse import ParsedPod
 
 
 class DirectoryMissingError(Exception):
-    """The sub-path is not a directory of this commit; the message says what it is."""
+    """A path is not a directory of this commit; the message names the part and what it is."""
 
 
 class File(Struct, frozen=True):
@@ -37,10 +37,10 @@ class File(Struct, frozen=True):
 def walk(
     tree: str, path: str, load: Callable[[str], bytes], entry_limit: int, depth_limit: int
 ) -> tuple[tuple[File, ...], tuple[Problem, ...]]:
-    """Return the .toml files at and below a directory of a tree, by path, and what is odd.
+    """Return the .toml files in and below a directory of a tree, by path, and problems of their names.
 
-    `load` returns the bytes of a tree. Names that start with a dot are left out, as in pods.d; symbolic
-    links and submodules are never followed.
+    `load` returns the bytes of a tree. Names that start with a dot are ignored, as in pods.d; symbolic links
+    and submodules are never followed.
 
     Raises:
         DirectoryMissingError: `path` is not a directory of the tree.
@@ -55,9 +55,8 @@ def walk(
         entries = parse_tree(load(name))
         left -= len(entries)
         if left < 0:
-            raise GitError(
-                "too-big", f"more than {entry_limit} entries below {path or 'the root'}", hint="see git.path"
-            )
+            message = f"more than {entry_limit} entries below {path or 'the root'}"
+            raise GitError("too-big", message, "see git.path")
         for entry in entries:
             shown = f"{prefix}/{printable(entry.name)}" if prefix else printable(entry.name)
             if entry.name.startswith(b".") and entry.safe:
@@ -67,9 +66,8 @@ def walk(
                 problems.append(Problem(shown, 0, "", complaint))
             elif entry.is_directory:
                 if depth + 1 > depth_limit:
-                    raise GitError(
-                        "too-big", f"{shown} is more than {depth_limit} directories deep", hint="see git.path"
-                    )
+                    message = f"{shown} is more than {depth_limit} directories deep"
+                    raise GitError("too-big", message, "see git.path")
                 pending.append((shown, entry.id, depth + 1))
             elif entry.is_file and entry.name.endswith(b".toml"):
                 files.append(File(shown, entry.id))
@@ -80,7 +78,7 @@ def descend(tree: str, path: str, load: Callable[[str], bytes]) -> str:
     """Return the tree of a directory below a tree.
 
     Raises:
-        DirectoryMissingError: it is none; the message says what it is.
+        DirectoryMissingError: there is none.
     """
     done: list[str] = []
     for part in path.split("/") if path else ():
@@ -89,15 +87,10 @@ def descend(tree: str, path: str, load: Callable[[str], bytes]) -> str:
         if entry is None:
             raise DirectoryMissingError(f"{'/'.join(done)} is not in this commit")
         if not entry.is_directory:
-            raise DirectoryMissingError(f"{'/'.join(done)} is {_kind(entry)}, not a directory")
+            kind = "a symbolic link" if entry.is_symlink else "a file" if entry.is_file else "a submodule"
+            raise DirectoryMissingError(f"{'/'.join(done)} is {kind}, not a directory")
         tree = entry.id
     return tree
-
-
-def _kind(entry: TreeEntry) -> str:
-    if entry.is_symlink:
-        return "a symbolic link"
-    return "a file" if entry.is_file else "a submodule"
 
 
 def _complaint(entry: TreeEntry) -> str | None:
@@ -108,11 +101,10 @@ def _complaint(entry: TreeEntry) -> str | None:
         return "is a symbolic link, which is never followed; put the pod's text here"
     if pod_file or entry.is_directory:
         try:
-            entry.name.decode("utf-8")
+            if not entry.name.decode("utf-8").isprintable():
+                return "the name holds characters that cannot be printed"
         except UnicodeDecodeError:
             return "the name is not UTF-8"
-        if not entry.name.decode("utf-8").isprintable():
-            return "the name holds characters that cannot be printed"
     return None
 
 
@@ -123,32 +115,29 @@ def snapshot(
     parsed: Mapping[File, PodFile],
     select: Callable[[ParsedPod], bool],
 ) -> Snapshot:
-    """Return what a commit declares for this host. A file with problems keeps its pods as they are."""
-    pods: list[Declared] = []
-    unreadable = {GIT.owner(problem.file) for problem in problems}
-    found = list(problems)
-    for file in files:
-        content = parsed[file]
-        found.extend(content.problems)
-        if content.problems:
-            unreadable.add(GIT.owner(file.path))
-        for item in content.pods:
-            if select(item):
-                pods.append(
-                    Declared(
-                        pod=item.pod,
-                        owner=GIT.owner(file.path),
-                        revision=commit.id,
-                        file=file.path,
-                        line=item.line,
-                        author=commit.author,
-                        subject=commit.subject,
-                    )
-                )
+    """Return the snapshot of a commit for this host. A file with problems keeps its pods as they are."""
+    found = [*problems, *(problem for file in files for problem in parsed[file].problems)]
+    unreadable = {problem.file for problem in problems} | {
+        file.path for file in files if parsed[file].problems
+    }
+    pods = tuple(
+        Declared(
+            pod=item.pod,
+            owner=GIT.owner(file.path),
+            revision=commit.id,
+            file=file.path,
+            line=item.line,
+            author=commit.author,
+            subject=commit.subject,
+        )
+        for file in files
+        for item in parsed[file].pods
+        if select(item)
+    )
     return Snapshot(
         source=GIT.name,
         revision=commit.id,
-        pods=tuple(pods),
+        pods=pods,
         problems=tuple(found),
-        unreadable=frozenset(unreadable),
+        unreadable=frozenset(map(GIT.owner, unreadable)),
     )

@@ -1,12 +1,12 @@
 """Judge a new commit: its history since the deployed one, and how many pods it changes. Pure functions.
 
-The commits come from a process that we do not trust, but each was found under its own hash: "is an ancestor"
-is proved by a chain of hashes, and a commit that was withheld shows as a hole.
+The commits come from a process that is not trusted, but each was found by its own hash: a chain of hashes
+proves who is an ancestor, and a withheld commit leaves a hole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from msgspec import Struct
@@ -20,50 +20,43 @@ from tank_agent.spec.model import content_hash
 Relation = Literal["first", "same", "ahead", "behind", "diverged"]
 
 
-class History(Struct, frozen=True, kw_only=True):
-    """How a new tip relates to the deployed commit.
+class Judged(Struct, frozen=True, kw_only=True):
+    """A commit, the object and the tags that led to it, and its relation to the deployed commit.
 
-    `new` are the commits whose signatures nobody has checked yet: those that are reachable from the tip but
-    not from the deployed commit, newest first; only the tip if nothing was ever deployed, or if the tip is
-    older, since history that old may never have been checked. `holes` are commits named as parents of new
-    ones that nobody gave us.
+    `new` are the commits whose signatures are not checked yet, newest first: those that are reachable from
+    this one but not from the deployed commit; only this one if nothing was ever deployed, or if it is older,
+    since so old a history may never have been checked. `holes` are parents of them that were not given.
     """
 
+    tip: str
+    tags: Sequence[Tag]
+    commit: Commit
+    deployed: str | None
     relation: Relation
     new: tuple[Commit, ...]
     holes: frozenset[str]
 
 
-class Judged(Struct, frozen=True, kw_only=True):
-    """A commit, the object and the tags that led to it, and how it relates to the deployed one."""
-
-    tip: str
-    tags: list[Tag]
-    commit: Commit
-    deployed: str | None
-    found: History
-
-
-def judge(tip: str, deployed: str | None, commits: Mapping[str, Commit]) -> History:
-    """Return how `tip` relates to `deployed`; `commits` must hold the tip.
+def judge(tip: str, deployed: str | None, commits: Mapping[str, Commit], tags: Sequence[Tag] = ()) -> Judged:
+    """Return how a commit, or the one that `tags` lead to from `tip`, relates to `deployed`.
 
     Raises:
-        KeyError: the tip is not in `commits`.
+        KeyError: the commit is not in `commits`.
     """
-    if deployed is None:
-        return History(relation="first", new=(commits[tip],), holes=frozenset())
-    if deployed == tip:
-        return History(relation="same", new=(), holes=frozenset())
-    ahead = _reachable(tip, commits)
-    old = _reachable(deployed, commits)
-    if tip in old:
-        return History(relation="behind", new=(commits[tip],), holes=frozenset())
-    fresh = [name for name in ahead if name not in old]
-    relation: Relation = "ahead" if deployed in ahead else "diverged"
-    return History(
-        relation=relation,
-        new=tuple(commits[name] for name in fresh if name in commits),
-        holes=frozenset(name for name in fresh if name not in commits),
+    target = tags[-1].target if tags else tip
+    commit = commits[target]
+    relation: Relation = "first" if deployed is None else "same"
+    new: tuple[Commit, ...] = () if target == deployed else (commit,)
+    holes: frozenset[str] = frozenset()
+    if deployed is not None and target != deployed:
+        ahead, old = _reachable(target, commits), _reachable(deployed, commits)
+        relation = "behind" if target in old else "ahead" if deployed in ahead else "diverged"
+        if relation != "behind":
+            fresh = [name for name in ahead if name not in old]
+            new = tuple(commits[name] for name in fresh if name in commits)
+            holes = frozenset(name for name in fresh if name not in commits)
+    return Judged(
+        tip=tip, tags=tags, commit=commit, deployed=deployed, relation=relation, new=new, holes=holes
     )
 
 
@@ -81,10 +74,10 @@ def _reachable(start: str, commits: Mapping[str, Commit]) -> dict[str, None]:
 
 
 def held(current: Iterable[OwnedPod], snapshot: Snapshot, budget: int | None) -> str | None:
-    """Return why a snapshot waits for a confirmation, as one sentence; None if it may go on.
+    """Return why a snapshot waits for a confirmation, as one sentence; None if it need not wait.
 
     Counts the repository's pods that the snapshot would remove or replace. Without a budget, all but one may
-    change, or the only one. New pods cost nothing, and a pod whose file is bad is not removed.
+    change, or the only one. New pods do not count, nor does a pod whose file is bad: it stays.
     """
     owned = {pod.name: pod for pod in current if source_of(pod.owner) == GIT.name}
     declared = {declared.pod.name: declared.pod for declared in snapshot.pods}

@@ -1,4 +1,4 @@
-"""Follow a repository: poll it at a pace, and at once when a ref here changes or a webhook comes."""
+"""Follow a repository: poll it, regularly and when a ref on this machine changes or a webhook comes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import structlog
-from msgspec import Struct
 
 from tank_agent.errors import Stalled
 from tank_agent.retry import Pace
@@ -24,33 +23,22 @@ from tank_agent.source.watch import RefWatcher
 _log = structlog.get_logger()
 
 
-class Schedule(Struct, frozen=True, kw_only=True):
-    """Poll every `interval` seconds; after failures wait longer, at most `cap`; spread hosts by `jitter`.
+def poll_delay(interval: float, failures: int, chance: float) -> float:
+    """Return the seconds until the next poll, spread by ±10 % by `chance`, a number in [0, 1).
 
-    A failure first *shortens* the wait, so that a hiccup is short: 5 s, 10 s, 20 s, … up to `cap`.
+    A failure first shortens the delay: 5 s, 10 s, 20 s, … up to ten minutes, or `interval` if it is longer.
     """
-
-    interval: float
-    jitter: float = 0.1
-    first_retry: float = 5.0
-    cap: float = 600.0
-
-    def delay(self, failures: int, random: Callable[[], float]) -> float:
-        """Return the seconds until the next poll; `random` returns a number in [0, 1)."""
-        base = self.interval
-        if failures:
-            pace = Pace(base=self.first_retry, cap=max(self.cap, self.interval))
-            base = pace.delay(failures - 1)
-        return base * (1 - self.jitter + 2 * self.jitter * random())
+    pace = Pace(base=5.0, cap=max(600.0, interval))
+    return (pace.delay(failures - 1) if failures else interval) * (0.9 + 0.2 * chance)
 
 
 class GitFollower(Follower):
-    """Follows one repository; `repository` reads and verifies any other commit of it.
+    """Follows one repository; `repository` reads and verifies also other commits of it.
 
     Args:
         settings: of `[git]`, checked.
         random: returns a number in [0, 1).
-        wait: waits on the event for at most so many seconds; tests steer time with it.
+        wait: waits on the event for at most so many seconds; tests replace it.
     """
 
     slow = "git is still being looked at"
@@ -66,11 +54,11 @@ class GitFollower(Follower):
     ) -> None:
         super().__init__(GIT.name, wait=wait)
         self._inbox = inbox
-        self._schedule = Schedule(interval=settings.poll)
+        self._interval = settings.poll
         self._random = random
         self._failures = 0
         self._reported = GitStatus(remote="", ref="")
-        # Where pushes arrive at once, Python's own start would be most of the way from push to container.
+        # Where pushes are noticed at once, starting Python would take most of the time until containers run.
         local = settings.url.startswith(("/", "file:"))
         self._pool = HelperPool(warm=local or settings.webhook.listen is not None)
         self.repository = GitSource(
@@ -92,21 +80,21 @@ class GitFollower(Follower):
             try:
                 self._webhook = WebhookServer(settings.webhook, self.wake)
             except Stalled as error:
-                # A port that is taken is no reason to run no pods.
+                # Pods run even if the port is taken.
                 self._webhook_trouble = error.message
 
     @property
     def status(self) -> GitStatus:
-        """Return how far the machine follows the repository."""
+        """Return the state of every step."""
         return self.repository.status
 
     @property
     def troubles(self) -> tuple[str, ...]:
-        """Return what keeps pushes from being seen at once, as sentences; polling goes on."""
+        """Return why pushes are not noticed at once, as sentences; polling goes on."""
         return tuple(line for line in (self._watch_trouble, self._webhook_trouble) if line is not None)
 
     def start(self) -> None:
-        """Begin to follow; the first poll is in the thread."""
+        """Start to follow; the first poll runs in the thread."""
         if self._watcher is not None:
             self._watch_trouble = self._watcher.check()
         if self._webhook is not None:
@@ -116,7 +104,7 @@ class GitFollower(Follower):
         super().start()
 
     def close(self) -> None:
-        """End everything, a fetch that runs included."""
+        """End everything, also a fetch that runs."""
         if self._webhook is not None:
             self._webhook.stop()
         if self._watcher is not None:
@@ -127,7 +115,7 @@ class GitFollower(Follower):
         self._pool.close()
 
     def look(self, cause: str) -> None:
-        """Poll the remote, unless suspended; the repository keeps its own errors."""
+        """Poll the remote, unless suspended; the repository's status has the errors."""
         self._failures += 1
         if self._watcher is not None:
             self._watch_trouble = self._watcher.check()
@@ -137,13 +125,13 @@ class GitFollower(Follower):
 
     def pause(self) -> float:
         """Return the time until the next poll, longer after failures."""
-        return self._schedule.delay(self._failures, self._random)
+        return poll_delay(self._interval, self._failures, self._random())
 
     def confirm(self, revision: str | None) -> str:
-        """Let a commit through that waits for a nod, and return its name; None is the one that waits now.
+        """Confirm the commit that waits, and return its name; without `revision`, whichever it is.
 
         Raises:
-            Stalled: none waits, or not this one.
+            Stalled: none waits, or another one.
         """
         status = self.status
         waits = status.fetched.revision
@@ -153,7 +141,7 @@ class GitFollower(Follower):
         return waits
 
     def _record(self, status: GitStatus) -> None:
-        """Log and record what changed for people."""
+        """Log changes of the status, and record them as events."""
         before, self._reported = self._reported, status
         revision = status.applied.revision or ""
         for kind, message in _changes(before, status):
@@ -176,10 +164,10 @@ def _changes(before: GitStatus, now: GitStatus) -> list[tuple[str, str]]:
 
 
 def _refs_of(repository: Path) -> Path:
-    """Return where the refs of a repository with or without a work tree are."""
+    """Return the directory of the refs of a repository, with or without a work tree."""
     return repository / ".git" if (repository / ".git").is_dir() else repository
 
 
 def follow(inbox: Inbox) -> GitFollower | None:
-    """Make the follower of `[git]`, if there is that table."""
+    """Make the follower of `[git]`, if agent.toml has that table."""
     return None if inbox.settings.git is None else GitFollower(inbox.settings.git, inbox)

@@ -1,4 +1,4 @@
-"""Git's objects as bytes: names, commits, tags and trees. Pure, strict, and small enough to be read whole.
+"""Git's objects as bytes: names, commits, tags and trees. Pure, strict, and short enough to be read whole.
 
 Formats: git's Documentation/gitformat-signature, gitdatamodel and `git cat-file`. SHA-1 repositories only.
 """
@@ -8,17 +8,18 @@ from __future__ import annotations
 import codecs
 import hashlib
 import re
+from contextlib import suppress
 from typing import Literal
 
 from msgspec import Struct
 
 Kind = Literal["commit", "tree", "blob", "tag"]
 ID = re.compile(r"[0-9a-f]{40}")
-# A pod file that was left out: its name and its size, 0 if it does not fit into memory.
+# A pod file that was omitted: its name and its size, 0 if it does not fit into memory.
 OMITTED = re.compile(r"([0-9a-f]{40}) (\d{1,18})")
 _PERSON = re.compile(r"(.*?) ?<([^<>]*)> (-?\d{1,15}) [+-]\d{4}")
 _SIGNATURE = re.compile(rb"^-----BEGIN (?:PGP SIGNATURE|PGP MESSAGE|SSH SIGNATURE)-----$", re.MULTILINE)
-# Of Python's, those that git hosts and mailers write; some of the others take long, or are no texts at all.
+# Those of Python's that git hosts and mailers write; others are slow, or no text encodings at all.
 _ENCODING = re.compile(
     r"iso-?8859-?(?:[1-9]|1[0134-6])|latin-?[1-9]|(?:windows-|cp)125[0-8]|koi8-[ru]"
     r"|shift_jis|euc-(?:jp|kr)|iso-2022-jp|gb2312|gbk|gb18030|big5",
@@ -28,11 +29,11 @@ _UNSAFE_NAMES = frozenset((b"", b".", b"..", b".git"))
 
 
 class BadObjectError(ValueError):
-    """An object is not what its name or its format says."""
+    """An object does not fit its name or its format."""
 
 
 class CommitInfo(Struct, frozen=True, kw_only=True):
-    """What people know a commit by. `at` is its committer's Unix time; texts are safe to print."""
+    """A commit as messages show it. `at` is its committer's Unix time; texts are safe to print."""
 
     id: str
     author: str
@@ -41,7 +42,7 @@ class CommitInfo(Struct, frozen=True, kw_only=True):
 
 
 class Signed(Struct, frozen=True):
-    """A signature (armoured, as git keeps it) and the bytes that were signed."""
+    """A signature (armoured, as git stores it) and the signed bytes."""
 
     signature: bytes
     payload: bytes
@@ -56,12 +57,12 @@ class Commit(Struct, frozen=True, kw_only=True):
     signed: Signed | None = None
 
     def __str__(self) -> str:
-        """Return how messages name the commit."""
+        """Return the commit's name in messages."""
         return f'commit {self.info.id[:12]} ("{self.info.subject}" by {self.info.author})'
 
 
 class Tag(Struct, frozen=True, kw_only=True):
-    """An annotated tag: what it names, and its own name."""
+    """An annotated tag: the object that it names, and its own name."""
 
     target: str
     kind: str
@@ -105,7 +106,7 @@ def object_id(kind: Kind, data: bytes) -> str:
 
 
 def printable(text: bytes | str, limit: int = 120) -> str:
-    """Return hostile text as one line that no terminal obeys."""
+    """Return hostile text as one line without control characters."""
     decoded = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
     shown = "".join(character if character.isprintable() else "�" for character in decoded.strip())
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
@@ -115,7 +116,7 @@ def parse_commit(data: bytes) -> Commit:
     """Read a commit.
 
     Raises:
-        BadObjectError: it is malformed, or has more than one signature (which one counts would be a guess).
+        BadObjectError: it is malformed, or has more than one signature.
     """
     headers, _, message = data.partition(b"\n\n")
     fields = _headers(headers)
@@ -205,14 +206,12 @@ def _name(value: bytes) -> str:
 
 
 def _encoding(value: bytes) -> str:
-    """Return how a commit says its texts are written (i18n.commitEncoding); UTF-8 where we can't tell."""
+    """Return the encoding of a commit's texts (i18n.commitEncoding); UTF-8 if it is unknown."""
     name = value.decode("ascii", "replace")
-    if not _ENCODING.fullmatch(name):
-        return "utf-8"
-    try:
-        return codecs.lookup(name).name
-    except LookupError:
-        return "utf-8"
+    with suppress(LookupError):
+        if _ENCODING.fullmatch(name):
+            return codecs.lookup(name).name
+    return "utf-8"
 
 
 def _person(value: bytes, encoding: str) -> tuple[str, float]:

@@ -1,7 +1,7 @@
-"""Following one repository: fetch → verify → check → publish, each step with its own status.
+"""Follow one repository: fetch → verify → check → publish, each step with its own status.
 
-A step that fails leaves what ran alone: the next look tries again, from the step that failed. Nothing here
-waits for a time; `follower` does.
+A step that fails changes nothing that runs: the next look tries again, from that step. Nothing here waits for
+a time; `follower` does.
 """
 
 from __future__ import annotations
@@ -9,33 +9,33 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 from tank_agent.errors import Problem, Stalled, TankError
 from tank_agent.linux import fault
 from tank_agent.settings.git import COMMIT, GitSettings, is_reference_name, problems
-from tank_agent.source.files import Parse, PodFile, parse_bytes
+from tank_agent.source.files import PodFile, parse_bytes
 from tank_agent.source.follower import OwnedPod
 from tank_agent.source.git import content, decide, verify
 from tank_agent.source.git.access import GitError, Wanted
 from tank_agent.source.git.address import parse_url
 from tank_agent.source.git.child import HelperPool, HelperSession
 from tank_agent.source.git.clone import Clone, Look
-from tank_agent.source.git.objects import Commit, Tag, printable
+from tank_agent.source.git.objects import Commit, printable
 from tank_agent.source.git.repository import MANY_PACKS
 from tank_agent.source.git.status import GitStatus, Progress, StepFailedError, StepStatus, kind_of
 from tank_agent.source.kinds import GIT
 from tank_agent.source.snapshot import Snapshot
 from tank_agent.spec.model import Host, selects
-from tank_agent.spec.parse import ParsedPod
 
 # Files of the last commit stay in memory up to this size, so that the next one needs only what changed.
 _KEPT = 16 << 20
-# Seconds that a person's question waits for a look that runs.
+# Seconds that a question of a user waits for a look that runs.
 _PATIENCE = 30.0
 
 
@@ -43,14 +43,12 @@ class GitSource:
     """Follows one repository. `poll`, `read` and `confirm` may be called from any thread; one runs at a time.
 
     Args:
-        settings: what `settings.problems` found nothing against.
-        directory: ours alone, as data_dir/git.
-        current: the desired pods, for the budget.
+        settings: those in which `settings.problems` finds nothing.
+        directory: data_dir/git, which nobody else uses.
+        current: returns the desired pods, for the budget.
         publish: takes a new Snapshot over, in one transaction; it runs in the thread that called `poll`.
-        remember, recall: keep small values over restarts; b"" is "never kept" (Journal.remember,
-        Journal.recall).
+        remember, recall: keep small values over restarts; b"" means that there is none.
         on_status: called with every change of the status; must return at once.
-        clock: Unix time in seconds.
 
     Raises:
         Stalled: the settings are wrong.
@@ -67,8 +65,6 @@ class GitSource:
         remember: Callable[[str, bytes], None],
         recall: Callable[[str], bytes],
         on_status: Callable[[GitStatus], None] = lambda _: None,
-        clock: Callable[[], float] = time.time,
-        parse: Parse = parse_bytes,
         pool: HelperPool | None = None,
     ) -> None:
         found = problems(settings)
@@ -80,21 +76,17 @@ class GitSource:
         self._publish = publish
         self._remember = remember
         self._recall = recall
-        self._parse = parse
-        remote = parse_url(settings.url)
-        self.remote = remote
-        self._clone = Clone(settings, remote, directory, pool if pool is not None else HelperPool())
+        self.remote = parse_url(settings.url)
+        self._clone = Clone(settings, self.remote, directory, pool or HelperPool())
         self._lock = threading.Lock()
-        # The branch is part of the key: who may edit agent.toml may follow another one.
-        self._key = hashlib.sha256(f"{remote}\n{settings.ref}".encode()).hexdigest()[:16]
+        # The branch is part of the key, since agent.toml may name another one later.
+        self._key = hashlib.sha256(f"{self.remote}\n{settings.ref}".encode()).hexdigest()[:16]
         status = GitStatus(
-            remote=str(remote),
+            remote=str(self.remote),
             ref=settings.ref or settings.commit or "HEAD",
-            applied=StepStatus(
-                revision=self._recall(f"git.deployed.{self._key}").decode("ascii", "replace") or None
-            ),
+            applied=StepStatus(revision=self._recalled("deployed")),
         )
-        self._progress = Progress(status, on_status, clock)
+        self._progress = Progress(status, on_status)
         self._vouched = verify.Vouched(recall, remember)
         self._objects: dict[str, bytes] = {}
         self._parsed: dict[content.File, PodFile] = {}
@@ -104,7 +96,7 @@ class GitSource:
 
     @property
     def status(self) -> GitStatus:
-        """Return how far we are."""
+        """Return the state of every step."""
         return self._progress.status
 
     def poll(self) -> GitStatus:
@@ -126,112 +118,95 @@ class GitSource:
         return self.status
 
     def confirm(self, revision: str) -> None:
-        """Let a commit through the budget, whatever it removes; `poll` then applies it.
+        """Let a commit pass the budget, whatever it removes; `poll` then applies it.
 
         Raises:
             Stalled: no such commit waits.
         """
         latest = self.status.fetched.revision
         if latest is None or len(revision) < 7 or not latest.startswith(revision):
-            raise Stalled(
-                f"no commit {printable(revision, 40)} waits", hint="`tank status` names the one that does"
-            )
+            message = f"no commit {printable(revision, 40)} waits"
+            raise Stalled(message, hint="`tank status` names the one that does")
         self._remember(f"git.confirmed.{self._key}", latest.encode())
 
     def read(self, revision: str) -> Snapshot:
-        """Return what a branch, a tag or any commit declares for this host, without following it.
+        """Return the pods that a branch, a tag or any commit declares for this host, without following it.
 
         Raises:
-            TankError: there is none of that name, it cannot be had, or it holds no such path.
+            TankError: there is no such name or path, or it cannot be fetched.
         """
         with self._alone(), self._clone.open() as look:
             tip = revision if COMMIT.fullmatch(revision) else self._fetch_aside(look, revision)
-            tags, commits = self._history_of(look, tip, None)
+            commit = self._judge_any(look, tip, None).commit
             kept = self._parsed
             try:
-                return self._snapshot(look.session, _target(tip, tags, commits), {})
+                return self._snapshot(look.session, commit, {})
             except content.DirectoryMissingError as error:
-                raise GitError("not-found", str(error), hint="see git.path") from None
+                raise GitError("not-found", str(error), "see git.path") from None
             finally:
                 self._parsed = kept
 
     def is_vouched(self, commit: str) -> bool:
-        """Return whether a commit was verified here, or nothing has to be."""
+        """Return whether a commit was verified, or none has to be."""
         return self._settings.verify.mode == "off" or commit in self._vouched
 
     def vouch(self, commit: str) -> None:
-        """Verify any commit as if it were followed, unless it was verified when it came; from any thread.
+        """Verify any commit as if it were followed, unless it was verified before; from any thread.
 
         Raises:
-            TankError: nobody trusted signed it, or something that it brings along; or it cannot be had.
+            TankError: a signature is missing or not trusted, or the commit cannot be fetched.
         """
         if self.is_vouched(commit):
             return
         if self._settings.verify.mode == "tag":
             hint = "push a signed tag that names it; what ran goes on"
-            raise GitError("refused", f"commit {commit[:12]} is refused: no signed tag named it", hint=hint)
+            raise GitError("refused", f"commit {commit[:12]} is refused: no signed tag named it", hint)
         with self._alone(), self._clone.open() as look:
-            judged = self._judge(look, commit)
-            # What we cut off may hold what lies between.
-            if judged.found.holes and look.repository.is_shallow() and self._repair(0):
+            judged = self._judge_any(look, commit, self._deployed())
+            # The commits in between may be missing in a shallow copy.
+            if judged.holes and look.repository.is_shallow() and self._repair(0):
                 look.reopen()
-                judged = self._judge(look, commit)
+                judged = self._judge_any(look, commit, self._deployed())
             self._check_signatures(look, judged)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Wait for a look that runs, but not for as long as a remote may take."""
         if not self._lock.acquire(timeout=_PATIENCE):
-            raise GitError(
-                "unreachable",
-                f"git is still being looked at after {_PATIENCE:g} s",
-                hint="`tank git status` tells how far it is; see git.timeout",
-            )
+            message = f"git is still being looked at after {_PATIENCE:g} s"
+            raise GitError("unreachable", message, "`tank git status` tells how far it is; see git.timeout")
         try:
             yield
         finally:
             self._lock.release()
 
-    def _judge(self, look: Look, commit: str) -> decide.Judged:
-        deployed = self._deployed()
-        tags, commits = self._history_of(look, commit, deployed)
-        return decide.Judged(
-            tip=commit,
-            tags=tags,
-            commit=_target(commit, tags, commits),
-            deployed=deployed,
-            found=decide.judge(commit, deployed, commits),
-        )
+    def _judge(self, look: Look, tip: str, deployed: str | None, *, full: bool = False) -> decide.Judged:
+        tags, commits = look.session.history(tip, deployed, full=full)
+        return decide.judge(tip, deployed, commits, tags)
 
-    def _history_of(self, look: Look, tip: str, deployed: str | None) -> tuple[list[Tag], dict[str, Commit]]:
-        """Return what `HelperSession.history` does, of an object that may have to be fetched first."""
+    def _judge_any(self, look: Look, tip: str, deployed: str | None) -> decide.Judged:
+        """Judge an object that may have to be fetched first."""
         try:
-            return look.session.history(tip, deployed)
+            return self._judge(look, tip, deployed)
         except GitError:
             look.fetch(Wanted(commit=tip, depth=int(look.repository.is_shallow())), follow=False)
-            return look.session.history(tip, deployed)
+            return self._judge(look, tip, deployed)
 
     def _fetch_aside(self, look: Look, name: str) -> str:
-        """Bring what a branch or a tag of the remote points to, and return its name."""
-        names = (
-            (name,)
-            if name.startswith("refs/") or name == "HEAD"
-            else (f"refs/heads/{name}", f"refs/tags/{name}")
-        )
+        """Fetch the object that a branch or a tag of the remote points to, and return its name."""
+        full = name.startswith("refs/") or name == "HEAD"
+        names = (name,) if full else (f"refs/heads/{name}", f"refs/tags/{name}")
         if not is_reference_name(name):
             raise GitError("not-found", f"{printable(name, 40)} is not a name that git allows")
         found = look.session.list_refs(names)
         for ref in names:
             if ref in found:
                 return look.fetch(Wanted(ref=ref, depth=int(look.repository.is_shallow())), follow=False)
-        raise GitError(
-            "not-found",
-            f"the remote has no branch or tag {printable(name, 40)}",
-            hint="name a branch, a tag, or a commit by all of its 40 digits",
-        )
+        message = f"the remote has no branch or tag {printable(name, 40)}"
+        raise GitError("not-found", message, "name a branch, a tag, or a commit by all of its 40 digits")
 
     def stop(self) -> None:
-        """Make a `poll` that runs end soon."""
+        """Let a `poll` that runs end soon."""
         self._clone.stop()
 
     def _follow(self, look: Look) -> None:
@@ -251,17 +226,17 @@ class GitSource:
             self._repair(self._settings.fetch_depth)
 
     def _settle(self) -> None:
-        """Forget what another commit was refused or held for: the remote wants what runs again."""
+        """Clear the errors of another commit: the remote is back at the commit that runs."""
         if self.status.state == "in-sync":
             return
-        done = StepStatus(revision=self.status.applied.revision, at=self._progress.clock())
+        done = StepStatus(revision=self.status.applied.revision, at=time.time())
         self._checked = self._applied
         self._progress.change(
             fetched=done, verified=done, checked=done, applied=done, held=None, latest=self.status.commit
         )
 
     def _fetch(self, look: Look) -> str | None:
-        """Return the object to go on with; None if there is nothing to do."""
+        """Return the object to continue with; None if there is nothing to do."""
         known = look.repository.tip()
         try:
             tip = look.latest()
@@ -274,10 +249,10 @@ class GitSource:
                 tip = look.repository.tip() or known
             else:
                 self._progress.fail("fetched", error)
-                # Offline right after a start: what we have may still be what is wanted here now.
+                # After a start without network, the commit of our copy may still have to be applied.
                 look.reopen()
                 return known if self._applied is None else None
-        now = self._progress.clock()
+        now = time.time()
         step = self.status.fetched
         if step.error is not None:
             step = msgspec.structs.replace(step, error=None, hint=None, at=now)
@@ -287,68 +262,48 @@ class GitSource:
     def _verify(self, look: Look, tip: str) -> Commit:
         deployed = self._deployed()
         with self._progress.step("verified"):
-            tags, commits = look.session.history(tip, deployed)
-            commit = _target(tip, tags, commits)
+            judged = self._judge(look, tip, deployed)
+            commit = judged.commit
             look.repository.set_have(commit.info.id)
             if self.status.fetched.revision != commit.info.id:
-                done = StepStatus(
-                    revision=commit.info.id, error=self.status.fetched.error, at=self._progress.clock()
-                )
+                error = self.status.fetched.error
+                done = StepStatus(revision=commit.info.id, error=error, at=time.time())
                 self._progress.change(fetched=done, latest=commit.info, held=None)
             if _is_done(self.status.verified, commit):
                 return commit
-            found = decide.judge(commit.info.id, deployed, commits)
-            if (
-                found.relation == "diverged"
-                and not self._settings.allow_rewrite
-                and look.repository.is_shallow()
-            ):
-                # What we cut off may hold the answer.
-                if not self._repair(0):
-                    raise GitError("broken", "the history behind the deployed commit could not be fetched")
-                look.reopen()
-                _, commits = look.session.history(tip, deployed)
-                found = decide.judge(commit.info.id, deployed, commits)
-            self._check_relation(commit, deployed, found)
-            judged = decide.Judged(tip=tip, tags=tags, commit=commit, deployed=deployed, found=found)
+            if judged.relation in ("behind", "diverged") and not self._settings.allow_rewrite:
+                if judged.relation == "diverged" and look.repository.is_shallow():
+                    # The connection may be missing in a shallow copy.
+                    if not self._repair(0):
+                        message = "the history behind the deployed commit could not be fetched"
+                        raise GitError("broken", message)
+                    look.reopen()
+                    judged = self._judge(look, tip, deployed)
+                _refuse_rewrite(judged)
             self._check_signatures(look, judged)
         self._progress.done("verified", commit.info.id)
         fault.point("git:verified")
         return commit
 
-    def _check_relation(self, commit: Commit, deployed: str | None, found: decide.History) -> None:
-        if self._settings.allow_rewrite or found.relation not in ("behind", "diverged"):
-            return
-        deployed = (deployed or "")[:12]
-        why = {
-            "behind": f"{commit} is older than the deployed commit {deployed}",
-            "diverged": f"{commit} does not follow the deployed commit {deployed}: the history was rewritten"
-            " or moved back",
-        }[found.relation]
-        raise GitError(
-            "refused", why, hint="push a commit on top of the deployed one, or set git.allow_rewrite"
-        )
-
     def _check_signatures(self, look: Look, judged: decide.Judged) -> None:
         verifier = verify.load(self._settings.verify, look.user)
         if verifier is None:
             return
-        found, commit = judged.found, judged.commit
+        commit = judged.commit
         if self._settings.verify.mode == "tag" and self._settings.tag is not None:
             verifier.check_tag(judged.tags, self._settings.tag)
-        elif found.relation == "same":
-            # Deployed before [git.verify] was there, it is as new to us as the first commit ever.
+        elif judged.relation == "same":
+            # If it was deployed before [git.verify] was set, it was never checked.
             verifier.check_commits(() if commit.info.id in self._vouched else (commit,))
         else:
-            _refuse_holes(found)
+            _refuse_holes(judged)
             try:
-                verifier.check_commits(found.new)
+                verifier.check_commits(judged.new)
             except GitError:
-                # Wrong clocks may hide that a commit is older than the deployed one: look at all before
-                # refusing.
-                _, commits = look.session.history(judged.tip, judged.deployed, full=True)
-                again = decide.judge(found.new[0].info.id, judged.deployed, commits)
-                # What was refused may be kept from us now.
+                # Wrong clocks can hide that a commit is older than the deployed one: before a refusal, read
+                # all of the history.
+                again = self._judge(look, judged.tip, judged.deployed, full=True)
+                # The helper could withhold the refused commit now.
                 _refuse_holes(again)
                 verifier.check_commits(again.new)
         self._vouched.add(commit.info.id)
@@ -362,12 +317,10 @@ class GitSource:
             try:
                 snapshot = self._snapshot(look.session, commit, kept)
             except content.DirectoryMissingError as error:
-                if not self._settings.allow_empty and self._confirmed() != revision:
-                    raise GitError(
-                        "not-found",
-                        f"{error}; the pods that run go on",
-                        hint="see git.path; `tank sync --confirm` takes it as no pods",
-                    ) from None
+                if not self._settings.allow_empty and self._recalled("confirmed") != revision:
+                    message = f"{error}; the pods that run go on"
+                    hint = "see git.path; `tank sync --confirm` takes it as no pods"
+                    raise GitError("not-found", message, hint) from None
                 snapshot = Snapshot(source=GIT.name, revision=revision)
             self._objects = kept if sum(map(len, kept.values())) <= _KEPT else {}
         self._checked = snapshot
@@ -376,7 +329,7 @@ class GitSource:
         return snapshot
 
     def _snapshot(self, session: HelperSession, commit: Commit, kept: dict[str, bytes]) -> Snapshot:
-        """Read, parse and select; `kept` is filled with the objects that this commit needs."""
+        """Read, parse and select the pods of a commit; `kept` is filled with the objects that it needs."""
         path = self._settings.directory(self._host.name)
         known = frozenset(bytes.fromhex(name) for name in self._objects)
         objects, omitted = session.tree(commit.tree, path, known)
@@ -397,16 +350,15 @@ class GitSource:
                 found += (Problem(file.path, 0, "", message),)
                 continue
             data = load(file.id)
-            parsed[file] = self._parsed.get(file) or self._parse(data, file.path)
+            parsed[file] = self._parsed.get(file) or parse_bytes(data, file.path)
         self._parsed = parsed
-        return content.snapshot(commit.info, tuple(parsed), found, parsed, self._selects)
-
-    def _selects(self, found: ParsedPod) -> bool:
-        return selects(found.selector, self._host)
+        return content.snapshot(
+            commit.info, tuple(parsed), found, parsed, lambda pod: selects(pod.selector, self._host)
+        )
 
     def _waits(self, commit: Commit, snapshot: Snapshot) -> bool:
         sentence = None
-        if self._confirmed() != commit.info.id:
+        if self._recalled("confirmed") != commit.info.id:
             sentence = decide.held(self._current(), snapshot, self._settings.budget)
         if sentence is not None:
             sentence = f"{commit} is {sentence}; `tank sync --confirm {commit.info.id[:12]}` lets it through"
@@ -424,16 +376,14 @@ class GitSource:
         self._progress.change(commit=commit.info)
 
     def _deployed(self) -> str | None:
-        """Return the commit that none may fall behind; None if there is none, or a fixed commit is wanted."""
-        if self._settings.commit is not None:
-            return None
-        return self._recall(f"git.deployed.{self._key}").decode("ascii", "replace") or None
+        """Return the commit that later ones must follow; None if there is none, or for a fixed commit."""
+        return None if self._settings.commit is not None else self._recalled("deployed")
 
-    def _confirmed(self) -> str | None:
-        return self._recall(f"git.confirmed.{self._key}").decode("ascii", "replace") or None
+    def _recalled(self, what: Literal["deployed", "confirmed"]) -> str | None:
+        return self._recall(f"git.{what}.{self._key}").decode("ascii", "replace") or None
 
     def _repair(self, depth: int) -> bool:
-        """Make our copy anew, beside the old one; False, with the error recorded, if that failed."""
+        """Replace our copy by a new one; False, with the error recorded, if that failed."""
         try:
             self._clone.renew(Wanted(ref=self._settings.ref, commit=self._settings.commit, depth=depth))
         except (TankError, OSError) as error:
@@ -446,10 +396,16 @@ def _is_done(step: StepStatus, commit: Commit) -> bool:
     return step.revision == commit.info.id and step.error is None
 
 
-def _refuse_holes(found: decide.History) -> None:
-    if found.holes:
-        raise GitError("corrupt", f"commit {min(found.holes)[:12]} is missing")
+def _refuse_holes(judged: decide.Judged) -> None:
+    if judged.holes:
+        raise GitError("corrupt", f"commit {min(judged.holes)[:12]} is missing")
 
 
-def _target(tip: str, tags: list[Tag], commits: Mapping[str, Commit]) -> Commit:
-    return commits[tags[-1].target if tags else tip]
+def _refuse_rewrite(judged: decide.Judged) -> None:
+    why = {
+        "behind": "is older than the deployed commit {}",
+        "diverged": "does not follow the deployed commit {}: the history was rewritten or moved back",
+    }.get(judged.relation)
+    if why is not None:
+        hint = "push a commit on top of the deployed one, or set git.allow_rewrite"
+        raise GitError("refused", f"{judged.commit} {why.format((judged.deployed or '')[:12])}", hint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -17,7 +18,7 @@ StepName = Literal["fetched", "verified", "checked", "applied"]
 
 
 class StepStatus(Struct, frozen=True, kw_only=True):
-    """One step: the revision that it last finished, and what went wrong since, as one line.
+    """The state of a step: the revision that it last finished, and the error since then, as one line.
 
     `at` is the Unix time of the last change of either; None if it never ran.
     """
@@ -31,8 +32,8 @@ class StepStatus(Struct, frozen=True, kw_only=True):
 class GitStatus(Struct, frozen=True, kw_only=True):
     """The git source as `tank status` shows it.
 
-    `held` is why `fetched` waits for `tank sync --confirm`. `commit` describes the applied revision,
-    `latest` the fetched one. `looked_at` is when the remote last answered.
+    `held` is why `fetched` waits for `tank sync --confirm`. `commit` describes the applied revision, `latest`
+    the fetched one. `looked_at` is when the remote last answered.
     """
 
     remote: str
@@ -48,11 +49,11 @@ class GitStatus(Struct, frozen=True, kw_only=True):
 
     @property
     def error(self) -> str | None:
-        """Return the first step's error as one line that says which step it was."""
-        for name in ("fetched", "verified", "checked", "applied"):
+        """Return the first error of a step as one line that begins with the step."""
+        for name, verb in _STEPS.items():
             step: StepStatus = getattr(self, name)
             if step.error is not None:
-                return f"{_STEPS[name]}: {step.error}"
+                return f"{verb}: {step.error}"
         return None
 
     @property
@@ -78,21 +79,17 @@ class Progress:
     """Keeps the status while one look goes through the steps.
 
     Args:
-        status: where it begins.
+        status: the initial status.
         on_change: called with the new status after every change; must return at once.
-        clock: Unix time in seconds.
     """
 
-    def __init__(
-        self, status: GitStatus, on_change: Callable[[GitStatus], None], clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, status: GitStatus, on_change: Callable[[GitStatus], None]) -> None:
         self.status = status
         self._on_change = on_change
-        self.clock = clock
 
     @contextmanager
     def step(self, name: StepName) -> Iterator[None]:
-        """Record what goes wrong in a step, and end the look then; a damaged copy is the caller's to repair.
+        """Record an error of a step, and end the look then; the caller repairs a damaged copy.
 
         Raises:
             StepFailedError: it failed.
@@ -107,7 +104,7 @@ class Progress:
             raise StepFailedError from error
 
     def fail(self, name: StepName, error: TankError | OSError) -> None:
-        """Record why a step failed, unless we were asked to stop."""
+        """Record the error of a step, unless it is that the agent ends."""
         if kind_of(error) == "stopped":
             return
         if isinstance(error, TankError):
@@ -117,14 +114,14 @@ class Progress:
             message, hint = printable(where, 400), "see data_dir"
         step: StepStatus = getattr(self.status, name)
         if step.error != message:
-            self.change(**{name: msgspec.structs.replace(step, error=message, hint=hint, at=self.clock())})
+            self.change(**{name: msgspec.structs.replace(step, error=message, hint=hint, at=time.time())})
 
     def done(self, name: StepName, revision: str) -> None:
         """Record that a step finished with a revision."""
-        self.change(**{name: StepStatus(revision=revision, at=self.clock())})
+        self.change(**{name: StepStatus(revision=revision, at=time.time())})
 
     def change(self, **fields: Any) -> None:
-        """Change the status; that the remote was looked at again alone is not reported."""
+        """Change the status, and report it unless only `looked_at` changed."""
         before = self.status
         self.status = msgspec.structs.replace(before, **fields)
         if msgspec.structs.replace(self.status, looked_at=before.looked_at) != before:
@@ -132,5 +129,5 @@ class Progress:
 
 
 def kind_of(error: BaseException) -> str | None:
-    """Return how git failed; None if it was something else."""
+    """Return the kind of an error of git; None for other errors."""
     return error.kind if isinstance(error, GitError) else None

@@ -10,19 +10,18 @@ import pytest
 
 from tank_agent.settings.git import GitSettings
 from tank_agent.settings.settings import Settings
-from tank_agent.source.git.follower import GitFollower, Schedule
+from tank_agent.source.git.follower import GitFollower, poll_delay
 from tank_agent.source.git.status import GitStatus, StepStatus
 from tank_agent.spec.model import Host
 from tests.support.git import wait_until
 
 
 def test_schedule_spreads_and_backs_off() -> None:
-    schedule = Schedule(interval=60.0)
-    assert schedule.delay(0, lambda: 0.5) == pytest.approx(60.0)
-    assert schedule.delay(0, lambda: 0.0) == pytest.approx(54.0)
-    assert schedule.delay(0, lambda: 0.999) < 66.0
-    assert [round(schedule.delay(n, lambda: 0.5)) for n in (1, 2, 3, 7, 8, 99)] == [5, 10, 20, 320, 600, 600]
-    assert Schedule(interval=3600.0).delay(99, lambda: 0.5) == pytest.approx(3600.0)
+    assert poll_delay(60.0, 0, 0.5) == pytest.approx(60.0)
+    assert poll_delay(60.0, 0, 0.0) == pytest.approx(54.0)
+    assert poll_delay(60.0, 0, 0.999) < 66.0
+    assert [round(poll_delay(60.0, n, 0.5)) for n in (1, 2, 3, 7, 8, 99)] == [5, 10, 20, 320, 600, 600]
+    assert poll_delay(3600.0, 99, 0.5) == pytest.approx(3600.0)
 
 
 class FakeRepository:
