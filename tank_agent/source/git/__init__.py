@@ -1,15 +1,15 @@
-"""A git repository as the source of truth: `git push`, and the machine follows.
+"""A git repository as a source: after `git push` the machine follows by itself.
 
 ```
-follower                              when to poll: its pace, a ref here, a webhook
-   └ source ── status                 fetch → verify → check → publish, one step after the other
-        ├ decide · verify · objects   what is new since the deployed commit, who signed it, what it changes
+follower                              decides when to poll: its pace, a ref on this machine, a webhook
+  └ source ── status                 fetch → verify → check → publish, one step after the other
+        ├ decide · verify · objects   new commits, their signatures, and the pods that they change
         ├ content                     pure: files of one commit → Snapshot
-        └ clone ── repository         our bare copy; what a fetch brought is taken over file by file
+        └ clone ── repository         our bare copy, into which each fetch is copied file by file
              └ child ═ helper         another process, bounded and unprivileged
-                          └ with_dulwich · with_git · packs    behind what access asks of a transport
+                          └ with_dulwich · with_git · packs    the transports, with the interface in access
 ```
-The agent is root and never parses a pack, a TLS answer or a line of the git protocol: `helper` does, in a
-process of its own. What it hands over is hashed again, from the commit's name down to each file, so it can
-refuse to work but cannot lie about what a commit holds.
+The agent is root and never parses a pack, a TLS answer or the git protocol: `helper` does, in a process of
+its own. The agent hashes all its answers again, from the commit's name down to each file, so the helper can
+refuse to work but cannot lie about the content of a commit.
 """

@@ -212,13 +212,11 @@ def load_access(settings: GitSettings, remote: Remote) -> Access:
     """
     if remote.scheme in ("https", "http"):
         username, password = _login(settings, remote)
-        return Access(
-            username=username, password=password, ca=_authorities(settings.ca_file), proxy=proxy_for(remote)
-        )
+        ca = _authorities(settings.ca_file)
+        return Access(username=username, password=password, ca=ca, proxy=proxy_for(remote))
     if remote.scheme == "ssh":
-        return Access(
-            ssh_key=_text(settings.ssh_key, "ssh_key"), known_hosts=_text(settings.known_hosts, "known_hosts")
-        )
+        known = _text(settings.known_hosts, "known_hosts")
+        return Access(ssh_key=_text(settings.ssh_key, "ssh_key"), known_hosts=known)
     return Access()
 
 
@@ -254,9 +252,8 @@ def read_file(path: str, key: str) -> bytes:
         with open(path, "rb") as file:
             data = file.read(_LIMIT + 1)
     except OSError as error:
-        raise Stalled(
-            f"cannot read git.{key}: {path}: {error.strerror}", hint="see its name and mode"
-        ) from error
+        message = f"cannot read git.{key}: {path}: {error.strerror}"
+        raise Stalled(message, hint="see its name and mode") from error
     if len(data) > _LIMIT:
         raise Stalled(f"{path} is too large", hint=f"see git.{key}")
     return data

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -48,8 +48,9 @@ class HelperLimits(Struct, frozen=True, kw_only=True):
 
 
 class Setup(Struct, frozen=True, kw_only=True, tag=True):
-    """The first message. `descriptors` are the names of the directories that come with it: scratch (written
-    to), objects, local. Without `uid` the user stays the same.
+    """The first message. `descriptors` names the directories that come with it: scratch, objects, local.
+
+    `user` is the (uid, gid) to become, if we are root.
     """
 
     transport: str
@@ -57,8 +58,7 @@ class Setup(Struct, frozen=True, kw_only=True, tag=True):
     access: Access
     limits: HelperLimits
     descriptors: tuple[str, ...]
-    uid: int | None = None
-    gid: int | None = None
+    user: tuple[int, int] | None = None
 
 
 class ListRefs(Struct, frozen=True, tag=True):
@@ -132,6 +132,7 @@ class Failed(Struct, frozen=True, tag=True):
 
 Request = ListRefs | Fetch | ReadHistory | ReadTree
 Reply = Refs | Fetched | Object | Omitted | Done | Failed
+_Answer = TypeVar("_Answer", Refs, Fetched)
 
 _ENCODER = msgspec.msgpack.Encoder()
 SETUP = msgspec.msgpack.Decoder(Setup)
@@ -246,7 +247,7 @@ class Helper:
 
 
 class HelperPool:
-    """Starts helpers; if `warm`, one in reserve, since Python starts more slowly than a small fetch runs."""
+    """Starts helpers; if `warm`, one in reserve, since starting Python takes longer than a small fetch."""
 
     def __init__(self, *, warm: bool = False) -> None:
         self._warm = warm
@@ -308,8 +309,7 @@ class HelperSession:
 
     def fetch(self, wanted: Wanted) -> str:
         """Fetch into the scratch directory, and return the object's name."""
-        name: str = self._ask(Fetch(wanted), Fetched).id
-        return name
+        return self._ask(Fetch(wanted), Fetched).id
 
     def history(
         self, tip: str, deployed: str | None, *, full: bool = False
@@ -345,7 +345,7 @@ class HelperSession:
                 objects[object_id(item.kind, item.data)] = item.data
         return objects, omitted
 
-    def _ask(self, request: Request, expected: type[Any]) -> Any:
+    def _ask(self, request: Request, expected: type[_Answer]) -> _Answer:
         with self._failures():
             self._send(request)
             answer = self._receive()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,13 +33,7 @@ class Look:
         self._user: tuple[int, int] | None = None
         self._prepared = False
 
-    def __enter__(self) -> Look:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.reopen()
-
-    def reopen(self) -> None:
+    def close(self) -> None:
         """End the helper; the next request starts another."""
         self._session = None
         self._prepared = False
@@ -62,7 +55,6 @@ class Look:
         self._prepare()
         if self._session is None:
             clone = self._clone
-            access = load_access(clone.settings, clone.remote)
             path, self._scratch = self._stack.enter_context(scratch_directory(clone.directory))
             self.repository.make_scratch(path, self._user)
             objects = os.open(self.repository.objects, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -70,15 +62,13 @@ class Look:
             given = {"scratch": self._scratch, "objects": objects}
             if self._local is not None:
                 given["local"] = self._local
-            uid, gid = self._user or (None, None)
             setup = Setup(
                 transport=clone.settings.transport,
                 remote=clone.remote,
-                access=access,
+                access=load_access(clone.settings, clone.remote),
                 limits=clone.limits,
                 descriptors=tuple(given),
-                uid=uid,
-                gid=gid,
+                user=self._user,
             )
             helper = clone.pool.take()
             self._stack.callback(helper.close)
@@ -124,7 +114,7 @@ class Look:
         return name
 
     def take_over(self) -> None:
-        """Copy what the helper fetched into our copy."""
+        """Copy the fetched objects into our copy."""
         try:
             self.repository.take_over(self._scratch, self._clone.settings.max_size)
         except OSError as error:
@@ -164,7 +154,6 @@ class Clone:
         )
         self._repository = Repository(directory / "repository")
         self._cleaned = False
-        self._lock = threading.Lock()
         self._session: HelperSession | None = None
         self._stopped = False
 
@@ -176,7 +165,7 @@ class Clone:
             self.directory.chmod(0o700)
             clean(self.directory)
             self._cleaned = True
-        with Look(self, self._repository) as look:
+        with contextlib.closing(Look(self, self._repository)) as look:
             yield look
         self.pool.refill()
 
@@ -188,7 +177,7 @@ class Clone:
         """
         fresh = Repository(self.directory / "repository.new")
         remove_tree(fresh.path)
-        with Look(self, fresh) as look:
+        with contextlib.closing(Look(self, fresh)) as look:
             fault.point("git:renewal-begun")
             name = look.session.fetch(wanted)
             look.take_over()
@@ -198,17 +187,14 @@ class Clone:
         self._repository.replace(fresh)
 
     def started(self, session: HelperSession) -> None:
-        """Take note of the session that `stop` has to end."""
-        with self._lock:
-            self._session = session
-            stopped = self._stopped
-        if stopped:
+        """Note the session that `stop` has to end."""
+        self._session = session
+        if self._stopped:
             session.stop()
 
     def stop(self) -> None:
         """End the session that runs and all later ones; from any thread."""
-        with self._lock:
-            self._stopped = True
-            session = self._session
-        if session is not None:
-            session.stop()
+        # In this order, so that a session that starts meanwhile ends, too.
+        self._stopped = True
+        if self._session is not None:
+            self._session.stop()

@@ -92,14 +92,10 @@ def held(current: Iterable[OwnedPod], snapshot: Snapshot, budget: int | None) ->
     limit = max(1, len(owned) - 1) if budget is None else budget
     if len(removed) + len(replaced) <= limit:
         return None
-    return f"held: {_count(removed, replaced, len(owned))}, and the budget is {limit}"
-
-
-def _count(removed: list[str], replaced: list[str], total: int) -> str:
-    parts = [
-        f"{verb} {_names(names)}" for verb, names in (("remove", removed), ("replace", replaced)) if names
-    ]
-    return f"it would {' and '.join(parts)} of {total} {'pod' if total == 1 else 'pods'}"
+    changes = (("remove", removed), ("replace", replaced))
+    listed = " and ".join(f"{verb} {_names(names)}" for verb, names in changes if names)
+    pods = "pod" if len(owned) == 1 else "pods"
+    return f"held: it would {listed} of {len(owned)} {pods}, and the budget is {limit}"
 
 
 def _names(names: list[str]) -> str:

@@ -72,7 +72,11 @@ class GitFollower(Follower):
             on_status=self._record,
             pool=self._pool,
         )
-        self._watcher = RefWatcher(_refs_of(Path(self.repository.remote.path)), self.wake) if local else None
+        self._watcher = None
+        if local:
+            path = Path(self.repository.remote.path)
+            # The repository may have a work tree.
+            self._watcher = RefWatcher(path / ".git" if (path / ".git").is_dir() else path, self.wake)
         self._watch_trouble: str | None = None
         self._webhook: WebhookServer | None = None
         self._webhook_trouble: str | None = None
@@ -161,11 +165,6 @@ def _changes(before: GitStatus, now: GitStatus) -> list[tuple[str, str]]:
     if now.error is None and before.error is not None:
         changes.append(("git-recovered", "the repository is followed again"))
     return changes
-
-
-def _refs_of(repository: Path) -> Path:
-    """Return the directory of the refs of a repository, with or without a work tree."""
-    return repository / ".git" if (repository / ".git").is_dir() else repository
 
 
 def follow(inbox: Inbox) -> GitFollower | None:

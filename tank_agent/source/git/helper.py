@@ -77,16 +77,13 @@ def main(*, reserve: bool = False) -> None:
     os.close(devnull)
     try:
         setup, descriptors = receive_setup(channel)
-    except EOFError:
-        return
-    try:
         transport = load_transport(setup)
         load_dulwich()
         session = _Session(setup, transport, give_up_the_rest(setup, descriptors))
         while True:
             session.answer(channel, receive(channel, REQUEST))
     except EOFError:
-        return
+        pass
     except GitError as error:
         send(channel, Failed(error.kind, error.message, error.hint))
 
@@ -99,13 +96,13 @@ def give_up_the_rest(setup: Setup, descriptors: list[int]) -> Places:
     """
     given = dict(zip(setup.descriptors, descriptors, strict=True))
     limits = setup.limits
-    places = _stage(given, setup.uid) if os.geteuid() == 0 else _unstaged(given)
+    places = _stage(given, setup.user) if os.geteuid() == 0 else _unstaged(given)
     # Each would be a way around the read-only view: its `..` leads to the machine's own mounts.
     for descriptor in descriptors:
         os.close(descriptor)
     confine.limit(memory=limits.memory, cpu_seconds=limits.cpu, file_size=limits.file_size, descriptors=1024)
-    if setup.uid is not None and setup.gid is not None and os.geteuid() == 0:
-        confine.become(setup.uid, setup.gid)
+    if setup.user is not None and os.geteuid() == 0:
+        confine.become(*setup.user)
     confine.gain_no_privileges()
     # The change of user undid it.
     confine.die_with_parent()
@@ -123,8 +120,6 @@ def load_transport(setup: Setup) -> Callable[[Context], GitTransport]:
         return CommandTransport
     from tank_agent.source.git.with_dulwich import DulwichTransport
 
-    if "http" in setup.remote.scheme:
-        import urllib3  # noqa: F401
     return DulwichTransport
 
 
@@ -142,7 +137,7 @@ def load_dulwich() -> None:
                 importlib.import_module(module.name)
 
 
-def _stage(given: dict[str, int], uid: int | None) -> Places:
+def _stage(given: dict[str, int], user: tuple[int, int] | None) -> Places:
     """Mount the given directories in a private mount namespace, in which all else is read-only."""
     stage = next((path for path in map(Path, _STAGES) if path.is_dir()), None)
     if stage is None:
@@ -153,8 +148,8 @@ def _stage(given: dict[str, int], uid: int | None) -> Places:
         raise GitError("refused", f"cannot confine the git helper: {error}", "see `tank doctor`") from error
     private = stage / "private"
     private.mkdir(mode=0o700)
-    if uid is not None:
-        os.chown(private, uid, -1)
+    if user is not None:
+        os.chown(private, user[0], -1)
     return Places(private=private, **{name: stage / name for name in given})
 
 

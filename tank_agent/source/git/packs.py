@@ -1,8 +1,8 @@
 """Put objects into our copy within bounds, from a pack or a repository on this machine; for the helper only.
 
 dulwich holds every object of a pack in memory to compute its name. Here a large one is hashed as it unpacks,
-so that an unneeded file that unpacks to gigabytes costs time and no memory. A fetch from this machine does
-not go through a pack as dulwich's does: both stores can be read, and the target's part is complete.
+so that an unneeded file that unpacks to gigabytes costs time and no memory. A fetch from this machine needs
+no pack as in dulwich: both stores can be read, and every object in the target has all that it refers to.
 """
 
 from __future__ import annotations
@@ -189,13 +189,12 @@ def _number(data: mmap.mmap | bytes, at: int, value: int = 0, shift: int = 0) ->
 
 
 def _distance(data: mmap.mmap, at: int) -> tuple[int, int]:
-    byte = data[at]
-    at += 1
-    distance = byte & 0x7F
-    while byte & 0x80:
-        byte = data[at]
+    """Return the distance to the base of a difference, highest bits first, and the offset behind it."""
+    distance, more = -1, 0x80
+    while more:
+        distance = (distance + 1) << 7 | (data[at] & 0x7F)
+        more = data[at] & 0x80
         at += 1
-        distance = ((distance + 1) << 7) | (byte & 0x7F)
     return distance, at
 
 
@@ -244,8 +243,8 @@ def _copy_all(source: Any, target: Any, largest: int) -> bool:
         shutil.copyfile(file, Path(store.pack_dir) / file.name)
     loose, omitted = [], {}
     for name in list(source._iter_loose_objects()):
-        kind, size = _loose_kind_and_size(source, name)
-        if kind == b"blob" and size > largest:
+        size = _size_of_loose_file(source, name)
+        if size > largest:
             omitted[name] = size
         else:
             loose.append(_load(source, name))
@@ -255,16 +254,15 @@ def _copy_all(source: Any, target: Any, largest: int) -> bool:
     return True
 
 
-def _loose_kind_and_size(source: Any, name: bytes) -> tuple[bytes, int]:
-    """Read only the head of a loose object: the rest may unpack to gigabytes."""
+def _size_of_loose_file(source: Any, name: bytes) -> int:
+    """Read the size in the head of a loose object, 0 for other kinds: the rest may unpack to gigabytes."""
     text = name.decode("ascii")
     try:
         with open(Path(os.fsdecode(source.path)) / text[:2] / text[2:], "rb") as file:
-            head = zlib.decompressobj().decompress(file.read(1024), 64)
+            head = zlib.decompressobj().decompress(file.read(1024), 64).partition(b"\0")[0]
     except (OSError, zlib.error):
-        return b"", 0
-    kind, _, rest = head.partition(b"\0")[0].partition(b" ")
-    return kind, int(rest) if rest.isdigit() else 0
+        return 0
+    return int(head[5:]) if head.startswith(b"blob ") and head[5:].isdigit() else 0
 
 
 def _load(source: Any, name: bytes) -> ShaFile:

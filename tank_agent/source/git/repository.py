@@ -30,6 +30,7 @@ from tank_agent.source.git.access import TOO_LARGE, GitError
 from tank_agent.source.git.objects import ID, OMITTED
 
 _MANY_OMITTED = 10_000
+_SMALL = 1 << 20
 _PACK = re.compile(r"pack-[0-9a-f]{40}\.(pack|idx)")
 _CONFIG = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n"
 # More packs make each look-up slower; a new copy has one.
@@ -53,11 +54,7 @@ class Repository:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-
-    @property
-    def objects(self) -> Path:
-        """Return the directory that the helper reads."""
-        return self.path / "objects"
+        self.objects = path / "objects"
 
     def prepare(self) -> None:
         """Make its missing directories."""
@@ -75,11 +72,11 @@ class Repository:
         _replace(self.path / "tip", name + "\n")
 
     def have(self) -> str | None:
-        """Return the last commit that is known to be here; a fetch asks for what came after it."""
+        """Return the last commit of this copy; a fetch asks for the later ones."""
         return _name_in(self.path / "have")
 
     def set_have(self, commit: str) -> None:
-        """Remember that a commit is here."""
+        """Remember the last commit of this copy."""
         if self.have() != commit:
             _replace(self.path / "have", commit + "\n")
 
@@ -103,8 +100,8 @@ class Repository:
         if owner is not None:
             _give(path, owner)
 
-    def take_over(self, scratch: int, limit: int) -> int:
-        """Copy the packs of an open scratch directory into this copy, and return their size in bytes.
+    def take_over(self, scratch: int, limit: int) -> None:
+        """Copy the packs of an open scratch directory into this copy.
 
         Its writer is not trusted: only regular files with a pack's name count, through no link, up to
         `limit` bytes.
@@ -113,7 +110,6 @@ class Repository:
             GitError: too big, or not like a fetch.
             OSError: no space.
         """
-        taken = 0
         try:
             directory = open_without_links(scratch, "objects/pack", os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
@@ -123,22 +119,16 @@ class Repository:
             # An index makes its pack visible, so it comes last.
             for name in reversed(names):
                 if name.replace(".pack", ".idx") in names and name.replace(".idx", ".pack") in names:
-                    taken += self._take_file(pack, name, limit - taken)
+                    limit -= self._take_file(pack, name, limit)
         with contextlib.suppress(FileNotFoundError):
-            text = _read_small(scratch, "shallow", 1 << 20)
-            boundary = sorted(line for line in text.split("\n") if ID.fullmatch(line))
+            boundary = sorted(line for line in _read_small(scratch, "shallow") if ID.fullmatch(line))
             _replace(self.path / "shallow", "".join(f"{name}\n" for name in boundary))
         with contextlib.suppress(FileNotFoundError):
-            self._note_omitted(_read_small(scratch, "omitted", 1 << 20))
-        return taken
-
-    def _note_omitted(self, text: str) -> None:
-        """Add the pod files that a fetch omitted to the list that the helper reads."""
-        file = self.objects / "info" / "omitted"
-        known = file.read_text(encoding="ascii").splitlines() if file.exists() else []
-        new = [line for line in text.split("\n") if OMITTED.fullmatch(line)]
-        lines = dict.fromkeys([*known, *new])
-        _replace(file, "".join(f"{line}\n" for line in list(lines)[-_MANY_OMITTED:]), 0o644)
+            file = self.objects / "info/omitted"
+            lines = [line for line in _read_small(scratch, "omitted") if OMITTED.fullmatch(line)]
+            if file.exists():
+                lines = list(dict.fromkeys([*file.read_text(encoding="ascii").splitlines(), *lines]))
+            _replace(file, "".join(f"{line}\n" for line in lines[-_MANY_OMITTED:]), 0o644)
 
     def _take_file(self, pack: int, name: str, limit: int) -> int:
         target = self.objects / "pack" / name
@@ -207,12 +197,12 @@ def _open_regular(directory: int, name: str) -> BinaryIO:
     return open(fd, "rb")
 
 
-def _read_small(directory: int, name: str, limit: int) -> str:
+def _read_small(directory: int, name: str) -> list[str]:
     with _open_regular(directory, name) as file:
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise GitError("broken", f"the fetch left a file {name} of more than {limit} bytes")
-    return data.decode("ascii", "replace")
+        data = file.read(_SMALL + 1)
+    if len(data) > _SMALL:
+        raise GitError("broken", f"the fetch left a file {name} of more than {_SMALL} bytes")
+    return data.decode("ascii", "replace").split("\n")
 
 
 def _shallow(path: Path) -> list[str]:

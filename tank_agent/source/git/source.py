@@ -35,7 +35,7 @@ from tank_agent.spec.model import Host, selects
 
 # Files of the last commit stay in memory up to this size, so that the next one needs only what changed.
 _KEPT = 16 << 20
-# Seconds that a question of a user waits for a look that runs.
+# Seconds that a request of a user waits for a look that runs.
 _PATIENCE = 30.0
 
 
@@ -165,7 +165,7 @@ class GitSource:
             judged = self._judge_any(look, commit, self._deployed())
             # The commits in between may be missing in a shallow copy.
             if judged.holes and look.repository.is_shallow() and self._repair(0):
-                look.reopen()
+                look.close()
                 judged = self._judge_any(look, commit, self._deployed())
             self._check_signatures(look, judged)
 
@@ -245,12 +245,12 @@ class GitSource:
                 fault.point("git:fetched")
         except (TankError, OSError) as error:
             if kind_of(error) == "broken" and known is not None and self._repair(self._settings.fetch_depth):
-                look.reopen()
+                look.close()
                 tip = look.repository.tip() or known
             else:
                 self._progress.fail("fetched", error)
                 # After a start without network, the commit of our copy may still have to be applied.
-                look.reopen()
+                look.close()
                 return known if self._applied is None else None
         now = time.time()
         step = self.status.fetched
@@ -275,9 +275,10 @@ class GitSource:
                 if judged.relation == "diverged" and look.repository.is_shallow():
                     # The connection may be missing in a shallow copy.
                     if not self._repair(0):
-                        message = "the history behind the deployed commit could not be fetched"
-                        raise GitError("broken", message)
-                    look.reopen()
+                        raise GitError(
+                            "broken", "the history behind the deployed commit could not be fetched"
+                        )
+                    look.close()
                     judged = self._judge(look, tip, deployed)
                 _refuse_rewrite(judged)
             self._check_signatures(look, judged)

@@ -38,7 +38,10 @@ _REFUSALS = {
 
 
 class Verifier(Struct, frozen=True, kw_only=True):
-    """The trusted keys: allowed_signers as text, a keyring in binary; (uid, gid) of the programs as root."""
+    """Checks signatures by trusted keys: allowed_signers as text, a keyring in binary.
+
+    `user` is the (uid, gid) of the programs that do it; None keeps ours.
+    """
 
     signers: bytes | None = None
     keyring: bytes | None = None
@@ -164,12 +167,14 @@ def load(settings: GitVerify, user: tuple[int, int] | None) -> Verifier | None:
     """
     if settings.mode == "off":
         return None
-    signers = None if settings.allowed_signers is None else _read(settings.allowed_signers, "allowed_signers")
-    keyring = None if settings.keyring is None else _binary(_read(settings.keyring, "keyring"))
-    return Verifier(signers=signers, keyring=keyring, user=user)
+    signers = _read(settings.allowed_signers, "allowed_signers")
+    keyring = _read(settings.keyring, "keyring")
+    return Verifier(signers=signers, keyring=None if keyring is None else _binary(keyring), user=user)
 
 
-def _read(path: str, key: str) -> bytes:
+def _read(path: str | None, key: str) -> bytes | None:
+    if path is None:
+        return None
     data = read_file(path, f"verify.{key}")
     if not data.strip():
         raise Stalled(f"{path} is empty", hint=f"see git.verify.{key}")

@@ -163,7 +163,7 @@ class WebhookServer(socketserver.ThreadingMixIn, http.server.HTTPServer):
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Log nothing: only callers that hang up get here."""
+        """Log nothing: callers hang up, and every other error has a status."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

@@ -44,6 +44,8 @@ from tank_agent.source.git.packs import copy_missing, open_pack
 # 0.22 confuses shallow boundaries with haves in protocol 2; both versions are right in the older one.
 _FETCH_PROTOCOL = 0
 _OLD = dulwich.__version__ < (1, 0)
+# ssh writes its errors into a file: dulwich 0.22 drops them, and a pipe could fill up.
+_SSH_ERRORS = "ssh.errors"
 
 
 class DulwichTransport:
@@ -112,7 +114,7 @@ class DulwichTransport:
         except GitError:
             raise
         except Exception as error:
-            words = _ssh_errors(self._context)
+            words = self._context.private / _SSH_ERRORS
             text = words.read_text("utf-8", "replace")[-4096:] if words.exists() else ""
             raise _explain(error, text) from error
 
@@ -216,11 +218,6 @@ def _innermost(error: BaseException) -> str:
     return words[-1] if words else str(error)
 
 
-def _ssh_errors(context: Context) -> Path:
-    """Return the file for ssh's errors: dulwich 0.22 drops them, and a pipe could fill up."""
-    return context.private / "ssh.errors"
-
-
 class _Ssh:
     """Runs ssh for dulwich by `ssh_command`."""
 
@@ -236,7 +233,7 @@ class _Ssh:
             argv += ["-p", str(port)]
         argv += ["--", f"{username}@{host}" if username else host, command]
         pipe = subprocess.PIPE
-        with _ssh_errors(self._context).open("wb") as words:
+        with (self._context.private / _SSH_ERRORS).open("wb") as words:
             # The wrapper of dulwich closes it.
             process = subprocess.Popen(
                 argv, bufsize=0, stdin=pipe, stdout=pipe, stderr=words, env=dict(ENVIRONMENT)
