@@ -14,6 +14,8 @@ import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
@@ -50,7 +52,8 @@ class Machine:
 
     def __init__(self, work: Work, directory: Path, transport: str = "dulwich", **settings: object) -> None:
         self.work = work
-        self.directory = directory
+        self.data_dir = directory
+        self.directory = directory / "git"
         self.memory: dict[str, bytes] = {}
         self.desired: dict[str, Desired] = {}
         self.published: list[Snapshot] = []
@@ -62,22 +65,20 @@ class Machine:
 
     def start(self) -> None:
         """Begin as a new process would, with only what is remembered."""
-        self.source = GitSource(
-            self.settings,
-            directory=self.directory,
+        inbox: Any = SimpleNamespace(
+            settings=SimpleNamespace(data_dir=self.data_dir),
             host=Host(name="edge-1", labels={"site": "fra"}),
-            current=self.current,
+            owned=self.current,
             publish=self.publish,
             remember=self.memory.__setitem__,
             recall=lambda key: self.memory.get(key, b""),
-            on_status=self.told.append,
-            pool=self.pool,
         )
+        self.source = GitSource(self.settings, inbox, on_status=self.told.append, pool=self.pool)
 
     def current(self) -> list[Desired]:
         return list(self.desired.values())
 
-    def publish(self, snapshot: Snapshot) -> None:
+    def publish(self, snapshot: Snapshot, cause: str) -> None:
         self.published.append(snapshot)
         kept = {problem.pod for problem in snapshot.problems}
         self.desired = {
@@ -722,19 +723,20 @@ def test_killed_at_every_step_it_goes_on_where_it_was(
     code = f"""
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from tank_agent.settings.git import GitSettings
 from tank_agent.source.git.source import GitSource
 from tank_agent.spec.model import Host
 state = Path({str(state)!r})
-source = GitSource(
-    GitSettings(url={str(work.bare)!r}, branch="main", path="pods"),
-    directory=Path({str(one.directory)!r}),
+inbox = SimpleNamespace(
+    settings=SimpleNamespace(data_dir=Path({str(one.data_dir)!r})),
     host=Host(name="edge-1"),
-    current=lambda: (),
-    publish=lambda snapshot: None,
+    owned=lambda: (),
+    publish=lambda snapshot, cause: None,
     remember=lambda key, value: (state / key).write_bytes(value),
     recall=lambda key: (state / key).read_bytes() if (state / key).exists() else b"",
 )
+source = GitSource(GitSettings(url={str(work.bare)!r}, branch="main", path="pods"), inbox)
 print(source.poll())
 """
     done = subprocess.run(
@@ -784,6 +786,7 @@ def test_an_agent_whose_code_only_root_may_read_follows_a_repository(
     code = f"""
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 sys.path.insert(0, {str(closed)!r})
 import dulwich
 from tank_agent.settings.git import GitSettings
@@ -792,11 +795,12 @@ from tank_agent.spec.model import Host
 assert source.__file__.startswith({str(closed)!r}) and dulwich.__file__.startswith({str(closed)!r})
 for number, url in enumerate(sys.argv[1:]):
     settings = GitSettings(url=url, path="pods", transport={transport!r}, ca_file={str(authority)!r})
-    followed = source.GitSource(
-        settings, directory=Path({str(tmp_path)!r}, f"data-{{number}}"), host=Host(name="x"),
-        current=lambda: (), publish=lambda snapshot: print(len(snapshot.pods)),
+    inbox = SimpleNamespace(
+        settings=SimpleNamespace(data_dir=Path({str(tmp_path)!r}, f"data-{{number}}")), host=Host(name="x"),
+        owned=lambda: (), publish=lambda snapshot, cause: print(len(snapshot.pods)),
         remember=lambda *_: None, recall=lambda _: b"",
     )
+    followed = source.GitSource(settings, inbox)
     print(followed.poll().error)
 """
     with git_daemon(tmp_path) as plain, https_server(tmp_path, certificate) as https:
@@ -826,6 +830,7 @@ def test_a_full_disk_is_said_and_survived(one: Machine, work: Work, tmp_path: Pa
     code = f"""
 import ctypes, os, subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from tank_agent.settings.git import GitSettings
 from tank_agent.source.git.source import GitSource
 from tank_agent.spec.model import Host
@@ -834,12 +839,12 @@ run = lambda *argv: subprocess.run(argv, check=True)
 run("mount", "--make-rprivate", "/")
 run("mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", {str(disk)!r})
 for transport in ("dulwich", "git"):
-    source = GitSource(
-        GitSettings(url={str(work.bare)!r}, path="pods", transport=transport), directory=Path({str(disk)!r}),
-        host=Host(name="x"), current=lambda: (), publish=print,
-        remember=lambda *_: None, recall=lambda _: b"",
+    inbox = SimpleNamespace(
+        settings=SimpleNamespace(data_dir=Path({str(disk)!r})), host=Host(name="x"),
+        owned=lambda: (), publish=print, remember=lambda *_: None, recall=lambda _: b"",
     )
-    print(source.poll().error, os.listdir({str(disk)!r}))
+    source = GitSource(GitSettings(url={str(work.bare)!r}, path="pods", transport=transport), inbox)
+    print(source.poll().error, os.listdir({str(disk / "git")!r}))
 run("mount", "-o", "remount,size=8m", {str(disk)!r})
 print(source.poll().state)
 """

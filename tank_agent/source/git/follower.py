@@ -61,17 +61,7 @@ class GitFollower(Follower):
         # Where pushes are noticed at once, starting Python would take most of the time until containers run.
         local = settings.url.startswith(("/", "file:"))
         self._pool = HelperPool(warm=local or settings.webhook.listen is not None)
-        self.repository = GitSource(
-            settings,
-            directory=inbox.settings.data_dir / "git",
-            host=inbox.host,
-            current=inbox.owned,
-            publish=lambda snapshot: inbox.publish(snapshot, f"commit {snapshot.revision[:12]}"),
-            remember=inbox.remember,
-            recall=inbox.recall,
-            on_status=self._record,
-            pool=self._pool,
-        )
+        self.repository = GitSource(settings, inbox, on_status=self._record, pool=self._pool)
         self._watcher = None
         if local:
             path = Path(self.repository.remote.path)

@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -20,7 +19,7 @@ from tank_agent.errors import Problem, Stalled, TankError
 from tank_agent.linux import fault
 from tank_agent.settings.git import COMMIT, GitSettings, is_reference_name, problems
 from tank_agent.source.files import PodFile, parse_bytes
-from tank_agent.source.follower import OwnedPod
+from tank_agent.source.follower import Inbox
 from tank_agent.source.git import content, decide, verify
 from tank_agent.source.git.access import GitError, Wanted
 from tank_agent.source.git.address import parse_url
@@ -31,7 +30,7 @@ from tank_agent.source.git.repository import MANY_PACKS
 from tank_agent.source.git.status import GitStatus, Progress, StepFailedError, StepStatus, kind_of
 from tank_agent.source.kinds import GIT
 from tank_agent.source.snapshot import Snapshot
-from tank_agent.spec.model import Host, selects
+from tank_agent.spec.model import selects
 
 # Files of the last commit stay in memory up to this size, so that the next one needs only what changed.
 _KEPT = 16 << 20
@@ -44,10 +43,7 @@ class GitSource:
 
     Args:
         settings: those in which `settings.problems` finds nothing.
-        directory: data_dir/git, which nobody else uses.
-        current: returns the desired pods, for the budget.
-        publish: takes a new Snapshot over, in one transaction; it runs in the thread that called `poll`.
-        remember, recall: keep small values over restarts; b"" means that there is none.
+        inbox: publishes snapshots in the thread that called `poll`, and keeps small values over restarts.
         on_status: called with every change of the status; must return at once.
 
     Raises:
@@ -57,13 +53,8 @@ class GitSource:
     def __init__(
         self,
         settings: GitSettings,
+        inbox: Inbox,
         *,
-        directory: Path,
-        host: Host,
-        current: Callable[[], Iterable[OwnedPod]],
-        publish: Callable[[Snapshot], None],
-        remember: Callable[[str, bytes], None],
-        recall: Callable[[str], bytes],
         on_status: Callable[[GitStatus], None] = lambda _: None,
         pool: HelperPool | None = None,
     ) -> None:
@@ -71,12 +62,9 @@ class GitSource:
         if found:
             raise Stalled("; ".join(f"git.{key}: {message}" for key, message in found), hint="see agent.toml")
         self._settings = settings
-        self._host = host
-        self._current = current
-        self._publish = publish
-        self._remember = remember
-        self._recall = recall
+        self._inbox = inbox
         self.remote = parse_url(settings.url)
+        directory = inbox.settings.data_dir / "git"
         self._clone = Clone(settings, self.remote, directory, pool or HelperPool())
         self._lock = threading.Lock()
         # The branch is part of the key, since agent.toml may name another one later.
@@ -87,7 +75,7 @@ class GitSource:
             applied=StepStatus(revision=self._recalled("deployed")),
         )
         self._progress = Progress(status, on_status)
-        self._vouched = verify.Vouched(recall, remember)
+        self._vouched = verify.Vouched(inbox.recall, inbox.remember)
         self._objects: dict[str, bytes] = {}
         self._parsed: dict[content.File, PodFile] = {}
         self._checked: Snapshot | None = None
@@ -127,7 +115,7 @@ class GitSource:
         if latest is None or len(revision) < 7 or not latest.startswith(revision):
             message = f"no commit {printable(revision, 40)} waits"
             raise Stalled(message, hint="`tank status` names the one that does")
-        self._remember(f"git.confirmed.{self._key}", latest.encode())
+        self._inbox.remember(f"git.confirmed.{self._key}", latest.encode())
 
     def read(self, revision: str) -> Snapshot:
         """Return the pods that a branch, a tag or any commit declares for this host, without following it.
@@ -331,7 +319,7 @@ class GitSource:
 
     def _snapshot(self, session: HelperSession, commit: Commit, kept: dict[str, bytes]) -> Snapshot:
         """Read, parse and select the pods of a commit; `kept` is filled with the objects that it needs."""
-        path = self._settings.directory(self._host.name)
+        path = self._settings.directory(self._inbox.host.name)
         known = frozenset(bytes.fromhex(name) for name in self._objects)
         objects, omitted = session.tree(commit.tree, path, known)
         objects.update(self._objects)
@@ -354,13 +342,13 @@ class GitSource:
             parsed[file] = self._parsed.get(file) or parse_bytes(data, file.path)
         self._parsed = parsed
         return content.snapshot(
-            commit.info, tuple(parsed), found, parsed, lambda pod: selects(pod.selector, self._host)
+            commit.info, tuple(parsed), found, parsed, lambda pod: selects(pod.selector, self._inbox.host)
         )
 
     def _waits(self, commit: Commit, snapshot: Snapshot) -> bool:
         sentence = None
         if self._recalled("confirmed") != commit.info.id:
-            sentence = decide.held(self._current(), snapshot, self._settings.budget)
+            sentence = decide.held(self._inbox.owned(), snapshot, self._settings.budget)
         if sentence is not None:
             sentence = f"{commit} is {sentence}; `tank sync --confirm {commit.info.id[:12]}` lets it through"
         self._progress.change(held=sentence)
@@ -368,9 +356,9 @@ class GitSource:
 
     def _apply(self, commit: Commit, snapshot: Snapshot) -> None:
         with self._progress.step("applied"):
-            self._publish(snapshot)
+            self._inbox.publish(snapshot, f"commit {commit.info.id[:12]}")
             fault.point("git:published")
-            self._remember(f"git.deployed.{self._key}", commit.info.id.encode())
+            self._inbox.remember(f"git.deployed.{self._key}", commit.info.id.encode())
         fault.point("git:remembered")
         self._applied = snapshot
         self._progress.done("applied", commit.info.id)
@@ -381,7 +369,7 @@ class GitSource:
         return None if self._settings.commit is not None else self._recalled("deployed")
 
     def _recalled(self, what: Literal["deployed", "confirmed"]) -> str | None:
-        return self._recall(f"git.{what}.{self._key}").decode("ascii", "replace") or None
+        return self._inbox.recall(f"git.{what}.{self._key}").decode("ascii", "replace") or None
 
     def _repair(self, depth: int) -> bool:
         """Replace our copy by a new one; False, with the error recorded, if that failed."""

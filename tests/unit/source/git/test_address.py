@@ -1,4 +1,4 @@
-"""Addresses and settings of repositories: what is followed, and what is refused."""
+"""Addresses and settings of repositories: those that are followed, and those that are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The walk over a tree, and what a commit declares."""
+"""The walk over a tree, and the snapshot of a commit."""
 
 from __future__ import annotations
 

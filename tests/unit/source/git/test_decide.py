@@ -1,4 +1,4 @@
-"""How many pods a commit may change."""
+"""The number of pods that a commit may change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When the repository is polled: woken, at its pace, and sooner after failures."""
+"""Polling the repository: when woken, regularly, and sooner after failures."""
 
 from __future__ import annotations
 

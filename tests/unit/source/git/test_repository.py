@@ -1,4 +1,4 @@
-"""Repositories on this machine: made, asked, watched; and taking over what an untrusted helper left."""
+"""Repositories on this machine: made, read, watched; and copying the fetch of an untrusted helper."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far the machine follows the repository."""
+"""The status of a git source."""
 
 from __future__ import annotations
 
