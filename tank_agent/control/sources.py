@@ -65,7 +65,7 @@ class Sources:
         owned = sum(source_of(pod.owner) == GIT.name for pod in self.journal.desired().values())
         if self.git is None:
             return reports.GitReport(state="error", error=_NO_TABLE, pods=owned) if owned else None
-        status = self.git.status
+        status = self.git.repository.status
         steps = {name: getattr(status, name) for name in _STEPS}
         return reports.GitReport(
             state="suspended" if self.intake.suspended() else status.state,
@@ -127,7 +127,7 @@ class Sources:
         if self.intake.suspended():
             raise Stalled("sources are suspended", hint="`tank resume` follows them again")
         if confirm is not None:
-            waits = self._followed().confirm(confirm or None)
+            waits = self._followed().repository.confirm(confirm or None)
             self._record(f"commit {waits[:12]} was confirmed", "git-confirmed")
         late = self.intake.look(within)
         if late is not None:
@@ -228,7 +228,7 @@ class Sources:
         """Return how a pod of git stands to its repository, in a word, and the error if there is one."""
         if self.git is None:
             return (hold.kind, None) if hold else ("error", _NO_TABLE)
-        status = self.git.status
+        status = self.git.repository.status
         state, error = status.state, status.error or status.held
         if hold is not None:
             state, error = hold.kind, None

@@ -78,11 +78,6 @@ class GitFollower(Follower):
                 self._webhook_trouble = error.message
 
     @property
-    def status(self) -> GitStatus:
-        """Return the state of every step."""
-        return self.repository.status
-
-    @property
     def troubles(self) -> tuple[str, ...]:
         """Return why pushes are not noticed at once, as sentences; polling goes on."""
         return tuple(line for line in (self._watch_trouble, self._webhook_trouble) if line is not None)
@@ -113,26 +108,13 @@ class GitFollower(Follower):
         self._failures += 1
         if self._watcher is not None:
             self._watch_trouble = self._watcher.check()
-        status = self.status if self._inbox.suspended() else self.repository.poll()
+        status = self.repository.status if self._inbox.suspended() else self.repository.poll()
         if status.fetched.error is None:
             self._failures = 0
 
     def pause(self) -> float:
         """Return the time until the next poll, longer after failures."""
         return poll_delay(self._interval, self._failures, self._random())
-
-    def confirm(self, revision: str | None) -> str:
-        """Confirm the commit that waits, and return its name; without `revision`, whichever it is.
-
-        Raises:
-            Stalled: none waits, or another one.
-        """
-        status = self.status
-        waits = status.fetched.revision
-        if waits is None or waits == status.applied.revision:
-            raise Stalled("no commit waits for a confirmation", hint="`tank git status` tells how far git is")
-        self.repository.confirm(revision if revision is not None else waits)
-        return waits
 
     def _record(self, status: GitStatus) -> None:
         """Log changes of the status, and record them as events."""

@@ -105,17 +105,20 @@ class GitSource:
                 return self.status
         return self.status
 
-    def confirm(self, revision: str) -> None:
-        """Let a commit pass the budget, whatever it removes; `poll` then applies it.
+    def confirm(self, revision: str | None) -> str:
+        """Let the commit that waits pass the budget at the next `poll`, and return its name.
 
         Raises:
-            Stalled: no such commit waits.
+            Stalled: none waits, or not `revision`.
         """
-        latest = self.status.fetched.revision
-        if latest is None or len(revision) < 7 or not latest.startswith(revision):
+        waits = self.status.fetched.revision
+        if waits is None or waits == self.status.applied.revision:
+            raise Stalled("no commit waits for a confirmation", hint="`tank git status` tells how far git is")
+        if revision is not None and (len(revision) < 7 or not waits.startswith(revision)):
             message = f"no commit {printable(revision, 40)} waits"
             raise Stalled(message, hint="`tank status` names the one that does")
-        self._inbox.remember(f"git.confirmed.{self._key}", latest.encode())
+        self._inbox.remember(f"git.confirmed.{self._key}", waits.encode())
+        return waits
 
     def read(self, revision: str) -> Snapshot:
         """Return the pods that a branch, a tag or any commit declares for this host, without following it.
