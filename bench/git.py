@@ -98,7 +98,7 @@ def git(*argv: str) -> str:
 
 
 class Follower:
-    """A source with nothing around it."""
+    """A source of its own, without an agent."""
 
     def __init__(
         self, url: str, directory: Path, transport: str, *, depth: int = 1, warm: bool = False

@@ -48,7 +48,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class Cost(Struct, frozen=True, kw_only=True):
-    """What one pull took: seconds by the clock, seconds of CPU, bytes of memory."""
+    """The cost of one pull: seconds by the clock, seconds of CPU, bytes of memory."""
 
     seconds: float
     cpu: float
@@ -149,7 +149,7 @@ def remove(store: Path) -> None:
 
 
 def run(argv: Sequence[str]) -> Cost:
-    """Run a command to its end and say what it took."""
+    """Run a command to its end and return its cost."""
     start = time.perf_counter()
     process = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     with watched(process.pid) as highest:

@@ -81,7 +81,7 @@ def _adoption(machine: Installed, how: str, before: dict[str, int | None]) -> fl
     machine.sh(how)
 
     def adopted() -> bool:
-        # Asked first: what the other agent says of the pods after this is no longer the former one's word.
+        # Asked first, so that the pids are surely the answer of the new agent.
         return machine.answering() not in (former, None) and machine.pids() == before
 
     machine.wait("all adopted", adopted, _PATIENCE)

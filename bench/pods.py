@@ -83,7 +83,7 @@ class Ours:
 
 
 class Bare:
-    """conmon and crun on the bundle that the agent itself made, with a fresh overlay, and nothing around."""
+    """conmon and crun alone, on a bundle that the agent made, with a fresh overlay."""
 
     def __init__(self, agent: Agent, fifo: Fifo, home: Path) -> None:
         self._fifo = fifo
@@ -189,7 +189,7 @@ class Podman:
         self._base += ["--cgroup-manager=cgroupfs", "--log-level=error", f"--runtime={self._runtime(home)}"]
 
     def _runtime(self, home: Path) -> Path:
-        """Return a crun that starts on hybrid hosts, too: the same way out that we take."""
+        """Return a crun that also starts on hybrid hosts, in the same way as the agent's."""
         program, options = Crun("/usr/bin/crun", home, cgroup.detect(home)).create_command(home / "log")
         split = "/usr/bin/crun" in options
         words = [program, *options[: options.index("/usr/bin/crun") + 1]] if split else [program]

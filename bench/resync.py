@@ -45,7 +45,7 @@ DESCRIPTORS = 8 * PODS + 1024
 
 
 class RunningContainers:
-    """Says that every pod runs as it should."""
+    """Reports that every pod runs as it should."""
 
     def __init__(self, pods: list[Pod]) -> None:
         self._runs = {pod.name: (_live(pod, Path("/nowhere")),) for pod in pods}
@@ -64,7 +64,7 @@ class RunningContainers:
 
 
 class UsedNetworks:
-    """Says that every pod has the network that it should have."""
+    """Reports that every pod has the network that it should have."""
 
     def state(self, pod: str) -> str:
         """Return that a container ran in it."""

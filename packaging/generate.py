@@ -1,4 +1,4 @@
-"""Make what the package says about the program from the program itself: man pages, completions, JSON Schemas.
+"""Generate the man pages, completions and JSON Schemas of the package from the program itself.
 
 python3 packaging/generate.py DIRECTORY     # in the root of the sources
 """
@@ -20,7 +20,7 @@ from key_pages import TEMPLATES, keys_page, roff, schemas, template  # noqa: E40
 from tank_agent import __version__  # noqa: E402
 from tank_agent.cli.parser import add_common, module_of, verbs  # noqa: E402
 
-# What a value is that an argument is called by this, for completion.
+# The kind of value that an argument of this name takes, for completion.
 _KINDS = {
     **dict.fromkeys(("NAME", "NAME[/CONTAINER]"), "pods"),
     **dict.fromkeys(("PATH", "FILE|-", "F", "D", "DIR", "S"), "files"),
@@ -28,7 +28,7 @@ _KINDS = {
 
 
 class Option(NamedTuple):
-    """An option of a verb; `value` is the name of what it takes, empty for a switch."""
+    """An option of a verb; `value` is the name of its value, empty for a switch."""
 
     flags: tuple[str, ...]
     value: str
@@ -37,12 +37,12 @@ class Option(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """Return what completes its value: pods, files or nothing."""
+        """Return the kind of its value: pods, files or nothing."""
         return _KINDS.get(self.value, "nothing")
 
 
 class Command(NamedTuple):
-    """A verb, or a verb of a verb such as "image ls", with everything it takes."""
+    """A verb, or a verb of a verb such as "image ls", with its options and arguments."""
 
     name: str
     help: str
@@ -53,12 +53,12 @@ class Command(NamedTuple):
 
     @property
     def group(self) -> str:
-        """Return the verb that this is a verb of, or nothing."""
+        """Return the verb that it belongs to, such as "image", or nothing."""
         return self.name.rpartition(" ")[0]
 
     @property
     def kind(self) -> str:
-        """Return what completes its positional arguments: pods, files or nothing."""
+        """Return the kind of its positional arguments: pods, files or nothing."""
         return next((_KINDS[name] for name, _ in self.positionals if name in _KINDS), "nothing")
 
 
@@ -72,7 +72,7 @@ def main() -> None:
     pods, settings = schemas()
     files = {
         "tank.1": tank_page(commands),
-        "tank-agent.8": _page("tank-agent", "8", "the agent that runs pods from files", agent_page()),
+        "tank-agent.8": _page("tank-agent", "8", "the agent that runs pods from files", template("agent")),
         "tank-pod.5": _page(
             "tank-pod", "5", "pod files of tank-agent", keys_page(pods, "PodTable", "pod.intro")
         ),
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def commands_of(verb: str) -> list[Command]:
-    """Return a verb and, behind it, its own verbs, from the parser that it really has."""
+    """Return a verb, followed by its own verbs, from its parser."""
     module = module_of(verb)
     parser = argparse.ArgumentParser(prog=f"tank {verb}", add_help=False)
     module.add_arguments(parser)
@@ -146,11 +146,6 @@ def tank_page(commands: list[Command]) -> str:
     return _page("tank", "1", "talk to the container agent of this machine", "".join(parts))
 
 
-def agent_page() -> str:
-    """Return the body of tank-agent(8)."""
-    return template("agent")
-
-
 def _paragraphs(text: str) -> str:
     return "\n".join(line.strip() for line in text.strip().splitlines())
 
@@ -159,7 +154,7 @@ def _paragraphs(text: str) -> str:
 
 
 def _common() -> Command:
-    """Return what stands before and after every verb."""
+    """Return the options that may stand before and after every verb."""
     parser = argparse.ArgumentParser(add_help=False)
     add_common(parser)
     return _commands("", "", "", parser)[0]

@@ -25,7 +25,7 @@ from tank_agent.spec.structure import toml_value  # noqa: E402
 
 TEMPLATES = ROOT / "packaging" / "templates"
 REFERENCE = ROOT / "docs" / "reference.md"
-# A comment in the reference says which table of keys follows; its rows are ours.
+# A comment in the reference names the table of keys that follows; its rows are generated.
 _MARKED = re.compile(r"(<!-- keys: (\w+) -->\n\|[^\n]*\n\|[-|]*\n)((?:\|[^\n]*\n)*)")
 _WORDS = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
 
@@ -134,9 +134,8 @@ def keys_page(schema: dict[str, Any], top: str, intro: str) -> str:
 
 def _key(key: str, node: dict[str, Any]) -> str:
     text = roff(node.get("description", ""))
-    examples = [node[kind] for kind in ("default",) if node.get(kind) not in (None, [], {}, "")]
-    if examples:
-        text += f"\nDefault: {roff(json.dumps(examples[0]))}."
+    if node.get("default") not in (None, [], {}, ""):
+        text += f"\nDefault: {roff(json.dumps(node['default']))}."
     elif node.get("examples"):
         text += f"\nExample: {roff(json.dumps(node['examples'][0]))}."
     return f".TP\n\\fB{roff(key)}\\fR\n{text}\n"
