@@ -7,7 +7,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -202,7 +202,7 @@ class LayerFetcher:
                     yield chunk
 
 
-class Resolved(Struct, frozen=True, kw_only=True):
+class Resolved(Struct, frozen=True):
     """The image that a reference stands for now. `index` is the digest of the outermost index, or ""."""
 
     digest: str
@@ -265,14 +265,8 @@ class ImagePull(AbstractContextManager["ImagePull"]):
         self._same(digest_of(data), parsed.config.digest)
         configuration = parse_configuration(data, self._where)
         self._check(parsed, configuration, platform)
-        return Resolved(
-            digest=digest,
-            index=outermost if outermost != digest else "",
-            manifest=parsed,
-            configuration=configuration,
-            manifest_data=document.data,
-            configuration_data=data,
-        )
+        index = outermost if outermost != digest else ""
+        return Resolved(digest, index, parsed, configuration, document.data, data)
 
     def fetch(self, resolved: Resolved, layers: Layers, jobs: Jobs, fetcher: LayerFetcher) -> None:
         """Bring all missing layers into the store."""
@@ -282,20 +276,24 @@ class ImagePull(AbstractContextManager["ImagePull"]):
             if layers.record(diff_id) is None:
                 missing.setdefault(diff_id, descriptor)
 
-        def begin(diff_id: str, apart: str = "") -> Share:
+        shares: dict[str, Share] = {}
+
+        def begin(diff_id: str, apart: str = "") -> Future[None]:
             task = LayerTask(self._content, missing[diff_id], diff_id, self._where, apart)
             key, lane = f"{diff_id}{apart}", self._reference.place
-            share = jobs.submit(key, lane, self._cancelled, lambda job: fetcher.fetch(task, job))
-            self._jobs.append(share.job)
-            return share
+            shares[diff_id] = jobs.submit(key, lane, self._cancelled, lambda job: fetcher.fetch(task, job))
+            self._jobs.append(shares[diff_id].job)
+            return shares[diff_id].job.future
 
-        self._wait(pairs, {diff_id: begin(diff_id) for diff_id in missing}, begin, layers)
+        for diff_id in missing:
+            begin(diff_id)
+        self._wait(pairs, shares, begin, layers)
 
     def _cancelled(self) -> bool:
         return self._ended or self._asked_to_stop()
 
     def _wait(
-        self, pairs: _Pairs, shares: dict[str, Share], begin: Callable[..., Share], layers: Layers
+        self, pairs: _Pairs, shares: dict[str, Share], begin: Callable[..., Future[None]], layers: Layers
     ) -> None:
         last: PullProgress | None = None
         lane = self._reference.place
@@ -317,8 +315,7 @@ class ImagePull(AbstractContextManager["ImagePull"]):
                 if shares[diff_id].ours or self._cancelled():
                     raise error
                 # The other pull was given up, or its place failed; this pull's place was not asked yet.
-                shares[diff_id] = begin(diff_id)
-                pending[shares[diff_id].job.future] = diff_id
+                pending[begin(diff_id)] = diff_id
             for future, diff_id in list(pending.items()):
                 share = shares[diff_id]
                 if not self._is_silent(diff_id, share.job):
@@ -328,8 +325,8 @@ class ImagePull(AbstractContextManager["ImagePull"]):
                     del pending[future], shares[diff_id]
                 elif not share.ours and share.job.lane != lane:
                     del pending[future]
-                    shares[diff_id] = begin(diff_id, f".{hashlib.sha256(lane.encode()).hexdigest()[:8]}")
-                    pending[shares[diff_id].job.future] = diff_id
+                    apart = f".{hashlib.sha256(lane.encode()).hexdigest()[:8]}"
+                    pending[begin(diff_id, apart)] = diff_id
 
     def _is_silent(self, diff_id: str, job: Job) -> bool:
         """Return whether a layer makes no progress for too long; one that is being unpacked is complete."""

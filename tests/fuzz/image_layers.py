@@ -8,8 +8,7 @@ import random
 
 import zstandard
 
-from tank_agent.image.unpack.decompress import HEAD, BadLayerError, plain
-from tank_agent.image.unpack.tarfilter import TarFilter, packed, unpacked
+from tank_agent.image.unpack.stream import HEAD, BadLayerError, TarFilter, packed, plain, unpacked
 from tests.fuzz.archives import damaged, random_archive
 from tests.fuzz.rounds import repeat
 

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from tank_agent.image.unpack.parent import RefusedLayerError, UnpackServer
-from tank_agent.image.unpack.tarfilter import unpacked
+from tank_agent.image.unpack.stream import unpacked
 from tank_agent.settings.image import UnpackLimits
 from tests.fuzz.image_layers import random_layer
 from tests.fuzz.rounds import repeat

@@ -37,6 +37,7 @@ _RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/(?:([0-9]{1,18})|\*)")
 _ENOUGH = 16 << 10
 _log = structlog.get_logger()
 _Result = TypeVar("_Result")
+_Trouble = Callable[[str], None]
 
 
 class BusyError(Retry):
@@ -62,11 +63,7 @@ class RegistryContent:
     local = False
 
     def __init__(
-        self,
-        reference: Reference,
-        settings: ImageSettings,
-        cancelled: Cancelled,
-        trouble: Callable[[str], None],
+        self, reference: Reference, settings: ImageSettings, cancelled: Cancelled, trouble: _Trouble
     ) -> None:
         self._trouble, self._settings = trouble, settings
         self._reference, self._where = reference, str(reference)
@@ -217,21 +214,20 @@ class _Transfer:
 
 def _start_of(answer: Response, descriptor: Descriptor) -> int:
     """Return where in the blob a body begins; the blob's end if the answer is unclear."""
-    if answer.status != 206:
-        return 0
-    found = _RANGE.match(answer.headers.get("Content-Range", ""))
-    if not found or int(found[1]) > int(found[2]):
-        return descriptor.size
-    _check_size(int(found[3] or descriptor.size), descriptor)
-    return int(found[1])
+    # A part may be shorter than what was asked for (RFC 9110, section 15.3.7).
+    start, size = 0, answer.headers.get("Content-Length", "") if answer.status == 200 else ""
+    if answer.status == 206:
+        found = _RANGE.match(answer.headers.get("Content-Range", ""))
+        if not found or int(found[1]) > int(found[2]):
+            return descriptor.size
+        start, size = int(found[1]), found[3] or ""
+    if size.isdigit() and int(size) != descriptor.size:
+        raise DamagedError(f"{descriptor.digest} has {size} bytes, and its manifest says {descriptor.size}")
+    return start
 
 
 def _skip_to(offset: int, answer: Response, descriptor: Descriptor) -> None:
     """Read the body up to the offset, as a server that knows no ranges sends all of it."""
-    length = answer.headers.get("Content-Length", "")
-    # A part may be shorter than what was asked for (RFC 9110, section 15.3.7).
-    if answer.status != 206 and length.isdigit():
-        _check_size(int(length), descriptor)
     start = _start_of(answer, descriptor)
     if start > offset:
         raise Retry("a registry answers with another range than the one it was asked for")
@@ -240,11 +236,6 @@ def _skip_to(offset: int, answer: Response, descriptor: Descriptor) -> None:
         if not data:
             raise Retry(f"the transfer of {descriptor.digest} ended early")
         start += len(data)
-
-
-def _check_size(size: int, descriptor: Descriptor) -> None:
-    if size != descriptor.size:
-        raise DamagedError(f"{descriptor.digest} has {size} bytes, and its manifest says {descriptor.size}")
 
 
 def _reason(answer: Response) -> str:

@@ -59,7 +59,7 @@ class Endpoint:
         self._base: str | None = None
         self._authorization: str | None = None
         self._door: str | None = None
-        # For messages: whether there was a password to show, and why perhaps not.
+        # For messages: whether there were credentials, and why perhaps not.
         self._had_credentials = False
         self._excuse: TankError | None = None
 
@@ -80,18 +80,15 @@ class Endpoint:
             raise
         return answer
 
-    def denied(self, answer: Response) -> TankError:
-        """Return the error for an answer that denies access."""
-        if not answer.strayed:
-            return self._denied()
-        place = answer.url.origin
-        if answer.status == 401:
-            hint = "no credentials are sent to a host that a registry only redirects to"
-            return Stalled(f"{self.name} redirects to {place}, which wants a login", hint=hint)
-        # Such as a storage server whose signed address has run out: the next redirect has a new one.
-        return Retry(f"{self.name} redirects to {place}, which answers with status {answer.status}")
-
-    def _denied(self) -> TankError:
+    def denied(self, answer: Response | None = None) -> TankError:
+        """Return the error for an answer that denies access, here or where a redirect led."""
+        if answer is not None and answer.strayed:
+            redirects = f"{self.name} redirects to {answer.url.origin}, which"
+            if answer.status == 401:
+                hint = "no credentials are sent to a host that a registry only redirects to"
+                return Stalled(f"{redirects} wants a login", hint=hint)
+            # Such as a storage server whose signed address has expired: the next redirect has a new one.
+            return Retry(f"{redirects} answers with status {answer.status}")
         wants = f"{self.name} wants a login for this image, or has no such image"
         if self._had_credentials:
             hint = "check the user name and password in the files that auth_files in agent.toml names"
@@ -152,7 +149,7 @@ class Endpoint:
             elif kind == "basic" and credentials is not None and credentials.username:
                 self._authorization = credentials.basic()
             else:
-                raise self._denied()
+                raise self.denied()
             return self._authorization
 
     def _note(self, error: TankError) -> None:
@@ -195,7 +192,7 @@ class Endpoint:
             authorization = credentials.basic() if credentials is not None else None
         with self._http.request(url, headers={}, authorization=authorization, form=form) as answer:
             if answer.status in (400, 401, 403, 404):
-                raise self._denied()
+                raise self.denied()
             if answer.status != 200:
                 raise Retry(f"the token server of {self.name} answers with status {answer.status}")
             data = answer.read_all(_TOKEN_LIMIT, "the token")
@@ -227,10 +224,8 @@ def parse_challenge(header: str) -> tuple[str, dict[str, str]]:
             parameters.setdefault(name.lower(), re.sub(r"\\(.)", r"\1", quoted) or bare)
         else:
             parameters = challenges.setdefault(name.lower(), {})
-    for scheme in ("bearer", "basic"):
-        if scheme in challenges:
-            return scheme, challenges[scheme]
-    return "", {}
+    scheme = next((scheme for scheme in ("bearer", "basic") if scheme in challenges), "")
+    return scheme, challenges.get(scheme, {})
 
 
 def _is_loopback(host: str) -> bool:

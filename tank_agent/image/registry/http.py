@@ -138,19 +138,16 @@ class Response(AbstractContextManager["Response"]):
         If the connection breaks, return what came before, and raise the error in the next call.
         """
         self._operation.allow(self._settings.read_timeout + size / self._settings.minimum_rate)
-        pieces: list[bytes] = []
+        parts: list[bytes] = []
         try:
-            while self._error is None and size > 0:
-                piece = self._response.read1(size, decode_content=False)
-                if not piece:
-                    break
-                pieces.append(piece)
-                size -= len(piece)
+            while not self._error and size > 0 and (part := self._response.read1(size, decode_content=False)):
+                parts.append(part)
+                size -= len(part)
         except _BROKEN as error:
             self._error = error
-        if not pieces and (self._error or self._operation.cut):
+        if not parts and (self._error or self._operation.cut):
             raise _broken(self._error, self._operation, self.url) from self._error
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        return b"".join(parts)
 
     def read_all(self, limit: int, what: str) -> bytes:
         """Return the whole body; Stalled if it is larger than `limit` bytes, else errors as in `read`."""
@@ -228,7 +225,12 @@ class Http:
         if form is not None:
             sent["Content-Type"] = "application/x-www-form-urlencoded"
         connect, read = self._settings.connect_timeout, self._settings.read_timeout
-        operation = _CURRENT.operation = self._watched(connect + 2 * read)
+        operation = _CURRENT.operation = _Operation(connect + 2 * read)
+        with self._lock:
+            self._operations = [*self._operations, operation]
+            if self._watchdog is None or not self._watchdog.is_alive():
+                self._watchdog = threading.Thread(target=self._watch, name="image-watchdog", daemon=True)
+                self._watchdog.start()
         try:
             response = manager.urlopen(
                 "GET" if form is None else "POST",
@@ -265,15 +267,6 @@ class Http:
                 found.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
             return found
 
-    def _watched(self, seconds: float) -> _Operation:
-        operation = _Operation(seconds)
-        with self._lock:
-            self._operations = [*self._operations, operation]
-            if self._watchdog is None or not self._watchdog.is_alive():
-                self._watchdog = threading.Thread(target=self._watch, name="image-watchdog", daemon=True)
-                self._watchdog.start()
-        return operation
-
     def _watch(self) -> None:
         while True:
             with self._lock:
@@ -287,11 +280,11 @@ class Http:
 
 def _manager_for(url: Url, **fields: Any) -> urllib3.PoolManager:
     """Use the environment's proxy, if any, by the rules of requests (NO_PROXY may name networks)."""
-    if not any(name.lower().endswith("_proxy") for name in os.environ):
-        return urllib3.PoolManager(**fields)
-    from requests.utils import get_environ_proxies, select_proxy
+    proxy: str | None = None
+    if any(name.lower().endswith("_proxy") for name in os.environ):
+        from requests.utils import get_environ_proxies, select_proxy
 
-    proxy: str | None = select_proxy(str(url), get_environ_proxies(str(url)))
+        proxy = select_proxy(str(url), get_environ_proxies(str(url)))
     if proxy is None:
         return urllib3.PoolManager(**fields)
     proxy = proxy if "://" in proxy else f"http://{proxy}"

@@ -86,10 +86,10 @@ def compose(diff_ids: Sequence[str], layers: Layers) -> tuple[str, ...]:
     records = [layers.record(diff_id) for diff_id in order]
     if None in records:
         raise FileNotFoundError(f"the layer {order[records.index(None)]} vanished")
-    for position, record in enumerate(records):
-        if record is not None and record.opaque_root:
-            order = order[: position + 1]
-            break
+    opaque = [
+        position for position, record in enumerate(records) if record is not None and record.opaque_root
+    ]
+    order = order[: opaque[0] + 1] if opaque else order
     wanted = _directories(order, layers)
     if wanted:
         order.insert(0, _make(wanted, order, layers))
@@ -115,11 +115,10 @@ def _directories(order: list[str], layers: Layers) -> dict[bytes, Attributes]:
                     wrong = "its layers have too many directories that only a lower layer describes"
                     raise Stalled(wrong, hint="build the image with entries for its directories")
         parents = {parent for path in wanted for parent in _parents(path)} - wanted.keys()
-        for path, implicit in _implicit(order, layers):
-            if path in parents:
-                wanted[path] = _look_up(opened, path, implicit)[0] or _IMPLICIT
-                parents.remove(path)
-        return wanted | {path: _look_up(opened, path, set())[0] or _IMPLICIT for path in sorted(parents)}
+        lists = {path: implicit for path, implicit in _implicit(order, layers) if path in parents}
+        for path in sorted(parents):
+            wanted[path] = _look_up(opened, path, lists.get(path, set()))[0] or _IMPLICIT
+        return wanted
 
 
 def _implicit(order: list[str], layers: Layers) -> Iterator[tuple[bytes, set[int]]]:

@@ -5,7 +5,7 @@
     references/<hex>.json    ReferenceRecord, by the SHA-256 of the reference
     layers/<hex>/diff        what overlayfs takes as a lower directory
     layers/<hex>/layer.json  LayerRecord
-    layers/<hex>/implicit    its directories that no entry described, in the form of tarfilter.packed
+    layers/<hex>/implicit    its directories that no entry described, in the form of stream.packed
     layers/<hex>/sealed      empty: written once the layer's files are known to be on the disk
     staging/<id>/            a layer that is being unpacked
     trash/<id>/              a layer that is being removed
@@ -37,7 +37,7 @@ from tank_agent.image.manifest import (
     parse_configuration,
     parse_manifest,
 )
-from tank_agent.image.unpack.tarfilter import LONGEST_LINE, unpacked
+from tank_agent.image.unpack.stream import LONGEST_LINE, unpacked
 from tank_agent.linux import atomic, fault
 from tank_agent.linux.clock import boot_id
 from tank_agent.linux.trees import try_remove_tree

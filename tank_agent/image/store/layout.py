@@ -35,7 +35,7 @@ from tank_agent.image.manifest import (
     parse_manifest,
 )
 from tank_agent.image.pull import Document, ImageContent, MissingError, ReadChunk
-from tank_agent.image.unpack.decompress import GZIP, HEAD, ZSTD, BadLayerError, plain
+from tank_agent.image.unpack.stream import GZIP, HEAD, ZSTD, BadLayerError, plain
 from tank_agent.linux.paths import Closing, open_beneath
 from tank_agent.spec.reference import Reference, is_digest
 

@@ -340,18 +340,14 @@ class ImageStore(AbstractContextManager["ImageStore"]):
 
     def _collect(self) -> int:
         """Remove documents and layers that no image needs; files are deleted later, without the lock."""
-        needed = self._pinned()
-        documents = set()
-        for digest in self._records.images():
-            known = self._records.image(digest)
-            if known is not None:
-                needed |= set(known.record.layers)
-                documents |= {digest, known.manifest.config.digest}
-        freed = 0
-        for diff_id in list(self._layers.all()):
-            if diff_id not in needed:
-                record = self._layers.record(diff_id)
-                freed += record.size if record else 0
-                self._layers.bury(diff_id)
-        self._records.drop_blobs(documents)
-        return freed
+        found = [self._records.image(digest) for digest in self._records.images()]
+        images = [image for image in found if image is not None]
+        unneeded = set(self._layers.all()).difference(
+            self._pinned(), *(image.record.layers for image in images)
+        )
+        records = [self._layers.record(diff_id) for diff_id in unneeded]
+        for diff_id in unneeded:
+            self._layers.bury(diff_id)
+        digests = ((image.record.digest, image.manifest.config.digest) for image in images)
+        self._records.drop_blobs(set().union(*digests))
+        return sum(record.size for record in records if record is not None)

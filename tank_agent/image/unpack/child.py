@@ -10,7 +10,7 @@ Before they read the layer, the child and its tar give up all but the layer's di
 decompresses, hashes and parses headers, so that a bug there does not reach the agent. Links of the layer lead
 where they lead in a container, whether absolute or with `..`, since the layer's directory is the root.
 
-The report is lines of words: `opaque HEX-PATH` and `implicit LINE` (tarfilter.packed) in any number, and last
+The report is lines of words: `opaque HEX-PATH` and `implicit LINE` (stream.packed) in any number, and last
 `ok DIFF_ID SIZE ENTRIES`, `refused MESSAGE` (the layer is at fault) or `failed MESSAGE` (the machine is). A
 report without its last line does not count.
 
@@ -31,11 +31,12 @@ import struct
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
-from tank_agent.image.unpack.decompress import GZIP, HEAD, ZSTD, BadLayerError, load_library, plain
-from tank_agent.image.unpack.tarfilter import BLOCK, TarFilter, packed
+from tank_agent.image.unpack import stream
+from tank_agent.image.unpack.stream import BadLayerError
 from tank_agent.linux import confine
 from tank_agent.linux.channels import enlarge_pipe, unread
 from tank_agent.linux.paths import Closing, open_in_root
@@ -86,7 +87,7 @@ def serve() -> None:
     """Answer requests until the other end closes the socket."""
     connection, agent = _socket.socket(fileno=0), os.getppid()
     children: set[int] = set()
-    load_library(GZIP)
+    stream.load_library(stream.GZIP)
     gc.freeze()
     space = _socket.CMSG_SPACE(2 * _INT)
     while True:
@@ -97,7 +98,7 @@ def serve() -> None:
         source, report = struct.unpack("ii", ancillary[0][2])
         request = LayerRequest.decode(message)
         if request.hint == "zstd":
-            load_library(ZSTD)
+            stream.load_library(stream.ZSTD)
         child = os.fork()
         if child == 0:
             connection.close()
@@ -153,24 +154,28 @@ def _verdict(error: Exception) -> bytes:
 
 def _unpack(request: LayerRequest) -> Iterator[bytes]:
     head = b""
-    while len(head) < HEAD and (more := os.read(0, HEAD - len(head))):
+    while len(head) < stream.HEAD and (more := os.read(0, stream.HEAD - len(head))):
         head += more
-    load_library(head)
+    stream.load_library(head)
     diff_id = sha256()
     confine.see_only(request.directory, "layer")
     memory, cpu, file_size = request.memory, request.cpu_time, request.file_size
     confine.limit(memory=memory, cpu_seconds=cpu, file_size=file_size, descriptors=128)
-    tar = _start_tar(request.tar)
-    confine.see_nothing_but("/layer")
-    # What is not imported yet would come from the layer.
-    sys.meta_path.clear()
-    _give_up_privileges()
-    archive = TarFilter(request.size, request.entries, request.depth, request.headers)
-    _feed_tar(tar, archive, plain(head, lambda wanted: os.read(0, wanted)), diff_id)
+    archive = stream.TarFilter(request.size, request.entries, request.depth, request.headers)
+    with _running_tar(request.tar) as feed:
+        confine.see_nothing_but("/layer")
+        # What is not imported yet would come from the layer.
+        sys.meta_path.clear()
+        _give_up_privileges()
+        for chunk in stream.plain(head, lambda wanted: os.read(0, wanted)):
+            diff_id.update(chunk)
+            for piece in archive.feed(chunk):
+                _write(feed, piece)
+        _write(feed, memoryview(archive.finish()))
     root = os.open("/", os.O_PATH | os.O_DIRECTORY)
     for path in _apply_whiteouts(root, archive):
         yield b"opaque " + path.hex().encode()
-    for line in packed(path for path in archive.implicit if _is_directory(root, path)):
+    for line in stream.packed(path for path in archive.implicit if _is_directory(root, path)):
         yield b"implicit " + line
     yield f"ok {diff_id.hexdigest()} {archive.size} {archive.entries}".encode()
 
@@ -182,33 +187,9 @@ def _give_up_privileges() -> None:
     os.umask(0o022)
 
 
-class _Tar(NamedTuple):
-    """A running tar: the pipes of its input and of its messages, and its process."""
-
-    feed: int
-    messages: int
-    pid: int
-
-
-def _feed_tar(tar: _Tar, archive: TarFilter, stream: Iterator[bytes], diff_id: Any) -> None:
-    try:
-        for chunk in stream:
-            diff_id.update(chunk)
-            for piece in archive.feed(chunk):
-                _write(tar.feed, piece)
-        _write(tar.feed, memoryview(archive.finish()))
-    except BrokenPipeError:
-        pass  # tar gave up; its message has the reason.
-    finally:
-        os.close(tar.feed)
-        complaint = _read_bounded(tar.messages)
-        _, status = os.waitpid(tar.pid, 0)
-    if status:
-        _blame(os.waitstatus_to_exitcode(status), complaint)
-
-
-def _start_tar(tar: str) -> _Tar:
-    """Start tar and wait until it reads: by then it has loaded all that it needs from the host."""
+@contextmanager
+def _running_tar(tar: str) -> Iterator[int]:
+    """Start tar, yield its input once it has loaded all that it needs from the host, and wait for its end."""
     read_end, write_end = os.pipe()
     messages, messages_end = os.pipe()
     # A hostile archive can make tar complain without end: tar must not wait for a reader of that.
@@ -229,7 +210,16 @@ def _start_tar(tar: str) -> _Tar:
         if time.monotonic() > deadline:
             os.kill(pid, signal.SIGKILL)
             raise TimeoutError("tar did not start in time")
-    return _Tar(write_end, messages, pid)
+    try:
+        yield write_end
+    except BrokenPipeError:
+        pass  # tar gave up; its message has the reason.
+    finally:
+        os.close(write_end)
+        complaint = _read_bounded(messages)
+        _, status = os.waitpid(pid, 0)
+    if status:
+        _blame(os.waitstatus_to_exitcode(status), complaint)
 
 
 def _become_tar(tar: str, archive: int, messages: int) -> NoReturn:
@@ -252,9 +242,9 @@ def _greeting() -> bytes:
     record = b"17 comment=ready\n"
     block = bytearray(b"pax_global_header".ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2)
     block += b"%011o\0" % len(record) + b"00000000000\0" + b" " * 8 + b"g"
-    block = (block.ljust(257, b"\0") + b"ustar\x0000").ljust(BLOCK, b"\0")
+    block = (block.ljust(257, b"\0") + b"ustar\x0000").ljust(stream.BLOCK, b"\0")
     block[148:156] = b"%06o\0 " % sum(block)
-    return bytes(block) + record.ljust(BLOCK, b"\0")
+    return bytes(block) + record.ljust(stream.BLOCK, b"\0")
 
 
 def _write(to: int, piece: memoryview) -> None:
@@ -281,7 +271,7 @@ def _blame(code: int, complaint: str) -> None:
     raise BadLayerError(message)
 
 
-def _apply_whiteouts(root: int, archive: TarFilter) -> list[bytes]:
+def _apply_whiteouts(root: int, archive: stream.TarFilter) -> list[bytes]:
     """Make the character devices that hide lower files; return the directories that hide lower ones."""
     opaque = dict.fromkeys(archive.opaque)
     for path in opaque:

@@ -11,7 +11,7 @@ import pytest
 
 from tank_agent.errors import Retry
 from tank_agent.image.unpack.parent import LayerUnpack, RefusedLayerError
-from tank_agent.image.unpack.tarfilter import unpacked
+from tank_agent.image.unpack.stream import unpacked
 
 
 @pytest.fixture

@@ -12,9 +12,16 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tank_agent.image.unpack import decompress
-from tank_agent.image.unpack.decompress import HEAD, BadLayerError, plain
-from tank_agent.image.unpack.tarfilter import LONGEST_LINE, TarFilter, packed, unpacked
+from tank_agent.image.unpack import stream
+from tank_agent.image.unpack.stream import (
+    HEAD,
+    LONGEST_LINE,
+    BadLayerError,
+    TarFilter,
+    packed,
+    plain,
+    unpacked,
+)
 from tests.support.images import Member, directory, layer, member, symlink
 
 CONTENT = random.Random(0).randbytes(300_000) + bytes(3_000_000)
@@ -38,7 +45,7 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param == "zlib":
         import zlib
 
-        monkeypatch.setattr(decompress, "_gzip_library", lambda: zlib)
+        monkeypatch.setattr(stream, "_gzip_library", lambda: zlib)
     name: str = request.param
     return name
 
