@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import enum
-import hashlib
 import heapq
 import itertools
 import os
@@ -21,6 +20,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from tank_agent.errors import Stalled
+from tank_agent.image.manifest import digest_of
 from tank_agent.image.store.files import LayerRecord, Layers
 from tank_agent.linux.paths import Closing, open_without_links
 
@@ -153,8 +153,7 @@ def _look_up(opened: list[_Layer], path: bytes, implicit: set[int]) -> tuple[Att
 
 def _make(wanted: dict[bytes, Attributes], order: list[str], layers: Layers) -> str:
     """Make the layer of directories, unless another image made it before; return its name."""
-    content = "\n".join(["directories", *order]).encode()
-    name = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    name = digest_of("\n".join(["directories", *order]).encode())
     if layers.record(name) is not None:
         return name
     with layers.staged() as place:

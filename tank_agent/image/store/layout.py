@@ -22,18 +22,8 @@ import msgspec
 from msgspec import Struct
 
 from tank_agent.errors import Retry, Stalled
-from tank_agent.image.manifest import (
-    CONFIG_LIMIT,
-    DOCKER_CONFIG,
-    MANIFEST_LIMIT,
-    OCI_INDEX,
-    OCI_MANIFEST,
-    Descriptor,
-    Index,
-    digest_of,
-    parse_configuration,
-    parse_manifest,
-)
+from tank_agent.image import manifest
+from tank_agent.image.manifest import MANIFEST_LIMIT, Descriptor, Index, digest_of
 from tank_agent.image.pull import Document, ImageContent, MissingError, ReadChunk
 from tank_agent.image.unpack.stream import GZIP, HEAD, ZSTD, BadLayerError, plain
 from tank_agent.linux.paths import Closing, open_beneath
@@ -234,7 +224,9 @@ class LayoutContent:
         digest = digest or self._reference.digest
         if digest:
             return Document(data=self._read(self._name(digest), MANIFEST_LIMIT), media_type="")
-        index = parse_manifest(self._read("index.json", MANIFEST_LIMIT), OCI_INDEX, self._where)
+        index = manifest.parse_manifest(
+            self._read("index.json", MANIFEST_LIMIT), manifest.OCI_INDEX, self._where
+        )
         assert isinstance(index, Index)
         first, *others = chosen = self._choose(index)
         if not others:
@@ -245,8 +237,8 @@ class LayoutContent:
         for one in chosen:
             entry = {"mediaType": one.media_type, "digest": one.digest, "size": one.size}
             entries.append({**entry, "platform": msgspec.to_builtins(one.platform)})
-        made = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
-        return Document(data=msgspec.json.encode(made), media_type=OCI_INDEX)
+        made = {"schemaVersion": 2, "mediaType": manifest.OCI_INDEX, "manifests": entries}
+        return Document(data=msgspec.json.encode(made), media_type=manifest.OCI_INDEX)
 
     def document(self, descriptor: Descriptor, limit: int) -> bytes:
         """Return a blob whole."""
@@ -310,7 +302,7 @@ class DockerArchiveContent(LayoutContent):
 
     def manifest(self, digest: str = "") -> Document:
         """Return the manifest that was made."""
-        return Document(data=self._manifest, media_type=OCI_MANIFEST)
+        return Document(data=self._manifest, media_type=manifest.OCI_MANIFEST)
 
     def _name(self, digest: str) -> str:
         return self._names[digest]
@@ -319,13 +311,13 @@ class DockerArchiveContent(LayoutContent):
         saved = self._saved()
         if not saved.config:
             raise Stalled("the archive's manifest.json names no configuration", where=self._where)
-        config = self._read(saved.config, CONFIG_LIMIT)
+        config = self._read(saved.config, manifest.CONFIG_LIMIT)
         layers = saved.layers or ()
-        if len(parse_configuration(config, self._where).diff_ids) != len(layers):
+        if len(manifest.parse_configuration(config, self._where).diff_ids) != len(layers):
             raise Stalled("the archive's manifest.json and configuration disagree", where=self._where)
         self._names[digest_of(config)] = saved.config
-        described = {"mediaType": DOCKER_CONFIG, "digest": digest_of(config), "size": len(config)}
-        made = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": described}
+        described = {"mediaType": manifest.DOCKER_CONFIG, "digest": digest_of(config), "size": len(config)}
+        made = {"schemaVersion": 2, "mediaType": manifest.OCI_MANIFEST, "config": described}
         return msgspec.json.encode({**made, "layers": [self._layer(name) for name in layers]})
 
     def _layer(self, name: str) -> dict[str, str | int]:

@@ -36,6 +36,8 @@ _DIRECTORY, _SPARSE, _PAX, _PAX_GLOBAL, _GNU_NAME, _GNU_LINK = b"5SxgLK"
 _BARE = frozenset(b"123456")
 _KNOWN = _BARE | frozenset(b"07\0S")
 
+# What is read of extension headers: a GNU name, and these pax records, whose keys are never empty.
+_GNU, _PATH, _SPARSE_NAME, _SIZE = b"", b"path", b"GNU.sparse.name", b"size"
 _WHITEOUT, _WHITEOUT_META, _OPAQUE = b".wh.", b".wh..wh.", b".wh..wh..opq"
 
 
@@ -117,15 +119,6 @@ def _unzstd(read: Callable[[int], bytes]) -> Iterator[bytes]:
         raise BadLayerError(f"damaged zstd data: {error}") from error
 
 
-class _Extended:
-    """The extension headers before a header."""
-
-    gnu_name: bytes | None = None
-    pax_name: bytes | None = None
-    sparse_name: bytes | None = None
-    size: int | None = None
-
-
 class TarFilter:
     """Takes an archive in pieces, and returns what tar should read.
 
@@ -197,7 +190,7 @@ class TarFilter:
 
     def _header(self, data: bytes, position: int) -> int | None:
         """Read one entry's headers; return where its content starts, or None to get more data."""
-        extended: _Extended | None = None
+        extended: dict[bytes, bytes] | None = None
         first = position
         while True:
             if len(data) - position < BLOCK:
@@ -212,15 +205,14 @@ class TarFilter:
             after = position + BLOCK + _padded(size)
             if len(data) < after:
                 return None
-            extended = extended or _Extended()
             payload = data[position + BLOCK : position + BLOCK + size]
             kept = _without_empty(payload) if kind == _PAX else payload
             if kept != payload:
                 self._changes.append((position, after, _extension(block, kept)))
-            _read_extension(kind, kept, extended)
+            extended = (extended or {}) | _read_extension(kind, kept)
             position = after
         if kind == 0 and block == _ZEROS:
-            if extended:
+            if extended is not None:
                 raise BadLayerError("an extended header describes nothing")
             self._zero_blocks += 1
             self._dropping = True
@@ -228,13 +220,13 @@ class TarFilter:
         if self._zero_blocks:
             raise BadLayerError("there is data after a block of zeros")
         if kind == _PAX_GLOBAL:
-            if extended:
+            if extended is not None:
                 raise BadLayerError("a global header describes an entry")
             self._dropping, self._payload = True, _padded(_number(block[124:136]))
             return position + BLOCK
-        return self._entry(data, position, block, extended)
+        return self._entry(data, position, block, extended or {})
 
-    def _entry(self, data: bytes, position: int, block: bytes, extended: _Extended | None) -> int | None:
+    def _entry(self, data: bytes, position: int, block: bytes, extended: dict[bytes, bytes]) -> int | None:
         kind = block[156]
         if kind not in _KNOWN:
             raise BadLayerError(f"an entry is of the unknown type {bytes([kind])!r}")
@@ -247,9 +239,9 @@ class TarFilter:
                 more = data[position + 504]
                 position += BLOCK
         size = _number(block[124:136])
-        if extended and extended.size is not None:
-            size = extended.size
-        if size and kind in _BARE and (kind != ord("1") or (extended and extended.size)):
+        if _SIZE in extended:
+            size = int(extended[_SIZE])
+        if size and kind in _BARE and (kind != ord("1") or _SIZE in extended):
             raise BadLayerError("a link, a directory or a device has content")
         self.entries += 1
         if self.entries > self._limits[1]:
@@ -260,18 +252,15 @@ class TarFilter:
         self._dropping = self._take_out(path, kind == _DIRECTORY or block[:100].rstrip(b"\0").endswith(b"/"))
         return position
 
-    def _path(self, block: bytes, extended: _Extended | None) -> bytes:
+    def _path(self, block: bytes, extended: dict[bytes, bytes]) -> bytes:
         name = block[:100].split(b"\0", 1)[0]
         if block[257:263] == b"ustar\0" and block[345]:
             name = block[345:500].split(b"\0", 1)[0] + b"/" + name
         if extended:
-            given = {extended.gnu_name, extended.pax_name} - {None}
+            given = {extended[key] for key in (_GNU, _PATH) if key in extended}
             if len(given) > 1:
                 raise BadLayerError("an entry has two names")
-            if extended.sparse_name is not None:
-                name = extended.sparse_name
-            elif given:
-                name = given.pop() or b""
+            name = extended.get(_SPARSE_NAME, given.pop() if given else name)
         if b"/" not in name:
             if name == b"..":
                 raise BadLayerError("an entry is named '..'")
@@ -308,19 +297,10 @@ class TarFilter:
         return False
 
 
-def _read_extension(kind: int, payload: bytes, into: _Extended) -> None:
-    if kind == _GNU_NAME:
-        into.gnu_name = payload.split(b"\0", 1)[0]
-    elif kind == _PAX:
-        for key, value in pax_records(payload):
-            if key == b"path":
-                into.pax_name = value
-            elif key == b"GNU.sparse.name":
-                into.sparse_name = value
-            elif key == b"size":
-                if not value.isdigit() or len(value) > 20:
-                    raise BadLayerError("a size in an extended header is not a number")
-                into.size = int(value)
+def _read_extension(kind: int, payload: bytes) -> dict[bytes, bytes]:
+    if kind == _PAX:
+        return {key: value for key, value in pax_records(payload) if key in (_PATH, _SPARSE_NAME, _SIZE)}
+    return {_GNU: payload.split(b"\0", 1)[0]} if kind == _GNU_NAME else {}
 
 
 def pax_records(payload: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -336,6 +316,8 @@ def pax_records(payload: bytes) -> Iterator[tuple[bytes, bytes]]:
         key, equals, value = record.partition(b"=")
         if end > len(payload) or not record.endswith(b"\n") or not equals or not key:
             raise BadLayerError("damaged extended header")
+        if key == _SIZE and value != b"\n" and not (value[:-1].isdigit() and len(value) <= 21):
+            raise BadLayerError("a size in an extended header is not a number")
         yield key, value[:-1]
         position = end
 
