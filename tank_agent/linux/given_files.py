@@ -62,7 +62,7 @@ def why_no_certificates(path: str, error: OSError) -> str:
     if not isinstance(error, ssl.SSLError):
         return f"can't be read: {error.strerror}"
     with open(path, "rb") as file:
-        return certificate_complaint(file.read(1 << 20).decode("latin-1")) or "can't be read"
+        return certificate_complaint(file.read(1 << 20).decode("ascii", "ignore")) or "can't be read"
 
 
 def _first_of(descriptor: int, path: Path) -> bytes:

@@ -264,7 +264,8 @@ def _authorities(path: str | None) -> str | None:
     if path is None:
         return None
     try:
-        text = read_file(path, "ca_file").decode("utf-8-sig")
+        # Comments may hold any characters, but Python's ssl takes no others than those of ASCII.
+        text = read_file(path, "ca_file").decode("utf-8-sig").encode("ascii", "ignore").decode()
     except UnicodeDecodeError:
         text = "DER"
     wrong = certificate_complaint(text)

@@ -57,6 +57,10 @@ _BROKEN = "-----BEGIN CERTIFICATE-----\nMIGH\n-----END CERTIFICATE-----\n"
         (b"\x30\x82\xff\x00", "holds no certificate in PEM"),
         (_KEY.encode(), "holds a key, but no certificate"),
         (_BROKEN.encode(), "holds a certificate that can't be read"),
+        (
+            f"# Zertifizierungsstelle für Prüfungen\n{_BROKEN}".encode(),
+            "holds a certificate that can't be read",
+        ),
         (None, "Is a directory"),
     ],
 )
