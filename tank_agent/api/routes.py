@@ -41,12 +41,9 @@ def _apply(service: Service, request: Request) -> Reply:
 def _wait(service: Service, request: Request) -> Reply:
     """Return a pod's status once it is in `phase`, or as it is after `timeout` seconds."""
     phase = request.query.get("phase", "running")
-    if phase not in (*types.PHASES, types.DELETED):
-        raise Refused(
-            400,
-            f"there is no phase {phase!r}",
-            hint=f"phases are {', '.join((*types.PHASES, types.DELETED))}",
-        )
+    phases = (*types.PHASES, types.DELETED)
+    if phase not in phases:
+        raise Refused(400, f"there is no phase {phase!r}", hint=f"phases are {', '.join(phases)}")
     deadline = time.monotonic() + request.seconds("timeout", types.WAIT_SLICE, types.WAIT_SLICE)
     while True:
         left = max(0.0, deadline - time.monotonic())

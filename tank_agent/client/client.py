@@ -28,15 +28,15 @@ _T = TypeVar("_T")
 
 _STDIN = "<stdin>"
 
-# Seconds for which "no such pod" is not believed: a file that was just saved is a pod a moment later.
+# Seconds for which "no such pod" may be wrong: a file that was just saved is a pod a moment later.
 _APPEARS_WITHIN = 2.0
 _RETRY_EVERY = 0.1
 
 
 class NotReached(TankError):
-    """A wait has ended and the pod is in another phase; `status` is its present one.
+    """A wait has ended and the pod, with this `status`, is in another phase.
 
-    `timeout` is how many seconds it was waited for; None if the pod can't reach the phase at all.
+    `timeout` is how many seconds the wait took; None if the pod can't reach the phase at all.
     """
 
     reason = "not-reached"
@@ -76,11 +76,11 @@ class Client(types.Calls):
         Args:
             pods: a Pod, a mapping with the pod file's keys, a path, or TOML. A str with a line break or an
                 equals sign is TOML, any other is a path; bytes are TOML.
-            file: how messages call it; default the path.
+            file: the name in messages; default the path.
 
         Raises:
-            InvalidSpec: with every problem; then nothing was stored.
-            OwnedElsewhere: a file or git owns one of the pods; then nothing was stored.
+            InvalidSpec: with every problem; nothing was stored.
+            OwnedElsewhere: a file or git owns one of the pods; nothing was stored.
         """
         text, name = _pod_text(pods)
         return self.ask(types.APPLY, query={"file": file or name}, body=text)
@@ -156,7 +156,7 @@ class Client(types.Calls):
 
         Args:
             phase: one of the phases, or "deleted": nothing of the pod is left.
-            timeout: seconds. An agent that restarts meanwhile is waited for as well.
+            timeout: seconds, during which the agent may restart.
 
         Raises:
             NotReached: the time has passed.
@@ -222,7 +222,7 @@ class Client(types.Calls):
             name: `POD` or `POD/CONTAINER`.
             argv: looked up on the container's PATH.
             cwd: default the container's own.
-            env: put over the container's own, as a mapping or as NAME=VALUE strings.
+            env: added to the container's own and stronger, as a mapping or as NAME=VALUE strings.
             tty: whether the command gets a terminal; default if stdin is one.
             stdin, stdout, stderr: descriptors, or objects with `fileno()`; default this process's own.
             detach_keys: leave the command running; "none" for no such keys.
@@ -269,12 +269,12 @@ class Client(types.Calls):
     def logs(
         self, name: str, *, follow: bool = False, tail: int | None = None, since: float | None = None
     ) -> Iterator[LogLine]:
-        """Yield what a pod's containers printed, over all their runs, in the order of time.
+        """Yield the output of a pod's containers, over all their runs, in the order of time.
 
         Args:
             name: `POD` for all of its containers, or `POD/CONTAINER`.
-            follow: go on with what is printed, until the pod is over or gone.
-            tail: begin with so many lines of each container.
+            follow: continue with new output until the pod has ended or is gone.
+            tail: begin with this number of lines of each container.
             since: Unix time of the first line.
 
         Raises:
@@ -329,8 +329,8 @@ class Client(types.Calls):
         """Look at every source now; with `wait`, until all pods are settled too, at most that many seconds.
 
         Args:
-            within: seconds that looking may take where nobody waits for pods; 30 if not given.
-            confirm: a commit of git that waits for a nod; "" is the one that waits now.
+            within: seconds for looking at the sources if `wait` is None; default 30.
+            confirm: a commit of git that waits for a confirmation; "" is the one that waits now.
 
         Returns the status of all pods.
 
@@ -380,12 +380,12 @@ class Client(types.Calls):
                 *lines, rest = (rest + chunk).split(b"\n")
                 yield from map(decoder.decode, lines)
         if rest:
-            # It broke off within a line, and yet between two chunks.
+            # The connection broke within a line, but between two chunks.
             raise http.lost(path)
 
 
 def _pod_text(pods: Pod | Mapping[str, object] | os.PathLike[str] | str | bytes) -> tuple[bytes, str]:
-    """Return the TOML to send, and how messages call it."""
+    """Return the TOML to send, and its name in messages."""
     if isinstance(pods, bytes):
         return pods, "<text>"
     if isinstance(pods, str) and ("\n" in pods or "=" in pods):
@@ -415,6 +415,6 @@ def read_pod_file(path: Path) -> bytes:
 
 
 def pod_file_name(path: Path) -> str:
-    """Return how messages call a pod file that a user named."""
+    """Return the name in messages of a pod file that a user gave."""
     name = os.fspath(path)
     return _STDIN if name == "-" else name

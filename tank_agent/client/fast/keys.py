@@ -1,10 +1,10 @@
-"""The keys that leave a session: found in what is typed, without holding other keys back for long."""
+"""The keys that detach from a session: found in the input, without holding other keys back for long."""
 
 from __future__ import annotations
 
 DEFAULT = "ctrl-p,ctrl-q"
-# How long the beginning of the sequence is held until it is passed on as what it is, in seconds. With the way
-# that it has to go, and on a busy machine, it is there within the 0.4 s that are promised.
+# Seconds for which the beginning of the sequence is held until it is passed on. So the keys arrive within the
+# promised 0.4 s, also on a busy machine.
 HOLD = 0.3
 # What a terminal sends for Ctrl and a key: the key's character without its upper three bits.
 _CONTROL = "@abcdefghijklmnopqrstuvwxyz[\\]^_"
@@ -14,7 +14,7 @@ def parse(text: str) -> bytes:
     """Return the bytes of "ctrl-p,ctrl-q", "ctrl-a,d" and the like; none for "none" or an empty text.
 
     Raises:
-        ValueError: with a sentence that says what is wrong.
+        ValueError: with a sentence about the mistake.
     """
     if text in ("", "none"):
         return b""
@@ -33,18 +33,14 @@ def _byte(key: str) -> int:
 
 
 class DetachKeys:
-    """Watches what is typed for the sequence; without one, everything is passed on.
-
-    Attributes:
-        held: the beginning of the sequence, as far as it was typed.
-    """
+    """Looks for the sequence in the input; `held` is its beginning, as far as it was typed."""
 
     def __init__(self, sequence: bytes) -> None:
         self._sequence = sequence
         self.held = b""
 
     def feed(self, typed: bytes) -> tuple[bytes, bool]:
-        """Return what to pass on now, and whether the sequence was typed."""
+        """Return the keys to pass on now, and whether the sequence was typed."""
         if not self._sequence:
             return typed, False
         seen = self.held + typed
@@ -59,6 +55,6 @@ class DetachKeys:
         return seen[: len(seen) - length], False
 
     def give_up(self) -> bytes:
-        """Return what is held: no further key came in time."""
+        """Return the held keys, since no further key came in time."""
         held, self.held = self.held, b""
         return held

@@ -1,10 +1,10 @@
-"""The ways in which a session can end, as plain classes: `tank exec` starts with them, and without typing."""
+"""The results of sessions, as plain classes, since `tank exec` imports them, and without typing."""
 
 from __future__ import annotations
 
 
 class Result:
-    """How a session ended; results of one kind with the same number are equal."""
+    """The end of a session; results of one class with the same number are equal."""
 
     __slots__ = ("_number",)
 
@@ -13,7 +13,7 @@ class Result:
 
     @property
     def status(self) -> int:
-        """Return what a shell would say."""
+        """Return the exit status that a shell would report."""
         return self._number
 
     def __eq__(self, other: object) -> bool:
@@ -39,7 +39,7 @@ class Exited(Result):
 
 
 class Signaled(Result):
-    """A signal ended the command; a shell says 128 and its number."""
+    """A signal ended the command; a shell reports 128 and its number."""
 
     __slots__ = ()
     __match_args__ = ("signal",)
@@ -51,7 +51,7 @@ class Signaled(Result):
 
     @property
     def status(self) -> int:
-        """Return what a shell would say."""
+        """Return the exit status that a shell would report."""
         return 128 + self._number
 
 
@@ -68,7 +68,7 @@ class Detached(Result):
 
 
 class OutputLost(OSError):
-    """The command ended, and some of what it printed could not be written here; `result` is how it ended."""
+    """The command ended, and some of its output could not be written here; `result` is its end."""
 
     def __init__(self, error: OSError, result: Result) -> None:
         super().__init__(error.errno, error.strerror)

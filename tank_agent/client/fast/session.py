@@ -1,4 +1,4 @@
-"""A session from the user's side: the terminal or three streams, joined with a command in a container."""
+"""The client's side of a session: a terminal or three streams, joined with a command in a container."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import os
 import select
 import time
-from collections import deque
 
 from tank_agent.api import frames
 from tank_agent.client.fast import http, keys, terminal
@@ -22,9 +21,9 @@ if TYPE_CHECKING:
 
 _QUEUE = 256 << 10
 _RECEIVE = 256 << 10
-# How long the agent may take to confirm that we left, in seconds.
+# Seconds that the agent may take to confirm a detach.
 _GOODBYE = 2.0
-# How long the terminal may take to be put in order when we are to end, in seconds.
+# Seconds that restoring the terminal may take when this process is killed.
 _LAST_WORD = 0.5
 _SIGINT = 2
 
@@ -41,9 +40,8 @@ class Session:
         self._streams = streams
         self._keys = keys.DetachKeys(detach_sequence)
         self._modes = terminal.Modes()
-        self._queue: deque[bytes | memoryview] = deque()
-        self._queued = 0
-        # How much input the agent has not passed on yet, if it confirms.
+        self._queue = bytearray()
+        # Bytes of input that the agent has not passed on yet, if it confirms.
         self._under_way = 0
         self._confirms = False
         self._reading = True
@@ -52,8 +50,8 @@ class Session:
         self._resized = False
         self._interrupted = False
         self._warned = False
-        # Why output could not be written; the command goes on, since only it knows how it ends.
-        self._lost: OSError | None = None
+        # The first error of writing output; the command continues, since its exit is still wanted.
+        self._output_error: OSError | None = None
 
     def resize(self) -> None:
         """Send the terminal's size, if it is known."""
@@ -66,45 +64,43 @@ class Session:
 
         Args:
             raw: stdin is a terminal, whose every key goes to the command.
-            interrupts: Ctrl-C reaches us as a signal, which is passed on once; the second one ends us.
+            interrupts: the first SIGINT is passed on to the command; the second one ends this process.
         """
         try:
             with self._signals(raw=raw, interrupts=interrupts) as wake, contextlib.closing(self._connection):
                 if raw:
-                    # What it was when the command began may have changed meanwhile.
+                    # The size may have changed since the request.
                     self.resize()
                 result = self._work(wake)
-                # A command that was killed, or forgot it, leaves the screen as it is.
+                # The command may have left the screen changed.
                 self._restore_screen(new_line=not isinstance(result, Exited))
-                if self._lost is not None:
-                    raise OutputLost(self._lost, result)
+                if self._output_error is not None:
+                    raise OutputLost(self._output_error, result)
                 return result
         except terminal.Killed as killed:
             _die(killed.number)
 
     @contextlib.contextmanager
     def _signals(self, *, raw: bool, interrupts: bool) -> Iterator[int]:
-        reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         user = terminal.RawMode(self._streams.stdin) if raw else None
-        try:
-            interrupted = self._note_interrupt if interrupts else None
-            with terminal.Signals(writer, user, self._note_resize, interrupted):
-                try:
-                    if user is not None:
-                        user.enter()
-                    yield reader
-                except BaseException:
-                    # First what cannot block: the terminal may take nothing more.
-                    if user is not None:
-                        user.leave()
-                    self._restore_screen(within=_LAST_WORD)
-                    raise
-                finally:
-                    if user is not None:
-                        user.leave()
-        finally:
-            os.close(reader)
-            os.close(writer)
+        interrupted = self._note_interrupt if interrupts else None
+        with contextlib.ExitStack() as stack:
+            reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            stack.callback(os.close, reader)
+            stack.callback(os.close, writer)
+            stack.enter_context(terminal.signals(writer, user, self._note_resize, interrupted))
+            if user is not None:
+                stack.callback(user.leave)
+            try:
+                if user is not None:
+                    user.enter()
+                yield reader
+            except BaseException:
+                # Leave the raw mode first, which cannot block: the terminal may take no more output.
+                if user is not None:
+                    user.leave()
+                self._restore_screen(within=_LAST_WORD)
+                raise
 
     def _note_resize(self) -> None:
         self._resized = True
@@ -136,7 +132,7 @@ class Session:
         poller = select.poll()
         poller.register(wake, select.POLLIN)
         poller.register(self._connection, select.POLLIN | (select.POLLOUT if self._queue else 0))
-        full = self._queued >= _QUEUE or (self._confirms and self._under_way >= frames.WINDOW)
+        full = len(self._queue) >= _QUEUE or (self._confirms and self._under_way >= frames.WINDOW)
         if self._reading and not full:
             poller.register(self._streams.stdin, select.POLLIN)
         deadlines = [self._held_since + keys.HOLD] if self._keys.held else []
@@ -147,7 +143,7 @@ class Session:
         return poller.poll(max(0.0, min(deadlines) - time.monotonic()) * 1000 + 1)
 
     def _notice(self) -> None:
-        """Act on what came with a signal or with time."""
+        """Act on signals and on time that has passed."""
         if self._resized:
             self._resized = False
             self.resize()
@@ -163,7 +159,7 @@ class Session:
         except BlockingIOError:
             return
         except OSError:
-            # The terminal is gone, or we are not in its foreground.
+            # The terminal is gone, or this process is not in its foreground.
             data = b""
         if not data:
             self._reading = False
@@ -183,26 +179,18 @@ class Session:
             if not payload:
                 return
             self._under_way += len(payload)
-        self._queue.append(frames.frame(kind, payload))
-        self._queued += len(self._queue[-1])
+        self._queue += frames.frame(kind, payload)
         self._flush()
 
     def _flush(self) -> None:
         while self._queue:
             try:
-                sent = self._connection.send(self._queue[0])
+                del self._queue[: self._connection.send(self._queue)]
             except BlockingIOError:
                 return
             except OSError:
                 # The last frames of the agent are still to be read.
                 self._queue.clear()
-                self._queued = 0
-                return
-            self._queued -= sent
-            if sent == len(self._queue[0]):
-                self._queue.popleft()
-            else:
-                self._queue[0] = memoryview(self._queue[0])[sent:]
 
     def _receive(self) -> Result | None:
         try:
@@ -246,22 +234,19 @@ class Session:
         try:
             _write(descriptor, payload)
         except BrokenPipeError:
-            # Nobody reads any more, and the command is to know.
+            # Nobody reads any more, which ends the command, too.
             raise
         except OSError as error:
-            self._lost = self._lost or error
+            self._output_error = self._output_error or error
 
     def _restore_screen(self, *, new_line: bool = True, within: float | None = None) -> None:
-        """Leave the alternate screen and the like, which the command cannot do any more.
-
-        `within` is how long that may take, in seconds, for a terminal that may be blocked.
-        """
+        """Reset the modes of the terminal; `within` limits the seconds for one that may be blocked."""
         if not os.isatty(self._streams.stdout):
             return
         undo = self._modes.undo()
         if new_line and not self._modes.at_line_start:
             undo += b"\r\n"
-        # A terminal that is gone needs nothing.
+        # The terminal may be gone.
         with contextlib.suppress(OSError):
             if within is None:
                 _write(self._streams.stdout, undo)
@@ -273,7 +258,7 @@ def _write_what_fits(descriptor: int, data: bytes, within: float) -> None:
     poller = select.poll()
     poller.register(descriptor, select.POLLOUT)
     deadline = time.monotonic() + within
-    # Byte by byte, since more than fits would block; others may have the same terminal, so it stays blocking.
+    # Byte by byte, since more would block; the terminal, which others may share, can't be made non-blocking.
     for at in range(len(data)):
         if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
             return
@@ -286,14 +271,14 @@ def _write(descriptor: int, data: bytes) -> None:
         try:
             left = left[os.write(descriptor, left) :]
         except BlockingIOError:
-            # Somebody else made this stream non-blocking, as terminals shared between programs often are.
+            # Another process that shares the stream has made it non-blocking.
             poller = select.poll()
             poller.register(descriptor, select.POLLOUT)
             poller.poll()
 
 
 def _die(number: int) -> NoReturn:
-    """End by the signal that asked for it, now that the terminal is in order."""
+    """End this process by a signal, now that the terminal is restored."""
     import signal
 
     signal.signal(number, signal.SIG_DFL)

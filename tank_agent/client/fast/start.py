@@ -1,4 +1,4 @@
-"""Ask for a session; while the agent starts what is wanted, the modules are imported that carry the bytes."""
+"""Ask for a session, and import the modules that carry its bytes while the agent starts the command."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def exec_command(
     if on_terminal:
         rows, columns = streams.size()
         term = os.environ.get("TERM", "")
-        # No terminal is called otherwise, and JSON could not carry any bytes.
+        # All names of terminals are ASCII, and JSON can't carry other bytes.
         wanted |= {"rows": rows, "columns": columns, "term": term if term.isascii() else ""}
     body = _json(wanted).encode()
     asked = http.ask_for_session(path, _target(name, "exec", streams), body)
@@ -73,7 +73,7 @@ def attach(
 
 
 def _target(name: str, verb: str, streams: Streams) -> str:
-    """Return what to ask for. Who types is not held up, so that the keys that leave are seen at once."""
+    """Return the target of the request; a user who types gets no confirmations, so that a detach is quick."""
     return http.target_path(name, verb, {} if streams.stdin_is_terminal() else {"confirm": "1"})
 
 

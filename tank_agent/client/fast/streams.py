@@ -1,4 +1,4 @@
-"""The streams of this side of a session."""
+"""The standard streams of a session's client."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 
 
 class Streams:
-    """The descriptors of this side; those of the process where none is given."""
+    """The descriptors of stdin, stdout and stderr; by default those of the process."""
 
     def __init__(self, stdin: Stream | None, stdout: Stream | None, stderr: Stream | None) -> None:
-        # Before there is a connection, which would get the number of one that is closed.
+        # Before there is a connection, which would get the number of a closed stream.
         standard_streams.reserve()
         self.stdin = _descriptor(stdin, 0)
         self.stdout = _descriptor(stdout, 1)
         self.stderr = _descriptor(stderr, 2)
 
     def stdin_is_terminal(self) -> bool:
-        """Return whether a user types there."""
+        """Return whether stdin is a terminal."""
         return os.isatty(self.stdin)
 
     def size(self) -> tuple[int, int]:
-        """Return rows and columns of the terminal; zeros if there is none, or none knows."""
+        """Return rows and columns of the terminal; zeros if there is none, or they are not known."""
         for descriptor in (self.stdout, self.stdin):
             try:
                 columns, rows = os.get_terminal_size(descriptor)

@@ -1,4 +1,4 @@
-"""The user's terminal while a session has it: raw, and put back in order whatever happens."""
+"""The user's terminal during a session: made raw, and restored whatever happens."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import tty
 # As typing has it, which takes longer to import than all of this.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import FrameType
     from typing import Any
 
-# Modes that programs switch on and forget when they are cut off: "set" and "reset" of DEC private modes.
+# Set and reset a DEC private mode; a program that is killed leaves its modes set.
 _MODE = rb"\x1b\[\?([0-9;]+)([hl])"
 _LONGEST = 32
-# These are on at rest: the cursor's visibility, and the wrapping of long lines.
+# Modes that are normally on: the cursor's visibility, and the wrapping of long lines.
 _ON_AT_REST = frozenset((b"25", b"7"))
-# They matter to nobody else: synchronised output.
+# Modes that need no reset: synchronised output.
 _HARMLESS = frozenset((b"2026",))
 _PLAIN = b"\x1b[0m"
 _DEADLY = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
 class Killed(BaseException):
-    """A signal that ends this process; it is sent again once the terminal is in order."""
+    """A signal that ends this process; it is sent again once the terminal is restored."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -35,7 +35,7 @@ class Killed(BaseException):
 
 
 class Modes:
-    """Notes which modes the output leaves switched, so that they can be switched back."""
+    """Keeps the modes that the output has changed, so that they can be reset."""
 
     def __init__(self) -> None:
         self._rest = b""
@@ -43,7 +43,7 @@ class Modes:
         self.at_line_start = True
 
     def feed(self, output: bytes) -> None:
-        """Look at what goes to the terminal."""
+        """Read output on its way to the terminal."""
         self.at_line_start = output.endswith((b"\n", b"\r"))
         text = self._rest + output
         self._rest = b""
@@ -63,7 +63,7 @@ class Modes:
         self._rest = text[max(end, text.rfind(b"\x1b"), len(text) - _LONGEST) :]
 
     def undo(self) -> bytes:
-        """Return what puts the terminal back as it was; nothing if it is."""
+        """Return the bytes that reset the changed modes; none if there are none."""
         if not self._changed:
             return b""
         backwards = reversed(self._changed)
@@ -72,88 +72,80 @@ class Modes:
 
 
 class RawMode:
-    """Makes a terminal pass on every key, and can put it back at any moment."""
+    """Makes a terminal pass on every key, and can restore it at any moment."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._saved = termios.tcgetattr(descriptor)
 
     def enter(self) -> None:
-        """Make it raw."""
-        # Not flushed, so that what was typed ahead arrives.
+        """Make the terminal raw."""
+        # Without a flush, keys that were typed ahead arrive.
         tty.setraw(self._descriptor, termios.TCSANOW)
 
     def leave(self) -> None:
-        """Put it back."""
-        # A terminal that is gone needs nothing.
+        """Restore the terminal, unless it is gone."""
         with contextlib.suppress(termios.error):
             termios.tcsetattr(self._descriptor, termios.TCSANOW, self._saved)
 
 
-class Signals:
-    """Handles signals while a session runs. What is ignored stays ignored (nohup).
+@contextlib.contextmanager
+def signals(
+    wake: int,
+    raw: RawMode | None,
+    resized: Callable[[], None],
+    interrupted: Callable[[], None] | None,
+) -> Iterator[None]:
+    """Handle signals while a session runs. Signals that are ignored stay ignored (nohup).
 
     Only the main thread can do this; elsewhere it does nothing.
 
     Args:
         wake: the writing end of a pipe that does not block; written to at each signal.
-        raw: the terminal to put in order while this process is stopped.
+        raw: the terminal to restore while this process is stopped.
         resized: called when the terminal has another size.
         interrupted: called on SIGINT; None leaves that signal alone.
     """
+    killed = False
 
-    def __init__(
-        self,
-        wake: int,
-        raw: RawMode | None,
-        resized: Callable[[], None],
-        interrupted: Callable[[], None] | None,
-    ) -> None:
-        self._wake = wake
-        self._former: int | None = None
-        self._raw = raw
-        self._resized = resized
-        self._killed = False
-        self._saved: dict[int, Any] = {}
-        self._handlers: dict[int, Any] = dict.fromkeys(_DEADLY, self._kill)
-        self._handlers[signal.SIGWINCH] = lambda *_: resized()
-        if raw is not None:
-            self._handlers |= {signal.SIGTSTP: self._stop, signal.SIGCONT: self._go_on}
-        if interrupted is not None:
-            self._handlers[signal.SIGINT] = lambda *_: interrupted()
-
-    def __enter__(self) -> None:
-        try:
-            self._former = signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
-        except ValueError:
-            # Not the main thread.
-            return
-        for number, handler in self._handlers.items():
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                self._saved[number] = signal.signal(number, handler)
-
-    def __exit__(self, *_: object) -> None:
-        if self._former is None:
-            return
-        signal.set_wakeup_fd(self._former)
-        for number, handler in self._saved.items():
-            signal.signal(number, handler)
-
-    def _kill(self, number: int, _: FrameType | None) -> None:
-        # Only once: a second one must not break into putting things in order.
-        if not self._killed:
-            self._killed = True
+    def kill(number: int, _: FrameType | None) -> None:
+        # Only once: a second signal must not interrupt the restoration of the terminal.
+        nonlocal killed
+        if not killed:
+            killed = True
             raise Killed(number)
 
-    def _stop(self, *_: object) -> None:
-        assert self._raw is not None
-        self._raw.leave()
-        signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGTSTP)
-        # Here we are again.
-        signal.signal(signal.SIGTSTP, self._stop)
+    handlers: dict[int, Any] = dict.fromkeys(_DEADLY, kill) | {signal.SIGWINCH: lambda *_: resized()}
+    if raw is not None:
 
-    def _go_on(self, *_: object) -> None:
-        assert self._raw is not None
-        self._raw.enter()
-        self._resized()
+        def stop(*_: object) -> None:
+            raw.leave()
+            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTSTP)
+            # The process continues here.
+            signal.signal(signal.SIGTSTP, stop)
+
+        def go_on(*_: object) -> None:
+            raw.enter()
+            resized()
+
+        handlers |= {signal.SIGTSTP: stop, signal.SIGCONT: go_on}
+    if interrupted is not None:
+        handlers[signal.SIGINT] = lambda *_: interrupted()
+    try:
+        former = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    except ValueError:
+        # Not the main thread.
+        handlers, former = {}, None
+    saved = {
+        number: signal.signal(number, handler)
+        for number, handler in handlers.items()
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
+    try:
+        yield
+    finally:
+        if former is not None:
+            signal.set_wakeup_fd(former)
+        for number, handler in saved.items():
+            signal.signal(number, handler)
