@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> object:
-    from importlib import import_module
-
     if name in __all__:
+        from importlib import import_module
+
         # A Pod gets its reader `new` where pods are parsed.
         for home in ("spec.parse",) if name == "Pod" else _HOMES:
             module = import_module(f"tank_agent.{home}")

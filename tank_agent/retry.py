@@ -1,4 +1,4 @@
-"""The one back-off rule, and a failure that is retried by it. Pure: the clock and the chance are given."""
+"""The back-off rule, and a failure that is retried by it. Pure: time and chance are arguments."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Pace(Struct, kw_only=True):
     Args:
         base: the delay after the first failure.
         cap: the longest delay.
-        jitter: the part of a delay, from 0 to 1, by which it may be shortened, so that many that failed at
-            one moment are not retried at one moment.
+        jitter: the part of a delay, from 0 to 1, by which it may be shortened, so that what failed at one
+            moment is not retried at one moment.
     """
 
     base: float
@@ -33,7 +33,7 @@ class Pace(Struct, kw_only=True):
 
 
 class Failure(Struct, frozen=True, kw_only=True):
-    """Something that failed `count` times in a row, last with `error`; without values, that never failed.
+    """Something that failed `count` times in a row, last with `error`; `Failure()` has never failed.
 
     `retry_at` is a time of the caller's clock.
     """
@@ -49,5 +49,5 @@ class Failure(Struct, frozen=True, kw_only=True):
 
 
 def spread(name: str) -> float:
-    """Return a number in [0, 1) that is always the same for a name, and as good as random for another."""
+    """Return a number in [0, 1) that depends on the name only, and is spread evenly over names."""
     return zlib.crc32(name.encode()) / 2**32

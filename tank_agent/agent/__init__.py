@@ -1,5 +1,4 @@
 """The process `tank agent`.
 
-`assembly` makes all parts and joins them, `lifecycle` runs, reloads and stops them, `logging` is its own
-log.
+`assembly` makes all parts, `lifecycle` runs, reloads and stops them, and `logging` is the agent's own log.
 """

@@ -1,4 +1,4 @@
-"""Make the parts of an agent, and join them in the order in which they need each other."""
+"""Make the parts of an agent in the order in which they need each other."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from tank_agent.spec.model import Host
 _log = structlog.get_logger()
 _DRAIN_DEADLINE = 120.0
 _LOCK = "agent.lock"
-# What the agent makes in data_dir and run_dir; an older one may have left it open to others.
+# Directories in data_dir and run_dir that an older version may have left open to others.
 _CLOSED_DATA = (
     "base", "cache", "git", "images", "journal", "logs", "overlay", "skeleton", "trash", "volumes",
 )  # fmt: skip
@@ -69,7 +69,7 @@ class Running(Struct, frozen=True, kw_only=True):
 
 
 class Parts(Struct, frozen=True, kw_only=True):
-    """The loop and what it works with, before any source is read."""
+    """The loop and its workers, before any source is read."""
 
     machine: Machine
     reconciler: Reconciler
@@ -192,7 +192,7 @@ def _journal(settings: Settings, clock: Clock, spare: Journal | None) -> Journal
 
 def _make_directory(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
-    # Members of the group must reach the socket, and nobody may list what is there.
+    # Members of the group must reach the socket, but may not list the directory.
     directory.chmod(0o711)
 
 
@@ -223,10 +223,7 @@ def _sessions(settings: Settings, machine: Machine, tools: Tools, reconciler: Re
 
 
 def _close_directories(data_dir: Path, run_dir: Path) -> None:
-    """Make the agent's two directories, and close to others what an older version left open in them.
-
-    By name: either may be a directory that others use, too, such as /run.
-    """
+    """Make the agent's two directories, and close its own entries to others: one of the two may be /run."""
     for directory, names in ((data_dir, _CLOSED_DATA), (run_dir, _CLOSED_RUN)):
         _make_directory(directory)
         for entry in (directory / name for name in names):

@@ -1,4 +1,4 @@
-"""The agent as a process: started, served to systemd and its user until the end, or drained."""
+"""The agent as a process: its start, its service until a signal, and the drain of its pods."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _start(
             return stack.enter_context(assembly.running(settings, stop_pods=stop_pods))
         except (Retry, UnreadableJournal, OSError, MemoryError, RuntimeError) as error:
             trouble = as_trouble(error)
-        # Once, not at each try: a full disk is not helped by a log that grows for hours.
+        # Once, not at each try, since a log that grows for hours would fill a full disk further.
         if logged != str(trouble):
             logged = str(trouble)
             _log.error("cannot work yet; trying again every few seconds", trouble=logged)

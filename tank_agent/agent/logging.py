@@ -44,7 +44,7 @@ def configure(*, form: Form | None = None) -> None:
 
 
 def _harmless(_logger: object, _name: str, entry: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Escape what texts of images, files and servers would do to a terminal."""
+    """Escape control characters, since texts come from images, files and servers."""
     return {
         key: escape(value if isinstance(value, str) else repr(value), keep="\n")
         for key, value in entry.items()
@@ -52,7 +52,7 @@ def _harmless(_logger: object, _name: str, entry: structlog.typing.EventDict) ->
 
 
 class JournalLogger:
-    """Takes the fields of an entry from structlog; falls back to JSON where the journal does not answer.
+    """Sends structlog's entries to the journal, or as JSON to standard error if the journal does not answer.
 
     Every key becomes a field TANK_KEY, so that `journalctl TANK_POD=web` finds a pod's entries.
     """
@@ -69,7 +69,7 @@ class JournalLogger:
 
 
 def journal_fields(entry: dict[str, Any]) -> dict[str, str]:
-    """Return an entry's journal fields; MESSAGE is the event with what it is about, as one reads it."""
+    """Return an entry's journal fields; MESSAGE is the event with its keys and values, for people."""
     rest = {key: value for key, value in entry.items() if key not in ("event", "level", "exception")}
     words = [str(entry.get("event", "")), *(f"{key}={_shown(value)}" for key, value in rest.items())]
     message = " ".join(words)

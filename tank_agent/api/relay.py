@@ -12,8 +12,8 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 
 from tank_agent.api import frames
 from tank_agent.api.request import RawConnection
@@ -146,6 +146,16 @@ class Caller:
         self.finish(frames.ERROR, encode_error(error_body(error)))
 
 
+@contextmanager
+def _caller(raw: RawConnection, *, confirms: bool) -> Iterator[Caller]:
+    """Make the connection's caller, and send it an error that the block raises."""
+    caller = Caller(raw, confirms=confirms)
+    try:
+        yield caller
+    except TankError as error:
+        caller.fail(error)
+
+
 def _poll(masks: Mapping[int, int], patience: float | None) -> dict[int, int]:
     """Wait `patience` seconds at most; return the descriptors that have events, and these."""
     poller = select.poll()
@@ -156,13 +166,8 @@ def _poll(masks: Mapping[int, int], patience: float | None) -> dict[int, int]:
 
 def serve_exec(raw: RawConnection, start: Callable[[], Execution], *, confirms: bool) -> None:
     """Start a command, and join it with the caller until one of the two ends."""
-    caller = Caller(raw, confirms=confirms)
-    try:
+    with _caller(raw, confirms=confirms) as caller, ExitStack() as stack:
         execution = start()
-    except TankError as error:
-        caller.fail(error)
-        return
-    with ExitStack() as stack:
         stack.callback(execution.close)
         if _ExecSession(caller, execution).run():
             stack.pop_all()
@@ -209,11 +214,8 @@ class _ExecSession:
                 execution.hang_up()
                 return True
             if self._ended and self._drained():
-                try:
-                    result = execution.result()
-                    caller.finish_with_exit(result.code, result.signal)
-                except TankError as error:
-                    caller.fail(error)
+                result = execution.result()
+                caller.finish_with_exit(result.code, result.signal)
                 return False
             self._wait()
         # What was typed before the keys that leave, such as a command and Enter.
@@ -349,13 +351,7 @@ def _finish_alone(execution: Execution, stopping: threading.Event) -> None:
 
 def serve_attach(raw: RawConnection, run: LiveRun, view: Callable[[], Viewer], *, confirms: bool) -> None:
     """Join a container's terminal with the caller until one of the two ends."""
-    caller = Caller(raw, confirms=confirms)
-    try:
-        viewer = view()
-    except TankError as error:
-        caller.fail(error)
-        return
-    with closing(viewer):
+    with _caller(raw, confirms=confirms) as caller, closing(view()) as viewer:
         _AttachSession(caller, run, viewer).run()
 
 
@@ -377,7 +373,7 @@ class _AttachSession:
             if caller.gone:
                 if caller.stopping.is_set():
                     hint = "it goes on; attach again when the agent is back"
-                    caller.fail(Retry("the agent stops, which ends the attachment", hint=hint))
+                    raise Retry("the agent stops, which ends the attachment", hint=hint)
                 return
             if viewer.gone:
                 if data := viewer.take():
@@ -427,4 +423,4 @@ class _AttachSession:
             self._caller.finish_with_exit(exit_.code, exit_.signal)
             return
         reason = exit_.reason if exit_ is not None else "its terminal was closed"
-        self._caller.fail(NotRunning(f"{self._run.record.name} is not running: {reason}"))
+        raise NotRunning(f"{self._run.record.name} is not running: {reason}")

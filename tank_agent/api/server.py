@@ -54,7 +54,7 @@ class Timeouts(Struct, frozen=True, kw_only=True):
 
 
 class ApiServer:
-    """Serves the agent at a socket for root and one group.
+    """Serves the agent's API at a socket, for root and one group.
 
     Args:
         service: the agent. Its methods are called from many threads at once.
@@ -86,7 +86,7 @@ class ApiServer:
         self.stopping = threading.Event()
         self._acceptor: _Acceptor | None = None
         self._identity: tuple[int, int] | None = None
-        # Of sockets that somebody removed: they serve the callers that they have.
+        # The acceptors of removed sockets, which still have callers to serve.
         self._former: list[_Acceptor] = []
 
     def start(self) -> None:
@@ -138,7 +138,7 @@ class _Acceptor:
         self._lock = threading.Lock()
         self._open: dict[socket.socket, threading.Thread] = {}
         self._closing = False
-        # Closed to accept one more caller, and answer why it is refused.
+        # A spare descriptor: closed to accept one more caller, and answer why it is refused.
         self._spare: int | None = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._thread = threading.Thread(target=self._run, name="api", daemon=True)
         self._thread.start()
@@ -154,7 +154,7 @@ class _Acceptor:
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
                     self._refuse_one(error)
-                    # More callers are in the queue, so without a pause this would spin.
+                    # More callers are in the queue, so without a pause this loop would spin.
                     self._host.stopping.wait(0.1)
                 continue
             try:
@@ -164,7 +164,7 @@ class _Acceptor:
                 self._release(connection)
 
     def _refuse_one(self, cause: OSError) -> None:
-        """Answer the first caller in the queue with what the machine lacks."""
+        """Answer the first caller in the queue with the error of `accept`."""
         lacking = shortage(cause)
         self._close_spare()
         with contextlib.suppress(OSError):
@@ -225,7 +225,7 @@ class _Acceptor:
             listener.remove(path, self._socket)
 
     def end_connections(self, deadline: float) -> None:
-        """Wake what reads, let what writes finish, and cut off what is left at the deadline."""
+        """End connections that read, let those that write finish, and cut off the rest at the deadline."""
         for how, until in ((socket.SHUT_RD, deadline), (socket.SHUT_RDWR, deadline + 0.5)):
             with self._lock:
                 left = dict(self._open)
@@ -250,7 +250,7 @@ class _Connection(BaseHTTPRequestHandler):
         super().__init__(connection, None, cast("BaseServer", host))
 
     def setup(self) -> None:
-        """Put our reader and writer between the base class and the socket."""
+        """Give the base class a reader and a writer with deadlines."""
         self.connection = self.request
         self._times = self.host.timeouts
         self._reader = SocketReader(self.connection)
@@ -265,7 +265,7 @@ class _Connection(BaseHTTPRequestHandler):
         """Close nothing: the server closes the socket, and nothing is buffered."""
 
     def handle(self) -> None:
-        """Answer requests until either side has had enough."""
+        """Answer requests until either side ends the connection."""
         try:
             super().handle()
         except (CallerGone, TooBig, TooSlow):
@@ -328,7 +328,7 @@ class _Connection(BaseHTTPRequestHandler):
         self._check_access(call.access)
         body = self._read_body(call.body)
         if "" in params.values():
-            # An unset variable of a script is the usual reason.
+            # Usually a script's variable that is not set.
             raise Refused(404, "the name is empty", hint="`tank list` shows all pods")
         if call.upgrade and self.headers.get("Upgrade", "").lower() != call.upgrade:
             raise Refused(426, f"this needs an upgrade of the connection to {call.upgrade}")
@@ -402,7 +402,7 @@ class _Connection(BaseHTTPRequestHandler):
         except CallerGone:
             raise
         except Exception:
-            # The head is out: a stream that breaks off without its last chunk is how the caller learns of it.
+            # The head is sent, so a stream without its last chunk must show the caller that it failed.
             _LOG.exception("api: bug while streaming", path=self.path)
             self.close_connection = True
             return
@@ -410,7 +410,7 @@ class _Connection(BaseHTTPRequestHandler):
             if close := getattr(stream.chunks, "close", None):
                 close()
         if self.host.stopping.is_set():
-            # A stopping agent has not sent all: the caller must not take this for the end.
+            # A stopping agent has not sent everything: the caller must not take this for the end.
             self.close_connection = True
         elif chunked:
             self._writer.write_stream(b"0\r\n\r\n")
@@ -434,7 +434,7 @@ class _Connection(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _send_error(self, error: TankError | None) -> None:
-        # The base class sends no head to a caller whose version is old, or not known yet.
+        # For an old version, or one not known yet, the base class would send no head.
         self.request_version = self.protocol_version
         if error is None:
             status, body = 500, ErrorBody(reason="bug", message="the agent failed; its log has the details")
@@ -444,17 +444,17 @@ class _Connection(BaseHTTPRequestHandler):
         self._send_answer(Answer(status=status, body=encode_error(body)))
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """Answer what the base class found malformed, in our own form."""
+        """Answer a request that the base class found malformed, in the form of the API."""
         self.close_connection = True
         self._send_error(Refused(code, message or explain or "the request is malformed"))
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Log nothing here: who asked for a change is logged once it was granted."""
+        """Log nothing: a caller that makes a change is logged once it was made."""
 
 
 def _query(text: str) -> dict[str, str]:
     try:
-        # Bytes that are no UTF-8 are kept as Python keeps them in file names.
+        # Bytes that are no UTF-8 are decoded as in file names.
         return dict(parse_qsl(text, keep_blank_values=True, errors="surrogateescape", max_num_fields=100))
     except ValueError:
         raise Refused(400, "the query has too many parameters") from None
@@ -463,7 +463,7 @@ def _query(text: str) -> dict[str, str]:
 def _close(connection: socket.socket) -> None:
     """Close a connection without a reset, which an unread request would cause otherwise."""
     with contextlib.suppress(OSError):
-        # From now on the caller can send no more, so that reading comes to an end without waiting.
+        # After this the caller can send no more, so reading ends without waiting.
         connection.shutdown(socket.SHUT_RDWR)
         while connection.recv(_RECEIVE):
             pass
@@ -471,7 +471,7 @@ def _close(connection: socket.socket) -> None:
 
 
 def _turn_away(connection: socket.socket, trouble: TankError) -> None:
-    """Answer a caller why nobody serves it, without reading its request."""
+    """Send a caller the reason why it is not served, without reading its request."""
     body = encode_error(ErrorBody(reason="busy", message=trouble.message, hint=trouble.hint))
     head = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n"
     connection.setblocking(False)

@@ -7,21 +7,8 @@ from typing import TypeVar
 
 import msgspec
 
+from tank_agent import errors
 from tank_agent.api.types import Envelope, ErrorBody
-from tank_agent.errors import (
-    AgentUnreachable,
-    ImageInUse,
-    InvalidSpec,
-    NotATty,
-    NotRunning,
-    OwnedElsewhere,
-    PodNotFound,
-    Problem,
-    Retry,
-    Stalled,
-    TankError,
-    VolumeInUse,
-)
 from tank_agent.spec.printable import to_json
 
 _T = TypeVar("_T")
@@ -29,33 +16,29 @@ _T = TypeVar("_T")
 DEFAULT_GROUP = "tank"
 JOIN_GROUP = "use sudo, or `sudo usermod -aG {group} USER` and log in again"
 
-_STATUS: tuple[tuple[type[TankError], int], ...] = (
-    (InvalidSpec, 422),
-    (PodNotFound, 404),
-    (OwnedElsewhere, 409),
-    (VolumeInUse, 409),
-    (ImageInUse, 409),
-    (NotRunning, 409),
-    (NotATty, 409),
+_STATUS: dict[tuple[type[errors.TankError], ...], int] = {
+    (errors.InvalidSpec,): 422,
+    (errors.PodNotFound,): 404,
     # The same request is refused until a person changes something.
-    (Stalled, 409),
-    (Retry, 503),
-)
+    (errors.OwnedElsewhere, errors.VolumeInUse, errors.ImageInUse): 409,
+    (errors.NotRunning, errors.NotATty, errors.Stalled): 409,
+    (errors.Retry,): 503,
+}
 
 
-def http_status(error: TankError) -> int:
+def http_status(error: errors.TankError) -> int:
     """Return the HTTP status code that an error of the agent travels with."""
-    return next((status for kind, status in _STATUS if isinstance(error, kind)), 500)
+    return next((status for kinds, status in _STATUS.items() if isinstance(error, kinds)), 500)
 
 
-def error_body(error: TankError) -> ErrorBody:
+def error_body(error: errors.TankError) -> ErrorBody:
     """Return an error as it is on the wire."""
     return ErrorBody(
         reason=error.reason,
         message=error.message,
         where=error.where,
         hint=error.hint,
-        problems=error.problems if isinstance(error, InvalidSpec) else (),
+        problems=error.problems if isinstance(error, errors.InvalidSpec) else (),
     )
 
 
@@ -64,23 +47,23 @@ def encode_error(body: ErrorBody) -> bytes:
     return to_json(Envelope(body))
 
 
-def decode_error(status: int, content: bytes) -> TankError:
+def decode_error(status: int, content: bytes) -> errors.TankError:
     """Turn an error answer back into the error that the agent raised."""
     try:
         body = msgspec.json.decode(content, type=Envelope).error
     except msgspec.DecodeError:
-        return TankError(f"the agent answered with HTTP status {status} and no explanation")
+        return errors.TankError(f"the agent answered with HTTP status {status} and no explanation")
     return raised_error(body, status)
 
 
-def raised_error(body: ErrorBody, status: int = 500) -> TankError:
+def raised_error(body: ErrorBody, status: int = 500) -> errors.TankError:
     """Return the error that the agent raised; an unknown reason becomes a class that fits the status."""
-    kind = next((kind for kind in subclasses(TankError) if kind.reason == body.reason), None)
-    if kind is not None and issubclass(kind, InvalidSpec):
+    kind = next((kind for kind in subclasses(errors.TankError) if kind.reason == body.reason), None)
+    if kind is not None and issubclass(kind, errors.InvalidSpec):
         return kind(body.problems)
     # A class with a constructor of its own has attributes that are not on the wire.
-    if kind is None or kind.__init__ is not TankError.__init__:
-        kind = {403: AgentUnreachable, 503: Retry}.get(status, TankError)
+    if kind is None or kind.__init__ is not errors.TankError.__init__:
+        kind = {403: errors.AgentUnreachable, 503: errors.Retry}.get(status, errors.TankError)
     return kind(body.message, where=body.where, hint=body.hint)
 
 
@@ -95,7 +78,7 @@ def decode_text(content: bytes, file: str) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         message = f"byte 0x{content[error.start]:02x} is not valid UTF-8; save the file as UTF-8"
-        raise InvalidSpec((Problem(file, line, "", message),)) from None
+        raise errors.InvalidSpec((errors.Problem(file, line, "", message),)) from None
 
 
 def subclasses(kind: type[_T]) -> Iterator[type[_T]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar, overload
@@ -372,16 +371,9 @@ class Client(types.Calls):
 
     def _lines(self, call: types.Call[_T], query: Mapping[str, str], timeout: float | None) -> Iterator[_T]:
         """Yield the answer line by line, as it comes; `timeout` limits the wait for each of them."""
-        decoder = msgspec.json.Decoder(call.answer)
-        path, rest = os.fspath(self.socket), b""
         answered = self._ask(call.method, http.with_query(call.path, query), b"", timeout)
-        with closing(http.chunks(answered, path)) as chunks:
-            for chunk in chunks:
-                *lines, rest = (rest + chunk).split(b"\n")
-                yield from map(decoder.decode, lines)
-        if rest:
-            # The connection broke within a line, but between two chunks.
-            raise http.lost(path)
+        lines = http.lines(answered, os.fspath(self.socket))
+        yield from map(msgspec.json.Decoder(call.answer).decode, lines)
 
 
 def _pod_text(pods: Pod | Mapping[str, object] | os.PathLike[str] | str | bytes) -> tuple[bytes, str]:

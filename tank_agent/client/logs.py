@@ -33,17 +33,12 @@ def open_logs(
         query["since"] = moment(since)
     answered = http.ask(path, "GET", http.target_path(name, "logs", query)).answer(expected=200)
     several = answered.headers.get("content-type", "").endswith(SEVERAL)
-    return several, _lines(http.chunks(answered, path))
+    return several, map(_log_line, http.lines(answered, path))
 
 
-def _lines(pieces: Iterator[bytes]) -> Iterator[LogLine]:
-    rest = b""
-    for piece in pieces:
-        lines = (rest + piece).split(b"\n")
-        rest = lines.pop()
-        for line in lines:
-            time, stream, tag, container, content = line.split(b" ", 4)
-            yield LogLine(time.decode(), stream.decode(), container.decode(), content, tag == b"F")
+def _log_line(line: bytes) -> LogLine:
+    time, stream, tag, container, content = line.split(b" ", 4)
+    return LogLine(time.decode(), stream.decode(), container.decode(), content, tag == b"F")
 
 
 def moment(seconds: float) -> str:

@@ -178,6 +178,17 @@ def chunks(answered: Answered, path: str) -> Generator[bytes, None, None]:
         connection.close()
 
 
+def lines(answered: Answered, path: str) -> Generator[bytes, None, None]:
+    """Yield the lines of an answer that comes in chunks, as `chunks` does."""
+    rest = b""
+    for chunk in chunks(answered, path):
+        *complete, rest = (rest + chunk).split(b"\n")
+        yield from complete
+    if rest:
+        # The connection broke within a line, but between two chunks.
+        raise lost(path)
+
+
 def _receive(connection: _socket.socket, path: str) -> bytes:
     try:
         received = connection.recv(_RECEIVE)
