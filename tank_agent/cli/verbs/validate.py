@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct
 
-if TYPE_CHECKING:
-    from tank_agent.spec.parse import ParsedPod
-
 from tank_agent.cli.arguments import add_output
 from tank_agent.cli.files import pod_files, what_is_odd
 from tank_agent.cli.output import say, show
 from tank_agent.errors import InvalidSpec, Problem, TankError
 from tank_agent.spec.printable import escape
+
+if TYPE_CHECKING:
+    from tank_agent.spec.parse import ParsedPod
 
 HELP = "check pod files, without an agent"
 
