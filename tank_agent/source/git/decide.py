@@ -1,7 +1,7 @@
 """Judge a new commit: its history since the deployed one, and how many pods it changes. Pure functions.
 
 The commits come from a process that is not trusted, but each was found by its own hash: a chain of hashes
-proves who is an ancestor, and a withheld commit leaves a hole.
+proves that a commit is an ancestor, and a withheld commit leaves a hole.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class GitFollower(Follower):
     """
 
     slow = "git is still being looked at"
-    slow_hint = "it goes on by itself; `tank git status` tells how far it is"
+    slow_hint = "it continues by itself; `tank git status` shows how far it is"
 
     def __init__(
         self,

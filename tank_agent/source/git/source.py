@@ -113,7 +113,7 @@ class GitSource:
         """
         waits = self.status.fetched.revision
         if waits is None or waits == self.status.applied.revision:
-            raise Stalled("no commit waits for a confirmation", hint="`tank git status` tells how far git is")
+            raise Stalled("no commit waits for a confirmation", hint="`tank git status` shows how far git is")
         if revision is not None and (len(revision) < 7 or not waits.startswith(revision)):
             message = f"no commit {printable(revision, 40)} waits"
             raise Stalled(message, hint="`tank status` names the one that does")
@@ -165,7 +165,7 @@ class GitSource:
         """Wait for a look that runs, but not for as long as a remote may take."""
         if not self._lock.acquire(timeout=_PATIENCE):
             message = f"git is still being looked at after {_PATIENCE:g} s"
-            raise GitError("unreachable", message, "`tank git status` tells how far it is; see git.timeout")
+            raise GitError("unreachable", message, "`tank git status` shows how far it is; see git.timeout")
         try:
             yield
         finally:
