@@ -18,6 +18,7 @@ from tank_agent.reconcile.core.restart import Backoff
 from tank_agent.reconcile.pulls import Need, Pulls
 from tank_agent.spec.model import Container, Pod, PullPolicy
 from tests.support.counting import assert_linear, operations
+from tests.unit.reconcile.test_troubles import StillClock
 
 DEADLINE = 10.0
 
@@ -188,13 +189,14 @@ def test_no_registry_is_asked_in_a_tight_loop_whatever_the_backoff() -> None:
     store, woken = Store(), Woken()
     store.go_on.set()
     store.error = Retry("no route")
-    pulls = Pulls(store, Clock(), Backoff(base=0, cap=0), woken)
+    clock = StillClock()
+    pulls = Pulls(store, clock, Backoff(base=0, cap=0), woken)
     assert pulls.wait(DEADLINE)
     pulls.pull(need("a"))
     woken.wait({"a"})
     failed = pulls.observe(need("a"))
     assert failed.retry_at is not None
-    assert failed.retry_at > Clock().monotonic() + 0.5
+    assert failed.retry_at > clock.now + 0.5
     pulls.close()
 
 

@@ -24,7 +24,7 @@ from tank_agent.reconcile.reconciler import Reconciler
 from tank_agent.reconcile.steps import Machine, Work
 from tank_agent.runtime.run import Stopping
 from tank_agent.spec.model import Container, Pod, RestartPolicy
-from tests.unit.reconcile.test_troubles import World, live
+from tests.unit.reconcile.test_troubles import StillClock, World, live
 
 DEADLINE = 10.0
 
@@ -113,9 +113,11 @@ def test_a_resync_looks_at_every_pod_that_it_can() -> None:
     assert loop.resync() == 2
 
 
-def test_what_a_pod_leaves_is_removed_only_when_no_worker_is_in_the_middle_of_it() -> None:
+def test_what_a_pod_leaves_is_removed_only_when_no_worker_is_in_the_middle_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     order: list[str] = []
-    begun = threading.Event()
+    begun, closing = threading.Event(), threading.Event()
 
     class Forgetful(Nothing):
         def forget(self, pod: str) -> None:
@@ -124,23 +126,31 @@ def test_what_a_pod_leaves_is_removed_only_when_no_worker_is_in_the_middle_of_it
     class Slow(Did):
         def do(self, action: object, work: Work) -> None:
             begun.set()
-            time.sleep(0.2)
+            assert closing.wait(DEADLINE)
             order.append("step done")
             raise Retry("later")
 
     loop = reconciler(Forgetful(Retry("bad")), Slow())
+    close = loop.close
+
+    def end_the_step_and_close() -> None:
+        order.append("closing")
+        closing.set()
+        close()
+
+    monkeypatch.setattr(loop, "close", end_the_step_and_close)
     loop.start()
     loop.wake("good", "test")
     assert begun.wait(DEADLINE)
     assert loop.drain(DEADLINE)
-    assert order == ["step done", "removed", "removed"]
+    assert order == ["closing", "step done", "removed", "removed"]
 
 
 class Draining(World):
     """A machine whose runs end when they are stopped, and whose leftovers may resist."""
 
-    def __init__(self, *pods: Pod) -> None:
-        super().__init__(*pods)
+    def __init__(self, *pods: Pod, clock: Clock | None = None) -> None:
+        super().__init__(*pods, clock=clock)
         self.ends = True
         self.found = {found.name: (live(found),) for found in pods}
         self.recorded: list[Situation] = []
@@ -192,20 +202,29 @@ def test_a_drain_that_is_not_done_in_time_leaves_the_workers_at_work() -> None:
     world = Draining(pod("a"), pod("b"))
     world.ends = False
     world.loop.start()
-    assert not world.loop.drain(0.1)
+    assert not world.loop.drain(0.0)
+    until(lambda: {step.run for step in world.did if isinstance(step, Stop)} == {"a-1", "b-1"})
     assert world.loop.alive()
     world.ends = True
     world.loop.close()
 
 
-def test_a_drain_does_not_wait_for_what_cannot_be_put_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_PATIENCE", 0.2)
-    world = Draining(pod("a"), pod("b"))
+def test_a_drain_does_not_wait_for_what_cannot_be_put_away() -> None:
+    clock = StillClock()
+    world = Draining(pod("a"), pod("b"), clock=clock)
     world.fails[RemoveRun] = Retry("the disk is full")
-    began = time.monotonic()
+    drained: list[bool] = []
+    drain = threading.Thread(target=lambda: drained.append(world.loop.drain(DEADLINE)), daemon=True)
     world.loop.start()
-    assert world.loop.drain(DEADLINE)
-    assert 0.2 <= time.monotonic() - began < DEADLINE / 2
+    drain.start()
+    until(lambda: all(world.loop.view(name).error for name in ("a", "b")))
+    # It tries for a while, as a disk may have room again soon, and not as long as it may.
+    clock.now += module._PATIENCE - 1
+    world.work("a", "b")
+    assert drain.is_alive()
+    clock.now += 1
+    drain.join(DEADLINE)
+    assert drained == [True]
     assert world.pods() == {"a", "b"}
 
 
