@@ -71,7 +71,7 @@ class Networks:
     Args:
         pod_networks: makes and removes the namespaces.
         host: the host's DNS.
-        run_dir: the pods' files lie in its `pods` directory.
+        run_dir: has the pods' files in `pods`.
         clock: for the back-off of changes that failed.
     """
 
@@ -86,11 +86,7 @@ class Networks:
         self._host_hosts = _recent(clock, lambda: _signature(str(_HOSTS)))
 
     def adopt(self, processes: Mapping[str, Collection[int]]) -> None:
-        """Take over the networks of pods that have runs, and remove all others of a former agent.
-
-        Args:
-            processes: the living main processes of every pod that has a run.
-        """
+        """Take over the networks of pods that have runs, by their main `processes`, and remove all others."""
         with left_for_later("networks of pods"):
             self._pod_networks.sweep(processes.keys())
         for pod, pids in processes.items():
@@ -174,13 +170,10 @@ class Networks:
     def converge(self, pod: Pod, pids: Collection[int]) -> None:
         """Change a pod's network and its files to the declared ones, while containers run.
 
-        Args:
-            pod: the desired pod.
-            pids: processes of the pod, in case its pin is lost; some may still be in the host's network.
+        `pids` are processes of the pod, in case its pin is lost; some may still be in the host's network.
 
         Raises:
-            Stalled, Retry: as `PodNetworks.ensure`; what could be done is done. `change` has the failure, and
-                the time of the next try.
+            Stalled, Retry: as `PodNetworks.ensure`; `change` has the failure, and the time of the next try.
         """
         try:
             self._converge(pod, pids)
@@ -208,11 +201,7 @@ class Networks:
             self.files(pod)
 
     def namespace(self, pod: Pod) -> Path | None:
-        """Return the namespace for a container that starts now; None for the host's.
-
-        Raises:
-            Retry: its pin was lost.
-        """
+        """Return the namespace for a container that starts now, None for the host's; Retry without a pin."""
         if pod.network.mode == "host":
             return None
         with self._lock:
@@ -226,11 +215,7 @@ class Networks:
         return state.netns
 
     def files(self, pod: Pod) -> Path:
-        """Write the pod's hosts, hostname and resolv.conf, and return their directory.
-
-        Raises:
-            Retry: they cannot be written.
-        """
+        """Write the pod's hosts, hostname and resolv.conf, and return their directory, or raise Retry."""
         directory = self.directory(pod.name)
         with self._known(pod.name) as known:
             known.has_files = True
@@ -304,11 +289,7 @@ class Networks:
         return pod_files(pod.name, pod.network, self._state(pod.name), self._dns(pod), host_hosts=hosts)
 
     def _keep_pin(self, pod: str, pids: Collection[int]) -> None:
-        """Pin the namespace again if its pin was lost or replaced.
-
-        Raises:
-            Retry: no process is in it any more.
-        """
+        """Pin the namespace again if its pin was lost or replaced; Retry if no process is in it any more."""
         state = self._state(pod)
         if state.netns is None:
             return
@@ -328,11 +309,9 @@ class Networks:
     def _repin_any(self, pod: str, pids: Collection[int]) -> bool:
         own = _HOST_NAMESPACE.stat().st_ino
         for pid in pids:
-            try:
+            with contextlib.suppress(Retry):
                 if _namespace_of(pid) not in (None, own):
                     return self._pod_networks.repin(pod, pid)
-            except Retry:
-                continue
         return False
 
 

@@ -134,9 +134,8 @@ class Pulls:
         if not self._prepared.is_set():
             return ObservedImage(state=ImageState.PULLING)
         with self._lock:
-            wanted = self._images.get(need.key)
-            known = wanted.known(need) if wanted is not None else None
-            failure = wanted.failure if wanted is not None else None
+            wanted = self._images.get(need.key, _Wanted())
+            known, failure = wanted.known(need), wanted.failure
         if known is not None:
             return known
         try:
@@ -147,8 +146,7 @@ class Pulls:
             return ObservedImage(state=ImageState.FAILED, error=str(error), retry_at=again)
         if image is not None:
             with self._lock:
-                if wanted is not None and wanted.needs:
-                    wanted.ready = True
+                wanted.ready = bool(wanted.needs)
             return ObservedImage(state=ImageState.READY)
         if failure is not None:
             return ObservedImage(state=ImageState.FAILED, error=failure.error, retry_at=failure.retry_at)

@@ -61,7 +61,10 @@ class WorkQueue:
             if due < self._due.get(pod, float("inf")):
                 self._due[pod] = due
                 heapq.heappush(self._heap, (due, pod))
-                self._tidy()
+                # Replaced requests must not become the majority.
+                if len(self._heap) > 2 * len(self._due) + _TIDY_ABOVE:
+                    self._heap = [(due, pod) for pod, due in self._due.items()]
+                    heapq.heapify(self._heap)
                 self._changed.notify()
 
     def take(self) -> str | None:
@@ -118,12 +121,6 @@ class WorkQueue:
         pod, _ = chosen.popitem(last=False)
         del self._ranks[pod]
         return pod
-
-    def _tidy(self) -> None:
-        """Drop replaced requests from the heap once they are the majority."""
-        if len(self._heap) > 2 * len(self._due) + _TIDY_ABOVE:
-            self._heap = [(due, pod) for pod, due in self._due.items()]
-            heapq.heapify(self._heap)
 
     def _promote(self) -> float | None:
         """Make due pods ready, and return the seconds until the next one."""

@@ -28,13 +28,8 @@ _PASSES_A_TURN = 12
 # Seconds for which the agent retries to put pods away before it ends without that.
 _PATIENCE = 3.0
 # All other causes are changes by people or sources.
-_RANKS = {
-    "container ended": Rank.ENDED,
-    "resync": Rank.AGAIN,
-    "agent start": Rank.AGAIN,
-    IMAGE_READY: Rank.AGAIN,
-    PULL_FAILED: Rank.AGAIN,
-}
+_RANKS = dict.fromkeys(("resync", "agent start", IMAGE_READY, PULL_FAILED), Rank.AGAIN)
+_RANKS["container ended"] = Rank.ENDED
 
 
 class Reconciler:
@@ -200,7 +195,7 @@ class Reconciler:
             backoff=machine.backoff,
             remembered=pod in machine.journal.statuses(),
             unclaimed=desired is None and self._is_unclaimed(pod),
-            cut_short=desired is None and self._cuts_short(pod),
+            cut_short=desired is None and self._draining and self._runs_once(pod),
             troubles=self._troubles.of(pod),
         )
 
@@ -211,9 +206,9 @@ class Reconciler:
             and any(_goes_on(run) for run in self._machine.containers.runs(pod))
         )
 
-    def _cuts_short(self, pod: str) -> bool:
-        desired = self._machine.journal.get(pod) if self._draining else None
-        return desired is not None and desired.pod.restart is RestartPolicy.NEVER
+    def _runs_once(self, pod: str) -> bool:
+        declared = self._machine.journal.get(pod)
+        return declared is not None and declared.pod.restart is RestartPolicy.NEVER
 
     def view(self, pod: str) -> PodView:
         """Return what to show for a pod; an error of the look is shown with it."""

@@ -80,11 +80,7 @@ def _written_capabilities(security: model.Security) -> dict[str, list[str]] | No
 
 
 def _one_or_more(name: str) -> Callable[[model.Nic], str | list[str]]:
-    def written(nic: model.Nic) -> str | list[str]:
-        words: tuple[str, ...] = getattr(nic, name)
-        return words[0] if len(words) == 1 else list(words)
-
-    return written
+    return lambda nic: words[0] if len(words := list(getattr(nic, name))) == 1 else words
 
 
 # A key reads as one sentence (type, words, examples, rules, default), which the formatter would spread over a

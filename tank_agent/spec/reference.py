@@ -66,11 +66,7 @@ def is_digest(text: str) -> bool:
 
 
 def parse_reference(text: str) -> Reference:
-    """Read an image reference, and fill in what Docker would: registry, `library/` and the tag `latest`.
-
-    Raises:
-        ValueError: a sentence about the mistake and how to write it right.
-    """
+    """Read an image reference, or raise ValueError; registry, `library/` and `latest` are filled in."""
     if len(text) > _REFERENCE_MAX:
         raise ValueError(f"an image reference has at most {_REFERENCE_MAX} characters")
     try:
@@ -83,11 +79,7 @@ def parse_reference(text: str) -> Reference:
 
 
 def find_image(text: str) -> Reference:
-    """Read an image reference as `parse_reference` does.
-
-    Raises:
-        Stalled: it is none, so there is no such image.
-    """
+    """Read an image reference as `parse_reference` does, but raise Stalled if it is none."""
     try:
         return parse_reference(text)
     except ValueError as error:

@@ -56,8 +56,7 @@ class Structure(Struct, frozen=True):
 def read_table(table: object, kind: type[Table]) -> tuple[Table | None, Structure]:
     """Convert a mapping to a struct; None if it is too broken for a check of its values.
 
-    Raises:
-        RecursionError: the mapping is nested very deep.
+    A very deep mapping raises RecursionError.
     """
     with contextlib.suppress(msgspec.ValidationError):
         return msgspec.convert(table, kind), Structure()
@@ -78,13 +77,10 @@ def type_message(
     of_text: bool = False,
     example: str | None = None,
 ) -> str:
-    """Return the sentence for a value of the wrong type, with a right one.
+    """Return the sentence for a value of the wrong type.
 
-    Args:
-        words: the words for the right types.
-        allowed: the right texts, if not every text is right.
-        of_text: whether a right list holds texts.
-        example: a right value, in TOML.
+    `words` name the right types, `allowed` has the right texts if not every text is right, `of_text` is set
+    if a right list holds texts, `example` is a right value in TOML.
     """
     # Every whole number is a number; saying both would only confuse.
     either = [word for word in words if word != "a whole number" or "a number" not in words]

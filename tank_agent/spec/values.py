@@ -1,4 +1,4 @@
-"""Checks of single values of a pod file: names, users, arguments, variables, capabilities, devices, profiles.
+"""Checks of single values of a pod file: names, users, addresses, capabilities, devices, profiles, signals.
 
 Each returns the value in its one form, or raises ValueError with a sentence for the user.
 """
@@ -224,11 +224,7 @@ def device(value: str) -> str:
 
 
 def parse_signal(value: str | int) -> str:
-    """Return a signal's one name: "SIGTERM", "SIGRTMIN+3".
-
-    Raises:
-        ValueError: a sentence that says what is wrong and what would be right.
-    """
+    """Return a signal's one name: "SIGTERM", "SIGRTMIN+3"."""
     number = signal_number(value)
     if number in _BY_NUMBER:
         return _BY_NUMBER[number]
@@ -236,7 +232,7 @@ def parse_signal(value: str | int) -> str:
 
 
 def signal_number(value: str | int) -> int:
-    """Return a signal's number. Raises as `parse_signal` does."""
+    """Return the number of a signal with this name or number."""
     if isinstance(value, str) and not re.fullmatch("[0-9]{1,3}", value):
         return _number_of(value)
     number = int(value)

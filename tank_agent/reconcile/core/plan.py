@@ -78,11 +78,7 @@ def plan(situation: Situation) -> Plan:
 
 
 def simulate(situation: Situation) -> tuple[Action, ...]:
-    """Return every step until nothing is left to do now, if all succeed.
-
-    Raises:
-        RuntimeError: a bug: the plan does not come to an end.
-    """
+    """Return every step until nothing is left to do now, if all succeed; RuntimeError for an endless plan."""
     done: list[Action] = []
     for _ in range(_MOST_PASSES):
         planned = plan(situation)
