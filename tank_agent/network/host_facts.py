@@ -73,9 +73,10 @@ def why_no_uplink(host: HostFacts) -> tuple[str, str]:
 class AutoHostFacts:
     """Asks the machine for its default route and its resolv.conf, unless agent.toml has the answer."""
 
-    def __init__(self, uplink: str | None = None, dns: tuple[str, ...] = ()) -> None:
-        self._uplink = uplink
-        self._dns = dns
+    def __init__(
+        self, uplink: str | None = None, dns: tuple[str, ...] = (), *, resolv_conf: Path = _RESOLV_CONF
+    ) -> None:
+        self._uplink, self._dns, self._resolv_conf = uplink, dns, resolv_conf
 
     def uplink(self) -> str | None:
         """Return the interface of the IPv4 default route with the lowest metric, else of the IPv6 one."""
@@ -87,7 +88,7 @@ class AutoHostFacts:
         """Return resolv.conf's DNS; a caching resolver on loopback gives way to the servers that it asks."""
         if self._dns:
             return HostDns(servers=self._dns)
-        own = _read_resolv_conf(_RESOLV_CONF)
+        own = _read_resolv_conf(self._resolv_conf)
         servers, search = _reachable(own.servers), own.search
         local = own.servers if servers != own.servers else ()
         for path in _UPSTREAM_RESOLV_CONFS if own.servers and not servers else ():

@@ -69,7 +69,6 @@ class TestUplink:
 class TestDns:
     @pytest.fixture(autouse=True)
     def _files(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(host_facts, "_RESOLV_CONF", tmp_path / "resolv.conf")
         monkeypatch.setattr(
             host_facts, "_UPSTREAM_RESOLV_CONFS", (tmp_path / "missing", tmp_path / "upstream0")
         )
@@ -78,7 +77,7 @@ class TestDns:
         (tmp_path / "resolv.conf").write_text(own)
         for number, text in enumerate(upstream):
             (tmp_path / f"upstream{number}").write_text(text)
-        return AutoHostFacts()
+        return AutoHostFacts(resolv_conf=tmp_path / "resolv.conf")
 
     def test_resolv_conf_as_it_is(self, tmp_path: Path) -> None:
         facts = self.facts(tmp_path, "nameserver 10.0.0.1\nnameserver fd00::1\nsearch lan\noptions rotate\n")
@@ -106,8 +105,8 @@ class TestDns:
             servers=("10.0.0.1",), local=("::1", "fe80::1%eth0", "10.0.0.1")
         )
 
-    def test_no_resolv_conf(self) -> None:
-        assert AutoHostFacts().dns() == HostDns()
+    def test_no_resolv_conf(self, tmp_path: Path) -> None:
+        assert AutoHostFacts(resolv_conf=tmp_path / "missing").dns() == HostDns()
 
     def test_what_agent_toml_says_wins(self) -> None:
         assert make_host_facts("auto", None, ("10.0.0.9",)).dns() == HostDns(servers=("10.0.0.9",))
