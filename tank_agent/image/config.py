@@ -48,7 +48,7 @@ class Image(Struct, frozen=True, kw_only=True):
 
 
 class LayerProgress(Struct, frozen=True, kw_only=True):
-    """How far one layer is; `digest` is that of the compressed layer."""
+    """The progress of one layer; `digest` is that of the compressed layer."""
 
     digest: str
     done: int
@@ -57,7 +57,7 @@ class LayerProgress(Struct, frozen=True, kw_only=True):
 
 
 class PullProgress(Struct, frozen=True, kw_only=True):
-    """How far a pull is, in bytes of compressed layers; `layers` are in the order of the manifest.
+    """The progress of a pull, in bytes of compressed layers; `layers` are in the order of the manifest.
 
     `trouble` is the error of the last request, while it is tried again; empty after one that worked.
     """

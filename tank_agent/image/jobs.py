@@ -1,6 +1,6 @@
 """Work in the background: a few threads for each place, and one fetch of a layer for all pulls that need it.
 
-A place that stalls delays no pull from elsewhere: such a pull fetches a layer that both share by itself.
+A place that stalls delays no pull from another place, which then fetches shared layers itself.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Lanes:
         threading.Thread(target=self._run, args=taken, name=self._name, daemon=True).start()
 
     def close(self) -> None:
-        """Drop what has not begun, and wait for what has."""
+        """Drop waiting work, and wait for running work."""
         with self._changed:
             self._closed = True
             self._waiting.clear()
@@ -104,7 +104,7 @@ class Lanes:
 
 
 class Job(Struct, eq=False):
-    """One layer under way; `done` are its compressed bytes. A waiter returns True if its pull gave up."""
+    """The fetch of one layer; `done` counts compressed bytes. A waiter returns True if its pull gave up."""
 
     lane: str = ""
     done: int = 0
@@ -123,7 +123,7 @@ class Job(Struct, eq=False):
 
 
 class Share(NamedTuple):
-    """A pull's part in a job, which is `ours` or another pull's, which may read from another place."""
+    """A pull's part in a job; if it is not `ours`, another pull started it, perhaps from another place."""
 
     job: Job
     ours: bool

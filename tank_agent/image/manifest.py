@@ -188,7 +188,7 @@ def parse_manifest(data: bytes, media_type: str, where: str) -> Index | Manifest
 
 
 def parse_configuration(data: bytes, where: str) -> Configuration:
-    """Read an image's configuration; Stalled if it is none."""
+    """Read an image's configuration; Stalled if it is invalid."""
     document = _decode(data, _ConfigurationDocument, "configuration", where)
     diff_ids = (document.rootfs and document.rootfs.diff_ids) or ()
     for diff_id in diff_ids:

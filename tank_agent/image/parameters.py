@@ -43,7 +43,7 @@ class RunParameters(Struct, frozen=True, kw_only=True):
 
 
 def merge(container: Container, config: ImageConfig) -> RunParameters:
-    """Return the parameters of a container's process; Stalled if there is no command or a value can't be."""
+    """Return a container's process parameters; Stalled if there is no command or a value is invalid."""
     # An entry without "=" would make some runtimes pass on the host's variable of that name (CVE-2026-57231).
     given = (entry.partition("=") for entry in config.env if "\0" not in entry)
     env = {name: value for name, equals, value in given if name and equals} | container.env
@@ -127,7 +127,7 @@ def resolve_user(rootfs: int, user: str) -> Identity:
 
 
 def _find_user(rootfs: int, wanted: str) -> _User:
-    """Return the line of passwd for a name or a number; a number needs none."""
+    """Return the line of passwd for a name or a number; a number may have none."""
     numeric = bool(_NUMBER.fullmatch(wanted))
     uid = _number(wanted, "user") if numeric else -1
     for name, _, number, gid, _, home, *_ in _lines(rootfs, "/etc/passwd", 6):
@@ -164,7 +164,7 @@ def _memberships(rootfs: int, user: str, own: int) -> Iterator[int]:
 
 
 def _lines(rootfs: int, path: str, least: int) -> Iterator[list[str]]:
-    """Yield the fields of each line that has at least so many; a missing file has no lines."""
+    """Yield the fields of each line with at least so many of them; a missing file has no lines."""
     try:
         content = read_in_root(rootfs, path, limit=_LIMIT)
     except FileNotFoundError:

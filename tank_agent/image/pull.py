@@ -1,4 +1,4 @@
-"""One pull: fetch, verify and unpack what a reference stands for."""
+"""One pull: fetch, verify and unpack the image that a reference names."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from tank_agent.settings.image import ImageSettings
 from tank_agent.spec.reference import Reference
 
 _POLL = 0.1
-# How many seconds a layer that another pull fetches from elsewhere may make no progress.
+# The seconds without progress after which a pull no longer waits for another pull's fetch of a layer.
 _PATIENCE = 3.0
 _NESTED_INDEXES = 3
-# The entries of an index that are no images but what their builder attests of them.
+# The entries of an index that are no images but attestations of the builder.
 _REFERENCE_TYPE, _ATTESTATION = "vnd.docker.reference.type", "attestation-manifest"
 _CHUNK = 1 << 18
 _PARTIAL_LIFETIME = 7 * 86400.0
-# The layers of an image, lowest first: where each is, and the digest of its uncompressed form.
+# An image's layers, lowest first, each with the digest of its uncompressed form.
 _Pairs = list[tuple[Descriptor, str]]
 
 
@@ -70,7 +70,7 @@ class Document(Struct, frozen=True, kw_only=True):
 class ImageContent(Protocol):
     """One image's place: a registry, a layout or an archive. It verifies nothing; the pull does. Thread-safe.
 
-    `local` content is read in place instead of being kept while it is fetched.
+    `local` content is read in place and not kept while it is fetched. Methods raise Stalled or Retry.
     """
 
     local: bool
@@ -111,7 +111,7 @@ class LayerFetcher:
         self._server = server
 
     def fetch(self, task: LayerTask, job: Job) -> None:
-        """Bring a layer into the store; go on from what a broken transfer left on disk."""
+        """Fetch a layer into the store; resume a broken transfer from its partial file."""
         # Another pull may have brought it since this one looked.
         if self._layers.record(task.diff_id) is not None:
             return
@@ -123,7 +123,7 @@ class LayerFetcher:
             except DamagedError:
                 if not resumed:
                     raise
-                # The damage may be in what an earlier try left: once more, from the start.
+                # The partial file may be damaged: fetch the layer from the start.
                 job.done = 0
                 self._attempt(task, job, partial)
         except MissingError as error:
@@ -143,7 +143,7 @@ class LayerFetcher:
             raise Retry(f"cannot store a layer: {error.strerror}", where=task.where, hint=hint) from error
 
     def sweep(self, *, everything: bool = False) -> None:
-        """Remove old partial files and those of layers that are there; all if nothing is being fetched."""
+        """Remove old partial files and those of stored layers; `everything` if nothing is being fetched."""
         there = {_hex(diff_id)[:16] for diff_id in self._layers.all()}
         oldest = time.time() - _PARTIAL_LIFETIME
         for entry in list(os.scandir(self._partial)):
@@ -233,7 +233,7 @@ class ImagePull(AbstractContextManager["ImagePull"]):
         self._seen: dict[str, tuple[tuple[Job, int, str], float]] = {}
 
     def __exit__(self, *_: object) -> None:
-        """Give up what is under way, and close the content after the last job, also if others wait for it."""
+        """Cancel the pull; close the content after its last job, which other pulls may still wait for."""
         self._ended = True
 
         def close_after_the_last(_: object = None) -> None:
@@ -269,7 +269,7 @@ class ImagePull(AbstractContextManager["ImagePull"]):
         return Resolved(digest, index, parsed, configuration, document.data, data)
 
     def fetch(self, resolved: Resolved, layers: Layers, jobs: Jobs, fetcher: LayerFetcher) -> None:
-        """Bring all missing layers into the store."""
+        """Fetch all missing layers into the store."""
         pairs = list(zip(resolved.manifest.layers, resolved.configuration.diff_ids, strict=True))
         missing: dict[str, Descriptor] = {}
         for descriptor, diff_id in pairs:
@@ -329,7 +329,7 @@ class ImagePull(AbstractContextManager["ImagePull"]):
                     pending[begin(diff_id, apart)] = diff_id
 
     def _is_silent(self, diff_id: str, job: Job) -> bool:
-        """Return whether a layer makes no progress for too long; one that is being unpacked is complete."""
+        """Return whether a layer makes no progress for too long; one that is being unpacked has arrived."""
         state, now = (job, job.done, job.state), time.monotonic()
         if self._seen.get(diff_id, (None, now))[0] != state or job.state == "unpacking":
             self._seen[diff_id] = state, now

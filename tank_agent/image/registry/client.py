@@ -33,7 +33,7 @@ _ERROR_LIMIT = 1 << 16
 _PACE = Pace(base=0.4, cap=10.0, jitter=0.5)
 _LONGEST_WAIT = 60.0
 _RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/(?:([0-9]{1,18})|\*)")
-# The bytes that make an attempt count as progress, so that a transfer may be tried again and again.
+# An attempt that brings so many bytes is progress, after which all attempts are left again.
 _ENOUGH = 16 << 10
 _log = structlog.get_logger()
 _Result = TypeVar("_Result")
@@ -41,7 +41,7 @@ _Trouble = Callable[[str], None]
 
 
 class BusyError(Retry):
-    """The registry asks for another request `after` so many seconds."""
+    """The registry wants the next request `after` so many seconds."""
 
     def __init__(self, message: str, after: float) -> None:
         super().__init__(message)
@@ -111,7 +111,7 @@ class RegistryContent:
             with ExitStack() as opened:
                 answer = opened.enter_context(endpoint.get(path, part))
                 if offset and (answer.status == 416 or _start_of(answer, descriptor) > offset):
-                    # The server gets parts wrong: ask for all of it.
+                    # The server answers with a wrong part: ask for the whole blob.
                     answer.close()
                     answer = opened.enter_context(endpoint.get(path, {}))
                 self._check(endpoint, answer, f"{endpoint.name} has no layer {descriptor.digest}")
@@ -167,7 +167,7 @@ class RegistryContent:
 
 
 class _Transfer:
-    """A transfer of a blob, resumed after failures, up to so many attempts in a row without progress."""
+    """A transfer of a blob, resumed after failures until too many in a row make no progress."""
 
     def __init__(self, content: RegistryContent, descriptor: Descriptor, offset: int) -> None:
         self._content, self._descriptor, self._offset = content, descriptor, offset

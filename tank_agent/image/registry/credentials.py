@@ -42,7 +42,7 @@ class Credentials(Struct, frozen=True, kw_only=True):
 
     def basic(self) -> str:
         """Return the Authorization header (RFC 7617)."""
-        # Passwords of other encodings than UTF-8 go as they came.
+        # Passwords in other encodings than UTF-8 are sent unchanged.
         raw = f"{self.username}:{self.password}".encode(errors="surrogateescape")
         return "Basic " + base64.b64encode(raw).decode()
 
@@ -94,7 +94,7 @@ def _keys(host: str, repository: str) -> Iterator[str]:
 
 
 def _plain_key(key: str) -> str:
-    """Return the form of `_keys` that a spelling of Docker's stands for: a host, or a host and a path.
+    """Return a key in the form of `_keys`, however Docker spells it: a host, or a host and a path.
 
     The path of an address with a scheme does not count, nor do `/v1` and `/v2`, which are the API's.
     """

@@ -227,7 +227,7 @@ class Layers:
             try_remove_tree(place)
 
     def commit(self, place: Path, record: LayerRecord) -> None:
-        """Make a staged layer a layer, at once; one that another pull brought stays: it may be in use."""
+        """Store a staged layer, at once; keep one that another pull brought, as it may be in use."""
         record = msgspec.structs.replace(record, boot=self._boot)
         (place / "layer.json").write_bytes(msgspec.json.encode(record))
         with self._committing:

@@ -51,7 +51,7 @@ def stamp(reference: Reference) -> str:
     path = Path(reference.path)
     try:
         if reference.transport == "oci":
-            # As a pull reads it, since its owner may have made a fifo of it.
+            # `open` refuses a fifo.
             with closing(DirectoryFiles(path)) as files, files.open("index.json") as index:
                 return digest_of(index.read(MANIFEST_LIMIT, str(reference)))
         found = path.stat()
@@ -61,7 +61,7 @@ def stamp(reference: Reference) -> str:
 
 
 class Slice(Struct, frozen=True, kw_only=True):
-    """A part of an open file: `size` bytes from `start` on. Whoever made it closes the descriptor."""
+    """A part of an open file: `size` bytes from `start` on. The caller closes the descriptor."""
 
     descriptor: int
     start: int
@@ -301,7 +301,7 @@ class DockerArchiveContent(LayoutContent):
             opened.pop_all()
 
     def manifest(self, digest: str = "") -> Document:
-        """Return the manifest that was made."""
+        """Return the made manifest."""
         return Document(data=self._manifest, media_type=manifest.OCI_MANIFEST)
 
     def _name(self, digest: str) -> str:

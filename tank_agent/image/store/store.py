@@ -73,7 +73,7 @@ class ImageNeed(NamedTuple):
 
 
 def find_needs(uses: Iterable[ImageUse], records: Sequence[ReferenceRecord]) -> Iterator[ImageNeed]:
-    """Yield the images that each use means."""
+    """Yield the images that each use needs."""
     named = {record.reference: record.digest for record in records}
     listed: dict[str, set[str]] = {}
     for record in records:
@@ -178,11 +178,11 @@ class ImageStore(AbstractContextManager["ImageStore"]):
         return tuple(rows)
 
     def needs(self, uses: Iterable[ImageUse]) -> Iterator[ImageNeed]:
-        """Yield the images that each use means."""
+        """Yield the images that each use needs."""
         return find_needs(uses, self._records.references())
 
     def remove(self, reference: str, uses: Iterable[ImageUse] = ()) -> Pruned:
-        """Remove a name or, by its digest, an image with all its names; the last name takes the image along.
+        """Remove a name, and the image with its last name; or, by its digest, an image with all its names.
 
         `uses` are read late, so that they count a pod which came a moment ago. Stalled if there is no such
         image, or a pull under way needs it; ImageInUse if a pod does.

@@ -51,9 +51,9 @@ _REAP = 0.02
 TAR_OPTIONS = (
     *("--extract", "--file=-", "--delay-directory-restore", "--blocking-factor=512", "--warning=none"),
     *("--numeric-owner", "--same-owner", "--same-permissions", "--no-selinux", "--xattrs"),
-    # Its root is the layer's directory. Without this it keeps links back until the end, and can't go through.
+    # tar's root is the layer's directory. Without this it makes links last, and can't follow them before.
     "--absolute-names",
-    # trusted.* would speak to overlayfs, security.* other than this to the host's policies.
+    # overlayfs would obey trusted.*, and the host's policies security.* other than this.
     *(f"--xattrs-include={name}" for name in ("user.*", "security.capability", "system.posix_acl_*")),
 )
 

@@ -100,10 +100,7 @@ class UnpackServer:
 
 
 class LayerUnpack(AbstractContextManager["LayerUnpack"]):
-    """One layer on its way into its directory. Leaving it early kills the child.
-
-    All methods raise Retry when the child makes no progress for too long.
-    """
+    """One layer that is being unpacked; leaving it early kills the child. Retry if that makes no progress."""
 
     def __init__(self, directory: Path, feed: int, report: int, pidfd: int, stall: float) -> None:
         self._directory, self._stall = directory, stall

@@ -120,7 +120,7 @@ def _unzstd(read: Callable[[int], bytes]) -> Iterator[bytes]:
 
 
 class TarFilter:
-    """Takes an archive in pieces, and returns what tar should read.
+    """Filters an archive that comes in pieces.
 
     `whiteouts` are paths to hide in lower layers, `opaque` directories whose content there is hidden,
     `implicit` directories that no entry describes. They are relative to the layer's root, which is b"".
@@ -277,7 +277,7 @@ class TarFilter:
         return name
 
     def _take_out(self, path: bytes, directory: bool) -> bool:
-        """Note an entry; return whether tar should not see it."""
+        """Record an entry; return whether to hide it from tar."""
         parent, _, base = path.rpartition(b"/")
         above = parent
         while path and above not in self._described and above not in self._missing:
@@ -323,10 +323,7 @@ def pax_records(payload: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _without_empty(payload: bytes) -> bytes:
-    """Leave out records without a value, which undo global headers (pax(1)): GNU tar calls them malformed.
-
-    Extended attributes may be empty.
-    """
+    """Leave out records without a value, malformed to GNU tar (pax(1)), except extended attributes."""
     if b"=\n" not in payload:
         return payload
     kept = []
