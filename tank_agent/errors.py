@@ -1,7 +1,7 @@
 """Errors for users: what happened, where, and what to do now.
 
-Each is a TankError, and each class says when it is raised. A bug is any other exception: it is logged with
-its trace and never shown as advice.
+Each is a TankError; the classes describe when they are raised. A bug is any other exception: it is logged
+with its trace and never shown as advice.
 """
 
 from __future__ import annotations

@@ -34,9 +34,9 @@ _START_AGAIN = 5.0
 _HINT = "pods go on as they are; the agent tries again every few seconds"
 _log = structlog.get_logger()
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-# How often `systemctl status` gets fresh figures, in seconds.
+# Seconds between two updates of `systemctl status`.
 _TICK = 10.0
-# What `_reload` does not apply.
+# The settings that `_reload` does not apply.
 _FOR_RESTART = tuple(for_restart(Settings))
 # [registry] is a part of the settings of images, and a table of its own for users.
 _NAMES = dict.fromkeys(("image", "registry"), "image or registry")
@@ -45,7 +45,7 @@ _NAMES = dict.fromkeys(("image", "registry"), "image or registry")
 def run(load: Callable[[], Settings], *, stop_pods: bool) -> int:
     """Run the agent until SIGTERM or SIGINT, and return its exit code.
 
-    Containers go on when it ends, unless `stop_pods` is set. `load` reads the settings, now and on SIGHUP.
+    Containers continue when it ends, unless `stop_pods` is set. `load` reads the settings, now and on SIGHUP.
 
     Raises:
         InvalidSpec: the settings are wrong.
@@ -125,7 +125,7 @@ def _prepare() -> None:
     logs.configure()
     if os.geteuid() != 0:
         raise Stalled("the agent must be run as root", hint="sudo tank agent")
-    # What the agent makes is for root, whatever umask it was started with.
+    # Files of the agent are for root only, whatever umask it was started with.
     os.umask(0o077)
     prepare_structs()
 
@@ -148,7 +148,7 @@ def _serve(
             notifier.stopping()
             return
         if not running.alive():
-            # systemd restarts the agent when it is no longer fed; the pods go on.
+            # systemd restarts an agent that does not feed the watchdog; the pods continue.
             _log.critical("a thread of the agent has ended by a bug; waiting for the watchdog")
             continue
         notifier.alive()

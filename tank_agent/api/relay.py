@@ -26,13 +26,13 @@ from tank_agent.runtime.session.exec import Execution
 _QUEUE = 256 << 10
 _RECEIVE = 256 << 10
 _BUFFERS_AT_ONCE = 16
-# How long the last frame may take to be read, in seconds.
+# Seconds that the caller may take to read the last frame.
 _LAST_WORD = 2.0
-# How soon a command that began, or an agent that stops, is noticed where nothing wakes us, in seconds.
+# Seconds until a command that began, or an agent that stops, is noticed, since neither wakes the poll.
 _BEGUN_WITHIN = 0.002
 _STOP_WITHIN = 0.5
 _HIGHEST_SIGNAL = 64
-# How soon output is seen on a terminal that the command had closed and opened again, in seconds.
+# Seconds until output is seen on a terminal that the command had closed and opened again.
 _REOPENED_WITHIN = 0.1
 _EXIT_DEADLINE = 5.0
 # More than the pipes or the terminal can hold when the command ends.
@@ -44,7 +44,7 @@ class Caller:
 
     Attributes:
         queued: bytes that wait for the caller to read.
-        gone: nothing more comes from there: the caller left, or the agent stops.
+        gone: no more frames come, because the caller left or the agent stops.
     """
 
     def __init__(self, raw: RawConnection, *, confirms: bool) -> None:
@@ -60,7 +60,7 @@ class Caller:
         self.confirm(0)
 
     def confirm(self, taken: int) -> None:
-        """Send how much of the input was passed on, to a caller who asked for that."""
+        """Send the number of bytes of input that were passed on, to a caller who asked for it."""
         if self._confirms:
             self.put(frames.TAKEN, frames.count_payload(taken))
 
@@ -111,7 +111,7 @@ class Caller:
         self._flush()
 
     def _flush(self) -> None:
-        """Send what the connection takes."""
+        """Send as much as the connection takes."""
         while self._queue:
             try:
                 sent = self._socket.sendmsg([*self._queue][:_BUFFERS_AT_ONCE])
@@ -203,7 +203,7 @@ class _ExecSession:
         self._left = _MOST_LEFT
 
     def run(self) -> bool:
-        """Work until the end; True if the command goes on without its caller."""
+        """Work until the end; True if the command continues without its caller."""
         caller, execution = self._caller, self._execution
         self._take(caller.receive())
         while not self._detached:
@@ -218,7 +218,7 @@ class _ExecSession:
                 caller.finish_with_exit(result.code, result.signal)
                 return False
             self._wait()
-        # What was typed before the keys that leave, such as a command and Enter.
+        # The keys that were typed before the detach, such as a command and Enter.
         self._feed()
         caller.finish(frames.DETACH)
         return True
@@ -239,7 +239,7 @@ class _ExecSession:
                 patience = _BEGUN_WITHIN
             elif self._unused:
                 patience = _REOPENED_WITHIN
-        # What the terminal does not take is dropped beyond a bound, so that a detach gets through.
+        # Input that a terminal does not take is dropped beyond a bound, so that a detach gets through.
         reading = execution.terminal is not None or len(self._input) < _QUEUE
         ready, received = caller.wait(masks, patience, reading=reading)
         self._take(received)
@@ -253,13 +253,13 @@ class _ExecSession:
         return self._execution.stdin if self._execution.terminal is None else self._execution.terminal
 
     def _drained(self) -> bool:
-        """Return whether all that the command itself wrote has been read; what it left behind may go on."""
+        """Return whether all output of the command is read; processes that it left behind may write on."""
         while self._left > 0 and self._caller.queued < _QUEUE and (moved := self._pump()):
             self._left -= moved
         return not self._caller.queued
 
     def _pump(self) -> int:
-        """Pass on what the command wrote, as far as the caller keeps up; return how much it was."""
+        """Pass on the command's output as far as the caller keeps up; return the number of bytes."""
         moved = 0
         if not self._execution.begun():
             return 0
@@ -299,7 +299,7 @@ class _ExecSession:
                 self._execution.signal(payload[0])
 
     def _feed(self) -> None:
-        """Pass on what the caller wrote, as far as the command keeps up."""
+        """Pass on the caller's input as far as the command keeps up."""
         before = len(self._input)
         target = self._target()
         while self._input and target is not None:
@@ -308,7 +308,7 @@ class _ExecSession:
             except BlockingIOError:
                 break
             except OSError:
-                # The command does not read any more; it may well go on.
+                # The command does not read any more, but may still run.
                 self._execution.close_stream(self._execution.stdin)
                 target = None
         if target is None:
@@ -320,7 +320,7 @@ class _ExecSession:
 
 
 def _finish_alone(execution: Execution, stopping: threading.Event) -> None:
-    """Read a command's output for nobody until it ends, since a full pipe would stop it."""
+    """Discard a command's output until it ends, since a full pipe would stop it."""
     deadline: float | None = None
     # A terminal that nothing has open; see _ExecSession.
     unused = False
@@ -390,12 +390,12 @@ class _AttachSession:
             if viewer.ready in ready and (data := viewer.take()):
                 caller.put(frames.STDOUT, data)
             self._feed()
-        # What was typed before the keys that leave.
+        # The keys that were typed before the detach.
         self._feed()
         caller.finish(frames.DETACH)
 
     def _feed(self) -> None:
-        """Type what the caller wrote, as far as it is taken."""
+        """Type the caller's input as far as the terminal takes it."""
         before = len(self._input)
         while self._input and (written := self._viewer.write(self._input)):
             self._input = self._input[written:]

@@ -37,7 +37,7 @@ _BACKLOG = 256
 _RECEIVE = 1 << 16
 # Far above any request of the client: a path, a few parameters, a handful of headers.
 MAX_HEAD = 64 << 10
-# How much of a path is logged.
+# Characters of a path that are logged.
 _SHOWN = 200
 
 
@@ -311,7 +311,7 @@ class _Connection(BaseHTTPRequestHandler):
         self.raw_requestline = self.rfile.readline(MAX_HEAD)
         if not self.raw_requestline.endswith(b"\n"):
             raise TooBig if len(self.raw_requestline) >= MAX_HEAD else CallerGone
-        # False: the base class has answered what was malformed, through `send_error`.
+        # False: the base class has answered a malformed head, through `send_error`.
         return self.parse_request()
 
     def _reply(self) -> tuple[Reply, str]:

@@ -259,7 +259,7 @@ class Client(types.Calls):
         Raises:
             NotATty: the container was not declared with `tty = true`.
             NotRunning: the container has no live process.
-            AgentUnreachable: also when the agent ends meanwhile; the container goes on.
+            AgentUnreachable: also when the agent ends meanwhile; the container continues.
         """
         from tank_agent.client.fast.start import attach
 

@@ -29,7 +29,7 @@ _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012
 
 
 class Answered:
-    """An answer whose head was read: `received` came behind it, the rest is still in the socket."""
+    """An answer whose head was read: `received` came behind it, further bytes are still in the socket."""
 
     def __init__(
         self, status: int, headers: Mapping[str, str], connection: _socket.socket, received: bytes
@@ -135,7 +135,7 @@ def ask_for_session(path: str, target: str, body: bytes = b"") -> Asked:
 
 
 def whole(answered: Answered, path: str) -> bytes:
-    """Return the body of an answer that says how long it is; closes the connection.
+    """Return the body of an answer with a Content-Length; closes the connection.
 
     Raises:
         AgentUnreachable: it breaks off.

@@ -6,7 +6,7 @@ DEFAULT = "ctrl-p,ctrl-q"
 # Seconds for which the beginning of the sequence is held until it is passed on. So the keys arrive within the
 # promised 0.4 s, also on a busy machine.
 HOLD = 0.3
-# What a terminal sends for Ctrl and a key: the key's character without its upper three bits.
+# For Ctrl and a key, a terminal sends the key's character without its upper three bits.
 _CONTROL = "@abcdefghijklmnopqrstuvwxyz[\\]^_"
 
 

@@ -56,7 +56,7 @@ class Signaled(Result):
 
 
 class Detached(Result):
-    """The user left, and the command goes on: nothing has failed."""
+    """The user detached, and the command continues: nothing has failed."""
 
     __slots__ = ()
 

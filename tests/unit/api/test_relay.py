@@ -14,6 +14,8 @@ import pytest
 
 from tank_agent.api import frames, relay
 from tank_agent.api.request import RawConnection
+from tank_agent.api.wire import decode_error
+from tank_agent.errors import NotATty
 from tests.support.fake_service import until
 
 
@@ -81,3 +83,18 @@ def test_who_leaves_while_an_attachment_ends_is_forgotten() -> None:
     with attached(FakeViewer(b"x" * 1_000_000), code=3) as (caller, serving):
         caller.close()
         until(lambda: not serving.is_alive())
+
+
+def test_an_error_is_the_last_frame() -> None:
+    mine, theirs = socket.socketpair()
+    raw = RawConnection(socket=theirs, received=b"", stopping=threading.Event())
+
+    def refuse() -> Any:
+        raise NotATty("it has no terminal")
+
+    with mine:
+        with theirs:
+            relay.serve_attach(raw, cast("Any", None), refuse, confirms=False)
+        ((kind, payload),) = read_frames(mine)
+    assert kind == frames.ERROR
+    assert str(decode_error(500, payload)) == "it has no terminal"
