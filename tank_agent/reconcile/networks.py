@@ -129,7 +129,7 @@ class Networks:
         return PendingChange(reason=reason, error=last.error, count=last.count, retry_at=last.retry_at)
 
     def failure(self, pod: str) -> Failure | None:
-        """Return the failure of the last `converge`, of whatever network; None once one succeeded."""
+        """Return the failure of the last `converge`; None if it succeeded."""
         with self._lock:
             return self._pods.get(pod, _NONE).failure
 
@@ -140,7 +140,7 @@ class Networks:
     def check(self, pod: Pod) -> bool:
         """Look for drift of a pod's network and files, and keep it for `change`.
 
-        Returns whether one of the files was replaced since the last look, whatever is in it.
+        Returns whether one of the files was replaced since the last look, even with the same content.
         """
         own = pod.network.mode != "host"
         with self._lock:

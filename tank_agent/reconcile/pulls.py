@@ -30,7 +30,7 @@ _log = structlog.get_logger()
 _PARALLEL = 8
 _MOST_PARALLEL = 256
 IMAGE_READY, PULL_FAILED = "image ready", "pull failed"
-# The least seconds between two tries, whatever the back-off of containers is.
+# The least seconds between two tries, even if containers have no back-off.
 _LEAST_DELAY = 1.0
 
 
@@ -178,13 +178,13 @@ class Pulls:
         return first
 
     def pulled(self, reference: str) -> None:
-        """Forget the failed pulls of an image that somebody else fetched."""
+        """Forget the failed pulls of an image that was fetched elsewhere."""
         with self._lock:
             for policy in get_args(PullPolicy):
                 self._images.get((reference, policy), _Wanted()).failure = None
 
     def want(self, pod: str, needs: Collection[Need]) -> None:
-        """Set the needs of a pod, and give up the pulls that nobody needs any more."""
+        """Set the needs of a pod, and cancel the pulls that no pod needs any more."""
         wanted = frozenset(needs)
         with self._lock:
             before = self._pods.pop(pod, frozenset())

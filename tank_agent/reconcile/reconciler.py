@@ -82,10 +82,9 @@ class Reconciler:
 
     def release(self, pod: str) -> bool:
         """End the protection of a running pod that the journal never knew; False if there is no such pod."""
-        if not self._is_unclaimed(pod):
-            return False
+        is_unclaimed = self._is_unclaimed(pod)
         self._unclaimed.discard(pod)
-        return True
+        return is_unclaimed
 
     def wake(self, pod: str, cause: str) -> None:
         """Look at a pod now."""

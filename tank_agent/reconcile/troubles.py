@@ -1,7 +1,7 @@
 """The failed steps of each pod, with their errors and retry times, and the pods that never come to rest.
 
 A failed step waits by itself, so that it delays no other step. A pod whose plans never end waits as a whole,
-whatever wakes it. Another spec ends both waits.
+even if it is woken. Another spec ends both waits.
 """
 
 from __future__ import annotations

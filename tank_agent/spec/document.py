@@ -1,4 +1,4 @@
-"""Read a TOML text, whatever is in it: its table, or the one problem that stops the reading."""
+"""Read any text as TOML: its table, or the one problem that stops the reading."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LONG_KEY = re.compile(
 )
 _POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 
-# How tomllib's messages begin, and what they mean to a person.
+# The beginnings of tomllib's messages, and the sentences that users get for them.
 _SENTENCES = (
     ("Expected '=' after a key", 'expected "=" after the key; the form is key = value'),
     ("Expected ']' at the end of a table", 'expected "]" at the end of the table\'s header'),
@@ -55,7 +55,7 @@ _COLON = re.compile(r"\s*-?\s*([A-Za-z0-9_-]+)\s*:(?:\s+(\S.*))?")
 
 
 def read_toml(text: str, file: str) -> tuple[dict[str, Any] | None, Problem | None]:
-    """Return the table of a TOML text, or the problem with it; never raises, whatever the text is."""
+    """Return the table of a TOML text, or the problem with it; no text raises an exception."""
     wrong = _unreadable(text)
     if wrong is None:
         try:
@@ -106,7 +106,7 @@ def _unreadable(text: str) -> tuple[int, str] | None:
 
 
 def _syntax_error(text: str, message: str) -> tuple[int, str]:
-    """Return the line of a syntax error, and a sentence for what tomllib says of it."""
+    """Return the line of a syntax error, and a sentence for tomllib's message."""
     place = _POSITION.search(message)
     reason = message[: place.start()] if place else message
     line = int(place[1]) if place and place[1] else _line_at(text, len(text.rstrip()))

@@ -17,7 +17,7 @@ from tank_agent.spec.values import parse_signal
 
 NAME_PATTERN = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 INTERFACE_PATTERN = "^[A-Za-z0-9_.@][A-Za-z0-9_.@+-]{0,14}$"
-# Our keys by the words of other tools (compose, Kubernetes, Quadlet, Nomad).
+# Words of other tools (compose, Kubernetes, Quadlet, Nomad), and our keys for them.
 OTHER_TOOLS = {
     word: key
     for key, words in {
@@ -57,7 +57,7 @@ def _image(text: str) -> str:
 
 def _written_grace(container: model.Container) -> str | float:
     text = quantities.format_duration(container.stop_grace)
-    # The few times that no text says exactly are written as a number of seconds.
+    # The few times without an exact text are written as a number of seconds.
     return text if text[-1].isalpha() else container.stop_grace
 
 
@@ -83,8 +83,7 @@ def _one_or_more(name: str) -> Callable[[model.Nic], str | list[str]]:
     return lambda nic: words[0] if len(words := list(getattr(nic, name))) == 1 else words
 
 
-# A key reads as one sentence (type, words, examples, rules, default), which the formatter would spread over a
-# dozen lines.
+# The formatter would spread a key, which reads as one sentence, over a dozen lines.
 # fmt: off
 class NicTable(FileStruct):
     """One network interface of the pod."""
@@ -248,11 +247,11 @@ class PodTable(FileStruct):
         effect=Effect.POD, note="it is another pod: the old one goes, with its logs")] = None
     restart: Annotated[Literal["always", "on-failure", "never"], declare(
         "When a container that ended is started again.", "always", effect=Effect.NOTHING,
-        note="counts from the next end on; what is over may start", written=lambda pod: pod.restart.value,
-        always=True)] = "always"
+        note="counts from the next end on; a finished container may start",
+        written=lambda pod: pod.restart.value, always=True)] = "always"
     network: Annotated[Literal["none", "host"] | NetworkTable, declare(
         "\"none\" (loopback only), \"host\" (the host's own), or a table with interfaces.", "none",
-        effect=Effect.LIVE, note='to or from "host": the whole pod restarts; what is over starts again',
+        effect=Effect.LIVE, note='to or from "host": the whole pod restarts, finished containers too',
         written=lambda pod: pod.network if pod.network.mode == "nics" else pod.network.mode, always=True
     )] = "none"
     volumes: Annotated[tuple[VolumeTable, ...], declare(

@@ -65,7 +65,7 @@ def closest(word: str, known: Iterable[str]) -> str | None:
     """Return the known word that `word` was probably meant to be, or None."""
     lower = word.lower().replace("-", "_")
     candidates = {name.lower().replace("-", "_"): name for name in known}
-    # Two letters swapped in a word of three leave little in common.
+    # A word of three letters with two swapped is less similar.
     cutoff = 0.6 if len(lower) <= 4 else 0.7
     found = difflib.get_close_matches(lower[:_SHOWN], list(candidates), n=1, cutoff=cutoff)
     return candidates[found[0]] if found else None

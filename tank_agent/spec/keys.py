@@ -1,4 +1,4 @@
-"""The declaration of a key of a file: its type, default, words, example, check, and effect of a change."""
+"""The declaration of a key of a file: its type, default, words, examples, check, and effect of a change."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class FileStruct(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Effect(enum.StrEnum):
-    """The effect of a change on what runs, from the least to the most, in the words of the reference."""
+    """The effect of a change on running containers, from least to most, in the words of the reference."""
 
     NOTHING = "nothing"
     LIVE = "live"
@@ -36,15 +36,15 @@ class Effect(enum.StrEnum):
 
 
 class Key(NamedTuple):
-    """All of a declaration that its type, default, description and examples don't hold.
+    """The parts of a declaration beside its type, default, description and examples.
 
     check: return the value in its one form, or raise ValueError with a sentence for the user.
     each: the same for each element of a list, or for each (name, value) of a table of texts.
-    effect, note: what a change does to what runs; None: the same as a change of the key above it.
-    live: whether a reload of agent.toml applies a change; None: the same as for the table around it.
-    written: return what `tank get` writes, given the struct that has the key. Needed where the file's form is
-        another; None leaves the key out. `always`: written even at its default.
-    form: its type in the file, where that is not its type in memory.
+    effect, note: the effect of a change on running containers; None: that of the key above it.
+    live: whether a reload of agent.toml applies a change; None: as for the table around it.
+    written: return the value that `tank get` writes, given the struct that has the key; for a key whose form
+        in the file differs. None leaves the key out. `always`: written even at its default.
+    form: its type in the file, if that is not its type in memory.
     """
 
     check: Callable[[Any], Any] | None = None

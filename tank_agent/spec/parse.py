@@ -1,4 +1,4 @@
-"""Read a pod file: text in, pods and problems out, without an exception, whatever the text is.
+"""Read a pod file: text in, pods and problems out; no text raises an exception.
 
 A file without a problem takes tomllib, one msgspec conversion and our checks. The search for *all* problems
 and their lines is slower, and only runs when there is one.

@@ -9,7 +9,7 @@ from typing import Any
 
 # Cc are control characters, Cf hold the bidirectional overrides, Cs and Co can't be shown at all.
 _UNSAFE = frozenset(("Cc", "Cf", "Cs", "Co", "Zl", "Zp"))
-# They join the letters of Persian and the parts of emoji, and do nothing else.
+# They only join the letters of Persian and the parts of emoji.
 _JOINERS = "\u200c\u200d"
 _COLORS = re.compile(r"(\x1b\[[0-9;:]*m)")
 
@@ -84,5 +84,5 @@ def _caret(char: str) -> str:
     code = ord(char)
     if code < 0x80:
         return f"^{chr(code ^ 0x40)}"
-    # A byte that is no UTF-8: some terminals take 0x9b for the beginning of an escape sequence.
+    # A byte that is no UTF-8: for some terminals, 0x9b begins an escape sequence.
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else _backslashed(char)

@@ -24,9 +24,9 @@ CPU_QUOTA_MIN = 1_000
 CPU_PERIOD_MIN = 1_000
 CPU_PERIOD_MAX = 1_000_000
 CPU_PERIOD = 100_000
-# More than any machine has; it only catches a quota given in the wrong unit.
+# More than any machine has, to catch a quota in the wrong unit.
 CPU_CORES_MAX = 8_192
-# Longer than any sane stop, short enough to catch milliseconds written as seconds.
+# Long enough for any stop, short enough to catch milliseconds written as seconds.
 STOP_GRACE_MAX = 3_600.0
 
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}

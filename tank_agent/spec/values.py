@@ -36,7 +36,7 @@ ALL = "ALL"
 _DEVICE = re.compile(r"/dev/[A-Za-z0-9_.:@+-]+(?:/[A-Za-z0-9_.:@+-]+)*")
 # As the kernel lists them; a space would end the name where it is written to the kernel.
 _APPARMOR = re.compile(r"[!-~]{1,255}")
-# /dev of a container holds these already, or is made of them by the runtime.
+# The runtime puts these into every container's /dev.
 _OWN_DEVICES = ("/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/console", "/dev/ptmx", "/dev/fd")  # noqa: S108
 
 # IFNAMSIZ without the NUL is 15 bytes; dev_valid_name() of the kernel refuses "/", ":" and white space.
@@ -56,7 +56,7 @@ _SIGNAL_NAMES = (
 _ALIASES = {"SIGCLD": "SIGCHLD", "SIGIOT": "SIGABRT", "SIGPOLL": "SIGIO"}
 _SIGNALS = {name: int(getattr(signal, name)) for name in _SIGNAL_NAMES}
 _BY_NUMBER = {number: name for name, number in _SIGNALS.items()}
-# What glibc leaves to programs; 32 and 33 are its own.
+# The real-time signals for programs; 32 and 33 are glibc's own.
 _FIRST_REALTIME, _LAST_REALTIME = 34, 64
 _REALTIME = re.compile(r"SIGRT(?:(MIN)(?:\+([0-9]{1,2}))?|(MAX)(?:-([0-9]{1,2}))?)")
 
@@ -233,19 +233,13 @@ def parse_signal(value: str | int) -> str:
 
 def signal_number(value: str | int) -> int:
     """Return the number of a signal with this name or number."""
-    if isinstance(value, str) and not re.fullmatch("[0-9]{1,3}", value):
-        return _number_of(value)
-    number = int(value)
-    if number not in _BY_NUMBER and not _FIRST_REALTIME <= number <= _LAST_REALTIME:
-        raise ValueError(
-            "there is no such signal; use a name such as SIGTERM, or a number of 1 to 31 or 34 to 64"
-        )
-    return number
-
-
-def _number_of(text: str) -> int:
-    name = text.upper()
-    name = name if name.startswith("SIG") else f"SIG{name}"
+    if isinstance(value, int) or re.fullmatch("[0-9]{1,3}", value):
+        number = int(value)
+        if number in _BY_NUMBER or _FIRST_REALTIME <= number <= _LAST_REALTIME:
+            return number
+        right = "use a name such as SIGTERM, or a number of 1 to 31 or 34 to 64"
+        raise ValueError(f"there is no such signal; {right}")
+    name = f"SIG{value.upper().removeprefix('SIG')}"
     name = _ALIASES.get(name, name)
     if name in _SIGNALS:
         return _SIGNALS[name]
@@ -256,4 +250,4 @@ def _number_of(text: str) -> int:
             return number
     guess = closest(name, _SIGNALS)
     hint = f"did you mean {guess}?" if guess else "use a name such as SIGTERM, or a number such as 15"
-    raise ValueError(f"{show(text)} is not a signal; {hint}")
+    raise ValueError(f"{show(value)} is not a signal; {hint}")

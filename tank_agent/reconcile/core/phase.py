@@ -11,7 +11,7 @@ from tank_agent.image.config import PullProgress
 from tank_agent.journal.records import ContainerStatus, DesiredPod, PodStatus
 from tank_agent.reconcile.core.hashes import container_hash, container_status, settings_hash
 from tank_agent.reconcile.core.observed import ImageState, ObservedImage, Run, Situation
-from tank_agent.reconcile.core.restart import describe_exit, is_over, waits_until
+from tank_agent.reconcile.core.restart import describe_exit, stays_down, waits_until
 from tank_agent.runtime.run import RunState
 from tank_agent.spec.model import Container, RestartPolicy
 
@@ -23,7 +23,7 @@ UNCLAIMED = (
 
 
 class Phase(enum.StrEnum):
-    """DESIGN section 6."""
+    """The state of a container or a pod, as `tank status` prints it."""
 
     PENDING = "pending"
     PULLING = "pulling"
@@ -157,7 +157,7 @@ def _phase_without_run(
 ) -> tuple[Phase, float | None]:
     """Return the phase of a container that has no run, and when it is tried next (Unix time)."""
     now = situation.now
-    if is_over(known.exit, policy):
+    if stays_down(known.exit, policy):
         return (Phase.COMPLETED if known.exit is not None and known.exit.clean else Phase.FAILED), None
     until = waits_until(known, now.wall, situation.backoff)
     if until is not None:

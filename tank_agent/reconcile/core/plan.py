@@ -15,7 +15,7 @@ from tank_agent.reconcile.core import actions
 from tank_agent.reconcile.core.actions import Action, Start
 from tank_agent.reconcile.core.hashes import container_hash, container_status, settings_hash
 from tank_agent.reconcile.core.observed import ImageState, ObservedImage, Run, Situation
-from tank_agent.reconcile.core.restart import is_over, waits_until
+from tank_agent.reconcile.core.restart import stays_down, waits_until
 from tank_agent.runtime.run import RunState
 from tank_agent.spec.model import Container, Pod
 
@@ -42,7 +42,7 @@ def missing(pod: Pod, status: PodStatus, runs: Sequence[Run]) -> tuple[Container
         container
         for container in pod.containers
         if (container.name, container_hash(pod, container)) not in going_on
-        and not is_over(container_status(status, pod, container).exit, pod.restart)
+        and not stays_down(container_status(status, pod, container).exit, pod.restart)
     )
 
 
@@ -116,7 +116,7 @@ def _planned(steps: list[Action], waits: list[float]) -> Plan:
 def _settle_runs(situation: Situation, wanted: dict[str, str], waits: list[float]) -> Iterator[Action]:
     """Take the next step for every run that is not as it should be."""
     now = situation.now.monotonic
-    # One run of each container stays: of two, the first by name, whatever agent made the other.
+    # One run of each container stays: of two, the first by id.
     runs = sorted(situation.observed.runs, key=lambda run: run.id, reverse=True)
     current = [run for run in runs if _is_alive(run) and wanted.get(run.container) == run.hash]
     kept = {run.container: run.id for run in current}
@@ -174,7 +174,7 @@ def _may_stop(run: Run, situation: Situation, waits: list[float]) -> bool:
     if successor is None or successor.image is None:
         return True
     known = container_status(situation.status, situation.desired.pod, successor)
-    if is_over(known.exit, situation.desired.pod.restart):
+    if stays_down(known.exit, situation.desired.pod.restart):
         # No successor will start.
         return True
     image = situation.observed.images.get(successor.name, _ABSENT)

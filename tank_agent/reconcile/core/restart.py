@@ -37,8 +37,8 @@ def describe_exit(exit_: Exit) -> str:
     return f"{text}: {exit_.reason}" if exit_.reason else text
 
 
-def is_over(exit_: Exit | None, policy: RestartPolicy) -> bool:
-    """Return whether a container that ended like this stays down until its spec changes."""
+def stays_down(exit_: Exit | None, policy: RestartPolicy) -> bool:
+    """Return whether a container with this exit stays down until its spec changes."""
     if exit_ is None or policy is RestartPolicy.ALWAYS:
         return False
     return policy is RestartPolicy.NEVER or exit_.clean

@@ -45,7 +45,7 @@ from tank_agent.reconcile.core.restart import (
     after_exit,
     after_failed_start,
     after_start,
-    is_over,
+    stays_down,
     waits_until,
 )
 from tank_agent.retry import Failure
@@ -221,7 +221,7 @@ def test_converges_from_anything_in_a_bounded_number_of_steps(start: Situation) 
         alive = [run for run in end.observed.runs if run.container == container.name]
         hash_ = container_hash(end.desired.pod, container)
         known = end.status.containers.get(container.name)
-        over = known is not None and known.hash == hash_ and is_over(known.exit, end.desired.pod.restart)
+        over = known is not None and known.hash == hash_ and stays_down(known.exit, end.desired.pod.restart)
         if over and not alive:
             continue
         assert [(run.state, run.hash, run.stopping) for run in alive] == [(RunState.RUNNING, hash_, None)]
@@ -427,8 +427,8 @@ def test_policies() -> None:
         RestartPolicy.NEVER: (True, True, True),
     }
     for policy, over in table.items():
-        assert tuple(is_over(exit_, policy) for exit_ in (clean, failed, killed)) == over
-        assert not is_over(None, policy)
+        assert tuple(stays_down(exit_, policy) for exit_ in (clean, failed, killed)) == over
+        assert not stays_down(None, policy)
 
 
 def test_a_changed_policy_wakes_a_finished_pod() -> None:
