@@ -123,10 +123,10 @@ class Job(Struct, eq=False):
 
 
 class Share(NamedTuple):
-    """A pull's part in a job; if it is not `ours`, another pull started it, perhaps from another place."""
+    """A pull's part in a job: its `own`, or one that another pull started, perhaps from another place."""
 
     job: Job
-    ours: bool
+    own: bool
 
 
 class Jobs:
@@ -143,11 +143,11 @@ class Jobs:
             before = self._running.get(key)
             if before is not None and not before.cancelled():
                 before.waiters.append(cancelled)
-                return Share(before, ours=False)
+                return Share(before, own=False)
             job = self._running[key] = Job(lane)
             job.waiters.append(cancelled)
         self._lanes.submit(lane, lambda: self._run(key, job, before, work))
-        return Share(job, ours=True)
+        return Share(job, own=True)
 
     def close(self) -> None:
         """Wait for the workers; every `cancelled` must be true by now."""

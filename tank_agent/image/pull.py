@@ -312,7 +312,7 @@ class ImagePull(AbstractContextManager["ImagePull"]):
                 error = future.exception()
                 if error is None:
                     continue
-                if shares[diff_id].ours or self._cancelled():
+                if shares[diff_id].own or self._cancelled():
                     raise error
                 # The other pull was given up, or its place failed; this pull's place was not asked yet.
                 pending[begin(diff_id)] = diff_id
@@ -323,7 +323,7 @@ class ImagePull(AbstractContextManager["ImagePull"]):
                 if layers.record(diff_id) is not None:
                     # Another pull brought it, from elsewhere.
                     del pending[future], shares[diff_id]
-                elif not share.ours and share.job.lane != lane:
+                elif not share.own and share.job.lane != lane:
                     del pending[future]
                     apart = f".{hashlib.sha256(lane.encode()).hexdigest()[:8]}"
                     pending[begin(diff_id, apart)] = diff_id
