@@ -338,11 +338,9 @@ def _namespace_of(pid: int) -> int | None:
 
 
 def _signature(path: str) -> tuple[int, ...] | None:
-    """Return inode, device, size and ctime, which any change of a file changes; None if there is no file.
-
-    A thousand pods have three files each, so that a Path of each would take too long.
-    """
+    """Return inode, device, size and ctime of a file, which show any change; None if there is no file."""
     try:
+        # No Path: a thousand pods have three files each.
         status = os.stat(path, follow_symlinks=False)  # noqa: PTH116
     except FileNotFoundError:
         return None

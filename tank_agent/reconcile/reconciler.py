@@ -82,9 +82,10 @@ class Reconciler:
 
     def release(self, pod: str) -> bool:
         """End the protection of a running pod that the journal never knew; False if there is no such pod."""
-        is_unclaimed = self._is_unclaimed(pod)
+        if not self._is_unclaimed(pod):
+            return False
         self._unclaimed.discard(pod)
-        return is_unclaimed
+        return True
 
     def wake(self, pod: str, cause: str) -> None:
         """Look at a pod now."""
@@ -244,10 +245,7 @@ class Reconciler:
         return Plan(actions=actions, look_again=planned.look_again)
 
     def _wants_work(self, pod: str, *, look: bool) -> bool:
-        """Return whether a step is due for a pod; an error is its own trouble, and harms no other pod.
-
-        `look`: the mounts of its containers may have changed.
-        """
+        """Return whether a step is due for a pod; `look`: the mounts of its containers may have changed."""
         networks = self._machine.networks
         try:
             desired = self._desired(pod)

@@ -35,14 +35,13 @@ def noting(path: KeyPath, findings: list[Finding]) -> Iterator[None]:
 
 def key_text(path: KeyPath) -> str:
     """Return a key path as a user reads it: `containers[0].limits.memory`."""
-    parts: list[str] = []
+    text = ""
     for part in path:
         if isinstance(part, int):
-            parts.append(f"[{part}]")
+            text += f"[{part}]"
         else:
-            bare = _cut(part) if _BARE_KEY.fullmatch(part) else show(part)
-            parts.append(f".{bare}" if parts else bare)
-    return "".join(parts)
+            text += ("." if text else "") + (_cut(part) if _BARE_KEY.fullmatch(part) else show(part))
+    return text
 
 
 def show(value: object) -> str:

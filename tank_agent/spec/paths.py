@@ -36,9 +36,8 @@ def normal_path(path: str) -> str:
 def is_kernel_path(path: str) -> bool:
     """Return whether an absolute path is in a file system of the kernel.
 
-    No program may start there, and nothing may be mounted there: a working directory of /proc/self/fd/N is a
-    descriptor that leads out of the container (CVE-2024-21626), and a volume there would hide the files that
-    confine the container (CVE-2019-19921).
+    No program may start there, since /proc/self/fd/N leads out of the container (CVE-2024-21626), and no
+    volume may hide the files that confine the container (CVE-2019-19921).
     """
     normal = normal_path(path)
     return any(normal == tree or normal.startswith(f"{tree}/") for tree in _KERNEL_TREES)

@@ -54,10 +54,7 @@ class Structure(Struct, frozen=True):
 
 
 def read_table(table: object, kind: type[Table]) -> tuple[Table | None, Structure]:
-    """Convert a mapping to a struct; None if it is too broken for a check of its values.
-
-    A very deep mapping raises RecursionError.
-    """
+    """Convert a mapping to a struct; None if it is too broken. A very deep one raises RecursionError."""
     with contextlib.suppress(msgspec.ValidationError):
         return msgspec.convert(table, kind), Structure()
     if not isinstance(table, dict):

@@ -88,9 +88,8 @@ class Start(Action, frozen=True, kw_only=True):
         before = status_to_start(situation.status, desired.pod, container)
         known = restart.after_start(before, run.id, now.boot_id, now.wall)
         network = "used" if observed.network == "fresh" else observed.network
-        return _remembering(situation, self.container, known).seeing(
-            runs=(*observed.runs, run), network=network
-        )
+        after = _remembering(situation, self.container, known)
+        return after.seeing(runs=(*observed.runs, run), network=network)
 
 
 class RunAction(Action, frozen=True, kw_only=True):
