@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tank_agent.spec import file, model, values
-from tank_agent.spec.findings import Finding, KeyPath, closest, noting, show
+from tank_agent.spec.findings import Finding, KeyPath, Noting, closest, show
 from tank_agent.spec.keys import checked
 from tank_agent.spec.quantities import CPU_CORES_MAX, CPU_PERIOD_MAX, CPU_PERIOD_MIN, CPU_QUOTA_MIN
 
@@ -164,15 +164,15 @@ class _Seen:
 
 
 def _nic(table: file.NicTable, path: KeyPath, seen: _Seen, findings: list[Finding]) -> model.Nic:
-    with noting((*path, "name"), findings):
+    with Noting((*path, "name"), findings):
         if values.interface_name(table.name) in seen.names:
             raise ValueError(f"two interfaces have the name {show(table.name)}; rename one")
     seen.names.add(table.name)
-    with noting((*path, "parent"), findings):
+    with Noting((*path, "parent"), findings):
         values.interface_name(table.parent)
     interfaces = []
     for where, text in _each(table.ip, (*path, "ip")):
-        with noting(where, findings):
+        with Noting(where, findings):
             interface = values.parse_interface(text)
             if interface.ip in seen.addresses:
                 raise ValueError(f"{show(text)} is given twice; every interface needs an address of its own")
@@ -199,7 +199,7 @@ def _gateways(
     gateways: dict[int, values.Address] = {}
     has_bad_address = len(own) < len(_each(table.ip, path))
     for where, text in _each(table.gateway, (*path, "gateway")):
-        with noting(where, findings):
+        with Noting(where, findings):
             gateway = values.parse_address(text)
             family = gateway.version
             if family in seen.default_routes:
@@ -228,7 +228,7 @@ def _check_gateway(gateway: values.Address, interfaces: list[values.Interface]) 
 def _dns(servers: tuple[str, ...], path: KeyPath, findings: list[Finding]) -> tuple[str, ...]:
     addresses: dict[str, None] = {}
     for index, text in enumerate(servers):
-        with noting((*path, index), findings):
+        with Noting((*path, index), findings):
             address = str(values.parse_address(text))
             if address in addresses:
                 raise ValueError(f"{show(text)} is given twice")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 from msgspec import Struct
 
@@ -24,13 +23,18 @@ class Finding(Struct, frozen=True):
     message: str
 
 
-@contextlib.contextmanager
-def noting(path: KeyPath, findings: list[Finding]) -> Iterator[None]:
-    """Add the ValueError of a check to `findings`, and go on."""
-    try:
-        yield
-    except ValueError as error:
-        findings.append(Finding(path, str(error)))
+class Noting:
+    """Adds the ValueError of a check to `findings`, and goes on; a generator takes four times as long."""
+
+    def __init__(self, path: KeyPath, findings: list[Finding]) -> None:
+        self._path, self._findings = path, findings
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, ValueError):
+            self._findings.append(Finding(self._path, str(error)))
+        return isinstance(error, ValueError)
 
 
 def key_text(path: KeyPath) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from msgspec import Meta, Struct
 
-from tank_agent.spec.findings import Finding, KeyPath, noting
+from tank_agent.spec.findings import Finding, KeyPath
 
 ABSOLUTE_PATTERN = "^/"
 MEMORY_PATTERN = "^[0-9]+[KkMmGgTt]?$"
@@ -106,16 +106,21 @@ def checked(table: Struct, path: KeyPath, findings: list[Finding]) -> dict[str, 
         if value is None:
             continue
         each, check = declared.key.each, declared.key.check
-        if each is not None:
-            is_table = isinstance(value, Mapping)
-            one_form = []
-            for at, one in value.items() if is_table else enumerate(value):
-                one_form.append((at, one) if is_table else one)
-                with noting((*where, at), findings):
-                    one_form[-1] = each(one_form[-1])
-            value = value if is_table else tuple(one_form)
+        if each is not None and isinstance(value, Mapping):
+            for item in value.items():
+                _attempt(each, item, (*where, item[0]), findings)
+        elif each is not None:
+            value = tuple(_attempt(each, one, (*where, at), findings) for at, one in enumerate(value))
         if check is not None and not isinstance(value, Struct):
-            with noting(where, findings):
-                value = check(value)
+            value = _attempt(check, value, where, findings)
         values[declared.name] = value
     return values
+
+
+def _attempt(check: Callable[[Any], Any], value: Any, path: KeyPath, findings: list[Finding]) -> Any:
+
+    try:
+        return check(value)
+    except ValueError as error:
+        findings.append(Finding(path, str(error)))
+        return value
