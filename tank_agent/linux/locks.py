@@ -28,7 +28,7 @@ class LockFile:
         self._fd = self._take()
 
     def check(self) -> bool:
-        """Make it again if it was removed, and return whether it was; errors as in the beginning."""
+        """Make it again if it was removed, and return whether it was; BlockingIOError if another took it."""
         with suppress(FileNotFoundError):
             if os.path.samestat(self._path.lstat(), os.fstat(self._fd)):
                 return False

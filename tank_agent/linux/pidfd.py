@@ -44,11 +44,10 @@ def which_ended(pidfds: Iterable[int]) -> frozenset[int]:
 
 def send_signal(pidfd: int, number: int) -> bool:
     """Send a signal; False if the process has ended."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         signal.pidfd_send_signal(pidfd, number)
-    except ProcessLookupError:
-        return False
-    return True
+        return True
+    return False
 
 
 def signal_all(members: Callable[[], Collection[int]], number: int) -> None:

@@ -104,11 +104,10 @@ class JournalSocket:
 
     def send(self, fields: Mapping[str, str]) -> bool:
         """Send an entry; False if the journal did not take it, for example while it is restarted."""
-        try:
+        with contextlib.suppress(OSError):
             self._socket.sendto(encode(fields), self._address)
-        except OSError:
-            return False
-        return True
+            return True
+        return False
 
     def close(self) -> None:
         """Close the socket."""

@@ -6,6 +6,7 @@ the kernel releases the processes that it held.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -25,11 +26,10 @@ _LOOK = 0.0005
 
 def seize(pid: int) -> bool:
     """Begin to trace a process and its later forks; False where that is not permitted, or it has ended."""
-    try:
+    with contextlib.suppress(OSError):
         call("ptrace", _SEIZE, pid, 0, _FOLLOW)
-    except OSError:
-        return False
-    return True
+        return True
+    return False
 
 
 def run_to_exec(root: int, deadline: float) -> int | None:
@@ -67,11 +67,10 @@ def release(pid: int) -> None:
 
 def _request(request: int, pid: int, data: object) -> bool:
     """Ask something of a process that is held; False if it was killed meanwhile."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         call("ptrace", request, pid, 0, data)
-    except ProcessLookupError:
-        return False
-    return True
+        return True
+    return False
 
 
 def _wait(pid: int, root: int, deadline: float) -> int | None:

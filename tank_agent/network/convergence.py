@@ -81,15 +81,6 @@ class SwitchOffIpv6(Step, frozen=True):
     """Switch IPv6 off on an interface, which loses its link-local address by that."""
 
 
-def steps(observed: NamespaceState, wanted: Sequence[WantedNic]) -> tuple[Step, ...]:
-    """Return what to do now, in order.
-
-    Interfaces that we did not make are left alone, unless one has a name that we need. On ours, only what the
-    pod's file names may stay, and IPv6 link-local addresses.
-    """
-    return tuple(_steps(observed, wanted))
-
-
 def is_ours(link: Link) -> bool:
     """Return whether we made a link."""
     return link.group == LINK_GROUP and link.kind == LINK_KIND
@@ -101,7 +92,12 @@ def pod_addresses(observed: NamespaceState) -> tuple[str, ...]:
     return tuple(str(a) for a in observed.addresses if a.index in ours and not _is_link_local(a))
 
 
-def _steps(observed: NamespaceState, wanted: Sequence[WantedNic]) -> Iterator[Step]:
+def steps(observed: NamespaceState, wanted: Sequence[WantedNic]) -> Iterator[Step]:
+    """Yield the steps that are due now, in order.
+
+    Interfaces that we did not make are left alone, unless one has a name that we need. On ours, only the
+    addresses and routes of the pod's file may stay, and IPv6 link-local addresses.
+    """
     if any(link.name == LOOPBACK and not link.up for link in observed.links):
         yield RaiseLink(LOOPBACK, "is down")
     by_name = {nic.name: nic for nic in wanted}

@@ -109,7 +109,7 @@ class PodNetworks:
             return ("another network namespace is pinned in place of the pod's",)
         wanted = wanted_nics(pod, network, self._host)
         observed = self._read_often(pod, found, links_only=not wanted)
-        return tuple(str(step) for step in convergence.steps(observed, wanted))
+        return tuple(map(str, convergence.steps(observed, wanted)))
 
     def repin(self, pod: str, pid: int) -> bool:
         """Pin the network of a process of the pod again, or Retry if that ended; False if one is pinned."""

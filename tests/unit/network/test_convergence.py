@@ -227,7 +227,7 @@ def test_from_anywhere_to_what_is_wanted_in_four_looks(
     for _ in range(3):
         for step in steps(model.observed(), wanted):
             model.apply(step)
-    assert steps(model.observed(), wanted) == ()
+    assert tuple(steps(model.observed(), wanted)) == ()
     found = {each.name: each for each in model.links.values()}
     for each in wanted:
         index = found[each.name].index
