@@ -1,4 +1,4 @@
-"""The interfaces of a pod's file on this host: look up their parents, compute their MAC addresses, refuse."""
+"""Look up the interfaces of a pod's file on this host: parents, MAC addresses, and reasons to refuse them."""
 
 from __future__ import annotations
 
