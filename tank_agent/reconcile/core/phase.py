@@ -36,6 +36,11 @@ class Phase(enum.StrEnum):
     DEGRADED = "degraded"
 
 
+_UNWELL = {Phase.BACKING_OFF, Phase.FAILED}
+_UNDER_WAY = (Phase.STOPPING, Phase.PULLING, Phase.STARTING, Phase.PENDING)
+_ORDER = (*_UNDER_WAY, Phase.RUNNING, Phase.BACKING_OFF, Phase.FAILED)
+
+
 class ContainerView(Struct, frozen=True, kw_only=True):
     """One container as `tank status` shows it. `next_retry` is Unix time.
 
@@ -62,7 +67,7 @@ class PodView(Struct, frozen=True, kw_only=True):
     @property
     def settled(self) -> bool:
         """Return whether nothing is under way, nor due without a new event."""
-        return self.phase not in (Phase.PENDING, Phase.PULLING, Phase.STARTING, Phase.STOPPING)
+        return self.phase not in _UNDER_WAY
 
 
 def view_pod(situation: Situation) -> PodView:
@@ -118,7 +123,7 @@ def _view(desired: DesiredPod, container: Container, situation: Situation) -> Co
     else:
         phase, retry = _phase_without_run(known, desired.pod.restart, image, situation)
         is_tried_again = phase is not Phase.COMPLETED
-    if phase in (Phase.FAILED, Phase.BACKING_OFF):
+    if run is None and phase in _UNWELL:
         error = error or known.error or _ended_badly(container, known)
     elif is_tried_again:
         # Why the last try failed is true until one succeeds.
@@ -182,8 +187,5 @@ def _ended_badly(container: Container, status: ContainerStatus) -> str | None:
 
 def _combine(phases: Set[Phase]) -> Phase:
     """Return the pod's phase from its containers': phases under way come before all others."""
-    under_way = (Phase.STOPPING, Phase.PULLING, Phase.STARTING, Phase.PENDING)
-    unwell = (Phase.BACKING_OFF, Phase.FAILED)
-    order = (*under_way, Phase.RUNNING, *unwell)
-    first = next((phase for phase in order if phase in phases), Phase.COMPLETED)
-    return Phase.DEGRADED if first is Phase.RUNNING and phases & {*unwell} else first
+    first = next((phase for phase in _ORDER if phase in phases), Phase.COMPLETED)
+    return Phase.DEGRADED if first is Phase.RUNNING and phases & _UNWELL else first

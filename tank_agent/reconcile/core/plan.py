@@ -121,7 +121,7 @@ def _settle_runs(situation: Situation, wanted: dict[str, str], waits: list[float
     current = [run for run in runs if _is_alive(run) and wanted.get(run.container) == run.hash]
     kept = {run.container: run.id for run in current}
     for run in runs:
-        if run.state in (RunState.PARTIAL, RunState.EXITED):
+        if run.state is RunState.PARTIAL or run.state is RunState.EXITED:
             yield _settle_ended(run, situation.status)
         elif run.stopping is not None or run.state is RunState.ORPHANED:
             if run.stopping is None or not _must_wait(run.stopping.deadline, now, waits):
