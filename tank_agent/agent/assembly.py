@@ -7,6 +7,7 @@ import platform
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 import structlog
@@ -25,7 +26,9 @@ from tank_agent.journal.lmdb import LmdbStore
 from tank_agent.journal.store import UnreadableJournal
 from tank_agent.linux.clock import Clock, boot_id
 from tank_agent.linux.locks import LockFile
+from tank_agent.network.addresses import Pool
 from tank_agent.network.host_facts import make_host_facts
+from tank_agent.network.host_side import HostSide
 from tank_agent.network.pod_network import PodNetworks
 from tank_agent.reconcile.core.restart import Backoff
 from tank_agent.reconcile.networks import Networks
@@ -38,6 +41,7 @@ from tank_agent.runtime.container.launch import Tools
 from tank_agent.runtime.security import apparmor
 from tank_agent.runtime.session.exec import Executor
 from tank_agent.runtime.session.log_rotation import Rotation
+from tank_agent.settings.network import AgentNetworkSettings
 from tank_agent.settings.settings import Settings
 from tank_agent.source.git.follower import GitFollower
 from tank_agent.source.kinds import owner_is_there
@@ -126,6 +130,17 @@ def running(settings: Settings, *, stop_pods: bool) -> Iterator[Running]:
         yield Running(machine=machine, reconciler=reconciler, intake=intake, rotation=rotation)
 
 
+def make_host_side(settings: AgentNetworkSettings, journal: Journal) -> HostSide:
+    """Return what makes bridges and publishes ports, with the addresses that pods have by the journal."""
+    bridge = settings.bridge
+    pool = Pool(
+        ipv4=IPv4Network(bridge.pool),
+        prefix=bridge.prefix,
+        ipv6=IPv6Network(bridge.ipv6) if bridge.ipv6 is not None else None,
+    )
+    return HostSide(pool, bridge.publish, {name: known.leases for name, known in journal.statuses().items()})
+
+
 def take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = None) -> Parts:
     """Make the loop, and adopt the pods of a former agent; `spare` stands in for a journal that fails."""
     _close_directories(settings.data_dir, settings.run_dir)
@@ -147,7 +162,10 @@ def take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = N
     )
     stack.callback(containers.close)
     host = make_host_facts(settings.host.adapter, settings.host.uplink, settings.host.dns)
-    networks = Networks(PodNetworks(settings.run_dir, host), host, settings.run_dir, clock)
+    host_side = make_host_side(settings.network, journal)
+    pod_networks = PodNetworks(settings.run_dir, host, host_side.leases)
+    networks = Networks(pod_networks, host_side, host, settings.run_dir, clock)
+    stack.callback(networks.close)
     paces = settings.reconcile
     backoff = Backoff(base=paces.backoff_base, cap=paces.backoff_cap, stable_after=paces.stable_after)
     store = ImageStore(settings.data_dir, settings.image)
@@ -173,7 +191,8 @@ def take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = N
     )
     reconciler = Reconciler(machine, Steps(machine), workers=paces.workers)
     adopted = adopt_all(containers, tools, clock.wall())
-    networks.adopt(containers.processes())
+    desired = {name: pod.pod for name, pod in journal.desired().items()}
+    networks.adopt(containers.processes(), desired)
     _log.info("took over", runs=len(adopted), pods=len(containers.pods()))
     stack.callback(reconciler.close)
     return Parts(machine=machine, reconciler=reconciler, tools=tools, store=store, lock=lock)

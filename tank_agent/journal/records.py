@@ -104,10 +104,14 @@ class ContainerStatus(Struct, frozen=True, kw_only=True):
 
 
 class PodStatus(Struct, frozen=True, kw_only=True):
-    """The facts of a pod that outlive the agent; `error` is the failure of a step of an older agent."""
+    """The facts of a pod that outlive the agent; `error` is the failure of a step of an older agent.
+
+    `leases` are its addresses with prefix in each of its bridges, in their order.
+    """
 
     containers: dict[str, ContainerStatus] = msgspec.field(default_factory=dict)
     error: str | None = None
+    leases: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
 
 
 class NewEvent(Struct, frozen=True, kw_only=True):

@@ -142,6 +142,11 @@ def _link_flags(control: socket.socket, name: str) -> int:
     return int(struct.unpack_from("H", answer, 16)[0])
 
 
+def read_network_sysctl(name: str) -> str:
+    """Return a setting of the calling thread's namespace; arguments and errors as of `set_network_sysctl`."""
+    return (_SYSCTLS / name).read_text(encoding="ascii").strip()
+
+
 def set_network_sysctl(name: str, value: str) -> None:
     """Write a setting of the calling thread's namespace, by its path below /proc/sys/net (proc_sys_net(5)).
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
 from tank_agent.network.rtnetlink import Address, DefaultRoute, Link, NamespaceState, text
-from tank_agent.network.wanted import LINK_GROUP, LINK_KIND, WantedNic
+from tank_agent.network.wanted import LINK_GROUP, LINK_KIND, VETH, WantedNic
 
 LOOPBACK = "lo"
+_NO_PORTS: Mapping[str, Link] = {}
 
 
 class Step(Struct, frozen=True):
@@ -36,6 +37,12 @@ class RemoveLink(Step, frozen=True):
 
 class AddLink(Step, frozen=True):
     """Make an interface."""
+
+    nic: WantedNic
+
+
+class AttachLink(Step, frozen=True):
+    """Make the machine's end of an interface a port of its bridge, and set it up."""
 
     nic: WantedNic
 
@@ -83,7 +90,7 @@ class SwitchOffIpv6(Step, frozen=True):
 
 def is_ours(link: Link) -> bool:
     """Return whether we made a link."""
-    return link.group == LINK_GROUP and link.kind == LINK_KIND
+    return link.group == LINK_GROUP and link.kind in (LINK_KIND, VETH)
 
 
 def pod_addresses(observed: NamespaceState) -> tuple[str, ...]:
@@ -92,8 +99,10 @@ def pod_addresses(observed: NamespaceState) -> tuple[str, ...]:
     return tuple(str(a) for a in observed.addresses if a.index in ours and not _is_link_local(a))
 
 
-def steps(observed: NamespaceState, wanted: Sequence[WantedNic]) -> Iterator[Step]:
-    """Yield the steps that are due now, in order.
+def steps(
+    observed: NamespaceState, wanted: Sequence[WantedNic], ports: Mapping[str, Link] = _NO_PORTS
+) -> Iterator[Step]:
+    """Yield the steps that are due now, in order; `ports` are this machine's interfaces by name, for bridges.
 
     Interfaces that we did not make are left alone, unless one has a name that we need. On ours, only the
     addresses and routes of the pod's file may stay, and IPv6 link-local addresses.
@@ -111,11 +120,18 @@ def steps(observed: NamespaceState, wanted: Sequence[WantedNic]) -> Iterator[Ste
         if nic.name not in fitting:
             yield AddLink(nic.name, "is missing", nic)
     for nic in wanted:
+        if nic.is_bridged and nic.name in fitting and not _is_attached(nic, ports):
+            yield AttachLink(nic.name, f"is not in the bridge {nic.parent}", nic)
         if (found := fitting.get(nic.name)) and not found.up:
             yield RaiseLink(nic.name, "is down", nic)
         elif found:
             yield from _address_steps(observed, nic, found.index)
             yield from _route_steps(observed, nic, found.index)
+
+
+def _is_attached(nic: WantedNic, ports: Mapping[str, Link]) -> bool:
+    port = ports.get(nic.port)
+    return port is not None and port.up and port.master == nic.parent_index
 
 
 def _fault(link: Link, nic: WantedNic | None) -> str:
@@ -126,8 +142,10 @@ def _fault(link: Link, nic: WantedNic | None) -> str:
         return "is an interface that is not ours"
     if link.mac != nic.mac:
         return f"has the MAC address {link.mac.hex(':')} instead of {nic.mac.hex(':')}"
+    if link.kind != nic.kind:
+        return f"is a {link.kind} instead of a {nic.kind}"
     # A host whose default route is away for a moment is no reason to take a pod off the LAN.
-    if nic.parent is not None and link.parent != nic.parent_index:
+    if not nic.is_bridged and nic.parent is not None and link.parent != nic.parent_index:
         return f"lies on another interface than {nic.parent}"
     return ""
 

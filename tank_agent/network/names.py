@@ -7,39 +7,61 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from msgspec import Struct
+
 from tank_agent.linux.paths import Closing
 from tank_agent.network.host_facts import HostDns
 from tank_agent.network.pod_network import NetworkState
-from tank_agent.spec.model import Network
+from tank_agent.spec.model import HOST_GATEWAY, Network, Pod
 
 _LOCALHOST = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
 # Block lists of advertisers have a few MiB.
 _HOSTS_LIMIT = 16 << 20
 
 
-def pod_files(
-    pod: str, network: Network, state: NetworkState, dns: HostDns, *, host_hosts: str = ""
-) -> dict[str, str]:
-    """Return the texts of `hosts`, `hostname` and `resolv.conf` by these names.
+class NameFacts(Struct, frozen=True, kw_only=True):
+    """The names and servers that a pod's files hold besides its own.
 
-    `dns` and `host_hosts`, the text of /etc/hosts, are the host's; a pod in its network sees both.
+    `neighbours` are other pods that it reaches, with their addresses; `gateway` is this machine's address in
+    the pod's first bridge; `host_hosts` the machine's /etc/hosts, for a pod in its network.
     """
+
+    dns: HostDns = HostDns()
+    neighbours: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    gateway: str = ""
+    host_hosts: str = ""
+
+
+def pod_files(pod: Pod, state: NetworkState, known: NameFacts) -> dict[str, str]:
+    """Return the texts of `hosts`, `hostname` and `resolv.conf` by these names."""
     return {
-        "hosts": hosts(pod, network, state, host_hosts=host_hosts),
-        "hostname": f"{pod}\n",
-        "resolv.conf": resolv_conf(network, dns),
+        "hosts": hosts(pod, state, known),
+        "hostname": f"{pod.name}\n",
+        "resolv.conf": resolv_conf(pod.network, known.dns),
     }
 
 
-def hosts(pod: str, network: Network, state: NetworkState, *, host_hosts: str = "") -> str:
-    """Return /etc/hosts (hosts(5)): localhost, and the pod's name on each of its addresses.
+def hosts(pod: Pod, state: NetworkState, known: NameFacts) -> str:
+    """Return /etc/hosts (hosts(5)): localhost, the pod, what its file names, its containers, its neighbours.
 
-    A pod without addresses has its name on 127.0.1.1, so that it never goes out to DNS.
+    A pod without addresses has its name on 127.0.1.1, so that it never goes out to DNS. The resolver takes
+    the first match, so each name is there once, as the first of these has it.
     """
-    addresses = [address.partition("/")[0] for address in state.addresses] or ["127.0.1.1"]
-    # The resolver takes the first match, so the host's own entries come first.
-    others = f"{host_hosts.rstrip()}\n" if network.mode == "host" and host_hosts else _LOCALHOST
-    return others + "".join(f"{address} {pod}\n" for address in addresses)
+    own = [address.partition("/")[0] for address in state.addresses] or ["127.0.1.1"]
+    lines = [(pod.name, address) for address in own]
+    names = {pod.name}
+    extra = [
+        (name, known.gateway if address == HOST_GATEWAY else address)
+        for name, address in pod.network.extra_hosts.items()
+    ]
+    containers = [(container.name, "127.0.0.1") for container in pod.containers]
+    neighbours = [(name, address) for name, addresses in known.neighbours for address in addresses]
+    for group in (extra, containers, neighbours):
+        lines += [(name, address) for name, address in group if name not in names]
+        names |= {name for name, _ in group}
+    # The machine's own entries come first in its own network.
+    first = f"{known.host_hosts.rstrip()}\n" if known.host_hosts else _LOCALHOST
+    return first + "".join(f"{address} {name}\n" for name, address in lines)
 
 
 def read_host_hosts(path: Path, limit: int = _HOSTS_LIMIT) -> str:
@@ -62,15 +84,20 @@ def wants_host_dns(network: Network) -> bool:
 
 
 def resolv_conf(network: Network, dns: HostDns) -> str:
-    """Return /etc/resolv.conf (resolv.conf(5)): the pod's DNS, else the host's; empty without a network."""
+    """Return /etc/resolv.conf (resolv.conf(5)): as the pod's file says, else as the host's.
+
+    The host's domains and options go with its servers: others may not know them. Empty without a network.
+    """
     if not wants_host_dns(network):
         dns = HostDns(servers=network.dns)
     servers = (network.mode == "host" and dns.local) or dns.servers
     lines = [f"nameserver {server}" for server in servers]
-    if dns.search:
-        lines.append(f"search {' '.join(dns.search)}")
-    if dns.options:
-        lines.append(f"options {' '.join(dns.options)}")
+    for word, own, hosts in (
+        ("search", network.dns_search, dns.search),
+        ("options", network.dns_options, dns.options),
+    ):
+        if own or hosts:
+            lines.append(f"{word} {' '.join(own or hosts)}")
     return "".join(f"{line}\n" for line in lines)
 
 

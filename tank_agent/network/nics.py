@@ -25,6 +25,7 @@ from tank_agent.network.convergence import (
     AddAddress,
     AddLink,
     AddRoute,
+    AttachLink,
     RaiseLink,
     RemoveAddress,
     RemoveLink,
@@ -33,7 +34,7 @@ from tank_agent.network.convergence import (
     SwitchOffIpv6,
 )
 from tank_agent.network.rtnetlink import DefaultRoute, Link, text
-from tank_agent.network.wanted import LINK_GROUP, LINK_KIND, WantedNic, check_parent
+from tank_agent.network.wanted import LINK_GROUP, LINK_KIND, VETH, WantedNic, check_bridge, check_parent
 
 # linux/if_addr.h, linux/rtnetlink.h
 IFA_F_NODAD, RTNH_F_ONLINK = 0x02, 4
@@ -91,7 +92,7 @@ def apply(
     # First of all: an interface that works stays if its successor is impossible, also one of another name.
     for nic in additions:
         with attempt.at(nic.name):
-            check_parent(nic)
+            check_bridge(nic) if nic.is_bridged else check_parent(nic)
     impossible = list(attempt.failures.values())
     possible = [nic for nic in additions if nic.name not in attempt.failures]
     refused = attempt.refuse(_local_conflicts(steps, claimed))
@@ -104,9 +105,12 @@ def apply(
             remove_links(netns, [link])
     for nic in possible:
         with attempt.at(nic.name):
-            _create_link(netns, nic)
+            _create_veth(netns, nic) if nic.is_bridged else _create_macvlan(netns, nic)
             fault.point("network:link-created")
-    inner = [step for step in steps if not isinstance(step, RemoveLink) and step not in refused]
+    for nic in (step.nic for step in steps if isinstance(step, AttachLink)):
+        with attempt.at(nic.name):
+            _attach(nic)
+    inner = [s for s in steps if not isinstance(s, RemoveLink | AttachLink) and s not in refused]
     in_network_namespace(netns, lambda: _apply_inside(inner, attempt))
     return attempt.failures
 
@@ -115,9 +119,9 @@ def remove_links(netns: Path, links: Sequence[Link]) -> None:
     """Remove interfaces from the namespace pinned at `netns`, if they are there; Retry if that fails."""
 
     def remove() -> None:
-        with _route_socket() as route:
+        with route_socket() as route:
             for link in links:
-                with _explained(f"cannot remove {link.name}", ignore=(errno.ENODEV,)):
+                with explained(f"cannot remove {link.name}", ignore=(errno.ENODEV,)):
                     route.link("del", index=link.index)
                 fault.point("network:link-removed")
 
@@ -125,7 +129,8 @@ def remove_links(netns: Path, links: Sequence[Link]) -> None:
 
 
 @contextmanager
-def _route_socket() -> Iterator[Any]:
+def route_socket() -> Iterator[Any]:
+    """Open a socket of pyroute2 in the calling thread's namespace, for the length of a block."""
     # 0.2 s that a pod without interfaces never pays.
     from pyroute2 import IPRoute
 
@@ -134,7 +139,7 @@ def _route_socket() -> Iterator[Any]:
 
 
 @contextmanager
-def _explained(
+def explained(
     what: str, *, ignore: Collection[int] = (), known: Mapping[int, TankError] | None = None
 ) -> Iterator[None]:
     """Turn a netlink error into ours: one of `known`, or a general one, by its error number.
@@ -157,7 +162,7 @@ def _explained(
         raise (known or {}).get(code, Retry(f"{what}: {os.strerror(code)}")) from error
 
 
-def _create_link(netns: Path, nic: WantedNic) -> None:
+def _create_macvlan(netns: Path, nic: WantedNic) -> None:
     known: dict[int, TankError] = {
         code: Stalled(
             f"{nic.parent} can't carry a macvlan: {why}",
@@ -168,8 +173,8 @@ def _create_link(netns: Path, nic: WantedNic) -> None:
     known[errno.ENODEV] = Retry(f"the interface {nic.parent!r} has just gone")
     with (
         Closing(os.open(netns, os.O_RDONLY | os.O_CLOEXEC)) as target,
-        _explained(f"cannot make {nic.name} on {nic.parent}", known=known),
-        _route_socket() as route,
+        explained(f"cannot make {nic.name} on {nic.parent}", known=known),
+        route_socket() as route,
     ):
         route.link(
             "add",
@@ -183,10 +188,42 @@ def _create_link(netns: Path, nic: WantedNic) -> None:
         )
 
 
+def _create_veth(netns: Path, nic: WantedNic) -> None:
+    """Make a pair in one step: a port of the bridge here, the pod's interface in its namespace."""
+    known: dict[int, TankError] = {errno.ENODEV: Retry(f"the bridge {nic.parent} has just gone")}
+    with (
+        Closing(os.open(netns, os.O_RDONLY | os.O_CLOEXEC)) as target,
+        explained(f"cannot make {nic.name} in {nic.parent}", known=known),
+        route_socket() as route,
+    ):
+        peer = {
+            "ifname": nic.first_name,
+            "net_ns_fd": target,
+            "address": nic.mac.hex(":"),
+            "group": LINK_GROUP,
+        }
+        for index in route.link_lookup(ifname=nic.port):
+            # Of a namespace that the kernel has not yet taken down.
+            route.link("del", index=index)
+        route.link("add", ifname=nic.port, kind=VETH, group=LINK_GROUP, peer=peer)
+    _attach(nic)
+
+
+def _attach(nic: WantedNic) -> None:
+    """Make the machine's end of a pair a port of its bridge, and set it up."""
+    known: dict[int, TankError] = {errno.ENODEV: Retry(f"the bridge {nic.parent} has just gone")}
+    with explained(f"cannot make {nic.port} a port of {nic.parent}", known=known), route_socket() as route:
+        for index in route.link_lookup(ifname=nic.port):
+            route.link("set", index=index, master=nic.parent_index, state="up")
+            # A pod reaches itself by a port that it publishes also where the bridge's packets are filtered.
+            route.brport("set", index=index, mode=1)
+    fault.point("network:link-attached")
+
+
 def _apply_inside(steps: Sequence[Step], attempt: _Attempt) -> None:
     """Do the steps that need only the pod's namespace, which is the calling thread's."""
     refused = attempt.refuse(_lan_conflicts(steps))
-    with _route_socket() as route:
+    with route_socket() as route:
         for step in steps:
             # An interface that failed gets its other addresses and routes, and loses nothing.
             adds = isinstance(step, AddAddress | AddRoute)
@@ -204,24 +241,24 @@ def _do(route: Any, step: Step) -> None:
         case AddAddress():
             _add_address(route, step)
         case RemoveAddress(interface=name, address=address):
-            with _explained(f"cannot take {text(address.packed)} from {name}", ignore=_GONE):
+            with explained(f"cannot take {text(address.packed)} from {name}", ignore=_GONE):
                 route.addr("del", index=address.index, address=text(address.packed), prefixlen=address.prefix)
             fault.point("network:address-removed")
         case AddRoute():
             _add_route(route, step)
         case RemoveRoute(interface=name, route=unwanted):
-            with _explained(f"cannot remove a default route of {name}", ignore=_GONE):
+            with explained(f"cannot remove a default route of {name}", ignore=_GONE):
                 route.route("del", **_route_arguments(unwanted), scope=RT_SCOPE_NOWHERE, proto=0)
             fault.point("network:route-removed")
         case SwitchOffIpv6(interface=name):
-            with _explained(f"cannot switch IPv6 off on {name}"):
+            with explained(f"cannot switch IPv6 off on {name}"):
                 _set_ipv6(name, "disable_ipv6", "1")
             fault.point("network:ipv6-switched-off")
 
 
 def _name_link(route: Any, nic: WantedNic) -> None:
     """Give a new interface its settings, and then its name, which shows that it is complete."""
-    with _explained(f"cannot set {nic.name} up"):
+    with explained(f"cannot set {nic.name} up"):
         # Only what is in the pod's file: no addresses or routes by router advertisements.
         _set_ipv6(nic.first_name, "accept_ra", "0")
         _set_ipv6(nic.first_name, "autoconf", "0")
@@ -248,7 +285,7 @@ def _raise(step: RaiseLink) -> None:
         known[errno.ENETDOWN] = Retry(
             f"{step.nic.parent} is down", hint=f"`ip link set {step.nic.parent} up`"
         )
-    with _explained(f"cannot set {step.interface} up", known=known):
+    with explained(f"cannot set {step.interface} up", known=known):
         raise_link(step.interface)
     fault.point("network:link-up")
 
@@ -257,7 +294,7 @@ def _add_address(route: Any, step: AddAddress) -> None:
     address = text(step.address.packed)
     no_ipv6 = Stalled(f"cannot use {address}: this machine's kernel has no IPv6")
     arguments: dict[str, Any] = {}
-    with _explained(
+    with explained(
         f"cannot give {step.interface} the address {address}",
         ignore=(errno.EEXIST,),
         known={errno.EOPNOTSUPP: no_ipv6, errno.EAFNOSUPPORT: no_ipv6},
@@ -279,7 +316,7 @@ def _add_route(route: Any, step: AddRoute) -> None:
     if not any(gateway in ipaddress.ip_network(prefix, strict=False) for prefix in step.nic.addresses):
         # A router outside our prefix, as with a /32, is marked as on the link.
         arguments["flags"] = RTNH_F_ONLINK
-    with _explained(f"cannot route through {gateway} on {step.interface}", ignore=(errno.EEXIST,)):
+    with explained(f"cannot route through {gateway} on {step.interface}", ignore=(errno.EEXIST,)):
         route.route("add", **arguments)
     fault.point("network:route-added")
 
@@ -295,10 +332,11 @@ def _target(step: AddAddress) -> probe.Target:
 
 def _lan_conflicts(steps: Sequence[Step]) -> dict[AddAddress, TankError]:
     """Ask the LAN for the addresses that are to be added, and return an error for each that is taken."""
-    additions = [step for step in steps if isinstance(step, AddAddress)]
+    # Addresses in a bridge are leased: nobody else has them.
+    additions = [step for step in steps if isinstance(step, AddAddress) and not step.nic.is_bridged]
     if not additions:
         return {}
-    with _explained("cannot ask the network whether an address is free"):
+    with explained("cannot ask the network whether an address is free"):
         holders = probe.holders([_target(step) for step in additions])
     fault.point("network:probed")
     return {

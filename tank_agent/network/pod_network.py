@@ -16,9 +16,10 @@ from msgspec import Struct
 from tank_agent.errors import Retry, Stalled, TankError
 from tank_agent.linux import namespaces
 from tank_agent.network import convergence, rtnetlink
+from tank_agent.network.addresses import Leases
 from tank_agent.network.host_facts import HostFacts
-from tank_agent.network.rtnetlink import NamespaceState
-from tank_agent.network.wanted import WantedNic, wanted_nics
+from tank_agent.network.rtnetlink import Link, NamespaceState
+from tank_agent.network.wanted import WantedNic, bridge_nics, wanted_nics
 from tank_agent.spec.model import Network
 
 _POD = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")
@@ -53,7 +54,8 @@ class PodNetworks:
     thread at a time. The host's network is the one of the calling thread.
     """
 
-    def __init__(self, run_dir: Path, host: HostFacts) -> None:
+    def __init__(self, run_dir: Path, host: HostFacts, leases: Leases) -> None:
+        self._leases = leases
         self._directory = run_dir / "netns"
         self._host = host
         self._lock = threading.Lock()
@@ -75,7 +77,7 @@ class PodNetworks:
         if network.mode == "host":
             self.remove(pod)
             return NetworkState()
-        wanted = wanted_nics(pod, network, self._host)
+        wanted = self._wanted(pod, network)
         inode = namespaces.network_namespace_inode(path)
         fresh = inode is None
         if fresh:
@@ -107,9 +109,9 @@ class PodNetworks:
             return ("the network namespace is not pinned",)
         if inode not in (None, found):
             return ("another network namespace is pinned in place of the pod's",)
-        wanted = wanted_nics(pod, network, self._host)
+        wanted = self._wanted(pod, network)
         observed = self._read_often(pod, found, links_only=not wanted)
-        return tuple(map(str, convergence.steps(observed, wanted)))
+        return tuple(map(str, convergence.steps(observed, wanted, _ports(wanted))))
 
     def repin(self, pod: str, pid: int) -> bool:
         """Pin the network of a process of the pod again, or Retry if that ended; False if one is pinned."""
@@ -169,6 +171,11 @@ class PodNetworks:
             raise failure
         return leftovers
 
+    def _wanted(self, pod: str, network: Network) -> tuple[WantedNic, ...]:
+        if network.mode == "bridge":
+            return bridge_nics(pod, self._leases.of(pod))
+        return wanted_nics(pod, network, self._host)
+
     def _converge(self, pod: str, wanted: tuple[WantedNic, ...], *, whole: bool) -> NamespaceState:
         """Do steps until none is left, or only those of interfaces that failed; then raise the first error.
 
@@ -179,7 +186,7 @@ class PodNetworks:
         with namespaces.in_network_namespace(path, rtnetlink.open_socket) as netlink:
             for _ in range(_ROUNDS):
                 observed = rtnetlink.read(netlink)
-                steps = convergence.steps(observed, wanted)
+                steps = convergence.steps(observed, wanted, _ports(wanted))
                 left = [step for step in steps if step.interface not in failures]
                 if not left and failures:
                     raise next(iter(failures.values()))
@@ -275,6 +282,14 @@ class _Reader:
         with self._lock:
             self._netlink.close()
             self._control.close()
+
+
+def _ports(wanted: Collection[WantedNic]) -> dict[str, Link]:
+    """Return this machine's interfaces by name, if any of a pod's is in a bridge."""
+    if not any(nic.is_bridged for nic in wanted):
+        return {}
+    with rtnetlink.open_socket() as netlink:
+        return {link.name: link for link in rtnetlink.read_links(netlink)}
 
 
 def _state(path: Path, inode: int | None, observed: NamespaceState) -> NetworkState:

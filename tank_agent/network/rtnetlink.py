@@ -21,11 +21,12 @@ from tank_agent.linux.namespaces import IFF_UP
 NLM_F_REQUEST, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x10, 0x300
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_GETLINK, RTM_GETADDR, RTM_GETROUTE = 18, 22, 26
-IFLA_ADDRESS, IFLA_IFNAME, IFLA_LINK, IFLA_LINKINFO, IFLA_GROUP, IFLA_EXT_MASK = 1, 3, 5, 18, 27, 29
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO = 1, 3, 5, 10, 18
+IFLA_GROUP, IFLA_EXT_MASK = 27, 29
 IFLA_INFO_KIND = 1
 RTEXT_FILTER_SKIP_STATS = 8
 IFA_ADDRESS, IFA_LOCAL = 1, 2
-RTA_OIF, RTA_GATEWAY, RTA_PRIORITY = 4, 5, 6
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY = 1, 4, 5, 6
 RT_TABLE_MAIN, RTN_UNICAST = 254, 1
 
 _HEADER = struct.Struct("=IHHII")
@@ -38,7 +39,11 @@ _ATTEMPTS = 5
 
 
 class Link(Struct, frozen=True, kw_only=True):
-    """A network interface. `parent` is the index of the interface it lies on, in that one's own namespace."""
+    """A network interface.
+
+    `parent` is the index of the interface it lies on, or of its peer, in that one's own namespace; `master`
+    that of the bridge it is a port of. Both are 0 for none.
+    """
 
     index: int
     name: str
@@ -47,6 +52,7 @@ class Link(Struct, frozen=True, kw_only=True):
     mac: bytes
     group: int
     parent: int
+    master: int = 0
 
     @property
     def up(self) -> bool:
@@ -116,6 +122,14 @@ def read_addresses(netlink: socket.socket) -> tuple[Address, ...]:
     return tuple(map(_address, _dump(netlink, RTM_GETADDR, bytes(_ADDRESS.size))))
 
 
+def read_networks(netlink: socket.socket) -> tuple[tuple[str, int], ...]:
+    """Return the networks that the main table's routes lead to, and the index of each one's interface.
+
+    Errors as in `read`.
+    """
+    return tuple(filter(None, map(_network, _dump(netlink, RTM_GETROUTE, bytes(_ROUTE.size)))))
+
+
 def _dump(netlink: socket.socket, kind: int, body: bytes) -> list[bytes]:
     for _ in range(_ATTEMPTS):
         found = _dump_once(netlink, kind, body)
@@ -173,6 +187,7 @@ def _link(body: bytes) -> Link:
         mac=found.get(IFLA_ADDRESS, b""),
         group=_number(found.get(IFLA_GROUP)),
         parent=_number(found.get(IFLA_LINK)),
+        master=_number(found.get(IFLA_MASTER)),
     )
 
 
@@ -181,6 +196,14 @@ def _address(body: bytes) -> Address:
     found = dict(_attributes(body, _ADDRESS.size))
     # IFA_ADDRESS is the peer of a point-to-point address; then IFA_LOCAL is ours.
     return Address(index=index, packed=found.get(IFA_LOCAL) or found.get(IFA_ADDRESS, b""), prefix=prefix)
+
+
+def _network(body: bytes) -> tuple[str, int] | None:
+    _, length, _, _, table, _, _, kind, _ = _ROUTE.unpack_from(body)
+    found = dict(_attributes(body, _ROUTE.size))
+    if not length or table != RT_TABLE_MAIN or kind != RTN_UNICAST or RTA_DST not in found:
+        return None
+    return f"{text(found[RTA_DST])}/{length}", _number(found.get(RTA_OIF))
 
 
 def _default_route(body: bytes) -> DefaultRoute | None:

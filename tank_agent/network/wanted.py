@@ -8,12 +8,14 @@ import hashlib
 import ipaddress
 import re
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 
 from msgspec import Struct
 
 from tank_agent.errors import Retry, Stalled
 from tank_agent.network import rtnetlink
+from tank_agent.network.addresses import Lease, gateway
 from tank_agent.network.host_facts import HostFacts, why_no_uplink
 from tank_agent.spec.model import Network, Nic
 
@@ -21,6 +23,7 @@ from tank_agent.spec.model import Network, Nic
 # them.
 LINK_GROUP = 0x74616E6B
 LINK_KIND = "macvlan"
+VETH = "veth"
 
 # IFNAMSIZ less the final zero, linux/if.h; the characters are those that the kernel and /proc/sys allow.
 _NAME_LENGTH = 15
@@ -37,8 +40,9 @@ _IMPOSSIBLE_PARENTS = frozenset(
 class WantedNic(Struct, frozen=True, kw_only=True):
     """An interface as it should be; addresses are in network order, with their prefix length.
 
-    `parent` is None where "auto" finds no uplink; then `no_uplink` holds the reason and a hint.
-    `parent_index` is 0 where there is no such interface.
+    `parent` is the machine's interface that it lies on, or the bridge that its other end is a port of. It is
+    None where "auto" finds no uplink; then `no_uplink` holds the reason and a hint. `parent_index` is 0 where
+    there is no such interface.
     """
 
     name: str
@@ -49,6 +53,17 @@ class WantedNic(Struct, frozen=True, kw_only=True):
     gateways: tuple[bytes, ...]
     metric: int
     no_uplink: tuple[str, str] | None = None
+    kind: str = LINK_KIND
+
+    @property
+    def is_bridged(self) -> bool:
+        """Return whether it is in a bridge of this machine."""
+        return self.kind == VETH
+
+    @property
+    def port(self) -> str:
+        """Return the name of the machine's end of one that is in a bridge."""
+        return f"tkv{self.mac.hex()}"
 
     @property
     def has_ipv6(self) -> bool:
@@ -68,6 +83,49 @@ class WantedNic(Struct, frozen=True, kw_only=True):
 def wanted_nics(pod: str, network: Network, host: HostFacts) -> tuple[WantedNic, ...]:
     """Return the pod's interfaces as they should be on this host now; Stalled if a name is impossible."""
     return tuple(_wanted(pod, nic, number, host) for number, nic in enumerate(network.nics))
+
+
+def bridge_nics(pod: str, leases: Mapping[str, Lease]) -> tuple[WantedNic, ...]:
+    """Return a pod's interfaces in bridges, in the order of its leases; eth0 has the default route."""
+    return tuple(
+        _in_bridge(pod, number, bridge, lease) for number, (bridge, lease) in enumerate(leases.items())
+    )
+
+
+def _in_bridge(pod: str, number: int, bridge: str, lease: Lease) -> WantedNic:
+    interfaces = [ipaddress.ip_interface(text) for text in lease]
+    gateways = [ipaddress.ip_address(gateway(str(interface.network))) for interface in interfaces]
+    name, parent = f"eth{number}", bridge_interface(bridge)
+    return WantedNic(
+        name=name,
+        mac=stable_mac(pod, name),
+        parent=parent,
+        parent_index=_index(parent),
+        addresses=tuple((each.ip.packed, each.network.prefixlen) for each in interfaces),
+        gateways=tuple(gateway.packed for gateway in gateways) if number == 0 else (),
+        metric=100 + number,
+        kind=VETH,
+    )
+
+
+def _index(name: str) -> int:
+    with contextlib.suppress(OSError):
+        return socket.if_nametoindex(name)
+    return 0
+
+
+def bridge_interface(bridge: str) -> str:
+    """Return the name of a bridge's interface: "tank-" and its own; of a long one the start and a hash."""
+    name = f"tank-{bridge}"
+    if len(name) <= _NAME_LENGTH:
+        return name
+    return f"{name[: _NAME_LENGTH - 5]}-{hashlib.sha256(bridge.encode()).hexdigest()[:4]}"
+
+
+def check_bridge(nic: WantedNic) -> None:
+    """Raise Retry where the bridge of an interface is not there."""
+    if not nic.parent_index:
+        raise Retry(f"the bridge {nic.parent} is not there", hint="it is made again at the next look")
 
 
 def _wanted(pod: str, nic: Nic, number: int, host: HostFacts) -> WantedNic:

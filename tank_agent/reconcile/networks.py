@@ -6,9 +6,11 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
+import structlog
 from msgspec import Struct
 
 from tank_agent.errors import Retry, TankError
@@ -16,12 +18,20 @@ from tank_agent.linux.clock import Clock
 from tank_agent.linux.namespaces import network_namespace_inode, unpin
 from tank_agent.linux.trees import left_for_later, remove_tree
 from tank_agent.network.host_facts import HostDns, HostFacts
-from tank_agent.network.names import files_differ, pod_files, read_host_hosts, wants_host_dns, write_files
+from tank_agent.network.host_side import HostSide
+from tank_agent.network.names import (
+    NameFacts,
+    files_differ,
+    pod_files,
+    read_host_hosts,
+    wants_host_dns,
+    write_files,
+)
 from tank_agent.network.pod_network import NetworkState, PodNetworks
 from tank_agent.reconcile.core.observed import NetworkUse, PendingChange
 from tank_agent.retry import Failure, Pace, spread
 from tank_agent.runtime.mounts.rootfs import FILES
-from tank_agent.spec.model import Network, Pod
+from tank_agent.spec.model import Network, Pod, Port
 
 T = TypeVar("T")
 
@@ -31,32 +41,47 @@ _HOST_NAMESPACE = Path("/proc/self/ns/net")
 PACE = Pace(base=1.0, cap=30.0)
 # Shorter than the time between two resyncs, longer than one takes.
 _HOST_FRESH = 1.0
+# Seconds in which changes of names are gathered.
+_NAMES_PAUSE = 0.1
+_log = structlog.get_logger()
 
 
 class _ConvergeFailure(Failure, frozen=True, kw_only=True):
+    wanted: _Wanted
+
+
+class _Wanted(NamedTuple):
+    """What of a pod its network is made from."""
+
     network: Network
+    ports: tuple[Port, ...]
+
+    @classmethod
+    def of(cls, pod: Pod) -> _Wanted:
+        return cls(pod.network, pod.ports)
 
 
 class _PodNetwork(Struct):
     """One pod's network. `state` is None without a namespace; `fresh`: no container ran in it yet.
 
     `seen` holds the signatures and the sources of the files when they were last right, `inodes` their inodes;
-    `replaced` is set once these differ.
+    `replaced` is set once these differ. `pod` is the spec that the files were last written for.
     """
 
     state: NetworkState | None = None
     fresh: bool = False
-    converged: Network | None = None
+    converged: _Wanted | None = None
     drift: str | None = None
     failure: _ConvergeFailure | None = None
     has_files: bool = False
+    pod: Pod | None = None
     seen: object = None
     inodes: object = None
     replaced: bool = False
 
-    def settle(self, network: Network | None) -> None:
+    def settle(self, wanted: _Wanted | None) -> None:
         """Note that the pod's network is as declared; None if it was removed."""
-        self.converged = network
+        self.converged = wanted
         self.drift = self.failure = self.seen = None
 
 
@@ -70,23 +95,34 @@ class Networks:
 
     Args:
         pod_networks: makes and removes the namespaces.
+        host_side: bridges and published ports.
         host: the host's DNS.
         run_dir: has the pods' files in `pods`.
         clock: for the back-off of changes that failed.
     """
 
-    def __init__(self, pod_networks: PodNetworks, host: HostFacts, run_dir: Path, clock: Clock) -> None:
+    def __init__(
+        self, pod_networks: PodNetworks, host_side: HostSide, host: HostFacts, run_dir: Path, clock: Clock
+    ) -> None:
         self._pod_networks = pod_networks
+        self._host_side = host_side
         self._clock = clock
         self._files = run_dir / "pods"
         self._files.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = threading.Lock()
+        self._names = _Names(lambda: self._host_side.names_version, self._write_names)
+        # Who writes a pod's files: its worker, or the thread of names.
+        self._writing = threading.Lock()
         self._pods: dict[str, _PodNetwork] = {}
         self._host_dns = _recent(clock, host.dns)
         self._host_hosts = _recent(clock, lambda: _signature(str(_HOSTS)))
 
-    def adopt(self, processes: Mapping[str, Collection[int]]) -> None:
-        """Take over the networks of pods that have runs, by their main `processes`, and remove all others."""
+    def adopt(self, processes: Mapping[str, Collection[int]], pods: Mapping[str, Pod]) -> None:
+        """Take over the networks of pods that have runs, by their main `processes`, and remove all others.
+
+        `pods` are those that should run, by name.
+        """
+        self._host_side.adopt([pods[name] for name in processes if name in pods])
         with left_for_later("networks of pods"):
             self._pod_networks.sweep(processes.keys())
         for pod, pids in processes.items():
@@ -120,12 +156,12 @@ class Networks:
         with self._lock:
             known = self._pods.get(pod.name, _NONE)
             reason, failure = known.drift, known.failure
-            if reason is None and known.converged not in (None, pod.network):
+            if reason is None and known.converged not in (None, _Wanted.of(pod)):
                 reason = "the pod's file changed it"
         if reason is None:
             return None
         # A failure of another declaration delays nothing.
-        last: Failure = failure if failure is not None and failure.network == pod.network else Failure()
+        last = failure if failure is not None and failure.wanted == _Wanted.of(pod) else Failure()
         return PendingChange(reason=reason, error=last.error, count=last.count, retry_at=last.retry_at)
 
     def failure(self, pod: str) -> Failure | None:
@@ -150,7 +186,7 @@ class Networks:
         reason = self._difference(pod, known)
         with self._lock:
             if reason is None:
-                known.failure, known.converged = None, pod.network
+                known.failure, known.converged = None, _Wanted.of(pod)
             known.drift = reason
             replaced, known.replaced = known.replaced, False
         return replaced
@@ -158,14 +194,14 @@ class Networks:
     def make(self, pod: Pod) -> None:
         """Make a pod's network; errors as `PodNetworks.ensure`, which then leave nothing."""
         try:
-            state = self._pod_networks.ensure(pod.name, pod.network)
+            state = self._ensure(pod)
         except Exception:
             # Nobody would remove a network that `pods` does not list.
-            self._pod_networks.remove(pod.name)
+            self._remove(pod.name)
             raise
         with self._known(pod.name) as known:
             known.state, known.fresh = state, True
-            known.settle(pod.network)
+            known.settle(_Wanted.of(pod))
 
     def converge(self, pod: Pod, pids: Collection[int]) -> None:
         """Change a pod's network and its files to the declared ones, while containers run.
@@ -180,18 +216,18 @@ class Networks:
         except TankError as error:
             with self._known(pod.name) as known:
                 former = known.failure
-                if former is None or former.network != pod.network:
-                    former = _ConvergeFailure(network=pod.network)
+                if former is None or former.wanted != _Wanted.of(pod):
+                    former = _ConvergeFailure(wanted=_Wanted.of(pod))
                 known.failure = former.again(str(error), PACE, self._clock.monotonic(), spread(pod.name))
             raise
         with self._known(pod.name) as known:
-            known.settle(pod.network)
+            known.settle(_Wanted.of(pod))
 
     def _converge(self, pod: Pod, pids: Collection[int]) -> None:
         try:
             if pod.network.mode != "host":
                 self._keep_pin(pod.name, pids)
-                self._pod_networks.ensure(pod.name, pod.network)
+                self._ensure(pod)
         finally:
             # Also after a failure: the status and /etc/hosts show what was done.
             state = self._pod_networks.observe(pod.name)
@@ -199,6 +235,51 @@ class Networks:
                 if state is not None and known.state is not None:
                     known.state = state
             self.files(pod)
+
+    def _ensure(self, pod: Pod) -> NetworkState:
+        bridged = pod.network.mode == "bridge" or self._host_side.knows(pod.name)
+        if bridged:
+            self._host_side.prepare(pod)
+        state = self._pod_networks.ensure(pod.name, pod.network)
+        if bridged:
+            self._host_side.publish()
+        self._host_side.note_lan(pod.name, state.addresses if pod.network.mode == "nics" else ())
+        self._names.look()
+        return state
+
+    def _remove(self, pod: str) -> None:
+        self._host_side.close(pod)
+        self._pod_networks.remove(pod)
+
+    def lease(self, pod: Pod) -> dict[str, tuple[str, ...]]:
+        """Return a pod's addresses in each of its bridges, which `make` and `converge` use; or Stalled."""
+        return self._host_side.lease(pod)
+
+    def ports(self, pod: str) -> tuple[Port, ...]:
+        """Return the ports of this machine that lead to a pod now."""
+        return self._host_side.ports(pod)
+
+    def check_host(self) -> tuple[str, ...]:
+        """Make right what somebody changed of the bridges and their rules; return what it was.
+
+        Raises:
+            Stalled, Retry: it cannot be done now.
+        """
+        return self._host_side.check()
+
+    def close(self) -> None:
+        """End the thread of names."""
+        self._names.close()
+
+    def _write_names(self) -> None:
+        """Write the files of pods whose neighbours may be others; what fails is drift at the next check."""
+        with self._lock:
+            pods = [known.pod for known in self._pods.values() if known.pod is not None]
+        for pod in pods:
+            if pod.network.mode in ("bridge", "nics"):
+                with suppress(OSError), self._writing:
+                    if (self._files / pod.name).is_dir():
+                        write_files(self._files / pod.name, self._wanted_files(pod))
 
     def namespace(self, pod: Pod) -> Path | None:
         """Return the namespace for a container that starts now, None for the host's; Retry without a pin."""
@@ -218,19 +299,20 @@ class Networks:
         """Write the pod's hosts, hostname and resolv.conf, and return their directory, or raise Retry."""
         directory = self.directory(pod.name)
         with self._known(pod.name) as known:
-            known.has_files = True
+            known.has_files, known.pod = True, pod
         try:
-            write_files(directory, self._wanted_files(pod))
+            with self._writing:
+                write_files(directory, self._wanted_files(pod))
         except OSError as error:
             raise Retry(f"cannot write {error.filename or directory}: {error.strerror}") from error
         if pod.network.mode == "host":
             with self._lock:
-                known.settle(pod.network)
+                known.settle(_Wanted.of(pod))
         return directory
 
     def remove(self, pod: str) -> None:
         """Remove a pod's network; errors as `PodNetworks.remove`."""
-        self._pod_networks.remove(pod)
+        self._remove(pod)
         with self._lock:
             known = self._pods.get(pod)
             if known is not None:
@@ -239,6 +321,9 @@ class Networks:
 
     def forget(self, pod: str) -> None:
         """Remove the files of a pod that is gone, and forget its network."""
+        self._host_side.free(pod)
+        self._host_side.note_lan(pod, ())
+        self._names.look()
         remove_tree(self._files / pod)
         with self._lock:
             self._pods.pop(pod, None)
@@ -268,7 +353,8 @@ class Networks:
         """Compare the pod's files with the wanted ones, but only if either changed since the last look."""
         directory = f"{self._files}/{pod.name}"
         files = tuple([_signature(f"{directory}/{name}") for name in FILES])
-        seen = (files, self._state(pod.name), pod.network, self._dns(pod), self._host_hosts())
+        names = (self._host_hosts(), self._host_side.names_version)
+        seen = (files, self._state(pod.name), pod, self._dns(pod), names)
         if known.seen == seen:
             return None
         inodes = tuple(signature and signature[:2] for signature in files)
@@ -285,8 +371,13 @@ class Networks:
         return self._host_dns() if wants_host_dns(pod.network) else HostDns()
 
     def _wanted_files(self, pod: Pod) -> dict[str, str]:
-        hosts = read_host_hosts(_HOSTS) if pod.network.mode == "host" else ""
-        return pod_files(pod.name, pod.network, self._state(pod.name), self._dns(pod), host_hosts=hosts)
+        known = NameFacts(
+            dns=self._dns(pod),
+            neighbours=self._host_side.neighbours(pod),
+            gateway=self._host_side.gateway(pod),
+            host_hosts=read_host_hosts(_HOSTS) if pod.network.mode == "host" else "",
+        )
+        return pod_files(pod, self._state(pod.name), known)
 
     def _keep_pin(self, pod: str, pids: Collection[int]) -> None:
         """Pin the namespace again if its pin was lost or replaced; Retry if no process is in it any more."""
@@ -313,6 +404,48 @@ class Networks:
                 if _namespace_of(pid) not in (None, own):
                     return self._pod_networks.repin(pod, pid)
         return False
+
+
+class _Names:
+    """Writes the names of pods anew in a thread, once for all changes that come close together.
+
+    The thread begins with the first change, so that pods without names cost none.
+    """
+
+    def __init__(self, version: Callable[[], int], write: Callable[[], None]) -> None:
+        self._version, self._write = version, write
+        self._written = version()
+        self._stale, self._closing = threading.Event(), threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def look(self) -> None:
+        """Have names written soon if any has changed."""
+        if self._version() == self._written:
+            return
+        self._stale.set()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="names", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closing.set()
+        self._stale.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            self._stale.wait()
+            if self._closing.wait(_NAMES_PAUSE):
+                return
+            self._stale.clear()
+            # Before, so that a change meanwhile is written the next time.
+            self._written = self._version()
+            try:
+                self._write()
+            except Exception:
+                _log.exception("writing the names of pods failed by a bug")
 
 
 def _recent(clock: Clock, read: Callable[[], T]) -> Callable[[], T]:

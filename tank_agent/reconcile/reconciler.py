@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from tank_agent.errors import one_line
+from tank_agent.errors import TankError, one_line
 from tank_agent.journal.records import DesiredPod
 from tank_agent.reconcile.core.actions import Action, Forget
 from tank_agent.reconcile.core.hashes import forget_hashes
@@ -99,6 +99,7 @@ class Reconciler:
         except Exception:
             _log.exception("looking at the containers failed by a bug", cause=cause)
             to_look_at = frozenset()
+        self._check_bridges(cause)
         woken = 0
         for pod in self.known_pods():
             if self._wants_work(pod, look=pod in to_look_at):
@@ -106,6 +107,20 @@ class Reconciler:
                 woken += 1
         forget_hashes()
         return woken
+
+    def _check_bridges(self, cause: str) -> None:
+        """Make right what somebody changed of the bridges and the rules of ports; it keeps no pod waiting."""
+        machine = self._machine
+        try:
+            wrong = machine.networks.check_host()
+        except TankError as error:
+            _log.warning("the bridges are not as they should be", cause=cause, error=str(error))
+            return
+        except Exception:
+            _log.exception("looking at the bridges failed by a bug", cause=cause)
+            return
+        for what in wrong:
+            _log.warning("made right what was changed of the network", what=what, cause=cause)
 
     def known_pods(self) -> tuple[str, ...]:
         """Return every pod that is desired, runs, or has left something."""

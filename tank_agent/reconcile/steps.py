@@ -16,7 +16,7 @@ from tank_agent.errors import Retry, TankError, shortage
 from tank_agent.image.config import ImageConfig
 from tank_agent.image.parameters import merge
 from tank_agent.journal.journal import Journal
-from tank_agent.journal.records import ContainerStatus, DesiredPod, Exit, NewEvent, PodStatus
+from tank_agent.journal.records import ContainerStatus, DesiredPod, Exit, NewEvent
 from tank_agent.linux.clock import Clock
 from tank_agent.linux.fault import point
 from tank_agent.linux.trees import remove_tree
@@ -142,6 +142,7 @@ class Steps:
 
     def _make_network(self, _: actions.MakeNetwork, work: Work) -> None:
         try:
+            self._lease(work)
             self._networks.make(work.pod)
         except TankError as error:
             # As soon as for a network in use (decision 0008): an uplink may be back any time.
@@ -155,10 +156,21 @@ class Steps:
         running = [live.pid for live in self._containers.runs(work.name) if live.state is RunState.RUNNING]
         pids = [pid for pid in running if pid is not None]
         former = self._networks.failure(work.name)
-        if self._try(work, "network-failed", former, lambda: self._networks.converge(work.pod, pids)):
+
+        def converge() -> None:
+            self._lease(work)
+            self._networks.converge(work.pod, pids)
+
+        if self._try(work, "network-failed", former, converge):
             self._event(work, "network-changed", "the network is up to date")
         # A deleted file is back now, but containers still have the deleted one.
         self._containers.look(work.name, self._networks.directory(work.name))
+
+    def _lease(self, work: Work) -> None:
+        """Give a pod its addresses in bridges, and record them before any of them is used."""
+        known, leases = self._journal.status(work.name), self._networks.lease(work.pod)
+        if known.leases != leases or list(known.leases) != list(leases):
+            self._journal.record(work.name, replace(known, leases=leases))
 
     def _try(
         self, work: Work, kind: str, former: Failure | None, change: Callable[[], None], container: str = ""
@@ -288,10 +300,11 @@ class Steps:
         self, work: Work, name: str, container: ContainerStatus, event: NewEvent | None = None
     ) -> None:
         """Record the status of a container; drop those of containers that are not desired and don't run."""
-        known = self._journal.status(work.name).containers
+        status = self._journal.status(work.name)
+        known = status.containers
         names = {c.name for c in work.pod.containers} if work.desired is not None else set(known)
         kept = {key: value for key, value in known.items() if key in names or value.instance}
-        updated = PodStatus(containers={**kept, name: container})
+        updated = replace(status, containers={**kept, name: container}, error=None)
         self._journal.record(work.name, updated, [event] if event is not None else [])
 
     def _event(self, work: Work, kind: str, message: str, container: str = "") -> None:

@@ -22,6 +22,7 @@ from tank_agent.settings.declaration import count, seconds, settings_of, size, t
 from tank_agent.settings.git import GitSettings
 from tank_agent.settings.git import problems as problems_of_git
 from tank_agent.settings.image import ImageSettings, RegistrySettings, registry_host
+from tank_agent.settings.network import AgentNetworkSettings
 from tank_agent.spec.document import TEXT_MAX, read_toml, without_mark
 from tank_agent.spec.findings import Finding, KeyPath, show, to_problems
 from tank_agent.spec.keys import ABSOLUTE_PATTERN, declare
@@ -132,6 +133,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         "How the loop paces itself.", live=True)] = ReconcileSettings()
     logs: Annotated[LogsSettings, declare(
         "How much of what containers print is kept.", live=True)] = LogsSettings()
+    network: Annotated[AgentNetworkSettings, declare(
+        "The bridges of this machine, and what they publish.")] = AgentNetworkSettings()
     image: Annotated[ImageSettings, declare("How images are fetched and unpacked.")] = ImageSettings()
     registry: Annotated[dict[str, RegistrySettings], declare(
         "Registries by host, where they differ from others.", {"old.lan:5000": {"insecure": True}},

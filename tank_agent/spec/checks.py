@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from tank_agent.spec import file, model, values
 from tank_agent.spec.findings import Finding, KeyPath, Noting, closest, show
@@ -28,12 +29,13 @@ def check_pod(table: file.PodTable, name: str) -> tuple[model.Pod, model.Selecto
     containers = [
         _container(one, ("containers", at), names, findings) for at, one in enumerate(table.containers)
     ]
-    network = table.network
+    given = checked(table, (), findings)
     pod = model.Pod(
         name=name,
         containers=tuple(containers),
-        network=model.Network(mode=network) if isinstance(network, str) else _network(network, findings),
-        restart=model.RestartPolicy(checked(table, (), findings)["restart"]),
+        network=_network(table, findings),
+        ports=_ports(given["ports"], findings),
+        restart=model.RestartPolicy(given["restart"]),
         volumes=tuple(volumes),
     )
     return pod, model.Selector(hosts=table.hosts, labels=table.labels or {}), findings
@@ -143,15 +145,69 @@ def _security(table: file.SecurityTable, path: KeyPath, findings: list[Finding])
     return model.Security(**given, **lists)
 
 
-def _network(table: file.NetworkTable, findings: list[Finding]) -> model.Network:
-    """Return the pod's own network; problems go to `findings`."""
+def _network(table: file.PodTable, findings: list[Finding]) -> model.Network:
+    """Return the pod's network, also as its ports imply it; problems go to `findings`."""
+    given = table.network
+    if isinstance(given, file.NetworkTable):
+        network = _own_network(given, findings)
+    elif given == "bridge" or (given is None and table.ports):
+        network = model.Network(mode="bridge", bridges=model.DEFAULT_BRIDGES)
+    else:
+        network = model.Network(mode=given or "none")
+    if table.ports and network.mode != "bridge":
+        why = {
+            "none": 'network = "none" has no ports; remove it, or ports',
+            "host": "its programs listen on the host's own ports; remove ports, or network",
+            "nics": "its interfaces have addresses of their own, with all their ports; remove ports, or nics",
+        }[network.mode]
+        findings.append(Finding(("ports",), why))
+    return network
+
+
+def _ports(given: tuple[Any, ...], findings: list[Finding]) -> tuple[model.Port, ...]:
+    """Return the ports that are right, and find those that need the same port of the machine."""
+    ports = {index: port for index, port in enumerate(given) if isinstance(port, model.Port)}
+    for index, port in ports.items():
+        other = next((ports[at] for at in ports if at < index and ports[at].collides(port)), None)
+        if other is not None:
+            pair = f"{show(str(port))} and {show(str(other))}"
+            findings.append(
+                Finding(("ports", index), f"{pair} need the same port of this machine; change one")
+            )
+    return tuple(ports.values())
+
+
+def _own_network(table: file.NetworkTable, findings: list[Finding]) -> model.Network:
     path: KeyPath = ("network", "nics")
-    if not table.nics:
-        message = 'needs at least one [[network.nics]]; for a pod without a network write network = "none"'
-        findings.append(Finding(path, message))
     seen = _Seen()
     nics = tuple(_nic(nic, (*path, index), seen, findings) for index, nic in enumerate(table.nics))
-    return model.Network(mode="nics", nics=nics, dns=_dns(table.dns, ("network", "dns"), findings))
+    if table.nics and table.bridges:
+        message = "a pod has either interfaces on the LAN or bridges; remove one of them"
+        findings.append(Finding(path, message))
+    bridges = () if nics else table.bridges or model.DEFAULT_BRIDGES
+    for index, name in enumerate(bridges):
+        if name in bridges[:index]:
+            findings.append(Finding(("network", "bridges", index), f"{show(name)} is given twice"))
+    given = checked(table, ("network",), findings)
+    return model.Network(
+        mode="nics" if nics else "bridge",
+        nics=nics,
+        bridges=bridges,
+        dns=_dns(table.dns, ("network", "dns"), findings),
+        dns_search=given["dns_search"],
+        dns_options=given["dns_options"],
+        extra_hosts=_extra_hosts(table.extra_hosts or {}, bridged=not nics, findings=findings),
+    )
+
+
+def _extra_hosts(given: dict[str, str], *, bridged: bool, findings: list[Finding]) -> dict[str, str]:
+    hosts = {}
+    for name, text in given.items():
+        with Noting(("network", "extra_hosts", name), findings):
+            if text == model.HOST_GATEWAY and not bridged:
+                raise ValueError(f"only a pod in a bridge has {show(text)}; write an address")
+            hosts[name] = text if text == model.HOST_GATEWAY else str(values.parse_address(text))
+    return hosts
 
 
 class _Seen:

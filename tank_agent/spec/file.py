@@ -74,6 +74,19 @@ def _written_cpu(limits: model.Limits) -> float | dict[str, int] | None:
     return {"quota": limits.cpu.quota, "period": limits.cpu.period}
 
 
+def _written_network(pod: model.Pod) -> model.Network | str:
+    network = pod.network
+    plain = network in (
+        model.Network(mode=network.mode),
+        model.Network(mode="bridge", bridges=model.DEFAULT_BRIDGES),
+    )
+    return network.mode if plain else network
+
+
+def _written_bridges(network: model.Network) -> list[str] | None:
+    return None if network.bridges == model.DEFAULT_BRIDGES else list(network.bridges)
+
+
 def _written_capabilities(security: model.Security) -> dict[str, list[str]] | None:
     lists = {"add": list(security.add), "drop": list(security.drop)}
     return {name: names for name, names in lists.items() if names} or None
@@ -104,14 +117,29 @@ class NicTable(FileStruct):
 
 
 class NetworkTable(FileStruct):
-    """A network namespace with interfaces of its own on the LAN."""
+    """A network namespace of the pod's own: in bridges of this machine, or with interfaces on the LAN."""
 
+    bridges: Annotated[tuple[Name, ...], declare(
+        "Bridges of this machine that the pod is in, each apart from the others: eth0 is in the first, and "
+        "has the default route. Not given, nor nics: [\"default\"].", ["front", "back"], effect=Effect.LIVE,
+        note="only what differs", written=_written_bridges)] = ()
     nics: Annotated[tuple[NicTable, ...], declare(
-        "The pod's interfaces, at least one.", effect=Effect.LIVE,
+        "Instead of bridges: interfaces on the LAN.", effect=Effect.LIVE,
         note="only what differs; a new parent makes a new link")] = ()
     dns: Annotated[tuple[str, ...], declare(
         "Name servers of the pod, at most 3. Not given: the host's.", ["10.0.0.1"], effect=Effect.LIVE,
         note="/etc/resolv.conf is written in place")] = ()
+    dns_search: Annotated[tuple[str, ...], declare(
+        "Domains that names without a dot are looked up in. Not given: the host's, with its name servers.",
+        ["lan"], each=values.domain, effect=Effect.LIVE, note="as dns")] = ()
+    dns_options: Annotated[tuple[str, ...], declare(
+        "Options of resolv.conf. Not given: the host's, with the host's name servers.", ["ndots:2"],
+        each=values.resolver_option, effect=Effect.LIVE, note="as dns")] = ()
+    extra_hosts: Annotated[dict[str, str] | None, declare(
+        'Names with an address each, for the pod\'s /etc/hosts; "host-gateway" is this machine, as its '
+        "bridge reaches it.",
+        {"nas.lan": "192.168.1.3"}, each=values.extra_host, effect=Effect.LIVE,
+        note="/etc/hosts is written in place")] = None
 
 
 class VolumeTable(FileStruct):
@@ -249,11 +277,16 @@ class PodTable(FileStruct):
         "When a container that ended is started again.", "always", effect=Effect.NOTHING,
         note="counts from the next end on; a finished container may start",
         written=lambda pod: pod.restart.value, always=True)] = "always"
-    network: Annotated[Literal["none", "host"] | NetworkTable, declare(
-        "\"none\" (loopback only), \"host\" (the host's own), or a table with interfaces.", "none",
+    network: Annotated[Literal["none", "host", "bridge"] | NetworkTable | None, declare(
+        '"none" (loopback only), "host" (the host\'s own), "bridge" (one of this machine\'s), or a table. '
+        'Not given: "none", or "bridge" for a pod with ports.', "none",
         effect=Effect.LIVE, note='to or from "host": the whole pod restarts, finished containers too',
-        written=lambda pod: pod.network if pod.network.mode == "nics" else pod.network.mode, always=True
-    )] = "none"
+        written=_written_network, always=True)] = None
+    ports: Annotated[tuple[str, ...], declare(
+        "Ports of this machine that lead to the pod: [ADDRESS:]HOST:POD[/udp], each one port or a range.",
+        ["8080:80", "127.0.0.1:5432:5432", "53:53/udp"], each=values.published_port,
+        effect=Effect.LIVE, note="nothing restarts",
+        written=lambda pod: [str(port) for port in pod.ports])] = ()
     volumes: Annotated[tuple[VolumeTable, ...], declare(
         "Storage that the pod's containers can mount.", effect=Effect.NOTHING,
         note="a new volume counts when it is mounted")] = ()

@@ -39,11 +39,56 @@ class Nic(Struct, frozen=True, kw_only=True):
 
 
 class Network(Struct, frozen=True, kw_only=True):
-    """The pod's network: `none` (loopback only), `host` (the host's own) or `nics`."""
+    """The pod's network: `none` (loopback only), `host` (the host's own), `nics`, or `bridge` with `bridges`.
 
-    mode: Literal["none", "host", "nics"] = "none"
+    `extra_hosts` are names with their addresses, or with HOST_GATEWAY.
+    """
+
+    mode: Literal["none", "host", "nics", "bridge"] = "none"
     nics: tuple[Nic, ...] = ()
+    bridges: tuple[str, ...] = ()
     dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+    extra_hosts: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+DEFAULT_BRIDGES = ("default",)
+# In extra_hosts: the address of this machine in the pod's first bridge.
+HOST_GATEWAY = "host-gateway"
+
+
+class Port(Struct, frozen=True, kw_only=True):
+    """`count` ports of the pod from `pod` on, published on the machine's ports from `host` on.
+
+    `address` is one of the machine's, or None for where agent.toml publishes.
+    """
+
+    host: int
+    pod: int
+    protocol: Literal["tcp", "udp"] = "tcp"
+    address: str | None = None
+    count: int = 1
+
+    def collides(self, other: Port) -> bool:
+        """Return whether both need a port of the machine that is one and the same."""
+        anywhere = (None, "0.0.0.0", "::")  # noqa: S104
+        same = self.address == other.address or self.address in anywhere or other.address in anywhere
+        apart = self.host + self.count <= other.host or other.host + other.count <= self.host
+        return same and not apart and self.protocol == other.protocol
+
+    def __str__(self) -> str:
+        """Return it as the pod file has it."""
+        address = (
+            f"[{self.address}]:"
+            if ":" in (self.address or "")
+            else f"{self.address}:"
+            if self.address
+            else ""
+        )
+        last = self.count - 1
+        ends = [f"{first}-{first + last}" if last else str(first) for first in (self.host, self.pod)]
+        return f"{address}{':'.join(ends)}{'/udp' if self.protocol == 'udp' else ''}"
 
 
 class Volume(Struct, frozen=True, kw_only=True):
@@ -130,6 +175,7 @@ class Pod(Struct, frozen=True, kw_only=True):
     containers: tuple[Container, ...]
     restart: RestartPolicy = RestartPolicy.ALWAYS
     network: Network = msgspec.field(default_factory=Network)
+    ports: tuple[Port, ...] = ()
     volumes: tuple[Volume, ...] = ()
     # `parse.pod_from_mapping`, set by that module, which `from tank_agent import Pod` loads.
     new: ClassVar[Callable[[Mapping[str, object]], Pod]]

@@ -68,6 +68,8 @@ OTHER_THAN_THE_EXAMPLE: dict[str, Any] = {
 # Another value for what can't be left out; and what only says which machines it is for.
 LISTS = {"network.nics", "volumes", "containers", "containers.mounts"}
 SELECTORS = {"hosts", "labels"}
+# Of pods that have no interfaces on the LAN.
+BRIDGED = {"network.bridges", "ports"}
 
 
 def declared_in(kind: type[msgspec.Struct], path: str = "") -> Iterator[tuple[str, DeclaredKey]]:
@@ -99,6 +101,9 @@ def with_value(key: str, value: Any) -> dict[str, Any]:
     for name in tables:
         below = table.setdefault(name, BESIDE.get(key, {}).get(name, {}))
         table = below[0] if isinstance(below, list) else below
+    if key in BRIDGED:
+        del document["network"]
+        table = document if key == "ports" else document.setdefault("network", {})
     table[last] = value
     if key == "containers.rootfs":
         del table["image"]

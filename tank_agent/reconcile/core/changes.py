@@ -86,7 +86,9 @@ def _fields(pod: Pod) -> Iterator[tuple[str, Any]]:
     plain = msgspec.to_builtins(pod)
     yield "restart", plain["restart"]
     yield "network", plain["network"]["mode"]
-    yield "network.dns", plain["network"]["dns"]
+    for key in ("bridges", "dns", "dns_search", "dns_options", "extra_hosts"):
+        yield f"network.{key}", plain["network"][key]
+    yield "ports", [str(port) for port in pod.ports]
     lists = {**plain, "network.nics": plain["network"]["nics"]}
     for key in ("network.nics", "volumes", "containers"):
         for table in lists[key]:

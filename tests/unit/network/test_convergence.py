@@ -242,6 +242,7 @@ def test_every_fault_point_is_killed_at_in_the_integration_tests() -> None:
     package = Path(tank_agent.network.__file__).parent
     sources = [*package.glob("*.py"), package.parent / "linux" / "namespaces.py"]
     points = {name for path in sources for name in re.findall(r'fault\.point\("(.*?)"\)', path.read_text())}
-    tests = Path(__file__).parents[2] / "integration" / "test_network_macvlan.py"
+    tests = Path(__file__).parents[2] / "integration"
+    killed = (tests / "test_network_macvlan.py").read_text() + (tests / "test_bridge.py").read_text()
     assert points
-    assert points <= set(re.findall(r'"(network:[a-z0-9-]+)"', tests.read_text()))
+    assert points <= set(re.findall(r'"(network:[a-z0-9-]+)"', killed))

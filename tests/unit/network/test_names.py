@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tank_agent.network.host_facts import HostDns
 from tank_agent.network.names import (
+    NameFacts,
     files_differ,
     hosts,
     pod_files,
@@ -15,26 +16,50 @@ from tank_agent.network.names import (
     write_files,
 )
 from tank_agent.network.pod_network import NetworkState
-from tank_agent.spec.model import Network
+from tank_agent.spec.model import Container, Network, Pod
 
 LOCALHOST = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
 DNS = HostDns(servers=("10.0.0.1",), search=("lan", "home"), options=("edns0",), local=("127.0.0.53",))
 
 
+def pod(network: Network = Network(), *containers: str) -> Pod:  # noqa: B008
+    made = tuple(Container(name=name, rootfs="/r") for name in containers)
+    return Pod(name="web", containers=made, network=network)
+
+
 class TestHosts:
     def test_a_pod_has_its_name_on_each_address(self) -> None:
         state = NetworkState(addresses=("10.0.0.5/24", "fd00::5/64"))
-        assert hosts("web", Network(mode="nics"), state) == LOCALHOST + "10.0.0.5 web\nfd00::5 web\n"
+        text = hosts(pod(Network(mode="nics")), state, NameFacts())
+        assert text == LOCALHOST + "10.0.0.5 web\nfd00::5 web\n"
 
     def test_a_pod_without_addresses_has_it_on_loopback(self) -> None:
-        assert hosts("web", Network(), NetworkState()) == LOCALHOST + "127.0.1.1 web\n"
+        assert hosts(pod(), NetworkState(), NameFacts()) == LOCALHOST + "127.0.1.1 web\n"
 
     def test_a_pod_in_the_hosts_network_sees_the_hosts_entries(self) -> None:
-        text = hosts("web", Network(mode="host"), NetworkState(), host_hosts="10.1.1.1 nas\n\n")
+        text = hosts(pod(Network(mode="host")), NetworkState(), NameFacts(host_hosts="10.1.1.1 nas\n\n"))
         assert text == "10.1.1.1 nas\n127.0.1.1 web\n"
 
-    def test_other_pods_do_not(self) -> None:
-        assert "nas" not in hosts("web", Network(), NetworkState(), host_hosts="10.1.1.1 nas\n")
+    def test_containers_have_their_names_on_loopback_in_every_network(self) -> None:
+        for mode in ("none", "host", "nics", "bridge"):
+            text = hosts(pod(Network(mode=mode), "app", "web"), NetworkState(), NameFacts())
+            assert text == LOCALHOST + "127.0.1.1 web\n127.0.0.1 app\n"
+
+    def test_the_files_own_entries_win_over_containers_and_those_over_other_pods(self) -> None:
+        extra = {"nas": "10.1.1.1", "host": "host-gateway", "db": "10.1.1.2"}
+        network = Network(mode="bridge", extra_hosts=extra)
+        neighbours = (("db", ("1.1.1.1",)), ("app", ("2.2.2.2",)), ("mq", ("3.3.3.3", "::3")))
+        known = NameFacts(gateway="10.89.0.1", neighbours=neighbours)
+        text = hosts(pod(network, "app"), NetworkState(), known).removeprefix(LOCALHOST)
+        assert text.splitlines() == [
+            "127.0.1.1 web",
+            "10.1.1.1 nas",
+            "10.89.0.1 host",
+            "10.1.1.2 db",
+            "127.0.0.1 app",
+            "3.3.3.3 mq",
+            "::3 mq",
+        ]
 
 
 class TestTheHostsFile:
@@ -64,6 +89,10 @@ class TestResolvConf:
     def test_without_a_network_it_is_empty(self) -> None:
         assert resolv_conf(Network(), DNS) == ""
 
+    def test_the_pods_own_domains_and_options_win(self) -> None:
+        network = Network(mode="bridge", dns_search=("a.lan",), dns_options=("ndots:2",))
+        assert resolv_conf(network, DNS) == "nameserver 10.0.0.1\nsearch a.lan\noptions ndots:2\n"
+
     def test_a_pod_with_interfaces_gets_what_it_can_reach(self) -> None:
         assert resolv_conf(Network(mode="nics"), DNS) == (
             "nameserver 10.0.0.1\nsearch lan home\noptions edns0\n"
@@ -76,7 +105,7 @@ class TestResolvConf:
 
 
 class TestWriting:
-    FILES = pod_files("web", Network(), NetworkState(), DNS)
+    FILES = pod_files(pod(), NetworkState(), NameFacts(dns=DNS))
 
     def read(self, directory: Path) -> dict[str, str]:
         return {path.name: path.read_text() for path in directory.iterdir()}

@@ -8,7 +8,9 @@ from typing import Any, cast
 import pytest
 
 from tank_agent.errors import Retry, Stalled
+from tank_agent.network.addresses import Pool
 from tank_agent.network.host_facts import HostDns
+from tank_agent.network.host_side import HostSide
 from tank_agent.network.pod_network import NetworkState
 from tank_agent.reconcile import networks as module
 from tank_agent.reconcile.networks import PACE, Networks
@@ -79,7 +81,7 @@ class World:
 
     def new(self) -> Networks:
         host = type("Host", (), {"dns": lambda _: self.dns})()
-        return Networks(cast(Any, self.made), host, self.run_dir, self.clock)
+        return Networks(cast(Any, self.made), HostSide(Pool(), "0.0.0.0", {}), host, self.run_dir, self.clock)
 
     def pinned(self, path: Path) -> int | None:
         state = self.made.states.get(path.name)
@@ -222,7 +224,7 @@ def test_what_runs_keeps_its_network_over_a_restart_of_the_agent_and_the_rest_go
         (world.run_dir / "pods" / name).mkdir()
     networks = world.new()
     world.namespaces[7] = 3
-    networks.adopt({"web": [7], "unpinned": [8, 7], "host": []})
+    networks.adopt({"web": [7], "unpinned": [8, 7], "host": []}, {})
     assert networks.pods() == {"web", "unpinned"}
     assert networks.state("web") == "used"
     assert "repin unpinned 7" in world.made.did

@@ -61,6 +61,9 @@ class Nothing:
     def check(self, *_: object) -> frozenset[str]:
         return frozenset()
 
+    def check_host(self) -> tuple[str, ...]:
+        return ()
+
     def __getattr__(self, name: str) -> Any:
         return lambda *_: None
 

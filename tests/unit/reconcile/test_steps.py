@@ -79,6 +79,9 @@ class World:
     def runs(self, pod: str) -> tuple[LiveRun, ...]:
         return self.found
 
+    def lease(self, pod: Pod) -> dict[str, tuple[str, ...]]:
+        return {}
+
     def failure(self, pod: str) -> Failure | None:
         return None
 

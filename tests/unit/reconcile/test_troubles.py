@@ -115,6 +115,9 @@ class World:
     def check(self, *_: object) -> frozenset[str]:
         return frozenset()
 
+    def check_host(self) -> tuple[str, ...]:
+        return ()
+
     def observe(self, _: object) -> ObservedImage:
         return ObservedImage(state=ImageState.ABSENT)
 

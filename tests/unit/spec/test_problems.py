@@ -68,8 +68,9 @@ CASES: list[tuple[str, str, list[str]]] = [
      ["4: containers[0].limits: must be one table, not a list; write [containers.limits] with one bracket"]),
     ("variables as a list", HEAD + 'env = ["A=b=c", "D=e"]\n',
      ['4: containers[0].env: must be one table, not a list; write env = { A = "b=c" }']),
-    ("no such network", 'network = "bridge"\n' + HEAD, ['1: network: must be one of "host", "none", not "bridge"']),
-    ("network of a wrong type", "network = 5\n" + HEAD, ['1: network: must be "host", "none" or a table, not a whole']),
+    ("no such network", 'network = "bridged"\n' + HEAD,
+     ['1: network: must be one of "bridge", "host", "none", not "bridged"']),
+    ("network of a wrong type", "network = 5\n" + HEAD, ['1: network: must be "bridge", "host", "none" or a table, not a whole']),
     # Volumes and mounts.
     ("relative host", '[[volumes]]\nname = "a"\nhost = "etc"\n' + HEAD,
      ['3: volumes[0].host: "etc" is not an absolute path; it must start with "/"']),
@@ -145,7 +146,8 @@ CASES: list[tuple[str, str, list[str]]] = [
     ("long period", HEAD + "limits.cpu = { quota = 1000, period = 1000001 }\n",
      ["4: containers[0].limits.cpu.period: must be from 1000 to 1000000"]),
     # Network.
-    ("no interfaces", "[network]\n" + HEAD, ["1: network.nics: needs at least one [[network.nics]]"]),
+    ("interfaces and bridges", "[network]\nbridges = ['a']\n[[network.nics]]\nname = 'eth0'\nip = '10.0.0.5/24'\n" + HEAD,
+     ["3: network.nics: a pod has either interfaces on the LAN or bridges; remove one of them"]),
     ("no interface name", "[network]\n[[network.nics]]\nip = '10.0.0.5/24'\n" + HEAD,
      ["2: network.nics[0].name: is missing"]),
     ("long interface name", NIC.replace("eth0", "e" * 16) + HEAD, ["3: network.nics[0].name: ", "1 to 15 letters"]),

@@ -180,7 +180,7 @@ def with_container(**keys: object) -> dict[str, Any]:
         {**SMALL, "nam": "x"},
         {**SMALL, "name": "No"},
         {**SMALL, "restart": "sometimes"},
-        {**SMALL, "network": "bridge"},
+        {**SMALL, "network": "bridged"},
         {**SMALL, "network": {"nics": [{"ip": "10.0.0.5/24"}]}},
         {**SMALL, "volumes": [{"name": "a", "host": "relative"}]},
         with_container(env={"A": 1}),

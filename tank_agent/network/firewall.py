@@ -1,0 +1,174 @@
+"""The one nftables table: ports that pods publish, what leaves their bridges, and what may not get in.
+
+It is always written whole, in one transaction, from what should be. It is compared at each resync, and
+written again where somebody flushed or changed it. Other programs' tables are never touched.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+from collections.abc import Collection, Iterable, Mapping
+
+from msgspec import Struct
+
+from tank_agent.linux import fault, nftables
+
+TABLE = "inet tank"
+_LOOPBACK4, _LOOPBACK6 = ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_address("::1")
+
+
+class BridgeNetworks(Struct, frozen=True, kw_only=True):
+    """A bridge of ours: its interface, and the networks on it, such as "10.89.0.0/24", one a family."""
+
+    interface: str
+    networks: tuple[str, ...]
+
+
+class Forward(Struct, frozen=True, kw_only=True):
+    """What arrives at a port of this machine and goes on to a pod.
+
+    `address` is the machine's, or None for all that it has of `target`'s family; `protocol` is "tcp" or
+    "udp"; `count` ports from `port` on go to as many from `target_port` on.
+    """
+
+    protocol: str
+    address: str | None
+    port: int
+    target: str
+    target_port: int
+    count: int = 1
+
+    @property
+    def is_ipv6(self) -> bool:
+        """Return whether it is a port of IPv6."""
+        return ":" in self.target
+
+
+def script(bridges: Collection[BridgeNetworks], forwards: Iterable[Forward]) -> str:
+    """Return the commands of nft(8) that make the table as it should be, whatever it is now.
+
+    Without a bridge there is no table.
+    """
+    # There is no "delete if it exists" before nft 1.0.8.
+    renewed = f"table {TABLE} {{}}\ndelete table {TABLE}\n"
+    if not bridges:
+        return renewed
+    maps = _maps(forwards)
+    ordered = sorted(bridges, key=lambda bridge: bridge.interface)
+    lines = [f"{renewed}table {TABLE} {{", *(_map(name, maps[name]) for name in _MAPS)]
+    lines += _chain("raw", "filter", "prerouting", "raw", [f'iifname != "lo" ip daddr {_LOOPBACK4} drop'])
+    lines += _chain("prerouting", "nat", "prerouting", "dstnat", ["fib daddr type local jump publish"])
+    lines += _chain("output", "nat", "output", "-100", ["fib daddr type local jump publish"])
+    lines += ["chain publish {", *_PUBLISH, "}"]
+    lines += _chain(
+        "postrouting", "nat", "postrouting", "srcnat", [r for b in ordered for r in _masquerade(b)]
+    )
+    lines += _chain("forward", "filter", "forward", "filter", _admission(ordered))
+    return "\n".join([*lines, "}", ""])
+
+
+# For each family: ports of one address of the machine first, then those of all its addresses.
+_MAPS = {
+    "at4": ("ipv4_addr . inet_proto . inet_service", "ipv4_addr"),
+    "any4": ("inet_proto . inet_service", "ipv4_addr"),
+    "at6": ("ipv6_addr . inet_proto . inet_service", "ipv6_addr"),
+    "any6": ("inet_proto . inet_service", "ipv6_addr"),
+}
+_PORTS = "meta l4proto { tcp, udp }"
+_PUBLISH = (
+    f"{_PORTS} dnat ip to ip daddr . meta l4proto . th dport map @at4",
+    f"{_PORTS} dnat ip to meta l4proto . th dport map @any4",
+    f"{_PORTS} dnat ip6 to ip6 daddr . meta l4proto . th dport map @at6",
+    f"{_PORTS} dnat ip6 to meta l4proto . th dport map @any6",
+)
+
+
+def _maps(forwards: Iterable[Forward]) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {name: {} for name in _MAPS}
+    for each in forwards:
+        name = f"{'any' if each.address is None else 'at'}{6 if each.is_ipv6 else 4}"
+        address = "" if each.address is None else f"{each.address} . "
+        for number in range(each.count):
+            key = f"{address}{each.protocol} . {each.port + number}"
+            found[name][key] = f"{each.target} . {each.target_port + number}"
+    return found
+
+
+def _map(name: str, elements: Mapping[str, str]) -> str:
+    key, address = _MAPS[name]
+    listed = ", ".join(f"{key} : {target}" for key, target in sorted(elements.items()))
+    content = f" elements = {{ {listed} }};" if listed else ""
+    return f"map {name} {{ type {key} : {address} . inet_service;{content} }}"
+
+
+def _chain(name: str, kind: str, hook: str, priority: str, rules: Iterable[str]) -> list[str]:
+    return [f"chain {name} {{ type {kind} hook {hook} priority {priority};", *rules, "}"]
+
+
+def _masquerade(bridge: BridgeNetworks) -> list[str]:
+    rules = [
+        # From 127.0.0.1 and ::1 of this machine no answer would find back.
+        f'oifname "{bridge.interface}" ip saddr {_LOOPBACK4} masquerade',
+        f'oifname "{bridge.interface}" ip6 saddr {_LOOPBACK6} masquerade',
+    ]
+    for network in bridge.networks:
+        family = "ip6" if ":" in network else "ip"
+        # To a published port of a neighbour or its own: else the answer would not pass here.
+        rules.append(f"{family} saddr {network} {family} daddr {network} ct status dnat masquerade")
+        rules.append(f'{family} saddr {network} oifname != "{bridge.interface}" masquerade')
+    return rules
+
+
+def _admission(bridges: Collection[BridgeNetworks]) -> list[str]:
+    """Let into a bridge what was published, what answers, and its own; nothing that is only routed there."""
+    ours = ", ".join(f'"{bridge.interface}"' for bridge in bridges)
+    return [
+        "ct state established,related accept",
+        "ct status dnat accept",
+        *(f'iifname "{bridge.interface}" oifname "{bridge.interface}" accept' for bridge in bridges),
+        f"oifname {{ {ours} }} drop",
+    ]
+
+
+class Firewall:
+    """Keeps the table as it should be. Any thread may call it; writers that come together write once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._wanted: str | None = None
+        self._listed: str | None = None
+        self._generation: int | None = None
+
+    def write(self, bridges: Collection[BridgeNetworks], forwards: Iterable[Forward]) -> bool:
+        """Make the table as it should be, and return whether that changed it.
+
+        Raises:
+            Retry, Stalled: as `nftables.run`; the table is then as it was.
+        """
+        wanted = script(bridges, forwards)
+        with self._lock:
+            if wanted == self._wanted and not self._differs():
+                return False
+            nftables.run(wanted)
+            fault.point("network:rules-written")
+            self._wanted, self._listed = wanted, _listing()
+            self._generation = nftables.generation()
+        return True
+
+    def _differs(self) -> bool:
+        """Return whether somebody changed the table since it was written; quick if no rule changed."""
+        generation = nftables.generation()
+        if generation is not None and generation == self._generation:
+            return False
+        if _listing() != self._listed:
+            return True
+        self._generation = generation
+        return False
+
+
+def _listing() -> str | None:
+    """Return the table as the kernel has it; None if there is none."""
+    if f"table {TABLE}\n" not in nftables.run("list tables"):
+        return None
+    return nftables.run(f"list table {TABLE}")

@@ -1,0 +1,177 @@
+"""This machine's side of pods in bridges: leases, bridges, published ports, and the rules for them."""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+from collections.abc import Collection, Iterator, Mapping
+
+from msgspec.structs import replace
+
+from tank_agent.errors import Stalled
+from tank_agent.network import bridges
+from tank_agent.network.addresses import Lease, Leases, Pool, gateway
+from tank_agent.network.firewall import BridgeNetworks, Firewall, Forward
+from tank_agent.network.ports import Claims
+from tank_agent.network.wanted import bridge_interface
+from tank_agent.spec.model import Pod, Port
+
+_ALL4, _ALL6 = "0.0.0.0", "::"  # noqa: S104
+
+
+class HostSide:
+    """Does for pods in bridges what lies outside of their namespaces. Any thread may call it.
+
+    Everything is made from what is leased and claimed, so each call can be repeated, also after a kill.
+
+    Args:
+        pool: where addresses come from.
+        publish: where a port without an address is published.
+        known: the leases in the journal, by pod and bridge.
+    """
+
+    def __init__(self, pool: Pool, publish: str, known: Mapping[str, Mapping[str, Lease]]) -> None:
+        self.leases = Leases(pool, known, bridges.foreign_networks)
+        self._publish = publish
+        self._lock = threading.Lock()
+        self._on_lan: dict[str, tuple[str, ...]] = {}
+        self._lan_version = 0
+        self._claims = Claims()
+        self._bridges = bridges.Bridges()
+        self._firewall = Firewall()
+
+    def lease(self, pod: Pod) -> dict[str, Lease]:
+        """Return the addresses of a pod in each of its bridges; empty for a pod that is in none.
+
+        They are the pod's until `free`, so the journal must have them before they are used.
+
+        Raises:
+            Stalled: no address is left.
+        """
+        return self.leases.give(pod.name, pod.network.bridges)
+
+    def prepare(self, pod: Pod) -> None:
+        """Make what a pod's interfaces and ports need on this machine, or refuse before anything is made.
+
+        Raises:
+            Retry: a port is taken.
+            Stalled: a port of IPv6, and the pod has no such address.
+        """
+        ports = tuple(self._resolved(port) for port in pod.ports)
+        leases = self.leases.of(pod.name)
+        for port in ports:
+            _check_family(port, leases)
+        self._claims.take(pod.name, ports)
+        self._bridges.ensure(self.leases.networks())
+
+    def publish(self) -> bool:
+        """Write the rules for all that is leased and claimed, and return whether that changed any.
+
+        Raises:
+            Retry, Stalled: as `nftables.run`.
+        """
+        networks = self.leases.networks()
+        wanted = [
+            BridgeNetworks(interface=bridge_interface(name), networks=given)
+            for name, given in networks.items()
+        ]
+        return self._firewall.write(wanted, list(self._forwards()))
+
+    def ports(self, pod: str) -> tuple[Port, ...]:
+        """Return the ports that a pod has on this machine now."""
+        return self._claims.of().get(pod, ())
+
+    def adopt(self, pods: Collection[Pod]) -> None:
+        """Take over the ports of pods that ran under a former agent."""
+        for pod in pods:
+            self._claims.adopt(pod.name, tuple(self._resolved(port) for port in pod.ports))
+
+    def check(self) -> tuple[str, ...]:
+        """Make right what somebody changed of the bridges and the rules; return what was wrong."""
+        wrong = self._bridges.ensure(self.leases.networks())
+        return (*wrong, "the rules of published ports were changed") if self.publish() else wrong
+
+    def note_lan(self, pod: str, addresses: tuple[str, ...]) -> None:
+        """Remember the addresses that a pod has on the LAN, with prefix; none if it has left."""
+        with self._lock:
+            if self._on_lan.get(pod, ()) != addresses:
+                self._lan_version += 1
+                self._on_lan[pod] = addresses
+            if not addresses:
+                self._on_lan.pop(pod, None)
+
+    @property
+    def names_version(self) -> int:
+        """Return a number that is another whenever some pod's `neighbours` may be others."""
+        return self.leases.version + self._lan_version
+
+    def neighbours(self, pod: Pod) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Return the pods that a pod reaches, in its bridges or on the LAN: names with addresses."""
+        found: dict[str, tuple[str, ...]] = {}
+        if pod.network.mode == "nics":
+            with self._lock:
+                found = dict(sorted(self._on_lan.items()))
+        for bridge in reversed(pod.network.bridges):
+            # Of a pod in two common bridges, the address in the first of them.
+            found.update(self.leases.neighbours(bridge))
+        found.pop(pod.name, None)
+        return tuple((name, tuple(text.partition("/")[0] for text in given)) for name, given in found.items())
+
+    def gateway(self, pod: Pod) -> str:
+        """Return this machine's address in a pod's first bridge; empty for a pod in none."""
+        first = next(iter(self.leases.of(pod.name).values()), ())
+        return gateway(str(ipaddress.ip_interface(first[0]).network)) if first else ""
+
+    def knows(self, pod: str) -> bool:
+        """Return whether a pod has addresses in a bridge, or ports."""
+        return bool(self.leases.of(pod) or self.ports(pod))
+
+    def close(self, pod: str) -> None:
+        """Withdraw a pod's ports; errors as in `publish`."""
+        if self.ports(pod):
+            self._claims.drop(pod)
+            self.publish()
+
+    def free(self, pod: str) -> None:
+        """Take back a pod's addresses, and remove the bridges that it leaves empty; errors as in `check`."""
+        if self.leases.of(pod):
+            self.leases.free(pod)
+            self.check()
+
+    def _resolved(self, port: Port) -> Port:
+        return replace(port, address=self._publish) if port.address is None else port
+
+    def _forwards(self) -> Iterator[Forward]:
+        for pod, ports in self._claims.of().items():
+            leases = self.leases.of(pod)
+            for port in ports:
+                for address, target in _targets(port, leases):
+                    yield Forward(
+                        protocol=port.protocol,
+                        address=address,
+                        port=port.host,
+                        target=target,
+                        target_port=port.pod,
+                        count=port.count,
+                    )
+
+
+def _targets(port: Port, leases: Mapping[str, Lease]) -> Iterator[tuple[str | None, str]]:
+    """Yield where a port is published, None for everywhere, with the pod's address of that family."""
+    first = next(iter(leases.values()), ())
+    by_version = {ipaddress.ip_interface(text).version: text.partition("/")[0] for text in first}
+    if port.address == _ALL4:
+        # As programs that listen everywhere do; a pod without IPv6 has no such address.
+        yield from ((None, target) for target in by_version.values())
+    elif port.address == _ALL6:
+        yield None, by_version[6]
+    elif port.address is not None:
+        yield port.address, by_version[ipaddress.ip_address(port.address).version]
+
+
+def _check_family(port: Port, leases: Mapping[str, Lease]) -> None:
+    if ":" in (port.address or "") and not any(":" in text for lease in leases.values() for text in lease):
+        raise Stalled(
+            f"port {port} is one of IPv6, which this machine's bridges do not have",
+            hint="set `ipv6` in [network.bridge] of agent.toml, or publish it on an IPv4 address",
+        )
