@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 
 from msgspec import Struct
 
@@ -38,6 +38,7 @@ class Phase(enum.StrEnum):
 
 _UNWELL = {Phase.BACKING_OFF, Phase.FAILED}
 _UNDER_WAY = (Phase.STOPPING, Phase.PULLING, Phase.STARTING, Phase.PENDING)
+# A pod is in the first of these phases that one of its containers is in.
 _ORDER = (*_UNDER_WAY, Phase.RUNNING, Phase.BACKING_OFF, Phase.FAILED)
 
 
@@ -90,8 +91,10 @@ def view_pod(situation: Situation) -> PodView:
     network_error = change.error if change is not None and situation.observed.runs else ""
     if network_error and change is not None:
         retries.append(now.wall + max(0.0, change.retry_at - now.monotonic))
-    phase = _combine({view.phase for view in views})
-    unwell = bool(network_error or troubles) or any(v.phase is Phase.RUNNING and v.error for v in views)
+    phases = {view.phase for view in views}
+    phase = next((phase for phase in _ORDER if phase in phases), Phase.COMPLETED)
+    unwell = bool(network_error or troubles or phases & _UNWELL)
+    unwell = unwell or any(view.phase is Phase.RUNNING and view.error for view in views)
     errors = [desired.error, status.error, network_error, *(view.error for view in views), *troubles]
     return PodView(
         phase=Phase.DEGRADED if phase is Phase.RUNNING and unwell else phase,
@@ -183,9 +186,3 @@ def _ended_badly(container: Container, status: ContainerStatus) -> str | None:
     if status.exit is None or status.exit.clean:
         return None
     return f"container {container.name}: {describe_exit(status.exit)}"
-
-
-def _combine(phases: Set[Phase]) -> Phase:
-    """Return the pod's phase from its containers': phases under way come before all others."""
-    first = next((phase for phase in _ORDER if phase in phases), Phase.COMPLETED)
-    return Phase.DEGRADED if first is Phase.RUNNING and phases & _UNWELL else first

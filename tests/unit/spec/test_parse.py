@@ -266,6 +266,22 @@ def test_pods_from_python() -> None:
     assert Pod.new(fields) == Pod(name="a", containers=(Container(name="c", image="i", env={"A": "b"}),))
 
 
+def test_the_package_gives_a_pod_that_can_be_made_of_a_mapping() -> None:
+    """In a process of its own, in which nothing has loaded the parser."""
+    program = """if True:
+        from tank_agent import InvalidSpec, Pod
+        assert Pod.new({"name": "a", "containers": [{"name": "c", "image": "i"}]}).name == "a"
+        try:
+            Pod.new({})
+        except InvalidSpec:
+            print("refused")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stdout == "refused\n"
+
+
 def test_problems_of_a_mapping_have_no_line() -> None:
     with pytest.raises(InvalidSpec) as caught:
         pod_from_mapping({"containers": [{"name": "C", "image": "i"}]})
