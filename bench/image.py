@@ -24,7 +24,8 @@ from pathlib import Path
 from msgspec import Struct
 
 from bench._measure import Table
-from tests.support.images import debian_layout, directory, layer, member, write_image
+from tests.support.debian import root_archive
+from tests.support.images import directory, layer, member, write_image
 from tests.support.registry import docker_registry, skopeo_copy
 
 ROUNDS = int(os.environ.get("TANK_BENCH_ROUNDS", "5"))
@@ -61,7 +62,9 @@ def main() -> None:
     podman_locks = Path("/dev/shm/libpod_lock")
     ours_alone = not podman_locks.exists()
     try:
-        layout = debian_layout(place / "layout", "nginx,postgresql")
+        layout = place / "layout"
+        debian = root_archive("bench", ("nginx", "postgresql"), ("--variant=minbase",))
+        write_image(layout, [debian.read_bytes()], tag="debian")
         images = {
             "20 layers, 400 MB": twenty_layers(layout),
             "Debian with nginx and postgresql": "debian",

@@ -47,7 +47,7 @@ path = "/srv/data"
 @pytest.fixture(scope="module")
 def layout() -> Iterator[Path]:
     with big_directory() as place:
-        yield debian_layout(place / "layout", "nginx,postgresql")
+        yield debian_layout(place / "layout")
 
 
 @pytest.fixture

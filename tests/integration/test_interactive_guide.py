@@ -47,7 +47,7 @@ CONSOLE_PROMPT = "root@console:/srv# "
 def agent() -> Iterator[Agent]:
     config = {"Env": [f"PATH={PATH}", "FROM_IMAGE=yes"], "WorkingDir": "/srv"}
     with big_directory() as home:
-        layout = debian_layout(home / "layout", "procps", config)
+        layout = debian_layout(home / "layout", config)
         with running_agent(home) as started:
             started.write("shell", SHELL.format(layout=layout))
             started.write("console", CONSOLE.format(layout=layout))

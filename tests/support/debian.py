@@ -1,4 +1,4 @@
-"""Debian 13 root file systems for building and testing the package: made by mmdebstrap, kept for a week.
+"""Debian 13 root file systems, for testing the package and for images: made by mmdebstrap, kept for a week.
 
 They are tar archives in .dev/cache/debian, named after what is in them. Packages that one of them needed are
 kept too, so that nothing is fetched twice.
@@ -23,39 +23,46 @@ _CACHE = ROOT / ".dev" / "cache" / "debian"
 _MIRROR = "http://deb.debian.org/debian"
 _DEADLINE = 1200.0
 _ENOUGH = 4 << 30
+# Manual pages stay, since the package's own are looked at; apt's lists, so that apt in the file system knows
+# Debian's packages without asking the network.
+_OF_A_MACHINE = ("--variant=apt", "--skip=cleanup/apt/lists")
+# What a program has no use for where it runs. PostgreSQL works without LLVM, which is a quarter of it all.
+OF_AN_IMAGE = (
+    "--variant=minbase",
+    *(f"--dpkgopt=path-exclude=/usr/{path}" for path in ("share/doc/*", "share/man/*", "lib/*/libLLVM*")),
+)
 _UNSHARE = ("unshare", "--mount", "--net", "--ipc", "--pid", "--fork", "--kill-child", "--", "sh", "-c")
 
 
-def root_archive(name: str, packages: Sequence[str]) -> Path:
+def root_archive(name: str, packages: Sequence[str], options: Sequence[str] = _OF_A_MACHINE) -> Path:
     """Return a tar archive of Debian 13 with the packages and what they need; made where it is missing.
 
-    Its name holds the year and the week, so that one gets Debian's security updates.
+    Its name holds the year and the week, so that one gets Debian's security updates; `options` are
+    mmdebstrap's.
     """
     year, week, _ = datetime.datetime.now(datetime.UTC).isocalendar()
-    digest = hashlib.sha256("\n".join(sorted(packages)).encode()).hexdigest()[:12]
+    digest = hashlib.sha256("\n".join([*sorted(packages), *options]).encode()).hexdigest()[:12]
     archive = _CACHE / f"{name}-{SUITE}-{digest}-{year}w{week:02}.tar"
     _CACHE.mkdir(parents=True, exist_ok=True)
     with locked(_CACHE / "lock"):
         if not archive.exists():
-            _make(archive, packages)
+            _make(archive, packages, options)
             for old in _CACHE.glob(f"{name}-{SUITE}-*.tar"):
                 if old != archive:
                     old.unlink()
     return archive
 
 
-def _make(archive: Path, packages: Sequence[str]) -> None:
+def _make(archive: Path, packages: Sequence[str], options: Sequence[str]) -> None:
     kept = _CACHE / "packages"
     kept.mkdir(exist_ok=True)
     partial = archive.with_suffix(".partial.tar")
-    command = ["mmdebstrap", "--variant=apt", f"--include={','.join(packages)}"]
-    # Manual pages stay: the package's own are looked at.
+    command = ["mmdebstrap", *options, f"--include={','.join(packages)}"]
     command += ["--dpkgopt=path-exclude=/usr/share/locale/*", '--aptopt=Apt::Install-Recommends "false"']
     command += ["--skip=essential/unlink", '--setup-hook=mkdir -p "$1/var/cache/apt/archives"']
     command += [f"--setup-hook=sync-in {kept} /var/cache/apt/archives"]
     command += [f"--customize-hook=sync-out /var/cache/apt/archives {kept}"]
-    # The lists stay, so that apt in the file system knows Debian's packages without asking the network.
-    command += ["--skip=cleanup/apt/lists", SUITE, str(partial), _MIRROR]
+    command += [SUITE, str(partial), _MIRROR]
     done = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,

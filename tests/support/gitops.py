@@ -20,11 +20,19 @@ class Fleet:
     Args:
         home: a directory for all of it.
         lines: of `[git]`, beside url, branch and path; a line with a table's header may begin other tables.
+        agent: one that is made already.
     """
 
-    def __init__(self, home: Path, *lines: str, url: str | None = None, path: str = "pods") -> None:
+    def __init__(
+        self,
+        home: Path,
+        *lines: str,
+        url: str | None = None,
+        path: str = "pods",
+        agent: Agent | None = None,
+    ) -> None:
         self.work = Work(home)
-        self.agent = Agent(home)
+        self.agent = agent or Agent(home)
         self.configure(*lines, url=url, path=path)
 
     def configure(self, *lines: str, url: str | None = None, path: str = "pods") -> None:

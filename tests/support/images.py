@@ -9,7 +9,6 @@ import gzip
 import hashlib
 import io
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -20,11 +19,15 @@ from typing import Any, Literal
 
 import zstandard
 
+from tests.support.debian import OF_AN_IMAGE, root_archive
+
 Compression = Literal["gzip", "zstd", "none"]
 Member = tuple[tarfile.TarInfo, bytes]
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 BUSYBOX = Path("/bin/busybox")
+# What tests run of real software: one image for all of them.
+_SERVERS = ("nginx-light", "php-fpm", "php-pgsql", "postgresql", "procps", "python3-psycopg2", "redis-server")
 _SUFFIX: Mapping[Compression, str] = {"gzip": "+gzip", "zstd": "+zstd", "none": ""}
 
 
@@ -174,17 +177,15 @@ def busybox_layout(path: Path, tag: str = "latest") -> Path:
     return path
 
 
-def debian_layout(path: Path, packages: str, config: Mapping[str, Any] | None = None) -> Path:
-    """Write an OCI layout of Debian and some of its packages, from its own servers; takes a minute.
+def debian_layout(path: Path, config: Mapping[str, Any] | None = None, above: Sequence[bytes] = ()) -> Path:
+    """Write an OCI layout of Debian with some servers, from its own packages; use it as `oci:PATH:debian`.
 
-    `config` is put over the image's own, as in `write_image`.
+    `config` is put over the image's own, as in `write_image`, and the layers `above` over Debian's. This
+    week's packages are fetched where they are not here yet, in half a minute.
     """
-    # In memory: dpkg syncs every file that it unpacks.
-    environment = {**os.environ, "TMPDIR": "/dev/shm"}
-    argv = ["mmdebstrap", "--variant=minbase", f"--include={packages}", "--quiet", "bookworm", "-"]
-    made = subprocess.run(argv, capture_output=True, check=True, env=environment)
+    lowest = root_archive("image", _SERVERS, OF_AN_IMAGE).read_bytes()
     own = {"Cmd": ["/bin/bash"], "Env": [f"PATH={PATH}"]}
-    write_image(path, [made.stdout], tag="debian", config={**own, **(config or {})})
+    write_image(path, [lowest, *above], tag="debian", config={**own, **(config or {})})
     return path
 
 
