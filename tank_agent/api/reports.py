@@ -79,7 +79,10 @@ class HoldReport(ClientAnswer, frozen=True, kw_only=True):
 
 
 class PodReport(ClientAnswer, frozen=True, kw_only=True):
-    """A pod's status (DESIGN section 8)."""
+    """A pod's status (DESIGN section 8).
+
+    `warnings` are about what of the machine keeps others from a pod that runs, each with the line to type.
+    """
 
     name: str
     phase: str
@@ -91,6 +94,7 @@ class PodReport(ClientAnswer, frozen=True, kw_only=True):
     hold: HoldReport | None = None
     next_retry: str | None = None
     addresses: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     usage: UsageReport | None = None
     containers: tuple[ContainerReport, ...] = ()
 

@@ -202,6 +202,7 @@ class Service:
             hold=hold,
             next_retry=rfc3339(view.next_retry),
             addresses=tuple(self.machine.networks.addresses(name)),
+            warnings=self.machine.networks.warnings(name),
             usage=_usage(usage.values()),
             containers=tuple(_container(container, desired, usage) for container in view.containers),
         )

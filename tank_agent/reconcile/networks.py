@@ -259,6 +259,10 @@ class Networks:
         """Return the ports of this machine that lead to a pod now."""
         return self._host_side.ports(pod)
 
+    def warnings(self, pod: str) -> tuple[str, ...]:
+        """Return what of this machine keeps packets from a pod in bridges, each with the line to type."""
+        return self._host_side.warnings(pod)
+
     def check_host(self) -> tuple[str, ...]:
         """Make right what somebody changed of the bridges and their rules; return what it was.
 

@@ -68,7 +68,20 @@ def print_all(pods: Sequence[PodReport], sources: SourcesReport) -> None:
         print()
     for name, lines in troubles.items():
         print("\n  ".join(map(escape, (f"{name}: {lines[0]}", *lines[1:]))))
+    _print_warnings(pods)
     _print_sources(sources)
+
+
+def _print_warnings(pods: Sequence[PodReport]) -> None:
+    """Print each warning once, with the pods that it is about: most are about the machine."""
+    concerned: dict[str, list[str]] = {}
+    for pod in pods:
+        for warning in pod.warnings:
+            concerned.setdefault(warning, []).append(pod.name)
+    if concerned:
+        print()
+    for warning, names in concerned.items():
+        print(colored("warning", YELLOW) + escape(f" for {', '.join(names)}: {warning}"))
 
 
 def _print_sources(sources: SourcesReport) -> None:
@@ -105,6 +118,7 @@ def _print_one(pod: PodReport) -> None:
     lines += [("held", line) for line in _held(pod)]
     lines += [("pulling", line) for line in _pulling(pod)]
     lines += [("" if number else "error", line) for number, line in enumerate((pod.error or "").splitlines())]
+    lines += [("warning", warning) for warning in pod.warnings]
     if pod.next_retry:
         lines.append(("next try", until(pod.next_retry)))
     say(*(f"{label:<12}{value}" for label, value in lines))

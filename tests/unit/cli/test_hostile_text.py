@@ -43,6 +43,7 @@ def evil_service() -> FakeService:
         owner=EVIL,
         error=f"{EVIL}\n{EVIL}",
         addresses=[EVIL],
+        warnings=(EVIL,),
         hold=hold,
         git=git,
         revision=EVIL,

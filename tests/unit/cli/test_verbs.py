@@ -133,12 +133,29 @@ def test_status_of_all(tank: Tank, service: FakeService) -> None:
     assert tank.json("status") == as_json(service.status())
 
 
+def test_a_warning_about_the_machine_is_printed_once_for_all_its_pods(
+    tank: Tank, service: FakeService
+) -> None:
+    for name in ("db", "web"):
+        service.add(name, warnings=("ufw drops it; type: x",))
+    code, stdout, stderr = tank("status")
+    assert (code, stderr) == (0, "")
+    assert "warning for db, web: ufw drops it; type: x" in stdout.splitlines()
+    assert stdout.count("ufw") == 1
+
+
 def test_status_of_one(tank: Tank, service: FakeService) -> None:
     exit = {"code": None, "signal": 9, "oom": False, "at": "2026-01-01T00:00:00Z"}
-    service.add("web", "failed", error="out of memory", addresses=["10.0.0.5/24"], exit=exit)
+    told = {"error": "out of memory", "addresses": ["10.0.0.5/24"], "warnings": ("ufw drops it; type: x",)}
+    service.add("web", "failed", exit=exit, **told)
     code, stdout, stderr = tank("status", "web")
     assert (code, stderr) == (0, "")
-    for line in ("phase       failed", "addresses   10.0.0.5/24", "error       out of memory"):
+    for line in (
+        "phase       failed",
+        "addresses   10.0.0.5/24",
+        "error       out of memory",
+        "warning     ufw drops it; type: x",
+    ):
         assert line in stdout.splitlines()
     assert "killed by SIGKILL, " in stdout
     assert tank.json("status", "web") == as_json(service.status("web")[0])
