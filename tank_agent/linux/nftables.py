@@ -10,6 +10,7 @@ import ctypes
 import functools
 import socket
 import struct
+from contextlib import ExitStack
 
 from tank_agent.errors import Retry, one_line
 from tank_agent.linux import process
@@ -25,26 +26,79 @@ _DEADLINE = 10.0
 _HEADER = struct.Struct("=IHHII")
 
 
-def run(commands: str) -> str:
-    """Run commands of nft(8) as one transaction, in the network namespace of the thread; return their output.
+class PacketFilter:
+    """Talks to nftables in the network namespace of the thread that calls first; one may call at a time.
 
-    Raises:
-        Retry: nftables or the kernel refuses them, with its own words.
-        Stalled: this machine has neither libnftables nor nft.
+    Its sockets stay open: whoever closes one soon after a change waits until the kernel has freed what the
+    change replaced, which takes 8 to 16 ms.
     """
-    library = _library()
-    return _run_program(commands) if library is None else _run_library(library, commands)
+
+    def __init__(self) -> None:
+        self._library = _library()
+        self._open = ExitStack()
+        self._context: int | None = None
+        self._netlink: socket.socket | None = None
+
+    def close(self) -> None:
+        """Close the sockets; the next call opens others, in its thread's namespace."""
+        self._context = self._netlink = None
+        self._open.close()
+
+    def run(self, commands: str) -> str:
+        """Run commands of nft(8) as one transaction and return their output.
+
+        Raises:
+            Retry: nftables or the kernel refuses them, with its own words.
+            Stalled: this machine has neither libnftables nor nft.
+        """
+        return _run_program(commands) if self._library is None else self._run_library(self._library, commands)
+
+    def generation(self) -> int | None:
+        """Return the number that any change of rules raises; None if there is no nftables."""
+        if self._netlink is None:
+            kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
+            self._netlink = self._open.enter_context(
+                socket.socket(socket.AF_NETLINK, kind, NETLINK_NETFILTER)
+            )
+            self._netlink.settimeout(_DEADLINE)
+        try:
+            return _ask_generation(self._netlink)
+        except OSError:
+            # A late answer must not be taken for the next one's.
+            self.close()
+            raise
+
+    def _run_library(self, library: ctypes.CDLL, commands: str) -> str:
+        if self._context is None:
+            self._context = library.nft_ctx_new(0)
+            if not self._context:
+                raise Retry("cannot talk to the kernel's nftables")
+            self._open.callback(library.nft_ctx_free, self._context)
+            library.nft_ctx_buffer_output(self._context)
+            library.nft_ctx_buffer_error(self._context)
+        failed = library.nft_run_cmd_from_buffer(self._context, commands.encode())
+        # Read each time, which also empties them.
+        output = library.nft_ctx_get_output_buffer(self._context) or b""
+        errors = library.nft_ctx_get_error_buffer(self._context) or b""
+        if failed:
+            self.close()
+            raise _refused(errors.decode(errors="replace"))
+        return bytes(output).decode(errors="replace")
 
 
-def generation() -> int | None:
-    """Return the number that any change of rules in this namespace raises; None if there is no nftables."""
-    with socket.socket(
-        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER
-    ) as netlink:
-        netlink.settimeout(_DEADLINE)
-        kind = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN
-        netlink.send(_HEADER.pack(_HEADER.size + 4, kind, NLM_F_REQUEST, 1, 0) + bytes(4))
-        data = netlink.recv(4096)
+def run(commands: str) -> str:
+    """Run commands once, as `PacketFilter.run` does, in the namespace of the calling thread."""
+    nft = PacketFilter()
+    try:
+        return nft.run(commands)
+    finally:
+        nft.close()
+
+
+def _ask_generation(netlink: socket.socket) -> int | None:
+    kind = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN
+    netlink.send(_HEADER.pack(_HEADER.size + 4, kind, NLM_F_REQUEST, 1, 0) + bytes(4))
+    data = netlink.recv(4096)
     _, answer, _, _, _ = _HEADER.unpack_from(data)
     if answer == NLMSG_ERROR:
         return None
@@ -71,24 +125,6 @@ def _library() -> ctypes.CDLL | None:
         getattr(library, name).restype = ctypes.c_char_p
     library.nft_run_cmd_from_buffer.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
     return library
-
-
-def _run_library(library: ctypes.CDLL, commands: str) -> str:
-    # A context of its own each time: it belongs to the namespace of the thread that makes it.
-    context = library.nft_ctx_new(0)
-    if not context:
-        raise Retry("cannot talk to the kernel's nftables")
-    try:
-        library.nft_ctx_buffer_output(context)
-        library.nft_ctx_buffer_error(context)
-        failed = library.nft_run_cmd_from_buffer(context, commands.encode())
-        output = library.nft_ctx_get_output_buffer(context) or b""
-        errors = library.nft_ctx_get_error_buffer(context) or b""
-    finally:
-        library.nft_ctx_free(context)
-    if failed:
-        raise _refused(errors.decode(errors="replace"))
-    return bytes(output).decode(errors="replace")
 
 
 def _run_program(commands: str) -> str:

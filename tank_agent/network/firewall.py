@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import ipaddress
 import threading
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from msgspec import Struct
 
+from tank_agent.errors import Retry
 from tank_agent.linux import fault, nftables
 
 TABLE = "inet tank"
@@ -132,43 +133,56 @@ def _admission(bridges: Collection[BridgeNetworks]) -> list[str]:
 
 
 class Firewall:
-    """Keeps the table as it should be. Any thread may call it; writers that come together write once."""
+    """Keeps the table as it should be. Any thread may call it; writers that come together write once.
 
-    def __init__(self) -> None:
+    Args:
+        wanted: return the `script` of the table as it should be.
+    """
+
+    def __init__(self, wanted: Callable[[], str]) -> None:
+        self._script = wanted
         self._lock = threading.Lock()
+        self._nft: nftables.PacketFilter | None = None
         self._wanted: str | None = None
         self._listed: str | None = None
         self._generation: int | None = None
 
-    def write(self, bridges: Collection[BridgeNetworks], forwards: Iterable[Forward]) -> bool:
+    def write(self) -> bool:
         """Make the table as it should be, and return whether that changed it.
 
         Raises:
-            Retry, Stalled: as `nftables.run`; the table is then as it was.
+            Retry, Stalled: as `PacketFilter.run`; the table is then as it was.
         """
-        wanted = script(bridges, forwards)
         with self._lock:
-            if wanted == self._wanted and not self._differs():
+            # Not before: an older one would then be written after a newer one.
+            wanted = self._script()
+            if self._nft is None:
+                self._nft = nftables.PacketFilter()
+            if wanted == self._wanted and not self._differs(self._nft):
                 return False
-            nftables.run(wanted)
+            self._nft.run(wanted)
             fault.point("network:rules-written")
-            self._wanted, self._listed = wanted, _listing()
-            self._generation = nftables.generation()
+            self._wanted, self._listed = wanted, _listing(self._nft)
+            self._generation = self._nft.generation()
         return True
 
-    def _differs(self) -> bool:
+    def _differs(self, nft: nftables.PacketFilter) -> bool:
         """Return whether somebody changed the table since it was written; quick if no rule changed."""
-        generation = nftables.generation()
+        generation = nft.generation()
         if generation is not None and generation == self._generation:
             return False
-        if _listing() != self._listed:
+        if _listing(nft) != self._listed:
             return True
         self._generation = generation
         return False
 
 
-def _listing() -> str | None:
+def _listing(nft: nftables.PacketFilter) -> str | None:
     """Return the table as the kernel has it; None if there is none."""
-    if f"table {TABLE}\n" not in nftables.run("list tables"):
+    try:
+        return nft.run(f"list table {TABLE}")
+    except Retry:
+        # Only then, since it takes as long again.
+        if f"table {TABLE}\n" in nft.run("list tables"):
+            raise
         return None
-    return nftables.run(f"list table {TABLE}")

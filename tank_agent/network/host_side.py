@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from tank_agent.errors import Stalled
 from tank_agent.network import bridges
 from tank_agent.network.addresses import Lease, Leases, Pool, gateway
-from tank_agent.network.firewall import BridgeNetworks, Firewall, Forward
+from tank_agent.network.firewall import BridgeNetworks, Firewall, Forward, script
 from tank_agent.network.ports import Claims
 from tank_agent.network.wanted import bridge_interface
 from tank_agent.spec.model import Pod, Port
@@ -38,7 +38,7 @@ class HostSide:
         self._lan_version = 0
         self._claims = Claims()
         self._bridges = bridges.Bridges()
-        self._firewall = Firewall()
+        self._firewall = Firewall(self._rules)
 
     def lease(self, pod: Pod) -> dict[str, Lease]:
         """Return the addresses of a pod in each of its bridges; empty for a pod that is in none.
@@ -68,14 +68,9 @@ class HostSide:
         """Write the rules for all that is leased and claimed, and return whether that changed any.
 
         Raises:
-            Retry, Stalled: as `nftables.run`.
+            Retry, Stalled: as `Firewall.write`.
         """
-        networks = self.leases.networks()
-        wanted = [
-            BridgeNetworks(interface=bridge_interface(name), networks=given)
-            for name, given in networks.items()
-        ]
-        return self._firewall.write(wanted, list(self._forwards()))
+        return self._firewall.write()
 
     def ports(self, pod: str) -> tuple[Port, ...]:
         """Return the ports that a pod has on this machine now."""
@@ -141,6 +136,13 @@ class HostSide:
         if self.leases.of(pod):
             self.leases.free(pod)
             self.check()
+
+    def _rules(self) -> str:
+        wanted = [
+            BridgeNetworks(interface=bridge_interface(name), networks=given)
+            for name, given in self.leases.networks().items()
+        ]
+        return script(wanted, self._forwards())
 
     def _resolved(self, port: Port) -> Port:
         return replace(port, address=self._publish) if port.address is None else port
