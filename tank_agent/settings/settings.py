@@ -27,10 +27,11 @@ from tank_agent.spec.document import TEXT_MAX, read_toml, without_mark
 from tank_agent.spec.findings import Finding, KeyPath, show, to_problems
 from tank_agent.spec.keys import ABSOLUTE_PATTERN, declare
 from tank_agent.spec.lines import find_lines
+from tank_agent.spec.network_values import interface_name, parse_address
 from tank_agent.spec.parse import ParsedPod, parse_inline_pods
 from tank_agent.spec.paths import absolute
 from tank_agent.spec.structure import read_table
-from tank_agent.spec.values import interface_name, label, parse_address
+from tank_agent.spec.values import label
 
 DEFAULT_FILE = Path("/etc/tank/agent.toml")
 

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable
 from typing import Annotated, Literal
 
-from tank_agent.spec import model, paths, quantities, values
+from tank_agent.spec import model, network_values, paths, quantities, values
 from tank_agent.spec.keys import ABSOLUTE_PATTERN, Duration, Effect, FileStruct, Memory, declare
 from tank_agent.spec.reference import parse_reference
 from tank_agent.spec.values import parse_signal
@@ -131,14 +131,14 @@ class NetworkTable(FileStruct):
         note="/etc/resolv.conf is written in place")] = ()
     dns_search: Annotated[tuple[str, ...], declare(
         "Domains that names without a dot are looked up in. Not given: the host's, with its name servers.",
-        ["lan"], each=values.domain, effect=Effect.LIVE, note="as dns")] = ()
+        ["lan"], each=network_values.domain, effect=Effect.LIVE, note="as dns")] = ()
     dns_options: Annotated[tuple[str, ...], declare(
         "Options of resolv.conf. Not given: the host's, with the host's name servers.", ["ndots:2"],
-        each=values.resolver_option, effect=Effect.LIVE, note="as dns")] = ()
+        each=network_values.resolver_option, effect=Effect.LIVE, note="as dns")] = ()
     extra_hosts: Annotated[dict[str, str] | None, declare(
         'Names with an address each, for the pod\'s /etc/hosts; "host-gateway" is this machine, as its '
         "bridge reaches it.",
-        {"nas.lan": "192.168.1.3"}, each=values.extra_host, effect=Effect.LIVE,
+        {"nas.lan": "192.168.1.3"}, each=network_values.extra_host, effect=Effect.LIVE,
         note="/etc/hosts is written in place")] = None
 
 
@@ -284,7 +284,7 @@ class PodTable(FileStruct):
         written=_written_network, always=True)] = None
     ports: Annotated[tuple[str, ...], declare(
         "Ports of this machine that lead to the pod: [ADDRESS:]HOST:POD[/udp], each one port or a range.",
-        ["8080:80", "127.0.0.1:5432:5432", "53:53/udp"], each=values.published_port,
+        ["8080:80", "127.0.0.1:5432:5432", "53:53/udp"], each=network_values.published_port,
         effect=Effect.LIVE, note="nothing restarts",
         written=lambda pod: [str(port) for port in pod.ports])] = ()
     volumes: Annotated[tuple[VolumeTable, ...], declare(
