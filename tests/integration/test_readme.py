@@ -1,14 +1,18 @@
-"""The README's second terminal, word for word, against `./dev run`."""
+"""The README's second terminal, word for word, against `./dev run`, in a network of its own."""
 
 from __future__ import annotations
 
 import re
 import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from tank_agent.linux import namespaces
 from tests.support.dev_run import ROOT, environment, foreground, left_behind, wait_for
+from tests.support.lan import Network
 
 
 def second_terminal() -> str:
@@ -20,14 +24,23 @@ def second_terminal() -> str:
     return "\n".join(blocks)
 
 
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Network]:
+    """Return a network with nothing but loopback, so that the ports of this machine are left alone."""
+    path = tmp_path / "network"
+    namespaces.create_network_namespace(path)
+    yield Network(path)
+    namespaces.unpin(path)
+
+
 @pytest.mark.timeout(180)
-def test_a_newcomer_who_follows_it_word_for_word_succeeds(tmp_path: Path) -> None:
+def test_a_newcomer_who_follows_it_word_for_word_succeeds(tmp_path: Path, machine: Network) -> None:
     directory = tmp_path / "run"
     # The only difference: ./dev run of a test lies elsewhere, so that it may run beside one of the user's.
     script = second_terminal().replace("$PWD/.dev/run", str(directory)).replace(".dev/run", str(directory))
-    with foreground(directory) as process:
-        wait_for(process, directory, "hello")
-        done = subprocess.run(
+
+    def type_in() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             ["bash", "-e", "-c", script],
             cwd=ROOT,
             env=environment(directory),
@@ -36,9 +49,16 @@ def test_a_newcomer_who_follows_it_word_for_word_succeeds(tmp_path: Path) -> Non
             timeout=120,
             check=False,
         )
+
+    with ExitStack() as first_terminal:
+        process = machine(first_terminal.enter_context, foreground(directory))
+        wait_for(process, directory, "hello")
+        done = machine(type_in)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"first.toml:4: containers\[0\].comand: .*command", done.stdout), done.stdout
-    assert re.search(r"^hello$", done.stdout, flags=re.MULTILINE), done.stdout
-    assert re.search(r"^good morning$", done.stdout, flags=re.MULTILINE), done.stdout
+    assert re.search(r"first.toml:6: containers\[0\].comand: .*command", done.stdout), done.stdout
+    # Each is logged and served; the log of the second container begins with the first's.
+    said = [line for line in done.stdout.splitlines() if line in ("hello", "good morning")]
+    assert said == ["hello", "hello", "hello", "good morning", "good morning"], done.stdout
     assert "removed" in done.stdout
     assert left_behind(directory) == []
+    assert machine.links() == {"lo"}

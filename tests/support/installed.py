@@ -130,12 +130,13 @@ class Installed:
         return [line.split(" ", 3)[3] for line in text.splitlines()]
 
     def leftovers(self) -> str:
-        """Return every trace of containers: processes, mounts, control groups, network namespaces."""
+        """Return every trace of containers: processes, mounts, control groups, networks."""
         return self.sh(
             "pgrep -a conmon || true; pgrep -af 'while :; do' | grep -v pgrep || true; "
             "grep -E ' (/run|/var/lib)/tank' /proc/mounts || true; "
             "find /sys/fs/cgroup/tank.slice/tank-pods.service/tank -mindepth 1 -type d 2>/dev/null || true; "
-            "ls /run/tank/netns /run/tank/containers /run/tank/crun 2>/dev/null | grep -v : || true"
+            "ls /run/tank/netns /run/tank/containers /run/tank/crun 2>/dev/null | grep -v : || true; "
+            "ls /sys/class/net | grep ^tank- || true"
         )
 
     def clean(self) -> None:

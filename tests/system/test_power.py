@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.deb import build
+from tests.support.debian import ROOT
 from tests.support.installed import Installed
 from tests.system.test_package import contiguous
 
@@ -117,6 +118,61 @@ def test_at_power_off_pods_stop_in_order_while_the_network_is_up(machine: Instal
     log = machine.sh("journalctl -b -1 -o cat -u tank-agent -u tank-pods")
     assert "Failed with result" not in log
     assert "left-over process" not in log
+
+
+# The line of docs/networking.md.
+_FORWARD = "echo net.ipv4.ip_forward=1 >/etc/sysctl.d/90-tank.conf; sysctl -p /etc/sysctl.d/90-tank.conf"
+_SERVE = (
+    "trap 'exit 0' TERM; busybox mkdir -p /www; cat /etc/hostname > /www/index.html; "
+    "busybox httpd -p 80 -h /www; while :; do sleep 0.2; done"
+)
+
+
+def test_bridges_ports_and_names_are_there_before_and_after_a_reboot(machine: Installed) -> None:
+    assert _FORWARD in (ROOT / "docs" / "networking.md").read_text()
+    machine.pod("web", _SERVE, head='ports = ["8080:80", "127.0.0.1:8081:80"]')
+    machine.pod("other", _SERVE, head='[network]\nbridges = ["default", "back"]')
+    machine.sh(_FORWARD)
+    try:
+        addresses = _check_bridges(machine)
+        machine.vm.reboot()
+        machine.wait_for_agent()
+        assert _check_bridges(machine) == addresses
+    finally:
+        machine.sh("rm /etc/sysctl.d/90-tank.conf; sysctl net.ipv4.ip_forward=0")
+    for name in ("web", "other"):
+        machine.remove_pod(name)
+    machine.wait("nothing is left of them", lambda: not machine.statuses() and not machine.leftovers())
+    assert "inet tank" not in _nft(machine, "list tables")
+
+
+def _check_bridges(machine: Installed) -> list[list[str]]:
+    """Check that the pods are reached from everywhere, and return their addresses."""
+    addresses = [machine.wait_phase(name)["addresses"] for name in ("web", "other")]
+    machine.wait("it answers", lambda: _page(machine, "127.0.0.1:8080") == "web")
+    assert _page(machine, "10.77.0.2:8080") == _page(machine, "127.0.0.1:8081") == "web"
+    by_name = ("exec", "-T", "{}", "--", "busybox", *_FETCH, "http://{}/")
+    for client, server in (("other", "web"), ("web", "other"), ("web", "web")):
+        asked = [word.format(server if "http" in word else client) for word in by_name]
+        assert machine.vm.tank(*asked).out.strip() == server, (client, server)
+    assert machine.vm.outside("busybox", *_FETCH, "http://10.77.0.2:8080/").out.strip() == "web"
+    assert machine.vm.outside("busybox", *_FETCH, "http://10.77.0.2:8081/").out == ""
+    table = _nft(machine, "list table inet tank")
+    assert all(f'iifname "tank-{name}" oifname "tank-{name}" accept' in table for name in ("default", "back"))
+    return addresses
+
+
+_FETCH = ("wget", "-q", "-O", "-")
+
+
+def _page(machine: Installed, address: str) -> str:
+    return machine.vm.run("busybox", *_FETCH, f"http://{address}/", check=False).out.strip()
+
+
+def _nft(machine: Installed, command: str) -> str:
+    # By the library that the package depends on: the machine need not have the program.
+    code = "import sys; from tank_agent.linux import nftables; print(nftables.run(sys.argv[1]))"
+    return machine.vm.run("python3", "-c", code, command).out
 
 
 @pytest.mark.parametrize("cut", range(_CUTS))
