@@ -285,11 +285,13 @@ class _Reader:
 
 
 def _ports(wanted: Collection[WantedNic]) -> dict[str, Link]:
-    """Return this machine's interfaces by name, if any of a pod's is in a bridge."""
-    if not any(nic.is_bridged for nic in wanted):
+    """Return this machine's ends of a pod's interfaces in bridges, by name, as far as they are there."""
+    names = [nic.port for nic in wanted if nic.is_bridged]
+    if not names:
         return {}
     with rtnetlink.open_socket() as netlink:
-        return {link.name: link for link in rtnetlink.read_links(netlink)}
+        links = [rtnetlink.read_link(netlink, name) for name in names]
+    return {link.name: link for link in links if link is not None}
 
 
 def _state(path: Path, inode: int | None, observed: NamespaceState) -> NetworkState:
