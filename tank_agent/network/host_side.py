@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import threading
 from collections.abc import Collection, Iterator, Mapping
 
 from msgspec.structs import replace
@@ -12,6 +11,7 @@ from tank_agent.errors import Stalled
 from tank_agent.network import bridges
 from tank_agent.network.addresses import Lease, Leases, Pool, gateway
 from tank_agent.network.firewall import BridgeNetworks, Firewall, Forward, script
+from tank_agent.network.neighbours import Neighbours
 from tank_agent.network.ports import Claims
 from tank_agent.network.wanted import bridge_interface
 from tank_agent.spec.model import Pod, Port
@@ -32,10 +32,8 @@ class HostSide:
 
     def __init__(self, pool: Pool, publish: str, known: Mapping[str, Mapping[str, Lease]]) -> None:
         self.leases = Leases(pool, known, bridges.foreign_networks)
+        self.names = Neighbours(self.leases)
         self._publish = publish
-        self._lock = threading.Lock()
-        self._on_lan: dict[str, tuple[str, ...]] = {}
-        self._lan_version = 0
         self._claims = Claims()
         self._bridges = bridges.Bridges()
         self._firewall = Firewall(self._rules)
@@ -48,6 +46,7 @@ class HostSide:
         Raises:
             Stalled: no address is left.
         """
+        self.names.note([pod])
         return self.leases.give(pod.name, pod.network.bridges)
 
     def prepare(self, pod: Pod) -> None:
@@ -90,32 +89,6 @@ class HostSide:
         wrong = self._bridges.ensure(self.leases.networks())
         return (*wrong, "the rules of published ports were changed") if self.publish() else wrong
 
-    def note_lan(self, pod: str, addresses: tuple[str, ...]) -> None:
-        """Remember the addresses that a pod has on the LAN, with prefix; none if it has left."""
-        with self._lock:
-            if self._on_lan.get(pod, ()) != addresses:
-                self._lan_version += 1
-                self._on_lan[pod] = addresses
-            if not addresses:
-                self._on_lan.pop(pod, None)
-
-    @property
-    def names_version(self) -> int:
-        """Return a number that is another whenever some pod's `neighbours` may be others."""
-        return self.leases.version + self._lan_version
-
-    def neighbours(self, pod: Pod) -> tuple[tuple[str, tuple[str, ...]], ...]:
-        """Return the pods that a pod reaches, in its bridges or on the LAN: names with addresses."""
-        found: dict[str, tuple[str, ...]] = {}
-        if pod.network.mode == "nics":
-            with self._lock:
-                found = dict(sorted(self._on_lan.items()))
-        for bridge in reversed(pod.network.bridges):
-            # Of a pod in two common bridges, the address in the first of them.
-            found.update(self.leases.neighbours(bridge))
-        found.pop(pod.name, None)
-        return tuple((name, tuple(text.partition("/")[0] for text in given)) for name, given in found.items())
-
     def gateway(self, pod: Pod) -> str:
         """Return this machine's address in a pod's first bridge; empty for a pod in none."""
         first = next(iter(self.leases.of(pod.name).values()), ())
@@ -133,6 +106,7 @@ class HostSide:
 
     def free(self, pod: str) -> None:
         """Take back a pod's addresses, and remove the bridges that it leaves empty; errors as in `check`."""
+        self.names.forget(pod)
         if self.leases.of(pod):
             self.leases.free(pod)
             self.check()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from msgspec import Struct
@@ -20,48 +22,59 @@ _HOSTS_LIMIT = 16 << 20
 
 
 class NameFacts(Struct, frozen=True, kw_only=True):
-    """The names and servers that a pod's files hold besides its own.
+    """The names that a pod's /etc/hosts holds besides its own.
 
     `neighbours` are other pods that it reaches, with their addresses; `gateway` is this machine's address in
     the pod's first bridge; `host_hosts` the machine's /etc/hosts, for a pod in its network.
     """
 
-    dns: HostDns = HostDns()
     neighbours: tuple[tuple[str, tuple[str, ...]], ...] = ()
     gateway: str = ""
     host_hosts: str = ""
 
 
-def pod_files(pod: Pod, state: NetworkState, known: NameFacts) -> dict[str, str]:
-    """Return the texts of `hosts`, `hostname` and `resolv.conf` by these names."""
-    return {
-        "hosts": hosts(pod, state, known),
-        "hostname": f"{pod.name}\n",
-        "resolv.conf": resolv_conf(pod.network, known.dns),
-    }
-
-
 def hosts(pod: Pod, state: NetworkState, known: NameFacts) -> str:
     """Return /etc/hosts (hosts(5)): localhost, the pod, what its file names, its containers, its neighbours.
 
-    A pod without addresses has its name on 127.0.1.1, so that it never goes out to DNS. The resolver takes
-    the first match, so each name is there once, as the first of these has it.
+    A pod without addresses has its name on 127.0.1.1, so that it never goes out to DNS. Programs take the
+    first line of a name, or all of them, so each name is there once, as the first of these groups has it.
     """
     own = [address.partition("/")[0] for address in state.addresses] or ["127.0.1.1"]
-    lines = [(pod.name, address) for address in own]
-    names = {pod.name}
     extra = [
         (name, known.gateway if address == HOST_GATEWAY else address)
         for name, address in pod.network.extra_hosts.items()
     ]
     containers = [(container.name, "127.0.0.1") for container in pod.containers]
-    neighbours = [(name, address) for name, addresses in known.neighbours for address in addresses]
-    for group in (extra, containers, neighbours):
-        lines += [(name, address) for name, address in group if name not in names]
-        names |= {name for name, _ in group}
+    lines = [f"{address} {pod.name}\n" for address in own]
+    names = {pod.name}
+    for group in (extra, containers):
+        lines += [f"{address} {name}\n" for name, address in group if address and name.lower() not in names]
+        names |= {name.lower() for name, _ in group}
+    for name, addresses in known.neighbours:
+        if name not in names:
+            lines += [f"{address} {name}\n" for address in addresses]
     # The machine's own entries come first in its own network.
-    first = f"{known.host_hosts.rstrip()}\n" if known.host_hosts else _LOCALHOST
-    return first + "".join(f"{address} {name}\n" for name, address in lines)
+    first = _without(known.host_hosts, names - {pod.name}) if known.host_hosts else _LOCALHOST
+    return first + "".join(lines)
+
+
+def _without(text: str, names: Collection[str]) -> str:
+    """Return a hosts file that says nothing of some names, to which a pod gives another meaning."""
+    text = f"{text.rstrip()}\n"
+    given = re.compile(rf"(?<!\S)(?:{'|'.join(map(re.escape, names))})(?=[\s#])", re.IGNORECASE)
+    # A list of a hundred thousand advertisers is not taken apart for nothing.
+    if not names or not given.search(text):
+        return text
+    return "".join(map(partial(_line_without, names), text.splitlines(keepends=True)))
+
+
+def _line_without(names: Collection[str], line: str) -> str:
+    entry, mark, comment = line.partition("#")
+    words = entry.split()
+    left = [name for name in words[1:] if name.lower() not in names]
+    if len(left) == len(words[1:]):
+        return line
+    return " ".join([words[0], *left]) + (f" {mark}{comment}" if mark else "\n") if left else ""
 
 
 def read_host_hosts(path: Path, limit: int = _HOSTS_LIMIT) -> str:

@@ -10,7 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-import structlog
 from msgspec import Struct
 
 from tank_agent.errors import Retry, TankError
@@ -22,13 +21,15 @@ from tank_agent.network.host_side import HostSide
 from tank_agent.network.names import (
     NameFacts,
     files_differ,
-    pod_files,
+    hosts,
     read_host_hosts,
+    resolv_conf,
     wants_host_dns,
     write_files,
 )
 from tank_agent.network.pod_network import NetworkState, PodNetworks
 from tank_agent.reconcile.core.observed import NetworkUse, PendingChange
+from tank_agent.reconcile.name_writer import NameWriter
 from tank_agent.retry import Failure, Pace, spread
 from tank_agent.runtime.mounts.rootfs import FILES
 from tank_agent.spec.model import Network, Pod, Port
@@ -41,9 +42,6 @@ _HOST_NAMESPACE = Path("/proc/self/ns/net")
 PACE = Pace(base=1.0, cap=30.0)
 # Shorter than the time between two resyncs, longer than one takes.
 _HOST_FRESH = 1.0
-# Seconds in which changes of names are gathered.
-_NAMES_PAUSE = 0.1
-_log = structlog.get_logger()
 
 
 class _ConvergeFailure(Failure, frozen=True, kw_only=True):
@@ -110,7 +108,7 @@ class Networks:
         self._files = run_dir / "pods"
         self._files.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = threading.Lock()
-        self._names = _Names(lambda: self._host_side.names_version, self._write_names)
+        self._names = NameWriter(lambda: host_side.names.version, self._write_names)
         # Who writes a pod's files: its worker, or the thread of names.
         self._writing = threading.Lock()
         self._pods: dict[str, _PodNetwork] = {}
@@ -123,6 +121,7 @@ class Networks:
         `pods` are those that should run, by name.
         """
         self._host_side.adopt([pods[name] for name in processes if name in pods])
+        self._host_side.names.note(pods.values())
         with left_for_later("networks of pods"):
             self._pod_networks.sweep(processes.keys())
         for pod, pids in processes.items():
@@ -130,7 +129,7 @@ class Networks:
             if state is None and self._repin_any(pod, pids):
                 state = self._pod_networks.observe(pod)
             with self._lock:
-                self._pods[pod] = _PodNetwork(state=state, has_files=True)
+                self._pods[pod] = _PodNetwork(state=state, has_files=True, pod=pods.get(pod))
         for directory in self._files.iterdir():
             if directory.name not in processes:
                 with left_for_later(str(directory)):
@@ -243,8 +242,6 @@ class Networks:
         state = self._pod_networks.ensure(pod.name, pod.network)
         if bridged:
             self._host_side.publish()
-        self._host_side.note_lan(pod.name, state.addresses if pod.network.mode == "nics" else ())
-        self._names.look()
         return state
 
     def _remove(self, pod: str) -> None:
@@ -253,7 +250,10 @@ class Networks:
 
     def lease(self, pod: Pod) -> dict[str, tuple[str, ...]]:
         """Return a pod's addresses in each of its bridges, which `make` and `converge` use; or Stalled."""
-        return self._host_side.lease(pod)
+        try:
+            return self._host_side.lease(pod)
+        finally:
+            self._names.look()
 
     def ports(self, pod: str) -> tuple[Port, ...]:
         """Return the ports of this machine that lead to a pod now."""
@@ -276,14 +276,16 @@ class Networks:
         self._names.close()
 
     def _write_names(self) -> None:
-        """Write the files of pods whose neighbours may be others; what fails is drift at the next check."""
+        """Write /etc/hosts of pods that may have other neighbours; what fails is drift at the next check."""
         with self._lock:
-            pods = [known.pod for known in self._pods.values() if known.pod is not None]
-        for pod in pods:
-            if pod.network.mode in ("bridge", "nics"):
-                with suppress(OSError), self._writing:
-                    if (self._files / pod.name).is_dir():
-                        write_files(self._files / pod.name, self._wanted_files(pod))
+            names = [name for name, known in self._pods.items() if known.pod is not None]
+        for name in names:
+            with suppress(OSError), self._writing:
+                # A pod may have gone meanwhile, and its files with it.
+                with self._lock:
+                    pod = self._pods.get(name, _NONE).pod
+                if pod is not None and pod.network.mode in ("bridge", "nics"):
+                    write_files(self._files / name, {"hosts": self._wanted_hosts(pod)})
 
     def namespace(self, pod: Pod) -> Path | None:
         """Return the namespace for a container that starts now, None for the host's; Retry without a pin."""
@@ -326,11 +328,11 @@ class Networks:
     def forget(self, pod: str) -> None:
         """Remove the files of a pod that is gone, and forget its network."""
         self._host_side.free(pod)
-        self._host_side.note_lan(pod, ())
         self._names.look()
-        remove_tree(self._files / pod)
         with self._lock:
             self._pods.pop(pod, None)
+        with self._writing:
+            remove_tree(self._files / pod)
 
     @contextlib.contextmanager
     def _known(self, pod: str) -> Iterator[_PodNetwork]:
@@ -357,7 +359,7 @@ class Networks:
         """Compare the pod's files with the wanted ones, but only if either changed since the last look."""
         directory = f"{self._files}/{pod.name}"
         files = tuple([_signature(f"{directory}/{name}") for name in FILES])
-        names = (self._host_hosts(), self._host_side.names_version)
+        names = (self._host_hosts(), self._host_side.names.version)
         seen = (files, self._state(pod.name), pod, self._dns(pod), names)
         if known.seen == seen:
             return None
@@ -365,6 +367,9 @@ class Networks:
         known.replaced = known.replaced or known.inodes not in (None, inodes)
         known.inodes = inodes
         differing = files_differ(self._files / pod.name, self._wanted_files(pod))
+        if differing == ("hosts",) and self._names.look():
+            # They are about to be written, and compared the next time.
+            return None
         if differing:
             return f"/etc/{differing[0]} is not as it should be"
         known.seen = seen
@@ -375,13 +380,19 @@ class Networks:
         return self._host_dns() if wants_host_dns(pod.network) else HostDns()
 
     def _wanted_files(self, pod: Pod) -> dict[str, str]:
+        return {
+            "hosts": self._wanted_hosts(pod),
+            "hostname": f"{pod.name}\n",
+            "resolv.conf": resolv_conf(pod.network, self._dns(pod)),
+        }
+
+    def _wanted_hosts(self, pod: Pod) -> str:
         known = NameFacts(
-            dns=self._dns(pod),
-            neighbours=self._host_side.neighbours(pod),
+            neighbours=self._host_side.names.of(pod),
             gateway=self._host_side.gateway(pod),
             host_hosts=read_host_hosts(_HOSTS) if pod.network.mode == "host" else "",
         )
-        return pod_files(pod, self._state(pod.name), known)
+        return hosts(pod, self._state(pod.name), known)
 
     def _keep_pin(self, pod: str, pids: Collection[int]) -> None:
         """Pin the namespace again if its pin was lost or replaced; Retry if no process is in it any more."""
@@ -408,48 +419,6 @@ class Networks:
                 if _namespace_of(pid) not in (None, own):
                     return self._pod_networks.repin(pod, pid)
         return False
-
-
-class _Names:
-    """Writes the names of pods anew in a thread, once for all changes that come close together.
-
-    The thread begins with the first change, so that pods without names cost none.
-    """
-
-    def __init__(self, version: Callable[[], int], write: Callable[[], None]) -> None:
-        self._version, self._write = version, write
-        self._written = version()
-        self._stale, self._closing = threading.Event(), threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def look(self) -> None:
-        """Have names written soon if any has changed."""
-        if self._version() == self._written:
-            return
-        self._stale.set()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="names", daemon=True)
-            self._thread.start()
-
-    def close(self) -> None:
-        """End the thread."""
-        self._closing.set()
-        self._stale.set()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _run(self) -> None:
-        while not self._closing.is_set():
-            self._stale.wait()
-            if self._closing.wait(_NAMES_PAUSE):
-                return
-            self._stale.clear()
-            # Before, so that a change meanwhile is written the next time.
-            self._written = self._version()
-            try:
-                self._write()
-            except Exception:
-                _log.exception("writing the names of pods failed by a bug")
 
 
 def _recent(clock: Clock, read: Callable[[], T]) -> Callable[[], T]:

@@ -10,7 +10,6 @@ from tank_agent.network.names import (
     NameFacts,
     files_differ,
     hosts,
-    pod_files,
     read_host_hosts,
     resolv_conf,
     write_files,
@@ -20,6 +19,7 @@ from tank_agent.spec.model import Container, Network, Pod
 
 LOCALHOST = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
 DNS = HostDns(servers=("10.0.0.1",), search=("lan", "home"), options=("edns0",), local=("127.0.0.53",))
+FILES = {"hosts": f"{LOCALHOST}127.0.1.1 web\n", "hostname": "web\n", "resolv.conf": ""}
 
 
 def pod(network: Network = Network(), *containers: str) -> Pod:  # noqa: B008
@@ -60,6 +60,28 @@ class TestHosts:
             "3.3.3.3 mq",
             "::3 mq",
         ]
+
+    def test_a_name_has_one_meaning_however_it_is_written(self) -> None:
+        network = Network(
+            mode="bridge", extra_hosts={"DB": "10.1.1.2", "APP": "10.1.1.3", "me": "host-gateway"}
+        )
+        known = NameFacts(neighbours=(("db", ("1.1.1.1",)),))
+        text = hosts(pod(network, "app"), NetworkState(), known).removeprefix(LOCALHOST)
+        assert text == "127.0.1.1 web\n10.1.1.2 DB\n10.1.1.3 APP\n", "no gateway yet, no line for it"
+
+    def test_what_the_pod_says_wins_over_the_machines_own_entries(self) -> None:
+        machine = (
+            "127.0.0.1 localhost # nas\n10.1.1.1 nas NAS.lan Nas\n10.1.1.2 app.lan\tApp#x\n"
+            "10.1.1.3 app\n10.1.1.4 web app-2\n"
+        )
+        network = Network(mode="host", extra_hosts={"nas": "10.9.9.9"})
+        text = hosts(pod(network, "app"), NetworkState(), NameFacts(host_hosts=machine))
+        assert text == (
+            "127.0.0.1 localhost # nas\n10.1.1.1 NAS.lan\n10.1.1.2 app.lan #x\n10.1.1.4 web app-2\n"
+            "127.0.1.1 web\n10.9.9.9 nas\n127.0.0.1 app\n"
+        )
+        other = pod(Network(mode="host"), "other")
+        assert hosts(other, NetworkState(), NameFacts(host_hosts=machine)).startswith(machine)
 
 
 class TestTheHostsFile:
@@ -105,28 +127,22 @@ class TestResolvConf:
 
 
 class TestWriting:
-    FILES = pod_files(pod(), NetworkState(), NameFacts(dns=DNS))
-
     def read(self, directory: Path) -> dict[str, str]:
         return {path.name: path.read_text() for path in directory.iterdir()}
 
     def test_all_three_are_written_and_readable_by_any_user(self, tmp_path: Path) -> None:
         old = os.umask(0o077)
         try:
-            assert write_files(tmp_path / "etc", self.FILES)
+            assert write_files(tmp_path / "etc", FILES)
         finally:
             os.umask(old)
-        assert self.read(tmp_path / "etc") == {
-            "hosts": LOCALHOST + "127.0.1.1 web\n",
-            "hostname": "web\n",
-            "resolv.conf": "",
-        }
+        assert self.read(tmp_path / "etc") == FILES
         assert {path.stat().st_mode & 0o777 for path in (tmp_path / "etc").iterdir()} == {0o644}
 
     def test_the_same_again_changes_nothing(self, tmp_path: Path) -> None:
-        write_files(tmp_path, self.FILES)
+        write_files(tmp_path, FILES)
         before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-        assert not write_files(tmp_path, self.FILES)
+        assert not write_files(tmp_path, FILES)
         assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
     def test_longer_and_shorter_texts_reach_who_has_the_file_open(self, tmp_path: Path) -> None:
