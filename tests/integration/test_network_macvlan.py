@@ -25,6 +25,7 @@ import pytest
 from tank_agent.errors import Retry, Stalled
 from tank_agent.linux.mounts import mount_points
 from tank_agent.network import probe, wanted
+from tank_agent.network.addresses import Leases, Pool
 from tank_agent.network.host_facts import AutoHostFacts
 from tank_agent.network.pod_network import NetworkState, PodNetworks
 from tank_agent.network.wanted import stable_mac
@@ -40,7 +41,7 @@ class Lab(Lan):
         super().__init__(directory)
         self.directory = directory
         self.run_dir = directory / "run"
-        self.networks = PodNetworks(self.run_dir, AutoHostFacts())
+        self.networks = PodNetworks(self.run_dir, AutoHostFacts(), Leases(Pool(), {}, list))
 
     def ensure(self, pod: str, network: Network) -> NetworkState:
         return self.host(self.networks.ensure, pod, network)
@@ -585,10 +586,11 @@ _AGENT = """
 import sys
 from pathlib import Path
 import msgspec
+from tank_agent.network.addresses import Leases, Pool
 from tank_agent.network.host_facts import AutoHostFacts
 from tank_agent.network.pod_network import PodNetworks
 from tank_agent.spec.model import Network
-networks = PodNetworks(Path(sys.argv[1]), AutoHostFacts())
+networks = PodNetworks(Path(sys.argv[1]), AutoHostFacts(), Leases(Pool(), {}, list))
 for text in sys.argv[2:]:
     if text == "remove":
         networks.remove("web")

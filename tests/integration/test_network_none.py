@@ -17,7 +17,9 @@ from tank_agent.linux import namespaces
 from tank_agent.linux.clock import Clock
 from tank_agent.linux.mounts import mount_points, unmount
 from tank_agent.network import pod_network
+from tank_agent.network.addresses import Leases, Pool
 from tank_agent.network.host_facts import StaticHostFacts
+from tank_agent.network.host_side import HostSide
 from tank_agent.network.pod_network import NetworkState, PodNetworks
 from tank_agent.reconcile.networks import Networks
 from tank_agent.spec.model import Network, Pod
@@ -25,10 +27,11 @@ from tank_agent.spec.model import Network, Pod
 _ENSURE = """
 import sys
 from pathlib import Path
+from tank_agent.network.addresses import Leases, Pool
 from tank_agent.network.host_facts import StaticHostFacts
 from tank_agent.network.pod_network import PodNetworks
 from tank_agent.spec.model import Network
-PodNetworks(Path(sys.argv[1]), StaticHostFacts(None, ())).ensure("web", Network())
+PodNetworks(Path(sys.argv[1]), StaticHostFacts(None, ()), Leases(Pool(), {}, list)).ensure("web", Network())
 """
 
 NONE = Network()
@@ -37,7 +40,7 @@ HOST = Network(mode="host")
 
 @pytest.fixture
 def networks(tmp_path: Path) -> Iterator[PodNetworks]:
-    made = PodNetworks(tmp_path, StaticHostFacts(None, ()))
+    made = PodNetworks(tmp_path, StaticHostFacts(None, ()), Leases(Pool(), {}, list))
     yield made
     made.sweep(())
     assert mount_points(tmp_path) == frozenset()
@@ -140,7 +143,7 @@ def test_a_network_that_cannot_be_finished_is_removed_whatever_the_error(
 
     create = pod_network._create
     monkeypatch.setattr(pod_network, "_create", create_and_fail)
-    known = Networks(networks, StaticHostFacts(None, ()), tmp_path, Clock())
+    known = Networks(networks, HostSide(Pool(), "0.0.0.0", {}), StaticHostFacts(None, ()), tmp_path, Clock())
     with pytest.raises(type(error)):
         known.make(Pod(name="web", containers=()))
     assert networks.pinned() == frozenset() == known.pods()
