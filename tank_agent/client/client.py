@@ -15,7 +15,6 @@ from tank_agent.api import types
 from tank_agent.api.reports import PodReport, SourcesReport
 from tank_agent.client.fast import http
 from tank_agent.errors import AgentUnreachable, InvalidSpec, PodNotFound, Problem, TankError
-from tank_agent.linux.given_files import read_given, read_stdin
 from tank_agent.spec.model import Pod, PullPolicy
 
 if TYPE_CHECKING:
@@ -398,6 +397,9 @@ def read_pod_file(path: Path) -> bytes:
         TankError: it can't be read.
         InvalidSpec: it is larger than a pod file may be.
     """
+    # It loads ctypes, which commands that read no file should not wait for.
+    from tank_agent.linux.given_files import read_given, read_stdin
+
     name = pod_file_name(path)
     content = read_given(path, types.MAX_POD_FILE) if name != _STDIN else read_stdin(types.MAX_POD_FILE)
     if len(content) > types.MAX_POD_FILE:
