@@ -16,7 +16,7 @@ from tests.support.agent import Agent, ended, running_agent, wait_for
 
 FILES = ("hosts", "hostname", "resolv.conf")
 # A resync is a second here.
-SOON = 5.0
+SOON = 10.0
 
 
 def mount(volume: str, path: str, *, read_only: bool = False) -> str:
@@ -306,7 +306,8 @@ def test_an_agent_killed_while_it_mounts_again(stopped_agent: Agent, point: str)
     healed(agent, before, "the next agent finishes it")
     agent.wait_phase("web", "running")
     assert identity(agent) == same
-    assert mounts.mount_points(agent.run / "containers") == frozenset()
+    # What was mounted again is there before the agent has put away how.
+    wait_for(lambda: not mounts.mount_points(agent.run / "containers"), "nothing is left on the machine")
 
 
 def test_a_run_dir_behind_a_link_costs_no_data(stopped_agent: Agent) -> None:
