@@ -31,7 +31,7 @@ def check_pod(table: file.PodTable, name: str) -> tuple[model.Pod, model.Selecto
     pod = model.Pod(
         name=name,
         containers=tuple(containers),
-        network=network_of(table, findings),
+        network=network_of(table, name, findings),
         ports=ports_of(given["ports"], findings),
         restart=model.RestartPolicy(given["restart"]),
         volumes=tuple(volumes),

@@ -10,42 +10,17 @@ import functools
 from collections.abc import Callable
 from typing import Annotated, Literal
 
-from tank_agent.spec import model, network_values, paths, quantities, values
+from tank_agent.spec import model, network_values, other_tools, paths, ports, quantities, values
 from tank_agent.spec.keys import ABSOLUTE_PATTERN, Duration, Effect, FileStruct, Memory, declare
 from tank_agent.spec.reference import parse_reference
 from tank_agent.spec.values import parse_signal
 
 NAME_PATTERN = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 INTERFACE_PATTERN = "^[A-Za-z0-9_.@][A-Za-z0-9_.@+-]{0,14}$"
-# Words of other tools (compose, Kubernetes, Quadlet, Nomad), and our keys for them.
-OTHER_TOOLS = {
-    word: key
-    for key, words in {
-        "args": "cmd",
-        "command": "entrypoint",
-        "containers": "container",
-        "cpu": "cpus",
-        "dns": "nameservers",
-        "env": "environment",
-        "host": "source",
-        "ip": "address addresses",
-        "limits": "resources",
-        "memory": "mem mem_limit",
-        "mounts": "volume_mounts volumemounts",
-        "nics": "interfaces",
-        "path": "destination mountpath target",
-        "pids": "pids_limit",
-        "read_only": "ro readonly",
-        "restart": "restart_policy restartpolicy",
-        "stop_grace": "stop_grace_period stop_timeout",
-        "stop_signal": "kill_signal stopsignal",
-        "working_dir": "cwd workdir workingdir",
-    }.items()
-    for word in words.split()
-}
-
 _NAME_RULE = "1 to 63 of a-z, 0-9 and -; the first and the last are a letter or a digit."
 Name = Annotated[str, declare(_NAME_RULE, "db", pattern=NAME_PATTERN)]
+BridgeName = Annotated[str, declare(_NAME_RULE, "front", pattern=NAME_PATTERN)]
+PortText = Annotated[str, declare("[ADDRESS:]HOST:POD[/udp].", "8080:80", advice=other_tools.port_advice)]
 OneOrMore = str | tuple[str, ...]
 _parse_grace = functools.partial(quantities.parse_duration, high=quantities.STOP_GRACE_MAX)
 
@@ -119,10 +94,11 @@ class NicTable(FileStruct):
 class NetworkTable(FileStruct):
     """A network namespace of the pod's own: in bridges of this machine, or with interfaces on the LAN."""
 
-    bridges: Annotated[tuple[Name, ...], declare(
+    bridges: Annotated[tuple[BridgeName, ...] | None, declare(
         "Bridges of this machine that the pod is in, each apart from the others: eth0 is in the first, and "
-        "has the default route. Not given, nor nics: [\"default\"].", ["front", "back"], effect=Effect.LIVE,
-        note="only what differs", written=_written_bridges)] = ()
+        "has the default route. Not given, nor nics: [\"default\"].", ["front", "back"],
+        each=network_values.bridge, effect=Effect.LIVE, note="only what differs",
+        written=_written_bridges)] = None
     nics: Annotated[tuple[NicTable, ...], declare(
         "Instead of bridges: interfaces on the LAN.", effect=Effect.LIVE,
         note="only what differs; a new parent makes a new link")] = ()
@@ -139,7 +115,7 @@ class NetworkTable(FileStruct):
         'Names with an address each, for the pod\'s /etc/hosts; "host-gateway" is this machine, as its '
         "bridge reaches it.",
         {"nas.lan": "192.168.1.3"}, each=network_values.extra_host, effect=Effect.LIVE,
-        note="/etc/hosts is written in place")] = None
+        note="/etc/hosts is written in place", advice=other_tools.hosts_advice)] = None
 
 
 class VolumeTable(FileStruct):
@@ -281,11 +257,11 @@ class PodTable(FileStruct):
         '"none" (loopback only), "host" (the host\'s own), "bridge" (one of this machine\'s), or a table. '
         'Not given: "none", or "bridge" for a pod with ports.', "none",
         effect=Effect.LIVE, note='to or from "host": the whole pod restarts, finished containers too',
-        written=_written_network, always=True)] = None
-    ports: Annotated[tuple[str, ...], declare(
+        written=_written_network, always=True, advice=other_tools.network_advice)] = None
+    ports: Annotated[tuple[PortText, ...], declare(
         "Ports of this machine that lead to the pod: [ADDRESS:]HOST:POD[/udp], each one port or a range.",
-        ["8080:80", "127.0.0.1:5432:5432", "53:53/udp"], each=network_values.published_port,
-        effect=Effect.LIVE, note="nothing restarts",
+        ["8080:80", "127.0.0.1:5432:5432", "53:53/udp"], each=ports.published_port,
+        effect=Effect.LIVE, note="nothing restarts", advice=other_tools.ports_advice,
         written=lambda pod: [str(port) for port in pod.ports])] = ()
     volumes: Annotated[tuple[VolumeTable, ...], declare(
         "Storage that the pod's containers can mount.", effect=Effect.NOTHING,

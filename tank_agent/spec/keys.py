@@ -45,6 +45,8 @@ class Key(NamedTuple):
     written: return the value that `tank get` writes, given the struct that has the key; for a key whose form
         in the file differs. None leaves the key out. `always`: written even at its default.
     form: its type in the file, if that is not its type in memory.
+    advice: return a sentence on a wrong value that other tools have there, or None; for the elements of a
+        list, it is declared with their type.
     """
 
     check: Callable[[Any], Any] | None = None
@@ -55,6 +57,7 @@ class Key(NamedTuple):
     written: Callable[[Any], Any] | None = None
     always: bool = False
     form: Any = None
+    advice: Callable[[Any], str | None] | None = None
 
 
 class DeclaredKey(NamedTuple):

@@ -70,12 +70,21 @@ class Port(Struct, frozen=True, kw_only=True):
     address: str | None = None
     count: int = 1
 
+    @property
+    def end(self) -> int:
+        """Return the first port of the machine behind it."""
+        return self.host + self.count
+
     def collides(self, other: Port) -> bool:
         """Return whether both need a port of the machine that is one and the same."""
-        anywhere = (None, "0.0.0.0", "::")  # noqa: S104
-        same = self.address == other.address or self.address in anywhere or other.address in anywhere
-        apart = self.host + self.count <= other.host or other.host + other.count <= self.host
+        apart = self.end <= other.host or other.end <= self.host
+        same = self._covers(other.address) or other._covers(self.address)
         return same and not apart and self.protocol == other.protocol
+
+    def _covers(self, address: str | None) -> bool:
+        """Return whether it is published at an address, too; without one, at all of the machine's."""
+        everywhere = (None, "0.0.0.0")  # noqa: S104
+        return self.address in (*everywhere, address) or (self.address == "::" and ":" in (address or ""))
 
     def __str__(self) -> str:
         """Return it as the pod file has it."""

@@ -5,18 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from tank_agent.spec import file, model, network_values
-from tank_agent.spec.findings import Finding, KeyPath, Noting, show
+from tank_agent.spec.findings import Finding, KeyPath, Noting, closest, show
 from tank_agent.spec.keys import checked
+from tank_agent.spec.ports import clashes
 
 # MAXNS of resolv.conf(5): programs would not see any more.
 _NAME_SERVERS_MAX = 3
+# resolv.conf(5): what glibc before 2.26 reads; musl has the same 256 bytes.
+_SEARCH_MAX, _SEARCH_BYTES = 6, 256
+_ANYWHERE = (None, "0.0.0.0")  # noqa: S104
 
 
-def network_of(table: file.PodTable, findings: list[Finding]) -> model.Network:
+def network_of(table: file.PodTable, name: str, findings: list[Finding]) -> model.Network:
     """Return the pod's network, also as its ports imply it; problems go to `findings`."""
     given = table.network
     if isinstance(given, file.NetworkTable):
-        network = _own_network(given, findings)
+        network = _own_network(given, name, findings)
     elif given == "bridge" or (given is None and table.ports):
         network = model.Network(mode="bridge", bridges=model.DEFAULT_BRIDGES)
     else:
@@ -34,47 +38,85 @@ def network_of(table: file.PodTable, findings: list[Finding]) -> model.Network:
 def ports_of(given: tuple[Any, ...], findings: list[Finding]) -> tuple[model.Port, ...]:
     """Return the ports that are right, and find those that need the same port of the machine."""
     ports = {index: port for index, port in enumerate(given) if isinstance(port, model.Port)}
-    for index, port in ports.items():
-        other = next((ports[at] for at in ports if at < index and ports[at].collides(port)), None)
-        if other is not None:
-            pair = f"{show(str(port))} and {show(str(other))}"
-            findings.append(
-                Finding(("ports", index), f"{pair} need the same port of this machine; change one")
-            )
-    return tuple(ports.values())
+    places, found = list(ports), tuple(ports.values())
+    for later, first in clashes(found):
+        one, other = found[later], found[first]
+        pair = f"{show(str(one))} and {show(str(other))} need the same port of this machine"
+        right = "change one"
+        if {one.address, other.address} & {"::"} and {one.address, other.address} & {*_ANYWHERE}:
+            right = "0.0.0.0, as no address, is IPv6's too; remove the one of [::]"
+        findings.append(Finding(("ports", places[later]), f"{pair}; {right}"))
+    return found
 
 
-def _own_network(table: file.NetworkTable, findings: list[Finding]) -> model.Network:
+def _own_network(table: file.NetworkTable, name: str, findings: list[Finding]) -> model.Network:
     path: KeyPath = ("network", "nics")
     seen = _Seen()
     nics = tuple(_nic(nic, (*path, index), seen, findings) for index, nic in enumerate(table.nics))
-    if table.nics and table.bridges:
+    if table.nics and table.bridges is not None:
         message = "a pod has either interfaces on the LAN or bridges; remove one of them"
         findings.append(Finding(path, message))
-    bridges = () if nics else table.bridges or model.DEFAULT_BRIDGES
-    for index, name in enumerate(bridges):
-        if name in bridges[:index]:
-            findings.append(Finding(("network", "bridges", index), f"{show(name)} is given twice"))
+    elif table.bridges == ():
+        message = 'is empty; remove it for the bridge "default", or write network = "none" for no network'
+        findings.append(Finding(("network", "bridges"), message))
     given = checked(table, ("network",), findings)
+    for key in ("bridges", "dns_search", "dns_options"):
+        _check_once(given.get(key, ()), ("network", key), findings)
+    _check_search(given["dns_search"], findings)
     return model.Network(
         mode="nics" if nics else "bridge",
         nics=nics,
-        bridges=bridges,
+        bridges=() if nics else table.bridges or model.DEFAULT_BRIDGES,
         dns=_dns(table.dns, ("network", "dns"), findings),
         dns_search=given["dns_search"],
         dns_options=given["dns_options"],
-        extra_hosts=_extra_hosts(table.extra_hosts or {}, bridged=not nics, findings=findings),
+        extra_hosts=_extra_hosts(table.extra_hosts or {}, name, bridged=not nics, findings=findings),
     )
 
 
-def _extra_hosts(given: dict[str, str], *, bridged: bool, findings: list[Finding]) -> dict[str, str]:
+def _check_once(given: tuple[str, ...], path: KeyPath, findings: list[Finding]) -> None:
+    seen: set[str] = set()
+    for index, text in enumerate(given):
+        if text in seen:
+            findings.append(Finding((*path, index), f"{show(text)} is given twice"))
+        seen.add(text)
+
+
+def _check_search(domains: tuple[str, ...], findings: list[Finding]) -> None:
+    size = len(" ".join(domains).encode())
+    if len(domains) > _SEARCH_MAX or size > _SEARCH_BYTES:
+        given = f"{len(domains)} domains of {size} bytes"
+        message = f"programs read {_SEARCH_MAX} domains and {_SEARCH_BYTES} bytes, not {given}; remove some"
+        findings.append(Finding(("network", "dns_search"), message))
+
+
+def _extra_hosts(
+    given: dict[str, str], pod: str, *, bridged: bool, findings: list[Finding]
+) -> dict[str, str]:
     hosts = {}
+    # Names are looked up without regard to case.
+    seen: set[str] = set()
     for name, text in given.items():
         with Noting(("network", "extra_hosts", name), findings):
-            if text == model.HOST_GATEWAY and not bridged:
-                raise ValueError(f"only a pod in a bridge has {show(text)}; write an address")
-            hosts[name] = text if text == model.HOST_GATEWAY else str(network_values.parse_address(text))
+            if name.lower() in seen:
+                raise ValueError(f"{show(name)} is given twice, in another case")
+            seen.add(name.lower())
+            if name.lower() == pod:
+                raise ValueError(f"{show(name)} is the pod's own name, which is its own address; remove it")
+            hosts[name] = _host_address(text, bridged=bridged)
     return hosts
+
+
+def _host_address(text: str, *, bridged: bool) -> str:
+    if text == model.HOST_GATEWAY and not bridged:
+        raise ValueError(
+            f"{show(text)} is this machine in a pod's bridge, and this pod is in none; write an address"
+        )
+    if text == model.HOST_GATEWAY:
+        return text
+    if closest(text, (model.HOST_GATEWAY,)):
+        raise ValueError(f"{show(text)} is not an address; did you mean {show(model.HOST_GATEWAY)}?")
+    return str(network_values.parse_address(text))
 
 
 class _Seen:

@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct, inspect
 
-from tank_agent.spec.file import OTHER_TOOLS
+from tank_agent.spec.file import PodTable
 from tank_agent.spec.findings import Finding, KeyPath, closest, show
+from tank_agent.spec.other_tools import OTHER_TOOLS, WITHOUT_KEY
 
 Table = TypeVar("Table", bound=Struct)
 
@@ -73,11 +74,12 @@ def type_message(
     allowed: tuple[str, ...] = (),
     of_text: bool = False,
     example: str | None = None,
+    advice: str | None = None,
 ) -> str:
     """Return the sentence for a value of the wrong type.
 
     `words` name the right types, `allowed` has the right texts if not every text is right, `of_text` is set
-    if a right list holds texts, `example` is a right value in TOML.
+    if a right list holds texts, `example` is a right value in TOML, `advice` what to say in place of these.
     """
     # Every whole number is a number; saying both would only confuse.
     either = [word for word in words if word != "a whole number" or "a number" not in words]
@@ -87,7 +89,8 @@ def type_message(
     elif right is None and example is not None:
         right = f"{example}, for example"
     listed = ", ".join(either[:-1]) + f" or {either[-1]}" if len(either) > 1 else either[0]
-    return f"must be {listed}, not {kind_of(value)}" + (f"; write {right}" if right else "")
+    advice = advice or (f"write {right}" if right else None)
+    return f"must be {listed}, not {kind_of(value)}" + (f"; {advice}" if advice else "")
 
 
 def kind_of(value: object) -> str:
@@ -145,7 +148,7 @@ class _Walk:
 
     def table(self, node: inspect.StructType, table: dict[str, Any], path: KeyPath) -> Any:
         known = {field.encode_name: field for field in node.fields}
-        unknown = [(key, *self._guess(key, known)) for key in table if key not in known]
+        unknown = [(key, *self._guess(key, known, path)) for key in table if key not in known]
         values = {
             key: self._value(field.type, table[key], (*path, key))
             for key, field in known.items()
@@ -173,7 +176,7 @@ class _Walk:
                 return self._wrong_type([_plain(branch) for branch in node.types], value, path, declared)
             node = _plain(fitting)
         if isinstance(node, inspect.LiteralType):
-            found = value if value in node.values else self._not_one_of(path, value, node.values)
+            found = value if value in node.values else self._not_one_of(path, value, node.values, declared)
         elif not _fits(value, node):
             found = self._wrong_type([node], value, path, declared)
         elif isinstance(node, inspect.StructType):
@@ -198,40 +201,51 @@ class _Walk:
         nodes = [node for node in nodes if not isinstance(node, inspect.NoneType)]
         words = list(dict.fromkeys(_TYPES[type(node)][1] for node in nodes))
         items = next((node.item_type for node in nodes if isinstance(node, inspect.VarTupleType)), None)
-        if words == ["a list"] and isinstance(value, dict) and isinstance(items, inspect.StructType):
+        advice = _advice(declared, value)
+        if advice is not None:
+            message = type_message(value, words, allowed=_allowed(nodes), advice=advice)
+        elif words == ["a list"] and isinstance(value, dict) and isinstance(items, inspect.StructType):
             message = f"must be a list of tables; write [[{_dotted(path)}]] with two brackets"
         elif words == ["a table"] and isinstance(value, list) and value:
             message = f"must be one table, not a list; write {_as_table(path, value)}"
         else:
-            texts = [node.values for node in nodes if isinstance(node, inspect.LiteralType)]
-            allowed = tuple(str(text) for values in texts for text in values)
-            of_text = isinstance(items, inspect.StrType)
-            message = type_message(value, words, allowed=allowed, of_text=of_text, example=_example(declared))
+            of_text = isinstance(_plain(items), inspect.StrType) if items is not None else False
+            example = _example(declared)
+            message = type_message(value, words, allowed=_allowed(nodes), of_text=of_text, example=example)
         self._fault(path, message)
         return _stand_in(nodes[0])
 
-    def _not_one_of(self, path: KeyPath, value: object, allowed: tuple[Any, ...]) -> Any:
+    def _not_one_of(
+        self, path: KeyPath, value: object, allowed: tuple[Any, ...], declared: inspect.Type
+    ) -> Any:
         listed = ", ".join(map(show, allowed))
         guess = closest(value, allowed) if isinstance(value, str) else None
         wanted = f"must be {listed}" if len(allowed) == 1 else f"must be one of {listed}"
         given = show(value) if isinstance(value, str) else kind_of(value)
-        self._fault(path, f"{wanted}, not {given}" + (f"; did you mean {show(guess)}?" if guess else ""))
+        advice = _advice(declared, value) or (f"did you mean {show(guess)}?" if guess else None)
+        self._fault(path, f"{wanted}, not {given}" + (f"; {advice}" if advice else ""))
         return _LEFT_OUT
 
-    def _guess(self, key: str, known: dict[str, Any]) -> tuple[str, str | None]:
+    def _guess(self, key: str, known: dict[str, Any], path: KeyPath) -> tuple[str, str | None]:
         """Return the sentence about an unknown key, and which of the known ones was probably meant."""
         headers, word = _headers(self.kind), key.lower().replace("-", "_")
+        ours = OTHER_TOOLS.get(word, ())
         self._guesses -= 1
-        guess = None
-        if self._guesses >= 0:
-            other = OTHER_TOOLS.get(word)
-            # A key of another table is not misspelled.
-            guess = other if other in known else None if key in headers else closest(key, known)
-        if guess:
+        guess = next((other for other in ours if other in known), None)
+        advice = _without_key(word, path) if self.kind is PodTable and guess is None else None
+        if advice:
+            return f"unknown key; {advice}", None
+        # A key of another table is not misspelled.
+        if guess is None and self._guesses >= 0 and key not in headers and not ours:
+            guess = closest(key, known)
+        if guess and self._guesses >= 0:
             return f"unknown key; did you mean {guess}?", guess
-        places = headers.get(OTHER_TOOLS.get(key.lower(), key))
+        name = next((other for other in ours if other in headers), key)
+        places = " or ".join(headers.get(name, [])[:3])
+        if places and name != key:
+            return f"unknown key; it is called {name}, and belongs {places}", None
         if places:
-            return f"unknown key here; {show(key)[1:-1]} belongs {' or '.join(places[:3])}", None
+            return f"unknown key here; {show(key)[1:-1]} belongs {places}", None
         if len(known) > _KNOWN_SHOWN:
             return "unknown key; docs/reference.md lists the known ones", None
         return f"unknown key; known here: {', '.join(sorted(known))}", None
@@ -269,6 +283,24 @@ def _stand_in(node: inspect.Type) -> Any:
     if isinstance(node, inspect.StrType):
         return ""
     return 100_000 if isinstance(node, inspect.IntType) else _LEFT_OUT
+
+
+def _allowed(nodes: list[inspect.Type]) -> tuple[str, ...]:
+    texts = [node.values for node in nodes if isinstance(node, inspect.LiteralType)]
+    return tuple(str(text) for values in texts for text in values)
+
+
+def _without_key(word: str, path: KeyPath) -> str | None:
+    """Return why there is no key for a word of another tool in this table."""
+    table = next((part for part in reversed(path) if isinstance(part, str)), "")
+    return WITHOUT_KEY.get(f"{table}.{word}") or WITHOUT_KEY.get(word)
+
+
+def _advice(declared: inspect.Type, value: object) -> str | None:
+    """Return what the key says of a value as other tools have it."""
+    extra = declared.extra if isinstance(declared, inspect.Metadata) else None
+    advice = extra["key"].advice if extra and "key" in extra else None
+    return advice(value) if advice is not None else None
 
 
 def _example(declared: inspect.Type) -> str | None:

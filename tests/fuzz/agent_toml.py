@@ -30,6 +30,11 @@ keys = "/etc/tank/keys"
 adapter = "static"
 uplink = "eno1"
 dns = ["10.0.0.1", "fd00::1"]
+[network.bridge]
+pool = "10.88.0.0/16"
+prefix = 22
+ipv6 = "fd12:3456:789a::/48"
+publish = "127.0.0.1"
 [reconcile]
 resync = "5s"
 backoff_base = "100ms"

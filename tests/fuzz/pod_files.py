@@ -48,6 +48,21 @@ memory = "256M"
 pids = 100
 cpu = { quota = 50000, period = 100000 }
 """
+BRIDGED = """\
+name = "web"
+ports = [
+    "8080:80", "127.0.0.1:5432:5432/tcp", "53:53/udp", "[::1]:8443:443", "9000-9010:9000-9010",
+]
+[network]
+bridges = ["front", "back"]
+dns = ["10.0.0.1"]
+dns_search = ["lan", "example.com"]
+dns_options = ["ndots:2", "rotate"]
+extra_hosts = { "nas.lan" = "192.168.1.3", "machine" = "host-gateway", "db" = "fd00::5" }
+[[containers]]
+name = "app"
+image = "nginx"
+"""
 SEVERAL = """\
 [[pods]]
 name = "a"
@@ -66,7 +81,8 @@ containers = [{ name = "two", image = "oci:/srv/two:latest", limits = { cpu = 0.
 TOKENS = [
     "[[", "]]", "[", "]", "{", "}", "=", ",", ".", '"', "'", '"""', "'''", "\n", "\\", "#", "\0", "\ufeff",
     "\r", "true", "-1", "0x7fffffffffffffffffff", "1e400", "nan", "inf", "1979-05-27T07:32:00Z", "07:32:00",
-    "[]", "{}", "[[pods]]", "[[containers]]", "[network]", "[[volumes]]", "name", "null", "9" * 5000, "é",
+    "[]", "{}", "8080", '"0-0:0/udp"', '"[::]:1:1"', '"dhcp"', '"host-gateway"', "[[network.nics]]",
+    "[[pods]]", "[[containers]]", "[network]", "[[volumes]]", "name", "null", "9" * 5000, "é",
     '"\\u0000"', '"x"', '""', "5", "1.5", "[1]", '["x"]', "{ x = 1 }", "\U0001f41f",
 ]
 # fmt: on
@@ -122,7 +138,7 @@ def check(text: str) -> ParsedFile:
 
 def once(rng: random.Random) -> None:
     """Parse one mutated file; render and parse again what was accepted."""
-    parsed = check(mutate(rng.choice((FULL, SEVERAL)), rng))
+    parsed = check(mutate(rng.choice((FULL, BRIDGED, SEVERAL)), rng))
     for found in parsed.pods:
         text = render_pod(found.pod)
         assert escape(text, keep="\n") == text

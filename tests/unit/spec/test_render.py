@@ -22,6 +22,7 @@ from tank_agent.spec.model import (
     Network,
     Nic,
     Pod,
+    Port,
     RestartPolicy,
     Volume,
 )
@@ -30,6 +31,7 @@ from tank_agent.spec.printable import escape
 from tank_agent.spec.quantities import MEMORY_MAX, MEMORY_MIN
 from tank_agent.spec.render import render_pod
 from tank_agent.spec.schema import json_schema
+from tests.unit.spec.test_ports import ports
 
 NAMES = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,10}[a-z0-9])?", fullmatch=True)
 # Everything that a program can be given: no NUL, and no half of a surrogate pair.
@@ -84,11 +86,39 @@ def containers(draw: st.DrawFn, name: str, volumes: tuple[Volume, ...]) -> Conta
     )
 
 
+# No name of a pod has "_" in it.
+HOST_NAMES = st.from_regex(r"x_[a-z0-9]{0,8}(\.[a-z0-9][a-z0-9-]{0,4}){0,2}", fullmatch=True)
+ADDRESSES = st.sampled_from(["192.168.1.3", "10.0.0.9", "fd00::9"])
+# Of every pod that has a network of its own.
+NAMING = st.fixed_dictionaries(
+    {},
+    optional={
+        "dns": st.sampled_from([("1.1.1.1", "fd00::1"), ("127.0.0.1",)]),
+        "dns_search": st.lists(HOST_NAMES, max_size=4, unique=True).map(tuple),
+        "dns_options": st.sampled_from([("ndots:2", "rotate"), ("use-vc",), ("timeout:0",)]),
+        "extra_hosts": st.dictionaries(HOST_NAMES, ADDRESSES, max_size=3),
+    },
+)
+
+
+@st.composite
+def published(draw: st.DrawFn) -> tuple[Port, ...]:
+    """Return ports that can be had together."""
+    found = draw(st.lists(ports(), max_size=5))
+    return tuple(port for at, port in enumerate(found) if not any(port.collides(one) for one in found[:at]))
+
+
 @st.composite
 def networks(draw: st.DrawFn) -> Network:
-    count = draw(st.integers(0, 3))
+    count = draw(st.integers(-2, 3))
     if count == 0:
         return Network(mode=draw(st.sampled_from(["none", "host"])))
+    if count < 0:
+        names = st.lists(NAMES, min_size=1, max_size=3, unique=True).map(tuple)
+        given = draw(NAMING)
+        if draw(st.booleans()):
+            given["extra_hosts"] = {**given.get("extra_hosts", {}), "machine_": "host-gateway"}
+        return Network(mode="bridge", bridges=draw(st.just(("default",)) | names), **given)
     nics = []
     for index in range(count):
         addresses = draw(st.sampled_from([(), ("4",), ("6",), ("4", "6"), ("4", "4")]))
@@ -100,7 +130,7 @@ def networks(draw: st.DrawFn) -> Network:
         nics.append(
             Nic(name=f"eth{index}", parent=draw(st.sampled_from(["auto", "eno1.5"])), ip=ip, gateway=gateway)
         )
-    return Network(mode="nics", nics=tuple(nics), dns=draw(st.sampled_from([(), ("1.1.1.1", "fd00::1")])))
+    return Network(mode="nics", nics=tuple(nics), **draw(NAMING))
 
 
 @st.composite
@@ -110,11 +140,13 @@ def pods(draw: st.DrawFn) -> Pod:
         for name in draw(st.lists(NAMES, max_size=3, unique=True))
     )
     names = draw(st.lists(NAMES, min_size=1, max_size=3, unique=True))
+    network = draw(networks())
     return Pod(
         name=draw(NAMES),
         containers=tuple(draw(containers(name, volumes)) for name in names),
         restart=draw(st.sampled_from(RestartPolicy)),
-        network=draw(networks()),
+        network=network,
+        ports=draw(published()) if network.mode == "bridge" else (),
         volumes=volumes,
     )
 
