@@ -210,6 +210,9 @@ class Steps:
     def _start(self, action: actions.Start, work: Work) -> None:
         name, container, clock = action.container, work.container(action.container), self._machine.clock
         try:
+            if work.pod.network.mode == "host":
+                # It may have had addresses of its own before; no network is made for it now.
+                self._lease(work)
             launch = self._launch(work, container)
             if launch is None:
                 # The next plan pulls the image.
