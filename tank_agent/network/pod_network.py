@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import threading
+import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +26,7 @@ from tank_agent.spec.model import Network
 _POD = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")
 # Make links, set them up, add addresses and routes, find no step left; the others are for changes meanwhile.
 _ROUNDS = 6
+_CARRIER_SECONDS, _CARRIER_PAUSE = 0.2, 0.002
 _SYSCTLS = {
     # The namespace is the pod's own, so any user may bind any port, and ping without CAP_NET_RAW.
     "ipv4/ip_unprivileged_port_start": "0",
@@ -85,7 +87,9 @@ class PodNetworks:
             inode = namespaces.network_namespace_inode(path)
             if not wanted:
                 return NetworkState(netns=path, netns_inode=inode)
-        return _state(path, inode, self._converge(pod, wanted, whole=fresh))
+        observed = self._converge(pod, wanted, whole=fresh)
+        _wait_for_carrier(wanted)
+        return _state(path, inode, observed)
 
     def observe(self, pod: str) -> NetworkState | None:
         """Return the pod's network as it is; None if no namespace is pinned, as for a pod in the host's."""
@@ -292,6 +296,25 @@ def _ports(wanted: Collection[WantedNic]) -> dict[str, Link]:
     with rtnetlink.open_socket() as netlink:
         links = [rtnetlink.read_link(netlink, name) for name in names]
     return {link.name: link for link in links if link is not None}
+
+
+def _wait_for_carrier(wanted: Collection[WantedNic]) -> None:
+    """Wait until bridges pass packets on to the interfaces that were plugged into them.
+
+    The kernel lets them some time later, mostly a few milliseconds, and drops the questions for addresses
+    until then, which it asks once a second: so long would the first client wait.
+    """
+    names = [name for nic in wanted if nic.is_bridged for name in (nic.port, nic.parent) if name]
+    if not names:
+        return
+    deadline = time.monotonic() + _CARRIER_SECONDS
+    with rtnetlink.open_socket() as netlink:
+        for name in names:
+            # Since Linux 6.8 the question itself has the kernel catch up.
+            while (link := rtnetlink.read_link(netlink, name)) and not link.running:
+                if time.monotonic() > deadline:
+                    return
+                time.sleep(_CARRIER_PAUSE)
 
 
 def _state(path: Path, inode: int | None, observed: NamespaceState) -> NetworkState:

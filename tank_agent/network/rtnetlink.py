@@ -26,6 +26,7 @@ IFLA_ADDRESS, IFLA_IFNAME, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO = 1, 3, 5, 10, 
 IFLA_GROUP, IFLA_EXT_MASK = 27, 29
 IFLA_INFO_KIND = 1
 RTEXT_FILTER_SKIP_STATS = 8
+IFF_RUNNING = 0x40
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY = 1, 4, 5, 6
 RT_TABLE_MAIN, RTN_UNICAST = 254, 1
@@ -59,6 +60,11 @@ class Link(Struct, frozen=True, kw_only=True):
     def up(self) -> bool:
         """Return whether it is administratively up."""
         return bool(self.flags & IFF_UP)
+
+    @property
+    def running(self) -> bool:
+        """Return whether it passes packets on: it is up, and the kernel has seen that its cable is in."""
+        return bool(self.flags & IFF_RUNNING)
 
 
 class Address(Struct, frozen=True, kw_only=True):
