@@ -21,6 +21,8 @@ from pathlib import Path
 from bench._measure import Table, milliseconds
 from bench.pods import Fifo, pod_file
 from tank_agent.settings.git import GitSettings
+from tank_agent.settings.settings import Settings
+from tank_agent.source.follower import Inbox
 from tank_agent.source.git.child import HelperPool
 from tank_agent.source.git.source import GitSource
 from tank_agent.spec.model import Host
@@ -106,16 +108,19 @@ class Follower:
         self.pool = HelperPool(warm=warm)
         self.memory: dict[str, bytes] = {}
         self.pods = 0
-        self.source = GitSource(
-            GitSettings(url=url, branch="main", path="pods", transport=transport, depth=depth),  # type: ignore[arg-type]
-            directory=directory,
+        inbox = Inbox(
+            settings=Settings(data_dir=directory),
             host=Host(name="edge-1"),
-            current=lambda: (),
-            publish=lambda snapshot: setattr(self, "pods", len(snapshot.pods)),
+            publish=lambda snapshot, _: setattr(self, "pods", len(snapshot.pods)),
+            suspended=lambda: False,
+            note_unstored=lambda *_: None,
+            owned=lambda: (),
+            record_event=lambda *_: None,
             remember=self.memory.__setitem__,
             recall=lambda key: self.memory.get(key, b""),
-            pool=self.pool,
         )
+        settings = GitSettings(url=url, branch="main", path="pods", transport=transport, depth=depth)  # type: ignore[arg-type]
+        self.source = GitSource(settings, inbox, pool=self.pool)
 
     def sync(self, revision: str | None = None) -> None:
         status = self.source.poll()
