@@ -27,7 +27,7 @@ from tank_agent.journal.store import UnreadableJournal
 from tank_agent.linux.clock import Clock, boot_id
 from tank_agent.linux.locks import LockFile
 from tank_agent.network.addresses import Pool
-from tank_agent.network.host_facts import make_host_facts
+from tank_agent.network.host_facts import HostFacts, make_host_facts
 from tank_agent.network.host_side import HostSide
 from tank_agent.network.pod_network import PodNetworks
 from tank_agent.reconcile.core.restart import Backoff
@@ -130,7 +130,7 @@ def running(settings: Settings, *, stop_pods: bool) -> Iterator[Running]:
         yield Running(machine=machine, reconciler=reconciler, intake=intake, rotation=rotation)
 
 
-def make_host_side(settings: AgentNetworkSettings, journal: Journal) -> HostSide:
+def make_host_side(settings: AgentNetworkSettings, journal: Journal, host: HostFacts) -> HostSide:
     """Return what makes bridges and publishes ports, with the addresses that pods have by the journal."""
     bridge = settings.bridge
     pool = Pool(
@@ -138,7 +138,8 @@ def make_host_side(settings: AgentNetworkSettings, journal: Journal) -> HostSide
         prefix=bridge.prefix,
         ipv6=IPv6Network(bridge.ipv6) if bridge.ipv6 is not None else None,
     )
-    return HostSide(pool, bridge.publish, {name: known.leases for name, known in journal.statuses().items()})
+    leases = {name: known.leases for name, known in journal.statuses().items()}
+    return HostSide(pool, bridge.publish, leases, host.uplink)
 
 
 def take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = None) -> Parts:
@@ -162,7 +163,7 @@ def take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = N
     )
     stack.callback(containers.close)
     host = make_host_facts(settings.host.adapter, settings.host.uplink, settings.host.dns)
-    host_side = make_host_side(settings.network, journal)
+    host_side = make_host_side(settings.network, journal, host)
     pod_networks = PodNetworks(settings.run_dir, host, host_side.leases)
     networks = Networks(pod_networks, host_side, host, settings.run_dir, clock)
     stack.callback(networks.close)

@@ -89,6 +89,11 @@ def uplink(ipv4_routes: str, ipv6_routes: str) -> Check:
     return ok("uplink", ", ".join(names))
 
 
+def first_uplink(ipv4_routes: str, ipv6_routes: str) -> str | None:
+    """Return the best interface that has a default route; None without one."""
+    return next(default_interfaces(ipv4_routes.splitlines(), ipv6_routes.splitlines()), None)
+
+
 def existing(path: Path) -> Path:
     """Return the nearest directory that exists, from the path itself upwards."""
     return next((parent for parent in (path, *path.parents) if parent.exists()), Path("/"))

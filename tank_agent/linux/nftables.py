@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import shutil
 import socket
 import struct
 from contextlib import ExitStack
@@ -84,6 +85,13 @@ class PacketFilter:
             self.close()
             raise _refused(errors.decode(errors="replace"))
         return bytes(output).decode(errors="replace")
+
+
+def means() -> str | None:
+    """Return what rules are written by: "libnftables", or "nft", the program; None if there is neither."""
+    if _library() is not None:
+        return "libnftables"
+    return "nft" if shutil.which("nft", path=process.ENVIRONMENT["PATH"]) else None
 
 
 def run(commands: str) -> str:

@@ -61,13 +61,14 @@ class Bridges:
                 if _set_up(name, given):
                     changed.append(f"{name} did not forward")
             for name, link in links.items():
-                if _is_ours(link) and name not in wanted:
+                if is_ours(link) and name not in wanted:
                     _remove(link)
                     changed.append(f"{name} was not needed")
         return tuple(changed)
 
 
-def _is_ours(link: Link) -> bool:
+def is_ours(link: Link) -> bool:
+    """Return whether an interface is a bridge that we made."""
     return link.kind == _KIND and link.group == LINK_GROUP
 
 
@@ -76,7 +77,7 @@ def _own_address(network: str) -> str:
 
 
 def _make(name: str, link: Link | None) -> bool:
-    if link is not None and not _is_ours(link):
+    if link is not None and not is_ours(link):
         raise Stalled(
             f"this machine has an interface {name} already, and tank did not make it",
             hint=f"`ip link del {name}` if nobody needs it, or give the bridge another name",
@@ -137,5 +138,5 @@ def foreign_networks() -> list[ForeignNetwork]:
     return [
         ForeignNetwork(network, links[index].name)
         for network, index in routes
-        if index in links and not _is_ours(links[index])
+        if index in links and not is_ours(links[index])
     ]

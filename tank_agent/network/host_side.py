@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from msgspec.structs import replace
 
@@ -12,10 +13,12 @@ from tank_agent.network import bridges
 from tank_agent.network.addresses import Lease, Leases, Pool, gateway
 from tank_agent.network.firewall import BridgeNetworks, Firewall, Forward, script
 from tank_agent.network.neighbours import Neighbours
+from tank_agent.network.obstacles import Obstacle, Obstacles
 from tank_agent.network.ports import Claims
 from tank_agent.network.wanted import bridge_interface
 from tank_agent.spec.model import Pod, Port
 
+_LOOPBACK6 = "::1"
 _ALL4, _ALL6 = "0.0.0.0", "::"  # noqa: S104
 
 
@@ -28,13 +31,21 @@ class HostSide:
         pool: where addresses come from.
         publish: where a port without an address is published.
         known: the leases in the journal, by pod and bridge.
+        uplink: returns this machine's interface to other machines.
     """
 
-    def __init__(self, pool: Pool, publish: str, known: Mapping[str, Mapping[str, Lease]]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        publish: str,
+        known: Mapping[str, Mapping[str, Lease]],
+        uplink: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self.leases = Leases(pool, known, bridges.foreign_networks)
         self.names = Neighbours(self.leases)
         self._publish = publish
         self._claims = Claims()
+        self._obstacles = Obstacles(uplink)
         self._bridges = bridges.Bridges()
         self._firewall = Firewall(self._rules)
 
@@ -77,7 +88,23 @@ class HostSide:
 
     def warnings(self, pod: str) -> tuple[str, ...]:
         """Return what of this machine keeps packets from a pod, each with the line to type."""
-        return ()
+        own = {bridge_interface(bridge) for bridge in self.leases.of(pod)}
+        if own - self._obstacles.looked_at:
+            # Whoever asks for a pod that has just come does not wait for the next resync.
+            self.look_for_obstacles()
+        at_loopback = any(port.address == _LOOPBACK6 for port in self.ports(pod))
+        return tuple(
+            str(each)
+            for each in self._obstacles.found
+            if own & each.interfaces and (at_loopback or not each.at_loopback)
+        )
+
+    def look_for_obstacles(self) -> tuple[Obstacle, ...]:
+        """Look for what keeps packets from pods in bridges, for `warnings`, and return all of it."""
+        ports = itertools.chain.from_iterable(self._claims.of().values())
+        return self._obstacles.look(
+            self._networks(), at_loopback=any(port.address == _LOOPBACK6 for port in ports)
+        )
 
     def adopt(self, pods: Collection[Pod]) -> None:
         """Take over the ports of pods that ran under a former agent."""
@@ -112,11 +139,13 @@ class HostSide:
             self.check()
 
     def _rules(self) -> str:
-        wanted = [
+        return script(self._networks(), self._forwards())
+
+    def _networks(self) -> list[BridgeNetworks]:
+        return [
             BridgeNetworks(interface=bridge_interface(name), networks=given)
             for name, given in self.leases.networks().items()
         ]
-        return script(wanted, self._forwards())
 
     def _resolved(self, port: Port) -> Port:
         return replace(port, address=self._publish) if port.address is None else port

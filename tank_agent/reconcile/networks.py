@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import structlog
 from msgspec import Struct
 
 from tank_agent.errors import Retry, TankError
@@ -27,6 +28,7 @@ from tank_agent.network.names import (
     wants_host_dns,
     write_files,
 )
+from tank_agent.network.obstacles import Obstacle
 from tank_agent.network.pod_network import NetworkState, PodNetworks
 from tank_agent.reconcile.core.observed import NetworkUse, PendingChange
 from tank_agent.reconcile.name_writer import NameWriter
@@ -36,6 +38,7 @@ from tank_agent.spec.model import Network, Pod, Port
 
 T = TypeVar("T")
 
+_log = structlog.get_logger()
 _HOSTS = Path("/etc/hosts")
 _HOST_NAMESPACE = Path("/proc/self/ns/net")
 # Shorter than for programs that fail: a cable may be plugged in again any time.
@@ -112,6 +115,7 @@ class Networks:
         # Who writes a pod's files: its worker, or the thread of names.
         self._writing = threading.Lock()
         self._pods: dict[str, _PodNetwork] = {}
+        self._obstacles: tuple[Obstacle, ...] = ()
         self._host_dns = _recent(clock, host.dns)
         self._host_hosts = _recent(clock, lambda: _signature(str(_HOSTS)))
 
@@ -269,7 +273,16 @@ class Networks:
         Raises:
             Stalled, Retry: it cannot be done now.
         """
-        return self._host_side.check()
+        wrong = self._host_side.check()
+        found = self._host_side.look_for_obstacles()
+        for obstacle in found:
+            if obstacle not in self._obstacles:
+                _log.warning(obstacle.problem, type=obstacle.remedy)
+        for obstacle in self._obstacles:
+            if obstacle not in found:
+                _log.info("not so any more", was=obstacle.problem)
+        self._obstacles = found
+        return wrong
 
     def close(self) -> None:
         """End the thread of names."""
