@@ -23,8 +23,9 @@ from bench._measure import Table, add_all, alternate, milliseconds
 from tank_agent.linux import mounts
 from tank_agent.runtime.container import conmon
 from tank_agent.runtime.container.crun import Crun
+from tank_agent.runtime.container.launch import Tools
 from tank_agent.runtime.limits import cgroup
-from tank_agent.runtime.run import RunRecord
+from tank_agent.runtime.run import LiveRun, RunRecord
 from tests.support.agent import Agent, wait_for
 
 ROUNDS = int(os.environ.get("TANK_BENCH_ROUNDS", "100"))
@@ -89,8 +90,8 @@ class Bare:
         self._fifo = fifo
         self._home = home
         self._rootfs = agent.rootfs
-        self._cgroups = cgroup.detect(home)
-        self._crun = Crun("/usr/bin/crun", home, self._cgroups)
+        self._tools = Tools.of(home, home)
+        self._cgroups, self._crun = self._tools.cgroups, self._tools.crun
         self._lock = threading.Lock()
         self._count = 0
         self._template = self._capture(agent, fifo)
@@ -144,7 +145,7 @@ class Bare:
     def start(self, bundle: Path, record: RunRecord) -> None:
         """Mount the overlay, create and start."""
         mounts.overlay([self._rootfs], bundle / "upper", bundle / "work", bundle / "rootfs")
-        conmon.create("/usr/bin/conmon", self._crun, bundle, record, bundle / "log")
+        conmon.create(self._tools, LiveRun(record=record, directory=bundle), bundle / "log")
         self._crun.start(record.id)
 
     def remove(self, bundle: Path, record: RunRecord) -> None:

@@ -22,11 +22,12 @@ from bench._measure import Table, milliseconds
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import ContainerStatus, PodStatus
 from tank_agent.journal.store import MemoryStore
-from tank_agent.linux import namespaces, pidfd
+from tank_agent.linux import pidfd
 from tank_agent.linux.clock import Clock
-from tank_agent.linux.libc import call
-from tank_agent.linux.namespaces import CLONE_NEWNS
+from tank_agent.linux.libc import CLONE_NEWNET, CLONE_NEWNS, call
+from tank_agent.network.addresses import Pool
 from tank_agent.network.host_facts import AutoHostFacts
+from tank_agent.network.host_side import HostSide
 from tank_agent.network.pod_network import PodNetworks
 from tank_agent.reconcile.core.hashes import container_hash
 from tank_agent.reconcile.core.restart import Backoff
@@ -73,6 +74,10 @@ class UsedNetworks:
     def pods(self) -> frozenset[str]:
         """Return none beyond those that are desired."""
         return frozenset()
+
+    def check_host(self) -> tuple[str, ...]:
+        """Notice nothing."""
+        return ()
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_: None
@@ -132,7 +137,7 @@ def _sleeper(network: Path, files: Path) -> int:
     pid = os.fork()
     if pid == 0:
         fd = os.open(network, os.O_RDONLY)
-        call("setns", fd, namespaces.CLONE_NEWNET)
+        call("setns", fd, CLONE_NEWNET)
         call("unshare", CLONE_NEWNS)
         # MS_REC | MS_PRIVATE, then MS_BIND for each.
         call("mount", None, b"/", None, 0x44000, None)
@@ -152,8 +157,9 @@ def _running(pods: list[Pod]) -> Iterator[tuple[Containers, Networks]]:
     """Make every pod's namespaces, files and process, and remove them afterwards."""
     home = Path(tempfile.mkdtemp(prefix="tank-resync"))
     host = AutoHostFacts()
-    made = PodNetworks(home, host)
-    networks = Networks(made, host, home, Clock())
+    host_side = HostSide(Pool(), "0.0.0.0", {})
+    made = PodNetworks(home, host, host_side.leases)
+    networks = Networks(made, host_side, host, home, Clock())
     tools = SimpleNamespace(
         cgroups=cgroup.detect(home),
         root_filesystems=RootFilesystems(home),

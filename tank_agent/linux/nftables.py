@@ -18,7 +18,9 @@ from tank_agent.linux import process
 
 # linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h
 NETLINK_NETFILTER = 12
-NFNL_SUBSYS_NFTABLES, NFT_MSG_GETGEN, NFTA_GEN_ID = 10, 16, 1
+NFNL_SUBSYS_NFTABLES, NFT_MSG_GETTABLE, NFT_MSG_GETGEN = 10, 1, 16
+NFTA_TABLE_NAME, NFTA_GEN_ID = 1, 1
+NFPROTO_INET = 1
 NLM_F_REQUEST = 1
 NLMSG_ERROR = 2
 
@@ -35,7 +37,6 @@ class PacketFilter:
     """
 
     def __init__(self) -> None:
-        self._library = _library()
         self._open = ExitStack()
         self._context: int | None = None
         self._netlink: socket.socket | None = None
@@ -52,22 +53,41 @@ class PacketFilter:
             Retry: nftables or the kernel refuses them, with its own words.
             Stalled: this machine has neither libnftables nor nft.
         """
-        return _run_program(commands) if self._library is None else self._run_library(self._library, commands)
+        # Not earlier: a machine without bridges never loads it.
+        library = _library()
+        return _run_program(commands) if library is None else self._run_library(library, commands)
 
     def generation(self) -> int | None:
         """Return the number that any change of rules raises; None if there is no nftables."""
+        answer = self._ask(NFT_MSG_GETGEN, bytes(4))
+        # struct nfgenmsg, then attributes; the first is the number, in network order.
+        if answer is None or struct.unpack_from("=HH", answer, 4) != (8, NFTA_GEN_ID):
+            return None
+        return int.from_bytes(answer[8:12], "big")
+
+    def has_table(self, name: str) -> bool:
+        """Return whether there is a table of the family inet by that name."""
+        named = name.encode() + b"\0"
+        attribute = struct.pack("=HH", 4 + len(named), NFTA_TABLE_NAME) + named + bytes(-len(named) % 4)
+        return self._ask(NFT_MSG_GETTABLE, struct.pack("=BBH", NFPROTO_INET, 0, 0) + attribute) is not None
+
+    def _ask(self, question: int, body: bytes) -> bytes | None:
+        """Return the body of the kernel's answer, None where that is an error."""
         if self._netlink is None:
             kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
-            self._netlink = self._open.enter_context(
-                socket.socket(socket.AF_NETLINK, kind, NETLINK_NETFILTER)
-            )
+            opened = socket.socket(socket.AF_NETLINK, kind, NETLINK_NETFILTER)
+            self._netlink = self._open.enter_context(opened)
             self._netlink.settimeout(_DEADLINE)
+        kind = NFNL_SUBSYS_NFTABLES << 8 | question
         try:
-            return _ask_generation(self._netlink)
+            self._netlink.send(_HEADER.pack(_HEADER.size + len(body), kind, NLM_F_REQUEST, 1, 0) + body)
+            data = self._netlink.recv(4096)
         except OSError:
             # A late answer must not be taken for the next one's.
             self.close()
             raise
+        _, answer, _, _, _ = _HEADER.unpack_from(data)
+        return None if answer == NLMSG_ERROR else data[_HEADER.size :]
 
     def _run_library(self, library: ctypes.CDLL, commands: str) -> str:
         if self._context is None:
@@ -101,21 +121,6 @@ def run(commands: str) -> str:
         return nft.run(commands)
     finally:
         nft.close()
-
-
-def _ask_generation(netlink: socket.socket) -> int | None:
-    kind = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN
-    netlink.send(_HEADER.pack(_HEADER.size + 4, kind, NLM_F_REQUEST, 1, 0) + bytes(4))
-    data = netlink.recv(4096)
-    _, answer, _, _, _ = _HEADER.unpack_from(data)
-    if answer == NLMSG_ERROR:
-        return None
-    # struct nfgenmsg, then attributes; the first is the number, in network order.
-    length, attribute = struct.unpack_from("=HH", data, _HEADER.size + 4)
-    if length != 8 or attribute & 0x3FFF != NFTA_GEN_ID:
-        return None
-    (found,) = struct.unpack_from(">I", data, _HEADER.size + 8)
-    return int(found)
 
 
 @functools.cache

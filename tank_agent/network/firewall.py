@@ -12,10 +12,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 from msgspec import Struct
 
-from tank_agent.errors import Retry
 from tank_agent.linux import fault, nftables
 
-TABLE = "inet tank"
+_NAME = "tank"
+TABLE = f"inet {_NAME}"
+# There is no "delete if it exists" before nft 1.0.8.
+_NO_TABLE = f"table {TABLE} {{}}\ndelete table {TABLE}\n"
 _LOOPBACK4, _LOOPBACK6 = ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_address("::1")
 
 
@@ -51,13 +53,11 @@ def script(bridges: Collection[BridgeNetworks], forwards: Iterable[Forward]) -> 
 
     Without a bridge there is no table.
     """
-    # There is no "delete if it exists" before nft 1.0.8.
-    renewed = f"table {TABLE} {{}}\ndelete table {TABLE}\n"
     if not bridges:
-        return renewed
+        return _NO_TABLE
     maps = _maps(forwards)
     ordered = sorted(bridges, key=lambda bridge: bridge.interface)
-    lines = [f"{renewed}table {TABLE} {{", *(_map(name, maps[name]) for name in _MAPS)]
+    lines = [f"{_NO_TABLE}table {TABLE} {{", *(_map(name, maps[name]) for name in _MAPS)]
     lines += _chain("raw", "filter", "prerouting", "raw", [f'iifname != "lo" ip daddr {_LOOPBACK4} drop'])
     lines += _chain("prerouting", "nat", "prerouting", "dstnat", ["fib daddr type local jump publish"])
     lines += _chain("output", "nat", "output", "-100", ["fib daddr type local jump publish"])
@@ -148,7 +148,7 @@ class Firewall:
         self._generation: int | None = None
 
     def write(self) -> bool:
-        """Make the table as it should be, and return whether that changed it.
+        """Make the table as it should be, and return whether somebody else had changed it.
 
         Raises:
             Retry, Stalled: as `PacketFilter.run`; the table is then as it was.
@@ -156,15 +156,16 @@ class Firewall:
         with self._lock:
             # Not before: an older one would then be written after a newer one.
             wanted = self._script()
-            if self._nft is None:
-                self._nft = nftables.PacketFilter()
-            if wanted == self._wanted and not self._differs(self._nft):
+            nft = self._nft = self._nft or nftables.PacketFilter()
+            was_right = wanted == self._wanted
+            if was_right and not self._differs(nft):
                 return False
-            self._nft.run(wanted)
-            fault.point("network:rules-written")
-            self._wanted, self._listed = wanted, _listing(self._nft)
-            self._generation = self._nft.generation()
-        return True
+            if wanted != _NO_TABLE or nft.has_table(_NAME):
+                nft.run(wanted)
+                fault.point("network:rules-written")
+            self._wanted, self._listed = wanted, _listing(nft)
+            self._generation = nft.generation()
+        return was_right
 
     def _differs(self, nft: nftables.PacketFilter) -> bool:
         """Return whether somebody changed the table since it was written; quick if no rule changed."""
@@ -179,10 +180,4 @@ class Firewall:
 
 def _listing(nft: nftables.PacketFilter) -> str | None:
     """Return the table as the kernel has it; None if there is none."""
-    try:
-        return nft.run(f"list table {TABLE}")
-    except Retry:
-        # Only then, since it takes as long again.
-        if f"table {TABLE}\n" in nft.run("list tables"):
-            raise
-        return None
+    return nft.run(f"list table {TABLE}") if nft.has_table(_NAME) else None
