@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from tank_agent.api.types import PlanReport
 from tank_agent.cli.arguments import add_output, client_of
-from tank_agent.cli.files import pod_files, read_tree, what_is_odd
 from tank_agent.cli.output import GREEN, RED, YELLOW, colored, say, show
 from tank_agent.errors import AgentUnreachable, InvalidSpec, TankError
 from tank_agent.spec.printable import escape
@@ -86,6 +85,7 @@ def _ask(arguments: argparse.Namespace) -> PlanReport:
 
 
 def _plan_alone(arguments: argparse.Namespace) -> PlanReport:
+    from tank_agent.cli.files import read_tree
     from tank_agent.control.offline import plan_trees
     from tank_agent.spec.model import Host
 
@@ -104,6 +104,7 @@ def _plan_of(client: Client, path: Path) -> PlanReport:
         InvalidSpec: one is not UTF-8.
     """
     from tank_agent.api.wire import decode_text
+    from tank_agent.cli.files import pod_files, what_is_odd
     from tank_agent.client.client import read_pod_file
 
     pods_dir = Path(client.info().pods_dir)
