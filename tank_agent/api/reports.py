@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 
 class ClientAnswer(Struct, frozen=True, kw_only=True):
@@ -59,6 +59,23 @@ class ContainerReport(ClientAnswer, frozen=True, kw_only=True):
     usage: UsageReport | None = None
 
 
+class PortReport(ClientAnswer, frozen=True, kw_only=True):
+    """Ports of the machine that lead to a pod: `count` of them, from `host` on to those from `pod` on."""
+
+    address: str
+    host: int
+    pod: int
+    protocol: Literal["tcp", "udp"]
+    count: int
+
+    def __str__(self) -> str:
+        """Return it for people: "127.0.0.1:8080→80/tcp"."""
+        address = f"[{self.address}]" if ":" in self.address else self.address
+        last = self.count - 1
+        host, pod = (f"{first}-{first + last}" if last else str(first) for first in (self.host, self.pod))
+        return f"{address}:{host}→{pod}/{self.protocol}"
+
+
 class PodGitReport(ClientAnswer, frozen=True, kw_only=True):
     """A pod of a git repository; `state` is in-sync, behind, held, error, pinned or suspended."""
 
@@ -94,6 +111,8 @@ class PodReport(ClientAnswer, frozen=True, kw_only=True):
     hold: HoldReport | None = None
     next_retry: str | None = None
     addresses: tuple[str, ...] = ()
+    bridges: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    ports: tuple[PortReport, ...] = ()
     warnings: tuple[str, ...] = ()
     usage: UsageReport | None = None
     containers: tuple[ContainerReport, ...] = ()

@@ -16,7 +16,7 @@ from typing import Any, Generic, Literal, ParamSpec, TypeVar
 from msgspec import Struct, convert
 
 from tank_agent.api.frames import PROTOCOL
-from tank_agent.api.reports import ClientAnswer, PodReport, SourcesReport
+from tank_agent.api.reports import ClientAnswer, PodReport, PortReport, SourcesReport
 from tank_agent.errors import Problem
 from tank_agent.spec.model import Pod
 
@@ -63,7 +63,8 @@ class ListedPod(ClientAnswer, frozen=True, kw_only=True):
 
     `generation` counts its changes from 1; `revision` is the source's name for it; `changed_at` is Unix time.
     `file` is the file to edit (empty for the API), `error` the mistakes of a newer text there. `author` and
-    `subject` are of the commit that `revision` names, for pods of git.
+    `subject` are of the commit that `revision` names, for pods of git. `ports` are those of its file, each
+    with the address where it is published.
     """
 
     name: str
@@ -78,6 +79,7 @@ class ListedPod(ClientAnswer, frozen=True, kw_only=True):
     author: str = ""
     subject: str = ""
     hold: ListedHold | None = None
+    ports: tuple[PortReport, ...] = ()
 
 
 class ListedRevision(ClientAnswer, frozen=True, kw_only=True):
@@ -118,13 +120,15 @@ class AppliedPod(ClientAnswer, frozen=True, kw_only=True):
 class PlannedPod(ClientAnswer, frozen=True, kw_only=True):
     """One pod of a plan; `change` is "create", "update", "remove" or "none".
 
-    `actions` are sentences in the order of work, `diff` lines "key: old → new (effect)".
+    `actions` are sentences in the order of work, `diff` lines "key: old → new (effect)". `notes` are
+    sentences on what it takes of the machine, and on what it will have to wait for.
     """
 
     name: str
     change: str
     actions: tuple[str, ...] = ()
     diff: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class PlanReport(ClientAnswer, frozen=True, kw_only=True):

@@ -102,6 +102,11 @@ def cannot_write(error: OSError) -> TankError:
     return TankError(f"cannot write: {error.strerror or error}")
 
 
+def ports_text(ports: Iterable[object]) -> str:
+    """Write ports of the machine in one line: "127.0.0.1:8080→80/tcp, 0.0.0.0:53→53/udp"."""
+    return ", ".join(map(str, ports)) or "-"
+
+
 def megabytes(size: float) -> str:
     """Write an amount of data for people: "57.3 MB", with units of 1000 as disks and networks have them."""
     for unit, factor in (("GB", 10**9), ("MB", 10**6)):

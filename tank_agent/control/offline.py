@@ -10,6 +10,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from tank_agent.api.types import PlannedPod, PlanReport
+from tank_agent.control.published import waits_for_ports, what_it_takes
 from tank_agent.errors import Problem, Stalled
 from tank_agent.journal import ownership
 from tank_agent.journal.ownership import Known
@@ -37,10 +38,16 @@ def plan_trees(path: Path, files: Files, against: Files | None, host: Host | Non
     known = Known(desired=before, generations={name: pod.generation for name, pod in before.items()})
     merged = ownership.merge(known, snapshot, 0.0)
     planned = [PlannedPod(name=name, change="remove") for name in merged.removed]
+    changed = {pod.name: pod for pod in merged.changed}
+    after = {name: pod for name, pod in {**before, **changed}.items() if name not in merged.removed}
+    ports = {name: pod.pod.ports for name, pod in after.items()}
+    waits = waits_for_ports(ports, {name: pod.pod.ports for name, pod in before.items()})
     for pod in merged.changed:
         old = before.get(pod.name)
         diff = () if old is None else tuple(map(str, changes(old.pod, pod.pod)))
-        planned.append(PlannedPod(name=pod.name, change="create" if old is None else "update", diff=diff))
+        takes = what_it_takes(pod.pod, pod.pod.ports) if old is None else ()
+        change, notes = "create" if old is None else "update", (*takes, *waits.get(pod.name, ()))
+        planned.append(PlannedPod(name=pod.name, change=change, diff=diff, notes=notes))
     planned.sort(key=lambda pod: pod.name)
     # Without a host, nobody can say which of several pods of one name is meant.
     own = set(snapshot.problems)

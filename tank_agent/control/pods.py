@@ -9,9 +9,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from tank_agent import __version__
 from tank_agent.api import reports, types
 from tank_agent.control.images import Images
+from tank_agent.control.published import port_report, waits_for_ports, what_it_takes
 from tank_agent.control.sessions import Sessions
 from tank_agent.control.sources import SYNC_DEADLINE, Sources
 from tank_agent.errors import InvalidSpec, PodNotFound, Problem, VolumeInUse
@@ -26,6 +29,7 @@ from tank_agent.runtime.limits.limits import Usage
 from tank_agent.settings.settings import Settings
 from tank_agent.source.directory import snapshot_of_texts
 from tank_agent.source.kinds import BY_NAME
+from tank_agent.spec.model import Port
 from tank_agent.spec.parse import parse_pod_file
 
 
@@ -50,14 +54,14 @@ class Service:
 
     def list_pods(self) -> Sequence[types.ListedPod]:
         """Return the desired pods in the order of their names."""
-        return [types.shown(pod, types.ListedPod) for _, pod in sorted(self.journal.desired().items())]
+        return [self._listed(pod) for _, pod in sorted(self.journal.desired().items())]
 
     def get(self, name: str) -> types.ListedPod:
         """Return one desired pod, or raise PodNotFound."""
         found = self.journal.get(name)
         if found is None:
             raise PodNotFound(f"there is no pod {name}", hint="`tank list` shows all")
-        return types.shown(found, types.ListedPod)
+        return self._listed(found)
 
     def apply(self, text: str, file: str) -> Sequence[types.AppliedPod]:
         """Check a pod file's text and store its pods."""
@@ -135,7 +139,13 @@ class Service:
             state = self.journal.preview(snapshot).state
             after, problems = state.desired, state.all_problems()
         names = sorted({*before, *after, *self.reconciler.known_pods()})
-        pods = tuple(self._planned(name, before.get(name), after.get(name)) for name in names)
+        networks = self.machine.networks
+        ports = {name: networks.wanted_ports(found.pod) for name, found in after.items()}
+        waits = waits_for_ports(ports, {name: networks.ports(name) for name in names})
+        pods = tuple(
+            self._planned(name, before.get(name), after.get(name), ports.get(name, ()), waits.get(name, ()))
+            for name in names
+        )
         return types.PlanReport(pods=pods, problems=tuple(str(problem) for problem in problems))
 
     def sync(
@@ -202,6 +212,8 @@ class Service:
             hold=hold,
             next_retry=rfc3339(view.next_retry),
             addresses=tuple(self.machine.networks.addresses(name)),
+            bridges=self.machine.networks.leases(name),
+            ports=tuple(map(port_report, self.machine.networks.ports(name))),
             warnings=self.machine.networks.warnings(name),
             usage=_usage(usage.values()),
             containers=tuple(_container(container, desired, usage) for container in view.containers),
@@ -226,7 +238,18 @@ class Service:
             for name, problems in by_name.items()
         }
 
-    def _planned(self, name: str, before: DesiredPod | None, after: DesiredPod | None) -> types.PlannedPod:
+    def _listed(self, pod: DesiredPod) -> types.ListedPod:
+        ports = map(port_report, self.machine.networks.wanted_ports(pod.pod))
+        return replace(types.shown(pod, types.ListedPod), ports=tuple(ports))
+
+    def _planned(
+        self,
+        name: str,
+        before: DesiredPod | None,
+        after: DesiredPod | None,
+        ports: Sequence[Port],
+        waits: Sequence[str],
+    ) -> types.PlannedPod:
         steps = simulate(self.reconciler.situation(name, after))
         if after is None:
             change = "remove" if steps or before is not None else "none"
@@ -235,11 +258,13 @@ class Service:
         else:
             change = "update" if steps or before.hash != after.hash else "none"
         diff = changes(before.pod, after.pod) if before is not None and after is not None else ()
+        takes = what_it_takes(after.pod, ports) if after is not None and change == "create" else ()
         return types.PlannedPod(
             name=name,
             change=change,
             actions=tuple(step.describe() for step in steps),
             diff=tuple(str(line) for line in diff),
+            notes=(*takes, *waits),
         )
 
 

@@ -67,7 +67,7 @@ class HostSide:
             Retry: a port is taken.
             Stalled: a port of IPv6, and the pod has no such address.
         """
-        ports = tuple(self._resolved(port) for port in pod.ports)
+        ports = self.wanted_ports(pod)
         leases = self.leases.of(pod.name)
         for port in ports:
             _check_family(port, leases)
@@ -84,7 +84,11 @@ class HostSide:
 
     def ports(self, pod: str) -> tuple[Port, ...]:
         """Return the ports that a pod has on this machine now."""
-        return self._claims.of().get(pod, ())
+        return self._claims.get(pod)
+
+    def wanted_ports(self, pod: Pod) -> tuple[Port, ...]:
+        """Return the ports of a pod's file, each with the address where it is published."""
+        return tuple(self._resolved(port) for port in pod.ports)
 
     def warnings(self, pod: str) -> tuple[str, ...]:
         """Return what of this machine keeps packets from a pod, each with the line to type."""
@@ -109,7 +113,7 @@ class HostSide:
     def adopt(self, pods: Collection[Pod]) -> None:
         """Take over the ports of pods that ran under a former agent."""
         for pod in pods:
-            self._claims.adopt(pod.name, tuple(self._resolved(port) for port in pod.ports))
+            self._claims.adopt(pod.name, self.wanted_ports(pod))
 
     def check(self) -> tuple[str, ...]:
         """Make right what somebody changed of the bridges and the rules; return what was wrong."""

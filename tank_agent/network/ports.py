@@ -37,6 +37,11 @@ class Claims:
         with self._lock:
             return dict(self._pods)
 
+    def get(self, pod: str) -> tuple[Port, ...]:
+        """Return the ports of a pod."""
+        with self._lock:
+            return self._pods.get(pod, ())
+
     def take(self, pod: str, ports: tuple[Port, ...]) -> None:
         """Claim ports for a pod in place of those it had.
 

@@ -263,6 +263,14 @@ class Networks:
         """Return the ports of this machine that lead to a pod now."""
         return self._host_side.ports(pod)
 
+    def wanted_ports(self, pod: Pod) -> tuple[Port, ...]:
+        """Return the ports of a pod's file, each with the address where it is published."""
+        return self._host_side.wanted_ports(pod)
+
+    def leases(self, pod: str) -> dict[str, tuple[str, ...]]:
+        """Return a pod's addresses by bridge."""
+        return self._host_side.leases.of(pod)
+
     def warnings(self, pod: str) -> tuple[str, ...]:
         """Return what of this machine keeps packets from a pod in bridges, each with the line to type."""
         return self._host_side.warnings(pod)

@@ -311,7 +311,12 @@ CHANGES = PlanReport(
         PlannedPod(name="db", change="update", actions=("restart db/app",), diff=("image: a → b (restart)",)),
         PlannedPod(name="old", change="remove", actions=("stop old",)),
         PlannedPod(name="same", change="none"),
-        PlannedPod(name="web", change="create", actions=("pull", "start web/app")),
+        PlannedPod(
+            name="web",
+            change="create",
+            actions=("pull", "start web/app"),
+            notes=("publishes 0.0.0.0:8080→80/tcp",),
+        ),
     )
 )
 

@@ -131,7 +131,7 @@ def _print(report: PlanReport) -> None:
     for pod in changed:
         sign, color = _SIGNS.get(pod.change, ("?", "0"))
         print(colored(escape(f"{sign} {pod.name}: {pod.change}"), color))
-        say(*(f"    {line}" for line in pod.diff))
+        say(*(f"    {line}" for line in (*pod.diff, *pod.notes)))
         say(*(f"  {number}. {action}" for number, action in enumerate(pod.actions, 1)))
     counts = [f"{sum(pod.change == change for pod in changed)} to {change}" for change in _SIGNS]
     print(", ".join(counts) if changed else "nothing to do")

@@ -14,6 +14,7 @@ from tank_agent.cli.output import (
     ago,
     colored,
     colored_phase,
+    ports_text,
     print_table,
     say,
     share,
@@ -45,8 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def print_all(pods: Sequence[PodReport], sources: SourcesReport) -> None:
     """Print a table of pods, and below it their troubles and those of sources."""
-    # The column is left out where there is neither a repository nor a hold.
+    # Columns are left out where there is neither a repository nor a hold, and where no pod has ports.
     followed = any(pod.git or pod.hold for pod in pods)
+    published = any(pod.ports for pod in pods)
     rows = [
         (
             pod.name,
@@ -57,11 +59,13 @@ def print_all(pods: Sequence[PodReport], sources: SourcesReport) -> None:
             sum(container.restarts for container in pod.containers),
             pod.owner or "-",
             (pod.revision or "-")[:12],
+            *((ports_text(pod.ports),) if published else ()),
         )
         for pod in pods
     ]
     git = ("GIT",) if followed else ()
-    print_table(("NAME", "PHASE", *git, "CONTAINERS", "PIDS", "RESTARTS", "OWNER", "REVISION"), rows)
+    ports = ("PORTS",) if published else ()
+    print_table(("NAME", "PHASE", *git, "CONTAINERS", "PIDS", "RESTARTS", "OWNER", "REVISION", *ports), rows)
     of_directories = [directory.error for directory in sources.directories]
     troubles = {pod.name: lines for pod in pods if (lines := _troubles(pod, of_directories))}
     if troubles:
@@ -107,7 +111,8 @@ def _print_one(pod: PodReport) -> None:
         ("owner", pod.owner or "-"),
         ("revision", pod.revision or "-"),
         ("generation", str(pod.generation)),
-        ("addresses", ", ".join(pod.addresses) or "-"),
+        ("addresses", ", ".join(_addresses(pod)) or "-"),
+        *(("" if number else "ports", str(port)) for number, port in enumerate(pod.ports)),
     ]
     git = pod.git
     if git:
@@ -128,6 +133,12 @@ def _print_one(pod: PodReport) -> None:
         for one in pod.containers
     )
     print_table(("CONTAINER", "PHASE", "PID", "RESTARTS", "IMAGE", "LAST EXIT"), rows)
+
+
+def _addresses(pod: PodReport) -> list[str]:
+    """Return a pod's addresses, each with the name of its bridge if it is in one."""
+    bridges = {address: bridge for bridge, addresses in pod.bridges.items() for address in addresses}
+    return [f"{address} ({bridges[address]})" if address in bridges else address for address in pod.addresses]
 
 
 def _troubles(pod: PodReport, of_directories: Container[str | None]) -> list[str]:

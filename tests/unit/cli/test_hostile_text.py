@@ -75,7 +75,8 @@ def evil_service() -> FakeService:
     service.sources.git = msgspec.convert(git_report, GitReport)
     service.sources.directory_error = EVIL
     service.report = PlanReport(
-        pods=(PlannedPod(name=EVIL, change=EVIL, actions=(EVIL,), diff=(EVIL,)),), problems=(EVIL,)
+        pods=(PlannedPod(name=EVIL, change=EVIL, actions=(EVIL,), diff=(EVIL,), notes=(EVIL,)),),
+        problems=(EVIL,),
     )
     service.images.known = msgspec.structs.replace(
         service.images.known, reference=EVIL, digest=EVIL, pods=(EVIL,)

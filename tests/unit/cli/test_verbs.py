@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tank_agent.api.reports import GitReport
+from tank_agent.api.reports import GitReport, PortReport
 from tank_agent.cli.parser import verbs
 from tests.support.fake_service import CHANGES, PRINTING, FakeService, serving, until
 
@@ -142,6 +142,33 @@ def test_a_warning_about_the_machine_is_printed_once_for_all_its_pods(
     assert (code, stderr) == (0, "")
     assert "warning for db, web: ufw drops it; type: x" in stdout.splitlines()
     assert stdout.count("ufw") == 1
+
+
+PORT = {"address": "127.0.0.1", "host": 8080, "pod": 80, "protocol": "tcp", "count": 1}
+
+
+def test_ports_are_shown_as_they_are_published(tank: Tank, service: FakeService) -> None:
+    service.add("db")
+    ports = [PORT, {**PORT, "address": "::1", "protocol": "udp", "count": 3}]
+    service.add(
+        "web", ports=ports, addresses=["10.89.0.2/24", "10.0.0.5/24"], bridges={"front": ["10.89.0.2/24"]}
+    )
+    assert [row[7:] for row in rows(tank("status")[1])] == [
+        ["PORTS"],
+        ["-"],
+        ["127.0.0.1:8080→80/tcp,", "[::1]:8080-8082→80-82/udp"],
+    ]
+    stdout = tank("status", "web")[1].splitlines()
+    assert "addresses   10.89.0.2/24 (front), 10.0.0.5/24" in stdout
+    assert (
+        stdout[stdout.index("ports       127.0.0.1:8080→80/tcp") + 1]
+        == " " * 12 + "[::1]:8080-8082→80-82/udp"
+    )
+    assert tank.json("status", "web")["ports"] == ports
+    assert tank.json("status", "web")["bridges"] == {"front": ["10.89.0.2/24"]}
+    service.pods["web"] = msgspec.structs.replace(service.pods["web"], ports=(PortReport(**PORT),))
+    assert [row[-1] for row in rows(tank("list")[1])] == ["PORTS", "-", "127.0.0.1:8080→80/tcp"]
+    assert tank.json("list")[1]["ports"] == [PORT]
 
 
 def test_status_of_one(tank: Tank, service: FakeService) -> None:
@@ -308,6 +335,7 @@ def test_plan(tank: Tank, service: FakeService) -> None:
         "- old: remove",
         "  1. stop old",
         "+ web: create",
+        "    publishes 0.0.0.0:8080→80/tcp",
         "  1. pull",
         "  2. start web/app",
         "1 to create, 1 to update, 1 to remove",
