@@ -26,7 +26,8 @@ def world_of(pods: int, *, running: bool = True) -> World:
 def service_of(world: World) -> Service:
     sources = SimpleNamespace(pod_report=lambda _: (None, None), directory_problems=lambda: ())
     world.usage = lambda _: {}  # type: ignore[attr-defined]
-    world.addresses = lambda _: ()  # type: ignore[attr-defined]
+    world.addresses = world.ports = world.wanted_ports = lambda _: ()  # type: ignore[attr-defined]
+    world.leases = lambda _: {}  # type: ignore[attr-defined]
     machine = Machine(
         journal=world.journal,
         containers=cast(Any, world),
