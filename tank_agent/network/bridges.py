@@ -84,7 +84,12 @@ def _make(name: str, link: Link | None) -> bool:
         )
     if link is not None and link.up:
         return False
-    with explained(f"cannot make the bridge {name}"), route_socket() as route:
+    no_kernel = Stalled(
+        "this kernel has no bridges",
+        hint="`modprobe bridge`, or a kernel with CONFIG_BRIDGE, such as Debian's",
+    )
+    known = {errno.EOPNOTSUPP: no_kernel}
+    with explained(f"cannot make the bridge {name}", known=known), route_socket() as route:
         if link is None:
             # An address of its own: else it would have that of one of its ports, and another when that goes.
             mac = stable_mac("", name).hex(":")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from msgspec.structs import replace
 
 from tank_agent.errors import Stalled
+from tank_agent.linux import nftables
 from tank_agent.network import bridges
 from tank_agent.network.addresses import Lease, Leases, Pool, gateway
 from tank_agent.network.firewall import BridgeNetworks, Firewall, Forward, script
@@ -65,8 +66,10 @@ class HostSide:
 
         Raises:
             Retry: a port is taken.
-            Stalled: a port of IPv6, and the pod has no such address.
+            Stalled: a port of IPv6, and the pod has no such address; or no nftables. Without it a pod has
+                no way out, and whoever is on the LAN a way in, so one without ports is not started either.
         """
+        nftables.require()
         ports = self.wanted_ports(pod)
         leases = self.leases.of(pod.name)
         for port in ports:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -259,3 +261,49 @@ def test_no_rules_are_changed(agent: LanAgent, at: Shell) -> None:
     start(agent)
     wait_for(lambda: warnings(agent), "it is found")
     assert of_others() == before
+
+
+LIBRARY = "/usr/lib/*/libnftables.so.1"
+PROGRAM = "/usr/sbin/nft"
+
+
+def hide(agent: LanAgent, *files: str) -> None:
+    """Have the agent find nothing in some files of this machine."""
+    mounts = f'for file in {" ".join(files)}; do mount --bind /dev/null "$file"; done'
+    agent.through = ["unshare", "--mount", "sh", "-ec", f'{mounts}; exec "$@"', "sh"]
+
+
+def test_the_program_where_python_finds_no_library(agent: LanAgent, tmp_path: Path) -> None:
+    # The program is one that has a library of its own.
+    own, program = tmp_path / "libnftables", tmp_path / "nft"
+    shutil.copy(next(Path("/usr/lib").glob("*/libnftables.so.1")), own)
+    shutil.copy(PROGRAM, tmp_path / "real-nft")
+    program.write_text(f'#!/bin/sh\nLD_PRELOAD={own} exec {tmp_path}/real-nft "$@"\n')
+    program.chmod(0o755)
+    hide(agent, LIBRARY)
+    agent.through[3:5] = ["-ec", f"mount --bind {program} {PROGRAM}; {agent.through[4]}"]
+    agent.start()
+    agent.write("web", web(agent, 'ports = ["8080:80"]\n'))
+    agent.wait_phase("web", "running")
+    wait_for(lambda: reaches(agent.lan, "10.0.0.2", 8080), "it answers")
+    agent.host(lambda: subprocess.run(["nft", "flush", "ruleset"], check=True))
+    wait_for(lambda: reaches(agent.lan, "10.0.0.2", 8080), "it is back")
+
+
+def test_neither_library_nor_program(agent: LanAgent) -> None:
+    hide(agent, LIBRARY, PROGRAM)
+    agent.start()
+    agent.write("web", web(agent, 'ports = ["8080:80"]\n'))
+    agent.write("quiet", web(agent, 'network = "bridge"\n'))
+    agent.write("alone", web(agent))
+    agent.wait_phase("alone", "running")
+    for name in ("web", "quiet"):
+        error = wait_for(lambda name=name: (agent.status(name) or {}).get("error"), "it is said")
+        assert "pods in bridges and ports need nftables, which is not installed" in error
+        assert "apt install nftables" in error
+        assert len(error.splitlines()) <= 2
+    assert agent.host.links() == {"lo", "eth0", "eth1"}, "nothing is made of what would not be safe"
+    assert "made right" not in agent.log.read_text()
+    for name in ("web", "quiet"):
+        (agent.pods / f"{name}.toml").unlink()
+        agent.wait_gone(name)
