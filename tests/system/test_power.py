@@ -178,8 +178,8 @@ def _nft(machine: Installed, command: str) -> str:
 @pytest.mark.parametrize("cut", range(_CUTS))
 def test_a_power_cut_during_churn(machine: Installed, cut: int) -> None:
     chance = random.Random(_SEED + cut)
-    machine.pod("steady")
-    machine.wait_phase("steady")
+    machine.pod("steady", head='ports = ["8080:80"]')
+    addresses = machine.wait_phase("steady")["addresses"]
     machine.sh(_CHURN)
     acknowledged = _apply_until_the_cut(machine, chance.uniform(1.0, 15.0))
     machine.vm.start()
@@ -203,6 +203,7 @@ def test_a_power_cut_during_churn(machine: Installed, cut: int) -> None:
         return set(pods) == wanted and all("toml:" in (pods[name]["error"] or "") for name in broken)
 
     machine.wait(f"{what}: all of {wanted} run", converged, 180)
+    assert machine.statuses()["steady"]["addresses"] == addresses, what
     running = {name for name, pod in machine.statuses().items() if pod["phase"] == "running"}
     assert int(machine.sh("pgrep -cx conmon")) == len(running), what
     for name in sorted(running - {"counter", "steady"}):
