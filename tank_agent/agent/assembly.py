@@ -30,6 +30,7 @@ from tank_agent.network.addresses import Pool
 from tank_agent.network.host_facts import HostFacts, make_host_facts
 from tank_agent.network.host_side import HostSide
 from tank_agent.network.pod_network import PodNetworks
+from tank_agent.network.shim import HostAccess
 from tank_agent.reconcile.core.restart import Backoff
 from tank_agent.reconcile.networks import Networks
 from tank_agent.reconcile.pulls import Pulls
@@ -165,7 +166,8 @@ def take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = N
     host = make_host_facts(settings.host.adapter, settings.host.uplink, settings.host.dns)
     host_side = make_host_side(settings.network, journal, host)
     pod_networks = PodNetworks(settings.run_dir, host, host_side.leases)
-    networks = Networks(pod_networks, host_side, host, settings.run_dir, clock)
+    access = HostAccess(settings.run_dir / "netns", host, enabled=settings.network.host_access)
+    networks = Networks(pod_networks, host_side, host, settings.run_dir, clock, access=access)
     stack.callback(networks.close)
     paces = settings.reconcile
     backoff = Backoff(base=paces.backoff_base, cap=paces.backoff_cap, stable_after=paces.stable_after)

@@ -9,5 +9,6 @@ Read from the top:
     rtnetlink.py     reads links, addresses and routes; small, since every resync reads every pod
     host_facts.py    finds the host's uplink and DNS
     names.py         writes /etc/hosts, /etc/hostname and /etc/resolv.conf
+    shim.py          lets this machine and its pods on the LAN reach each other: HostAccess
     neighbours.py    knows which pods reach each other, for their names
 """

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import structlog
 from msgspec import Struct
@@ -30,21 +29,19 @@ from tank_agent.network.names import (
 )
 from tank_agent.network.obstacles import Obstacle
 from tank_agent.network.pod_network import NetworkState, PodNetworks
+from tank_agent.network.shim import HostAccess
+from tank_agent.reconcile.cheap_looks import recent, signature
 from tank_agent.reconcile.core.observed import NetworkUse, PendingChange
 from tank_agent.reconcile.name_writer import NameWriter
 from tank_agent.retry import Failure, Pace, spread
 from tank_agent.runtime.mounts.rootfs import FILES
 from tank_agent.spec.model import Network, Pod, Port
 
-T = TypeVar("T")
-
 _log = structlog.get_logger()
 _HOSTS = Path("/etc/hosts")
 _HOST_NAMESPACE = Path("/proc/self/ns/net")
 # Shorter than for programs that fail: a cable may be plugged in again any time.
 PACE = Pace(base=1.0, cap=30.0)
-# Shorter than the time between two resyncs, longer than one takes.
-_HOST_FRESH = 1.0
 
 
 class _ConvergeFailure(Failure, frozen=True, kw_only=True):
@@ -100,13 +97,22 @@ class Networks:
         host: the host's DNS.
         run_dir: has the pods' files in `pods`.
         clock: for the back-off of changes that failed.
+        access: the machine's way to its pods on the LAN.
     """
 
     def __init__(
-        self, pod_networks: PodNetworks, host_side: HostSide, host: HostFacts, run_dir: Path, clock: Clock
+        self,
+        pod_networks: PodNetworks,
+        host_side: HostSide,
+        host: HostFacts,
+        run_dir: Path,
+        clock: Clock,
+        *,
+        access: HostAccess,
     ) -> None:
         self._pod_networks = pod_networks
         self._host_side = host_side
+        self._access = access
         self._clock = clock
         self._files = run_dir / "pods"
         self._files.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -116,8 +122,8 @@ class Networks:
         self._writing = threading.Lock()
         self._pods: dict[str, _PodNetwork] = {}
         self._obstacles: tuple[Obstacle, ...] = ()
-        self._host_dns = _recent(clock, host.dns)
-        self._host_hosts = _recent(clock, lambda: _signature(str(_HOSTS)))
+        self._host_dns = recent(clock, host.dns)
+        self._host_hosts = recent(clock, lambda: signature(str(_HOSTS)))
 
     def adopt(self, processes: Mapping[str, Collection[int]], pods: Mapping[str, Pod]) -> None:
         """Take over the networks of pods that have runs, by their main `processes`, and remove all others.
@@ -134,6 +140,7 @@ class Networks:
                 state = self._pod_networks.observe(pod)
             with self._lock:
                 self._pods[pod] = _PodNetwork(state=state, has_files=True, pod=pods.get(pod))
+            self._access.note(pod, pods[pod].network if pod in pods else None)
         for directory in self._files.iterdir():
             if directory.name not in processes:
                 with left_for_later(str(directory)):
@@ -246,11 +253,28 @@ class Networks:
         state = self._pod_networks.ensure(pod.name, pod.network)
         if bridged:
             self._host_side.publish()
+        self._access.note(pod.name, pod.network)
+        self._reach(pod.name)
         return state
 
     def _remove(self, pod: str) -> None:
         self._host_side.close(pod)
         self._pod_networks.remove(pod)
+        self._access.note(pod, None)
+        self._reach(pod)
+
+    def _reach(self, pod: str | None = None) -> tuple[str, ...]:
+        """Keep the machine's way to its pods on the LAN right; return what was not. No pod waits for it."""
+        try:
+            return self._access.ensure(pod)
+        except TankError as error:
+            _log.warning("this machine does not reach all of its pods on the LAN", error=str(error))
+            return ()
+
+    def set_host_access(self, *, enabled: bool) -> None:
+        """Let this machine and its pods on the LAN reach each other, or not."""
+        self._access.enabled = enabled
+        self._reach()
 
     def lease(self, pod: Pod) -> dict[str, tuple[str, ...]]:
         """Return a pod's addresses in each of its bridges, which `make` and `converge` use; or Stalled."""
@@ -281,7 +305,7 @@ class Networks:
         Raises:
             Stalled, Retry: it cannot be done now.
         """
-        wrong = self._host_side.check()
+        wrong = (*self._reach(), *self._host_side.check())
         found = self._host_side.look_for_obstacles()
         for obstacle in found:
             if obstacle not in self._obstacles:
@@ -379,12 +403,12 @@ class Networks:
     def _files_difference(self, pod: Pod, known: _PodNetwork) -> str | None:
         """Compare the pod's files with the wanted ones, but only if either changed since the last look."""
         directory = f"{self._files}/{pod.name}"
-        files = tuple([_signature(f"{directory}/{name}") for name in FILES])
+        files = tuple([signature(f"{directory}/{name}") for name in FILES])
         names = (self._host_hosts(), self._host_side.names.version)
         seen = (files, self._state(pod.name), pod, self._dns(pod), names)
         if known.seen == seen:
             return None
-        inodes = tuple(signature and signature[:2] for signature in files)
+        inodes = tuple(each and each[:2] for each in files)
         known.replaced = known.replaced or known.inodes not in (None, inodes)
         known.inodes = inodes
         differing = files_differ(self._files / pod.name, self._wanted_files(pod))
@@ -442,33 +466,9 @@ class Networks:
         return False
 
 
-def _recent(clock: Clock, read: Callable[[], T]) -> Callable[[], T]:
-    """Return a function that reads a fact of the host at most once a second: a resync asks for each pod."""
-    last: tuple[float, T] | None = None
-
-    def recent() -> T:
-        nonlocal last
-        now, known = clock.monotonic(), last
-        if known is None or not known[0] <= now < known[0] + _HOST_FRESH:
-            known = last = (now, read())
-        return known[1]
-
-    return recent
-
-
 def _namespace_of(pid: int) -> int | None:
     """Return the inode number that names a process's network namespace; None if there is no such process."""
     try:
         return Path(f"/proc/{pid}/ns/net").stat().st_ino
     except (FileNotFoundError, ProcessLookupError):
         return None
-
-
-def _signature(path: str) -> tuple[int, ...] | None:
-    """Return inode, device, size and ctime of a file, which show any change; None if there is no file."""
-    try:
-        # No Path: a thousand pods have three files each.
-        status = os.stat(path, follow_symlinks=False)  # noqa: PTH116
-    except FileNotFoundError:
-        return None
-    return status.st_ino, status.st_dev, status.st_size, status.st_ctime_ns

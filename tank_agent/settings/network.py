@@ -68,5 +68,8 @@ class BridgeSettings(Struct, frozen=True, kw_only=True):
 class AgentNetworkSettings(Struct, frozen=True, kw_only=True):
     """The bridges of this machine, and its way to its own pods on the LAN."""
 
-    bridge: Annotated[BridgeSettings, declare("Bridges and published ports.")] = BridgeSettings()
+    host_access: Annotated[bool, declare(
+        "The machine and its pods with an address on the LAN reach each other, by an interface `tank2`.",
+        True)] = False
+    bridge: Annotated[BridgeSettings, declare("Bridges and published ports.", live=False)] = BridgeSettings()
 # fmt: on

@@ -135,7 +135,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     logs: Annotated[LogsSettings, declare(
         "How much of what containers print is kept.", live=True)] = LogsSettings()
     network: Annotated[AgentNetworkSettings, declare(
-        "The bridges of this machine, and what they publish.")] = AgentNetworkSettings()
+        "The bridges of this machine, what they publish, and its way to its own pods.", live=True
+        )] = AgentNetworkSettings()
     image: Annotated[ImageSettings, declare("How images are fetched and unpacked.")] = ImageSettings()
     registry: Annotated[dict[str, RegistrySettings], declare(
         "Registries by host, where they differ from others.", {"old.lan:5000": {"insecure": True}},

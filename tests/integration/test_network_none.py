@@ -21,6 +21,7 @@ from tank_agent.network.addresses import Leases, Pool
 from tank_agent.network.host_facts import StaticHostFacts
 from tank_agent.network.host_side import HostSide
 from tank_agent.network.pod_network import NetworkState, PodNetworks
+from tank_agent.network.shim import HostAccess
 from tank_agent.reconcile.networks import Networks
 from tank_agent.spec.model import Network, Pod
 
@@ -143,7 +144,9 @@ def test_a_network_that_cannot_be_finished_is_removed_whatever_the_error(
 
     create = pod_network._create
     monkeypatch.setattr(pod_network, "_create", create_and_fail)
-    known = Networks(networks, HostSide(Pool(), "0.0.0.0", {}), StaticHostFacts(None, ()), tmp_path, Clock())
+    side, facts = HostSide(Pool(), "0.0.0.0", {}), StaticHostFacts(None, ())
+    access = HostAccess(tmp_path / "netns", facts, enabled=False)
+    known = Networks(networks, side, facts, tmp_path, Clock(), access=access)
     with pytest.raises(type(error)):
         known.make(Pod(name="web", containers=()))
     assert networks.pinned() == frozenset() == known.pods()

@@ -243,6 +243,7 @@ def test_every_fault_point_is_killed_at_in_the_integration_tests() -> None:
     sources = [*package.glob("*.py"), package.parent / "linux" / "namespaces.py"]
     points = {name for path in sources for name in re.findall(r'fault\.point\("(.*?)"\)', path.read_text())}
     tests = Path(__file__).parents[2] / "integration"
-    killed = (tests / "test_network_macvlan.py").read_text() + (tests / "test_bridge.py").read_text()
+    files = ("test_network_macvlan.py", "test_bridge.py", "test_host_access.py")
+    killed = "".join((tests / file).read_text() for file in files)
     assert points
     assert points <= set(re.findall(r'"(network:[a-z0-9-]+)"', killed))

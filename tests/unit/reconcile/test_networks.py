@@ -12,6 +12,7 @@ from tank_agent.network.addresses import Pool
 from tank_agent.network.host_facts import HostDns
 from tank_agent.network.host_side import HostSide
 from tank_agent.network.pod_network import NetworkState
+from tank_agent.network.shim import HostAccess
 from tank_agent.reconcile import networks as module
 from tank_agent.reconcile.networks import PACE, Networks
 from tank_agent.spec.model import Container, Network, Pod
@@ -81,7 +82,8 @@ class World:
 
     def new(self) -> Networks:
         host = type("Host", (), {"dns": lambda _: self.dns})()
-        return Networks(cast(Any, self.made), HostSide(Pool(), "0.0.0.0", {}), host, self.run_dir, self.clock)
+        side, access = HostSide(Pool(), "0.0.0.0", {}), HostAccess(self.run_dir, host, enabled=False)
+        return Networks(cast(Any, self.made), side, host, self.run_dir, self.clock, access=access)
 
     def pinned(self, path: Path) -> int | None:
         state = self.made.states.get(path.name)
