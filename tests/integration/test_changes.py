@@ -33,6 +33,8 @@ class Case(Struct, frozen=True, kw_only=True):
     restarts: tuple[bool, bool] | None = None
 
 
+BRIDGED = {"network": 'network = "bridge"\n'}
+PUBLISHED = {"network": "", "top": 'ports = ["127.0.0.1:8080:80"]\n'}
 # Keys that choose machines, and are no part of what runs: their change is no new generation.
 SELECTING = {"hosts", "labels"}
 CASES = [
@@ -50,6 +52,31 @@ CASES = [
         before={"network": 'network = "none"\n'},
         after={"network": f"[network]\n[[network.nics]]\n{nic()}\n"},
         restarts=(False, False),
+    ),
+    Case(key="network", before=BRIDGED, after={"network": 'network = "host"\n'}, restarts=(True, True)),
+    Case(key="network", before={"network": 'network = "host"\n'}, after=BRIDGED, restarts=(True, True)),
+    Case(key="network", after=BRIDGED, restarts=(False, False)),
+    Case(key="network", before={"network": 'network = "none"\n'}, after=BRIDGED, restarts=(False, False)),
+    Case(key="ports", before=BRIDGED, after={**BRIDGED, "top": 'ports = ["8080:80"]\n'}),
+    Case(key="ports", before={"network": "", "top": 'ports = ["8080:80", "81:81"]\n'}, after=PUBLISHED),
+    # The first port brings a pod into the bridge, and the last takes it out.
+    Case(key="ports", before={"network": ""}, after=PUBLISHED),
+    Case(key="ports", before=PUBLISHED, after={"network": ""}),
+    Case(key="network.bridges", before=BRIDGED, after={"network": '[network]\nbridges = ["a", "b"]\n'}),
+    Case(
+        key="network.bridges",
+        before={"network": '[network]\nbridges = ["a", "b"]\n'},
+        after={"network": '[network]\nbridges = ["b"]\n'},
+    ),
+    Case(key="network.dns", before=BRIDGED, after={"network": '[network]\ndns = ["10.0.0.9"]\n'}),
+    *(
+        Case(key=f"network.{key}", before=before, after={"network": f"[network]\n{key} = {value}\n{nics}"})
+        for key, value in {
+            "dns_search": '["lan"]',
+            "dns_options": '["ndots:2"]',
+            "extra_hosts": '{ nas = "10.0.0.9" }',
+        }.items()
+        for before, nics in (({}, f"[[network.nics]]\n{nic()}\n"), (BRIDGED, ""))
     ),
     Case(key="network.dns", after={"network": f'[network]\ndns = ["10.0.0.9"]\n[[network.nics]]\n{nic()}\n'}),
     Case(key="network.nics", after={"network": f"[network]\n[[network.nics]]\n{nic('10.0.0.9/24')}\n"}),
