@@ -79,6 +79,12 @@ class Leases:
         with self._lock:
             return dict(self._pods.get(pod, {}))
 
+    def lacks(self, pod: str, bridges: Sequence[str]) -> bool:
+        """Return whether `give` would give a pod more or other addresses, as after a change of the pool."""
+        with self._lock:
+            had = self._pods.get(pod, {})
+            return [*had] != [*bridges] or any(len(lease) < len(self._pool.parts) for lease in had.values())
+
     def networks(self) -> dict[str, tuple[str, ...]]:
         """Return the networks of all bridges in which a pod has a lease; IPv4 comes first."""
         with self._lock:

@@ -391,6 +391,8 @@ class Networks:
 
     def _difference(self, pod: Pod, known: _PodNetwork) -> str | None:
         try:
+            if pod.network.mode == "bridge" and self._host_side.leases.lacks(pod.name, pod.network.bridges):
+                return "it lacks an address in a bridge"
             if pod.network.mode != "host":
                 inode = self._state(pod.name).netns_inode
                 differences = self._pod_networks.drift(pod.name, pod.network, inode=inode)

@@ -23,6 +23,7 @@ from tank_agent.settings.git import GitSettings
 from tank_agent.settings.git import problems as problems_of_git
 from tank_agent.settings.image import ImageSettings, RegistrySettings, registry_host
 from tank_agent.settings.network import AgentNetworkSettings
+from tank_agent.settings.network import problems as problems_of_network
 from tank_agent.spec.document import TEXT_MAX, read_toml, without_mark
 from tank_agent.spec.findings import Finding, KeyPath, show, to_problems
 from tank_agent.spec.keys import ABSOLUTE_PATTERN, declare
@@ -258,8 +259,14 @@ def _together(settings: Settings, known: Collection[KeyPath]) -> list[Finding]:
         if adapter not in ("auto", "static") and getattr(settings.host, name):
             message = f"is not asked for with adapter = {show(adapter)}; remove it"
             found.append(Finding(("host", name), message))
-    for key, message in problems_of_git(settings.git) if settings.git is not None else ():
-        path: KeyPath = ("git", *key.split("."))
+    together = (
+        [] if settings.git is None else [(f"git.{key}", why) for key, why in problems_of_git(settings.git)]
+    )
+    # They compare values of several keys, each of which must be right itself.
+    if not any(path[0] == "network" for path in known):
+        together += [(f"network.{key}", why) for key, why in problems_of_network(settings.network)]
+    for key, message in together:
+        path: KeyPath = tuple(key.split("."))
         # One finding a value is enough.
         found += [] if path in known else [Finding(path, message)]
     return found
