@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration import test_bridge
 from tests.integration.test_bridge import reaches, web
 from tests.support import firewalls
 from tests.support.agent import wait_for
@@ -98,6 +99,9 @@ def check_all_the_way(agent: LanAgent, put_up: Callable[[], object], at: Shell, 
     at(said[0].partition(TYPE)[2])
     wait_for(lambda: not warnings(agent), f"the warning about {owner} goes")
     check_effects(agent, "")
+    own = agent.statuses("web")[0]["addresses"][0].partition("/")[0]
+    agent.lan.ip(f"route add {own}/32 via 10.0.0.2")
+    assert not connects(agent.lan, own, 80), "what is not published stays closed"
     assert said[0].partition(TYPE)[2] not in doctor(agent)
 
 
@@ -105,6 +109,36 @@ def check_all_the_way(agent: LanAgent, put_up: Callable[[], object], at: Shell, 
 @pytest.mark.parametrize("rules", [firewalls.DOCKER, firewalls.DOCKER_28], ids=["20-27", "28"])
 def test_docker(agent: LanAgent, at: Shell, kind: str, rules: str) -> None:
     check_all_the_way(agent, lambda: at(f"iptables-{kind}-restore", rules), at, "Docker")
+
+
+def documented(start: str) -> list[str]:
+    """Return the commands of docs/networking.md that begin so."""
+    lines = (Path(__file__).parents[2] / "docs/networking.md").read_text().splitlines()
+    found = [line for line in lines if line.startswith(start)]
+    assert found
+    return found
+
+
+def test_a_port_is_closed_by_a_rule_about_what_is_forwarded(agent: LanAgent, at: Shell) -> None:
+    start(agent, 'ports = ["8080:80", "8081:80"]\n')
+    for command in documented("nft 'add "):
+        at(command.replace("10.0.0.0/24", "10.0.0.9"))
+    assert not connects(agent.lan, "10.0.0.2", 8080)
+    assert connects(agent.lan, "10.0.0.2", 8081)
+    assert connects(agent.host, "127.0.0.1", 8080)
+    for command in documented("nft 'add rule inet mine"):
+        at(f"nft flush chain inet mine forward; {command}")
+    assert connects(agent.lan, "10.0.0.2", 8080), "from the addresses that it names, it is open"
+
+
+@pytest.mark.parametrize("value", ["0", "1"])
+def test_bridges_with_and_without_br_netfilter(agent: LanAgent, at: Shell, value: str) -> None:
+    if not Path("/proc/sys/net/bridge").exists():
+        pytest.skip("br_netfilter is not loaded")
+    for name in ("iptables", "ip6tables"):
+        at(f"sysctl -qw net.bridge.bridge-nf-call-{name}={value}")
+    agent.start()
+    test_bridge.test_a_port_is_reached_from_everywhere(agent)
 
 
 def test_docker_with_ipv6(agent: LanAgent, at: Shell) -> None:
@@ -124,8 +158,14 @@ def test_ufw(agent: LanAgent, at: Shell) -> None:
     # As docs/networking.md says.
     at("ufw deny 8080")
     assert connects(agent.lan, "10.0.0.2", 8080), "INPUT rules do not protect a published port"
-    at("ufw route insert 1 deny proto tcp to any port 80")
+    with agent.host(lambda: socket.create_server(("10.0.0.2", OUTSIDE))):
+        assert not connects(agent.pod("web"), "10.0.0.2", OUTSIDE), "they protect this machine from pods"
+        at("ufw allow in on tank-+")
+        assert connects(agent.pod("web"), "10.0.0.2", OUTSIDE)
+    for command in documented("ufw route insert"):
+        at(command)
     assert not connects(agent.lan, "10.0.0.2", 8080), "FORWARD rules do, by the pod's port"
+    assert warnings(agent) == []
 
 
 def test_ufw_and_docker(agent: LanAgent, at: Shell) -> None:
