@@ -153,6 +153,7 @@ def _write(folder: int, name: str, content: bytes) -> bool:
             os.fchmod(fd, 0o644)
         if _holds(fd, content):
             return False
-        os.pwrite(fd, content, 0)
+        # A reader, or an end of ours between the two, sees empty lines and not half of an old one.
+        os.pwrite(fd, content.ljust(os.fstat(fd).st_size, b"\n"), 0)
         os.ftruncate(fd, len(content))
         return True

@@ -11,10 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from tank_agent.linux.namespaces import set_network_sysctl
+from tank_agent.network.wanted import stable_mac
 from tests.support.agent import wait_for
 from tests.support.lan import LanAgent, Network, nic, stopped_lan_agent, talk
 
 FIVE, SIX = nic(["10.0.0.5/24", "fd00::5/64"]), nic(["10.0.0.6/24", "fd00::6/64"])
+# linux/if_ether.h, asm-generic/socket.h
+ETH_P_ALL, SO_RCVBUFFORCE = 0x0003, 33
 ON, OFF = "host_access = true", "host_access = false"
 OWN = ("10.0.0.2", "fd00::2")
 
@@ -63,6 +67,37 @@ def macs(network: Network) -> set[tuple[str, str]]:
 
 
 def test_both_ways_in_both_families_and_the_lan_notices_nothing(agent: LanAgent) -> None:
+    # As careful as a machine can be.
+    for name, value in (("rp_filter", "1"), ("arp_ignore", "2"), ("arp_announce", "2")):
+        agent.host(set_network_sysctl, f"ipv4/conf/all/{name}", value)
+    with agent.lan(listen_to_all) as frames:
+        both_ways_in_both_families(agent)
+        seen = senders(frames)
+    assert stable_mac("web", "eth0") in seen
+    assert shim_mac(agent) not in seen
+
+
+def shim_mac(agent: LanAgent) -> bytes:
+    return stable_mac(str(agent.run / "netns"), shim(agent))
+
+
+def listen_to_all() -> socket.socket:
+    frames = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+    frames.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
+    frames.bind(("port0", 0))
+    frames.setblocking(False)
+    return frames
+
+
+def senders(frames: socket.socket) -> set[bytes]:
+    found = set()
+    with suppress(BlockingIOError):
+        while frame := frames.recv(1 << 16):
+            found.add(frame[6:12])
+    return found
+
+
+def both_ways_in_both_families(agent: LanAgent) -> None:
     for own in OWN:
         assert reach(agent.lan, agent.host, own)
     before = macs(agent.lan)
@@ -75,6 +110,7 @@ def test_both_ways_in_both_families_and_the_lan_notices_nothing(agent: LanAgent)
     assert both_ways(agent, "web", 5)
     assert both_ways(agent, "db", 6)
     assert agent.host.ip(f"-o addr show dev {shim(agent)}") == "", "it has no address"
+    assert shim_mac(agent).hex(":") in agent.host.ip(f"link show {shim(agent)}")
     for address in ("10.0.0.5", "fd00::5"):
         assert reach(agent.lan, agent.pod("web"), address)
         assert reach(agent.pod("db"), agent.pod("web"), address)

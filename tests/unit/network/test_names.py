@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from tank_agent.network.host_facts import HostDns
 from tank_agent.network.names import (
     NameFacts,
@@ -152,6 +154,22 @@ class TestWriting:
                 assert write_files(tmp_path, {"hosts": text})
                 mounted.seek(0)
                 assert mounted.read() == text
+
+    def test_who_reads_meanwhile_sees_no_half_of_an_old_line(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen = []
+
+        def truncate(fd: int, length: int) -> None:
+            seen.append(os.pread(fd, 4096, 0))
+            real(fd, length)
+
+        real = os.ftruncate
+        monkeypatch.setattr(os, "ftruncate", truncate)
+        write_files(tmp_path, {"hosts": "10.89.0.2 web\n10.89.0.3 db\n"})
+        write_files(tmp_path, {"hosts": "10.89.0.2 web\n"})
+        assert seen == [b"10.89.0.2 web\n10.89.0.3 db\n", b"10.89.0.2 web\n" + b"\n" * 13]
+        assert (tmp_path / "hosts").read_text() == "10.89.0.2 web\n"
 
     def test_every_file_is_written_also_after_one_that_changed(self, tmp_path: Path) -> None:
         assert write_files(tmp_path, {"a": "1", "b": "2", "c": ""})
