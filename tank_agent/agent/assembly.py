@@ -28,14 +28,14 @@ from tank_agent.linux.clock import Clock, boot_id
 from tank_agent.linux.locks import LockFile
 from tank_agent.network.addresses import Pool
 from tank_agent.network.host_facts import HostFacts, make_host_facts
-from tank_agent.network.host_side import HostSide
+from tank_agent.network.host_side import HostSide, Reservation
 from tank_agent.network.pod_network import PodNetworks
 from tank_agent.network.shim import HostAccess
 from tank_agent.reconcile.core.restart import Backoff
 from tank_agent.reconcile.networks import Networks
 from tank_agent.reconcile.pulls import Pulls
 from tank_agent.reconcile.reconciler import Reconciler
-from tank_agent.reconcile.steps import Machine, Steps
+from tank_agent.reconcile.steps import Machine, Steps, keep_reservation
 from tank_agent.runtime.container.adopt import adopt_all
 from tank_agent.runtime.container.containers import Containers
 from tank_agent.runtime.container.launch import Tools
@@ -139,8 +139,12 @@ def make_host_side(settings: AgentNetworkSettings, journal: Journal, host: HostF
         prefix=bridge.prefix,
         ipv6=IPv6Network(bridge.ipv6) if bridge.ipv6 is not None else None,
     )
-    leases = {name: known.leases for name, known in journal.statuses().items()}
-    return HostSide(pool, bridge.publish, leases, host.uplink)
+    known = {
+        name: Reservation(leases=status.leases, ports=status.ports)
+        for name, status in journal.statuses().items()
+        if status.leases or status.ports
+    }
+    return HostSide(pool, bridge.publish, known, host.uplink)
 
 
 def take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = None) -> Parts:
@@ -167,7 +171,8 @@ def take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = N
     host_side = make_host_side(settings.network, journal, host)
     pod_networks = PodNetworks(settings.run_dir, host, host_side.leases)
     access = HostAccess(settings.run_dir / "netns", host, enabled=settings.network.host_access)
-    networks = Networks(pod_networks, host_side, host, settings.run_dir, clock, access=access)
+    keep = partial(keep_reservation, journal)
+    networks = Networks(pod_networks, host_side, host, settings.run_dir, clock, access=access, keep=keep)
     stack.callback(networks.close)
     paces = settings.reconcile
     backoff = Backoff(base=paces.backoff_base, cap=paces.backoff_cap, stable_after=paces.stable_after)

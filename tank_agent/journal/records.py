@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from tank_agent.spec.model import Pod
+from tank_agent.spec.model import Pod, Port
 
 
 class Hold(Struct, frozen=True, kw_only=True):
@@ -106,12 +106,14 @@ class ContainerStatus(Struct, frozen=True, kw_only=True):
 class PodStatus(Struct, frozen=True, kw_only=True):
     """The facts of a pod that outlive the agent; `error` is the failure of a step of an older agent.
 
-    `leases` are its addresses with prefix in each of its bridges, in their order.
+    `leases` are its addresses with prefix in each of its bridges, in their order; `ports` are the machine's
+    that are reserved for it.
     """
 
     containers: dict[str, ContainerStatus] = msgspec.field(default_factory=dict)
     error: str | None = None
     leases: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
+    ports: tuple[Port, ...] = ()
 
 
 class NewEvent(Struct, frozen=True, kw_only=True):

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ipaddress
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
+from operator import itemgetter
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -18,6 +20,7 @@ from tank_agent.errors import Stalled
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 # A pod's addresses in one bridge with prefix, such as ("10.89.0.5/24", "fd00::5/64"): one a family.
 Lease = tuple[str, ...]
 
@@ -72,23 +75,21 @@ class Leases:
         self._bridges: dict[str, _Bridge] = {}
         for pod, leases in sorted(known.items()):
             restored = {bridge: self._restore(bridge, lease) for bridge, lease in leases.items()}
-            self._pods[pod] = {bridge: lease for bridge, lease in restored.items() if lease}
+            if kept := {bridge: lease for bridge, lease in restored.items() if lease}:
+                self._pods[pod] = kept
 
     def of(self, pod: str) -> dict[str, Lease]:
         """Return a pod's leases by bridge."""
         with self._lock:
             return dict(self._pods.get(pod, {}))
 
-    def lacks(self, pod: str, bridges: Sequence[str]) -> bool:
-        """Return whether `give` would give a pod more or other addresses, as after a change of the pool."""
-        with self._lock:
-            had = self._pods.get(pod, {})
-            return [*had] != [*bridges] or any(len(lease) < len(self._pool.parts) for lease in had.values())
-
     def networks(self) -> dict[str, tuple[str, ...]]:
         """Return the networks of all bridges in which a pod has a lease; IPv4 comes first."""
         with self._lock:
-            return {name: tuple(map(str, bridge.networks.values())) for name, bridge in self._bridges.items()}
+            return {
+                name: tuple(str(network) for _, network in sorted(bridge.networks.items()))
+                for name, bridge in self._bridges.items()
+            }
 
     def neighbours(self, bridge: str) -> dict[str, Lease]:
         """Return the lease of every pod in a bridge."""
@@ -96,12 +97,14 @@ class Leases:
             return {pod: leases[bridge] for pod, leases in sorted(self._pods.items()) if bridge in leases}
 
     def give(self, pod: str, bridges: Sequence[str]) -> dict[str, Lease]:
-        """Return a pod's leases in these bridges, in their order; it loses those in others.
+        """Return a pod's leases: in these bridges, in their order, and then what it has in others.
+
+        Those it keeps until `keep_only`, since its interfaces are still there.
 
         Raises:
             Stalled: a bridge is full, or all of the pool is in use; the pod then has what it had.
         """
-        foreign = list(self._foreign()) if set(bridges) - self._bridges.keys() else []
+        foreign = list(self._foreign()) if self.lacks(pod, bridges) else []
         with self._lock:
             had = self._pods.get(pod, {})
             given: dict[str, Lease] = {}
@@ -109,60 +112,83 @@ class Leases:
                 for name in bridges:
                     given[name] = self._bridge(name, foreign).give(name, had.get(name, ()))
             except Stalled:
-                self._take({name: lease for name, lease in given.items() if name not in had})
+                new = {name: tuple(sorted({*lease} - {*had.get(name, ())})) for name, lease in given.items()}
+                self._take(new)
                 raise
-            self._take({name: lease for name, lease in had.items() if name not in given})
-            if given != had:
+            finally:
+                self._remove_empty()
+            given |= {name: lease for name, lease in had.items() if name not in given}
+            if list(given.items()) != list(had.items()):
                 self.version += 1
                 self._pods[pod] = given
             return dict(given)
 
-    def free(self, pod: str) -> None:
-        """Take back all leases of a pod."""
+    def lacks(self, pod: str, bridges: Sequence[str]) -> bool:
+        """Return whether a pod has no address, or not one of each family, in one of these bridges."""
+        families = len(self._pool.parts)
         with self._lock:
+            had = self._pods.get(pod, {})
+            return any(len(had.get(name, ())) < families for name in bridges)
+
+    def keep_only(self, pod: str, bridges: Collection[str]) -> frozenset[str]:
+        """Take back what a pod has in other bridges than these; return the bridges that it leaves empty."""
+        with self._lock:
+            had = self._pods.get(pod, {})
+            left = {name: lease for name, lease in had.items() if name not in bridges}
+            if not left:
+                return frozenset()
             self.version += 1
-            self._take(self._pods.pop(pod, {}))
+            self._pods[pod] = {name: lease for name, lease in had.items() if name not in left}
+            if not self._pods[pod]:
+                del self._pods[pod]
+            self._take(left)
+            self._remove_empty()
+            return frozenset(left.keys() - self._bridges.keys())
 
     def _take(self, leases: Mapping[str, Lease]) -> None:
         for name, lease in leases.items():
-            bridge = self._bridges[name]
-            bridge.used.difference_update(ipaddress.ip_interface(text).ip for text in lease)
-            if not bridge.used:
-                del self._bridges[name]
+            self._bridges[name].used.difference_update(ipaddress.ip_interface(text).ip for text in lease)
+
+    def _remove_empty(self) -> None:
+        self._bridges = {name: bridge for name, bridge in self._bridges.items() if bridge.used}
 
     def _bridge(self, name: str, foreign: Sequence[ForeignNetwork]) -> _Bridge:
-        bridge = self._bridges.get(name) or _Bridge()
+        bridge = self._bridges.setdefault(name, _Bridge())
         for version, (pool, prefix) in self._pool.parts.items():
             if version not in bridge.networks:
                 used = [
                     other.networks[version] for other in self._bridges.values() if version in other.networks
                 ]
                 bridge.networks[version] = _free_network(pool, prefix, used, foreign)
-        self._bridges[name] = bridge
         return bridge
 
     def _restore(self, name: str, lease: Lease) -> Lease:
         bridge = self._bridges.get(name) or _Bridge()
-        valid = []
-        for interface in map(ipaddress.ip_interface, lease):
-            pool, prefix = self._pool.parts.get(interface.version, (None, 0))
-            network = interface.network
-            fits = pool is not None and network.prefixlen == prefix and _within(network, pool)
+        others = [other for other in self._bridges.values() if other is not bridge]
+        valid: list[str] = []
+        for interface in _parsed(lease):
+            version, network = interface.version, interface.network
             if (
-                not fits
-                or bridge.networks.get(interface.version, network) != network
-                or interface.ip in bridge.used
+                self._is_of_pool(interface)
+                and bridge.networks.get(version, network) == network
+                and interface.ip not in bridge.used
+                and all(other.networks.get(version) != network for other in others)
+                and all(ipaddress.ip_interface(text).version != version for text in valid)
             ):
-                continue
-            others = (other for other in self._bridges.values() if other is not bridge)
-            if any(network == other.networks.get(interface.version) for other in others):
-                continue
-            bridge.networks[interface.version] = network
-            bridge.used.add(interface.ip)
-            valid.append(str(interface))
+                bridge.networks[version] = network
+                bridge.used.add(interface.ip)
+                valid.append(str(interface))
         if valid:
             self._bridges[name] = bridge
         return tuple(valid)
+
+    def _is_of_pool(self, interface: Interface) -> bool:
+        """Return whether an address with prefix is one that a pod may have, as the pool is now."""
+        pool, prefix = self._pool.parts.get(interface.version, (None, 0))
+        network = interface.network
+        if pool is None or network.prefixlen != prefix or not network.subnet_of(pool):  # type: ignore[arg-type]
+            return False
+        return interface.ip not in (network[0], network[1], network[-1])
 
 
 class _Bridge:
@@ -212,7 +238,9 @@ def _free_network(
     for network in pool.subnets(new_prefix=prefix):
         if network not in taken and not any(network.overlaps(other) for other, _ in in_the_way):
             return network
-    overlapping = next((each for network, each in in_the_way if network.overlaps(pool)), None)
+    overlaps = [(network.prefixlen, each) for network, each in in_the_way if network.overlaps(pool)]
+    # The largest, which takes most of the pool.
+    overlapping = min(overlaps, key=itemgetter(0))[1] if overlaps else None
     why = (
         f"{overlapping.network} is on {overlapping.interface}"
         if overlapping
@@ -224,5 +252,7 @@ def _free_network(
     )
 
 
-def _within(network: Network, pool: Network) -> bool:
-    return network.version == pool.version and network.subnet_of(pool)  # type: ignore[arg-type]
+def _parsed(lease: Lease) -> Iterator[Interface]:
+    for text in lease:
+        with suppress(ValueError):
+            yield ipaddress.ip_interface(text)

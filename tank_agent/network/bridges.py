@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import socket
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 
-from tank_agent.errors import Stalled
+from tank_agent.errors import Stalled, TankError
 from tank_agent.linux import fault
 from tank_agent.linux.namespaces import read_network_sysctl, set_network_sysctl
 from tank_agent.network import rtnetlink
@@ -22,54 +24,129 @@ from tank_agent.network.wanted import LINK_GROUP, bridge_interface, stable_mac
 
 _KIND = "bridge"
 # Packets that came by the bridge go on; those of 127.0.0.1, published on it, may leave by it.
-_SETTINGS = (
-    ("ipv4", "forwarding", "1"),
-    ("ipv4", "route_localnet", "1"),
-    ("ipv6", "accept_ra", "0"),
-)
+_SETTINGS = (("ipv4", "forwarding", "1"), ("ipv4", "route_localnet", "1"))
+_IPV6_SETTINGS = (("ipv6", "disable_ipv6", "0"), ("ipv6", "accept_ra", "0"))
+# The kernel's own route to ::1 has metric 0. Each bridge has another, or the next would take its place.
+_LOOPBACK_METRIC = 4096
 
 
 class Bridges:
-    """Makes and removes the interfaces of bridges, in the calling thread's network. Any may call it."""
+    """Makes and removes the interfaces of bridges, in the calling thread's network. Any may call it.
 
-    def __init__(self) -> None:
+    Args:
+        networks: returns those of every bridge by its name, such as {"default": ("10.89.0.0/24",)}.
+    """
+
+    def __init__(self, networks: Callable[[], Mapping[str, Collection[str]]]) -> None:
+        self._networks = networks
         # Not two that make one at once, nor one that removes what another needs.
         self._lock = threading.Lock()
 
-    def ensure(self, networks: Mapping[str, Collection[str]]) -> tuple[str, ...]:
-        """Make the bridges what they should be, and remove all others of ours; return what was not so before.
+    def ensure(self, needed: Collection[str] | None = None) -> tuple[str, ...]:
+        """Make the bridges what they should be, and return what was not so before.
 
         Args:
-            networks: of every bridge, such as {"default": ("10.89.0.0/24",)}.
+            needed: the bridges whose errors are raised; None for all. The others are made none the less.
 
         Raises:
             Stalled, Retry: the kernel refuses it, or another program's interface has the name.
         """
-        wanted = {bridge_interface(name): tuple(given) for name, given in networks.items()}
         with self._lock, rtnetlink.open_socket() as netlink:
-            links = {link.name: link for link in rtnetlink.read_links(netlink)}
-            changed = [f"{name} was not there, or down" for name in wanted if _make(name, links.get(name))]
-            if changed:
-                links = {link.name: link for link in rtnetlink.read_links(netlink)}
-            addresses = rtnetlink.read_addresses(netlink) if wanted else ()
-            for name, given in wanted.items():
-                index = links[name].index
-                has = {str(address) for address in addresses if address.index == index}
-                for address in sorted({_own_address(network) for network in given} - has):
-                    _add_address(name, index, address)
-                    changed.append(f"{name} lacked {address}")
-                if _set_up(name, given):
-                    changed.append(f"{name} did not forward")
-            for name, link in links.items():
-                if is_ours(link) and name not in wanted:
+            # Not before: one that came meanwhile would be missing.
+            networks = self._networks()
+            wanted = {bridge_interface(name): tuple(given) for name, given in networks.items()}
+            round_ = _Round(netlink, wanted)
+            for name in wanted:
+                round_.make(name)
+            if wanted:
+                round_.set_up()
+        interfaces = wanted if needed is None else map(bridge_interface, needed)
+        failures = [round_.failures[name] for name in interfaces if name in round_.failures]
+        if failures:
+            raise failures[0]
+        return tuple(round_.changed)
+
+    def remove_others(self) -> tuple[str, ...]:
+        """Remove the bridges of ours that no pod is in any more; errors as in `ensure`."""
+        removed = []
+        with self._lock, rtnetlink.open_socket() as netlink:
+            wanted = {bridge_interface(name) for name in self._networks()}
+            for link in rtnetlink.read_links(netlink):
+                if is_ours(link) and link.name not in wanted:
                     _remove(link)
-                    changed.append(f"{name} was not needed")
-        return tuple(changed)
+                    removed.append(f"{link.name} was not needed")
+        return tuple(removed)
+
+
+class _Round:
+    """Makes bridges what they should be, each for itself: one that fails keeps the others from nothing."""
+
+    def __init__(self, netlink: socket.socket, wanted: Mapping[str, Collection[str]]) -> None:
+        self._netlink, self._wanted = netlink, wanted
+        self._links = {link.name: link for link in rtnetlink.read_links(netlink)}
+        self.changed: list[str] = []
+        self.failures: dict[str, TankError] = {}
+
+    @contextmanager
+    def _at(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except TankError as error:
+            self.failures.setdefault(name, error)
+
+    def make(self, name: str) -> None:
+        with self._at(name):
+            link = self._links.get(name)
+            if link is None:
+                self._remove_renamed(name)
+            if _make(name, link):
+                self.changed.append(f"{name} was not there, or down")
+
+    def _remove_renamed(self, name: str) -> None:
+        """Remove a bridge that somebody gave another name: two can't have the addresses."""
+        mac = _mac(name)
+        for link in self._links.values():
+            if is_ours(link) and link.name not in self._wanted and link.mac == mac:
+                _remove(link)
+
+    def set_up(self) -> None:
+        if self.changed:
+            self._links = {link.name: link for link in rtnetlink.read_links(self._netlink)}
+        addresses = rtnetlink.read_addresses(self._netlink)
+        has_ipv6 = any(":" in network for given in self._wanted.values() for network in given)
+        local = rtnetlink.read_loopback_routes(self._netlink) if has_ipv6 else frozenset()
+        for name, given in self._wanted.items():
+            link = self._links.get(name)
+            if link is None or name in self.failures:
+                continue
+            with self._at(name):
+                wants_ipv6 = any(":" in network for network in given)
+                # First: a machine may keep IPv6 off on whatever is new.
+                if _set_up(name, (*_SETTINGS, *_IPV6_SETTINGS) if wants_ipv6 else _SETTINGS):
+                    self.changed.append(f"{name} did not forward")
+                has = {str(address) for address in addresses if address.index == link.index}
+                for address in sorted({_own_address(network) for network in given} - has):
+                    _add_address(name, link.index, address)
+                    self.changed.append(f"{name} lacked {address}")
+                if wants_ipv6 and link.index not in local:
+                    _route_loopback(name, link.index)
+                    self.changed.append(f"{name} lacked the route of ::1")
+
+
+def any_left() -> bool:
+    """Return whether this machine has a bridge of ours, such as one that an agent left that was killed."""
+    with rtnetlink.open_socket() as netlink:
+        return any(map(is_ours, rtnetlink.read_links(netlink)))
 
 
 def is_ours(link: Link) -> bool:
     """Return whether an interface is a bridge that we made."""
     return link.kind == _KIND and link.group == LINK_GROUP
+
+
+def _mac(name: str) -> bytes:
+    # An address of its own: else it would have that of one of its ports, and another when that goes.
+    return stable_mac("", name)
 
 
 def _own_address(network: str) -> str:
@@ -91,9 +168,7 @@ def _make(name: str, link: Link | None) -> bool:
     known = {errno.EOPNOTSUPP: no_kernel}
     with explained(f"cannot make the bridge {name}", known=known), route_socket() as route:
         if link is None:
-            # An address of its own: else it would have that of one of its ports, and another when that goes.
-            mac = stable_mac("", name).hex(":")
-            route.link("add", ifname=name, kind=_KIND, address=mac, group=LINK_GROUP)
+            route.link("add", ifname=name, kind=_KIND, address=_mac(name).hex(":"), group=LINK_GROUP)
             fault.point("network:bridge-made")
         for index in route.link_lookup(ifname=name):
             route.link("set", index=index, state="up")
@@ -111,13 +186,25 @@ def _add_address(name: str, index: int, address: str) -> None:
     fault.point("network:bridge-addressed")
 
 
-def _set_up(name: str, networks: Collection[str]) -> bool:
-    """Let a bridge forward, and 127.0.0.1 and ::1 lead to it; return whether it did not."""
-    changed = [
-        _set(f"{version}/conf/{name}/{setting}", value)
-        for version, setting, value in _SETTINGS
-        if version == "ipv4" or any(":" in network for network in networks)
-    ]
+def _route_loopback(name: str, index: int) -> None:
+    """Let ::1 lead to a bridge: what a pod answers to it is looked up there, and nowhere else."""
+    what = f"cannot let ::1 lead to the bridge {name}"
+    with explained(what, ignore=(errno.EEXIST,)), route_socket() as route:
+        route.route(
+            "add",
+            family=socket.AF_INET6,
+            dst="::1/128",
+            oif=index,
+            type="local",
+            table=rtnetlink.RT_TABLE_LOCAL,
+            priority=_LOOPBACK_METRIC + index,
+        )
+    fault.point("network:loopback-routed")
+
+
+def _set_up(name: str, settings: Collection[tuple[str, str, str]]) -> bool:
+    """Set the kernel's settings of a bridge, and return whether one was another."""
+    changed = [_set(f"{version}/conf/{name}/{setting}", value) for version, setting, value in settings]
     return any(changed)
 
 

@@ -112,7 +112,7 @@ def steps(
     by_name = {nic.name: nic for nic in wanted}
     fitting = {}
     for link in observed.links:
-        if fault := _fault(link, by_name.get(link.name)):
+        if fault := _fault(link, by_name.get(link.name), ports):
             yield RemoveLink(link.name, fault, link)
         else:
             fitting[link.name] = link
@@ -134,7 +134,7 @@ def _is_attached(nic: WantedNic, ports: Mapping[str, Link]) -> bool:
     return port is not None and port.up and port.master == nic.parent_index
 
 
-def _fault(link: Link, nic: WantedNic | None) -> str:
+def _fault(link: Link, nic: WantedNic | None, ports: Mapping[str, Link]) -> str:
     """Return why a link must go; empty if it may stay."""
     if nic is None:
         return "is not named by the pod" if is_ours(link) else ""
@@ -144,10 +144,11 @@ def _fault(link: Link, nic: WantedNic | None) -> str:
         return f"has the MAC address {link.mac.hex(':')} instead of {nic.mac.hex(':')}"
     if link.kind != nic.kind:
         return f"is a {link.kind} instead of a {nic.kind}"
+    if nic.is_bridged:
+        return "" if nic.port in ports else "has no other end on this machine"
     # A host whose default route is away for a moment is no reason to take a pod off the LAN.
-    if not nic.is_bridged and nic.parent is not None and link.parent != nic.parent_index:
-        return f"lies on another interface than {nic.parent}"
-    return ""
+    moved = nic.parent is not None and link.parent != nic.parent_index
+    return f"lies on another interface than {nic.parent}" if moved else ""
 
 
 def _address_steps(observed: NamespaceState, nic: WantedNic, index: int) -> Iterator[Step]:

@@ -58,7 +58,9 @@ def script(bridges: Collection[BridgeNetworks], forwards: Iterable[Forward]) -> 
     maps = _maps(forwards)
     ordered = sorted(bridges, key=lambda bridge: bridge.interface)
     lines = [f"{_NO_TABLE}table {TABLE} {{", *(_map(name, maps[name]) for name in _MAPS)]
-    lines += _chain("raw", "filter", "prerouting", "raw", [f'iifname != "lo" ip daddr {_LOOPBACK4} drop'])
+    # A bridge takes packets of 127.0.0.0/8, so that a pod could send some as if it were this machine.
+    forged = [f'iifname != "lo" ip {end} {_LOOPBACK4} drop' for end in ("daddr", "saddr")]
+    lines += _chain("raw", "filter", "prerouting", "raw", forged)
     lines += _chain("prerouting", "nat", "prerouting", "dstnat", ["fib daddr type local jump publish"])
     lines += _chain("output", "nat", "output", "-100", ["fib daddr type local jump publish"])
     lines += ["chain publish {", *_PUBLISH, "}"]

@@ -5,14 +5,16 @@ from __future__ import annotations
 import ipaddress
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from tank_agent.errors import Stalled
+from tank_agent.errors import Stalled, TankError
 from tank_agent.linux import nftables
 from tank_agent.network import bridges
 from tank_agent.network.addresses import Lease, Leases, Pool, gateway
 from tank_agent.network.firewall import BridgeNetworks, Firewall, Forward, script
+from tank_agent.network.flows import Flows
 from tank_agent.network.neighbours import Neighbours
 from tank_agent.network.obstacles import Obstacle, Obstacles
 from tank_agent.network.ports import Claims
@@ -23,15 +25,22 @@ _LOOPBACK6 = "::1"
 _ALL4, _ALL6 = "0.0.0.0", "::"  # noqa: S104
 
 
+class Reservation(NamedTuple):
+    """What a pod has of this machine while it exists: addresses in bridges, in their order, and ports."""
+
+    leases: dict[str, Lease]
+    ports: tuple[Port, ...]
+
+
 class HostSide:
     """Does for pods in bridges what lies outside of their namespaces. Any thread may call it.
 
-    Everything is made from what is leased and claimed, so each call can be repeated, also after a kill.
+    Everything is made from what is reserved, so each call can be repeated, also after a kill.
 
     Args:
         pool: where addresses come from.
         publish: where a port without an address is published.
-        known: the leases in the journal, by pod and bridge.
+        known: the reservations in the journal, by pod.
         uplink: returns this machine's interface to other machines.
     """
 
@@ -39,59 +48,103 @@ class HostSide:
         self,
         pool: Pool,
         publish: str,
-        known: Mapping[str, Mapping[str, Lease]],
+        known: Mapping[str, Reservation],
         uplink: Callable[[], str | None] = lambda: None,
     ) -> None:
-        self.leases = Leases(pool, known, bridges.foreign_networks)
+        leases = {pod: reserved.leases for pod, reserved in known.items()}
+        self.leases = Leases(pool, leases, bridges.foreign_networks)
         self.names = Neighbours(self.leases)
         self._publish = publish
-        self._claims = Claims()
+        self._known_ports = {pod: reserved.ports for pod, reserved in known.items()}
+        self._claims = Claims(self._known_ports)
         self._obstacles = Obstacles(uplink)
-        self._bridges = bridges.Bridges()
+        self._bridges = bridges.Bridges(self.leases.networks)
         self._firewall = Firewall(self._rules)
+        self._flows = Flows()
+        # Whether this machine has something of ours: a machine without pods in bridges is never asked.
+        self._is_used = False
 
-    def lease(self, pod: Pod) -> dict[str, Lease]:
-        """Return the addresses of a pod in each of its bridges; empty for a pod that is in none.
+    def adopt(self, pods: Collection[str]) -> None:
+        """Take over the ports of pods that ran under a former agent, before those of pods that only would."""
+        running = {pod: ports for pod, ports in self._known_ports.items() if pod in pods}
+        self._claims = Claims({**running, **self._known_ports})
+        for pod in running:
+            self._claims.open(pod)
+        self._is_used = bool(self.leases.networks()) or bridges.any_left()
 
-        They are the pod's until `free`, so the journal must have them before they are used.
+    def concerns(self, pod: Pod) -> bool:
+        """Return whether a pod has anything to do with bridges or ports, or had; asks the kernel nothing."""
+        return bool(pod.network.bridges or pod.ports or self.leases.of(pod.name) or self._claims.of(pod.name))
 
-        Raises:
-            Stalled: no address is left.
+    def difference(self, pod: Pod) -> str | None:
+        """Return how what a pod has reserved differs from its file; asks the kernel nothing."""
+        leases = self.leases.of(pod.name)
+        if tuple(leases) != pod.network.bridges:
+            return "it is not in the bridges that its file names"
+        if self.leases.lacks(pod.name, pod.network.bridges):
+            return "it lacks an address in a bridge"
+        if self._claims.of(pod.name) != self.wanted_ports(pod):
+            return "it does not have the ports that its file names"
+        return None
+
+    def reserve(self, pod: Pod) -> TankError | None:
+        """Reserve addresses and ports for a pod, and return why it does not get all of them.
+
+        What it had, it keeps until `settle`; the journal must have `reserved` before anything of it is used.
         """
-        self.names.note([pod])
-        return self.leases.give(pod.name, pod.network.bridges)
+        failure: TankError | None = None
+        try:
+            self.leases.give(pod.name, pod.network.bridges)
+        except TankError as error:
+            failure = error
+        try:
+            ports = self.wanted_ports(pod)
+            for port in ports:
+                _check_family(port, self.leases.of(pod.name))
+            self._claims.take(pod.name, ports)
+        except TankError as error:
+            failure = failure or error
+        return failure
+
+    def reserved(self, pod: str) -> Reservation:
+        """Return what a pod has reserved."""
+        return Reservation(leases=self.leases.of(pod), ports=self._claims.of(pod))
 
     def prepare(self, pod: Pod) -> None:
-        """Make what a pod's interfaces and ports need on this machine, or refuse before anything is made.
+        """Make the bridges of a pod, for which it has addresses.
 
         Raises:
-            Retry: a port is taken.
-            Stalled: a port of IPv6, and the pod has no such address; or no nftables. Without it a pod has
-                no way out, and whoever is on the LAN a way in, so one without ports is not started either.
+            Stalled, Retry: as `Bridges.ensure`; or no nftables. Without it a pod has no way out, and whoever
+                is on the LAN a way in, so one without ports is not started either.
         """
-        nftables.require()
-        ports = self.wanted_ports(pod)
-        leases = self.leases.of(pod.name)
-        for port in ports:
-            _check_family(port, leases)
-        self._claims.take(pod.name, ports)
-        self._bridges.ensure(self.leases.networks())
+        if pod.network.bridges:
+            nftables.require()
+        self._is_used = True
+        self._bridges.ensure(pod.network.bridges)
 
-    def publish(self) -> bool:
-        """Write the rules for all that is leased and claimed, and return whether that changed any.
+    def publish(self, pod: str) -> None:
+        """Let a pod's ports lead to it, and its packets out; errors as in `Firewall.write`."""
+        self._claims.open(pod)
+        self._write()
 
-        Raises:
-            Retry, Stalled: as `Firewall.write`.
+    def settle(self, pod: Pod) -> bool:
+        """Take back the addresses of bridges that a pod has left, and return whether there were any.
+
+        Errors as in `check`.
         """
-        return self._firewall.write()
+        had = self.leases.of(pod.name)
+        self._remove(self.leases.keep_only(pod.name, pod.network.bridges))
+        return had != self.leases.of(pod.name)
 
     def ports(self, pod: str) -> tuple[Port, ...]:
-        """Return the ports that a pod has on this machine now."""
-        return self._claims.get(pod)
+        """Return the ports of this machine that lead to a pod now."""
+        return self._claims.open_of(pod)
 
     def wanted_ports(self, pod: Pod) -> tuple[Port, ...]:
         """Return the ports of a pod's file, each with the address where it is published."""
-        return tuple(self._resolved(port) for port in pod.ports)
+        return tuple(
+            replace(port, address=self._publish) if port.address is None else port for port in pod.ports
+        )
 
     def warnings(self, pod: str) -> tuple[str, ...]:
         """Return what of this machine keeps packets from a pod, each with the line to type."""
@@ -108,42 +161,65 @@ class HostSide:
 
     def look_for_obstacles(self) -> tuple[Obstacle, ...]:
         """Look for what keeps packets from pods in bridges, for `warnings`, and return all of it."""
-        ports = itertools.chain.from_iterable(self._claims.of().values())
+        ports = itertools.chain.from_iterable(self._claims.published().values())
         return self._obstacles.look(
             self._networks(), at_loopback=any(port.address == _LOOPBACK6 for port in ports)
         )
 
-    def adopt(self, pods: Collection[Pod]) -> None:
-        """Take over the ports of pods that ran under a former agent."""
-        for pod in pods:
-            self._claims.adopt(pod.name, self.wanted_ports(pod))
-
     def check(self) -> tuple[str, ...]:
-        """Make right what somebody changed of the bridges and the rules; return what was wrong."""
-        wrong = self._bridges.ensure(self.leases.networks())
-        return (*wrong, "the rules of published ports were changed") if self.publish() else wrong
+        """Make right what somebody changed of the bridges and the rules; return what was wrong.
+
+        Raises:
+            Stalled, Retry: something of it cannot be made right; all else was.
+        """
+        if not self._is_used:
+            return ()
+        wrong: list[str] = []
+        failures: list[TankError] = []
+        # In this order: while there are rules, there is a bridge, by which the next agent sees that.
+        for look in (self._bridges.ensure, self._check_rules, self._bridges.remove_others):
+            try:
+                wrong += look()
+            except TankError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+        self._is_used = bool(self.leases.networks())
+        return tuple(wrong)
+
+    def _check_rules(self) -> tuple[str, ...]:
+        return ("the rules of published ports were changed",) if self._write() else ()
 
     def gateway(self, pod: Pod) -> str:
         """Return this machine's address in a pod's first bridge; empty for a pod in none."""
         first = next(iter(self.leases.of(pod.name).values()), ())
         return gateway(str(ipaddress.ip_interface(first[0]).network)) if first else ""
 
-    def knows(self, pod: str) -> bool:
-        """Return whether a pod has addresses in a bridge, or ports."""
-        return bool(self.leases.of(pod) or self.ports(pod))
-
     def close(self, pod: str) -> None:
-        """Withdraw a pod's ports; errors as in `publish`."""
-        if self.ports(pod):
-            self._claims.drop(pod)
-            self.publish()
+        """Let a pod's ports lead nowhere, though it keeps them; errors as in `Firewall.write`."""
+        if self._claims.shut(pod):
+            self._write()
+
+    def give_up_ports(self, pod: str) -> bool:
+        """Give up a pod's ports, which are shut, and return whether it had any."""
+        return self._claims.drop(pod)
 
     def free(self, pod: str) -> None:
-        """Take back a pod's addresses, and remove the bridges that it leaves empty; errors as in `check`."""
+        """Take back all that a pod has, and remove the bridges that it leaves empty; errors as in `check`."""
         self.names.forget(pod)
-        if self.leases.of(pod):
-            self.leases.free(pod)
-            self.check()
+        self.close(pod)
+        self._claims.drop(pod)
+        self._remove(self.leases.keep_only(pod, ()))
+
+    def _remove(self, empty: Collection[str]) -> None:
+        if empty:
+            self._write()
+            self._bridges.remove_others()
+
+    def _write(self) -> bool:
+        differed = self._firewall.write()
+        self._flows.follow([forward for forward in self._forwards() if forward.protocol == "udp"])
+        return differed
 
     def _rules(self) -> str:
         return script(self._networks(), self._forwards())
@@ -154,11 +230,8 @@ class HostSide:
             for name, given in self.leases.networks().items()
         ]
 
-    def _resolved(self, port: Port) -> Port:
-        return replace(port, address=self._publish) if port.address is None else port
-
     def _forwards(self) -> Iterator[Forward]:
-        for pod, ports in self._claims.of().items():
+        for pod, ports in self._claims.published().items():
             leases = self.leases.of(pod)
             for port in ports:
                 for address, target in _targets(port, leases):
@@ -179,10 +252,11 @@ def _targets(port: Port, leases: Mapping[str, Lease]) -> Iterator[tuple[str | No
     if port.address == _ALL4:
         # As programs that listen everywhere do; a pod without IPv6 has no such address.
         yield from ((None, target) for target in by_version.values())
-    elif port.address == _ALL6:
-        yield None, by_version[6]
     elif port.address is not None:
-        yield port.address, by_version[ipaddress.ip_address(port.address).version]
+        # A pod may have lost its address of the family, by another agent.toml.
+        target = by_version.get(ipaddress.ip_address(port.address).version)
+        if target is not None:
+            yield None if port.address == _ALL6 else port.address, target
 
 
 def _check_family(port: Port, leases: Mapping[str, Lease]) -> None:

@@ -177,7 +177,7 @@ class PodNetworks:
 
     def _wanted(self, pod: str, network: Network) -> tuple[WantedNic, ...]:
         if network.mode == "bridge":
-            return bridge_nics(pod, self._leases.of(pod))
+            return bridge_nics(pod, network.bridges, self._leases.of(pod))
         return wanted_nics(pod, network, self._host)
 
     def _converge(self, pod: str, wanted: tuple[WantedNic, ...], *, whole: bool) -> NamespaceState:

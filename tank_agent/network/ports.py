@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,16 +26,38 @@ class Socket(NamedTuple):
 
 
 class Claims:
-    """Remembers which pod publishes which ports. Any thread may call it."""
+    """Remembers which pod has which ports, and whether they lead to it. Any thread may call it.
 
-    def __init__(self) -> None:
+    A pod has its ports from before its start until it is removed, or ends for good: another that waits for
+    one does not get it in a restart. `open` they are while the pod has a network.
+
+    Args:
+        known: the ports by the journal of all pods, in order: of two that name one port, the first has it.
+    """
+
+    def __init__(self, known: Mapping[str, tuple[Port, ...]]) -> None:
         self._lock = threading.Lock()
         self._pods: dict[str, tuple[Port, ...]] = {}
+        self._asked: dict[str, tuple[Port, ...]] = {}
+        self._open: set[str] = set()
+        for pod, ports in known.items():
+            if ports and not any(self._claimant(pod, port) for port in ports):
+                self._pods[pod] = ports
 
-    def of(self) -> dict[str, tuple[Port, ...]]:
-        """Return the ports of every pod that has some."""
+    def of(self, pod: str) -> tuple[Port, ...]:
+        """Return the ports that a pod has."""
         with self._lock:
-            return dict(self._pods)
+            return self._pods.get(pod, ())
+
+    def open_of(self, pod: str) -> tuple[Port, ...]:
+        """Return the ports that lead to a pod."""
+        with self._lock:
+            return self._pods.get(pod, ()) if pod in self._open else ()
+
+    def published(self) -> dict[str, tuple[Port, ...]]:
+        """Return the ports that are open, by pod."""
+        with self._lock:
+            return {pod: ports for pod, ports in self._pods.items() if pod in self._open}
 
     def get(self, pod: str) -> tuple[Port, ...]:
         """Return the ports of a pod."""
@@ -50,32 +72,48 @@ class Claims:
         """
         with self._lock:
             had = self._pods.get(pod, ())
-            for port in ports:
-                self._refuse_claimed(pod, port)
-        new = [port for port in ports if port not in had]
-        if new:
-            _refuse_listening(new)
-        with self._lock:
-            for port in ports:
-                self._refuse_claimed(pod, port)
-            self._pods[pod] = ports
-            if not ports:
-                del self._pods[pod]
-
-    def adopt(self, pod: str, ports: tuple[Port, ...]) -> None:
-        """Take over the ports that a pod published under a former agent."""
-        with self._lock:
-            if ports:
+            self._refuse_claimed(pod, ports)
+            # From here on no other pod gets them, though it asks in this moment.
+            self._asked[pod] = ports
+        try:
+            _refuse_listening([port for port in ports if port not in had])
+            with self._lock:
                 self._pods[pod] = ports
+                if not ports:
+                    del self._pods[pod]
+        finally:
+            with self._lock:
+                del self._asked[pod]
 
-    def drop(self, pod: str) -> None:
-        """Give up all ports of a pod."""
+    def open(self, pod: str) -> None:
+        """Let a pod's ports lead to it."""
         with self._lock:
-            self._pods.pop(pod, None)
+            self._open.add(pod)
 
-    def _refuse_claimed(self, pod: str, port: Port) -> None:
-        for other, ports in self._pods.items():
-            if other != pod and any(port.collides(theirs) for theirs in ports):
+    def shut(self, pod: str) -> bool:
+        """Let a pod's ports lead nowhere, and return whether they led to it; it keeps them."""
+        with self._lock:
+            was_open = pod in self._open
+            self._open.discard(pod)
+            return was_open and pod in self._pods
+
+    def drop(self, pod: str) -> bool:
+        """Give up all ports of a pod, and return whether it had any."""
+        with self._lock:
+            self._open.discard(pod)
+            return self._pods.pop(pod, None) is not None
+
+    def _claimant(self, pod: str, port: Port) -> str | None:
+        """Return another pod that has a port, or is about to."""
+        for claims in (self._pods, self._asked):
+            for other, ports in claims.items():
+                if other != pod and any(port.collides(theirs) for theirs in ports):
+                    return other
+        return None
+
+    def _refuse_claimed(self, pod: str, ports: Sequence[Port]) -> None:
+        for port in ports:
+            if other := self._claimant(pod, port):
                 raise Retry(
                     f"port {port} of this machine is taken: pod {other} publishes it",
                     hint="give one of the two another port",
@@ -83,7 +121,7 @@ class Claims:
 
 
 def _refuse_listening(ports: Sequence[Port]) -> None:
-    for socket in listening():
+    for socket in listening() if ports else ():
         taken = next((port for port in ports if _is_at(socket, port)), None)
         if taken is not None:
             raise Retry(

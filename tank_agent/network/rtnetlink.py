@@ -30,7 +30,7 @@ IFF_RUNNING = 0x40
 IFA_ADDRESS, IFA_LOCAL = 1, 2
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC = 1, 4, 5, 6, 7
 NDA_DST, NDA_LLADDR, NDA_IFINDEX, NUD_PERMANENT = 1, 2, 8, 0x80
-RT_TABLE_MAIN, RTN_UNICAST = 254, 1
+RT_TABLE_MAIN, RT_TABLE_LOCAL, RTN_UNICAST = 254, 255, 1
 
 _HEADER = struct.Struct("=IHHII")
 _LINK = struct.Struct("=BxHiII")
@@ -38,6 +38,7 @@ _ADDRESS = struct.Struct("=BBBBI")
 _ROUTE = struct.Struct("=BBBBBBBBI")
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")
 _ATTRIBUTE = struct.Struct("=HH")
+_LOOPBACK6 = ipaddress.IPv6Address("::1").packed
 _REPLY_SECONDS = 2.0
 _ATTEMPTS = 5
 
@@ -189,6 +190,12 @@ def read_neighbours(netlink: socket.socket, index: int = 0) -> tuple[Neighbour, 
     return tuple(each for each in found if each is not None and index in (0, each.index))
 
 
+def read_loopback_routes(netlink: socket.socket) -> frozenset[int]:
+    """Return the interfaces that ::1 leads to, the loopback's own beside others; errors as in `read`."""
+    body = _ROUTE.pack(socket.AF_INET6, *(0,) * 8)
+    return frozenset(filter(None, map(_loopback_route, _dump(netlink, RTM_GETROUTE, body))))
+
+
 def _dump(netlink: socket.socket, kind: int, body: bytes) -> list[bytes]:
     for _ in range(_ATTEMPTS):
         found = _dump_once(netlink, kind, body)
@@ -286,6 +293,14 @@ def _neighbour(body: bytes) -> Neighbour | None:
     if not state & NUD_PERMANENT or NDA_DST not in found:
         return None
     return Neighbour(index, found[NDA_DST], found.get(NDA_LLADDR, b""))
+
+
+def _loopback_route(body: bytes) -> int:
+    _, length, _, _, table, _, _, _, _ = _ROUTE.unpack_from(body)
+    if length != 128 or table != RT_TABLE_LOCAL:
+        return 0
+    found = dict(_attributes(body, _ROUTE.size))
+    return _number(found.get(RTA_OIF)) if found.get(RTA_DST) == _LOOPBACK6 else 0
 
 
 def _default_route(body: bytes) -> DefaultRoute | None:

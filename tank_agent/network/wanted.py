@@ -8,7 +8,7 @@ import hashlib
 import ipaddress
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -85,10 +85,12 @@ def wanted_nics(pod: str, network: Network, host: HostFacts) -> tuple[WantedNic,
     return tuple(_wanted(pod, nic, number, host) for number, nic in enumerate(network.nics))
 
 
-def bridge_nics(pod: str, leases: Mapping[str, Lease]) -> tuple[WantedNic, ...]:
-    """Return a pod's interfaces in bridges, in the order of its leases; eth0 has the default route."""
+def bridge_nics(pod: str, bridges: Sequence[str], leases: Mapping[str, Lease]) -> tuple[WantedNic, ...]:
+    """Return a pod's interfaces in those of its bridges where it has a lease; eth0 has the default route."""
     return tuple(
-        _in_bridge(pod, number, bridge, lease) for number, (bridge, lease) in enumerate(leases.items())
+        _in_bridge(pod, number, bridge, leases[bridge])
+        for number, bridge in enumerate(bridges)
+        if bridge in leases
     )
 
 

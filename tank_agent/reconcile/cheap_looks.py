@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from tank_agent.linux.clock import Clock
@@ -35,3 +36,11 @@ def signature(path: str) -> tuple[int, ...] | None:
     except FileNotFoundError:
         return None
     return status.st_ino, status.st_dev, status.st_size, status.st_ctime_ns
+
+
+def namespace_of(pid: int) -> int | None:
+    """Return the inode number that names a process's network namespace; None if there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/ns/net").stat().st_ino
+    except (FileNotFoundError, ProcessLookupError):
+        return None

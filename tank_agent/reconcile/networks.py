@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from tank_agent.linux.clock import Clock
 from tank_agent.linux.namespaces import network_namespace_inode, unpin
 from tank_agent.linux.trees import left_for_later, remove_tree
 from tank_agent.network.host_facts import HostDns, HostFacts
-from tank_agent.network.host_side import HostSide
+from tank_agent.network.host_side import HostSide, Reservation
 from tank_agent.network.names import (
     NameFacts,
     files_differ,
@@ -30,7 +30,7 @@ from tank_agent.network.names import (
 from tank_agent.network.obstacles import Obstacle
 from tank_agent.network.pod_network import NetworkState, PodNetworks
 from tank_agent.network.shim import HostAccess
-from tank_agent.reconcile.cheap_looks import recent, signature
+from tank_agent.reconcile.cheap_looks import namespace_of, recent, signature
 from tank_agent.reconcile.core.observed import NetworkUse, PendingChange
 from tank_agent.reconcile.name_writer import NameWriter
 from tank_agent.retry import Failure, Pace, spread
@@ -98,6 +98,7 @@ class Networks:
         run_dir: has the pods' files in `pods`.
         clock: for the back-off of changes that failed.
         access: the machine's way to its pods on the LAN.
+        keep: records what a pod has reserved of this machine, before any of it is used.
     """
 
     def __init__(
@@ -109,11 +110,13 @@ class Networks:
         clock: Clock,
         *,
         access: HostAccess,
+        keep: Callable[[str, Reservation], None],
     ) -> None:
         self._pod_networks = pod_networks
         self._host_side = host_side
         self._access = access
         self._clock = clock
+        self._keep = keep
         self._files = run_dir / "pods"
         self._files.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = threading.Lock()
@@ -130,7 +133,7 @@ class Networks:
 
         `pods` are those that should run, by name.
         """
-        self._host_side.adopt([pods[name] for name in processes if name in pods])
+        self._host_side.adopt(processes.keys())
         self._host_side.names.note(pods.values())
         with left_for_later("networks of pods"):
             self._pod_networks.sweep(processes.keys())
@@ -204,7 +207,7 @@ class Networks:
     def make(self, pod: Pod) -> None:
         """Make a pod's network; errors as `PodNetworks.ensure`, which then leave nothing."""
         try:
-            state = self._ensure(pod)
+            state = self._ensure(pod, whole=True)
         except Exception:
             # Nobody would remove a network that `pods` does not list.
             self._remove(pod.name)
@@ -237,7 +240,9 @@ class Networks:
         try:
             if pod.network.mode != "host":
                 self._keep_pin(pod.name, pids)
-                self._ensure(pod)
+                self._ensure(pod, whole=False)
+            else:
+                self.leave_bridges(pod)
         finally:
             # Also after a failure: the status and /etc/hosts show what was done.
             state = self._pod_networks.observe(pod.name)
@@ -246,16 +251,44 @@ class Networks:
                     known.state = state
             self.files(pod)
 
-    def _ensure(self, pod: Pod) -> NetworkState:
-        bridged = pod.network.mode == "bridge" or self._host_side.knows(pod.name)
+    def leave_bridges(self, pod: Pod) -> None:
+        """Take back what a pod of the machine's network had of its own before; errors as in `remove`."""
+        self._host_side.names.note([pod])
+        if self._host_side.concerns(pod):
+            self._reserve(pod, whole=True)
+            self._settle(pod)
+        self._names.look()
+
+    def _ensure(self, pod: Pod, *, whole: bool) -> NetworkState:
+        """Make or change a pod's network; unless `whole`, all of it that can be had before an error."""
+        self._host_side.names.note([pod])
+        bridged = self._host_side.concerns(pod)
+        refused = self._reserve(pod, whole=whole) if bridged else None
+        self._names.look()
         if bridged:
             self._host_side.prepare(pod)
         state = self._pod_networks.ensure(pod.name, pod.network)
         if bridged:
-            self._host_side.publish()
+            self._host_side.publish(pod.name)
         self._access.note(pod.name, pod.network)
         self._reach(pod.name)
+        if refused is not None:
+            raise refused
+        if bridged:
+            self._settle(pod)
         return state
+
+    def _reserve(self, pod: Pod, *, whole: bool) -> TankError | None:
+        refused = self._host_side.reserve(pod)
+        self._keep(pod.name, self._host_side.reserved(pod.name))
+        if whole and refused is not None:
+            raise refused
+        return refused
+
+    def _settle(self, pod: Pod) -> None:
+        if self._host_side.settle(pod):
+            self._keep(pod.name, self._host_side.reserved(pod.name))
+            self._names.look()
 
     def _remove(self, pod: str) -> None:
         self._host_side.close(pod)
@@ -276,12 +309,10 @@ class Networks:
         self._access.enabled = enabled
         self._reach()
 
-    def lease(self, pod: Pod) -> dict[str, tuple[str, ...]]:
-        """Return a pod's addresses in each of its bridges, which `make` and `converge` use; or Stalled."""
-        try:
-            return self._host_side.lease(pod)
-        finally:
-            self._names.look()
+    def give_up_ports(self, pod: str) -> None:
+        """Give up the ports of a pod that has ended for good, after its network was removed."""
+        if self._host_side.give_up_ports(pod):
+            self._keep(pod, self._host_side.reserved(pod))
 
     def ports(self, pod: str) -> tuple[Port, ...]:
         """Return the ports of this machine that lead to a pod now."""
@@ -391,8 +422,8 @@ class Networks:
 
     def _difference(self, pod: Pod, known: _PodNetwork) -> str | None:
         try:
-            if pod.network.mode == "bridge" and self._host_side.leases.lacks(pod.name, pod.network.bridges):
-                return "it lacks an address in a bridge"
+            if reason := self._host_side.difference(pod):
+                return reason
             if pod.network.mode != "host":
                 inode = self._state(pod.name).netns_inode
                 differences = self._pod_networks.drift(pod.name, pod.network, inode=inode)
@@ -406,8 +437,9 @@ class Networks:
         """Compare the pod's files with the wanted ones, but only if either changed since the last look."""
         directory = f"{self._files}/{pod.name}"
         files = tuple([signature(f"{directory}/{name}") for name in FILES])
-        names = (self._host_hosts(), self._host_side.names.version)
-        seen = (files, self._state(pod.name), pod, self._dns(pod), names)
+        # A pod without neighbours does not read its files again because others come and go.
+        neighbours = self._host_side.names.version if pod.network.mode in ("bridge", "nics") else 0
+        seen = (files, self._state(pod.name), pod, self._dns(pod), self._host_hosts(), neighbours)
         if known.seen == seen:
             return None
         inodes = tuple(each and each[:2] for each in files)
@@ -452,7 +484,7 @@ class Networks:
         if pinned is not None:
             # Another namespace, which is not this pod's.
             unpin(state.netns)
-        pid = next((pid for pid in pids if _namespace_of(pid) == state.netns_inode), None)
+        pid = next((pid for pid in pids if namespace_of(pid) == state.netns_inode), None)
         if pid is None:
             # The next plan makes a new one.
             self.remove(pod)
@@ -463,14 +495,6 @@ class Networks:
         own = _HOST_NAMESPACE.stat().st_ino
         for pid in pids:
             with contextlib.suppress(Retry):
-                if _namespace_of(pid) not in (None, own):
+                if namespace_of(pid) not in (None, own):
                     return self._pod_networks.repin(pod, pid)
         return False
-
-
-def _namespace_of(pid: int) -> int | None:
-    """Return the inode number that names a process's network namespace; None if there is no such process."""
-    try:
-        return Path(f"/proc/{pid}/ns/net").stat().st_ino
-    except (FileNotFoundError, ProcessLookupError):
-        return None

@@ -20,10 +20,12 @@ from tank_agent.journal.records import ContainerStatus, DesiredPod, Exit, NewEve
 from tank_agent.linux.clock import Clock
 from tank_agent.linux.fault import point
 from tank_agent.linux.trees import remove_tree
+from tank_agent.network.host_side import Reservation
 from tank_agent.reconcile.core import actions
 from tank_agent.reconcile.core.actions import Action
 from tank_agent.reconcile.core.hashes import container_hash, settings_hash, status_to_start
 from tank_agent.reconcile.core.observed import Situation
+from tank_agent.reconcile.core.plan import missing
 from tank_agent.reconcile.core.restart import Backoff, after_exit, after_failed_start, after_start
 from tank_agent.reconcile.networks import PACE, Networks
 from tank_agent.reconcile.pulls import Pulls
@@ -88,6 +90,15 @@ class Work(Struct, frozen=True, kw_only=True):
         return NewEvent(type=kind, message=message, **about)
 
 
+def keep_reservation(journal: Journal, pod: str, reserved: Reservation) -> None:
+    """Record what a pod has reserved of this machine, if the journal has it otherwise."""
+    known = journal.status(pod)
+    same = list(known.leases.items()) == list(reserved.leases.items()) and known.ports == reserved.ports
+    if not same:
+        journal.record(pod, replace(known, leases=reserved.leases, ports=reserved.ports))
+        point("network:reserved")
+
+
 class Steps:
     """Carries out actions; each writes to the journal before it returns."""
 
@@ -100,7 +111,7 @@ class Steps:
             actions.Pull: self._pull,
             actions.MakeNetwork: self._make_network,
             actions.ConvergeNetwork: self._converge_network,
-            actions.RemoveNetwork: lambda _, work: self._networks.remove(work.name),
+            actions.RemoveNetwork: self._remove_network,
             actions.Start: self._start,
             actions.ChangeLive: self._change_live,
             actions.MountAgain: self._mount_again,
@@ -142,7 +153,6 @@ class Steps:
 
     def _make_network(self, _: actions.MakeNetwork, work: Work) -> None:
         try:
-            self._lease(work)
             self._networks.make(work.pod)
         except TankError as error:
             # As soon as for a network in use (decision 0008): an uplink may be back any time.
@@ -156,21 +166,17 @@ class Steps:
         running = [live.pid for live in self._containers.runs(work.name) if live.state is RunState.RUNNING]
         pids = [pid for pid in running if pid is not None]
         former = self._networks.failure(work.name)
-
-        def converge() -> None:
-            self._lease(work)
-            self._networks.converge(work.pod, pids)
-
-        if self._try(work, "network-failed", former, converge):
+        if self._try(work, "network-failed", former, lambda: self._networks.converge(work.pod, pids)):
             self._event(work, "network-changed", "the network is up to date")
         # A deleted file is back now, but containers still have the deleted one.
         self._containers.look(work.name, self._networks.directory(work.name))
 
-    def _lease(self, work: Work) -> None:
-        """Give a pod its addresses in bridges, and record them before any of them is used."""
-        known, leases = self._journal.status(work.name), self._networks.lease(work.pod)
-        if known.leases != leases or list(known.leases) != list(leases):
-            self._journal.record(work.name, replace(known, leases=leases))
+    def _remove_network(self, _: actions.RemoveNetwork, work: Work) -> None:
+        self._networks.remove(work.name)
+        status = self._journal.status(work.name)
+        if work.desired is not None and not missing(work.pod, status, ()):
+            # Nothing of it starts again: others may have its ports. Else it keeps them over its restart.
+            self._networks.give_up_ports(work.name)
 
     def _try(
         self, work: Work, kind: str, former: Failure | None, change: Callable[[], None], container: str = ""
@@ -212,7 +218,7 @@ class Steps:
         try:
             if work.pod.network.mode == "host":
                 # It may have had addresses of its own before; no network is made for it now.
-                self._lease(work)
+                self._networks.leave_bridges(work.pod)
             launch = self._launch(work, container)
             if launch is None:
                 # The next plan pulls the image.

@@ -5,31 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.agent import wait_for
-from tests.support.lan import LanAgent, Network, stopped_lan_agent
-
-HTTP = """
-[[containers]]
-name = "app"
-rootfs = "{rootfs}"
-command = ["/bin/sh", "-c", '''
-trap "exit 0" TERM; mkdir -p /www; hostname > /www/index.html; /bin/busybox httpd -p 80 -h /www; echo started
-while :; do sleep 1000 & wait $!; done''']
-stop_grace = "300ms"
-"""
+from tests.support.bridges import bridge_agent, get, reaches, web
+from tests.support.lan import LanAgent
 
 
 @pytest.fixture
 def stopped(tmp_path: Path) -> Iterator[LanAgent]:
-    with stopped_lan_agent(tmp_path) as made:
-        # As a person is told to: it lets packets of the LAN through to pods.
-        made.host(lambda: Path("/proc/sys/net/ipv4/ip_forward").write_text("1"))
+    with bridge_agent(tmp_path) as made:
         yield made
 
 
@@ -37,27 +25,6 @@ def stopped(tmp_path: Path) -> Iterator[LanAgent]:
 def agent(stopped: LanAgent) -> LanAgent:
     stopped.start()
     return stopped
-
-
-def web(agent: LanAgent, head: str = "") -> str:
-    return head + HTTP.format(rootfs=agent.rootfs)
-
-
-def get(address: str, port: int) -> str:
-    """Return the page at an address, as this thread's network reaches it."""
-    with socket.create_connection((address, port), timeout=2) as connection:
-        connection.sendall(b"GET /index.html HTTP/1.0\r\n\r\n")
-        answer = b""
-        while part := connection.recv(4096):
-            answer += part
-    return answer.partition(b"\r\n\r\n")[2].decode().strip()
-
-
-def reaches(network: Network, address: str, port: int) -> bool:
-    try:
-        return bool(network(get, address, port))
-    except OSError:
-        return False
 
 
 def test_a_port_is_reached_from_everywhere(agent: LanAgent) -> None:
@@ -84,26 +51,6 @@ def test_a_port_is_reached_from_everywhere(agent: LanAgent) -> None:
     assert not reaches(agent.lan, "10.0.0.2", 8081)
     agent.lan.ip(f"route add {own}/32 via 10.0.0.2")
     assert not reaches(agent.lan, own, 80), "what is not published is not routed either"
-
-
-def test_what_is_taken_away_comes_back(agent: LanAgent) -> None:
-    agent.write("web", web(agent, 'ports = ["8080:80"]\n'))
-    agent.wait_phase("web", "running")
-    pid = agent.pid("web")
-    wait_for(lambda: reaches(agent.lan, "10.0.0.2", 8080), "it answers")
-    for command in (
-        "nft flush ruleset",
-        "ip link del tank-default",
-        "ip link set tank-default down",
-        "ip addr flush dev tank-default",
-        "sysctl -qw net.ipv4.conf.tank-default.forwarding=0",
-    ):
-        agent.host(subprocess.run, command.split())
-        wait_for(lambda: reaches(agent.lan, "10.0.0.2", 8080), f"it is back after {command}")
-        assert agent.pid("web") == pid
-    agent.pod("web").ip("link del eth0")
-    wait_for(lambda: reaches(agent.lan, "10.0.0.2", 8080), "its interface is back")
-    assert agent.pid("web") == pid
 
 
 def test_addresses_survive_and_ports_change_without_a_restart(agent: LanAgent) -> None:
@@ -139,47 +86,6 @@ def test_a_port_that_is_taken_is_said_before_anything_starts(agent: LanAgent) ->
     wait_for(
         lambda: "pod web publishes it" in ((agent.status("thief") or {}).get("error") or ""), "it is said"
     )
-
-
-@pytest.mark.parametrize(
-    "point",
-    [
-        "network:bridge-made",
-        "network:bridge-up",
-        "network:bridge-addressed",
-        "network:link-created",
-        "network:link-attached",
-        "network:link-named",
-        "network:address-added",
-        "network:route-added",
-        "network:rules-written",
-    ],
-)
-def test_killed_while_a_pod_comes(stopped: LanAgent, point: str) -> None:
-    agent = stopped
-    agent.write("web", web(agent, 'ports = ["8080:80"]\n'))
-    agent.launch(fault=point)
-    assert agent.died() == -signal.SIGKILL
-    agent.start()
-    agent.wait_phase("web", "running")
-    wait_for(lambda: reaches(agent.lan, "10.0.0.2", 8080), "it answers")
-
-
-@pytest.mark.parametrize("point", ["network:rules-written", "network:link-removed", "network:bridge-removed"])
-def test_killed_while_a_pod_goes(agent: LanAgent, point: str) -> None:
-    file = agent.write("web", web(agent, 'ports = ["8080:80"]\n'))
-    agent.wait_phase("web", "running")
-    agent.kill()
-    file.unlink()
-    agent.launch(fault=point)
-    assert agent.died() == -signal.SIGKILL
-    agent.start()
-    agent.wait_gone("web")
-    wait_for(lambda: agent.host.links() <= {"lo", "eth0", "eth1"}, "its bridge is gone")
-    rules = agent.host(
-        lambda: subprocess.run(["nft", "list", "tables"], capture_output=True, check=True, text=True)
-    )
-    assert rules.stdout == ""
 
 
 def test_names(agent: LanAgent) -> None:

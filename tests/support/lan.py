@@ -10,6 +10,7 @@ pods:  eth0                            eth1
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
@@ -161,3 +162,6 @@ def _ended_with_networks(agent: LanAgent) -> Iterator[None]:
     with ended(agent):
         yield
     wait_for(lambda: agent.host.links() <= {"lo", "eth0", "eth1"}, "no interface is left on the host", 5)
+    if shutil.which("nft"):
+        rules = agent.host(lambda: subprocess.run(["nft", "list", "tables"], capture_output=True, check=True))
+        assert b"tank" not in rules.stdout, "rules of ours are left on the host"

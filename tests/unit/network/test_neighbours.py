@@ -91,6 +91,6 @@ def test_the_version_is_another_with_every_change_and_the_same_without_one() -> 
     known.note([on_lan("lan", "10.0.0.5/24")])
     given.give("db", ("default",))
     assert not changed()
-    given.free("db")
+    given.keep_only("db", ())
     assert changed()
     assert known.of(web) == ()

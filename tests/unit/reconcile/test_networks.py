@@ -10,7 +10,7 @@ import pytest
 from tank_agent.errors import Retry, Stalled
 from tank_agent.network.addresses import Pool
 from tank_agent.network.host_facts import HostDns
-from tank_agent.network.host_side import HostSide
+from tank_agent.network.host_side import HostSide, Reservation
 from tank_agent.network.pod_network import NetworkState
 from tank_agent.network.shim import HostAccess
 from tank_agent.reconcile import networks as module
@@ -72,18 +72,23 @@ class World:
         self.made, self.clock, self.run_dir = Made(), StillClock(), run_dir
         self.dns = HostDns(servers=("192.168.1.1",))
         self.namespaces: dict[int, int] = {}
+        self.kept: dict[str, Reservation] = {}
         self.pins: dict[str, int | None] = {}
         monkeypatch.setattr(PACE, "jitter", 0.0)
         monkeypatch.setattr(module, "_HOSTS", run_dir / "hosts")
         monkeypatch.setattr(module, "network_namespace_inode", self.pinned)
-        monkeypatch.setattr(module, "_namespace_of", self.namespaces.get)
+        monkeypatch.setattr(module, "namespace_of", self.namespaces.get)
         monkeypatch.setattr(module, "unpin", lambda path: self.made.did.append(f"unpin {path}"))
         self.networks = self.new()
 
     def new(self) -> Networks:
         host = type("Host", (), {"dns": lambda _: self.dns})()
         side, access = HostSide(Pool(), "0.0.0.0", {}), HostAccess(self.run_dir, host, enabled=False)
-        return Networks(cast(Any, self.made), side, host, self.run_dir, self.clock, access=access)
+        made = cast(Any, self.made)
+        return Networks(made, side, host, self.run_dir, self.clock, access=access, keep=self.keep)
+
+    def keep(self, pod: str, reserved: Reservation) -> None:
+        self.kept[pod] = reserved
 
     def pinned(self, path: Path) -> int | None:
         state = self.made.states.get(path.name)
