@@ -152,12 +152,14 @@ class HostSide:
         if own - self._obstacles.looked_at:
             # Whoever asks for a pod that has just come does not wait for the next resync.
             self.look_for_obstacles()
-        at_loopback = any(port.address == _LOOPBACK6 for port in self.ports(pod))
         return tuple(
             str(each)
             for each in self._obstacles.found
-            if own & each.interfaces and (at_loopback or not each.at_loopback)
+            if own & each.interfaces and (not each.at_loopback or self._is_at_loopback(pod))
         )
+
+    def _is_at_loopback(self, pod: str) -> bool:
+        return any(port.address == _LOOPBACK6 for port in self.ports(pod))
 
     def look_for_obstacles(self) -> tuple[Obstacle, ...]:
         """Look for what keeps packets from pods in bridges, for `warnings`, and return all of it."""

@@ -130,3 +130,57 @@ def test_no_text_is_too_strange(words: list[str]) -> None:
         rules = Rules(text)
         for name in rules.forwarding():
             rules.lets_through(name, TO_POD)
+
+
+# The part about what is forwarded of firewalld 2.3's table, in Debian 13; `{0}` is its dispatch by zones.
+FIREWALLD = """table inet firewalld {{ # progname firewalld
+	flags owner,persist
+
+	chain filter_FORWARD {{
+		type filter hook forward priority filter + 10; policy accept;
+		ct state {{ established, related }} accept
+		ct status dnat accept
+		iifname "lo" accept
+		ct state invalid drop
+		ip6 daddr {{ ::/96, ::ffff:0.0.0.0/96 }} reject with icmpv6 addr-unreachable
+		jump filter_FORWARD_POLICIES
+		reject with icmpx admin-prohibited
+	}}
+
+	chain filter_FORWARD_POLICIES {{
+{0}
+		jump filter_FWD_public
+		reject with icmpx admin-prohibited
+	}}
+
+	chain filter_FWD_public {{
+		jump filter_FWD_public_allow
+	}}
+
+	chain filter_FWD_public_allow {{
+		{1}
+	}}
+
+	chain filter_FWD_trusted {{
+		oifname "tank-*" accept
+	}}
+}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("zones", "within", "passing"),
+    [
+        ("", "", [TO_POD, ANSWER]),
+        ('\t\tiifname "eth0" jump filter_FWD_public', 'oifname "eth0" accept', [TO_POD, ANSWER, FROM_POD]),
+        (
+            '\t\tiifname "tank-*" jump filter_FWD_trusted\n\t\tiifname "tank-*" accept',
+            "",
+            [TO_POD, ANSWER, FROM_POD],
+        ),
+    ],
+)
+def test_firewalld_of_debian_13(zones: str, within: str, passing: list[Packet]) -> None:
+    found = Rules(FIREWALLD.format(zones, within))
+    assert list(found.forwarding()) == ["filter_FORWARD"]
+    assert [p for p in (TO_POD, ANSWER, FROM_POD) if found.lets_through("filter_FORWARD", p)] == passing
