@@ -6,9 +6,10 @@ not for our packet, except a rule that names our bridge: how far that opens it i
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Literal, NamedTuple
 
@@ -56,7 +57,32 @@ _END = re.compile(
 )
 _MAPPED = re.compile(r'("[^"]*"|[\w.-]+) : (accept|drop|return|(?:jump|goto) [\w.-]+)')
 _ADDRESS = re.compile(r"\b[0-9a-f]*[.:][0-9a-f.:]+(?:/\d+)?")
-_DEEPEST = 16
+_NAMES = re.compile(r'"([^"]*)"|([\w.-]+)')
+_VERDICTS: Mapping[str, Verdict] = {"accept": "accept", "drop": "drop", "return": "return"}
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class _Rule(NamedTuple):
+    """What a rule says: of interfaces, of connections, of what is not understood, and what it does."""
+
+    interfaces: tuple[re.Match[str], ...]
+    connections: tuple[re.Match[str], ...]
+    is_whole: bool
+    networks: tuple[_Network, ...]
+    action: str
+
+    @classmethod
+    def read(cls, text: str) -> _Rule:
+        rest = _SILENT.sub("", text).strip()
+        interfaces = tuple(_INTERFACE.finditer(rest)) if "if" in rest else ()
+        rest = _INTERFACE.sub("", rest) if interfaces else rest
+        connections = tuple(_CONNECTION.finditer(rest)) if "ct " in rest else ()
+        rest = (_CONNECTION.sub("", rest) if connections else rest).strip()
+        end = _END.search(rest)
+        unknown = (rest[: end.start()] if end else rest).strip()
+        return cls(
+            interfaces, connections, not unknown, tuple(_networks(unknown)), _plain(end[1]) if end else ""
+        )
 
 
 class Rules:
@@ -66,6 +92,7 @@ class Rules:
         self.chains = dict(_chains(listed))
         self.is_dormant = "flags dormant" in listed
         self._sets: Mapping[str, str] = dict(_SET.findall(listed))
+        self._read = functools.cache(_Rule.read)
 
     def forwarding(self) -> Iterator[str]:
         """Yield the chains that the kernel calls for each packet that is forwarded."""
@@ -74,48 +101,50 @@ class Rules:
 
     def lets_through(self, name: str, packet: Packet) -> bool:
         """Return whether one of these chains lets a packet through."""
-        verdict = self._follow(name, packet, 0)
+        verdict = self._follow(name, packet, {})
         return (self.chains[name].policy if verdict == "return" else verdict) != "drop"
 
-    def _follow(self, name: str, packet: Packet, depth: int) -> Verdict:
-        if depth > _DEEPEST or name not in self.chains:
-            return "return"
-        for rule in self.chains[name].rules:
-            action = self._action(rule, packet)
+    def _follow(self, name: str, packet: Packet, known: dict[str, Verdict]) -> Verdict:
+        if name not in known:
+            # A chain that leads to itself is no kernel's.
+            known[name] = "return"
+            known[name] = self._verdict(name, packet, known)
+        return known[name]
+
+    def _verdict(self, name: str, packet: Packet, known: dict[str, Verdict]) -> Verdict:
+        for text in self.chains[name].rules if name in self.chains else ():
+            action = self._action(self._read(text), packet)
             kind, _, target = action.partition(" ")
             if kind in ("jump", "goto"):
-                found = self._follow(target, packet, depth + 1)
+                found = self._follow(target, packet, known)
                 if found != "return" or kind == "goto":
                     return found
-            elif kind == "accept":
-                return "accept"
-            elif kind == "drop":
-                return "drop"
-            elif kind == "return":
-                return "return"
+            elif kind in _VERDICTS:
+                return _VERDICTS[kind]
         return "return"
 
-    def _action(self, rule: str, packet: Packet) -> str:
+    def _action(self, rule: _Rule, packet: Packet) -> str:
         """Return what a rule does to a packet; empty if nothing."""
-        named = False
-        rest = _SILENT.sub("", rule).strip()
-        mapped: list[str] = []
-        for pattern, test in ((_INTERFACE, self._is_interface), (_CONNECTION, self._is_connection)):
-            for match in pattern.finditer(rest):
-                if match[3]:
-                    mapped.append(test(match, packet))
-                elif not test(match, packet):
-                    return ""
-                elif pattern is _INTERFACE and not match[2]:
-                    named = named or _name_of(match, packet) == packet.bridge
-            rest = pattern.sub("", rest).strip()
-        end = _END.search(rest)
-        unknown = rest[: end.start()] if end else rest
-        action = _plain(end[1]) if end else "".join(mapped)
-        if not unknown.strip():
+        named, mapped = False, ""
+        for match in rule.interfaces:
+            found = self._is_interface(match, packet)
+            if match[3]:
+                mapped += found
+            elif not found:
+                return ""
+            elif not match[2]:
+                named = named or _name_of(match, packet) == packet.bridge
+        for match in rule.connections:
+            found = _is_connection(match, packet)
+            if match[3]:
+                mapped += found
+            elif not found:
+                return ""
+        action = rule.action or mapped
+        if rule.is_whole:
             return action
         # What is said of our bridge or its network lets through what its owner wants.
-        named = named or _overlaps(unknown, packet.networks)
+        named = named or any(_overlaps(network, packet.networks) for network in rule.networks)
         return action if named and action.partition(" ")[0] not in ("drop", "return") else ""
 
     def _is_interface(self, match: re.Match[str], packet: Packet) -> str:
@@ -123,17 +152,18 @@ class Rules:
         listed = self._sets.get(match[4][1:], "") if match[4].startswith("@") else match[4]
         if match[3]:
             return _looked_up(listed, lambda name: _is_named(name, own))
-        found = any(_is_named(name, own) for name in re.findall(r'"([^"]*)"|([\w.-]+)', listed))
+        found = any(_is_named(one or other, own) for one, other in _NAMES.findall(listed))
         return "yes" if found != bool(match[2]) else ""
 
-    def _is_connection(self, match: re.Match[str], packet: Packet) -> str:
-        has = {"established" if packet.is_answer else "new"}
-        if match[1] == "status":
-            has = {"dnat"} if packet.is_published else set()
-        if match[3]:
-            return _looked_up(match[4], lambda name: name[0] in has or name[1] in has)
-        found = bool(has & set(re.findall(r"\w+", match[4])))
-        return "yes" if found != bool(match[2]) else ""
+
+def _is_connection(match: re.Match[str], packet: Packet) -> str:
+    has = {"established" if packet.is_answer else "new"}
+    if match[1] == "status":
+        has = {"dnat"} if packet.is_published else set()
+    if match[3]:
+        return _looked_up(match[4], lambda name: name in has)
+    found = bool(has & set(re.findall(r"\w+", match[4])))
+    return "yes" if found != bool(match[2]) else ""
 
 
 def _chains(listed: str) -> Iterator[tuple[str, Chain]]:
@@ -154,9 +184,6 @@ def _chains(listed: str) -> Iterator[tuple[str, Chain]]:
             rules.append(line.strip())
 
 
-_VERDICTS: Mapping[str, Verdict] = {"accept": "accept", "drop": "drop"}
-
-
 def _plain(action: str) -> str:
     return "drop" if action.startswith(("reject", "xt target")) else action
 
@@ -165,27 +192,24 @@ def _name_of(match: re.Match[str], packet: Packet) -> str:
     return packet.came_by if match[1] == "i" else packet.goes_by
 
 
-def _is_named(name: tuple[str, str], own: str) -> bool:
-    text = name[0] or name[1]
-    return text == own or (text.endswith("*") and bool(own) and own.startswith(text[:-1]))
+def _is_named(name: str, own: str) -> bool:
+    return name == own or (name.endswith("*") and bool(own) and own.startswith(name[:-1]))
 
 
-def _looked_up(listed: str, is_own: object) -> str:
-    assert callable(is_own)
-    for key, action in _MAPPED.findall(listed):
-        if is_own((key.strip('"'), key)):
-            return str(action)
-    return ""
+def _looked_up(listed: str, is_own: Callable[[str], bool]) -> str:
+    """Return the action of a map for what we are; empty for none."""
+    return next((str(action) for key, action in _MAPPED.findall(listed) if is_own(key.strip('"'))), "")
 
 
-def _overlaps(text: str, networks: Sequence[str]) -> bool:
+def _networks(text: str) -> Iterator[_Network]:
     for found in _ADDRESS.findall(text):
         with suppress(ValueError):
-            named = ipaddress.ip_network(found, strict=False)
-            own = [ipaddress.ip_network(network) for network in networks]
-            if any(named.version == each.version and named.overlaps(each) for each in own):
-                return True
-    return False
+            yield ipaddress.ip_network(found, strict=False)
+
+
+def _overlaps(network: _Network, own: Sequence[str]) -> bool:
+    ours = map(ipaddress.ip_network, own)
+    return any(network.version == each.version and network.overlaps(each) for each in ours)
 
 
 # iptables-extensions(8)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from tank_agent.errors import TankError
+from tank_agent.errors import Retry, TankError, one_line
 from tank_agent.linux import nftables, process
 from tank_agent.linux.namespaces import read_network_sysctl
 from tank_agent.linux.nftables import PacketFilter
@@ -142,7 +142,8 @@ class Obstacles:
         key, now = (seen, settings, loaded), self._clock()
         # While there is one, its end is to be seen soon.
         if key != self._legacy_key or self._legacy or now >= self._legacy_due:
-            self._legacy = tuple(o for version in loaded for o in _of_legacy_filter(version, seen, settings))
+            with suppress(TankError):
+                self._legacy = tuple(o for each in loaded for o in _of_legacy_filter(each, seen, settings))
             self._legacy_key, self._legacy_due = key, now + _LEGACY_PAUSE
         return self._legacy
 
@@ -262,11 +263,13 @@ def _has_legacy_filter(version: int) -> bool:
 
 def _of_legacy_filter(version: int, seen: Seen, settings: _Settings) -> Iterator[Obstacle]:
     """Yield what rules of the kernel's older filter drop, which nftables does not list."""
-    with suppress(TankError):
-        done = process.run([f"{_PROGRAMS[version]}-legacy", "-S"], timeout=_DEADLINE)
-        heading = f"{'ip' if version == 4 else 'ip6'} filter"
-        table = _Table(heading, from_legacy(done.stdout), [version], kind="legacy")
-        yield from _dropped(table, seen, settings)
+    # It waits for another that changes them.
+    done = process.run([f"{_PROGRAMS[version]}-legacy", "-w", "2", "-S"], timeout=_DEADLINE)
+    if done.code:
+        raise Retry(f"{_PROGRAMS[version]}-legacy does not list its rules: {one_line(done.stderr)}")
+    heading = f"{'ip' if version == 4 else 'ip6'} filter"
+    table = _Table(heading, from_legacy(done.stdout), [version], kind="legacy")
+    yield from _dropped(table, seen, settings)
 
 
 class _Table(NamedTuple):

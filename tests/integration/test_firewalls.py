@@ -152,7 +152,11 @@ def test_docker_with_ipv6(agent: LanAgent, at: Shell) -> None:
     assert connects(agent.lan, "fd00::2", 8080)
 
 
-def test_ufw(agent: LanAgent, at: Shell) -> None:
+@pytest.mark.parametrize("kind", ["nft", "legacy"])
+def test_ufw(agent: LanAgent, at: Shell, kind: str) -> None:
+    for program in ("iptables", "ip6tables"):
+        for part in ("", "-save", "-restore"):
+            at(f"ln -sf /usr/sbin/{program}-{kind}{part} /etc/alternatives/{program}{part}")
     check_all_the_way(agent, lambda: at("ufw --force enable"), at, "ufw")
     assert connects(agent.lan, "fd00::2", 8080), "one line lets both versions of IP through"
     # As docs/networking.md says.

@@ -50,9 +50,9 @@ class Machine:
         return self.settings[name]
 
     def program(self, argv: list[str], *, timeout: float) -> process.Finished:
-        assert argv == ["iptables-legacy", "-S"]
+        assert argv == ["iptables-legacy", "-w", "2", "-S"]
         self.legacy_runs += 1
-        return process.Finished(0, self.legacy, "")
+        return process.Finished(4, "", "locked") if self.fails else process.Finished(0, self.legacy, "")
 
 
 @pytest.fixture
@@ -112,7 +112,10 @@ def test_the_older_filter_is_asked_once_a_minute(machine: Machine) -> None:
     (obstacle,) = found.look([BRIDGE])
     assert "ip filter FORWARD of iptables-legacy" in obstacle.problem
     assert "iptables-legacy -I FORWARD -o tank-+ -j ACCEPT" in obstacle.remedy
-    machine.legacy, machine.now = "-P FORWARD ACCEPT\n", 61
+    machine.fails, machine.now = True, 61
+    assert found.look([BRIDGE]) == (obstacle,), "it is locked: as before"
+    machine.fails = False
+    machine.legacy, machine.now = "-P FORWARD ACCEPT\n", 62
     assert found.look([BRIDGE]) == (), "the end of an obstacle is seen at once"
 
 
