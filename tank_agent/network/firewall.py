@@ -18,6 +18,7 @@ _NAME = "tank"
 TABLE = f"inet {_NAME}"
 # There is no "delete if it exists" before nft 1.0.8.
 _NO_TABLE = f"table {TABLE} {{}}\ndelete table {TABLE}\n"
+_NO_SENDERS: Mapping[str, str] = {}
 _LOOPBACK4, _LOOPBACK6 = ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_address("::1")
 
 
@@ -48,10 +49,15 @@ class Forward(Struct, frozen=True, kw_only=True):
         return ":" in self.target
 
 
-def script(bridges: Collection[BridgeNetworks], forwards: Iterable[Forward]) -> str:
+def script(
+    bridges: Collection[BridgeNetworks],
+    forwards: Iterable[Forward],
+    senders: Mapping[str, str] = _NO_SENDERS,
+) -> str:
     """Return the commands of nft(8) that make the table as it should be, whatever it is now.
 
-    Without a bridge there is no table.
+    Without a bridge there is no table. `senders` are the IPv4 addresses that packets from bridges get where
+    they leave by an interface that has none of its own, by its name.
     """
     if not bridges:
         return _NO_TABLE
@@ -64,9 +70,8 @@ def script(bridges: Collection[BridgeNetworks], forwards: Iterable[Forward]) -> 
     lines += _chain("prerouting", "nat", "prerouting", "dstnat", ["fib daddr type local jump publish"])
     lines += _chain("output", "nat", "output", "-100", ["fib daddr type local jump publish"])
     lines += ["chain publish {", *_PUBLISH, "}"]
-    lines += _chain(
-        "postrouting", "nat", "postrouting", "srcnat", [r for b in ordered for r in _masquerade(b)]
-    )
+    sources = [r for b in ordered for r in (*_sent_from(b, senders), *_masquerade(b))]
+    lines += _chain("postrouting", "nat", "postrouting", "srcnat", sources)
     lines += _chain("forward", "filter", "forward", "filter", _admission(ordered))
     return "\n".join([*lines, "}", ""])
 
@@ -107,6 +112,16 @@ def _map(name: str, elements: Mapping[str, str]) -> str:
 
 def _chain(name: str, kind: str, hook: str, priority: str, rules: Iterable[str]) -> list[str]:
     return [f"chain {name} {{ type {kind} hook {hook} priority {priority};", *rules, "}"]
+
+
+def _sent_from(bridge: BridgeNetworks, senders: Mapping[str, str]) -> list[str]:
+    # There the kernel's masquerade takes the first address of the machine, of whatever interface.
+    return [
+        f'ip saddr {network} oifname "{interface}" snat ip to {address}'
+        for network in bridge.networks
+        for interface, address in sorted(senders.items())
+        if ":" not in network
+    ]
 
 
 def _masquerade(bridge: BridgeNetworks) -> list[str]:

@@ -59,6 +59,7 @@ class HostSide:
         self._claims = Claims(self._known_ports)
         self._obstacles = Obstacles(uplink)
         self._bridges = bridges.Bridges(self.leases.networks)
+        self._senders: Mapping[str, str] = {}
         self._firewall = Firewall(self._rules)
         self._flows = Flows()
         # Whether this machine has something of ours: a machine without pods in bridges is never asked.
@@ -189,6 +190,13 @@ class HostSide:
         self._is_used = bool(self.leases.networks())
         return tuple(wrong)
 
+    def send_from(self, senders: Mapping[str, str]) -> None:
+        """Set the addresses that packets of bridges get on interfaces without one; errors as in `check`."""
+        if senders != self._senders:
+            self._senders = senders
+            if self._is_used:
+                self._write()
+
     def _check_rules(self) -> tuple[str, ...]:
         return ("the rules of published ports were changed",) if self._write() else ()
 
@@ -224,7 +232,7 @@ class HostSide:
         return differed
 
     def _rules(self) -> str:
-        return script(self._networks(), self._forwards())
+        return script(self._networks(), self._forwards(), self._senders)
 
     def _networks(self) -> list[BridgeNetworks]:
         return [

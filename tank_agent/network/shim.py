@@ -63,6 +63,7 @@ class HostAccess:
         self._lock = threading.Lock()
         self._networks: dict[str, Network] = {}
         self._nics: dict[str, tuple[WantedNic, ...]] = {}
+        self._senders: Mapping[str, str] = {}
         # A former agent may have left some.
         self._any_left = True
 
@@ -89,7 +90,7 @@ class HostAccess:
             ours = {link.parent: link for link in links.values() if self._is_ours(link)}
             nics = {pod: list(self._of(pod, links)) for pod in self._networks} if self.enabled else {}
             if not ours and not any(nics.values()):
-                self._any_left = False
+                self._any_left, self._senders = False, {}
                 return ()
             addresses = [a for a in rtnetlink.read_addresses(netlink) if not _is_link_local(a.packed)]
             wanted = _ways([nic for each in nics.values() for nic in each], addresses)
@@ -110,9 +111,15 @@ class HostAccess:
                 _remove(ours[parent])
                 changed.append(f"{ours[parent].name} was not needed")
             self._any_left = bool(wanted)
+            first = {a.index: a.packed for a in reversed(addresses) if len(a.packed) == 4}
+            self._senders = {self._name(each): text(first[each]) for each in wanted if each in first}
         if failures:
             raise failures[0]
         return tuple(changed)
+
+    def senders(self) -> Mapping[str, str]:
+        """Return the machine's IPv4 address to which pods answer, by the interface to them."""
+        return self._senders
 
     def _of(self, pod: str, links: Mapping[int, Link]) -> Iterator[WantedNic]:
         """Yield a pod's interfaces that lie on one of the machine's now."""

@@ -7,10 +7,8 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 import structlog
-from msgspec import Struct
 
 from tank_agent.errors import Retry, TankError
 from tank_agent.linux.clock import Clock
@@ -32,58 +30,17 @@ from tank_agent.network.pod_network import NetworkState, PodNetworks
 from tank_agent.network.shim import HostAccess
 from tank_agent.reconcile.cheap_looks import namespace_of, recent, signature
 from tank_agent.reconcile.core.observed import NetworkUse, PendingChange
+from tank_agent.reconcile.known_network import NO_NETWORK, ConvergeFailure, KnownNetwork, NetworkBasis
 from tank_agent.reconcile.name_writer import NameWriter
 from tank_agent.retry import Failure, Pace, spread
 from tank_agent.runtime.mounts.rootfs import FILES
-from tank_agent.spec.model import Network, Pod, Port
+from tank_agent.spec.model import Pod, Port
 
 _log = structlog.get_logger()
 _HOSTS = Path("/etc/hosts")
 _HOST_NAMESPACE = Path("/proc/self/ns/net")
 # Shorter than for programs that fail: a cable may be plugged in again any time.
 PACE = Pace(base=1.0, cap=30.0)
-
-
-class _ConvergeFailure(Failure, frozen=True, kw_only=True):
-    wanted: _Wanted
-
-
-class _Wanted(NamedTuple):
-    """What of a pod its network is made from."""
-
-    network: Network
-    ports: tuple[Port, ...]
-
-    @classmethod
-    def of(cls, pod: Pod) -> _Wanted:
-        return cls(pod.network, pod.ports)
-
-
-class _PodNetwork(Struct):
-    """One pod's network. `state` is None without a namespace; `fresh`: no container ran in it yet.
-
-    `seen` holds the signatures and the sources of the files when they were last right, `inodes` their inodes;
-    `replaced` is set once these differ. `pod` is the spec that the files were last written for.
-    """
-
-    state: NetworkState | None = None
-    fresh: bool = False
-    converged: _Wanted | None = None
-    drift: str | None = None
-    failure: _ConvergeFailure | None = None
-    has_files: bool = False
-    pod: Pod | None = None
-    seen: object = None
-    inodes: object = None
-    replaced: bool = False
-
-    def settle(self, wanted: _Wanted | None) -> None:
-        """Note that the pod's network is as declared; None if it was removed."""
-        self.converged = wanted
-        self.drift = self.failure = self.seen = None
-
-
-_NONE = _PodNetwork()
 
 
 class Networks:
@@ -123,7 +80,7 @@ class Networks:
         self._names = NameWriter(lambda: host_side.names.version, self._write_names)
         # Who writes a pod's files: its worker, or the thread of names.
         self._writing = threading.Lock()
-        self._pods: dict[str, _PodNetwork] = {}
+        self._pods: dict[str, KnownNetwork] = {}
         self._obstacles: tuple[Obstacle, ...] = ()
         self._host_dns = recent(clock, host.dns)
         self._host_hosts = recent(clock, lambda: signature(str(_HOSTS)))
@@ -142,7 +99,7 @@ class Networks:
             if state is None and self._repin_any(pod, pids):
                 state = self._pod_networks.observe(pod)
             with self._lock:
-                self._pods[pod] = _PodNetwork(state=state, has_files=True, pod=pods.get(pod))
+                self._pods[pod] = KnownNetwork(state=state, has_files=True, pod=pods.get(pod))
             self._access.note(pod, pods[pod].network if pod in pods else None)
         for directory in self._files.iterdir():
             if directory.name not in processes:
@@ -157,7 +114,7 @@ class Networks:
     def state(self, pod: str) -> NetworkUse:
         """Return whether a pod has a namespace, and whether a container ran in it."""
         with self._lock:
-            known = self._pods.get(pod, _NONE)
+            known = self._pods.get(pod, NO_NETWORK)
             return "absent" if known.state is None else "fresh" if known.fresh else "used"
 
     def addresses(self, pod: str) -> tuple[str, ...]:
@@ -167,20 +124,20 @@ class Networks:
     def change(self, pod: Pod) -> PendingChange | None:
         """Return the known difference of a pod's network from its declaration; asks the kernel nothing."""
         with self._lock:
-            known = self._pods.get(pod.name, _NONE)
+            known = self._pods.get(pod.name, NO_NETWORK)
             reason, failure = known.drift, known.failure
-            if reason is None and known.converged not in (None, _Wanted.of(pod)):
+            if reason is None and known.converged not in (None, NetworkBasis.of(pod)):
                 reason = "the pod's file changed it"
         if reason is None:
             return None
         # A failure of another declaration delays nothing.
-        last = failure if failure is not None and failure.wanted == _Wanted.of(pod) else Failure()
+        last = failure if failure is not None and failure.wanted == NetworkBasis.of(pod) else Failure()
         return PendingChange(reason=reason, error=last.error, count=last.count, retry_at=last.retry_at)
 
     def failure(self, pod: str) -> Failure | None:
         """Return the failure of the last `converge`; None if it succeeded."""
         with self._lock:
-            return self._pods.get(pod, _NONE).failure
+            return self._pods.get(pod, NO_NETWORK).failure
 
     def directory(self, pod: str) -> Path:
         """Return the directory of a pod's hosts, hostname and resolv.conf."""
@@ -193,13 +150,13 @@ class Networks:
         """
         own = pod.network.mode != "host"
         with self._lock:
-            known = self._pods.get(pod.name, _NONE)
+            known = self._pods.get(pod.name, NO_NETWORK)
             if (known.state is not None) != own or (not own and not known.has_files):
                 return False
         reason = self._difference(pod, known)
         with self._lock:
             if reason is None:
-                known.failure, known.converged = None, _Wanted.of(pod)
+                known.failure, known.converged = None, NetworkBasis.of(pod)
             known.drift = reason
             replaced, known.replaced = known.replaced, False
         return replaced
@@ -214,7 +171,7 @@ class Networks:
             raise
         with self._known(pod.name) as known:
             known.state, known.fresh = state, True
-            known.settle(_Wanted.of(pod))
+            known.settle(NetworkBasis.of(pod))
 
     def converge(self, pod: Pod, pids: Collection[int]) -> None:
         """Change a pod's network and its files to the declared ones, while containers run.
@@ -229,12 +186,12 @@ class Networks:
         except TankError as error:
             with self._known(pod.name) as known:
                 former = known.failure
-                if former is None or former.wanted != _Wanted.of(pod):
-                    former = _ConvergeFailure(wanted=_Wanted.of(pod))
+                if former is None or former.wanted != NetworkBasis.of(pod):
+                    former = ConvergeFailure(wanted=NetworkBasis.of(pod))
                 known.failure = former.again(str(error), PACE, self._clock.monotonic(), spread(pod.name))
             raise
         with self._known(pod.name) as known:
-            known.settle(_Wanted.of(pod))
+            known.settle(NetworkBasis.of(pod))
 
     def _converge(self, pod: Pod, pids: Collection[int]) -> None:
         try:
@@ -299,10 +256,12 @@ class Networks:
     def _reach(self, pod: str | None = None) -> tuple[str, ...]:
         """Keep the machine's way to its pods on the LAN right; return what was not. No pod waits for it."""
         try:
-            return self._access.ensure(pod)
+            changed = self._access.ensure(pod)
+            self._host_side.send_from(self._access.senders())
         except TankError as error:
             _log.warning("this machine does not reach all of its pods on the LAN", error=str(error))
             return ()
+        return changed
 
     def set_host_access(self, *, enabled: bool) -> None:
         """Let this machine and its pods on the LAN reach each other, or not."""
@@ -359,7 +318,7 @@ class Networks:
             with suppress(OSError), self._writing:
                 # A pod may have gone meanwhile, and its files with it.
                 with self._lock:
-                    pod = self._pods.get(name, _NONE).pod
+                    pod = self._pods.get(name, NO_NETWORK).pod
                 if pod is not None and pod.network.mode in ("bridge", "nics"):
                     write_files(self._files / name, {"hosts": self._wanted_hosts(pod)})
 
@@ -389,7 +348,7 @@ class Networks:
             raise Retry(f"cannot write {error.filename or directory}: {error.strerror}") from error
         if pod.network.mode == "host":
             with self._lock:
-                known.settle(_Wanted.of(pod))
+                known.settle(NetworkBasis.of(pod))
         return directory
 
     def remove(self, pod: str) -> None:
@@ -411,16 +370,16 @@ class Networks:
             remove_tree(self._files / pod)
 
     @contextlib.contextmanager
-    def _known(self, pod: str) -> Iterator[_PodNetwork]:
+    def _known(self, pod: str) -> Iterator[KnownNetwork]:
         """Hold the lock, and give the network of a pod to change."""
         with self._lock:
-            yield self._pods.setdefault(pod, _PodNetwork())
+            yield self._pods.setdefault(pod, KnownNetwork())
 
     def _state(self, pod: str) -> NetworkState:
         with self._lock:
-            return self._pods.get(pod, _NONE).state or NetworkState()
+            return self._pods.get(pod, NO_NETWORK).state or NetworkState()
 
-    def _difference(self, pod: Pod, known: _PodNetwork) -> str | None:
+    def _difference(self, pod: Pod, known: KnownNetwork) -> str | None:
         try:
             if reason := self._host_side.difference(pod):
                 return reason
@@ -433,7 +392,7 @@ class Networks:
         except (TankError, OSError) as error:
             return str(error)
 
-    def _files_difference(self, pod: Pod, known: _PodNetwork) -> str | None:
+    def _files_difference(self, pod: Pod, known: KnownNetwork) -> str | None:
         """Compare the pod's files with the wanted ones, but only if either changed since the last look."""
         directory = f"{self._files}/{pod.name}"
         files = tuple([signature(f"{directory}/{name}") for name in FILES])

@@ -215,8 +215,12 @@ def test_a_port_of_a_pod_in_a_bridge_is_reached_from_a_pod_on_the_lan(agent: Lan
         return False
 
     wait_for(lambda: agent.pod("web")(page), "it answers")
-    # And the other way.
+    # And the other way, from the machine's address on that LAN.
     assert reach(agent.pod("inside"), agent.pod("web"), "10.0.0.5")
+    agent.host.ip("addr add 192.168.5.2/24 dev eth1")
+    agent.write("second", agent.nics_text(nic("192.168.5.5/24", parent="eth1")))
+    agent.wait_phase("second", "running")
+    assert reach(agent.pod("inside"), agent.pod("second"), "192.168.5.5")
 
 
 @pytest.mark.parametrize(
