@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
-from tank_agent.errors import Stalled, TankError
+from tank_agent.errors import Retry, Stalled, TankError
 from tank_agent.linux import fault
 from tank_agent.linux.namespaces import read_network_sysctl, set_network_sysctl
 from tank_agent.network import rtnetlink
@@ -24,8 +24,13 @@ from tank_agent.network.wanted import LINK_GROUP, bridge_interface, stable_mac
 
 _KIND = "bridge"
 # Packets that came by the bridge go on; those of 127.0.0.1, published on it, may leave by it.
-_SETTINGS = (("ipv4", "forwarding", "1"), ("ipv4", "route_localnet", "1"))
-_IPV6_SETTINGS = (("ipv6", "disable_ipv6", "0"), ("ipv6", "accept_ra", "0"))
+_SETTINGS = (
+    ("ipv4", "forwarding", "1"),
+    ("ipv4", "route_localnet", "1"),
+    # Else a pod with CAP_NET_RAW makes itself this machine's router, also in a bridge without IPv6.
+    ("ipv6", "accept_ra", "0"),
+)
+_IPV6_SETTINGS = (("ipv6", "disable_ipv6", "0"),)
 # The kernel's own route to ::1 has metric 0. Each bridge has another, or the next would take its place.
 _LOOPBACK_METRIC = 4096
 
@@ -209,10 +214,17 @@ def _set_up(name: str, settings: Collection[tuple[str, str, str]]) -> bool:
 
 
 def _set(path: str, value: str) -> bool:
-    if read_network_sysctl(path) == value:
-        return False
-    with explained(f"cannot set {path.replace('/', '.')}"):
-        set_network_sysctl(path, value)
+    what = f"cannot set {path.replace('/', '.')}"
+    try:
+        if read_network_sysctl(path) == value:
+            return False
+        with explained(what):
+            set_network_sysctl(path, value)
+    except FileNotFoundError:
+        if path.startswith("ipv6"):
+            # This machine has no IPv6.
+            return False
+        raise Retry(f"{what}: the bridge has just gone") from None
     return True
 
 

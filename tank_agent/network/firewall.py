@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
@@ -66,7 +66,7 @@ def script(
     lines = [f"{_NO_TABLE}table {TABLE} {{", *(_map(name, maps[name]) for name in _MAPS)]
     # A bridge takes packets of 127.0.0.0/8, so that a pod could send some as if it were this machine.
     forged = [f'iifname != "lo" ip {end} {_LOOPBACK4} drop' for end in ("daddr", "saddr")]
-    lines += _chain("raw", "filter", "prerouting", "raw", forged)
+    lines += _chain("raw", "filter", "prerouting", "raw", [*forged, *_spoofed(ordered)])
     lines += _chain("prerouting", "nat", "prerouting", "dstnat", ["fib daddr type local jump publish"])
     lines += _chain("output", "nat", "output", "-100", ["fib daddr type local jump publish"])
     lines += ["chain publish {", *_PUBLISH, "}"]
@@ -122,6 +122,20 @@ def _sent_from(bridge: BridgeNetworks, senders: Mapping[str, str]) -> list[str]:
         for interface, address in sorted(senders.items())
         if ":" not in network
     ]
+
+
+def _spoofed(bridges: Collection[BridgeNetworks]) -> Iterator[str]:
+    """Keep those who are not in a bridge from sending as if they were, be it the LAN or another bridge.
+
+    The kernel looks, not only at the bridge: a machine may come to a LAN that has a bridge's network, too.
+    """
+    networks = [network for bridge in bridges for network in bridge.networks]
+    for family, own in (
+        ("ip", [each for each in networks if ":" not in each]),
+        ("ip6", [each for each in networks if ":" in each]),
+    ):
+        if own:
+            yield f"{family} saddr {{ {', '.join(own)} }} fib saddr . iif oif missing drop"
 
 
 def _masquerade(bridge: BridgeNetworks) -> list[str]:
