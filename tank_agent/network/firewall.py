@@ -129,7 +129,7 @@ def _spoofed(bridges: Collection[BridgeNetworks]) -> Iterator[str]:
 
     The kernel looks, not only at the bridge: a machine may come to a LAN that has a bridge's network, too.
     """
-    networks = [network for bridge in bridges for network in bridge.networks]
+    networks = sorted(network for bridge in bridges for network in bridge.networks)
     for family, own in (
         ("ip", [each for each in networks if ":" not in each]),
         ("ip6", [each for each in networks if ":" in each]),

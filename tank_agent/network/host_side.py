@@ -86,6 +86,7 @@ class HostSide:
             return "it lacks an address in a bridge"
         if self._claims.of(pod.name) != self.wanted_ports(pod):
             return "it does not have the ports that its file names"
+        self._claims.stay(pod.name)
         return None
 
     def reserve(self, pod: Pod) -> TankError | None:

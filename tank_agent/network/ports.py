@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +29,8 @@ class Claims:
     """Remembers which pod has which ports, and whether they lead to it. Any thread may call it.
 
     A pod has its ports from before its start until it is removed, or ends for good: another that waits for
-    one does not get it in a restart. `open` they are while the pod has a network.
+    one does not get it in a restart. `open` they are while the pod has a network. One that waits for other
+    ports keeps its former until somebody else asks for them, or two that swap theirs would wait for ever.
 
     Args:
         known: the ports by the journal of all pods, in order: of two that name one port, the first has it.
@@ -39,6 +40,8 @@ class Claims:
         self._lock = threading.Lock()
         self._pods: dict[str, tuple[Port, ...]] = {}
         self._asked: dict[str, tuple[Port, ...]] = {}
+        # What pods want that did not get all of it.
+        self._refused: dict[str, tuple[Port, ...]] = {}
         self._open: set[str] = set()
         for pod, ports in known.items():
             if ports and not any(self._claimant(pod, port) for port in ports):
@@ -72,18 +75,25 @@ class Claims:
         """
         with self._lock:
             had = self._pods.get(pod, ())
+            self._refused[pod] = ports
             self._refuse_claimed(pod, ports)
             # From here on no other pod gets them, though it asks in this moment.
             self._asked[pod] = ports
         try:
             _refuse_listening([port for port in ports if port not in had])
             with self._lock:
-                self._pods[pod] = ports
-                if not ports:
-                    del self._pods[pod]
+                self._withdraw(ports)
+                self._set(pod, ports)
+                del self._refused[pod]
         finally:
             with self._lock:
                 del self._asked[pod]
+
+    def stay(self, pod: str) -> None:
+        """Note that a pod wants the ports that it has, whatever it waited for before."""
+        if pod in self._refused:
+            with self._lock:
+                self._refused.pop(pod, None)
 
     def open(self, pod: str) -> None:
         """Let a pod's ports lead to it."""
@@ -101,14 +111,28 @@ class Claims:
         """Give up all ports of a pod, and return whether it had any."""
         with self._lock:
             self._open.discard(pod)
+            self._refused.pop(pod, None)
             return self._pods.pop(pod, None) is not None
 
+    def _set(self, pod: str, ports: tuple[Port, ...]) -> None:
+        self._pods[pod] = ports
+        if not ports:
+            del self._pods[pod]
+
+    def _withdraw(self, ports: Collection[Port]) -> None:
+        """Take ports from those who have them and want others."""
+        for pod, theirs in list(self._pods.items()):
+            self._set(pod, tuple(each for each in theirs if not any(map(each.collides, ports))))
+
     def _claimant(self, pod: str, port: Port) -> str | None:
-        """Return another pod that has a port, or is about to."""
-        for claims in (self._pods, self._asked):
-            for other, ports in claims.items():
-                if other != pod and any(port.collides(theirs) for theirs in ports):
-                    return other
+        """Return another pod that has a port and wants it still, or is about to have it."""
+        for other, ports in self._pods.items():
+            wanted = self._refused.get(other, ports)
+            if other != pod and any(map(port.collides, ports)) and any(map(port.collides, wanted)):
+                return other
+        for other, ports in self._asked.items():
+            if other != pod and any(map(port.collides, ports)):
+                return other
         return None
 
     def _refuse_claimed(self, pod: str, ports: Sequence[Port]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.agent import wait_for
-from tests.support.bridges import bridge_agent, web
+from tests.support.bridges import bridge_agent, get, web
 from tests.support.lan import LanAgent, Network
 
 _IPV4, _IPV6 = 0x0800, 0x86DD
@@ -116,3 +116,22 @@ def test_a_pod_does_not_become_the_machines_router(agent: LanAgent) -> None:
     wait_for(lambda: agent.host(setting.read_text) == "0\n", "it is set again")
     agent.host.ip("-6 route flush default", check=False)
     assert [router() for _ in range(20)] == [""] * 20
+
+
+def test_pods_swap_their_ports_while_they_run(agent: LanAgent) -> None:
+    up(agent, a='ports = ["8080:80"]\n', b='ports = ["8081:80"]\n', c='ports = ["8082:80"]\n')
+    pids = [agent.pid(name) for name in "abc"]
+
+    def answers() -> str:
+        try:
+            return "".join(agent.lan(get, OWN, port) for port in (8080, 8081, 8082))
+        except OSError:
+            return ""
+
+    # Two swap, then all three go round.
+    for wanted in ("bac", "acb"):
+        for name in "abc":
+            agent.write(name, web(agent, f'ports = ["{8080 + wanted.index(name)}:80"]\n'))
+        wait_for(lambda: answers() == wanted, f"{wanted} answer")  # noqa: B023
+    assert [agent.pid(name) for name in "abc"] == pids
+    wait_for(lambda: not any(agent.statuses(name)[0]["error"] for name in "abc"), "nobody waits for a port")

@@ -108,6 +108,8 @@ map any6 { type inet_proto . inet_service : ipv6_addr . inet_service; }
 chain raw { type filter hook prerouting priority raw;
 iifname != "lo" ip daddr 127.0.0.0/8 drop
 iifname != "lo" ip saddr 127.0.0.0/8 drop
+ip saddr { 10.89.0.0/24, 10.89.1.0/24 } fib saddr . iif oif missing drop
+ip6 saddr { fd12::/64 } fib saddr . iif oif missing drop
 }
 chain prerouting { type nat hook prerouting priority dstnat;
 fib daddr type local jump publish

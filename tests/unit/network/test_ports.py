@@ -68,6 +68,30 @@ def test_two_addresses_have_a_port_each(sockets: list[Socket]) -> None:
         claims.take("third", (port(8080),))
 
 
+def test_two_pods_swap_their_ports(sockets: list[Socket]) -> None:
+    claims = Claims({"web": (port(8080), port(9000)), "db": (port(8081),)})
+    with pytest.raises(Retry, match="pod db publishes it"):
+        claims.take("web", (port(8081), port(9000)))
+    assert claims.of("web") == (port(8080), port(9000)), "until somebody asks for it"
+    with pytest.raises(Retry, match="pod web publishes it"):
+        claims.take("third", (port(9000),))
+    claims.take("db", (port(8080),))
+    assert claims.published() == {}
+    assert claims.of("web") == (port(9000),)
+    claims.take("web", (port(8081), port(9000)))
+    with pytest.raises(Retry, match="pod db publishes it"):
+        claims.take("third", (port(8080),))
+
+
+def test_a_pod_that_wants_its_ports_again_keeps_them(sockets: list[Socket]) -> None:
+    claims = Claims({"web": (port(8080),), "db": (port(8081),)})
+    with pytest.raises(Retry, match="pod db publishes it"):
+        claims.take("web", (port(8081),))
+    claims.stay("web")
+    with pytest.raises(Retry, match="pod web publishes it"):
+        claims.take("third", (port(8080),))
+
+
 def test_a_change_that_fails_leaves_what_was(sockets: list[Socket]) -> None:
     claims = Claims({})
     claims.take("web", (port(8080),))
