@@ -114,3 +114,21 @@ def test_a_pod_that_waits_for_a_port_says_so(agent: LanAgent) -> None:
     holder.unlink()
     both = (["127.0.0.1:8080", "0.0.0.0:81"], ["0.0.0.0:8080"])
     wait_for(lambda: shown(agent, "web") + shown(agent, "edited") in both, "one of them has it")
+
+
+def test_the_last_port_takes_a_pod_out_of_the_bridge(agent: LanAgent) -> None:
+    agent.write("web", sleeping(agent, 'ports = ["8080:80"]\n'))
+    agent.wait_phase("web", "running")
+    pid = agent.pid("web")
+    agent.write("web", sleeping(agent, ""))
+
+    def out() -> bool:
+        status = agent.statuses("web")[0]
+        return (status["ports"], status["bridges"], status["addresses"]) == ([], {}, [])
+
+    wait_for(out, "it has neither ports nor addresses")
+    wait_for(lambda: "tank-default" not in agent.host.links(), "nobody needs the bridge")
+    assert agent.pid("web") == pid
+    agent.write("web", sleeping(agent, 'ports = ["8080:80"]\n'))
+    wait_for(lambda: shown(agent, "web") == ["0.0.0.0:8080"], "it is back")
+    assert agent.pid("web") == pid
