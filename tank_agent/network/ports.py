@@ -4,25 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Collection, Mapping, Sequence
 
 from tank_agent.errors import Retry
+from tank_agent.network.listeners import Socket, holder, listening
 from tank_agent.spec.model import Port
-
-_PROC = Path("/proc")
-# net/tcp_states.h: a socket that listens; one of UDP that has no peer is in TCP_CLOSE.
-_LISTEN, _NO_PEER = 0x0A, 0x07
-
-
-class Socket(NamedTuple):
-    """A socket of a program on this machine that waits at an address and a port; `inode` names it."""
-
-    protocol: str
-    address: ipaddress.IPv4Address | ipaddress.IPv6Address
-    port: int
-    inode: int
 
 
 class Claims:
@@ -149,7 +135,7 @@ def _refuse_listening(ports: Sequence[Port]) -> None:
         taken = next((port for port in ports if _is_at(socket, port)), None)
         if taken is not None:
             raise Retry(
-                f"port {taken} of this machine is taken: {_holder(socket)} listens at {socket.port}",
+                f"port {taken} of this machine is taken: {holder(socket)} listens at {socket.port}",
                 hint="stop that program, or give the pod another port",
             )
 
@@ -161,43 +147,3 @@ def _is_at(socket: Socket, port: Port) -> bool:
         return True
     address = ipaddress.ip_address(port.address)
     return address.is_unspecified or address == socket.address
-
-
-def listening() -> Iterator[Socket]:
-    """Yield the sockets that wait in this network namespace for whoever comes, by proc(5)."""
-    for protocol, state in (("tcp", _LISTEN), ("udp", _NO_PEER)):
-        for suffix in ("", "6"):
-            try:
-                lines = (_PROC / "thread-self" / "net" / f"{protocol}{suffix}").read_text().splitlines()[1:]
-            except FileNotFoundError:
-                continue
-            for line in lines:
-                words = line.split()
-                if int(words[3], 16) == state:
-                    address, port = words[1].split(":")
-                    yield Socket(
-                        protocol=protocol, address=_address(address), port=int(port, 16), inode=int(words[9])
-                    )
-
-
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    # 32-bit words in the machine's order.
-    packed = b"".join(bytes.fromhex(text[at : at + 8])[::-1] for at in range(0, len(text), 8))
-    address = ipaddress.ip_address(packed)
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped or address
-
-
-def _holder(socket: Socket) -> str:
-    """Return the program that has a socket, as "nginx (process 123)"."""
-    wanted = f"socket:[{socket.inode}]"
-    for process in _PROC.iterdir():
-        if not process.name.isdigit():
-            continue
-        try:
-            if any(str(entry.readlink()) == wanted for entry in (process / "fd").iterdir()):
-                return f"{(process / 'comm').read_text(errors='replace').strip()} (process {process.name})"
-        except OSError:
-            # It ended meanwhile.
-            continue
-    return "a program"

@@ -113,9 +113,9 @@ class NamespaceState(Struct, frozen=True, kw_only=True):
     routes: tuple[DefaultRoute, ...] = ()
 
 
-def open_socket() -> socket.socket:
+def open_socket(protocol: int = socket.NETLINK_ROUTE) -> socket.socket:
     """Open a netlink socket, which for its life reads the namespace that the calling thread is in now."""
-    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
     opened.settimeout(_REPLY_SECONDS)
     return opened
 
@@ -128,7 +128,7 @@ def read(netlink: socket.socket, *, links_only: bool = False) -> NamespaceState:
     links = read_links(netlink)
     if links_only:
         return NamespaceState(links=links)
-    routes = map(_default_route, _dump(netlink, RTM_GETROUTE, bytes(_ROUTE.size)))
+    routes = map(_default_route, dump(netlink, RTM_GETROUTE, bytes(_ROUTE.size)))
     return NamespaceState(
         links=links,
         addresses=read_addresses(netlink),
@@ -139,7 +139,7 @@ def read(netlink: socket.socket, *, links_only: bool = False) -> NamespaceState:
 def read_links(netlink: socket.socket) -> tuple[Link, ...]:
     """Return all links; errors as in `read`."""
     mask = _ATTRIBUTE.pack(8, IFLA_EXT_MASK) + struct.pack("=I", RTEXT_FILTER_SKIP_STATS)
-    return tuple(map(_link, _dump(netlink, RTM_GETLINK, bytes(_LINK.size) + mask)))
+    return tuple(map(_link, dump(netlink, RTM_GETLINK, bytes(_LINK.size) + mask)))
 
 
 def read_link(netlink: socket.socket, name: str) -> Link | None:
@@ -163,7 +163,7 @@ def read_link(netlink: socket.socket, name: str) -> Link | None:
 
 def read_addresses(netlink: socket.socket) -> tuple[Address, ...]:
     """Return all addresses, IPv4 and IPv6; errors as in `read`."""
-    return tuple(map(_address, _dump(netlink, RTM_GETADDR, bytes(_ADDRESS.size))))
+    return tuple(map(_address, dump(netlink, RTM_GETADDR, bytes(_ADDRESS.size))))
 
 
 def read_networks(netlink: socket.socket) -> tuple[tuple[str, int], ...]:
@@ -171,12 +171,12 @@ def read_networks(netlink: socket.socket) -> tuple[tuple[str, int], ...]:
 
     Errors as in `read`.
     """
-    return tuple(filter(None, map(_network, _dump(netlink, RTM_GETROUTE, bytes(_ROUTE.size)))))
+    return tuple(filter(None, map(_network, dump(netlink, RTM_GETROUTE, bytes(_ROUTE.size)))))
 
 
 def read_host_routes(netlink: socket.socket, index: int) -> tuple[HostRoute, ...]:
     """Return the routes to single addresses through a link; errors as in `read`."""
-    routes = (_host_route(body, index) for body in _dump(netlink, RTM_GETROUTE, bytes(_ROUTE.size)))
+    routes = (_host_route(body, index) for body in dump(netlink, RTM_GETROUTE, bytes(_ROUTE.size)))
     return tuple(route for route in routes if route is not None)
 
 
@@ -186,17 +186,18 @@ def read_neighbours(netlink: socket.socket, index: int = 0) -> tuple[Neighbour, 
     if index:
         # Of a router's ten thousand neighbours, these alone.
         body += _ATTRIBUTE.pack(8, NDA_IFINDEX) + struct.pack("=I", index)
-    found = map(_neighbour, _dump(netlink, RTM_GETNEIGH, body))
+    found = map(_neighbour, dump(netlink, RTM_GETNEIGH, body))
     return tuple(each for each in found if each is not None and index in (0, each.index))
 
 
 def read_loopback_routes(netlink: socket.socket) -> frozenset[int]:
     """Return the interfaces that ::1 leads to, the loopback's own beside others; errors as in `read`."""
     body = _ROUTE.pack(socket.AF_INET6, *(0,) * 8)
-    return frozenset(filter(None, map(_loopback_route, _dump(netlink, RTM_GETROUTE, body))))
+    return frozenset(filter(None, map(_loopback_route, dump(netlink, RTM_GETROUTE, body))))
 
 
-def _dump(netlink: socket.socket, kind: int, body: bytes) -> list[bytes]:
+def dump(netlink: socket.socket, kind: int, body: bytes) -> list[bytes]:
+    """Return the bodies of all answers to a request; errors as in `read`."""
     for _ in range(_ATTEMPTS):
         found = _dump_once(netlink, kind, body)
         if found is not None:

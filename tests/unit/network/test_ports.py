@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from tank_agent.errors import Retry
+from tank_agent.network import listeners
 from tank_agent.network import ports as module
-from tank_agent.network.ports import Claims, Socket, listening
+from tank_agent.network.listeners import Socket, listening
+from tank_agent.network.ports import Claims
 from tank_agent.spec.model import Port
 
 EVERYWHERE, LOCAL, OWN = "0.0.0.0", "127.0.0.1", "10.0.0.2"
@@ -27,7 +29,7 @@ def port(host: int, address: str | None = EVERYWHERE, *, udp: bool = False, coun
 def sockets(monkeypatch: pytest.MonkeyPatch) -> list[Socket]:
     found: list[Socket] = []
     monkeypatch.setattr(module, "listening", lambda: iter(found))
-    monkeypatch.setattr(module, "_holder", lambda socket: f"program {socket.inode}")
+    monkeypatch.setattr(module, "holder", lambda socket: f"program {socket.inode}")
     return found
 
 
@@ -233,3 +235,21 @@ def test_a_connection_is_no_program_that_waits() -> None:
             asker.connect(("127.0.0.1", 9))
             number = asker.getsockname()[1]
             assert not any((found.port, found.protocol) == (number, "udp") for found in listening())
+
+
+def test_what_waits_is_the_same_by_either_way() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)),
+        socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True),
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as datagrams,
+    ):
+        datagrams.bind(("::1", 0))
+        mine = {
+            Path(entry).readlink().name for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()
+        }
+        own = [
+            sorted(str(found) for found in way() if f"socket:[{found.inode}]" in mine)
+            for way in (listeners._by_netlink, listeners._by_proc)
+        ]
+    assert own[0] == own[1]
+    assert len(own[0]) == 3
