@@ -99,6 +99,7 @@ class PodReport(ClientAnswer, frozen=True, kw_only=True):
     """A pod's status (DESIGN section 8).
 
     `warnings` are about what of the machine keeps others from a pod that runs, each with the line to type.
+    `bridges` has the addresses that are the pod's in each of its bridges, `ports` those that lead to it now.
     """
 
     name: str

@@ -16,11 +16,14 @@ from tank_agent.spec.reference import parse_reference
 from tank_agent.spec.values import parse_signal
 
 NAME_PATTERN = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+PORT_PATTERN = r"^((\[[0-9A-Fa-f:.]+\]|[0-9.]+):)?[0-9]+(-[0-9]+)?:[0-9]+(-[0-9]+)?(/(tcp|udp))?$"
 INTERFACE_PATTERN = "^[A-Za-z0-9_.@][A-Za-z0-9_.@+-]{0,14}$"
 _NAME_RULE = "1 to 63 of a-z, 0-9 and -; the first and the last are a letter or a digit."
 Name = Annotated[str, declare(_NAME_RULE, "db", pattern=NAME_PATTERN)]
 BridgeName = Annotated[str, declare(_NAME_RULE, "front", pattern=NAME_PATTERN)]
-PortText = Annotated[str, declare("[ADDRESS:]HOST:POD[/udp].", "8080:80", advice=other_tools.port_advice)]
+PortText = Annotated[
+    str, declare("[ADDRESS:]HOST:POD[/udp].", "8080:80", pattern=PORT_PATTERN, advice=other_tools.port_advice)
+]
 OneOrMore = str | tuple[str, ...]
 _parse_grace = functools.partial(quantities.parse_duration, high=quantities.STOP_GRACE_MAX)
 
