@@ -198,6 +198,13 @@ class Firewall:
             self._generation = nft.generation()
         return was_right
 
+    def close(self) -> None:
+        """Close the sockets to the kernel; the table stays."""
+        with self._lock:
+            if self._nft is not None:
+                self._nft.close()
+                self._nft = None
+
     def _differs(self, nft: nftables.PacketFilter) -> bool:
         """Return whether somebody changed the table since it was written; quick if no rule changed."""
         generation = nft.generation()

@@ -222,6 +222,10 @@ class HostSide:
         self._claims.drop(pod)
         self._remove(self.leases.keep_only(pod, ()))
 
+    def end(self) -> None:
+        """Close what is open to talk to the kernel; all that was made stays."""
+        self._firewall.close()
+
     def _remove(self, empty: Collection[str]) -> None:
         if empty:
             self._write()

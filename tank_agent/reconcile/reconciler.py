@@ -9,6 +9,7 @@ import structlog
 
 from tank_agent.errors import TankError, one_line
 from tank_agent.journal.records import DesiredPod
+from tank_agent.linux.trees import left_for_later
 from tank_agent.reconcile.core.actions import Action, Forget
 from tank_agent.reconcile.core.hashes import forget_hashes
 from tank_agent.reconcile.core.observed import Moment, Observed, ObservedImage, Run, Situation
@@ -171,7 +172,10 @@ class Reconciler:
         for pod in remaining:
             _log.warning("what is left of the pod is put away later", pod=pod)
         for pod in {*self.known_pods()} - remaining:
-            machine.networks.forget(pod)
+            with left_for_later(f"network of pod {pod}"):
+                machine.networks.forget(pod)
+        # Such as a bridge of pods that an older journal had.
+        self._check_bridges("agent stops")
         return True
 
     def wait_until(self, condition: Callable[[], bool], timeout: float) -> bool:
