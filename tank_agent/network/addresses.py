@@ -74,9 +74,19 @@ class Leases:
         self.version = 0
         self._bridges: dict[str, _Bridge] = {}
         for pod, leases in sorted(known.items()):
-            restored = {bridge: self._restore(bridge, lease) for bridge, lease in leases.items()}
-            if kept := {bridge: lease for bridge, lease in restored.items() if lease}:
-                self._pods[pod] = kept
+            self._take_over(pod, leases)
+
+    def restore(self, pod: str, leases: Mapping[str, Lease]) -> None:
+        """Take over what a pod has that the journal does not know; what it may not have, it will lose."""
+        with self._lock:
+            if pod not in self._pods:
+                self.version += 1
+                self._take_over(pod, leases)
+
+    def _take_over(self, pod: str, leases: Mapping[str, Lease]) -> None:
+        restored = {bridge: self._restore(bridge, lease) for bridge, lease in leases.items()}
+        if kept := {bridge: lease for bridge, lease in restored.items() if lease}:
+            self._pods[pod] = kept
 
     def of(self, pod: str) -> dict[str, Lease]:
         """Return a pod's leases by bridge."""

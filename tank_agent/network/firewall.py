@@ -7,6 +7,7 @@ written again where somebody flushed or changed it. Other programs' tables are n
 from __future__ import annotations
 
 import ipaddress
+import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
@@ -83,6 +84,11 @@ _MAPS = {
     "at6": ("ipv6_addr . inet_proto . inet_service", "ipv6_addr"),
     "any6": ("inet_proto . inet_service", "ipv6_addr"),
 }
+# An entry of a map, as nft writes it.
+_ENTRY = re.compile(
+    r"(?:(?P<address>[0-9a-f.:]+) \. )?(?P<protocol>tcp|udp) \. (?P<port>\d+)"
+    r" : (?P<target>[0-9a-f.:]+) \. (?P<target_port>\d+)"
+)
 _PORTS = "meta l4proto { tcp, udp }"
 _PUBLISH = (
     f"{_PORTS} dnat ip to ip daddr . meta l4proto . th dport map @at4",
@@ -197,6 +203,22 @@ class Firewall:
             self._wanted, self._listed = wanted, _listing(nft)
             self._generation = nft.generation()
         return was_right
+
+    def read(self) -> tuple[Forward, ...]:
+        """Return the ports that the table has now, one by one; errors as in `write`."""
+        with self._lock:
+            nft = self._nft = self._nft or nftables.PacketFilter()
+            listed = _listing(nft) or ""
+        return tuple(
+            Forward(
+                protocol=found["protocol"],
+                address=found["address"],
+                port=int(found["port"]),
+                target=found["target"],
+                target_port=int(found["target_port"]),
+            )
+            for found in _ENTRY.finditer(listed)
+        )
 
     def close(self) -> None:
         """Close the sockets to the kernel; the table stays."""

@@ -73,6 +73,16 @@ class HostSide:
             self._claims.open(pod)
         self._is_used = bool(self.leases.networks()) or bridges.any_left()
 
+    def recover(self, pod: str, leases: Mapping[str, Lease]) -> None:
+        """Take over a pod that runs though the journal does not know it, with the ports that lead to it."""
+        if self.leases.of(pod):
+            return
+        self.leases.restore(pod, leases)
+        own = {text.partition("/")[0] for lease in self.leases.of(pod).values() for text in lease}
+        if own:
+            ports = tuple(_port(each) for each in self._firewall.read() if each.target in own)
+            self._claims.adopt(pod, ports)
+
     def concerns(self, pod: Pod) -> bool:
         """Return whether a pod has anything to do with bridges or ports, or had; asks the kernel nothing."""
         return bool(pod.network.bridges or pod.ports or self.leases.of(pod.name) or self._claims.of(pod.name))
@@ -258,6 +268,15 @@ class HostSide:
                         target_port=port.pod,
                         count=port.count,
                     )
+
+
+def _port(forward: Forward) -> Port:
+    return Port(
+        host=forward.port,
+        pod=forward.target_port,
+        protocol="udp" if forward.protocol == "udp" else "tcp",
+        address=forward.address or (_ALL6 if forward.is_ipv6 else _ALL4),
+    )
 
 
 def _targets(port: Port, leases: Mapping[str, Lease]) -> Iterator[tuple[str | None, str]]:

@@ -17,10 +17,10 @@ from msgspec import Struct
 from tank_agent.errors import Retry, Stalled, TankError
 from tank_agent.linux import namespaces
 from tank_agent.network import convergence, rtnetlink
-from tank_agent.network.addresses import Leases
+from tank_agent.network.addresses import Lease, Leases
 from tank_agent.network.host_facts import HostFacts
 from tank_agent.network.rtnetlink import Link, NamespaceState
-from tank_agent.network.wanted import WantedNic, bridge_nics, wanted_nics
+from tank_agent.network.wanted import BRIDGE_PREFIX, WantedNic, bridge_nics, port_name, wanted_nics
 from tank_agent.spec.model import Network
 
 _POD = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")
@@ -116,6 +116,21 @@ class PodNetworks:
         wanted = self._wanted(pod, network)
         observed = self._read_often(pod, found, links_only=not wanted)
         return tuple(map(str, convergence.steps(observed, wanted, _ports(wanted))))
+
+    def leases(self, pod: str) -> dict[str, Lease]:
+        """Return the addresses that a pod has in bridges, by its namespace and this machine's interfaces."""
+        observed = _read(self._path(pod))
+        with rtnetlink.open_socket() as netlink:
+            links = rtnetlink.read_links(netlink)
+        masters = {link.name: link.master for link in links}
+        bridges = {link.index: link.name.removeprefix(BRIDGE_PREFIX) for link in links}
+        found: dict[str, Lease] = {}
+        for link in sorted(filter(convergence.is_ours, observed.links), key=lambda link: link.name):
+            bridge = bridges.get(masters.get(port_name(link.mac), 0))
+            if bridge is not None:
+                own = [address for address in observed.addresses if address.index == link.index]
+                found[bridge] = convergence.pod_addresses(NamespaceState(links=(link,), addresses=tuple(own)))
+        return found
 
     def repin(self, pod: str, pid: int) -> bool:
         """Pin the network of a process of the pod again, or Retry if that ended; False if one is pinned."""

@@ -81,6 +81,13 @@ class Claims:
             with self._lock:
                 self._refused.pop(pod, None)
 
+    def adopt(self, pod: str, ports: tuple[Port, ...]) -> None:
+        """Take over the ports that lead to a pod already, of which the journal knows nothing."""
+        with self._lock:
+            self._open.add(pod)
+            if ports and not any(self._claimant(pod, port) for port in ports):
+                self._pods[pod] = ports
+
     def open(self, pod: str) -> None:
         """Let a pod's ports lead to it."""
         with self._lock:

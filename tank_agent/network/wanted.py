@@ -24,6 +24,7 @@ from tank_agent.spec.model import Network, Nic
 LINK_GROUP = 0x74616E6B
 LINK_KIND = "macvlan"
 VETH = "veth"
+BRIDGE_PREFIX = "tank-"
 
 # IFNAMSIZ less the final zero, linux/if.h; the characters are those that the kernel and /proc/sys allow.
 _NAME_LENGTH = 15
@@ -63,7 +64,7 @@ class WantedNic(Struct, frozen=True, kw_only=True):
     @property
     def port(self) -> str:
         """Return the name of the machine's end of one that is in a bridge."""
-        return f"tkv{self.mac.hex()}"
+        return port_name(self.mac)
 
     @property
     def has_ipv6(self) -> bool:
@@ -116,9 +117,14 @@ def _index(name: str) -> int:
     return 0
 
 
+def port_name(mac: bytes) -> str:
+    """Return the name of the machine's end of an interface that is in a bridge."""
+    return f"tkv{mac.hex()}"
+
+
 def bridge_interface(bridge: str) -> str:
     """Return the name of a bridge's interface: "tank-" and its own; of a long one the start and a hash."""
-    name = f"tank-{bridge}"
+    name = f"{BRIDGE_PREFIX}{bridge}"
     if len(name) <= _NAME_LENGTH:
         return name
     return f"{name[: _NAME_LENGTH - 5]}-{hashlib.sha256(bridge.encode()).hexdigest()[:4]}"

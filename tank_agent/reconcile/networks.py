@@ -101,6 +101,9 @@ class Networks:
             with self._lock:
                 self._pods[pod] = KnownNetwork(state=state, has_files=True, pod=pods.get(pod))
             self._access.note(pod, pods[pod].network if pod in pods else None)
+            if pod not in pods and state is not None and state.addresses:
+                # One that an older journal does not know goes on as it is.
+                self._host_side.recover(pod, self._pod_networks.leases(pod))
         for directory in self._files.iterdir():
             if directory.name not in processes:
                 with left_for_later(str(directory)):

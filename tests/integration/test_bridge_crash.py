@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -103,6 +104,29 @@ def test_killed_while_a_pod_goes(agent: LanAgent, point: str) -> None:
     agent.start()
     agent.wait_gone("web")
     wait_for(lambda: agent.host.links() <= {"lo", "eth0", "eth1"}, "its bridge is gone")
+
+
+def test_without_the_journal_pods_go_on_with_their_addresses_and_ports(agent: LanAgent) -> None:
+    agent.start()
+    file = agent.write("web", web(agent, f"{PORTS}{bridges('a', 'b')}"))
+    agent.wait_phase("web", "running")
+    wait_for(lambda: reaches(agent.lan, "10.0.0.2", 8080), "it answers")
+    before = agent.statuses("web")[0]["addresses"], agent.pid("web"), agent.host.links()
+    agent.kill()
+    text = file.read_text()
+    file.unlink()
+    shutil.rmtree(agent.data / "journal")
+    agent.start()
+    agent.write("late", web(agent, bridges("a")))
+    agent.wait_phase("late", "running")
+    assert_no_address_twice(agent)
+    assert reaches(agent.lan, "10.0.0.2", 8080)
+    agent.write("web", text)
+    agent.wait_phase("web", "running")
+    assert reaches(agent.lan, "10.0.0.2", 8080)
+    (agent.pods / "late.toml").unlink()
+    agent.wait_gone("late")
+    assert (agent.statuses("web")[0]["addresses"], agent.pid("web"), agent.host.links()) == before
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from ipaddress import IPv6Network
 from pathlib import Path
 from typing import TypeVar
 
@@ -166,6 +167,37 @@ def test_what_an_agent_left_that_was_killed_is_removed(machine: Callable[[Callab
             assert side.check() == ("tank-default was not needed",)
             assert (links(), tables()) == ({"lo"}, "")
             assert side.check() == ()
+
+    machine(act)
+
+
+@pytest.mark.machine
+def test_pods_that_the_journal_does_not_know_keep_what_they_have(
+    machine: Callable[[Callable[[], None]], None],
+) -> None:
+    pool = Pool(ipv6=IPv6Network("fd12::/48"))
+    udp = Port(host=53, pod=5353, protocol="udp", address="10.0.0.2")
+    web = pod("web", "default", ports=(tcp(8080), tcp(8443, "::1"), udp))
+
+    def act() -> None:
+        before, after = HostSide(pool, EVERYWHERE, {}), HostSide(pool, EVERYWHERE, {})
+        try:
+            join(before, web)
+            rules, had = tables(), before.reserved("web")
+            after.adopt({"web"})
+            after.recover("web", had.leases)
+            assert after.check() == ()
+            assert tables() == rules
+            assert after.reserved("web").leases == had.leases
+            assert "pod web publishes it" in str(after.reserve(pod("other", "default", ports=(tcp(8080),))))
+            after.free("other")
+            assert after.reserve(web) is None
+            assert after.reserved("web") == had
+        finally:
+            after.free("web")
+            before.end()
+            after.end()
+        assert (links(), tables()) == ({"lo"}, "")
 
     machine(act)
 
