@@ -17,6 +17,8 @@ from tank_agent.network.pod_network import NetworkState
 from tank_agent.spec.model import HOST_GATEWAY, Network, Pod
 
 _LOCALHOST = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"
+# No pod or container with such a name gets what programs send to themselves.
+_LOOPBACK = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
 # Block lists of advertisers have a few MiB.
 _HOSTS_LIMIT = 16 << 20
 
@@ -46,7 +48,7 @@ def hosts(pod: Pod, state: NetworkState, known: NameFacts) -> str:
     ]
     containers = [(container.name, "127.0.0.1") for container in pod.containers]
     lines = [f"{address} {pod.name}\n" for address in own]
-    names = {pod.name}
+    names = {pod.name, *_LOOPBACK}
     for group in (extra, containers):
         lines += [f"{address} {name}\n" for name, address in group if address and name.lower() not in names]
         names |= {name.lower() for name, _ in group}
@@ -54,7 +56,7 @@ def hosts(pod: Pod, state: NetworkState, known: NameFacts) -> str:
         if name not in names:
             lines += [f"{address} {name}\n" for address in addresses]
     # The machine's own entries come first in its own network.
-    first = _without(known.host_hosts, names - {pod.name}) if known.host_hosts else _LOCALHOST
+    first = _without(known.host_hosts, names - {pod.name, *_LOOPBACK}) if known.host_hosts else _LOCALHOST
     return first + "".join(lines)
 
 

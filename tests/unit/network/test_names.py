@@ -47,6 +47,15 @@ class TestHosts:
             text = hosts(pod(Network(mode=mode), "app", "web"), NetworkState(), NameFacts())
             assert text == LOCALHOST + "127.0.1.1 web\n127.0.0.1 app\n"
 
+    def test_nobody_else_is_localhost(self) -> None:
+        neighbours = (("localhost", ("10.89.0.3",)), ("ip6-localhost", ("fd00::3",)))
+        network = Network(mode="bridge")
+        text = hosts(pod(network, "localhost"), NetworkState(), NameFacts(neighbours=neighbours))
+        assert text == LOCALHOST + "127.0.1.1 web\n"
+        known = NameFacts(host_hosts="127.0.0.1 localhost\n")
+        text = hosts(pod(Network(mode="host"), "localhost"), NetworkState(), known)
+        assert text == "127.0.0.1 localhost\n127.0.1.1 web\n"
+
     def test_the_files_own_entries_win_over_containers_and_those_over_other_pods(self) -> None:
         extra = {"nas": "10.1.1.1", "host": "host-gateway", "db": "10.1.1.2"}
         network = Network(mode="bridge", extra_hosts=extra)
