@@ -67,13 +67,15 @@ class HostAccess:
         # A former agent may have left some.
         self._any_left = True
 
-    def note(self, pod: str, network: Network | None) -> None:
-        """Remember the network that a pod has now; None if it has none any more."""
+    def note(self, pod: str, network: Network | None) -> bool:
+        """Remember the network that a pod has now, if any; return whether it is or was on the LAN."""
         with self._lock:
             self._nics.pop(pod, None)
-            self._networks.pop(pod, None)
-            if network is not None and network.mode == "nics":
-                self._networks[pod] = network
+            was = self._networks.pop(pod, None) is not None
+            if network is None or network.mode != "nics":
+                return was
+            self._networks[pod] = network
+        return True
 
     def ensure(self, only: str | None = None) -> tuple[str, ...]:
         """Make all that the setting asks for, and remove what it does not; return what was not so before.

@@ -230,8 +230,8 @@ class Networks:
         state = self._pod_networks.ensure(pod.name, pod.network)
         if bridged:
             self._host_side.publish(pod.name)
-        self._access.note(pod.name, pod.network)
-        self._reach(pod.name)
+        if self._access.note(pod.name, pod.network):
+            self._reach(pod.name)
         if refused is not None:
             raise refused
         if bridged:
@@ -253,8 +253,8 @@ class Networks:
     def _remove(self, pod: str) -> None:
         self._host_side.close(pod)
         self._pod_networks.remove(pod)
-        self._access.note(pod, None)
-        self._reach(pod)
+        if self._access.note(pod, None):
+            self._reach(pod)
 
     def _reach(self, pod: str | None = None) -> tuple[str, ...]:
         """Keep the machine's way to its pods on the LAN right; return what was not. No pod waits for it."""

@@ -198,6 +198,28 @@ def test_each_lan_has_its_own_and_a_machine_without_an_address_there_none(agent:
     assert both_ways(agent, "web", 5)
 
 
+def test_it_moves_with_the_uplink_and_comes_back_with_the_cable(agent: LanAgent) -> None:
+    agent.start()
+    agent.write("web", agent.nics_text(FIVE))
+    agent.wait_phase("web", "running")
+    former = shim(agent)
+    agent.host.ip("addr add 10.0.0.3/24 dev eth1")
+    agent.host.ip("route replace default via 192.168.5.1 dev eth1 onlink")
+    wait_for(lambda: shims(agent) == {shim(agent, "eth1")}, "it has moved")
+    wait_for(lambda: reach(agent.host, agent.pod("web"), "10.0.0.5"), "it is reached there")
+    agent.host.ip("route replace default via 10.0.0.1 dev eth0")
+    wait_for(lambda: shims(agent) == {former}, "it has moved back")
+    agent.host.ip("link del eth0")
+    agent.host.ip("link del eth1")
+    for number in (0, 1):
+        agent.add_uplink(number)
+    for address in (f"{OWN[0]}/24", f"{OWN[1]}/64"):
+        agent.host.ip(f"addr add {address} dev eth0")
+    agent.host.ip("route add default via 10.0.0.1")
+    wait_for(lambda: both_ways(agent, "web", 5), "both reach each other again")
+    assert shims(agent) == {shim(agent)} != {former}
+
+
 def test_a_port_of_a_pod_in_a_bridge_is_reached_from_a_pod_on_the_lan(agent: LanAgent) -> None:
     agent.host(lambda: Path("/proc/sys/net/ipv4/ip_forward").write_text("1"))
     agent.start()

@@ -74,3 +74,10 @@ def test_switched_off_or_without_pods_on_the_lan_it_asks_the_kernel_nothing(
             patched.delattr(shim.rtnetlink, "open_socket")
             assert access.ensure() == ()
             assert access.ensure("web") == ()
+
+
+def test_only_pods_that_are_or_were_on_the_lan_concern_it(tmp_path: Path) -> None:
+    access = HostAccess(tmp_path, StaticHostFacts(None, ()), enabled=True)
+    on_lan = Network(mode="nics", nics=(Nic(name="eth0", ip=("10.0.0.5/24",)),))
+    given = (Network(), on_lan, on_lan, Network(mode="bridge"), None, on_lan, None)
+    assert [access.note("web", network) for network in given] == [False, True, True, True, False, True, True]
