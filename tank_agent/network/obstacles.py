@@ -32,7 +32,7 @@ from tank_agent.network.firewall import TABLE, BridgeNetworks
 _FIRST = BridgeNetworks(interface="tank-default", networks=())
 _DEADLINE = 5.0
 # Seconds between two looks at rules whose changes the kernel does not count.
-_LEGACY_PAUSE = 60.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 60.0
 _LEGACY_FILTERS = {4: "ip_tables_names", 6: "ip6_tables_names"}
 _OWN_NET = Path("/proc/thread-self/net")
 _FILE = "/etc/sysctl.d/90-tank.conf"
@@ -96,7 +96,7 @@ class Obstacles:
         self._by_rules: tuple[Obstacle, ...] = ()
         self._legacy: tuple[Obstacle, ...] = ()
         self._legacy_key: object = None
-        self._legacy_due = 0.0
+        self._legacy_due, self._pause = 0.0, 0.0
         self.found: tuple[Obstacle, ...] = ()
         self.looked_at: frozenset[str] = frozenset()
 
@@ -144,7 +144,10 @@ class Obstacles:
         if key != self._legacy_key or self._legacy or now >= self._legacy_due:
             with suppress(TankError):
                 self._legacy = tuple(o for each in loaded for o in _of_legacy_filter(each, seen, settings))
-            self._legacy_key, self._legacy_due = key, now + _LEGACY_PAUSE
+            # Soon again where it has just come: its owner may still be writing it.
+            first = key != self._legacy_key
+            self._pause = _FIRST_PAUSE if first else min(2 * self._pause, _LONGEST_PAUSE)
+            self._legacy_key, self._legacy_due = key, now + self._pause
         return self._legacy
 
 

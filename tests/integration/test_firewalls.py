@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.integration import test_bridge
-from tests.integration.test_bridge import reaches, web
 from tests.support import firewalls
 from tests.support.agent import wait_for
+from tests.support.bridges import reaches, web
 from tests.support.firewalls import Shell
 from tests.support.lan import LanAgent, Network, stopped_lan_agent
 
@@ -149,7 +149,7 @@ def test_docker_with_ipv6(agent: LanAgent, at: Shell) -> None:
     assert "by IPv6" in said[0]
     at(said[0].partition(TYPE)[2])
     wait_for(lambda: not warnings(agent), "the warning goes")
-    assert connects(agent.lan, "fd00::2", 8080)
+    wait_for(lambda: connects(agent.lan, "fd00::2", 8080), "it answers")
 
 
 @pytest.mark.parametrize("kind", ["nft", "legacy"])
@@ -180,10 +180,10 @@ def test_ufw_and_docker(agent: LanAgent, at: Shell) -> None:
     check_effects(agent, " ".join(warnings(agent)))
     docker, ufw = warnings(agent)
     assert "by IPv6" in ufw
-    for said in (docker, ufw):
-        at(said.partition(TYPE)[2])
-        wait_for(lambda said=said: said not in warnings(agent), "the warning goes")
-    assert not warnings(agent)
+    at(docker.partition(TYPE)[2])
+    wait_for(lambda: warnings(agent) == [ufw], "the warning about Docker goes")
+    at(ufw.partition(TYPE)[2])
+    wait_for(lambda: not warnings(agent), "the warning about ufw goes")
     check_effects(agent, "")
 
 
@@ -278,6 +278,7 @@ def test_loopback_of_ipv6_with_br_netfilter(agent: LanAgent, at: Shell) -> None:
     assert said[0].partition(TYPE)[2] in doctor(agent)
     at(said[0].partition(TYPE)[2])
     wait_for(lambda: not warnings(agent), "the warning goes")
+    wait_for(lambda: connects(agent.host, "::1", 8443), "it answers")
 
 
 def test_a_rule_about_a_bridge_is_its_owners_decision(agent: LanAgent, at: Shell) -> None:

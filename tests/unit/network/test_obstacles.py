@@ -102,20 +102,23 @@ def test_what_cannot_be_listed_is_as_before_and_asked_again(machine: Machine) ->
     assert found.look([BRIDGE]) == ()
 
 
-def test_the_older_filter_is_asked_once_a_minute(machine: Machine) -> None:
+def test_the_older_filter_is_asked_at_last_once_a_minute(machine: Machine) -> None:
     machine.legacy = "-P FORWARD ACCEPT\n"
     found = looker(machine)
-    for machine.now in range(60):
+    asked = []
+    for machine.now in range(0, 300, 5):
+        before = machine.legacy_runs
         assert found.look([BRIDGE]) == ()
-    assert machine.legacy_runs == 1
-    machine.legacy, machine.now = "-P FORWARD DROP\n", 60
+        asked += [machine.now] * (machine.legacy_runs - before)
+    assert asked == [0, 5, 15, 35, 75, 135, 195, 255]
+    machine.legacy, machine.now = "-P FORWARD DROP\n", 315
     (obstacle,) = found.look([BRIDGE])
     assert "ip filter FORWARD of iptables-legacy" in obstacle.problem
     assert "iptables-legacy -I FORWARD -o tank-+ -j ACCEPT" in obstacle.remedy
-    machine.fails, machine.now = True, 61
+    machine.fails, machine.now = True, 316
     assert found.look([BRIDGE]) == (obstacle,), "it is locked: as before"
     machine.fails = False
-    machine.legacy, machine.now = "-P FORWARD ACCEPT\n", 62
+    machine.legacy, machine.now = "-P FORWARD ACCEPT\n", 317
     assert found.look([BRIDGE]) == (), "the end of an obstacle is seen at once"
 
 
