@@ -132,3 +132,23 @@ def test_the_last_port_takes_a_pod_out_of_the_bridge(agent: LanAgent) -> None:
     agent.write("web", sleeping(agent, 'ports = ["8080:80"]\n'))
     wait_for(lambda: shown(agent, "web") == ["0.0.0.0:8080"], "it is back")
     assert agent.pid("web") == pid
+
+
+def test_the_first_bridge_is_the_one_of_eth0(agent: LanAgent) -> None:
+    agent.write("web", sleeping(agent, '[network]\nbridges = ["a", "b"]\n'))
+    before = agent.wait_phase("web", "running")["bridges"]
+    pid = agent.pid("web")
+
+    def first() -> tuple[str, str]:
+        """Return the addresses of eth0 and eth1."""
+        lines = [line.split() for line in agent.pod("web").ip("-4 -br addr").splitlines()]
+        by_name = {words[0].partition("@")[0]: words[-1] for words in lines}
+        return by_name.get("eth0", ""), by_name.get("eth1", "")
+
+    assert first() == (*before["a"], *before["b"])
+    agent.write("web", sleeping(agent, '[network]\nbridges = ["b", "a"]\n'))
+    wait_for(lambda: first() == (*before["b"], *before["a"]), "they change places")
+    wait_for(lambda: list(agent.statuses("web")[0]["bridges"]) == ["b", "a"], "the status says so")
+    gateway = before["b"][0].rpartition(".")[0]
+    assert f"default via {gateway}.1 dev eth0" in agent.pod("web").ip("route")
+    assert agent.pid("web") == pid
