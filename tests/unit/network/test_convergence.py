@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,7 +27,7 @@ from tank_agent.network.convergence import (
     steps,
 )
 from tank_agent.network.rtnetlink import Address, DefaultRoute, Link, NamespaceState
-from tank_agent.network.wanted import LINK_GROUP, LINK_KIND, WantedNic, stable_mac
+from tank_agent.network.wanted import LINK_GROUP, LINK_KIND, VETH, WantedNic, stable_mac
 
 LOOPBACK = Link(index=1, name="lo", flags=IFF_UP, kind="", mac=bytes(6), group=0, parent=0)
 ADDRESSES = [
@@ -248,3 +249,55 @@ def test_every_fault_point_is_killed_at_in_the_integration_tests() -> None:
     killed = "".join(file.read_text() for file in files)
     assert points
     assert points <= set(re.findall(r'"(network:[a-z0-9-]+)"', killed))
+
+
+BRIDGED = WantedNic(
+    name="eth0",
+    mac=stable_mac("web", "eth0"),
+    parent="tank-default",
+    parent_index=7,
+    addresses=(ADDRESSES[0],),
+    gateways=(),
+    metric=100,
+    kind=VETH,
+)
+
+
+def end(*, up: bool = True, master: int = 7) -> dict[str, Link]:
+    flags = IFF_UP if up else 0
+    made = Link(
+        index=9,
+        name=BRIDGED.port,
+        flags=flags,
+        kind=VETH,
+        mac=bytes(6),
+        group=LINK_GROUP,
+        parent=2,
+        master=master,
+    )
+    return {made.name: made}
+
+
+@pytest.mark.parametrize(
+    ("ports", "wrong"),
+    [
+        (end(), []),
+        (end(up=False), ["eth0 is not in the bridge tank-default"]),
+        (end(master=0), ["eth0 is not in the bridge tank-default"]),
+        (end(master=8), ["eth0 is not in the bridge tank-default"]),
+        ({}, ["eth0 has no other end on this machine", "eth0 is missing"]),
+    ],
+    ids=["right", "down", "in no bridge", "in another", "away"],
+)
+def test_the_machines_end_of_an_interface_in_a_bridge(ports: dict[str, Link], wrong: list[str]) -> None:
+    observed = NamespaceState(
+        links=(LOOPBACK, msgspec.structs.replace(link(2, "eth0"), kind=VETH, parent=9)),
+        addresses=(Address(index=2, packed=ADDRESSES[0][0], prefix=24),),
+    )
+    assert [str(step) for step in steps(observed, [BRIDGED], ports)] == wrong
+
+
+def test_another_kind_of_network_is_another_interface() -> None:
+    macvlan = NamespaceState(links=(LOOPBACK, link(2, "eth0")))
+    found = [str(step) for step in steps(macvlan, [BRIDGED], end())]
+    assert found == ["eth0 is a macvlan instead of a veth", "eth0 is missing"]

@@ -184,6 +184,7 @@ def test_pods_that_the_journal_does_not_know_keep_what_they_have(
         try:
             join(before, web)
             rules, had = tables(), before.reserved("web")
+            before.end()
             after.adopt({"web"})
             after.recover("web", had.leases)
             assert after.check() == ()
@@ -198,6 +199,28 @@ def test_pods_that_the_journal_does_not_know_keep_what_they_have(
             before.end()
             after.end()
         assert (links(), tables()) == ({"lo"}, "")
+
+    machine(act)
+
+
+@pytest.mark.machine
+def test_of_two_agents_one_has_the_bridges(machine: Callable[[Callable[[], None]], None]) -> None:
+    def act() -> None:
+        with host_side() as one, host_side() as other:
+            join(one, pod("web", "default", ports=(tcp(8080),)))
+            rules = tables()
+            other.adopt(())
+            assert other.check() == ()
+            with pytest.raises(Retry, match="another agent of this machine has pods in bridges"):
+                join(other, pod("db", "back"))
+            other.free("db")
+            assert (links(), tables()) == ({"lo", "tank-default"}, rules)
+            assert one.check() == ()
+            one.free("web")
+            one.end()
+            join(other, pod("db", "back"))
+            assert links() == {"lo", "tank-back"}
+            other.free("db")
 
     machine(act)
 
