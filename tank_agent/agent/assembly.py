@@ -27,6 +27,7 @@ from tank_agent.journal.store import UnreadableJournal
 from tank_agent.linux.clock import Clock, boot_id
 from tank_agent.linux.locks import LockFile
 from tank_agent.network.addresses import Pool
+from tank_agent.network.bridges import group_of
 from tank_agent.network.host_facts import HostFacts, make_host_facts
 from tank_agent.network.host_side import HostSide, Reservation
 from tank_agent.network.pod_network import PodNetworks
@@ -42,7 +43,6 @@ from tank_agent.runtime.container.launch import Tools
 from tank_agent.runtime.security import apparmor
 from tank_agent.runtime.session.exec import Executor
 from tank_agent.runtime.session.log_rotation import Rotation
-from tank_agent.settings.network import AgentNetworkSettings
 from tank_agent.settings.settings import Settings
 from tank_agent.source.git.follower import GitFollower
 from tank_agent.source.kinds import owner_is_there
@@ -131,9 +131,9 @@ def running(settings: Settings, *, stop_pods: bool) -> Iterator[Running]:
         yield Running(machine=machine, reconciler=reconciler, intake=intake, rotation=rotation)
 
 
-def make_host_side(settings: AgentNetworkSettings, journal: Journal, host: HostFacts) -> HostSide:
+def make_host_side(settings: Settings, journal: Journal, host: HostFacts) -> HostSide:
     """Return what makes bridges and publishes ports, with the addresses that pods have by the journal."""
-    bridge = settings.bridge
+    bridge = settings.network.bridge
     pool = Pool(
         ipv4=IPv4Network(bridge.pool),
         prefix=bridge.prefix,
@@ -144,7 +144,7 @@ def make_host_side(settings: AgentNetworkSettings, journal: Journal, host: HostF
         for name, status in journal.statuses().items()
         if status.leases or status.ports
     }
-    return HostSide(pool, bridge.publish, known, host.uplink)
+    return HostSide(pool, bridge.publish, known, host.uplink, group_of(settings.run_dir))
 
 
 def take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = None) -> Parts:
@@ -168,7 +168,7 @@ def take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = N
     )
     stack.callback(containers.close)
     host = make_host_facts(settings.host.adapter, settings.host.uplink, settings.host.dns)
-    host_side = make_host_side(settings.network, journal, host)
+    host_side = make_host_side(settings, journal, host)
     pod_networks = PodNetworks(settings.run_dir, host, host_side.leases)
     access = HostAccess(settings.run_dir / "netns", host, enabled=settings.network.host_access)
     keep = partial(keep_reservation, journal)

@@ -7,11 +7,14 @@ publish, and what leaves it, is in the `firewall`.
 from __future__ import annotations
 
 import errno
+import hashlib
 import ipaddress
+import os
 import socket
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 from tank_agent.errors import Retry, Stalled, TankError
 from tank_agent.linux import fault
@@ -40,10 +43,15 @@ class Bridges:
 
     Args:
         networks: returns those of every bridge by its name, such as {"default": ("10.89.0.0/24",)}.
+        group: marks the bridges of this agent, as `group_of` has it.
     """
 
-    def __init__(self, networks: Callable[[], Mapping[str, Collection[str]]]) -> None:
-        self._networks = networks
+    def __init__(
+        self, networks: Callable[[], Mapping[str, Collection[str]]], group: int = LINK_GROUP
+    ) -> None:
+        self._networks, self._group = networks, group
+        # Whether they are another agent's, by the last look.
+        self.are_anothers = False
         # Not two that make one at once, nor one that removes what another needs.
         self._lock = threading.Lock()
 
@@ -54,13 +62,20 @@ class Bridges:
             needed: the bridges whose errors are raised; None for all. The others are made none the less.
 
         Raises:
-            Stalled, Retry: the kernel refuses it, or another program's interface has the name.
+            Stalled, Retry: the kernel refuses it, or another program's interface has the name; or they are
+                another agent's.
         """
         with self._lock, rtnetlink.open_socket() as netlink:
             # Not before: one that came meanwhile would be missing.
             networks = self._networks()
             wanted = {bridge_interface(name): tuple(given) for name, given in networks.items()}
-            round_ = _Round(netlink, wanted)
+            round_ = _Round(netlink, wanted, self._group)
+            self._note(round_.links.values())
+            if self.are_anothers:
+                raise Retry(
+                    "another agent of this machine has its bridges",
+                    hint="pods in bridges, and those with ports, belong to one agent of a machine: the first",
+                )
             for name in wanted:
                 round_.make(name)
             if wanted:
@@ -77,18 +92,28 @@ class Bridges:
         with self._lock, rtnetlink.open_socket() as netlink:
             wanted = {bridge_interface(name) for name in self._networks()}
             for link in rtnetlink.read_links(netlink):
-                if is_ours(link) and link.name not in wanted:
+                if is_ours(link) and link.group == self._group and link.name not in wanted:
                     _remove(link)
                     removed.append(f"{link.name} was not needed")
         return tuple(removed)
+
+    def any_left(self) -> bool:
+        """Return whether there is a bridge of this agent's, such as one that it left when it was killed."""
+        with self._lock, rtnetlink.open_socket() as netlink:
+            return self._group in self._note(rtnetlink.read_links(netlink))
+
+    def _note(self, links: Iterable[Link]) -> set[int]:
+        groups = {link.group for link in links if is_ours(link)}
+        self.are_anothers = not groups <= {self._group}
+        return groups
 
 
 class _Round:
     """Makes bridges what they should be, each for itself: one that fails keeps the others from nothing."""
 
-    def __init__(self, netlink: socket.socket, wanted: Mapping[str, Collection[str]]) -> None:
-        self._netlink, self._wanted = netlink, wanted
-        self._links = {link.name: link for link in rtnetlink.read_links(netlink)}
+    def __init__(self, netlink: socket.socket, wanted: Mapping[str, Collection[str]], group: int) -> None:
+        self._netlink, self._wanted, self._group = netlink, wanted, group
+        self.links = {link.name: link for link in rtnetlink.read_links(netlink)}
         self.changed: list[str] = []
         self.failures: dict[str, TankError] = {}
 
@@ -101,27 +126,27 @@ class _Round:
 
     def make(self, name: str) -> None:
         with self._at(name):
-            link = self._links.get(name)
+            link = self.links.get(name)
             if link is None:
                 self._remove_renamed(name)
-            if _make(name, link):
+            if _make(name, link, self._group):
                 self.changed.append(f"{name} was not there, or down")
 
     def _remove_renamed(self, name: str) -> None:
         """Remove a bridge that somebody gave another name: two can't have the addresses."""
         mac = _mac(name)
-        for link in self._links.values():
+        for link in self.links.values():
             if is_ours(link) and link.name not in self._wanted and link.mac == mac:
                 _remove(link)
 
     def set_up(self) -> None:
         if self.changed:
-            self._links = {link.name: link for link in rtnetlink.read_links(self._netlink)}
+            self.links = {link.name: link for link in rtnetlink.read_links(self._netlink)}
         addresses = rtnetlink.read_addresses(self._netlink)
         has_ipv6 = any(":" in network for given in self._wanted.values() for network in given)
         local = rtnetlink.read_loopback_routes(self._netlink) if has_ipv6 else frozenset()
         for name, given in self._wanted.items():
-            link = self._links.get(name)
+            link = self.links.get(name)
             if link is None or name in self.failures:
                 continue
             with self._at(name):
@@ -138,15 +163,14 @@ class _Round:
                     self.changed.append(f"{name} lacked the route of ::1")
 
 
-def any_left() -> bool:
-    """Return whether this machine has a bridge of ours, such as one that an agent left that was killed."""
-    with rtnetlink.open_socket() as netlink:
-        return any(map(is_ours, rtnetlink.read_links(netlink)))
+def group_of(run_dir: Path) -> int:
+    """Return the link group of an agent's bridges, which says whose they are: two bytes stand for run_dir."""
+    return LINK_GROUP & 0xFFFF0000 | int(hashlib.sha256(os.fsencode(run_dir)).hexdigest()[:4], 16)
 
 
 def is_ours(link: Link) -> bool:
-    """Return whether an interface is a bridge that we made."""
-    return link.kind == _KIND and link.group == LINK_GROUP
+    """Return whether an interface is a bridge that an agent made."""
+    return link.kind == _KIND and link.group >> 16 == LINK_GROUP >> 16
 
 
 def _mac(name: str) -> bytes:
@@ -158,7 +182,7 @@ def _own_address(network: str) -> str:
     return f"{gateway(network)}/{network.partition('/')[2]}"
 
 
-def _make(name: str, link: Link | None) -> bool:
+def _make(name: str, link: Link | None, group: int) -> bool:
     if link is not None and not is_ours(link):
         raise Stalled(
             f"this machine has an interface {name} already, and tank did not make it",
@@ -173,7 +197,7 @@ def _make(name: str, link: Link | None) -> bool:
     known = {errno.EOPNOTSUPP: no_kernel}
     with explained(f"cannot make the bridge {name}", known=known), route_socket() as route:
         if link is None:
-            route.link("add", ifname=name, kind=_KIND, address=_mac(name).hex(":"), group=LINK_GROUP)
+            route.link("add", ifname=name, kind=_KIND, address=_mac(name).hex(":"), group=group)
             fault.point("network:bridge-made")
         for index in route.link_lookup(ifname=name):
             route.link("set", index=index, state="up")

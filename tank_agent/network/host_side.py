@@ -21,7 +21,7 @@ from tank_agent.network.flows import Flows
 from tank_agent.network.neighbours import Neighbours
 from tank_agent.network.obstacles import Obstacle, Obstacles
 from tank_agent.network.ports import Claims
-from tank_agent.network.wanted import bridge_interface
+from tank_agent.network.wanted import LINK_GROUP, bridge_interface
 from tank_agent.spec.model import Pod, Port
 
 _LOOPBACK6 = "::1"
@@ -46,6 +46,7 @@ class HostSide:
         publish: where a port without an address is published.
         known: the reservations in the journal, by pod.
         uplink: returns this machine's interface to other machines.
+        group: marks the bridges of this agent, as `bridges.group_of` has it.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class HostSide:
         publish: str,
         known: Mapping[str, Reservation],
         uplink: Callable[[], str | None] = lambda: None,
+        group: int = LINK_GROUP,
     ) -> None:
         leases = {pod: reserved.leases for pod, reserved in known.items()}
         self.leases = Leases(pool, leases, bridges.foreign_networks)
@@ -62,7 +64,7 @@ class HostSide:
         self._known_ports = {pod: reserved.ports for pod, reserved in known.items()}
         self._claims = Claims(self._known_ports)
         self._obstacles = Obstacles(uplink)
-        self._bridges = bridges.Bridges(self.leases.networks)
+        self._bridges = bridges.Bridges(self.leases.networks, group)
         self._senders: Mapping[str, str] = {}
         self._firewall = Firewall(self._rules)
         self._flows = Flows()
@@ -77,7 +79,8 @@ class HostSide:
         self._claims = Claims({**running, **self._known_ports})
         for pod in running:
             self._claims.open(pod)
-        self._is_used = bool(self.leases.networks()) or bridges.any_left()
+        is_left = self._bridges.any_left()
+        self._is_used = not self._bridges.are_anothers and (is_left or bool(self.leases.networks()))
 
     def recover(self, pod: str, leases: Mapping[str, Lease]) -> None:
         """Take over a pod that runs though the journal does not know it, with the ports that lead to it."""
@@ -143,7 +146,10 @@ class HostSide:
                 hint="stop that one, or give its pods another network",
             )
         self._is_used = True
-        self._bridges.ensure(pod.network.bridges)
+        try:
+            self._bridges.ensure(pod.network.bridges)
+        finally:
+            self._is_used = not self._bridges.are_anothers
 
     def publish(self, pod: str) -> None:
         """Let a pod's ports lead to it, and its packets out; errors as in `Firewall.write`."""
@@ -268,6 +274,9 @@ class HostSide:
             self._bridges.remove_others()
 
     def _write(self) -> bool:
+        if not self._is_used or self._bridges.are_anothers:
+            # The table has one name, whichever agent's it is.
+            return False
         differed = self._firewall.write()
         self._flows.follow([forward for forward in self._forwards() if forward.protocol == "udp"])
         return differed
