@@ -32,14 +32,15 @@ def passing(name: str) -> bool:
 
 
 def test_a_client_that_comes_at_once_is_not_kept_waiting(lan: Lan, tmp_path: Path) -> None:
-    leases, bridges = Leases(Pool(), {}, list), Bridges()
+    leases = Leases(Pool(), {}, list)
+    bridges = Bridges(leases.networks)
     networks = PodNetworks(tmp_path / "run", AutoHostFacts(), leases)
     for _ in range(10):
         leases.give("web", ("default",))
-        lan.host(bridges.ensure, leases.networks())
+        lan.host(bridges.ensure)
         lan.host(networks.ensure, "web", BRIDGE)
         seen = lan.host(lambda: (passing("tank-default"), passing("tkv")))
         lan.host(networks.remove, "web")
         assert seen == (True, True)
-        leases.free("web")
-        lan.host(bridges.ensure, leases.networks())
+        leases.keep_only("web", ())
+        lan.host(bridges.remove_others)

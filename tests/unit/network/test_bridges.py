@@ -12,6 +12,7 @@ from pyroute2 import NetlinkError
 
 from tank_agent.errors import Stalled
 from tank_agent.network import bridges
+from tank_agent.network.wanted import LINK_GROUP
 
 
 class WithoutBridges:
@@ -29,6 +30,6 @@ def route_socket() -> Iterator[Any]:
 def test_it_says_what_to_load(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bridges, "route_socket", route_socket)
     with pytest.raises(Stalled) as error:
-        bridges._make("tank-default", None)
+        bridges._make("tank-default", None, LINK_GROUP)
     assert error.value.message == "this kernel has no bridges"
     assert "modprobe bridge" in (error.value.hint or "")
