@@ -327,15 +327,14 @@ def _effects(
         back = there._replace(came_by=goes_by, goes_by=came_by, is_answer=True)
         return rules.lets_through(chain, there) and rules.lets_through(chain, back)
 
-    from_outside = works(uplink, own, is_published=True)
-    if not from_outside:
+    if not works(uplink, own, is_published=True):
         yield "other machines do not reach their pods' ports"
     if not works(own, uplink, is_published=False):
         yield "their pods do not reach other machines"
+    if not works(own, own, is_published=True):
+        yield "pods do not reach each other's published ports"
     if filters_bridges and not works(own, own, is_published=False):
         yield "pods of one bridge do not reach each other (br_netfilter)"
-    if from_outside and not works(own, own, is_published=True):
-        yield "pods of one bridge do not reach each other's published ports"
 
 
 def _listed(effects: Sequence[str]) -> str:

@@ -20,6 +20,7 @@ from tests.support.lan import LanAgent, Network, stopped_lan_agent
 TYPE = "; type: "
 TO_PODS = "other machines do not reach their pods' ports"
 FROM_PODS = "their pods do not reach other machines"
+PUBLISHED = "pods do not reach each other's published ports"
 AMONG_PODS = "pods of one bridge do not reach each other (br_netfilter)"
 OUTSIDE = 9999
 
@@ -78,6 +79,7 @@ def check_effects(agent: LanAgent, said: str) -> None:
     with agent.lan(lambda: socket.create_server(("10.0.0.1", OUTSIDE))):
         found = {
             TO_PODS: connects(agent.lan, "10.0.0.2", 8080),
+            PUBLISHED: connects(agent.pod("peer"), "10.0.0.2", 8080),
             FROM_PODS: connects(agent.pod("web"), "10.0.0.1", OUTSIDE),
             AMONG_PODS: connects(agent.pod("peer"), own, 80),
         }
