@@ -162,7 +162,8 @@ def _admission(bridges: Collection[BridgeNetworks]) -> list[str]:
     """Let into a bridge what was published, what answers, and its own; nothing that is only routed there."""
     ours = ", ".join(f'"{bridge.interface}"' for bridge in bridges)
     return [
-        "ct state established,related accept",
+        # Not whatever is established: while somebody had removed this table, anybody could begin a flow.
+        "ct direction reply accept",
         "ct status dnat accept",
         *(f'iifname "{bridge.interface}" oifname "{bridge.interface}" accept' for bridge in bridges),
         f"oifname {{ {ours} }} drop",

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.agent import wait_for
-from tests.support.bridges import bridge_agent, get, web
+from tests.support.bridges import bridge_agent, get, nft, web
 from tests.support.lan import LanAgent, Network
 
 _IPV4, _IPV6 = 0x0800, 0x86DD
@@ -76,16 +76,17 @@ def send(network: Network, interface: str, to: bytes, packet: bytes, kind: int =
     network(put)
 
 
+def waiting(network: Network, port: int) -> socket.socket:
+    made = network(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    made.bind(("", port))
+    made.settimeout(5)
+    return made
+
+
 def test_nobody_else_sends_with_a_pods_address(agent: LanAgent) -> None:
     up(agent, web='ports = ["53:53/udp"]\n', other='network = "bridge"\n', apart=BACK)
     web_, other, apart = (address(agent, name) for name in ("web", "other", "apart"))
     uplink, default, back = (mac(agent.host, name) for name in ("eth0", "tank-default", "tank-back"))
-
-    def waiting(network: Network, port: int) -> socket.socket:
-        made = network(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        made.bind(("", port))
-        made.settimeout(5)
-        return made
 
     with waiting(agent.host, 7000) as own, waiting(agent.pod("web"), 53) as published:
         for network, interface, to, forged, honest in (
@@ -99,6 +100,37 @@ def test_nobody_else_sends_with_a_pods_address(agent: LanAgent) -> None:
                 send(network, interface, to, datagram(source, OWN, 53))
             assert own.recv(100) == honest.encode()
             assert published.recv(100) == honest.encode()
+
+
+def test_a_flow_that_began_without_rules_does_not_go_on(agent: LanAgent) -> None:
+    up(agent, web='ports = ["8080:80"]\n')
+    own = address(agent, "web")
+    # Another program's rules keep the kernel's memory of flows.
+    nft(agent, "add table ip other; add chain ip other c { type filter hook forward priority 0; }")
+    nft(agent, "add rule ip other c ct state invalid drop")
+    agent.lan.ip(f"route add {own}/32 via {OWN}")
+    with waiting(agent.pod("web"), 5353) as pod, waiting(agent.lan, 4000) as neighbour:
+
+        def is_answered() -> bool:
+            pod.settimeout(0.05)
+            neighbour.sendto(b"hello", (own, 5353))
+            try:
+                pod.sendto(b"you, too", pod.recvfrom(100)[1])
+            except TimeoutError:
+                return False
+            return True
+
+        assert not is_answered()
+
+        def began() -> bool:
+            nft(agent, "delete table inet tank")
+            return is_answered()
+
+        wait_for(began, "without rules, anybody is let in")
+        neighbour.settimeout(5)
+        assert neighbour.recv(100) == b"you, too"
+        wait_for(lambda: "inet tank" in nft(agent, "list", "tables"), "the rules are back")
+        assert not is_answered()
 
 
 def test_a_pod_does_not_become_the_machines_router(agent: LanAgent) -> None:

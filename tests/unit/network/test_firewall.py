@@ -136,7 +136,7 @@ ip6 saddr fd12::/64 ip6 daddr fd12::/64 ct status dnat masquerade
 ip6 saddr fd12::/64 oifname != "tank-default" masquerade
 }
 chain forward { type filter hook forward priority filter;
-ct state established,related accept
+ct direction reply accept
 ct status dnat accept
 iifname "tank-back" oifname "tank-back" accept
 iifname "tank-default" oifname "tank-default" accept
