@@ -6,7 +6,6 @@ import errno
 import fcntl
 import os
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -85,19 +84,3 @@ def has_writer(fd: int) -> bool | None:
     except OSError as error:
         return True if error.errno == errno.EAGAIN else None
     return False
-
-
-def hold_name(name: str) -> socket.socket | None:
-    """Hold a name in the thread's network namespace until the socket is closed; None if another holds it.
-
-    However a process ends, it holds nothing any more (unix(7), abstract sockets).
-    """
-    holding = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-    try:
-        holding.bind(f"\0{name}")
-    except OSError as error:
-        holding.close()
-        if error.errno != errno.EADDRINUSE:
-            raise
-        return None
-    return holding

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
-import socket
-import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from tank_agent.errors import Retry, Stalled, TankError
+from tank_agent.errors import Stalled, TankError
 from tank_agent.linux import nftables
-from tank_agent.linux.locks import hold_name
 from tank_agent.network import bridges
 from tank_agent.network.addresses import Lease, Leases, Pool, gateway
 from tank_agent.network.firewall import BridgeNetworks, Firewall, Forward, script
@@ -25,7 +22,6 @@ from tank_agent.network.wanted import LINK_GROUP, bridge_interface
 from tank_agent.spec.model import Pod, Port
 
 _LOOPBACK6 = "::1"
-_NAME = "tank-agent/bridges"
 _ALL4, _ALL6 = "0.0.0.0", "::"  # noqa: S104
 
 
@@ -68,8 +64,6 @@ class HostSide:
         self._senders: Mapping[str, str] = {}
         self._firewall = Firewall(self._rules)
         self._flows = Flows()
-        self._lock = threading.Lock()
-        self._name: socket.socket | None = None
         # Whether this machine has something of ours: a machine without pods in bridges is never asked.
         self._is_used = False
 
@@ -140,11 +134,6 @@ class HostSide:
         """
         if pod.network.bridges:
             nftables.require()
-        if not self._is_ours():
-            raise Retry(
-                "another agent of this machine has pods in bridges, and the rules of ports are one table",
-                hint="stop that one, or give its pods another network",
-            )
         self._is_used = True
         try:
             self._bridges.ensure(pod.network.bridges)
@@ -205,10 +194,6 @@ class HostSide:
         """
         if not self._is_used:
             return ()
-        if not self._is_ours():
-            # What is there belongs to another agent, such as the one beside which `./dev run` runs.
-            self._is_used = False
-            return ()
         wrong: list[str] = []
         failures: list[TankError] = []
         # In this order: while there are rules, there is a bridge, by which the next agent sees that.
@@ -253,23 +238,12 @@ class HostSide:
         self._claims.drop(pod)
         self._remove(self.leases.keep_only(pod, ()))
 
-    def _is_ours(self) -> bool:
-        """Return whether this is the one agent in this network that has bridges; it then stays that."""
-        with self._lock:
-            if self._name is None:
-                self._name = hold_name(_NAME)
-            return self._name is not None
-
     def end(self) -> None:
         """Close what is open to talk to the kernel; all that was made stays."""
         self._firewall.close()
-        with self._lock:
-            if self._name is not None:
-                self._name.close()
-                self._name = None
 
     def _remove(self, empty: Collection[str]) -> None:
-        if empty and self._is_ours():
+        if empty:
             self._write()
             self._bridges.remove_others()
 

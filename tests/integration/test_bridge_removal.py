@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tank_agent.network.bridges import group_of
 from tests.support.agent import wait_for
 from tests.support.bridges import bridge_agent, nft, reaches, web
 from tests.support.lan import LanAgent
@@ -30,6 +31,9 @@ def test_the_package_takes_bridges_and_rules_with_it(agent: LanAgent) -> None:
     nft(agent, "add table ip mine")
     agent.kill()
     function = POSTRM.read_text().partition("remove_bridges() {")[2].partition("\n}\n")[0]
+    installed = str(group_of(Path("/run/tank")))
+    assert installed in function
+    function = function.replace(installed, str(group_of(agent.run)))
     script = f"set -e\nremove_bridges() {{{function}\n}}\nremove_bridges\nremove_bridges\n"
     agent.host(lambda: subprocess.run(["sh", "-c", script], check=True, timeout=10))
     assert agent.host.links() == {"lo", "eth0", "eth1", "tank-mine"}, "what is not ours stays"

@@ -18,7 +18,7 @@ from tank_agent.linux.namespaces import create_network_namespace, in_network_nam
 from tank_agent.network import rtnetlink
 from tank_agent.network.addresses import Pool
 from tank_agent.network.host_side import HostSide, Reservation
-from tank_agent.network.wanted import bridge_interface
+from tank_agent.network.wanted import LINK_GROUP, bridge_interface
 from tank_agent.spec.model import Container, Network, Pod, Port
 from tests.support.counting import audited
 
@@ -206,21 +206,22 @@ def test_pods_that_the_journal_does_not_know_keep_what_they_have(
 @pytest.mark.machine
 def test_of_two_agents_one_has_the_bridges(machine: Callable[[Callable[[], None]], None]) -> None:
     def act() -> None:
-        with host_side() as one, host_side() as other:
+        other = HostSide(Pool(), EVERYWHERE, {}, group=LINK_GROUP + 1)
+        with host_side() as one:
             join(one, pod("web", "default", ports=(tcp(8080),)))
             rules = tables()
             other.adopt(())
             assert other.check() == ()
-            with pytest.raises(Retry, match="another agent of this machine has pods in bridges"):
+            with pytest.raises(Retry, match="another agent of this machine has its bridges"):
                 join(other, pod("db", "back"))
             other.free("db")
             assert (links(), tables()) == ({"lo", "tank-default"}, rules)
             assert one.check() == ()
             one.free("web")
-            one.end()
             join(other, pod("db", "back"))
             assert links() == {"lo", "tank-back"}
             other.free("db")
+            other.end()
 
     machine(act)
 
