@@ -21,6 +21,7 @@ _BARE_IPV6 = re.compile(
     rf"(?P<address>[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:%[^:]*)?):(?P<rest>{_RANGE}:{_RANGE}(?:/.*)?)"
 )
 _PORT_MAX = 65_535
+_GUESSED_MAX = 100
 _FORM = "write [ADDRESS:]HOST:POD[/udp]"
 _ALL4, _ALL6 = "0.0.0.0", "::"  # noqa: S104
 
@@ -49,13 +50,15 @@ def _why_no_port(text: str) -> str:
         return f'{given} is no port; {_FORM}, such as "8080:80"'
     if plain != text and _PORT.fullmatch(plain):
         return f"{given} has spaces in it; write {_right(plain)}"
-    once = _ONCE.fullmatch(text)
+    # A guess takes time with the length, and what is longer is no slip.
+    guessed = text if len(text) <= _GUESSED_MAX else ""
+    once = _ONCE.fullmatch(guessed)
     if once is not None:
         ports = once["ports"]
         address = f"{once['address']}:" if once["address"] else ""
         right = _right(f"{address}{ports}:{ports}{once['protocol'] or ''}")
         return f"{given} has only one port, and none is chosen for you; {_FORM}, such as {right}"
-    bare = _BARE_IPV6.fullmatch(text)
+    bare = _BARE_IPV6.fullmatch(guessed)
     if bare is not None and _is_ipv6(address := bare["address"].partition("%")[0]):
         right = f"[{address}]:{bare['rest']}"
         return f"{given} has an IPv6 address without brackets; write {_right(right)}"

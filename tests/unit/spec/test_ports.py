@@ -131,6 +131,16 @@ def test_other_tools_forms_of_a_port(given: Any, text: str | None) -> None:
     assert port_text(given) == text
 
 
+@pytest.mark.parametrize("part", [":", "1:", "1", "%:", "[", "[]:", "1-", " ", "1:1/", ".", "::%"])
+def test_a_long_text_takes_no_time(part: str) -> None:
+    text = part * (900_000 // len(part))
+    started = time.process_time()
+    for wrong in (text, f"{text}80:80", f"80:{text}", f"[{text}]:80:80"):
+        with pytest.raises(ValueError, match="…"):
+            published_port(wrong)
+    assert time.process_time() - started < 5
+
+
 ADDRESSES = st.one_of(
     st.none(),
     st.sampled_from(["0.0.0.0", "::", "127.0.0.1", "::1"]),
