@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+from pathlib import Path
+
 import pytest
 
+from tank_agent.linux.namespaces import create_network_namespace, in_network_namespace, unpin
 from tank_agent.network.firewall import Forward
-from tank_agent.network.flows import Flow, is_stale
+from tank_agent.network.flows import Flow, Flows, is_stale
+
+_RULES = "table inet other { chain mine { type filter hook output priority 0; ct state invalid drop; }; }"
 
 OWN, POD, OLD = "10.0.0.2", "10.89.0.2", "10.89.0.9"
 FORWARDS = [
@@ -38,3 +45,30 @@ FORWARDS = [
 )
 def test_a_flow_is_stale_if_it_would_begin_anew_with_another_end(flow: Flow, *, stale: bool) -> None:
     assert is_stale(flow, FORWARDS, {OLD}) is stale
+
+
+@pytest.mark.machine
+def test_flows_of_both_families_to_a_port_are_forgotten_and_no_others(tmp_path: Path) -> None:
+    create_network_namespace(tmp_path / "netns")
+
+    def look() -> tuple[int, int]:
+        # With rules, the machine remembers flows.
+        subprocess.run(["nft", _RULES], check=True, timeout=10)
+        for family, to in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+            with socket.socket(family, socket.SOCK_DGRAM) as asker:
+                asker.sendto(b"?", (to, 53))
+                asker.sendto(b"?", (to, 54))
+        before = count()
+        targets = ("10.89.0.2", "fd12::2")
+        Flows().follow(
+            [Forward(protocol="udp", address=None, port=53, target=to, target_port=53) for to in targets]
+        )
+        return before, count()
+
+    def count() -> int:
+        return int(Path("/proc/thread-self/net/stat/nf_conntrack").read_text().split("\n")[1].split()[0], 16)
+
+    try:
+        assert in_network_namespace(tmp_path / "netns", look) == (4, 2)
+    finally:
+        unpin(tmp_path / "netns")
