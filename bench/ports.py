@@ -154,7 +154,7 @@ def transactions(host: Network) -> None:
         subprocess.run(["nft", "-f", "-"], input=script.encode(), check=True)
 
     alone, whole, program = "tank: the transaction", "tank: script, transaction and a list of it", "nft -f"
-    measured = {
+    measured: dict[str, Callable[[], float]] = {
         alone: partial(timed, packets.run),
         whole: as_the_agent,
         program: partial(timed, by_program),
