@@ -215,6 +215,12 @@ class ByHand(Bare):
         element = f"tcp . {FIRST_PORT + number} : {address} . 80"
         _feed(["nft", "-f", "-"], f"add element {firewall.TABLE} any4 {{ {element} }}\n")
 
+    def close(self) -> None:
+        """Remove also what a measurement that was interrupted left."""
+        if self._made:
+            self.remove_all()
+        super().close()
+
     def remove_all(self) -> None:
         """Remove every container and what is around it."""
         with ThreadPoolExecutor(CONCURRENT) as pool:
@@ -279,6 +285,11 @@ class Netavark(Podman):
     def remove(self) -> None:
         """Remove every container."""
         self._podman("rm", "--force", "--all", "--time=0")
+
+    def close(self) -> None:
+        """Remove also what a measurement that was interrupted left."""
+        self.remove()
+        super().close()
 
     def _podman(self, *words: str) -> str:
         return self.machine.host(self._podman_here, *words)

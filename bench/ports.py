@@ -287,7 +287,6 @@ def throughput(home: Path) -> None:
                 "web", *(f"--publish={host}:{pod}" for host, pod in ports.items()), command=SERVERS
             )
         )
-        stack.callback(podman.remove)
         bare = "bare veth and nft"
         lans = {OURS: agent.lan, PODMAN: podman.machine.lan, bare: veth.machine.lan}
         for name, lan in lans.items():
