@@ -29,6 +29,7 @@ from tank_agent.network.addresses import Pool
 from tank_agent.network.host_facts import AutoHostFacts
 from tank_agent.network.host_side import HostSide
 from tank_agent.network.pod_network import PodNetworks
+from tank_agent.network.shim import HostAccess
 from tank_agent.reconcile.core.hashes import container_hash
 from tank_agent.reconcile.core.restart import Backoff
 from tank_agent.reconcile.networks import Networks
@@ -159,7 +160,8 @@ def _running(pods: list[Pod]) -> Iterator[tuple[Containers, Networks]]:
     host = AutoHostFacts()
     host_side = HostSide(Pool(), "0.0.0.0", {})
     made = PodNetworks(home, host, host_side.leases)
-    networks = Networks(made, host_side, host, home, Clock())
+    access = HostAccess(home / "netns", host, enabled=False)
+    networks = Networks(made, host_side, host, home, Clock(), access=access, keep=lambda *_: None)
     tools = SimpleNamespace(
         cgroups=cgroup.detect(home),
         root_filesystems=RootFilesystems(home),
