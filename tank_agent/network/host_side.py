@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from tank_agent.errors import Stalled, TankError
 from tank_agent.linux import nftables
-from tank_agent.network import bridges
+from tank_agent.network import bridges, rtnetlink
 from tank_agent.network.addresses import Lease, Leases, Pool, gateway
 from tank_agent.network.firewall import BridgeNetworks, Firewall, Forward, script
 from tank_agent.network.flows import Flows
@@ -170,11 +170,23 @@ class HostSide:
         if own - self._obstacles.looked_at:
             # Whoever asks for a pod that has just come does not wait for the next resync.
             self.look_for_obstacles()
-        return tuple(
+        found = (
             str(each)
             for each in self._obstacles.found
             if own & each.interfaces and (not each.at_loopback or self._is_at_loopback(pod))
         )
+        return (*found, *self._at_missing_addresses(pod))
+
+    def _at_missing_addresses(self, pod: str) -> Iterator[str]:
+        ports = [(port, ipaddress.ip_address(port.address)) for port in self.ports(pod) if port.address]
+        chosen = [(port, address) for port, address in ports if not _is_always_there(address)]
+        if not chosen:
+            return
+        with rtnetlink.open_socket() as netlink:
+            own = {address.packed for address in rtnetlink.read_addresses(netlink)}
+        for port, address in chosen:
+            if address.packed not in own:
+                yield f"port {port} is not reached: this machine does not have the address {address} now"
 
     def _is_at_loopback(self, pod: str) -> bool:
         return any(port.address == _LOOPBACK6 for port in self.ports(pod))
@@ -286,6 +298,10 @@ def _port(forward: Forward) -> Port:
         protocol="udp" if forward.protocol == "udp" else "tcp",
         address=forward.address or (_ALL6 if forward.is_ipv6 else _ALL4),
     )
+
+
+def _is_always_there(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    return address.is_unspecified or address.is_loopback
 
 
 def _targets(port: Port, leases: Mapping[str, Lease]) -> Iterator[tuple[str | None, str]]:

@@ -364,3 +364,18 @@ def test_a_pod_that_comes_from_the_host_network_gets_the_port_that_it_had_there(
     wait_for(lambda: not open_ports(agent, "web"), "it is withdrawn")
     wait_for(lambda: reaches(agent.lan, OWN, 8080), "it answers in the machine's network again")
     wait_for(lambda: agent.host.links() <= {"lo", "eth0", "eth1"}, "its bridge is gone")
+
+
+def test_an_address_that_this_machine_does_not_have_is_said_until_it_has_it(agent: LanAgent) -> None:
+    agent.write("web", web(agent, 'ports = ["10.0.0.77:8080:80"]\n'))
+    agent.wait_phase("web", "running")
+
+    def warned() -> bool:
+        return any(
+            "does not have the address 10.0.0.77" in text for text in agent.statuses("web")[0]["warnings"]
+        )
+
+    wait_for(warned, "it is said")
+    agent.host.ip("addr add 10.0.0.77/24 dev eth0")
+    wait_for(lambda: not warned(), "it is no longer said")
+    assert reaches(agent.lan, "10.0.0.77", 8080)
