@@ -146,7 +146,7 @@ def test_a_network_that_cannot_be_finished_is_removed_whatever_the_error(
     monkeypatch.setattr(pod_network, "_create", create_and_fail)
     side, facts = HostSide(Pool(), "0.0.0.0", {}), StaticHostFacts(None, ())
     access = HostAccess(tmp_path / "netns", facts, enabled=False)
-    known = Networks(networks, side, facts, tmp_path, Clock(), access=access)
+    known = Networks(networks, side, facts, tmp_path, Clock(), access=access, keep=lambda *_: None)
     with pytest.raises(type(error)):
         known.make(Pod(name="web", containers=()))
     assert networks.pinned() == frozenset() == known.pods()

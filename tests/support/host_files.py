@@ -26,15 +26,16 @@ def hosts(home: Path) -> None:
         for pod in ("web", "alone"):
             agent.wait_phase(pod, "running")
         pid = agent.pid("web")
-        assert seen(agent, "web", "hosts") == "127.0.0.1 localhost\n10.0.0.7 nas\n127.0.1.1 web\n"
+        own = "127.0.1.1 web\n127.0.0.1 app\n"
+        assert seen(agent, "web", "hosts") == f"127.0.0.1 localhost\n10.0.0.7 nas\n{own}"
         assert "nas" not in seen(agent, "alone", "hosts")
         with file.open("a") as opened:
             opened.write("10.0.0.8 printer\n")
-        wait_for(lambda: "10.0.0.8 printer\n127.0.1.1 web\n" in seen(agent, "web", "hosts"), "it follows", 5)
+        wait_for(lambda: f"10.0.0.8 printer\n{own}" in seen(agent, "web", "hosts"), "it follows", 5)
         with file.open("a") as opened:
             opened.writelines(f"0.0.0.0 advertiser{number}.example\n" for number in range(60_000))
         assert file.stat().st_size > 1 << 20
-        whole = file.read_text() + "127.0.1.1 web\n"
+        whole = file.read_text() + own
         wait_for(lambda: seen(agent, "web", "hosts") == whole, "it has all of it", 5)
         _comes_to_rest(agent, "web")
         assert agent.pid("web") == pid
