@@ -90,9 +90,8 @@ def running(agent: LanAgent, *names: str) -> None:
 
 def open_ports(agent: LanAgent, name: str) -> list[str]:
     """Return the entries of the table that lead to a pod."""
-    if "table inet tank" not in nft(agent, "list", "tables"):
-        return []
-    table = nft(agent, "list", "table", "inet", "tank")
+    # The whole of the rules, since the table may go at any moment.
+    table = nft(agent, "list", "ruleset")
     own = [address.partition("/")[0] for address in agent.statuses(name)[0].get("addresses", [])]
     return [
         found for address in own for found in re.findall(rf"[^{{,]+ : {re.escape(address)} \. \d+", table)
