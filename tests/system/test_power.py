@@ -121,7 +121,7 @@ def test_at_power_off_pods_stop_in_order_while_the_network_is_up(machine: Instal
 
 
 # The line of docs/networking.md.
-_FORWARD = "echo net.ipv4.ip_forward=1 >/etc/sysctl.d/90-tank.conf; sysctl -p /etc/sysctl.d/90-tank.conf"
+_FORWARD = "echo net.ipv4.ip_forward=1 >>/etc/sysctl.d/90-tank.conf; sysctl -p /etc/sysctl.d/90-tank.conf"
 _SERVE = (
     "trap 'exit 0' TERM; busybox mkdir -p /www; cat /etc/hostname > /www/index.html; "
     "busybox httpd -p 80 -h /www; while :; do sleep 0.2; done"
