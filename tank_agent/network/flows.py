@@ -74,8 +74,7 @@ def _forget(forwards: Collection[Forward], withdrawn: Collection[str]) -> None:
     # Late: a machine without ports of UDP never pays for it.
     from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple, NFCTSocket
 
-    with rtnetlink.open_socket() as netlink:
-        own = {rtnetlink.text(address.packed) for address in rtnetlink.read_addresses(netlink)}
+    own = set(map(rtnetlink.text, rtnetlink.own_addresses()))
     for family in (socket.AF_INET, socket.AF_INET6):
         # Such a socket is for one family. A machine may have a hundred thousand flows of TCP, each of which
         # takes 0.3 ms to read; before Linux 5.8 they come none the less.

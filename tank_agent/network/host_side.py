@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import itertools
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -12,17 +12,16 @@ from msgspec.structs import replace
 from tank_agent.errors import Stalled, TankError
 from tank_agent.linux import nftables
 from tank_agent.network import bridges, rtnetlink
-from tank_agent.network.addresses import Lease, Leases, Pool, gateway
+from tank_agent.network.addresses import Address, Lease, Leases, Pool, gateway
 from tank_agent.network.firewall import BridgeNetworks, Firewall, Forward, script
 from tank_agent.network.flows import Flows
 from tank_agent.network.neighbours import Neighbours
 from tank_agent.network.obstacles import Obstacle, Obstacles
 from tank_agent.network.ports import Claims
 from tank_agent.network.wanted import LINK_GROUP, bridge_interface
-from tank_agent.spec.model import Pod, Port
+from tank_agent.spec.model import ALL4, ALL6, Pod, Port
 
 _LOOPBACK6 = "::1"
-_ALL4, _ALL6 = "0.0.0.0", "::"  # noqa: S104
 
 
 class Reservation(NamedTuple):
@@ -173,7 +172,7 @@ class HostSide:
         found = (
             str(each)
             for each in self._obstacles.found
-            if own & each.interfaces and (not each.at_loopback or self._is_at_loopback(pod))
+            if own & each.interfaces and (not each.at_loopback or _are_at_loopback(self.ports(pod)))
         )
         return (*found, *self._at_missing_addresses(pod))
 
@@ -182,21 +181,15 @@ class HostSide:
         chosen = [(port, address) for port, address in ports if not _is_always_there(address)]
         if not chosen:
             return
-        with rtnetlink.open_socket() as netlink:
-            own = {address.packed for address in rtnetlink.read_addresses(netlink)}
+        own = rtnetlink.own_addresses()
         for port, address in chosen:
             if address.packed not in own:
                 yield f"port {port} is not reached: this machine does not have the address {address} now"
 
-    def _is_at_loopback(self, pod: str) -> bool:
-        return any(port.address == _LOOPBACK6 for port in self.ports(pod))
-
     def look_for_obstacles(self) -> tuple[Obstacle, ...]:
         """Look for what keeps packets from pods in bridges, for `warnings`, and return all of it."""
         ports = itertools.chain.from_iterable(self._claims.published().values())
-        return self._obstacles.look(
-            self._networks(), at_loopback=any(port.address == _LOOPBACK6 for port in ports)
-        )
+        return self._obstacles.look(self._networks(), at_loopback=_are_at_loopback(ports))
 
     def check(self) -> tuple[str, ...]:
         """Make right what somebody changed of the bridges and the rules; return what was wrong.
@@ -296,11 +289,15 @@ def _port(forward: Forward) -> Port:
         host=forward.port,
         pod=forward.target_port,
         protocol="udp" if forward.protocol == "udp" else "tcp",
-        address=forward.address or (_ALL6 if forward.is_ipv6 else _ALL4),
+        address=forward.address or (ALL6 if forward.is_ipv6 else ALL4),
     )
 
 
-def _is_always_there(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+def _are_at_loopback(ports: Iterable[Port]) -> bool:
+    return any(port.address == _LOOPBACK6 for port in ports)
+
+
+def _is_always_there(address: Address) -> bool:
     return address.is_unspecified or address.is_loopback
 
 
@@ -308,14 +305,14 @@ def _targets(port: Port, leases: Mapping[str, Lease]) -> Iterator[tuple[str | No
     """Yield where a port is published, None for everywhere, with the pod's address of that family."""
     first = next(iter(leases.values()), ())
     by_version = {ipaddress.ip_interface(text).version: text.partition("/")[0] for text in first}
-    if port.address == _ALL4:
+    if port.address == ALL4:
         # As programs that listen everywhere do; a pod without IPv6 has no such address.
         yield from ((None, target) for target in by_version.values())
     elif port.address is not None:
         # A pod may have lost its address of the family, by another agent.toml.
         target = by_version.get(ipaddress.ip_address(port.address).version)
         if target is not None:
-            yield None if port.address == _ALL6 else port.address, target
+            yield None if port.address == ALL6 else port.address, target
 
 
 def _check_family(port: Port, leases: Mapping[str, Lease]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tank_agent.network import rtnetlink
+from tank_agent.network.addresses import Address
 
 _PROC = Path("/proc")
 # linux/netlink.h, linux/sock_diag.h
@@ -26,7 +27,7 @@ class Socket(NamedTuple):
     """A socket of a program on this machine that waits at an address and a port; `inode` names it."""
 
     protocol: str
-    address: ipaddress.IPv4Address | ipaddress.IPv6Address
+    address: Address
     port: int
     inode: int
 
@@ -72,15 +73,13 @@ def _by_proc() -> Iterator[Socket]:
                     )
 
 
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+def _address(text: str) -> Address:
     # 32-bit words in the machine's order.
     packed = b"".join(bytes.fromhex(text[at : at + 8])[::-1] for at in range(0, len(text), 8))
     return _unmapped(ipaddress.ip_address(packed))
 
 
-def _unmapped(
-    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
-) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+def _unmapped(address: Address) -> Address:
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return mapped or address
 

@@ -360,8 +360,7 @@ def _local_conflicts(
     additions = [step for step in steps if isinstance(step, AddAddress)]
     if not additions:
         return {}
-    with rtnetlink.open_socket() as netlink:
-        own = {address.packed: address.index for address in rtnetlink.read_addresses(netlink)}
+    own = rtnetlink.own_addresses()
     conflicts: dict[AddAddress, TankError] = {}
     for step in additions:
         address = f"the address {text(step.address.packed)}"

@@ -48,11 +48,6 @@ class Claims:
         with self._lock:
             return {pod: ports for pod, ports in self._pods.items() if pod in self._open}
 
-    def get(self, pod: str) -> tuple[Port, ...]:
-        """Return the ports of a pod."""
-        with self._lock:
-            return self._pods.get(pod, ())
-
     def take(self, pod: str, ports: tuple[Port, ...]) -> None:
         """Claim ports for a pod in place of those it had.
 

@@ -166,6 +166,15 @@ def read_addresses(netlink: socket.socket) -> tuple[Address, ...]:
     return tuple(map(_address, dump(netlink, RTM_GETADDR, bytes(_ADDRESS.size))))
 
 
+def own_addresses() -> dict[bytes, int]:
+    """Return the addresses of the calling thread's namespace, and the index of each one's interface.
+
+    Errors as in `read`.
+    """
+    with open_socket() as netlink:
+        return {address.packed: address.index for address in read_addresses(netlink)}
+
+
 def read_networks(netlink: socket.socket) -> tuple[tuple[str, int], ...]:
     """Return the networks that the main table's routes lead to, and the index of each one's interface.
 

@@ -143,15 +143,12 @@ def _wanted(pod: str, nic: Nic, number: int, host: HostFacts) -> WantedNic:
     if nic.name in _RESERVED_NAMES or not _NAME.match(nic.name):
         raise Stalled(f"no interface can be named {nic.name!r}", hint='use a name such as "eth0"')
     parent = host.uplink() if nic.parent == "auto" else nic.parent
-    parent_index = 0
-    with contextlib.suppress(OSError):
-        parent_index = socket.if_nametoindex(parent or "")
     interfaces = map(ipaddress.ip_interface, nic.ip)
     return WantedNic(
         name=nic.name,
         mac=stable_mac(pod, nic.name),
         parent=parent,
-        parent_index=parent_index,
+        parent_index=_index(parent or ""),
         addresses=tuple((each.ip.packed, each.network.prefixlen) for each in interfaces),
         gateways=tuple(ipaddress.ip_address(text).packed for text in nic.gateway),
         # The first interface's default route wins; equal metrics would be refused or, for IPv6, balanced.

@@ -58,6 +58,10 @@ DEFAULT_BRIDGES = ("default",)
 HOST_GATEWAY = "host-gateway"
 
 
+# Where a port is published at all addresses of the machine: those of both families, and those of IPv6.
+ALL4, ALL6 = "0.0.0.0", "::"  # noqa: S104
+
+
 class Port(Struct, frozen=True, kw_only=True):
     """`count` ports of the pod from `pod` on, published on the machine's ports from `host` on.
 
@@ -83,8 +87,7 @@ class Port(Struct, frozen=True, kw_only=True):
 
     def _covers(self, address: str | None) -> bool:
         """Return whether it is published at an address, too; without one, at all of the machine's."""
-        everywhere = (None, "0.0.0.0")  # noqa: S104
-        return self.address in (*everywhere, address) or (self.address == "::" and ":" in (address or ""))
+        return self.address in (None, ALL4, address) or (self.address == ALL6 and ":" in (address or ""))
 
     def __str__(self) -> str:
         """Return it as the pod file has it."""

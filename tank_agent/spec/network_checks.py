@@ -13,7 +13,6 @@ from tank_agent.spec.ports import clashes
 _NAME_SERVERS_MAX = 3
 # resolv.conf(5): what glibc before 2.26 reads; musl has the same 256 bytes.
 _SEARCH_MAX, _SEARCH_BYTES = 6, 256
-_ANYWHERE = (None, "0.0.0.0")  # noqa: S104
 
 
 def network_of(table: file.PodTable, name: str, findings: list[Finding]) -> model.Network:
@@ -43,7 +42,7 @@ def ports_of(given: tuple[Any, ...], findings: list[Finding]) -> tuple[model.Por
         one, other = found[later], found[first]
         pair = f"{show(str(one))} and {show(str(other))} need the same port of this machine"
         right = "change one"
-        if {one.address, other.address} & {"::"} and {one.address, other.address} & {*_ANYWHERE}:
+        if model.ALL6 in (one.address, other.address) and {one.address, other.address} & {None, model.ALL4}:
             right = "0.0.0.0, as no address, is IPv6's too; remove the one of [::]"
         findings.append(Finding(("ports", places[later]), f"{pair}; {right}"))
     return found

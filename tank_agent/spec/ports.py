@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from tank_agent.spec.findings import show
-from tank_agent.spec.model import Port
+from tank_agent.spec.model import ALL4, ALL6, Port
 from tank_agent.spec.network_values import refuse_special
 
 _RANGE = "[0-9]+(?:-[0-9]+)?"
@@ -23,7 +23,6 @@ _BARE_IPV6 = re.compile(
 _PORT_MAX = 65_535
 _GUESSED_MAX = 100
 _FORM = "write [ADDRESS:]HOST:POD[/udp]"
-_ALL4, _ALL6 = "0.0.0.0", "::"  # noqa: S104
 
 
 def published_port(text: str) -> Port:
@@ -152,7 +151,7 @@ def clashes(ports: Sequence[Port]) -> Iterator[tuple[int, int]]:
     furthest: dict[tuple[str, str], int] = {}
     for at in sorted(range(len(ports)), key=lambda at: ports[at].host):
         port = ports[at]
-        shared, own = _groups(port.address or _ALL4)
+        shared, own = _groups(port.address or ALL4)
         known = (furthest.get((port.protocol, group), at) for group in shared)
         other = max(known, key=lambda other: ports[other].end if other != at else 0)
         if other != at and ports[other].end > port.host:
@@ -164,12 +163,12 @@ def clashes(ports: Sequence[Port]) -> Iterator[tuple[int, int]]:
 
 def _groups(address: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the groups whose ports could be taken by one at this address, and those that it is in."""
-    if address == _ALL4:
-        return ("any",), ("any", _ALL4)
+    if address == ALL4:
+        return ("any",), ("any", ALL4)
     own = ("any", "any6", address) if ":" in address else ("any", address)
-    if address == _ALL6:
-        return ("any6", _ALL4), own
-    return (address, _ALL4, _ALL6) if ":" in address else (address, _ALL4), own
+    if address == ALL6:
+        return ("any6", ALL4), own
+    return (address, ALL4, ALL6) if ":" in address else (address, ALL4), own
 
 
 def port_text(given: object) -> str | None:
