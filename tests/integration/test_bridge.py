@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.agent import wait_for
-from tests.support.bridges import bridge_agent, get, reaches, web
+from tests.support.bridges import bridge_agent, get, reaches, running, web
 from tests.support.lan import LanAgent
 
 
@@ -31,9 +31,7 @@ def test_a_port_is_reached_from_everywhere(agent: LanAgent) -> None:
     agent.write("web", web(agent, 'ports = ["8080:80", "127.0.0.1:8081:80"]\n'))
     agent.write("other", web(agent, 'network = "bridge"\n'))
     agent.write("apart", web(agent, '[network]\nbridges = ["back"]\n'))
-    for name in ("web", "other", "apart"):
-        agent.wait_phase(name, "running")
-        agent.wait_output(name, "started")
+    running(agent, "web", "other", "apart")
     own = agent.statuses("web")[0]["addresses"][0].partition("/")[0]
     wait_for(lambda: reaches(agent.host, "127.0.0.1", 8080), "it answers")
     for name, network, address in (

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.agent import wait_for
-from tests.support.bridges import bridge_agent, get, nft, web
+from tests.support.bridges import bridge_agent, get, nft, running, web
 from tests.support.lan import LanAgent, Network
 
 _IPV4, _IPV6 = 0x0800, 0x86DD
@@ -29,9 +29,7 @@ def up(agent: LanAgent, **heads: str) -> None:
     """Start pods with these first lines, and wait until they answer."""
     for name, head in heads.items():
         agent.write(name, web(agent, head))
-    for name in heads:
-        agent.wait_phase(name, "running")
-        agent.wait_output(name, "started")
+    running(agent, *heads)
 
 
 def address(agent: LanAgent, pod: str) -> str:

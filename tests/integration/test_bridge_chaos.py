@@ -18,8 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from tank_agent.errors import TankError
-from tests.support.agent import wait_for
+from tests.support.agent import wait_converged
 from tests.support.bridges import bridge_agent, get, nft, web
 from tests.support.lan import LanAgent
 
@@ -189,22 +188,8 @@ def differences(chaos: Chaos) -> Iterator[str]:
 
 def converged(chaos: Chaos) -> float:
     """Wait until nothing differs, and return how long it took."""
-    begin, last = time.monotonic(), list[str]()
-
-    def nothing() -> bool:
-        try:
-            last[:] = differences(chaos)
-        except (OSError, TankError) as error:
-            last[:] = [repr(error)]
-        return not last
-
-    try:
-        wait_for(nothing, "everything is as it was asked for", 60)
-    except AssertionError:
-        raise AssertionError(
-            f"seed {SEED}, {chaos.done[-12:]}\n{last}\n{chaos.agent.log.read_text()[-6000:]}"
-        ) from None
-    return time.monotonic() - begin
+    note = f"seed {SEED}, {chaos.done[-12:]}\n"
+    return wait_converged(chaos.agent, lambda: differences(chaos), 60, note)
 
 
 def test_everything_is_as_it_was_asked_for_last(tmp_path: Path) -> None:

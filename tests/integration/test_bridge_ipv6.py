@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.agent import wait_for
-from tests.support.bridges import IPV6_POOL, bridge_agent, reaches, set_bridge, web
+from tests.support.bridges import IPV6_POOL, bridge_agent, reaches, running, set_bridge, web
 from tests.support.lan import LanAgent, talk
 
 OWN6, LAN6 = "fd00::2", "fd00::1"
@@ -30,9 +30,7 @@ def test_a_port_is_reached_from_everywhere_by_both_families(agent: LanAgent) -> 
     agent.write("web", web(agent, 'ports = ["8080:80", "[::1]:8443:80", "[fd00::2]:8444:80"]\n'))
     agent.write("other", web(agent, 'network = "bridge"\n'))
     agent.write("apart", web(agent, '[network]\nbridges = ["back"]\n'))
-    for name in ("web", "other", "apart"):
-        agent.wait_phase(name, "running")
-        agent.wait_output(name, "started")
+    running(agent, "web", "other", "apart")
     wait_for(lambda: reaches(agent.host, "127.0.0.1", 8080), "it answers")
     # Until the machines have found each other.
     wait_for(lambda: reaches(agent.lan, OWN6, 8080), "it answers by IPv6")

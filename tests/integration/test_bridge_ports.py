@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.agent import wait_for
-from tests.support.bridges import bridge_agent, get, nft, reaches, set_bridge, web
+from tests.support.bridges import bridge_agent, get, nft, reaches, running, set_bridge, web
 from tests.support.lan import LanAgent, Network
 
 OWN, LAN = "10.0.0.2", "10.0.0.1"
@@ -80,12 +80,6 @@ class Server:
         answer, answering = asker._socket.recvfrom(100)
         assert (answer, answering) == (b"you", asker._to)
         return str(source[0])
-
-
-def running(agent: LanAgent, *names: str) -> None:
-    for name in names:
-        agent.wait_phase(name, "running")
-        agent.wait_output(name, "started")
 
 
 def open_ports(agent: LanAgent, name: str) -> list[str]:

@@ -26,7 +26,7 @@ import pytest
 from tank_agent.errors import TankError
 from tank_agent.linux import mounts
 from tests.integration.test_chaos import state_of
-from tests.support.agent import Agent, ended, wait_for
+from tests.support.agent import Agent, ended, wait_converged
 
 SECONDS = float(os.environ.get("TANK_SOAK_SECONDS", "40"))
 KILLS = int(os.environ.get("TANK_SOAK_KILLS", "0"))
@@ -338,20 +338,7 @@ def cgroups_of(agent: Agent) -> set[str]:
 
 def converged(soak: Soak) -> float:
     """Wait until nothing differs, and return how long it took."""
-    begin, last = time.monotonic(), list[str]()
-
-    def nothing() -> bool:
-        try:
-            last[:] = differences(soak)
-        except (OSError, TankError) as error:
-            last[:] = [repr(error)]
-        return not last
-
-    try:
-        wait_for(nothing, "everything is as it was asked for", GIVE_UP)
-    except AssertionError:
-        raise AssertionError(f"{last}\n{soak.agent.log.read_text()[-6000:]}") from None
-    return time.monotonic() - begin
+    return wait_converged(soak.agent, lambda: differences(soak), GIVE_UP)
 
 
 def shaken(soak: Soak) -> str:

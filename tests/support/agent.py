@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from tank_agent import Client
-from tank_agent.errors import AgentUnreachable
+from tank_agent.errors import AgentUnreachable, TankError
 
 T = TypeVar("T")
 DEADLINE = 20.0
@@ -304,6 +304,29 @@ def running_agent(home: Path, **reconcile: str) -> Iterator[Agent]:
     agent.start()
     with ended(agent):
         yield agent
+
+
+def wait_converged(
+    agent: Agent, differences: Callable[[], Iterable[str]], deadline: float, note: str = ""
+) -> float:
+    """Wait until nothing differs from what was asked for, and return how long it took, in seconds.
+
+    A failure shows what differs, the end of the agent's log, and `note` before them.
+    """
+    begin, last = time.monotonic(), list[str]()
+
+    def nothing() -> bool:
+        try:
+            last[:] = differences()
+        except (OSError, TankError) as error:
+            last[:] = [repr(error)]
+        return not last
+
+    try:
+        wait_for(nothing, "everything is as it was asked for", deadline)
+    except AssertionError:
+        raise AssertionError(f"{note}{last}\n{agent.log.read_text()[-6000:]}") from None
+    return time.monotonic() - begin
 
 
 @contextmanager

@@ -60,6 +60,13 @@ def web(agent: LanAgent, head: str = "", more: str = "") -> str:
     return head + _HTTP.format(rootfs=agent.rootfs, more=more)
 
 
+def running(agent: LanAgent, *names: str) -> None:
+    """Wait until pods run, and their programs have begun."""
+    for name in names:
+        agent.wait_phase(name, "running")
+        agent.wait_output(name, "started")
+
+
 def get(address: str, port: int) -> str:
     """Return the page at an address, as this thread's network reaches it."""
     with socket.create_connection((address, port), timeout=2) as connection:
