@@ -63,8 +63,11 @@ def agent_at(home: Path) -> Iterator[Agent]:
 
 
 @contextmanager
-def podman_at(home: Path, rootfs: Path) -> Iterator[list[str]]:
-    """Run one container under podman; yield the words that every call of it begins with."""
+def podman_at(home: Path, rootfs: Path, *options: str) -> Iterator[list[str]]:
+    """Run one container under podman; yield the words that every call of it begins with.
+
+    `options` are further ones of `podman run`.
+    """
     home.mkdir()
     base = ["podman", f"--root={home / 's'}", f"--runroot={home / 'r'}", "--log-level=error"]
     base += ["--cgroup-manager=cgroupfs", "--events-backend=file", f"--runtime={runtime(home)}"]
@@ -75,6 +78,7 @@ def podman_at(home: Path, rootfs: Path) -> Iterator[list[str]]:
         "--net=none",
         "--name=web",
         *limits,
+        *options,
         "--rootfs",
         str(rootfs),
         "sleep",

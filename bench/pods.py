@@ -225,10 +225,12 @@ class Podman:
 
 
 @contextmanager
-def agent_at(home: Path) -> Iterator[Agent]:
-    """Run an agent for a while, with the back-off switched off."""
+def agent_at(home: Path, settings: str = "", **reconcile: str) -> Iterator[Agent]:
+    """Run an agent for a while, with the back-off switched off, and more lines of agent.toml."""
     home.mkdir()
-    agent = Agent(home, resync="10s")
+    agent = Agent(home, resync="10s", **reconcile)
+    with agent.config.open("a") as file:
+        file.write(settings)
     agent.start()
     try:
         yield agent
@@ -302,11 +304,13 @@ def idle(agent: Agent) -> None:
     table.print()
 
 
-def restart(home: Path) -> None:
-    """Measure the end of a workload to its next first instruction, without back-off."""
+def restart(home: Path, base: str = "0s") -> None:
+    """Measure the end of a workload to its next first instruction, with this base of the back-off."""
+    home.mkdir(exist_ok=True)
     fifo = Fifo(home / "fifo")
-    table = Table("A killed workload to its successor's first instruction, back-off 0", "ms")
-    with agent_at(home / "a") as agent:
+    table = Table(f"A killed workload to its successor's first instruction, backoff_base {base}", "ms")
+    # Each run is stable at once, so that each end is the first of a row.
+    with agent_at(home / "a", backoff_base=base, stable_after="0s") as agent:
         agent.write("web", pod_file(agent, fifo))
         fifo.wait()
         agent.wait_phase("web", "running")
@@ -333,6 +337,7 @@ def main() -> None:
             home = Path(name) / benchmark.__name__
             home.mkdir()
             benchmark(home)
+        restart(Path(name) / "half-a-second", "0.5s")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import Any, cast
 
 from bench._measure import Table, milliseconds
 from tank_agent.journal.journal import Journal
-from tank_agent.journal.records import ContainerStatus, PodStatus
+from tank_agent.journal.records import ContainerStatus, Good, PodStatus, Rollout
 from tank_agent.journal.store import MemoryStore
 from tank_agent.linux import pidfd
 from tank_agent.linux.clock import Clock
@@ -32,14 +32,16 @@ from tank_agent.network.pod_network import PodNetworks
 from tank_agent.network.shim import HostAccess
 from tank_agent.reconcile.core.hashes import container_hash
 from tank_agent.reconcile.core.restart import Backoff
+from tank_agent.reconcile.machine import Machine
 from tank_agent.reconcile.networks import Networks
+from tank_agent.reconcile.probes import Probes
 from tank_agent.reconcile.reconciler import Reconciler
-from tank_agent.reconcile.steps import Machine
+from tank_agent.reconcile.snapshots import Snapshots
 from tank_agent.runtime.container.containers import Containers
 from tank_agent.runtime.limits import cgroup
 from tank_agent.runtime.mounts.rootfs import RootFilesystems
 from tank_agent.runtime.run import LiveRun, RunRecord
-from tank_agent.spec.model import Container, Pod
+from tank_agent.spec.model import Container, Pod, content_hash
 
 PODS = int(os.environ.get("TANK_BENCH_PODS", "1000"))
 ROUNDS = 50
@@ -80,6 +82,10 @@ class UsedNetworks:
         """Notice nothing."""
         return ()
 
+    def is_outdated(self, pod: Pod) -> bool:
+        """Return that it was made with the pod's sysctls."""
+        return False
+
     def __getattr__(self, name: str) -> Any:
         return lambda *_: None
 
@@ -119,15 +125,22 @@ def _reconciler(pods: list[Pod], containers: object, networks: object) -> Reconc
         status = ContainerStatus(
             hash=container_hash(pod, pod.containers[0]), instance=f"{pod.name}-1", started_at=0.0
         )
-        journal.record(pod.name, PodStatus(containers={"app": status}))
+        # As for a pod that was found to be good long ago.
+        rollout = Rollout(generation=1, kind="first", boot_id="boot", outcome="good", begun=0.0)
+        good = Good(generation=1, hash=content_hash(pod), at=0.0)
+        journal.record(pod.name, PodStatus(containers={"app": status}, rollout=rollout, good=good))
     machine = Machine(
         journal=journal,
         containers=cast(Any, containers),
         networks=cast(Any, networks),
-        pulls=cast(Any, None),
+        pulls=cast(Any, SimpleNamespace(policy="missing")),
+        probes=Probes(cast(Any, None), Clock(), lambda *_: None, lambda _: None, lambda _: None),
+        snapshots=Snapshots(cast(Any, None), Clock(), lambda *_: None),
+        secrets=cast(Any, None),
         clock=Clock(),
         boot_id="boot",
         backoff=Backoff(),
+        since=0.0,
     )
     return Reconciler(machine, cast(Any, None), workers=0)
 

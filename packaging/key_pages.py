@@ -1,6 +1,6 @@
-"""Derive man pages and the tables of docs/reference.md from the declarations of the keys of both files.
+"""Derive man pages, schemas and the tables of docs/reference.md from the declarations of keys.
 
-.venv/bin/python packaging/key_pages.py     # in the root: writes the tables of docs/reference.md anew
+.venv/bin/python packaging/key_pages.py     # in the root: writes schema/ and those tables anew
 """
 
 from __future__ import annotations
@@ -18,34 +18,28 @@ import msgspec  # noqa: E402  (after the line above: the sources beside this fil
 
 from tank_agent.reconcile.core.changes import TABLE  # noqa: E402
 from tank_agent.settings.declaration import table_of  # noqa: E402
+from tank_agent.settings.schema import json_schema as agent_schema  # noqa: E402
+from tank_agent.settings.schema import setting_tables  # noqa: E402
 from tank_agent.settings.settings import Settings  # noqa: E402
 from tank_agent.spec.file import PodTable  # noqa: E402
-from tank_agent.spec.schema import for_editors, json_schema  # noqa: E402
+from tank_agent.spec.schema import json_schema as pod_schema  # noqa: E402
+from tank_agent.spec.schema import pod_tables  # noqa: E402
 from tank_agent.spec.structure import toml_value  # noqa: E402
 
 TEMPLATES = ROOT / "packaging" / "templates"
 REFERENCE = ROOT / "docs" / "reference.md"
+# The examples name them in their first line.
+SCHEMAS = ROOT / "schema"
 # A comment in the reference names the table of keys that follows; its rows are generated.
 _MARKED = re.compile(r"(<!-- keys: (\w+) -->\n\|[^\n]*\n\|[-|]*\n)((?:\|[^\n]*\n)*)")
 _WORDS = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
 
 
-def schemas() -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the schemas of a pod file and of agent.toml; the latter may hold pods, too."""
-    pods = json_schema()
-    _, definitions = msgspec.json.schema_components([table_of(Settings)], ref_template="#/$defs/{name}")
-    tables = {name: for_editors(node) for name, node in definitions.items()}
-    settings = tables["SettingsTable"]
-    settings["properties"]["pods"] = {
-        "description": "Seeds: pods that are created once, if absent; as in a pod file, with a name.",
-        "type": "array",
-        "items": {"$ref": "#/$defs/NamedPodTable"},
-    }
-    return pods, {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "agent.toml of tank-agent",
-        "$ref": "#/$defs/SettingsTable",
-        "$defs": {**pods["$defs"], **tables},
+def schemas() -> dict[Path, str]:
+    """Return the text of both schemas, as the sources and the package have them, by their path here."""
+    found = {"pod": pod_schema(), "agent": agent_schema()}
+    return {
+        SCHEMAS / f"{name}.schema.json": json.dumps(schema, indent=2) + "\n" for name, schema in found.items()
     }
 
 
@@ -72,7 +66,9 @@ def kind(node: dict[str, Any]) -> str:
     if node["type"] == "array":
         return "tables" if "$ref" in node["items"] else "list of text"
     if node["type"] == "object":
-        return "tables by name" if "$ref" in node["additionalProperties"] else "table of text"
+        values = node["additionalProperties"]
+        by_name = "tables by name" if "$ref" in values else "table"
+        return "table of text" if values.get("type") == "string" else by_name
     return _WORDS[node["type"]]
 
 
@@ -112,9 +108,9 @@ def roff(text: str) -> str:
     return "\n".join(lines)
 
 
-def keys_page(schema: dict[str, Any], top: str, intro: str) -> str:
-    """Return the body of a page about a TOML file: its tables, from the schema's definitions."""
-    definitions = schema["$defs"]
+def keys_page(top: str, intro: str) -> str:
+    """Return the body of a page about a TOML file: its tables, as the schema has them."""
+    definitions = {**pod_tables(), **setting_tables()}
     parts = [template(intro)]
     seen: set[str] = set()
     waiting = [(top, "")]
@@ -157,3 +153,5 @@ def template(name: str) -> str:
 
 if __name__ == "__main__":
     REFERENCE.write_text(reference(REFERENCE.read_text()))
+    for path, text in schemas().items():
+        path.write_text(text)

@@ -1,8 +1,8 @@
 """tank-agent: runs containers on one Linux machine from files.
 
 Read the rooms in the order in which data flows: `source` → `spec` → `journal` → `reconcile` → `runtime`.
-The public Python API is `Client`, `Pod` and the structs in it, the results of sessions, and errors; they are
-imported on first use, since `tank list` must start fast.
+The public Python API is all that is listed here: `Client`, `Pod` and the structs in it, the structs of
+answers, the results of sessions, and errors. They are imported on first use: `tank list` must start fast.
 """
 
 from __future__ import annotations
@@ -12,35 +12,138 @@ TYPE_CHECKING = False
 
 __version__ = "0.1.0"
 __all__ = [
-    "AgentUnreachable", "Client", "Container", "CpuLimit", "Detached", "Exited", "InvalidSpec", "Limits",
-    "Mount", "Network", "Nic", "NotATty", "NotRunning", "OwnedElsewhere", "Pod", "PodNotFound",
-    "RestartPolicy", "Security", "Signaled", "TankError", "Volume", "__version__",
+    "AgentInfo", "AgentUnreachable", "AppliedPod", "AskedPod", "CannotCopy", "CannotRun", "ChangeReport",
+    "Client", "CommandNotFound", "CommitReport", "ConfigFile", "Container", "ContainerReport", "CpuLimit",
+    "DataPutAside", "Detached", "DirectoryReport", "ElsewherePod", "ElsewhereReport", "ExitReport",
+    "Exited", "GitReport", "HappenedReport", "HealthCheck", "HealthReport", "HoldReport", "HttpProbe",
+    "ImageInUse", "ImageUpdate", "InvalidSpec", "JobReport", "JobRunReport", "Limits", "ListedEvent",
+    "ListedHold", "ListedImage", "ListedPod", "ListedRevision", "ListedSnapshot", "ListedVerdict",
+    "LogLine", "ManagedVolume", "Mount", "MovedImage", "Network", "Nic", "NotATty", "NotReached",
+    "NotRunning", "OwnedElsewhere", "PlanReport", "PlannedPod", "Pod", "PodGitReport", "PodNotFound",
+    "PodReport", "Port", "PortReport", "Problem", "ProgressReport", "PullReport", "PulledLayer",
+    "RemovedImages", "RemovedVolume", "RestartPolicy", "RestoredVolume", "Retry", "RolloutReport",
+    "Schedule", "Secret", "SecretError", "Security", "Signaled", "SourcesReport", "Stalled", "StartedRun",
+    "StepReport", "StepReports", "TankError", "Ulimit", "Update", "UsageReport", "Volume", "VolumeInUse",
+    "WantedReport", "WhyReport", "__version__",
 ]  # fmt: skip
 # The modules of these names; the light ones come first.
-_HOMES = ("client.fast.results", "errors", "spec.model", "client.client")
+_HOMES = (
+    *(
+        "client.fast.results",
+        "errors",
+        "spec.model",
+        "api.reports",
+        "api.storage",
+        "api.types",
+        "client.logs",
+        "client.not_reached",
+    ),
+    "client.client",
+)
 
 if TYPE_CHECKING:
-    from tank_agent.client.client import Client
-    from tank_agent.client.fast.results import Detached, Exited, Signaled
+    from tank_agent.api.reports import (
+        ChangeReport,
+        CommitReport,
+        ContainerReport,
+        DirectoryReport,
+        ElsewherePod,
+        ElsewhereReport,
+        ExitReport,
+        GitReport,
+        HappenedReport,
+        HealthReport,
+        HoldReport,
+        JobReport,
+        JobRunReport,
+        PodGitReport,
+        PodReport,
+        PortReport,
+        ProgressReport,
+        RolloutReport,
+        SourcesReport,
+        StartedRun,
+        StepReport,
+        StepReports,
+        UsageReport,
+        WantedReport,
+        WhyReport,
+    )
+    from tank_agent.api.storage import (
+        DataPutAside,
+        ImageUpdate,
+        ListedImage,
+        ListedSnapshot,
+        ManagedVolume,
+        MovedImage,
+        PulledLayer,
+        PullReport,
+        RemovedImages,
+        RemovedVolume,
+        RestoredVolume,
+    )
+    from tank_agent.api.types import (
+        AgentInfo,
+        AppliedPod,
+        AskedPod,
+        ListedEvent,
+        ListedHold,
+        ListedPod,
+        ListedRevision,
+        ListedVerdict,
+        PlannedPod,
+        PlanReport,
+    )
+    from tank_agent.client.client import (
+        Client,
+    )
+    from tank_agent.client.fast.results import (
+        Detached,
+        Exited,
+        Signaled,
+    )
+    from tank_agent.client.logs import (
+        LogLine,
+    )
+    from tank_agent.client.not_reached import (
+        NotReached,
+    )
     from tank_agent.errors import (
         AgentUnreachable,
+        CannotCopy,
+        CannotRun,
+        CommandNotFound,
+        ImageInUse,
         InvalidSpec,
         NotATty,
         NotRunning,
         OwnedElsewhere,
         PodNotFound,
+        Problem,
+        Retry,
+        SecretError,
+        Stalled,
         TankError,
+        VolumeInUse,
     )
     from tank_agent.spec.model import (
+        ConfigFile,
         Container,
         CpuLimit,
+        HealthCheck,
+        HttpProbe,
         Limits,
         Mount,
         Network,
         Nic,
         Pod,
+        Port,
         RestartPolicy,
+        Schedule,
+        Secret,
         Security,
+        Ulimit,
+        Update,
         Volume,
     )
 
@@ -54,4 +157,8 @@ def __getattr__(name: str) -> object:
             module = import_module(f"tank_agent.{home}")
             if hasattr(module, name):
                 return getattr(module, name)
-    raise AttributeError(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -142,6 +142,12 @@ class CannotRun(TankError):
     exit_code = 126
 
 
+class CannotCopy(TankError):
+    """Files can't be copied to or from a container: one of the two places, or the archive, is at fault."""
+
+    reason = "cannot-copy"
+
+
 class CommandNotFound(TankError):
     """A container has no such command."""
 
@@ -159,6 +165,16 @@ class Retry(TankError):
     """It failed now and may work later."""
 
     reason = "retry"
+
+
+class SecretError(Retry):
+    """A secret can't be had now; the message names it and the key files that were tried, never what it says.
+
+    `of_file`: the encrypted file is at fault, or for whom it was encrypted, and not this machine.
+    """
+
+    reason = "secret"
+    of_file: ClassVar[bool] = False
 
 
 def shortage(error: Exception) -> Retry | None:

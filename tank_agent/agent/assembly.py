@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network
@@ -18,6 +19,7 @@ from tank_agent.control.images import Images
 from tank_agent.control.pods import Service
 from tank_agent.control.sessions import Sessions
 from tank_agent.control.sources import Sources
+from tank_agent.control.volumes import Storage
 from tank_agent.errors import Retry, Stalled, TankError
 from tank_agent.image.store.store import ImageStore
 from tank_agent.intake.intake import Intake
@@ -33,13 +35,22 @@ from tank_agent.network.host_side import HostSide, Reservation
 from tank_agent.network.pod_network import PodNetworks
 from tank_agent.network.shim import HostAccess
 from tank_agent.reconcile.core.restart import Backoff
+from tank_agent.reconcile.fills import Fills
+from tank_agent.reconcile.image_checks import ImageChecks
+from tank_agent.reconcile.machine import Machine
 from tank_agent.reconcile.networks import Networks
+from tank_agent.reconcile.probes import Probes
 from tank_agent.reconcile.pulls import Pulls
 from tank_agent.reconcile.reconciler import Reconciler
-from tank_agent.reconcile.steps import Machine, Steps, keep_reservation
+from tank_agent.reconcile.snapshots import Snapshots
+from tank_agent.reconcile.steps import Steps, keep_reservation
 from tank_agent.runtime.container.adopt import adopt_all
 from tank_agent.runtime.container.containers import Containers
 from tank_agent.runtime.container.launch import Tools
+from tank_agent.runtime.health.command import probe_executor
+from tank_agent.runtime.mounts.fill import Filler
+from tank_agent.runtime.mounts.snapshots import SnapshotStore
+from tank_agent.runtime.secrets.secrets import Secrets
 from tank_agent.runtime.security import apparmor
 from tank_agent.runtime.session.exec import Executor
 from tank_agent.runtime.session.log_rotation import Rotation
@@ -47,15 +58,17 @@ from tank_agent.settings.settings import Settings
 from tank_agent.source.git.follower import GitFollower
 from tank_agent.source.kinds import owner_is_there
 from tank_agent.spec.model import Host
+from tank_agent.spec.reference import is_digest
 
 _log = structlog.get_logger()
 _DRAIN_DEADLINE = 120.0
 _LOCK = "agent.lock"
 # Directories in data_dir and run_dir that an older version may have left open to others.
 _CLOSED_DATA = (
-    "base", "cache", "git", "images", "journal", "logs", "overlay", "skeleton", "trash", "volumes",
+    "base", "cache", "git", "images", "journal", "logs", "overlay", "skeleton", "snapshots", "trash",
+    "volumes", "volumes-shared",
 )  # fmt: skip
-_CLOSED_RUN = ("cgroup-view", "containers", "crun", "exec", "netns", "pods")
+_CLOSED_RUN = ("cgroup-view", "containers", "crun", "exec", "filling", "netns", "pods", "probes", "secrets")
 
 
 class Running(Struct, frozen=True, kw_only=True):
@@ -65,11 +78,14 @@ class Running(Struct, frozen=True, kw_only=True):
     reconciler: Reconciler
     intake: Intake
     rotation: Rotation
+    image_checks: ImageChecks
 
     def alive(self) -> bool:
         """Return whether every thread that the agent cannot do without still runs and takes its locks."""
         self.reconciler.idle()
-        parts = (self.reconciler, self.intake, self.machine.containers, self.rotation)
+        machine = self.machine
+        own = (self.reconciler, self.intake, self.rotation, self.image_checks)
+        parts = (*own, machine.containers, machine.probes)
         return all(part.alive() for part in parts)
 
 
@@ -80,6 +96,7 @@ class Parts(Struct, frozen=True, kw_only=True):
     reconciler: Reconciler
     tools: Tools
     store: ImageStore
+    secrets: Secrets
     lock: LockFile
 
 
@@ -99,36 +116,80 @@ def running(settings: Settings, *, stop_pods: bool) -> Iterator[Running]:
             if started is not None:
                 _mend_run_dir(settings.run_dir, parts.lock, started)
             reconciler.resync()
+            checks.resync()
 
-        intake = Intake(settings, host, machine.journal, wake=reconciler.wake, resync=resync)
+        intake = Intake(
+            settings,
+            host,
+            machine.journal,
+            wake=reconciler.wake,
+            resync=resync,
+            secrets=parts.secrets,
+        )
         stack.callback(intake.close)
+        checks = _image_checks(settings, parts, intake)
+        stack.callback(checks.close)
         intake.start()
         reconciler.start()
         reconciler.resync("agent start")
+        checks.start()
         limits = settings.logs
         rotation = Rotation(machine.containers, max_size=limits.max_size, max_files=limits.max_files)
         rotation.start()
         stack.callback(rotation.close)
-        service = Service(
-            settings,
-            machine,
-            reconciler,
-            parts.tools.versions,
-            sessions=_sessions(settings, machine, parts.tools, reconciler),
-            images=Images(parts.store, machine, reconciler),
-            sources=Sources(
-                machine.journal,
-                intake,
-                next((one for one in intake.followers if isinstance(one, GitFollower)), None),
-                host,
-                places={one.source: one.place for one in intake.followers if one.place is not None},
-            ),
-        )
-        server = ApiServer(service, settings.run_dir / "tank.sock")
+        server = ApiServer(_service(settings, parts, intake, checks, host), settings.run_dir / "tank.sock")
         stack.callback(server.stop)
         _mend_run_dir(settings.run_dir, parts.lock, server)
         started = server
-        yield Running(machine=machine, reconciler=reconciler, intake=intake, rotation=rotation)
+        yield Running(
+            machine=machine,
+            reconciler=reconciler,
+            intake=intake,
+            rotation=rotation,
+            image_checks=checks,
+        )
+
+
+def _service(settings: Settings, parts: Parts, intake: Intake, checks: ImageChecks, host: Host) -> Service:
+    machine, reconciler = parts.machine, parts.reconciler
+    return Service(
+        settings,
+        machine,
+        reconciler,
+        parts.tools.versions,
+        sessions=_sessions(settings, machine, parts.tools, reconciler),
+        images=Images(parts.store, machine, reconciler, checks),
+        sources=Sources(
+            machine.journal,
+            intake,
+            next((one for one in intake.followers if isinstance(one, GitFollower)), None),
+            host,
+            places={one.source: one.place for one in intake.followers if one.place is not None},
+            snapshots=machine.snapshots.store.by_generation,
+        ),
+        storage=Storage(machine.journal, machine.containers, machine.snapshots),
+    )
+
+
+def _image_checks(settings: Settings, parts: Parts, intake: Intake) -> ImageChecks:
+    machine = parts.machine
+
+    def runs(pod: str) -> dict[str, str]:
+        """Return the digests of a pod's runs; older agents had them in the names of images only."""
+        records = [live.record for live in machine.containers.runs(pod) if live.exit is None]
+        found = {one.container: one.digest or one.image.rpartition("@")[2] for one in records}
+        return {container: digest for container, digest in found.items() if is_digest(digest)}
+
+    return ImageChecks(
+        machine.journal,
+        parts.store,
+        machine.pulls,
+        clock=machine.clock,
+        check=settings.image.check,
+        wake=parts.reconciler.wake,
+        suspended=intake.suspended,
+        runs=runs,
+    )
 
 
 def make_host_side(settings: Settings, journal: Journal, host: HostFacts) -> HostSide:
@@ -140,11 +201,35 @@ def make_host_side(settings: Settings, journal: Journal, host: HostFacts) -> Hos
         ipv6=IPv6Network(bridge.ipv6) if bridge.ipv6 is not None else None,
     )
     known = {
-        name: Reservation(leases=status.leases, ports=status.ports)
+        name: Reservation(leases=status.leases, ports=status.ports, aliases=status.aliases)
         for name, status in journal.statuses().items()
         if status.leases or status.ports
     }
     return HostSide(pool, bridge.publish, known, host.uplink, group_of(settings.run_dir))
+
+
+def _secrets(settings: Settings, journal: Journal) -> Secrets:
+    return Secrets(
+        settings.secrets.identities,
+        keep_once=journal.keep_once,
+        own=(settings.data_dir, settings.run_dir),
+        containers=partial(_open_to_containers, journal),
+    )
+
+
+def _open_to_containers(journal: Journal) -> frozenset[str]:
+    """Return the paths of the host that containers may write to."""
+    return frozenset(
+        volume.host
+        for desired in journal.desired().values()
+        for volume in desired.pod.volumes
+        if volume.host is not None
+        and any(
+            mount.volume == volume.name and not mount.read_only
+            for container in desired.pod.containers
+            for mount in container.mounts
+        )
+    )
 
 
 def take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = None) -> Parts:
@@ -156,6 +241,7 @@ def take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = N
     journal = _journal(settings, clock, spare)
     stack.callback(journal.close)
     tools = Tools.of(settings.data_dir, settings.run_dir)
+    secrets = _secrets(settings, journal)
     reconciler: Reconciler | None = None
 
     def wake(pod: str, cause: str) -> None:
@@ -176,11 +262,50 @@ def take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = N
     stack.callback(networks.close)
     paces = settings.reconcile
     backoff = Backoff(base=paces.backoff_base, cap=paces.backoff_cap, stable_after=paces.stable_after)
+    store, pulls = _images(settings, journal, backoff, wake, stack)
+    probes = _probes(settings, tools, journal, wake, pod_networks)
+    stack.callback(probes.close)
+    store_of_snapshots = SnapshotStore(settings.data_dir, tools.volumes)
+    snapshots = Snapshots(store_of_snapshots, clock, wake, keep_newest=settings.volumes.snapshot_keep)
+    stack.callback(snapshots.close)
+    fills = Fills(Filler(settings.run_dir, tools.volumes), snapshots, wake)
+    stack.callback(fills.close)
+    machine = Machine(
+        journal=journal,
+        containers=containers,
+        networks=networks,
+        pulls=pulls,
+        probes=probes,
+        snapshots=snapshots,
+        fills=fills,
+        secrets=secrets,
+        clock=clock,
+        boot_id=boot,
+        backoff=backoff,
+        since=clock.monotonic(),
+    )
+    reconciler = Reconciler(machine, Steps(machine), workers=paces.workers)
+    adopted = adopt_all(containers, tools, clock.wall())
+    _end_commands(probe_executor(tools, settings.run_dir), containers, tools, signal.SIGKILL)
+    desired = {name: pod.pod for name, pod in journal.desired().items()}
+    networks.adopt(containers.processes(), desired, containers.sysctls())
+    _log.info("took over", runs=len(adopted), pods=len(containers.pods()))
+    stack.callback(reconciler.close)
+    return Parts(machine=machine, reconciler=reconciler, tools=tools, store=store, secrets=secrets, lock=lock)
+
+
+def _images(
+    settings: Settings,
+    journal: Journal,
+    backoff: Backoff,
+    wake: Callable[[str, str], None],
+    stack: ExitStack,
+) -> tuple[ImageStore, Pulls]:
     store = ImageStore(settings.data_dir, settings.image)
     stack.callback(store.close)
     pulls = Pulls(
         store,
-        clock,
+        Clock(),
         backoff,
         wake,
         policy=settings.image.pull,
@@ -188,22 +313,29 @@ def take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = N
         report=journal.record_for_pods,
     )
     stack.callback(pulls.close)
-    machine = Machine(
-        journal=journal,
-        containers=containers,
-        networks=networks,
-        pulls=pulls,
-        clock=clock,
-        boot_id=boot,
-        backoff=backoff,
+    return store, pulls
+
+
+def _probes(
+    settings: Settings,
+    tools: Tools,
+    journal: Journal,
+    wake: Callable[[str, str], None],
+    networks: PodNetworks,
+) -> Probes:
+    def namespace(pod: str) -> Path | None:
+        desired = journal.get(pod)
+        host_network = desired is not None and desired.pod.network.mode == "host"
+        return None if host_network else networks.path(pod)
+
+    executor = probe_executor(tools, settings.run_dir)
+    return Probes(
+        executor,
+        clock=Clock(),
+        wake=wake,
+        report=lambda event: journal.try_to_record([event]),
+        namespace=namespace,
     )
-    reconciler = Reconciler(machine, Steps(machine), workers=paces.workers)
-    adopted = adopt_all(containers, tools, clock.wall())
-    desired = {name: pod.pod for name, pod in journal.desired().items()}
-    networks.adopt(containers.processes(), desired)
-    _log.info("took over", runs=len(adopted), pods=len(containers.pods()))
-    stack.callback(reconciler.close)
-    return Parts(machine=machine, reconciler=reconciler, tools=tools, store=store, lock=lock)
 
 
 def _journal(settings: Settings, clock: Clock, spare: Journal | None) -> Journal:
@@ -240,13 +372,22 @@ def _mend_run_dir(run_dir: Path, lock: LockFile, server: ApiServer) -> None:
 
 def _sessions(settings: Settings, machine: Machine, tools: Tools, reconciler: Reconciler) -> Sessions:
     """End the commands that sessions of a former agent left, and return the sessions of this one."""
-    containers = machine.containers
     executor = Executor(tools.crun, settings.run_dir, tools.cgroups)
+    executor.directory.mkdir(mode=0o700, exist_ok=True)
+    _end_commands(executor, machine.containers, tools)
+    return Sessions(machine.journal, machine.containers, reconciler, executor)
+
+
+def _end_commands(
+    executor: Executor, containers: Containers, tools: Tools, number: signal.Signals = signal.SIGHUP
+) -> None:
+    """End the commands in containers that a former agent left."""
     runs = [run for pod in containers.pods() for run in containers.runs(pod)]
-    executor.sweep(
-        lambda: {pid for run in runs for pid in tools.cgroups.processes(run.record.cgroup) if pid != run.pid}
-    )
-    return Sessions(machine.journal, containers, reconciler, executor)
+
+    def inside() -> set[int]:
+        return {pid for run in runs for pid in tools.cgroups.processes(run.record.cgroup) if pid != run.pid}
+
+    executor.sweep(inside, number)
 
 
 def _close_directories(data_dir: Path, run_dir: Path) -> None:

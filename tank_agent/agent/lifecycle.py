@@ -38,8 +38,6 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _TICK = 10.0
 # The settings that `_reload` does not apply.
 _FOR_RESTART = tuple(for_restart(Settings))
-# [registry] is a part of the settings of images, and a table of its own for users.
-_NAMES = dict.fromkeys(("image", "registry"), "image or registry")
 
 
 def run(load: Callable[[], Settings], *, stop_pods: bool) -> int:
@@ -138,12 +136,14 @@ def _serve(
     signals: CaughtSignals,
 ) -> None:
     """Report that the agent is ready, and serve signals and the watchdog until SIGTERM or SIGINT."""
+    remark = ""
     notifier.ready(_summary(running))
     while True:
         number = signals.wait(min(notifier.watchdog or _TICK, _TICK))
         if number == signal.SIGHUP:
             notifier.reloading()
-            notifier.ready(_reload(running, settings, load))
+            remark = _reload(running, settings, load)
+            notifier.ready(_summary(running) + remark)
         elif number is not None:
             notifier.stopping()
             return
@@ -153,31 +153,33 @@ def _serve(
             continue
         notifier.alive()
         if number is None:
-            notifier.status(_summary(running))
+            notifier.status(_summary(running) + remark)
 
 
 def _reload(running: Running, settings: Settings, load: Callable[[], Settings]) -> str:
-    """Read the configuration again, apply what can be, and return a line about it."""
+    """Read the configuration again, apply what can be, and return what is to be said until the next time."""
     try:
         wanted = load()
     except TankError as error:
         _log.error("cannot reload; the former configuration stays", error=str(error))
-        return f"{_summary(running)}; agent.toml has errors, the former one counts"
+        return "; agent.toml has errors, the former one counts"
     paces = wanted.reconcile
     running.machine.backoff.become(
         Backoff(base=paces.backoff_base, cap=paces.backoff_cap, stable_after=paces.stable_after)
     )
     running.intake.reload(wanted)
     running.machine.networks.set_host_access(enabled=wanted.network.host_access)
+    running.image_checks.reload(wanted.image.check)
+    running.machine.snapshots.keep_newest = wanted.volumes.snapshot_keep
     running.rotation.set_limits(max_size=wanted.logs.max_size, max_files=wanted.logs.max_files)
     for_restart = needs_restart(settings, wanted)
     _log.info("reloaded", needs_restart=list(for_restart))
-    line = _summary(running)
+    remark = ""
     if for_restart:
-        line += f"; changed and waiting for a restart of the agent: {', '.join(for_restart)}"
+        remark += f"; changed and waiting for a restart of the agent: {', '.join(for_restart)}"
     if {"data_dir", "run_dir"} & set(for_restart):
-        line += "; with other directories it will not know the pods that run: stop them before"
-    return line
+        remark += "; with other directories it will not know the pods that run: stop them before"
+    return remark
 
 
 def _summary(running: Running) -> str:
@@ -186,8 +188,7 @@ def _summary(running: Running) -> str:
 
 def needs_restart(former: Settings, wanted: Settings) -> tuple[str, ...]:
     """Return the keys that differ and count only when the agent is started again."""
-    changed = [key for key in _FOR_RESTART if attrgetter(key)(former) != attrgetter(key)(wanted)]
-    return tuple(dict.fromkeys(_NAMES.get(key, key) for key in changed))
+    return tuple(key for key in _FOR_RESTART if attrgetter(key)(former) != attrgetter(key)(wanted))
 
 
 def prepare_structs() -> None:

@@ -9,6 +9,9 @@ from __future__ import annotations
 import struct
 
 PROTOCOL = "tank-session-v1"
+# What `tank dial` prints before the first byte of the agent, or before the error as JSON, a line.
+DIAL_CONNECTED = b"tank-dial: connected\n"
+DIAL_FAILED = b"tank-dial: failed "
 MAX_PAYLOAD = 1 << 16
 
 # The end of the media type of logs that may come from more than one container.

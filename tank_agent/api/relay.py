@@ -21,6 +21,7 @@ from tank_agent.api.wire import encode_error, error_body
 from tank_agent.errors import NotRunning, Retry, TankError
 from tank_agent.runtime.run import LiveRun
 from tank_agent.runtime.session.attach import Viewer
+from tank_agent.runtime.session.copy import Copying
 from tank_agent.runtime.session.exec import Execution
 
 _QUEUE = 256 << 10
@@ -44,6 +45,7 @@ class Caller:
 
     Attributes:
         queued: bytes that wait for the caller to read.
+        moved_at: when the caller last took some of them, by the monotonic clock.
         gone: no more frames come, because the caller left or the agent stops.
     """
 
@@ -57,6 +59,7 @@ class Caller:
         self.stopping = raw.stopping
         self.queued = 0
         self.gone = False
+        self.moved_at = time.monotonic()
         self.confirm(0)
 
     def confirm(self, taken: int) -> None:
@@ -123,6 +126,7 @@ class Caller:
                 self.queued = 0
                 return
             self.queued -= sent
+            self.moved_at = time.monotonic()
             while self._queue and sent >= len(self._queue[0]):
                 sent -= len(self._queue.popleft())
             if sent:
@@ -164,8 +168,8 @@ def _poll(masks: Mapping[int, int], patience: float | None) -> dict[int, int]:
     return dict(poller.poll(None if patience is None else patience * 1000))
 
 
-def serve_exec(raw: RawConnection, start: Callable[[], Execution], *, confirms: bool) -> None:
-    """Start a command, and join it with the caller until one of the two ends."""
+def serve_exec(raw: RawConnection, start: Callable[[], Execution | Copying], *, confirms: bool) -> None:
+    """Start a command or a copy, and join it with the caller until one of the two ends."""
     with _caller(raw, confirms=confirms) as caller, ExitStack() as stack:
         execution = start()
         stack.callback(execution.close)
@@ -177,7 +181,7 @@ def serve_exec(raw: RawConnection, start: Callable[[], Execution], *, confirms: 
             ).start()
 
 
-def _outputs(execution: Execution) -> dict[int, int]:
+def _outputs(execution: Execution | Copying) -> dict[int, int]:
     """Return the descriptors of a command's open outputs, and the kinds of their frames."""
     kinds = {
         execution.terminal: frames.STDOUT,
@@ -190,7 +194,7 @@ def _outputs(execution: Execution) -> dict[int, int]:
 class _ExecSession:
     """A command and its caller."""
 
-    def __init__(self, caller: Caller, execution: Execution) -> None:
+    def __init__(self, caller: Caller, execution: Execution | Copying) -> None:
         self._caller = caller
         self._execution = execution
         self._input = bytearray()
@@ -206,6 +210,8 @@ class _ExecSession:
         """Work until the end; True if the command continues without its caller."""
         caller, execution = self._caller, self._execution
         self._take(caller.receive())
+        # What came with the request may be all that ever comes.
+        self._feed()
         while not self._detached:
             if caller.gone:
                 if caller.stopping.is_set():
@@ -220,6 +226,7 @@ class _ExecSession:
             self._wait()
         # The keys that were typed before the detach, such as a command and Enter.
         self._feed()
+        execution.leave()
         caller.finish(frames.DETACH)
         return True
 
@@ -227,7 +234,7 @@ class _ExecSession:
         execution, caller = self._execution, self._caller
         begun = execution.begun()
         masks: dict[int, int] = {}
-        patience = None
+        patience = execution.patience if self._ended else None
         if not self._ended:
             masks[execution.waiter] = select.POLLIN
             if begun and caller.queued < _QUEUE and not self._unused:
@@ -243,6 +250,9 @@ class _ExecSession:
         reading = execution.terminal is not None or len(self._input) < _QUEUE
         ready, received = caller.wait(masks, patience, reading=reading)
         self._take(received)
+        if self._ended and patience is not None and time.monotonic() - caller.moved_at >= patience:
+            # Nothing ends a caller that was suspended, and what it holds is one of few.
+            caller.gone = True
         if execution.waiter in ready:
             self._ended = True
         if begun:
@@ -319,7 +329,7 @@ class _ExecSession:
             self._caller.confirm(taken)
 
 
-def _finish_alone(execution: Execution, stopping: threading.Event) -> None:
+def _finish_alone(execution: Execution | Copying, stopping: threading.Event) -> None:
     """Discard a command's output until it ends, since a full pipe would stop it."""
     deadline: float | None = None
     # A terminal that nothing has open; see _ExecSession.

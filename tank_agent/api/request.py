@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from tank_agent.errors import TankError
 from tank_agent.linux.channels import peer_credentials, peer_groups
+from tank_agent.linux.users import user_name
 from tank_agent.spec.printable import to_json
 
 
@@ -21,6 +22,11 @@ class Peer(Struct, frozen=True, kw_only=True):
     uid: int
     gid: int
     groups: frozenset[int] = frozenset()
+
+    @property
+    def user(self) -> str:
+        """Return the name of its user, as events have it."""
+        return user_name(self.uid)
 
     @property
     def owner(self) -> bool:

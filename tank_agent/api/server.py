@@ -25,7 +25,7 @@ from msgspec import Struct
 
 from tank_agent.api import listener
 from tank_agent.api.request import Answer, RawConnection, Refused, Reply, Request, Stream, Upgrade, peer_of
-from tank_agent.api.routes import ROUTES, Handler, find_route
+from tank_agent.api.routes import ROUTES, Handler, answer, find_route
 from tank_agent.api.stream import CallerGone, SocketReader, SocketWriter, TooBig, TooSlow, buffered, hung_up
 from tank_agent.api.types import Call, ErrorBody
 from tank_agent.api.wire import DEFAULT_GROUP, JOIN_GROUP, encode_error, error_body, http_status
@@ -333,7 +333,7 @@ class _Connection(BaseHTTPRequestHandler):
         if call.upgrade and self.headers.get("Upgrade", "").lower() != call.upgrade:
             raise Refused(426, f"this needs an upgrade of the connection to {call.upgrade}")
         request = Request(params=params, query=_query(query), body=body, peer=self._peer, ended=self._ended)
-        reply = handler(self.host.service, request)
+        reply = answer(handler, self.host.service, request)
         if call.changes:
             _LOG.info("asked", what=f"{call.method} {path[:_SHOWN]}", uid=self._peer.uid, pid=self._peer.pid)
         return reply, call.upgrade

@@ -21,7 +21,7 @@ _STATUS: dict[tuple[type[errors.TankError], ...], int] = {
     (errors.PodNotFound,): 404,
     # The same request is refused until a person changes something.
     (errors.OwnedElsewhere, errors.VolumeInUse, errors.ImageInUse): 409,
-    (errors.NotRunning, errors.NotATty, errors.Stalled): 409,
+    (errors.NotRunning, errors.NotATty, errors.Stalled, errors.CannotCopy): 409,
     (errors.Retry,): 503,
 }
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _Thing = TypeVar("_Thing")
 _Result = TypeVar("_Result")
+# Seconds that live tables stay at least.
+_SHORTEST = 0.1
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 Run: TypeAlias = Callable[[argparse.Namespace], int]
 
@@ -47,9 +49,9 @@ def add_places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", type=Path, metavar="F", help="default /etc/tank/agent.toml, if there is one"
     )
-    parser.add_argument("--data-dir", metavar="D", help="images, volumes, journal (default /var/lib/tank)")
-    parser.add_argument("--run-dir", metavar="D", help="socket, state until reboot (default /run/tank)")
-    parser.add_argument("--pods-dir", metavar="D", help="the pod files (default /etc/tank/pods.d)")
+    parser.add_argument("--data-dir", metavar="DIR", help="images, volumes, journal (default /var/lib/tank)")
+    parser.add_argument("--run-dir", metavar="DIR", help="socket, state until reboot (default /run/tank)")
+    parser.add_argument("--pods-dir", metavar="DIR", help="the pod files (default /etc/tank/pods.d)")
 
 
 def load_places(arguments: argparse.Namespace, *, with_errors: bool = False) -> Settings:
@@ -65,6 +67,19 @@ def load_places(arguments: argparse.Namespace, *, with_errors: bool = False) -> 
     overrides = {key: getattr(arguments, key) for key in ("data_dir", "run_dir", "pods_dir")}
     load = load_directories if with_errors else load_settings
     return load(arguments.config, environ=os.environ, overrides=overrides)
+
+
+def add_interval(parser: argparse.ArgumentParser) -> None:
+    """Add the time between two looks."""
+    text = "time between two looks (default 2s)"
+    parser.add_argument("--interval", type=_interval, default=2.0, metavar="T", help=text)
+
+
+def _interval(text: str) -> float:
+    seconds = duration(text)
+    if seconds < _SHORTEST:
+        raise argparse.ArgumentTypeError(f"{text!r} is too short; write {_SHORTEST:g}s or more")
+    return seconds
 
 
 def duration(text: str) -> float:
@@ -84,8 +99,19 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
-def for_each(things: Iterable[_Thing], act: Callable[[_Thing], _Result]) -> tuple[list[_Result], int]:
-    """Apply `act` to each distinct thing and print its errors; return the results and the exit code."""
+def add_wait(parser: argparse.ArgumentParser, until: str) -> None:
+    """Add --wait, whose help says until when, and --timeout."""
+    parser.add_argument("--wait", action="store_true", help=f"until {until}")
+    parser.add_argument("--timeout", type=duration, default=60.0, metavar="T", help="of --wait (default 60s)")
+
+
+def for_each(
+    arguments: argparse.Namespace, things: Iterable[_Thing], act: Callable[[_Thing], _Result]
+) -> tuple[list[_Result], int]:
+    """Apply `act` to each distinct thing, and print its errors; return the results and the exit code.
+
+    With `-o json`, errors are JSON, too.
+    """
     from tank_agent.cli.output import print_error
     from tank_agent.errors import AgentUnreachable, TankError
 
@@ -97,6 +123,6 @@ def for_each(things: Iterable[_Thing], act: Callable[[_Thing], _Result]) -> tupl
         except AgentUnreachable:
             raise
         except TankError as error:
-            print_error(error)
+            print_error(error, as_json=arguments.output == "json")
             code = error.exit_code
     return results, code

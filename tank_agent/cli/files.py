@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tank_agent.client.pod_files import beside
 from tank_agent.errors import Problem, TankError
 from tank_agent.linux.given_files import read_given
-from tank_agent.spec.document import TEXT_MAX, is_pod_file_name
+from tank_agent.spec.beside import Beside
+from tank_agent.spec.document import TEXT_MAX
+from tank_agent.spec.names import is_pod_file_name
 
 
 def pod_files(path: Path, *, below: bool) -> Iterator[Path]:
@@ -50,6 +53,12 @@ def read_tree(path: Path) -> dict[str, bytes | Problem]:
         # The parser says which file is too large.
         tree[name] = read_given(file, TEXT_MAX) if odd is None else Problem(name, 0, "", odd)
     return tree
+
+
+def beside_tree(path: Path) -> Callable[[str], Beside]:
+    """Return a function that returns the reader of the files beside a file of `read_tree`, by its name."""
+    top = path if path.is_dir() else path.parent
+    return lambda name: beside(top / name)
 
 
 def _cannot_read(error: OSError) -> None:

@@ -41,8 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["complete"]:
+        from tank_agent.cli import complete
+
+        return complete.run(words[1:])
     try:
-        arguments = _parsed(words)
+        arguments = parsed(words)
     except SystemExit as end:
         return int(end.code or 0)
     if arguments.version:
@@ -56,6 +60,10 @@ def _run(argv: Sequence[str] | None) -> int:
         build([]).print_help(sys.stderr)
         return 2
     try:
+        if getattr(arguments, "host", None) or os.environ.get("TANK_HOST"):
+            from tank_agent.cli.hosts import settle
+
+            settle(arguments)
         return int(arguments.run(arguments))
     except standard_streams.CannotWrite:
         raise
@@ -75,16 +83,22 @@ def _run(argv: Sequence[str] | None) -> int:
             traceback.print_exc()
         from tank_agent.cli.output import print_error
 
-        print_error(error)
+        print_error(error, as_json=getattr(arguments, "output", "") == "json")
         return error.exit_code
 
 
-def _parsed(words: list[str]) -> argparse.Namespace:
-    """Parse the words of a command line; a plain `tank exec` without argparse."""
+def parsed(words: list[str]) -> argparse.Namespace:
+    """Parse the words of a command line; a plain `tank exec`, and `tank dial`, without argparse."""
     if words[:1] == ["exec"]:
         from tank_agent.cli.plain_exec import read_plain
 
         plain = read_plain(words[1:])
+        if plain is not None:
+            return plain
+    if words[:1] == ["dial"]:
+        from tank_agent.client.fast.dial import read_dial
+
+        plain = read_dial(words[1:])
         if plain is not None:
             return plain
     from tank_agent.cli.parser import build

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import operator
 import os
 import sys
 import time
 import unicodedata
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from tank_agent.linux.standard_streams import CannotWrite
@@ -20,8 +21,28 @@ if TYPE_CHECKING:
     from tank_agent.errors import TankError
 
 RED, GREEN, YELLOW, BOLD = "31", "32", "33", "1"
-_PHASE_COLORS = {"running": GREEN, "completed": GREEN, "failed": RED, "degraded": RED, "backing-off": YELLOW}
+_COLORS = {
+    **dict.fromkeys(("running", "completed", "healthy", "good", "succeeded"), GREEN),
+    **dict.fromkeys(("failed", "degraded", "unhealthy", "rolled-back", "quarantined", "timed-out"), RED),
+    **dict.fromkeys(("backing-off", "updating", "rolling-back", "blocked"), YELLOW),
+}
+_COLORED_COLUMNS = ("PHASE", "HEALTH", "UPDATE", "OUTCOME", "LAST RUN")
+# The least that a column is shortened to, and the least of a digest that is shown.
+_LEAST = 16
+_DIGEST = 12
 _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+
+
+class Page(io.StringIO):
+    """What is printed for a terminal of this width, as a text."""
+
+    def __init__(self, columns: int) -> None:
+        super().__init__()
+        self.columns = columns
+
+    def isatty(self) -> bool:
+        """Return that it is for a terminal."""
+        return True
 
 
 def colored(text: str, color: str, stream: TextIO | None = None) -> str:
@@ -33,24 +54,82 @@ def colored(text: str, color: str, stream: TextIO | None = None) -> str:
 
 
 def colored_phase(phase: str) -> str:
-    """Color a phase green, yellow or red."""
-    return colored(escape(phase), _PHASE_COLORS[phase]) if phase in _PHASE_COLORS else escape(phase)
+    """Color a phase, a health, or the state of an update green, yellow or red."""
+    return colored(escape(phase), _COLORS[phase]) if phase in _COLORS else escape(phase)
 
 
-def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows in columns as wide as they need; a column called PHASE is colored."""
+def print_table(
+    headers: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    spare: Sequence[str] = (),
+    cut: Sequence[str] = (),
+) -> list[str]:
+    """Print rows in columns as wide as they need; those of phases, health and outcomes are colored.
+
+    On a terminal that is too narrow, the columns of `cut` are shortened, and those of `spare` left out, the
+    first one first, as far as it takes; at last, the first column is shortened.
+
+    Returns the headers of the columns that were left out.
+    """
     cells = [[escape(str(cell)) for cell in row] for row in rows]
-    widths = [max(map(_width, column)) for column in zip(headers, *cells, strict=True)]
+    room = columns() if spare or cut else None
+    dropped: list[str] = []
+    if room is not None:
+        headers, cells, dropped = _fitted(headers, cells, room, spare, cut)
+    widths = [max(map(width_of, column)) for column in zip(headers, *cells, strict=True)]
 
     def line(cells: Sequence[str], texts: Sequence[str]) -> str:
         # Widths are those of the visible characters, without colors.
-        spaces = (" " * (width - _width(cell)) for cell, width in zip(cells, widths, strict=True))
+        spaces = (" " * (width - width_of(cell)) for cell, width in zip(cells, widths, strict=True))
         return "  ".join(map(operator.add, texts, spaces)).rstrip()
 
     print(colored(line(headers, headers), BOLD))
-    phase = headers.index("PHASE") if "PHASE" in headers else None
+    states = {at for at, header in enumerate(headers) if header in _COLORED_COLUMNS}
     for row in cells:
-        print(line(row, [colored_phase(cell) if at == phase else cell for at, cell in enumerate(row)]))
+        print(line(row, [colored_phase(cell) if at in states else cell for at, cell in enumerate(row)]))
+    return dropped
+
+
+def _fitted(
+    headers: Sequence[str], cells: list[list[str]], room: int, spare: Sequence[str], cut: Sequence[str]
+) -> tuple[Sequence[str], list[list[str]], list[str]]:
+    """Return headers and rows that fit into a number of columns, and the headers that had to go."""
+    widths = {
+        header: max(map(width_of, (header, *column))) for header, *column in zip(headers, *cells, strict=True)
+    }
+    least = {header: min(widths[header], max(len(header), _LEAST)) for header in cut if header in widths}
+    kept, dropped = list(headers), []
+
+    def over(of: Mapping[str, int]) -> int:
+        return sum(of.get(header, widths[header]) for header in kept) + 2 * (len(kept) - 1) - room
+
+    for header in spare:
+        if over(least) > 0 and header in kept:
+            kept.remove(header)
+            dropped.append(header)
+    for header in (*cut, kept[0]):
+        if header in kept and (excess := over({})) > 0:
+            widths[header] = max(least.get(header, len(header)), widths[header] - excess)
+    places = [(headers.index(header), widths[header]) for header in kept]
+    return kept, [[shortened(row[at], width) for at, width in places] for row in cells], dropped
+
+
+def shortened(text: str, width: int) -> str:
+    """Return a text that takes at most `width` columns, cut in the middle, or in its digest at the end."""
+    if width_of(text) <= width:
+        return text
+    name, at, digest = text.partition("@sha256:")
+    if at and len(name) + len(at) + _DIGEST + 1 <= width:
+        return f"{name}{at}{digest[: width - len(name) - len(at) - 1]}…"
+    left = width // 2
+    right = width - 1 - left
+    while True:
+        short = f"{text[:left]}…{text[len(text) - right :]}"
+        if width_of(short) <= width or not left:
+            return short
+        # Characters that take two columns.
+        left, right = left - 1, max(0, right - 1)
 
 
 def show(arguments: Namespace, value: object, text: Callable[[], object]) -> int:
@@ -80,17 +159,33 @@ def json_line(value: object) -> str:
     return escape_json(to_json(value).decode())
 
 
-def print_error(error: TankError) -> None:
-    """Print an error to stderr: what, where, and what to do now."""
+def print_error(error: TankError, *, as_json: bool = False) -> None:
+    """Print an error to stderr: what, where, and what to do now; as JSON where the output is asked for so."""
     from tank_agent.errors import InvalidSpec
 
-    text = escape(str(error), keep="\n")
-    # Findings stand alone, so that an editor can jump to file:line.
-    prefix = "" if isinstance(error, InvalidSpec) else colored("tank: ", RED, sys.stderr)
+    if as_json:
+        from tank_agent.api.types import Envelope
+        from tank_agent.api.wire import error_body
+
+        prefix, text = "", json_line(Envelope(error_body(error)))
+    else:
+        text = escape(str(error), keep="\n")
+        # Findings stand alone, so that an editor can jump to file:line.
+        prefix = "" if isinstance(error, InvalidSpec) else colored("tank: ", RED, sys.stderr)
+    text = f"{prefix}{text}"
+    if "JOURNAL_STREAM" in os.environ:
+        text = _with_priority(text)
     # Earlier output comes first, also if both streams go to one file. An error here comes again at the end.
     with contextlib.suppress(OSError, CannotWrite):
         sys.stdout.flush()
-    print(f"{prefix}{text}", file=sys.stderr)
+    print(text, file=sys.stderr)
+
+
+def _with_priority(text: str) -> str:
+    """Mark each line as an error for the journal (sd-daemon(3)), if that is what reads standard error."""
+    from tank_agent.linux.systemd import stderr_is_journal
+
+    return "\n".join(f"<3>{line}" for line in text.splitlines()) if stderr_is_journal(os.environ) else text
 
 
 def cannot_write(error: OSError) -> TankError:
@@ -107,12 +202,25 @@ def ports_text(ports: Iterable[object]) -> str:
     return ", ".join(map(str, ports)) or "-"
 
 
+def short_digest(image: str | None, digest: str | None) -> str:
+    """Write the beginning of an image's digest behind its name, "@3f2a…", unless that names one already."""
+    return "" if not digest or "@" in (image or "") else f"@{digest.removeprefix('sha256:')[:12]}"
+
+
 def megabytes(size: float) -> str:
     """Write an amount of data for people: "57.3 MB", with units of 1000 as disks and networks have them."""
     for unit, factor in (("GB", 10**9), ("MB", 10**6)):
         if size >= factor:
             return f"{size / factor:.1f} {unit}"
     return f"{size / 1000:.1f} kB" if size >= 1000 else f"{size:.0f} B"
+
+
+def memory(size: float) -> str:
+    """Write an amount of memory as pod files have it: "57.3M", with units of 1024."""
+    for unit, factor in (("T", 1 << 40), ("G", 1 << 30), ("M", 1 << 20)):
+        if size >= factor:
+            return f"{size / factor:.1f}{unit}"
+    return f"{size / 1024:.0f}K"
 
 
 def share(done: int, total: int) -> str:
@@ -130,6 +238,16 @@ def span(seconds: float) -> str:
             parts.append(f"{left // size}{unit}")
             left %= size
     return " ".join(parts[:2]) or "0s"
+
+
+def uptime(moment: str | float | None, now: float | None = None) -> str:
+    """Write the time since a time of the API in one word: "45s", "3h5m", "12d"; "-" if there is none."""
+    then = seconds_of(moment)
+    if then is None:
+        return "-"
+    parts = span((time.time() if now is None else now) - then).split()
+    # The second unit tells nothing any more.
+    return parts[0] if int(parts[0][:-1]) >= 10 else "".join(parts)
 
 
 def seconds_of(moment: str | float | None) -> float | None:
@@ -159,7 +277,16 @@ def _close(seconds: float) -> str:
     return f"{seconds:.1f}s" if 0.05 <= seconds < 0.95 else span(seconds)
 
 
-def _width(text: str) -> int:
+def columns() -> int | None:
+    """Return how many columns the terminal has; None if the output is none, or does not say."""
+    if isinstance(sys.stdout, Page):
+        return sys.stdout.columns
+    with contextlib.suppress(OSError, ValueError):
+        return os.get_terminal_size(sys.stdout.fileno()).columns or None
+    return None
+
+
+def width_of(text: str) -> int:
     """Return the number of terminal columns that a text takes."""
     if text.isascii():
         return len(text)

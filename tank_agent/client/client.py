@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, TypeVar, overload
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, overload
 
 import msgspec
 
-from tank_agent.api import types
+from tank_agent.api import storage, types
 from tank_agent.api.reports import PodReport, SourcesReport
+from tank_agent.client.asking import Asking
 from tank_agent.client.fast import http
-from tank_agent.errors import AgentUnreachable, InvalidSpec, PodNotFound, Problem, TankError
+from tank_agent.client.not_reached import NotReached
+from tank_agent.client.progress import with_progress
+from tank_agent.errors import AgentUnreachable, PodNotFound
+from tank_agent.spec.beside import Sent
 from tank_agent.spec.model import Pod, PullPolicy
 
 if TYPE_CHECKING:
@@ -22,47 +24,24 @@ if TYPE_CHECKING:
     from tank_agent.client.fast.streams import Stream
     from tank_agent.client.logs import LogLine
 
-_T = TypeVar("_T")
-
-_STDIN = "<stdin>"
-
 # Seconds for which "no such pod" may be wrong: a file that was just saved is a pod a moment later.
 _APPEARS_WITHIN = 2.0
 _RETRY_EVERY = 0.1
 
 
-class NotReached(TankError):
-    """A wait has ended and the pod, with this `status`, is in another phase.
+class Client(Asking):
+    """Talks to an agent, from any thread. To one on this machine, each call makes a connection of its own.
 
-    `timeout` is how many seconds the wait took; None if the pod can't reach the phase at all.
-    """
-
-    reason = "not-reached"
-
-    def __init__(self, status: PodReport, phase: str, timeout: float | None) -> None:
-        message = f"{status.name} is {status.phase}, not {phase}"
-        if timeout is not None:
-            message += f", after {timeout:g} s"
-        if status.error:
-            message += f": {status.error}"
-        hint = f"see `tank status {status.name}` and `tank events --pod {status.name}`"
-        super().__init__(message, hint=hint)
-        self.status = status
-
-
-class Client(types.Calls):
-    """Talks to the agent of this machine. Holds no connection, and may be used from any thread.
+    Over ssh, a connection is kept for the next call once its answer is read, and shared by all clients of the
+    process.
 
     Args:
         socket: the agent's socket; default $TANK_SOCKET, else /run/tank/tank.sock.
         timeout: seconds within which the agent has to answer.
+        host: another machine, as ssh://[USER@]HOST[:PORT]; default $TANK_HOST if there is no socket.
 
     Every method raises AgentUnreachable if nobody answers, and else the TankError that the agent raised.
     """
-
-    def __init__(self, socket: str | os.PathLike[str] | None = None, timeout: float = 30.0) -> None:
-        self.socket = Path(http.socket_path(socket))
-        self._timeout = timeout
 
     list = types.Calls.list_pods
 
@@ -73,15 +52,25 @@ class Client(types.Calls):
 
         Args:
             pods: a Pod, a mapping with the pod file's keys, a path, or TOML. A str with a line break or an
-                equals sign is TOML, any other is a path; bytes are TOML.
+                equals sign is TOML, any other is a path; bytes are TOML. Only with a path are the files sent
+                along that the pod file names beside it.
             file: the name in messages; default the path.
 
         Raises:
             InvalidSpec: with every problem; nothing was stored.
             OwnedElsewhere: a file or git owns one of the pods; nothing was stored.
         """
-        text, name = _pod_text(pods)
-        return self.ask(types.APPLY, query={"file": file or name}, body=text)
+        # No other call reads files.
+        from tank_agent.client.pod_files import pod_text
+
+        text, name, beside = pod_text(pods)
+        query = {"file": file or name}
+        if beside is None:
+            return self.ask(types.APPLY, query=query, body=text)
+        from tank_agent.api.wire import decode_text
+
+        asked = types.ApplyRequest(decode_text(text, file or name), beside)
+        return self.ask(types.APPLY_WITH_FILES, query=query, body=msgspec.json.encode(asked))
 
     def delete(self, name: str) -> bool:
         """Remove a pod; False if there was none.
@@ -96,8 +85,8 @@ class Client(types.Calls):
         reference: str,
         *,
         policy: PullPolicy = "always",
-        progress: Callable[[types.PullReport], None] = lambda _: None,
-    ) -> types.ListedImage:
+        progress: Callable[[storage.PullReport], None] = lambda _: None,
+    ) -> storage.ListedImage:
         """Fetch an image, and return it.
 
         Args:
@@ -108,19 +97,38 @@ class Client(types.Calls):
             Stalled: there is no such image, or it is refused.
             Retry: it failed for now.
         """
-        from tank_agent.api.wire import raised_error
-
         query = {"reference": reference, "policy": policy}
-        for line in self._lines(types.PULL_IMAGE, query, self._timeout):
-            if line.error is not None:
-                raise raised_error(line.error)
+        for line in with_progress(self._lines(types.PULL_IMAGE, query, self._timeout), progress):
             if line.image is not None:
                 return line.image
-            if line.progress is not None:
-                progress(line.progress)
-        raise http.lost(os.fspath(self.socket))
+        raise http.lost(self.address)
 
-    def remove_image(self, reference: str) -> types.RemovedImages:
+    def update_images(
+        self,
+        name: str,
+        *,
+        force: bool = False,
+        progress: Callable[[storage.PullReport], None] = lambda _: None,
+    ) -> storage.ImageUpdate:
+        """Look now for newer images behind the tags of a pod, fetch them, and make them an update of it.
+
+        Args:
+            force: tries an image again that failed in this pod.
+            progress: called a few times a second.
+
+        Raises:
+            PodNotFound: there is none of that name.
+            Stalled: the pod is held, an image failed in it before, or can't be had.
+            Retry: it failed for now.
+        """
+        query, names = {"force": "1"} if force else {}, {"name": name}
+        lines = self._lines(types.UPDATE_IMAGES, query, self._timeout, names)
+        for line in with_progress(lines, progress):
+            if line.update is not None:
+                return line.update
+        raise http.lost(self.address)
+
+    def remove_image(self, reference: str) -> storage.RemovedImages:
         """Remove a name or, by its digest, an image.
 
         Raises:
@@ -130,30 +138,67 @@ class Client(types.Calls):
         return self.ask(types.REMOVE_IMAGE, query={"reference": reference})
 
     def remove_volume(self, pod: str, name: str) -> bool:
-        """Remove a managed volume with what is in it; False if there was none.
+        """Remove a managed volume with what is in it, and its snapshots; False if there was none.
+
+        Args:
+            name: "data@7" removes only that snapshot, "data.failed-7" the data that was put aside.
 
         Raises:
-            VolumeInUse: its pod is desired with it, or runs.
+            VolumeInUse: its pod is desired with it, or runs; or an update may go back to the snapshot.
         """
         return self.ask(types.REMOVE_VOLUME, {"pod": pod, "name": name}).deleted
 
+    def remove_shared_volume(self, name: str) -> bool:
+        """Remove a volume that pods share, with what is in it; False if there was none.
+
+        Raises:
+            VolumeInUse: a pod has it, or had it in its last good revision, or still runs with it.
+        """
+        return self.ask(types.REMOVE_SHARED_VOLUME, {"name": name}).deleted
+
+    def take_snapshot(self, pod: str, name: str, *, force: bool = False) -> storage.ListedSnapshot:
+        """Copy a managed volume, and return when that is done.
+
+        Args:
+            force: also while a container runs with it: files are then copied one after the other.
+
+        Raises:
+            VolumeInUse: a container runs with it, or ran meanwhile.
+        """
+        names = {"pod": pod, "name": name}
+        return self.ask(types.TAKE_SNAPSHOT, names, {"force": "1"} if force else {})
+
+    def restore_volume(self, pod: str, name: str, snapshot: str) -> storage.RestoredVolume:
+        """Put a snapshot, by its id, in place of its volume, whose data is kept beside it.
+
+        Raises:
+            VolumeInUse: a container runs with it.
+            Stalled: there is no such snapshot.
+        """
+        return self.ask(types.RESTORE_VOLUME, {"pod": pod, "name": name}, {"id": snapshot})
+
     @overload
-    def status(self, name: None = None) -> Sequence[PodReport]: ...
+    def status(self, name: None = None, *, everywhere: bool = False) -> Sequence[PodReport]: ...
     @overload
     def status(self, name: str) -> PodReport: ...
-    def status(self, name: str | None = None) -> Sequence[PodReport] | PodReport:
+    def status(self, name: str | None = None, *, everywhere: bool = False) -> Sequence[PodReport] | PodReport:
         """Return the status of all pods, or of one.
+
+        Args:
+            everywhere: also of the pods that files declare for other machines only; their phase is elsewhere.
 
         Raises:
             PodNotFound: there is none of that name.
         """
-        return self.ask(types.STATUS) if name is None else self.ask(types.POD_STATUS, {"name": name})
+        if name is not None:
+            return self.ask(types.POD_STATUS, {"name": name})
+        return self.ask(types.STATUS, query={"everywhere": "1"} if everywhere else {})
 
     def wait(self, name: str, phase: str = "running", timeout: float = 60.0) -> PodReport:
         """Wait until a pod's current spec is in a phase, and return its status.
 
         Args:
-            phase: one of the phases, or "deleted": nothing of the pod is left.
+            phase: one of the phases, "ready", or "deleted": nothing of the pod is left.
             timeout: seconds, during which the agent may restart.
 
         Raises:
@@ -176,30 +221,61 @@ class Client(types.Calls):
                     raise
                 time.sleep(_RETRY_EVERY)
             else:
-                if found.phase == phase:
+                if found.phase == phase or (phase == types.READY and found.ready):
                     return found
                 if left == 0:
                     raise NotReached(found, phase, timeout)
 
     def look(self, name: str, phase: str, timeout: float) -> PodReport:
-        """Return a pod's status once it is in a phase, or as it is `timeout` seconds later (at most 30)."""
+        """Return a pod's status once it is in a phase, or as it is `timeout` seconds later (at most 30).
+
+        Raises:
+            PodNotFound: there is none of that name.
+        """
         query = {"phase": phase, "timeout": f"{timeout:.3f}"}
         return self.ask(types.WAIT, {"name": name}, query, within=timeout + self._timeout)
 
     def events(
-        self, *, follow: bool = False, after: int = 0, pod: str | None = None
+        self,
+        *,
+        follow: bool = False,
+        after: int = 0,
+        pod: str | None = None,
+        kinds: Collection[str] = (),
+        since: float | None = None,
+        tail: int | None = None,
     ) -> Iterator[types.ListedEvent]:
         """Yield events with a number above `after`, oldest first; with `follow`, also those still to come.
 
+        `kinds` are their types (none: all), `since` is Unix time, and `tail` leaves only so many of the past.
+
         Raises:
             AgentUnreachable: also when the agent ends while it is followed.
+            PodNotFound: there is no such pod, no event of one either, and it is not followed.
         """
-        query = {"after": str(after)} | ({"follow": "1"} if follow else {}) | ({"pod": pod} if pod else {})
+        from tank_agent.client.logs import event_query
+
+        query = event_query(follow=follow, after=after, pod=pod, kinds=kinds, since=since, tail=tail)
         yield from self._lines(types.EVENTS, query, None if follow else self._timeout)
         if follow:
-            raise AgentUnreachable(
-                "the agent ended", where=os.fspath(self.socket), hint="follow again when it is back"
-            )
+            raise AgentUnreachable("the agent ended", where=self.address, hint="follow again when it is back")
+
+    def copy(self, source: str, target: str, *, owners: bool = False, follow: bool = False) -> Sequence[str]:
+        """Copy between a path here and `NAME[/CONTAINER]:PATH`, as `tank cp`; return notes on what was left.
+
+        Args:
+            owners: keep owners and set-user-ID bits.
+            follow: copy what the link `source` leads to.
+
+        Raises:
+            CannotCopy: one of the two places is at fault, or what comes from the container.
+            NotRunning: the container does not run.
+        """
+        from tank_agent.client.copying import copy
+
+        notes: list[str] = []
+        copy(self.address, source, target, note=notes.append, owners=owners, follow=follow)
+        return notes
 
     def exec(
         self,
@@ -213,6 +289,7 @@ class Client(types.Calls):
         stdout: Stream | None = None,
         stderr: Stream | None = None,
         detach_keys: str = "ctrl-p,ctrl-q",
+        wait: float | None = None,
     ) -> Result:
         """Run a command in a container, beside its main process, and return how it ended.
 
@@ -224,6 +301,7 @@ class Client(types.Calls):
             tty: whether the command gets a terminal; default if stdin is one.
             stdin, stdout, stderr: descriptors, or objects with `fileno()`; default this process's own.
             detach_keys: leave the command running; "none" for no such keys.
+            wait: seconds to wait for a container that is about to start; default 30.
 
         Raises:
             CommandNotFound, CannotRun: the container has no such command, or it cannot be executed.
@@ -233,7 +311,7 @@ class Client(types.Calls):
         from tank_agent.client.fast.start import exec_command
 
         return exec_command(
-            os.fspath(self.socket),
+            self.address,
             name,
             argv,
             cwd=cwd,
@@ -243,6 +321,7 @@ class Client(types.Calls):
             stdout=stdout,
             stderr=stderr,
             detach_keys=detach_keys,
+            wait=wait,
         )
 
     def attach(
@@ -252,6 +331,7 @@ class Client(types.Calls):
         stdin: Stream | None = None,
         stdout: Stream | None = None,
         detach_keys: str = "ctrl-p,ctrl-q",
+        wait: float | None = None,
     ) -> Result:
         """Take over the terminal of a container's main process until it ends, or the user leaves.
 
@@ -262,33 +342,54 @@ class Client(types.Calls):
         """
         from tank_agent.client.fast.start import attach
 
-        return attach(os.fspath(self.socket), name, stdin=stdin, stdout=stdout, detach_keys=detach_keys)
+        path = self.address
+        return attach(path, name, stdin=stdin, stdout=stdout, detach_keys=detach_keys, wait=wait)
 
     def logs(
-        self, name: str, *, follow: bool = False, tail: int | None = None, since: float | None = None
+        self,
+        name: str,
+        *,
+        follow: bool = False,
+        tail: int | None = None,
+        since: float | None = None,
+        run: int | None = None,
     ) -> Iterator[LogLine]:
         """Yield the output of a pod's containers, over all their runs, in the order of time.
+
+        Of a job, it is that of one run.
 
         Args:
             name: `POD` for all of its containers, or `POD/CONTAINER`.
             follow: continue with new output until the pod has ended or is gone.
             tail: begin with this number of lines of each container.
             since: Unix time of the first line.
+            run: the number of a job's run, -1 for the last, -2 for the one before; default the last one, and
+                with `follow` the one under way, or the next.
 
         Raises:
             PodNotFound: there is no such pod or container.
+            Stalled: there is no such run.
         """
         from tank_agent.client.logs import open_logs
 
-        _, lines = open_logs(os.fspath(self.socket), name, follow=follow, tail=tail, since=since)
+        path = self.address
+        _, lines = open_logs(path, name, follow=follow, tail=tail, since=since, run=run)
         return lines
 
-    def plan(self, files: Mapping[str, str] | None = None, *, git: str | None = None) -> types.PlanReport:
+    def plan(
+        self, files: Mapping[str, str] | None = None, *, git: str | None = None, beside: Sent | None = None
+    ) -> types.PlanReport:
         """Return what would be done if pods_dir held `files` (absolute path → text).
 
-        With `git`, if the repository were at this branch, tag or commit; without both, what is pending now.
+        `beside` are the files that these name. With `git`, if the repository were at this branch, tag or
+        commit; without both, what is pending now.
+
+        Raises:
+            Stalled: there is no such branch, tag or commit, or no repository.
+            Retry: the repository has not answered in time.
         """
-        body = msgspec.json.encode(types.PlanRequest(dict(files) if files is not None else None, git))
+        asked = types.PlanRequest(dict(files) if files is not None else None, git, beside or Sent())
+        body = msgspec.json.encode(asked)
         within = self._timeout + (types.SOURCES_WITHIN if git is not None else 0.0)
         return self.ask(types.PLAN, body=body, within=within)
 
@@ -309,17 +410,24 @@ class Client(types.Calls):
         """
         return self.ask(types.RESUME) if name is None else self.ask(types.RESUME_POD, {"name": name})
 
-    def rollback(self, name: str, to: int | str | None = None) -> types.ListedRevision:
+    def rollback(
+        self, name: str, to: int | str | None = None, *, force: bool = False, with_data: bool = False
+    ) -> types.ListedRevision:
         """Give a pod an older spec, pin it there if it follows a file, and return that revision.
 
         Args:
-            to: a generation, or a commit; default the one before the present.
+            to: a generation, or a commit; default the last one before the present that did not fail.
+            force: also to one that failed as an update.
+            with_data: also put back the snapshots of its volumes.
 
         Raises:
             PodNotFound: there is no such pod.
-            Stalled: there is no such revision, or it is the present one.
+            Stalled: there is no such revision, it is the present one, it failed, or has no snapshot.
         """
-        return self.ask(types.ROLLBACK, {"name": name}, {} if to is None else {"to": str(to)})
+        query = {} if to is None else {"to": str(to)}
+        query |= {"force": "1"} if force else {}
+        query |= {"with_data": "1"} if with_data else {}
+        return self.ask(types.ROLLBACK, {"name": name}, query)
 
     def sync(
         self, wait: float | None = None, *, confirm: str | None = None, within: float | None = None
@@ -341,74 +449,3 @@ class Client(types.Calls):
         query |= {} if within is None else {"within": f"{within:.3f}"}
         within = max(wait or 0.0, within or 0.0, types.SOURCES_WITHIN) + self._timeout
         return self.ask(types.SYNC, query=query, within=within)
-
-    def ask(
-        self,
-        call: types.Call[_T],
-        names: Mapping[str, str] = MappingProxyType({}),
-        query: Mapping[str, str] | None = None,
-        body: bytes = b"",
-        *,
-        within: float | None = None,
-    ) -> _T:
-        """Make a call with the names for the placeholders of its path, and return its answer."""
-        path = call.path.format_map({key: http.quote(text) for key, text in names.items()})
-        timeout = within or max(self._timeout, call.patience)
-        answered = self._ask(call.method, http.with_query(path, query), body, timeout)
-        answer = http.whole(answered, os.fspath(self.socket))
-        try:
-            return msgspec.json.decode(answer, type=call.answer)
-        except msgspec.DecodeError as error:
-            raise TankError(
-                f"the agent's answer is not understood: {error}",
-                hint="agent and client are of different versions, see `tank version`; restart the agent",
-            ) from error
-
-    def _ask(self, method: str, target: str, body: bytes, timeout: float | None) -> http.Answered:
-        asked = http.ask(os.fspath(self.socket), method, target, body=body, timeout=timeout)
-        return asked.answer(expected=200, timeout=timeout)
-
-    def _lines(self, call: types.Call[_T], query: Mapping[str, str], timeout: float | None) -> Iterator[_T]:
-        """Yield the answer line by line, as it comes; `timeout` limits the wait for each of them."""
-        answered = self._ask(call.method, http.with_query(call.path, query), b"", timeout)
-        lines = http.lines(answered, os.fspath(self.socket))
-        yield from map(msgspec.json.Decoder(call.answer).decode, lines)
-
-
-def _pod_text(pods: Pod | Mapping[str, object] | os.PathLike[str] | str | bytes) -> tuple[bytes, str]:
-    """Return the TOML to send, and its name in messages."""
-    if isinstance(pods, bytes):
-        return pods, "<text>"
-    if isinstance(pods, str) and ("\n" in pods or "=" in pods):
-        return pods.encode(), "<text>"
-    if isinstance(pods, str | os.PathLike):
-        return read_pod_file(Path(pods)), os.fspath(pods)
-    from tank_agent.spec.parse import checked_pod, pod_from_mapping
-    from tank_agent.spec.render import render_pod
-
-    pod = checked_pod(pods) if isinstance(pods, Pod) else pod_from_mapping(dict(pods))
-    return render_pod(pod).encode(), f"<pod {pod.name}>"
-
-
-def read_pod_file(path: Path) -> bytes:
-    """Read a pod file; `-` is standard input.
-
-    Raises:
-        TankError: it can't be read.
-        InvalidSpec: it is larger than a pod file may be.
-    """
-    # It loads ctypes, which commands that read no file should not wait for.
-    from tank_agent.linux.given_files import read_given, read_stdin
-
-    name = pod_file_name(path)
-    content = read_given(path, types.MAX_POD_FILE) if name != _STDIN else read_stdin(types.MAX_POD_FILE)
-    if len(content) > types.MAX_POD_FILE:
-        message = f"is larger than the {types.MAX_POD_FILE >> 20} MiB of a pod file"
-        raise InvalidSpec((Problem(name, 0, "", message),))
-    return content
-
-
-def pod_file_name(path: Path) -> str:
-    """Return the name in messages of a pod file that a user gave."""
-    name = os.fspath(path)
-    return _STDIN if name == "-" else name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from tank_agent.api.frames import SEVERAL
@@ -23,7 +23,13 @@ class LogLine(NamedTuple):
 
 
 def open_logs(
-    path: str, name: str, *, follow: bool = False, tail: int | None = None, since: float | None = None
+    path: str,
+    name: str,
+    *,
+    follow: bool = False,
+    tail: int | None = None,
+    since: float | None = None,
+    run: int | None = None,
 ) -> tuple[bool, Iterator[LogLine]]:
     """Return whether lines of several containers may come, and the lines, as `Client.logs` describes it."""
     query = {"follow": "1"} if follow else {}
@@ -31,6 +37,8 @@ def open_logs(
         query["tail"] = str(tail)
     if since is not None:
         query["since"] = moment(since)
+    if run is not None:
+        query["run"] = str(run)
     answered = http.ask(path, "GET", http.target_path(name, "logs", query)).answer(expected=200)
     several = answered.headers.get("content-type", "").endswith(SEVERAL)
     return several, map(_log_line, http.lines(answered, path))
@@ -48,3 +56,23 @@ def moment(seconds: float) -> str:
     # A float of today's times is exact to a quarter of a microsecond only.
     whole, microseconds = divmod(round(seconds * 1e6), 1_000_000)
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{microseconds:06d}000+00:00"
+
+
+def event_query(
+    *,
+    follow: bool,
+    after: int,
+    pod: str | None,
+    kinds: Collection[str],
+    since: float | None,
+    tail: int | None,
+) -> dict[str, str]:
+    """Return the query of a request for events, as `Client.events` describes its arguments."""
+    query = {"after": str(after)} | ({"follow": "1"} if follow else {}) | ({"pod": pod} if pod else {})
+    if kinds:
+        query["type"] = ",".join(kinds)
+    if since is not None:
+        query["since"] = moment(since)
+    if tail is not None:
+        query["tail"] = str(tail)
+    return query

@@ -1,1 +1,2 @@
-"""The services behind the API: pods, sources, images, sessions; `offline` is for verbs without an agent."""
+"""The services behind the API: pods, sources, images, sessions; `offline` and
+`secret_files` are for verbs without an agent."""

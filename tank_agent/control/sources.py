@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tank_agent.api import reports
 from tank_agent.api.types import ListedRevision, shown
+from tank_agent.control import elsewhere
+from tank_agent.control.rollback import Snapshots, data_of, older_revision, refuse_failed
 from tank_agent.errors import InvalidSpec, PodNotFound, Problem, Retry, Stalled
 from tank_agent.intake.intake import Intake
+from tank_agent.intake.seal import sealed_snapshot
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import DesiredPod, NewEvent, Revision
 from tank_agent.linux.clock import rfc3339
@@ -19,8 +22,9 @@ from tank_agent.source.git.objects import CommitInfo
 from tank_agent.source.git.status import StepStatus
 from tank_agent.source.kinds import GIT, is_mirrored
 from tank_agent.source.snapshot import Snapshot, place_of, source_of
-from tank_agent.spec.model import Host, selects
+from tank_agent.spec.model import Host, Selector
 from tank_agent.spec.parse import ParsedPod
+from tank_agent.spec.selection import mismatch, warning
 
 SYNC_DEADLINE = 30.0
 _NO_TABLE = "agent.toml has no [git]; what came from there goes on, until `tank delete NAME`"
@@ -32,7 +36,7 @@ class Sources:
     """The sources, as the API sees them. All methods may be called from many threads.
 
     `host` is this machine, as selectors see it. `places` are, by kind, those of sources without a report of
-    their own, such as directories.
+    their own, such as directories. `snapshots` returns those of a pod's volumes.
     """
 
     journal: Journal
@@ -40,6 +44,7 @@ class Sources:
     git: GitFollower | None
     host: Host
     places: Mapping[str, str] = field(default_factory=dict)
+    snapshots: Callable[[str], Snapshots] = lambda _: {}
 
     def __post_init__(self) -> None:
         self.parse = parser_for(self.host)
@@ -49,12 +54,19 @@ class Sources:
         unstored = self.intake.unstored.errors()
         wrong = {place: unstored.get(source) for source, place in self.places.items()}
         wrong |= {problem.file: str(problem) for problem in self.directory_problems()}
+        overlooked = sorted(name for found in self.journal.overlooked().values() for name in found)
         return reports.SourcesReport(
             suspended=self.intake.suspended(),
             directories=tuple(
                 reports.DirectoryReport(path=path, error=error) for path, error in wrong.items()
             ),
             git=self._repository_report(),
+            elsewhere=elsewhere.summary(
+                elsewhere.of_journal(self.journal, self.journal.desired()), self.host.name
+            ),
+            overlooked=tuple(overlooked[: elsewhere.NAMED]),
+            overlooked_count=len(overlooked),
+            unusable=len({problem.file for problem in self.journal.problems()}),
         )
 
     def directory_problems(self) -> Sequence[Problem]:
@@ -80,7 +92,12 @@ class Sources:
             steps=reports.StepReports(**{name: _step(step) for name, step in steps.items()}),
             troubles=self.git.troubles,
             pods=owned,
+            unusable=len(self._unusable()),
         )
+
+    def _unusable(self) -> set[str]:
+        """Return the files of the repository that have errors."""
+        return {one.file for one, source in self.journal.sources_of_problems().items() if source == GIT.name}
 
     def pod_report(
         self, pod: DesiredPod | None
@@ -109,11 +126,18 @@ class Sources:
 
     def refuse_elsewhere(self, pods: Sequence[ParsedPod], file: str) -> None:
         """Raise InvalidSpec for pods that are meant for other machines, as their selectors say."""
-        why = f"is not meant for this machine ({self.host.name})"
-        elsewhere = (found for found in pods if not selects(found.selector, self.host))
-        problems = tuple(Problem(file, found.line, "", why, found.pod.name) for found in elsewhere)
+        problems = tuple(
+            Problem(file, found.line, "", self._elsewhere(found.selector, why.why), found.pod.name)
+            for found in pods
+            if (why := mismatch(found.selector, self.host)) is not None
+        )
         if problems:
             raise InvalidSpec(problems)
+
+    def _elsewhere(self, selector: Selector, why: str) -> str:
+        advice = warning(selector)
+        more = f" ({advice})" if advice else ""
+        return f"is not meant for this machine ({self.host.name}): {why}{more}"
 
     def sync(self, confirm: str | None, within: float = SYNC_DEADLINE) -> None:
         """Look at every source now, for `within` seconds at most; `confirm` lets a commit through.
@@ -134,8 +158,12 @@ class Sources:
             raise Retry(f"{late.slow} after {within:g} s", hint=late.slow_hint)
 
     def read(self, revision: str) -> Snapshot:
-        """Return what a branch, a tag or a commit declares for this machine, or raise TankError."""
-        return self._followed().repository.read(revision)
+        """Return what a branch, a tag or a commit declares for this machine, sealed, or raise TankError."""
+        return self.sealed(self._followed().repository.read(revision))
+
+    def sealed(self, snapshot: Snapshot) -> Snapshot:
+        """Return a snapshot as it would be merged."""
+        return sealed_snapshot(self.intake.secrets, snapshot)
 
     def suspend(self, name: str | None = None) -> reports.SourcesReport:
         """Let a pod, or all pods (None), stay as they are, whatever files and git say; return `report()`.
@@ -167,39 +195,35 @@ class Sources:
             self.intake.resume()
         return self.report()
 
-    def roll_back(self, name: str, to: str | None) -> ListedRevision:
-        """Give a pod an older spec, by default the one before the present, and return its revision.
+    def roll_back(
+        self, name: str, to: str | None, *, force: bool = False, with_data: bool = False
+    ) -> ListedRevision:
+        """Give a pod an older spec, by default the last one before the present that did not fail.
+
+        Return its revision. `force` takes one that failed as an update, too; `with_data` puts the snapshots
+        of its volumes back.
 
         Raises:
             PodNotFound: there is no such pod.
-            Stalled: there is no such revision, or it is the present one.
+            Stalled: there is no such revision, it is the present one, it failed, or has no snapshot.
             Retry: it is of a commit that [git.verify] refuses, or that cannot be read.
         """
-        pod = self.journal.get(name)
+        pod, status = self.journal.get(name), self.journal.status(name)
         if pod is None:
             raise PodNotFound(f"there is no pod {name}", hint="`tank list` shows all")
-        revision = self._older(pod, to)
+        kept = self.journal.history(name)
+        revision = older_revision(kept, pod, status, to) or self._unkept(pod, to)
+        if not force:
+            refuse_failed(name, revision, status)
         # Whatever owns the pod now, a spec from git must be one that git would be allowed to declare.
         if self.git is not None and COMMIT.fullmatch(revision.revision):
             self.git.repository.vouch(revision.revision)
-        self.intake.announce(self.journal.roll_back(name, revision), "rolled back")
+        data = data_of(name, revision, kept, status, self.snapshots) if with_data else {}
+        self.intake.announce(self.journal.roll_back(name, revision, data), "rolled back")
         return shown(revision, ListedRevision)
 
-    def _older(self, pod: DesiredPod, to: str | None) -> Revision:
-        kept = [found for found in self.journal.history(pod.name) if found.generation <= pod.generation]
-        if to is None:
-            # A second rollback in a row goes back once more, and does not undo the first.
-            restored = {old.generation: old.restored for old in kept}
-            present = pod.generation
-            while (origin := restored.get(present)) is not None:
-                present = origin
-            found = [old for old in kept if old.generation < present and old.hash != pod.hash]
-        elif to.isascii() and to.isdigit() and any(old.generation == int(to) for old in kept):
-            found = [old for old in kept if old.generation == int(to)]
-        else:
-            found = [old for old in kept if len(to) >= 4 and old.revision.startswith(to)]
-        if found:
-            return found[-1]
+    def _unkept(self, pod: DesiredPod, to: str | None) -> Revision:
+        """Return a revision that the journal does not have, of a commit."""
         from_git = self.git is not None and source_of(pod.owner) == GIT.name
         if from_git and to is not None and COMMIT.fullmatch(to):
             return self._of_commit(pod.name, to)
@@ -210,9 +234,11 @@ class Sources:
         )
 
     def _of_commit(self, name: str, commit: str) -> Revision:
-        declared = next((found for found in self.read(commit).pods if found.pod.name == name), None)
+        snapshot = self.read(commit)
+        declared = next((found for found in snapshot.pods if found.pod.name == name), None)
         if declared is None:
-            raise Stalled(f"commit {commit[:12]} has no valid pod {name} for this machine")
+            why = next((f": {problem}" for problem in snapshot.problems if problem.pod == name), "")
+            raise Stalled(f"commit {commit[:12]} has no valid pod {name} for this machine{why}")
         return Revision(
             generation=0,
             pod=declared.pod,

@@ -7,15 +7,15 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
-from tank_agent.doctor import Check, kernel, network, places, tools
+from tank_agent.doctor import Check, kernel, network, places, secrets, tools
 from tank_agent.doctor.kernel import read
 from tank_agent.linux import nftables
 from tank_agent.linux.namespaces import leave_network
 from tank_agent.linux.wakeups import open_inotify
 
 
-def examine(data_dir: Path, run_dir: Path, pods_dir: Path) -> Sequence[Check]:
-    """Check this machine and the agent's directories."""
+def examine(data_dir: Path, run_dir: Path, pods_dir: Path, identities: Sequence[str] = ()) -> Sequence[Check]:
+    """Check this machine, the agent's directories, and the key files with which it decrypts secrets."""
     mount_info = read("/proc/self/mountinfo") or ""
     ipv4_routes, ipv6_routes = read("/proc/net/route") or "", read("/proc/net/ipv6_route") or ""
     return (
@@ -42,6 +42,8 @@ def examine(data_dir: Path, run_dir: Path, pods_dir: Path) -> Sequence[Check]:
         tools.tar(tools.output_of("tar", "--version")),
         tools.git(tools.output_of("git", "--version")),
         tools.signatures(),
+        secrets.age(tools.output_of("age", "--version")),
+        secrets.identities(identities),
         places.uplink(ipv4_routes, ipv6_routes),
         *network.way_to_pods(places.first_uplink(ipv4_routes, ipv6_routes)),
         places.data_dir(data_dir, mount_info),

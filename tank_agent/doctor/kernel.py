@@ -183,7 +183,17 @@ def control_groups(root: Path = ROOT) -> Check:
             fix = "boot with the kernel option cgroup_enable=memory"
         result = warn if kind == "v2" else fail
         return result(name, f"{found}; without {', '.join(missing)}", fix)
-    return ok(name, found)
+    without = [] if "cpuset" in there else ["cpuset: no pod can have `cpus`"]
+    without += [] if _counts_swap(root, kind) else ["limits of swap: boot with swapaccount=1 for `swap`"]
+    return ok(name, f"{found}; without {' and '.join(without)}" if without else found)
+
+
+def _counts_swap(root: Path, kind: str) -> bool:
+    """Return whether swap can be limited; on v2 a group below the root shows it, if there is one."""
+    if kind != "v2":
+        return (root / "memory" / "memory.memsw.limit_in_bytes").exists()
+    groups = [file.parent for file in root.glob("*/memory.current")]
+    return not groups or any((group / "memory.swap.max").exists() for group in groups)
 
 
 def _writable(directory: Path) -> bool:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import re
 import shutil
 
-from tank_agent.doctor import Check, fail, ok, warn
+from tank_agent.doctor import Check, fail, note, ok, warn
 from tank_agent.errors import Retry, Stalled
 from tank_agent.linux.process import ENVIRONMENT, run
 
 _TIMEOUT = 5.0
-# Debian has no packages of this version yet, so this names what a user can do today.
-_NEWER = "install a newer one where your distribution has it; until then the agent works around what is known"
+# Debian 13 has none of these versions, so nothing is wrong with a machine that is as it should be.
+_NEWER = "nothing to do: Debian mends its own version by security updates, which `apt upgrade` brings"
 
 # Without these no container runs: the first good version, and what is wrong with older ones.
-_CRUN = "older ones follow an image's /dev links (CVE-2026-47766), and leak descriptors (CVE-2024-21626)"
-_CONMON = "older ones stall a container whose attached terminal stops reading, and mishandle resizes"
+_CRUN = (
+    "older ones trust links in an image's /dev, which the agent hides, and open descriptors, which it has not"
+)
+_CONMON = "with older ones, a terminal that stops reading can stall the container that it is attached to"
 NEEDED = {"crun": ((1, 28), _CRUN), "conmon": ((2, 2, 1), _CONMON)}
 # The programs that check signatures, and the packages that they come in.
 _SIGNATURE_TOOLS = {"gpgv": "gpgv", "ssh-keygen": "openssh-client"}
@@ -40,7 +42,7 @@ def needed_tool(name: str, output: str | None, floor: tuple[int, ...], reason: s
         return warn(name, f"of an unknown version: {output[:60]!r}", f"use version {wanted} or newer")
     found = f"version {match[0]}"
     if tuple(map(int, match[0].split("."))) < floor:
-        return warn(name, f"{found}, older than {wanted}: {reason}", _NEWER)
+        return note(name, f"{found}, which works; {reason}", _NEWER)
     return ok(name, found)
 
 

@@ -13,6 +13,20 @@ LayerState = Literal["waiting", "downloading", "unpacking", "done", "cached"]
 Cancelled = Callable[[], bool]
 
 
+class ImageHealthcheck(Struct, frozen=True, kw_only=True):
+    """An image's HEALTHCHECK: a command that ends with 0 while its service works.
+
+    Docker's extension of the configuration. Times are in seconds; None where the image has none, or nonsense.
+    """
+
+    command: tuple[str, ...]
+    interval: float | None = None
+    timeout: float | None = None
+    start_period: float | None = None
+    start_interval: float | None = None
+    retries: int | None = None
+
+
 class ImageConfig(Struct, frozen=True, kw_only=True):
     """The part of an image's configuration that a run needs (OCI image-spec, config.md), empty if not given.
 
@@ -25,12 +39,15 @@ class ImageConfig(Struct, frozen=True, kw_only=True):
     working_dir: str = ""
     user: str = ""
     stop_signal: str = ""
+    healthcheck: ImageHealthcheck | None = None
 
 
 class Image(Struct, frozen=True, kw_only=True):
     """An image that is ready to run from: every layer is unpacked on this machine.
 
     `reference` is as the pod's file wrote it, `digest` is the manifest's (`sha256:`, 64 hexadecimal digits).
+    `index` is the digest that the reference stood for when it was pulled, of an index or the manifest; "" if
+    this image was asked for by its digest.
     `layers` are directories, lowest first, with overlayfs whiteouts; nobody may write in them.
     `not_refreshed` is why the registry could not be asked, if this is the copy of an earlier pull.
     """
@@ -39,6 +56,7 @@ class Image(Struct, frozen=True, kw_only=True):
     digest: str
     layers: tuple[Path, ...]
     config: ImageConfig = msgspec.field(default_factory=ImageConfig)
+    index: str = ""
     not_refreshed: str = ""
 
     @property

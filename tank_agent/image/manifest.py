@@ -9,13 +9,15 @@ OCI image-spec v1.1 (image-index.md, manifest.md, config.md) and Docker Image Ma
 from __future__ import annotations
 
 import hashlib
-from typing import TypeVar
+from datetime import datetime
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from tank_agent.errors import Stalled
 from tank_agent.image.config import ImageConfig
+from tank_agent.image.healthcheck import read_healthcheck
 from tank_agent.image.platform import Platform, normal_platform
 from tank_agent.spec.reference import is_digest
 
@@ -82,11 +84,16 @@ class Manifest(Struct, frozen=True, kw_only=True):
 
 
 class Configuration(Struct, frozen=True, kw_only=True):
-    """An image's configuration file. `diff_ids` are digests of the uncompressed layers, lowest first."""
+    """An image's configuration file.
+
+    `diff_ids` are digests of the uncompressed layers, lowest first. `created` is the Unix time at which it
+    was built, None if it does not say.
+    """
 
     platform: Platform
     diff_ids: tuple[str, ...]
     config: ImageConfig
+    created: float | None = None
 
 
 class _Platform(Struct):
@@ -130,11 +137,16 @@ class _Settings(Struct, rename="pascal"):
     working_dir: str | None = None
     user: str | None = None
     stop_signal: str | None = None
+    # Of any form, since an image is not unusable because of them.
+    healthcheck: msgspec.Raw = msgspec.Raw(b"null")
+    shell: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class _ConfigurationDocument(_Platform):
     config: _Settings | None = None
     rootfs: _RootFs | None = None
+    # An image with nonsense here is an image all the same.
+    created: Any = None
 
 
 def digest_of(data: bytes) -> str:
@@ -202,10 +214,25 @@ def parse_configuration(data: bytes, where: str) -> Configuration:
         working_dir=inner.working_dir or "",
         user=inner.user or "",
         stop_signal=inner.stop_signal or "",
+        healthcheck=read_healthcheck(inner.healthcheck, inner.shell),
     )
     if len(config.entrypoint) + len(config.cmd) + len(config.env) > _WORDS_LIMIT:
         raise Stalled("the configuration has more variables and arguments than can be run", where=where)
-    return Configuration(platform=document.normal(), diff_ids=diff_ids, config=config)
+    return Configuration(
+        platform=document.normal(), diff_ids=diff_ids, config=config, created=_time(document.created)
+    )
+
+
+def _time(text: Any) -> float | None:
+    """Return the Unix time of a date as RFC 3339 writes it; None for anything else."""
+    try:
+        found = datetime.fromisoformat(text)
+        # A date without a zone means nothing anywhere else.
+        moment = found.timestamp() if found.tzinfo is not None else 0.0
+    except (TypeError, ValueError, OverflowError):
+        return None
+    # Builders whose images are the same each time write the zero of some clock.
+    return moment if moment > 0 else None
 
 
 def _words(value: _Words) -> tuple[str, ...]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from tank_agent.errors import Stalled
 from tank_agent.image.config import ImageConfig
@@ -124,6 +125,16 @@ def resolve_user(rootfs: int, user: str) -> Identity:
     has_home = entry.home.startswith("/") and posixpath.normpath(entry.home) == entry.home
     home = entry.home if has_home else "/"
     return Identity(uid=uid, gid=gid, groups=(gid, *others), home=home, name=entry.name)
+
+
+def with_groups(rootfs: int, identity: Identity, groups: Sequence[str]) -> Identity:
+    """Return a user that is in further groups, too: names of the root file system's /etc/group, or numbers.
+
+    Stalled as in `resolve_user`.
+    """
+    further = (_find_gid(rootfs, group) for group in groups)
+    # Each once, in their order.
+    return replace(identity, groups=tuple(dict.fromkeys((*identity.groups, *further))))
 
 
 def _find_user(rootfs: int, wanted: str) -> _User:

@@ -1,1 +1,2 @@
-"""The way from the sources into the journal: start the followers, and merge their snapshots."""
+"""The way from the sources into the journal: start the followers, seal
+the secrets of their snapshots (`seal`), and merge these."""

@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterable, Sequence
 import structlog
 
 from tank_agent.errors import Problem, Stalled, TankError, one_line
+from tank_agent.intake.seal import sealed_snapshot
 from tank_agent.journal import ownership
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import DesiredPod, NewEvent
 from tank_agent.journal.transitions import Applied
+from tank_agent.linux.whole_files import BEING_WRITTEN
+from tank_agent.runtime.secrets.secrets import Secrets
 from tank_agent.settings.settings import Settings
 from tank_agent.source.follower import AGENT_START, Follower, Inbox, OwnedPod
 from tank_agent.source.kinds import BY_NAME, SOURCES, SourceKind
@@ -75,6 +78,7 @@ class Intake:
         journal: stores what sources declare.
         wake: called for every pod that changed, with the cause.
         resync: looks at all pods; called by the clock and by `look`.
+        secrets: decrypts those of pods.
         kinds: of the sources to follow, in the order in which they start.
     """
 
@@ -86,10 +90,15 @@ class Intake:
         *,
         wake: Callable[[str, str], None],
         resync: Callable[[], object],
+        secrets: Secrets,
         kinds: Sequence[SourceKind] = SOURCES,
     ) -> None:
         self._journal = journal
         self._wake = wake
+        self.secrets = secrets
+        secrets.know(pod.pod for pod in journal.desired().values() if pod.pod.secrets)
+        # The last snapshots of sources with pods that can't be sealed: as the source made it, and as merged.
+        self._unsealed: dict[str, tuple[Snapshot, Snapshot]] = {}
         self.unstored = Unstored(journal)
         self._problems: frozenset[Problem] = frozenset()
         self._comparing = threading.Lock()
@@ -106,7 +115,12 @@ class Intake:
         )
         followers = (kind.follow(self.inbox) for kind in kinds)
         self.followers = tuple(follower for follower in followers if follower is not None)
-        self._resync = _Resync(resync, settings.reconcile.resync)
+
+        def look_again() -> None:
+            self._seal_again()
+            resync()
+
+        self._resync = _Resync(look_again, settings.reconcile.resync)
 
     def start(self) -> None:
         """Begin to follow: files and seeds are read before this returns."""
@@ -126,6 +140,7 @@ class Intake:
 
     def reload(self, settings: Settings) -> None:
         """Apply new settings, as far as that needs no restart."""
+        self.secrets.identities = settings.secrets.identities
         for follower in (*self.followers, self._resync):
             follower.reload(settings)
 
@@ -169,9 +184,42 @@ class Intake:
         """
         if self.suspended():
             raise Stalled("sources are suspended", hint="`tank resume` follows them again")
-        applied = self._journal.merge(snapshot)
+        sealed = sealed_snapshot(self.secrets, snapshot)
+        # Noted before the merge: from now on, no older snapshot of this source is merged again.
+        self._note_sealed(snapshot, sealed)
+        applied = self._journal.merge(sealed)
         self._record_problems(cause)
         self.announce(applied, cause)
+
+    def _note_sealed(self, snapshot: Snapshot, sealed: Snapshot) -> None:
+        if len(sealed.pods) == len(snapshot.pods):
+            self._unsealed.pop(snapshot.source, None)
+        else:
+            self._unsealed[snapshot.source] = (snapshot, sealed)
+
+    def _seal_again(self) -> None:
+        """Merge the last snapshots again of which more, or less, can be sealed now than before."""
+        for source, known in tuple(self._unsealed.items()) if not self.suspended() else ():
+            snapshot, before = known
+            sealed = sealed_snapshot(self.secrets, snapshot)
+            if sealed == before:
+                continue
+
+            def still(source: str = source, known: object = known) -> bool:
+                return self._unsealed.get(source) is known
+
+            cause = "sealed again"
+            try:
+                applied = self._journal.merge(sealed, still=still)
+            except TankError as error:
+                _log.error(
+                    "cannot store what a source says; trying again at the next resync", error=str(error)
+                )
+                continue
+            if still():
+                self._note_sealed(snapshot, sealed)
+            self._record_problems(cause)
+            self.announce(applied, cause)
 
     def announce(self, applied: Applied, cause: str) -> None:
         """Wake the pods that a change of the journal concerns."""
@@ -179,7 +227,10 @@ class Intake:
         for event, pods in (("pod changed", applied.changed), ("pod removed", applied.removed)):
             for pod in pods:
                 revision = desired[pod].revision if pod in desired else ""
-                _log.info(event, pod=pod, revision=revision, cause=cause)
+                if pod in applied.elsewhere:
+                    _log.warning(event, pod=pod, why=applied.elsewhere[pod], cause=cause)
+                else:
+                    _log.info(event, pod=pod, revision=revision, cause=cause)
                 self._wake(pod, cause)
 
     def _record_event(self, kind: str, message: str, revision: str) -> None:
@@ -187,7 +238,8 @@ class Intake:
 
     def _record_problems(self, cause: str) -> None:
         """Log and record each new problem, also of a name that two sources declare, and each mended file."""
-        problems = frozenset(self._journal.problems())
+        # A file that is just being written is no trouble; `tank status` has it as long as that lasts.
+        problems = frozenset(one for one in self._journal.problems() if one.message != BEING_WRITTEN)
         desired = self._journal.desired()
         with self._comparing:
             new, mended, self._problems = problems - self._problems, self._problems - problems, problems

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -13,7 +14,10 @@ import structlog
 from msgspec.structs import replace
 
 from tank_agent.errors import Problem, Retry, TankError
-from tank_agent.journal.records import DesiredPod, Event, NewEvent, PodStatus, Revision
+from tank_agent.journal import stops
+from tank_agent.journal.formats import NEWEST, OLDEST
+from tank_agent.journal.records import DesiredPod, Event, NewEvent, PodStatus, Revision, Verdict
+from tank_agent.journal.stops import Wish
 from tank_agent.journal.store import Store, Table, UnreadableJournal, Write, unreadable
 from tank_agent.journal.transitions import (
     MEMORY_PREFIX,
@@ -25,17 +29,19 @@ from tank_agent.journal.transitions import (
     Retention,
     State,
     event_key,
+    revision_key,
 )
 from tank_agent.source.kinds import is_mirrored
-from tank_agent.source.snapshot import Snapshot
+from tank_agent.source.snapshot import Elsewhere, Snapshot
 from tank_agent.spec.model import Pod
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-SCHEMA = 1
+_EVENTS_AT_ONCE = 500
 _EMPTY_STATUS = PodStatus()
 _RETENTION = Retention()
+_NO_DATA: Mapping[str, str] = MappingProxyType({})
 _log = structlog.get_logger()
 
 
@@ -96,6 +102,14 @@ class Journal:
         groups = (*state.problems.items(), *state.outages.items())
         return {problem: source for source, problems in groups for problem in problems}
 
+    def elsewhere(self) -> Mapping[str, tuple[Elsewhere, ...]]:
+        """Return by source the pods that its last snapshot declares for other machines."""
+        return MappingProxyType(self._now().elsewhere)
+
+    def overlooked(self) -> Mapping[str, tuple[str, ...]]:
+        """Return by source the files that look like pod files and are none."""
+        return MappingProxyType(self._now().overlooked)
+
     def status(self, name: str) -> PodStatus:
         """Return a pod's status; an empty one if nothing was recorded."""
         return self._now().statuses.get(name, _EMPTY_STATUS)
@@ -107,8 +121,23 @@ class Journal:
     def history(self, name: str) -> Sequence[Revision]:
         """Return the kept revisions of a pod, oldest first; also of a pod that is gone."""
         self._now()
-        found = self._store.scan(Table.REVISIONS, name.encode() + b"\0", name.encode() + b"\1")
-        return [_decode(self._store, Table.REVISIONS, key, value, Revision) for key, value in found]
+        first, last = name.encode() + b"\0", name.encode() + b"\1"
+        verdicts = dict(self._store.scan(Table.VERDICTS, first, last))
+        found = self._store.scan(Table.REVISIONS, first, last)
+        return [self._revision(key, value, verdicts.get(key)) for key, value in found]
+
+    def revision(self, name: str, generation: int) -> Revision | None:
+        """Return one kept revision of a pod."""
+        self._now()
+        key = revision_key(name, generation)
+        found = self._store.get(Table.REVISIONS, key)
+        return None if found is None else self._revision(key, found, self._store.get(Table.VERDICTS, key))
+
+    def _revision(self, key: bytes, value: bytes, verdict: bytes | None) -> Revision:
+        found = _decode(self._store, Table.REVISIONS, key, value, Revision)
+        if verdict is None:
+            return found
+        return replace(found, verdict=_decode(self._store, Table.VERDICTS, key, verdict, Verdict))
 
     def events(self, after: int = 0, limit: int = 1000) -> Sequence[Event]:
         """Return up to `limit` events with a number above `after`, oldest first."""
@@ -118,6 +147,17 @@ class Journal:
         start, stop = event_key(max(after, 0) + 1), event_key(last + 1)
         found = self._store.scan(Table.EVENTS, start, stop, max(limit, 0))
         return [_decode(self._store, Table.EVENTS, key, value, Event) for key, value in found]
+
+    def last_events(self, pod: str, count: int) -> Sequence[Event]:
+        """Return the last events of a pod, oldest first."""
+        state, found = self._now(), list[Event]()
+        stop = state.last_event + 1
+        while stop > state.first_event and len(found) < count:
+            start = max(state.first_event, stop - _EVENTS_AT_ONCE)
+            batch = self._store.scan(Table.EVENTS, event_key(start), event_key(stop))
+            events = (_decode(self._store, Table.EVENTS, key, value, Event) for key, value in batch)
+            found, stop = [*(event for event in events if event.pod == pod), *found], start
+        return found[-count:]
 
     def wait_for_events(self, after: int, timeout: float) -> bool:
         """Block until there is an event above `after`, for at most `timeout` seconds or until it closes."""
@@ -136,9 +176,24 @@ class Journal:
         if self.recall(key) != value:
             self._change(lambda draft: draft.remember(key, value))
 
-    def merge(self, snapshot: Snapshot) -> Applied:
-        """Merge a source's snapshot by the ownership rules of DESIGN section 4, in one transaction."""
-        return self._change(lambda draft: draft.merge(snapshot))[1].applied
+    def keep_once(self, key: str, make: Callable[[], bytes]) -> bytes:
+        """Keep a small fact over restarts, unless one of that key is kept; return the one that is."""
+        if not self.recall(key):
+
+            def keep(draft: Draft) -> None:
+                # Another thread may have been first.
+                if not self.recall(key):
+                    draft.remember(key, make())
+
+            self._change(keep)
+        return self.recall(key)
+
+    def merge(self, snapshot: Snapshot, *, still: Callable[[], bool] = lambda: True) -> Applied:
+        """Merge a source's snapshot by the ownership rules of DESIGN section 4, in one transaction.
+
+        Nothing is merged if `still`, which is asked at that moment, says that it is out of date.
+        """
+        return self._change(lambda draft: draft.merge(snapshot) if still() else None)[1].applied
 
     def preview(self, snapshot: Snapshot) -> Outcome:
         """Return the outcome that `merge` would have with the snapshot, and do nothing."""
@@ -155,6 +210,7 @@ class Journal:
 
         Raises:
             OwnedElsewhere: a file or git owns one of the names.
+            InvalidSpec: pods would wait for each other; the problems' keys are of the pods that they name.
         """
         state = self._change(lambda draft: draft.put(pods, revision))[1].state
         return tuple(state.desired[pod.name] for pod in pods)
@@ -167,7 +223,7 @@ class Journal:
         """
         pod = self.get(name)
         owner = pod.owner if pod is not None else ""
-        # Asked before the commit lock is taken: a dead network file system can block for long.
+        # Wish before the commit lock is taken: a dead network file system can block for long.
         exists = is_mirrored(owner) and self._owner_exists(owner)
         return self._change(lambda draft: draft.delete(name, owner_seen=owner, owner_exists=exists))[0]
 
@@ -175,22 +231,98 @@ class Journal:
         """Keep a pod as it is, whatever its file declares, until `resume`; raises as `ownership.suspend`."""
         return self._change(lambda draft: draft.suspend(name))[1].applied
 
-    def roll_back(self, name: str, to: Revision) -> Applied:
+    def roll_back(
+        self, name: str, to: Revision, restore: Mapping[str, str] = MappingProxyType({})
+    ) -> Applied:
         """Give a pod an older spec; one that follows a file is pinned until `resume` or a change of the file.
 
-        Raises as `ownership.roll_back`.
+        `restore` are snapshots, by volume, to put back before it starts. Raises as `ownership.roll_back`.
         """
-        return self._change(lambda draft: draft.roll_back(name, to))[1].applied
+        return self._change(lambda draft: draft.roll_back(name, to, restore))[1].applied
+
+    def quarantine(self, name: str, generation: int, verdict: Verdict, to: Revision) -> Applied:
+        """Give a pod, whose update to a generation failed, a good revision, and remember its own as bad.
+
+        Does nothing if the pod has another generation by now, or is suspended.
+        """
+        return self._change(lambda draft: draft.quarantine(name, generation, verdict, to))[1].applied
+
+    def move_images(self, name: str, images: Mapping[str, str], generation: int) -> Applied:
+        """Make digests, by container, an update of a pod with the same spec; as `ownership.move_images`."""
+        return self._change(lambda draft: draft.move_images(name, images, generation))[1].applied
+
+    def ask_run(self, name: str) -> int:
+        """Ask for a run of a job as soon as none is under way, and return the number that it will have.
+
+        A run that is asked for and has not begun is that one; raises as `ownership.job`.
+        """
+        return self._change(lambda draft: draft.ask_run(name))[0]
+
+    def stop(self, name: str, by: str) -> bool:
+        """Let nothing of a pod run until `start`, over reboots, for the user `by`; False if it is stopped.
+
+        Raises:
+            PodNotFound: there is none of that name.
+        """
+        return bool(self._by_hand(name, partial(stops.stop, by=by)))
+
+    def start(self, name: str, wish: Wish) -> bool:
+        """Let a stopped pod run again; False if it is not stopped; raises as `stop`."""
+        return bool(self._by_hand(name, partial(stops.start, wish=wish)))
+
+    def restart(self, name: str, container: str, wish: Wish) -> bool:
+        """Give a container, or all ("") of a pod, fresh runs; True if it was stopped and starts as a whole.
+
+        Raises as `stop` and `stops.check_restart`.
+        """
+        return self._by_hand(name, partial(stops.restart, container=container, wish=wish)) == stops.STARTED
+
+    def _by_hand(self, name: str, decide: stops.Decide) -> str:
+        return self._change(lambda draft: draft.by_hand(name, decide))[0]
 
     def resume(self, name: str) -> Applied:
-        """Let a suspended or pinned pod follow its file again; raises as `ownership.resume`."""
-        return self._change(lambda draft: draft.resume(name))[1].applied
+        """Let a held pod follow its file again; one that follows none tries again the spec that failed.
+
+        Raises as `ownership.resume`.
+        """
+        pod = self.get(name)
+        failed = self.revision(name, pod.hold.failed) if pod is not None and pod.hold is not None else None
+        return self._change(lambda draft: draft.resume(name, failed))[1].applied
 
     def record(self, name: str, status: PodStatus | None, events: Iterable[NewEvent] = ()) -> None:
         """Store a pod's status (None forgets it) and append events, in one transaction."""
         kept = tuple(events)
         if kept or status != self._now().statuses.get(name):
             self._change(lambda draft: draft.record(name, status, kept))
+
+    def revise(
+        self,
+        name: str,
+        change: Callable[[PodStatus], PodStatus | None],
+        events: Iterable[NewEvent] = (),
+        verdicts: Mapping[int, Verdict] | None = None,
+    ) -> bool:
+        """Store what `change` makes of a pod's status at that moment, with events and verdicts by generation.
+
+        Nothing is stored, and False returned, if `change` returns None: what it was for stands no more.
+        """
+        kept, judged, before = tuple(events), verdicts or {}, self.status(name)
+        after = change(before)
+        if after is None:
+            return False
+        if not kept and not judged and after == before:
+            return True
+
+        def changed(draft: Draft) -> bool:
+            status = change(draft.before.statuses.get(name, _EMPTY_STATUS))
+            if status is None:
+                return False
+            for generation, verdict in judged.items():
+                draft.decide(name, generation, verdict)
+            draft.record(name, status, kept)
+            return True
+
+        return self._change(changed)[0]
 
     def try_to_record(self, events: Sequence[NewEvent]) -> None:
         """Append events that belong to no step of a pod; if they cannot be stored, log that."""
@@ -266,13 +398,14 @@ class Journal:
 
 
 def _load(store: Store) -> State:
-    _check_schema(store)
+    format_ = _format(store)
     generations: dict[str, int] = {}
     for key in store.keys(Table.REVISIONS):
         name, _, generation = key.partition(b"\0")
         generations[name.decode()] = int.from_bytes(generation, "big")
     meta, events = store.keys(Table.META), store.keys(Table.EVENTS)
     return State(
+        format=format_,
         desired=_table(store, Table.DESIRED, DesiredPod),
         statuses=_table(store, Table.STATUS, PodStatus),
         generations=generations,
@@ -294,14 +427,15 @@ def _decode(store: Store, table: Table, key: bytes, value: bytes, kind: type[T])
         raise unreadable(store.place, why) from error
 
 
-def _check_schema(store: Store) -> None:
+def _format(store: Store) -> int:
     value = store.get(Table.META, SCHEMA_KEY)
     if value is None:
-        store.write([Write(Table.META, SCHEMA_KEY, msgspec.json.encode(SCHEMA))])
-        return
+        store.write([Write(Table.META, SCHEMA_KEY, msgspec.json.encode(OLDEST))])
+        return OLDEST
     found = _decode(store, Table.META, SCHEMA_KEY, value, int)
-    if found > SCHEMA:
+    if found > NEWEST:
         raise UnreadableJournal(
-            f"the journal was written by a newer tank-agent (format {found}; this one knows up to {SCHEMA})",
+            f"the journal was written by a newer tank-agent (format {found}; this one knows up to {NEWEST})",
             hint="install that version again; this one has changed nothing",
         )
+    return found

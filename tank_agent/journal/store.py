@@ -36,6 +36,7 @@ class Table(enum.StrEnum):
     META = "meta"
     DESIRED = "desired"
     REVISIONS = "revisions"
+    VERDICTS = "verdicts"
     STATUS = "status"
     EVENTS = "events"
 

@@ -6,6 +6,7 @@ import _socket
 import contextlib
 import ctypes
 import fcntl
+import os
 import select
 import struct
 import termios
@@ -17,6 +18,18 @@ _SO_PEERGROUPS = 59
 # limits.h: NGROUPS_MAX
 _GROUPS_MAX = 65536
 _CREDENTIALS = struct.Struct("3i")
+
+
+def open_pipes(count: int) -> list[tuple[int, int]]:
+    """Make pipes (reader, writer): all of them, or none if one can't be made."""
+    with contextlib.ExitStack() as stack:
+        pipes = []
+        for _ in range(count):
+            pipes.append(os.pipe())
+            for descriptor in pipes[-1]:
+                stack.callback(os.close, descriptor)
+        stack.pop_all()
+    return pipes
 
 
 def enlarge_pipe(pipe: int, size: int) -> None:

@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path
 
 from tank_agent.linux import mounts
-from tank_agent.linux.libc import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, call
+from tank_agent.linux.libc import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWUSER, call
 from tank_agent.linux.mounts import mount, unmount
 from tank_agent.linux.paths import Ignoring
 
@@ -31,6 +31,16 @@ _READ_ONLY = mounts.MS_BIND | mounts.MS_REMOUNT | mounts.MS_RDONLY | mounts.MS_N
 
 class UnfitError(Exception):
     """The machine has to be set up differently; the message explains it."""
+
+
+def leave_network_and_ipc() -> None:
+    """Give this process a network without interfaces, and System V objects and message queues of its own."""
+    call("unshare", CLONE_NEWNET | CLONE_NEWIPC)
+
+
+def join(process: int, *, users: bool) -> None:
+    """Enter the mount namespace of a pidfd's process, with `users` also its user namespace (setns(2))."""
+    call("setns", process, CLONE_NEWNS | (CLONE_NEWUSER if users else 0))
 
 
 def see_only(directory: str, name: str) -> None:

@@ -6,9 +6,10 @@ import ctypes
 import os
 
 # linux/sched.h
-CLONE_FS, CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWNET = 0x200, 0x20000, 0x8000000, 0x40000000
-# linux/fcntl.h
-AT_EMPTY_PATH = 0x1000
+CLONE_FS, CLONE_NEWNS = 0x200, 0x20000
+CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWNET = 0x8000000, 0x10000000, 0x40000000
+# linux/fcntl.h; AT_FDCWD also stands for the directory of a path that is absolute.
+AT_FDCWD, AT_EMPTY_PATH = -100, 0x1000
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-from tank_agent.linux.libc import AT_EMPTY_PATH, call, syscall
+from tank_agent.linux.libc import AT_EMPTY_PATH, AT_FDCWD, call, syscall
 from tank_agent.linux.paths import Closing, Ignoring
 
 # linux/mount.h
@@ -20,12 +20,12 @@ MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 0x1, 0x2, 0x4, 0x8, 0x20
 MS_BIND, MS_REC, MS_PRIVATE, MS_SLAVE = 0x1000, 0x4000, 0x40000, 0x80000
 MNT_DETACH, UMOUNT_NOFOLLOW = 0x2, 0x8
 ATTR_RDONLY, ATTR_NOSUID, ATTR_NODEV, ATTR_NOEXEC, _ATTR_IDMAP = 0x1, 0x2, 0x4, 0x8, 0x100000
-# OPEN_TREE_CLONE, MOVE_MOUNT_{F,T}_EMPTY_PATH
-_CLONE, _FROM_DESCRIPTOR, _TO_DESCRIPTOR = 0x1, 0x4, 0x40
+# OPEN_TREE_CLONE, MOVE_MOUNT_{F,T}_EMPTY_PATH, MOVE_MOUNT_BENEATH (Linux 6.5)
+_CLONE, _FROM_DESCRIPTOR, _TO_DESCRIPTOR, _BENEATH = 0x1, 0x4, 0x40, 0x200
 # Numbers of system calls that glibc 2.36 has no wrapper for, the same on all machines (asm-generic/unistd.h).
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
 # linux/fcntl.h
-_AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
+_AT_RECURSIVE = 0x8000
 # linux/stat.h
 _STATX_ATTR_MOUNT_ROOT, _STATX_MNT_ID = 0x2000, 0x1000
 _STATX_SIZE, _STATX_ATTRIBUTES_AT, _STATX_MNT_ID_AT = 256, 8, 144
@@ -82,6 +82,15 @@ def overlay(lower: Sequence[Path], upper: Path, work: Path, target: Path) -> Non
         names = [f"/proc/self/fd/{fd}" for fd in opened]
         options = f"lowerdir={':'.join(names[:-2])},upperdir={names[-2]},workdir={names[-1]}"
         mount("overlay", target, "overlay", 0, options)
+
+
+def read_only_overlay(lower: Sequence[Path], target: Path) -> None:
+    """Mount an overlay that nobody writes to, of two directories at least, top first."""
+    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+    with ExitStack() as stack:
+        opened = [stack.enter_context(Closing(os.open(path, flags))) for path in lower]
+        options = f"lowerdir={':'.join(f'/proc/self/fd/{fd}' for fd in opened)}"
+        mount("overlay", target, "overlay", MS_RDONLY | MS_NOSUID | MS_NODEV, options)
 
 
 def mount_points(below: Path) -> frozenset[Path]:
@@ -152,17 +161,21 @@ def restrict(
     syscall(_MOUNT_SETATTR, directory, path, flags, packed, len(packed), path=name)
 
 
-def attach(tree: int, target: Where, *, name: Named = None) -> None:
-    """Mount a copy by `clone` at `target`, of the same kind, in the calling thread's namespace."""
+def attach(tree: int, target: Where, *, beneath: bool = False, name: Named = None) -> None:
+    """Mount a copy by `clone` at `target`, of the same kind, in the calling thread's namespace.
+
+    `beneath`: below the mount whose top `target` is, so that it is seen once that is unmounted; EINVAL where
+    the kernel cannot do that (before Linux 6.5, and for mounts that a user namespace has locked).
+    """
     directory, path, by_descriptor, name = _where(target, name)
-    flags = _FROM_DESCRIPTOR | (_TO_DESCRIPTOR if by_descriptor else 0)
+    flags = _FROM_DESCRIPTOR | (_TO_DESCRIPTOR if by_descriptor else 0) | (_BENEATH if beneath else 0)
     syscall(_MOVE_MOUNT, tree, b"", directory, path, flags, path=name)
 
 
 def _where(place: Where, name: Named) -> tuple[int, bytes, int, Named]:
     if isinstance(place, int):
         return place, b"", AT_EMPTY_PATH, name
-    return _AT_FDCWD, os.fsencode(place), 0, name or place
+    return AT_FDCWD, os.fsencode(place), 0, name or place
 
 
 def bind(source: int, target: Path, *, read_only: bool, mapping: int | None = None) -> None:

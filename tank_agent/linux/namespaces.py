@@ -14,6 +14,7 @@ import socket
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -29,6 +30,7 @@ from tank_agent.linux.mounts import MS_BIND, MS_PRIVATE, MS_REC, mount, unmount_
 from tank_agent.linux.paths import Closing, Ignoring
 from tank_agent.linux.pidfd import process_id
 from tank_agent.linux.process import ENVIRONMENT, OWN_UMASK
+from tank_agent.linux.roots import find_root, open_directory
 
 T = TypeVar("T")
 
@@ -68,11 +70,13 @@ def leave_network() -> None:
     call("unshare", CLONE_NEWNET)
 
 
-def create_network_namespace(path: Path, sysctls: Mapping[str, str] | None = None) -> None:
+def create_network_namespace(
+    path: Path, sysctls: Mapping[str, str] | None = None, prepare: Callable[[], None] | None = None
+) -> None:
     """Make a network namespace with its loopback up, and pin it at `path`, whose directory exists.
 
     Only a complete namespace is pinned; a pin that an interrupted call left is used or replaced. `sysctls`
-    are values to write, by their paths below /proc/sys/net.
+    are values to write, by their paths below /proc/sys/net. `prepare` runs inside at last; its error is ours.
     """
 
     def create() -> None:
@@ -80,6 +84,8 @@ def create_network_namespace(path: Path, sysctls: Mapping[str, str] | None = Non
         raise_link("lo")
         for name, value in (sysctls or {}).items():
             set_network_sysctl(name, value)
+        if prepare is not None:
+            prepare()
         fault.point("network:namespace-made")
         _pin("/proc/thread-self/ns/net", path)
 
@@ -117,6 +123,55 @@ def in_network_namespace(path: Path, function: Callable[[], T]) -> T:
         return function()
 
     return in_thread(enter)
+
+
+class StrandedThread(RuntimeError):
+    """A thread could not go back to its own network namespace: it must end, or it keeps another alive."""
+
+
+class SocketMaker:
+    """Makes TCP sockets in other network namespaces, for one thread, in some 7 µs each.
+
+    The thread that made it must be the one that uses it. It is in its own namespace before and after each
+    call, so it keeps no other alive; the sockets do until they are closed.
+    """
+
+    def __init__(self) -> None:
+        self._own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+    def make(self, family: socket.AddressFamily, path: Path | None) -> socket.socket:
+        """Return a non-blocking socket in the namespace pinned at `path`, else OSError; None: in its own.
+
+        Raises:
+            StrandedThread: the kernel did not let the thread go back.
+        """
+        kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK
+        if path is None:
+            return socket.socket(family, kind)
+        with Closing(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)) as fd:
+            call("setns", fd, CLONE_NEWNET, path=path)
+        made: socket.socket | None = None
+        try:
+            made = socket.socket(family, kind)
+        finally:
+            self._return(made)
+        return made
+
+    def close(self) -> None:
+        """Close its descriptor."""
+        os.close(self._own)
+
+    def _return(self, made: socket.socket | None) -> None:
+        for pause in (0.01, 0.1, 1.0):
+            try:
+                call("setns", self._own, CLONE_NEWNET)
+                return
+            except OSError:
+                # The kernel may be short of memory for a moment.
+                time.sleep(pause)
+        if made is not None:
+            made.close()
+        raise StrandedThread("setns failed")
 
 
 def is_link_up(control: socket.socket, name: str) -> bool:
@@ -175,36 +230,13 @@ def in_mount_namespace(process: int, function: Callable[[int], T], root: tuple[i
 
     def enter() -> T:
         with ExitStack() as stack:
-            own = _open_directory(f"/proc/{process_id(process) or 0}/root", stack) if root else -1
+            own = open_directory(f"/proc/{process_id(process) or 0}/root", stack) if root else -1
             call("unshare", CLONE_FS)
             call("setns", process, CLONE_NEWNS)
-            top = _open_directory("/", stack)
-            return function(_find_root(root, top, own, stack) if root else top)
+            top = open_directory("/", stack)
+            return function(find_root(root, top, own, stack) if root else top)
 
     return in_thread(enter)
-
-
-def _find_root(root: tuple[int, int], top: int, own: int, stack: ExitStack) -> int:
-    """Return the top of the namespace if that is the root, else the process's own root or one above it."""
-    # A program that got another root below a chroot (pivot_root(2)) leaves the machine's own at the top; one
-    # that called chroot(2) itself is below the root that we look for.
-    found = top if _identity(top) == root else own
-    while _identity(found) != root:
-        above = _open_directory("..", stack, found)
-        if _identity(above) == _identity(found):
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), "/")
-        found = above
-    return found
-
-
-def _open_directory(path: str, stack: ExitStack, parent: int | None = None) -> int:
-    flags = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-    return stack.enter_context(Closing(os.open(path, flags, dir_fd=parent)))
-
-
-def _identity(descriptor: int) -> tuple[int, int]:
-    status = os.fstat(descriptor)
-    return status.st_dev, status.st_ino
 
 
 class IdRange(Struct, frozen=True):

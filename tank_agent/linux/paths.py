@@ -11,8 +11,10 @@ import errno
 import os
 import stat
 import struct
+from collections.abc import Callable
+from functools import partial
 
-from tank_agent.linux.libc import AT_EMPTY_PATH, call, syscall
+from tank_agent.linux.libc import AT_EMPTY_PATH, AT_FDCWD, call, syscall
 
 # asm-generic/unistd.h, linux/openat2.h
 _OPENAT2 = 437
@@ -79,6 +81,11 @@ def open_at(directory: int, path: str | bytes, flags: int, *, resolve: int, mode
     raise AssertionError("unreachable")
 
 
+def open_on_host(path: str, flags: int) -> int:
+    """Open an absolute path of the host; links of /proc on its way, which lead anywhere, are errors."""
+    return open_at(AT_FDCWD, path, flags, resolve=RESOLVE_NO_MAGICLINKS)
+
+
 def open_in_root(root: int, path: str | bytes, flags: int, mode: int = 0) -> int:
     """Open `path` as a process would that has the directory `root` as its root: links stay inside."""
     return open_at(root, path, flags, resolve=RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS, mode=mode)
@@ -99,6 +106,19 @@ def real_path_in_root(root: int, path: str) -> str:
 
     Others may change the tree meanwhile: open the result without links. ELOOP where links go in circles.
     """
+    return "/" + "/".join(follow_links(path, partial(_link, root)))
+
+
+def follow_links(path: str, link_of: Callable[[list[str], str], str | None]) -> list[str]:
+    """Return the parts of the path that an absolute path leads to.
+
+    Args:
+        link_of: returns the target of a symbolic link, by the parts of its directory and its name; None if
+            that name is no link.
+
+    Raises:
+        OSError: links go in circles (ELOOP), or what `link_of` raises.
+    """
     found: list[str] = []
     left = path.split("/")[::-1]
     links = 0
@@ -107,7 +127,7 @@ def real_path_in_root(root: int, path: str) -> str:
         if part == "..":
             del found[-1:]
         elif part not in ("", "."):
-            link = _link(root, found, part)
+            link = link_of(found, part)
             if link is None:
                 found.append(part)
                 continue
@@ -117,7 +137,7 @@ def real_path_in_root(root: int, path: str) -> str:
             if link.startswith("/"):
                 found.clear()
             left += link.split("/")[::-1]
-    return "/" + "/".join(found)
+    return found
 
 
 def _link(root: int, parents: list[str], name: str) -> str | None:

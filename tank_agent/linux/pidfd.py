@@ -105,9 +105,18 @@ def _children(pid: int) -> list[int]:
 
 def numbers(pid: int) -> tuple[int, ...]:
     """Return a process's numbers in every PID namespace that it is in, ours first; empty if it is gone."""
+    return _numbers(pid, b"NSpid:")
+
+
+def session_numbers(pid: int) -> tuple[int, ...]:
+    """Return the numbers of a process's session as `numbers` does; 0: it began outside."""
+    return _numbers(pid, b"NSsid:")
+
+
+def _numbers(pid: int, key: bytes) -> tuple[int, ...]:
     # Its name is there, too, which it chose itself: any bytes but a newline.
     lines = _read(pid, "status").split(b"\n")
-    return next((tuple(map(int, line.split()[1:])) for line in lines if line.startswith(b"NSpid:")), ())
+    return next((tuple(map(int, line.split()[1:])) for line in lines if line.startswith(key)), ())
 
 
 def start_time(pid: int) -> int | None:

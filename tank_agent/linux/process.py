@@ -15,6 +15,12 @@ from collections.abc import Mapping, Sequence
 from msgspec import Struct
 
 from tank_agent.errors import Retry, Stalled, TankError, shortage
+from tank_agent.linux.libc import call
+
+# linux/prctl.h
+# Of util-linux, which is essential on Debian.
+_PRLIMIT = "/usr/bin/prlimit"
+_PR_SET_DUMPABLE = 4
 
 # Nothing of the agent's environment reaches a child: hooks and helpers would inherit it.
 ENVIRONMENT: Mapping[str, str] = {
@@ -68,31 +74,85 @@ def run(
         Stalled: the program is not installed, or cannot be executed.
         Retry: it did not finish in time, or the machine has no more processes, descriptors or memory.
     """
+    process = _start(argv, {**ENVIRONMENT, **(env or {})}, cwd=cwd, pass_fds=pass_fds)
+    code, stdout, stderr = _end(process, argv[0], stdin, timeout)
+    return Finished(code, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
+
+
+def run_apart(
+    argv: Sequence[str],
+    *,
+    timeout: float,
+    stdin: bytes,
+    user: int | None,
+    pass_fds: Sequence[int] = (),
+) -> tuple[int, bytes, bytes]:
+    """Run a program by its path without a terminal, a PATH or a user's rights; return its code and output.
+
+    `user` is the number of the user, and the group, that it runs as; None: ours. It leaves no core dump.
+    Raises as `run`.
+    """
+    # Programs that it might look for by their names, such as plugins, are not to be found.
+    environment = {**ENVIRONMENT, "PATH": "/nonexistent"}
+    # Lowered by itself: another user's limits may be lowered only with CAP_SYS_RESOURCE.
+    limited = (_PRLIMIT, "--core=0:0", "--", *argv)
+    process = _start(limited, environment, cwd="/", pass_fds=pass_fds, apart=True, user=user)
+    return _end(process, argv[0], stdin, timeout)
+
+
+def leave_no_core() -> None:
+    """Keep the kernel from writing this process's memory to disk if it crashes; children still may.
+
+    Others than root can't look into it either (PR_SET_DUMPABLE in prctl(2)).
+    """
+    call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def _start(
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    cwd: str | os.PathLike[str] | None,
+    pass_fds: Sequence[int],
+    apart: bool = False,
+    user: int | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a program with pipes, in a group of its own; `apart` in a session of its own."""
     try:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             list(argv),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**ENVIRONMENT, **(env or {})},
+            env=environment,
             cwd=cwd,
             pass_fds=pass_fds,
             umask=OWN_UMASK,
-            process_group=0,
+            process_group=None if apart else 0,
+            start_new_session=apart,
+            user=user,
+            group=user,
+            extra_groups=None if user is None else (),
         )
     except OSError as error:
         raise not_started(argv[0], error) from error
+
+
+def _end(
+    process: subprocess.Popen[bytes], name: str, stdin: bytes, timeout: float
+) -> tuple[int, bytes, bytes]:
+    """Return a program's code and output at its end, and end its group if that is not in time."""
     with process:
         try:
             stdout, stderr = process.communicate(stdin, timeout=timeout)
         except subprocess.TimeoutExpired as error:
-            raise Retry(f"{argv[0]} did not finish within {timeout:g} s") from error
+            raise Retry(f"{name} did not finish within {timeout:g} s") from error
         finally:
             if process.returncode is None:
                 # Not reaped yet, so the number is still its group's.
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
-    return Finished(process.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace"))
+    return process.returncode, stdout, stderr
 
 
 def start_helper(

@@ -25,10 +25,11 @@ _LOOPBACK6 = "::1"
 
 
 class Reservation(NamedTuple):
-    """What a pod has of this machine while it exists: addresses in bridges, in their order, and ports."""
+    """What a pod has of this machine while it exists: addresses in its bridges, by order, ports, aliases."""
 
     leases: dict[str, Lease]
     ports: tuple[Port, ...]
+    aliases: Mapping[str, int] = {}
 
 
 class HostSide:
@@ -54,7 +55,7 @@ class HostSide:
     ) -> None:
         leases = {pod: reserved.leases for pod, reserved in known.items()}
         self.leases = Leases(pool, leases, bridges.foreign_networks)
-        self.names = Neighbours(self.leases)
+        self.names = Neighbours(self.leases, {pod: reserved.aliases for pod, reserved in known.items()})
         self._publish = publish
         self._known_ports = {pod: reserved.ports for pod, reserved in known.items()}
         self._claims = Claims(self._known_ports)
@@ -122,7 +123,7 @@ class HostSide:
 
     def reserved(self, pod: str) -> Reservation:
         """Return what a pod has reserved."""
-        return Reservation(leases=self.leases.of(pod), ports=self._claims.of(pod))
+        return Reservation(self.leases.of(pod), self._claims.of(pod), self.names.aliases.of(pod))
 
     def prepare(self, pod: Pod) -> None:
         """Make the bridges of a pod, for which it has addresses.
@@ -164,7 +165,7 @@ class HostSide:
         )
 
     def warnings(self, pod: str) -> tuple[str, ...]:
-        """Return what of this machine keeps packets from a pod, each with the line to type."""
+        """Return what keeps packets from a pod: of this machine, with the line to type, or other names."""
         own = {bridge_interface(bridge) for bridge in self.leases.of(pod)}
         if own - self._obstacles.looked_at:
             # Whoever asks for a pod that has just come does not wait for the next resync.
@@ -174,7 +175,7 @@ class HostSide:
             for each in self._obstacles.found
             if own & each.interfaces and (not each.at_loopback or _are_at_loopback(self.ports(pod)))
         )
-        return (*found, *self._at_missing_addresses(pod))
+        return (*found, *self._at_missing_addresses(pod), *self.names.warnings(pod))
 
     def _at_missing_addresses(self, pod: str) -> Iterator[str]:
         ports = [(port, ipaddress.ip_address(port.address)) for port in self.ports(pod) if port.address]

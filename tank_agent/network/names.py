@@ -26,10 +26,12 @@ _HOSTS_LIMIT = 16 << 20
 class NameFacts(Struct, frozen=True, kw_only=True):
     """The names that a pod's /etc/hosts holds besides its own.
 
-    `neighbours` are other pods that it reaches, with their addresses; `gateway` is this machine's address in
+    `aliases` lead to the pod itself; `neighbours` are other pods that it reaches, by names and aliases, with
+    their addresses; `gateway` is this machine's address in
     the pod's first bridge; `host_hosts` the machine's /etc/hosts, for a pod in its network.
     """
 
+    aliases: tuple[str, ...] = ()
     neighbours: tuple[tuple[str, tuple[str, ...]], ...] = ()
     gateway: str = ""
     host_hosts: str = ""
@@ -46,17 +48,20 @@ def hosts(pod: Pod, state: NetworkState, known: NameFacts) -> str:
         (name, known.gateway if address == HOST_GATEWAY else address)
         for name, address in pod.network.extra_hosts.items()
     ]
+    names_of_its_own = dict.fromkeys([pod.hostname or pod.name, pod.name, *known.aliases])
     containers = [(container.name, "127.0.0.1") for container in pod.containers]
-    lines = [f"{address} {pod.name}\n" for address in own]
-    names = {pod.name, *_LOOPBACK}
+    # The first is the one by which programs find an address's name.
+    lines = [f"{address} {name}\n" for name in names_of_its_own for address in own]
+    itself = {*map(str.lower, names_of_its_own), *_LOOPBACK}
+    names = set(itself)
     for group in (extra, containers):
         lines += [f"{address} {name}\n" for name, address in group if address and name.lower() not in names]
         names |= {name.lower() for name, _ in group}
     for name, addresses in known.neighbours:
-        if name not in names:
+        if name.lower() not in names:
             lines += [f"{address} {name}\n" for address in addresses]
     # The machine's own entries come first in its own network.
-    first = _without(known.host_hosts, names - {pod.name, *_LOOPBACK}) if known.host_hosts else _LOCALHOST
+    first = _without(known.host_hosts, names - itself) if known.host_hosts else _LOCALHOST
     return first + "".join(lines)
 
 

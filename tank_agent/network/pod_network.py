@@ -8,7 +8,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from tank_agent.network import convergence, rtnetlink
 from tank_agent.network.addresses import Lease, Leases
 from tank_agent.network.host_facts import HostFacts
 from tank_agent.network.rtnetlink import Link, NamespaceState
+from tank_agent.network.sysctls import NO_SYSCTLS, SysctlMemory, before_interfaces, network_sysctls
 from tank_agent.network.wanted import BRIDGE_PREFIX, WantedNic, bridge_nics, port_name, wanted_nics
 from tank_agent.spec.model import Network
 
@@ -63,50 +64,63 @@ class PodNetworks:
         self._lock = threading.Lock()
         self._readers: dict[str, _Reader] = {}
         self._claims: dict[tuple[int, bytes], str] = {}
+        self._sysctls: dict[str, SysctlMemory] = {}
 
-    def ensure(self, pod: str, network: Network) -> NetworkState:
+    def ensure(self, pod: str, network: Network, sysctls: Mapping[str, str] = NO_SYSCTLS) -> NetworkState:
         """Make the pod's network, or change only the parts that differ from the wanted one.
 
         Takes about 1 ms without interfaces, and 0.3 s more whenever an address is new: the LAN is asked
         whether it is free.
 
         Raises:
-            Stalled: the spec or the host must change: an impossible parent, name or address.
+            Stalled: the spec or the host must change: an impossible parent, name, address or sysctl.
             Retry: not now: no uplink, no such parent, an address that another machine holds. On a network
                 that was there before, all other steps are done.
         """
-        path = self._path(pod)
+        path = self.path(pod)
         if network.mode == "host":
             self.remove(pod)
             return NetworkState()
         wanted = self._wanted(pod, network)
         inode = namespaces.network_namespace_inode(path)
         fresh = inode is None
+        own = network_sysctls(sysctls) if sysctls else sysctls
         if fresh:
-            _create(path)
+            _create(path, before_interfaces(own) if own else None)
             inode = namespaces.network_namespace_inode(path)
-            if not wanted:
+            if not wanted and not own:
                 return NetworkState(netns=path, netns_inode=inode)
         observed = self._converge(pod, wanted, whole=fresh)
+        if own:
+            memory = self._memory_of(pod, inode)
+            namespaces.in_network_namespace(path, lambda: memory.write(own))
         _wait_for_carrier(wanted)
         return _state(path, inode, observed)
 
     def observe(self, pod: str) -> NetworkState | None:
         """Return the pod's network as it is; None if no namespace is pinned, as for a pod in the host's."""
-        path = self._path(pod)
+        path = self.path(pod)
         inode = namespaces.network_namespace_inode(path)
         return _state(path, inode, _read(path)) if inode is not None else None
 
-    def drift(self, pod: str, network: Network, *, inode: int | None = None) -> tuple[str, ...]:
+    def drift(
+        self,
+        pod: str,
+        network: Network,
+        *,
+        inode: int | None = None,
+        sysctls: Mapping[str, str] = NO_SYSCTLS,
+    ) -> tuple[str, ...]:
         """Return the differences from the wanted network, a sentence each; errors as in `ensure`.
 
         `inode` is the number of the namespace that was made for the pod, if that is known.
         """
         with self._lock:
             reader = self._readers.get(pod)
-        if network.mode == "none" and reader and inode in (None, reader.inode) and reader.is_quiet():
+        quiet = network.mode == "none" and reader and inode in (None, reader.inode) and reader.is_quiet()
+        if quiet and not sysctls:
             return ()
-        found = namespaces.network_namespace_inode(self._path(pod))
+        found = namespaces.network_namespace_inode(self.path(pod))
         if network.mode == "host":
             return ("a network namespace is left over",) if found is not None else ()
         if found is None:
@@ -115,11 +129,16 @@ class PodNetworks:
             return ("another network namespace is pinned in place of the pod's",)
         wanted = self._wanted(pod, network)
         observed = self._read_often(pod, found, links_only=not wanted)
-        return tuple(map(str, convergence.steps(observed, wanted, _ports(wanted))))
+        steps = tuple(map(str, convergence.steps(observed, wanted, _ports(wanted))))
+        own = network_sysctls(sysctls) if sysctls and not steps else None
+        if not own:
+            return steps
+        memory = self._memory_of(pod, found)
+        return namespaces.in_network_namespace(self.path(pod), lambda: tuple(memory.differences(own)))
 
     def leases(self, pod: str) -> dict[str, Lease]:
         """Return the addresses that a pod has in bridges, by its namespace and this machine's interfaces."""
-        observed = _read(self._path(pod))
+        observed = _read(self.path(pod))
         with rtnetlink.open_socket() as netlink:
             links = rtnetlink.read_links(netlink)
         masters = {link.name: link.master for link in links}
@@ -134,7 +153,7 @@ class PodNetworks:
 
     def repin(self, pod: str, pid: int) -> bool:
         """Pin the network of a process of the pod again, or Retry if that ended; False if one is pinned."""
-        path = self._path(pod)
+        path = self.path(pod)
         if namespaces.network_namespace_inode(path) is not None:
             return False
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -150,7 +169,7 @@ class PodNetworks:
         The interfaces go first, since the kernel removes a namespace later, and a stray process may even hold
         it; until then address and MAC address would be in use.
         """
-        path = self._path(pod)
+        path = self.path(pod)
         if namespaces.network_namespace_inode(path) is not None:
             ours = [link for link in _read(path, links_only=True).links if convergence.is_ours(link)]
             if ours:
@@ -160,6 +179,8 @@ class PodNetworks:
         namespaces.unpin(path)
         # At last, since a resync would make another one meanwhile. One that is made later finds no pin.
         self._drop_reader(pod)
+        with self._lock:
+            self._sysctls.pop(pod, None)
 
     def pinned(self) -> frozenset[str]:
         """Return the pods that have a namespace pinned."""
@@ -200,7 +221,7 @@ class PodNetworks:
 
         With `whole`, raise it at once: a pod that does not start should not show its addresses to the LAN.
         """
-        path = self._path(pod)
+        path = self.path(pod)
         failures: dict[str, TankError] = {}
         with namespaces.in_network_namespace(path, rtnetlink.open_socket) as netlink:
             for _ in range(_ROUNDS):
@@ -247,7 +268,7 @@ class PodNetworks:
         try:
             if reader is None or reader.inode != inode:
                 self._drop_reader(pod)
-                reader = _Reader(self._path(pod), inode)
+                reader = _Reader(self.path(pod), inode)
                 with self._lock:
                     self._readers[pod] = reader
                 if not reader.is_pinned():
@@ -258,13 +279,22 @@ class PodNetworks:
             self._drop_reader(pod)
             raise
 
+    def _memory_of(self, pod: str, inode: int | None) -> SysctlMemory:
+        """Return what is known of the sysctls of a pod's namespace; another namespace has others."""
+        with self._lock:
+            known = self._sysctls.get(pod)
+            if known is None or known.inode != inode:
+                known = self._sysctls[pod] = SysctlMemory(inode)
+            return known
+
     def _drop_reader(self, pod: str) -> None:
         with self._lock:
             reader = self._readers.pop(pod, None)
         if reader is not None:
             reader.close()
 
-    def _path(self, pod: str) -> Path:
+    def path(self, pod: str) -> Path:
+        """Return where the network namespace of a pod is pinned; ValueError for no pod's name."""
         if not _POD.match(pod):
             raise ValueError(f"{pod!r} is no pod's name")
         return self._directory / pod
@@ -345,10 +375,10 @@ def _pin(path: str) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _create(path: Path) -> None:
+def _create(path: Path, prepare: Callable[[], None] | None) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        namespaces.create_network_namespace(path, _SYSCTLS)
+        namespaces.create_network_namespace(path, _SYSCTLS, prepare)
     except OSError as error:
         what = f"cannot make a network namespace: {error.strerror}"
         if error.errno in (errno.EPERM, errno.EACCES, errno.EROFS):

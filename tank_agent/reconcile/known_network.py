@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
+import msgspec
 from msgspec import Struct
 
 from tank_agent.network.pod_network import NetworkState
@@ -33,7 +35,8 @@ class KnownNetwork(Struct):
     """One pod's network. `state` is None without a namespace; `fresh`: no container ran in it yet.
 
     `seen` holds the signatures and the sources of the files when they were last right, `inodes` their inodes;
-    `replaced` is set once these differ. `pod` is the spec that the files were last written for.
+    `replaced` is set once these differ. `pod` is the spec that the files were last written for, `sysctls` are
+    those that the namespace was made with.
     """
 
     state: NetworkState | None = None
@@ -46,6 +49,7 @@ class KnownNetwork(Struct):
     seen: object = None
     inodes: object = None
     replaced: bool = False
+    sysctls: Mapping[str, str] = msgspec.field(default_factory=dict)
 
     def settle(self, wanted: NetworkBasis | None) -> None:
         """Note that the pod's network is as declared; None if it was removed."""

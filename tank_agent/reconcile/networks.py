@@ -28,6 +28,7 @@ from tank_agent.network.names import (
 from tank_agent.network.obstacles import Obstacle
 from tank_agent.network.pod_network import NetworkState, PodNetworks
 from tank_agent.network.shim import HostAccess
+from tank_agent.network.sysctls import NO_SYSCTLS
 from tank_agent.reconcile.cheap_looks import namespace_of, recent, signature
 from tank_agent.reconcile.core.observed import NetworkUse, PendingChange
 from tank_agent.reconcile.known_network import NO_NETWORK, ConvergeFailure, KnownNetwork, NetworkBasis
@@ -85,10 +86,15 @@ class Networks:
         self._host_dns = recent(clock, host.dns)
         self._host_hosts = recent(clock, lambda: signature(str(_HOSTS)))
 
-    def adopt(self, processes: Mapping[str, Collection[int]], pods: Mapping[str, Pod]) -> None:
+    def adopt(
+        self,
+        processes: Mapping[str, Collection[int]],
+        pods: Mapping[str, Pod],
+        sysctls: Mapping[str, Mapping[str, str]],
+    ) -> None:
         """Take over the networks of pods that have runs, by their main `processes`, and remove all others.
 
-        `pods` are those that should run, by name.
+        `pods` are those that should run, by name; `sysctls` are those with which a pod's network was made.
         """
         self._host_side.adopt(processes.keys())
         self._host_side.names.note(pods.values())
@@ -99,7 +105,9 @@ class Networks:
             if state is None and self._repin_any(pod, pids):
                 state = self._pod_networks.observe(pod)
             with self._lock:
-                self._pods[pod] = KnownNetwork(state=state, has_files=True, pod=pods.get(pod))
+                self._pods[pod] = KnownNetwork(
+                    state=state, has_files=True, pod=pods.get(pod), sysctls=sysctls.get(pod, NO_SYSCTLS)
+                )
             self._access.note(pod, pods[pod].network if pod in pods else None)
             if pod not in pods and state is not None and state.addresses:
                 # One that an older journal does not know goes on as it is.
@@ -119,6 +127,12 @@ class Networks:
         with self._lock:
             known = self._pods.get(pod, NO_NETWORK)
             return "absent" if known.state is None else "fresh" if known.fresh else "used"
+
+    def is_outdated(self, pod: Pod) -> bool:
+        """Return whether a pod has a namespace that was made with other sysctls."""
+        with self._lock:
+            known = self._pods.get(pod.name, NO_NETWORK)
+            return known.state is not None and known.sysctls != pod.sysctls
 
     def addresses(self, pod: str) -> tuple[str, ...]:
         """Return the addresses of a pod's interfaces, with prefix."""
@@ -173,7 +187,7 @@ class Networks:
             self._remove(pod.name)
             raise
         with self._known(pod.name) as known:
-            known.state, known.fresh = state, True
+            known.state, known.fresh, known.sysctls = state, True, pod.sysctls
             known.settle(NetworkBasis.of(pod))
 
     def converge(self, pod: Pod, pids: Collection[int]) -> None:
@@ -227,7 +241,9 @@ class Networks:
         self._names.look()
         if bridged:
             self._host_side.prepare(pod)
-        state = self._pod_networks.ensure(pod.name, pod.network)
+        # Those of a network in use stay as they were, until its containers have ended.
+        sysctls = pod.sysctls if whole else self._sysctls(pod.name)
+        state = self._pod_networks.ensure(pod.name, pod.network, sysctls)
         if bridged:
             self._host_side.publish(pod.name)
         if self._access.note(pod.name, pod.network):
@@ -382,13 +398,19 @@ class Networks:
         with self._lock:
             return self._pods.get(pod, NO_NETWORK).state or NetworkState()
 
+    def _sysctls(self, pod: str) -> Mapping[str, str]:
+        with self._lock:
+            return self._pods.get(pod, NO_NETWORK).sysctls
+
     def _difference(self, pod: Pod, known: KnownNetwork) -> str | None:
         try:
             if reason := self._host_side.difference(pod):
                 return reason
             if pod.network.mode != "host":
                 inode = self._state(pod.name).netns_inode
-                differences = self._pod_networks.drift(pod.name, pod.network, inode=inode)
+                differences = self._pod_networks.drift(
+                    pod.name, pod.network, inode=inode, sysctls=known.sysctls
+                )
                 if differences:
                     return differences[0]
             return self._files_difference(pod, known)
@@ -423,12 +445,13 @@ class Networks:
     def _wanted_files(self, pod: Pod) -> dict[str, str]:
         return {
             "hosts": self._wanted_hosts(pod),
-            "hostname": f"{pod.name}\n",
+            "hostname": f"{pod.hostname or pod.name}\n",
             "resolv.conf": resolv_conf(pod.network, self._dns(pod)),
         }
 
     def _wanted_hosts(self, pod: Pod) -> str:
         known = NameFacts(
+            aliases=self._host_side.names.own_aliases(pod),
             neighbours=self._host_side.names.of(pod),
             gateway=self._host_side.gateway(pod),
             host_hosts=read_host_hosts(_HOSTS) if pod.network.mode == "host" else "",

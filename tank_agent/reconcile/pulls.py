@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import get_args
 
 import msgspec
 import structlog
@@ -34,21 +33,25 @@ IMAGE_READY, PULL_FAILED = "image ready", "pull failed"
 _LEAST_DELAY = 1.0
 
 
-_Key = tuple[str, PullPolicy]
+_Key = tuple[str, PullPolicy, str]
 
 
 class Need(Struct, frozen=True, kw_only=True):
-    """The image that a container of a pod needs, and when its registry is asked for it."""
+    """The image that a container of a pod needs, and when its registry is asked for it.
+
+    With `digest`, of a manifest, it is that very image, whatever the reference stands for now.
+    """
 
     pod: str
     container: str
     reference: str
     policy: PullPolicy
+    digest: str = ""
 
     @property
     def key(self) -> _Key:
         """Return the key of the pull; containers share it if they want the same image in the same way."""
-        return self.reference, self.policy
+        return self.reference, self.policy, self.digest
 
 
 class _Job(Struct, kw_only=True):
@@ -87,7 +90,7 @@ class Pulls:
         clock: for the back-off of failed pulls.
         backoff: as for restarts.
         wake: called with a pod's name when an image that it waits for is ready or failed.
-        policy: for containers without one.
+        policy: for containers without one, which is read by others, too.
         prepare: makes the store ready, in the background; until then, every image counts as being pulled.
         report: called before `wake` with all pods that waited for a pull, and the event of its end.
     """
@@ -107,7 +110,7 @@ class Pulls:
         self._clock = clock
         self._backoff = backoff
         self._wake = wake
-        self._policy = policy
+        self.policy = policy
         self._report = report
         self._lock = threading.Lock()
         # By pod and by image, so that no call searches the needs of all.
@@ -123,11 +126,16 @@ class Pulls:
         """Block until the store is ready; False if it is not within `timeout` seconds."""
         return self._prepared.wait(timeout)
 
-    def need(self, pod: str, container: Container) -> Need:
-        """Return the need of a container that has an image."""
+    def need(self, pod: str, container: Container, digest: str = "") -> Need:
+        """Return the need of a container that has an image, or that must run the one with this digest."""
         assert container.image is not None
-        policy = container.pull or self._policy
-        return Need(pod=pod, container=container.name, reference=container.image, policy=policy)
+        policy = container.pull or self.policy
+        if digest and policy == "always":
+            # Nobody can have another image by the same digest.
+            policy = "missing"
+        return Need(
+            pod=pod, container=container.name, reference=container.image, policy=policy, digest=digest
+        )
 
     def observe(self, need: Need) -> ObservedImage:
         """Return the state of an image for a container; asks the store only if it is not known."""
@@ -139,7 +147,7 @@ class Pulls:
         if known is not None:
             return known
         try:
-            image = self._store.cached(need.reference) if need.policy != "always" else None
+            image = self._store.cached(need.reference, need.digest) if need.policy != "always" else None
         except TankError as error:
             # A bad reference does not get better by frequent tries.
             again = self._clock.monotonic() + self._backoff.cap
@@ -154,7 +162,7 @@ class Pulls:
 
     def get(self, need: Need) -> Image | None:
         """Return an image to start from, and use up a pull for this start; None if the image was removed."""
-        image = self._store.cached(need.reference)
+        image = self._store.cached(need.reference, need.digest)
         with self._lock:
             wanted = self._images.get(need.key, _Wanted())
             wanted.fresh.discard(need)
@@ -166,7 +174,7 @@ class Pulls:
 
         Returns True if a "pulling" event should be recorded (not for a refresh, a retry, or policy "never").
         """
-        known = self._store.cached(need.reference)
+        known = self._store.cached(need.reference, need.digest)
         with self._lock:
             self._pods[need.pod] = self._pods.get(need.pod, frozenset()) | {need}
             wanted = self._want(need)
@@ -180,8 +188,25 @@ class Pulls:
     def pulled(self, reference: str) -> None:
         """Forget the failed pulls of an image that was fetched elsewhere."""
         with self._lock:
-            for policy in get_args(PullPolicy):
-                self._images.get((reference, policy), _Wanted()).failure = None
+            for key, wanted in self._images.items():
+                if key[0] == reference:
+                    wanted.failure = None
+
+    def retry(self, pod: str) -> None:
+        """Forget the failed pulls of a pod: its next look tries them at once."""
+        with self._lock:
+            for need in self._pods.get(pod, ()):
+                self._images[need.key].failure = None
+
+    def proved(self, reference: str, digest: str, since: float) -> None:
+        """Let a reference stand for an image that was good in an update of `since`; log a failure to.
+
+        Until then it stands for the former one: an image that fails is to be nobody's.
+        """
+        try:
+            self._store.name(reference, digest, since)
+        except (TankError, OSError) as error:
+            _log.warning("cannot let a name stand for a newer image", image=reference, error=str(error))
 
     def want(self, pod: str, needs: Collection[Need]) -> None:
         """Set the needs of a pod, and cancel the pulls that no pod needs any more."""
@@ -229,14 +254,18 @@ class Pulls:
             self._wake(pod, "image store ready")
 
     def _run(self, key: _Key, wanted: _Wanted, job: _Job, known: Image | None) -> None:
-        (reference, policy), began = key, time.monotonic()
+        (reference, policy, digest), began = key, time.monotonic()
         log = _log.bind(image=reference)
         progress = partial(setattr, job, "progress")
         image: Image | None = None
         error = ""
         try:
             image = self._store.pull(
-                reference, policy=policy, progress=progress, cancelled=lambda: job.cancelled
+                reference,
+                digest=digest,
+                policy=policy,
+                progress=progress,
+                cancelled=lambda: job.cancelled,
             )
         except TankError as failure:
             error = str(failure)

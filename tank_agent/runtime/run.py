@@ -10,12 +10,14 @@ import enum
 import os
 import secrets
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
 
+from tank_agent.image.config import ImageHealthcheck
 from tank_agent.journal.records import Exit
 from tank_agent.linux import atomic
 from tank_agent.linux.namespaces import IdRange
@@ -24,6 +26,8 @@ from tank_agent.spec.model import Limits
 
 RECORD = "record.json"
 STOPPING = "stopping.json"
+# How many runs of a job are remembered, and their logs kept.
+KEPT_RUNS = 10
 
 T = TypeVar("T")
 
@@ -34,13 +38,20 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     Attributes:
         hash: of the container's part of the spec; `settings` is the hash of the part that can change live.
         cgroup: the OCI cgroupsPath.
-        image: as `tank status` shows it.
+        image: as `tank status` shows it; `digest` is that of its manifest ("" for a directory).
         stop_grace: in seconds.
         terminal: whether the main process has a pseudo-terminal.
         image_stop_signal: used where the spec has none.
         ids: the host's ids of its own user namespace, if it has one.
         volumes: the paths of its volumes, each before those inside of it.
+        shared: the names of those of its volumes that other pods may have, too.
+        contents: the digests of the files and secrets that were delivered, by their paths as the spec has
+            them; "" while another is on its way.
+        after, pods_after: the containers and the other pods that it started after.
         root: device and inode of its root directory, since its programs may make any other directory "/".
+        healthcheck: the image's own.
+        job_run: the number of the job's run that it is of; 0 for a pod that is no job.
+        sysctls: of the pod, with which its namespaces were made.
     """
 
     id: str
@@ -59,7 +70,15 @@ class RunRecord(Struct, frozen=True, kw_only=True):
     image_stop_signal: int = signal.SIGTERM
     ids: IdRange | None = None
     volumes: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
     root: tuple[int, int] | None = None
+    healthcheck: ImageHealthcheck | None = None
+    after: tuple[str, ...] = ()
+    pods_after: tuple[str, ...] = ()
+    digest: str = ""
+    contents: dict[str, str] = msgspec.field(default_factory=dict)
+    job_run: int = 0
+    sysctls: Mapping[str, str] = msgspec.field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -68,10 +87,14 @@ class RunRecord(Struct, frozen=True, kw_only=True):
 
 
 class Stopping(Struct, frozen=True, kw_only=True):
-    """A stop in progress; `deadline` is on the monotonic clock of this boot, in seconds."""
+    """A stop in progress; `deadline` is on the monotonic clock of this boot, in seconds.
+
+    `unhealthy` is why a run is stopped that its restart policy starts again; empty for other stops.
+    """
 
     deadline: float
     killed: bool = False
+    unhealthy: str = ""
 
 
 class ChangeFailure(Failure, frozen=True, kw_only=True):
@@ -99,6 +122,12 @@ class RunState(enum.StrEnum):
     EXITED = "exited"
 
 
+class Undelivered(Failure, frozen=True, kw_only=True):
+    """A failure to deliver new content; `contents` are the digests that were wanted, by path."""
+
+    contents: dict[str, str]
+
+
 class RunFacts(Struct, kw_only=True):
     """The observed facts of a run: the agent keeps them up to date, and the loop decides from a copy.
 
@@ -109,7 +138,9 @@ class RunFacts(Struct, kw_only=True):
         drift: a sentence on a limit that is not as it was set.
         failure: of the last change of its settings.
         unmounted: the mounts that it lost.
+        undelivered: the failure of the last delivery of new content.
         out_of_memory: a process of it was killed as memory ran out, and the run goes on.
+        alive_since: the monotonic time at which this agent first saw its program run, in seconds.
     """
 
     pid: int | None = None
@@ -119,13 +150,16 @@ class RunFacts(Struct, kw_only=True):
     drift: str | None = None
     failure: ChangeFailure | None = None
     unmounted: Unmounted | None = None
+    undelivered: Undelivered | None = None
     out_of_memory: bool = False
+    alive_since: float | None = None
 
     def error(self, settings: str) -> str | None:
         """Return what is wrong with the run though it goes on; `settings` is the hash that it should have."""
         if self.failure is not None and self.failure.settings == settings:
             return self.failure.error
-        return self.unmounted.error if self.unmounted is not None else None
+        failed = self.undelivered if self.undelivered is not None else self.unmounted
+        return failed.error if failed is not None else None
 
 
 class LiveRun(RunFacts, kw_only=True):
@@ -136,6 +170,7 @@ class LiveRun(RunFacts, kw_only=True):
     Attributes:
         ended_at: the monotonic time at which its main process had ended, while its monitor goes on.
         looked: whether `unmounted` is from after the last change of its mounts.
+        adopted: an earlier agent started it.
     """
 
     record: RunRecord
@@ -145,6 +180,7 @@ class LiveRun(RunFacts, kw_only=True):
     monitor: int | None = None
     ended_at: float | None = None
     looked: bool = False
+    adopted: bool = False
 
     @property
     def state(self) -> RunState:

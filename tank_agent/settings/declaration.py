@@ -121,8 +121,9 @@ def for_restart(kind: type[Struct], *, live: bool = False, path: str = "") -> It
     """Yield the keys that a reload does not apply; only the name of a table in which none is live."""
     for declared in keys_of(kind):
         name = f"{path}{declared.name}"
-        if not (live if declared.key.live is None else declared.key.live):
+        is_live = live if declared.key.live is None else declared.key.live
+        if not is_live and not any(key.key.live for table in declared.tables for key in keys_of(table)):
             yield name
             continue
         for table in declared.tables:
-            yield from for_restart(table, live=True, path=f"{name}.")
+            yield from for_restart(table, live=is_live, path=f"{name}.")

@@ -7,14 +7,15 @@ from contextlib import suppress
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from tank_agent.errors import Stalled
 from tank_agent.image.platform import parse_platform
 from tank_agent.image.registry.url import parse_url
 from tank_agent.settings.declaration import count, seconds, size
 from tank_agent.spec.findings import show
-from tank_agent.spec.keys import Duration, declare
+from tank_agent.spec.keys import DURATION_PATTERN, Duration, declare
+from tank_agent.spec.other_tools.advice import of_pull
 from tank_agent.spec.paths import absolute
 from tank_agent.spec.quantities import format_duration, parse_duration
 
@@ -39,9 +40,10 @@ def registry_host(item: tuple[str, object]) -> None:
 
 def _mirror(value: str) -> str:
     if not _MIRROR.fullmatch(value) or not _is_reachable(value):
-        raise ValueError(
-            f'{show(value)} is not a host; write one such as "mirror.lan:5000" or "cache.lan/hub"'
-        )
+        host = re.sub("^https?://|/$", "", value)
+        right = 'one such as "mirror.lan:5000" or "cache.lan/hub"'
+        right = show(host) if host != value and _MIRROR.fullmatch(host) else right
+        raise ValueError(f"{show(value)} is not a host; write {right}")
     return value
 
 
@@ -55,6 +57,15 @@ def _is_reachable(address: str) -> bool:
 def _whole_seconds(value: float | str) -> int:
     # The kernel counts no others (setrlimit(2)).
     return round(parse_duration(value, low=1.0, high=86_400.0))
+
+
+_OFF = "off"
+_Interval = Annotated[str, Meta(extra_json_schema={"pattern": f"^{_OFF}$|{DURATION_PATTERN}"})] | int | float
+
+
+def _interval(value: float | str) -> float:
+    """Check a time between two looks; 0 is none."""
+    return 0.0 if value in (_OFF, "0s", 0) else parse_duration(value, low=1.0, high=30 * 86_400.0)
 
 
 def _platform(value: str) -> str:
@@ -110,7 +121,7 @@ class ImageSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """
 
     pull: Annotated[PullPolicy, declare(
-        "When the registry is asked, for containers that don't say.", "missing")] = "missing"
+        "When the registry is asked, for containers that don't say.", "missing", advice=of_pull)] = "missing"
     platform: Annotated[str, declare(
         "Instead of this machine's: os/architecture[/variant].", "linux/arm64/v8", check=_platform)] = ""
     auth_files: Annotated[tuple[str, ...], declare(
@@ -128,6 +139,10 @@ class ImageSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     image_size: Annotated[int, size(
         "Of all compressed layers of an image, 1M to 64T.", "64G", _MIB, 64 * _TIB)] = 64 * _GIB
     limits: Annotated[UnpackLimits, declare("What one layer may cost.")] = UnpackLimits()
+    check: Annotated[float, declare(
+        "How often newer images are looked for, for pods with update.image = \"digest\", 1s to 720h, or "
+        "\"off\".", "6h", check=_interval, form=_Interval, live=True,
+        written=lambda value: format_duration(value) if value else _OFF)] = 6 * 3600.0
     registries: dict[str, RegistrySettings] = msgspec.field(default_factory=dict)
 
     def registry(self, host: str) -> RegistrySettings:

@@ -24,17 +24,21 @@ from tank_agent.settings.git import problems as problems_of_git
 from tank_agent.settings.image import ImageSettings, RegistrySettings, registry_host
 from tank_agent.settings.network import AgentNetworkSettings
 from tank_agent.settings.network import problems as problems_of_network
+from tank_agent.spec.beside import Beside, Reading
 from tank_agent.spec.document import TEXT_MAX, read_toml, without_mark
 from tank_agent.spec.findings import Finding, KeyPath, show, to_problems
 from tank_agent.spec.keys import ABSOLUTE_PATTERN, declare
 from tank_agent.spec.lines import find_lines
 from tank_agent.spec.network_values import interface_name, parse_address
+from tank_agent.spec.other_tools.vocabularies import AGENT_FILE
 from tank_agent.spec.parse import ParsedPod, parse_inline_pods
 from tank_agent.spec.paths import absolute
 from tank_agent.spec.structure import read_table
 from tank_agent.spec.values import label
 
 DEFAULT_FILE = Path("/etc/tank/agent.toml")
+# Seconds that a file beside it may still be written.
+_WRITER_WITHIN = 1.0
 
 # sockaddr_un has 108 bytes with the NUL (unix(7)); "/tank.sock" is part of it.
 _RUN_DIR_MAX = 107 - len("/tank.sock")
@@ -92,7 +96,7 @@ class ReconcileSettings(Struct, frozen=True, kw_only=True):
     resync: Annotated[float, seconds(
         "How often everything is looked at again, 100ms to 1h.", "10s", 0.1, 3600)] = 10.0
     backoff_base: Annotated[float, seconds(
-        "The delay before the first restart, 0s to 24h.", "10s", 0, 86_400)] = 10.0
+        "The delay before the first restart, 0s to 24h.", "0.5s", 0, 86_400)] = 0.5
     backoff_cap: Annotated[float, seconds(
         "The longest delay before a restart, up to 24h.", "300s", 0, 86_400)] = 300.0
     stable_after: Annotated[float, seconds(
@@ -108,6 +112,24 @@ class LogsSettings(Struct, frozen=True, kw_only=True):
         "A file that is larger is put aside and a new one begun, 64K to 1T.", "10M", 64 << 10, 1 << 40
     )] = 10 << 20
     max_files: Annotated[int, count("How many files are kept, the newest included, 1 to 100.", 3, 1, 100)] = 3
+
+
+class VolumesSettings(Struct, frozen=True, kw_only=True):
+    """What is kept of managed volumes."""
+
+    snapshot_keep: Annotated[int, count(
+        "How many snapshots of updates, and how much data of failed updates, are kept for each volume, the "
+        "newest first, 0 to 100. One that the last good revision needs stays in any case, as do those that "
+        "`tank volume snapshot` took.", 5, 0, 100)] = 2
+
+
+class SecretsSettings(Struct, frozen=True, kw_only=True):
+    """The keys with which this machine decrypts secrets of pods."""
+
+    identities: Annotated[tuple[str, ...], declare(
+        "Key files of age, or SSH keys without a passphrase: root's, and not open to others. Those that are "
+        "not there are left out.", ["/etc/tank/age.key"], each=absolute
+    )] = ("/etc/ssh/ssh_host_ed25519_key", "/etc/tank/age.key")
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -135,6 +157,10 @@ class Settings(Struct, frozen=True, kw_only=True):
         "How the loop paces itself.", live=True)] = ReconcileSettings()
     logs: Annotated[LogsSettings, declare(
         "How much of what containers print is kept.", live=True)] = LogsSettings()
+    volumes: Annotated[VolumesSettings, declare(
+        "What is kept of managed volumes.", live=True)] = VolumesSettings()
+    secrets: Annotated[SecretsSettings, declare(
+        "How secrets of pods are decrypted.", live=True)] = SecretsSettings()
     network: Annotated[AgentNetworkSettings, declare(
         "The bridges of this machine, what they publish, and its way to its own pods.", live=True
         )] = AgentNetworkSettings()
@@ -233,9 +259,9 @@ def _parse(content: str, file: Path) -> tuple[Settings, list[Problem]]:
     if document is None:
         return Settings(), [problem] if problem else []
     lines = find_lines(without_mark(content))
-    pods = parse_inline_pods(document.pop("pods", []), content, str(file))
+    pods = parse_inline_pods(document.pop("pods", []), content, str(file), beside=Reading(_beside(file)))
     try:
-        table, structure = read_table(document, table_of(Settings))
+        table, structure = read_table(document, table_of(Settings), AGENT_FILE)
     except RecursionError:
         return Settings(), [Problem(str(file), 0, "", "lists or tables are nested too deep")]
     findings = list(structure.findings)
@@ -249,6 +275,18 @@ def _parse(content: str, file: Path) -> tuple[Settings, list[Problem]]:
         settings = msgspec.structs.replace(settings, image=images, file=file)
     problems = sorted(to_problems(findings, file=str(file), lines=lines), key=lambda found: found.line)
     return msgspec.structs.replace(settings, seeds=pods.pods, seed_problems=pods.problems), problems
+
+
+def _beside(file: Path) -> Beside:
+    """Return the reader of the files beside agent.toml, which its `[[pods]]` may name."""
+
+    def read(path: str) -> bytes:
+        # It loads ctypes, which nobody should wait for whose pods name no files.
+        from tank_agent.linux.whole_files import beside_directory
+
+        return beside_directory(file.absolute().parent, _WRITER_WITHIN)(path)
+
+    return read
 
 
 def _together(settings: Settings, known: Collection[KeyPath]) -> list[Finding]:

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 import structlog
 
 from tank_agent.errors import Problem
-from tank_agent.source.files import Parse, PodFile, PodFiles, parse_bytes, parser_for
+from tank_agent.source.files import (
+    VANISHED_FOR,
+    Parse,
+    PodFile,
+    PodFiles,
+    only_beside,
+    parse_bytes,
+    parser_for,
+)
 from tank_agent.source.follower import Inbox, ReadingFollower
 from tank_agent.source.kinds import DIRECTORY
 from tank_agent.source.snapshot import Snapshot
 from tank_agent.source.watch import DirectoryWatcher
+from tank_agent.spec.beside import Beside, nothing_beside
+from tank_agent.spec.findings import printable
 
-# Editors that keep a backup move the file away before they write the new one. A file that is missing for
-# longer than this is gone.
-VANISHED_FOR = 0.2
 IDENTITY_KEY = "dir.identity"
 _log = structlog.get_logger()
 
@@ -33,6 +40,10 @@ class DirectorySource:
         monotonic: seconds for measuring how long a file has been missing.
         parse: makes a PodFile of a file's bytes.
         optional: a missing directory is no problem, unless pods are known to have come from it.
+        owners: returns the owners of pods now; a file that pods came from counts as a pod file.
+
+    Attributes:
+        beside: the files that the pod files name, as paths from the directory.
     """
 
     def __init__(
@@ -44,10 +55,13 @@ class DirectorySource:
         monotonic: Callable[[], float] = time.monotonic,
         parse: Parse = parse_bytes,
         optional: bool = False,
+        owners: Callable[[], Collection[str]] = lambda: (),
     ) -> None:
         self.path = path.absolute()
+        self.beside: frozenset[str] = frozenset()
         self._optional = optional
-        self._files = PodFiles(self.path, parse)
+        self._owners = owners
+        self._files = PodFiles(self.path, parse, monotonic=monotonic)
         self._remember = remember
         self._recall = recall
         self._monotonic = monotonic
@@ -74,12 +88,19 @@ class DirectorySource:
         except OSError as error:
             message = f"can't be read ({error.strerror}); the pods that came from it go on"
             return self._unavailable(message)
+        self.beside = frozenset(path for file in listing.files.values() for path in file.beside)
         known, identity = self._recall(IDENTITY_KEY), listing.identity
         if any(file.pods for file in listing.files.values()):
             if identity != known:
                 self._remember(IDENTITY_KEY, identity)
         elif known and identity != known:
-            problems = tuple(problem for file in listing.files.values() for problem in file.problems)
+            others = self._only_beside(listing.files)
+            problems = tuple(
+                problem
+                for file in listing.files.values()
+                if file.file not in others
+                for problem in file.problems
+            )
             return self._unavailable(_REPLACED, problems)
         missing = self._note_missing(listing.files)
         if known and not listing.files and not missing:
@@ -88,10 +109,20 @@ class DirectorySource:
         now = self._monotonic()
         delays = [max(since + VANISHED_FOR - now, 0.0) for _, since in self._missing.values()]
         self._settled_in = max((*delays, *listing.delays), default=None)
-        state = (tuple(listing.files.values()), missing)
+        others = self._only_beside(listing.files)
+        overlooked = tuple(f"{self.path}/{printable(name)}" for name in listing.overlooked)
+        state = (tuple(listing.files.values()), missing, others, overlooked)
         if self._last is None or self._last[0] != state:
-            self._last = (state, _snapshot(listing.files, missing))
+            self._last = (state, _snapshot(listing.files, missing, others, overlooked))
         return self._last[1]
+
+    def _only_beside(self, files: Mapping[str, PodFile]) -> frozenset[str]:
+        """Return the files that are no pod files, but only beside one, which may be about to come back."""
+        others = only_beside([*files.values(), *(file for file, _ in self._missing.values())])
+        if others:
+            owners = self._owners()
+            others = frozenset(file for file in others if DIRECTORY.owner(file) not in owners)
+        return others
 
     def _note_missing(self, files: Mapping[str, PodFile]) -> frozenset[str]:
         """Return the files that went away so recently that they may come back."""
@@ -117,9 +148,20 @@ class DirectorySource:
         return self._last[1]
 
 
-def snapshot_of_texts(files: Mapping[str, str], parse: Parse = parse_bytes) -> Snapshot:
-    """Return the snapshot of a directory with just these files (absolute path → text), for `tank plan`."""
-    return _snapshot({file: parse(text.encode(), file) for file, text in sorted(files.items())}, frozenset())
+def snapshot_of_texts(
+    files: Mapping[str, str],
+    parse: Parse = parse_bytes,
+    beside: Beside = nothing_beside,
+    owners: Collection[str] = (),
+) -> Snapshot:
+    """Return the snapshot of a directory with just these files (absolute path → text), for `tank plan`.
+
+    `owners` are those of pods now: a file that pods came from counts as a pod file.
+    """
+    parsed = {file: parse(text.encode(), file, beside) for file, text in sorted(files.items())}
+    others = only_beside(parsed.values())
+    others -= {file for file in others if DIRECTORY.owner(file) in owners}
+    return _snapshot(parsed, frozenset(), others)
 
 
 _NOT_THERE = "is not there; the pods that came from it go on. Create it again, or mount it"
@@ -140,17 +182,31 @@ def _moved(file: PodFile, arrived: AbstractSet[str]) -> bool:
     return not file.problems and all(found.pod.name in arrived for found in file.pods)
 
 
-def _snapshot(files: Mapping[str, PodFile], missing: frozenset[str]) -> Snapshot:
+def _snapshot(
+    files: Mapping[str, PodFile],
+    missing: frozenset[str],
+    others: frozenset[str],
+    overlooked: tuple[str, ...] = (),
+) -> Snapshot:
+    """Return the snapshot of pod files; `missing` may come back, and `others` are only beside a pod file.
+
+    `overlooked` are files that may be taken for pod files.
+    """
     digest = hashlib.sha256()
     for file in files.values():
         digest.update(f"{file.file}\0{file.revision}\n".encode())
+    # A file that is only beside another may have been a pod file, whose pods nobody took away.
     broken = {file.file for file in files.values() if file.problems}
     return Snapshot(
         source=DIRECTORY.name,
         revision=digest.hexdigest()[:12],
         pods=tuple(pod for file in files.values() for pod in file.declared(DIRECTORY.owner(file.file))),
-        problems=tuple(problem for file in files.values() for problem in file.problems),
+        problems=tuple(
+            problem for file in files.values() if file.file not in others for problem in file.problems
+        ),
         unreadable=frozenset(map(DIRECTORY.owner, broken | missing)),
+        overlooked=overlooked,
+        elsewhere=tuple(pod for file in files.values() for pod in file.not_here(DIRECTORY.owner(file.file))),
     )
 
 
@@ -162,15 +218,16 @@ class DirectoryFollower(ReadingFollower):
 
     def __init__(self, inbox: Inbox) -> None:
         settings = inbox.settings
-        directory = DirectorySource(
+        self._directory = directory = DirectorySource(
             settings.pods_dir,
             remember=inbox.remember,
             recall=inbox.recall,
             parse=parser_for(inbox.host),
             # Where all pods come from git, nobody needs the directory.
             optional=settings.git is not None,
+            owners=lambda: {pod.owner for pod in inbox.owned()},
         )
-        super().__init__(DIRECTORY.name, directory.snapshot, inbox, settle_after=directory.settle_after)
+        super().__init__(DIRECTORY.name, self._snapshot, inbox, settle_after=directory.settle_after)
         self.place = str(settings.pods_dir)
         self._watcher = DirectoryWatcher(settings.pods_dir, self.wake, _log_watch)
 
@@ -178,6 +235,11 @@ class DirectoryFollower(ReadingFollower):
         """Watch before the first look: a change in between is seen twice, and never missed."""
         self._watcher.start()
         super().start()
+
+    def _snapshot(self) -> Snapshot:
+        snapshot = self._directory.snapshot()
+        self._watcher.watch_beside(self._directory.beside)
+        return snapshot
 
     def close(self) -> None:
         """End the watcher and the thread."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from tank_agent.errors import Problem
 from tank_agent.settings.settings import Settings
-from tank_agent.source.files import Parse, PodFiles, parse_bytes, parser_for
+from tank_agent.source.files import Parse, PodFile, PodFiles, apart, parse_bytes, parser_for
 from tank_agent.source.follower import Inbox, ReadingFollower
 from tank_agent.source.kinds import SEED
-from tank_agent.source.snapshot import Declared, Snapshot
-from tank_agent.spec.model import Host, Pod, content_hash, selects
+from tank_agent.source.snapshot import Declared, Elsewhere, Snapshot
+from tank_agent.spec.findings import printable
+from tank_agent.spec.model import Host, Pod, content_hash
 
 # Seconds that a reload waits for its seeds.
 _PATIENCE = 5.0
@@ -23,6 +26,7 @@ def read_seeds(
     *,
     pods: tuple[Pod, ...] = (),
     problems: tuple[Problem, ...] = (),
+    elsewhere: tuple[Elsewhere, ...] = (),
     config_file: str = "",
     parse: Parse = parse_bytes,
 ) -> Snapshot:
@@ -30,23 +34,35 @@ def read_seeds(
 
     Args:
         directory: its pod files are seeds; it may be absent.
-        pods, problems: of `[[pods]]` in `config_file`.
+        pods, problems, elsewhere: of `[[pods]]` in `config_file`.
         parse: makes a PodFile of a file's bytes.
     """
     declared = [
         Declared(pod=pod, owner=SEED.name, revision=content_hash(pod)[:12], file=config_file) for pod in pods
     ]
+    files: Mapping[str, PodFile] = {}
+    overlooked: Sequence[str] = ()
     try:
-        files = PodFiles(directory.absolute(), parse).list().files.values() if directory is not None else ()
+        if directory is not None:
+            listing = PodFiles(directory.absolute(), parse).list()
+            files, overlooked = listing.files, listing.overlooked
     except FileNotFoundError:
-        files = ()
+        pass
     except OSError as error:
-        files = ()
         problems += (Problem(str(directory), 0, "", f"can't be read ({error.strerror})"),)
-    for file in files:
+    not_here = [replace(one, owner=SEED.name) for one in elsewhere]
+    for file in files.values():
         declared += file.declared(SEED.name)
+        not_here += file.not_here(SEED.name)
         problems += file.problems
-    return Snapshot(source=SEED.name, revision="", pods=tuple(declared), problems=problems)
+    return Snapshot(
+        source=SEED.name,
+        revision="",
+        pods=tuple(declared),
+        problems=problems,
+        elsewhere=tuple(not_here),
+        overlooked=tuple(f"{directory}/{printable(name)}" for name in overlooked),
+    )
 
 
 class SeedFollower(ReadingFollower):
@@ -75,11 +91,14 @@ class SeedFollower(ReadingFollower):
 
 def _seeds(settings: Settings, host: Host) -> Callable[[], Snapshot]:
     """Return a function that reads the seeds of seed_dir and agent.toml that are for this machine."""
+    config_file = str(settings.file or "")
+    here, elsewhere = apart(settings.seeds, config_file, host)
     return partial(
         read_seeds,
         settings.seed_dir,
-        pods=tuple(seed.pod for seed in settings.seeds if selects(seed.selector, host)),
+        pods=tuple(seed.pod for seed in here),
         problems=settings.seed_problems,
-        config_file=str(settings.file or ""),
+        elsewhere=elsewhere,
+        config_file=config_file,
         parse=parser_for(host),
     )

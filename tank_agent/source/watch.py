@@ -32,7 +32,7 @@ from watchdog.observers.api import BaseObserver, ObservedWatch
 from tank_agent.linux.mounts import mount_points
 from tank_agent.linux.paths import LINKS_MAX, Closing, directory_identity
 from tank_agent.linux.wakeups import WakeEvent, WatchedFile
-from tank_agent.spec.document import is_pod_file_name
+from tank_agent.spec.names import is_pod_file_name
 
 # An emitter that is stopped between two of its steps logs an error that means nothing. Without any handler,
 # Python would print it to stderr; a handler that others add still gets it.
@@ -139,7 +139,8 @@ class DirectoryWatcher:
     """Calls `wake` soon after a pod file in `path` changed, or the directory itself came or went.
 
     That includes the directories and targets of its links, mounts over it or its files, and writers by
-    another name. The next resync finds what the kernel does not report, as on a network file system.
+    another name, and the same of the files beside pod files that `watch_beside` names. The next resync finds
+    what the kernel does not report, as on a network file system.
 
     Args:
         path: the directory; it may come later, and so may the kernel's means to watch it.
@@ -158,6 +159,9 @@ class DirectoryWatcher:
         self._lock = threading.Lock()
         # Of every directory watched, the names that matter in it.
         self._names: Mapping[str, AbstractSet[str]] = {}
+        # The same for files beside pod files, which lead nowhere else.
+        self._beside: frozenset[str] = frozenset()
+        self._names_beside: Mapping[str, AbstractSet[str]] = {}
         self._mounted: frozenset[Path] = frozenset()
         self._rearm = WakeEvent()
         self._stopped = False
@@ -187,6 +191,15 @@ class DirectoryWatcher:
                 self._report(trouble)
         return trouble
 
+    def watch_beside(self, paths: frozenset[str]) -> None:
+        """Watch these files, as paths from the directory, and no others beside its pod files.
+
+        Returns at once, from any thread; wakes once those are watched that were not before.
+        """
+        if paths != self._beside:
+            self._beside = paths
+            self._rearm.set()
+
     def stop(self) -> None:
         """Stop watching, and wait for the threads."""
         self._stopped = True
@@ -213,17 +226,19 @@ class DirectoryWatcher:
         # Without a descriptor to spare, the mounts known so far still count.
         with suppress(OSError):
             mounted = mount_points(Path(target))
-        links, others = _odd_files(target, mounted)
+        beside = self._beside
+        links, others = _odd_files(target, mounted, beside)
         for link in links:
             if len(names) < _PLACES_MAX:
                 _add_path(names, os.path.join(target, link))
+        self._names_beside = _add_beside(names, target, beside)
         self._names = names
         if self._rearm.watch_files(others) or mounted != self._mounted:
             self._mounted = mounted
             self._wake()
         places: dict[str, _Place] = {}
         # The most important first, since the kernel may not have watches for all.
-        for directory in dict.fromkeys((target, str(Path(target).parent), *names)):
+        for directory in dict.fromkeys((target, str(Path(target).parent), *names, *self._names_beside)):
             with (
                 suppress(OSError),
                 Closing(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as fd,
@@ -251,7 +266,11 @@ class DirectoryWatcher:
             # Not check() itself: it takes the watcher's lock and then the observer's, which is held here.
             self._rearm.set()
             self._wake()
-        elif directory == target and any(is_pod_file_name(Path(path).name) for path in paths):
+        elif any(
+            Path(path).name in self._names_beside.get(directory, ())
+            or (directory == target and is_pod_file_name(Path(path).name))
+            for path in paths
+        ):
             if any(_is_odd(path) for path in paths):
                 self._rearm.set()
             self._wake()
@@ -286,21 +305,52 @@ def _add_path(names: dict[str, set[str]], path: str) -> None:
         place = "/" if target.startswith("/") else place
 
 
-def _odd_files(directory: str, mounted: frozenset[Path]) -> tuple[list[str], list[WatchedFile]]:
+def _add_beside(
+    names: dict[str, set[str]], target: str, paths: AbstractSet[str]
+) -> dict[str, AbstractSet[str]]:
+    """Add the directories of files beside pod files to `names`; return the files' names by their directories.
+
+    No link is followed to them, so a directory that is one is not watched.
+    """
+    found: dict[str, set[str]] = {}
+    for path in sorted(paths):
+        *parents, name = path.split("/")
+        place = target
+        for parent in parents:
+            names.setdefault(place, set()).add(parent)
+            place = os.path.join(place, parent)
+            if Path(place).is_symlink() or not os.path.isdir(place):
+                break
+        else:
+            if place in found or len(found) < _PLACES_MAX:
+                found.setdefault(place, set()).add(name)
+    return dict(found)
+
+
+def _odd_files(
+    directory: str, mounted: frozenset[Path], beside: AbstractSet[str]
+) -> tuple[list[str], list[WatchedFile]]:
     """Return the names of pod files that are links, and the files that can be written under other names."""
     links: list[str] = []
     others: list[WatchedFile] = []
+
+    def add(path: str) -> None:
+        if len(others) < _FILES_MAX and (_is_odd(path) or (mounted and Path(path) in mounted)):
+            status = Path(path).stat()
+            others.append((path, status.st_dev, status.st_ino))
+
     with suppress(OSError), os.scandir(directory) as entries:
         for entry in entries:
-            if not is_pod_file_name(entry.name):
-                continue
-            if entry.is_symlink():
-                links.append(entry.name)
-            elif len(others) < _FILES_MAX and (
-                _is_odd(entry.path) or (mounted and Path(entry.path) in mounted)
-            ):
-                status = Path(entry.path).stat()
-                others.append((entry.path, status.st_dev, status.st_ino))
+            if is_pod_file_name(entry.name):
+                if entry.is_symlink():
+                    links.append(entry.name)
+                else:
+                    add(entry.path)
+    for path in sorted(beside):
+        with suppress(OSError):
+            # One behind a link is never read.
+            if os.path.realpath(file := os.path.join(directory, path)) == file:
+                add(file)
     return sorted(links), others
 
 

@@ -7,7 +7,8 @@ import tomllib
 from typing import Any
 
 from tank_agent.errors import Problem
-from tank_agent.spec.findings import show
+from tank_agent.spec.findings import printable, show
+from tank_agent.spec.other_tools.values import RESTART_POLICIES
 
 TEXT_MAX = 1024**2
 TOO_DEEP = "lists or tables are nested too deep; a few levels are enough for any pod"
@@ -51,7 +52,18 @@ _WRONG_VALUE = ("Invalid value", "Expected newline or end of document", "Invalid
 _LARGE_FILE_POINTER = "version https://git-lfs.github.com/spec/"
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_.-]+")
-_COLON = re.compile(r"\s*-?\s*([A-Za-z0-9_-]+)\s*:(?:\s+(\S.*))?")
+_COLON = re.compile(r"\s*-?\s*\"?([A-Za-z0-9_-]+)\"?\s*:(?:\s*(\S.*?))?,?\s*")
+# What is a value in TOML as it is in YAML.
+_TOML_TOO = re.compile(r"[0-9]+(\.[0-9]+)?|true|false|[\[{\"'].*")
+# First keys of other tools' files, each with what to do with the file.
+_OTHER_FILES = {
+    "apiVersion": "this is a manifest of Kubernetes; write its containers as [[containers]] of a pod file",
+    "kind": "this is a manifest of Kubernetes; write its containers as [[containers]] of a pod file",
+    "services": "this is a compose file; `tank import compose FILE` makes pod files of it",
+    "version": "this is a compose file; `tank import compose FILE` makes pod files of it",
+}
+_QUOTED = re.compile(r"\s*([A-Za-z0-9_.-]+)\s*=\s*'([^'\"\\]*'[^\"\\]*)'\s*")
+_COMMENT = re.compile(r"\s*(//|/\*|--|;)\s*(.*?)(\*/)?\s*")
 
 
 def read_toml(text: str, file: str) -> tuple[dict[str, Any] | None, Problem | None]:
@@ -61,7 +73,7 @@ def read_toml(text: str, file: str) -> tuple[dict[str, Any] | None, Problem | No
         try:
             return tomllib.loads(without_mark(text)), None
         except tomllib.TOMLDecodeError as error:
-            wrong = _syntax_error(text, str(error))
+            wrong = _syntax_error(without_mark(text), str(error))
         except RecursionError:
             wrong = 0, TOO_DEEP
         except ValueError:
@@ -69,12 +81,8 @@ def read_toml(text: str, file: str) -> tuple[dict[str, Any] | None, Problem | No
             long = re.search("[0-9_]{4000,}", text)
             wrong = _line_at(text, long.start()) if long else 0, "a number has too many digits"
     line, message = wrong
-    return None, Problem(file, line, "", message)
-
-
-def is_pod_file_name(name: str) -> bool:
-    """Return whether a file of this name is read: `*.toml`, no dotfile. Editors' leftovers never match."""
-    return name.endswith(".toml") and not name.startswith(".")
+    # It may repeat a part of the line, whatever that has in it.
+    return None, Problem(file, line, "", printable(message))
 
 
 def without_mark(text: str) -> str:
@@ -126,10 +134,9 @@ def _special_sentence(reason: str, content: str) -> str | None:
         return (
             f"[{name}] is defined twice; put its keys in one table, or write [[{name}]] for a list of tables"
         )
-    colon = _COLON.fullmatch(content)
-    if colon and reason.startswith(("Expected '='", "Invalid statement")):
-        value = f" = {colon[2][:60]}" if colon[2] else " = …"
-        return f'TOML has "=" where YAML has ":"; write {colon[1][:60]}{value}'
+    other = _other_language(reason, content)
+    if other:
+        return other
     assignment = _ASSIGNMENT.fullmatch(content)
     if assignment and reason.startswith("Cannot overwrite a value"):
         return f"{assignment[1][:60]} is given twice in this table; keep one of them"
@@ -139,12 +146,38 @@ def _special_sentence(reason: str, content: str) -> str | None:
     return None
 
 
+def _other_language(reason: str, content: str) -> str | None:
+    """Return the sentence for a line of YAML, JSON or another language."""
+    if reason.startswith("Expected newline or end"):
+        quoted = _QUOTED.fullmatch(content)
+        if quoted:
+            return f"a text with ' in it goes into double quotes; write {quoted[1][:60]} = {show(quoted[2])}"
+        is_end = re.search(r"[\"'\]}] *[,;] *$", content)
+        return f"nothing follows a value; write {content.strip()[:-1].strip()[:60]}" if is_end else None
+    if not reason.startswith(("Expected '='", "Invalid statement")):
+        return None
+    colon, comment = _COLON.fullmatch(content), _COMMENT.fullmatch(content)
+    if colon:
+        return _OTHER_FILES.get(colon[1]) or _colon_sentence(colon[1][:60], (colon[2] or "")[:60])
+    return f'a comment begins with "#"; write # {comment[2][:60]}'.rstrip() if comment else None
+
+
+def _colon_sentence(key: str, value: str) -> str:
+    right = value if _TOML_TOO.fullmatch(value) else show(value)
+    # What begins so in YAML goes on elsewhere.
+    right = "…" if not value or value[0] in "|>&*!" else right
+    return f'TOML has "=" where YAML has ":"; write {key} = {right}'
+
+
 def _value_sentence(key: str, value: str) -> str:
     if not value:
         return f'{key} has no value; write {key} = "…", or remove the line'
+    policy = RESTART_POLICIES.get(value.lower()) if key.rpartition(".")[2] == "restart" else None
+    if policy:
+        return f'{value} is not a value; write {key} = "{policy}"'
     word = _WORDS.get(value.lower())
     if word and word != value:
         return f"{value} is not a value; write {key} = {word}"
     if re.search("[\"'\\[{]", value) or not _BARE_KEY.fullmatch(key):
         return "this is not a value; text needs quotes, a list [ ] and a table { }"
-    return f"text needs quotes; write {key} = {show(value)}"
+    return f"text needs quotes; write {key} = {show(value.rstrip(';,'))}"

@@ -53,11 +53,20 @@ def show(value: object) -> str:
     if not isinstance(value, str):
         return _cut(repr(value))
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    printable = "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode()
-        for char in escaped[: _SHOWN * 2]
-    )
-    return f'"{_cut(printable)}"'
+    return f'"{_cut(printable(escaped[: _SHOWN * 2]))}"'
+
+
+def exact(text: str) -> str:
+    """Return a text in quotes for a message, whole, to be typed as it is; the caller bounds its length."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
+    return f'"{printable(escaped)}"'
+
+
+def printable(text: str) -> str:
+    """Return a text with an escape for each character that a terminal might not show as one."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _cut(value: str) -> str:

@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 
 from tank_agent.spec.findings import Finding, KeyPath
 
+_FINDINGS_MAX = 1000
 ABSOLUTE_PATTERN = "^/"
 MEMORY_PATTERN = "^[0-9]+[KkMmGgTt]?$"
 _NUMBER = "[0-9]+(\\.[0-9]+)?"
@@ -121,7 +122,9 @@ def checked(table: Struct, path: KeyPath, findings: list[Finding]) -> dict[str, 
 
 
 def _attempt(check: Callable[[Any], Any], value: Any, path: KeyPath, findings: list[Finding]) -> Any:
-
+    # Nobody reads more of them, and each may guess what was meant, which takes time.
+    if len(findings) > _FINDINGS_MAX:
+        return value
     try:
         return check(value)
     except ValueError as error:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from tank_agent.spec import file, model, network_values
 from tank_agent.spec.findings import Finding, KeyPath, Noting, closest, show
 from tank_agent.spec.keys import checked
 from tank_agent.spec.ports import clashes
+from tank_agent.spec.values import check_once
 
 # MAXNS of resolv.conf(5): programs would not see any more.
 _NAME_SERVERS_MAX = 3
@@ -17,9 +19,9 @@ _SEARCH_MAX, _SEARCH_BYTES = 6, 256
 
 def network_of(table: file.PodTable, name: str, findings: list[Finding]) -> model.Network:
     """Return the pod's network, also as its ports imply it; problems go to `findings`."""
-    given = table.network
+    given, own = table.network, {name, (table.hostname or name).lower()}
     if isinstance(given, file.NetworkTable):
-        network = _own_network(given, name, findings)
+        network = _own_network(given, own, findings)
     elif given == "bridge" or (given is None and table.ports):
         network = model.Network(mode="bridge", bridges=model.DEFAULT_BRIDGES)
     else:
@@ -48,7 +50,7 @@ def ports_of(given: tuple[Any, ...], findings: list[Finding]) -> tuple[model.Por
     return found
 
 
-def _own_network(table: file.NetworkTable, name: str, findings: list[Finding]) -> model.Network:
+def _own_network(table: file.NetworkTable, own: Collection[str], findings: list[Finding]) -> model.Network:
     path: KeyPath = ("network", "nics")
     seen = _Seen()
     nics = tuple(_nic(nic, (*path, index), seen, findings) for index, nic in enumerate(table.nics))
@@ -60,7 +62,7 @@ def _own_network(table: file.NetworkTable, name: str, findings: list[Finding]) -
         findings.append(Finding(("network", "bridges"), message))
     given = checked(table, ("network",), findings)
     for key in ("bridges", "dns_search", "dns_options"):
-        _check_once(given.get(key, ()), ("network", key), findings)
+        check_once(given.get(key, ()), ("network", key), findings)
     _check_search(given["dns_search"], findings)
     return model.Network(
         mode="nics" if nics else "bridge",
@@ -69,16 +71,9 @@ def _own_network(table: file.NetworkTable, name: str, findings: list[Finding]) -
         dns=_dns(table.dns, ("network", "dns"), findings),
         dns_search=given["dns_search"],
         dns_options=given["dns_options"],
-        extra_hosts=_extra_hosts(table.extra_hosts or {}, name, bridged=not nics, findings=findings),
+        aliases=_aliases(table, own, findings),
+        extra_hosts=_extra_hosts(table.extra_hosts or {}, own, bridged=not nics, findings=findings),
     )
-
-
-def _check_once(given: tuple[str, ...], path: KeyPath, findings: list[Finding]) -> None:
-    seen: set[str] = set()
-    for index, text in enumerate(given):
-        if text in seen:
-            findings.append(Finding((*path, index), f"{show(text)} is given twice"))
-        seen.add(text)
 
 
 def _check_search(domains: tuple[str, ...], findings: list[Finding]) -> None:
@@ -89,8 +84,28 @@ def _check_search(domains: tuple[str, ...], findings: list[Finding]) -> None:
         findings.append(Finding(("network", "dns_search"), message))
 
 
+def _aliases(table: file.NetworkTable, own: Collection[str], findings: list[Finding]) -> tuple[str, ...]:
+    """Return the aliases in one order, which means nothing."""
+    path: KeyPath = ("network", "aliases")
+    if table.aliases and table.nics:
+        message = "are names in bridges, and this pod is in none; remove them, or nics"
+        findings.append(Finding(path, message))
+    others = {name.lower() for name in table.extra_hosts or {}}
+    seen: set[str] = set()
+    for at, name in enumerate(table.aliases):
+        with Noting((*path, at), findings):
+            if name.lower() in own:
+                raise ValueError(f"{show(name)} is the pod's own name already; remove it")
+            if name.lower() in others:
+                raise ValueError(f"{show(name)} has another address in extra_hosts; remove one of them")
+            if name.lower() in seen:
+                raise ValueError(f"{show(name)} is given twice")
+            seen.add(name.lower())
+    return tuple(sorted(table.aliases))
+
+
 def _extra_hosts(
-    given: dict[str, str], pod: str, *, bridged: bool, findings: list[Finding]
+    given: dict[str, str], own: Collection[str], *, bridged: bool, findings: list[Finding]
 ) -> dict[str, str]:
     hosts = {}
     # Names are looked up without regard to case.
@@ -100,7 +115,7 @@ def _extra_hosts(
             if name.lower() in seen:
                 raise ValueError(f"{show(name)} is given twice, in another case")
             seen.add(name.lower())
-            if name.lower() == pod:
+            if name.lower() in own:
                 raise ValueError(f"{show(name)} is the pod's own name, which is its own address; remove it")
             hosts[name] = _host_address(text, bridged=bridged)
     return hosts

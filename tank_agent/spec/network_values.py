@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from contextlib import suppress
 
 from tank_agent.spec.findings import closest, show
-from tank_agent.spec.values import name_problem
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
@@ -20,6 +20,8 @@ _BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 _HOST_NAME = re.compile(
     r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62}))*\Z"
 )
+# __NEW_UTS_LEN of linux/utsname.h.
+_HOST_NAME_MAX = 64
 # These are in every pod's /etc/hosts.
 _LOCAL_NAMES = ("localhost", "ip6-localhost", "ip6-loopback")
 # resolv.conf(5) of glibc 2.41, and the most that an option with a number takes there.
@@ -30,14 +32,6 @@ _OPTIONS = (
 )  # fmt: skip
 NO_DHCP = "there is no DHCP here; write an address that your router gives nobody else, such as"
 _DHCP = ("auto", "dhcp", "dhcp4", "dhcp6", "slaac")
-
-
-def bridge(name: str) -> str:
-    """Return the name of a bridge, or raise ValueError."""
-    wrong = name_problem(name)
-    if wrong:
-        raise ValueError(wrong)
-    return name
 
 
 def interface_name(name: str) -> str:
@@ -75,6 +69,9 @@ def parse_interface(text: str) -> Interface:
         interface = ipaddress.ip_interface(text if re.fullmatch("[0-9]{1,3}", prefix) else "")
     except ValueError:
         right = 'write one such as "10.0.0.5/24"'
+        with suppress(ValueError):
+            # With a netmask in the place of the length.
+            right = f"write {show(str(ipaddress.ip_interface(text)))}"
         raise ValueError(f"{show(text)} is not an address with prefix length; {right}") from None
     refuse_special(interface.ip)
     if interface.ip.is_loopback:
@@ -125,10 +122,33 @@ def resolver_option(value: str) -> str:
     return value
 
 
+def own_hostname(value: str) -> str:
+    """Return the host name of a pod, as sethostname(2) takes it."""
+    _check_host_name(value)
+    if len(value) > _HOST_NAME_MAX:
+        length = f"{len(value)} characters"
+        raise ValueError(f"{show(value)} has {length}, and the kernel takes {_HOST_NAME_MAX}; shorten it")
+    if value.lower() in _LOCAL_NAMES:
+        raise ValueError(f"{show(value)} is every machine's name for itself; write another")
+    return value
+
+
+def alias(value: str) -> str:
+    """Return a further name of a pod."""
+    _check_host_name(value, "my_db")
+    if value.lower() in _LOCAL_NAMES:
+        raise ValueError(f"{show(value)} is every pod's name for itself; remove it")
+    return value
+
+
 def extra_host(pair: tuple[str, str]) -> None:
     """Check the name of a host that a pod's /etc/hosts gets."""
     name = pair[0]
-    if not _HOST_NAME.match(name):
-        raise ValueError(f'{show(name)} is not a host name; write one such as "nas.lan"')
+    _check_host_name(name)
     if name.lower() in _LOCAL_NAMES:
         raise ValueError(f"{show(name)} is the pod itself, always; remove it")
+
+
+def _check_host_name(name: str, example: str = "nas.lan") -> None:
+    if not _HOST_NAME.match(name):
+        raise ValueError(f'{show(name)} is not a host name; write one such as "{example}"')

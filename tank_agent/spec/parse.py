@@ -16,6 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from tank_agent.errors import InvalidSpec, Problem
+from tank_agent.spec.beside import Beside, nothing_beside
 from tank_agent.spec.checks import check_pod
 from tank_agent.spec.document import TOO_DEEP, read_toml, without_mark
 from tank_agent.spec.file import PodTable
@@ -32,11 +33,12 @@ _PROBLEMS_MAX = 1000
 
 
 class ParsedPod(Struct, frozen=True):
-    """A valid pod, the line on which its table starts, and the selector of its machines."""
+    """A valid pod, the lines on which its table and its `after` start, and the selector of its machines."""
 
     pod: Pod
     line: int
     selector: Selector = EVERYWHERE
+    after_line: int = 0
 
 
 class ParsedFile(Struct, frozen=True):
@@ -46,37 +48,40 @@ class ParsedFile(Struct, frozen=True):
     problems: tuple[Problem, ...] = ()
 
 
-def parse_pod_file(text: str, file: str, *, nameless: str | None = None) -> ParsedFile:
+def parse_pod_file(
+    text: str, file: str, *, nameless: str | None = None, beside: Beside = nothing_beside
+) -> ParsedFile:
     """Read the text of a pod file; `file` names it in messages, and its stem names a single pod.
 
-    `nameless` is the name of a single pod where `file` is no file's name, as for standard input. A pod with a
-    problem is not among `pods`; the problem's `pod` is its name where that is known.
+    `nameless` is the name of a single pod where `file` is no file's name, as for standard input. `beside`
+    reads the files that it names. A pod with a problem is not among `pods`; the problem's `pod` is its name
+    where that is known.
     """
     document, problem = read_toml(text, file)
     if document is None:
         return ParsedFile(problems=(problem,) if problem else ())
     try:
-        return _FileReader(text, file).read(document, _stem(file) or nameless)
+        return _FileReader(text, file, beside).read(document, _stem(file) or nameless)
     except RecursionError:
         return ParsedFile(problems=(Problem(file, 0, "", TOO_DEEP),))
 
 
-def parse_inline_pods(tables: object, text: str, file: str) -> ParsedFile:
+def parse_inline_pods(tables: object, text: str, file: str, *, beside: Beside = nothing_beside) -> ParsedFile:
     """Read the `[[pods]]` of a document that has other keys too, as agent.toml has."""
     try:
-        return _FileReader(text, file).read_list(tables)
+        return _FileReader(text, file, beside).read_list(tables)
     except RecursionError:
         return ParsedFile(problems=(Problem(file, 0, "pods", TOO_DEEP),))
 
 
-def pod_from_mapping(fields: Mapping[str, object]) -> Pod:
-    """Check a mapping of the pod file's own keys and make a pod of it.
+def pod_from_mapping(fields: Mapping[str, object], *, beside: Beside = nothing_beside) -> Pod:
+    """Check a mapping of the pod file's own keys and make a pod of it; `beside` reads files that it names.
 
     Raises:
         InvalidSpec: with every problem found; their file is `<pod>`.
     """
     try:
-        found, findings, name = _read_pod(_plain(fields), None)
+        found, findings, name = _read_pod(_plain(fields), None, beside)
     except (RecursionError, ValueError) as error:
         raise _invalid(TOO_DEEP if isinstance(error, RecursionError) else str(error)) from None
     if found is None:
@@ -149,9 +154,10 @@ def _stem(file: str) -> str | None:
 
 
 class _FileReader:
-    def __init__(self, text: str, file: str) -> None:
+    def __init__(self, text: str, file: str, beside: Beside) -> None:
         self.text = text
         self.file = file
+        self.beside = beside
         self.problems: list[Problem] = []
 
     @functools.cached_property
@@ -163,9 +169,9 @@ class _FileReader:
             return self._done([], Finding((), "there is no pod in this file; a pod needs [[containers]]"))
         if "pods" in document:
             return self._read_many(document)
-        found, findings, name = _read_pod(document, stem)
+        found, findings, name = _read_pod(document, stem, self.beside)
         self._report(findings, pod=name)
-        return self._done([found] if found else [])
+        return self._done([self._placed(found, ())] if found else [])
 
     def _read_many(self, document: dict[str, Any]) -> ParsedFile:
         others = [key for key in document if key != "pods"]
@@ -188,7 +194,7 @@ class _FileReader:
         for index, table in enumerate(tables):
             if len(self.problems) > _PROBLEMS_MAX:
                 break
-            found, findings, name = _read_pod(table, None)
+            found, findings, name = _read_pod(table, None, self.beside)
             # Of two pods with one name neither is taken, so that what runs stays.
             others = [other for other in places.get(name or "", ()) if other != index]
             if others:
@@ -197,8 +203,16 @@ class _FileReader:
                 found = None
             self._report(findings, prefix=("pods", index), pod=name)
             if found:
-                pods.append(replace(found, line=self.lines.get(("pods", index), 1)))
+                pods.append(self._placed(found, ("pods", index)))
         return self._done(pods)
+
+    def _placed(self, pod: ParsedPod, path: KeyPath) -> ParsedPod:
+        """Return the pod with the lines that messages about several pods need; a scan finds them."""
+        if not path and not pod.pod.after:
+            return pod
+        line = self.lines.get(path, 1)
+        after = self.lines.get((*path, "after"), line) if pod.pod.after else 0
+        return replace(pod, line=line, after_line=after)
 
     def _report(self, findings: Sequence[Finding], *, prefix: KeyPath = (), pod: str | None = None) -> None:
         if findings:
@@ -213,7 +227,9 @@ class _FileReader:
         return ParsedFile(pods=tuple(pods), problems=tuple(found))
 
 
-def _read_pod(table: object, stem: str | None) -> tuple[ParsedPod | None, list[Finding], str | None]:
+def _read_pod(
+    table: object, stem: str | None, beside: Beside
+) -> tuple[ParsedPod | None, list[Finding], str | None]:
     """Return the pod if nothing is wrong with it, all findings, and its name where that is known."""
     if not isinstance(table, dict):
         return None, [Finding((), type_message(table, ["a table"]))], None
@@ -228,7 +244,7 @@ def _read_pod(table: object, stem: str | None) -> tuple[ParsedPod | None, list[F
         name = None
         findings += [] if structure.is_covered(("name",)) else [Finding(("name",), wrong)]
     if fields is not None:
-        pod, selector, found = check_pod(fields, name or "")
+        pod, selector, found = check_pod(fields, name or "", beside)
         findings += [finding for finding in found if not structure.is_covered(finding.path)]
         if not findings:
             return ParsedPod(pod, 1, selector), [], name

@@ -14,7 +14,8 @@ OWN_FILES = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
 def check_path(path: str) -> str | None:
     """Return what is wrong with an absolute path of a file system, or None."""
     if not path.startswith("/"):
-        return f'{show(path)} is not an absolute path; it must start with "/"'
+        more = _meant(path)
+        return f'{show(path)} is not an absolute path; it must start with "/"{more}'
     if any(ord(char) < 32 or ord(char) == 127 for char in path):
         return f"{show(path)} has control characters in it"
     normal = normal_path(path)
@@ -25,6 +26,13 @@ def check_path(path: str) -> str | None:
     if sum(sizes) + len(sizes) > 4095 or max(sizes) > 255:
         return "the path is longer than the kernel takes"
     return None
+
+
+def _meant(path: str) -> str:
+    """Return what to write for a path that only a shell or another tool understands."""
+    if path.startswith(("~", "$", "%h")):
+        return ", and nothing in it is replaced; write the whole path"
+    return "; write the whole path" if path.startswith(("./", "../")) or path == "." else ""
 
 
 def normal_path(path: str) -> str:

@@ -31,17 +31,27 @@ STOP_GRACE_MAX = 3_600.0
 
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 _MEMORY = re.compile(r"([0-9]{1,19})([KMGT]?)", re.IGNORECASE)
-_LOOSE_MEMORY = re.compile(r"([0-9]{1,19})(?:\.([0-9]{1,6}))? ?([KMGT])?(?:i?B)?", re.IGNORECASE)
+_LOOSE_MEMORY = re.compile(r"([0-9]{1,19})(?:\.([0-9]{1,6}))? ?([KMGT])?i?B?", re.IGNORECASE)
 _NUMBER = r"([0-9]{1,12}(?:\.[0-9]{1,9})?)"
 _DURATION = re.compile(rf"(?:{_NUMBER}d)?(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s)?(?:{_NUMBER}ms)?")
+_LOOSE_DURATION = re.compile(
+    r"([0-9]{1,9}(?:\.[0-9]{1,6})?) ?(?:(d)(?:ays?)?|(h)(?:(?:ou)?rs?)?|(m)(?:in(?:ute)?s?)?"
+    r"|(s)(?:ec(?:ond)?s?)?|(ms)(?:ec)?|(?:milliseconds?)())(?=[ ,0-9]|$)[ ,]*",
+    re.IGNORECASE,
+)
 _SECONDS = (86_400.0, 3600.0, 60.0, 1.0)
+_LOOSE_MAX = 60
 
 
 def parse_memory(value: int | str) -> int:
     """Return bytes for `268435456` or "256M" (K, M, G and T are powers of 1024)."""
     size = value if isinstance(value, int) else _memory_of_text(value)
     if size < MEMORY_MIN:
-        raise ValueError(f"{_shown(value)} is too little to start a container in; the least is 4M")
+        # Whoever writes a small number counts in megabytes.
+        meant = (
+            f', and write "{size}M" for megabytes' if isinstance(value, int) and 4 <= size < 1024**2 else ""
+        )
+        raise ValueError(f"{_shown(value)} is too little to start a container in; the least is 4M{meant}")
     if size > MEMORY_MAX:
         raise ValueError(f"{_shown(value)} is more than the kernel can count; leave it out for no limit")
     return size
@@ -51,7 +61,9 @@ def parse_size(value: int | str, *, low: int, high: int) -> int:
     """Return bytes for a number or a text such as "10M", between `low` and `high` bytes."""
     size = value if isinstance(value, int) else _memory_of_text(value)
     if not low <= size <= high:
-        limits = f"at least {format_memory(low)} and at most {format_memory(high)}"
+        # Nobody writes what is more than the kernel can count.
+        counted = high < MEMORY_MAX or size >= low
+        limits = f"at least {format_memory(low)}" + (f" and at most {format_memory(high)}" if counted else "")
         raise ValueError(f"{_shown(value)} is out of range; it must be {limits}")
     return size
 
@@ -60,16 +72,13 @@ def _memory_of_text(value: str) -> int:
     found = _MEMORY.fullmatch(value)
     if found:
         return int(found[1]) * _UNITS[found[2].upper()]
-    size = 256 * 1024**2
+    right = 'write bytes or a whole number with K, M, G or T, such as "256M"'
     meant = _LOOSE_MEMORY.fullmatch(value.strip())
     if meant:
         fraction = int(meant[2] or 0) / 10 ** len(meant[2] or "")
         guess = round((int(meant[1]) + fraction) * _UNITS[(meant[3] or "").upper()])
-        size = guess if MEMORY_MIN <= guess <= MEMORY_MAX else size
-    raise ValueError(
-        f"{show(value)} is not an amount of memory; write bytes or a whole number with K, M, G or T, "
-        f'such as "{format_memory(size)}"'
-    )
+        right = f"write {show(format_memory(guess))}" if 0 < guess <= MEMORY_MAX else right
+    raise ValueError(f"{show(value)} is not an amount of memory; {right}")
 
 
 def format_memory(size: int) -> str:
@@ -93,12 +102,26 @@ def parse_duration(value: float | str, *, low: float = 0.0, high: float = math.i
 def _duration_of_text(value: str) -> float:
     found = _DURATION.fullmatch(value)
     if not found or not value:
-        raise ValueError(
-            f'{show(value)} is not a length of time; use numbers with h, m, s or ms, such as "10s" or "1m30s"'
-        )
+        meant = _loose_seconds(value.strip())
+        right = 'use numbers with h, m, s or ms, such as "10s" or "1m30s"'
+        right = f"write {show(format_duration(meant))}" if meant is not None else right
+        raise ValueError(f"{show(value)} is not a length of time; {right}")
     *numbers, milliseconds = found.groups(default="0")
     whole = sum(float(number) * unit for number, unit in zip(numbers, _SECONDS, strict=True))
     return whole + float(milliseconds) / 1000
+
+
+def _loose_seconds(value: str) -> float | None:
+    """Return the seconds of a time as people, systemd and cron write it: "1min 30s", "1.5 hours"."""
+    seconds, position = 0.0, 0
+    while position < len(value) <= _LOOSE_MAX:
+        found = _LOOSE_DURATION.match(value, position)
+        if found is None:
+            return None
+        unit = next((at for at in range(2, 6) if found[at]), 0)
+        seconds += float(found[1]) * (_SECONDS[unit - 2] if unit else 0.001)
+        position = found.end()
+    return round(seconds, 3) if position == len(value) and value else None
 
 
 def format_duration(seconds: float) -> str:

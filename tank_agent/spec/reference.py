@@ -18,6 +18,8 @@ from tank_agent.spec.paths import check_path
 Transport = Literal["registry", "oci", "oci-archive", "docker-archive"]
 
 DOCKER_HUB = "docker.io"
+# Where examples and guide name their image, which `tank image busybox` writes.
+EXAMPLE_LAYOUT = "/srv/images/busybox"
 _DOCKER_HUB_ALIASES = ("index.docker.io", "registry-1.docker.io")
 _LOCAL: tuple[Transport, ...] = ("oci", "oci-archive", "docker-archive")
 _DOMAIN = re.compile(
@@ -26,6 +28,8 @@ _DOMAIN = re.compile(
 )
 _COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+# Pages of images that Docker made, and of others.
+_HUB_PAGE = re.compile(r"hub\.docker\.com/(?:_/([a-z0-9._-]+)|r/([a-z0-9._-]+/[a-z0-9._-]+))(?:/.*)?")
 _LAYOUT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,254}")
 # sha512 is in the grammar, but no registry in use serves it.
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -115,7 +119,9 @@ def _registry(text: str) -> Reference:
     if ":" in name.rpartition("/")[2]:
         name, _, tag = name.rpartition(":")
         if not _TAG.fullmatch(tag):
-            raise ValueError(f"{show(tag)} is not a tag; use letters, digits and . _ -, at most 128")
+            right = "use letters, digits and . _ -, at most 128"
+            right = f"write {show(name)}, or the tag" if not tag.strip() else right
+            raise ValueError(f"{show(tag)} is not a tag; {right}")
     domain, slash, path = name.partition("/")
     # As Docker decides: only what cannot be a user's name on Docker Hub is a host.
     if not slash or not (re.search("[.:]", domain) or domain == "localhost" or domain != domain.lower()):
@@ -138,6 +144,13 @@ def _check_digest(digest: str) -> None:
 
 def _refuse_other_transports(text: str) -> None:
     scheme, separator, rest = text.partition("://")
+    page = _HUB_PAGE.match(rest if separator else text)
+    if page:
+        raise ValueError(f"{show(text)} is a page of Docker Hub; write {show(page[1] or page[2])}")
+    if "$" in text:
+        raise ValueError(f"{show(text)} has a variable in it, and none are replaced; write its value")
+    if text != text.strip() and text.strip():
+        raise ValueError(f"{show(text)} has a space at an end; write {show(text.strip())}")
     if separator:
         raise ValueError(f'{show(text)} has "{scheme[:20]}://" in front; write only {show(rest)}')
     for other in ("dir:", "containers-storage:", "docker-daemon:", "ostree:"):
@@ -154,7 +167,11 @@ def _check_repository(text: str, path: str) -> None:
     if re.fullmatch("[0-9a-f]{64}", path):
         raise ValueError("an image can't be named by its id alone; write name@sha256:…")
     if not all(_COMPONENT.fullmatch(part) for part in path.lower().split("/")):
+        words = text.split()
         right = 'write one such as "docker.io/library/postgres:17"'
+        if len(words) == 2 and _COMPONENT.fullmatch(words[0].lower()) and _TAG.fullmatch(words[1]):
+            right = f"write {show(':'.join(words))}"
         raise ValueError(f"{show(text)} is not an image reference; {right}")
     if path != path.lower():
-        raise ValueError(f"{show(text)} has capital letters; image names are lower case")
+        right = f"write {show(text.replace(path, path.lower(), 1))}"
+        raise ValueError(f"{show(text)} has capital letters, and image names are lower case; {right}")

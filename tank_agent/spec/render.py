@@ -12,12 +12,16 @@ from typing import Any
 import tomlkit
 from msgspec import Struct
 from tomlkit.container import Container
-from tomlkit.items import AoT, Array, InlineTable, Item, Table, Trivia, Whitespace
+from tomlkit.items import AoT, Array, InlineTable, Item, String, StringType, Table, Trivia, Whitespace
 
 from tank_agent.spec.file import PodTable
 from tank_agent.spec.keys import DeclaredKey, keys_of
 from tank_agent.spec.model import Pod, defaults_of
 from tank_agent.spec.printable import escape_toml
+from tank_agent.spec.written import LongText
+
+# In a text in three quotes; what else needs an escape gets one with all other lines.
+_LONG = str.maketrans({"\\": "\\\\", "\t": "\\t"})
 
 
 class _Inline(dict[str, Any]):
@@ -85,4 +89,13 @@ def _item(value: object) -> Item:
         for key, item in value.items():
             pairs.append(key, _item(item), validate=False)
         return InlineTable(pairs, Trivia(), new=True)
+    if isinstance(value, LongText) and "\n" in value:
+        return String(StringType.MLB, value, _on_lines(value), Trivia())
     return tomlkit.item(value)
+
+
+def _on_lines(value: str) -> str:
+    """Return a text as it is in three quotes; a line break right after them is no part of it."""
+    body, last = (value[:-1], '\\"') if value.endswith('"') else (value, "")
+    escaped = body.translate(_LONG).replace('""', '"\\"')
+    return f"\n{escaped}{last}"

@@ -7,6 +7,7 @@ values beside it are checked as well; `Structure.is_covered` names the findings 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import re
 from collections.abc import Iterator
@@ -15,9 +16,13 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct, inspect
 
-from tank_agent.spec.file import PodTable
+from tank_agent.spec.file import MountTable, VolumeTable
 from tank_agent.spec.findings import Finding, KeyPath, closest, show
-from tank_agent.spec.other_tools import OTHER_TOOLS, WITHOUT_KEY
+from tank_agent.spec.other_tools import advice as other_tools
+from tank_agent.spec.other_tools.form import Vocabulary, folded
+from tank_agent.spec.other_tools.vocabularies import POD_FILE
+from tank_agent.spec.pages import manual
+from tank_agent.spec.run_values import mount_advice
 
 Table = TypeVar("Table", bound=Struct)
 
@@ -26,7 +31,8 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}=[^\x00-\x1f]{0,80}")
 _FAULTS_MAX = 1_001
 # A guess takes time, and nobody reads more of them.
 _GUESSES_MAX = 50
-_KNOWN_SHOWN = 12
+# Of the known keys, and of those that look like one that is not.
+_KNOWN_SHOWN, _NEAR = 20, 5
 _HUGE = 10**40
 # The types of a declaration, each with the Python type of a file's value, and the word for it.
 _TYPES: dict[type[inspect.Type], tuple[type, str]] = {
@@ -54,13 +60,18 @@ class Structure(Struct, frozen=True):
         return any(path[:length] in self.covered for length in range(1, len(path) + 1))
 
 
-def read_table(table: object, kind: type[Table]) -> tuple[Table | None, Structure]:
-    """Convert a mapping to a struct; None if it is too broken. A very deep one raises RecursionError."""
+def read_table(
+    table: object, kind: type[Table], vocabulary: Vocabulary = POD_FILE
+) -> tuple[Table | None, Structure]:
+    """Convert a mapping to a struct; None if it is too broken. A very deep one raises RecursionError.
+
+    `vocabulary` has the words of other tools that may stand in it.
+    """
     with contextlib.suppress(msgspec.ValidationError):
         return msgspec.convert(table, kind), Structure()
     if not isinstance(table, dict):
         return None, Structure((Finding((), type_message(table, ["a table"])),))
-    walk, found = _Walk(kind), None
+    walk, found = _Walk(kind, vocabulary), None
     with contextlib.suppress(_TooManyFaultsError):
         found = walk.table(_type_of(kind), table, ())
     findings = tuple(Finding(path, message) for path, message in walk.faults.items())
@@ -112,8 +123,7 @@ def _rewrite(value: object, words: list[str], *, of_text: bool) -> str | None:
         if words == ["true or false"] and value.lower() in ("true", "false", "yes", "no"):
             return "true" if value.lower() in ("true", "yes") else "false"
         if of_text:
-            parts = value.split() if not re.search("[\"'\\\\]", value) and len(value) < 60 else []
-            return toml_value(parts or [value])
+            return other_tools.list_of(value)
     if "text" in words and isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
         return show(value[0])
     return None
@@ -140,8 +150,9 @@ class _TooManyFaultsError(Exception):
 class _Walk:
     """Builds the struct of one table, and collects in `faults` what is wrong."""
 
-    def __init__(self, kind: type[Struct]) -> None:
+    def __init__(self, kind: type[Struct], vocabulary: Vocabulary) -> None:
         self.kind = kind
+        self.vocabulary = vocabulary
         self.faults: dict[KeyPath, str] = {}
         self.covered: set[KeyPath] = set()
         self._guesses = _GUESSES_MAX
@@ -165,7 +176,7 @@ class _Walk:
         for key, value in moved.items():
             # Its own problems don't matter before its key is right.
             self.covered.add((*path, key))
-            values[key] = _Walk(self.kind)._value(known[key].type, value, (*path, key))
+            values[key] = _Walk(self.kind, self.vocabulary)._value(known[key].type, value, (*path, key))
         return node.cls(**{key: value for key, value in values.items() if value is not _LEFT_OUT})
 
     def _value(self, declared: inspect.Type, value: Any, path: KeyPath) -> Any:
@@ -184,7 +195,8 @@ class _Walk:
         elif isinstance(node, inspect.VarTupleType):
             found = tuple(self._value(node.item_type, one, (*path, at)) for at, one in enumerate(value))
         elif isinstance(node, inspect.DictType):
-            found = {key: self._value(node.value_type, one, (*path, key)) for key, one in value.items()}
+            values = {key: self._value(node.value_type, one, (*path, key)) for key, one in value.items()}
+            found = {key: one for key, one in values.items() if one is not _LEFT_OUT}
         else:
             found = value
         return found
@@ -201,11 +213,11 @@ class _Walk:
         nodes = [node for node in nodes if not isinstance(node, inspect.NoneType)]
         words = list(dict.fromkeys(_TYPES[type(node)][1] for node in nodes))
         items = next((node.item_type for node in nodes if isinstance(node, inspect.VarTupleType)), None)
-        advice = _advice(declared, value)
+        advice = _advice(declared, value) or self._reason(folded(str(path[-1])), path[:-1], known=True)
         if advice is not None:
             message = type_message(value, words, allowed=_allowed(nodes), advice=advice)
         elif words == ["a list"] and isinstance(value, dict) and isinstance(items, inspect.StructType):
-            message = f"must be a list of tables; write [[{_dotted(path)}]] with two brackets"
+            message = f"must be a list of tables; {_as_tables(path, value)}"
         elif words == ["a table"] and isinstance(value, list) and value:
             message = f"must be one table, not a list; write {_as_table(path, value)}"
         else:
@@ -228,13 +240,15 @@ class _Walk:
 
     def _guess(self, key: str, known: dict[str, Any], path: KeyPath) -> tuple[str, str | None]:
         """Return the sentence about an unknown key, and which of the known ones was probably meant."""
-        headers, word = _headers(self.kind), key.lower().replace("-", "_")
-        ours = OTHER_TOOLS.get(word, ())
+        headers, word = _headers(self.kind, self.vocabulary.top), folded(key)
+        # Their words are ours in another spelling, or others.
+        same = tuple(other for other in headers if other != key and folded(other) == word)
+        ours = (*same, *self.vocabulary.ours.get(word, ()))
         self._guesses -= 1
         guess = next((other for other in ours if other in known), None)
-        advice = _without_key(word, path) if self.kind is PodTable and guess is None else None
-        if advice:
-            return f"unknown key; {advice}", None
+        reason = self._reason(word, path, known=guess is not None)
+        if reason:
+            return f"unknown key; {reason}", None
         # A key of another table is not misspelled.
         if guess is None and self._guesses >= 0 and key not in headers and not ours:
             guess = closest(key, known)
@@ -246,9 +260,26 @@ class _Walk:
             return f"unknown key; it is called {name}, and belongs {places}", None
         if places:
             return f"unknown key here; {show(key)[1:-1]} belongs {places}", None
-        if len(known) > _KNOWN_SHOWN:
-            return "unknown key; docs/reference.md lists the known ones", None
-        return f"unknown key; known here: {', '.join(sorted(known))}", None
+        return f"unknown key; known here: {self._listed(key, known)}", None
+
+    def _reason(self, word: str, path: KeyPath, *, known: bool) -> str | None:
+        """Return why there is no key for a word of another tool in this table, which may know it by ours."""
+        table = folded(next((part for part in reversed(path) if isinstance(part, str)), ""))
+        reasons = self.vocabulary.reasons
+        return reasons.get(f"{table}.{word}") or (None if known else reasons.get(word))
+
+    def _listed(self, key: str, known: dict[str, Any]) -> str:
+        """Return the known keys, those first that look like this one; of many only some."""
+        names = sorted(known)
+        if len(names) <= _KNOWN_SHOWN:
+            return ", ".join(names)
+        near = (
+            difflib.get_close_matches(key.lower()[:60], names, n=_NEAR, cutoff=0.4)
+            if self._guesses >= 0
+            else []
+        )
+        first = [*near, *(name for name in names if name not in near)][:_KNOWN_SHOWN]
+        return f"{', '.join(first)} and {len(names) - len(first)} more, see {manual(self.vocabulary.manual)}"
 
 
 @functools.cache
@@ -276,6 +307,9 @@ def _stand_in(node: inspect.Type) -> Any:
     if isinstance(node, inspect.StructType):
         needed = {field.name: _stand_in(_plain(field.type)) for field in node.fields if field.required}
         return node.cls(**needed)
+    if isinstance(node, inspect.UnionType):
+        parts = (_stand_in(_plain(branch)) for branch in node.types)
+        return next((part for part in parts if part is not _LEFT_OUT), _LEFT_OUT)
     if isinstance(node, inspect.VarTupleType):
         return ("x",) if isinstance(node.item_type, inspect.StrType) else ()
     if isinstance(node, inspect.DictType):
@@ -290,14 +324,12 @@ def _allowed(nodes: list[inspect.Type]) -> tuple[str, ...]:
     return tuple(str(text) for values in texts for text in values)
 
 
-def _without_key(word: str, path: KeyPath) -> str | None:
-    """Return why there is no key for a word of another tool in this table."""
-    table = next((part for part in reversed(path) if isinstance(part, str)), "")
-    return WITHOUT_KEY.get(f"{table}.{word}") or WITHOUT_KEY.get(word)
-
-
 def _advice(declared: inspect.Type, value: object) -> str | None:
     """Return what the key says of a value as other tools have it."""
+    if isinstance(declared, inspect.StructType) and declared.cls is MountTable:
+        return mount_advice(value)
+    if isinstance(declared, inspect.StructType) and declared.cls is VolumeTable:
+        return other_tools.of_volume(value)
     extra = declared.extra if isinstance(declared, inspect.Metadata) else None
     advice = extra["key"].advice if extra and "key" in extra else None
     return advice(value) if advice is not None else None
@@ -316,6 +348,15 @@ def _how_to_add(declared: inspect.Type, path: KeyPath) -> str:
     return f"write {path[-1]} = {example}" if example else f"add {path[-1]}"
 
 
+def _as_tables(path: KeyPath, tables: dict[str, Any]) -> str:
+    """Return how to write a table of tables by name, as compose has them, or one table, as a list."""
+    header = f"[[{_dotted(path)}]]"
+    name = next(iter(tables), None)
+    if name is None or name in ("name", "image") or not isinstance(tables[name], dict):
+        return f"write {header} with two brackets"
+    return f"write {header} with name = {show(name)}"
+
+
 def _as_table(path: KeyPath, items: list[object]) -> str:
     """Return a list written as the table that it should be; Docker writes lists of NAME=value."""
     first = items[0]
@@ -330,12 +371,12 @@ def _dotted(path: KeyPath) -> str:
 
 
 @functools.cache
-def _headers(kind: type[Struct]) -> dict[str, list[str]]:
-    """Return the headers of the tables that have a key, by key."""
+def _headers(kind: type[Struct], top: str) -> dict[str, list[str]]:
+    """Return the headers of the tables that have a key, by key; `top` is for keys without one."""
     headers: dict[str, list[str]] = {}
 
     def walk(node: inspect.StructType, header: str) -> None:
-        where = f"in {header}" if header else "to the pod itself, before all its [tables]"
+        where = f"in {header}" if header else top
         for field in node.fields:
             headers.setdefault(field.encode_name, []).append(where)
             path = f"{header.strip('[]')}.{field.encode_name}" if header else field.encode_name

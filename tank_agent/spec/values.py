@@ -1,4 +1,4 @@
-"""Checks of single values of a pod file: names, users, capabilities, devices, profiles, signals.
+"""Checks of single values of a pod file: names, users, capabilities, profiles, signals.
 
 Each returns the value in its one form, or raises ValueError with a sentence for the user.
 """
@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 import signal
+from collections.abc import Sequence
 
-from tank_agent.spec.findings import closest, show
+from tank_agent.spec.findings import Finding, KeyPath, closest, show
 from tank_agent.spec.paths import check_path
 from tank_agent.spec.quantities import PIDS_DEFAULT, PIDS_MAX
 
+NAME_MAX = 63
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _USER_NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.-]{0,254}\$?")
 _DIGITS = re.compile("[0-9]+")
@@ -29,11 +31,8 @@ _NUMBERED = """
 """
 CAPABILITIES = tuple(f"CAP_{name}" for name in _NUMBERED.split())
 ALL = "ALL"
-_DEVICE = re.compile(r"/dev/[A-Za-z0-9_.:@+-]+(?:/[A-Za-z0-9_.:@+-]+)*")
 # As the kernel lists them; a space would end the name where it is written to the kernel.
 _APPARMOR = re.compile(r"[!-~]{1,255}")
-# The runtime puts these into every container's /dev.
-_OWN_DEVICES = ("/dev/pts", "/dev/shm", "/dev/mqueue", "/dev/console", "/dev/ptmx", "/dev/fd")  # noqa: S108
 
 # fmt: off
 _SIGNAL_NAMES = (
@@ -57,8 +56,30 @@ def name_problem(name: str) -> str | None:
     if _NAME.fullmatch(name):
         return None
     rule = "use 1 to 63 of a-z, 0-9 and -, starting and ending with a letter or a digit"
-    guess = re.sub("[^a-z0-9]+", "-", name.lower())[:63].strip("-")
+    guess = nearest_name(name)
     return f"{show(name)} is not a name; {rule}" + (f', such as "{guess}"' if guess else "")
+
+
+def nearest_name(text: str) -> str:
+    """Return the name of a pod, a container or a volume that is nearest to a text; "" if nothing is left."""
+    return re.sub("[^a-z0-9]+", "-", text.lower())[:NAME_MAX].strip("-")
+
+
+def check_once(given: Sequence[str], path: KeyPath, findings: list[Finding]) -> None:
+    """Check that a list names nothing twice."""
+    seen: set[str] = set()
+    for index, text in enumerate(given):
+        if text in seen:
+            findings.append(Finding((*path, index), f"{show(text)} is given twice"))
+        seen.add(text)
+
+
+def named(value: str) -> str:
+    """Return the name of a pod or a bridge."""
+    wrong = name_problem(value)
+    if wrong:
+        raise ValueError(wrong)
+    return value
 
 
 def argument(value: str) -> str:
@@ -105,6 +126,14 @@ def user(value: str) -> str:
     return ":".join(parts)
 
 
+def group(value: str | int) -> str:
+    """Return a group by name, or by number as plain digits."""
+    text = str(value)
+    if not text or ":" in text:
+        raise ValueError(f'{show(text)} is not a group; write a name or a number, such as "video" or "44"')
+    return _identity(text, "group")
+
+
 def _identity(part: str, what: str) -> str:
     if _DIGITS.fullmatch(part):
         if len(part) > 20 or int(part) > _ID_MAX:
@@ -118,7 +147,9 @@ def _identity(part: str, what: str) -> str:
 def pids(value: int) -> int:
     """Return a number of processes that the kernel can limit to."""
     if not 1 <= value <= PIDS_MAX:
-        raise ValueError(f"must be from 1 to {PIDS_MAX}, which is no limit; left out, it is {PIDS_DEFAULT}")
+        right = f"; write {PIDS_MAX}" if value in (-1, 0) else ""
+        rule = f"must be from 1 to {PIDS_MAX}, which is no limit"
+        raise ValueError(f"{rule}; left out, it is {PIDS_DEFAULT}{right}")
     return value
 
 
@@ -148,15 +179,6 @@ def apparmor(value: str) -> str:
         raise ValueError(
             f'{show(value)} is no profile; write "default", "unconfined" or the name of a loaded one'
         )
-    return value
-
-
-def device(value: str) -> str:
-    """Return the path of a device of the host that a container can be given."""
-    if not _DEVICE.fullmatch(value) or {"..", "."} & set(value.split("/")):
-        raise ValueError(f'{show(value)} is not a device; write its path below /dev, such as "/dev/fuse"')
-    if any(value == own or value.startswith(f"{own}/") for own in _OWN_DEVICES):
-        raise ValueError(f"{show(value)} is the container's own already")
     return value
 
 

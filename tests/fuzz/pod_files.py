@@ -6,6 +6,7 @@ import random
 import string
 from collections.abc import Callable
 
+from tank_agent.spec.beside import BesideError
 from tank_agent.spec.model import Pod
 from tank_agent.spec.parse import ParsedFile, parse_pod_file
 from tank_agent.spec.printable import escape
@@ -24,6 +25,7 @@ ip = ["10.0.0.5/24", "fd00::5/64"]
 gateway = ["10.0.0.1", "fe80::1"]
 [[volumes]]
 name = "data"
+snapshot = "reflink"
 [[volumes]]
 name = "config"
 host = "/etc/db"
@@ -47,6 +49,43 @@ read_only = true
 memory = "256M"
 pids = 100
 cpu = { quota = 50000, period = 100000 }
+[containers.health]
+exec = ["pg_isready", "-q"]
+interval = "1m30s"
+timeout = 2.5
+retries = 3
+start_period = "5m"
+start_interval = "500ms"
+on_failure = "none"
+"""
+ORDERED = """\
+name = "shop"
+after = ["db", "cache"]
+[update]
+min_healthy = "30s"
+deadline = "10m"
+max_restarts = 0
+rollback = false
+image = "digest"
+[[containers]]
+name = "migrate"
+image = "shop"
+init = true
+[[containers]]
+name = "cache"
+image = "redis"
+health = { tcp = 6379 }
+[[containers]]
+name = "app"
+image = "shop"
+after = ["cache"]
+[containers.health]
+http = { port = 8080, path = "/healthz?a=%20", headers = { Host = "shop.lan" }, tls = true }
+[[containers]]
+name = "side"
+image = "side"
+after = ["app", "cache"]
+health.image = false
 """
 BRIDGED = """\
 name = "web"
@@ -63,6 +102,79 @@ extra_hosts = { "nas.lan" = "192.168.1.3", "machine" = "host-gateway", "db" = "f
 name = "app"
 image = "nginx"
 """
+CONFIGURED = """\
+name = "backup"
+schedule = "0 3 * * mon-fri"
+time_zone = "Europe/Berlin"
+catch_up = true
+timeout = "2h"
+sysctls = { "net.core.somaxconn" = "1024" }
+hostname = "backup.lan"
+[[volumes]]
+name = "media"
+shared = true
+[[files]]
+name = "conf"
+content = '''
+a "b"
+'''
+[[files]]
+name = "beside"
+source = "conf/nginx.conf"
+[[files]]
+name = "bytes"
+base64 = "AAEC/w=="
+[[secrets]]
+name = "key"
+host = "/etc/keys/x"
+[[secrets]]
+name = "password"
+source = "password.age"
+[[containers]]
+name = "app"
+image = "nginx"
+env_file = ["app.env"]
+env = { A = "1" }
+read_only = true
+shm_size = "256M"
+groups = ["video", 44]
+ulimits = { nofile = 65536, memlock = "unlimited", nproc = { soft = 1024, hard = 2048 } }
+[[containers.mounts]]
+file = "conf"
+path = "/etc/nginx/nginx.conf"
+on_change = "signal:HUP"
+mode = "0400"
+owner = "1000:1000"
+[[containers.mounts]]
+secret = "password"
+[[containers.mounts]]
+tmpfs = "64M"
+path = "/scratch"
+[[containers.mounts]]
+volume = "media"
+path = "/media"
+subpath = "a/b"
+[containers.limits]
+memory = "256M"
+memory_reservation = "128M"
+swap = "0"
+cpu_weight = 100
+cpus = "0-3,6"
+"""
+BESIDE = {
+    "conf/nginx.conf": b"x",
+    "password.age": b"age-encryption.org/v1\n-> X25519 x\n",
+    "app.env": b"B=${A:-x}\nC='y\nz'\n",
+}
+
+
+def beside(path: str) -> bytes:
+    """Return the content of a file that is named, if it is there."""
+    if path not in BESIDE:
+        raise BesideError("is not there")
+    return BESIDE[path]
+
+
 SEVERAL = """\
 [[pods]]
 name = "a"
@@ -77,13 +189,16 @@ A = "1"
 name = "b"
 containers = [{ name = "two", image = "oci:/srv/two:latest", limits = { cpu = 0.5 } }]
 """
+FILES = (FULL, BRIDGED, ORDERED, CONFIGURED, SEVERAL)
 # fmt: off
 TOKENS = [
     "[[", "]]", "[", "]", "{", "}", "=", ",", ".", '"', "'", '"""', "'''", "\n", "\\", "#", "\0", "\ufeff",
     "\r", "true", "-1", "0x7fffffffffffffffffff", "1e400", "nan", "inf", "1979-05-27T07:32:00Z", "07:32:00",
     "[]", "{}", "8080", '"0-0:0/udp"', '"[::]:1:1"', '"dhcp"', '"host-gateway"', "[[network.nics]]",
+    "[update]", "[containers.health]", "http = ", "init = true", 'after = ["app"]', "{ port = 1 }",
+    "[[files]]", "[[secrets]]", 'source = "x"', "tmpfs = 1", '"@daily"', '"* * * * *"', "{ soft = 1 }",
     "[[pods]]", "[[containers]]", "[network]", "[[volumes]]", "name", "null", "9" * 5000, "é",
-    '"\\u0000"', '"x"', '""', "5", "1.5", "[1]", '["x"]', "{ x = 1 }", "\U0001f41f",
+    '"\\u0000"', '"\\r\\n"', '"x"', '""', "5", "1.5", "[1]", '["x"]', "{ x = 1 }", "\U0001f41f",
 ]
 # fmt: on
 
@@ -120,7 +235,7 @@ def _with_value(line: str, rng: random.Random) -> str:
 
 def check(text: str) -> ParsedFile:
     """Parse, and check what must hold of every answer."""
-    parsed = parse_pod_file(text, "pods.d/web.toml")
+    parsed = parse_pod_file(text, "pods.d/web.toml", beside=beside)
     count = text.count("\n") + 1
     assert parsed.pods or parsed.problems
     for pod in parsed.pods:
@@ -138,7 +253,7 @@ def check(text: str) -> ParsedFile:
 
 def once(rng: random.Random) -> None:
     """Parse one mutated file; render and parse again what was accepted."""
-    parsed = check(mutate(rng.choice((FULL, BRIDGED, SEVERAL)), rng))
+    parsed = check(mutate(rng.choice(FILES), rng))
     for found in parsed.pods:
         text = render_pod(found.pod)
         assert escape(text, keep="\n") == text

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.agent import Agent, running_agent
+from tests.support.order import Order
+from tests.support.services import services_layout
+from tests.support.trees import big_directory
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,6 +26,12 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
     """Return a running agent without pods, that restarts without delay and resyncs every second."""
     with running_agent(tmp_path) as started:
         yield started
+
+
+@pytest.fixture
+def order(agent: Agent) -> Order:
+    """Return the place where the programs of the agent's pods write down when they begin and end."""
+    return Order(agent)
 
 
 @pytest.fixture
@@ -39,3 +48,10 @@ def open_agent(open_home: Path) -> Iterator[Agent]:
     """Return a running agent whose directories are closed to other users by nobody but itself."""
     with running_agent(open_home) as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def services() -> Iterator[Path]:
+    """Return a layout with images of nginx and PostgreSQL, in good and in bad versions."""
+    with big_directory("tank-services") as place:
+        yield services_layout(place / "layout")

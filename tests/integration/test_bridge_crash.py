@@ -60,7 +60,12 @@ def addresses(agent: LanAgent) -> list[str]:
     """Return the addresses of all pods in bridges, as their namespaces have them."""
     found: list[str] = []
     for pin in (agent.run / "netns").iterdir():
-        for link in json.loads(agent.pod(pin.name).ip("-j addr show", check=False) or "[]"):
+        try:
+            shown = agent.pod(pin.name).ip("-j addr show", check=False)
+        except FileNotFoundError:
+            # The agent has just removed it.
+            continue
+        for link in json.loads(shown or "[]"):
             found += [one["local"] for one in link.get("addr_info", []) if one["scope"] == "global"]
     return found
 

@@ -107,6 +107,8 @@ class Wanted:
         more = "".join(container.replace('"app"', f'"more-{i}"') for i in range(1, self.containers))
         network = f"[network]\n[[network.nics]]\n{nic(self.address_text)}\n" if self.mode == "nics" else ""
         head = f'restart = "{self.restart}"\n' + (network or f'network = "{self.mode}"\n')
+        # Kills are no fault of an update: no number of them brings an older one back.
+        head += "[update]\nmax_restarts = 100\n"
         return f'{head}[[volumes]]\nname = "data"\n{container}{more}'
 
     def edit(self, agent: LanAgent, step: Step) -> None:

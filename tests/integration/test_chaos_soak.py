@@ -76,7 +76,8 @@ class Wanted:
     def text(self, word: int) -> str:
         extra = f'tty = {str(self.tty).lower()}\nenv = {{ WORD = "{word}" }}\n'
         mount = '[[containers.mounts]]\nvolume = "data"\npath = "/data"\n'
-        head = f'name = "{self.name}"\n[[volumes]]\nname = "data"\n'
+        # Kills are no fault of an update: no number of them brings an older one back.
+        head = f'name = "{self.name}"\n[update]\nmax_restarts = 100\n[[volumes]]\nname = "data"\n'
         return self.agent.pod_text(command=["/bin/sh", "-c", PROGRAM], head=head, extra=extra + mount)
 
     def change(self, word: int, *, here: bool) -> None:

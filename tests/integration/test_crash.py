@@ -54,13 +54,21 @@ def stopped_agent(tmp_path: Path) -> Iterator[Agent]:
 
 
 def test_every_fault_point_is_tried() -> None:
-    # Tried by test_limits.py, test_mounts.py, test_user_namespace.py, and by the tests of the network alone.
+    # Tried by test_limits.py, test_mounts.py, test_contents.py, test_user_namespace.py, and by the tests of
+    # the network alone.
     elsewhere = {
         "network:namespace-pinned",
         "runtime:bound-again",
+        "runtime:content-beneath",
+        "runtime:content-mounted",
+        "runtime:content-signalled",
+        "runtime:content-written",
         "runtime:layers-mapped",
         "runtime:limits-written",
         "runtime:mounted-again",
+        "runtime:secrets-mounted",
+        "runtime:secrets-removed",
+        "runtime:subpath-made",
     }
     assert elsewhere <= set(_points())
     assert set(UP) | set(DOWN) | elsewhere == set(_points())

@@ -18,7 +18,10 @@ EXPECTED = {
     "web": ("running", {"client": "hello from the server"}),
     "worker": ("running", {"worker": "start 1 of a worker as root in /tmp"}),
     "job": ("completed", {"sum": "the sum is 5050"}),
+    "nightly": ("scheduled", {}),
     "retry": ("completed", {"migrate": "done"}),
+    "configured": ("running", {"reader": "hello, from a file beside the pod file"}),
+    "checked": ("running", {"fill": "filled", "reader": "fine since the first start"}),
 }
 
 pytestmark = pytest.mark.timeout(240)
@@ -70,3 +73,17 @@ def test_the_retried_job_failed_once(run_directory: Path) -> None:
     (container,) = status(run_directory, "retry")["containers"]
     assert container["restarts"] == 1
     assert container["exit"]["code"] == 0
+
+
+def test_the_nightly_job_runs_by_hand(run_directory: Path) -> None:
+    done = tank(run_directory, "run", "nightly")
+    assert (done.returncode, done.stdout) == (0, "1 nights so far\n"), done.stderr
+    assert tank(run_directory, "logs", "nightly").stdout == done.stdout
+
+
+def test_the_checked_one_is_healthy_and_good(run_directory: Path) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while (found := status(run_directory, "checked"))["rollout"]["state"] != "good":
+        assert time.monotonic() < deadline, found
+        time.sleep(0.05)
+    assert found["health"] == "healthy"

@@ -107,7 +107,11 @@ CASES: dict[str, tuple[Maker, str | None]] = {
     "no last line end": (content(lambda text: text.rstrip().encode()), None),
     "LFS pointer": (content(lambda text: LFS.encode()), "LFS"),
     "merge conflict": (content(lambda text: f"<<<<<<< HEAD\n{text}=======\n>>>>>>> x\n".encode()), ":1"),
-    "YAML": (content(lambda text: b"apiVersion: v1\nkind: Pod\n"), 'TOML has "=" where YAML has ":"'),
+    "YAML": (content(lambda text: b"name: web\nkind: Pod\n"), 'TOML has "=" where YAML has ":"'),
+    "a manifest of Kubernetes": (
+        content(lambda text: b"apiVersion: v1\nkind: Pod\n"),
+        "this is a manifest of Kubernetes; write its containers as [[containers]] of a pod file",
+    ),
     "JSON": (content(lambda text: b'{"containers": []}\n'), ":1"),
     # Modes: the agent is root.
     "mode 000": (mode(0o000), None),

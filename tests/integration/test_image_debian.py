@@ -12,7 +12,8 @@ from tests.support.agent import Agent, running_agent, wait_for
 from tests.support.images import debian_layout
 from tests.support.trees import big_directory
 
-pytestmark = pytest.mark.timeout(600)
+# Packages are fetched once, by one test at a time.
+pytestmark = pytest.mark.timeout(900)
 
 NGINX = """
 [[containers]]

@@ -88,8 +88,11 @@ def test_password(place: Path, layout: Path) -> None:
     with docker_registry(place / "registry", password=True) as host:
         auth = write_auth(place / "auth.json", host)
         skopeo_copy(f"oci:{layout}:latest", f"docker://{host}/busybox:1", f"--dest-authfile={auth}")
-        with pytest.raises(Stalled, match="wants a login"):
-            pull(place, f"{host}/busybox:1")
+        with pytest.raises(Stalled, match="wants a login") as nobody:
+            pull(place, f"{host}/busybox:1", auth_files=("/a.json", "/b.json"))
+        assert nobody.value.hint == (
+            "check the name, or put credentials into /a.json or /b.json, see docs/images.md"
+        )
         wrong = write_auth(place / "wrong.json", host, password="no")
         with pytest.raises(Stalled, match="refuses our credentials"):
             pull(place, f"{host}/busybox:1", auth_files=(str(wrong),))
@@ -199,7 +202,7 @@ def test_image_repacked_by_umoci_and_compressed_by_skopeo(place: Path, layout: P
     (root / "etc/group").unlink()
     (root / "home/app").rmdir()
     (root / "home/app").write_text("now a file")
-    (root / "srv").mkdir(0o710)
+    (root / "srv").chmod(0o710)
     (root / "srv/setuid").write_text("x")
     (root / "srv/setuid").chmod(0o4755)
     os.chown(root / "srv", 7, 8)

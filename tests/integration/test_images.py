@@ -35,6 +35,9 @@ from tests.support.trees import big_directory
 
 SAY = ["/bin/sh", "-c", "trap 'exit 0' TERM; cat /version; while :; do sleep 1000 & wait $!; done"]
 BUSYBOX = layer(busybox_members())
+# Until a pod has been good, what its reference stands for counts at each start.
+GOOD_LATER = '[update]\nmin_healthy = "30m"\ndeadline = "1h"\n'
+GOOD_SOON = '[update]\nmin_healthy = "100ms"\n'
 POINTS = (
     "image:resolved",
     "image:layer-staged",
@@ -122,7 +125,7 @@ def test_always_asks_before_each_start_and_runs_the_copy_when_nobody_answers(
         image = f"{host}/team/app:1"
         push(layout, "one", image)
         agent.write("fresh", pod(image, pull="always"))
-        agent.write("kept", pod(image))
+        agent.write("kept", pod(image, head=GOOD_LATER))
         for name in ("fresh", "kept"):
             assert agent.wait_phase(name, "running")["containers"][0]["image"] == f"{image}@{first}"
             agent.wait_output(name, "one")
@@ -139,7 +142,7 @@ def test_always_asks_before_each_start_and_runs_the_copy_when_nobody_answers(
         wait_for(lambda: agent.output("kept") == ["one", "two"], "the copy runs")
         # A change of the policy alone touches nothing.
         running = agent.pid("kept")
-        agent.write("kept", pod(image, pull="always"))
+        agent.write("kept", pod(image, pull="always", head=GOOD_LATER))
         wait_for(lambda: (agent.status("kept") or {}).get("generation") == 2, "the edit is taken")
         assert agent.client.plan().pods[1].actions == ()
         assert agent.pid("kept") == running
@@ -362,7 +365,7 @@ def test_an_image_on_disk_that_is_built_anew_is_taken_at_the_next_start(
         (home / "new").rename(place / "app")
 
     make("one")
-    agent.write("web", pod(image))
+    agent.write("web", pod(image, head=GOOD_LATER))
     agent.wait_phase("web", "running")
     agent.wait_output("web", "one")
     make("two")
@@ -375,6 +378,41 @@ def test_an_image_on_disk_that_is_built_anew_is_taken_at_the_next_start(
     wait_for(lambda: agent.output("web") == ["one", "two", "two"], "the copy runs")
 
 
+@pytest.mark.parametrize("kind", ["registry", "oci"])
+def test_what_was_good_starts_again_from_the_same_image_wherever_its_name_points(
+    agent: Agent, home: Path, kind: str
+) -> None:
+    layout = home / "layout"
+    first, second = build(layout, "one"), build(layout, "two")
+    with docker_registry(home / "registry") as host:
+        image = f"{host}/app:1" if kind == "registry" else f"oci:{home}/app"
+
+        def make(version: str) -> None:
+            if kind == "registry":
+                push(layout, version, image)
+                agent.client.pull_image(image)
+            else:
+                subprocess.run(["rm", "-rf", home / "app"], check=True)
+                skopeo_copy(f"oci:{layout}:{version}", f"oci:{home}/app")
+
+        make("one")
+        agent.write("web", pod(image, head=GOOD_SOON))
+        wait_for(lambda: (agent.status("web") or {}).get("rollout", {}).get("outcome") == "good", "good")
+        make("two")
+        restart(agent, "web")
+        wait_for(lambda: agent.output("web") == ["one", "one"], "the good one runs")
+        found = agent.wait_phase("web", "running")["containers"][0]
+        assert found["digest"] == first
+        with pytest.raises(ImageInUse, match=r"pod web (is to run|runs) it"):
+            agent.client.remove_image(first)
+        # Nobody looks for newer images of this pod, but a person.
+        assert agent.tank("image", "update", "web").returncode == 0
+        wait_for(lambda: agent.output("web") == ["one", "one", "two"], "the newer one runs")
+        wait_for(lambda: (agent.status("web") or {})["containers"][0]["digest"] == second, "the status")
+        # The way back stays.
+        assert first not in agent.client.prune_images().removed
+
+
 def test_rm_and_prune_leave_what_pods_need(agent: Agent, home: Path) -> None:
     layout = home / "layout"
     digests = {version: build(layout, version) for version in ("one", "two", "three", "four", "five")}
@@ -385,7 +423,7 @@ def test_rm_and_prune_leave_what_pods_need(agent: Agent, home: Path) -> None:
         push(layout, "one", moving)
         client = agent.client
         # One pod runs what its name no longer stands for, the other ran another image before its change.
-        agent.write("web", pod(moving))
+        agent.write("web", pod(moving, head=GOOD_LATER))
         agent.wait_phase("web", "running")
         push(layout, "two", moving)
         assert client.pull_image(moving).digest == digests["two"]
@@ -560,8 +598,9 @@ def test_an_agent_killed_in_a_pull_leaves_it_to_the_next(home: Path, point: str)
 def test_every_fault_point_of_a_pull_is_tried() -> None:
     source = "".join(path.read_text() for path in (Path(tank_agent.__file__).parent / "image").rglob("*.py"))
     named = set(re.findall(r'point\("(image:[^"]*)"\)', source))
-    # What only prune does is tried by test_image_crash.py.
-    assert {point.partition("@")[0] for point in POINTS} | {"image:layer-trashed"} == named
+    # What only prune does is tried by test_image_crash.py, what only updates do by test_image_rollouts.py.
+    others = {"image:layer-trashed", "image:named-anew"}
+    assert {point.partition("@")[0] for point in POINTS} | others == named
 
 
 def test_what_a_killed_agent_left_does_not_keep_the_next_from_being_ready(home: Path) -> None:

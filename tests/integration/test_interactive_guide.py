@@ -20,7 +20,8 @@ from tests.support.images import PATH, debian_layout
 from tests.support.terminal import LEAVE, Terminal, add_commands, terminal
 from tests.support.trees import big_directory
 
-pytestmark = pytest.mark.timeout(600)
+# Packages are fetched once, by one test at a time.
+pytestmark = pytest.mark.timeout(900)
 
 SHELL = """
 [[containers]]

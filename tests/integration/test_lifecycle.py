@@ -85,10 +85,14 @@ def test_a_configuration_with_errors_changes_nothing(notifying: Agent, manager: 
     manager.next("READY")
     good = notifying.config.read_text()
     notifying.config.write_text("nonsense = 1\n")
-    assert "agent.toml has errors" in reload(notifying, manager)
+    errors = "0 pods; agent.toml has errors, the former one counts"
+    assert reload(notifying, manager) == errors
     assert "nonsense" in notifying.log.read_text()
+    # `systemctl status` still says it when somebody looks.
+    assert manager.next("STATUS")["STATUS"] == errors
     notifying.config.write_text(good)
     assert reload(notifying, manager) == "0 pods"
+    assert manager.next("STATUS")["STATUS"] == "0 pods"
 
 
 def test_drain_stops_what_a_dead_agent_left_and_the_next_one_starts_it_again(agent: Agent) -> None:

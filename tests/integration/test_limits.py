@@ -181,6 +181,97 @@ def test_more_memory_ends_the_wait_after_running_out_of_it(agent: Agent) -> None
     wait_for(lambda: "enough" in agent.output("web"), "it starts at once")
 
 
+CPUS = Path("/sys/devices/system/cpu/possible").read_text().strip()
+# Keys of [containers.limits] that few have: two values of each, and its file on both kinds of hosts, with the
+# content for the first, the second, and without the key.
+RARE = {
+    "memory_reservation": (
+        ('"20M"', '"30M"'),
+        ("memory.low", (str(20 << 20), str(30 << 20), "0")),
+        ("memory.soft_limit_in_bytes", (str(20 << 20), str(30 << 20), "9223372036854771712")),
+    ),
+    "swap": (
+        ('"8M"', '"0"'),
+        ("memory.swap.max", (str(8 << 20), "0", "0")),
+        ("memory.memsw.limit_in_bytes", (str(72 << 20), str(64 << 20), str(64 << 20))),
+    ),
+    "cpu_weight": (
+        ("50", "10000"),
+        ("cpu.weight", ("50", "10000", "100")),
+        ("cpu.shares", ("512", "102400", "1024")),
+    ),
+    "cpus": (('"0"', '"1"'), ("cpuset.cpus", ("0", "1", CPUS)), ("cpuset.cpus", ("0", "1", CPUS))),
+}
+
+
+@pytest.mark.parametrize("key", RARE)
+def test_every_further_limit_is_obeyed_changed_live_healed_and_taken_away(agent: Agent, key: str) -> None:
+    if os.cpu_count() == 1:
+        pytest.skip("needs two CPUs")
+    (first, second), *files = RARE[key]
+    name, contents = files[detect(agent.run).mode == "split"]
+    agent.write("web", agent.pod_text(extra=limits(memory='"64M"', **{key: first})))
+    agent.wait_phase("web", "running")
+    pid = agent.pid("web")
+    file = group_file(agent, pid, name)
+    assert file.read_text().strip() == contents[0]
+    if key == "cpus":
+        assert os.sched_getaffinity(pid) == {0}
+    agent.write("web", agent.pod_text(extra=limits(memory='"64M"', **{key: second})))
+    wait_for(lambda: file.read_text().strip() == contents[1], "it is changed")
+    if key == "cpus":
+        assert os.sched_getaffinity(pid) == {1}
+    file.write_text(contents[0])
+    wait_for(lambda: file.read_text().strip() == contents[1], "what was changed by hand is healed")
+    wait_for(lambda: "the limit of" in agent.log.read_text(), "and said")
+    agent.write("web", agent.pod_text(extra=limits(memory='"64M"')))
+    wait_for(lambda: file.read_text().strip() == contents[2], "the default is back")
+    assert agent.pid("web") == pid
+    assert container(agent, "web")["restarts"] == 0
+
+
+def test_memory_and_swap_rise_and_fall_together(agent: Agent) -> None:
+    """The kernel of v1 lets their sum never be less than memory, whichever is written first."""
+    agent.write("web", agent.pod_text(extra=limits(memory='"64M"', swap='"64M"')))
+    agent.wait_phase("web", "running")
+    pid, memory = agent.pid("web"), group_file(agent, agent.pid("web"), memory_file(agent))
+    for wanted, swap in ((256, 0), (32, 256), (300, 8), (16, 16), (16, 0)):
+        agent.write("web", agent.pod_text(extra=limits(memory=f'"{wanted}M"', swap=f'"{swap}M"')))
+        wait_for(lambda wanted=wanted: memory.read_text().strip() == str(wanted << 20), f"it is {wanted}M")  # type: ignore[misc]
+        unified = detect(agent.run).mode == "unified"
+        both = group_file(agent, pid, "memory.swap.max" if unified else "memory.memsw.limit_in_bytes")
+        right = str((swap if unified else wanted + swap) << 20)
+        wait_for(lambda both=both, right=right: both.read_text().strip() == right, f"and {swap}M of swap")  # type: ignore[misc]
+    assert agent.status("web")["error"] is None  # type: ignore[index]
+    assert agent.pid("web") == pid
+
+
+def test_cpus_that_the_machine_lacks_are_one_sentence(agent: Agent) -> None:
+    there = Path("/sys/devices/system/cpu/online").read_text().strip()
+    agent.write("web", agent.pod_text(extra=limits(cpus='"0,4000"')))
+    wait_for(lambda: "no CPU 4000" in str((agent.status("web") or {}).get("error")), "it is said")
+    assert there in str((agent.status("web") or {}).get("error"))
+    agent.write("web", agent.pod_text(extra=limits(cpus='"0"')))
+    agent.wait_phase("web", "running")
+    pid = agent.pid("web")
+    agent.write("web", agent.pod_text(extra=limits(cpus='"4000"')))
+    status = agent.wait_phase("web", "degraded")
+    assert "no CPU 4000" in status["error"]
+    assert agent.pid("web") == pid
+
+
+def test_a_killed_agent_sets_the_limits_of_a_start_in_the_next_one(stopped_agent: Agent) -> None:
+    agent = stopped_agent
+    agent.write("web", agent.pod_text(extra=limits(cpu_weight=50)))
+    agent.launch(fault="runtime:limits-written")
+    assert agent.died() == -signal.SIGKILL
+    agent.start()
+    agent.wait_phase("web", "running")
+    name, right = ("cpu.weight", "50") if detect(agent.run).mode == "unified" else ("cpu.shares", "512")
+    assert group_file(agent, agent.pid("web"), name).read_text().strip() == right
+    assert agent.output("web") == ["started"]
+
+
 @pytest.fixture
 def stopped_agent(tmp_path: Path) -> Iterator[Agent]:
     agent = Agent(tmp_path)
@@ -235,3 +326,14 @@ def test_usage_is_shown_by_container_and_by_pod(agent: Agent) -> None:
     parts = [one["usage"] for one in status["containers"]]
     assert status["usage"]["pids"] == sum(part["pids"] for part in parts) == 3
     assert status["usage"]["memory"] == sum(part["memory"] for part in parts) > 0
+
+
+@pytest.mark.parametrize(("name", "value"), [("nofile", 3), ("fsize", 1000)])
+def test_ulimits_that_are_too_low_for_the_runtime_are_said(agent: Agent, name: str, value: int) -> None:
+    agent.write("web", agent.pod_text(extra=f"ulimits = {{ {name} = {value} }}"))
+
+    def said() -> str:
+        status = agent.status("web")
+        return str(status["error"]) if status is not None and status["error"] else ""
+
+    wait_for(lambda: f"ulimits.{name}" in said(), "the limit is named", 60.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -84,6 +85,29 @@ def test_containers_have_names_in_every_network_and_pods_of_one_bridge_or_lan(ag
     assert look_up(agent, "web", "lan5") == set()
 
 
+@pytest.mark.parametrize("network", ["none", "host", "bridge"])
+def test_a_host_name_of_its_own_is_all_that_programs_see(agent: LanAgent, network: str) -> None:
+    agent.start()
+    script = "trap 'exit 0' TERM; echo $HOSTNAME $(busybox hostname) $(cat /etc/hostname)"
+    command = ["/bin/sh", "-c", f"{script}; while :; do sleep 1000 & wait $!; done"]
+
+    def said(*lines: str) -> None:
+        wait_for(lambda: agent.output("web") == [*lines], f"it prints {lines}: {agent.status('web')}")
+
+    head = f'network = "{network}"'
+    agent.write("web", bridged(agent, head, command))
+    said("web web web")
+    start(agent, "web")
+    agent.write("web", bridged(agent, f'hostname = "nas.lan"\n{head}', command))
+    said("web web web", "nas.lan nas.lan nas.lan")
+    start(agent, "web")
+    addresses = {a.partition("/")[0] for a in agent.status("web")["addresses"]} or {"127.0.1.1"}  # type: ignore[index]
+    assert look_up(agent, "web", "nas.lan") == look_up(agent, "web", "web") == addresses
+    assert agent.tank("exec", "web", "--", "/bin/busybox", "hostname", "-f").stdout == "nas.lan\n"
+    # The machine has its own.
+    assert os.uname().nodename != "nas.lan"
+
+
 def test_a_file_s_entries_win_over_containers_and_those_over_pods(agent: LanAgent) -> None:
     agent.start()
     for pod in ("app", "db", "mq"):
@@ -106,6 +130,102 @@ def test_a_file_s_entries_win_over_containers_and_those_over_pods(agent: LanAgen
         "web": {"10.89.0.5"},
         "localhost": {"127.0.0.1", "::1"},
     }
+
+
+def test_aliases_lead_to_a_pod_in_its_bridges_and_follow_its_file_live(agent: LanAgent) -> None:
+    agent.start()
+    network = '[network]\nbridges = ["front", "back"]\naliases = ["My_DB", "db.internal"]'
+    agent.write("db", bridged(agent, network))
+    start(agent, "db")
+    for pod, bridge in (("web", "front"), ("mq", "back"), ("far", "other")):
+        agent.write(pod, bridged(agent, f'[network]\nbridges = ["{bridge}"]'))
+        start(agent, pod)
+    pids = {pod: agent.pid(pod) for pod in ("db", "web", "mq")}
+    wait_name(agent, "web", "My_DB", "10.89.0.2")
+    wait_name(agent, "mq", "My_DB", "10.89.1.2")
+    for name in ("My_DB", "my_db", "db.internal"):
+        assert look_up(agent, "web", name) == {"10.89.0.2"}
+        assert look_up(agent, "mq", name) == {"10.89.1.2"}
+        assert look_up(agent, "db", name) == {"10.89.0.2", "10.89.1.2"}
+        assert look_up(agent, "far", name) == set()
+    # The name stays while the pod is down, as its own does.
+    agent.write("db", bridged(agent, f'restart = "never"\n{network}', ONCE))
+    agent.wait_phase("db", "completed")
+    assert look_up(agent, "web", "My_DB") == {"10.89.0.2"}
+    agent.write("db", bridged(agent, network.replace('"My_DB", ', "")))
+    wait_name(agent, "web", "My_DB")
+    wait_name(agent, "web", "db.internal", "10.89.0.2")
+    start(agent, "db")
+    pids["db"] = agent.pid("db")
+    agent.write("db", bridged(agent, network.replace("My_DB", "other_db")))
+    wait_name(agent, "web", "other_db", "10.89.0.2")
+    wait_name(agent, "db", "other_db", "10.89.0.2", "10.89.1.2")
+    assert {pod: agent.pid(pod) for pod in pids} == pids
+    (agent.pods / "db.toml").unlink()
+    agent.wait_gone("db")
+    wait_name(agent, "web", "other_db")
+
+
+def test_of_two_pods_the_first_has_an_alias_and_the_other_says_so_over_restarts(agent: LanAgent) -> None:
+    agent.start()
+    # By their names it would be the other way round.
+    for pod, aliases in (("late", '["shared_name"]'), ("early", '["shared_name", "late", "own_name"]')):
+        agent.write(pod, bridged(agent, f"[network]\naliases = {aliases}"))
+        start(agent, pod)
+    agent.write("web", bridged(agent))
+    start(agent, "web")
+
+    def said(pod: str) -> list[str]:
+        # Others are about this machine.
+        return [one for one in agent.status(pod)["warnings"] if one.startswith("alias ")]  # type: ignore[index]
+
+    def seen() -> None:
+        wait_name(agent, "web", "shared_name", "10.89.0.2")
+        wait_name(agent, "web", "late", "10.89.0.2")
+        wait_name(agent, "web", "own_name", "10.89.0.3")
+        wait_name(agent, "early", "shared_name", "10.89.0.2")
+        assert said("early") == [
+            "alias late leads to pod late in bridge default, whose name it is",
+            "alias shared_name leads to pod late in bridge default, which named it before",
+        ]
+        assert said("late") == []
+        assert "alias shared_name leads to pod late" in agent.tank("status", "early").stdout
+
+    seen()
+    pids = {pod: agent.pid(pod) for pod in ("late", "early", "web")}
+    agent.kill()
+    agent.start()
+    seen()
+    assert {pod: agent.pid(pod) for pod in pids} == pids
+    agent.write("late", bridged(agent))
+    wait_name(agent, "web", "shared_name", "10.89.0.3")
+    wait_name(agent, "early", "shared_name", "10.89.0.3")
+    wait_name(agent, "late", "shared_name", "10.89.0.3")
+    assert said("early") == ["alias late leads to pod late in bridge default, whose name it is"]
+
+
+def test_a_host_name_leads_to_its_pod_for_others_of_its_bridges(agent: LanAgent) -> None:
+    agent.start()
+    agent.write("nas", bridged(agent, 'hostname = "nas.lan"\nnetwork = { aliases = ["files"] }'))
+    start(agent, "nas")
+    for pod, top in (
+        ("web", 'network = "bridge"'),
+        ("apart", '[network]\nbridges = ["other"]'),
+        ("copy", 'hostname = "Nas.LAN"\nnetwork = "bridge"'),
+    ):
+        agent.write(pod, bridged(agent, top))
+        start(agent, pod)
+    wait_name(agent, "web", "nas.lan", "10.89.0.2")
+    assert look_up(agent, "web", "files") == look_up(agent, "web", "nas") == {"10.89.0.2"}
+    assert look_up(agent, "apart", "nas.lan") == set()
+    assert look_up(agent, "copy", "nas.lan") == {"10.89.0.4"}, "for itself it is itself"
+    said = "hostname Nas.LAN leads to pod nas in bridge default, which named it before"
+    assert said in agent.tank("status", "copy").stdout
+    pid = agent.pid("web")
+    agent.write("nas", bridged(agent, 'hostname = "store.lan"\nnetwork = "bridge"'))
+    wait_name(agent, "web", "store.lan", "10.89.0.2")
+    wait_name(agent, "web", "Nas.LAN", "10.89.0.4")
+    assert agent.pid("web") == pid
 
 
 def test_names_follow_pods_live_and_in_place(agent: LanAgent) -> None:

@@ -138,8 +138,8 @@ def test_remove_can_be_repeated_and_ends_the_pin(networks: PodNetworks) -> None:
 def test_a_network_that_cannot_be_finished_is_removed_whatever_the_error(
     networks: PodNetworks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    def create_and_fail(path: Path) -> None:
-        create(path)
+    def create_and_fail(path: Path, _: object) -> None:
+        create(path, None)
         raise error
 
     create = pod_network._create

@@ -21,7 +21,8 @@ from tests.support.registry import docker_registry, skopeo_copy
 from tests.support.trees import big_directory
 from tests.support.web import fetched
 
-pytestmark = pytest.mark.timeout(300)
+# Packages are fetched once, by one test at a time.
+pytestmark = pytest.mark.timeout(900)
 
 _PORT = 8080
 _SLOW = 60.0

@@ -198,7 +198,11 @@ def test_volume_ls_and_rm(agent: Agent) -> None:
     data = agent.data / "volumes" / "web" / "data"
     wait_for((data / "file").exists, "the volume is in use")
     (listed,) = json.loads(agent.tank("volume", "ls", "-o", "json").stdout)
-    assert listed == {"pod": "web", "name": "data", "path": str(data), "in_use": True}
+    assert {key: listed[key] for key in ("pod", "name", "path", "in_use", "gone", "snapshots")} == {
+        **{"pod": "web", "name": "data", "path": str(data)},
+        **{"in_use": True, "gone": False, "snapshots": []},
+    }
+    assert listed["size"] >= 4096
     assert "web/data" in agent.tank("volume", "ls").stdout
     done = agent.tank("volume", "rm", "web/data")
     assert done.returncode == 1
@@ -212,14 +216,14 @@ def test_volume_ls_and_rm(agent: Agent) -> None:
     (data / "link").symlink_to(secret)
     done = agent.tank("volume", "rm", "web/data", "web/none", "-o", "json")
     assert json.loads(done.stdout) == [
-        {"volume": "web/data", "removed": True},
-        {"volume": "web/none", "removed": False},
+        {"volume": "web/data", "removed": True, "snapshots": []},
+        {"volume": "web/none", "removed": False, "snapshots": []},
     ]
     assert list((agent.data / "volumes").iterdir()) == []
     assert (secret / "file").exists()
     assert agent.tank("volume", "rm", "../x").returncode == 2
     assert agent.tank("volume").returncode == 2
-    assert agent.tank("volume", "ls").stdout.strip() in ("", "VOLUME  IN USE  PATH")
+    assert agent.tank("volume", "ls").stdout.strip() in ("", "VOLUME  SIZE  AGE  IN USE  PATH")
 
 
 def test_an_agent_killed_while_it_removes_a_volume_leaves_nothing(agent: Agent) -> None:

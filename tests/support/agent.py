@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -153,7 +154,7 @@ class Agent:
             self.process.kill()
             self.process.wait(DEADLINE)
         for file in self.pods.iterdir() if self.pods.is_dir() else ():
-            file.unlink()
+            shutil.rmtree(file) if file.is_dir() and not file.is_symlink() else file.unlink()
         self.start("--stop-pods")
         assert self.stop() == 0, self.log.read_text()[-3000:]
 
@@ -212,16 +213,20 @@ class Agent:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.status(name)}\n{self.log.read_text()[-3000:]}") from None
 
-    def wait_gone(self, name: str) -> None:
+    def wait_gone(self, name: str, deadline: float = DEADLINE) -> None:
         """Wait until nothing of a pod is left."""
-        wait_for(lambda: self.status(name) is None, f"pod {name} is gone")
+        wait_for(lambda: self.status(name) is None, f"pod {name} is gone", deadline)
 
     def pid(self, name: str, container: int = 0) -> int:
-        """Return the process id of a running container."""
-        status = self.status(name)
-        assert status is not None
-        pid = status["containers"][container]["pid"]
-        assert isinstance(pid, int), status
+        """Return the process id of a container once it runs: it may print before the agent has seen that."""
+
+        def found() -> int | None:
+            status = self.status(name)
+            pid = status["containers"][container]["pid"] if status is not None else None
+            return pid if isinstance(pid, int) else None
+
+        pid = wait_for(found, f"container {container} of pod {name} runs")
+        assert pid is not None
         return pid
 
     def output(self, pod: str, container: str = "app") -> list[str]:

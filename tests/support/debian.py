@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -51,6 +52,21 @@ def root_archive(name: str, packages: Sequence[str], options: Sequence[str] = _O
                 if old != archive:
                     old.unlink()
     return archive
+
+
+def file_of_package(package: str, member: str, name: str) -> Path:
+    """Return a file of a package of Debian 13 that may be executed, kept as `name` beside the archives."""
+    kept = _CACHE / name
+    if not kept.exists():
+        archive = root_archive(package, [package], ("--variant=extract",))
+        with tarfile.open(archive) as tar:
+            found = tar.extractfile(f"./{member}")
+            assert found is not None
+            partial = kept.with_suffix(f".{os.getpid()}")
+            partial.write_bytes(found.read())
+        partial.chmod(0o755)
+        partial.replace(kept)
+    return kept
 
 
 def _make(archive: Path, packages: Sequence[str], options: Sequence[str]) -> None:

@@ -45,6 +45,19 @@ def environment(directory: Path) -> dict[str, str]:
     }
 
 
+def type_in(directory: Path, seconds: float, *argv: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell with what a page says, beside `./dev run` in a directory, for some seconds at most."""
+    return subprocess.run(
+        argv,
+        cwd=ROOT,
+        env=environment(directory),
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+
+
 def tank(directory: Path, *args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [TANK, *args],

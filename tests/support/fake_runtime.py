@@ -15,11 +15,20 @@ from pathlib import Path
 from typing import Any, cast
 
 from tank_agent.image.parameters import RunParameters
+from tank_agent.journal.journal import Journal
+from tank_agent.linux.clock import Clock
+from tank_agent.reconcile.core.restart import Backoff
+from tank_agent.reconcile.fills import Fills
+from tank_agent.reconcile.machine import Machine
+from tank_agent.reconcile.probes import Probes
+from tank_agent.reconcile.snapshots import Snapshots
 from tank_agent.runtime.container.crun import Crun
 from tank_agent.runtime.container.launch import Launch, Tools
 from tank_agent.runtime.container.oci import Seccomp
 from tank_agent.runtime.limits.cgroup import CgroupHost
+from tank_agent.runtime.mounts.contents import Contents
 from tank_agent.runtime.mounts.volumes import Volumes
+from tank_agent.runtime.secrets.secrets import Secrets
 from tank_agent.spec.model import Container
 
 CONMON = """\
@@ -121,6 +130,7 @@ class FakeRuntime:
             root_filesystems=cast("Any", self.root_filesystems),
             volumes=Volumes(self.data, self.run),
             seccomp=cast("Any", self),
+            contents=Contents(self.run),
             apparmor=lambda _: None,
         )
 
@@ -174,3 +184,37 @@ def _program(path: Path, text: str) -> Path:
     path.write_text(text)
     path.chmod(0o755)
     return path
+
+
+def idle_probes() -> Probes:
+    """Return probes that nobody asked for; they have no thread."""
+    return Probes(cast(Any, None), Clock(), lambda *_: None, lambda _: None, lambda _: None)
+
+
+def idle_snapshots() -> Snapshots:
+    """Return snapshots that nobody asked for; they have no thread."""
+    return Snapshots(cast(Any, None), Clock(), lambda *_: None)
+
+
+def idle_fills() -> Fills:
+    """Return volumes that nobody wants filled."""
+    return Fills(cast(Any, None), idle_snapshots(), lambda *_: None)
+
+
+def no_secrets() -> Secrets:
+    """Return secrets of a machine that has no keys, and that keeps none of its own."""
+    return Secrets((), keep_once=lambda _, make: make())
+
+
+def fake_machine(journal: Journal, parts: object, clock: Clock, **others: Any) -> Machine:
+    """Return a machine whose containers, networks and pulls are one fake, and nothing is probed or copied."""
+    part = cast(Any, parts)
+    made = {
+        "backoff": Backoff(),
+        "probes": idle_probes(),
+        "snapshots": idle_snapshots(),
+        "fills": idle_fills(),
+        "secrets": no_secrets(),
+        **dict.fromkeys(("containers", "networks", "pulls"), part),
+    }
+    return Machine(journal=journal, clock=clock, boot_id="boot", since=0.0, **made | others)

@@ -15,22 +15,40 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
-from tank_agent.api.reports import DirectoryReport, GitReport, PodReport, SourcesReport
+from tank_agent.api.reports import (
+    DirectoryReport,
+    GitReport,
+    PodReport,
+    SourcesReport,
+    StartedRun,
+    WhyReport,
+)
 from tank_agent.api.server import ApiServer
+from tank_agent.api.storage import (
+    DataPutAside,
+    ImageUpdate,
+    ListedImage,
+    ListedSnapshot,
+    ManagedVolume,
+    MovedImage,
+    PulledLayer,
+    PullReport,
+    RemovedImages,
+    RemovedVolume,
+    RestoredVolume,
+)
 from tank_agent.api.types import (
     AgentInfo,
     AppliedPod,
+    AskedPod,
     ListedEvent,
-    ListedImage,
     ListedPod,
     ListedRevision,
-    ManagedVolume,
+    ListedVerdict,
     PlannedPod,
     PlanReport,
-    PulledLayer,
     PullLine,
-    PullReport,
-    RemovedImages,
+    UpdateLine,
 )
 from tank_agent.control.pods import Service
 from tank_agent.errors import (
@@ -43,6 +61,7 @@ from tank_agent.errors import (
     VolumeInUse,
 )
 from tank_agent.linux.libc import syscall
+from tank_agent.spec.beside import Sent
 from tank_agent.spec.model import Container, Pod
 
 T = TypeVar("T")
@@ -68,9 +87,12 @@ def desired(name: str, generation: int = 1, owner: str = "api") -> ListedPod:
 PRINTING: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("list", "status", "events", "suspend", "resume", "plan", "sync"), ()),
     **dict.fromkeys(("schema", "doctor", "version"), ()),
-    **dict.fromkeys(("get", "wait", "history", "rollback"), ("web",)),
+    **dict.fromkeys(("get", "wait", "history", "rollback", "why"), ("web",)),
     **{"apply": ("names",), "delete": ("gone",), "validate": ("good.toml",), "git": ("status",)},
     **dict.fromkeys(("image", "volume"), ("ls",)),
+    **{"run": ("-d", "web"), "top": ("-1", "--interval", "0.1s")},
+    **dict.fromkeys(("stop", "start", "restart"), ("web",)),
+    **{"secret": ("recipients", "--identity", "key")},
 }
 
 
@@ -97,8 +119,8 @@ class FakeSources:
         self.suspended = False
         return self.report()
 
-    def roll_back(self, name: str, to: str | None) -> ListedRevision:
-        self.service.calls.append(("rollback", name, to))
+    def roll_back(self, name: str, to: str | None, **options: bool) -> ListedRevision:
+        self.service.calls.append(("rollback", name, to, *(key for key, on in options.items() if on)))
         return self.service.history(name)[0]
 
 
@@ -129,6 +151,17 @@ class FakeImages:
                 raise Stalled("no such image", where=reference, hint="check the name")
         yield PullLine(image=self.known)
 
+    def update(self, name: str, ended: Callable[[], bool], *, force: bool = False) -> Iterator[UpdateLine]:
+        self.calls.append(("update", name, *(("force",) if force else ())))
+        yield UpdateLine(progress=PullReport(done=50, total=100))
+        if name == "held":
+            raise Stalled("pod held is pinned, so its images stay as they are", hint="`tank resume held`")
+        digests = {"before": f"sha256:{'a' * 64}", "after": f"sha256:{'b' * 64}"}
+        moved = MovedImage(container="app", image="nginx:1.27", **digests)
+        found = (moved,) if name in ("web", "down") else ()
+        stopped = name in ("down", "idle")
+        yield UpdateLine(update=ImageUpdate(name=name, generation=4, moved=found, stopped=stopped))
+
     def remove(self, reference: str) -> RemovedImages:
         self.calls.append(("rm", reference))
         if reference == "used":
@@ -138,6 +171,69 @@ class FakeImages:
     def prune(self) -> RemovedImages:
         self.calls.append(("prune",))
         return RemovedImages(removed=("a", "b"), freed=2_500_000_000)
+
+
+class FakeStorage:
+    """A volume of pod web with two snapshots, and one that is gone."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[object, ...]] = []
+        place = "/var/lib/tank"
+        taken = ListedSnapshot(
+            id="7",
+            at="2026-11-22T06:00:33Z",
+            generation=7,
+            path=f"{place}/snapshots/web/data/7",
+            size=1_500_000,
+            in_use=True,
+        )
+        failed = DataPutAside(
+            name="data.failed-7",
+            at="2026-11-22T06:00:33Z",
+            path=f"{place}/volumes/web/data.failed-7",
+            size=1_600_000,
+        )
+        by_hand = msgspec.structs.replace(taken, id="manual-3", generation=3, by_hand=True, in_use=False)
+        self.known = ManagedVolume(
+            pod="web",
+            name="data",
+            path=f"{place}/volumes/web/data",
+            in_use=True,
+            snapshots=(taken, by_hand),
+            put_aside=(failed,),
+        )
+        self.gone = ManagedVolume(
+            pod="web", name="old", path=f"{place}/volumes/web/old", in_use=False, gone=True
+        )
+
+    def list(self) -> Sequence[ManagedVolume]:
+        shared = ManagedVolume(
+            pod="",
+            name="media",
+            path="/var/lib/tank/volumes-shared/media",
+            in_use=True,
+            shared=True,
+            pods=("backup", "web"),
+        )
+        return [self.known, self.gone, shared]
+
+    def remove_shared(self, name: str) -> RemovedVolume:
+        if name == "media":
+            raise VolumeInUse("shared volume media is in use: pod web has it (api)")
+        return RemovedVolume(deleted=True)
+
+    def remove(self, pod: str, name: str) -> RemovedVolume:
+        if (pod, name) == ("web", "data"):
+            raise VolumeInUse("volume web/data is in use: pod web has it (api)", hint="remove the pod first")
+        return RemovedVolume(deleted=name == "old", snapshots=("5", "6") if name == "old" else ())
+
+    def take(self, pod: str, name: str, ended: Callable[[], bool], *, force: bool) -> ListedSnapshot:
+        self.calls.append(("snapshot", pod, name, force))
+        return self.known.snapshots[1]
+
+    def restore(self, pod: str, name: str, identifier: str, ended: Callable[[], bool]) -> RestoredVolume:
+        self.calls.append(("restore", pod, name, identifier))
+        return RestoredVolume(pod=pod, name=name, snapshot=identifier, put_aside=f"{name}.replaced-3")
 
 
 class FakeService:
@@ -150,10 +246,13 @@ class FakeService:
         self.log: list[ListedEvent] = []
         self.calls: list[tuple[Any, ...]] = []
         self.report = PlanReport(pods=())
+        self.verdicts: dict[int, ListedVerdict] = {}
+        self.explained: dict[str, WhyReport] = {}
         self.failure: Exception | None = None
         self.waited = threading.Event()
         self.phase = "running"
         self.images = FakeImages()
+        self.storage = FakeStorage()
         self.sources = FakeSources(self)
 
     def add(self, name: str, phase: str = "running", owner: str = "api", **fields: Any) -> None:
@@ -207,8 +306,8 @@ class FakeService:
             raise PodNotFound(f"there is no pod {name}", hint="see `tank list`")
         return self.pods[name]
 
-    def apply(self, text: str, file: str) -> Sequence[AppliedPod]:
-        self.calls.append(("apply", text, file))
+    def apply(self, text: str, file: str, beside: object = None) -> Sequence[AppliedPod]:
+        self.calls.append(("apply", text, file) if beside is None else ("apply", text, file, beside))
         problems = []
         for number, line in enumerate(text.splitlines(), 1):
             if line == "bad":
@@ -234,11 +333,18 @@ class FakeService:
             self.condition.notify_all()
             return self.pods.pop(name, None) is not None
 
-    def status(self, name: str | None = None) -> list[PodReport]:
+    def status(self, name: str | None = None, *, everywhere: bool = False) -> list[PodReport]:
         if name is None:
-            return [self.statuses[key] for key in sorted(self.statuses)]
+            found = [self.statuses[key] for key in sorted(self.statuses)]
+            return [pod for pod in found if everywhere or pod.phase != "elsewhere"]
+        if name in self.statuses and self.statuses[name].phase == "elsewhere":
+            return [self.statuses[name]]
         self.get(name)
         return [self.statuses[name]]
+
+    def hint_elsewhere(self, name: str) -> str | None:
+        found = self.statuses.get(name)
+        return found.elsewhere[0] if found is not None and found.elsewhere else None
 
     def wait(self, name: str, phase: str, timeout: float) -> PodReport:
         deadline = time.monotonic() + timeout
@@ -249,24 +355,20 @@ class FakeService:
                     return PodReport(name=name, phase="deleted")
                 found = self.status(name)[0]
                 left = deadline - time.monotonic()
-                if found.phase == phase or left <= 0:
+                if found.phase == phase or (phase == "ready" and found.ready) or left <= 0:
                     return found
                 self.condition.wait(left)
 
     def events(self, after: int, limit: int) -> Sequence[ListedEvent]:
         return self.log[after : after + limit]
 
+    def check_events_of(self, name: str) -> None:
+        if not any(event.pod == name for event in self.log):
+            raise PodNotFound(f"there is no pod {name}, and no event of one")
+
     def wait_for_events(self, after: int, timeout: float) -> bool:
         with self.condition:
             return self.condition.wait_for(lambda: len(self.log) > after, timeout)
-
-    def volumes(self) -> Sequence[ManagedVolume]:
-        return [ManagedVolume(pod="web", name="data", path="/var/lib/tank/volumes/web/data", in_use=True)]
-
-    def remove_volume(self, pod: str, name: str) -> bool:
-        if (pod, name) == ("web", "data"):
-            raise VolumeInUse("volume web/data is in use: pod web has it (api)", hint="remove the pod first")
-        return name == "old"
 
     def history(self, name: str) -> Sequence[ListedRevision]:
         pod = self.get(name)
@@ -278,12 +380,46 @@ class FakeService:
                 revision=f"rev{generation}",
                 hash=pod.hash,
                 changed_at=pod.changed_at,
+                verdict=self.verdicts.get(generation),
+                outcome=self.verdicts[generation].outcome if generation in self.verdicts else None,
             )
             for generation in range(1, pod.generation + 1)
         ]
 
-    def plan(self, files: Mapping[str, str] | None, git: str | None = None) -> PlanReport:
-        self.calls.append(("plan", files) if git is None else ("plan", files, git))
+    def run(self, name: str) -> StartedRun:
+        self.get(name)
+        self.calls.append(("run", name))
+        return StartedRun(pod=name, number=5)
+
+    @property
+    def by_hand(self) -> FakeService:
+        return self
+
+    def stop(self, name: str, by: str) -> AskedPod:
+        return self._asked("stop", name, "stopped", "stops")
+
+    def start(self, name: str, by: str) -> AskedPod:
+        return self._asked("start", name, "started", "runs again", "app")
+
+    def restart(self, name: str, by: str) -> AskedPod:
+        return self._asked("restart", name, "restarted", "restarts", "app")
+
+    def _asked(self, verb: str, name: str, change: str, does: str, *containers: str) -> AskedPod:
+        pod = name.partition("/")[0]
+        self.get(pod)
+        self.calls.append((verb, name))
+        return AskedPod(name=pod, change=change, message=f"{name} {does}", containers=containers)
+
+    def why(self, name: str) -> WhyReport:
+        if name in self.explained:
+            return self.explained[name]
+        return WhyReport(name=name, summary=f"{name} runs as it should", status=self.status(name)[0])
+
+    def plan(
+        self, files: Mapping[str, str] | None, git: str | None = None, beside: object = Sent()
+    ) -> PlanReport:
+        others = [one for one in (git, beside) if one not in (None, Sent())]
+        self.calls.append(("plan", files, *others))
         return self.report
 
     def sync(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import shutil
@@ -10,7 +11,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ENVIRONMENT = {
@@ -23,6 +24,8 @@ ENVIRONMENT = {
     "GIT_COMMITTER_NAME": "Ann Author",
     "GIT_COMMITTER_EMAIL": "ann@example.com",
 }
+
+_JAIL = Path("/run/sshd")
 
 
 def pod_text(*, command: str = "true", name: str | None = None) -> str:
@@ -223,11 +226,15 @@ def make_key(path: Path) -> None:
 @contextmanager
 def ssh_server(base: Path, keys: Keys) -> Iterator[tuple[str, int]]:
     """Run sshd for the user that we are, with one key, and yield (user, port)."""
+    with sshd(base, keys) as (user, port, _):
+        yield user, port
+
+
+@contextmanager
+def sshd(base: Path, keys: Keys, *lines: str) -> Iterator[tuple[str, int, int]]:
+    """Run sshd as `ssh_server` does, with lines of settings, and yield (user, port, process)."""
+    more = "\n".join(lines)
     port = free_port()
-    # sshd insists on this directory for its unprivileged part.
-    jail = Path("/run/sshd")
-    made = not jail.exists()
-    jail.mkdir(exist_ok=True)
     authorized = base / "authorized_keys"
     shutil.copy(f"{keys.client}.pub", authorized)
     authorized.chmod(0o600)
@@ -244,13 +251,34 @@ KbdInteractiveAuthentication no
 UsePAM no
 PermitRootLogin prohibit-password
 AcceptEnv GIT_PROTOCOL
+{more}
 """)
+    command = ["/usr/sbin/sshd", "-D", "-e", "-f", str(config)]
+    with _jail(), server(command, port, base / "sshd.log") as process:
+        yield pwd.getpwuid(os.getuid()).pw_name, port, process.pid
+
+
+@contextmanager
+def _jail() -> Iterator[None]:
+    """Make the directory that sshd insists on; the last of several users removes it.
+
+    It is one for the machine, and tests run side by side.
+    """
+    ours = _JAIL / "made-by-tests"
+    users = os.open(_JAIL.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with server(["/usr/sbin/sshd", "-D", "-e", "-f", str(config)], port, base / "sshd.log"):
-            yield pwd.getpwuid(os.getuid()).pw_name, port
+        fcntl.flock(users, fcntl.LOCK_SH)
+        with suppress(FileExistsError):
+            _JAIL.mkdir()
+            ours.touch()
+        yield
     finally:
-        if made:
-            jail.rmdir()
+        with suppress(BlockingIOError):
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if ours.exists():
+                ours.unlink()
+                _JAIL.rmdir()
+        os.close(users)
 
 
 def known_hosts(keys: Keys, port: int, key: Path | None = None) -> str:

@@ -18,7 +18,9 @@ from tests.support.debian import ROOT, locked, root_archive, unpacked
 GUEST = Path(__file__).parent / "guest"
 _CONTROL = ROOT / "packaging" / "debian" / "control"
 _PYPROJECT = ROOT / "pyproject.toml"
+# With what our package recommends, which apt installs on an ordinary machine.
 _MACHINE = (
+    "age",
     "apparmor",
     "systemd-sysv",
     "udev",
@@ -28,6 +30,7 @@ _MACHINE = (
     "kmod",
     "procps",
     "python3",
+    "python3-yaml",
 )
 _SIZE = "3G"
 # The machine's address, and the one of the other side of its network.

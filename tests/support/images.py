@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import platform
-import subprocess
 import sys
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Any, Literal
 
 import zstandard
 
+from tank_agent.cli import busybox
 from tests.support.debian import OF_AN_IMAGE, root_archive
 
 Compression = Literal["gzip", "zstd", "none"]
@@ -152,22 +152,8 @@ def tag_descriptor(layout: Path, descriptor: Mapping[str, Any], tag: str) -> Non
 
 
 def busybox_members() -> list[Member]:
-    """Return the members of a small root file system: busybox, its applets, and two users (root, app)."""
-    listed = subprocess.run([BUSYBOX, "--list-full"], capture_output=True, check=True, text=True)
-    applets = [f"bin/{Path(path).name}" for path in listed.stdout.split() if Path(path).name != "busybox"]
-    return [
-        *(directory(name) for name in ("bin", "dev", "etc", "home", "proc", "run", "sys", "usr", "var")),
-        directory("root", 0o700),
-        directory("tmp", 0o1777),
-        directory("home/app", 0o750, (1000, 1000)),
-        member("etc/passwd", "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000:app:/home/app:/bin/sh\n"),
-        member("etc/group", "root:x:0:\napp:x:1000:\nextra:x:2000:app\n"),
-        member("bin/busybox", BUSYBOX.read_bytes(), mode=0o755),
-        *(symlink(name, "busybox") for name in sorted(set(applets))),
-        symlink("usr/bin", "../bin"),
-        symlink("usr/sbin", "../bin"),
-        symlink("sbin", "bin"),
-    ]
+    """Return the members of a small root file system: busybox, its applets, and its users."""
+    return list(busybox.members(BUSYBOX))
 
 
 def busybox_layout(path: Path, tag: str = "latest") -> Path:
@@ -177,13 +163,22 @@ def busybox_layout(path: Path, tag: str = "latest") -> Path:
     return path
 
 
-def debian_layout(path: Path, config: Mapping[str, Any] | None = None, above: Sequence[bytes] = ()) -> Path:
+def debian_layout(
+    path: Path,
+    config: Mapping[str, Any] | None = None,
+    above: Sequence[bytes] = (),
+    *,
+    name: str = "image",
+    packages: Sequence[str] = _SERVERS,
+    options: Sequence[str] = OF_AN_IMAGE,
+) -> Path:
     """Write an OCI layout of Debian with some servers, from its own packages; use it as `oci:PATH:debian`.
 
     `config` is put over the image's own, as in `write_image`, and the layers `above` over Debian's. This
-    week's packages are fetched where they are not here yet, in half a minute.
+    week's packages are fetched where they are not here yet, in half a minute, and kept under `name`;
+    `options` are mmdebstrap's.
     """
-    lowest = root_archive("image", _SERVERS, OF_AN_IMAGE).read_bytes()
+    lowest = root_archive(name, packages, options).read_bytes()
     own = {"Cmd": ["/bin/bash"], "Env": [f"PATH={PATH}"]}
     write_image(path, [lowest, *above], tag="debian", config={**own, **(config or {})})
     return path

@@ -13,6 +13,11 @@ from tests.support.machine import Machine, Result
 T = TypeVar("T")
 # Prints a numbered line every 50 ms or so, so that a lost one shows, and ends at once when asked to.
 COUNT = "trap 'echo bye; exit 0' TERM; i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done"
+# Serves its host name at port 80.
+SERVE = (
+    "trap 'exit 0' TERM; busybox mkdir -p /www; cat /etc/hostname > /www/index.html; "
+    "busybox httpd -p 80 -h /www; while :; do sleep 0.2; done"
+)
 _ROOTFS = "/srv/busybox"
 # Half a minute when nothing else runs here.
 _SLOW = 240.0
@@ -92,12 +97,23 @@ class Installed:
             if answer:
                 return answer
             if time.monotonic() > end:
-                log = self.sh("journalctl -b -u tank-agent -u tank-pods -o cat | tail -40", check=False)
-                raise AssertionError(
-                    f"not within {seconds:g} s: {what}; last: {answer!r}\n{self.statuses()}\n{log}"
-                )
+                raise AssertionError(f"not within {seconds:g} s: {what}; last: {answer!r}\n{self.sight()}")
             # Each look costs the emulated cores a process or two.
             time.sleep(0.2)
+
+    def sight(self) -> str:
+        """Return what tells why something does not happen: logs of this boot, programs, and statuses."""
+        looks = {
+            "log": "journalctl -b -u tank-agent -u tank-pods -o cat | tail -40",
+            "output": "tail -n 5 $(find /var/lib/tank/logs -name '*.log' -mmin -30) </dev/null",
+            "processes": "ps -eo pid,ppid,stat,wchan:20,etimes,args --ppid 2 -N | cut -c1-200 | tail -40",
+            "kernel": "dmesg | grep -iE 'oops|bug:|int3|ext4|oom|hung|segfault' | tail -10",
+            "earlier boot": "journalctl -b -1 -u tank-agent -o cat | tail -10",
+        }
+        found = {what: self.sh(script, check=False) for what, script in looks.items()}
+        # The statuses come last, since what is printed of a failure may be cut at its beginning.
+        parts = [f"--- {what}\n{text}" for what, text in found.items()]
+        return "\n".join([*parts, "--- statuses", *map(str, self.statuses().values())])
 
     def wait_phase(self, name: str, phase: str = "running", seconds: float = _SLOW) -> dict[str, Any]:
         """Wait until a pod is in a phase and return its status."""

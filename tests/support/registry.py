@@ -50,11 +50,11 @@ def make_certificate(directory: Path) -> tuple[Path, Path]:
 
 @contextmanager
 def docker_registry(
-    directory: Path, *, password: bool = False, tls: tuple[Path, Path] | None = None
+    directory: Path, *, password: bool = False, tls: tuple[Path, Path] | None = None, port: int = 0
 ) -> Iterator[str]:
     """Run docker-registry with its data in a directory; yields "127.0.0.1:PORT"."""
     directory.mkdir(parents=True, exist_ok=True)
-    port = free_port()
+    port = port or free_port()
     config: dict[str, Any] = {
         "version": 0.1,
         "log": {"level": "error"},
@@ -128,7 +128,8 @@ class Request:
         if length != -1:
             self._handler.send_header("Content-Length", str(len(body) if length is None else length))
         self._handler.end_headers()
-        self.write(body)
+        if self.method != "HEAD":
+            self.write(body)
 
     def write(self, data: bytes) -> None:
         """Send more of the body."""
@@ -183,8 +184,8 @@ class FakeRegistry:
         if kind == "manifests":
             found = self._manifest(name)
             if found is not None:
-                data = self._blob(found["digest"])
-                request.answer(body=data, Content_Type=found["mediaType"])
+                data, stated = self._blob(found["digest"]), {"Docker_Content_Digest": found["digest"]}
+                request.answer(body=data, Content_Type=found["mediaType"], **stated)
                 return
         if kind == "blobs" and (self.layout / "blobs/sha256" / name.removeprefix("sha256:")).exists():
             data = self._blob(name)
@@ -251,6 +252,9 @@ def fake_registry(
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
+            registry.serve(Request(self))
+
+        def do_HEAD(self) -> None:
             registry.serve(Request(self))
 
         def do_POST(self) -> None:

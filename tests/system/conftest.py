@@ -15,7 +15,15 @@ from tests.support.machine import running_machine
 # Emulated machines are slow; on a busy host several times slower than that.
 TEST_SECONDS = 1200
 MAKE_SECONDS = 1800
-_ORDER = ("test_package", "test_machine", "test_power", "test_removal")
+_ORDER = (
+    "test_package",
+    "test_machine",
+    "test_parameters",
+    "test_configuration",
+    "test_power",
+    "test_updates",
+    "test_removal",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.installed import COUNT, Installed
+from tests.support.page import differences, script_of, steps_of
 
 
 def contiguous(lines: list[str]) -> int:
@@ -34,6 +35,7 @@ def test_everything_has_its_place(package: Path, installed: Installed) -> None:
         "/usr/share/fish/vendor_completions.d/tank.fish",
         "/usr/share/zsh/vendor-completions/_tank",
         "/usr/share/man/man1/tank.1.gz",
+        "/usr/share/man/man1/tank-exec.1.gz",
         "/usr/share/man/man5/tank-agent.toml.5.gz",
         "/usr/share/man/man5/tank-pod.5.gz",
         "/usr/share/man/man8/tank-agent.8.gz",
@@ -51,17 +53,29 @@ def test_everything_has_its_place(package: Path, installed: Installed) -> None:
     assert installed.sh("getent group tank").startswith("tank:")
     schema = json.loads(installed.sh("cat /usr/share/tank-agent/pod.schema.json"))
     assert schema == json.loads(installed.vm.tank("schema").out)
+    # Messages name what is there to be read.
+    installed.vm.write("/root/odd.toml", '[[containers]]\nname = "app"\nrootfs = "/srv"\nflavour = "sweet"\n')
+    assert "`man tank-pod`" in installed.vm.tank("validate", "/root/odd.toml", check=False).err
+    assert (
+        installed.sh("test -s $(python3 -c 'from tank_agent.spec.pages import *; print(page(\"images\"))')")
+        == ""
+    )
     # At power off, pods end before network file systems that they may have volumes on.
     assert {"network.target", "remote-fs.target"} <= set(
         installed.sh("systemctl show -P After tank-pods").split()
     )
     # Nothing in it is of one architecture.
-    assert (
-        subprocess.run(
-            ["dpkg-deb", "-f", str(package), "Architecture"], capture_output=True, check=True
-        ).stdout
-        == b"all\n"
-    )
+    assert _field(package, "Architecture") == "all"
+    # Without these, it lacks no more than secrets, profiles, the examples' image, speed and the YAML of CDI.
+    assert _field(package, "Recommends") == "age, apparmor, busybox-static, python3-isal, python3-yaml"
+    assert {"python3-croniter", "tzdata"} <= {
+        name.split()[0] for name in _field(package, "Depends").split(", ")
+    }
+
+
+def _field(package: Path, name: str) -> str:
+    shown = subprocess.run(["dpkg-deb", "-f", str(package), name], capture_output=True, check=True)
+    return shown.stdout.decode().strip()
 
 
 def test_the_sample_starts_nothing_and_the_machine_is_well(machine: Installed) -> None:
@@ -201,19 +215,30 @@ def test_a_mistake_in_agent_toml_takes_nothing_down(machine: Installed) -> None:
     pid = machine.wait_phase("web")["containers"][0]["pid"]
     machine.sh("cp /etc/tank/agent.toml /root/agent.toml")
     machine.vm.write("/etc/tank/agent.toml", '[reconcile]\nresink = "5s"\n')
+    mistake = "agent.toml:2: reconcile.resink"
+    said = "journalctl -b -u tank-agent -p warning -o cat"
     try:
         agent = machine.agent()
+        refused = machine.vm.run("systemctl", "reload", "tank-agent", check=False)
+        assert refused.code != 0 and "tank-agent.service failed" in refused.err, refused
+        # The agent's own word, and that of `tank agent --check`, which is the first that says it.
+        machine.wait("both say why", lambda: machine.sh(f"{said} -n 20").count(mistake) >= 2)
+        shown = machine.sh("systemctl status --no-pager tank-agent")
+        assert "agent.toml has errors" in shown and mistake in shown
+        assert (machine.agent(), machine.answering()) == (agent, agent)
+        assert machine.sh("systemctl is-active tank-agent") == "active"
+        # A file that is right counts at once, in the same agent.
+        machine.vm.write("/etc/tank/agent.toml", '[reconcile]\nresync = "5s"\n')
         machine.sh("systemctl reload tank-agent")
-        assert "agent.toml has errors" in machine.sh("systemctl show -P StatusText tank-agent")
+        assert "errors" not in machine.sh("systemctl show -P StatusText tank-agent")
         assert machine.agent() == agent
-        assert "agent.toml:2: reconcile.resink" in machine.sh(
-            "journalctl -b -u tank-agent -p err -o cat -n 5"
-        )
         # A new agent cannot start with it; it is tried again until the file is right.
+        machine.vm.write("/etc/tank/agent.toml", '[reconcile]\nretry = "5s"\n')
         machine.sh("systemctl restart --no-block tank-agent")
         machine.wait(
             "it fails", lambda: machine.sh("systemctl show -P NRestarts tank-agent") not in ("", "0")
         )
+        assert "agent.toml:2: reconcile.retry" in machine.sh(f"{said} -n 20")
         assert machine.sh(f"cat /proc/{pid}/comm") == "sh"
     finally:
         machine.sh("cp /root/agent.toml /etc/tank/agent.toml")
@@ -251,3 +276,16 @@ def test_stopping_the_pods_unit_stops_agent_and_pods_in_order(machine: Installed
     assert machine.lines("web")[-1] == "bye"
     machine.sh("systemctl start tank-agent")
     machine.wait_phase("web")
+
+
+def test_the_guide_and_the_shipped_example_run_as_they_stand(machine: Installed) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "guide.md").read_text()
+    steps = steps_of(page)
+    # One shell, as a person has one; by itself it takes the machine half a minute.
+    printed = machine.sh(script_of(steps), check=False, timeout=400)
+    assert differences(steps, printed) == [], printed
+    # The image is there now.
+    machine.sh("cp /usr/share/doc/tank-agent/examples/hello.toml /etc/tank/pods.d/")
+    machine.wait_phase("hello")
+    machine.remove_pod("hello")
+    machine.sh("rm -r /srv/images/busybox")

@@ -75,15 +75,26 @@ def test_a_backup_is_restored_after_everything_was_lost(installed: Installed, pa
 
 def test_remove_stops_everything_and_purge_keeps_volumes(installed: Installed, package: Path) -> None:
     machine = installed
+    machine.sh(
+        "age-keygen -o /etc/tank/age.key; printf %s hunter2 | age -a -r $(age-keygen -y /etc/tank/age.key) "
+        "> /etc/tank/pods.d/word.age"
+    )
     machine.pod(
         "web",
-        head='[network]\n[[network.nics]]\nname = "eth0"\nip = "10.77.0.51/24"\n[[volumes]]\nname = "data"\n',
-        extra='[[containers.mounts]]\nvolume = "data"\npath = "/data"',
+        head='[network]\n[[network.nics]]\nname = "eth0"\nip = "10.77.0.51/24"\n[[volumes]]\nname = "data"\n'
+        '[[volumes]]\nname = "media"\nshared = true\n[[secrets]]\nname = "word"\nsource = "word.age"\n',
+        extra='[[containers.mounts]]\nvolume = "data"\npath = "/data"\n'
+        '[[containers.mounts]]\nvolume = "media"\npath = "/media"\n'
+        '[[containers.mounts]]\nsecret = "word"',
     )
     machine.pod("other")
     machine.wait_phase("web")
     machine.wait_phase("other")
-    machine.vm.tank("exec", "-T", "web", "--", "/bin/sh", "-c", "echo precious > /data/file")
+    machine.vm.tank(
+        "exec", "-T", "web", "--", "/bin/sh", "-c", "echo precious | tee /data/file > /media/file"
+    )
+
+    assert machine.vm.tank("exec", "-T", "web", "--", "cat", "/run/secrets/word").out == "hunter2"
 
     machine.apt("remove", "tank-agent")
     assert_nothing_runs(machine)
@@ -97,8 +108,12 @@ def test_remove_stops_everything_and_purge_keeps_volumes(installed: Installed, p
     machine.apt("purge", "tank-agent")
     assert_nothing_runs(machine)
     assert machine.sh("cat /var/lib/tank/volumes/web/data/file") == "precious"
-    assert machine.sh("ls -A /var/lib/tank") == "volumes"
-    assert machine.sh("ls /etc/tank/pods.d") == "other.toml\nweb.toml"
+    assert machine.sh("cat /var/lib/tank/volumes-shared/media/file") == "precious"
+    assert machine.sh("ls -A /var/lib/tank") == "volumes\nvolumes-shared"
+    # What it was encrypted for is the administrator's.
+    assert machine.sh("ls /etc/tank/pods.d /etc/tank/age.key") == (
+        "/etc/tank/age.key\n\n/etc/tank/pods.d:\nother.toml\nweb.toml\nword.age"
+    )
     assert machine.sh("test -e /etc/tank/agent.toml || echo gone") == "gone"
     machine.sh("rm -r /var/lib/tank /etc/tank")
 

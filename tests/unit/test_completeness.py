@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import base64
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,17 +34,48 @@ ip = ["10.0.0.5/24"]
 name = "data"
 [[volumes]]
 name = "other"
+[[files]]
+name = "conf"
+content = "before"
+[[secrets]]
+name = "key"
+host = "/etc/keys/before"
 [[containers]]
 name = "app"
 image = "docker.io/library/nginx:1"
 [[containers.mounts]]
 volume = "data"
 path = "/data"
+[[containers]]
+name = "cache"
+image = "docker.io/library/redis:8"
 """
 # Keys with only one value, and those whose table needs something beside them.
 ONE_VALUE = {"network.nics.mode"}
 ONE_VALUE_FIELDS = {("Nic", "mode")}
-BESIDE: dict[str, dict[str, Any]] = {"containers.limits.cpu.period": {"cpu": {"quota": 50_000}}}
+BESIDE: dict[str, dict[str, Any]] = {
+    "containers.limits.cpu.period": {"cpu": {"quota": 50_000}},
+    **{f"containers.health.http.{key}": {"http": {"port": 80}} for key in ("path", "headers", "tls")},
+    "containers.ulimits.soft": {"ulimits": {"nofile": {"hard": 2048}}},
+    "containers.ulimits.hard": {"ulimits": {"nofile": {"soft": 1024}}},
+}
+# Tables whose keys are names: the one that is looked at.
+NAMED = {"ulimits": "nofile"}
+# What must be in the table, and in place of what is there, for a key to make sense.
+INSTEAD: dict[str, dict[str, Any]] = {
+    **{key: {"schedule": "0 4 * * *"} for key in ("time_zone", "catch_up", "timeout")},
+    **{f"files.{key}": {"name": "conf"} for key in ("source", "base64")},
+    **{f"secrets.{key}": {"name": "key"} for key in ("source", "age", "host")},
+    "containers.limits.swap": {"memory": "64M"},
+    **{f"containers.mounts.{key}": {"path": "/x"} for key in ("file", "secret", "tmpfs")},
+    **{f"containers.mounts.{key}": {"path": "/x", "file": "conf"} for key in ("on_change", "mode", "owner")},
+}
+AGE = b"age-encryption.org/v1\n-> X25519 x\n"
+ARMOR = (
+    "-----BEGIN AGE ENCRYPTED FILE-----\n"
+    f"{base64.b64encode(AGE).decode()}\n-----END AGE ENCRYPTED FILE-----\n"
+)
+FILES = {"app.env": b"LOG_LEVEL=debug", "nginx.conf": b"after", "secrets/db-password.age": AGE}
 # Where the first example of a key is what BASE or the default says, or where there is none: another value.
 OTHER_THAN_THE_EXAMPLE: dict[str, Any] = {
     "restart": "never",
@@ -53,6 +85,16 @@ OTHER_THAN_THE_EXAMPLE: dict[str, Any] = {
     "network.nics.ip": "10.0.0.6/24",
     "volumes": [],
     "volumes.name": "third",
+    "files": [],
+    "secrets": [],
+    "secrets.age": ARMOR,
+    "containers.mounts.file": "conf",
+    "containers.mounts.secret": "key",
+    # What every machine that runs tests allows.
+    "containers.ulimits": {"nofile": 512},
+    "containers.ulimits.soft": 512,
+    "containers.ulimits.hard": 4096,
+    "update": {"max_restarts": 0},
     "containers": [],
     "containers.stop_signal": "SIGINT",
     "containers.stop_grace": "3s",
@@ -60,16 +102,17 @@ OTHER_THAN_THE_EXAMPLE: dict[str, Any] = {
     "containers.mounts.volume": "other",
     "containers.limits": {"memory": "64M"},
     "containers.limits.cpu.period": 50_000,
+    "containers.health": {"exec": ["/bin/true"]},
     "containers.security": {"privileged": True},
     "containers.security.capabilities": {"add": ["NET_ADMIN"]},
     "containers.security.apparmor": "unconfined",
     "containers.security.seccomp": "unconfined",
 }
 # Another value for what can't be left out; and what only says which machines it is for.
-LISTS = {"network.nics", "volumes", "containers", "containers.mounts"}
+LISTS = {"network.nics", "volumes", "files", "secrets", "containers", "containers.mounts"}
 SELECTORS = {"hosts", "labels"}
 # Of pods that have no interfaces on the LAN.
-BRIDGED = {"network.bridges", "ports"}
+BRIDGED = {"network.bridges", "network.aliases", "ports"}
 
 
 def declared_in(kind: type[msgspec.Struct], path: str = "") -> Iterator[tuple[str, DeclaredKey]]:
@@ -89,7 +132,7 @@ OTHER: dict[str, Any] = {
 
 
 def parsed(document: dict[str, Any]) -> ParsedPod:
-    found = parse_pod_file(tomlkit.dumps(document), "web.toml")
+    found = parse_pod_file(tomlkit.dumps(document), "web.toml", beside=FILES.__getitem__)
     assert found.problems == (), found.problems
     return found.pods[0]
 
@@ -101,6 +144,12 @@ def with_value(key: str, value: Any) -> dict[str, Any]:
     for name in tables:
         below = table.setdefault(name, BESIDE.get(key, {}).get(name, {}))
         table = below[0] if isinstance(below, list) else below
+        table = table[NAMED[name]] if name in NAMED else table
+    if key in INSTEAD:
+        # A pod has what all its other keys need.
+        if tables:
+            table.clear()
+        table.update(INSTEAD[key])
     if key in BRIDGED:
         del document["network"]
         table = document if key == "ports" else document.setdefault("network", {})
@@ -134,10 +183,11 @@ def test_every_key_of_a_pod_file_changes_the_pod_and_reads_back(key: str) -> Non
 PACKAGE = Path(__file__).parents[2] / "tank_agent"
 # The rooms that make what is desired true.
 ACTING = ("image", "network", "reconcile", "runtime")
+# Finds the next time of a job for the loop.
+ACTING_FOR_THEM = (PACKAGE / "spec/schedule.py",)
 READ = {
     node.attr
-    for room in ACTING
-    for path in (PACKAGE / room).rglob("*.py")
+    for path in (*(path for room in ACTING for path in (PACKAGE / room).rglob("*.py")), *ACTING_FOR_THEM)
     for node in ast.walk(ast.parse(path.read_bytes()))
     if isinstance(node, ast.Attribute)
 }
@@ -168,6 +218,7 @@ OTHER_SETTING_THAN_THE_EXAMPLE: dict[str, Any] = {
     "seed_dir": "/srv/seed.d",
     "git.url": "https://other.example/fleet.git",
     "git.poll": "5s",
+    "image.check": "off",
     "git.timeout": "5s",
     "git.depth": 7,
     "git.max_size": "5M",
@@ -212,8 +263,15 @@ BESIDE_SETTINGS = {
     "git.webhook.listen": 'git.webhook.secret_file = "/srv/secret"',
 }
 # A reload applies these; all others wait for the agent's next start.
-LIVE = {"seed_dir", "logs.max_size", "logs.max_files", "network.host_access"} | {
-    f"reconcile.{name}" for name in ("resync", "backoff_base", "backoff_cap", "stable_after")
+LIVE = {
+    "seed_dir",
+    "image.check",
+    "logs.max_size",
+    "logs.max_files",
+    "network.host_access",
+    "secrets.identities",
+    "volumes.snapshot_keep",
+    *(f"reconcile.{name}" for name in ("resync", "backoff_base", "backoff_cap", "stable_after")),
 }
 
 

@@ -33,9 +33,10 @@ ROOMS = {
     # Everything meets here, once.
     "agent": BELOW_API | {"api", "control"},
     "client": FOR_ALL,
+    "convert": FOR_ALL,
     "doctor": FOR_ALL | WORKERS | {"settings"},
     # `tank agent` and `tank doctor` need no agent behind a socket; nor does what `control.offline` does.
-    "cli": FOR_ALL | {"client", "agent", "doctor", "control", "settings"},
+    "cli": FOR_ALL | {"client", "agent", "doctor", "control", "convert", "settings"},
     "__main__": {"cli"},
     # The public names.
     "__init__": {"client", "spec", "errors"},
@@ -47,13 +48,18 @@ SEAMS = {
     # The register of source kinds: whose pods go when they are no longer declared, and how to name an owner.
     "source.kinds": {"journal"},
     "source.git.address": {"settings"},
-    "image.platform": {"settings"},
+    "image.platform": {"settings", "cli"},
     "image.registry.url": {"settings"},
     "journal.records": {"runtime"},
+    # The form of readers of files beside a pod file, which the kernel's calls of them have.
+    "spec.beside": {"linux"},
+    # The image's HEALTHCHECK, which the record of a run holds.
+    "image.config": {"runtime"},
     "image.parameters": {"runtime"},
     "api.frames": {"client"},
-    "api.types": {"control", "client", "cli"},
-    "api.reports": {"control", "client", "cli"},
+    "api.types": {"control", "client", "cli", "__init__"},
+    "api.reports": {"control", "client", "cli", "__init__"},
+    "api.storage": {"control", "client", "cli", "__init__"},
     "api.wire": {"client", "cli"},
 }
 

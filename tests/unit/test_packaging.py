@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import jsonschema
 import pytest
 
 from tank_agent import __version__
+from tank_agent.cli.main import parsed
 from tank_agent.cli.parser import module_of, verbs
 from tank_agent.settings.settings import Settings, load_settings
 
@@ -31,96 +31,56 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("name", ["tank", "_tank", "tank.fish", "tank.1"])
-def test_every_verb_is_in_completions_and_manual(generated: Path, name: str) -> None:
-    text = (generated / name).read_text()
-    assert [verb for verb in verbs() if not re.search(rf"\b{verb}\b", text)] == []
-
-
 def words_of(parser: argparse.ArgumentParser, name: str) -> Iterator[tuple[str, str]]:
-    """Yield every verb, verb of a verb and option that a parser takes, with the verb that it belongs to."""
-    yield name, name.rsplit(" ", maxsplit=1)[-1]
+    """Yield every verb of a verb and every option that a parser takes, with the verb that it belongs to."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for word, below in action.choices.items():
+                yield name, word
                 yield from words_of(below, f"{name} {word}")
         else:
             yield from ((name, flag) for flag in action.option_strings if flag not in ("-h", "--help"))
 
 
-def everything() -> list[tuple[str, str]]:
-    found = []
-    for verb in verbs():
-        parser = argparse.ArgumentParser(prog=f"tank {verb}")
-        module_of(verb).add_arguments(parser)
-        found += list(words_of(parser, verb))
-    return found
+@pytest.mark.parametrize("verb", verbs())
+def test_every_verb_has_a_page_with_all_that_it_takes(generated: Path, verb: str) -> None:
+    overview = (generated / "tank.1").read_text().replace("\\-", "-")
+    assert f"\n\\fB{verb}\\fR\n" in overview
+    file = "tank-agent.8" if verb == "agent" else f"tank-{verb}.1"
+    page = (generated / file).read_text().replace("\\-", "-")
+    parser = argparse.ArgumentParser(prog=f"tank {verb}")
+    module_of(verb).add_arguments(parser)
+    for name, word in words_of(parser, verb):
+        group = name.partition(" ")[2]
+        text = page.partition(f"\n.SS {group}\n")[2].partition("\n.SS ")[0] if group else page
+        text = re.sub(r"\\f[BIR]", "", text)
+        assert re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", text), f"{file}: {name} {word}"
+    if verb != "agent":
+        examples = page.partition("\n.SH EXAMPLES\n")[2].replace("\\e", "\\")
+        assert [
+            command for command, _ in module_of(verb).EXAMPLES if f"\\fB{command}\\fR" not in examples
+        ] == []
 
 
-def test_every_verb_of_a_verb_and_every_option_is_in_the_manual(generated: Path) -> None:
-    page = (generated / "tank.1").read_text().replace("\\-", "-")
-    sections = {
-        " ".join(section.partition("\n")[0].split()): section for section in page.split("\n.SS tank ")
-    }
-    for name, word in everything():
-        section = next((text for title, text in sections.items() if f"{title} ".startswith(f"{name} ")), None)
-        assert section is not None, f"tank {name}"
-        assert re.search(rf"{re.escape(word)}(?![\w-])", section), f"tank {name}: {word}"
-
-
-def completed_by_bash(generated: Path, *words: str, path: str = os.defpath) -> list[str]:
-    array = " ".join(f"'{word}'" for word in words)
-    script = f". {generated / 'tank'}; COMP_WORDS=({array}); COMP_CWORD={len(words) - 1}; _tank"
-    done = subprocess.run(
-        ["bash", "-c", f'{script}; printf "%s\\n" "${{COMPREPLY[@]}}"'],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=20,
-        env={"PATH": path},
-    )
-    assert done.stderr == ""
-    return done.stdout.split()
-
-
-def test_bash_completes_every_verb_of_a_verb_and_every_option(generated: Path) -> None:
-    wanted: dict[str, set[str]] = {}
-    for name, word in everything():
-        wanted.setdefault(name, set())
-        group, _, last = name.rpartition(" ")
-        if word.startswith("-"):
-            wanted[name].add(word)
-        elif group:
-            wanted.setdefault(f"{group}\n", set()).add(last)
-    for name, words in wanted.items():
-        group = name.endswith("\n")
-        typed = "" if group else "-"
-        if name in ("image", "volume", "git"):
-            continue
-        found = set(completed_by_bash(generated, "tank", *name.split(), typed))
-        assert words <= found, f"tank {name}"
-
-
-@pytest.mark.parametrize(
-    "verb",
-    ["status", "get", "delete", "wait", "history", "exec", "attach", "logs", "rollback", "suspend", "resume"],
-)
-def test_bash_completes_pods_where_a_verb_takes_them(generated: Path, tmp_path: Path, verb: str) -> None:
-    fake = tmp_path / "tank"
-    fake.write_text("""#!/bin/sh\necho '[{"name": "web"}, {"name": "db"}]' | tr , '\\n'\n""")
-    fake.chmod(0o755)
-    path = f"{tmp_path}:{os.defpath}"
-    assert completed_by_bash(generated, "tank", verb, "", path=path) == ["db", "web"]
-    assert completed_by_bash(generated, "tank", "events", "--pod", "w", path=path) == ["web"]
+def test_the_first_examples_of_the_manual_can_be_typed(generated: Path) -> None:
+    shown = (generated / "tank.1").read_text().replace("\\-", "-").partition(".SH EXAMPLES\n")[2]
+    commands = re.findall(r"^\\fBtank (.*)\\fR$", shown.partition(".SH ")[0], re.MULTILINE)
+    assert len(commands) > 5
+    for command in commands:
+        assert hasattr(parsed(command.split()), "run")
 
 
 @pytest.mark.machine
-def test_fish_completes_verbs_of_verbs(generated: Path) -> None:
-    script = f"source {generated / 'tank.fish'}; complete -C 'tank image '; complete -C 'tank git init --ow'"
-    command = ["fish", "--no-config", "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
-    found = [line.partition("\t")[0] for line in done.stdout.splitlines()]
-    assert found == ["ls", "prune", "pull", "rm", "--owner"]
+def test_man_reads_every_page_without_a_warning(generated: Path) -> None:
+    pages = sorted(file for file in generated.iterdir() if re.fullmatch(r".*\.[158]", file.name))
+    assert len(pages) > len(verbs())
+    for page in pages:
+        command = ["man", "--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z", str(page)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+        assert done.stderr == "", page.name
+        # What whatis(1) and apropos(1) find it by.
+        found = subprocess.run(["lexgrog", str(page)], capture_output=True, text=True, check=True, timeout=20)
+        assert f'"{page.stem} - ' in found.stdout
 
 
 def test_the_command_that_is_installed_is_ours_and_runs() -> None:
@@ -130,56 +90,6 @@ def test_the_command_that_is_installed_is_ours_and_runs() -> None:
     assert rest == (PACKAGING / "tank").read_text().splitlines()[1:]
     done = subprocess.run([installed, "--version"], capture_output=True, text=True, check=True, timeout=20)
     assert done.stdout == f"tank {__version__}\n"
-
-
-def test_the_shells_can_read_their_completions(generated: Path) -> None:
-    subprocess.run(["bash", "-n", str(generated / "tank")], check=True, timeout=20)
-    assert "@" not in (generated / "tank").read_text().replace("$@", "").replace('"@"', "")
-    assert not re.search(r"@[A-Z]+@", (generated / "_tank").read_text())
-
-
-@pytest.mark.machine
-def test_fish_completes_verbs_and_options(generated: Path) -> None:
-    script = f"source {generated / 'tank.fish'}; complete -C 'tank sta'; complete -C 'tank status -o '"
-    command = ["fish", "--no-config", "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
-    assert [line.partition("\t")[0] for line in done.stdout.splitlines()] == ["status", "json", "text"]
-    assert done.stderr == ""
-
-
-@pytest.mark.machine
-def test_zsh_reads_its_completion(generated: Path) -> None:
-    subprocess.run(["zsh", "-n", str(generated / "_tank")], check=True, timeout=20)
-
-
-# zsh completes only at a terminal, and zpty gives it one. Ctrl-X shows the line after Tab, and empties it.
-_ZSH = """
-zmodload zsh/zpty
-zpty shell zsh -f -i
-zpty -w shell 'PS1=; path=($1 $path); fpath=($2 $fpath); autoload -Uz compinit; compinit -u -D'
-zpty -w shell 'show() { print -r -- "<$BUFFER>"; BUFFER=; zle redisplay }; zle -N show; bindkey "^X" show'
-zpty -w shell 'print ready'
-zpty -r shell out '*ready*ready*'
-for line in ${@[3,-1]}; do
-  zpty -n -w shell "$line"$'\\t\\x18'
-  zpty -r shell out '*<*>*'
-  print -r -- "${${out##*<}%%>*}"
-done
-zpty -d shell
-"""
-
-
-@pytest.mark.machine
-def test_zsh_completes_verbs_options_values_and_pods(generated: Path, tmp_path: Path) -> None:
-    tank = tmp_path / "tank"
-    tank.write_text('#!/bin/sh\nprintf \'[\\n{\\n"name": "web"\\n},\\n{\\n"name": "db"\\n}]\\n\'\n')
-    tank.chmod(0o755)
-    script = _ZSH.replace("$1", str(tmp_path)).replace("$2", str(generated))
-    lines = ("tank stat", "tank status -o j", "tank apply --wa", "tank get w")
-    command = ["zsh", "-f", "-c", script, "zsh", "", "", *lines]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    whole = ["tank status ", "tank status -o json ", "tank apply --wait ", "tank get web "]
-    assert done.stdout.splitlines() == whole
 
 
 def test_needrestart_leaves_the_pods_alone() -> None:
@@ -203,16 +113,6 @@ def test_needrestart_leaves_the_pods_alone() -> None:
         timeout=20,
     )
     assert (done.stdout.split(), done.stderr) == (["tank-pods.service", "dbus.service"], "")
-
-
-def test_bash_completes_verbs_and_options(generated: Path) -> None:
-    script = (
-        f"source {generated / 'tank'}; COMP_WORDS=(tank st); COMP_CWORD=1; _tank; echo ${{COMPREPLY[@]}};"
-        "COMP_WORDS=(tank status -o j); COMP_CWORD=3; _tank; echo ${COMPREPLY[@]};"
-        "COMP_WORDS=(tank --socket /x apply --wa); COMP_CWORD=4; _tank; echo ${COMPREPLY[@]}"
-    )
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, timeout=20)
-    assert done.stdout == "status\njson\n--wait\n"
 
 
 def test_the_schemas_accept_what_the_package_installs(generated: Path) -> None:

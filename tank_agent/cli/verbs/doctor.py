@@ -13,10 +13,15 @@ from tank_agent.spec.printable import escape
 
 if TYPE_CHECKING:
     from tank_agent.doctor import Check
+    from tank_agent.settings.settings import Settings
 
 HELP = "is this machine ready, and what is missing"
+EXAMPLES = (
+    ("tank doctor", "is this machine ready, and what is missing"),
+    ("tank doctor -o json", "for a script"),
+)
 
-_COLORS = {"ok": GREEN, "warn": YELLOW, "fail": RED}
+_COLORS = {"ok": GREEN, "note": GREEN, "warn": YELLOW, "fail": RED}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,36 +30,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    checks = [*_examine(arguments), _agent(arguments)]
+    settings, problems = _settings(arguments)
+    checks = [*problems, *_examine(settings), *_agent(arguments, settings)]
     show(arguments, checks, lambda: _print(checks))
     return 1 if any(check.result == "fail" for check in checks) else 0
 
 
-def _examine(arguments: argparse.Namespace) -> Sequence[Check]:
+def _settings(arguments: argparse.Namespace) -> tuple[Settings, Sequence[Check]]:
+    """Return the settings, or the defaults with the problems of agent.toml."""
     from tank_agent.doctor import fail
-    from tank_agent.doctor.examine import examine
     from tank_agent.errors import InvalidSpec
+    from tank_agent.settings.settings import Settings
 
     try:
-        settings = load_places(arguments)
+        return load_places(arguments), ()
     except InvalidSpec as error:
         fix = "correct it; the default directories are examined below"
-        problems = [fail("configuration", str(problem), fix) for problem in error.problems]
-        return (*problems, *examine(Path("/var/lib/tank"), Path("/run/tank"), Path("/etc/tank/pods.d")))
-    return examine(settings.data_dir, settings.run_dir, settings.pods_dir)
+        return Settings(), [fail("configuration", str(problem), fix) for problem in error.problems]
 
 
-def _agent(arguments: argparse.Namespace) -> Check:
+def _examine(settings: Settings) -> Sequence[Check]:
+    from tank_agent.doctor.examine import examine
+
+    return examine(settings.data_dir, settings.run_dir, settings.pods_dir, settings.secrets.identities)
+
+
+def _agent(arguments: argparse.Namespace, settings: Settings) -> Sequence[Check]:
+    """Say whether the agent answers, and whether the secrets and the devices of its pods can be had."""
     from tank_agent.doctor import ok, warn
     from tank_agent.errors import AgentUnreachable
 
     try:
         if arguments.run_dir and not arguments.socket:
             arguments.socket = str(Path(arguments.run_dir) / "tank.sock")
-        info = client_of(arguments).info()
+        client = client_of(arguments)
+        info = client.info()
+        pods = [listed.pod for listed in client.list()]
     except AgentUnreachable as error:
-        return warn("agent", error.message, error.hint or "")
-    return ok("agent", f"version {info.version}, pid {info.pid}")
+        return (warn("agent", error.message, error.hint or ""),)
+    answers = ok("agent", f"version {info.version}, pid {info.pid}")
+    found = []
+    if any(pod.secrets for pod in pods):
+        from tank_agent.doctor import secrets
+
+        own = (settings.data_dir, settings.run_dir)
+        found.append(secrets.of_pods(pods, settings.secrets.identities, own))
+    if any(container.security.devices for pod in pods for container in pod.containers):
+        from tank_agent.doctor import devices
+
+        found.append(devices.of_pods(pods))
+    return (*found, answers)
 
 
 def _print(checks: Sequence[Check]) -> None:

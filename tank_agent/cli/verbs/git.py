@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from tank_agent.api.reports import CommitReport, GitReport, PodGitReport
 
 HELP = "make a repository to push to; how far git is"
+EXAMPLES = (
+    ("tank git init /srv/fleet.git --owner ann", "a repository that ann pushes to"),
+    ("tank git status", "how far the machine follows it"),
+)
 
 _COLORS = {"in-sync": GREEN, "error": RED, "held": YELLOW, "suspended": YELLOW, "pinned": YELLOW}
 
@@ -24,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     init.add_argument("path", metavar="PATH", help="a new or empty directory")
     init.add_argument("--owner", metavar="USER", help="who pushes, over ssh; default you")
     init.add_argument("--branch", default="main", metavar="B", help="what HEAD names (default main)")
-    init.set_defaults(run=_init)
+    init.set_defaults(run=_init, here=True)
     add_output(init)
     status = verbs.add_parser("status", help="how far git is, step by step")
     status.set_defaults(run=_status)
@@ -63,6 +67,8 @@ def _print(git: GitReport | None) -> None:
         ("apply", git.steps.applied),
     ):
         result = step.error or ("done" if step.revision else "-")
+        if verb == "check" and git.unusable and not step.error:
+            result = "done, but `tank status` has errors of files"
         say(f"{verb:<10}{(step.revision or '-')[:12]:<14}{result}")
     if git.latest is not None:
         say(f"{'latest':<10}{commit_line(git.latest.id, git.latest)}")
@@ -74,7 +80,11 @@ def _print(git: GitReport | None) -> None:
 def git_line(git: GitReport) -> str:
     """Return how far git is, as one line."""
     what = git.state if git.state != "pending" else "not looked yet"
-    parts = [colored(escape(what), _COLORS.get(git.state, "0"))]
+    color = _COLORS.get(git.state, "0")
+    if git.unusable:
+        files = "1 file has errors" if git.unusable == 1 else f"{git.unusable} files have errors"
+        what, color = f"{what}, but {files}", YELLOW if git.state == "in-sync" else color
+    parts = [colored(escape(what), color)]
     if git.commit is not None:
         parts.append(escape(f"at {commit_line(git.commit.id, git.commit)}"))
     trouble = git.error or git.held

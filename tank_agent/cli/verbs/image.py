@@ -1,4 +1,4 @@
-"""The images on this machine: list them, fetch one ahead of time, remove what no pod needs."""
+"""The images on this machine: list them, fetch, update, make and remove them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from tank_agent.cli.arguments import add_action, client_of, for_each
@@ -13,11 +14,21 @@ from tank_agent.cli.output import ago, megabytes, print_table, say, share, show
 from tank_agent.spec.printable import escape
 
 if TYPE_CHECKING:
-    from tank_agent.api.types import PulledLayer, PullReport, RemovedImages
+    from tank_agent.api.storage import ImageUpdate, PulledLayer, PullReport, RemovedImages
 
-HELP = "the images on this machine: list, fetch, remove, prune them"
+HELP = "the images on this machine: list, fetch, update, make, remove, prune them"
+EXAMPLES = (
+    ("tank image ls", "the images, and the pods that need them"),
+    ("tank image pull nginx:1.27", "fetch it, with a bar a layer"),
+    ("tank image update web", "run a newer image behind its tag"),
+    ("tank image busybox", "one that the examples run, without a registry"),
+    ("tank image rm nginx:1.26", "one that no pod needs"),
+    ("tank image prune", "all that no pod needs"),
+)
 
 _DIGEST_SHOWN = 12
+# What a narrow terminal does without.
+_SPARE = ("LAYERS", "PULLED", "DIGEST", "PODS")
 _OVER = ("done", "cached")
 _UP_AND_CLEAR = "\x1b[{}A\r\x1b[J"
 
@@ -27,9 +38,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_action(actions, "ls", _list, "the images, one line each")
     pulling = add_action(actions, "pull", _pull, "fetch images, also newer ones of the same name")
     pulling.add_argument("images", nargs="+", metavar="IMAGE", help="as a pod file names it")
+    update = add_action(actions, "update", _update, "look for newer images of pods now, and run them")
+    update.add_argument("pods", nargs="+", metavar="NAME", help="a pod")
+    update.add_argument("--force", action="store_true", help="also an image that failed in this pod before")
     removal = add_action(actions, "rm", _remove, "remove images that no pod needs")
     removal.add_argument("images", nargs="+", metavar="IMAGE", help="a name or a digest, as `ls` shows them")
     add_action(actions, "prune", _prune, "remove every image that no pod needs")
+    making = add_action(
+        actions, "busybox", _make, "make an image of this machine's busybox, for the examples"
+    )
+    making.add_argument("directory", nargs="?", metavar="DIR", help="default /srv/images/busybox")
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -47,7 +65,7 @@ def _list(arguments: argparse.Namespace) -> int:
         for image in images
     )
     headers = ("IMAGE", "DIGEST", "SIZE", "LAYERS", "PULLED", "PODS")
-    return show(arguments, images, lambda: print_table(headers, rows))
+    return show(arguments, images, lambda: print_table(headers, rows, spare=_SPARE, cut=("PODS",)))
 
 
 def _pull(arguments: argparse.Namespace) -> int:
@@ -63,8 +81,41 @@ def _pull(arguments: argparse.Namespace) -> int:
     return show(arguments, pulled, lambda: None)
 
 
+def _update(arguments: argparse.Namespace) -> int:
+    client = client_of(arguments)
+
+    def update(name: str) -> ImageUpdate:
+        if arguments.output == "json":
+            return client.update_images(name, force=arguments.force)
+        with PullDisplay() as display:
+            found = client.update_images(name, force=arguments.force, progress=display.show)
+        lines = [
+            f"{name}/{one.container}: {one.image} {_short(one.before)} → {_short(one.after)}"
+            for one in found.moved
+        ]
+        if lines and found.stopped:
+            lines.append(f"{name} is stopped: this counts once you `tank start {name}`")
+        say(*(lines or [f"{name}: already the newest"]))
+        return found
+
+    results, code = for_each(arguments, arguments.pods, update)
+    show(arguments, results, lambda: None)
+    return code
+
+
+def _short(digest: str) -> str:
+    return digest.removeprefix("sha256:")[:_DIGEST_SHOWN] or "nothing"
+
+
+def _make(arguments: argparse.Namespace) -> int:
+    from tank_agent.cli import busybox  # it needs no agent, and nothing else needs it
+
+    reference = busybox.write_busybox(Path(arguments.directory) if arguments.directory else busybox.DIRECTORY)
+    return show(arguments, {"reference": reference}, lambda: say(reference))
+
+
 def _remove(arguments: argparse.Namespace) -> int:
-    results, code = for_each(arguments.images, client_of(arguments).remove_image)
+    results, code = for_each(arguments, arguments.images, client_of(arguments).remove_image)
     _show_removed(arguments, results)
     return code
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from tank_agent.api.types import PlanReport
 from tank_agent.cli.arguments import add_output, client_of
 from tank_agent.cli.output import GREEN, RED, YELLOW, colored, say, show
+from tank_agent.cli.source_notes import overlooked
 from tank_agent.errors import AgentUnreachable, InvalidSpec, TankError
 from tank_agent.spec.printable import escape
 
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
     from tank_agent.client.client import Client
 
 HELP = "dry run: what would be done"
+EXAMPLES = (
+    ("tank plan", "what is still to be done"),
+    ("tank plan web.toml", "what this file would change"),
+    ("tank plan --git feature", "what a branch would change"),
+    ("tank plan pods --against main/pods", "two trees, without an agent"),
+)
 USAGE_CODE = 1
 
 _CHANGES = 2
@@ -34,9 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against", metavar="DIR", type=Path, help="compare PATH with this tree, and ask no agent"
     )
-    parser.add_argument(
-        "--host", metavar="H", help="the machine to plan for, by name, without asking an agent (default any)"
-    )
+    # Here, `--host` was a name before it was an address.
+    text = "a name: the machine to plan for, without asking an agent; ssh://[USER@]HOST[:PORT]: ask that one"
+    for action in parser._actions:
+        if "--host" in action.option_strings:
+            action.help = text
+            break
+    else:
+        # For its page of the manual, which has the verb's own options only.
+        parser.add_argument("--host", metavar="H", help=text)
+    parser.set_defaults(machine=None)
     parser.add_argument(
         "--label", metavar="K=V", action="append", default=[], type=_label, help="a label of --host's machine"
     )
@@ -63,7 +77,7 @@ def _label(text: str) -> tuple[str, str]:
 
 
 def _ask(arguments: argparse.Namespace) -> PlanReport:
-    alone = arguments.against is not None or arguments.host is not None or arguments.label
+    alone = arguments.against is not None or arguments.machine is not None or arguments.label
     if arguments.path is None:
         if alone:
             raise TankError("--against, --host and --label need a PATH")
@@ -71,13 +85,15 @@ def _ask(arguments: argparse.Namespace) -> PlanReport:
     if arguments.git is not None:
         raise TankError("give PATH or --git, not both")
     if alone:
+        if arguments.host:
+            raise TankError("--against and --label ask no agent, so leave --host ssh://… away")
         return _plan_alone(arguments)
     client = client_of(arguments)
     try:
         return _plan_of(client, Path(arguments.path))
     except AgentUnreachable as error:
         # An agent that is there but does not answer is an error.
-        if client.socket.exists():
+        if client.address.startswith("ssh://") or client.socket.exists():
             raise
         note = "compared with nothing; --against DIR compares with another tree"
         print(escape(f"tank: {error}\n  {note}", keep="\n"), file=sys.stderr)
@@ -85,15 +101,18 @@ def _ask(arguments: argparse.Namespace) -> PlanReport:
 
 
 def _plan_alone(arguments: argparse.Namespace) -> PlanReport:
-    from tank_agent.cli.files import read_tree
+    from tank_agent.cli.files import beside_tree, read_tree
     from tank_agent.control.offline import plan_trees
     from tank_agent.spec.model import Host
 
     host = None
-    if arguments.host is not None or arguments.label:
-        host = Host(name=arguments.host or "", labels=dict(arguments.label))
+    if arguments.machine is not None or arguments.label:
+        host = Host(name=arguments.machine or "", labels=dict(arguments.label), is_other=True)
     path, against = Path(arguments.path), arguments.against
-    return plan_trees(path, read_tree(path), None if against is None else read_tree(against), host)
+    if against is None:
+        return plan_trees(path, read_tree(path), None, host, beside=beside_tree(path))
+    trees = read_tree(path), read_tree(against)
+    return plan_trees(path, *trees, host, beside=beside_tree(path), beside_before=beside_tree(against))
 
 
 def _plan_of(client: Client, path: Path) -> PlanReport:
@@ -103,9 +122,13 @@ def _plan_of(client: Client, path: Path) -> PlanReport:
         TankError: one can't be read.
         InvalidSpec: one is not UTF-8.
     """
+    from msgspec.structs import replace
+
     from tank_agent.api.wire import decode_text
     from tank_agent.cli.files import pod_files, what_is_odd
-    from tank_agent.client.client import read_pod_file
+    from tank_agent.client.pod_files import beside, files_beside, read_pod_file
+    from tank_agent.control.offline import without_removals
+    from tank_agent.spec.beside import Sent
 
     pods_dir = Path(client.info().pods_dir)
     # A pod's owner is its file, so the files of a checkout are sent under their names in pods_dir.
@@ -113,17 +136,25 @@ def _plan_of(client: Client, path: Path) -> PlanReport:
     for file in named.values():
         if file != path and what_is_odd(file) is not None:
             raise TankError("is not a regular file, so it can't be a pod file", where=os.fspath(file))
-    texts = {name: decode_text(read_pod_file(file), os.fspath(file)) for name, file in named.items()}
-    report = client.plan(texts)
-    # One file says nothing about the pods of other files.
-    pods = report.pods if path.is_dir() else tuple(pod for pod in report.pods if pod.change != "remove")
+    texts, found = {}, Sent()
+    for name, file in named.items():
+        content = read_pod_file(file)
+        texts[name] = decode_text(content, os.fspath(file))
+        more = files_beside(content, beside(file)) or Sent()
+        found = Sent(found.contents | more.contents, found.missing | more.missing)
+    asked = client.plan(texts, beside=found)
+    report = asked if path.is_dir() else without_removals(asked)
 
-    def own_name(problem: str) -> str:
-        """Name the file of a finding as the user did."""
-        name = next((name for name in named if problem.startswith(f"{name}:")), "")
-        return f"{named[name]}{problem[len(name) :]}" if name else problem
+    def own_name(line: str) -> str:
+        """Name the file of a finding, or of a pod for other machines, as the user did."""
+        name = next((name for name in named if line.startswith(f"{name}:")), "")
+        return f"{named[name]}{line[len(name) :]}" if name else line
 
-    return PlanReport(pods=pods, problems=tuple(map(own_name, report.problems)))
+    return replace(
+        report,
+        problems=tuple(map(own_name, report.problems)),
+        elsewhere=tuple(map(own_name, report.elsewhere)),
+    )
 
 
 def _print(report: PlanReport) -> None:
@@ -133,6 +164,10 @@ def _print(report: PlanReport) -> None:
         print(colored(escape(f"{sign} {pod.name}: {pod.change}"), color))
         say(*(f"    {line}" for line in (*pod.diff, *pod.notes)))
         say(*(f"  {number}. {action}" for number, action in enumerate(pod.actions, 1)))
+        say(*([f"  plan {pod.proof}"] if pod.proof else []))
+    say(*([f"plan {report.proof}"] if report.proof else []))
+    say(*report.elsewhere)
+    say(*([overlooked(report.overlooked[:5], len(report.overlooked))] if report.overlooked else []))
     counts = [f"{sum(pod.change == change for pod in changed)} to {change}" for change in _SIGNS]
     print(", ".join(counts) if changed else "nothing to do")
     sys.stdout.flush()

@@ -11,9 +11,13 @@ from tank_agent.cli.arguments import client_of
 from tank_agent.cli.output import say, show
 from tank_agent.cli.verbs.resume import add_arguments
 
-__all__ = ["HELP", "add_arguments", "run"]
+__all__ = ["EXAMPLES", "HELP", "add_arguments", "run"]
 
 HELP = "leave a pod, or all, as they are, whatever files and git say"
+EXAMPLES = (
+    ("tank suspend web", "web stays as it is"),
+    ("tank suspend", "all pods stay as they are"),
+)
 
 
 def run(arguments: argparse.Namespace) -> int:

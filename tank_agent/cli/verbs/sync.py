@@ -1,7 +1,7 @@
 """Look at files and git now instead of at their next turn; with --wait, until all pods are settled.
 
-Exit code 1: a directory or git could not be followed, a commit waits for --confirm, or with --wait a pod is
-not well.
+Exit code 1: a directory or git could not be followed, a file has errors, a commit waits for --confirm, or
+with --wait a pod is not well.
 """
 
 from __future__ import annotations
@@ -13,6 +13,11 @@ from tank_agent.cli.output import show
 from tank_agent.cli.verbs.status import print_all
 
 HELP = "look at files and git now, and make it so"
+EXAMPLES = (
+    ("tank sync", "look at files and git now"),
+    ("tank sync --wait", "and wait until every pod runs"),
+    ("tank sync --confirm", "let a commit through that was held"),
+)
 
 _WAIT = 120.0
 
@@ -41,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     sources = client.sources()
     show(arguments, pods, lambda: print_all(pods, sources))
     git_follows = sources.git is None or sources.git.state not in ("error", "held")
-    if not git_follows or any(directory.error for directory in sources.directories):
+    if not git_follows or sources.unusable or any(directory.error for directory in sources.directories):
         return 1
-    well = all(pod.phase in ("running", "completed") and not pod.error for pod in pods)
+    well = all(pod.phase in ("running", "completed", "scheduled") and not pod.error for pod in pods)
     return 0 if well or not arguments.wait else 1

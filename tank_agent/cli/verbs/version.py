@@ -9,6 +9,10 @@ from tank_agent.cli.arguments import add_output, client_of
 from tank_agent.cli.output import say, show, span
 
 HELP = "versions of this program and of the agent"
+EXAMPLES = (
+    ("tank version", "of the program and of the agent"),
+    ("tank version -o json", "for a script"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -49,8 +49,22 @@ def quote(text: str) -> str:
 
 
 def socket_path(path: str | os.PathLike[str] | None) -> str:
-    """Return the socket to use: the given one, $TANK_SOCKET, or the default."""
+    """Return the socket to use, the given one, $TANK_SOCKET or the default; an address stays as it is."""
     return os.fspath(path) if path else os.environ.get("TANK_SOCKET") or DEFAULT_SOCKET
+
+
+def address(socket: str | os.PathLike[str] | None, host: str | None) -> str:
+    """Return the path of a socket, or the address of another machine and a socket there.
+
+    Raises:
+        TankError: it is none.
+    """
+    host = host or (os.environ.get("TANK_HOST") if socket is None else None)
+    if not host:
+        return socket_path(socket)
+    from tank_agent.client.fast import ssh
+
+    return ssh.address(host, os.fspath(socket) if socket else os.environ.get("TANK_SOCKET"))
 
 
 def target_path(name: str, verb: str, query: Mapping[str, str] | None = None) -> str:
@@ -73,6 +87,21 @@ class Asked:
         self._path = path
         self._connection = connection
 
+    def comes(self, seconds: float) -> bool:
+        """Return whether the answer, or the end of the connection, comes within so many seconds."""
+        before = self._connection.gettimeout()
+        self._connection.settimeout(seconds)
+        try:
+            self._connection.recv(1, _socket.MSG_PEEK)
+        except TimeoutError:
+            return False
+        except OSError:
+            # `answer` tells it.
+            pass
+        finally:
+            self._connection.settimeout(before)
+        return True
+
     def answer(self, *, expected: int, timeout: float | None = None) -> Answered:
         """Read the head of the answer; `timeout` is the connection's afterwards, in seconds.
 
@@ -88,7 +117,7 @@ class Asked:
             if answered.status != expected:
                 from tank_agent.api.wire import decode_error
 
-                raise decode_error(answered.status, whole(answered, self._path))
+                raise decode_error(answered.status, _body(answered, self._path))
             self._connection.settimeout(timeout)
             return answered
         except BaseException:
@@ -110,15 +139,10 @@ def ask(
     Raises:
         AgentUnreachable: nobody answers.
     """
-    connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
-    connection.settimeout(timeout)
     lines = [f"{method} {target} HTTP/1.1", "Host: tank", f"Content-Length: {len(body)}"]
     lines += [f"{key}: {value}" for key, value in (headers or {}).items()]
+    connection = connect(path, timeout)
     try:
-        try:
-            _connect(connection, path)
-        except OSError as error:
-            raise _unreachable(path, error) from error
         try:
             _send(connection, "\r\n".join([*lines, "", ""]).encode() + body)
         except OSError as error:
@@ -129,26 +153,67 @@ def ask(
         raise
 
 
-def ask_for_session(path: str, target: str, body: bytes = b"") -> Asked:
-    """Ask for a session, which the agent answers with 101; raises as `ask`."""
-    return ask(path, "POST", target, {"Connection": "Upgrade", "Upgrade": PROTOCOL}, body)
+def connect(path: str, timeout: float | None) -> _socket.socket:
+    """Return a connection to the agent at a socket, or at the address of another machine.
+
+    Raises:
+        AgentUnreachable: nobody answers.
+    """
+    if path.startswith("ssh://"):
+        from tank_agent.client.fast import ssh
+
+        distant = ssh.connect(path)
+        distant.settimeout(timeout)
+        return distant
+    connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    connection.settimeout(timeout)
+    try:
+        _connect(connection, path)
+    except BaseException as error:
+        connection.close()
+        if isinstance(error, OSError):
+            raise _unreachable(path, error) from error
+        raise
+    return connection
+
+
+def ask_for_session(
+    path: str, target: str, body: bytes = b"", within: float = 30.0, method: str = "POST"
+) -> Asked:
+    """Ask for a session, which the agent answers with 101 after at most `within` seconds; raises as `ask`."""
+    headers = {"Connection": "Upgrade", "Upgrade": PROTOCOL}
+    return ask(path, method, target, headers, body, timeout=within + _TIMEOUT)
 
 
 def whole(answered: Answered, path: str) -> bytes:
-    """Return the body of an answer with a Content-Length; closes the connection.
+    """Return the body of an answer with a Content-Length; closes the connection, or keeps it.
 
     Raises:
         AgentUnreachable: it breaks off.
     """
+    keeps = path.startswith("ssh://") and answered.headers.get("connection") != "close"
     try:
-        length = _number(answered.headers.get("content-length", ""), 10, path)
-        pieces, left = [answered.received], length - len(answered.received)
-        while left > 0:
-            pieces.append(_receive(answered.connection, path))
-            left -= len(pieces[-1])
-        return b"".join(pieces)
+        body = _body(answered, path)
+    except BaseException:
+        keeps = False
+        raise
     finally:
-        answered.connection.close()
+        if not keeps:
+            answered.connection.close()
+    if keeps:
+        from tank_agent.client.fast import ssh
+
+        ssh.keep(answered.connection)
+    return body
+
+
+def _body(answered: Answered, path: str) -> bytes:
+    length = _number(answered.headers.get("content-length", ""), 10, path)
+    pieces, left = [answered.received], length - len(answered.received)
+    while left > 0:
+        pieces.append(_receive(answered.connection, path))
+        left -= len(pieces[-1])
+    return b"".join(pieces)
 
 
 def chunks(answered: Answered, path: str) -> Generator[bytes, None, None]:
@@ -205,6 +270,10 @@ def lost(path: str, error: OSError | None = None) -> AgentUnreachable:
 
     if isinstance(error, TimeoutError):
         return AgentUnreachable("the agent did not answer in time", where=path, hint=_STUCK)
+    if path.startswith("ssh://"):
+        from tank_agent.client.fast import ssh
+
+        return ssh.lost(path)
     message = "the agent ended, or broke the connection off"
     return AgentUnreachable(message, where=path, hint="its log says why")
 

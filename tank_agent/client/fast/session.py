@@ -15,7 +15,6 @@ from tank_agent.client.fast.results import Detached, Exited, OutputLost, Result,
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import NoReturn
 
     from tank_agent.client.fast.streams import Streams
 
@@ -78,7 +77,7 @@ class Session:
                     raise OutputLost(self._output_error, result)
                 return result
         except terminal.Killed as killed:
-            _die(killed.number)
+            terminal.die(killed.number)
 
     @contextlib.contextmanager
     def _signals(self, *, raw: bool, interrupts: bool) -> Iterator[int]:
@@ -251,18 +250,7 @@ class Session:
             if within is None:
                 _write(self._streams.stdout, undo)
             else:
-                _write_what_fits(self._streams.stdout, undo, within)
-
-
-def _write_what_fits(descriptor: int, data: bytes, within: float) -> None:
-    poller = select.poll()
-    poller.register(descriptor, select.POLLOUT)
-    deadline = time.monotonic() + within
-    # Byte by byte, since more would block; the terminal, which others may share, can't be made non-blocking.
-    for at in range(len(data)):
-        if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            return
-        os.write(descriptor, data[at : at + 1])
+                terminal.write_what_fits(self._streams.stdout, undo, within)
 
 
 def _write(descriptor: int, data: bytes) -> None:
@@ -275,12 +263,3 @@ def _write(descriptor: int, data: bytes) -> None:
             poller = select.poll()
             poller.register(descriptor, select.POLLOUT)
             poller.poll()
-
-
-def _die(number: int) -> NoReturn:
-    """End this process by a signal, now that the terminal is restored."""
-    import signal
-
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
-    raise SystemExit(128 + number)

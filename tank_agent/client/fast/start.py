@@ -10,7 +10,7 @@ from tank_agent.client.fast.streams import Streams
 # As typing has it, which takes longer to import than all of this.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from tank_agent.client.fast.results import Result
     from tank_agent.client.fast.streams import Stream
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _ESCAPED = {chr(code): f"\\u{code:04x}" for code in (*range(32), ord('"'), ord("\\"))}
 _SWITCHING_PROTOCOLS = 101
+# Seconds for which the agent waits for a container that is about to start, and after which that is told.
+_STARTS_WITHIN = 30.0
+_PATIENCE = 1.0
 
 
 def exec_command(
@@ -33,8 +36,10 @@ def exec_command(
     stdout: Stream | None = None,
     stderr: Stream | None = None,
     detach_keys: str = keys.DEFAULT,
+    wait: float | None = None,
+    slow: Callable[[http.Asked], object] | None = None,
 ) -> Result:
-    """Run a command in a container, as `Client.exec` describes it."""
+    """Run a command in a container, as `Client.exec` describes it; `slow` is called when it has to wait."""
     streams = Streams(stdin, stdout, stderr)
     on_terminal = streams.stdin_is_terminal() if tty is None else tty
     sequence = keys.parse(detach_keys)
@@ -45,10 +50,11 @@ def exec_command(
         # All names of terminals are ASCII, and JSON can't carry other bytes.
         wanted |= {"rows": rows, "columns": columns, "term": term if term.isascii() else ""}
     body = _json(wanted).encode()
-    asked = http.ask_for_session(path, _target(name, "exec", streams), body)
+    within = _STARTS_WITHIN if wait is None else wait
+    asked = http.ask_for_session(path, _target(name, "exec", streams, wait), body, within)
     from tank_agent.client.fast.session import Session
 
-    answered = asked.answer(expected=_SWITCHING_PROTOCOLS)
+    answered = _answered(asked, slow)
     session = Session(path, answered, streams, sequence if on_terminal else b"")
     return session.run(raw=on_terminal and streams.stdin_is_terminal(), interrupts=not on_terminal)
 
@@ -60,21 +66,32 @@ def attach(
     stdin: Stream | None = None,
     stdout: Stream | None = None,
     detach_keys: str = keys.DEFAULT,
+    wait: float | None = None,
+    slow: Callable[[http.Asked], object] | None = None,
 ) -> Result:
-    """Take over a container's terminal, as `Client.attach` describes it."""
+    """Take over a container's terminal, as `Client.attach` describes it; `slow` as for a command."""
     streams = Streams(stdin, stdout, None)
     sequence = keys.parse(detach_keys)
-    asked = http.ask_for_session(path, _target(name, "attach", streams))
+    within = _STARTS_WITHIN if wait is None else wait
+    asked = http.ask_for_session(path, _target(name, "attach", streams, wait), within=within)
     from tank_agent.client.fast.session import Session
 
-    session = Session(path, asked.answer(expected=_SWITCHING_PROTOCOLS), streams, sequence)
+    session = Session(path, _answered(asked, slow), streams, sequence)
     session.resize()
     return session.run(raw=streams.stdin_is_terminal(), interrupts=False)
 
 
-def _target(name: str, verb: str, streams: Streams) -> str:
+def _answered(asked: http.Asked, slow: Callable[[http.Asked], object] | None) -> http.Answered:
+    """Return the head of the answer; `slow` is called once it takes longer than a second."""
+    if slow is not None and not asked.comes(_PATIENCE):
+        slow(asked)
+    return asked.answer(expected=_SWITCHING_PROTOCOLS)
+
+
+def _target(name: str, verb: str, streams: Streams, wait: float | None) -> str:
     """Return the target of the request; a user who types gets no confirmations, so that a detach is quick."""
-    return http.target_path(name, verb, {} if streams.stdin_is_terminal() else {"confirm": "1"})
+    query = {} if streams.stdin_is_terminal() else {"confirm": "1"}
+    return http.target_path(name, verb, query if wait is None else {**query, "wait": f"{wait:g}"})
 
 
 def _json(fields: Mapping[str, JsonValue]) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import termios
+import time
 import tty
 
 # As typing has it, which takes longer to import than all of this.
@@ -13,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
-    from typing import Any
+    from typing import Any, NoReturn
 
 # Set and reset a DEC private mode; a program that is killed leaves its modes set.
 _MODE = rb"\x1b\[\?([0-9;]+)([hl])"
@@ -122,8 +124,9 @@ def signals(
             raw.leave()
             signal.signal(signal.SIGTSTP, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTSTP)
-            # The process continues here.
+            # The process continues here, or was never stopped, since nobody could continue it.
             signal.signal(signal.SIGTSTP, stop)
+            go_on()
 
         def go_on(*_: object) -> None:
             raw.enter()
@@ -149,3 +152,22 @@ def signals(
             signal.set_wakeup_fd(former)
         for number, handler in saved.items():
             signal.signal(number, handler)
+
+
+def write_what_fits(descriptor: int, data: bytes, within: float) -> None:
+    """Write to a terminal that may take no more, for at most `within` seconds."""
+    poller = select.poll()
+    poller.register(descriptor, select.POLLOUT)
+    deadline = time.monotonic() + within
+    # Byte by byte, since more would block; the terminal, which others may share, can't be made non-blocking.
+    for at in range(len(data)):
+        if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            return
+        os.write(descriptor, data[at : at + 1])
+
+
+def die(number: int) -> NoReturn:
+    """End this process by a signal, now that the terminal is restored."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    raise SystemExit(128 + number)

@@ -21,23 +21,28 @@ from msgspec import Struct
 from tank_agent.errors import Retry, Stalled, TankError
 from tank_agent.image.config import Cancelled
 from tank_agent.image.jobs import CancelledError
-from tank_agent.image.manifest import ACCEPTED, MANIFEST_LIMIT, Descriptor
+from tank_agent.image.manifest import ACCEPTED, MANIFEST_LIMIT, Descriptor, digest_of
 from tank_agent.image.pull import DamagedError, Document, MissingError, ReadChunk
 from tank_agent.image.registry.endpoint import Endpoint, endpoints_of
 from tank_agent.image.registry.http import Http, Response
 from tank_agent.retry import Pace
 from tank_agent.settings.image import ImageSettings
-from tank_agent.spec.reference import Reference
+from tank_agent.spec.reference import Reference, is_digest
 
 _ERROR_LIMIT = 1 << 16
 _PACE = Pace(base=0.4, cap=10.0, jitter=0.5)
+# Of a request that is tried again; what is not urgent waits as long as a registry asks for, at most a day.
 _LONGEST_WAIT = 60.0
+_DAY = 86_400.0
+# The statuses by which servers say that they know no HEAD.
+_NO_HEAD = (400, 405, 501)
 _RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/(?:([0-9]{1,18})|\*)")
 # An attempt that brings so many bytes is progress, after which all attempts are left again.
 _ENOUGH = 16 << 10
 _log = structlog.get_logger()
 _Result = TypeVar("_Result")
-_Trouble = Callable[[str], None]
+# Told the error of a request that is tried again, and "" when it worked.
+Trouble = Callable[[str], None]
 
 
 class BusyError(Retry):
@@ -63,7 +68,7 @@ class RegistryContent:
     local = False
 
     def __init__(
-        self, reference: Reference, settings: ImageSettings, cancelled: Cancelled, trouble: _Trouble
+        self, reference: Reference, settings: ImageSettings, cancelled: Cancelled, trouble: Trouble
     ) -> None:
         self._trouble, self._settings = trouble, settings
         self._reference, self._where = reference, str(reference)
@@ -72,16 +77,22 @@ class RegistryContent:
 
     def manifest(self, digest: str = "") -> Document:
         """Return the manifest of the tag or digest."""
-        name = digest or self._reference.digest or self._reference.tag
+        return self._ask_all(lambda endpoint: self._manifest(endpoint, digest))
 
-        def ask(endpoint: Endpoint) -> Document:
-            with endpoint.get(f"/manifests/{name}", {"Accept": ", ".join(ACCEPTED)}) as answer:
-                self._check(endpoint, answer, f"no image {self._where}")
-                kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-                data = answer.read_all(MANIFEST_LIMIT, "the manifest")
-                # Small or old servers do not know the type; the document itself names it.
-                generic = kind in ("application/json", "application/octet-stream", "text/plain")
-                return Document(data=data, media_type="" if generic else kind)
+    def digest(self) -> str:
+        """Return the digest that the registry names for the tag now; nothing proves it.
+
+        By HEAD, which registries do not count as a pull; from the manifest itself where that does not say it.
+        """
+
+        def ask(endpoint: Endpoint) -> str:
+            with self._open_manifest(endpoint, "", head=True) as answer:
+                if answer.status not in _NO_HEAD:
+                    self._check(endpoint, answer, f"no image {self._where}")
+                    stated: str = answer.headers.get("Docker-Content-Digest", "").strip()
+                    if is_digest(stated):
+                        return stated
+            return digest_of(self._manifest(endpoint, "").data)
 
         return self._ask_all(ask)
 
@@ -121,12 +132,25 @@ class RegistryContent:
 
         return self._ask_all(ask)
 
+    def _open_manifest(self, endpoint: Endpoint, digest: str, *, head: bool = False) -> Response:
+        name = digest or self._reference.digest or self._reference.tag
+        return endpoint.get(f"/manifests/{name}", {"Accept": ", ".join(ACCEPTED)}, head=head)
+
+    def _manifest(self, endpoint: Endpoint, digest: str) -> Document:
+        with self._open_manifest(endpoint, digest) as answer:
+            self._check(endpoint, answer, f"no image {self._where}")
+            kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+            data = answer.read_all(MANIFEST_LIMIT, "the manifest")
+            # Small or old servers do not know the type; the document itself names it.
+            generic = kind in ("application/json", "application/octet-stream", "text/plain")
+            return Document(data=data, media_type="" if generic else kind)
+
     def pause(self, attempt: int, error: Retry) -> None:
         """Wait before the next attempt, counted from 1; raise the error when it was the last."""
         if attempt >= self._settings.attempts or isinstance(error, (CancelledError, DamagedError)):
             raise error
         self._trouble(f"attempt {attempt} of {self._settings.attempts}: {error}")
-        after = error.after if isinstance(error, BusyError) else 0.0
+        after = min(error.after, _LONGEST_WAIT) if isinstance(error, BusyError) else 0.0
         self._http.sleep(max(after, _PACE.delay(attempt - 1, random.random())))  # noqa: S311 (no secret)
 
     def _ask_all(self, ask: Callable[[Endpoint], _Result]) -> _Result:
@@ -249,10 +273,10 @@ def _reason(answer: Response) -> str:
 
 
 def retry_after(header: str) -> float:
-    """Return the seconds that a Retry-After header asks for, at most a minute (RFC 9110, section 10.2.3)."""
+    """Return the seconds that a Retry-After header asks for, at most a day (RFC 9110, section 10.2.3)."""
     try:
         is_number = header.strip().isdigit()
         seconds = float(header) if is_number else parsedate_to_datetime(header).timestamp() - time.time()
     except (TypeError, ValueError):
         return 0.0
-    return min(max(0.0, seconds), _LONGEST_WAIT)
+    return min(max(0.0, seconds), _DAY)

@@ -18,6 +18,7 @@ from tank_agent.image.registry.credentials import Credentials, find_credentials
 from tank_agent.image.registry.http import Http, Response
 from tank_agent.image.registry.url import Url, parse_url
 from tank_agent.settings.image import ImageSettings
+from tank_agent.spec.pages import page
 from tank_agent.spec.reference import DOCKER_HUB, Reference
 
 _HUB_HOST = "registry-1.docker.io"
@@ -63,18 +64,18 @@ class Endpoint:
         self._had_credentials = False
         self._excuse: TankError | None = None
 
-    def get(self, path: str, headers: Mapping[str, str]) -> Response:
-        """Ask for a path below the repository, and log in if the registry wants it."""
+    def get(self, path: str, headers: Mapping[str, str], *, head: bool = False) -> Response:
+        """Ask for a path below the repository, or for its head, and log in if the registry wants it."""
         used = self._authorization
-        answer = self._ask(path, headers, used)
+        answer = self._ask(path, headers, used, head=head)
         try:
             challenge = None if answer.strayed else self._challenge(answer, used)
             if challenge is not None:
                 secret = self._log_in(challenge, used, answer.url)
                 answer.close()
-                answer = self._ask(path, headers, secret)
+                answer = self._ask(path, headers, secret, head=head)
             if answer.strayed and answer.status == 401:
-                answer = self._ask_as_nobody(answer, headers)
+                answer = self._ask_as_nobody(answer, headers, head=head)
         except BaseException:
             answer.close()
             raise
@@ -91,20 +92,24 @@ class Endpoint:
             return Retry(f"{redirects} answers with status {answer.status}")
         wants = f"{self.name} wants a login for this image, or has no such image"
         if self._had_credentials:
-            hint = "check the user name and password in the files that auth_files in agent.toml names"
+            hint = f"check the user name and password in {' or '.join(self._auth_files)}"
             return Stalled(f"{self.name} refuses our credentials for this image", hint=hint)
         if self._excuse is not None:
             kind = Retry if isinstance(self._excuse, Retry) else Stalled
             return kind(f"{wants}; {self._excuse.message}", hint=self._excuse.hint)
-        hint = "check the name, or put credentials into /etc/tank/auth.json (docs/images.md)"
-        return Stalled(wants, hint=hint)
+        place = f"put credentials into {' or '.join(self._auth_files)}"
+        if not self._auth_files:
+            place = "name a file of credentials in auth_files of [image] in agent.toml"
+        return Stalled(wants, hint=f"check the name, or {place}, see {page('images')}")
 
-    def _ask(self, path: str, headers: Mapping[str, str], authorization: str | None) -> Response:
+    def _ask(
+        self, path: str, headers: Mapping[str, str], authorization: str | None, *, head: bool
+    ) -> Response:
         bases = self._bases if self._base is None else [self._base]
         for base in bases:
             url = parse_url(f"{base}{self._path}{path}")
             try:
-                answer = self._http.request(url, headers=headers, authorization=authorization)
+                answer = self._http.request(url, headers=headers, authorization=authorization, head=head)
             except Retry as error:
                 if isinstance(error, CancelledError) or base == bases[-1]:
                     raise
@@ -156,7 +161,7 @@ class Endpoint:
         _log.warning("going on without a registry's credentials", registry=self.name, error=str(error))
         self._excuse = error
 
-    def _ask_as_nobody(self, answer: Response, headers: Mapping[str, str]) -> Response:
+    def _ask_as_nobody(self, answer: Response, headers: Mapping[str, str], *, head: bool) -> Response:
         """Ask the target of a redirect once more, with an anonymous token from its own token server."""
         kind, parameters = parse_challenge(answer.headers.get("WWW-Authenticate", ""))
         if kind != "bearer":
@@ -167,7 +172,7 @@ class Endpoint:
             _log.info("a redirect led to a host that gives no token", registry=self.name, error=str(error))
             return answer
         answer.close()
-        found = self._http.request(answer.url, headers=headers, authorization=token)
+        found = self._http.request(answer.url, headers=headers, authorization=token, head=head)
         found.strayed = True
         return found
 

@@ -184,16 +184,22 @@ class Http:
             manager.clear()
 
     def request(
-        self, url: Url, *, headers: _Fields, authorization: str | None = None, form: _Fields | None = None
+        self,
+        url: Url,
+        *,
+        headers: _Fields,
+        authorization: str | None = None,
+        form: _Fields | None = None,
+        head: bool = False,
     ) -> Response:
-        """Make a GET request (a POST if there is a form) and follow redirects of a GET.
+        """Make a GET or HEAD request and follow its redirects, or a POST request if there is a form.
 
         Only the origin of `url` gets the secret, and only before the first redirect to another origin: a
         later one that leads back is that other host's wish.
         """
         here, strayed = url, False
         for _ in range(_REDIRECTS):
-            response = self._send(here, headers, None if strayed else authorization, form)
+            response = self._send(here, headers, None if strayed else authorization, form, head=head)
             target = response.headers.get("Location")
             if form is not None or not target or response.status not in _REDIRECTIONS:
                 response.strayed = strayed
@@ -216,7 +222,9 @@ class Http:
                 raise CancelledError("the pull was cancelled")
             time.sleep(min(left, _TICK))
 
-    def _send(self, url: Url, headers: _Fields, authorization: str | None, form: _Fields | None) -> Response:
+    def _send(
+        self, url: Url, headers: _Fields, authorization: str | None, form: _Fields | None, *, head: bool
+    ) -> Response:
         manager = self._manager(url)
         # Identity: a proxy that compresses once more would change the digest.
         sent = {"User-Agent": "tank-agent", "Accept-Encoding": "identity", **headers}
@@ -233,7 +241,7 @@ class Http:
                 self._watchdog.start()
         try:
             response = manager.urlopen(
-                "GET" if form is None else "POST",
+                "POST" if form is not None else "HEAD" if head else "GET",
                 str(url),
                 body=None if form is None else urlencode(form),
                 headers=sent,

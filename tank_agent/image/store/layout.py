@@ -27,7 +27,7 @@ from tank_agent.image.manifest import MANIFEST_LIMIT, Descriptor, Index, digest_
 from tank_agent.image.pull import Document, ImageContent, MissingError, ReadChunk
 from tank_agent.image.unpack.stream import GZIP, HEAD, ZSTD, BadLayerError, plain
 from tank_agent.linux.paths import Closing, open_beneath
-from tank_agent.spec.reference import Reference, is_digest
+from tank_agent.spec.reference import EXAMPLE_LAYOUT, Reference, is_digest
 
 _REF_NAME = "org.opencontainers.image.ref.name"
 _PLAIN_LAYER = "application/vnd.oci.image.layer.v1.tar"
@@ -98,7 +98,9 @@ class DirectoryFiles:
         try:
             self._root = os.open(path, os.O_PATH | os.O_DIRECTORY)
         except OSError as error:
-            raise Stalled(f"cannot open the image directory {path}: {error.strerror}") from error
+            absent = isinstance(error, FileNotFoundError) and str(path) == EXAMPLE_LAYOUT
+            hint = "`tank image busybox` makes it, as root" if absent else None
+            raise Stalled(f"cannot open the image directory {path}: {error.strerror}", hint=hint) from error
 
     @contextmanager
     def open(self, name: str) -> Iterator[Slice]:

@@ -1,8 +1,9 @@
 """The decisions of the loop: pure functions and frozen structs, which touch no machine.
 
 `plan` decides from `observed` which of the `actions` come next, and simulates them for a dry run; `restart`
-has the rules of restarts, `phase` the words that users read; `hashes` find changes, and `changes` is the
-table of their effects.
+has the rules of restarts, `jobs` those of schedules, whose steps are `job_records`, `phase` the words that
+users read; `hashes` find changes, `changes` is the table of their effects, and `content_changes` has those of
+files and secrets.
 
 The life of a container. Phases are in capitals, the words at an arrow are the action that takes it::
 
@@ -19,6 +20,7 @@ The life of a container. Phases are in capitals, the words at an arrow are the a
                                           ^  │             not wanted any more, or another spec
                                           └──┘ Kill, after the grace
 
-While it is RUNNING, ChangeLive, MountAgain and ConvergeNetwork correct drift. Once the last container of a
-pod has ended, RemoveNetwork removes the pod's network; Forget ends a pod that is not desired.
+While it is RUNNING, ChangeLive, MountAgain and ConvergeNetwork correct drift, and Deliver replaces files.
+Once the last container of a pod has ended, RemoveNetwork removes the pod's network; Forget ends a pod that is
+not desired.
 """

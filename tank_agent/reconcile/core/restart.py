@@ -17,7 +17,7 @@ class Backoff(Pace, kw_only=True):
     All share one object, so that a reload of the configuration reaches them.
     """
 
-    base: float = 10.0
+    base: float = 0.5
     cap: float = 300.0
     stable_after: float = 600.0
 
@@ -28,10 +28,12 @@ class Backoff(Pace, kw_only=True):
 
 def describe_exit(exit_: Exit) -> str:
     """Return the end of a run in words for users."""
+    # A program whose child was killed for want of memory often ends by itself, with 137.
+    oom = ", out of memory" if exit_.oom else ""
     if exit_.signal is not None:
-        text = f"ended by signal {exit_.signal}{', out of memory' if exit_.oom else ''}"
+        text = f"ended by signal {exit_.signal}{oom}"
     elif exit_.code is not None:
-        text = f"ended with exit code {exit_.code}"
+        text = f"ended with exit code {exit_.code}{oom}"
     else:
         return exit_.reason or "ended"
     return f"{text}: {exit_.reason}" if exit_.reason else text
@@ -85,6 +87,19 @@ def after_failed_start(
 def after_stop(status: ContainerStatus) -> ContainerStatus:
     """Return the status of a container whose run ended because we asked it to: no failure, no back-off."""
     return _without_run(status, retry_at=None, error=None)
+
+
+def after_stop_of_pod(status: ContainerStatus, failures: int) -> ContainerStatus:
+    """Return the status of a container that ended as its pod was stopped, with the failures from before."""
+    return replace(status, failures=failures, retry_at=None, error=None)
+
+
+def after_replacement(status: ContainerStatus) -> ContainerStatus:
+    """Return the status of a container whose run a person wanted to be replaced: it starts as a new one does.
+
+    An init container has its work to do again.
+    """
+    return replace(status, failures=0, retry_at=None, error=None, exit=None, ended_boot="")
 
 
 def after_drain(status: ContainerStatus, now: float) -> ContainerStatus:

@@ -1,1 +1,1 @@
-"""One container: its OCI configuration, crun and conmon, its exit, and its adoption by a new agent."""
+"""One container: its devices, OCI configuration, crun and conmon, exit, and adoption by a new agent."""

@@ -129,6 +129,8 @@ def _sweep(containers: Containers, tools: Tools, known: set[str], groups: set[st
     _each("what crun knows of ", tools.crun.runs() - known, tools.crun.forget)
     overlays = tools.root_filesystems.runs() - known
     _each("the root file system of ", overlays, tools.root_filesystems.remove)
+    with left_for_later("secrets of runs that are gone"):
+        tools.contents.sweep(known)
     with left_for_later(f"mounts below {containers.directory}"):
         mounts.unmount_tree(containers.directory)
 

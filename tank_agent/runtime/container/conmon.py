@@ -20,8 +20,9 @@ from tank_agent.linux.channels import readable
 from tank_agent.linux.fault import point
 from tank_agent.linux.paths import Closing
 from tank_agent.linux.process import CONTAINER_UMASK, ENVIRONMENT, find, not_started
-from tank_agent.runtime.container.crun import Crun, StartFailed, clean_message, read_log
+from tank_agent.runtime.container.crun import Crun, clean_message, program_of, read_log, refused
 from tank_agent.runtime.container.launch import Tools
+from tank_agent.runtime.container.oci import HOOKS_LOG
 from tank_agent.runtime.run import LiveRun, RunRecord
 
 _DEADLINE = 30.0
@@ -53,7 +54,7 @@ def create(tools: Tools, run: LiveRun, log: Path) -> int:
         log: the output is appended to it, in k8s-file format.
 
     Raises:
-        StartFailed: the runtime refused; the message is its own.
+        StartFailed: the runtime refused; the message is its own, or names the sysctl that the kernel refused.
         Stalled: conmon or crun is not installed.
         Retry: it did not answer within 30 s; it may go on, see `end_unstarted`.
     """
@@ -67,7 +68,11 @@ def create(tools: Tools, run: LiveRun, log: Path) -> int:
     if answer is not None and answer.data > 0:
         return answer.data
     message = read_log(run.directory / _CRUN_LOG) or (answer.message if answer else "")
-    raise StartFailed(clean_message(message))
+    text = clean_message(message)
+    if "hook" in text:
+        # The runtime names only what it ran, which is a shell.
+        text += "".join(f": {line}" for line in read_log(run.directory / HOOKS_LOG).splitlines()[-1:])
+    raise refused(text, run.record.sysctls, program_of(run.directory))
 
 
 def monitors(directory: Path) -> dict[str, int]:

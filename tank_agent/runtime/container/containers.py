@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -18,12 +18,13 @@ from tank_agent.linux.fault import point
 from tank_agent.linux.paths import Closing
 from tank_agent.linux.trees import remove_tree
 from tank_agent.retry import Pace, spread
-from tank_agent.runtime.container import conmon
+from tank_agent.runtime.container import conmon, devices
 from tank_agent.runtime.container.conmon import ConmonControl
 from tank_agent.runtime.container.exits import RunWatcher
 from tank_agent.runtime.container.launch import Launch, Tools, make_bundle, record_of
 from tank_agent.runtime.limits import limits
-from tank_agent.runtime.mounts import restore
+from tank_agent.runtime.mounts import restore, tmpfs
+from tank_agent.runtime.mounts.contents import Payload
 from tank_agent.runtime.mounts.rootfs import MOUNT_POINT
 from tank_agent.runtime.run import (
     RECORD,
@@ -32,6 +33,7 @@ from tank_agent.runtime.run import (
     LiveRun,
     RunState,
     Stopping,
+    Undelivered,
     Unmounted,
     new_id,
     read_number,
@@ -40,6 +42,7 @@ from tank_agent.runtime.run import (
 from tank_agent.runtime.security import user_namespace
 from tank_agent.runtime.session.attach import Consoles
 from tank_agent.runtime.session.log_reader import last_bytes
+from tank_agent.runtime.session.run_logs import log_file, make_room
 from tank_agent.spec.model import Container, Volume
 from tank_agent.spec.values import signal_number
 
@@ -83,6 +86,7 @@ class Containers:
         self._watcher = RunWatcher(wake, now)
         self._lock = threading.Lock()
         self._runs: dict[str, dict[str, LiveRun]] = {}
+        self._after_others: set[str] = set()
 
     def runs(self, pod: str) -> tuple[LiveRun, ...]:
         """Return a pod's runs; touches no disk."""
@@ -94,12 +98,27 @@ class Containers:
         with self._lock:
             return frozenset(self._runs)
 
+    def after_others(self) -> frozenset[str]:
+        """Return the pods with a run that started after other pods."""
+        with self._lock:
+            return frozenset(self._after_others)
+
     def processes(self) -> dict[str, tuple[int, ...]]:
         """Return the main processes of the runs of every pod."""
         with self._lock:
             return {
                 pod: tuple(run.pid for run in runs.values() if run.pid and run.process is not None)
                 for pod, runs in self._runs.items()
+            }
+
+    def sysctls(self) -> dict[str, Mapping[str, str]]:
+        """Return the sysctls that pods' networks were made with, of those that have any."""
+        with self._lock:
+            return {
+                pod: run.record.sysctls
+                for pod, runs in self._runs.items()
+                for run in runs.values()
+                if run.record.sysctls
             }
 
     def create(self, launch: Launch) -> LiveRun:
@@ -109,15 +128,20 @@ class Containers:
         """
         run, tools = self._begin(launch), self._tools
         try:
-            seccomp = make_bundle(launch, run.record, run.directory, tools)
+            seccomp, contents = make_bundle(launch, run.record, run.directory, tools)
             status = (run.directory / MOUNT_POINT).stat()
-            run.record = msgspec.structs.replace(run.record, root=(status.st_dev, status.st_ino))
+            root = (status.st_dev, status.st_ino)
+            run.record = msgspec.structs.replace(run.record, root=root, contents=contents)
             self._keep(run)
             point("runtime:bundle-made")
-            log = self.log(launch.pod, launch.container.name)
-            log.parent.mkdir(mode=0o700, exist_ok=True)
+            log = self.log(launch.pod, launch.container.name, launch.job_run)
+            (self.logs / launch.pod).mkdir(mode=0o700, exist_ok=True)
+            if launch.job_run:
+                make_room(self.logs / launch.pod, launch.job_run)
             run.pid = conmon.create(tools, run, log)
             point("runtime:created")
+            if limits.needs_writing(run.record.limits):
+                limits.write(tools.cgroups, run.record.cgroup, run.record.limits)
         finally:
             if run.record.ids is not None:
                 user_namespace.take_back_null_device()
@@ -137,19 +161,20 @@ class Containers:
         """Let a created run's program begin, and watch for its end."""
         self._tools.crun.start(run.record.id)
         point("runtime:started")
-        run.started = True
+        run.started, run.alive_since = True, time.monotonic()
         self._watcher.watch(run)
 
-    def log(self, pod: str, container: str) -> Path:
-        """Return the file with the output of all runs of a container."""
-        return self.logs / pod / f"{container}.log"
+    def log(self, pod: str, container: str, job_run: int = 0) -> Path:
+        """Return the file with the output of a container, over its restarts; of a job, those of one run."""
+        return log_file(self.logs / pod, container, job_run)
 
-    def stop(self, run: LiveRun) -> None:
-        """Send a run its stop signal; its grace begins now."""
+    def stop(self, run: LiveRun, unhealthy: str = "") -> None:
+        """Send a run its stop signal; its grace begins now. `unhealthy` is why, if its probe failed."""
         if run.process is not None:
             pidfd.send_signal(run.process, run.record.stop_signal)
         point("runtime:signalled")
-        self._note(run, Stopping(deadline=time.monotonic() + run.record.stop_grace))
+        deadline = time.monotonic() + run.record.stop_grace
+        self._note(run, Stopping(deadline=deadline, unhealthy=unhealthy))
 
     def kill(self, run: LiveRun) -> None:
         """Send SIGKILL to a run, or to all that is left in its cgroup if its main process has ended."""
@@ -158,7 +183,9 @@ class Containers:
             self._kill_group(run)
         # Afterwards, so that a frozen process does nothing but end.
         self._tools.cgroups.thaw(run.record.cgroup)
-        self._note(run, Stopping(deadline=time.monotonic() + _KILL_AGAIN, killed=True))
+        unhealthy = run.stopping.unhealthy if run.stopping is not None else ""
+        deadline = time.monotonic() + _KILL_AGAIN
+        self._note(run, Stopping(deadline=deadline, killed=True, unhealthy=unhealthy))
 
     def _note(self, run: LiveRun, stopping: Stopping) -> None:
         """Remember a stop; if it cannot be written, the next agent stops the run again."""
@@ -184,8 +211,11 @@ class Containers:
         self._detach(run)
         point("runtime:detached")
         tools.root_filesystems.remove(run.record.id)
+        tools.contents.remove(run.record.id)
         if not tools.cgroups.remove(cgroup):
             raise Retry(f"container {run.record.container}: its cgroup is still busy")
+        if run.record.limits.memory_reservation is not None:
+            limits.protect(tools.cgroups, cgroup)
         point("runtime:cgroup-removed")
         self.consoles.close(run.directory)
         self._watcher.forget(run)
@@ -194,6 +224,7 @@ class Containers:
             runs.pop(run.record.id, None)
             if not runs:
                 self._runs.pop(run.record.pod, None)
+                self._after_others.discard(run.record.pod)
         # A volume that is still mounted there would be removed with it.
         mounts.unmount_tree(run.directory)
         # The record goes last, since by it the next agent knows what to remove.
@@ -223,8 +254,10 @@ class Containers:
     def _detach(self, run: LiveRun) -> None:
         """Detach a bundle's mounts from the host's tree; the container keeps them."""
         self._tools.volumes.detach(run.directory)
+        tmpfs.detach(run.directory)
         self._tools.root_filesystems.detach(run.directory)
-        mounts.unmount_all(run.directory / user_namespace.SYSFS)
+        for name in (user_namespace.SYSFS, devices.NODES):
+            mounts.unmount_all(run.directory / name)
 
     def change(self, run: LiveRun, container: Container, settings: str) -> None:
         """Change a run's limits and how it is stopped, while it runs; `settings` is the hash of both.
@@ -233,7 +266,7 @@ class Containers:
         """
         record = run.record
         try:
-            limits.write(self._tools.cgroups, record.cgroup, container.limits)
+            limits.write(self._tools.cgroups, record.cgroup, container.limits, record.limits)
         except TankError as error:
             known = run.failure
             if known is None or known.settings != settings:
@@ -259,7 +292,8 @@ class Containers:
             with Closing(process):
                 try:
                     run.looked = True
-                    paths = restore.lost(process, run.record, files)
+                    contents = self._tools.contents.sources(run.record, run.directory)
+                    paths = restore.lost(process, run.record, files, contents)
                     known = run.unmounted or Unmounted(paths=paths)
                     run.unmounted = msgspec.structs.replace(known, paths=paths) if paths else None
                 except OSError:
@@ -270,13 +304,60 @@ class Containers:
         self, run: LiveRun, container: Container, volumes: Sequence[Volume], files: Path
     ) -> None:
         """Mount again what a run lost, while it goes on."""
+        wanted = tmpfs.mounts_of(container)
+        contents = self._tools.contents.sources(run.record, run.directory)
         try:
-            restore.restore(run, container.mounts, volumes, files, self.volumes)
+            restore.restore(run, wanted, volumes, files, self.volumes, contents=contents)
         except TankError as error:
             known = run.unmounted or Unmounted(paths=())
             run.unmounted = known.again(str(error), _CHANGE_PACE, time.monotonic(), spread(run.record.id))
             raise
         run.unmounted = None
+
+    def deliver(
+        self,
+        run: LiveRun,
+        container: Container,
+        volumes: Sequence[Volume],
+        payloads: Mapping[str, Payload],
+        *,
+        wanted: dict[str, str],
+        signals: Collection[int],
+    ) -> None:
+        """Put new content at paths of a run, while it goes on, and then send it signals.
+
+        Each file is replaced in one moment. A failure is also kept in `undelivered`, with the digests that
+        are `wanted`. If the agent is killed meanwhile, the next one does it again, with the signals.
+        """
+        files, identifier = self._tools.contents, run.record.id
+        try:
+            # Whatever becomes of it, what is there is not as it was.
+            self._note_contents(run, dict.fromkeys(payloads, ""))
+            digests = {
+                path: files.write_again(identifier, run.directory, path, payload)
+                for path, payload in payloads.items()
+            }
+            new = {path: files.source(identifier, run.directory, path, of) for path, of in digests.items()}
+            stacked = restore.replace_contents(run, tmpfs.mounts_of(container), volumes, self.volumes, new)
+            point("runtime:content-mounted")
+        except TankError as error:
+            known = run.undelivered
+            if known is None or known.contents != wanted:
+                known = Undelivered(contents=wanted)
+            run.undelivered = known.again(str(error), _CHANGE_PACE, time.monotonic(), spread(identifier))
+            raise
+        for number in signals:
+            if run.process is not None:
+                pidfd.send_signal(run.process, number)
+        point("runtime:content-signalled")
+        self._note_contents(run, digests)
+        files.keep_only(run.record, run.directory, stacked=stacked)
+        run.undelivered = None
+
+    def _note_contents(self, run: LiveRun, digests: Mapping[str, str]) -> None:
+        contents = {**run.record.contents, **digests}
+        run.record = msgspec.structs.replace(run.record, contents=contents)
+        self._keep(run)
 
     def usage(self, pod: str) -> dict[str, limits.Usage]:
         """Return what the containers of a pod that run use now, by name."""
@@ -338,14 +419,22 @@ class Containers:
 
     def adopt(self, run: LiveRun) -> None:
         """Take over a run of a former agent."""
+        run.adopted, run.alive_since = True, time.monotonic() if run.started else None
         with self._lock:
-            self._runs.setdefault(run.record.pod, {})[run.record.id] = run
+            self._add(run)
         if run.started and run.exit is None:
             self._mend(run)
             self._watcher.watch(run)
             if run.record.terminal and run.monitor is not None:
-                printed = last_bytes(self.log(run.record.pod, run.record.container), _SHOWN_AGAIN)
+                record = run.record
+                printed = last_bytes(self.log(record.pod, record.container, record.job_run), _SHOWN_AGAIN)
                 self.consoles.open(run.directory, printed)
+
+    def _add(self, run: LiveRun) -> None:
+        """Remember a run; the lock is held."""
+        self._runs.setdefault(run.record.pod, {})[run.record.id] = run
+        if run.record.pods_after:
+            self._after_others.add(run.record.pod)
 
     def _all(self) -> list[LiveRun]:
         with self._lock:
@@ -360,7 +449,7 @@ class Containers:
             if launch.container.security.userns == "auto":
                 used = [other.record.ids for runs in self._runs.values() for other in runs.values()]
                 run.record = msgspec.structs.replace(record, ids=user_namespace.free_range(used))
-            self._runs.setdefault(launch.pod, {})[identifier] = run
+            self._add(run)
         self._make_directory()
         run.directory.mkdir(mode=0o700)
         if run.record.ids is not None:

@@ -7,7 +7,10 @@ supported"). Only `create` looks at the cgroup mounts, so there it runs in a pri
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,6 +27,12 @@ _DEADLINE = 30.0
 # directory or else in /tmp. If it is killed then, both stay.
 _COPY_DIRECTORY = "_LIBCONTAINER_STATEDIR"
 _COPIES = "crun.??????"
+_WRONG_KIND = re.compile(r"mount [`']([^`']+)[`'] to [`']([^`']+)[`']: (?:Not|Is) a directory")
+# crun itself already has the limits of the container.
+_TOO_MANY_FILES = "ulimits.nofile of the container is too low, or it has too many mounts"
+# It names no file.
+_EXECUTABLE = "open executable: "
+_SYSCTL = re.compile(r"/proc/sys/([a-z0-9_/]+)[`'\"]?: (.+)")
 
 
 class StartFailed(Stalled):
@@ -138,6 +147,49 @@ def read_log(path: Path) -> str:
         return path.read_text(errors="replace")
     except FileNotFoundError:
         return ""
+
+
+def program_of(bundle: Path) -> str:
+    """Return the program of a bundle; empty if that can't be read."""
+    try:
+        arguments = msgspec.json.decode((bundle / "config.json").read_bytes())["process"]["args"]
+        return str(arguments[0])
+    except (OSError, msgspec.DecodeError, LookupError, TypeError):
+        return ""
+
+
+def refused(message: str, sysctls: Mapping[str, str], program: str = "") -> StartFailed:
+    """Return the error of a `create` that failed; it names the sysctl, mount or program at fault, if any."""
+    if program and message.startswith(_EXECUTABLE):
+        why = message.removeprefix(_EXECUTABLE)
+        hint = f'`chmod +x` it where the image is built, or run it by what reads it: ["/bin/sh", "{program}"]'
+        return StartFailed(
+            f"cannot run {program}: {why}", hint=hint if why == os.strerror(errno.EACCES) else None
+        )
+    mounted = _WRONG_KIND.search(message)
+    if mounted is not None:
+        return _wrong_kind(mounted[1], mounted[2])
+    found = _SYSCTL.search(message)
+    name = found[1].replace("/", ".") if found else ""
+    value = sysctls.get(name)
+    if found is None or value is None:
+        return StartFailed(message, hint=_TOO_MANY_FILES if os.strerror(errno.EMFILE) in message else None)
+    if os.strerror(errno.ENOENT) in found[2]:
+        hint = "its module may not be loaded"
+        return StartFailed(f"sysctl {name}: this kernel has none of that name for a container", hint=hint)
+    return StartFailed(
+        f"sysctl {name}: the kernel refuses {value!r}: {found[2]}", hint="see ipc_namespaces(7)"
+    )
+
+
+def _wrong_kind(source: str, target: str) -> StartFailed:
+    """Return the error of a mount of a file on a directory, or the other way round."""
+    path = "/" + target.lstrip("/")
+    if os.path.isdir(source):
+        right = "write the path of a directory, or one that is not there"
+        return StartFailed(f"a directory can't be mounted at {path}, where the image has a file; {right}")
+    right = f"name the file, too, such as {path.rstrip('/')}/app.conf"
+    return StartFailed(f"a file can't be mounted at {path}, where the image has a directory; {right}")
 
 
 def clean_message(text: str) -> str:

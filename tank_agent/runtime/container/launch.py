@@ -8,22 +8,28 @@ import os
 import platform
 import resource
 import signal
-import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
 
 from tank_agent.errors import Stalled
-from tank_agent.image.parameters import Identity, RunParameters, resolve_user
+from tank_agent.image.config import ImageHealthcheck
+from tank_agent.image.parameters import Identity, RunParameters, resolve_user, with_groups
 from tank_agent.linux import paths
 from tank_agent.linux.namespaces import IdRange
 from tank_agent.linux.process import version
+from tank_agent.runtime.container import devices
 from tank_agent.runtime.container.crun import Crun
-from tank_agent.runtime.container.oci import Device, Sandbox, Seccomp, configuration
+from tank_agent.runtime.container.devices import Granted
+from tank_agent.runtime.container.oci import Sandbox, Seccomp, configuration
 from tank_agent.runtime.limits import cgroup, limits
 from tank_agent.runtime.limits.cgroup import CgroupHost
+from tank_agent.runtime.limits.ulimits import check_ulimits
+from tank_agent.runtime.mounts import tmpfs
+from tank_agent.runtime.mounts.contents import Contents, Owned, Payload
 from tank_agent.runtime.mounts.restore import file_mounts
 from tank_agent.runtime.mounts.rootfs import RootFilesystems
 from tank_agent.runtime.mounts.volumes import Volumes, depth, innermost
@@ -31,20 +37,22 @@ from tank_agent.runtime.run import RunRecord
 from tank_agent.runtime.security import apparmor
 from tank_agent.runtime.security.seccomp import SeccompCache
 from tank_agent.runtime.security.user_namespace import mapping_of, mount_sysfs
+from tank_agent.spec.devices import is_cdi_name
 from tank_agent.spec.model import Container, Mount, Security, Volume
 from tank_agent.spec.paths import is_kernel_path_of_host, is_reserved
 from tank_agent.spec.values import signal_number
 
 _OPEN_FILES = 524_288
-# AT_FDCWD, linux/fcntl.h; for a path that is absolute.
-_NO_DIRECTORY = -100
 
 
 class Launch(Struct, frozen=True, kw_only=True):
-    """Everything that one run is made of; `hash`, `settings` and `image` are as in its `RunRecord`.
+    """Everything that one run is made of.
 
+    `hash`, `settings`, `image`, `digest` and `healthcheck` are as in its `RunRecord`.
     `layers` are lowest first, `netns` None means the host's network, and `files` is the directory with the
-    pod's hosts, hostname and resolv.conf.
+    pod's hosts, hostname and resolv.conf. `pods_after` are the pods that this one starts after. `contents`
+    are its files and secrets, by the paths of their mounts. `job_run` is the number of the job's run; 0 for a
+    pod that is no job. `hostname` is "" where it is the pod's name.
     """
 
     pod: str
@@ -59,6 +67,13 @@ class Launch(Struct, frozen=True, kw_only=True):
     revision: str
     settings: str = ""
     image_stop_signal: str | None = None
+    healthcheck: ImageHealthcheck | None = None
+    digest: str = ""
+    pods_after: tuple[str, ...] = ()
+    contents: Mapping[str, Payload] = msgspec.field(default_factory=dict)
+    job_run: int = 0
+    sysctls: Mapping[str, str] = msgspec.field(default_factory=dict)
+    hostname: str = ""
 
 
 def record_of(launch: Launch, *, identifier: str, cgroup: str, created_at: float) -> RunRecord:
@@ -68,6 +83,7 @@ def record_of(launch: Launch, *, identifier: str, cgroup: str, created_at: float
     # The image's may be nonsense, which matters only if the pod's file has none.
     with contextlib.suppress(ValueError):
         image_stop_signal = signal_number(launch.image_stop_signal or "SIGTERM")
+    mounted = {mount.volume for mount in container.mounts}
     return RunRecord(
         id=identifier,
         pod=launch.pod,
@@ -76,6 +92,7 @@ def record_of(launch: Launch, *, identifier: str, cgroup: str, created_at: float
         revision=launch.revision,
         cgroup=cgroup,
         image=launch.image,
+        digest=launch.digest,
         stop_signal=signal_number(launch.parameters.stop_signal),
         stop_grace=container.stop_grace,
         terminal=container.tty,
@@ -83,7 +100,13 @@ def record_of(launch: Launch, *, identifier: str, cgroup: str, created_at: float
         settings=launch.settings,
         limits=container.limits,
         image_stop_signal=image_stop_signal,
-        volumes=tuple(sorted((mount.path for mount in container.mounts), key=depth)),
+        volumes=tuple(sorted((one.path for one in container.mounts if one.volume is not None), key=depth)),
+        shared=tuple(volume.name for volume in launch.volumes if volume.shared and volume.name in mounted),
+        healthcheck=launch.healthcheck,
+        after=container.after,
+        pods_after=launch.pods_after,
+        job_run=launch.job_run,
+        sysctls=launch.sysctls,
     )
 
 
@@ -96,6 +119,7 @@ class Tools(Struct, frozen=True, kw_only=True):
     root_filesystems: RootFilesystems
     volumes: Volumes
     seccomp: SeccompCache
+    contents: Contents
     apparmor: Callable[[Security], str | None] = apparmor.profile_of
 
     @classmethod
@@ -110,6 +134,7 @@ class Tools(Struct, frozen=True, kw_only=True):
             root_filesystems=RootFilesystems(data_dir),
             volumes=Volumes(data_dir, run_dir),
             seccomp=SeccompCache(data_dir, crun_version=crun.version, machine=platform.machine()),
+            contents=Contents(run_dir),
         )
 
     def versions(self) -> dict[str, str]:
@@ -118,42 +143,73 @@ class Tools(Struct, frozen=True, kw_only=True):
         return {name: text.partition("\n")[0].rpartition(" ")[2] for name, text in texts.items()}
 
 
-def make_bundle(launch: Launch, record: RunRecord, bundle: Path, tools: Tools) -> Seccomp:
-    """Mount a run's root file system and volumes, write config.json, and return its seccomp profile."""
+class Made(NamedTuple):
+    """The seccomp profile of a bundle, and the digests of its files and secrets by path."""
+
+    seccomp: Seccomp
+    contents: dict[str, str]
+
+
+def make_bundle(launch: Launch, record: RunRecord, bundle: Path, tools: Tools) -> Made:
+    """Mount a run's root file system and volumes, write its files, and config.json."""
     security, ids = launch.container.security, record.ids
     seccomp, apparmor_profile = tools.seccomp.choose(security), tools.apparmor(security)
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if launch.container.ulimits:
+        check_ulimits(launch.container.ulimits)
     with contextlib.ExitStack() as stack:
         layers = launch.layers
         if launch.container.rootfs is not None:
             layers = (stack.enter_context(open_rootfs(launch.container.rootfs, tools.volumes)),)
         mapping = stack.enter_context(mapping_of(ids)) if ids is not None else None
         rootfs = tools.root_filesystems.mount(record.id, layers, bundle, mapping)
-        identity, wanted = _prepare(rootfs, launch, ids)
-        owner = (identity.uid, identity.gid)
-        bound = tools.volumes.bind(launch.pod, launch.volumes, wanted, bundle, owner=owner, mapping=mapping)
+        identity, wanted, owners = _prepare(rootfs, launch, ids)
+        by_crun, by_us = tmpfs.split(wanted, mapped=ids is not None)
+        given = dict(tmpfs.make(by_us, bundle, stack))
+        contents: dict[str, str] = {}
+        for declared, mount in zip(launch.container.mounts, wanted, strict=False):
+            path = declared.path
+            if path in owners:
+                digest = tools.contents.write(record.id, bundle, path, launch.contents[path], owners[path])
+                contents[path] = digest
+                given[mount.path] = tools.contents.open(record.id, bundle, path, digest, stack)
+        bound = tools.volumes.bind(
+            launch.pod,
+            launch.volumes,
+            [mount for mount in wanted if mount.tmpfs is None or mount.path in given],
+            bundle,
+            owner=(identity.uid, identity.gid),
+            mapping=mapping,
+            given=given,
+            apart=[one.target for one in by_crun],
+        )
+        granted = _granted(launch, rootfs, identity, wanted, tools)
+        nodes = devices.make_nodes(granted.devices, bundle, ids)
     sandbox = Sandbox(
         argv=launch.parameters.argv,
-        env=_environment(launch, identity),
+        env=_environment(launch, identity, granted),
         cwd=launch.parameters.cwd,
-        identity=identity,
+        identity=msgspec.structs.replace(identity, groups=(*identity.groups, *granted.groups)),
         open_files=_OPEN_FILES if most_files == resource.RLIM_INFINITY else min(most_files, _OPEN_FILES),
         apparmor=apparmor_profile,
-        hostname=launch.pod,
+        hostname=launch.hostname or launch.pod,
         rootfs=rootfs,
         netns=launch.netns,
         cgroup=record.cgroup,
         limits=limits.effective(tools.cgroups, launch.container.limits),
         limit_swap=limits.has_swap_limit(tools.cgroups),
-        mounts=(*file_mounts(launch.files), *sorted(bound, key=lambda mount: depth(mount.target))),
+        mounts=(*file_mounts(launch.files), *bound, *granted.mounts, *nodes),
         seccomp=seccomp,
         container=launch.container,
-        devices=tuple(_device(path) for path in security.devices),
+        tmpfs=tuple(by_crun),
+        devices=granted.devices,
+        hooks=granted.hooks,
         ids=ids,
         sysfs=None if ids is None else mount_sysfs(bundle, launch.netns),
+        sysctls=launch.sysctls,
     )
     (bundle / "config.json").write_bytes(msgspec.json.encode(configuration(sandbox)))
-    return seccomp
+    return Made(seccomp, contents)
 
 
 @contextlib.contextmanager
@@ -161,8 +217,7 @@ def open_rootfs(path: str, volumes: Volumes) -> Iterator[Path]:
     """Give a directory of the host as a layer, resolved once: a container may own a link on its path."""
     try:
         # Links are followed, such as one to the newest of several, but not to what the file could not name.
-        flags, resolve = os.O_PATH | os.O_DIRECTORY, paths.RESOLVE_NO_MAGICLINKS
-        found = paths.open_at(_NO_DIRECTORY, path, flags, resolve=resolve)
+        found = paths.open_on_host(path, os.O_PATH | os.O_DIRECTORY)
     except OSError as error:
         raise Stalled(f"rootfs: {path}: {error.strerror}", hint="name a directory of this machine") from error
     with paths.Closing(found):
@@ -174,35 +229,90 @@ def open_rootfs(path: str, volumes: Volumes) -> Iterator[Path]:
         yield layer
 
 
-def _prepare(rootfs: Path, launch: Launch, ids: IdRange | None) -> tuple[Identity, list[Mount]]:
-    """Find user and mounts in the root file system, and make the working directory there."""
+def _prepare(
+    rootfs: Path, launch: Launch, ids: IdRange | None
+) -> tuple[Identity, list[Mount], dict[str, Owned]]:
+    """Find user, mounts and owners in the root file system, and make the working directory there."""
     with paths.Closing(os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root:
-        wanted = _without_links(root, launch.container.mounts)
-        identity = resolve_user(root, launch.parameters.user)
-        owner = (identity.uid, identity.gid)
-        if ids is not None:
-            highest = max(identity.uid, *identity.groups)
-            if highest >= ids.size:
-                raise Stalled(f'its user has id {highest}; with userns = "auto" there are only {ids.size}')
-            owner = (ids.base + identity.uid, ids.base + identity.gid)
-        _make_working_directory(root, launch.parameters.cwd, owner)
-    return identity, wanted
+        wanted = _without_links(root, tmpfs.mounts_of(launch.container))
+        user = resolve_user(root, launch.parameters.user)
+        identity = with_groups(root, user, launch.container.groups)
+        _refuse_directories(root, wanted)
+        owners = {
+            mount.path: _owned(root, mount, identity, ids)
+            for mount in launch.container.mounts
+            if mount.file is not None or mount.secret is not None
+        }
+        _make_working_directory(root, launch.parameters.cwd, _on_host("its user", identity, ids))
+    return identity, wanted, owners
+
+
+def _refuse_directories(root: int, wanted: Sequence[Mount]) -> None:
+    """Refuse to mount a file where the image has a directory."""
+    paths_ = [mount.path for mount in wanted]
+    for mount in wanted:
+        name = mount.file if mount.file is not None else mount.secret
+        if name is None or innermost(mount.path, paths_) is not None:
+            continue
+        with contextlib.suppress(OSError):
+            os.close(paths.open_in_root(root, mount.path, os.O_PATH | os.O_DIRECTORY))
+            hint = f"name the file, too, such as {mount.path}/{name}"
+            raise Stalled(f"mount {mount.path}: the image has a directory there", hint=hint)
+
+
+def _on_host(what: str, identity: Identity, ids: IdRange | None) -> tuple[int, int]:
+    """Return the owner on the host that stands for a user of a container, and for its group."""
+    if ids is None:
+        return identity.uid, identity.gid
+    highest = max(identity.uid, *identity.groups)
+    if highest >= ids.size:
+        which = "has id" if highest == identity.uid else "is in group"
+        raise Stalled(f'{what} {which} {highest}; with userns = "auto" there are only {ids.size}')
+    return ids.base + identity.uid, ids.base + identity.gid
+
+
+def _owned(root: int, mount: Mount, user: Identity, ids: IdRange | None) -> Owned:
+    """Return owner and permissions of a file (root's, for all to read) or of a secret (the user's alone)."""
+    owner = user if mount.secret is not None else Identity(uid=0, gid=0, groups=(0,))
+    if mount.owner is not None:
+        owner = resolve_user(root, mount.owner)
+    uid, gid = _on_host(f"the owner of {mount.path}", owner, ids)
+    usual = 0o400 if mount.secret is not None else 0o644
+    return Owned(uid=uid, gid=gid, mode=mount.mode if mount.mode is not None else usual)
 
 
 def _without_links(root: int, mounts: Sequence[Mount]) -> list[Mount]:
     """Return mounts at the places to which links of the image lead, else Stalled (CVE-2019-19921)."""
     real: dict[str, str] = {}
-    for mount in sorted(mounts, key=lambda mount: len(mount.path)):
+    # What is there without being asked for gives way to all else.
+    for mount in sorted(mounts, key=lambda mount: (tmpfs.is_usual(mount), len(mount.path))):
         outer = innermost(mount.path, real)
         if outer is not None:
             # The outer mount hides what the image has there.
             real[mount.path] = real[outer] + mount.path.removeprefix(outer)
-        else:
+        elif not tmpfs.is_usual(mount):
             real[mount.path] = _follow_links(root, mount.path)
+        elif _leads_to_itself(root, mount.path):
+            real[mount.path] = mount.path
     if len(set(real.values())) < len(real):
         hint = f"they lead to {', '.join(real.values())}"
         raise Stalled("links of the image make two mounts one", hint=hint)
-    return [msgspec.structs.replace(mount, path=real[mount.path]) for mount in mounts]
+    found = (mount for mount in mounts if mount.path in real)
+    return [
+        # Nobody writes to a file of the pod, or to a secret.
+        msgspec.structs.replace(
+            mount,
+            path=real[mount.path],
+            read_only=mount.read_only or mount.file is not None or mount.secret is not None,
+        )
+        for mount in found
+    ]
+
+
+def _leads_to_itself(root: int, path: str) -> bool:
+    with contextlib.suppress(OSError):
+        return paths.real_path_in_root(root, path) == path
+    return False
 
 
 def _follow_links(root: int, path: str) -> str:
@@ -216,27 +326,40 @@ def _follow_links(root: int, path: str) -> str:
     return real
 
 
-def _environment(launch: Launch, identity: Identity) -> tuple[str, ...]:
+def _environment(launch: Launch, identity: Identity, granted: Granted) -> tuple[str, ...]:
     environment = dict(launch.parameters.env)
     environment.setdefault("HOME", identity.home or "/")
-    environment.setdefault("HOSTNAME", launch.pod)
+    environment.setdefault("HOSTNAME", launch.hostname or launch.pod)
     if launch.container.tty:
         environment.setdefault("TERM", "xterm")
+    environment.update(granted.env)
     return tuple(f"{name}={value}" for name, value in environment.items())
 
 
-def _device(path: str) -> Device:
-    try:
-        found = os.stat(path)  # noqa: PTH116
-    except OSError as error:
-        message = f"device {path}: {os.strerror(error.errno or 0)}"
-        raise Stalled(message, hint="is its kernel module loaded?") from error
-    kind = {stat.S_IFCHR: "c", stat.S_IFBLK: "b"}.get(stat.S_IFMT(found.st_mode))
-    if kind is None:
-        raise Stalled(f"device {path} is not a device")
-    major, minor = os.major(found.st_rdev), os.minor(found.st_rdev)
-    mode = stat.S_IMODE(found.st_mode)
-    return Device(path=path, kind=kind, major=major, minor=minor, mode=mode, gid=found.st_gid)
+def _granted(
+    launch: Launch, rootfs: Path, identity: Identity, wanted: Sequence[Mount], tools: Tools
+) -> Granted:
+    """Find the container's devices, and what CDI files give it with them, at its places in the image."""
+    entries = launch.container.security.devices
+    granted = devices.find(entries)
+    names = [entry for entry in entries if is_cdi_name(entry)]
+    if not names:
+        return granted
+    from tank_agent.runtime.container import cdi
+
+    granted = cdi.add(granted, names, (identity.uid, identity.gid))
+    with paths.Closing(os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root:
+        placed = []
+        for mount in granted.mounts:
+            tools.volumes.refuse_own(f"CDI mount {mount.target}", mount.source)
+            target = _follow_links(root, mount.target)
+            # What is in memory nobody can have changed yet.
+            outer = innermost(f"{target}/", (own.path for own in wanted if own.tmpfs is None))
+            if outer is not None:
+                message = f"{mount.target}, which a CDI file mounts, is in the pod's own mount {outer}"
+                raise Stalled(message, hint="mount that elsewhere")
+            placed.append(msgspec.structs.replace(mount, target=target))
+    return msgspec.structs.replace(granted, mounts=tuple(placed))
 
 
 def _make_working_directory(root: int, cwd: str, owner: tuple[int, int]) -> None:

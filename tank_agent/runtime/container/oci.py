@@ -7,18 +7,20 @@ steer crun.
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
 
 from tank_agent.image.parameters import Identity
 from tank_agent.linux.namespaces import IdRange
-from tank_agent.spec.model import Container, Limits, Security
+from tank_agent.runtime.security.capabilities import own_capabilities
+from tank_agent.spec.model import UNLIMITED, Container, Limits, Security, Ulimit
+from tank_agent.spec.paths import OWN_FILES
+from tank_agent.spec.sysctls import is_network_sysctl, sysctl_name
 from tank_agent.spec.values import ALL
-from tank_agent.spec.values import CAPABILITIES as EVERY_CAPABILITY
 
 # containers.conf(5), default_capabilities.
 CAPABILITIES = (
@@ -33,11 +35,21 @@ MASKED_PATHS = (
 READ_ONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 # Read by crun at create; crun exec uses the same program again.
 SECCOMP_ANNOTATION = "run.oci.seccomp_bpf_data"
+# What hooks print, in the bundle.
+HOOKS_LOG = "hooks.log"
+_HOOKS_ANNOTATIONS = ("run.oci.hooks.stdout", "run.oci.hooks.stderr")
 _OPEN_FILES_SOFT = 1024
+# RLIM_INFINITY, getrlimit(2).
+_RLIM_INFINITY = 2**64 - 1
+# podman's and Docker's.
+_SHM_SIZE = "65536k"
 
 
-class Device(Struct, frozen=True, kw_only=True, rename={"kind": "type", "mode": "fileMode"}):
-    """A device of the host that a container sees: `kind` is "c" or "b", `mode` its permissions."""
+class Device(Struct, frozen=True, kw_only=True):
+    """A device of the host that a container sees: `kind` is "c" or "b", `mode` its permissions.
+
+    `access` is what the control group allows: of r, w and m (make nodes of it).
+    """
 
     path: str
     kind: str
@@ -46,6 +58,20 @@ class Device(Struct, frozen=True, kw_only=True, rename={"kind": "type", "mode": 
     mode: int
     gid: int
     uid: int = 0
+    access: str = "rwm"
+
+
+class Hook(Struct, frozen=True, kw_only=True):
+    """A program that the runtime runs at one of its steps (runtime-spec, config.md, "POSIX-platform Hooks").
+
+    `timeout` is in seconds.
+    """
+
+    step: Literal["createRuntime", "createContainer", "startContainer"]
+    path: str
+    args: tuple[str, ...]
+    env: tuple[str, ...]
+    timeout: int
 
 
 class BindMount(Struct, frozen=True, kw_only=True):
@@ -53,6 +79,23 @@ class BindMount(Struct, frozen=True, kw_only=True):
 
     source: Path
     target: str
+    read_only: bool = False
+    options: tuple[str, ...] = ("nosuid", "nodev")
+
+
+# Of a file system in memory: as large as the memory that the container may use.
+ANY_SIZE = 0
+
+
+class Tmpfs(Struct, frozen=True, kw_only=True):
+    """A file system in memory, of `size` bytes or ANY_SIZE, that crun mounts at `target`.
+
+    It begins with what the image has there, as podman does it: such as a directory in /run, and its owner.
+    """
+
+    target: str
+    size: int
+    mode: int
     read_only: bool = False
 
 
@@ -68,7 +111,7 @@ class Sandbox(Struct, frozen=True, kw_only=True):
 
     `env` is NAME=VALUE strings. `apparmor` None is no profile: with one, crun fails where the kernel has no
     AppArmor. `netns` None shares the host's network. `ids` None shares the host's user namespace; with ids of
-    its own, `sysfs` is where its /sys is mounted already.
+    its own, `sysfs` is where its /sys is mounted already, and the nodes of `devices` are among the `mounts`.
     """
 
     argv: tuple[str, ...]
@@ -87,8 +130,11 @@ class Sandbox(Struct, frozen=True, kw_only=True):
     seccomp: Seccomp
     container: Container
     devices: tuple[Device, ...] = ()
+    tmpfs: tuple[Tmpfs, ...] = ()
+    hooks: tuple[Hook, ...] = ()
     ids: IdRange | None = None
     sysfs: Path | None = None
+    sysctls: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
 def configuration(sandbox: Sandbox) -> dict[str, Any]:
@@ -98,16 +144,21 @@ def configuration(sandbox: Sandbox) -> dict[str, Any]:
         **_namespaces(sandbox),
         "cgroupsPath": sandbox.cgroup,
         "resources": _resources(sandbox),
-        "devices": msgspec.to_builtins(sandbox.devices),
+        "devices": () if sandbox.ids is not None else [_node(device) for device in sandbox.devices],
         "maskedPaths": () if privileged else MASKED_PATHS,
         "readonlyPaths": () if privileged else READ_ONLY_PATHS,
         "rootfsPropagation": "private",
     }
+    if own := ipc_sysctls(sandbox.sysctls):
+        linux["sysctl"] = own
     annotations = {}
     if sandbox.seccomp.compiled is not None:
         annotations[SECCOMP_ANNOTATION] = sandbox.seccomp.compiled
     elif sandbox.seccomp.profile is not None:
         linux["seccomp"] = sandbox.seccomp.profile
+    if sandbox.hooks:
+        # Relative to the bundle, in which conmon runs crun.
+        annotations.update(dict.fromkeys(_HOOKS_ANNOTATIONS, HOOKS_LOG))
     return {
         "ociVersion": "1.0.2",
         "process": _process(sandbox),
@@ -116,11 +167,33 @@ def configuration(sandbox: Sandbox) -> dict[str, Any]:
         "mounts": _mounts(sandbox),
         "annotations": annotations,
         "linux": linux,
+        **({"hooks": _hooks(sandbox.hooks)} if sandbox.hooks else {}),
     }
+
+
+def _node(device: Device) -> dict[str, Any]:
+    return {
+        "path": device.path,
+        "type": device.kind,
+        "major": device.major,
+        "minor": device.minor,
+        "fileMode": device.mode,
+        "uid": device.uid,
+        "gid": device.gid,
+    }
+
+
+def _hooks(hooks: Sequence[Hook]) -> dict[str, list[dict[str, Any]]]:
+    steps: dict[str, list[dict[str, Any]]] = {}
+    for hook in hooks:
+        entry = {"path": hook.path, "args": hook.args, "env": hook.env, "timeout": hook.timeout}
+        steps.setdefault(hook.step, []).append(entry)
+    return steps
 
 
 def _process(sandbox: Sandbox) -> dict[str, Any]:
     security, identity, hard = sandbox.container.security, sandbox.identity, sandbox.open_files
+    open_files = Ulimit(soft=min(_OPEN_FILES_SOFT, hard), hard=hard)
     held = sorted(capabilities(security))
     # Inheritable and ambient stay empty, CVE-2022-27649, but for what a user other than root is given by
     # name: without them it would lose that as its program starts.
@@ -139,8 +212,20 @@ def _process(sandbox: Sandbox) -> dict[str, Any]:
         },
         "noNewPrivileges": not security.privileged,
         **({} if sandbox.apparmor is None else {"apparmorProfile": sandbox.apparmor}),
-        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": min(_OPEN_FILES_SOFT, hard), "hard": hard}],
+        "rlimits": [
+            {"type": f"RLIMIT_{name.upper()}", "soft": _rlimit(one.soft), "hard": _rlimit(one.hard)}
+            for name, one in {"nofile": open_files, **sandbox.container.ulimits}.items()
+        ],
     }
+
+
+def _rlimit(value: int) -> int:
+    return _RLIM_INFINITY if value == UNLIMITED else value
+
+
+def ipc_sysctls(sysctls: Mapping[str, str]) -> dict[str, str]:
+    """Return the kernel parameters that a container has for itself: those of its IPC namespace."""
+    return {sysctl_name(name): value for name, value in sysctls.items() if not is_network_sysctl(name)}
 
 
 def capabilities(security: Security, bounding: frozenset[str] | None = None) -> frozenset[str]:
@@ -148,18 +233,11 @@ def capabilities(security: Security, bounding: frozenset[str] | None = None) -> 
 
     "ALL" is what the agent itself has, since it cannot give more.
     """
-    every = _own_capabilities() if bounding is None else bounding
+    every = own_capabilities() if bounding is None else bounding
     if security.privileged or security.add == (ALL,):
         return every - frozenset(security.drop)
     kept = frozenset() if security.drop == (ALL,) else frozenset(CAPABILITIES) - frozenset(security.drop)
     return kept | frozenset(security.add)
-
-
-@functools.cache
-def _own_capabilities() -> frozenset[str]:
-    status = Path("/proc/self/status").read_text()
-    bits = int(next(line.split()[1] for line in status.splitlines() if line.startswith("CapBnd")), 16)
-    return frozenset(name for number, name in enumerate(EVERY_CAPABILITY) if bits >> number & 1)
 
 
 def _namespaces(sandbox: Sandbox) -> dict[str, Any]:
@@ -178,23 +256,30 @@ def _mounts(sandbox: Sandbox) -> list[dict[str, Any]]:
 
     quiet = ("nosuid", "noexec", "nodev")
     pts = ("nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5")
-    bound = ("rbind", "rprivate", "nosuid", "nodev")
     access = "rw" if sandbox.container.security.privileged else "ro"
+    shm_size = sandbox.container.shm_size or _SHM_SIZE
     sysfs = entry("/sys", "sysfs", "sysfs", *quiet, access)
     if sandbox.sysfs is not None:
         sysfs = entry("/sys", "bind", sandbox.sysfs, "rbind", "rprivate", *quiet, access)
+    own = []
+    for mount in sandbox.mounts:
+        options = ("rbind", "rprivate", *mount.options, "ro" if mount.read_only else "rw")
+        own.append((mount.target, entry(mount.target, "bind", mount.source, *options)))
+    for memory in sandbox.tmpfs:
+        size = (f"size={memory.size}",) if memory.size != ANY_SIZE else ()
+        options = ("nosuid", "nodev", "tmpcopyup", f"mode={memory.mode:o}", *size)
+        options = (*options, "ro" if memory.read_only else "rw")
+        own.append((memory.target, entry(memory.target, "tmpfs", "tmpfs", *options)))
     return [
         entry("/proc", "proc", "proc", *quiet),
         entry("/dev", "tmpfs", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
         entry("/dev/pts", "devpts", "devpts", *pts),
-        entry("/dev/shm", "tmpfs", "shm", *quiet, "mode=1777", "size=65536k"),  # noqa: S108
+        entry("/dev/shm", "tmpfs", "shm", *quiet, "mode=1777", f"size={shm_size}"),  # noqa: S108
         entry("/dev/mqueue", "mqueue", "mqueue", *quiet),
         sysfs,
         entry("/sys/fs/cgroup", "cgroup", "cgroup", *quiet, "relatime", access),
-        *(
-            entry(mount.target, "bind", mount.source, *bound, "ro" if mount.read_only else "rw")
-            for mount in sandbox.mounts
-        ),
+        # A directory before what is in it, but for the files of the pod.
+        *(entry for _, entry in sorted(own, key=lambda one: one[0] not in OWN_FILES and one[0].count("/"))),
     ]
 
 
@@ -204,7 +289,8 @@ def _resources(sandbox: Sandbox) -> dict[str, Any]:
     if not everything:
         for device in sandbox.devices:
             numbers = {"type": device.kind, "major": device.major, "minor": device.minor}
-            resources["devices"].append({"allow": True, **numbers, "access": "rwm"})
+            if device.access:
+                resources["devices"].append({"allow": True, **numbers, "access": device.access})
     if limits.memory is not None:
         resources["memory"] = {"limit": limits.memory}
         if sandbox.limit_swap:

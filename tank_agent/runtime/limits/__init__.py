@@ -1,1 +1,1 @@
-"""Cgroups of both kinds of hosts, and the limits written into them."""
+"""Cgroups of both kinds of hosts, the limits written into them, and limits of processes."""

@@ -9,44 +9,63 @@ to /proc.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import re
 import secrets
 import stat
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from types import MappingProxyType
 
 import structlog
+from msgspec.structs import replace
 
 from tank_agent.errors import Retry, Stalled
-from tank_agent.linux import mounts
+from tank_agent.linux import atomic, mounts
 from tank_agent.linux.fault import point
 from tank_agent.linux.namespaces import IdMapping
 from tank_agent.linux.paths import Closing, open_without_links
+from tank_agent.linux.tree_copy import let_rename
 from tank_agent.linux.trees import remove_tree
 from tank_agent.runtime.container.oci import BindMount
 from tank_agent.spec.model import Mount, Volume
 
 _log = structlog.get_logger()
-_DIRECTORY = "volumes"
+_NONE_GIVEN: Mapping[str, int] = MappingProxyType({})
+_DIRECTORY, _SHARED = "volumes", "volumes-shared"
 # Ends the name of a directory that is being deleted; no volume can have such a name.
 _REMOVED = ".gone"
+# A directory in a volume before it has its owner and its name.
+_NEW_SUBPATH = ".tank-subpath.new"
+# Ends the name of a directory that is to replace a volume.
+_RESTORING = ".restoring"
+# Ends the name of a directory that is being filled with what an image has, to become a volume.
+_FILLING = ".filling"
+# Ends the name of the file about a volume that was put back.
+_NOTE = ".put-back"
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+# Data of a volume that a snapshot replaced: after an update that failed, or by hand.
+_ASIDE = re.compile(r"([a-z0-9-]{1,63})\.(?:failed|replaced)-[0-9]+(?:-[0-9]+)?")
 
 
 class Volumes:
     """Makes managed volumes in `data_dir/volumes/<pod>/<name>`, and binds volumes into bundles.
 
+    Shared ones are in `data_dir/volumes-shared/<name>`; where a method takes a pod, it is None for them.
     A container that could reach the agent's data_dir or run_dir would be root on this machine.
     """
 
     def __init__(self, data_dir: Path, run_dir: Path) -> None:
-        self._root = data_dir / _DIRECTORY
+        self._root, self._shared = data_dir / _DIRECTORY, data_dir / _SHARED
         self._own = tuple(Path(os.path.realpath(directory)) for directory in (run_dir, data_dir))
         # Held while a volume is opened for a run, and from the check of its uses to its removal.
         self._lock = threading.Lock()
+        # How often each managed volume was opened for a run.
+        self._opened: Counter[tuple[str, str]] = Counter()
         # Only root gets at them by paths of the host, which are neither nosuid nor nodev: a setuid program of
         # a container would make any user root.
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -55,7 +74,7 @@ class Volumes:
             if directory.is_dir() and not directory.is_symlink():
                 directory.chmod(0o700)
         # Listed now, without the removals that this agent will make.
-        left = sorted(self._root.glob(f"*/.*{_REMOVED}"))
+        left = sorted([*self._root.glob(f"*/.*{_REMOVED}"), *self._shared.glob(f".*{_REMOVED}")])
         threading.Thread(target=_finish_removals, args=(left,), name="volume-sweep", daemon=True).start()
 
     def bind(
@@ -67,12 +86,17 @@ class Volumes:
         *,
         owner: tuple[int, int] | None,
         mapping: IdMapping | None = None,
+        given: Mapping[str, int] = _NONE_GIVEN,
+        apart: Collection[str] = (),
     ) -> tuple[BindMount, ...]:
         """Bind the wanted volumes into a bundle and return them for the OCI configuration.
 
         Args:
-            owner: uid and gid of a managed volume that is made now; None makes a missing one an error.
+            owner: uid and gid of a managed volume, or of a directory in one, that is made now; None makes a
+                missing one an error.
             mapping: gives files the owners that they have without a user namespace.
+            given: descriptors of what is no volume, by the paths of their mounts; they are not mapped.
+            apart: the paths of mounts that crun makes: what is inside of one is crun's to mount, too.
 
         Raises:
             Stalled: a host path does not exist, or a symbolic link is in it, or its ids cannot be mapped.
@@ -83,17 +107,18 @@ class Volumes:
         with ExitStack() as stack:
             sources = {}
             for index, mount in enumerate(wanted):
-                volume = by_name[mount.volume]
-                if volume.host is not None:
-                    self.refuse_own(f"volume {volume.name}", Path(volume.host))
-                source = stack.enter_context(Closing(self._open(pod, volume, owner)))
+                target, source = bundle / _DIRECTORY / str(index), given.get(mount.path)
+                if source is None:
+                    source = self._open_part(pod, by_name[mount.volume or ""], mount.subpath, owner)
+                    stack.callback(os.close, source)
                 sources[mount.path] = source
-                bound[mount.path] = _bind(source, bundle / _DIRECTORY / str(index), mount, mapping)
+                mapped = None if mount.path in given else mapping
+                bound[mount.path] = _bind(source, target, mount, mapped)
             # The innermost first, so that each is complete when it is mounted in the next.
             for path in sorted(bound, key=len, reverse=True):
-                outer = innermost(path, bound)
+                outer = innermost(path, (*bound, *apart))
                 # For a user namespace crun clones no mount with another inside, so there it mounts each.
-                if outer is not None and mapping is None:
+                if outer in bound and mapping is None:
                     _nest(bound.pop(path), bound[outer], sources[outer])
         return tuple(bound.values())
 
@@ -104,10 +129,13 @@ class Volumes:
                 hint = "name a directory that has nothing to do with the agent"
                 raise Stalled(f"{what}: {path} holds the agent's own files in {own}", hint=hint)
 
-    def inode(self, pod: str, volumes: Sequence[Volume], name: str) -> tuple[int, int]:
-        """Return the device and inode of a volume; raises as `bind`, and makes none that is gone."""
+    def inode(self, pod: str, volumes: Sequence[Volume], name: str, subpath: str = "") -> tuple[int, int]:
+        """Return the device and inode of a volume, or of a directory in it.
+
+        Raises as `bind`, and makes none that is gone.
+        """
         volume = next(volume for volume in volumes if volume.name == name)
-        with Closing(self._open(pod, volume, None)) as source:
+        with Closing(self._open_part(pod, volume, subpath, None)) as source:
             status = os.fstat(source)
         return status.st_dev, status.st_ino
 
@@ -120,41 +148,175 @@ class Volumes:
         found = []
         for pod in self._root.iterdir():
             if pod.is_dir() and not pod.is_symlink():
-                # A name that begins with a dot is of a volume that is being made or removed.
-                found += [(pod.name, one.name, one) for one in pod.iterdir() if not one.name.startswith(".")]
+                # Other names are of volumes that are being made or removed, or of data put aside.
+                found += [(pod.name, one.name, one) for one in pod.iterdir() if _NAME.fullmatch(one.name)]
         return tuple(sorted(found))
 
-    def remove(self, pod: str, name: str, check: Callable[[], None] = lambda: None) -> bool:
-        """Remove a managed volume with what is in it; False if there is none.
+    def shared(self) -> tuple[tuple[str, Path], ...]:
+        """Return name and directory of every shared volume, in order."""
+        found = [path for path in self._shared.glob("*") if _NAME.fullmatch(path.name)]
+        return tuple(sorted((path.name, path) for path in found))
+
+    def put_aside(self) -> tuple[tuple[str, str, Path], ...]:
+        """Return pod, volume and directory of all data that snapshots replaced, in order."""
+        found = []
+        for path in self._root.glob("*/*.*-*"):
+            if (match := _ASIDE.fullmatch(path.name)) is not None:
+                found.append((path.parent.name, match[1], path))
+        return tuple(sorted(found))
+
+    def path(self, pod: str | None, name: str) -> Path:
+        """Return the directory of a managed volume, which may not be there."""
+        return self._home(pod) / name
+
+    def _home(self, pod: str | None) -> Path:
+        return self._shared if pod is None else self._root / pod
+
+    def restoring(self, pod: str, name: str) -> Path:
+        """Return the directory in which a volume's former content is made."""
+        return self._root / pod / f".{name}{_RESTORING}"
+
+    def note(self, pod: str, name: str) -> Path:
+        """Return the file that tells which snapshot a volume was put back from."""
+        return self._root / pod / f".{name}{_NOTE}"
+
+    def noted(self, pod: str) -> Sequence[str]:
+        """Return the volumes of a pod that have a note."""
+        found = (self._root / pod).glob(f".*{_NOTE}")
+        return [path.name.removeprefix(".").removesuffix(_NOTE) for path in found]
+
+    def filling(self, pod: str | None, name: str) -> Path:
+        """Return the directory in which the first content of a volume is made."""
+        return self._home(pod) / f".{name}{_FILLING}"
+
+    def half_made(self) -> Sequence[Path]:
+        """Return what an agent left that was killed while it restored or filled volumes."""
+        found = [*self._root.glob("*/.*"), *self._shared.glob(".*")]
+        # A name with two dots is of a note that was being written.
+        return [
+            path
+            for path in found
+            if not {_RESTORING, _FILLING}.isdisjoint(path.suffixes) or path.name.startswith("..")
+        ]
+
+    def take_in(self, pod: str | None, name: str, new: Path) -> bool:
+        """Make a directory beside it a volume; False if there is one already, which stays."""
+        live = self.path(pod, name)
+        with self._lock:
+            if os.path.lexists(live):
+                return False
+            new.rename(live)
+        return True
+
+    def times_opened(self, pod: str, name: str) -> int:
+        """Return how often this agent opened a managed volume for a run."""
+        with self._lock:
+            return self._opened[pod, name]
+
+    def replace(
+        self, pod: str, name: str, new: Path | None, aside: str, check: Callable[[], None] = lambda: None
+    ) -> Path | None:
+        """Put another directory of the same file system in place of a managed volume, or none.
+
+        Args:
+            aside: the former one is kept beside it by this name after the volume's and a dot, or by the first
+                one with a number behind it that is free.
+            check: raises if the volume is in use.
+
+        Returns:
+            Where the former one is now; None if there was none.
+
+        Raises:
+            OSError: it could not be done; repeat it: the volume may be away.
+        """
+        live = self._root / pod / name
+        with self._lock:
+            check()
+            kept: Path | None = self._free_name(pod, f"{name}.{aside}")
+            let_rename(live)
+            try:
+                live.rename(kept)  # type: ignore[arg-type]
+            except FileNotFoundError:
+                kept = None
+            point("snapshot:aside")
+            if new is not None:
+                new.rename(live)
+        atomic.sync_directory(live.parent)
+        return kept
+
+    def swap(self, pod: str, name: str, new: Path, aside: str, check: Callable[[], None]) -> Path | None:
+        """Do as `replace` does, but in one step, since nobody would repeat it: the volume is never away."""
+        live = self._root / pod / name
+        if not live.is_dir():
+            return self.replace(pod, name, new, aside, check)
+        with self._lock:
+            check()
+            kept = self._free_name(pod, f"{name}.{aside}")
+            let_rename(live)
+            new.rename(kept)
+            point("snapshot:beside")
+            try:
+                atomic.exchange(kept, live)
+            except OSError:
+                kept.rename(new)
+                raise
+        atomic.sync_directory(live.parent)
+        return kept
+
+    def _free_name(self, pod: str, name: str) -> Path:
+        wanted = self._root / pod / name
+        return next(path for path in _numbered(wanted) if not os.path.lexists(path))
+
+    def remove(self, pod: str | None, name: str, check: Callable[[], None] = lambda: None) -> bool:
+        """Remove a managed volume, or data put aside, with what is in it; False if there is none.
 
         Args:
             check: raises if the volume is in use; a run that begins after it makes a new one.
         """
-        if not (_NAME.fullmatch(pod) and _NAME.fullmatch(name)):
+        ours = pod is None or _NAME.fullmatch(pod)
+        if not (ours and (_NAME.fullmatch(name) or (pod and _ASIDE.fullmatch(name)))):
             return False
-        removed = self._root / pod / f".{name}.{secrets.token_hex(4)}{_REMOVED}"
+        home = self._home(pod)
+        removed = home / f".{name}.{secrets.token_hex(4)}{_REMOVED}"
         # Left by an earlier removal that failed.
-        left = sorted((self._root / pod).glob(f".{name}.*{_REMOVED}"))
+        left = sorted(home.glob(f".{name}.*{_REMOVED}"))
         try:
             for path in left:
                 _remove(path)
             try:
                 with self._lock:
                     check()
-                    (self._root / pod / name).rename(removed)
+                    (home / name).rename(removed)
             except FileNotFoundError:
                 return bool(left)
             point("volumes:going")
+            if pod is not None:
+                self.note(pod, name).unlink(missing_ok=True)
             _remove(removed)
         except OSError as error:
+            shown = f"{pod}/{name}" if pod is not None else name
             where = f" at {error.filename}" if error.filename else ""
             hint = "what can be is removed; run this again once the reason is gone"
-            raise Retry(f"cannot remove volume {pod}/{name}: {error.strerror}{where}", hint=hint) from error
+            raise Retry(f"cannot remove volume {shown}: {error.strerror}{where}", hint=hint) from error
         return True
+
+    def _open_part(self, pod: str, volume: Volume, subpath: str, owner: tuple[int, int] | None) -> int:
+        """Open a volume, or a directory in it, which its other users may change all the while."""
+        if volume.host is not None:
+            self.refuse_own(f"volume {volume.name}", Path(volume.host))
+        whole = self._open(pod, volume, owner)
+        if not subpath:
+            return whole
+        with Closing(whole):
+            return _open_subpath(whole, volume.name, subpath, owner)
 
     def _open(self, pod: str, volume: Volume, owner: tuple[int, int] | None) -> int:
         if volume.host is None:
             with self._lock:
+                if volume.shared:
+                    return _open_managed(self._shared, volume.name, owner)
+                # Others only look at one that a run has.
+                self._opened[pod, volume.name] += owner is not None
                 return _open_managed(self._root / pod, volume.name, owner)
         what = f"volume {volume.name}: "
         try:
@@ -167,6 +329,12 @@ class Volumes:
                 hint = f"write the real path: {os.path.realpath(volume.host)}"
                 raise Stalled(f"{what}{volume.host} leads through a symbolic link", hint=hint) from error
             raise Retry(f"{what}cannot open {volume.host}: {error.strerror}") from error
+
+
+def _numbered(path: Path) -> Iterator[Path]:
+    yield path
+    for number in itertools.count(2):
+        yield path.with_name(f"{path.name}-{number}")
 
 
 def depth(path: str) -> int:
@@ -257,6 +425,57 @@ def _make_volume(parent: int, name: str, owner: tuple[int, int]) -> None:
     os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
 
 
+def _open_subpath(volume: int, name: str, subpath: str, owner: tuple[int, int] | None) -> int:
+    what, flags = f"volume {name}: subpath {subpath}", os.O_PATH | os.O_DIRECTORY
+    try:
+        with ExitStack() as stack:
+            directory = volume
+            for part in subpath.split("/"):
+                found = _open_directory(directory, part, owner)
+                stack.callback(os.close, found)
+                directory = found
+            return open_without_links(directory, ".", flags)
+    except FileNotFoundError as error:
+        raise Retry(f"{what} was removed") from error
+    except OSError as error:
+        # Its users can mend it, and nothing tells when they do.
+        if error.errno in (errno.ELOOP, errno.EXDEV):
+            hint = "make it a directory; links in a volume are not followed"
+            raise Retry(f"{what}: a symbolic link is there", hint=hint) from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST):
+            raise Retry(f"{what} is not a directory", hint="name a directory of the volume") from error
+        raise Retry(f"{what}: {error.strerror}") from error
+
+
+def _open_directory(parent: int, name: str, owner: tuple[int, int] | None) -> int:
+    """Open a directory in a volume; make it if it is absent, never with the wrong owner at its name."""
+    flags = os.O_PATH | os.O_DIRECTORY
+    try:
+        return open_without_links(parent, name, flags)
+    except FileNotFoundError:
+        if owner is None:
+            raise
+    with suppress(FileNotFoundError):
+        # Of an agent that was killed right here.
+        os.rmdir(_NEW_SUBPATH, dir_fd=parent)
+    os.mkdir(_NEW_SUBPATH, 0o700, dir_fd=parent)
+    with Closing(open_without_links(parent, _NEW_SUBPATH, os.O_RDONLY | os.O_DIRECTORY)) as made:
+        status = os.fstat(made)
+        # A container may have put another directory there: one of root that nobody else uses is no gain.
+        if (status.st_uid, stat.S_IMODE(status.st_mode)) != (os.geteuid(), 0o700) or any(os.scandir(made)):
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+        os.fchmod(made, 0o755)
+        os.fchown(made, *owner)
+    point("runtime:subpath-made")
+    try:
+        os.rename(_NEW_SUBPATH, name, src_dir_fd=parent, dst_dir_fd=parent)
+    except OSError:
+        # Another container made it meanwhile.
+        with suppress(OSError):
+            os.rmdir(_NEW_SUBPATH, dir_fd=parent)
+    return open_without_links(parent, name, flags)
+
+
 def _bind(source: int, target: Path, mount: Mount, mapping: IdMapping | None) -> BindMount:
     target.parent.mkdir(exist_ok=True)
     # Whatever our umask is; the bundle around it is closed.
@@ -265,7 +484,8 @@ def _bind(source: int, target: Path, mount: Mount, mapping: IdMapping | None) ->
         target.mkdir(exist_ok=True)
     else:
         target.touch()
-    descriptor, what = mapping.descriptor if mapping is not None else None, f"volume {mount.volume}"
+    descriptor = mapping.descriptor if mapping is not None else None
+    what = f"volume {mount.volume}" if mount.volume is not None else f"mount {mount.path}"
     try:
         mounts.bind(source, target, read_only=mount.read_only, mapping=descriptor)
     except OSError as error:
@@ -274,4 +494,6 @@ def _bind(source: int, target: Path, mount: Mount, mapping: IdMapping | None) ->
             message = f'{what}: its file system cannot map ids, as userns = "auto" needs it'
             raise Stalled(message, hint=hint) from error
         raise Retry(f"{what}: cannot mount it: {error.strerror}") from error
-    return BindMount(source=target, target=mount.path, read_only=mount.read_only)
+    bound = BindMount(source=target, target=mount.path, read_only=mount.read_only)
+    # As the file system that it is in: crun would take away what it is not told.
+    return bound if mount.secret is None else replace(bound, options=("nosuid", "nodev", "noexec"))

@@ -26,7 +26,7 @@ from msgspec import Struct
 
 from tank_agent.errors import CannotRun, CommandNotFound, NotRunning, Retry, TankError
 from tank_agent.linux import pidfd
-from tank_agent.linux.channels import enlarge_pipe
+from tank_agent.linux.channels import enlarge_pipe, open_pipes
 from tank_agent.linux.process import CONTAINER_UMASK, ENVIRONMENT
 from tank_agent.linux.trees import remove_tree
 from tank_agent.runtime.container.crun import Crun, clean_message, read_log
@@ -44,6 +44,8 @@ _SAME_MOMENT = 10.0
 # How long an agent waits for the commands that a former one was starting when it ended, in seconds.
 _BEGINS_WITHIN = 1.0
 _LOOK = 0.02
+# A command that starts processes as fast as they are killed is killed so often.
+_KILLS = 10
 _MISSING = re.compile(r"not found|no such file", re.IGNORECASE)
 _REFUSED = re.compile(
     r"permission denied|operation not permitted|exec format error|is a directory|not executable",
@@ -91,14 +93,16 @@ class _Config(Struct, frozen=True):
 
 
 class Executor:
-    """Runs commands in containers; their files are in `run_dir/exec`."""
+    """Runs commands in containers, `most` at once; their files are in the directory `run_dir/<name>`."""
 
-    def __init__(self, crun: Crun, run_dir: Path, cgroups: CgroupHost) -> None:
-        self.directory = run_dir / "exec"
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def __init__(
+        self, crun: Crun, run_dir: Path, cgroups: CgroupHost, *, name: str = "exec", most: int = _MOST_AT_ONCE
+    ) -> None:
+        self.directory = run_dir / name
         self.crun = crun
         self.cgroups = cgroups
-        self.free = threading.BoundedSemaphore(_MOST_AT_ONCE)
+        self.most = most
+        self.free = threading.BoundedSemaphore(most)
 
     def start(self, run: LiveRun, request: ExecRequest) -> Execution:
         """Start a command.
@@ -110,11 +114,10 @@ class Executor:
         """
         process = msgspec.json.encode(self._process(run, request))
         if not self.free.acquire(blocking=False):
-            raise Retry(f"{_MOST_AT_ONCE} commands run in containers already", hint="end some of them first")
+            raise Retry(f"{self.most} commands run in containers already", hint="end some of them first")
         directory = self.directory / secrets.token_hex(8)
         try:
-            # It may have been removed since.
-            self.directory.mkdir(mode=0o700, exist_ok=True)
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             directory.mkdir(mode=0o700)
             return Execution(self, run, directory, request, process)
         except BaseException:
@@ -122,20 +125,20 @@ class Executor:
             self.free.release()
             raise
 
-    def sweep(self, inside: Callable[[], Collection[int]]) -> None:
-        """Hang up the commands that a killed agent has left, and remove their files.
+    def sweep(self, inside: Callable[[], Collection[int]], number: int = signal.SIGHUP) -> None:
+        """Hang up the commands that a killed agent has left, or send another signal, and remove their files.
 
         `inside` returns the processes that live in our containers now, without the main ones.
         """
         until = time.monotonic() + _BEGINS_WITHIN
-        for directory in self.directory.iterdir():
+        for directory in self.directory.iterdir() if self.directory.is_dir() else ():
             file = directory / "pid"
             # crun may write it a moment after its agent ended.
             fresh = time.time() - directory.stat().st_mtime < _SAME_MOMENT
             while (pid := read_number(file)) is None and fresh and time.monotonic() < until:
                 time.sleep(_LOOK)
             if pid is not None and pid in inside() and _began_with(pid, file):
-                _signal_group(pid, inside, signal.SIGHUP)
+                _signal_group(pid, inside, number)
             remove_tree(directory)
 
     def _process(self, run: LiveRun, request: ExecRequest) -> dict[str, Any]:
@@ -179,20 +182,25 @@ class Execution:
         terminal: the master of its pseudo-terminal, or None.
         stdin, stdout, stderr: our ends of its pipes; None with a terminal, and once closed.
         waiter: a pidfd of crun, readable when the command has ended.
+        patience: seconds that the caller may pause in reading what is left at the end; None for any time.
 
-    All of them are non-blocking.
+    All descriptors are non-blocking.
     """
+
+    patience: float | None = None
 
     def __init__(
         self, executor: Executor, run: LiveRun, directory: Path, request: ExecRequest, process: bytes
     ) -> None:
         self._directory = directory
         self._inside = partial(executor.cgroups.processes, run.record.cgroup)
+        self._inside_one = partial(executor.cgroups.processes_of_one, run.record.cgroup)
         self._release = executor.free.release
         self._container = run.record.name
         self._command = request.argv[0]
         self._process: int | None = None
         self._pid = 0
+        self._session: int | None = None
         self._owed: list[int] = []
         self._printed = b""
         self.terminal: int | None = None
@@ -208,7 +216,7 @@ class Execution:
 
     def _start_with_pipes(self, argv: list[str], run: str, process: bytes) -> None:
         (self._directory / "process.json").write_bytes(process)
-        (stdin, self.stdin), (self.stdout, stdout), (self.stderr, stderr) = (os.pipe() for _ in range(3))
+        (stdin, self.stdin), (self.stdout, stdout), (self.stderr, stderr) = open_pipes(3)
         try:
             self._spawn([*argv, "--process=process.json", run], stdin, stdout, stderr)
         except BaseException:
@@ -262,6 +270,7 @@ class Execution:
         """Return whether the command runs or ran; before that, output is crun's."""
         if not self._pid and (pid := read_number(self._directory / "pid")):
             self._pid, self._process = pid, pidfd.open_process(pid)
+            self._session = _session(pid) if self._process is not None else None
             for number in self._owed:
                 self.signal(number)
         return self._pid != 0
@@ -284,6 +293,37 @@ class Execution:
         elif self._process is not None and not pidfd.ended(self._process):
             _signal_group(self._pid, self._inside, number)
 
+    def kill(self) -> None:
+        """Kill the command, and what it left: its descendants, and every process of its session.
+
+        One that began a session of its own, and whose parent has ended, is a daemon that nothing tells from
+        those of the container's program. It is the container's from then on: it counts against its limits,
+        and ends with it.
+        """
+        begun = self.begun()
+        if self._crun.returncode is None:
+            pidfd.kill_tree(self.waiter)
+        if self._process is not None:
+            pidfd.kill_tree(self._process)
+        for _ in range(_KILLS if begun else 0):
+            # They may start others meanwhile.
+            if not self._left():
+                return
+            pidfd.signal_all(self._left, signal.SIGKILL)
+
+    def _left(self) -> set[int]:
+        """Return the processes in the container that are in the command's session."""
+        if self._session is not None:
+            return {pid for pid in self._inside_one() if _session(pid) == self._session}
+        # It ended before we looked. Without a terminal, its session is that of a helper of crun, which was
+        # outside of the container, and began after crun and before the command.
+        possible = range(self._crun.pid, self._pid)
+        return {
+            pid
+            for pid in self._inside_one()
+            if _session(pid) in possible and pidfd.session_numbers(pid)[-1:] == (0,)
+        }
+
     def read(self, descriptor: int, size: int) -> bytes:
         """Read from the terminal or an output."""
         data = os.read(descriptor, size)
@@ -298,6 +338,9 @@ class Execution:
             if descriptor is not None and descriptor == getattr(self, name):
                 os.close(descriptor)
                 setattr(self, name, None)
+
+    def leave(self) -> None:
+        """Go on without the caller."""
 
     def hang_up(self) -> None:
         """Take the command's terminal or pipes away and send it SIGHUP; it may go on if it wants to."""
@@ -381,6 +424,14 @@ def _group(pid: int) -> int | None:
     """Return a process's group; None if it is gone."""
     try:
         return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def _session(pid: int) -> int | None:
+    """Return a process's session; None if it is gone."""
+    try:
+        return os.getsid(pid)
     except ProcessLookupError:
         return None
 

@@ -63,7 +63,7 @@ class Rotation:
         errors: dict[Path, str] = {}
         for pod in self._containers.pods():
             for run in self._containers.runs(pod):
-                log = self._containers.log(pod, run.record.container)
+                log = self._containers.log(pod, run.record.container, run.record.job_run)
                 try:
                     # Once for each limit: a lower one counts for logs that no longer grow, too.
                     if self._trimmed.get(log) != limit:

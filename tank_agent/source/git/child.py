@@ -92,6 +92,13 @@ class ReadTree(Struct, frozen=True, tag=True):
     known: frozenset[bytes]
 
 
+class ReadBlobs(Struct, frozen=True, tag=True):
+    """A request for these blobs, each of at most `largest` bytes; Objects, Omitted and Done answer it."""
+
+    ids: tuple[str, ...]
+    largest: int
+
+
 class Refs(Struct, frozen=True, tag=True):
     """Full ref names and the objects that they point to."""
 
@@ -130,7 +137,7 @@ class Failed(Struct, frozen=True, tag=True):
     hint: str | None = None
 
 
-Request = ListRefs | Fetch | ReadHistory | ReadTree
+Request = ListRefs | Fetch | ReadHistory | ReadTree | ReadBlobs
 Reply = Refs | Fetched | Object | Omitted | Done | Failed
 _Answer = TypeVar("_Answer", Refs, Fetched)
 
@@ -342,6 +349,17 @@ class HelperSession:
             if isinstance(item, Omitted):
                 omitted[item.id] = item.size
             elif item.kind in ("tree", "blob"):
+                objects[object_id(item.kind, item.data)] = item.data
+        return objects, omitted
+
+    def blobs(self, ids: Iterable[str], largest: int) -> tuple[dict[str, bytes], dict[str, int]]:
+        """Return blobs by the hashes of their bytes, and the sizes of those larger than `largest`."""
+        objects: dict[str, bytes] = {}
+        omitted: dict[str, int] = {}
+        for item in self._stream(ReadBlobs(tuple(ids), largest)):
+            if isinstance(item, Omitted):
+                omitted[item.id] = item.size
+            elif item.kind == "blob" and len(item.data) <= largest:
                 objects[object_id(item.kind, item.data)] = item.data
         return objects, omitted
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from dulwich.object_store import DiskObjectStore
+from dulwich.repo import Repo
 from msgspec import Struct
 
 from tank_agent.linux import confine
@@ -36,6 +37,7 @@ from tank_agent.source.git.child import (
     ListRefs,
     Object,
     Omitted,
+    ReadBlobs,
     ReadHistory,
     ReadTree,
     Refs,
@@ -47,6 +49,7 @@ from tank_agent.source.git.child import (
 )
 from tank_agent.source.git.content import DirectoryMissingError, walk
 from tank_agent.source.git.objects import OMITTED, BadObjectError, Kind, object_id, parse_tag, printable
+from tank_agent.spec.beside import FILE_MAX
 
 # Directories that every system has and the helper does not need: its own small file system covers one.
 _STAGES = ("/mnt", "/media", "/srv")
@@ -197,7 +200,12 @@ class _Session:
             yield self._reply_of_remote(request)
             return
         with closing(ObjectReader(self._places.objects, self._setup.limits)) as reader:
-            yield from reader.history(request) if isinstance(request, ReadHistory) else reader.tree(request)
+            if isinstance(request, ReadHistory):
+                yield from reader.history(request)
+            elif isinstance(request, ReadTree):
+                yield from reader.tree(request)
+            else:
+                yield from reader.blobs(request, self._places.local)
         yield Done()
 
     def _reply_of_remote(self, request: ListRefs | Fetch) -> Refs | Fetched:
@@ -212,7 +220,7 @@ class _Session:
             private=places.private,
             local=places.local,
             timeout=min(30.0, setup.limits.wall),
-            largest_file=setup.limits.blob,
+            largest_file=max(setup.limits.blob, FILE_MAX),
         )
         try:
             transport = self._transport(context)
@@ -324,18 +332,30 @@ class ObjectReader:
         yield from found
         for file in files:
             if bytes.fromhex(file.id) not in request.known:
-                yield self._file(file.id)
+                yield self._file(file.id, self._limits.blob)
 
-    def _file(self, name: str) -> Object | Omitted:
+    def blobs(self, request: ReadBlobs, local: Path | None) -> Iterator[Object | Omitted]:
+        """Yield the blobs that the agent asks for; a remote on this machine has what no fetch copied."""
+        own = self._store
+        for name in request.ids:
+            if local is not None and name.encode() not in own:
+                with closing(Repo(os.fspath(local))) as remote:
+                    self._store = remote.object_store
+                    yield self._file(name, request.largest)
+                self._store = own
+            else:
+                yield self._file(name, request.largest)
+
+    def _file(self, name: str, largest: int) -> Object | Omitted:
         size = self._omitted.get(name)
-        if size is not None and (size == 0 or size > self._limits.blob):
+        if size is not None and (size == 0 or size > largest):
             return Omitted(name, size)
         try:
             item = self._get(name)
         except MemoryError:
             # A few bytes in a pack can mean gigabytes; the other files are still read.
             return Omitted(name, 0)
-        return Omitted(name, len(item.data)) if len(item.data) > self._limits.blob else item
+        return Omitted(name, len(item.data)) if len(item.data) > largest else item
 
     def _load(self, name: str) -> Object:
         try:

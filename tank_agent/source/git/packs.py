@@ -17,6 +17,7 @@ import struct
 import tempfile
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -204,13 +205,16 @@ def _target_size(delta: bytes) -> int:
 
 
 _PACK = re.compile(r"pack-[0-9a-f]{40}\.(pack|idx)")
+_NOTHING = (0, b"")
+# A text of TOML on one line. One with escapes names no file here: the helper finds that in the remote itself.
+_QUOTED = re.compile(rb"\"([^\"\n\\]{1,1024})\"|'([^'\n]{1,1024})'")
 
 
 def copy_missing(source: Any, target: Any, tip: bytes, depth: int, largest: int) -> None:
     """Copy `tip` and the objects that its pods need as one pack; depth 0 is all of the history.
 
-    Only pod files are copied. For each that is larger than `largest` bytes, `omitted` beside `shallow` gets a
-    line with name and size, 0 if it does not fit into memory.
+    Only pod files are copied, and what they may name beside them. For each that is larger than `largest`
+    bytes, `omitted` beside `shallow` gets a line with name and size, 0 if it does not fit into memory.
 
     Raises:
         GitError: the source lacks an object or is damaged.
@@ -290,6 +294,7 @@ class _Missing:
         self._target = target
         self._largest = largest
         self._seen: set[bytes] = set()
+        self._trees: dict[bytes, Mapping[bytes, tuple[int, bytes]]] = {}
         self.objects: list[ShaFile] = []
         self.omitted: dict[bytes, int] = {}
 
@@ -333,11 +338,46 @@ class _Missing:
                 continue
             tree = _load(self._source, name)
             self.objects.append(tree)
-            for path, mode, entry in _entries(tree):
+            entries = _entries(tree)
+            pod_files = []
+            for path, mode, entry in entries:
                 if stat.S_ISDIR(mode):
                     pending.append(entry)
-                elif stat.S_ISREG(mode) and path.endswith(b".toml") and self._is_new(entry):
-                    self._collect_file(entry)
+                elif stat.S_ISREG(mode) and path.endswith(b".toml"):
+                    pod_files.append(entry)
+                    if self._is_new(entry):
+                        self._collect_file(entry)
+            if len(pod_files) < len(entries):
+                for entry in pod_files:
+                    self._collect_beside(entry, entries)
+
+    def _collect_beside(self, pod_file: bytes, entries: list[tuple[bytes, int, bytes]]) -> None:
+        """Collect the files that a pod file may name: all whose path from its directory it has as a text.
+
+        It is no parser of TOML that looks here, since the agent's own would take long to load.
+        """
+        try:
+            item = self._source[pod_file]
+            text = item.data if item.raw_length() <= self._largest else b""
+        except (AttributeError, KeyError, MemoryError):
+            return
+        names = {name: (mode, entry) for name, mode, entry in entries}
+        for match in _QUOTED.finditer(text):
+            first, *rest = (match[1] or match[2]).split(b"/")
+            mode, found = names.get(first, _NOTHING)
+            for name in rest:
+                mode, found = self._below(found).get(name, _NOTHING) if stat.S_ISDIR(mode) else _NOTHING
+            if stat.S_ISREG(mode) and self._is_new(found):
+                self._collect_file(found)
+
+    def _below(self, tree: bytes) -> Mapping[bytes, tuple[int, bytes]]:
+        """Return the mode and the object of each entry of a tree; none if it can't be read."""
+        if tree not in self._trees:
+            self._trees[tree] = {}
+            with suppress(KeyError, MemoryError):
+                entries = _entries(self._source[tree])
+                self._trees[tree] = {name: (mode, entry) for name, mode, entry in entries}
+        return self._trees[tree]
 
     def _collect_file(self, name: bytes) -> None:
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -18,19 +18,21 @@ import msgspec
 from tank_agent.errors import Problem, Stalled, TankError
 from tank_agent.linux import fault
 from tank_agent.settings.git import COMMIT, GitSettings, is_reference_name, problems
-from tank_agent.source.files import PodFile, parse_bytes
+from tank_agent.source.files import PodFile, only_beside, parse_bytes
 from tank_agent.source.follower import Inbox
 from tank_agent.source.git import content, decide, verify
 from tank_agent.source.git.access import GitError, Wanted
 from tank_agent.source.git.address import parse_url
 from tank_agent.source.git.child import HelperPool, HelperSession
 from tank_agent.source.git.clone import Clone, Look
-from tank_agent.source.git.objects import Commit, printable
+from tank_agent.source.git.objects import BadObjectError, Commit, parse_tree, printable
 from tank_agent.source.git.repository import MANY_PACKS
 from tank_agent.source.git.status import GitStatus, Progress, StepFailedError, StepStatus, kind_of
 from tank_agent.source.kinds import GIT
 from tank_agent.source.snapshot import Snapshot
-from tank_agent.spec.model import selects
+from tank_agent.spec.beside import FILE_MAX
+from tank_agent.spec.model import Selector
+from tank_agent.spec.selection import mismatch
 
 # Files of the last commit stay in memory up to this size, so that the next one needs only what changed.
 _KEPT = 16 << 20
@@ -77,7 +79,7 @@ class GitSource:
         self._progress = Progress(status, on_status)
         self._vouched = verify.Vouched(inbox.recall, inbox.remember)
         self._objects: dict[str, bytes] = {}
-        self._parsed: dict[content.File, PodFile] = {}
+        self._parsed: dict[content.File, content.Parsed] = {}
         self._checked: Snapshot | None = None
         self._applied: Snapshot | None = None
         self._applied_tip: str | None = None
@@ -137,6 +139,34 @@ class GitSource:
             finally:
                 self._parsed = kept
 
+    def text(self, commit: str, path: str, patience: float) -> bytes | None:
+        """Return a pod file of a commit, without asking the remote.
+
+        None if our copy does not have it, or a look takes longer than `patience` seconds.
+        """
+        if self._checked is not None and self._checked.revision == commit:
+            blob = next((file.id for file in tuple(self._parsed) if file.path == path), "")
+            if (known := self._objects.get(blob)) is not None:
+                return known
+        try:
+            with self._alone(patience), self._clone.open() as look:
+                tree = self._judge(look, commit, None).commit.tree
+                directory, _, name = path.rpartition("/")
+                objects, _ = look.session.tree(tree, directory, frozenset())
+                entries = parse_tree(objects[content.descend(tree, directory, objects.__getitem__)])
+                blob = next((entry.id for entry in entries if entry.name == name.encode()), "")
+                return objects.get(blob)
+        except (TankError, OSError, KeyError, BadObjectError, content.DirectoryMissingError):
+            return None
+
+    def declaring(self, pod: str) -> tuple[str, Selector] | None:
+        """Return the file of the last commit that declares a pod, and the machines that it is meant for."""
+        for path, found in ((file.path, parsed.file) for file, parsed in tuple(self._parsed.items())):
+            for one in found.pods:
+                if one.pod.name == pod:
+                    return path, one.selector
+        return None
+
     def is_vouched(self, commit: str) -> bool:
         """Return whether a commit was verified, or none has to be."""
         return self._settings.verify.mode == "off" or commit in self._vouched
@@ -161,10 +191,10 @@ class GitSource:
             self._check_signatures(look, judged)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self, patience: float = _PATIENCE) -> Iterator[None]:
         """Wait for a look that runs, but not for as long as a remote may take."""
-        if not self._lock.acquire(timeout=_PATIENCE):
-            message = f"git is still being looked at after {_PATIENCE:g} s"
+        if not self._lock.acquire(timeout=patience):
+            message = f"git is still being looked at after {patience:g} s"
             raise GitError("unreachable", message, "`tank git status` shows how far it is; see git.timeout")
         try:
             yield
@@ -333,20 +363,42 @@ class GitSource:
             kept[name] = objects[name]
             return objects[name]
 
+        def ask(names: Collection[str]) -> tuple[dict[str, bytes], dict[str, int]]:
+            blobs, too_large = session.blobs(names, FILE_MAX)
+            objects.update(blobs)
+            kept.update(blobs)
+            return blobs, too_large
+
         limits = self._clone.limits
-        files, found = content.walk(commit.tree, path, load, limits.entries, limits.depth)
-        parsed: dict[content.File, PodFile] = {}
-        for file in files:
-            if file.id in omitted:
-                message = f"is larger than {limits.blob} bytes; no pod file is"
-                found += (Problem(file.path, 0, "", message),)
-                continue
-            data = load(file.id)
-            parsed[file] = self._parsed.get(file) or parse_bytes(data, file.path)
-        self._parsed = parsed
-        return content.snapshot(
-            commit.info, tuple(parsed), found, parsed, lambda pod: selects(pod.selector, self._inbox.host)
+        overlooked: list[str] = []
+        files, found = content.walk(
+            commit.tree, path, load, limits.entries, limits.depth, overlooked=overlooked
         )
+        message = f"is larger than {limits.blob} bytes; no pod file is"
+        found += tuple(Problem(file.path, 0, "", message) for file in files if file.id in omitted)
+        usable = [file for file in files if file.id not in omitted]
+        # What is kept is what the next commit starts with, so each is loaded.
+        for file in usable:
+            load(file.id)
+        before = {(file.path, file.id): known for file, known in self._parsed.items()}
+        have = lambda name: load(name) if name in objects else None  # noqa: E731
+        self._parsed = content.PodReader(load, have, ask, parse_bytes).read(usable, before)
+        pod_files = {file: known.file for file, known in self._parsed.items()}
+        return content.snapshot(
+            commit.info,
+            tuple(pod_files),
+            found,
+            pod_files,
+            lambda pod: mismatch(pod.selector, self._inbox.host),
+            others=self._only_beside(pod_files.values()),
+            overlooked=overlooked,
+        )
+
+    def _only_beside(self, files: Collection[PodFile]) -> frozenset[str]:
+        """Return the files that are no pod files, but only beside one; no pod came from them."""
+        others = only_beside(files)
+        owners = {pod.owner for pod in self._inbox.owned()} if others else ()
+        return frozenset(path for path in others if GIT.owner(path) not in owners)
 
     def _waits(self, commit: Commit, snapshot: Snapshot) -> bool:
         sentence = None

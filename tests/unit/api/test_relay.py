@@ -98,3 +98,67 @@ def test_an_error_is_the_last_frame() -> None:
         ((kind, payload),) = read_frames(mine)
     assert kind == frames.ERROR
     assert str(decode_error(500, payload)) == "it has no terminal"
+
+
+class FakeCopy:
+    """A copy that has ended with more output than anybody reads at once."""
+
+    terminal: int | None = None
+    stdin: int | None = None
+    stderr: int | None = None
+
+    def __init__(self, patience: float | None) -> None:
+        self.patience = patience
+        self.waiter = os.eventfd(1, os.EFD_NONBLOCK)
+        self.stdout: int | None = os.open("/dev/zero", os.O_RDONLY)
+        self.left = self.closed = False
+
+    def begun(self) -> bool:
+        return True
+
+    def ended(self) -> bool:
+        return True
+
+    def read(self, descriptor: int, size: int) -> bytes:
+        return os.read(descriptor, size)
+
+    def close_stream(self, descriptor: int | None) -> None:
+        pass
+
+    def leave(self) -> None:
+        self.left = True
+
+    def hang_up(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@contextmanager
+def copied(copy: FakeCopy) -> Iterator[socket.socket]:
+    """Yield the caller's end of a connection for a copy."""
+    mine, theirs = socket.socketpair()
+    mine.settimeout(10)
+    raw = RawConnection(socket=theirs, received=b"", stopping=threading.Event())
+    serving = threading.Thread(target=relay.serve_exec, args=(raw, lambda: copy), kwargs={"confirms": False})
+    with mine:
+        serving.start()
+        with theirs:
+            yield mine
+            serving.join(10)
+            assert not serving.is_alive()
+
+
+def test_a_copy_that_has_ended_does_not_wait_for_ever_for_its_caller() -> None:
+    copy = FakeCopy(patience=0.2)
+    with copied(copy):
+        until(lambda: copy.closed)
+
+
+def test_a_copy_is_told_that_its_caller_leaves() -> None:
+    copy = FakeCopy(patience=60.0)
+    with copied(copy) as caller:
+        caller.sendall(frames.frame(frames.DETACH))
+        until(lambda: copy.closed)
+    assert copy.left

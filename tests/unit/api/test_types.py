@@ -15,10 +15,11 @@ from tank_agent.api.reports import ContainerReport, GitReport, PodReport
 from tank_agent.api.routes import ROUTES
 from tank_agent.api.types import PLAIN, Call
 from tank_agent.client.client import Client
+from tank_agent.control.by_hand import ByHand
 from tank_agent.control.pods import Service
 
 # The parts that the service has under these names.
-PARTS = get_type_hints(Service.__init__)
+PARTS = {**get_type_hints(Service.__init__), "by_hand": ByHand}
 
 
 def method_of(call: Call[Any]) -> Any:
@@ -31,8 +32,8 @@ def test_a_plain_call_is_a_method_of_the_service_and_of_the_client(name: str) ->
     call = PLAIN[name]
     method, stub = method_of(call), getattr(Client, name)
     names = re.findall(r"{(\w+)}", call.path)
-    for function in (method, stub):
-        assert [*inspect.signature(function).parameters] == ["self", *names]
+    assert [*inspect.signature(stub).parameters] == ["self", *names]
+    assert [*inspect.signature(method).parameters] == ["self", *names, *(["by"] if call.user else [])]
     returned = get_type_hints(method, vars(inspect.getmodule(method)))["return"]
     kind = list if get_origin(returned) is Sequence else get_origin(returned)
     assert (GenericAlias(kind, get_args(returned)) if kind else returned) == call.answer

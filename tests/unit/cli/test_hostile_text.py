@@ -102,6 +102,7 @@ VERBS: tuple[tuple[str, ...], ...] = (
     ("image", "ls"),
     ("image", "pull", NAME),
     ("image", "rm", EVIL),
+    ("image", "update", NAME),
     ("git", "status"),
     ("wait", NAME, "--for", "running", "--timeout", "0"),
     ("rollback", NAME),

@@ -48,6 +48,32 @@ def test_a_failed_pull_says_why(tank: Tank) -> None:
     assert err.splitlines()[-2:] == ["tank: bad: no such image", "  check the name"]
 
 
+def test_update_prints_what_moved_or_that_nothing_did(tank: Tank, service: FakeService) -> None:
+    code, out, err = tank("image", "update", "web", "held", "api", "--force")
+    assert (code, out) == (1, "web/app: nginx:1.27 aaaaaaaaaaaa → bbbbbbbbbbbb\napi: already the newest\n")
+    assert err.splitlines()[-2:] == [
+        "tank: pod held is pinned, so its images stay as they are",
+        "  `tank resume held`",
+    ]
+    assert service.images.calls[0] == ("update", "web", "force")
+    (found,) = tank.json("image", "update", "web")
+    assert (found["name"], found["generation"], found["moved"][0]["container"]) == ("web", 4, "app")
+    assert found["moved"][0]["after"] == f"sha256:{'b' * 64}"
+    assert service.images.calls[-1] == ("update", "web")
+
+
+def test_an_update_of_a_stopped_pod_says_when_it_counts(tank: Tank) -> None:
+    code, out, _ = tank("image", "update", "down", "idle")
+    assert code == 0
+    assert out.splitlines() == [
+        "down/app: nginx:1.27 aaaaaaaaaaaa → bbbbbbbbbbbb",
+        "down is stopped: this counts once you `tank start down`",
+        "idle: already the newest",
+    ]
+    (found,) = tank.json("image", "update", "down")
+    assert found["stopped"] is True
+
+
 def test_rm_and_prune(tank: Tank, service: FakeService) -> None:
     code, out, err = tank("image", "rm", "one", "used", "two")
     assert (code, out) == (1, "one removed\ntwo removed\n3.0 MB freed\n")
@@ -58,10 +84,10 @@ def test_rm_and_prune(tank: Tank, service: FakeService) -> None:
 
 
 def test_wrong_usage(tank: Tank) -> None:
-    for words in (("image",), ("image", "eat"), ("image", "pull"), ("image", "rm")):
+    for words in (("image",), ("image", "eat"), ("image", "pull"), ("image", "rm"), ("image", "update")):
         code, _, err = tank(*words)
         assert code == 2
-        assert "usage: tank image" in err
+        assert "usage: tank image" in err or "write ls, pull" in err
 
 
 def test_the_same_from_python(tank: Tank) -> None:
@@ -72,6 +98,9 @@ def test_the_same_from_python(tank: Tank) -> None:
     assert seen == [50, 110, 150]
     with pytest.raises(Stalled, match="no such image"):
         client.pull_image("bad")
+    assert client.update_images("api").moved == ()
+    with pytest.raises(Stalled, match="pod held is pinned"):
+        client.update_images("held")
     with pytest.raises(ImageInUse, match="pod web runs it"):
         client.remove_image("used")
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
+import os
 import re
 import time
 
 import pytest
 
 from tank_agent.api.reports import ExitReport
+from tank_agent.cli import output
 from tank_agent.cli.arguments import duration, whole_number
 from tank_agent.cli.output import (
     ago,
@@ -19,6 +22,7 @@ from tank_agent.cli.output import (
     print_error,
     print_table,
     seconds_of,
+    shortened,
     span,
     until,
 )
@@ -117,6 +121,78 @@ def test_columns_are_as_wide_as_what_is_seen(capsys: pytest.CaptureFixture[str])
     ]
 
 
+def test_a_narrow_terminal_does_without_some_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers, row = ("NAME", "OWNER", "PIDS", "REVISION"), ("web", "o" * 20, "17", "r" * 12)
+
+    def printed(room: int | None) -> list[str]:
+        monkeypatch.setattr(output, "columns", lambda: room)
+        print_table(headers, [row], spare=("REVISION", "OWNER", "GIT"))
+        return capsys.readouterr().out.splitlines()[0].split()
+
+    assert printed(None) == printed(46) == [*headers]
+    assert printed(45) == printed(32) == ["NAME", "OWNER", "PIDS"]
+    assert printed(31) == printed(1) == ["NAME", "PIDS"]
+
+
+def fitted(room: int, *rows: tuple[str, ...], headers: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    page = output.Page(room)
+    with contextlib.redirect_stdout(page):
+        dropped = print_table(headers, rows, spare=("REVISION", "OWNER"), cut=("OWNER", "IMAGE"))
+    return re.sub(r"\x1b\[[0-9;]*m", "", page.getvalue()).splitlines(), dropped
+
+
+def test_a_narrow_terminal_shortens_before_it_does_without() -> None:
+    headers, row = ("NAME", "OWNER", "REVISION"), ("web", "dir:/etc/tank/pods.d/web.toml", "r" * 12)
+    assert fitted(49, row, headers=headers) == (
+        ["NAME  OWNER                          REVISION", f"web   dir:/etc/tank/pods.d/web.toml  {'r' * 12}"],
+        [],
+    )
+    assert fitted(40, row, headers=headers)[0][1] == "web   dir:/etc/t…/web.toml  " + "r" * 12
+    assert fitted(36, row, headers=headers)[0][1] == "web   dir:/etc…eb.toml  " + "r" * 12
+    assert fitted(35, row, headers=headers) == (
+        ["NAME  OWNER", "web   dir:/etc/tank/pods.d/web.toml"],
+        ["REVISION"],
+    )
+    assert fitted(21, row, headers=headers) == (["NAME", "web"], ["REVISION", "OWNER"])
+    long = ("w" * 63, *row[1:])
+    assert [len(line) for line in fitted(30, long, headers=headers)[0]] == [4, 30]
+
+
+def test_a_digest_is_cut_at_its_end() -> None:
+    image = f"docker.io/library/nginx:1.27@sha256:{'0123456789abcdef' * 4}"
+    assert shortened(image, 200) == image
+    assert shortened(image, 50) == "docker.io/library/nginx:1.27@sha256:0123456789abc…"
+    assert shortened(image, 20) == "docker.io/…789abcdef"
+    assert shortened("東京" * 10, 9) == "東京…東京"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0s"),
+        (45, "45s"),
+        (65, "1m5s"),
+        (600, "10m"),
+        (11_100, "3h5m"),
+        (90_000, "1d1h"),
+        (900_000, "10d"),
+    ],
+)
+def test_uptimes_are_one_word(monkeypatch: pytest.MonkeyPatch, seconds: int, text: str) -> None:
+    monkeypatch.setattr(time, "time", lambda: 1_000_000.0)
+    assert output.uptime(1_000_000.0 - seconds) == text
+    assert output.uptime(None) == "-"
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0K"), (4096, "4K"), (57 << 20, "57.0M"), (256 << 20, "256.0M"), (3 << 29, "1.5G")]
+)
+def test_memory_is_written_as_in_pod_files(size: int, text: str) -> None:
+    assert output.memory(size) == text
+
+
 def test_colors_are_for_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
@@ -143,6 +219,17 @@ def test_findings_stand_alone(capsys: pytest.CaptureFixture[str]) -> None:
     print_error(InvalidSpec((Problem("x.toml", 3, "name", "is \x1bodd"),)))
     print_error(TankError("odd", where="x", hint="look"))
     assert capsys.readouterr().err == "x.toml:3: name: is \\x1bodd\ntank: x: odd\n  look\n"
+
+
+def test_every_line_of_an_error_has_its_priority_if_the_journal_reads_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # pytest has replaced sys.stderr; the agent's own descriptor is what systemd compares.
+    found = os.fstat(2)
+    for inode, expected in ((found.st_ino, "<3>tank: x: odd\n<3>  look\n"), (1, "tank: x: odd\n  look\n")):
+        monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{inode}")
+        print_error(TankError("odd", where="x", hint="look"))
+        assert capsys.readouterr().err == expected
 
 
 @pytest.mark.parametrize(

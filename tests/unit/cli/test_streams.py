@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.age import make_ssh_key
 from tests.support.fake_service import PRINTING, FakeService, serving
 from tests.unit.cli.test_verbs import POD, TANK
 
@@ -31,6 +32,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (home / "good.toml").write_text(POD)
     (home / "bad.toml").write_text("x")
     (home / "names").write_text("job")
+    make_ssh_key(home / "key")
     with serving(service, home / "tank.sock"):
         yield home
 

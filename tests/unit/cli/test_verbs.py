@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,13 +18,29 @@ from typing import Any
 import msgspec
 import pytest
 
-from tank_agent.api.reports import GitReport, PortReport
+from tank_agent.api.reports import GitReport, JobRunReport, PodReport, PortReport
+from tank_agent.cli.main import main
+from tank_agent.cli.output import Page
 from tank_agent.cli.parser import verbs
+from tank_agent.cli.verbs.run import exit_code
+from tank_agent.cli.verbs.top import Meter
 from tests.support.fake_service import CHANGES, PRINTING, FakeService, serving, until
 
 TANK = Path(sys.executable).with_name("tank")
-# These need real containers (tests/integration/test_streams.py).
-ELSEWHERE = {"exec", "attach", "logs", "agent"}
+# These need real containers (tests/integration/test_streams.py, test_cp.py), or files of other tools
+# (test_import.py), or print what argparse does.
+ELSEWHERE = {"exec", "attach", "cp", "logs", "agent", "import", "export", "help"}
+RUN: dict[str, Any] = {
+    "number": 5,
+    "cause": "manual",
+    "due": "2026-11-22T02:00:00Z",
+    "begun": "2026-11-22T02:00:00Z",
+    "ended": "2026-11-22T02:02:03Z",
+    "outcome": "failed",
+    "reason": "container app ended with exit code 3",
+    "exits": {"app": {"code": 3, "signal": None, "oom": False, "at": "2026-11-22T02:02:03Z"}},
+}
+JOB = {"schedule": "0 3 * * *", "time_zone": "Europe/Berlin", "next_run": "2099-01-01T02:00:00Z"}
 POD = '[[containers]]\nname = "app"\nimage = "oci:/srv/busybox"\n'
 
 
@@ -101,6 +119,13 @@ def test_help_imports_nothing_that_only_running_needs() -> None:
 
 def test_every_verb_is_looked_at() -> None:
     assert PRINTING.keys() | ELSEWHERE == set(verbs())
+
+
+def test_export(tank: Tank, service: FakeService) -> None:
+    service.add("web")
+    code, stdout, _ = tank("export", "quadlet", "web")
+    assert (code, stdout.splitlines()[0]) == (0, "# file: web.container")
+    assert tank("export", "quadlet", "nobody")[0] == 1
 
 
 def test_list(tank: Tank, service: FakeService) -> None:
@@ -191,6 +216,80 @@ def test_status_of_one(tank: Tank, service: FakeService) -> None:
     assert stderr == "tank: there is no pod nobody\n  see `tank list`\n"
 
 
+USED = {"memory": 60_000_000, "cpu": 12.5, "pids": 3}
+
+
+def running(name: str, **fields: Any) -> dict[str, Any]:
+    image = f"docker.io/library/nginx:1.27@sha256:{'0' * 64}"
+    return {
+        "name": name,
+        "phase": "running",
+        "pid": 17,
+        "restarts": 0,
+        "image": image,
+        "usage": USED,
+        **fields,
+    }
+
+
+def test_status_shows_since_when_a_pod_runs_and_what_it_uses(tank: Tank, service: FakeService) -> None:
+    old, young = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"
+    containers = [running("app", started_at=old, memory_limit=256 << 20), running("db", started_at=young)]
+    service.add("web", usage={**USED, "pids": 6}, containers=containers)
+    service.add("idle", "completed")
+    header, *table = rows(tank("status")[1])
+    assert header[4:7] == ["RESTARTS", "UPTIME", "MEMORY"]
+    assert table[0][5:7] == ["-", "-"]
+    assert (table[1][5][-1], table[1][6]) == ("d", "57.2M")
+    text = tank("status", "web")[1]
+    assert re.search(r"^started     [0-9]+d [0-9]+h ago, 2026-01-02T00:00:00Z$", text, re.MULTILINE)
+    assert "uses        57.2M of memory, 6 pids, 12s of CPU time since its start\n" in text
+    assert re.search(r"^app .* [0-9]+d  +57.2M/256.0M  ", text, re.MULTILINE)
+    assert tank.json("status", "web")["containers"][0]["memory_limit"] == 256 << 20
+
+
+def test_status_of_several(tank: Tank, service: FakeService) -> None:
+    for name in ("db", "web"):
+        service.add(name)
+    code, stdout, stderr = tank("status", "web", "db", "web")
+    pods = [line for line in stdout.splitlines() if line.startswith("pod ")]
+    assert (code, pods, stderr) == (0, ["pod         web", "pod         db"], "")
+    assert tank.json("status", "web", "db") == as_json([service.status("web")[0], service.status("db")[0]])
+    code, stdout, stderr = tank("status", "web", "nobody", "db", "-o", "json")
+    assert (code, [pod["name"] for pod in json.loads(stdout)]) == (1, ["web", "db"])
+    error = json.loads(stderr)["error"]
+    assert (error["reason"], error["message"]) == ("not-found", "there is no pod nobody")
+    assert tank("status", "web", "nobody")[2] == "tank: there is no pod nobody\n  see `tank list`\n"
+
+
+def test_nothing_wraps_in_80_columns(
+    service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = {"started_at": "2026-01-02T00:00:00Z", "health": {"state": "healthy"}}
+    exit = {"code": 137, "signal": None, "oom": True, "at": "2026-01-01T00:00:00Z"}
+    containers = [running("app", **started, exit=exit, memory_limit=256 << 20), running("sidecar", **started)]
+    ports = [{**PORT, "host": port} for port in (8080, 8443, 9090)]
+    for name in ("db", "a-pod-with-quite-a-long-name"):
+        owner = f"dir:/etc/tank/pods.d/{name}.toml"
+        service.add(name, owner=owner, usage=USED, containers=containers, ports=ports, health="healthy")
+    monkeypatch.setenv("NO_COLOR", "1")
+    with serving(service, tmp_path / "tank.sock"):
+        for words in (
+            ["status"],
+            ["status", "db", "a-pod-with-quite-a-long-name"],
+            ["list"],
+            ["volume", "ls"],
+        ):
+            page = Page(80)
+            with contextlib.redirect_stdout(page):
+                assert main([*words, "--socket", str(tmp_path / "tank.sock")]) == 0
+            too_long = [line for line in page.getvalue().splitlines() if len(line) > 80]
+            assert not too_long, too_long
+            assert ("app: image docker.io/library/nginx:1.27@sha256:000" in page.getvalue()) == (
+                len(words) == 3
+            )
+
+
 def test_get(tank: Tank, service: FakeService) -> None:
     service.add("web")
     code, stdout, stderr = tank("get", "web")
@@ -198,6 +297,7 @@ def test_get(tank: Tank, service: FakeService) -> None:
     assert tank.json("get", "web") == tomllib.loads(stdout)
     assert tank.json("get", "web")["containers"][0]["image"] == "oci:/srv/busybox"
     assert tank("get", "nobody")[0] == 1
+    assert tank("get", "pods") == (1, "", "tank: there is no pod pods\n  `tank status` shows the pods\n")
 
 
 def test_what_get_prints_can_be_applied_again(tank: Tank, service: FakeService, tmp_path: Path) -> None:
@@ -210,8 +310,15 @@ def test_apply(tank: Tank, service: FakeService, tmp_path: Path) -> None:
     (tmp_path / "two.toml").write_text("web\ndb\n")
     assert tank("apply", "two.toml") == (0, "web created\ndb created\n", "")
     assert tank("apply", "-", stdin="web\n") == (0, "web created\n", "")
-    assert [call[2] for call in service.calls] == ["two.toml", "<stdin>"]
-    assert tank.json("apply", "two.toml")[0] == {"name": "web", "change": "created", "generation": 1}
+    assert tank("apply", "-f", "two.toml") == tank("apply", "two.toml")
+    assert tank("apply", "-f", "-", stdin="web\n")[0] == 0
+    assert [call[2] for call in service.calls] == ["two.toml", "<stdin>", "two.toml", "two.toml", "<stdin>"]
+    assert tank.json("apply", "two.toml")[0] == {
+        "name": "web",
+        "change": "created",
+        "generation": 1,
+        "stopped": False,
+    }
 
 
 def test_apply_of_an_invalid_file(tank: Tank, tmp_path: Path) -> None:
@@ -260,6 +367,16 @@ def test_delete(tank: Tank, service: FakeService) -> None:
     assert tank("delete", "web", "--wait", "--timeout", "5s")[0] == 0
 
 
+def test_errors_are_json_where_the_output_is(tank: Tank) -> None:
+    for argv in (("get", "nobody"), ("history", "nobody"), ("events", "--pod", "nobody")):
+        code, stdout, stderr = tank(*argv, "-o", "json")
+        assert (code, stdout, json.loads(stderr)["error"]["reason"]) == (1, "", "not-found")
+    # What takes several names goes on with the others.
+    for verb in ("stop", "start", "restart"):
+        code, stdout, stderr = tank(verb, "nobody", "-o", "json")
+        assert (code, json.loads(stdout), json.loads(stderr)["error"]["reason"]) == (1, [], "not-found")
+
+
 def test_wait(tank: Tank, service: FakeService) -> None:
     service.add("web", "pulling", error="no such image")
     code, stdout, stderr = tank("wait", "web", "--timeout", "0.1")
@@ -280,10 +397,17 @@ def test_events(tank: Tank, service: FakeService) -> None:
     assert (code, stderr) == (0, "")
     first, second = stdout.splitlines()
     assert first.split()[:3] == ["2026-11-22T06:00:33Z", "web/app", "exited"]
-    assert first.endswith(r"exit code 3\nand \x1b[31mmore")
+    assert first.endswith(r"exit code 3; and \x1b[31mmore")
     assert "db/app" in second
     assert len(tank("events", "--pod", "db")[1].splitlines()) == 1
     assert tank("events", "--since-seq", "2")[1] == ""
+    assert [line.split()[1] for line in tank("events", "-n", "1")[1].splitlines()] == ["db/app"]
+    assert [line.split()[1] for line in tank("events", "--type", "exited")[1].splitlines()] == ["web/app"]
+    assert len(tank("events", "--type", "exited", "--type", "started")[1].splitlines()) == 2
+    assert len(tank("events", "--since", "2026-11-22T06:00:33Z")[1].splitlines()) == 2
+    assert tank("events", "--since", "2026-11-22T06:00:34Z")[1] == ""
+    code, _, stderr = tank("events", "--pod", "typo")
+    assert (code, "there is no pod typo" in stderr) == (1, True)
     lines = tank("events", "-o", "json")[1].splitlines()
     fields = {"seq", "at", "pod", "container", "type", "message", "revision", "cause"}
     assert [set(json.loads(line)) for line in lines] == [fields, fields]
@@ -405,6 +529,7 @@ GIT = {
     },
     "troubles": ["can't watch /srv"],
     "pods": 1,
+    "unusable": 0,
 }
 
 
@@ -544,6 +669,74 @@ def test_validate(alone: Tank, tmp_path: Path) -> None:
         assert (code, stdout, said) == (1, "", f"tank: {long}: File name too long")
 
 
+def test_validate_reads_what_is_beside_a_pod_file(alone: Tank, tmp_path: Path) -> None:
+    place = tmp_path / "pods"
+    (place / "conf").mkdir(parents=True)
+    (place / "web.toml").write_text(
+        '[[files]]\nname = "a"\nsource = "conf/traefik.toml"\n'
+        f'[[files]]\nname = "b"\nsource = "db.toml"\n{POD}'
+    )
+    (place / "db.toml").write_text(POD)
+    code, _, stderr = alone("validate", "pods")
+    assert code == 2
+    assert (
+        stderr.startswith('pods/web.toml:3: files[0].source: "conf/traefik.toml" is not there; put it')
+        and stderr.count("\n") == 1
+    )
+    # It has the name of a pod file, and is none, unless it is named itself.
+    (place / "conf" / "traefik.toml").write_text("[entryPoints]\n")
+    assert alone("validate", "pods") == (0, "pods/db.toml: ok, db\npods/web.toml: ok, web\n", "")
+    assert alone("validate", "pods/conf/traefik.toml")[0] == 2
+    code, _, stderr = alone("validate", "-", stdin=f'name = "web"\n{(place / "web.toml").read_text()}')
+    assert (code, "since this text is in no directory" in stderr) == (2, True)
+
+
+def test_a_plan_without_an_agent_reads_what_is_beside_a_pod_file(alone: Tank, tmp_path: Path) -> None:
+    for tree, text in (("before", "one"), ("after", "two")):
+        (tmp_path / tree).mkdir()
+        (tmp_path / tree / "web.toml").write_text(f'[[files]]\nname = "a"\nsource = "a.toml"\n{POD}')
+        (tmp_path / tree / "a.toml").write_text(text)
+    code, stdout, stderr = alone("plan", "after", "--against", "before")
+    assert (code, stderr) == (2, ""), stdout
+    assert "~ web: update" in stdout
+    assert alone("plan", "after/web.toml", "--against", "after")[0] == 0
+    (tmp_path / "after" / "a.toml").unlink()
+    code, _, stderr = alone("plan", "after", "--against", "before")
+    assert code == 1
+    assert (
+        stderr.startswith('after/web.toml:3: files[0].source: "a.toml" is not there; put it')
+        and stderr.count("\n") == 1
+    )
+
+
+def test_validate_finds_pods_that_wait_for_each_other(alone: Tank, tmp_path: Path) -> None:
+    for directory in ("one", "two"):
+        (tmp_path / directory).mkdir()
+    (tmp_path / "one/a.toml").write_text(f'restart = "always"\nafter = ["b"]\n{POD}')
+    (tmp_path / "two/b.toml").write_text(f'after = ["a"]\n{POD}')
+    # For two machines, this is no mistake.
+    assert alone("validate", "one", "two")[0] == 0
+    (tmp_path / "one/b.toml").write_text(f'after = ["a", "c"]\n{POD}')
+    code, stdout, stderr = alone("validate", "one")
+    assert (code, stdout) == (2, "")
+    rest = "each waits for the next one, so none would start; remove one of these from its after"
+    assert stderr.splitlines() == [
+        f"one/a.toml:2: after: a → b → a: {rest}",
+        f"one/b.toml:1: after: b → a → b: {rest}",
+    ]
+    code, stdout, stderr = alone("plan", "one", "--host", "edge-2")
+    assert (code, [line.split(": ")[:3] for line in stderr.splitlines()]) == (
+        1,
+        [["one/a.toml:2", "after", "a → b → a"], ["one/b.toml:1", "after", "b → a → b"]],
+    )
+    # One of them may be for another machine.
+    (tmp_path / "one/b.toml").write_text(f'after = ["a"]\nhosts = ["edge-1"]\n{POD}')
+    assert alone("validate", "one")[0] == 0
+    _, stdout, _ = alone("plan", "one", "--host", "edge-2")
+    assert 'hosts: "edge-1" is not that machine\'s name, edge-2' in stdout
+    assert "this machine" not in stdout
+
+
 def test_validate_looks_into_directories(alone: Tank, tmp_path: Path) -> None:
     for directory in ("hosts/edge-1", "hosts/edge-2", "hosts/.git", "hosts/edge-3.toml"):
         (tmp_path / directory).mkdir(parents=True)
@@ -560,6 +753,7 @@ def test_validate_looks_into_directories(alone: Tank, tmp_path: Path) -> None:
         "hosts/edge-1/broken.toml:1:",
         "hosts/edge-2/large.toml:",
         "hosts/edge-2/pipe.toml:",
+        "note:",
     ]
     code, _, stderr = alone("plan", "hosts", "--against", "hosts/edge-1")
     assert (code, "hosts/edge-2/pipe.toml: is not a regular file" in stderr) == (1, True)
@@ -610,7 +804,6 @@ def test_without_an_agent_every_verb_says_so(alone: Tank, argv: tuple[str, ...])
 def test_wrong_usage(alone: Tank) -> None:
     for argv in (
         (),
-        ("dance",),
         ("list", "web"),
         ("list", "-o", "yaml"),
         ("delete",),
@@ -619,7 +812,7 @@ def test_wrong_usage(alone: Tank) -> None:
         code, stdout, stderr = alone(*argv)
         assert (code, stdout) == (2, ""), argv
         assert "usage: tank" in stderr
-    for argv in (("--help",), ("list", "--help"), ("plan", "-h")):
+    for argv in (("--help",), ("list", "--help"), ("plan", "-h"), ("help",), ("help", "image", "pull")):
         code, stdout, stderr = alone(*argv)
         assert (code, stderr) == (0, ""), argv
         assert stdout.startswith("usage: tank")
@@ -629,6 +822,8 @@ def test_the_socket_may_be_named_before_and_after_the_verb(tank: Tank, tmp_path:
     there, nowhere = str(tank.socket), str(tmp_path / "none.sock")
     assert tank("--socket", there, "list")[0] == 0
     assert tank("list", "--socket", there)[0] == 0
+    assert tank("volume", "ls", "--socket", there)[0] == tank("volume", "--socket", there, "ls")[0] == 0
+    assert tank("volume", "--socket", nowhere, "ls", "--socket", there)[0] == 0
     assert tank("--socket", nowhere, "list")[0] == 1
     assert tank("--socket", nowhere, "list", "--socket", there)[0] == 0
 
@@ -710,3 +905,163 @@ def test_what_a_shell_passes_through_a_pipe_is_read(alone: Tank, tmp_path: Path)
         file.write(POD)
     stdout, stderr = process.communicate(timeout=60)
     assert (process.returncode, stderr) == (0, ""), stdout
+
+
+class TestVolumes:
+    def test_a_listing_shows_what_belongs_to_a_volume(self, tank: Tank) -> None:
+        _, out, _ = tank("volume", "ls")
+        assert [line.split()[0] for line in out.splitlines()[:4]] == [
+            "VOLUME",
+            "web/data",
+            "web/data@7",
+            "web/data@manual-3",
+        ]
+        assert "web/data.failed-7  1.6 MB" in out
+        assert "`du -sh PATH`" in out
+        assert json.loads(tank("volume", "ls", "-o", "json")[1])[1]["gone"] is True
+
+    def test_snapshot_and_restore(self, tank: Tank, service: FakeService) -> None:
+        assert tank("volume", "snapshot", "web/data", "--force") == (0, "web/data@manual-3\n", "")
+        _, out, _ = tank("volume", "restore", "web/data", "7")
+        assert out == "web/data has the data of 7; what it had is web/data.replaced-3\n"
+        assert service.storage.calls == [
+            ("snapshot", "web", "data", True),
+            ("restore", "web", "data", "7"),
+        ]
+
+    def test_a_shared_volume_has_no_pod(self, tank: Tank) -> None:
+        _, out, _ = tank("volume", "ls")
+        assert out.splitlines()[-2].split() == [
+            "media", "-", "backup,", "web", "/var/lib/tank/volumes-shared/media"
+        ]  # fmt: skip
+        code, out, err = tank("volume", "rm", "films", "media")
+        assert (code, out) == (1, "films removed\n")
+        assert "shared volume media is in use: pod web has it" in err
+        code, _, err = tank("volume", "snapshot", "media")
+        assert code == 2
+        assert "a volume that pods share has no snapshots" in err
+
+    def test_a_volume_goes_with_its_snapshots(self, tank: Tank) -> None:
+        code, out, err = tank("volume", "rm", "web/old", "web/data@9", "web/data")
+        assert out == "web/old removed with its 2 snapshots\nweb/data@9 was not there\n"
+        assert "volume web/data is in use" in err
+        assert code == 1
+
+
+def test_run_detached_says_the_number(tank: Tank, service: FakeService) -> None:
+    service.add("nightly")
+    assert tank("run", "nightly", "-d") == (
+        0,
+        "run 5 of nightly begins; `tank logs nightly -f` follows it\n",
+        "",
+    )
+    assert tank.json("run", "-d", "nightly") == {"pod": "nightly", "number": 5}
+    assert service.calls == [("run", "nightly")] * 2
+    assert tank("run", "-d", "nobody")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({}, 3),
+        ({"outcome": "succeeded", "exits": {"app": {**RUN["exits"]["app"], "code": 0}}}, 0),
+        ({"outcome": "timed-out"}, 1),
+        ({"exits": {}}, 1),
+        ({"exits": {"app": {**RUN["exits"]["app"], "code": None, "signal": 9}}}, 137),
+        ({"exits": {"app": {**RUN["exits"]["app"], "code": None}}}, 1),
+        # The one that failed first counts.
+        (
+            {
+                "exits": {
+                    **RUN["exits"],
+                    "b": {**RUN["exits"]["app"], "code": 7, "at": "2026-11-22T02:01:00Z"},
+                }
+            },
+            7,
+        ),
+    ],
+)
+def test_the_exit_code_of_a_run(changes: dict[str, Any], code: int) -> None:
+    assert exit_code(msgspec.convert({**RUN, **changes}, JobRunReport)) == code
+
+
+def test_status_shows_the_runs_of_a_job(tank: Tank, service: FakeService) -> None:
+    service.add("web")
+    service.add("nightly", "scheduled", job={**JOB, "runs": [RUN], "timeout": 3600.0, "catch_up": True})
+    _, text, _ = tank("status", "nightly")
+    assert "schedule    0 3 * * * (Europe/Berlin), at most 1h, catches up on missed runs\n" in text
+    assert "next run    Thu 2099-01-01 03:00 CET, in " in text
+    assert "last run    5 failed after 2m 3s: container app ended with exit code 3, " in text
+    assert rows(text)[-1][0] == "5"
+    assert rows(text)[-1][-4:] == ["failed", "app:", "code", "3"]
+    header, *table = rows(tank("status")[1])
+    assert header[2:6] == ["LAST", "RUN", "NEXT", "RUN"]
+    assert [row[2] for row in table[:2]] == ["failed", "-"]
+
+
+def test_status_of_a_job_under_way_says_since_when(tank: Tank, service: FakeService) -> None:
+    run = {**RUN, "ended": None, "outcome": None, "reason": None, "exits": {}}
+    service.add("nightly", job={**JOB, "time_zone": "", "next_run": None, "run": run, "runs": [run]})
+    _, text, _ = tank("status", "nightly")
+    assert "schedule    0 3 * * * (the machine's time zone)\n" in text
+    assert "next run    its time never comes\n" in text
+    assert "run         5 goes on, began " in text
+
+
+def test_logs_takes_the_number_of_a_run(tank: Tank) -> None:
+    for wrong in ("0", "x", "1.5", "-0", "99999999999"):
+        code, _, told = tank("logs", "web", "--run", wrong)
+        assert (code, "is no run, such as 7, or -1 for the last one" in told) == (2, True)
+
+
+def pods_using(cpu: float, started: str = "2026-01-01T00:00:00Z") -> list[PodReport]:
+    usage = {"memory": 1 << 20, "cpu": cpu, "pids": 1}
+    one = {"name": "app", "phase": "running", "pid": 1, "restarts": 0, "image": "", "usage": usage}
+    off = {**one, "name": "off", "usage": None}
+    pod = {"name": "web", "phase": "running", "containers": [{**one, "started_at": started}, off]}
+    return [msgspec.convert(pod, PodReport)]
+
+
+def test_top_knows_percents_from_the_second_look_on() -> None:
+    meter = Meter()
+    assert [(one.container, one.cpu_percent) for one in meter.read(pods_using(10.0), 100.0)] == [
+        ("app", None)
+    ]
+    assert [one.cpu_percent for one in meter.read(pods_using(11.0), 104.0)] == [25.0]
+    # Another run has used nothing before.
+    assert [one.cpu_percent for one in meter.read(pods_using(0.5, "2026-01-02T00:00:00Z"), 108.0)] == [None]
+    assert [one.cpu_percent for one in meter.read(pods_using(8.5, "2026-01-02T00:00:00Z"), 112.0)] == [200.0]
+
+
+def test_top(tank: Tank, service: FakeService) -> None:
+    assert tank("top", "-1") == (0, "no container runs\n", "")
+    began = {"started_at": "2026-01-02T00:00:00Z"}
+    service.add("web", containers=[running("app", **began, memory_limit=256 << 20), running("db", **began)])
+    service.add("big", containers=[running("app", **began) | {"usage": {**USED, "memory": 1 << 30}}])
+    code, stdout, stderr = tank("top", "-1", "--interval", "0.1s")
+    assert (code, stderr) == (0, "")
+    assert [row[:6] for row in rows(stdout)] == [
+        ["CONTAINER", "CPU", "%", "MEMORY", "LIMIT", "LIMIT"],
+        ["big/app", "0.0", "1.0G", "-", "-", "3"],
+        ["web/app", "0.0", "57.2M", "256.0M", "22", "3"],
+        ["web/db", "0.0", "57.2M", "-", "-", "3"],
+        [],
+        ["all:", "0.0", "%", "CPU,", "1.1G", "of"],
+    ]
+    by_name = tank(
+        "top", "--no-stream", "--sort", "name", "web/db", "big", "nobody", "web/x", "--interval", "0.1s"
+    )
+    assert by_name[0] == 1
+    assert [row[0] for row in rows(by_name[1])[1:3]] == ["big/app", "web/db"]
+    assert by_name[2] == "tank: there is no pod nobody\ntank: there is no container web/x\n"
+    (found,) = tank.json("top", "web/app", "--interval", "0.1s")
+    assert found == {
+        "pod": "web", "container": "app", "cpu_percent": 0.0, "memory": 60_000_000, "memory_limit": 256 << 20,
+        "pids": 3, "started_at": "2026-01-02T00:00:00Z",
+    }  # fmt: skip
+    assert tank("top", "--interval", "0.01s")[0] == 2
+
+
+def test_a_watched_status_is_for_people(tank: Tank) -> None:
+    code, stdout, stderr = tank("status", "-w", "-o", "json")
+    assert (code, stdout, "`tank events -f -o json`" in stderr) == (2, "", True)

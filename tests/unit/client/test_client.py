@@ -17,10 +17,12 @@ from tank_agent.api.frames import PROTOCOL
 from tank_agent.api.reports import PodReport
 from tank_agent.api.request import Answer, RawConnection, Reply, Request, Upgrade
 from tank_agent.api.routes import ROUTES
+from tank_agent.api.storage import RemovedVolume
 from tank_agent.api.types import AppliedPod, Call, PlanReport
-from tank_agent.client.client import NotReached
 from tank_agent.client.fast import http as light
+from tank_agent.client.not_reached import NotReached
 from tank_agent.errors import AgentUnreachable, InvalidSpec, OwnedElsewhere, PodNotFound, Retry, TankError
+from tank_agent.spec.beside import Sent
 from tests.support.fake_service import CHANGES, FakeService, as_user, open_directory, serving
 
 
@@ -78,6 +80,48 @@ def test_apply_takes_what_is_at_hand(client: Client, service: FakeService, tmp_p
         ("web", "<stdin>"),
         ("web", "/a b/ä&?.toml"),
     ]
+
+
+NAMING = '[[files]]\nname = "a"\nsource = "conf/a.conf"\n[[files]]\nname = "b"\nsource = "b.conf"\n'
+
+
+def test_apply_sends_what_the_pod_file_names_beside_it(
+    client: Client, service: FakeService, tmp_path: Path
+) -> None:
+    file = tmp_path / "web.toml"
+    file.write_text(NAMING)
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "a.conf").write_bytes(b"\xff\0")
+    (tmp_path / "unnamed.conf").write_text("never sent")
+    client.apply(file)
+    # Of a text nobody knows where it stands.
+    client.apply(NAMING)
+    found = Sent({"conf/a.conf": b"\xff\0"}, {"b.conf": "is not there"})
+    assert service.calls == [
+        ("apply", NAMING, os.fspath(file), found),
+        ("apply", NAMING, "<text>"),
+    ]
+
+
+def test_a_text_from_a_pipe_has_nothing_beside_it(
+    client: Client, service: FakeService, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe.toml")
+    (tmp_path / "b.conf").write_text("x")
+    writer = threading.Thread(target=(tmp_path / "pipe.toml").write_text, args=(NAMING,))
+    writer.start()
+    client.apply(tmp_path / "pipe.toml")
+    writer.join()
+    ((_, _, _, sent),) = service.calls
+    assert isinstance(sent, Sent) and sent.contents == {}
+    assert set(sent.missing.values()) == {
+        "can't be read, since this text is in no directory; write its content here instead"
+    }
+
+
+def test_a_plan_sends_them_too(client: Client, service: FakeService) -> None:
+    client.plan({"/x/web.toml": NAMING}, beside=Sent({"b.conf": b"b"}))
+    assert service.calls == [("plan", {"/x/web.toml": NAMING}, Sent({"b.conf": b"b"}))]
 
 
 def test_apply_writes_a_pod_as_toml(client: Client, service: FakeService) -> None:
@@ -267,11 +311,11 @@ def test_an_agent_that_hangs_is_not_waited_for(path: Path) -> None:
 def test_removals_may_take_long(
     client: Client, service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slowly(*_: str) -> bool:
+    def slowly(**_: str) -> RemovedVolume:
         time.sleep(0.5)
-        return True
+        return RemovedVolume(deleted=True)
 
-    monkeypatch.setattr(service, "remove_volume", slowly)
+    monkeypatch.setattr(service.storage, "remove", slowly)
     assert Client(client.socket, timeout=0.1).remove_volume("web", "old")
 
 

@@ -11,6 +11,7 @@ import pytest
 import tank_agent
 from tank_agent import (
     Client,
+    ConfigFile,
     Container,
     InvalidSpec,
     Limits,
@@ -20,6 +21,7 @@ from tank_agent import (
     Pod,
     RestartPolicy,
     Security,
+    Ulimit,
     Volume,
 )
 from tank_agent.spec.parse import checked_pod, parse_pod_file
@@ -41,7 +43,8 @@ def test_every_struct_of_a_pod_can_be_imported_from_the_package() -> None:
             Container(
                 name="app",
                 image="docker.io/library/nginx:1",
-                mounts=(Mount(volume="data", path="/data"),),
+                mounts=(Mount(volume="data", path="/data"), Mount(file="conf", path="/etc/conf")),
+                ulimits={"nofile": Ulimit(soft=1024, hard=2048)},
                 limits=Limits(memory=2**28),
                 security=Security(drop=("ALL",)),
             ),
@@ -49,6 +52,7 @@ def test_every_struct_of_a_pod_can_be_imported_from_the_package() -> None:
         restart=RestartPolicy.NEVER,
         network=Network(mode="nics", nics=(Nic(name="eth0", ip=("10.0.0.5/24",)),)),
         volumes=(Volume(name="data"),),
+        files=(ConfigFile(name="conf", content=b"\xff\0"),),
     )
     assert checked_pod(pod) == pod
     assert parse_pod_file(render_pod(pod), "web.toml").pods[0].pod == pod

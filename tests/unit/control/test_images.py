@@ -6,20 +6,25 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from tank_agent import Pod
-from tank_agent.api.types import ListedImage, PullLine, PullReport
+from tank_agent.api.storage import ListedImage, PullReport
+from tank_agent.api.types import PullLine
 from tank_agent.control.images import Images
 from tank_agent.errors import Retry
 from tank_agent.image.config import Image
 from tank_agent.image.store import store as store_module
 from tank_agent.image.store.files import ReferenceRecord
 from tank_agent.image.store.store import ImageNeed, ImageUse, StoredImage
+from tank_agent.journal.journal import Journal
+from tank_agent.journal.records import Good, PodStatus, Verdict
+from tank_agent.journal.store import MemoryStore
 from tank_agent.linux.clock import Clock
 from tank_agent.reconcile.core.restart import Backoff
+from tank_agent.reconcile.image_checks import MovedContainer
 from tank_agent.reconcile.pulls import Pulls
 from tank_agent.spec.reference import Reference, find_image
 
@@ -74,13 +79,19 @@ class FakeMachine:
     def desired(self) -> dict[str, Any]:
         return {
             name: SimpleNamespace(
-                pod=Pod.new({"name": name, "containers": [{"name": "app", "image": image}]}), generation=1
+                pod=Pod.new({"name": name, "containers": [{"name": "app", "image": image}]}),
+                generation=1,
+                images={},
+                hold=None,
             )
             for name, image in self.pods.items()
         }
 
     def history(self, name: str) -> tuple[()]:
         return ()
+
+    def status(self, name: str) -> PodStatus:
+        return PodStatus()
 
 
 @pytest.fixture
@@ -91,7 +102,8 @@ def ready() -> Iterator[threading.Event]:
 
 
 def make(store: FakeStore, machine: FakeMachine) -> Images:
-    return Images(store, machine, SimpleNamespace(wake=lambda *_: None))  # type: ignore[arg-type]
+    reconciler, checks = SimpleNamespace(wake=lambda *_: None), SimpleNamespace()
+    return Images(store, machine, reconciler, checks)  # type: ignore[arg-type]
 
 
 def test_a_pull_that_waits_for_the_store_keeps_its_caller_waiting_too(ready: threading.Event) -> None:
@@ -140,3 +152,50 @@ def test_many_images_are_matched_with_many_pods_at_once(
     assert found["registry.lan/app-150:latest"] == ()
     assert len(parsed) == len(desired)
     machine.pulls.close()
+
+
+def test_what_a_pod_goes_back_to_is_needed_whatever_its_names_stand_for() -> None:
+    """Of six generations: the good one's, the wanted one's, and the former one's digests; no others."""
+    journal = Journal(MemoryStore(), clock=lambda: 1.0)
+
+    def generation(number: int) -> int:
+        spec = {"name": "web", "containers": [{"name": "app", "image": f"registry.lan/app:{number}"}]}
+        return journal.put(Pod.new(spec), f"r{number}").generation
+
+    def verdict(number: int, outcome: Any) -> None:
+        verdict = Verdict(outcome=outcome, at=1.0, images={"app": digest_of(number)})
+        journal.revise("web", lambda status: status, verdicts={number: verdict})
+
+    def needed() -> set[str]:
+        containers = SimpleNamespace(pods=lambda: ())
+        machine = SimpleNamespace(journal=journal, containers=containers)
+        images = Images(*(cast(Any, part) for part in (None, machine, None, None)))
+        return {use.image.removeprefix("registry.lan/app:") for use in images._uses()}
+
+    for number in range(1, 5):
+        generation(number)
+        verdict(number, "good" if number <= 2 else "failed")
+    desired = journal.get("web")
+    assert desired is not None
+    good = Good(generation=2, hash=desired.hash, at=1.0, images={"app": digest_of(22)})
+    journal.record("web", PodStatus(good=good))
+    assert needed() == {"4", "3", digest_of(3), "2", digest_of(2), digest_of(22)}
+    # A newer image behind the tag, while nothing is decided yet.
+    journal.move_images("web", {"app": digest_of(5)}, 4)
+    assert needed() == {"4", digest_of(4), digest_of(5), "2", digest_of(2), digest_of(22)}
+
+
+@pytest.mark.parametrize("stopped", [None, 1.0])
+def test_an_update_says_whether_its_pod_is_stopped(stopped: float | None) -> None:
+    moved = MovedContainer(container="app", image="app", before=digest_of(0), after=digest_of(1))
+    pod = SimpleNamespace(name="web", generation=2)
+    journal = SimpleNamespace(
+        get=lambda _: pod, status=lambda _: PodStatus(stopped=stopped), desired=lambda: {}
+    )
+    machine: Any = SimpleNamespace(journal=journal, pulls=SimpleNamespace(wait=lambda _: True))
+    pulled = Image(reference="app", digest=digest_of(1), layers=(Path("/"),))
+    store: Any = SimpleNamespace(pull_newer=lambda *_, **__: pulled)
+    checks: Any = SimpleNamespace(check_now=lambda *_, **__: (pod, [moved]), move=lambda *_, **__: True)
+    *_, last = Images(store, machine, cast(Any, None), checks).update("web", lambda: False)
+    assert last.update is not None
+    assert (last.update.stopped, len(last.update.moved)) == (stopped is not None, 1)

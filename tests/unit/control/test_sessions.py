@@ -9,10 +9,12 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from tank_agent.control import sessions as interactive
-from tank_agent.control.sessions import LogQuery, Sessions
-from tank_agent.errors import NotRunning
+from tank_agent.control.sessions import LogQuery, Sessions, chosen_run
+from tank_agent.errors import NotRunning, Stalled
+from tank_agent.journal.records import JobRun, JobStatus, PodStatus
 from tank_agent.reconcile.core.phase import Phase
 from tank_agent.runtime.run import RunState
 from tank_agent.spec.model import Container
@@ -23,26 +25,69 @@ from tests.support.fake_service import desired
 class Pod:
     """A pod that is in one phase after the other, a look each, and runs when they are over."""
 
-    def __init__(self, *phases: Phase) -> None:
+    def __init__(self, *phases: Phase, stopped: bool = False, declared: bool = True) -> None:
         self.left = list(phases)
+        self.stopped = 1.0 if stopped else None
+        self.declared = declared
         self.run = SimpleNamespace(
-            record=SimpleNamespace(container="app", created_at=1.0), state=RunState.RUNNING
+            record=SimpleNamespace(container="app", created_at=1.0, id="app-2"),
+            state=RunState.RUNNING,
+            stopping=None,
         )
+        # One that goes on until the others are looked at.
+        self.before: Any = None
+
+    def status(self, name: str) -> PodStatus:
+        return PodStatus(replacing=("app-1",))
 
     def get(self, name: str) -> object:
-        return desired(name)
+        return desired(name) if self.declared else None
 
     def runs(self, name: str) -> list[object]:
-        return [] if self.left else [self.run]
+        before = [self.before] if self.before is not None else []
+        return before if self.left else [*before, self.run]
 
     def view(self, name: str) -> object:
         phase = self.left.pop(0) if len(self.left) > 1 or self.left[0] != Phase.PULLING else self.left[0]
-        return SimpleNamespace(containers=(SimpleNamespace(name="app", phase=phase),))
+        found = SimpleNamespace(name="app", phase=phase, error="it said no\n  look at it")
+        return SimpleNamespace(containers=(found,), stopped=self.stopped)
 
 
-def opened(pod: Pod, ended: bool = False) -> object:
+def opened(pod: Pod, ended: bool = False, within: float | None = None) -> object:
     fake = cast(Any, pod)
-    return Sessions(fake, fake, fake, cast(Any, None)).target("web", None, lambda: ended)
+    return Sessions(fake, fake, fake, cast(Any, None)).target("web", None, lambda: ended, within)
+
+
+def older(*, stopping: bool = False) -> Any:
+    """Return the run that a person wants to be replaced."""
+    return SimpleNamespace(
+        record=SimpleNamespace(container="app", created_at=0.5, id="app-1"),
+        state=RunState.RUNNING,
+        stopping=True if stopping else None,
+    )
+
+
+@pytest.mark.parametrize("stopping", [False, True])
+def test_the_next_run_is_waited_for_during_a_restart(stopping: bool) -> None:
+    pod = Pod(Phase.STOPPING, Phase.STARTING)
+    pod.before = older(stopping=stopping)
+    assert opened(pod) is pod.run
+
+
+def test_one_that_only_ends_is_entered_while_it_does() -> None:
+    """Who asks why it does not end must be able to look."""
+    for pod in (Pod(Phase.STOPPING, stopped=True), Pod(Phase.PULLING)):
+        pod.before = older(stopping=True)
+        assert opened(pod, within=0) is pod.before
+
+
+def test_how_it_runs_again_is_said() -> None:
+    with pytest.raises(NotRunning, match="it is stopped: it said no") as caught:
+        opened(Pod(Phase.STOPPED, stopped=True))
+    assert caught.value.hint == "`tank start web` starts it"
+    with pytest.raises(NotRunning) as caught:
+        opened(Pod(Phase.SCHEDULED))
+    assert caught.value.hint == "`tank run web` runs it now"
 
 
 def test_one_that_starts_is_waited_for() -> None:
@@ -50,7 +95,7 @@ def test_one_that_starts_is_waited_for() -> None:
     assert opened(pod) is pod.run
 
 
-@pytest.mark.parametrize("phase", [Phase.BACKING_OFF, Phase.COMPLETED, Phase.FAILED, Phase.STOPPING])
+@pytest.mark.parametrize("phase", [Phase.BACKING_OFF, Phase.COMPLETED, Phase.FAILED])
 def test_one_that_will_not_start_is_refused_at_once(phase: Phase) -> None:
     began = time.monotonic()
     with pytest.raises(NotRunning, match=f"web/app is not running: it is {phase}"):
@@ -134,3 +179,46 @@ def test_lines_that_are_followed_come_in_the_order_of_time(tmp_path: Path) -> No
 def sessions_of(machine: Machine) -> Sessions:
     part = cast("Any", machine)
     return Sessions(part, part, part, part)
+
+
+def job(*numbers: int, under_way: bool = False) -> JobStatus:
+    """Return a job that had these runs."""
+    runs = [JobRun(number=n, cause="manual", due=1.0, begun=1.0, ended=2.0) for n in numbers]
+    if under_way:
+        runs[-1] = replace(runs[-1], ended=None)
+    return JobStatus(runs=tuple(runs))
+
+
+@pytest.mark.parametrize(
+    ("known", "query", "number"),
+    [
+        (job(4, 5), LogQuery(), 5),
+        (job(4, 5), LogQuery(run=4), 4),
+        (job(4, 5), LogQuery(run=-1), 5),
+        (job(4, 5), LogQuery(run=-2), 4),
+        (job(4, 5), LogQuery(follow=True), 6),
+        (job(4, 5), LogQuery(follow=True, run=6), 6),
+        (job(4, 5), LogQuery(follow=True, run=5), 5),
+        (job(4, 5, under_way=True), LogQuery(), 5),
+        (job(4, 5, under_way=True), LogQuery(follow=True), 5),
+        (job(), LogQuery(follow=True), 1),
+    ],
+)
+def test_the_run_that_is_meant(known: JobStatus, query: LogQuery, number: int) -> None:
+    assert chosen_run("nightly", known, query) == number
+
+
+@pytest.mark.parametrize(
+    ("known", "run", "why"),
+    [
+        (job(), None, "job nightly has not run yet"),
+        (job(), -1, "job nightly has not run yet"),
+        (job(4, 5), 3, "run 3 of nightly is not kept any more"),
+        (job(4, 5), 6, "run 6 of nightly has not begun yet"),
+        (job(4, 5), -3, "3 runs of nightly are more than are kept"),
+    ],
+)
+def test_a_run_that_is_not_there_is_refused(known: JobStatus, run: int | None, why: str) -> None:
+    with pytest.raises(Stalled, match=why) as caught:
+        chosen_run("nightly", known, LogQuery(run=run))
+    assert caught.value.hint

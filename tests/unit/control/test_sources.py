@@ -9,6 +9,7 @@ from tank_agent.control.sources import Sources
 from tank_agent.errors import InvalidSpec, PodNotFound, Retry, Stalled
 from tank_agent.intake.intake import Unstored, owned_pods
 from tank_agent.journal.journal import Journal
+from tank_agent.journal.records import Good, PodStatus, Rollout, Verdict
 from tank_agent.journal.store import MemoryStore
 from tank_agent.journal.transitions import Applied
 from tank_agent.source.directory import DirectoryFollower
@@ -18,8 +19,9 @@ from tank_agent.source.git.follower import GitFollower
 from tank_agent.source.git.objects import CommitInfo
 from tank_agent.source.git.status import GitStatus, StepStatus
 from tank_agent.source.snapshot import Declared, Snapshot
-from tank_agent.spec.model import Host, content_hash
+from tank_agent.spec.model import Host, RestartPolicy, Volume, content_hash
 from tank_agent.spec.parse import parse_pod_file
+from tests.support.age import secrets_of
 from tests.unit.journal.builders import FakeClock, pod, snapshot
 
 COMMITS = [f"{number}" * 40 for number in range(1, 5)]
@@ -31,6 +33,7 @@ class FakeSources:
         self.announced: list[tuple[Applied, str]] = []
         self.looks = 0
         self.late: Follower | None = None
+        self.secrets = secrets_of()
         self.unstored = Unstored(Journal(MemoryStore(), clock=FakeClock()))
 
     def suspended(self) -> bool:
@@ -256,3 +259,53 @@ def test_what_is_meant_for_others_is_refused(world: World) -> None:
     with pytest.raises(InvalidSpec, match=r"web\.toml:1: is not meant for this machine \(edge-1\)"):
         world.gitops.refuse_elsewhere(found, "web.toml")
     assert world.gitops.parse(text.encode(), "web.toml").pods == ()
+
+
+def fail(world: World, generation: int) -> None:
+    """Let the pod's present generation fail as an update, and go back to another one."""
+    found = world.journal.revision("web", generation)
+    assert found is not None
+    rollout = Rollout(generation=3, kind="update", boot_id="b", begun=1.0, replaced=generation)
+    good = Good(generation=generation, hash=found.hash, at=1.0)
+    world.journal.record("web", PodStatus(rollout=rollout, good=good))
+    verdict = Verdict(outcome="failed", at=2.0, reason="container app ended with exit code 3")
+    world.journal.quarantine("web", 3, verdict, found)
+
+
+def test_rollback_to_what_failed_needs_force(world: World) -> None:
+    fail(world, 2)
+    assert world.command == "two"
+    for to in ("3", COMMITS[2], COMMITS[2][:6]):
+        with pytest.raises(Stalled, match="failed as an update: container app ended with exit code 3"):
+            world.gitops.roll_back("web", to)
+    # One before: not the failed one, and not the one that is back already.
+    assert world.gitops.roll_back("web", None).generation == 1
+    assert world.gitops.roll_back("web", "3", force=True).generation == 3
+    assert world.command == "three"
+
+
+def test_a_rollback_with_data_puts_the_snapshots_back_before_the_start(world: World) -> None:
+    spec = msgspec.structs.replace(pod("db"), volumes=(Volume(name="data", snapshot=True),))
+    changed = msgspec.structs.replace(spec, restart=RestartPolicy.ON_FAILURE)
+    first, second = (world.journal.put(one, name) for one, name in ((spec, "a" * 12), (changed, "b" * 12)))
+    good = Good(generation=1, hash=first.hash, at=1.0, snapshots={"data": "2"})
+    rollout = Rollout(generation=second.generation, kind="update", boot_id="b", begun=1.0, replaced=1)
+    world.journal.record("db", PodStatus(rollout=rollout, good=good))
+    with pytest.raises(Stalled, match="no snapshot of the data"):
+        world.gitops.roll_back("web", None, with_data=True)
+    assert world.gitops.roll_back("db", None, with_data=True).generation == 1
+    found = world.journal.status("db").rollout
+    # The rollout of the new generation begins with it.
+    assert found is not None and found.restore == {"data": "2"}
+    event = world.journal.events()[-1]
+    assert (event.type, event.message) == (
+        "rolled-back",
+        "rolled back to generation 1, with the data that it had",
+    )
+
+
+def test_a_rollback_without_data_leaves_the_volumes(world: World) -> None:
+    fail(world, 2)
+    world.gitops.roll_back("web", "1")
+    found = world.journal.status("web").rollout
+    assert found is not None and found.restore == {}

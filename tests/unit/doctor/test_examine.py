@@ -20,7 +20,7 @@ def test_everything_is_asked_once(tmp_path: Path) -> None:
     names = [check.name for check in examine(tmp_path, tmp_path, tmp_path)]
     # Of obstacles on the way to pods there may be several.
     names = [name for name in names if name != "way to pods"]
-    assert len(names) == len(set(names)) == 22
+    assert len(names) == len(set(names)) == 24
 
 
 def run_doctor(*argv: str, **environment: str) -> tuple[int, str]:

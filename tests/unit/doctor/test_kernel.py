@@ -77,12 +77,24 @@ def test_control_groups_v2(tmp_path: Path) -> None:
     assert (check.result, check.found) == ("ok", "v2 with cpu, cpuset, io, memory, pids")
     (tmp_path / "cgroup.controllers").write_text("cpu pids\n")
     assert_bad(control_groups(tmp_path), "warn", "without memory")
+    (tmp_path / "cgroup.controllers").write_text("cpu memory pids\n")
+    group = tmp_path / "system.slice"
+    group.mkdir()
+    (group / "memory.current").touch()
+    found = control_groups(tmp_path)
+    assert found.result == "ok"
+    assert "without cpuset: no pod can have `cpus` and limits of swap" in found.found
+    (group / "memory.swap.max").touch()
+    assert "swap" not in control_groups(tmp_path).found
 
 
 def test_control_groups_v1_and_hybrid(tmp_path: Path) -> None:
     assert_bad(control_groups(tmp_path), "fail", "none at")
     make_hierarchies(tmp_path, "cpu", "memory", "pids", "devices", "freezer")
-    assert control_groups(tmp_path).found == "v1 with cpu, devices, freezer, memory, pids"
+    assert control_groups(tmp_path).found.startswith("v1 with cpu, devices, freezer, memory, pids; without")
+    make_hierarchies(tmp_path, "cpuset")
+    (tmp_path / "memory" / "memory.memsw.limit_in_bytes").touch()
+    assert control_groups(tmp_path).found == "v1 with cpu, cpuset, devices, freezer, memory, pids"
     (tmp_path / "unified").mkdir()
     (tmp_path / "unified" / "cgroup.controllers").touch()
     assert control_groups(tmp_path).result == "ok"

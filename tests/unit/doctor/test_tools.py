@@ -13,7 +13,7 @@ from tests.unit.doctor import assert_bad
     [
         ("crun version 1.28\ncommit: 1.2\n", "ok", "version 1.28"),
         ("crun version 1.28.1", "ok", "version 1.28.1"),
-        ("crun version 1.8.1", "warn", "older than 1.28: it is bad"),
+        ("crun version 1.8.1", "note", "version 1.8.1, which works; it is bad"),
         ("crun from git", "warn", "unknown version"),
         (None, "fail", "not installed"),
     ],
@@ -23,6 +23,13 @@ def test_a_needed_tool(output: str | None, result: str, found: str) -> None:
     assert check.result == result
     assert found in check.found
     assert (check.fix == "apt install crun") is (output is None)
+
+
+def test_a_fresh_debian_13_has_nothing_to_be_frightened_of() -> None:
+    for name, output in (("crun", "crun version 1.21"), ("conmon", "conmon version 2.1.12")):
+        check = tools.needed_tool(name, output, *tools.NEEDED[name])
+        assert (check.result, check.fix.startswith("nothing to do: ")) == ("note", True)
+        assert "CVE" not in f"{check.found} {check.fix}"
 
 
 def test_other_tools() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tank_agent.errors import Stalled
 from tank_agent.image.config import ImageConfig
-from tank_agent.image.parameters import DEFAULT_PATH, Identity, merge, resolve_user
+from tank_agent.image.parameters import DEFAULT_PATH, Identity, merge, resolve_user, with_groups
 from tank_agent.spec.model import Container
 from tank_agent.spec.values import signal_number
 
@@ -189,6 +189,15 @@ def test_names_and_numbers(
 def test_what_is_no_user_is_refused_and_never_becomes_root(rootfs: Path, user: str) -> None:
     with pytest.raises(Stalled):
         resolve(rootfs, user)
+
+
+def test_further_groups_come_after_the_users_own_each_once(rootfs: Path) -> None:
+    with opened(rootfs) as fd:
+        found = with_groups(fd, resolve_user(fd, "app"), ("44", "extra", "root", "3001"))
+        assert found.groups == (1001, 3000, 3001, 44, 0)
+        for wrong in ("missing", "big", "4294967295"):
+            with pytest.raises(Stalled):
+                with_groups(fd, found, (wrong,))
 
 
 def test_a_number_needs_no_files(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import NewEvent, PodStatus
 from tank_agent.journal.store import MemoryStore
 from tank_agent.journal.transitions import Applied
+from tank_agent.runtime.secrets.secrets import Secrets
 from tank_agent.settings.git import GitSettings
 from tank_agent.settings.settings import ReconcileSettings, Settings
 from tank_agent.source.follower import Follower, Inbox, ReadingFollower
@@ -24,6 +25,7 @@ from tank_agent.source.kinds import SOURCES, SourceKind
 from tank_agent.source.seed import SeedFollower, read_seeds
 from tank_agent.source.snapshot import Declared, Snapshot
 from tank_agent.spec.model import Host
+from tests.support.age import secrets_of
 from tests.unit.journal.builders import pod
 
 DEADLINE = 10.0
@@ -88,6 +90,7 @@ def make_intake(
     resync: float = 60.0,
     journal: Journal | None = None,
     *others: SourceKind,
+    secrets: Secrets | None = None,
 ) -> Intake:
     def follow(inbox: Inbox) -> Follower:
         return ReadingFollower("dir", source.snapshot, inbox, settle_after=source.settle_after)
@@ -98,6 +101,7 @@ def make_intake(
         journal if journal is not None else Journal(MemoryStore(), clock=time.time),
         wake=woken,
         resync=lambda: resyncs.append(1),
+        secrets=secrets or secrets_of(),
         kinds=(SourceKind(name="dir", called="the files", describe=str, follow=follow), *others),
     )
 
@@ -170,10 +174,10 @@ class FullJournal(Journal):
 
     full = True
 
-    def merge(self, snapshot: Snapshot) -> Applied:
+    def merge(self, snapshot: Snapshot, *, still: Callable[[], bool] = lambda: True) -> Applied:
         if self.full:
             raise Retry("cannot write the journal: No space left on device", hint="make room on that disk")
-        return super().merge(snapshot)
+        return super().merge(snapshot, still=still)
 
     def record(self, name: str, status: PodStatus | None, events: Iterable[NewEvent] = ()) -> None:
         if self.full:
@@ -225,7 +229,13 @@ def test_what_could_not_be_stored_is_reported_until_it_is_and_recorded_when_ther
 def test_seeds_that_cannot_be_stored_are_stored_later_and_once() -> None:
     journal, woken = FullJournal(MemoryStore(), clock=time.time), list[str]()
     intake = Intake(
-        Settings(), Host(name="x"), journal, wake=lambda name, _: woken.append(name), resync=list, kinds=()
+        Settings(),
+        Host(name="x"),
+        journal,
+        wake=lambda name, _: woken.append(name),
+        resync=list,
+        secrets=secrets_of(),
+        kinds=(),
     )
     seeds = Seeds(intake.inbox, "seed")
     seeds.look("agent start")
@@ -248,6 +258,7 @@ def test_the_follower_of_every_kind_can_be_made(kind: SourceKind, tmp_path: Path
         Journal(MemoryStore(), clock=time.time),
         wake=lambda *_: None,
         resync=list,
+        secrets=secrets_of(),
         kinds=[kind],
     )
     made = [follower.source for follower in intake.followers]

@@ -500,6 +500,34 @@ class JournalConformance:
         again.remember("k", b"")
         assert again.recall("k") == b""
 
+    def test_a_fact_that_is_kept_once_is_the_same_for_all(self, open_journal: Callable[[], Journal]) -> None:
+        journal = open_journal()
+        made = iter(range(100))
+        start = threading.Barrier(8)
+        found: list[bytes] = []
+
+        def keep() -> None:
+            start.wait(10)
+            found.append(journal.keep_once("key", lambda: b"%d" % next(made)))
+
+        threads = [threading.Thread(target=keep) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+        assert len(found) == 8 and len(set(found)) == 1
+        journal.close()
+        again = open_journal()
+        assert again.keep_once("key", lambda: b"another") == found[0]
+        again.close()
+
+    def test_a_snapshot_that_is_out_of_date_is_not_merged(self, open_journal: Callable[[], Journal]) -> None:
+        journal = open_journal()
+        assert journal.merge(snapshot(declared(pod())), still=lambda: False).changed == ()
+        assert journal.get("web") is None
+        assert journal.merge(snapshot(declared(pod())), still=lambda: True).changed == ("web",)
+        journal.close()
+
     # Many threads.
 
     def test_writers_in_many_threads_lose_nothing(self, journal: Journal) -> None:

@@ -6,17 +6,21 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import pytest
+from hypothesis import given as given_
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from msgspec.structs import replace
 
-from tank_agent.errors import OwnedElsewhere, PodNotFound, Problem, Stalled
+from tank_agent.errors import InvalidSpec, OwnedElsewhere, PodNotFound, Problem, Stalled
 from tank_agent.journal import ownership
 from tank_agent.journal.journal import Journal
-from tank_agent.journal.records import DesiredPod, PodStatus, Revision
+from tank_agent.journal.records import DesiredPod, PodStatus, Revision, Verdict
 from tank_agent.journal.store import MemoryStore
 from tank_agent.journal.transitions import Applied
 from tank_agent.source.snapshot import Declared, Snapshot
+from tank_agent.spec import order
+from tank_agent.spec.model import Pod
 from tests.unit.journal.builders import FakeClock, declared, pod, snapshot
 
 Mirror = Literal["dir", "git"]
@@ -330,3 +334,172 @@ def test_a_status_of_a_removed_pod_stays_until_it_is_forgotten() -> None:
     journal.record("web", PodStatus(error="running"))
     journal.merge(snapshot())
     assert journal.status("web").error == "running"
+
+
+def waiting(name: str, *after: str, command: str = "sleep 1") -> Pod:
+    return replace(pod(name, command), after=after)
+
+
+def known_to(journal: Journal) -> dict[str, tuple[str, ...]]:
+    return {name: found.pod.after for name, found in sorted(journal.desired().items())}
+
+
+def test_a_pod_that_would_wait_for_itself_keeps_its_last_good_spec() -> None:
+    journal = Journal(MemoryStore(), clock=FakeClock())
+    a, b = declared(waiting("a", "b"), "a.toml"), declared(waiting("b"), "b.toml")
+    journal.merge(snapshot(a, b))
+    wrong = replace(declared(waiting("b", "a", command="new"), "b.toml", line=1), after_line=4)
+    journal.merge(snapshot(a, wrong))
+    assert known_to(journal) == {"a": ("b",), "b": ()}
+    found = journal.get("b")
+    assert found is not None and found.pod == b.pod
+    assert found.error == (
+        "/etc/tank/pods.d/b.toml:4: after: b → a → b: each waits for the next one, so none would start;"
+        " remove one of these from its after"
+    )
+    # Either end of it may be mended.
+    journal.merge(snapshot(replace(a, pod=waiting("a")), wrong))
+    assert known_to(journal) == {"a": (), "b": ("a",)}
+    assert journal.problems() == ()
+
+
+def test_of_new_pods_in_a_circle_none_is_taken_and_all_are_told() -> None:
+    ring = [declared(waiting(name, after), f"{name}.toml") for name, after in ("ab", "bc", "ca", "dx", "ed")]
+    merged = ownership.merge(ownership.Known(), snapshot(*ring), 1.0)
+    # Who waits for a pod that is not there waits, and that is no error.
+    assert [one.name for one in merged.changed] == ["d", "e"]
+    assert [problem.message.partition(":")[0] for problem in merged.problems] == [
+        "a → b → c → a",
+        "b → c → a → b",
+        "c → a → b → c",
+    ]
+    assert {problem.pod for problem in merged.problems} == {"a", "b", "c"}
+
+
+def test_a_seed_in_a_circle_is_not_spent() -> None:
+    journal = Journal(MemoryStore(), clock=FakeClock())
+    journal.merge(snapshot(declared(waiting("a", "b"))))
+    seed = declared(waiting("b", "a"), "b.toml", source="seed")
+    journal.merge(snapshot(seed, source="seed"))
+    assert known_to(journal) == {"a": ("b",)}
+    journal.merge(snapshot())
+    journal.merge(snapshot(seed, source="seed"))
+    assert known_to(journal) == {"b": ("a",)}
+
+
+def test_one_snapshot_may_turn_an_order_round_or_remove_what_was_waited_for() -> None:
+    journal = Journal(MemoryStore(), clock=FakeClock())
+    files = ("a.toml", "b.toml")
+    first, second = (waiting("a", "b"), waiting("b")), (waiting("a"), waiting("b", "a"))
+    for pods in (first, second, first):
+        journal.merge(snapshot(*(declared(one, file) for one, file in zip(pods, files, strict=True))))
+        assert known_to(journal) == {one.name: one.after for one in pods}
+        assert journal.problems() == ()
+    journal.merge(snapshot(declared(waiting("b", "a"), "b.toml")))
+    assert known_to(journal) == {"b": ("a",)}
+
+
+def test_who_keeps_its_old_order_may_be_in_the_way_of_another() -> None:
+    journal = Journal(MemoryStore(), clock=FakeClock())
+    journal.merge(snapshot(declared(waiting("a", "b"), "a.toml"), declared(waiting("b"), "b.toml")))
+    # a waits for itself by way of c, so it stays as it is; then b may not wait for it.
+    changed = (waiting("a", "c"), waiting("b", "a"), waiting("c", "a"))
+    journal.merge(snapshot(*(declared(one, f"{one.name}.toml") for one in changed)))
+    assert known_to(journal) == {"a": ("b",), "b": ()}
+    assert [problem.pod for problem in journal.problems()] == ["a", "b", "c"]
+
+
+ORDERS = st.dictionaries(st.sampled_from("abcde"), st.lists(st.sampled_from("abcdex"), max_size=3).map(tuple))
+
+
+@settings(max_examples=400, deadline=None)
+@given_(st.lists(ORDERS, max_size=4))
+def test_no_snapshot_closes_a_circle_and_none_is_merged_anew_for_nothing(
+    orders: list[dict[str, tuple[str, ...]]],
+) -> None:
+    journal = Journal(MemoryStore(), clock=FakeClock())
+    for after in orders:
+        given = {name: tuple(other for other in row if other != name) for name, row in after.items()}
+        pods = [declared(waiting(name, *row), f"{name}.toml") for name, row in given.items()]
+        journal.merge(snapshot(*pods))
+        found, problems = known_to(journal), journal.problems()
+        assert order.find_cycle(found) is None
+        refused = {problem.pod for problem in problems}
+        assert all(found[name] == row for name, row in given.items() if name not in refused)
+        if order.find_cycle(given) is None:
+            assert not refused
+        # As each resync does, with another snapshot of the same.
+        journal.merge(snapshot(*pods))
+        assert (known_to(journal), journal.problems()) == (found, problems)
+
+
+def test_a_pinned_pod_counts_with_the_spec_that_it_is_pinned_to() -> None:
+    journal = Journal(MemoryStore(), clock=FakeClock())
+    journal.merge(snapshot(declared(waiting("a"), "a.toml")))
+    (revision,) = journal.history("a")
+    journal.merge(snapshot(declared(waiting("a", "b"), "a.toml")))
+    journal.roll_back("a", revision)
+    both = snapshot(declared(waiting("a", "b"), "a.toml"), declared(waiting("b", "a"), "b.toml"))
+    journal.merge(both)
+    assert known_to(journal) == {"a": (), "b": ("a",)}
+    # Its own file would have it wait again.
+    journal.resume("a")
+    assert known_to(journal) == {"a": (), "b": ("a",)}
+    assert [problem.pod for problem in journal.problems()] == ["a"]
+
+
+def test_tank_apply_and_tank_rollback_refuse_a_circle() -> None:
+    journal = Journal(MemoryStore(), clock=FakeClock())
+    journal.put_all((waiting("a", "b"), waiting("b")), "one")
+    with pytest.raises(InvalidSpec) as refused:
+        journal.put_all((waiting("b", "a"), waiting("c")), "two")
+    (problem,) = refused.value.problems
+    assert (problem.pod, problem.key) == ("b", "after")
+    assert problem.message.startswith("b → a → b: ")
+    assert known_to(journal) == {"a": ("b",), "b": ()}
+    journal.put_all((waiting("b", "a"), waiting("a")), "three")
+    assert known_to(journal) == {"a": (), "b": ("a",)}
+    first = next(found for found in journal.history("a") if found.pod.after)
+    with pytest.raises(Stalled, match="a → b → a"):
+        journal.roll_back("a", first)
+    assert known_to(journal) == {"a": (), "b": ("a",)}
+
+
+def test_pods_without_order_ask_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order, "closed_by", None)
+    journal = Journal(MemoryStore(), clock=FakeClock())
+    journal.merge(snapshot(declared(pod("a"), "a.toml")))
+    journal.merge(snapshot(declared(pod("a", "other"), "a.toml")))
+    journal.put(pod("b"), "one")
+    assert known_to(journal) == {"a": (), "b": ()}
+
+
+def test_the_way_back_to_what_the_file_declares_needs_no_hold() -> None:
+    journal = Journal(MemoryStore(), clock=FakeClock())
+    for command in ("good", "bad", "good"):
+        journal.merge(snapshot(declared(pod(command=command))))
+    good, bad = journal.history("web")[:2]
+    # A person asks for the other one, which fails.
+    journal.roll_back("web", bad)
+    journal.record("web", PodStatus())
+    journal.quarantine("web", 4, Verdict(outcome="failed", at=1.0, reason="boom"), good)
+    found = journal.get("web")
+    assert found is not None
+    assert (found.generation, found.hash, found.hold) == (5, good.hash, None)
+    assert journal.status("web").bad[0].hash == bad.hash
+
+
+def test_what_is_declared_again_and_good_recovers_a_pod() -> None:
+    journal = Journal(MemoryStore(), clock=FakeClock())
+    for command in ("good", "bad"):
+        journal.merge(snapshot(declared(pod(command=command))))
+    journal.record("web", PodStatus())
+    good = journal.history("web")[0]
+    journal.quarantine("web", 2, Verdict(outcome="failed", at=1.0, reason="boom"), good)
+    held = journal.get("web")
+    assert held is not None and held.hold is not None
+    journal.merge(snapshot(declared(pod(command="good"))))
+    found = journal.get("web")
+    assert found is not None
+    assert (found.generation, found.hold) == (held.generation, None)
+    assert [event.type for event in journal.events()][-1] == "recovered"

@@ -244,7 +244,7 @@ def test_every_fault_point_is_killed_at_in_the_integration_tests() -> None:
     sources = [*package.glob("*.py"), package.parent / "linux" / "namespaces.py"]
     points = {name for path in sources for name in re.findall(r'fault\.point\("(.*?)"\)', path.read_text())}
     tests = Path(__file__).parents[2] / "integration"
-    names = ("test_network_macvlan.py", "test_host_access.py")
+    names = ("test_network_macvlan.py", "test_host_access.py", "test_parameters.py")
     files = [*(tests / name for name in names), *tests.glob("test_bridge*.py")]
     killed = "".join(file.read_text() for file in files)
     assert points

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tank_agent.network.host_facts import HostDns
 from tank_agent.network.names import (
@@ -46,6 +47,28 @@ class TestHosts:
         for mode in ("none", "host", "nics", "bridge"):
             text = hosts(pod(Network(mode=mode), "app", "web"), NetworkState(), NameFacts())
             assert text == LOCALHOST + "127.0.1.1 web\n127.0.0.1 app\n"
+
+    def test_a_host_name_comes_before_the_name_of_the_pod(self) -> None:
+        named = replace(pod(Network(mode="nics"), "app"), hostname="Web.lan")
+        state = NetworkState(addresses=("10.0.0.5/24", "fd00::5/64"))
+        neighbours = NameFacts(neighbours=(("web.lan", ("10.0.0.6",)),))
+        text = hosts(named, state, neighbours).removeprefix(LOCALHOST)
+        assert text == "10.0.0.5 Web.lan\nfd00::5 Web.lan\n10.0.0.5 web\nfd00::5 web\n127.0.0.1 app\n"
+        # In the machine's network it is one of this machine's, as the pod's own name is.
+        named = replace(named, network=Network(mode="host"))
+        text = hosts(named, NetworkState(), NameFacts(host_hosts="10.1.1.1 web.lan web\n"))
+        assert text == "10.1.1.1 web.lan web\n127.0.1.1 Web.lan\n127.0.1.1 web\n127.0.0.1 app\n"
+
+    def test_aliases_of_the_pod_come_before_all_else_and_those_of_others_last(self) -> None:
+        known = NameFacts(aliases=("App", "my_db"), neighbours=(("mq", ("1.1.1.1",)), ("APP", ("1.1.1.1",))))
+        text = hosts(pod(Network(mode="bridge"), "app", "b"), NetworkState(addresses=("10.0.0.5/24",)), known)
+        assert text.removeprefix(LOCALHOST).splitlines() == [
+            "10.0.0.5 web",
+            "10.0.0.5 App",
+            "10.0.0.5 my_db",
+            "127.0.0.1 b",
+            "1.1.1.1 mq",
+        ]
 
     def test_nobody_else_is_localhost(self) -> None:
         neighbours = (("localhost", ("10.89.0.3",)), ("ip6-localhost", ("fd00::3",)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,7 +37,7 @@ class Made:
         self.drifts: tuple[str, ...] = ()
         self.did: list[str] = []
 
-    def ensure(self, pod: str, network: Network) -> NetworkState:
+    def ensure(self, pod: str, network: Network, _: Mapping[str, str]) -> NetworkState:
         self.did.append(f"ensure {pod}")
         if self.fails is not None:
             raise self.fails
@@ -48,7 +49,9 @@ class Made:
     def observe(self, pod: str) -> NetworkState | None:
         return self.states.get(pod)
 
-    def drift(self, pod: str, network: Network, *, inode: int | None = None) -> tuple[str, ...]:
+    def drift(
+        self, pod: str, network: Network, *, inode: int | None = None, sysctls: Mapping[str, str]
+    ) -> tuple[str, ...]:
         if inode != self.states[pod].netns_inode:
             return ("another namespace",)
         return self.drifts
@@ -231,7 +234,7 @@ def test_what_runs_keeps_its_network_over_a_restart_of_the_agent_and_the_rest_go
         (world.run_dir / "pods" / name).mkdir()
     networks = world.new()
     world.namespaces[7] = 3
-    networks.adopt({"web": [7], "unpinned": [8, 7], "host": []}, {})
+    networks.adopt({"web": [7], "unpinned": [8, 7], "host": []}, {}, {})
     assert networks.pods() == {"web", "unpinned"}
     assert networks.state("web") == "used"
     assert "repin unpinned 7" in world.made.did

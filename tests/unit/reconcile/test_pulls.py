@@ -43,13 +43,14 @@ class Store:
         self.digest = "sha256:" + "0" * 64
         self.cancelled = False
 
-    def cached(self, reference: str) -> Image | None:
+    def cached(self, reference: str, digest: str = "") -> Image | None:
         return self.images.get(reference)
 
     def pull(
         self,
         reference: str,
         *,
+        digest: str = "",
         policy: str | None = None,
         progress: Callable[[PullProgress], None] = lambda _: None,
         cancelled: Callable[[], bool] = lambda: False,
@@ -380,11 +381,45 @@ def test_a_failed_pull_that_thousands_wait_for_is_one_transaction() -> None:
 
 def test_a_reference_that_the_store_cannot_read_is_a_failure_of_its_container() -> None:
     class Broken:
-        def cached(self, reference: str) -> Image | None:
+        def cached(self, reference: str, digest: str = "") -> Image | None:
             raise Stalled(f"{reference} is not an image")
 
     pulls = Pulls(cast(Any, Broken()), Clock(), Backoff(), lambda *_: None)
     assert pulls.wait(DEADLINE)
     found = pulls.observe(Need(pod="a", container="c", reference="a@b", policy="missing"))
     assert (found.state, found.error) == (ImageState.FAILED, "a@b is not an image")
+    pulls.close()
+
+
+def test_an_image_by_its_digest_is_another_need_and_its_registry_is_not_asked_at_each_start() -> None:
+    store, woken = Store(), Woken()
+    asked: list[tuple[str, str]] = []
+
+    def cached(reference: str, digest: str = "") -> Image | None:
+        asked.append((reference, digest))
+        return store.images.get(digest or reference)
+
+    store.cached = cached  # type: ignore[method-assign]
+    pulls = make_pulls(store, woken)
+    container = Container(name="c", image="app:1", pull="always")
+    tagged, pinned = pulls.need("a", container), pulls.need("a", container, store.digest)
+    assert (tagged.policy, tagged.digest) == ("always", "")
+    assert (pinned.policy, pinned.digest) == ("missing", store.digest)
+    assert tagged.key != pinned.key
+    never = pulls.need("a", Container(name="c", image="app:1", pull="never"), store.digest)
+    assert never.policy == "never"
+    store.images[store.digest] = Image(reference="app:1", digest=store.digest, layers=(Path("/layer"),))
+    assert pulls.observe(pinned).state is ImageState.READY
+    assert pulls.observe(tagged).state is ImageState.ABSENT
+    assert pulls.get(pinned) == store.images[store.digest]
+    assert set(asked) == {("app:1", store.digest)}
+    store.error = Stalled("gone")
+    del store.images[store.digest]
+    store.go_on.set()
+    pulls.pull(pinned)
+    woken.wait({"a"})
+    assert pulls.observe(pinned).state is ImageState.FAILED
+    assert pulls.observe(tagged).state is ImageState.ABSENT
+    pulls.pulled("app:1")
+    assert pulls.observe(pinned).state is ImageState.ABSENT
     pulls.close()

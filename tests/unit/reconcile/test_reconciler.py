@@ -19,11 +19,12 @@ from tank_agent.reconcile import reconciler as module
 from tank_agent.reconcile.core.actions import Action, RecordExit, RemoveRun, Stop
 from tank_agent.reconcile.core.observed import Situation
 from tank_agent.reconcile.core.phase import UNCLAIMED
-from tank_agent.reconcile.core.restart import Backoff
+from tank_agent.reconcile.machine import Work
 from tank_agent.reconcile.reconciler import Reconciler
-from tank_agent.reconcile.steps import Machine, Work
 from tank_agent.runtime.run import Stopping
 from tank_agent.spec.model import Container, Pod, RestartPolicy
+from tests.support.fake_runtime import fake_machine
+from tests.support.rollouts import settle_all, settled
 from tests.unit.reconcile.test_troubles import StillClock, World, live
 
 DEADLINE = 10.0
@@ -58,6 +59,9 @@ class Nothing:
     def pods(self) -> frozenset[str]:
         return frozenset()
 
+    def after_others(self) -> frozenset[str]:
+        return self.pods()
+
     def check(self, *_: object) -> frozenset[str]:
         return frozenset()
 
@@ -82,15 +86,8 @@ class Did:
 def reconciler(parts: Nothing, steps: Did, workers: int = 1) -> Reconciler:
     journal = Journal(MemoryStore(), clock=time.time)
     journal.put_all([pod("bad"), pod("good")], "r")
-    machine = Machine(
-        journal=journal,
-        containers=cast(Any, parts),
-        networks=cast(Any, parts),
-        pulls=cast(Any, parts),
-        clock=Clock(),
-        boot_id="boot",
-        backoff=Backoff(),
-    )
+    settle_all(journal)
+    machine = fake_machine(journal, parts, Clock())
     return Reconciler(machine, cast(Any, steps), workers=workers)
 
 
@@ -159,10 +156,13 @@ class Draining(World):
         self.recorded: list[Situation] = []
         for found in pods:
             known = ContainerStatus(hash="h", instance=f"{found.name}-1", boot_id="boot")
-            self.journal.record(found.name, PodStatus(containers={"app": known}))
+            self.journal.record(found.name, PodStatus(containers={"app": known}, rollout=settled()))
 
     def pods(self) -> frozenset[str]:
         return frozenset(name for name, runs in self.found.items() if runs)
+
+    def after_others(self) -> frozenset[str]:
+        return self.pods()
 
     def do(self, action: Action, work: Work) -> None:
         super().do(action, work)
@@ -172,8 +172,9 @@ class Draining(World):
             self.found[work.name] = (ended,)
         elif isinstance(action, RecordExit):
             self.recorded.append(work.seen)
-            status = action.recorded(self.journal.status(work.name), work.seen).status
-            self.journal.record(work.name, PodStatus(containers={"app": status}))
+            before = self.journal.status(work.name)
+            status = action.recorded(before, work.seen).status
+            self.journal.record(work.name, replace(before, containers={"app": status}))
         elif isinstance(action, RemoveRun):
             self.found.pop(work.name)
 

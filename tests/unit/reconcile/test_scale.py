@@ -7,9 +7,9 @@ from typing import Any, cast
 
 from tank_agent.control.pods import Service, settled
 from tank_agent.journal.records import PodStatus
-from tank_agent.reconcile.reconciler import Machine
-from tank_agent.reconcile.steps import Work
+from tank_agent.reconcile.machine import Work
 from tests.support.counting import assert_linear, operations
+from tests.support.fake_runtime import fake_machine
 from tests.unit.reconcile.test_troubles import StillClock, World, live, pod
 
 
@@ -28,18 +28,18 @@ def service_of(world: World) -> Service:
     world.usage = lambda _: {}  # type: ignore[attr-defined]
     world.addresses = world.ports = world.wanted_ports = lambda _: ()  # type: ignore[attr-defined]
     world.leases = lambda _: {}  # type: ignore[attr-defined]
-    machine = Machine(
-        journal=world.journal,
-        containers=cast(Any, world),
-        networks=cast(Any, world),
-        pulls=cast(Any, world),
-        clock=world.clock,
-        boot_id="boot",
-        backoff=cast(Any, None),
-    )
+    machine = fake_machine(world.journal, world, cast(Any, world.clock), backoff=None)
     nothing = cast(Any, None)
+    images = cast(Any, SimpleNamespace(checks=SimpleNamespace(newer=lambda _: {}, errors=lambda _: {})))
     return Service(
-        nothing, machine, world.loop, nothing, sessions=nothing, images=nothing, sources=cast(Any, sources)
+        nothing,
+        machine,
+        world.loop,
+        nothing,
+        sessions=nothing,
+        images=images,
+        sources=cast(Any, sources),
+        storage=nothing,
     )
 
 

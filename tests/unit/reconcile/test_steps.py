@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from tank_agent.errors import Retry, Stalled, TankError
-from tank_agent.image.config import Image, ImageConfig
+from tank_agent.errors import Retry, Stalled, TankError, one_line
+from tank_agent.image.config import Image, ImageConfig, ImageHealthcheck
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import ContainerStatus, Exit, NewEvent, PodStatus
 from tank_agent.journal.store import MemoryStore
@@ -19,11 +19,13 @@ from tank_agent.reconcile.core.actions import Action
 from tank_agent.reconcile.core.hashes import container_hash, network_hash, settings_hash
 from tank_agent.reconcile.core.observed import Moment, Observed, Situation
 from tank_agent.reconcile.core.restart import Backoff
-from tank_agent.reconcile.steps import Machine, Steps, Work
+from tank_agent.reconcile.machine import Work
+from tank_agent.reconcile.steps import Steps
 from tank_agent.retry import Failure
 from tank_agent.runtime.container.crun import StartFailed
 from tank_agent.runtime.run import ChangeFailure, LiveRun, Stopping, Unmounted
 from tank_agent.spec.model import Container, Limits, Pod, RestartPolicy, Volume
+from tests.support.fake_runtime import fake_machine
 from tests.unit.reconcile.test_troubles import StillClock, live
 
 IMAGE = "registry.lan/app:1"
@@ -41,11 +43,18 @@ class World:
         self.logs = Path("/nowhere")
         world = self
 
+        def noted(events: Any) -> list[NewEvent]:
+            kept = list[NewEvent](events)
+            world.did += [f"record {event.type}" for event in kept] or ["record"]
+            return kept
+
         class Watched(Journal):
-            def record(self, name: str, status: PodStatus | None, events: Any = ()) -> None:
-                kept = list[NewEvent](events)
-                world.did += [f"record {event.type}" for event in kept] or ["record"]
-                super().record(name, status, kept)
+            def record(self, name: str, status: PodStatus | None, events: Any = (), _: Any = None) -> None:
+                super().record(name, status, noted(events))
+
+            def revise(self, name: str, change: Any, events: Any = (), _: Any = None) -> bool:
+                kept = noted(events) if events or change(self.status(name)) != self.status(name) else ()
+                return super().revise(name, change, kept)
 
         self.journal = Watched(MemoryStore(), clock=self.clock.wall)
         self.spec = Pod(
@@ -55,16 +64,8 @@ class World:
             volumes=(Volume(name="data"),),
         )
         self.desired = self.journal.put(self.spec, "r1")
-        part = cast(Any, self)
-        self.machine = Machine(
-            journal=self.journal,
-            containers=part,
-            networks=part,
-            pulls=part,
-            clock=self.clock,
-            boot_id="boot",
-            backoff=Backoff(base=10.0, cap=300.0, jitter=0.0),
-        )
+        backoff = Backoff(base=10.0, cap=300.0, jitter=0.0)
+        self.machine = fake_machine(self.journal, self, self.clock, backoff=backoff)
         self.steps = Steps(self.machine)
 
     def __getattr__(self, name: str) -> Any:
@@ -88,7 +89,7 @@ class World:
     def directory(self, pod: str) -> Path:
         return Path("/files")
 
-    def need(self, pod: str, container: Container) -> str:
+    def need(self, pod: str, container: Container, digest: str = "") -> str:
         return container.name
 
     def create(self, launch: Any) -> LiveRun:
@@ -160,7 +161,8 @@ def test_a_start_uses_the_image_that_was_pulled_for_it_or_waits_for_another_look
     world = World(Container(name="app", image=IMAGE))
     world.do(actions.Start(container="app"))
     assert (world.did, world.events()) == (["get"], [])
-    config = ImageConfig(entrypoint=("/app",), stop_signal="SIGQUIT")
+    check = ImageHealthcheck(command=("/check",))
+    config = ImageConfig(entrypoint=("/app",), stop_signal="SIGQUIT", healthcheck=check)
     world.answers["get"] = Image(
         reference=IMAGE, digest="sha256:" + "0" * 64, layers=(Path("/layer"),), config=config
     )
@@ -168,6 +170,7 @@ def test_a_start_uses_the_image_that_was_pulled_for_it_or_waits_for_another_look
     launch = world.launch
     assert (launch.layers, launch.parameters.argv) == ((Path("/layer"),), ("/app",))
     assert (launch.image_stop_signal, launch.image.startswith(IMAGE)) == ("SIGQUIT", True)
+    assert (launch.digest, launch.healthcheck) == ("sha256:" + "0" * 64, check)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +195,7 @@ def test_a_start_that_fails_counts_waits_and_is_an_event(
     assert (status.exit.reason if status.exit is not None else None) == reason
     kind, container, message, _ = world.events()[-1]
     assert (kind, container) == ("start-failed", "app")
-    assert (reason or status.error) == message
+    assert one_line(reason or status.error or "") == message
 
 
 def test_a_network_that_cannot_be_made_keeps_every_container_waiting_for_a_moment() -> None:

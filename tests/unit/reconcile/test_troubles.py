@@ -18,17 +18,29 @@ from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import ContainerStatus, PodStatus
 from tank_agent.journal.store import MemoryStore
 from tank_agent.linux.clock import Clock
-from tank_agent.reconcile.core.actions import Action, MakeNetwork, Pull, RemoveRun, Start
+from tank_agent.reconcile.core.actions import (
+    Action,
+    Begin,
+    Decide,
+    Follow,
+    MakeNetwork,
+    Pull,
+    RemoveRun,
+    Start,
+)
 from tank_agent.reconcile.core.hashes import container_hash
 from tank_agent.reconcile.core.observed import ImageState, ObservedImage
 from tank_agent.reconcile.core.phase import Phase
 from tank_agent.reconcile.core.restart import Backoff
+from tank_agent.reconcile.machine import Work
 from tank_agent.reconcile.pulls import Pulls
 from tank_agent.reconcile.reconciler import Reconciler
-from tank_agent.reconcile.steps import Machine, Work
 from tank_agent.reconcile.troubles import PACE, Troubles, foreseen
+from tank_agent.reconcile.updates import Updates
 from tank_agent.runtime.run import LiveRun, RunRecord, Stopping
 from tank_agent.spec.model import Container, Pod
+from tests.support.fake_runtime import fake_machine
+from tests.support.rollouts import settle_all, settled
 
 DEADLINE = 10.0
 IMAGE = "registry.lan/app:1"
@@ -70,7 +82,7 @@ class Store:
     def __init__(self) -> None:
         self.pulls = 0
 
-    def cached(self, reference: str) -> Image:
+    def cached(self, reference: str, digest: str = "") -> Image:
         return Image(reference=reference, digest="sha256:" + "0" * 64, layers=(Path("/layer"),))
 
     def pull(self, reference: str, **_: object) -> Image:
@@ -85,23 +97,14 @@ class World:
         self.clock = clock or Clock()
         self.journal = Journal(MemoryStore(), clock=self.clock.wall)
         self.journal.put_all(pods, "r")
+        settle_all(self.journal)
         self.found: dict[str, tuple[LiveRun, ...]] = {}
         self.network = "used"
         self.did: list[Action] = []
         self.fails: dict[type[Action], Exception] = {}
-        self.loop = Reconciler(
-            Machine(
-                journal=self.journal,
-                containers=cast(Any, self),
-                networks=cast(Any, self),
-                pulls=pulls or cast(Any, self),
-                clock=self.clock,
-                boot_id="boot",
-                backoff=Backoff(),
-            ),
-            cast(Any, self),
-            workers=1,
-        )
+        machine = fake_machine(self.journal, self, self.clock, pulls=pulls or self)
+        self.updates = Updates(machine)
+        self.loop = Reconciler(machine, cast(Any, self), workers=1)
 
     def runs(self, pod: str) -> tuple[LiveRun, ...]:
         return self.found.get(pod, ())
@@ -121,10 +124,14 @@ class World:
     def observe(self, _: object) -> ObservedImage:
         return ObservedImage(state=ImageState.ABSENT)
 
-    def need(self, pod: str, container: Container) -> object:
-        return pod, container.name
+    def need(self, pod: str, container: Container, digest: str = "") -> object:
+        return pod, container.name, digest
 
     def do(self, action: Action, work: Work) -> None:
+        if isinstance(action, Follow | Begin | Decide):
+            # The journal is a real one.
+            self.updates.table[type(action)](action, work)
+            return
         self.did.append(action)
         error = self.fails.get(type(action))
         if error is not None:
@@ -169,11 +176,12 @@ def test_a_pod_that_is_wanted_again_while_it_is_being_stopped_waits_for_its_end(
     world.journal.record(
         "web",
         PodStatus(
+            rollout=settled(),
             containers={
                 "app": ContainerStatus(
                     hash=container_hash(spec, spec.containers[0]), instance="web-1", boot_id="boot"
                 )
-            }
+            },
         ),
     )
     world.found["web"] = (live(spec, stopping=Stopping(deadline=time.monotonic() + 60)),)
@@ -362,7 +370,7 @@ def test_to_look_at_a_pod_changes_nothing() -> None:
     class Never(Store):
         go_on = threading.Event()
 
-        def cached(self, reference: str) -> Any:
+        def cached(self, reference: str, digest: str = "") -> Any:
             return None
 
         def pull(self, reference: str, **given: Any) -> Image:

@@ -24,6 +24,7 @@ connect_timeout = "500ms"
 read_timeout = 12
 minimum_rate = "10K"
 image_size = "2G"
+check = "90m"
 [image.limits]
 size = "1G"
 file_size = "500M"
@@ -68,6 +69,7 @@ def test_every_key(tmp_path: Path) -> None:
         read_timeout=12.0,
         minimum_rate=10 << 10,
         image_size=2 << 30,
+        check=5400.0,
         limits=UnpackLimits(
             size=1 << 30,
             file_size=500 << 20,
@@ -87,9 +89,18 @@ def test_every_key(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("off", ["'off'", "0", "'0s'"])
+def test_nobody_looks_for_newer_images_if_that_is_off(tmp_path: Path, off: str) -> None:
+    assert load(tmp_path, f"[image]\ncheck = {off}\n").image.check == 0
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        (
+            "[image]\ncheck = '10ms'\n",
+            '2: image.check: "10ms" is out of range; it must be at least 1s and at most 720h',
+        ),
         ("[image]\npulls = 'never'\n", "2: image.pulls: unknown key; did you mean pull?"),
         (
             "[image]\npull = 'often'\n",
@@ -139,8 +150,7 @@ def test_every_key(tmp_path: Path) -> None:
         ),
         (
             "[registry.'a.b']\nmirrors = ['http://c.d']\n",
-            '2: registry."a.b".mirrors[0]: "http://c.d" is not a host; '
-            'write one such as "mirror.lan:5000" or "cache.lan/hub"',
+            '2: registry."a.b".mirrors[0]: "http://c.d" is not a host; write "c.d"',
         ),
         (
             "[registry.'a.b']\nca = 'ca.pem'\n",

@@ -74,7 +74,7 @@ def test_a_missing_default_file_means_defaults(tmp_path: Path, monkeypatch: pyte
     assert (found.data_dir, found.run_dir) == (Path("/var/lib/tank"), Path("/run/tank"))
     assert (found.pods_dir, found.seed_dir) == (Path("/etc/tank/pods.d"), Path("/etc/tank/seed.d"))
     assert found.reconcile == ReconcileSettings(
-        resync=10.0, backoff_base=10.0, backoff_cap=300.0, stable_after=600.0, workers=4
+        resync=10.0, backoff_base=0.5, backoff_cap=300.0, stable_after=600.0, workers=4
     )
     assert (found.git, found.host, found.labels, found.seeds) == (None, HostSettings(adapter="auto"), {}, ())
 
@@ -226,6 +226,20 @@ def test_a_bad_inline_pod_keeps_nobody_from_starting(tmp_path: Path) -> None:
         (29, "pods[1].restrat", "second"),
     ]
     assert load(tmp_path, "pods = 5\n").seed_problems[0].line == 1
+
+
+def test_inline_pods_have_files_beside_agent_toml(tmp_path: Path) -> None:
+    text = (
+        '[[pods]]\nname = "web"\n[[pods.files]]\nname = "conf"\nsource = "conf/web.conf"\n'
+        '[[pods.containers]]\nname = "app"\nimage = "oci:/srv/x"\n'
+    )
+    (problem,) = load(tmp_path, text).seed_problems
+    assert (problem.line, problem.key) == (5, "pods[0].files[0].source")
+    assert problem.message == '"conf/web.conf" is not there; put it into the directory of the pod file'
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "web.conf").write_text("content")
+    found = load(tmp_path, text)
+    assert (found.seed_problems, found.seeds[0].pod.files[0].content) == ((), b"content")
 
 
 def test_every_key_of_git(tmp_path: Path) -> None:
@@ -381,6 +395,6 @@ def test_directories_are_told_from_a_file_with_errors(tmp_path: Path, text: str,
 
 def test_a_cap_below_the_base_is_the_delay(tmp_path: Path) -> None:
     file = tmp_path / "agent.toml"
-    file.write_text("[reconcile]\nbackoff_cap = '5s'\n")
+    file.write_text("[reconcile]\nbackoff_cap = '200ms'\n")
     paces = load_settings(file, environ={}).reconcile
-    assert Backoff(base=paces.backoff_base, cap=paces.backoff_cap).delay(0) == 5.0
+    assert Backoff(base=paces.backoff_base, cap=paces.backoff_cap).delay(0) == 0.2

@@ -18,10 +18,11 @@ import pytest
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.store import MemoryStore
 from tank_agent.journal.transitions import Applied
+from tank_agent.linux import whole_files
+from tank_agent.linux.whole_files import BEING_WRITTEN
 from tank_agent.settings.settings import Settings
 from tank_agent.source import files as file_module
 from tank_agent.source.directory import DirectorySource, snapshot_of_texts
-from tank_agent.source.files import BEING_WRITTEN
 from tank_agent.source.kinds import owner_is_there
 from tank_agent.source.snapshot import Snapshot
 from tests.support.private_mounts import program_with_private_mounts
@@ -63,6 +64,7 @@ class Machine:
             recall=self.journal.recall,
             monotonic=self.monotonic,
             optional=optional,
+            owners=lambda: {pod.owner for pod in self.journal.desired().values()},
         )
 
     def look(self) -> Applied:
@@ -328,7 +330,7 @@ def test_without_leases_a_young_file_waits(machine: Machine, monkeypatch: pytest
     def no_leases(fd: int) -> None:
         return None
 
-    monkeypatch.setattr(file_module, "has_writer", no_leases)
+    monkeypatch.setattr(whole_files, "has_writer", no_leases)
     (machine.pods / "web.toml").write_text(text())
     machine.look()
     assert machine.running() == {}

@@ -271,3 +271,92 @@ def test_each_file_renamed_into_place_wakes_by_its_event(
         (tmp_path / "new").rename(watched.path / "web.toml")
         watched.next()
     watched.watcher.stop()
+
+
+# Files beside pod files.
+
+
+def watch_beside(watched: Watched, *paths: str) -> None:
+    """Watch these files, and wait until that is done and its wakes are taken."""
+    watched.watcher.watch_beside(frozenset(paths))
+    assert watched.watcher.check() is None
+    watched.settle()
+
+
+def test_every_way_to_change_a_file_beside_a_pod_file_wakes(watched: Watched, tmp_path: Path) -> None:
+    deep = watched.path / "secrets" / "db"
+    deep.mkdir(parents=True)
+    watch_beside(watched, "nginx.conf", "secrets/db/password.age")
+    for directory, name in ((watched.path, "nginx.conf"), (deep, "password.age")):
+        (directory / name).write_text("new")
+        watched.next()
+        assert watched.watcher.wait_for_marker(directory)
+        watched.settle()
+        (tmp_path / "other").write_text("renamed into place")
+        (tmp_path / "other").rename(directory / name)
+        watched.next()
+        assert watched.watcher.wait_for_marker(directory)
+        watched.settle()
+        (directory / name).unlink()
+        watched.next()
+        assert watched.watcher.wait_for_marker(directory)
+        watched.settle()
+        (directory / "unnamed.conf").write_text("x")
+        assert watched.watcher.wait_for_marker(directory)
+        assert watched.settle() == 0
+
+
+def test_a_directory_of_files_beside_pod_files_may_come_later_and_be_swapped(watched: Watched) -> None:
+    watch_beside(watched, "conf/site/nginx.conf")
+    (watched.path / "conf" / "site").mkdir(parents=True)
+    watched.next()
+    (watched.path / "conf" / "site" / "nginx.conf").write_text("one")
+    # What was written before the directory was watched is told when it is.
+    wait_for_marker(watched, watched.path / "conf" / "site")
+    watched.settle()
+    (watched.path / "conf" / "site" / "nginx.conf").write_text("two")
+    watched.next()
+    (watched.path / "new" / "site").mkdir(parents=True)
+    (watched.path / "conf").rename(watched.path / "old")
+    (watched.path / "new").rename(watched.path / "conf")
+    wait_for_marker(watched, watched.path / "conf" / "site")
+    watched.settle()
+    (watched.path / "conf" / "site" / "nginx.conf").write_text("three")
+    watched.next()
+
+
+def wait_for_marker(watched: Watched, directory: Path) -> None:
+    deadline = time.monotonic() + 10
+    while not watched.watcher.wait_for_marker(directory, 0.2):
+        assert time.monotonic() < deadline, f"{directory} is not watched"
+
+
+def test_a_directory_that_no_pod_file_names_any_more_is_not_watched(watched: Watched) -> None:
+    (watched.path / "secrets").mkdir()
+    watch_beside(watched, "secrets/a.age")
+    assert watched.watcher.wait_for_marker(watched.path / "secrets")
+    watch_beside(watched)
+    assert not watched.watcher.wait_for_marker(watched.path / "secrets", 0.3)
+    (watched.path / "secrets" / "a.age").write_text("x")
+    assert watched.settle() == 0
+
+
+def test_a_directory_behind_a_link_is_not_watched_for_files_beside(watched: Watched, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (watched.path / "conf").symlink_to(tmp_path / "outside")
+    watch_beside(watched, "conf/nginx.conf")
+    assert not watched.watcher.wait_for_marker(tmp_path / "outside", 0.3)
+    # The link itself is: a directory in its place would count.
+    (watched.path / "conf").unlink()
+    watched.next()
+
+
+def test_a_file_beside_a_pod_file_with_another_name_is_watched_by_itself(
+    watched: Watched, tmp_path: Path
+) -> None:
+    (watched.path / "conf").mkdir()
+    (watched.path / "conf" / "nginx.conf").write_text("one")
+    os.link(watched.path / "conf" / "nginx.conf", tmp_path / "other")
+    watch_beside(watched, "conf/nginx.conf")
+    (tmp_path / "other").write_text("two")
+    watched.next()

@@ -28,7 +28,7 @@ def test_selectors_stand_beside_the_pod() -> None:
         ('hosts = ["a b"]', 'web.toml:1: hosts[0]: "a b" matches no host; write a name or a pattern, as in "edge-*"'),
         ('labels = { "" = "x" }', 'web.toml:1: labels."": a label needs a name, and has no control characters'),
         ('labels = { a = "\\u0007" }', "web.toml:1: labels.a: a label needs a name, and has no control characters"),
-        ('host = ["a"]', "web.toml:1: host: unknown key here; host belongs in [[volumes]]"),
+        ('host = ["a"]', "web.toml:1: host: unknown key here; host belongs in [[volumes]] or in [[secrets]]"),
     ],
 )  # fmt: skip
 def test_one_mistake_gives_one_problem(line: str, expected: str) -> None:

@@ -41,6 +41,74 @@ CASES: list[tuple[str, str, list[str]]] = [
         'ports = [\n"80",\n"80:80/sctp",\n"1:1"]\n',
         ['2: ports[0]: "80" has', '3: ports[1]: "sctp" is not'],
     ),
+    # Further names.
+    (
+        "no name",
+        '[network]\naliases = ["my db"]\n',
+        ['2: network.aliases[0]: "my db" is not a host name; write one such as "my_db"'],
+    ),
+    (
+        "its own",
+        '[network]\naliases = ["x", "WEB"]\n',
+        ['2: network.aliases[1]: "WEB" is the pod\'s own name already; remove it'],
+    ),
+    (
+        "its host name",
+        'hostname = "nas.lan"\n[network]\naliases = ["NAS.lan"]\n',
+        ['3: network.aliases[0]: "NAS.lan" is the pod\'s own name already'],
+    ),
+    (
+        "every pod's",
+        '[network]\naliases = ["localhost"]\n',
+        ['2: network.aliases[0]: "localhost" is every pod\'s name for itself; remove it'],
+    ),
+    (
+        "twice",
+        '[network]\naliases = ["db_1", "DB_1"]\n',
+        ['2: network.aliases[1]: "DB_1" is given twice'],
+    ),
+    (
+        "elsewhere, too",
+        '[network]\naliases = ["nas"]\nextra_hosts = { NAS = "10.0.0.9" }\n',
+        ['2: network.aliases[0]: "nas" has another address in extra_hosts; remove one of them'],
+    ),
+    (
+        "without a bridge",
+        '[network]\naliases = ["nas"]\n' + NIC.removeprefix("[network]\n"),
+        ["2: network.aliases: are names in bridges, and this pod is in none; remove them, or nics"],
+    ),
+    (
+        "of the pod",
+        'aliases = ["nas"]\n',
+        ["1: aliases: unknown key here; aliases belongs in [network]"],
+    ),
+    (
+        "of Quadlet, in the table",
+        '[network]\nNetworkAlias = ["nas"]\n',
+        ["2: network.NetworkAlias: unknown key; did you mean aliases?"],
+    ),
+    # The host name.
+    (
+        "no host name",
+        'hostname = "my host"\n',
+        ['1: hostname: "my host" is not a host name; write one such as "nas.lan"'],
+    ),
+    (
+        "too long for the kernel",
+        f'hostname = "{".".join(["a" * 32] * 2)}"\n',
+        ["has 65 characters, and the kernel takes 64; shorten it"],
+    ),
+    (
+        "every machine's",
+        'hostname = "LOCALHOST"\n',
+        ['1: hostname: "LOCALHOST" is every machine\'s name for itself; write another'],
+    ),
+    (
+        "with another address",
+        'hostname = "nas.lan"\n[network]\nextra_hosts = { "NAS.lan" = "10.0.0.9" }\n',
+        ['3: network.extra_hosts."NAS.lan": "NAS.lan" is the pod\'s own name'],
+    ),
+    ("of Quadlet", 'HostName = "nas"\n', ["1: HostName: unknown key; did you mean hostname?"]),
     (
         "overlap",
         'ports = ["9000-9010:9000-9010",\n"9005:1"]\n',
@@ -232,7 +300,7 @@ CASES: list[tuple[str, str, list[str]]] = [
             ("expose", '["80"]', "pods of one bridge reach all of each other's ports"),
             ("links", '["db"]', "pods of one bridge reach each other by their names"),
             ("mac_address", '"x"', "the MAC address follows from"),
-            ("hostname", '"web"', "a pod's host name is its name"),
+            ("host_name", '"web"', "did you mean hostname?"),
         ]
     ),
     ("dns of the pod", 'dns = ["10.0.0.1"]\n', ["1: dns: unknown key here; dns belongs in [network]"]),

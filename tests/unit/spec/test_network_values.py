@@ -8,7 +8,6 @@ from collections.abc import Callable
 import pytest
 
 from tank_agent.spec.network_values import (
-    bridge,
     domain,
     extra_host,
     interface_name,
@@ -16,6 +15,7 @@ from tank_agent.spec.network_values import (
     parse_interface,
     resolver_option,
 )
+from tank_agent.spec.values import named
 
 
 @pytest.mark.parametrize("word", ["dhcp", "DHCP", "auto", "dhcp6"])
@@ -35,9 +35,9 @@ def test_dhcp_is_said_in_one_sentence(word: str) -> None:
         (parse_address, "fe80::1%eth0", "has a zone"),
         (interface_name, "lo", "the kernel's own"),
         (interface_name, "a" * 16, "use 1 to 15"),
-        (bridge, "Front End", 'such as "front-end"'),
-        (bridge, "", "is not a name"),
-        (bridge, "a" * 64, "use 1 to 63"),
+        (named, "Front End", 'such as "front-end"'),
+        (named, "", "is not a name"),
+        (named, "a" * 64, "use 1 to 63"),
         (domain, "two words", "is not a domain"),
         (domain, "", "is not a domain"),
         (domain, "a" * 64, "is not a domain"),
@@ -65,5 +65,5 @@ def test_names_that_no_hosts_file_can_have(name: str) -> None:
 def test_what_is_taken() -> None:
     assert [domain(text) for text in ("lan", "a.b.", ".", "_x.lan")] == ["lan", "a.b.", ".", "_x.lan"]
     assert [resolver_option(text) for text in ("ndots:02", "use-vc")] == ["ndots:2", "use-vc"]
-    assert bridge("a" * 63) == "a" * 63
+    assert named("a" * 63) == "a" * 63
     extra_host(("nas.lan", "10.0.0.1"))

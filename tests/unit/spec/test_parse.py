@@ -49,6 +49,7 @@ args = ["-c", "fsync=on"]
 env = { LOG_LEVEL = "debug" }
 working_dir = "/srv"
 user = "postgres:070"
+groups = ["video", "044"]
 tty = true
 stop_signal = "int"
 stop_grace = "1m30s"
@@ -85,6 +86,7 @@ DB = Pod(
             env={"LOG_LEVEL": "debug"},
             working_dir="/srv",
             user="postgres:70",
+            groups=("44", "video"),
             tty=True,
             stop_signal="SIGINT",
             stop_grace=90.0,

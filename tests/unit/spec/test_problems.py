@@ -45,15 +45,17 @@ CASES: list[tuple[str, str, list[str]]] = [
     ("volume names twice", '[[volumes]]\nname = "a"\n[[volumes]]\nname = "a"\n' + HEAD,
      ['4: volumes[1].name: two volumes have the name "a"']),
     # Types and keys.
-    ("unknown key", 'replicas = 3\n' + HEAD, ["1: replicas: unknown key; known here: containers, hosts, labels, name"]),
+    ("unknown key", 'frobnicate = 3\n' + HEAD, ["1: frobnicate: unknown key; known here: after, catch_up, containers, files, hostname, hosts, labels, name"]),
     ("mistyped key", HEAD + 'comand = ["x"]\n', ["4: containers[0].comand: unknown key; did you mean command?"]),
     ("key of compose", HEAD + "environment = {}\n", ["4: containers[0].environment: unknown key; did you mean env?"]),
     ("key in the wrong table", HEAD + '[containers.limits]\nmemory = "1G"\nuser = "0"\n',
      ["6: containers[0].limits.user: unknown key here; user belongs in [[containers]]"]),
     ("pod key in a container", HEAD + 'restart = "never"\n',
      ["4: containers[0].restart: unknown key here; restart belongs to the pod itself"]),
-    ("wrong type", "restart = 1\n" + HEAD, ['1: restart: must be one of "always"', "not a whole number"]),
-    ("restart", 'restart = "on_failure"\n' + HEAD, ["1: restart: must be one of", 'did you mean "on-failure"?']),
+    ("wrong type", "restart = 1\n" + HEAD, ['1: restart: must be "always", "never" or "on-failure", not a whole number']),
+    ("restart", 'restart = "on_failure"\n' + HEAD, ["1: restart: must be one of", 'write "on-failure"']),
+    ("restart of compose", 'restart = "unless-stopped"\n' + HEAD, ["1: restart: must be one of", 'write "always"']),
+    ("restart that YAML reads as false", "restart = false\n" + HEAD, ["1: restart: must be", 'write "never"']),
     ("number for text", HEAD + "user = 1000\n", ['4: containers[0].user: must be text, not a whole number; write "1000"']),
     ("number in env", HEAD + "env = { PORT = 80 }\n", ['4: containers[0].env.PORT: must be text', 'write "80"']),
     ("text for a list", HEAD + 'command = "/bin/sh -c x"\n',
@@ -122,7 +124,7 @@ CASES: list[tuple[str, str, list[str]]] = [
     ("signal of libc", HEAD + "stop_signal = 32\n", ["4: containers[0].stop_signal: there is no such signal"]),
     ("signal 0", HEAD + "stop_signal = 0\n", ["4: containers[0].stop_signal: there is no such signal"]),
     ("grace in words", HEAD + 'stop_grace = "10 seconds"\n',
-     ['4: containers[0].stop_grace: "10 seconds" is not a length of time; use numbers with h, m, s or ms']),
+     ['4: containers[0].stop_grace: "10 seconds" is not a length of time; write "10s"']),
     ("negative grace", HEAD + "stop_grace = -1\n", ["4: containers[0].stop_grace: -1 is out of range"]),
     ("grace of two hours", HEAD + 'stop_grace = "2h"\n', ['4: containers[0].stop_grace: "2h" is out of range', "1h"]),
     ("endless grace", HEAD + "stop_grace = inf\n", ["4: containers[0].stop_grace: inf is out of range"]),
@@ -270,7 +272,7 @@ SYNTAX = [
     ("tty = True\n", "1: True is not a value; write tty = true"),
     ("tty = no # comment\n", "1: no is not a value; write tty = false"),
     ("\nname =\n", '2: name has no value; write name = "…", or remove the line'),
-    ("name: db\n", '1: TOML has "=" where YAML has ":"; write name = db'),
+    ("name: db\n", '1: TOML has "=" where YAML has ":"; write name = "db"'),
     ("name\n", '1: expected "=" after the key; the form is key = value'),
     ('name = "a"\nname = "b"\n', "2: name is given twice in this table; keep one of them"),
     ("[network]\n[network]\n", "2: [network] is defined twice; put its keys in one table, or write [[network]] for a "
@@ -306,6 +308,19 @@ SYNTAX = [
 def test_text_that_is_not_toml(text: str, expected: str) -> None:
     # The last line of an unclosed text is where tomllib gives up; the first is where a person looks.
     assert problems(text) == [expected]
+
+
+@pytest.mark.parametrize("odd", ["\ufeff", "\u202e", "\u200b", "\u00a0", "\U000e0041", "\x85"])
+@pytest.mark.parametrize(
+    "text", ['"a{}" =\n', '"a{}" = no\n', "a: {}\n", 'a = 1\n["{}"]\n["{}"]\n', "a = b{}\n", "{}a = x\n"]
+)
+def test_a_line_that_is_repeated_in_a_message_is_printable(text: str, odd: str) -> None:
+    (found,) = problems(text.replace("{}", odd))
+    assert found.isprintable()
+
+
+def test_a_byte_order_mark_is_no_part_of_the_key_that_is_shown() -> None:
+    assert problems("\ufeffname =\n") == ['1: name has no value; write name = "…", or remove the line']
 
 
 def test_windows_line_ends_and_byte_order_mark_are_fine() -> None:

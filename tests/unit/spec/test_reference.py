@@ -62,7 +62,7 @@ def test_the_documents_show_messages_as_they_are_printed() -> None:
     head = '[[containers]]\nname = "app"\n'
     for file, text in (
         ("web.toml", f'{head}image = ""\n'),
-        ("/etc/tank/pods.d/clock.toml", f'{head}image = "oci:/srv/x"\ncomand = []\n'),
+        ("clock.toml", f'# clock.toml\n{head}image = "oci:/srv/x"\ncomand = []\n'),
     ):
         (problem,) = parse_pod_file(text, file).problems
         assert f"\n{problem}\n" in docs

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
+import math
 import sys
 import tomllib
 from typing import Any
 
 import pytest
 import tomlkit
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck as Suppressed
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from tank_agent.spec.file import PodTable
 from tank_agent.spec.model import (
+    ConfigFile,
     Container,
     CpuLimit,
+    HealthCheck,
+    HttpProbe,
     Limits,
     Mount,
     Network,
@@ -24,6 +30,11 @@ from tank_agent.spec.model import (
     Pod,
     Port,
     RestartPolicy,
+    Schedule,
+    Secret,
+    Security,
+    Ulimit,
+    Update,
     Volume,
 )
 from tank_agent.spec.parse import parse_pod_file
@@ -43,6 +54,7 @@ IMAGES = st.sampled_from(
     ["nginx", "docker.io/library/postgres:17", "oci:/srv/app:latest", "docker-archive:/a.tar"]
 )
 USERS = st.sampled_from(["0", "postgres:postgres", "1000:0", "www-data"])
+GROUPS = st.sampled_from(["44", "0", "video", "www-data"])
 SIGNALS = st.sampled_from(["SIGTERM", "SIGINT", "SIGRTMIN", "SIGRTMIN+3"])
 GRACES = st.one_of(
     st.floats(0, 3600), st.integers(0, 3600).map(float), st.integers(0, 3_600_000).map(lambda ms: ms / 1000)
@@ -50,21 +62,154 @@ GRACES = st.one_of(
 CPUS = st.builds(
     CpuLimit, quota=st.integers(1000, 10**6), period=st.sampled_from([1000, 50_000, 100_000, 1_000_000])
 )
+MEMORY = st.integers(MEMORY_MIN, MEMORY_MAX) | st.just(2**28)
+SETS_OF_CPUS = st.none() | st.sampled_from(["0", "0-3,6", "1,3,5", "0-1"])
+FEW_BYTES = st.integers(4096, MEMORY_MIN)
 LIMITS = st.builds(
     Limits,
-    memory=st.none() | st.integers(MEMORY_MIN, MEMORY_MAX) | st.just(2**28),
     pids=st.none() | st.integers(1, 4_194_304),
     cpu=st.none() | CPUS,
-)
+    cpu_weight=st.none() | st.integers(1, 10_000),
+    cpus=SETS_OF_CPUS,
+    memory_reservation=st.none() | FEW_BYTES,
+    memory=MEMORY,
+    swap=st.none() | st.integers(0, MEMORY_MAX),
+) | st.builds(Limits, memory=st.none() | MEMORY, memory_reservation=st.none() | FEW_BYTES)
+
+
+@st.composite
+def ulimits(draw: st.DrawFn) -> dict[str, Ulimit]:
+    found = {}
+    for name in draw(st.lists(st.sampled_from(["nproc", "memlock", "core"]), unique=True)):
+        hard = draw(st.integers(0, 2**63) | st.just(-1))
+        # Also with less in front of it; what can be drawn depends on nothing that was drawn.
+        less, lower = draw(st.integers(0, 5)), draw(st.booleans())
+        soft = less if lower and (hard == -1 or hard >= less) else hard
+        found[name] = Ulimit(soft=soft, hard=hard)
+    return found
+
+
 ENV = st.dictionaries(TEXT.filter(lambda key: bool(key) and "=" not in key), TEXT, max_size=3)
 WORDS = st.lists(TEXT, max_size=3).map(tuple)
 
 
+def times(low: float, high: float) -> st.SearchStrategy[float]:
+    """Return lengths of time, of which some have no exact text."""
+    whole = st.integers(math.ceil(low), int(high)).map(float)
+    return (
+        whole
+        | st.integers(int(low * 1000), int(high * 1000)).map(lambda ms: ms / 1000)
+        | st.floats(low, high)
+    )
+
+
+AGE = b"age-encryption.org/v1\n"
+
+
+def armor(content: bytes) -> str:
+    text = base64.b64encode(AGE + content).decode()
+    lines = [text[at : at + 64] for at in range(0, len(text), 64)]
+    return "\n".join(["-----BEGIN AGE ENCRYPTED FILE-----", *lines, "-----END AGE ENCRYPTED FILE-----", ""])
+
+
+CONTENTS = (
+    st.binary(max_size=20) | TEXT.map(str.encode) | st.text('ab"\\\n\r\t\0', max_size=9).map(str.encode)
+)
+SCHEDULES = st.none() | st.builds(
+    Schedule,
+    cron=st.sampled_from(["0 3 * * *", "*/5 1-3 * jan,feb mon-fri", "0 0 29 2 *"]),
+    time_zone=st.sampled_from(["", "Europe/Berlin", "UTC"]),
+    catch_up=st.booleans(),
+    timeout=st.none() | times(1, 30 * 86_400),
+)
+SYSCTLS = st.dictionaries(
+    st.sampled_from(["net.core.somaxconn", "kernel.sem", "fs.mqueue.msg_max"]),
+    st.sampled_from(["1", "250 32000"]),
+)
+HEADERS = st.dictionaries(
+    st.from_regex(r"X-[A-Za-z!#]{1,6}", fullmatch=True).map(str.title),
+    st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=8),
+    max_size=2,
+)
+PROBES = st.one_of(
+    st.fixed_dictionaries(
+        {
+            "http": st.builds(
+                HttpProbe,
+                port=st.integers(1, 65_535),
+                path=st.from_regex(r"/[!-\"$-~]{0,9}", fullmatch=True),
+                headers=HEADERS,
+                tls=st.booleans(),
+            )
+        }
+    ),
+    st.fixed_dictionaries({"tcp": st.integers(1, 65_535)}),
+    st.fixed_dictionaries({"exec": WORDS.map(lambda words: ("/bin/probe", *words))}),
+)
+SETTINGS_OF_PROBES = st.fixed_dictionaries(
+    {},
+    optional={
+        "interval": times(1, 86_400),
+        "timeout": times(0.1, 3600),
+        "retries": st.integers(1, 100),
+        "start_period": times(0, 3600),
+        "start_interval": times(0.5, 86_400),
+        "on_failure": st.sampled_from(["restart", "none"]),
+    },
+)
+
+
 @st.composite
-def containers(draw: st.DrawFn, name: str, volumes: tuple[Volume, ...]) -> Container:
+def health_checks(draw: st.DrawFn, *, is_image: bool) -> HealthCheck | None:
+    if draw(st.booleans()):
+        return HealthCheck(**draw(PROBES), **draw(SETTINGS_OF_PROBES))
+    if is_image and draw(st.booleans()):
+        found = HealthCheck(**draw(SETTINGS_OF_PROBES))
+        return HealthCheck(image=False) if found == HealthCheck() else found
+    return None
+
+
+@st.composite
+def updates(draw: st.DrawFn, restart: RestartPolicy) -> Update:
+    min_healthy = draw(times(0, 3600))
+    return Update(
+        min_healthy=min_healthy,
+        deadline=draw(times(min_healthy + 1, 86_400)),
+        max_restarts=draw(st.integers(0, 100)),
+        rollback=True if restart is RestartPolicy.NEVER and draw(st.booleans()) else draw(st.booleans()),
+        image=draw(st.sampled_from(["pinned", "digest"])),
+    )
+
+
+@st.composite
+def mounts(draw: st.DrawFn, path: str, mountable: tuple[Volume | ConfigFile | Secret, ...]) -> Mount:
+    found = draw(st.none() | st.sampled_from(mountable)) if mountable else None
+    if found is None:
+        return Mount(tmpfs=draw(st.integers(4096, MEMORY_MAX)), path=path)
+    if isinstance(found, Volume):
+        subpath = draw(st.sampled_from(["", "app", "a/b c"]))
+        return Mount(volume=found.name, path=path, read_only=draw(st.booleans()), subpath=subpath)
+    kind = "secret" if isinstance(found, Secret) else "file"
+    return Mount(
+        **{kind: found.name},
+        path=path,
+        on_change=draw(st.sampled_from(["restart", "nothing", "signal:SIGHUP"])),
+        mode=draw(st.none() | st.integers(0, 0o777)),
+        owner=draw(st.none() | USERS),
+    )
+
+
+@st.composite
+def containers(
+    draw: st.DrawFn,
+    name: str,
+    mountable: tuple[Volume | ConfigFile | Secret, ...],
+    init: bool,
+    after: tuple[str, ...],
+) -> Container:
     is_image = draw(st.booleans())
     command = draw(st.none() | WORDS.map(lambda words: ("/bin/app", *words)))
-    paths = draw(st.lists(PATHS, max_size=3, unique=True)) if volumes else []
+    paths = draw(st.lists(PATHS, max_size=3, unique=True))
     return Container(
         name=name,
         image=draw(IMAGES) if is_image else None,
@@ -78,11 +223,15 @@ def containers(draw: st.DrawFn, name: str, volumes: tuple[Volume, ...]) -> Conta
         tty=draw(st.booleans()),
         stop_signal=draw(st.none() | SIGNALS),
         stop_grace=draw(GRACES),
-        mounts=tuple(
-            Mount(volume=draw(st.sampled_from(volumes)).name, path=path, read_only=draw(st.booleans()))
-            for path in paths
-        ),
+        mounts=tuple(draw(mounts(path, mountable)) for path in paths),
         limits=draw(LIMITS),
+        shm_size=draw(st.none() | st.integers(4096, MEMORY_MAX)),
+        ulimits=draw(ulimits()),
+        groups=tuple(sorted(draw(st.sets(GROUPS, max_size=3)))),
+        security=Security(read_only_root=draw(st.booleans())),
+        init=init,
+        after=after,
+        health=None if init else draw(health_checks(is_image=is_image)),
     )
 
 
@@ -118,6 +267,7 @@ def networks(draw: st.DrawFn) -> Network:
         given = draw(NAMING)
         if draw(st.booleans()):
             given["extra_hosts"] = {**given.get("extra_hosts", {}), "machine_": "host-gateway"}
+        given["aliases"] = draw(st.sampled_from([(), ("Alias_", "db.alias_")]))
         return Network(mode="bridge", bridges=draw(st.just(("default",)) | names), **given)
     nics = []
     for index in range(count):
@@ -136,15 +286,46 @@ def networks(draw: st.DrawFn) -> Network:
 @st.composite
 def pods(draw: st.DrawFn) -> Pod:
     volumes = tuple(
-        Volume(name=name, host=draw(st.none() | PATHS))
+        draw(
+            st.builds(Volume, name=st.just(name), host=PATHS)
+            | st.builds(Volume, name=st.just(name), snapshot=st.sampled_from([False, True, "reflink"]))
+            | st.builds(Volume, name=st.just(name), shared=st.just(True))
+        )
         for name in draw(st.lists(NAMES, max_size=3, unique=True))
     )
+    files = tuple(
+        ConfigFile(name=one, content=draw(CONTENTS)) for one in draw(st.lists(NAMES, max_size=2, unique=True))
+    )
+    secrets = tuple(
+        Secret(name=one, age=armor(draw(st.binary(max_size=99))))
+        if draw(st.booleans())
+        else Secret(name=one, host=draw(PATHS))
+        for one in draw(st.lists(NAMES, max_size=2, unique=True))
+    )
+    schedule = draw(SCHEDULES)
     names = draw(st.lists(NAMES, min_size=1, max_size=3, unique=True))
     network = draw(networks())
+    policies = [policy for policy in RestartPolicy if schedule is None or policy is not RestartPolicy.ALWAYS]
+    name, restart = draw(NAMES), draw(st.sampled_from(policies))
+    # The first is never init, and the others wait for those before them that are not.
+    init = [False, *(draw(st.booleans()) for _ in names[1:])]
+    later = [names[at] for at, first in enumerate(init) if not first]
+    parts = []
+    for one, first in zip(names, init, strict=True):
+        before = later[: later.index(one)] if not first else []
+        after = draw(st.lists(st.sampled_from(before), unique=True)) if before else []
+        parts.append(draw(containers(one, (*volumes, *files, *secrets), first, tuple(after))))
     return Pod(
-        name=draw(NAMES),
-        containers=tuple(draw(containers(name, volumes)) for name in names),
-        restart=draw(st.sampled_from(RestartPolicy)),
+        name=name,
+        containers=tuple(parts),
+        restart=restart,
+        after=tuple(draw(st.lists(NAMES.filter(lambda other: other != name), max_size=2, unique=True))),
+        update=draw(st.just(Update()) | updates(restart)),
+        schedule=schedule,
+        files=files,
+        secrets=secrets,
+        sysctls=draw(SYSCTLS) if network.mode != "host" else {},
+        hostname=draw(st.sampled_from(["", "Own_.lan", "own_"])),
         network=network,
         ports=draw(published()) if network.mode == "bridge" else (),
         volumes=volumes,
@@ -155,7 +336,7 @@ VALIDATOR = Draft202012Validator(json_schema())
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=150, deadline=None, suppress_health_check=[Suppressed.too_slow, Suppressed.data_too_large]
 )
 @given(pods())
 def test_every_pod_reads_back_from_its_text_and_fits_the_schema(pod: Pod) -> None:
@@ -221,9 +402,19 @@ def with_container(**keys: object) -> dict[str, Any]:
         with_container(limits={"memory": "1MB"}),
         with_container(limits={"cpu": {"period": 5}}),
         with_container(limits={"cpu": "1"}),
-        with_container(mounts=[{"volume": "a"}]),
+        with_container(limits={"cpus": 1}),
+        with_container(ulimits={"nofile": "many"}),
+        with_container(ulimits={"nofile": {"soft": 1}}),
+        with_container(env_file=[1]),
+        with_container(mounts=[{"file": "a", "path": "/a", "mode": "0999"}]),
+        with_container(mounts=[{"file": "a", "path": "/a", "on_change": "reload"}]),
+        {**SMALL, "files": [{"content": "x"}]},
+        {**SMALL, "secrets": [{"name": "a", "host": "relative"}]},
+        {**SMALL, "sysctls": {"net.core.somaxconn": 1}},
+        {**SMALL, "catch_up": "yes"},
+        with_container(mounts=[{"volume": "a", "path": "relative"}]),
     ],
-    ids=range(18),
+    ids=range(28),
 )
 def test_the_schema_and_the_parser_refuse_the_same(document: dict[str, Any]) -> None:
     assert not VALIDATOR.is_valid(document)
@@ -234,13 +425,12 @@ def test_the_schema_helps_an_editor() -> None:
     schema = json_schema()
     Draft202012Validator.check_schema(schema)
     assert schema["title"]
-    assert [branch.get("$ref") for branch in schema["oneOf"]] == ["#/$defs/PodTable", None]
     assert "null" not in str(schema)
     for name, table in schema["$defs"].items():
         assert table["title"], name
         for key, node in table["properties"].items():
             assert node.get("description"), f"{name}.{key}"
-    assert schema["$defs"]["PodTable"]["properties"]["restart"]["default"] == "always"
+    assert schema["$defs"]["ContainerTable"]["properties"]["stop_grace"]["default"] == "10s"
     assert set(schema["$defs"]["PodTable"]["properties"]) == set(PodTable.__struct_fields__)
 
 

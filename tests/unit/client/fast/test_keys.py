@@ -156,6 +156,22 @@ def test_without_a_sequence_all_is_passed_on_at_once(pieces: list[bytes]) -> Non
         ["--no-tty", "web", "--cwd", "/x", "--env", "A=1", "--env", "B=", "--", "sh", "-c", "echo --"],
         ["web", "--socket", "/x.sock", "--debug", "--detach-keys", "none", "--", "ls"],
         ["web", "--"],
+        ["web"],
+        ["web", "ls", "-l", "--", "x"],
+        ["web", "ls", "--help"],
+        ["web", "--", "-x"],
+        ["web", "--", "--", "x"],
+        ["web", "two", "--", "ls"],
+        ["-it", "web", "sh"],
+        ["web", "-it", "sh", "-c", "echo -i"],
+        ["-ti", "web/app", "--", "sh"],
+        ["-i", "web", "cat"],
+        ["-iT", "web", "cat"],
+        ["-T", "-t", "web", "cat"],
+        ["--interactive", "--tty", "web", "sh"],
+        ["-w", "/x", "-e", "A=1", "-c", "app", "web", "env"],
+        ["web", "--cwd", "/x", "ls"],
+        ["web", "-"],
     ],
 )
 def test_a_plain_exec_is_read_as_argparse_reads_it(words: list[str]) -> None:
@@ -169,10 +185,10 @@ def test_a_plain_exec_is_read_as_argparse_reads_it(words: list[str]) -> None:
     "words",
     [
         [],
-        ["web"],
-        ["web", "ls"],
-        ["--", "ls"],
-        ["web", "two", "--", "ls"],
+        ["--", "web", "ls"],
+        ["-ix", "web", "ls"],
+        ["web", "-itx", "ls"],
+        ["--wait", "3s", "web", "ls"],
         ["web", "--help", "--", "ls"],
         ["web", "--unknown", "--", "ls"],
         ["web", "--cwd", "--", "ls"],
@@ -189,12 +205,23 @@ def test_what_is_not_plain_is_left_to_argparse(words: list[str]) -> None:
 def test_exec_starts_without_heavy_imports() -> None:
     heavy = ["argparse", "json", "typing", "msgspec", "http.client", "threading", "subprocess"]
     # Until the agent was asked; then there is time, while it starts the command.
-    later = ["socket", "signal", "enum", "re", "contextlib", "collections", "tank_agent.client.fast.session"]
+    later = [
+        "socket",
+        "signal",
+        "enum",
+        "re",
+        "contextlib",
+        "collections",
+        "tank_agent.client.fast.session",
+        "tank_agent.client.fast.ssh",
+    ]
     script = (
         "import sys, tank_agent.client.fast.http as light\n"
         "def loaded(*names):\n"
         "    return [name for name in names if name in sys.modules]\n"
         "class Asked:\n"
+        "    def comes(self, seconds):\n"
+        "        return True\n"
         "    def answer(self, expected):\n"
         f"        print(loaded(*{heavy}), 'tank_agent.client.fast.session' in sys.modules)\n"
         "        raise SystemExit(0)\n"

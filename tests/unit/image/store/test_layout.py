@@ -13,7 +13,7 @@ import pytest
 
 from tank_agent.errors import Stalled
 from tank_agent.image.manifest import MANIFEST_LIMIT
-from tank_agent.image.store.layout import stamp
+from tank_agent.image.store.layout import DirectoryFiles, stamp
 from tank_agent.spec.reference import Reference
 from tests.support.image_quirks import resolve
 
@@ -93,3 +93,15 @@ def test_an_archive_is_bounded_in_what_it_takes(tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(long.getvalue())
     with pytest.raises(Stalled, match="a header has more"):
         resolve(reference, tmp_path)
+
+
+def test_where_the_image_of_the_examples_is_not_there_the_error_says_how_to_make_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "busybox"
+    monkeypatch.setattr("tank_agent.image.store.layout.EXAMPLE_LAYOUT", str(path))
+    with pytest.raises(Stalled, match="`tank image busybox` makes it"):
+        DirectoryFiles(path)
+    with pytest.raises(Stalled) as other:
+        DirectoryFiles(tmp_path / "other")
+    assert other.value.hint is None

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from tank_agent.errors import Stalled
+from tank_agent.image.config import ImageHealthcheck
 from tank_agent.image.parameters import RunParameters
 from tank_agent.runtime.container.launch import Launch, Tools, make_bundle, open_rootfs, record_of
 from tank_agent.runtime.container.oci import SECCOMP_ANNOTATION, BindMount, Seccomp
@@ -105,6 +106,12 @@ def test_the_configuration_is_of_the_launch(bundle: Bundle) -> None:
     assert files.keys() == {"/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
     assert all("ro" in mount["options"] for mount in files.values())
     assert files["/etc/hosts"]["source"] == "/files/hosts"
+
+
+def test_a_host_name_is_seen_by_the_kernel_and_in_the_environment(bundle: Bundle) -> None:
+    config = bundle.config(launch(parameters=parameters(), hostname="nas.lan"))
+    assert config["hostname"] == "nas.lan"
+    assert "HOSTNAME=nas.lan" in config["process"]["env"]
 
 
 def test_the_filter_is_written_once_or_by_its_compiled_form(bundle: Bundle) -> None:
@@ -209,7 +216,12 @@ def test_a_device_of_the_host_is_described(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "message"), [("/dev/none-such", "No such file"), ("/etc/passwd", "not a device")]
+    ("path", "message"),
+    [
+        ("/dev/none-such", "No such file"),
+        ("/dev/stdin", "leads through /proc"),
+        ("/dev/x:y:rw", "no path for the container"),
+    ],
 )
 def test_what_is_no_device_is_refused(bundle: Bundle, path: str, message: str) -> None:
     container = Container(name="app", security=Security(devices=(path,)))
@@ -250,13 +262,21 @@ def test_a_record_is_of_its_launch() -> None:
         mounts=(Mount(volume="a", path="/a/b"), Mount(volume="b", path="/a")),
     )
     made = record(
-        container=container, parameters=parameters(stop_signal="SIGUSR1"), image_stop_signal="SIGQUIT"
+        container=container,
+        parameters=parameters(stop_signal="SIGUSR1"),
+        image_stop_signal="SIGQUIT",
+        digest="sha256:1",
+        healthcheck=ImageHealthcheck(command=("/bin/check",), retries=2),
     )
     assert (made.stop_signal, made.image_stop_signal) == (10, 3)
     assert (made.stop_grace, made.terminal, made.limits) == (3.0, True, Limits(pids=5))
     assert made.volumes == ("/a", "/a/b")
     assert (made.hash, made.revision, made.settings) == ("hash-1", "revision-1", "settings-1")
     assert (made.image, made.created_at, made.ids, made.root) == ("app:1", 5.0, None, None)
+    assert made.digest == "sha256:1"
+    # Also as it is stored.
+    stored = msgspec.json.decode(msgspec.json.encode(made), type=RunRecord)
+    assert stored.healthcheck == ImageHealthcheck(command=("/bin/check",), retries=2)
 
 
 @pytest.mark.parametrize("name", [None, "", "SIGNONSENSE"])
@@ -297,3 +317,15 @@ def test_links_to_what_no_container_may_have_are_refused(newest: Path, volumes: 
     newest.symlink_to(target)
     with pytest.raises(Stalled, match="rootfs: "), open_rootfs(str(newest), volumes):
         pass
+
+
+def test_a_file_where_the_image_has_a_directory_is_said_in_our_words(bundle: Bundle) -> None:
+    bundle.image()
+    (bundle.root / "etc" / "app").mkdir(parents=True)
+    wanted = launch(
+        container=Container(name="app", mounts=(Mount(file="conf", path="/etc/app"),)),
+        parameters=parameters(),
+    )
+    with pytest.raises(Stalled, match="mount /etc/app: the image has a directory there") as caught:
+        bundle.config(wanted)
+    assert caught.value.hint == "name the file, too, such as /etc/app/conf"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -104,3 +105,33 @@ def test_thawing_reaches_the_groups_below(tmp_path: Path) -> None:
         found = {str(file.relative_to(root / "tank")): file.read_text() for file in root.rglob(name)}
         assert found == {f"web/web-1/{name}": value, f"web/web-1/sub/{name}": value, name: ""}
         host.thaw("/tank/gone/web-2")
+
+
+@pytest.mark.parametrize(
+    ("mode", "name", "content", "frozen"),
+    [
+        ("split", "freezer.state", "THAWED\n", False),
+        ("split", "freezer.state", "FREEZING\n", True),
+        ("split", "freezer.state", "FROZEN\n", True),
+        ("unified", "cgroup.events", "populated 1\nfrozen 0\n", False),
+        ("unified", "cgroup.events", "populated 1\nfrozen 1\n", True),
+    ],
+)
+def test_a_frozen_group(
+    tmp_path: Path, mode: Literal["split", "unified"], name: str, content: str, *, frozen: bool
+) -> None:
+    other, root = tmp_path / "cpu", make(tmp_path / "freezer", f"tank/web/web-1/{name}")
+    (root / "tank/web/web-1" / name).write_text(content)
+    hierarchies = (other, root) if mode == "split" else (root,)
+    host = CgroupHost(mode=mode, hierarchies=hierarchies, base="/tank")
+    assert host.frozen("/tank/web/web-1") is frozen
+    assert not host.frozen("/tank/gone/web-2")
+
+
+def test_the_processes_of_one_hierarchy(tmp_path: Path) -> None:
+    root = make(tmp_path / "cpu", "tank/web/web-1/cgroup.procs", "tank/web/web-1/sub/cgroup.procs")
+    (root / "tank/web/web-1/cgroup.procs").write_text("1\n2\n")
+    (root / "tank/web/web-1/sub/cgroup.procs").write_text("3\n")
+    host = CgroupHost(mode="split", hierarchies=(root, tmp_path / "pids"), base="/tank")
+    assert host.processes_of_one("/tank/web/web-1") == {1, 2, 3}
+    assert host.processes_of_one("/tank/gone/web-2") == frozenset()

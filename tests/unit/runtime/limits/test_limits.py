@@ -117,3 +117,94 @@ def test_a_missing_controller_that_nothing_asks_for_is_no_reason_to_fail(unified
 def test_a_group_that_is_gone_uses_nothing(unified: CgroupHost, split: CgroupHost) -> None:
     assert limits.usage(unified, "/tank/web/other") is None
     assert limits.usage(split, "/tank/web/other") is None
+
+
+POSSIBLE = Path("/sys/devices/system/cpu/possible").read_text().strip()
+RARE = Limits(memory=64 << 20, memory_reservation=32 << 20, swap=8 << 20, cpu_weight=50, cpus="0")
+
+
+def add(host: CgroupHost, controller: str, **files: str) -> None:
+    top = host.hierarchies[0] if host.mode == "unified" else host.hierarchies[0].parent / controller
+    for group in (GROUP, "/tank/web"):
+        (top / group.lstrip("/")).mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (top / group.lstrip("/") / name.replace("__", ".")).write_text(f"{text}\n")
+
+
+def test_further_limits_of_v2_and_the_groups_above(unified: CgroupHost) -> None:
+    files = {"memory__low": "0", "cpu__weight": "100", "cpuset__cpus": ""}
+    add(unified, "", **files)
+    (unified.hierarchies[0] / "tank/memory.low").write_text("0\n")
+    limits.write(unified, GROUP, RARE)
+    names = ("memory.swap.max", "memory.low", "cpu.weight", "cpuset.cpus")
+    assert [content(unified, name) for name in names] == [str(8 << 20), str(32 << 20), "50", "0"]
+    # A group's reservation counts as far as those above it have one.
+    for above in ("tank/web", "tank"):
+        assert (unified.hierarchies[0] / above / "memory.low").read_text() == str(32 << 20)
+    assert limits.lost(unified, GROUP, RARE) is None
+    (unified.hierarchies[0] / "tank/memory.low").write_text("0")
+    assert "above" in str(limits.lost(unified, GROUP, RARE))
+    limits.write(unified, GROUP, Limits(), RARE)
+    assert [content(unified, name) for name in names] == ["max", "0", "100", POSSIBLE]
+    assert (unified.hierarchies[0] / "tank/memory.low").read_text() == "0"
+
+
+def test_a_lost_one_of_them_is_found(unified: CgroupHost) -> None:
+    add(unified, "", memory__low="0", cpu__weight="100", cpuset__cpus="0-1", pids__max="2048")
+    assert (
+        limits.lost(unified, GROUP, Limits(cpu_weight=50)) == "the limit of cpu_weight is 100 instead of 50"
+    )
+    assert limits.lost(unified, GROUP, Limits(cpus="0")) == "the limit of cpus is 0-1 instead of 0"
+    (unified.hierarchies[0] / GROUP.lstrip("/") / "cpuset.cpus").write_text("")
+    assert limits.lost(unified, GROUP, Limits(cpus="0")) == "the limit of cpus is none instead of 0"
+    # The kernel writes a list in its own way.
+    (unified.hierarchies[0] / GROUP.lstrip("/") / "cpuset.cpus").write_text("0-1\n")
+    assert limits.lost(unified, GROUP, Limits(cpus="1,0")) is None
+    # Nothing is looked at that was not asked for.
+    assert limits.lost(unified, GROUP, Limits(memory=None)) is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        (Limits(cpu_weight=50), "cpu_weight: this machine has no cgroup controller"),
+        (Limits(cpus="0"), "cpus: this machine has no cgroup controller"),
+        (Limits(memory_reservation=5 << 20), "memory_reservation: this machine has no"),
+        (Limits(cpus="0,9999"), "there is no CPU 9999"),
+    ],
+)
+def test_what_this_machine_lacks_is_said(unified: CgroupHost, wanted: Limits, words: str) -> None:
+    with pytest.raises(Stalled, match=words):
+        limits.write(unified, GROUP, wanted)
+
+
+def test_swap_that_is_not_counted_is_said_only_where_it_is_asked_for(
+    unified: CgroupHost, split: CgroupHost
+) -> None:
+    (unified.hierarchies[0] / GROUP.lstrip("/") / "memory.swap.max").unlink()
+    for host in (unified, split):
+        limits.write(host, GROUP, Limits(memory=64 << 20))
+        with pytest.raises(Stalled, match="does not count it"):
+            limits.write(host, GROUP, Limits(memory=64 << 20, swap=0))
+    with pytest.raises(Stalled, match="only together with memory"):
+        limits.write(split, GROUP, Limits(swap=0))
+
+
+def test_v1_has_shares_and_a_sum_of_memory_and_swap(split: CgroupHost) -> None:
+    add(split, "memory", memory__memsw__limit_in_bytes="-1", memory__soft_limit_in_bytes="-1")
+    add(split, "cpu,cpuacct", cpu__shares="1024")
+    wanted = Limits(memory=64 << 20, memory_reservation=32 << 20, swap=8 << 20, cpu_weight=200)
+    limits.write(split, GROUP, wanted)
+    names = ("memory.memsw.limit_in_bytes", "memory.soft_limit_in_bytes", "cpu.shares")
+    assert [content(split, name) for name in names] == [str(72 << 20), str(32 << 20), "2048"]
+    limits.write(split, GROUP, Limits(), wanted)
+    assert [content(split, name) for name in names] == ["-1", "-1", "1024"]
+
+
+def test_a_weight_as_the_kernel_converts_it() -> None:
+    assert [limits.cpu_shares(weight) for weight in (1, 2, 100, 150, 10_000)] == [10, 20, 1024, 1536, 102_400]
+
+
+def test_lists_of_cpus() -> None:
+    assert limits.cpu_numbers("0-2,5\n") == {0, 1, 2, 5}
+    assert limits.cpu_numbers("") == frozenset()

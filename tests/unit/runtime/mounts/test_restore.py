@@ -85,7 +85,7 @@ class Binder:
         self.bound.append(mount.path)
         return (BindMount(source=place, target=mount.path),)
 
-    def inode(self, pod: str, volumes: object, name: str) -> tuple[int, int]:
+    def inode(self, pod: str, volumes: object, name: str, _: str = "") -> tuple[int, int]:
         status = (self._root / self.paths[name]).stat()
         return status.st_dev, status.st_ino
 

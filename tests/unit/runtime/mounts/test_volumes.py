@@ -173,6 +173,40 @@ def test_a_removal_takes_names_and_no_paths(volumes: Volumes, tmp_path: Path, po
     assert (tmp_path / "agent" / "volumes" / "web").exists()
 
 
+def test_a_shared_volume_is_the_same_for_all_pods(volumes: Volumes, bundle: Path, tmp_path: Path) -> None:
+    media, mount = Volume(name="media", shared=True), Mount(volume="media", path="/m")
+    assert volumes.shared() == ()
+    assert not (tmp_path / "agent" / "volumes-shared").exists()
+    for pod in ("web", "backup"):
+        volumes.bind(pod, [media], [mount], bundle, owner=OWN)
+    directory = tmp_path / "agent" / "volumes-shared" / "media"
+    assert volumes.shared() == (("media", directory),)
+    assert volumes.path(None, "media") == directory
+    assert volumes.managed() == ()
+    assert mode(directory.parent) == 0o700
+    (directory / "file").touch()
+    with pytest.raises(Retry, match="gone was removed"):
+        volumes.inode("web", [Volume(name="gone", shared=True)], "gone")
+
+    def refuse() -> None:
+        raise Stalled("it is used")
+
+    with pytest.raises(Stalled, match="it is used"):
+        volumes.remove(None, "media", refuse)
+    assert volumes.remove(None, "media")
+    assert not volumes.remove(None, "media")
+    assert not volumes.remove(None, "..")
+    assert not directory.parent.exists()
+
+
+def test_the_next_agent_finishes_the_removal_of_a_shared_one(tmp_path: Path) -> None:
+    left = tmp_path / "agent" / "volumes-shared" / ".media.0123.gone"
+    (left / "below").mkdir(parents=True)
+    volumes = Volumes(tmp_path / "agent", tmp_path / "run")
+    assert volumes.shared() == ()
+    wait_for(lambda: not left.exists(), "it is removed")
+
+
 def test_the_next_agent_finishes_a_removal(tmp_path: Path) -> None:
     left = tmp_path / "agent" / "volumes" / "web" / ".data.0123.gone"
     (left / "below").mkdir(parents=True)

@@ -21,7 +21,7 @@ def executor(run_dir: Path) -> Executor:
 def test_a_command_that_was_just_being_started_is_waited_for_and_hung_up(tmp_path: Path) -> None:
     swept = executor(tmp_path)
     file = tmp_path / "exec" / "0123" / "pid"
-    file.parent.mkdir()
+    file.parent.mkdir(parents=True)
     with subprocess.Popen(["sleep", "1000"], start_new_session=True) as command:
         # crun writes it whole, a moment after its agent was killed.
         writing = threading.Timer(0.2, file.write_text, (str(command.pid),))
@@ -38,7 +38,7 @@ def test_another_process_of_that_number_is_left_alone(tmp_path: Path) -> None:
     swept = executor(tmp_path)
     with subprocess.Popen(["sleep", "1000"], start_new_session=True) as other:
         for name in ("one", "two"):
-            (tmp_path / "exec" / name).mkdir()
+            (tmp_path / "exec" / name).mkdir(parents=True)
             (tmp_path / "exec" / name / "pid").write_text(str(other.pid))
         # Not in a container.
         swept.sweep(set)

@@ -25,10 +25,10 @@ class Machine:
         return self.names
 
     def runs(self, pod: str) -> list[Any]:
-        record = SimpleNamespace(container="app", pod=pod)
+        record = SimpleNamespace(container="app", pod=pod, job_run=0)
         return [SimpleNamespace(record=record, started=True, monitor=17, directory=Path(pod))]
 
-    def log(self, pod: str, container: str) -> Path:
+    def log(self, pod: str, container: str, job_run: int = 0) -> Path:
         return self.directory / pod / f"{container}.log"
 
     def reopen_log(self, directory: Path) -> float:

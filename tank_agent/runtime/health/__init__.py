@@ -1,0 +1,1 @@
+"""The mechanics of health checks: the probe of a container, and one attempt of it, which blocks nobody."""
