@@ -101,6 +101,8 @@ class World:
         self.started: dict[str, float] = {}
         self.network = "absent"
         self.volume: tuple[str, ...] = ()
+        self.inode = 0
+        self.note: tuple[int, str, int] | None = None
         self.copies: dict[str, tuple[str, ...]] = {}
         self.kept_aside: list[tuple[str, ...]] = []
         # What the world does to it.
@@ -422,16 +424,28 @@ class World:
             self.copies[id_] = self.volume
             self.job = replace(job, state="done", ids={"data": id_})
         elif job.kind == "put-back":
-            self.kept_aside.append(self.volume)
-            self.volume = self.copies[self.job_volumes["data"]]
+            self._back(job.generation, self.job_volumes["data"])
             self.job = replace(job, state="done")
         else:
             self.job = replace(job, state="done")
         self.effect()
 
+    def _back(self, generation: int, id_: str) -> None:
+        """Put a copy in place of the volume, unless a note says that this was done."""
+        if self.note == (generation, id_, self.inode):
+            return
+        self.inode += 1
+        self.note = (generation, id_, self.inode)
+        self.kept_aside.append(self.volume)
+        self.volume = self.copies[id_]
+
     def finished(self, name: str) -> None:
-        if self.job is not None and self.job.state != "running":
-            self.job = None
+        if self.job is None or self.job.state == "running":
+            return
+        if self.job.kind == "put-back":
+            self.effect()
+            self.note = None
+        self.job = None
 
     def keep(self, name: str, wanted: Collection[str]) -> None:
         """Remove the copies that nobody wants any more."""
