@@ -13,7 +13,7 @@ from pathlib import Path
 from tank_agent.linux.namespaces import in_network_namespace
 
 Serve = Callable[[socket.socket], None]
-DEADLINE = 5.0
+DEADLINE = 60.0
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
