@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 from tank_agent.journal.store import Table
 from tank_agent.linux import pidfd
 from tank_agent.linux.namespaces import in_network_namespace
+from tank_agent.reconcile.storm import PACE
 from tank_agent.runtime.limits import cgroup
 from tank_agent.runtime.run import RECORD, RunRecord, read_file
 from tests.support.agent import Agent, running_agent, wait_for
@@ -25,8 +26,8 @@ from tests.support.probe_servers import listening
 from tests.support.terminal import add_commands
 
 COMMANDS = ("test", "httpd", "nc", "seq")
-# As quick as a file may have it.
-QUICK = 'interval = "1s"\nstart_interval = "500ms"\ntimeout = "1s"\nretries = 2\nstart_period = "0s"\n'
+# As quick as a file may have it, but for the timeout: a slow machine is not to count as a failure.
+QUICK = 'interval = "1s"\nstart_interval = "500ms"\ntimeout = "20s"\nretries = 2\nstart_period = "0s"\n'
 # Healthy as long as a file is there.
 FILE = f'[containers.health]\nexec = ["test", "-e", "/w/ok"]\n{QUICK}'
 SERVE = ["/bin/sh", "-c", "echo started; trap 'exit 0' TERM; while :; do sleep 1000 & wait $!; done"]
@@ -59,13 +60,19 @@ def health(agent: Agent, name: str = "web") -> dict[str, Any]:
     return found
 
 
-def wait_health(agent: Agent, state: str, name: str = "web", deadline: float = 20.0) -> dict[str, Any]:
-    wait_for(lambda: health(agent, name)["state"] == state, f"{name} is {state}", deadline)
+def wait_health(agent: Agent, state: str, name: str = "web") -> dict[str, Any]:
+    wait_for(lambda: health(agent, name)["state"] == state, f"{name} is {state}")
     return health(agent, name)
 
 
 def events(agent: Agent, name: str | None = None) -> list[str]:
     return [event.type for event in agent.client.events(pod=name)]
+
+
+def told_at(agent: Agent, kind: str) -> float:
+    """Return when the first event of a kind was told, in Unix time."""
+    event = next(event for event in agent.client.events() if event.type == kind)
+    return datetime.fromisoformat(event.at).timestamp()
 
 
 def inside(agent: Agent, name: str = "web") -> set[int]:
@@ -122,7 +129,7 @@ def test_it_is_restarted_again_and_again_with_back_off(tmp_path: Path, switch: P
     with running_agent(tmp_path, backoff_base="1s", backoff_cap="2s") as agent:
         add_commands(agent, *COMMANDS)
         agent.write("web", text(agent, switch=switch))
-        wait_for(lambda: container(agent)["restarts"] >= 2, "it is restarted twice", 30.0)
+        wait_for(lambda: container(agent)["restarts"] >= 2, "it is restarted twice")
         wait_for(lambda: agent.status("web")["phase"] == "backing-off", "it backs off")  # type: ignore[index]
 
 
@@ -150,11 +157,18 @@ def test_a_pod_that_runs_once_fails_by_its_health(agent: Agent, switch: Path) ->
 def test_failures_in_the_start_period_restart_nothing(agent: Agent, switch: Path) -> None:
     agent.write("web", text(agent, FILE.replace('"0s"', '"5s"'), switch=switch))
     agent.wait_phase("web", "running")
-    began, pid = time.monotonic(), agent.pid("web")
-    wait_for(lambda: health(agent)["message"], "it is shown why it is not healthy yet")
-    assert health(agent)["failing"] == 0
+    pid = agent.pid("web")
+
+    def first_failure() -> dict[str, Any] | None:
+        found = health(agent)
+        return found if found["message"] else None
+
+    found = wait_for(first_failure, "it is shown why it is not healthy yet")
+    assert found is not None
+    assert found["failing"] == 0
     wait_for(lambda: container(agent)["restarts"] == 1, "it is restarted in the end")
-    assert time.monotonic() - began > 4.5
+    # By the agent's own times: when this test sees either is up to the machine.
+    assert told_at(agent, "unhealthy") - told_at(agent, "started") > 4.5
     agent.wait_phase("web", "running")
     assert agent.pid("web") != pid
     switch.touch()
@@ -243,7 +257,7 @@ def test_health_over_the_death_of_the_agent(agent: Agent, switch: Path) -> None:
     assert (again["state"], again["since"]) == ("healthy", found["since"])
     assert agent.pid("web") == pid
     switch.unlink()
-    wait_for(lambda: container(agent)["restarts"] == 1, "a probe of the new agent finds out", 30.0)
+    wait_for(lambda: container(agent)["restarts"] == 1, "a probe of the new agent finds out")
 
 
 def test_commands_that_hang_at_the_death_of_the_agent(agent: Agent) -> None:
@@ -303,33 +317,43 @@ def test_a_probe_that_hangs_keeps_no_network(tmp_path: Path, check: str) -> None
             before = {name for name in agent.host.links() if "@" in name or name.startswith("tk")}
             (agent.pods / "web.toml").unlink()
             agent.wait_gone("web")
-            wait_for(lambda before=before: not before & agent.host.links(), "its link is gone", 5.0)
+            wait_for(lambda before=before: not before & agent.host.links(), "its link is gone")
             assert agent.process is not None
             mounts = Path(f"/proc/{agent.process.pid}/mountinfo").read_text()
             assert str(agent.run / "netns" / "web") not in mounts
 
 
+def restarts(agent: Agent, names: list[str]) -> int:
+    return sum(container(agent, name)["restarts"] for name in names)
+
+
 def test_a_storm_paces_restarts(agent: Agent, switch: Path) -> None:
     names = [f"web{number}" for number in range(6)]
     switch.touch()
+    # After a restart, nobody is unhealthy again before the others are for the first time.
+    quick = FILE.replace("retries = 2", "retries = 4").replace('"500ms"', '"1s"')
     for name in names:
-        agent.write(name, text(agent, FILE.replace('interval = "1s"', 'interval = "2s"', 1), switch=switch))
-    for name in names:
+        agent.write(name, text(agent, quick, switch=switch))
+    # Whatever turns within the longest interval of all makes a storm: a slow machine takes its time.
+    calm = FILE.replace('interval = "1s"', 'interval = "1m"', 1).replace("/w/ok", "/bin/sh")
+    agent.write("calm", text(agent, calm))
+    for name in (*names, "calm"):
         wait_health(agent, "healthy", name)
     switch.unlink()
     wait_for(lambda: "health-storm" in events(agent), "the storm is told")
-    time.sleep(4.0)
-    restarts = {name: container(agent, name)["restarts"] for name in names}
-    # Half of them before it was one, and one more since.
-    assert sum(restarts.values()) <= 4, restarts
+    begun = told_at(agent, "health-storm")
+    wait_for(lambda: time.time() - begun > 5.0, "time passes")
+    sum_of_restarts = restarts(agent, names)
+    # Half of them before it was one; since then one at once, and one in each further pace.
+    assert 1 <= sum_of_restarts <= 4 + (time.time() - begun) // PACE, sum_of_restarts
     switch.touch()
     for name in names:
-        wait_health(agent, "healthy", name, 30.0)
+        wait_health(agent, "healthy", name)
     assert events(agent).count("health-storm") == 1
     storm = next(event for event in agent.client.events() if event.type == "health-storm")
     assert storm.pod == ""
-    assert "of 6 pods" in storm.message
-    # Whoever recovered by itself was not restarted for what it was.
-    with contextlib.suppress(AssertionError):
-        wait_for(lambda: sum(container(agent, name)["restarts"] for name in names) > 4, "one more", 12.0)
-        raise AssertionError("a pod that is healthy was restarted")
+    assert "of 7 pods" in storm.message
+    # Whoever recovered by itself is not restarted for what it was.
+    sum_of_restarts, recovered = restarts(agent, names), time.monotonic()
+    wait_for(lambda: time.monotonic() - recovered > PACE + 2.0, "a pace passes")
+    assert restarts(agent, names) == sum_of_restarts
