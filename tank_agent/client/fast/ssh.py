@@ -219,9 +219,9 @@ class SshConnection(_socket.socket):
         if len(received) > _NOISE:
             hint = "let the files of its shell (~/.bashrc) print nothing if there is no terminal"
             return AgentUnreachable("the other machine prints text of its own", where=self.where, hint=hint)
-        said, self._code = self.last_words(), _wait(self._pid, _ENDS_WITHIN)
+        said, code = self.last_words(), self._end(_ENDS_WITHIN)
         name = parse(self.where).name
-        message, hint = _meaning(self._code, said, received.decode(errors="replace").strip())
+        message, hint = _meaning(code, said, received.decode(errors="replace").strip())
         shown = "" if self._tells or not said else f" (ssh: {said})"
         return AgentUnreachable(f"{message}{shown}", where=self.where, hint=hint.replace("HOST", name))
 
@@ -251,9 +251,15 @@ class SshConnection(_socket.socket):
         """End the connection and its ssh, which may be asking the user something."""
         self._leave()
         for number in (signal.SIGTERM, signal.SIGKILL):
-            if self._code is None and _wait(self._pid, 0.0) is None:
+            if self._end(0.0) is None:
                 os.kill(self._pid, number)
-                self._code = _wait(self._pid, _ENDS_WITHIN)
+                self._end(_ENDS_WITHIN)
+
+    def _end(self, seconds: float) -> int | None:
+        """Return the exit code of the ssh, which is told only once; None if it goes on for some seconds."""
+        if self._code is None:
+            self._code = _wait(self._pid, seconds)
+        return self._code
 
 
 # Of this process: those that are open, by address those that wait for a request, and the ssh of closed ones.
@@ -386,13 +392,17 @@ def _meaning(code: int | None, said: str, printed: str) -> tuple[str, str]:
 
 def _wait(pid: int, seconds: float) -> int | None:
     """Return the exit code of a child, negative for a signal; None if it has none within some seconds."""
-    poller, watched = select.poll(), os.pidfd_open(pid)
     try:
-        poller.register(watched, select.POLLIN)
-        poller.poll(seconds * 1000)
-    finally:
-        os.close(watched)
-    ended, status = os.waitpid(pid, os.WNOHANG)
+        poller, watched = select.poll(), os.pidfd_open(pid)
+        try:
+            poller.register(watched, select.POLLIN)
+            poller.poll(seconds * 1000)
+        finally:
+            os.close(watched)
+        ended, status = os.waitpid(pid, os.WNOHANG)
+    except (ProcessLookupError, ChildProcessError):
+        # Ctrl-C came when the kernel had told the end, and before that was noted.
+        return _SSH_FAILED
     return os.waitstatus_to_exitcode(status) if ended else None
 
 

@@ -2,11 +2,43 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+import termios
+from pathlib import Path
+
+import pexpect
 import pytest
 
 from tank_agent.client.fast import ssh
-from tank_agent.client.fast.ssh import HostAddress
-from tank_agent.errors import TankError
+from tank_agent.client.fast.ssh import HostAddress, SshConnection
+from tank_agent.errors import AgentUnreachable, TankError
+from tests.support.fake_service import until
+
+# An ssh that asks without an echo. As the real one does, it handles signals that it was started without.
+ASKS = """
+import os, signal, sys, termios, time
+terminal = os.open("/dev/tty", os.O_RDWR)
+before = termios.tcgetattr(terminal)
+def end(*_):
+    termios.tcsetattr(terminal, termios.TCSANOW, before)
+    os.write(2, b"Host key verification failed.\\r\\n")
+    os._exit(255)
+"""
+QUESTION = """
+silent = termios.tcgetattr(terminal)
+silent[3] &= ~termios.ECHO
+termios.tcsetattr(terminal, termios.TCSANOW, silent)
+os.write(terminal, b"%d is sure? " % os.getpid())
+while True:
+    time.sleep(1000)
+"""
+ENDS = "signal.signal(signal.SIGINT, end); signal.signal(signal.SIGTERM, end)"
+ASKS_AGAIN = "signal.signal(signal.SIGINT, lambda *_: None); signal.signal(signal.SIGTERM, end)"
+STAYS = (
+    "signal.signal(signal.SIGINT, lambda *_: None); signal.signal(signal.SIGTERM, signal.SIG_IGN); end = None"
+)
 
 
 @pytest.mark.parametrize(
@@ -88,3 +120,75 @@ def test_only_constant_words_and_a_quoted_path_reach_the_shell() -> None:
     argv = ssh.parse("ssh://edge").argv(batch=True)
     assert argv[-3:] == ["--", "edge", "tank dial"]
     assert "-oBatchMode=yes" in argv
+
+
+def put_ssh(directory: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Make `ssh` a shell script."""
+    program = directory / "ssh"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
+
+
+def has_ended(pid: int) -> bool:
+    """Return whether a process has ended for whose end nobody has asked."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+@pytest.mark.parametrize(
+    ("answer", "late"), [(ENDS, False), (ENDS, True), (ASKS_AGAIN, False), (STAYS, False)]
+)
+@pytest.mark.parametrize("words", [("exec", "web", "sh"), ("list",)])
+def test_ctrl_c_at_a_question_of_ssh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], answer: str, late: bool
+) -> None:
+    """It ends with 130, whatever ssh does at it; `late` is a tank that acts on it after ssh has ended."""
+    script = tmp_path / "asks.py"
+    script.write_text(f"{ASKS}{answer}{QUESTION}")
+    put_ssh(tmp_path, monkeypatch, f"exec '{sys.executable}' -IS '{script}'")
+    child = pexpect.spawn(sys.executable, ["-m", "tank_agent", "--host", "ssh://edge", *words], timeout=20)
+    before = termios.tcgetattr(child.child_fd)
+    child.expect(r"(\d+) is sure\? ")
+    asking = int(child.match[1])
+    if late:
+        os.kill(child.pid, signal.SIGSTOP)
+    child.send("\x03")
+    if late:
+        until(lambda: has_ended(asking))
+        os.kill(child.pid, signal.SIGCONT)
+    child.expect(pexpect.EOF)
+    assert b"Traceback" not in child.before
+    # One that has to be killed leaves the terminal as it is.
+    assert answer == STAYS or termios.tcgetattr(child.child_fd) == before
+    child.close()
+    assert (child.exitstatus, child.signalstatus) == (130, None)
+    assert not Path(f"/proc/{asking}").exists()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, AgentUnreachable])
+def test_an_ssh_that_has_ended_before_it_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def greet(self: SshConnection, _: float | None) -> None:
+        until(lambda: has_ended(self._pid))
+        raise error("")
+
+    put_ssh(tmp_path, monkeypatch, "exit 255")
+    monkeypatch.setattr(SshConnection, "greet", greet)
+    with pytest.raises(error):
+        ssh.connect("ssh://edge")
+    assert ssh._open == []
+
+
+def test_ctrl_c_right_after_the_end_of_ssh_was_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_ssh(tmp_path, monkeypatch, "exit 255")
+    wait = os.waitpid
+
+    def interrupted(pid: int, options: int) -> None:
+        assert wait(pid, options)[0] == pid
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "waitpid", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ssh.connect("ssh://edge")
+    assert ssh._open == []
