@@ -32,6 +32,7 @@ from tank_agent.network.pod_network import PodNetworks
 from tank_agent.network.shim import HostAccess
 from tank_agent.reconcile.core.hashes import container_hash
 from tank_agent.reconcile.core.restart import Backoff
+from tank_agent.reconcile.fills import Fills
 from tank_agent.reconcile.machine import Machine
 from tank_agent.reconcile.networks import Networks
 from tank_agent.reconcile.probes import Probes
@@ -136,6 +137,7 @@ def _reconciler(pods: list[Pod], containers: object, networks: object) -> Reconc
         pulls=cast(Any, SimpleNamespace(policy="missing")),
         probes=Probes(cast(Any, None), Clock(), lambda *_: None, lambda _: None, lambda _: None),
         snapshots=Snapshots(cast(Any, None), Clock(), lambda *_: None),
+        fills=Fills(cast(Any, None), cast(Any, None), lambda *_: None),
         secrets=cast(Any, None),
         clock=Clock(),
         boot_id="boot",
