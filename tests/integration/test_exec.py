@@ -812,8 +812,8 @@ def test_a_lone_ctrl_p_is_passed_on_soon(agent: Agent) -> None:
     with terminal(agent, "exec", "web", "--", "sh", "-c", script) as user:
         user.expect("ready")
         user.type("\x10")
-        # Twice the 0.4 s that it may be held, for a machine that is busy; nothing else is typed.
-        user.child.expect_exact(hashlib.sha256(b"\x10").hexdigest(), timeout=2)
+        # Nothing else is typed; for how long it may be held is checked where nothing depends on the machine.
+        user.expect(hashlib.sha256(b"\x10").hexdigest())
         assert user.end() == 0
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pexpect
 
+from tests.support.terminal import close
+
 SHELLS = ("bash", "zsh", "fish")
 _TIMEOUT = 20
 # Ctrl-T takes all that a line could become, and Ctrl-X shows the line and empties it.
@@ -62,7 +64,7 @@ def completed(
             child.expect_exact("ready\r\n")
             return [_typed(child, line, _ALL if every else "\t") for line in lines]
         finally:
-            child.close(force=True)
+            close(child)
 
 
 def _typed(child: pexpect.spawn[str], line: str, key: str) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import termios
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import pexpect
 
@@ -120,4 +122,12 @@ def terminal(
     try:
         yield opened
     finally:
-        opened.child.close(force=True)
+        close(opened.child)
+
+
+def close(child: pexpect.spawn[Any]) -> None:
+    """Close a terminal; what is left of its program is killed, however long its end then takes."""
+    if not child.ptyproc.terminated:
+        os.kill(child.pid, signal.SIGKILL)
+        wait_for(lambda: not child.isalive(), "the program is killed")
+    child.close()

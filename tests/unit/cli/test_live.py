@@ -144,6 +144,7 @@ def test_a_live_page_that_is_stopped_gives_the_terminal_back(socket: Path) -> No
     child.send("q")
     child.expect_exact(LEFT)
     child.expect_exact("over 0")
+    child.expect(pexpect.EOF)
     child.close()
 
 

@@ -162,7 +162,7 @@ def test_ctrl_c_at_a_question_of_ssh(
     assert answer == STAYS or termios.tcgetattr(child.child_fd) == before
     child.close()
     assert (child.exitstatus, child.signalstatus) == (130, None)
-    assert not Path(f"/proc/{asking}").exists()
+    until(lambda: not Path(f"/proc/{asking}").exists())
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, AgentUnreachable])
