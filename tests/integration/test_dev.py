@@ -14,8 +14,6 @@ from tests.support.dev_run import DEADLINE, ROOT, check, environment, foreground
 
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.toml"))
 
-pytestmark = pytest.mark.timeout(240)
-
 
 @pytest.fixture
 def run_directory(tmp_path: Path) -> Iterator[Path]:

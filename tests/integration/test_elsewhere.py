@@ -8,13 +8,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.support.agent import Agent, ended, running_agent, wait_for
 from tests.support.gitops import Fleet
 from tests.support.updates import events_of
 
-pytestmark = pytest.mark.timeout(300)
 HERE = platform.node()
 TRAEFIK = 'labels = { "traefik.enable" = "true" }\n'
 WHY = 'labels: traefik.enable = "true" is not a label of this machine (agent.toml has none)'

@@ -24,8 +24,6 @@ EXPECTED = {
     "checked": ("running", {"fill": "filled", "reader": "fine since the first start"}),
 }
 
-pytestmark = pytest.mark.timeout(240)
-
 
 @pytest.fixture(scope="module")
 def run_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:

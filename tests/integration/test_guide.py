@@ -6,8 +6,6 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-import pytest
-
 from tests.integration.test_readme import machine
 from tests.support.dev_run import ROOT, TANK, foreground, left_behind, type_in, wait_for
 from tests.support.lan import Network
@@ -17,7 +15,6 @@ __all__ = ["machine"]
 PAGE = (ROOT / "docs" / "guide.md").read_text()
 
 
-@pytest.mark.timeout(240)
 def test_every_block_runs_and_prints_what_the_page_shows(tmp_path: Path, machine: Network) -> None:
     directory, place = tmp_path / "run", tmp_path / "srv"
     # What the page puts below /srv and /etc lies here, so that the machine is left alone.

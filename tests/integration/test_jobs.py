@@ -18,7 +18,6 @@ from tank_agent.reconcile import jobs as steps
 from tests.support.agent import Agent, ended, running_agent, wait_for
 from tests.support.images import busybox_layout
 
-pytestmark = pytest.mark.timeout(120)
 _CLOCK = Path(__file__).parents[1] / "support/other_clock.py"
 NIGHTLY = 'schedule = "0 3 * * *"\ntime_zone = "UTC"\n'
 DAY = 86400.0

@@ -33,7 +33,6 @@ def machine(tmp_path: Path) -> Iterator[Network]:
     namespaces.unpin(path)
 
 
-@pytest.mark.timeout(180)
 def test_a_newcomer_who_follows_it_word_for_word_succeeds(tmp_path: Path, machine: Network) -> None:
     directory = tmp_path / "run"
     # The only difference: ./dev run of a test lies elsewhere, so that it may run beside one of the user's.

@@ -33,7 +33,6 @@ def phases(agent: Agent) -> dict[str, int]:
     return found
 
 
-@pytest.mark.timeout(300)
 def test_three_hundred_pods_run_while_twenty_images_are_pulled(tmp_path: Path) -> None:
     """The pipes of so many monitors use up what the kernel grants a user, and pulls go on all the same."""
     with docker_registry(tmp_path / "registry") as registry, running_agent(tmp_path, resync="10s") as agent:

@@ -6,12 +6,9 @@ import json
 import signal
 from pathlib import Path
 
-import pytest
-
 from tests.support.agent import ended, running_agent, wait_for
 from tests.support.gitops import Fleet
 
-pytestmark = pytest.mark.timeout(300)
 CRASH = ["/bin/sh", "-c", "echo begin; echo 'bind: Address in use' >&2; exit 3"]
 
 

@@ -153,7 +153,7 @@ def test_a_lower_limit_removes_what_a_higher_one_left(log: Path) -> None:
     assert other.exists()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60)
 @given(
     lines=strategies.lists(
         strategies.tuples(strategies.sampled_from("FFFP"), strategies.integers(0, 9000)), max_size=80
