@@ -91,7 +91,8 @@ def _unfinished(agent: Agent) -> list[Path]:
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_at_a_step(agent: Agent, point: str) -> None:
     name = f"web-{point.replace(':', '-').replace('@', '-')}"
-    update = update_table(deadline="3s")
+    # The agent that comes after the kill has twice `min_healthy` at least to start it.
+    update = update_table(min_healthy="2s", deadline="4s")
     with untouched(agent, "bystander"):
         push(agent, name, keeping_pod(agent, "first"), "good")
         volume = agent.data / "volumes" / name / "data"

@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 
+from tests.support import updates
 from tests.support.agent import Agent, busybox_rootfs, ended, running_agent, wait_for
 from tests.support.gitops import Fleet
 from tests.support.trees import big_directory
 from tests.support.updates import events_of, outcomes, program, push, update_table, wait_state, why
-
-pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture
@@ -56,16 +55,7 @@ def done(agent: Agent, name: str) -> str:
     return proof
 
 
-# Healthy while /tmp/sick is absent.
-HEALTH = """
-[containers.health]
-exec = ["/bin/sh", "-c", "test ! -e /tmp/sick || { cat /tmp/sick; exit 1; }"]
-interval = "1s"
-start_interval = "500ms"
-start_period = "0s"
-retries = 2
-on_failure = "none"
-"""
+HEALTH = f'{updates.HEALTH}start_period = "0s"\n'
 SIDE = """
 [[containers]]
 name = "side"

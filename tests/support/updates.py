@@ -11,10 +11,11 @@ from typing import Any
 from tests.support.agent import DEADLINE, Agent, running_agent, wait_for
 
 UPDATE = '[update]\nmin_healthy = "{min_healthy}"\ndeadline = "{deadline}"\nmax_restarts = {max_restarts}\n'
-# Healthy while /tmp/sick is absent, so that a test decides; says why when it is not.
+# Healthy once `program` has said its word, while /tmp/sick is absent, so that a test decides; says why when
+# it is not. A probe may come before the program's first line: what is to be sick must not be healthy then.
 HEALTH = """
 [containers.health]
-exec = ["/bin/sh", "-c", "test ! -e /tmp/sick || { cat /tmp/sick; exit 1; }"]
+exec = ["/bin/sh", "-c", "test ! -e /tmp/sick || { cat /tmp/sick; exit 1; }; test -e /dev/shm/begun"]
 interval = "1s"
 start_interval = "500ms"
 timeout = "2s"
@@ -37,7 +38,7 @@ def program(word: str, *, before: str = "", well: bool = True) -> list[str]:
     """Return a command that prints a word and runs until it is ended; unless `well`, it is never healthy."""
     sick = "" if well else f"echo {word} is sick > /tmp/sick; "
     loop = "while :; do sleep 1000 & wait $!; done"
-    return ["/bin/sh", "-c", f"trap 'exit 0' TERM; {sick}{before}echo {word}; {loop}"]
+    return ["/bin/sh", "-c", f"trap 'exit 0' TERM; {sick}{before}echo {word}; : > /dev/shm/begun; {loop}"]
 
 
 def word_pod(
