@@ -59,8 +59,8 @@ def test_ports_and_bridges_are_shown(agent: LanAgent) -> None:
     # A pod in the host's network has no ports of ours.
     pid = agent.pid("web")
     agent.write("web", sleeping(agent, 'network = "host"\n'))
-    wait_for(lambda: agent.status("web")["phase"] == "running" and agent.pid("web") != pid, "it moves")  # type: ignore[index]
-    status = agent.statuses("web")[0]
+    wait_for(lambda: agent.pid("web") != pid, "it moves")
+    status = agent.wait_phase("web", "running")
     assert (status["ports"], status["bridges"]) == ([], {})
 
 

@@ -161,7 +161,7 @@ def _ended_with_networks(agent: LanAgent) -> Iterator[None]:
     agent.kept_mounts = own
     with ended(agent):
         yield
-    wait_for(lambda: agent.host.links() <= {"lo", "eth0", "eth1"}, "no interface is left on the host", 5)
+    wait_for(lambda: agent.host.links() <= {"lo", "eth0", "eth1"}, "no interface is left on the host")
     if shutil.which("nft"):
         rules = agent.host(lambda: subprocess.run(["nft", "list", "tables"], capture_output=True, check=True))
         assert b"tank" not in rules.stdout, "rules of ours are left on the host"
