@@ -378,19 +378,21 @@ def test_without_a_group_nobody_else_may_ask(service: FakeService) -> None:
 
 # Hostile and unlucky callers
 
-QUICK = Timeouts(idle=0.3, head=0.3, body=0.3, write=0.3)
+# Not `idle`, which would also cut off who is held up between its connection and its first word.
+QUICK = Timeouts(idle=20, head=0.3, body=0.3, write=0.3)
 
 
 def test_a_slow_head_is_cut_off(service: FakeService, path: Path) -> None:
-    with serving(service, path, timeouts=QUICK), connected(path) as caller:
+    slow = Timeouts(idle=20, head=2, body=20, write=20)
+    with serving(service, path, timeouts=slow), connected(path) as caller:
         began = time.monotonic()
         # One byte at a time, each in time: only the whole has a deadline.
-        while time.monotonic() < began + 0.25:
+        while time.monotonic() < began + 0.5:
             caller.sendall(b"G")
             assert get(path, "/v1/pods")[0] == 200
         assert read_answer(caller)[0] == 408
         assert caller.recv(1) == b""
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
 
 
 def test_a_slow_body_is_cut_off(service: FakeService, path: Path) -> None:
@@ -408,7 +410,7 @@ def test_a_body_that_breaks_off_is_not_used(service: FakeService, path: Path) ->
 
 
 def test_an_idle_connection_is_closed_without_a_word(service: FakeService, path: Path) -> None:
-    with serving(service, path, timeouts=QUICK), connected(path) as caller:
+    with serving(service, path, timeouts=Timeouts(idle=0.3)), connected(path) as caller:
         assert read_all(caller) == b""
 
 
@@ -457,7 +459,9 @@ def test_a_reader_that_pauses_and_goes_away_is_forgotten(service: FakeService, p
 def test_of_too_many_that_do_not_read_the_last_are_cut_off(service: FakeService, path: Path) -> None:
     for _ in range(3000):
         service.say("web", "x" * 1000)
-    with serving(service, path, timeouts=QUICK, limit=8), contextlib.ExitStack() as stack:
+    # Long enough for all to have begun before the first is cut off.
+    quick = Timeouts(idle=20, head=20, body=20, write=2)
+    with serving(service, path, timeouts=quick, limit=8), contextlib.ExitStack() as stack:
         for _ in range(5):
             caller = stack.enter_context(connected(path))
             caller.sendall(b"GET /v1/events?follow=1 HTTP/1.1\r\n\r\n")
@@ -476,8 +480,8 @@ def test_a_stop_does_not_wait_for_a_reader_that_pauses(service: FakeService, pat
         caller.sendall(b"GET /v1/events?follow=1 HTTP/1.1\r\n\r\n")
         until(lambda: len(api_threads()) == 2)
         began = time.monotonic()
-        server.stop(5.0)
-        assert time.monotonic() - began < 3
+        server.stop(30.0)
+        assert time.monotonic() - began < 15
         # What is missing is not taken for the end.
         assert not read_all(caller).endswith(b"0\r\n\r\n")
     until(lambda: not api_threads())
@@ -548,8 +552,8 @@ def test_a_stop_ends_followers_waiters_and_the_idle(service: FakeService, path: 
         assert b"101" in upgraded.recv(65536)
         until(lambda: len(api_threads()) == 6)
         began = time.monotonic()
-        server.stop(5.0)
-        assert time.monotonic() - began < 3
+        server.stop(30.0)
+        assert time.monotonic() - began < 15
         assert api_threads() == []
         # Without the last chunk, so that nobody takes it for the end of the stream.
         assert read_all(follower) == b""
@@ -572,7 +576,7 @@ def test_a_stop_does_not_wait_for_a_stuck_answer(service: FakeService, path: Pat
         until(lambda: len(api_threads()) == 2)
         began = time.monotonic()
         server.stop(0.2)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 15
         released.set()
         until(lambda: not api_threads())
 

@@ -150,7 +150,8 @@ def test_one_deadline_counts_for_all_sources_and_one_that_is_slow_holds_up_no_ot
     intake = make_intake(source, Woken(), [], 60.0, None, kind(slow, "slow"))
     intake.start()
     looks, began = source.looks, time.monotonic()
-    assert intake.look(0.2) is slow
+    # As much as the thread of the one that answers needs on a busy machine.
+    assert intake.look(2.0) is slow
     assert time.monotonic() - began < DEADLINE / 2
     assert source.looks > looks
     slow.gate.set()

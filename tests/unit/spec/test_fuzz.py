@@ -128,9 +128,9 @@ def test_a_file_full_of_mistakes_has_a_bounded_number_of_problems(unit: str) -> 
     ids=range(4),
 )  # fmt: skip
 def test_much_of_everything_does_not_take_forever(text: str) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     assert check(text).problems
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
 
 
 def test_unknown_keys_without_number_do_not_take_forever() -> None:

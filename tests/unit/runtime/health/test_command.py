@@ -55,7 +55,7 @@ class FakeExecution:
                 setattr(self, name, None)
 
     def result(self) -> Ended:
-        code = self.process.wait(5)
+        code = self.process.wait(20)
         if self.error is not None:
             raise self.error
         return Ended(code=code) if code >= 0 else Ended(signal=-code)
@@ -71,7 +71,7 @@ class FakeExecution:
             if getattr(self, name) is not None:
                 self.close_stream(getattr(self, name))
         os.close(self.waiter)
-        self.process.wait(5)
+        self.process.wait(20)
 
 
 def start(script: str) -> tuple[ProbeCommand, FakeExecution]:

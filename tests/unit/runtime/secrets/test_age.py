@@ -6,7 +6,6 @@ import binascii
 import os
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -101,9 +100,8 @@ def test_a_file_for_a_passphrase_asks_nobody(key: Path) -> None:
     header = "age-encryption.org/v1\n-> scrypt AAAAAAAAAAAAAAAAAAAAAA 18\n" + "A" * 43 + "\n--- " + "A" * 43
     body = binascii.b2a_base64(f"{header}\n".encode() + bytes(48)).decode()
     text = f"-----BEGIN AGE ENCRYPTED FILE-----\n{body}-----END AGE ENCRYPTED FILE-----\n"
-    before = time.monotonic()
+    # Else it would wait for an answer until its deadline.
     assert not isinstance(failure(text, key), SlowAge)
-    assert time.monotonic() - before < age.DEADLINE / 2
 
 
 def cut(text: str, end: int) -> str:
