@@ -191,8 +191,9 @@ def test_a_container_that_swaps_directories_all_the_while_gains_nothing(
     try:
         (root / "link").symlink_to("/proc")
         with swapping(root):
-            end = time.monotonic() + 8
-            while time.monotonic() < end and min(ends.values()) < 25:
+            begun = time.monotonic()
+            # A busy machine goes on until both came about.
+            while min(ends.values()) < (25 if time.monotonic() < begun + 8 else 3):
                 in_mount_namespace(process, take_away)
                 try:
                     heal()

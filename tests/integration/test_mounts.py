@@ -16,7 +16,7 @@ from tests.support.agent import Agent, ended, running_agent, wait_for
 
 FILES = ("hosts", "hostname", "resolv.conf")
 # A resync is a second here.
-SOON = 10.0
+SOON = 60.0
 
 
 def mount(volume: str, path: str, *, read_only: bool = False) -> str:
@@ -39,7 +39,7 @@ def text(agent: Agent, *, extra: str = "", command: list[str] | None = None) -> 
 def inside(agent: Agent, pod: str, *argv: str, check: bool = True) -> str:
     """Run a program of this machine in a container's mount namespace."""
     command = ["nsenter", "--target", str(agent.pid(pod)), "--mount", "/bin/busybox", *argv]
-    return subprocess.run(command, check=check, timeout=10, capture_output=True, text=True).stdout
+    return subprocess.run(command, check=check, timeout=60, capture_output=True, text=True).stdout
 
 
 def mounted(agent: Agent, pod: str = "web") -> list[str]:
@@ -89,7 +89,7 @@ def test_an_agent_in_a_chroot_finds_what_its_containers_have(tmp_path: Path) -> 
         agent.wait_phase("web", "running")
         before = mounted(agent)
         enter = ["nsenter", "--target", str(agent.pid("web")), "--mount", "--root"]
-        subprocess.run([*enter, "/bin/busybox", "umount", "-l", "/data"], check=True, timeout=10)
+        subprocess.run([*enter, "/bin/busybox", "umount", "-l", "/data"], check=True, timeout=60)
         wait_for(lambda: "mounted-again" in events(agent), "it is noticed", SOON)
         healed(agent, before, "/data is mounted again")
         assert "mount-failed" not in events(agent)
@@ -97,17 +97,17 @@ def test_an_agent_in_a_chroot_finds_what_its_containers_have(tmp_path: Path) -> 
 
 
 def test_what_is_lost_is_healed_within_one_resync(tmp_path: Path) -> None:
-    with running_agent(tmp_path, resync="3s") as agent:
+    with running_agent(tmp_path, resync="10s") as agent:
         agent.write("web", text(agent))
         agent.wait_phase("web", "running")
         before, same = mounted(agent), identity(agent)
         file, seen = agent.run / "pods" / "web" / "hosts", Path(f"/proc/{agent.pid('web')}/root/etc/hosts")
         for path in ("/data", "/etc/hostname"):
             inside(agent, "web", "umount", "-l", path)
-            # A resync, and a second to do it.
-            wait_for(lambda: mounted(agent) == before, f"{path} is back", 4)
+            # A resync, and what a busy machine takes to do it, but not two of them.
+            wait_for(lambda: mounted(agent) == before, f"{path} is back", 19)
         file.unlink()
-        wait_for(lambda: file.exists() and file.samefile(seen), "the file is back in the container", 4)
+        wait_for(lambda: file.exists() and file.samefile(seen), "the file is back in the container", 19)
         assert identity(agent) == same
 
 
@@ -207,7 +207,7 @@ def test_a_program_that_changed_its_root_is_no_reason(agent: Agent) -> None:
     before = Path(f"/proc/{pid}/mountinfo").read_text(errors="replace")
     # What changes in its namespace makes the agent look at it.
     subprocess.run(
-        ["nsenter", "-t", str(pid), "-m", "/bin/busybox", "umount", "-l", "/data"], check=True, timeout=10
+        ["nsenter", "-t", str(pid), "-m", "/bin/busybox", "umount", "-l", "/data"], check=True, timeout=60
     )
     wait_for(lambda: "mounted-again" in events(agent), "it is healed all the same", SOON)
     agent.wait_phase("web", "running")
@@ -280,7 +280,7 @@ def test_what_was_lost_while_no_agent_ran(stopped_agent: Agent) -> None:
     pid = agent.pid("web")
     agent.kill()
     subprocess.run(
-        ["nsenter", "-t", str(pid), "-m", "/bin/busybox", "umount", "-l", "/data"], check=True, timeout=10
+        ["nsenter", "-t", str(pid), "-m", "/bin/busybox", "umount", "-l", "/data"], check=True, timeout=60
     )
     (agent.run / "pods" / "web" / "hosts").unlink()
     agent.start()
@@ -298,7 +298,7 @@ def test_an_agent_killed_while_it_mounts_again(stopped_agent: Agent, point: str)
     pid = agent.pid("web")
     agent.kill()
     subprocess.run(
-        ["nsenter", "-t", str(pid), "-m", "/bin/busybox", "umount", "-l", "/data"], check=True, timeout=10
+        ["nsenter", "-t", str(pid), "-m", "/bin/busybox", "umount", "-l", "/data"], check=True, timeout=60
     )
     agent.launch(fault=point)
     assert agent.died() == -signal.SIGKILL

@@ -434,7 +434,7 @@ class TestRefusals:
         def send(opened: socket.socket, frame: bytes) -> None:
             # Whoever asks waits for the other: if it asks, too, each hears the other's question.
             with suppress(threading.BrokenBarrierError):
-                together.wait(timeout=1)
+                together.wait(timeout=30)
             real(opened, frame)
 
         real = probe._send
@@ -445,6 +445,9 @@ class TestRefusals:
                 states.append(lab.ensure(pod, nics(eth0())))
             except Retry as error:
                 states.append(error)
+            finally:
+                # Who goes on alone asks alone.
+                together.abort()
 
         threads = [threading.Thread(target=start, args=(pod,)) for pod in ("a", "b")]
         for thread in threads:

@@ -50,11 +50,11 @@ def networks(tmp_path: Path) -> Iterator[PodNetworks]:
 
 def loopback_talks() -> bytes:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        with socket.create_connection(server.getsockname(), timeout=5) as client:
+        with socket.create_connection(server.getsockname(), timeout=60) as client:
             client.sendall(b"hello")
         accepted, _ = server.accept()
         with accepted:
-            accepted.settimeout(5)
+            accepted.settimeout(30)
             return accepted.recv(5)
 
 
@@ -84,14 +84,14 @@ socket.create_server(("127.0.0.1", 80)).close()
 socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP).close()
 """
     namespaces.in_network_namespace(
-        state.netns, lambda: subprocess.run([sys.executable, "-c", as_nobody], check=True, timeout=30)
+        state.netns, lambda: subprocess.run([sys.executable, "-c", as_nobody], check=True, timeout=60)
     )
 
 
 def test_without_the_right_to_make_namespaces_the_error_says_what_is_needed(tmp_path: Path) -> None:
     without = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"]
     command = [*without, sys.executable, "-c", _ENSURE, os.fspath(tmp_path)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert "Stalled: cannot make a network namespace: Operation not permitted" in ended.stderr
     assert "CAP_SYS_ADMIN" in ended.stderr
 
@@ -205,14 +205,14 @@ def test_a_lost_pin_is_taken_again_from_a_running_process(networks: PodNetworks)
         assert networks.observe("web") == state
         assert workload.stdin is not None
         workload.stdin.close()
-        assert workload.wait(timeout=10) == 0
+        assert workload.wait(timeout=60) == 0
 
 
 def test_loopback_that_was_set_down_is_drift_and_raised_again(networks: PodNetworks) -> None:
     state = networks.ensure("web", NONE)
     assert state.netns is not None
     namespaces.in_network_namespace(
-        state.netns, lambda: subprocess.run(["ip", "link", "set", "lo", "down"], check=True, timeout=10)
+        state.netns, lambda: subprocess.run(["ip", "link", "set", "lo", "down"], check=True, timeout=60)
     )
     assert networks.drift("web", NONE) == ("lo is down",)
     networks.ensure("web", NONE)
@@ -243,7 +243,7 @@ def test_killed_while_it_makes_a_namespace_the_next_agent_goes_on(
     killed = subprocess.run(
         [sys.executable, "-c", _ENSURE, os.fspath(tmp_path)],
         env={**os.environ, "TANK_FAULT": fault},
-        timeout=30,
+        timeout=60,
         check=False,
     )
     assert killed.returncode == -9
@@ -256,4 +256,4 @@ def test_killed_while_it_makes_a_namespace_the_next_agent_goes_on(
 
 def test_no_heavy_import_for_a_pod_without_interfaces() -> None:
     code = "import sys, tank_agent.network.pod_network; sys.exit('pyroute2' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], timeout=30, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0

@@ -174,7 +174,8 @@ def test_pods_are_stopped_in_order_though_the_disk_is_full(tmp_path: Path) -> No
             fill_up(fill)
             began = time.monotonic()
             agent.stop()
-            assert time.monotonic() - began < 20
+            # Not as long as a drain may take, which is two minutes.
+            assert time.monotonic() - began < 60
             assert not Path(f"/proc/{pid}").exists()
             assert "put away later" in agent.log.read_text()
             fill.unlink()
@@ -198,6 +199,7 @@ def test_what_a_full_disk_keeps_from_being_stored_is_said(tmp_path: Path) -> Non
             agent.write(
                 "late", agent.pod_text(head=f"# {'x' * 1000}", extra=f'env = {{ A = "{"y" * 60000}" }}')
             )
+            wait_for(lambda: "source-error" in [event.type for event in agent.client.events()], "it is seen")
             synced = agent.tank("sync", "--wait", "--timeout", "3")
             assert synced.returncode == 1, synced
             assert "cannot write the journal" in synced.stdout, synced

@@ -31,12 +31,12 @@ def hosts(home: Path) -> None:
         assert "nas" not in seen(agent, "alone", "hosts")
         with file.open("a") as opened:
             opened.write("10.0.0.8 printer\n")
-        wait_for(lambda: f"10.0.0.8 printer\n{own}" in seen(agent, "web", "hosts"), "it follows", 5)
+        wait_for(lambda: f"10.0.0.8 printer\n{own}" in seen(agent, "web", "hosts"), "it follows")
         with file.open("a") as opened:
             opened.writelines(f"0.0.0.0 advertiser{number}.example\n" for number in range(60_000))
         assert file.stat().st_size > 1 << 20
         whole = file.read_text() + own
-        wait_for(lambda: seen(agent, "web", "hosts") == whole, "it has all of it", 5)
+        wait_for(lambda: seen(agent, "web", "hosts") == whole, "it has all of it")
         _comes_to_rest(agent, "web")
         assert agent.pid("web") == pid
 

@@ -39,7 +39,7 @@ class Network:
 
         def run() -> str:
             argv = ["ip", *command.split()]
-            return subprocess.run(argv, check=check, timeout=10, capture_output=True, text=True).stdout
+            return subprocess.run(argv, check=check, timeout=60, capture_output=True, text=True).stdout
 
         return self(run)
 
@@ -124,14 +124,14 @@ def talk(client: Network, server: Network, address: str) -> bytes:
     """Have one machine say hello to the other's address over TCP, and return what arrives."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with server(lambda: socket.create_server((address, 0), family=family)) as listening:
-        listening.settimeout(5)
+        listening.settimeout(30)
         with client(lambda: socket.socket(family, socket.SOCK_STREAM)) as connecting:
-            connecting.settimeout(5)
+            connecting.settimeout(30)
             connecting.connect((address, listening.getsockname()[1]))
             connecting.sendall(b"hello")
             accepted, _ = listening.accept()
             with accepted:
-                accepted.settimeout(5)
+                accepted.settimeout(30)
                 return accepted.recv(5)
 
 

@@ -13,7 +13,7 @@ def test_lint_is_clean() -> None:
         [ROOT / "dev", "lint"],
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=580,
         check=False,
         stdin=subprocess.DEVNULL,
     )
