@@ -108,11 +108,12 @@ def busy(agent: Agent, pod: str, seconds: float) -> float:
 def test_a_spinner_is_held_to_its_share(agent: Agent) -> None:
     agent.write("spin", agent.pod_text(command=SPIN, extra=limits(cpu=0.2)))
     agent.wait_phase("spin", "running")
-    assert busy(agent, "spin", 4) == pytest.approx(0.2, rel=0.1)
+    # Less only while others leave it less, as they may on a machine that is busy.
+    wait_for(lambda: busy(agent, "spin", 4) == pytest.approx(0.2, rel=0.1), "it has its share")
     pid = agent.pid("spin")
     agent.write("spin", agent.pod_text(command=SPIN, extra=limits(cpu="{ quota = 10000, period = 100000 }")))
     wait_for(lambda: busy(agent, "spin", 1) < 0.12, "the new share counts")
-    assert busy(agent, "spin", 4) == pytest.approx(0.1, rel=0.1)
+    wait_for(lambda: busy(agent, "spin", 4) == pytest.approx(0.1, rel=0.1), "it has its new share")
     assert agent.pid("spin") == pid
 
 

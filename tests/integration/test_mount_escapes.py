@@ -24,7 +24,7 @@ from tank_agent.runtime.run import RECORD, LiveRun, RunRecord, read_file
 from tank_agent.spec.model import Mount, Volume
 from tests.support.agent import Agent, wait_for
 
-SOON = 5.0
+SOON = 60.0
 USERNS = '[containers.security]\nuserns = "auto"\n'
 
 

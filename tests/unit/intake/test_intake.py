@@ -28,7 +28,7 @@ from tank_agent.spec.model import Host
 from tests.support.age import secrets_of
 from tests.unit.journal.builders import pod
 
-DEADLINE = 10.0
+DEADLINE = 60.0
 
 
 class Woken:

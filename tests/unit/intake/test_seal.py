@@ -130,7 +130,7 @@ def test_a_newer_snapshot_is_never_replaced_by_an_older_one(
     assert began.wait(10)
     world.intake.publish(new, "test")
     published.set()
-    resync.join(10)
+    resync.join(60)
     assert world.journal.desired()["web"].pod.containers[0].command == ("sleep", "3")
     world.resync()
     assert world.journal.desired()["web"].pod.containers[0].command == ("sleep", "3")

@@ -460,7 +460,7 @@ class JournalConformance:
         thread.start()
         assert waiting.wait(10)
         journal.record("web", None, [NewEvent(pod="web", type="t", message="m")])
-        thread.join(10)
+        thread.join(60)
         assert answers == [True]
         assert journal.wait_for_events(0, 0) is True
         assert journal.wait_for_events(1, 0) is False
@@ -481,7 +481,7 @@ class JournalConformance:
         thread.start()
         assert started.wait(10)
         journal.close()
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
         assert answers == [False]
         for call in (journal.desired, journal.problems, lambda: journal.merge(snapshot()), journal.events):
@@ -514,7 +514,7 @@ class JournalConformance:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
         assert len(found) == 8 and len(set(found)) == 1
         journal.close()
         again = open_journal()

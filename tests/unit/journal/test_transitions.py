@@ -385,7 +385,7 @@ def test_changes_of_a_status_that_come_together_are_all_there() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert len(journal.status("web").containers) == 40
     events = len(journal.events())
     journal.revise("web", lambda status: status)

@@ -21,7 +21,7 @@ from tank_agent.linux.systemd import JournalSocket, Notifier, encode, stderr_is_
 def manager(tmp_path: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(str(tmp_path / "notify"))
-        receiver.settimeout(5)
+        receiver.settimeout(60)
         yield receiver
 
 
@@ -69,7 +69,7 @@ def test_an_abstract_address() -> None:
     name = f"tank-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(f"\0{name}")
-        receiver.settimeout(5)
+        receiver.settimeout(60)
         Notifier({"NOTIFY_SOCKET": f"@{name}"}).alive()
         assert received(receiver) == {"WATCHDOG": "1"}
 
@@ -111,7 +111,7 @@ def test_a_traceback_follows_the_message() -> None:
 def test_entries_of_many_threads_arrive_whole(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         receiver.bind(str(tmp_path / "journal"))
-        receiver.settimeout(5)
+        receiver.settimeout(60)
         journal = JournalSocket(str(tmp_path / "journal"))
         logger = JournalLogger(journal=journal)
         threads = [

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tank_agent.linux.trees import Trash
 
-DEADLINE = 10.0
+DEADLINE = 60.0
 
 
 def until(condition: Callable[[], object]) -> None:

@@ -13,7 +13,7 @@ from tank_agent.linux import nftables
 from tank_agent.linux.namespaces import create_network_namespace, in_network_namespace, unpin
 from tank_agent.network.firewall import TABLE, BridgeNetworks, Firewall, Forward, script
 
-DEADLINE = 5.0
+DEADLINE = 60.0
 
 
 class Kernel:

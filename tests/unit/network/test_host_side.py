@@ -287,7 +287,7 @@ def test_many_come_and_go_at_once(machine: Callable[[Callable[[], None]], None])
             for thread in threads:
                 thread.join(60)
             done.set()
-            looking.join(10)
+            looking.join(60)
             assert failures == []
             assert (links(), tables()) == ({"lo"}, "")
 

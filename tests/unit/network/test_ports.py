@@ -191,7 +191,7 @@ def test_of_many_that_ask_at_once_one_gets_a_port(monkeypatch: pytest.MonkeyPatc
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert len(got) == 1
     assert claims.of(got[0])[0] == port(8080)
 

@@ -20,10 +20,10 @@ from tank_agent.spec.model import Container, Pod, PullPolicy
 from tests.support.counting import assert_linear, operations
 from tests.unit.reconcile.test_troubles import StillClock
 
-DEADLINE = 10.0
+DEADLINE = 60.0
 
 
-DEADLINE = 10.0
+DEADLINE = 60.0
 
 
 def pod(name: str) -> Pod:

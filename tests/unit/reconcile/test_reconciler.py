@@ -27,7 +27,7 @@ from tests.support.fake_runtime import fake_machine
 from tests.support.rollouts import settle_all, settled
 from tests.unit.reconcile.test_troubles import StillClock, World, live
 
-DEADLINE = 10.0
+DEADLINE = 60.0
 
 
 def pod(name: str) -> Pod:

@@ -42,7 +42,7 @@ from tank_agent.spec.model import Container, Pod
 from tests.support.fake_runtime import fake_machine
 from tests.support.rollouts import settle_all, settled
 
-DEADLINE = 10.0
+DEADLINE = 60.0
 IMAGE = "registry.lan/app:1"
 
 

@@ -161,7 +161,7 @@ def test_a_writer_in_a_loop_is_never_seen_half_way(machine: Machine) -> None:
             assert len(words) == 2000 and len(set(words)) == 1
     finally:
         stop.set()
-        writer.join(10)
+        writer.join(60)
 
 
 @pytest.mark.parametrize(

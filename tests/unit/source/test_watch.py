@@ -54,7 +54,7 @@ class Watched:
         self.watcher = SpiedWatcher(path, self.wakes)
 
     def next(self) -> None:
-        self.wakes.get(timeout=10)
+        self.wakes.get(timeout=60)
 
     def settle(self) -> int:
         """Wait until all that happened before has been told; return the number of wakes not yet taken."""
@@ -68,7 +68,7 @@ class Watched:
 
     def wait_until_armed(self) -> None:
         """Wait until the directory that is there now is watched; every change in it wakes from then on."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not self.watcher.wait_for_marker(self.path, 0.2):
             assert time.monotonic() < deadline, "the directory is not watched"
         self.settle()
@@ -326,7 +326,7 @@ def test_a_directory_of_files_beside_pod_files_may_come_later_and_be_swapped(wat
 
 
 def wait_for_marker(watched: Watched, directory: Path) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not watched.watcher.wait_for_marker(directory, 0.2):
         assert time.monotonic() < deadline, f"{directory} is not watched"
 

@@ -16,7 +16,7 @@ import pytest
 from tank_agent.source import watch
 from tests.unit.source.test_watch import Watched
 
-DEADLINE = 10.0
+DEADLINE = 60.0
 
 
 def text(path: Path, content: str) -> None:
@@ -107,7 +107,7 @@ def mapped(pods: Path, other: Path) -> None:
 
 def shell(command: str) -> Callable[[Path, Path], None]:
     def write(pods: Path, other: Path) -> None:
-        subprocess.run(["/bin/sh", "-c", command], cwd=pods, check=True, timeout=10)
+        subprocess.run(["/bin/sh", "-c", command], cwd=pods, check=True, timeout=60)
 
     return write
 
@@ -223,7 +223,7 @@ for what in (
     ["umount", pods],
 ):
     subprocess.run(what, cwd=home, check=True)
-    watched.wakes.get(timeout=10)
+    watched.wakes.get(timeout=60)
     watched.wait_until_armed()
 watched.watcher.stop()
 print("fine")

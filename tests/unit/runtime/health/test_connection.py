@@ -23,7 +23,7 @@ from tank_agent.runtime.health.result import ProbeResult
 from tank_agent.spec.model import HttpProbe
 from tests.support.probe_servers import answering, listening, self_signed, serving, silent, with_tls
 
-TIMEOUT = 5.0
+TIMEOUT = 60.0
 
 
 def host_socket(family: socket.AddressFamily) -> socket.socket:

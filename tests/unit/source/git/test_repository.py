@@ -88,7 +88,7 @@ def test_a_push_wakes_and_reading_does_not(tmp_path: Path) -> None:
         for _ in range(10):
             local_ref(work.bare, "HEAD")
         work.commit("second")
-        assert woken.acquire(timeout=10)
+        assert woken.acquire(timeout=60)
 
         def reading_wakes_nobody() -> bool:
             while woken.acquire(timeout=0.2):
@@ -99,7 +99,7 @@ def test_a_push_wakes_and_reading_does_not(tmp_path: Path) -> None:
         # What is left to tell of the push may come late.
         wait_until(reading_wakes_nobody)
         work.run("git", "-C", str(work.bare), "pack-refs", "--all")
-        assert woken.acquire(timeout=10)
+        assert woken.acquire(timeout=60)
         # Moved away and put back, it is watched again at the next look.
         work.bare.rename(tmp_path / "away")
         assert "can't watch" in (watcher.check() or "")
@@ -108,7 +108,7 @@ def test_a_push_wakes_and_reading_does_not(tmp_path: Path) -> None:
         while woken.acquire(blocking=False):
             pass
         work.commit("third")
-        assert woken.acquire(timeout=10)
+        assert woken.acquire(timeout=60)
     finally:
         watcher.stop()
 

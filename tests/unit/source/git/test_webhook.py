@@ -32,7 +32,7 @@ class Listener:
         self.woken += 1
 
     def send(self, headers: dict[str, str], body: bytes = b"{}", method: str = "POST") -> int:
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)
         try:
             connection.request(method, "/", body, headers)
             return connection.getresponse().status
