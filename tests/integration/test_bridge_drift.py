@@ -51,7 +51,7 @@ def peer(agent: LanAgent, pod: str) -> str:
 
 
 def run(agent: LanAgent, command: str) -> None:
-    agent.host(lambda: subprocess.run(command.split(), check=True, timeout=10))
+    agent.host(lambda: subprocess.run(command.split(), check=True, timeout=60))
 
 
 MACHINE = [

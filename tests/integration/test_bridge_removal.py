@@ -35,7 +35,7 @@ def test_the_package_takes_bridges_and_rules_with_it(agent: LanAgent) -> None:
     assert installed in function
     function = function.replace(installed, str(group_of(agent.run)))
     script = f"set -e\nremove_bridges() {{{function}\n}}\nremove_bridges\nremove_bridges\n"
-    agent.host(lambda: subprocess.run(["sh", "-c", script], check=True, timeout=10))
+    agent.host(lambda: subprocess.run(["sh", "-c", script], check=True, timeout=60))
     assert agent.host.links() == {"lo", "eth0", "eth1", "tank-mine"}, "what is not ours stays"
     assert nft(agent, "list", "tables") == "table ip mine\n"
     agent.host.ip("link del tank-mine")

@@ -49,7 +49,7 @@ def at(agent: LanAgent, tmp_path: Path) -> Iterator[Shell]:
 def connects(network: Network, address: str, port: int) -> bool:
     """Return whether a connection is made; a firewall may as well reject it as drop it."""
     try:
-        network(lambda: socket.create_connection((address, port), timeout=1).close())
+        network(lambda: socket.create_connection((address, port), timeout=3).close())
     except OSError:
         return False
     return True

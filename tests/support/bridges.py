@@ -70,6 +70,8 @@ def running(agent: LanAgent, *names: str) -> None:
 def get(address: str, port: int) -> str:
     """Return the page at an address, as this thread's network reaches it."""
     with socket.create_connection((address, port), timeout=2) as connection:
+        # The kernel has answered for whoever listens; the server itself may be slow.
+        connection.settimeout(60)
         connection.sendall(b"GET /index.html HTTP/1.0\r\n\r\n")
         answer = b""
         while part := connection.recv(4096):
@@ -88,6 +90,6 @@ def reaches(network: Network, address: str, port: int) -> bool:
 def nft(agent: LanAgent, *words: str) -> str:
     """Run the program nft on the agent's machine, and return what it prints."""
     done = agent.host(
-        lambda: subprocess.run(["nft", *words], capture_output=True, check=True, text=True, timeout=10)
+        lambda: subprocess.run(["nft", *words], capture_output=True, check=True, text=True, timeout=60)
     )
     return done.stdout

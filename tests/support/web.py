@@ -9,6 +9,10 @@ def fetched(address: str, port: int, path: str = "/", timeout: float = 5.0) -> t
     """Return the status and the text of a page; (0, why) if nobody answers."""
     connection = http.client.HTTPConnection(address, port, timeout=timeout)
     try:
+        connection.connect()
+        assert connection.sock is not None
+        # The kernel has answered for whoever listens; the server itself may be slow.
+        connection.sock.settimeout(60)
         connection.request("GET", path)
         answer = connection.getresponse()
         return answer.status, answer.read().decode(errors="replace")
