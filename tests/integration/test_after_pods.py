@@ -12,11 +12,11 @@ import pytest
 
 from tank_agent.api.types import ListedEvent
 from tests.support.agent import Agent, ended, running_agent, wait_for
-from tests.support.order import Order
+from tests.support.order import LATE, Order
 
 _UP = (
     '[containers.health]\nexec = ["/bin/sh", "-c", "test -e /order/up"]\n'
-    'interval = "1s"\nstart_interval = "500ms"\ntimeout = "2s"\nretries = 2\non_failure = "none"\n'
+    'interval = "1s"\nstart_interval = "500ms"\ntimeout = "20s"\nretries = 2\non_failure = "none"\n'
 )
 
 
@@ -50,8 +50,8 @@ def test_files_may_come_in_any_order(agent: Agent, order: Order) -> None:
         assert agent.wait_phase(name, "running")["waits"] == []
     # A wait has no network to hold.
     started = {event.pod: moment(event) for event in agent.client.events() if event.type == "started"}
-    assert 1.0 <= started["cache"] - started["db"] < 3.0
-    assert 1.0 <= started["app"] - started["cache"] < 3.0
+    assert 1.0 <= started["cache"] - started["db"] < LATE
+    assert 1.0 <= started["app"] - started["cache"] < LATE
 
 
 def test_it_waits_for_health_and_starts_at_once_then(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_one_that_hangs_delays_the_stop_by_its_grace_and_no_more(tmp_path: Path)
         assert order.lines == ["db ends"]
         agent.start()
         times = {(event.type, event.pod): moment(event) for event in agent.client.events()}
-        assert 0.6 <= times["stopping", "db"] - times["stopping", "app"] < 3.0
+        assert 0.6 <= times["stopping", "db"] - times["stopping", "app"] < LATE
         order.wait("db ends", "db begins", "app begins")
         agent.wait_phase("app", "running")
 

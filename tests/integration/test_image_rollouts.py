@@ -21,7 +21,7 @@ from tests.support.trees import big_directory
 from tests.support.updates import events_of, generation, outcomes, program, rollout, untouched, wait_state
 
 BUSYBOX = layer(busybox_members())
-UPDATE = '[update]\nmin_healthy = "1s"\ndeadline = "8s"\nmax_restarts = 1\nimage = "{image}"\n'
+UPDATE = '[update]\nmin_healthy = "1s"\ndeadline = "60s"\nmax_restarts = 1\nimage = "{image}"\n'
 
 
 class World:

@@ -134,11 +134,11 @@ def test_a_run_on_failure_is_tried_again_within_it(agent: Clocked) -> None:
 
 
 def test_a_run_that_takes_too_long(agent: Clocked) -> None:
-    agent.job("echo begins; sleep 1000", head=f'{NIGHTLY}timeout = "2s"\n')
+    agent.job("echo begins; sleep 1000", head=f'{NIGHTLY}timeout = "5s"\n')
     agent.scheduled()
     agent.set("2026-11-30 03:00:00")
     (said,) = agent.wait_told("job-failed")
-    assert re.search(r"run 1 timed out after \d+s: it ran for longer than 2s; see ", said), said
+    assert re.search(r"run 1 timed out after \d+s: it ran for longer than 5s; see ", said), said
     agent.scheduled()
     assert agent.output("job") == ["begins"]
 
@@ -263,7 +263,7 @@ def test_a_shutdown_in_a_run(stopped: Clocked, restart: str) -> None:
 
 
 def test_a_run_waits_for_the_pods_before_it_as_long_as_it_may(agent: Clocked) -> None:
-    agent.job("echo ran", head=f'{NIGHTLY}after = ["db"]\ntimeout = "2s"\n')
+    agent.job("echo ran", head=f'{NIGHTLY}after = ["db"]\ntimeout = "5s"\n')
     agent.scheduled()
     agent.set("2026-11-30 03:00:00")
     (said,) = agent.wait_told("job-failed")
@@ -369,6 +369,6 @@ def test_a_job_of_every_minute_by_the_clock_of_the_machine(tmp_path: Path) -> No
         text = agent.pod_text(command=["/bin/echo", "ran"], head='schedule = "* * * * *"\n')
         agent.write("job", text)
         agent.wait_phase("job", "scheduled")
-        wait_for(lambda: printed_in_runs(agent, "job"), "it ran", 70)
+        wait_for(lambda: printed_in_runs(agent, "job"), "it ran", 110)
         began = next(event for event in agent.client.events() if event.type == "job-started")
-        assert datetime.fromisoformat(began.at).second < 5
+        assert datetime.fromisoformat(began.at).second < 20

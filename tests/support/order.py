@@ -9,6 +9,8 @@ from typing import Any
 
 from tests.support.agent import Agent, wait_for
 
+# Less than any wait that would be wrong, as the default grace, and enough for a machine that is busy.
+LATE = 9.0
 _RUN = "while :; do sleep 1000 & wait $!; done"
 
 

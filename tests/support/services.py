@@ -81,7 +81,7 @@ stop_grace = "1s"
 http = {{ port = 80, path = "/healthz" }}
 interval = "1s"
 start_interval = "500ms"
-timeout = "2s"
+timeout = "20s"
 retries = 2
 """
 _POSTGRES_POD = """
@@ -99,7 +99,7 @@ stop_grace = "5s"
 exec = ["/srv/psql", "-c", "SELECT count(*) FROM kept"]
 interval = "1s"
 start_interval = "500ms"
-timeout = "3s"
+timeout = "20s"
 retries = 2
 [[containers.mounts]]
 volume = "data"

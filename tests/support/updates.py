@@ -18,7 +18,7 @@ HEALTH = """
 exec = ["/bin/sh", "-c", "test ! -e /tmp/sick || { cat /tmp/sick; exit 1; }; test -e /dev/shm/begun"]
 interval = "1s"
 start_interval = "500ms"
-timeout = "2s"
+timeout = "20s"
 retries = 2
 on_failure = "none"
 """
