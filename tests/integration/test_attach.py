@@ -487,6 +487,6 @@ def test_attach_from_python(agent: Agent) -> None:
             attached = pool.submit(agent.client.attach, other, stdin=keys, stdout=output)
             wait_for(lambda: b"here" in os.read(read, 4096), "it was run")
             os.kill(agent.pid(other), signal.SIGKILL)
-            assert attached.result(20) == Signaled(9)
+            assert attached.result(60) == Signaled(9)
         for descriptor in (keys, typed, read, output):
             os.close(descriptor)

@@ -169,7 +169,7 @@ def test_what_is_unknown_is_said_and_comes_by_itself(agent: Agent, vendor: Vendo
 
 def test_a_change_of_a_file_counts_at_the_next_start(agent: Agent, vendor: Vendor) -> None:
     vendor.write(all={"env": ["FROM=first"]})
-    text = pod(agent, "echo $FROM; trap 'exit 0' TERM; sleep 1000 & wait $!", f"{vendor.kind}=all")
+    text = pod(agent, "trap 'exit 0' TERM; echo $FROM; sleep 1000 & wait $!", f"{vendor.kind}=all")
     agent.write("web", text.replace('restart = "never"', ""))
     wait_for(lambda: agent.output("web") == ["first"], "it runs")
     pid = agent.pid("web")
@@ -191,7 +191,7 @@ def test_a_hook_that_fails_or_hangs_is_said(agent: Agent, vendor: Vendor) -> Non
         args = ["sh", "-c", script]
         return {"hooks": [{"hookName": "createRuntime", "path": "/bin/sh", "args": args, "timeout": timeout}]}
 
-    vendor.write(fails=hook("echo no GPU >&2; exit 3", 5), hangs=hook("sleep 1234567; true", 1))
+    vendor.write(fails=hook("echo no GPU >&2; exit 3", 60), hangs=hook("sleep 1234567; true", 1))
     agent.write("fails", pod(agent, "echo ran", f"{vendor.kind}=fails"))
     agent.write("hangs", pod(agent, "echo ran", f"{vendor.kind}=hangs"))
     said(agent, "hook", "/bin/sh ended with exit code 3", name="fails")

@@ -265,7 +265,7 @@ class Soak:
 def end(client: subprocess.Popen[bytes]) -> None:
     """Kill a client and reap it."""
     client.kill()
-    client.wait(10)
+    client.wait(60)
 
 
 def of_kind(agent: Agent, kind: str) -> Iterator[int]:

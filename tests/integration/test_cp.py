@@ -441,7 +441,7 @@ def test_a_container_that_ends_ends_the_copy(agent: Agent) -> None:
     client = begin_slow_copy(agent)
     os.kill(agent.pid("web"), signal.SIGKILL)
     wait_for(lambda: not copying(agent), "no process copies any more")
-    assert client.wait(20) != 0
+    assert client.wait(60) != 0
     agent.wait_phase("web", "running")
 
 
@@ -451,7 +451,7 @@ def test_an_agent_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
         client = begin_slow_copy(agent)
         agent.kill()
         wait_for(lambda: not copying(agent), "no process copies any more")
-        client.wait(20)
+        client.wait(60)
         agent.start()
         agent.wait_phase("web", "running")
         assert inside(agent, f"cat {SLOW_FILE}; find / -xdev -name '.tank-cp*'") == "old\n"

@@ -83,7 +83,7 @@ def test_a_push_becomes_a_container_changes_it_and_ends_it(fleet: Fleet) -> None
     other = agent.wait_phase("db", "running") and agent.pid("db")
     # Polls are a minute apart: what comes sooner was woken by the push.
     second = fleet.push({"pods/web.toml": fleet.text("two")}, "second")
-    wait_for(lambda: agent.output("web") == ["one", "two"], "the change runs", 10)
+    wait_for(lambda: agent.output("web") == ["one", "two"], "the change runs")
     assert agent.wait_phase("web", "running")["git"]["commit"] == second
     fleet.push({"pods/web.toml": None}, "third")
     agent.wait_gone("web")
@@ -424,7 +424,7 @@ def test_a_webhook_wakes_the_agent(tmp_path: Path) -> None:
 
 
 def call(port: int, body: bytes, secret: bytes) -> int:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     digest = hmac.new(secret, body, hashlib.sha256).hexdigest()
     connection.request("POST", "/", body, {"X-Hub-Signature-256": f"sha256={digest}"})
     status = connection.getresponse().status

@@ -143,7 +143,7 @@ def test_logs_of_several_pods_are_followed(agent: Agent) -> None:
         while seen != {b"left/app | tick\n", b"right/app | tick\n"}:
             seen.add(session.stdout.readline())
         session.send_signal(signal.SIGINT)
-        assert session.wait(20) == 130
+        assert session.wait(60) == 130
 
 
 def test_top_and_a_watched_status_of_containers_that_run(agent: Agent) -> None:
@@ -152,7 +152,7 @@ def test_top_and_a_watched_status_of_containers_that_run(agent: Agent) -> None:
     agent.wait_phase("busy", "running")
     (found,) = json.loads(out(tank(agent, "top", "busy", "-o", "json"))[1])
     assert (found["pod"], found["memory_limit"], found["pids"]) == ("busy", 64 << 20, 1)
-    assert 5 < found["cpu_percent"] < 150
+    assert 0 < found["cpu_percent"] < 150
     with terminal(agent, "top", "--interval", "0.2s") as user:
         user.expect("busy/app")
         user.resize(10, 60)

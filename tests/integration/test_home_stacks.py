@@ -174,9 +174,13 @@ def test_a_nextcloud_with_its_database_cache_and_jobs(agent: LanAgent, images: d
     def page() -> str:
         return str(agent.host(fetched, "127.0.0.1", 8080, "/status.php")[1])
 
-    before = int(re.findall(r"\+PONG, (\d+) jobs, 1G", page())[0])
+    def jobs() -> int:
+        found = wait_for(lambda: re.findall(r"\+PONG, (\d+) jobs, 1G", page()), "the page counts jobs", SLOW)
+        return int(found[0])
+
+    before = jobs()
     assert "did a job" in run_job(agent, "nextcloud-cron")
-    assert int(re.findall(r"\+PONG, (\d+) jobs, 1G", page())[0]) > before
+    assert jobs() > before
     listed = agent.tank("volume", "ls").stdout
     assert "nextcloud" in listed
     refused = agent.tank("volume", "rm", "nextcloud")

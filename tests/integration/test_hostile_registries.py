@@ -385,7 +385,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def pull(bed: Bed) -> Image:
     settings = ImageSettings(
-        attempts=3, auth_files=(str(bed.auth),), connect_timeout=5.0, read_timeout=5.0, minimum_rate=1 << 20
+        attempts=3, auth_files=(str(bed.auth),), connect_timeout=30.0, read_timeout=30.0, minimum_rate=1 << 20
     )
     with ImageStore(bed.place / "store", settings) as store:
         return store.pull(f"{bed.name}/image")

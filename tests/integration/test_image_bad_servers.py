@@ -300,7 +300,7 @@ def test_a_registry_that_stalls_does_not_hang_the_worker(
     start = time.monotonic()
     with pytest.raises(Retry):
         pull(place, registry, attempts=2)
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 50, "the server stalls for 60 s"
 
 
 def test_cancelling_ends_a_pull_that_waits_for_the_network(
@@ -315,11 +315,11 @@ def test_cancelling_ends_a_pull_that_waits_for_the_network(
     registry.rule(big, answer)
     cancel = threading.Event()
     with ImageStore(place / "store", settings(place, read_timeout=60.0)) as store:
-        threading.Thread(target=lambda: cancel.set() if waiting.wait(20) else None).start()
+        threading.Thread(target=lambda: cancel.set() if waiting.wait(60) else None).start()
         start = time.monotonic()
         with pytest.raises(Retry, match="cancelled"):
             store.pull(f"{registry.address}/image", cancelled=cancel.is_set)
-        assert time.monotonic() - start < 10
+        assert time.monotonic() - start < 50, "the timeout is 60 s"
         registry.rules.clear()
         # A later pull is not hurt by the one that was given up.
         assert is_whole(store.pull(f"{registry.address}/image"))
@@ -338,7 +338,7 @@ def test_a_pull_that_joined_a_layer_outlives_the_one_that_started_it(
         if how == "cancelled":
             stall(registry)
         else:
-            assert over.wait(20)
+            assert over.wait(60)
             request.answer(404)
 
     registry.rule(big, answer, times=1)
@@ -349,15 +349,15 @@ def test_a_pull_that_joined_a_layer_outlives_the_one_that_started_it(
         ThreadPoolExecutor(2) as pool,
     ):
         first = pool.submit(store.pull, f"{registry.address}/image", cancelled=cancel.is_set)
-        assert waiting.wait(20)
+        assert waiting.wait(60)
         second = pool.submit(
             store.pull, f"{registry.address}/image:latest", policy="always", progress=joined.append
         )
         wait_for(lambda: joined, "the second pull to join")
         (cancel if how == "cancelled" else over).set()
         with pytest.raises(TankError, match="cancelled" if how == "cancelled" else "no layer"):
-            first.result(30)
-        assert is_whole(second.result(30))
+            first.result(60)
+        assert is_whole(second.result(60))
     assert joined[-1].done == joined[-1].total
     assert nothing_is_left(place)
 
@@ -366,16 +366,13 @@ def test_prune_leaves_what_a_pull_under_way_has_brought(
     place: Path, registry: FakeRegistry, big: str
 ) -> None:
     pruned = threading.Event()
-    registry.rules.append(lambda request: request.path == big and not pruned.wait(20))
-    with ImageStore(place / "store", settings(place, read_timeout=20.0, parallel=1)) as store:
+    registry.rules.append(lambda request: request.path == big and not pruned.wait(60))
+    with ImageStore(place / "store", settings(place, read_timeout=100.0, parallel=1)) as store:
         images: list[Image] = []
         worker = threading.Thread(target=lambda: images.append(store.pull(f"{registry.address}/image")))
         worker.start()
         layers = place / "store/images/layers"
-        deadline = time.monotonic() + 20
-        while not list(layers.iterdir()):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_for(lambda: list(layers.iterdir()), "the first layer is there")
         store.prune(set())
         assert len(list(layers.iterdir())) == 1
         pruned.set()

@@ -547,7 +547,7 @@ def _children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def _wait_for(look: Callable[[], _Result], timeout: float = 20.0) -> _Result:
+def _wait_for(look: Callable[[], _Result], timeout: float = 60.0) -> _Result:
     deadline = time.monotonic() + timeout
     while not (found := look()):
         assert time.monotonic() < deadline, "timed out"

@@ -272,7 +272,7 @@ def test_a_pull_is_given_up_with_its_pod(agent: Agent, home: Path) -> None:
     with fake_registry(home / "layout") as registry:
         registry.rule("/blobs/", stall)
         file = agent.write("web", pod(f"{registry.address}/image:one"))
-        assert asked.wait(20)
+        assert asked.wait(60)
         agent.wait_phase("web", "pulling")
         file.unlink()
         agent.wait_gone("web")
@@ -534,7 +534,7 @@ def test_pull_on_a_terminal_shows_every_layer_live(agent: Agent, home: Path) -> 
         while live not in seen:
             seen += os.read(ours, 4096)
         go_on.set()
-        out, _ = pulling.communicate(timeout=20)
+        out, _ = pulling.communicate(timeout=60)
         assert (pulling.returncode, out.decode().startswith(f"{image}@sha256:")) == (0, True)
         done = f"{held.removeprefix('sha256:')[:12]}  done".encode()
         while done not in seen:
@@ -564,9 +564,9 @@ def test_a_pull_that_is_interrupted_goes_on_where_it_was(agent: Agent, home: Pat
             env={**os.environ, "TANK_SOCKET": str(agent.run / "tank.sock")},
             stderr=subprocess.PIPE,
         )
-        assert asked.wait(20)
+        assert asked.wait(60)
         pulling.send_signal(signal.SIGINT)
-        _, said = pulling.communicate(timeout=20)
+        _, said = pulling.communicate(timeout=60)
         assert pulling.returncode == 130, said
         assert b"Traceback" not in said
         go_on.set()

@@ -76,7 +76,7 @@ def imported(directory: Path, *options: str) -> subprocess.CompletedProcess[str]
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
 
 

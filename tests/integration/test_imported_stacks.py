@@ -64,7 +64,7 @@ class Machine:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=300,
         )
 
     def page(self, port: int, address: str = "127.0.0.1", path: str = "/") -> str:
@@ -103,7 +103,7 @@ class Machine:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=300,
         )
         assert read.returncode == 0, read.stderr
 

@@ -70,7 +70,7 @@ def test_a_child_that_ran_out_of_memory_is_an_event_and_not_the_containers_end(a
         "web", agent.pod_text(command=command, head='restart = "never"', extra=limits(memory='"16M"'))
     )
     wait_for(lambda: "went on" in agent.output("web"), "the child is killed")
-    wait_for(lambda: any(e.type == "out-of-memory" for e in agent.client.events()), "it is told", 5)
+    wait_for(lambda: any(e.type == "out-of-memory" for e in agent.client.events()), "it is told")
     assert container(agent, "web")["phase"] == "running"
     for _ in range(2):
         agent.client.sync()

@@ -181,7 +181,7 @@ def test_follow_goes_on_over_restarts_and_ends_with_the_pod(agent: Agent) -> Non
         for _ in range(3):
             assert process.stdout.readline() == "run\n"
         (agent.pods / "again.toml").unlink()
-        rest, err = process.communicate(timeout=30)
+        rest, err = process.communicate(timeout=60)
         assert set(rest.splitlines()) <= {"run"}
         assert (process.returncode, err) == (0, "")
 
@@ -241,8 +241,8 @@ def test_follow_from_the_end_and_as_json(agent: Agent) -> None:
         # Until it follows, it could miss what is new.
         wait_for(lambda: _followers(agent) == 2, "both follow")
         agent.tank("exec", "fresh", "--", "sh", "-c", "echo > /go")
-        assert sorted(ends.communicate(timeout=30)[0].splitlines()) == ["bad", "new"]
-        rest = [json.loads(line) for line in all_.communicate(timeout=30)[0].splitlines()]
+        assert sorted(ends.communicate(timeout=60)[0].splitlines()) == ["bad", "new"]
+        rest = [json.loads(line) for line in all_.communicate(timeout=60)[0].splitlines()]
         assert sorted((line["stream"], line["message"]) for line in rest) == [
             ("stderr", "bad"),
             ("stdout", "new"),
@@ -273,7 +273,7 @@ def test_follow_ends_when_a_pod_is_over(agent: Agent) -> None:
     agent.write("over", agent.pod_text(command=["/bin/sh", "-c", "read x; echo last"], head=ONCE))
     agent.wait_phase("over", "completed")
     with following(agent, "over") as process:
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=60)
         assert (out, process.returncode) == ("last\n", 0)
 
 
@@ -328,7 +328,7 @@ def test_rotation_loses_no_line_and_followers_see_each_once(small_logs: Agent) -
     )
     follower.start()
     agent.wait_phase("count", "completed", 60)
-    follower.join(30)
+    follower.join(60)
     assert seen == expected_lines()
     assert len(files(agent, "count")) > 3
     assert [line.content for line in agent.client.logs("count")] == expected_lines()

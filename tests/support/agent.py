@@ -172,7 +172,7 @@ class Agent:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
             env={**os.environ, "TANK_SOCKET": str(self.run / "tank.sock")},
         )

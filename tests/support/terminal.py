@@ -15,7 +15,7 @@ import pexpect
 
 from tests.support.agent import Agent, wait_for
 
-TIMEOUT = 20
+TIMEOUT = 60
 LEAVE = "\x10\x11"
 
 

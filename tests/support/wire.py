@@ -108,7 +108,7 @@ def answer(status: int, **headers: str) -> bytes:
 
 @contextmanager
 def http() -> Iterator[Http]:
-    made = Http(ImageSettings(connect_timeout=2.0, read_timeout=2.0), lambda: False)
+    made = Http(ImageSettings(connect_timeout=30.0, read_timeout=30.0), lambda: False)
     try:
         yield made
     finally:
