@@ -18,6 +18,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.support.agent import wait_converged
 from tests.support.bridges import bridge_agent, get, nft, web
 from tests.support.lan import LanAgent
@@ -189,9 +191,10 @@ def differences(chaos: Chaos) -> Iterator[str]:
 def converged(chaos: Chaos) -> float:
     """Wait until nothing differs, and return how long it took."""
     note = f"seed {SEED}, {chaos.done[-12:]}\n"
-    return wait_converged(chaos.agent, lambda: differences(chaos), 60, note)
+    return wait_converged(chaos.agent, lambda: differences(chaos), 150, note)
 
 
+@pytest.mark.timeout(2 * SECONDS + 600)
 def test_everything_is_as_it_was_asked_for_last(tmp_path: Path) -> None:
     with bridge_agent(tmp_path) as agent:
         agent.start()

@@ -374,7 +374,7 @@ def shaken(soak: Soak) -> str:
     return numbers
 
 
-@pytest.mark.timeout(0 if KILLS else 2 * SECONDS + 240)
+@pytest.mark.timeout(0 if KILLS else 2 * SECONDS + 600)
 def test_soak(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with capsys.disabled():
         print(f"\nTANK_SOAK_SEED={SEED} TANK_SOAK_SECONDS={SECONDS:g}")
