@@ -35,7 +35,7 @@ def page(agent: LanAgent) -> str:
 
     def fetch() -> str:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open("http://10.0.0.20:8080/", timeout=2) as answer:
+        with opener.open("http://10.0.0.20:8080/", timeout=20) as answer:
             return str(answer.read().decode())
 
     try:

@@ -231,7 +231,7 @@ def test_a_port_of_a_pod_in_a_bridge_is_reached_from_a_pod_on_the_lan(agent: Lan
     agent.wait_phase("inside", "running")
 
     def page() -> bool:
-        with suppress(OSError), socket.create_connection(("10.0.0.2", 8080), timeout=2) as connection:
+        with suppress(OSError), socket.create_connection(("10.0.0.2", 8080), timeout=20) as connection:
             connection.sendall(b"GET /index.html HTTP/1.0\r\n\r\n")
             return b"200 OK" in connection.recv(4096)
         return False

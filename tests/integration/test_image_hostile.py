@@ -267,10 +267,11 @@ def zstd_bomb(pieces: Iterator[bytes]) -> bytes:
 def test_bombs_are_stopped_at_the_limit(place: Path, compress: Callable[[Iterator[bytes]], bytes]) -> None:
     data = bomb(compress)
     assert len(data) < 1 << 20
-    start = time.monotonic()
+    # Of the processor, with that of the children which unpack: how busy it is does not count.
+    start = sum(os.times()[:4])
     with pytest.raises(Stalled, match=r"more than 67108864 bytes|larger than allowed"):
         pull(place, [data])
-    assert time.monotonic() - start < 20
+    assert sum(os.times()[:4]) - start < 20
 
 
 def test_a_sparse_bomb_is_stopped(place: Path) -> None:

@@ -188,7 +188,7 @@ def test_follow_goes_on_over_restarts_and_ends_with_the_pod(agent: Agent) -> Non
 
 # Counts its runs in a volume, and prints some of both streams in each.
 COUNTED = "echo x >> /data/runs; n=$(wc -l < /data/runs)"
-PRINTING = "echo out $n; usleep 50000; echo err $n >&2; read go < /data/go"
+PRINTING = "echo out $n; usleep 300000; echo err $n >&2; read go < /data/go"
 VOLUME = """
 [[containers.mounts]]
 volume = "data"
