@@ -67,7 +67,9 @@ class Order:
         trap = f"trap '{last or 'true'}; echo {name} ends >> /order/lines; exit 0' TERM"
         script = f"{trap}; echo {name} begins >> /order/lines; {before or 'true'}; {_RUN}"
         waits = f"after = {json.dumps([*after])}\n" if after else ""
-        return self.container(name, script, extra=f"{waits}{extra}")
+        # It ends by itself, when it has its turn, and maybe only when the test tells it to.
+        grace = "" if "stop_grace" in extra else 'stop_grace = "1m"\n'
+        return self.container(name, script, extra=f"{waits}{grace}{extra}")
 
     def container(self, name: str, script: str, *, extra: str = "") -> str:
         """Return a container with a script, that sees the directory at /order."""
