@@ -131,7 +131,9 @@ class Agent:
             # Left behind, it would slow down all tests that follow, until none of theirs starts in time.
             if self.process is not None:
                 self.kill()
-            raise AssertionError(f"{error}; its log: {self.log.read_text()[-2000:]}") from error
+            if isinstance(error, AssertionError):
+                raise AssertionError(f"{error}; its log: {self.log.read_text()[-2000:]}") from error
+            raise
 
     def kill(self) -> None:
         """End the agent with SIGKILL, as a crash would."""
