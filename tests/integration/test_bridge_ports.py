@@ -81,12 +81,13 @@ class Server:
         try:
             while heard != asked:
                 heard, source = self._socket.recvfrom(100)
+            self._socket.sendto(b"you", source)
+            asker._socket.settimeout(2)
+            answer, answering = asker._socket.recvfrom(100)
         except TimeoutError:
             return ""
-        self._socket.sendto(b"you", source)
-        asker._socket.settimeout(60)
-        answer, answering = asker._socket.recvfrom(100)
-        asker._socket.settimeout(_NO_ANSWER)
+        finally:
+            asker._socket.settimeout(_NO_ANSWER)
         assert (answer, answering) == (b"you", asker._to)
         return str(source[0])
 
