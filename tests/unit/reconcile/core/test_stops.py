@@ -54,9 +54,13 @@ def test_exactly_the_runs_that_are_to_be_replaced_end(start: Situation, data: st
     start = start.seeing(runs=tuple(replace(run, id=f"old-{run.id}") for run in start.observed.runs))
     runs = {run.id: run for run in start.observed.runs}
     asked = frozenset(data.draw(st.sets(st.sampled_from(sorted(runs)))) if runs else ())
+    # A run and its hash are recorded at once.
     containers = {
         run.container: replace(
-            start.status.containers[run.container], instance=run.id, boot_id=start.now.boot_id
+            start.status.containers[run.container],
+            hash=run.hash,
+            instance=run.id,
+            boot_id=start.now.boot_id,
         )
         for run in runs.values()
         if run.container in start.status.containers
