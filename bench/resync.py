@@ -182,6 +182,7 @@ def _running(pods: list[Pod]) -> Iterator[tuple[Containers, Networks]]:
         root_filesystems=RootFilesystems(home),
         volumes=None,
         crun=SimpleNamespace(sweep=lambda **_: None),
+        contents=SimpleNamespace(sources=lambda *_: {}),
     )
     containers = Containers(home, home, cast(Any, tools), wake=lambda _: None)
     pids = []

@@ -294,7 +294,7 @@ class Service:
         ports: Sequence[Port],
         waits: Sequence[str],
     ) -> types.PlannedPod:
-        situation = self.reconciler.situation(name, after)
+        situation = self.reconciler.observer.situation(name, after)
         planned = simulate(situation)
         steps = [step for step in planned if not isinstance(step, Record)]
         shown = [step for step in steps if not isinstance(step, _INNER)]

@@ -6,37 +6,28 @@ import threading
 from collections.abc import Callable, Sequence
 
 import structlog
-from msgspec.structs import replace
 
 from tank_agent.errors import TankError, one_line
-from tank_agent.journal.records import DesiredPod, PodStatus, Revision
 from tank_agent.linux.trees import left_for_later
-from tank_agent.reconcile.contents import HostSecrets
 from tank_agent.reconcile.core.actions import Action, Forget
 from tank_agent.reconcile.core.hashes import forget_hashes
 from tank_agent.reconcile.core.job_records import GiveUpRun
-from tank_agent.reconcile.core.jobs import images_wanted, is_idle
-from tank_agent.reconcile.core.observed import Moment, Observed, ObservedImage, Situation, Upcoming
-from tank_agent.reconcile.core.order import is_current, missing
+from tank_agent.reconcile.core.observed import Situation
+from tank_agent.reconcile.core.order import is_current
 from tank_agent.reconcile.core.phase import Phase, PodView, view_pod
-from tank_agent.reconcile.core.plan import Plan, is_upcoming, plan
+from tank_agent.reconcile.core.plan import Plan, plan
 from tank_agent.reconcile.core.rollout import (
-    as_before,
-    blocked_now,
-    goes_on_before,
     is_undecided,
-    may_run_again,
     pin_of,
 )
-from tank_agent.reconcile.machine import Machine, Work, runs_now
-from tank_agent.reconcile.pod_order import PodOrder, lives
+from tank_agent.reconcile.machine import Machine, Work
+from tank_agent.reconcile.observer import Observer
+from tank_agent.reconcile.pod_order import lives
 from tank_agent.reconcile.probes import has_probes
 from tank_agent.reconcile.pulls import IMAGE_READY, PULL_FAILED, Need
 from tank_agent.reconcile.queue import Rank, WorkQueue
 from tank_agent.reconcile.steps import Steps
 from tank_agent.reconcile.troubles import Troubles, describe_failure, foreseen, is_bug
-from tank_agent.runtime.run import LiveRun, RunState
-from tank_agent.spec.model import RestartPolicy
 
 _log = structlog.get_logger()
 _JOIN_DEADLINE = 60.0
@@ -66,10 +57,7 @@ class Reconciler:
         self._troubles = Troubles(machine.clock.monotonic)
         self._changed = threading.Condition()
         self._version = 0
-        self._draining = False
-        self._unclaimed: set[str] = set()
-        self._host_secrets = HostSecrets(machine.secrets)
-        self._order = PodOrder(machine, self._look, self._is_leaving, self.wake)
+        self.observer = Observer(machine, self._troubles, self.wake)
         self._threads = [
             threading.Thread(target=self._work, name=f"worker-{number}", daemon=True)
             for number in range(workers)
@@ -81,8 +69,7 @@ class Reconciler:
         Pods that run, though the journal never knew them, go on until somebody claims or releases them: a
         new, empty or restored journal does not mean that no pod is wanted.
         """
-        self._unclaimed |= unclaimed(self._machine)
-        for pod in sorted(self._unclaimed):
+        for pod in self.observer.protect_unknown():
             _log.warning("the journal does not know a pod that runs; it goes on", pod=pod)
             self._steps.record_unclaimed(pod)
         for thread in self._threads:
@@ -101,10 +88,7 @@ class Reconciler:
 
     def release(self, pod: str) -> bool:
         """End the protection of a running pod that the journal never knew; False if there is no such pod."""
-        if not self._is_unclaimed(pod):
-            return False
-        self._unclaimed.discard(pod)
-        return True
+        return self.observer.release(pod)
 
     def wake(self, pod: str, cause: str) -> None:
         """Look at a pod now."""
@@ -163,7 +147,7 @@ class Reconciler:
         False if some pods still run after `timeout` seconds; workers go on then. Remains of pods that cannot
         be removed, as on a full disk, are left to the next agent.
         """
-        self._draining = True
+        self.observer.draining = True
         for pod in self.known_pods():
             self.wake(pod, "agent stops")
         machine, runs = self._machine, self._machine.containers.runs
@@ -186,7 +170,8 @@ class Reconciler:
             return False
         # The workers must not be in the middle of a step that writes a pod's files.
         self.close()
-        for pod in (remaining := left()):
+        remaining = left()
+        for pod in remaining:
             _log.warning("what is left of the pod is put away later", pod=pod)
         for pod in {*self.known_pods()} - remaining:
             with left_for_later(f"network of pod {pod}"):
@@ -214,73 +199,6 @@ class Reconciler:
         """Return whether no pod is being worked on now."""
         return self._queue.idle()
 
-    def situation(self, pod: str, desired: DesiredPod | None) -> Situation:
-        """Return the situation of a pod; asks memory, and the image store only for containers to start."""
-        situation = self._look(pod, desired)
-        if situation.desired is None:
-            return replace(situation, held_by=self._order.held_by(pod, situation.observed.runs))
-        if situation.is_stopped:
-            return situation
-        images = self._images(situation)
-        # Between runs, a job waits for its time alone.
-        awaited = {} if is_idle(situation) else self._order.awaited(situation)
-        return situation.seeing(images=images, awaited=awaited) if images or awaited else situation
-
-    def _look(self, pod: str, desired: DesiredPod | None) -> Situation:
-        """Return the situation of a pod without its images and other pods."""
-        machine, clock = self._machine, self._machine.clock
-        status = machine.journal.status(pod)
-        runs = runs_now(machine, pod, status)
-        now = Moment(wall=clock.wall(), monotonic=clock.monotonic(), boot_id=machine.boot_id)
-        declared = self._host_secrets.observed(desired, runs)
-        desired = self._in_run(declared, status) if status.job is not None else declared
-        former = self._former(desired, status)
-        blocked = blocked_now(desired, status, now.wall)
-        if blocked is not None and desired is not None:
-            before = machine.journal.revision(pod, status.rollout.replaced) if status.rollout else None
-            blocked, desired = (blocked, as_before(desired, before, status)) if before else (None, desired)
-        if desired is not declared:
-            desired = self._host_secrets.observed(desired, runs)
-        situation = Situation(
-            desired=desired,
-            status=status,
-            observed=Observed(
-                runs=runs,
-                network=machine.networks.state(pod),
-                network_change=machine.networks.change(desired.pod) if desired is not None else None,
-                network_outdated=desired is not None and machine.networks.is_outdated(desired.pod),
-                copying=machine.snapshots.observe(pod),
-                filling=machine.fills.waits(pod),
-            ),
-            now=now,
-            backoff=machine.backoff,
-            remembered=pod in machine.journal.statuses(),
-            unclaimed=desired is None and self._is_unclaimed(pod),
-            cut_short=desired is None and self._draining and self._runs_once(pod),
-            former=former,
-            blocked=blocked,
-            declared=declared if declared is not desired and blocked is None else None,
-            agent_since=machine.since,
-            pull=machine.pulls.policy,
-            troubles=self._troubles.of(pod),
-        )
-        return self._before_update(situation) if goes_on_before(situation) else situation
-
-    def _before_update(self, situation: Situation) -> Situation:
-        """Return the situation with what ran before an update as desired, if that cannot begin yet."""
-        desired, status, machine = situation.desired, situation.status, self._machine
-        assert desired is not None and status.rollout is not None
-        update = situation.seeing(images=self._images(situation))
-        before = machine.journal.revision(desired.name, status.rollout.replaced)
-        if before is None or not may_run_again(before, status) or not is_upcoming(update):
-            return situation
-        former = as_before(desired, before, status)
-        upcoming = Upcoming(desired=desired, images=update.observed.images)
-        found = replace(situation, desired=former, upcoming=upcoming)
-        networks = machine.networks
-        change, outdated = networks.change(former.pod), networks.is_outdated(former.pod)
-        return found.seeing(network_change=change, network_outdated=outdated)
-
     def _probe(self, situation: Situation) -> None:
         """Have the runs probed that go on as they are specified."""
         desired, machine = situation.desired, self._machine
@@ -298,69 +216,19 @@ class Reconciler:
                 health = known.health if known is not None and known.instance == live.record.id else None
                 machine.probes.want(live, spec, hurry=is_undecided(situation), known=health)
 
-    def _in_run(self, desired: DesiredPod | None, status: PodStatus) -> DesiredPod | None:
-        """Return a pod as the run of a job goes on with it, which may have an older spec."""
-        run = status.job.current if status.job is not None else None
-        if desired is None or run is None or run.generation == desired.generation:
-            return desired
-        of = self._machine.journal.revision(desired.name, run.generation)
-        return of.in_place_of(desired, of.images) if of is not None else desired
-
-    def _former(self, desired: DesiredPod | None, status: PodStatus) -> Revision | None:
-        """Return the revision that the pod's rollout is of, if another one is desired by now."""
-        rollout = status.rollout
-        if desired is None or rollout is None or rollout.generation == desired.generation:
-            return None
-        return self._machine.journal.revision(desired.name, rollout.generation)
-
-    def _is_leaving(self, pod: str) -> bool:
-        return self._desired(pod) is None and not self._is_unclaimed(pod)
-
-    def _is_unclaimed(self, pod: str) -> bool:
-        return (
-            pod in self._unclaimed
-            and not self._draining
-            and any(_goes_on(run) for run in self._machine.containers.runs(pod))
-        )
-
-    def _runs_once(self, pod: str) -> bool:
-        declared = self._machine.journal.get(pod)
-        return declared is not None and declared.pod.restart is RestartPolicy.NEVER
-
     def view(self, pod: str) -> PodView:
         """Return what to show for a pod; an error of the look is shown with it."""
         try:
-            return view_pod(self.situation(pod, self._machine.journal.get(pod)))
+            return view_pod(self.observer.situation(pod, self._machine.journal.get(pod)))
         except Exception as error:
             if is_bug(error):
                 _log.exception("looking at the pod failed by a bug", pod=pod)
             text = describe_failure(None, foreseen(error))
             return PodView(phase=Phase.DEGRADED, containers=(), error=text, next_retry=None)
 
-    def _images(self, situation: Situation) -> dict[str, ObservedImage]:
-        desired, pulls = situation.desired, self._machine.pulls
-        assert desired is not None
-        runs, boot_id = situation.observed.runs, self._machine.boot_id
-        is_job = desired.pod.schedule is not None
-        due = missing(desired, situation.status, runs, boot_id) if not is_job else images_wanted(situation)
-        return {
-            container.name: pulls.observe(
-                pulls.need(desired.name, container, pin_of(situation, container.name))
-            )
-            for container in due
-            if container.image is not None
-        }
-
-    def _desired(self, pod: str) -> DesiredPod | None:
-        desired = self._machine.journal.get(pod)
-        if desired is not None:
-            # From now on the journal decides.
-            self._unclaimed.discard(pod)
-        return None if self._draining else desired
-
     def _plan(self, situation: Situation) -> Plan:
         planned = plan(situation)
-        if not self._draining:
+        if not self.observer.draining:
             return planned
         # Pods that are only stopped for the agent's end keep their status in the journal, and jobs their run.
         actions = tuple(step for step in planned.actions if not isinstance(step, Forget | GiveUpRun))
@@ -370,26 +238,17 @@ class Reconciler:
         """Return whether a step is due for a pod; `look`: the mounts of its containers may have changed."""
         networks = self._machine.networks
         try:
-            desired = self._desired(pod)
-            runs = self._to_run(pod, desired)
+            desired = self.observer.desired(pod)
+            runs = self.observer.to_run(pod, desired)
             if runs is not None and (networks.check(runs.pod) or look):
                 self._machine.containers.look(pod, networks.directory(pod))
-            situation = self.situation(pod, desired)
+            situation = self.observer.situation(pod, desired)
             self._probe(situation)
             actions = self._plan(situation).actions
             return bool(actions) and not self._troubles.held(pod, actions)
         except Exception as error:
             self._failed(Work(name=pod, cause="resync"), None, error)
             return False
-
-    def _to_run(self, pod: str, desired: DesiredPod | None) -> DesiredPod | None:
-        """Return what a pod is to run now, which is what ran before an update that cannot begin."""
-        status = self._machine.journal.status(pod)
-        if status.stopped is not None:
-            return None
-        found = status.rollout
-        waits = status.blocked is not None or (found is not None and found.begun is None)
-        return self._look(pod, desired).desired if waits else self._in_run(desired, status)
 
     def _work(self) -> None:
         while (pod := self._queue.take()) is not None:
@@ -399,7 +258,7 @@ class Reconciler:
             except Exception as error:
                 self._failed(Work(name=pod, cause=cause), None, error)
             finally:
-                self._order.changed(pod)
+                self.observer.order.changed(pod)
                 self._queue.done(pod)
                 with self._changed:
                     self._version += 1
@@ -408,8 +267,8 @@ class Reconciler:
     def _reconcile(self, pod: str, cause: str) -> None:
         """Look, plan and act until no step is due now, or it is the turn of other pods."""
         for _ in range(_PASSES_A_TURN):
-            desired = self._desired(pod)
-            situation = self.situation(pod, desired)
+            desired = self.observer.desired(pod)
+            situation = self.observer.situation(pod, desired)
             runs = frozenset(run.id for run in situation.observed.runs)
             self._troubles.begin(pod, desired.generation if desired is not None else 0, runs)
             self._want_images(situation, pod)
@@ -420,7 +279,7 @@ class Reconciler:
                 self._look_again(pod, planned.look_again, held)
                 if desired is None and not planned.actions:
                     self._troubles.forget(pod)
-                    self._host_secrets.forget(pod)
+                    self.observer.host_secrets.forget(pod)
                 return
             wait, new = self._troubles.rest(pod)
             if new:
@@ -480,21 +339,3 @@ class Reconciler:
                 if found.name in seen.observed.images
             }
         pulls.want(pod, wanted)
-
-
-def unclaimed(machine: Machine) -> frozenset[str]:
-    """Return the pods that run, and that the journal never knew.
-
-    A pod that it knew and dropped still has its run in the status, until that has ended.
-    """
-    journal, containers = machine.journal, machine.containers
-    return frozenset(
-        pod
-        for pod in containers.pods() - journal.desired().keys()
-        if any(_goes_on(run) for run in containers.runs(pod))
-        and not any(known.instance for known in journal.status(pod).containers.values())
-    )
-
-
-def _goes_on(run: LiveRun) -> bool:
-    return run.state in (RunState.RUNNING, RunState.ORPHANED) and run.stopping is None

@@ -18,7 +18,7 @@ def test_steps_that_only_take_notice_are_not_shown() -> None:
     inner = [step for step in simulate(leaving) if isinstance(step, RecordExit | Forget)]
     assert {type(step) for step in inner} == {RecordExit, Forget}
     service: Any = SimpleNamespace(
-        reconciler=SimpleNamespace(situation=lambda *_: leaving),
+        reconciler=SimpleNamespace(observer=SimpleNamespace(situation=lambda *_: leaving)),
         machine=SimpleNamespace(clock=SimpleNamespace(wall=lambda: 1.0)),
         _copied=lambda *_: (),
         _proof=lambda *_: "proof",

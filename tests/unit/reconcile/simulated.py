@@ -157,7 +157,7 @@ class World:
         """Let the machine go down, in order or by a power cut, and come up again."""
         if clean:
             self.kill_in = 0
-            self.loop._draining = True
+            self.loop.observer.draining = True
             self.wake()
             for _ in range(20):
                 self._turns()

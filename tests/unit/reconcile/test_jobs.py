@@ -236,7 +236,7 @@ def test_a_step_that_is_done_again_begins_no_second_run(world: JobWorld) -> None
     world.push(job("ok-1"))
     world.pass_time(1)
     world.clock.now += DAY - world.clock.wall() % DAY + 3 * 3600
-    situation = world.loop.situation(NAME, world.desired)
+    situation = world.loop.observer.situation(NAME, world.desired)
     (begin,) = plan(situation).actions
     for _ in range(2):
         world.loop._steps.do(begin, Work(name=NAME, cause="test", situation=situation))

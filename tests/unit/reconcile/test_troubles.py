@@ -392,7 +392,7 @@ def test_to_look_at_a_pod_changes_nothing() -> None:
     # As `tank plan` with another pod that wants the same image, and `tank status`, do.
     other = world.journal.get("web")
     assert other is not None
-    found = world.loop.situation("other", other)
+    found = world.loop.observer.situation("other", other)
     assert found.observed.images["app"].state is ImageState.PULLING
     assert world.loop.view("web").phase is Phase.PULLING
     pulls.want("web", ())
