@@ -4,7 +4,7 @@ A shell starts what it runs in the background with SIGINT and SIGQUIT ignored, n
 inherit that. The tests send these signals, whoever started them.
 
 With PYTHONDONTWRITEBYTECODE, which many build servers set, each of the thousands of agents that tests start
-would compile every module again, which takes longer than the rest of its start.
+would compile every module again, which is two fifths of the work of its start.
 """
 
 from __future__ import annotations

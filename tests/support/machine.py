@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.support.debian import scratch_parent
+from tests.support.debian import locked, scratch_parent
 from tests.support.image import OUTSIDE, image
 
 # Emulated, on cores that other things use too: a quarter of a minute when nothing else runs.
@@ -362,12 +362,14 @@ def running_machine() -> Iterator[Machine]:
 
 def _sweep() -> None:
     """Remove what tests left that were killed themselves: their QEMU died with them, the rest did not."""
-    for namespace in _NAMESPACES.glob(f"{_PREFIX}*"):
-        if not _is_alive(namespace.name):
-            _run("ip", "netns", "delete", namespace.name)
-    for directory in scratch_parent().glob(f"{_PREFIX}*"):
-        if not _is_alive(directory.name):
-            shutil.rmtree(directory)
+    # Two processes that begin at once may both find it.
+    with locked(scratch_parent() / "tank-vm.lock"):
+        for namespace in _NAMESPACES.glob(f"{_PREFIX}*"):
+            if not _is_alive(namespace.name):
+                _run("ip", "netns", "delete", namespace.name)
+        for directory in scratch_parent().glob(f"{_PREFIX}*"):
+            if not _is_alive(directory.name):
+                shutil.rmtree(directory)
 
 
 def _is_alive(name: str) -> bool:
