@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from typing import Any
 
 from tank_agent.spec.findings import KeyPath
 from tank_agent.spec.model import Container, HealthCheck, Limits
 
 _PULLS = {"missing": "IfNotPresent", "always": "Always", "never": "Never"}
+# What a kubelet reads in words and values: a dollar, and a reference, which it fills in if it knows the name.
+_DOLLARS = re.compile(r"\$(?:\$|\(([^)]*)\))")
+# Of the API server's Service, in each container.
+_GIVEN = "KUBERNETES_"
 Object = dict[str, Any]
 
 
@@ -20,8 +26,7 @@ def container_of(one: Container) -> tuple[Object, list[tuple[KeyPath, str]]]:
         "imagePullPolicy": _PULLS[one.pull] if one.pull else None,
         "command": None if one.command is None else list(one.command),
         "args": None if one.args is None else list(one.args),
-        # $(NAME) would be another variable.
-        "env": [{"name": name, "value": text.replace("$(", "$$(")} for name, text in one.env.items()] or None,
+        "env": [{"name": name, "value": _literal(text, one.env)} for name, text in one.env.items()] or None,
         "workingDir": one.working_dir,
         "tty": True if one.tty else None,
         "stdin": True if one.tty else None,
@@ -33,10 +38,25 @@ def container_of(one: Container) -> tuple[Object, list[tuple[KeyPath, str]]]:
             lost.append((("groups",), f"{group}: Kubernetes knows groups by number only; write that"))
     for key in ("command", "args"):
         words = found[key]
-        found[key] = None if words is None else [word.replace("$(", "$$(") for word in words]
+        found[key] = None if words is None else [_literal(word, one.env) for word in words]
     if one.image and one.image.startswith(("oci:", "oci-archive:", "docker-archive:")):
         lost.append((("image",), "is a file of this machine; push it to a registry, and name it there"))
     return {key: value for key, value in found.items() if value is not None and value != {}}, lost
+
+
+def _literal(text: str, names: Collection[str]) -> str:
+    """Return what a kubelet reads as the text itself.
+
+    Only what it would change is written otherwise: podman, which fills in nothing, takes the rest as it is.
+    """
+
+    def written(found: re.Match[str]) -> str:
+        name = found[1]
+        if name is None:
+            return "$$$$"
+        return f"${found[0]}" if name in names or name.startswith(_GIVEN) else found[0]
+
+    return _DOLLARS.sub(written, text)
 
 
 def _resources(limits: Limits) -> Object:
@@ -91,11 +111,15 @@ def _profile(name: str, privileged: bool) -> Object | None:
     return {"type": "Localhost", "localhostProfile": name.strip("/")}
 
 
-def probes_of(health: HealthCheck | None) -> Object:
-    """Return the probes of a container: one for the start, one that others wait for, one that restarts."""
+def probes_of(health: HealthCheck | None, names: Collection[str] = ()) -> Object:
+    """Return the probes of a container: one for the start, one that others wait for, one that restarts.
+
+    Args:
+        names: the variables that the container is given.
+    """
     if health is None or not (health.http or health.tcp or health.exec):
         return {}
-    probe = _probe(health)
+    probe = _probe(health, names)
     interval = health.interval or (30.0 if health.exec else 10.0)
     times = {
         "periodSeconds": max(1, round(interval)),
@@ -113,9 +137,9 @@ def probes_of(health: HealthCheck | None) -> Object:
     return found
 
 
-def _probe(health: HealthCheck) -> Object:
+def _probe(health: HealthCheck, names: Collection[str]) -> Object:
     if health.exec is not None:
-        return {"exec": {"command": list(health.exec)}}
+        return {"exec": {"command": [_literal(word, names) for word in health.exec]}}
     if health.tcp is not None:
         return {"tcpSocket": {"port": health.tcp}}
     http = health.http

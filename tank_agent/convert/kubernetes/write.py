@@ -148,7 +148,11 @@ class _Objects:
             for port in self._pod.ports
             for offset in range(port.count)
         ]
-        probes = {} if one.init or self._pod.restart is not RestartPolicy.ALWAYS else probes_of(one.health)
+        probes = (
+            {}
+            if one.init or self._pod.restart is not RestartPolicy.ALWAYS
+            else probes_of(one.health, one.env)
+        )
         ports_key = {"ports": ports} if published and ports else {}
         return found | ports_key | probes | ({"volumeMounts": mounts} if mounts else {})
 

@@ -121,7 +121,7 @@ def test_the_pod_says_what_ours_says() -> None:
     assert spec["hostAliases"] == [{"ip": "192.168.1.3", "hostnames": ["nas.lan"]}]
     assert spec["securityContext"]["supplementalGroups"] == [44]
     (migrate,) = spec["initContainers"]
-    assert migrate["args"] == ["migrate", "$$(X)"]
+    assert migrate["args"] == ["migrate", "$(X)"]
     app, side, tool = spec["containers"]
     assert app["command"] == ["/bin/app"] and app["args"] == ["-v"]
     assert app["env"] == [{"name": "A", "value": "1"}, {"name": "B", "value": "$$(A)"}]
@@ -136,6 +136,48 @@ def test_the_pod_says_what_ours_says() -> None:
     assert {mount["name"] for mount in app["volumeMounts"]} <= {volume["name"] for volume in spec["volumes"]}
     assert "livenessProbe" not in side and "ports" not in side
     assert tool["securityContext"]["privileged"] is True
+
+
+def kubelet_reads(text: str, env: dict[str, str]) -> str:
+    """Return what a container gets: "$$" is a dollar, and a reference to what is not there stays."""
+    read, rest = "", text
+    while rest:
+        name, end, after = rest[2:].partition(")") if rest.startswith("$(") else ("", "", "")
+        if rest.startswith("$$"):
+            taken, rest = "$", rest[2:]
+        elif end:
+            taken, rest = env.get(name, f"$({name})"), after
+        else:
+            taken, rest = rest[0], rest[1:]
+        read += taken
+    return read
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        # Podman fills in nothing, and takes this as it is.
+        ("echo $(date) ${A} $1 $", "echo $(date) ${A} $1 $"),
+        ("$(A)", "$$(A)"),
+        ("$(KUBERNETES_PORT)", "$$(KUBERNETES_PORT)"),
+        ("kill $$", "kill $$$$"),
+        ("$$(A)", "$$$$(A)"),
+        ("$$$(A)", "$$$$$$(A)"),
+        ("$(kill $$; echo $(A)) $(A", "$(kill $$; echo $(A)) $(A"),
+        ("$(A)$(B\n)$$$", "$$(A)$(B\n)$$$$$"),
+    ],
+)
+def test_a_dollar_stays_one(text: str, written: str) -> None:
+    container = {
+        "name": "a", "image": IMAGE, "env": {"A": "1", "TEXT": text}, "command": [text], "args": [text],
+        "health": {"exec": [text]},
+    }  # fmt: skip
+    spec = objects(exported({"name": "a", "containers": [container]}))["Deployment"]["spec"]
+    (found,) = spec["template"]["spec"]["containers"]
+    probe = found["livenessProbe"]["exec"]["command"]
+    said = [*found["command"], *found["args"], found["env"][1]["value"], *probe]
+    assert said == [written] * 4
+    assert kubelet_reads(written, {"A": "1", "TEXT": text, "KUBERNETES_PORT": "2"}) == text
 
 
 def test_a_shared_volume_is_claimed_once() -> None:
