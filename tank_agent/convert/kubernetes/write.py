@@ -172,16 +172,17 @@ class _Objects:
         default = 0o644 if kind == "file" else 0o400
         mode = default if mount.mode is None else mount.mode
         volume_name = f"{kind}-{name}-{mode:o}"
-        item = {"key": name, "path": "content", "mode": mode}
+        # Podman has one volume of all that mount the same object, and knows no mode of an item.
+        keys: Object = {"items": [{"key": name, "path": name}], "defaultMode": mode}
         whole = f"{self._pod.name}-{kind}s"
         # Podman 4.3 ends in a panic without "optional".
         contents: Object = (
-            {"configMap": {"name": whole, "items": [item], "optional": False}}
+            {"configMap": {"name": whole, **keys, "optional": False}}
             if kind == "file"
-            else {"secret": {"secretName": whole, "items": [item], "optional": False}}
+            else {"secret": {"secretName": whole, **keys, "optional": False}}
         )
         self._add(volume_name, contents)
-        return {"name": volume_name[:63], **found, "subPath": "content", "readOnly": True}
+        return {"name": volume_name[:63], **found, "subPath": name, "readOnly": True}
 
     def _memory(self, one: Container, path: str, size: int | None) -> Object:
         name = f"memory-{one.name}-{_NO_KEY.sub('-', posixpath.normpath(path).strip('/').lower())}"

@@ -138,6 +138,20 @@ def test_the_pod_says_what_ours_says() -> None:
     assert tool["securityContext"]["privileged"] is True
 
 
+def test_files_of_one_object_have_paths_of_their_own() -> None:
+    """Podman puts all that is mounted of one object into one volume, with the modes of the volumes."""
+    spec = objects(exported(FULL))["Deployment"]["spec"]["template"]["spec"]
+    volumes = {one["name"]: one.get("configMap") or one.get("secret") for one in spec["volumes"]}
+    sources = {name: source for name, source in volumes.items() if source}
+    assert {name: (source["items"], source["defaultMode"]) for name, source in sources.items()} == {
+        "file-conf-644": ([{"key": "conf", "path": "conf"}], 0o644),
+        "file-bytes-600": ([{"key": "bytes", "path": "bytes"}], 0o600),
+        "secret-pw-400": ([{"key": "pw", "path": "pw"}], 0o400),
+    }
+    mounts = {mount["name"]: mount.get("subPath") for mount in spec["containers"][0]["volumeMounts"]}
+    assert [mounts[name] for name in sources] == ["conf", "bytes", "pw"]
+
+
 def kubelet_reads(text: str, env: dict[str, str]) -> str:
     """Return what a container gets: "$$" is a dollar, and a reference to what is not there stays."""
     read, rest = "", text
