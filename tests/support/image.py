@@ -32,6 +32,8 @@ _MACHINE = (
     "python3",
     "python3-yaml",
 )
+# The oracle of what is exported for Kubernetes, with what `podman kube play` needs of its recommendations.
+_PODMAN = ("podman", "aardvark-dns", "catatonit", "netavark", "nftables")
 _SIZE = "3G"
 # The machine's address, and the one of the other side of its network.
 ADDRESS = "10.77.0.2/24"
@@ -56,7 +58,7 @@ def packages() -> list[str]:
     listed = re.search(r"^dependencies = \[(.*?)^\]", _PYPROJECT.read_text(), re.MULTILINE | re.DOTALL)
     assert listed is not None
     depends += [f"python3-{name}" for name in re.findall(r'"([a-z0-9]+)>=', listed.group(1))]
-    return sorted({*_MACHINE, *depends, "python3-isal", "busybox-static"})
+    return sorted({*_MACHINE, *_PODMAN, *depends, "python3-isal", "busybox-static"})
 
 
 def image() -> Image:
@@ -104,6 +106,10 @@ def _settle(root: Path) -> None:
         (units / name).symlink_to("/dev/null")
     for name in ("systemd-firstboot.service", "getty@tty1.service", "systemd-pcrphase.service"):
         (units / name).symlink_to("/dev/null")
+    # No boot waits for podman, which runs what one test asks it to.
+    for name in ("auto-update.timer", "auto-update.service", "clean-transient.service", "restart.service"):
+        (units / f"podman-{name}").symlink_to("/dev/null")
+    (units / "podman.socket").symlink_to("/dev/null")
     # Those of a hundred programs that are not here take a minute to compile; that of crun changes labels.
     for profile in (root / "etc" / "apparmor.d").iterdir():
         if profile.is_file() and profile.name != "crun":

@@ -23,6 +23,7 @@ _ORDER = (
     "test_package",
     "test_machine",
     "test_configuration",
+    "test_kubernetes",
     "test_updates",
     "test_parameters",
     "test_removal",
