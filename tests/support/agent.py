@@ -28,7 +28,7 @@ BUSYBOX = Path("/bin/busybox")
 SERVE = ["/bin/sh", "-c", "trap 'exit 0' TERM; echo started; while :; do sleep 1000 & wait $!; done"]
 
 
-def wait_for(condition: Callable[[], T], what: str, deadline: float = DEADLINE) -> T:
+def wait_for(condition: Callable[[], T | None], what: str, deadline: float = DEADLINE) -> T:
     """Return the first true answer of a condition; fail when there is none in time."""
     end = time.monotonic() + deadline
     while True:
