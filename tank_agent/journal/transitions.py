@@ -272,7 +272,18 @@ class Draft:
         if snapshot is not None:
             self._merge(snapshot, only=name)
             self._offer_removed(skip=source)
+        if hold is not None and hold.kind == "suspended":
+            self._open_verdict(name)
         self._event(pod, "resumed", "follows its file again")
+
+    def _open_verdict(self, name: str) -> None:
+        """Let a failed update be judged again: it stayed only as long as its pod was suspended."""
+        pod, status = self.state.desired[name], self.state.statuses.get(name)
+        found = status.rollout if status is not None else None
+        if status is None or found is None or (found.kind, found.outcome) != ("update", "failed"):
+            return
+        if found.generation == pod.generation:
+            self.record(name, replace(status, rollout=replace(found, outcome=None, reason="")))
 
     def record(self, name: str, status: PodStatus | None, events: Iterable[NewEvent] = ()) -> None:
         """Store a status (None forgets it) and append events; no write if neither is new."""

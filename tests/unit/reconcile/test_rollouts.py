@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -195,6 +196,30 @@ def test_a_good_update_is_good_wherever_the_agent_is_killed(killed: int) -> None
     assert desired is not None and status.rollout is not None
     assert (desired.generation, desired.hold, status.rollout.outcome) == (2, None, "good")
     assert (_side(world), world.volume) == (side, (*before, "good-2"))
+
+
+@pytest.mark.parametrize("kind", ["boom", "crash", "sick", "flap"])
+@pytest.mark.parametrize("reboot", [False, True])
+def test_an_update_that_failed_while_its_pod_was_suspended_goes_back_when_it_is_resumed(
+    kind: str, reboot: bool
+) -> None:
+    world = World()
+    world.push(pod("good-1"))
+    world.pass_time(100)
+    world.push(pod(f"{kind}-2"))
+    world.verb(lambda: world.journal.suspend(NAME))
+    world.pass_time(2 * DEADLINE)
+    assert world.status.rollout is not None
+    assert (world.status.rollout.generation, world.status.rollout.outcome) == (2, "failed")
+    if reboot:
+        world.reboot(clean=True)
+    world.verb(lambda: world.journal.resume(NAME))
+    world.pass_time(4 * DEADLINE)
+    desired, rollout = world.desired, world.status.rollout
+    assert desired is not None and desired.hold is not None and rollout is not None
+    assert (desired.generation, desired.hold.kind) == (3, "quarantined")
+    assert (rollout.kind, rollout.outcome) == ("rollback", "good")
+    assert [bad.generation for bad in world.status.bad] == [2]
 
 
 def test_an_update_that_has_no_room_for_its_snapshot_waits_for_it_and_leaves_the_old_one_alone() -> None:
