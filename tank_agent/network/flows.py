@@ -71,7 +71,8 @@ def _goal(flow: Flow, forwards: Collection[Forward]) -> tuple[str, int] | None:
 
 
 def _forget(forwards: Collection[Forward], withdrawn: Collection[str]) -> None:
-    # Late: a machine without ports of UDP never pays for it.
+    # Late: a machine without ports of UDP never pays for it. The package first: see test_structure.
+    import pyroute2  # noqa: F401
     from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple, NFCTSocket
 
     own = set(map(rtnetlink.text, rtnetlink.own_addresses()))

@@ -53,9 +53,11 @@ class NameWriter:
         pause = _PAUSE
         while True:
             self._stale.wait()
-            if self._closing.wait(pause):
-                return
+            self._closing.wait(pause)
             self._stale.clear()
+            # After that, since who closes sets this one first: nobody would end the next wait.
+            if self._closing.is_set():
+                return
             # Before, so that a change meanwhile is written the next time.
             version = self._version()
             if version == self._written:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -180,7 +182,7 @@ def test_a_change_of_a_file_counts_at_the_next_start(agent: Agent, vendor: Vendo
     assert agent.pid("web") == pid
     two.unlink()
     agent.wait_phase("other", "completed")
-    assert agent.tank("exec", "web", "--", "kill", "-TERM", "1").returncode == 0
+    os.kill(pid, signal.SIGTERM)
     wait_for(lambda: agent.output("web") == ["first", "second"], "the next start has the change")
     shown = agent.tank("exec", "-T", "web", "--", "/bin/sh", "-c", "echo $FROM")
     assert shown.stdout == "second\n"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import functools
+import importlib.util
 import re
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -98,6 +101,52 @@ def test_no_module_imports_itself_over_others() -> None:
     }
 
     assert circles(graph) == []
+
+
+# The main thread has imported them before another one begins.
+_LOADED_EARLY = {"msgspec", "structlog"}
+
+
+@functools.cache
+def imports_its_parts(package: str) -> bool:
+    """Return whether a package of others imports modules of its own with itself."""
+    found = importlib.util.find_spec(package)
+    if package in sys.stdlib_module_names | {"tank_agent"} or found is None or found.origin is None:
+        return False
+    nodes = ast.walk(ast.parse(Path(found.origin).read_text()))
+    return any(
+        isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith(f"{package}."))
+        for node in nodes
+    )
+
+
+def parts_before_packages(tree: ast.AST, seen: frozenset[str] = frozenset()) -> list[str]:
+    """Return modules of packages that are imported where the package itself is not yet."""
+    wrong = list[str]()
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+        for name in names:
+            package, dot, _ = name.partition(".")
+            if dot and package not in seen | _LOADED_EARLY and imports_its_parts(package):
+                wrong.append(name)
+            elif not dot:
+                seen |= {name}
+        wrong += parts_before_packages(node, seen)
+    return wrong
+
+
+def test_a_package_is_imported_before_its_parts() -> None:
+    """Two threads end in a deadlock if one imports a package, which imports its part, and one the part.
+
+    For a part, Python takes the part's lock and then the package's; for a package, the other way round.
+    """
+    assert parts_before_packages(ast.parse("def f():\n from requests.utils import x")) == ["requests.utils"]
+    assert parts_before_packages(ast.parse("import requests\ndef f():\n import requests.utils")) == []
+    found = {module: parts_before_packages(tree_of(module)) for module in modules()}
+    assert {module: parts for module, parts in found.items() if parts} == {}
 
 
 @pytest.mark.parametrize("module", modules())

@@ -290,9 +290,10 @@ def _manager_for(url: Url, **fields: Any) -> urllib3.PoolManager:
     """Use the environment's proxy, if any, by the rules of requests (NO_PROXY may name networks)."""
     proxy: str | None = None
     if any(name.lower().endswith("_proxy") for name in os.environ):
-        from requests.utils import get_environ_proxies, select_proxy
+        import requests
 
-        proxy = select_proxy(str(url), get_environ_proxies(str(url)))
+        named = requests.utils.get_environ_proxies(str(url))
+        proxy = requests.utils.select_proxy(str(url), named)
     if proxy is None:
         return urllib3.PoolManager(**fields)
     proxy = proxy if "://" in proxy else f"http://{proxy}"

@@ -228,10 +228,10 @@ def proxy_for(remote: Remote) -> str | None:
     """
     if not any(name.lower().endswith("_proxy") for name in os.environ):
         return None
-    from requests.utils import get_environ_proxies, select_proxy
+    import requests
 
     url = f"{remote.scheme}://{remote.authority}/"
-    proxy: str | None = select_proxy(url, get_environ_proxies(url))
+    proxy: str | None = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
     if proxy is None:
         return None
     if "://" not in proxy:

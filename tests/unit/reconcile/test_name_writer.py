@@ -93,3 +93,22 @@ def test_after_its_end_nothing_begins(names: Names, make: Callable[[], NameWrite
     names.version, threads = 1, threading.active_count()
     writer.look()
     assert threading.active_count() == threads
+
+
+def test_it_ends_if_it_is_closed_at_the_end_of_a_pause(
+    names: Names, make: Callable[[], NameWriter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = make()
+    closed = threading.Thread(target=writer.close)
+
+    class Late(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            closed.start()
+            wait_for(self.is_set, "somebody closes")
+            wait_for(writer._stale.is_set, "the thread is woken")
+            return False
+
+    monkeypatch.setattr(writer, "_closing", Late())
+    names.version = 1
+    assert writer.look()
+    wait_for(lambda: not closed.is_alive() and closed.ident is not None, "the thread has ended")
