@@ -18,6 +18,7 @@ from tank_agent.spec.model import HOST_GATEWAY, Container, Mount, RestartPolicy
 _SIZE = "1Gi"
 _SCRATCH = ("/tmp", "/run", "/var/tmp")  # noqa: S108
 _PLACEHOLDER = "REPLACE-ME"
+_NOT_READ = "a mounted secret is root's, and closed to this user; mode 0440 and fsGroup open it"
 _NO_KEY = re.compile(r"[^A-Za-z0-9._-]")
 
 Object = dict[str, Any]
@@ -138,6 +139,11 @@ class _Objects:
         at = self._pod.containers.index(one)
         found, messages = container_of(one)
         self.remarks += [self._leaving.lost(("containers", at, *path), text) for path, text in messages]
+        self.remarks += [
+            self._leaving.lost(("containers", at, "mounts", number), _NOT_READ)
+            for number, mount in enumerate(one.mounts)
+            if _is_closed_to_user(one, mount)
+        ]
         ports = [
             {
                 "containerPort": port.pod + offset,
@@ -240,6 +246,13 @@ class _Objects:
             return []
         spec = {"clusterIP": "None", "selector": dict(self._labels)}
         return [self._object("v1", "Service", self._pod.name, spec=spec)]
+
+
+def _is_closed_to_user(one: Container, mount: Mount) -> bool:
+    """Return whether a secret is the container's user's here, and readable by root alone there."""
+    mode = 0o400 if mount.mode is None else mount.mode
+    is_other = one.user is not None and one.user.partition(":")[0] not in {"0", "root"}
+    return mount.secret is not None and mount.owner is None and is_other and not mode & 0o004
 
 
 def _option(text: str) -> dict[str, str]:

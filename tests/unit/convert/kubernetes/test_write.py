@@ -216,3 +216,24 @@ def test_a_shared_volume_is_claimed_once() -> None:
 def test_names_that_only_the_image_knows_are_lost(keys: dict[str, Any], key: str) -> None:
     pod = {"name": "a", "containers": [{"name": "a", "image": IMAGE, **keys}]}
     assert [one.key for one in exported(pod).remarks] == [key]
+
+
+@pytest.mark.parametrize(
+    ("user", "mount", "lost"),
+    [
+        ("1000:1000", {}, True),
+        ("1000", {"mode": "0440"}, True),
+        ("1000", {"mode": "0444"}, False),
+        ("0:1000", {}, False),
+        (None, {}, False),
+    ],
+)
+def test_a_secret_that_is_closed_to_the_user_there_is_lost(
+    user: str | None, mount: dict[str, Any], lost: bool
+) -> None:
+    container = {"name": "a", "image": IMAGE, "mounts": [{"secret": "pw", **mount}]}
+    if user is not None:
+        container["user"] = user
+    pod = {"name": "a", "secrets": [{"name": "pw", "host": "/etc/keys/pw"}], "containers": [container]}
+    keys = [one.key for one in exported(pod).remarks]
+    assert keys == ["secrets[0].host", *(["containers[0].mounts[0]"] if lost else [])]
