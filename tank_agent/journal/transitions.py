@@ -278,11 +278,12 @@ class Draft:
 
     def _open_verdict(self, name: str) -> None:
         """Let a failed update be judged again: it stayed only as long as its pod was suspended."""
-        pod, status = self.state.desired[name], self.state.statuses.get(name)
+        pod, status = self.state.desired.get(name), self.state.statuses.get(name)
         found = status.rollout if status is not None else None
         if status is None or found is None or (found.kind, found.outcome) != ("update", "failed"):
             return
-        if found.generation == pod.generation:
+        # Its file may say something else by now, or be gone.
+        if pod is not None and pod.generation == found.generation:
             self.record(name, replace(status, rollout=replace(found, outcome=None, reason="")))
 
     def record(self, name: str, status: PodStatus | None, events: Iterable[NewEvent] = ()) -> None:
