@@ -23,7 +23,7 @@ from tank_agent.spec.quantities import (
     CPU_QUOTA_MIN,
     format_memory,
 )
-from tank_agent.spec.sysctls import is_network_sysctl, sysctl_name, sysctl_value
+from tank_agent.spec.sysctls import is_network_sysctl, is_of_pods, sysctl_name, sysctl_value
 
 
 def check_pod(
@@ -198,6 +198,8 @@ def _sysctls(table: file.PodTable, findings: list[Finding]) -> dict[str, str]:
     """Return the pod's parameters of the kernel, each by its one name."""
     found: dict[str, str] = {}
     for given, value in (table.sysctls or {}).items():
+        if not is_of_pods(given):
+            continue
         # What is wrong with a name or a value alone has its finding.
         with contextlib.suppress(ValueError):
             name = sysctl_name(given)

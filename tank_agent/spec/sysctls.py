@@ -25,6 +25,15 @@ _NO_INTERFACE = frozenset({"all", "default", "lo"})
 _OWN = frozenset({"accept_ra", "autoconf", "disable_ipv6"})
 
 
+def is_of_pods(value: str) -> bool:
+    """Return whether a pod may have a parameter of its own; far cheaper than to say why not."""
+    parts = _parts(value)
+    name = ".".join(part.replace(".", "/") for part in parts)
+    if name in _IPC or (name.startswith(_MQUEUE) and len(parts) == 3):
+        return True
+    return is_network_sysctl(name) and len(parts) >= 3
+
+
 def sysctl_name(value: str) -> str:
     """Return the one form of a kernel parameter's name, of both that sysctl(8) takes.
 
@@ -36,9 +45,7 @@ def sysctl_name(value: str) -> str:
             f'{show(value)} is not a kernel parameter; write a name such as "net.core.somaxconn"'
         )
     name = ".".join(part.replace(".", "/") for part in parts)
-    if name in _IPC or (name.startswith(_MQUEUE) and len(parts) == 3):
-        return name
-    if not is_network_sysctl(name) or len(parts) < 3:
+    if not is_of_pods(value):
         guess = closest(name, _IPC)
         right = f"did you mean {show(guess)}?" if guess else f"set it on the machine: `sysctl -w {name}=…`"
         raise ValueError(
