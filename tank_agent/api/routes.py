@@ -22,8 +22,9 @@ from tank_agent.api.wire import decode_text, error_body
 from tank_agent.control.pods import Service
 from tank_agent.control.sessions import LogQuery
 from tank_agent.errors import PodNotFound, TankError
-from tank_agent.runtime.session.copy import FilesRequest
-from tank_agent.runtime.session.exec import ExecRequest
+from tank_agent.runtime.run import LiveRun
+from tank_agent.runtime.session.copy import Copying, FilesRequest
+from tank_agent.runtime.session.exec import ExecRequest, Execution
 from tank_agent.settings.image import PullPolicy
 from tank_agent.spec.printable import to_json
 
@@ -184,19 +185,13 @@ def _exec(service: Service, request: Request) -> Reply:
     wanted = _body(request.body, ExecRequest, "a request to run a command")
     if not wanted.argv or not wanted.argv[0] or any("\0" in argument for argument in wanted.argv):
         raise Refused(400, "there is no command")
-    sessions = service.sessions
-    container = request.query.get("container")
-    run = sessions.target(request.params["name"], container, request.ended, _starts_within(request))
-    confirms = request.count("confirm", 0) > 0
-    return Upgrade(
-        run=lambda raw: relay.serve_exec(raw, lambda: sessions.start(run, wanted), confirms=confirms)
-    )
+    return _in_container(service, request, lambda run: service.sessions.start(run, wanted))
 
 
 def _read_files(service: Service, request: Request) -> Reply:
     """Send the tar archive of `path` in a container; with `follow=1`, of what a link there leads to."""
     wanted = FilesRequest(path=_path(request), read=True, follow=request.count("follow", 0) > 0)
-    return _copy(service, request, wanted)
+    return _in_container(service, request, lambda run: service.sessions.copy(run, wanted))
 
 
 def _write_files(service: Service, request: Request) -> Reply:
@@ -212,17 +207,17 @@ def _write_files(service: Service, request: Request) -> Reply:
         contents=request.count("contents", 0) > 0,
         owners=request.count("owners", 0) > 0,
     )
-    return _copy(service, request, wanted)
+    return _in_container(service, request, lambda run: service.sessions.copy(run, wanted))
 
 
-def _copy(service: Service, request: Request, wanted: FilesRequest) -> Reply:
-    sessions = service.sessions
+def _in_container(
+    service: Service, request: Request, start: Callable[[LiveRun], Execution | Copying]
+) -> Reply:
+    """Wait for the container that a request names, and serve what is started in it over the connection."""
     container = request.query.get("container")
-    run = sessions.target(request.params["name"], container, request.ended, _starts_within(request))
+    run = service.sessions.target(request.params["name"], container, request.ended, _starts_within(request))
     confirms = request.count("confirm", 0) > 0
-    return Upgrade(
-        run=lambda raw: relay.serve_exec(raw, lambda: sessions.copy(run, wanted), confirms=confirms)
-    )
+    return Upgrade(run=lambda raw: relay.serve_exec(raw, lambda: start(run), confirms=confirms))
 
 
 def _path(request: Request) -> str:

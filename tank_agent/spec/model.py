@@ -168,6 +168,12 @@ class Mount(Struct, frozen=True, kw_only=True):
     mode: int | None = None
     owner: str | None = None
 
+    @property
+    def permissions(self) -> int:
+        """Return the permissions of a file or a secret, given or not."""
+        usual = 0o400 if self.secret is not None else 0o644
+        return usual if self.mode is None else self.mode
+
 
 class CpuLimit(Struct, frozen=True, kw_only=True):
     """At most `quota` microseconds of CPU time in every `period` microseconds."""

@@ -194,10 +194,9 @@ class _Project:
             if secret.host is None:
                 self.files[f"secrets/{key}"] = b""
             self.top["secrets"][key] = {"file": secret.host or path}
-        mode = mount.mode if mount.mode is not None else (0o644 if table == "configs" else 0o400)
         user, _, group = (mount.owner or "").partition(":")
         owner = {"uid": user, "gid": group or user} if user.isdigit() else {}
-        return {"source": key, "target": mount.path, **owner, "mode": f"{mode:04o}"}
+        return {"source": key, "target": mount.path, **owner, "mode": f"{mount.permissions:04o}"}
 
     def _content(self, key: str, content: bytes) -> dict[str, str]:
         try:

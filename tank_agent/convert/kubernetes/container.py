@@ -111,7 +111,7 @@ def _profile(name: str, privileged: bool) -> Object | None:
     return {"type": "Localhost", "localhostProfile": name.strip("/")}
 
 
-def probes_of(health: HealthCheck | None, names: Collection[str] = ()) -> Object:
+def probes_of(health: HealthCheck | None, names: Collection[str]) -> Object:
     """Return the probes of a container: one for the start, one that others wait for, one that restarts.
 
     Args:

@@ -175,11 +175,9 @@ class _Objects:
             return {"name": f"volume-{volume.name}"[:63], **found, "subPath": mount.subpath or None}
         kind = "file" if mount.file is not None else "secret"
         name = mount.file or mount.secret or ""
-        default = 0o644 if kind == "file" else 0o400
-        mode = default if mount.mode is None else mount.mode
-        volume_name = f"{kind}-{name}-{mode:o}"
+        volume_name = f"{kind}-{name}-{mount.permissions:o}"
         # Podman has one volume of all that mount the same object, and knows no mode of an item.
-        keys: Object = {"items": [{"key": name, "path": name}], "defaultMode": mode}
+        keys: Object = {"items": [{"key": name, "path": name}], "defaultMode": mount.permissions}
         whole = f"{self._pod.name}-{kind}s"
         # Podman 4.3 ends in a panic without "optional".
         contents: Object = (
@@ -250,9 +248,8 @@ class _Objects:
 
 def _is_closed_to_user(one: Container, mount: Mount) -> bool:
     """Return whether a secret is the container's user's here, and readable by root alone there."""
-    mode = 0o400 if mount.mode is None else mount.mode
     is_other = one.user is not None and one.user.partition(":")[0] not in {"0", "root"}
-    return mount.secret is not None and mount.owner is None and is_other and not mode & 0o004
+    return mount.secret is not None and mount.owner is None and is_other and not mount.permissions & 0o004
 
 
 def _option(text: str) -> dict[str, str]:

@@ -327,8 +327,7 @@ def _managed(source: str, mount: Mount) -> Line:
 def _secret(pod: Pod, mount: Mount) -> str:
     user, _, group = (mount.owner or "").partition(":")
     owner = f",uid={user},gid={group or user}" if user.isdigit() else ""
-    mode = f",mode={mount.mode if mount.mode is not None else 0o400:04o}"
-    return word(f"{pod.name}-{mount.secret},target={mount.path}{owner}{mode}")
+    return word(f"{pod.name}-{mount.secret},target={mount.path}{owner},mode={mount.permissions:04o}")
 
 
 def _timer(pod: Pod) -> bytes:

@@ -277,8 +277,7 @@ def _owned(root: int, mount: Mount, user: Identity, ids: IdRange | None) -> Owne
     if mount.owner is not None:
         owner = resolve_user(root, mount.owner)
     uid, gid = _on_host(f"the owner of {mount.path}", owner, ids)
-    usual = 0o400 if mount.secret is not None else 0o644
-    return Owned(uid=uid, gid=gid, mode=mount.mode if mount.mode is not None else usual)
+    return Owned(uid=uid, gid=gid, mode=mount.permissions)
 
 
 def _without_links(root: int, mounts: Sequence[Mount]) -> list[Mount]:
