@@ -197,14 +197,18 @@ def test_a_pod_with_its_own_address_is_reached_from_outside(machine: Installed) 
     status = machine.wait_phase("lan")
     assert status["addresses"] == ["10.77.0.50/24"]
     machine.wait("it answers a ping", lambda: _pings(machine), 30)
-    said = machine.vm.outside("busybox", "nc", "-w", "10", "10.77.0.50", "8080")
-    assert said.out == "hello from the pod\n"
+    # The pod has its address before its first process listens.
+    machine.wait("it says hello", lambda: _said_by_pod(machine) == "hello from the pod\n", 60)
     machine.sh("systemctl restart tank-agent")
     machine.wait_for_agent()
     assert _pings(machine)
     machine.remove_pod("lan")
     machine.wait("it is gone", lambda: not machine.statuses())
     assert not _pings(machine)
+
+
+def _said_by_pod(machine: Installed) -> str:
+    return machine.vm.outside("busybox", "nc", "-w", "10", "10.77.0.50", "8080").out
 
 
 def _pings(machine: Installed) -> bool:
