@@ -14,6 +14,7 @@ from pathlib import Path
 import structlog
 from msgspec import Struct
 
+from tank_agent.agent.outward import start_outward
 from tank_agent.api.server import ApiServer
 from tank_agent.control.images import Images
 from tank_agent.control.pods import Service
@@ -137,10 +138,12 @@ def running(settings: Settings, *, stop_pods: bool) -> Iterator[Running]:
         rotation = Rotation(machine.containers, max_size=limits.max_size, max_files=limits.max_files)
         rotation.start()
         stack.callback(rotation.close)
-        server = ApiServer(_service(settings, parts, intake, checks, host), settings.run_dir / "tank.sock")
+        service = _service(settings, parts, intake, checks, host)
+        server = ApiServer(service, settings.run_dir / "tank.sock")
         stack.callback(server.stop)
         _mend_run_dir(settings.run_dir, parts.lock, server)
         started = server
+        start_outward(settings, service, stack)
         yield Running(
             machine=machine,
             reconciler=reconciler,

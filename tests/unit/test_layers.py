@@ -30,8 +30,10 @@ ROOMS = {
     "reconcile": FOR_ALL | WORKERS | {"intake"},
     "control": BELOW_API,
     "api": BELOW_API | {"control"},
+    # What this machine tells others by itself: notifications, and the status of a commit.
+    "outward": BELOW_API | {"control"},
     # Everything meets here, once.
-    "agent": BELOW_API | {"api", "control"},
+    "agent": BELOW_API | {"api", "control", "outward"},
     "client": FOR_ALL,
     "convert": FOR_ALL,
     "doctor": FOR_ALL | WORKERS | {"settings"},
