@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from email.message import Message
 
 from msgspec import Struct
 
@@ -16,12 +17,17 @@ from tank_agent.spec.printable import to_json
 
 
 class Peer(Struct, frozen=True, kw_only=True):
-    """The process that connected, with the credentials that it had at that moment."""
+    """The process that connected, with the credentials that it had at that moment.
+
+    Over TCP nothing is known of it but its address, and `local`, the one that it called.
+    """
 
     pid: int
     uid: int
     gid: int
     groups: frozenset[int] = frozenset()
+    address: str = ""
+    local: str = ""
 
     @property
     def user(self) -> str:
@@ -57,10 +63,25 @@ class Refused(TankError):
     reason = "refused"
 
     def __init__(
-        self, status: int, message: str, *, where: str | None = None, hint: str | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        where: str | None = None,
+        hint: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message, where=where, hint=hint)
         self.status = status
+        self.headers = headers or {}
+
+
+class Head(Struct, frozen=True, kw_only=True):
+    """What a request asks for: its path without the query, and its headers."""
+
+    method: str
+    path: str
+    headers: Message
 
 
 class Request(Struct, frozen=True, kw_only=True):
@@ -107,13 +128,18 @@ class Answer(Struct, frozen=True, kw_only=True):
     body: bytes
     status: int = 200
     content_type: str = "application/json"
+    headers: Mapping[str, str] = {}
 
 
 class Stream(Struct, frozen=True, kw_only=True):
-    """An answer in chunks, each of which is sent at once. The iterator is closed at the end."""
+    """An answer in chunks, each of which is sent at once. The iterator is closed at the end.
+
+    `patient`: the caller may read on hours later, such as a pager; else it must take each chunk in time.
+    """
 
     chunks: Iterator[bytes]
     content_type: str = "application/x-ndjson"
+    patient: bool = True
 
 
 class RawConnection(Struct, frozen=True, kw_only=True):

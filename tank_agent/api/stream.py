@@ -133,10 +133,10 @@ class SocketWriter(io.BufferedIOBase):
                 self._pauses.release()
 
 
-def hung_up(connection: socket.socket) -> bool:
-    """Return whether the peer has closed its end for both directions, and not only for sending."""
+def hung_up(connection: socket.socket, *, half: bool = False) -> bool:
+    """Return whether the peer has closed its end for both directions; with `half`, also only for sending."""
     poller = select.poll()
-    poller.register(connection, 0)
+    poller.register(connection, select.POLLRDHUP if half else 0)
     return bool(poller.poll(0))
 
 

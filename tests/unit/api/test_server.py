@@ -18,9 +18,10 @@ from typing import Any
 import pytest
 import structlog
 
+from tank_agent.api.door import Timeouts
 from tank_agent.api.request import Answer, RawConnection, Reply, Request, Upgrade, json_answer
 from tank_agent.api.routes import ROUTES
-from tank_agent.api.server import ApiServer, Timeouts
+from tank_agent.api.server import ApiServer
 from tank_agent.api.types import Call
 from tank_agent.errors import OwnedElsewhere, PodNotFound, Retry, Stalled, TankError
 from tests.support.fake_service import FakeService, api_threads, as_user, open_directory, serving, until
