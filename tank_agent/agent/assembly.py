@@ -36,6 +36,7 @@ from tank_agent.network.host_side import HostSide, Reservation
 from tank_agent.network.pod_network import PodNetworks
 from tank_agent.network.shim import HostAccess
 from tank_agent.reconcile.core.restart import Backoff
+from tank_agent.reconcile.counters import Counters
 from tank_agent.reconcile.fills import Fills
 from tank_agent.reconcile.image_checks import ImageChecks
 from tank_agent.reconcile.machine import Machine
@@ -240,7 +241,7 @@ def take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = N
     _close_directories(settings.data_dir, settings.run_dir)
     lock = _sole_user(settings.run_dir, settings.data_dir)
     stack.callback(lock.close)
-    clock, boot = Clock(), boot_id()
+    clock, boot, counters = Clock(), boot_id(), Counters()
     journal = _journal(settings, clock, spare)
     stack.callback(journal.close)
     tools = Tools.of(settings.data_dir, settings.run_dir)
@@ -263,10 +264,9 @@ def take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = N
     keep = partial(keep_reservation, journal)
     networks = Networks(pod_networks, host_side, host, settings.run_dir, clock, access=access, keep=keep)
     stack.callback(networks.close)
-    paces = settings.reconcile
-    backoff = Backoff(base=paces.backoff_base, cap=paces.backoff_cap, stable_after=paces.stable_after)
-    store, pulls = _images(settings, journal, backoff, wake, stack)
-    probes = _probes(settings, tools, journal, wake, pod_networks)
+    backoff = _backoff(settings)
+    store, pulls = _images(settings, journal, backoff, wake, stack, counters=counters)
+    probes = _probes(settings, tools, journal, wake, pod_networks, counters=counters)
     stack.callback(probes.close)
     store_of_snapshots = SnapshotStore(settings.data_dir, tools.volumes)
     snapshots = Snapshots(store_of_snapshots, clock, wake, keep_newest=settings.volumes.snapshot_keep)
@@ -286,8 +286,9 @@ def take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = N
         boot_id=boot,
         backoff=backoff,
         since=clock.monotonic(),
+        counters=counters,
     )
-    reconciler = Reconciler(machine, Steps(machine), workers=paces.workers)
+    reconciler = Reconciler(machine, Steps(machine), workers=settings.reconcile.workers)
     adopted = adopt_all(containers, tools, clock.wall())
     _end_commands(probe_executor(tools, settings.run_dir), containers, tools, signal.SIGKILL)
     desired = {name: pod.pod for name, pod in journal.desired().items()}
@@ -297,12 +298,19 @@ def take_over(settings: Settings, stack: ExitStack, *, spare: Journal | None = N
     return Parts(machine=machine, reconciler=reconciler, tools=tools, store=store, secrets=secrets, lock=lock)
 
 
+def _backoff(settings: Settings) -> Backoff:
+    paces = settings.reconcile
+    return Backoff(base=paces.backoff_base, cap=paces.backoff_cap, stable_after=paces.stable_after)
+
+
 def _images(
     settings: Settings,
     journal: Journal,
     backoff: Backoff,
     wake: Callable[[str, str], None],
     stack: ExitStack,
+    *,
+    counters: Counters,
 ) -> tuple[ImageStore, Pulls]:
     store = ImageStore(settings.data_dir, settings.image)
     stack.callback(store.close)
@@ -314,6 +322,7 @@ def _images(
         policy=settings.image.pull,
         prepare=store.sweep,
         report=journal.record_for_pods,
+        counters=counters,
     )
     stack.callback(pulls.close)
     return store, pulls
@@ -325,6 +334,8 @@ def _probes(
     journal: Journal,
     wake: Callable[[str, str], None],
     networks: PodNetworks,
+    *,
+    counters: Counters,
 ) -> Probes:
     def namespace(pod: str) -> Path | None:
         desired = journal.get(pod)
@@ -338,6 +349,7 @@ def _probes(
         wake=wake,
         report=lambda event: journal.try_to_record([event]),
         namespace=namespace,
+        counters=counters,
     )
 
 

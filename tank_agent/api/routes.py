@@ -256,6 +256,14 @@ def _logs(service: Service, request: Request) -> Reply:
     return Stream(chunks=lines, content_type=f"application/octet-stream{SEVERAL if several else ''}")
 
 
+def _metrics(service: Service, request: Request) -> Reply:
+    """Return the metrics in Prometheus' text format."""
+    # Most agents are never asked.
+    from tank_agent.api import metrics
+
+    return metrics.answer(service)
+
+
 def _job_run(request: Request) -> int | None:
     """Return the number of a job's run in the query, from the end if it is negative; None without one."""
     text = request.query.get("run")
@@ -305,6 +313,7 @@ ROUTES: Mapping[Call[Any], Handler] = {
     types.WRITE_FILES: _write_files,
     types.ATTACH: _attach,
     types.LOGS: _logs,
+    types.METRICS: _metrics,
 }
 
 

@@ -494,3 +494,5 @@ READ_FILES = Call("GET /v1/pods/{name}/files", bytes, upgrade=PROTOCOL)
 WRITE_FILES = Call("PUT /v1/pods/{name}/files", bytes, upgrade=PROTOCOL)
 ATTACH = Call("POST /v1/pods/{name}/attach", bytes, upgrade=PROTOCOL)
 LOGS = Call("GET /v1/pods/{name}/logs", bytes)
+# Prometheus' text format; the path is the one that it asks for by default.
+METRICS = Call("GET /metrics", bytes)

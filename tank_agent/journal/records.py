@@ -236,7 +236,7 @@ class JobStatus(Struct, frozen=True, kw_only=True):
 
     `schedule` is the hash of the `Schedule` that `next_due` is of: its first time after `since` (Unix time);
     None if there is none. `asked` is when a person asked for a run that has not begun. `fetched` is the
-    generation whose images are here.
+    generation whose images are here. `succeeded` is when a run last succeeded (Unix time).
     """
 
     schedule: str = ""
@@ -245,6 +245,7 @@ class JobStatus(Struct, frozen=True, kw_only=True):
     asked: float | None = None
     since: float = 0.0
     fetched: int = 0
+    succeeded: float | None = None
 
     @property
     def current(self) -> JobRun | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import shutil
 import signal
@@ -190,3 +191,34 @@ def not_started(program: str, error: OSError) -> TankError:
         return Stalled(f"cannot run {program}: {error.strerror}", hint="see `tank doctor`")
     lacking = shortage(error)
     return Retry(f"cannot run {program}: {error.strerror}", hint=lacking.hint if lacking else None)
+
+
+class OwnUse(Struct, frozen=True, kw_only=True):
+    """What this process uses: seconds of CPU time, bytes of memory, descriptors; `started` is Unix time."""
+
+    cpu: float
+    memory: int
+    descriptors: int
+    started: float
+
+
+def own_use() -> OwnUse:
+    """Return what this process uses now (proc_pid_stat(5))."""
+    with open("/proc/self/stat", "rb") as file:
+        # Behind the name, which may hold anything: from the third field on.
+        fields = file.read().rpartition(b") ")[2].split()
+    times = os.times()
+    return OwnUse(
+        cpu=times.user + times.system,
+        memory=int(fields[21]) * os.sysconf("SC_PAGE_SIZE"),
+        # One of them is of this look itself.
+        descriptors=sum(1 for _ in os.scandir("/proc/self/fd")) - 1,
+        started=_boot_time() + int(fields[19]) / os.sysconf("SC_CLK_TCK"),
+    )
+
+
+@functools.cache
+def _boot_time() -> float:
+    """Return the Unix time of the boot."""
+    with open("/proc/stat", "rb") as file:
+        return next(float(line.split()[1]) for line in file if line.startswith(b"btime "))

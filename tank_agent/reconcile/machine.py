@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from tank_agent.journal.journal import Journal
 from tank_agent.journal.records import DesiredPod, NewEvent, PodStatus
 from tank_agent.linux.clock import Clock
 from tank_agent.reconcile.core.observed import Run, Situation
 from tank_agent.reconcile.core.restart import Backoff
+from tank_agent.reconcile.counters import Counters
 from tank_agent.reconcile.fills import Fills
 from tank_agent.reconcile.networks import Networks
 from tank_agent.reconcile.probes import Probes
@@ -34,6 +35,7 @@ class Machine(Struct, frozen=True, kw_only=True):
     boot_id: str
     backoff: Backoff
     since: float
+    counters: Counters = field(default_factory=Counters)
 
 
 def runs_now(machine: Machine, pod: str, status: PodStatus) -> tuple[Run, ...]:

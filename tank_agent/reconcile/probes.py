@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from tank_agent.journal.records import DesiredPod, Health, NewEvent
 from tank_agent.linux.clock import Clock
 from tank_agent.reconcile.core.observed import Probed, Run
+from tank_agent.reconcile.counters import Counters, ProbeKind, ProbeOutcome
 from tank_agent.reconcile.prober import Prober, Watch
 from tank_agent.reconcile.storm import StormGuard
 from tank_agent.retry import spread
@@ -44,6 +45,7 @@ class Probes:
         wake: called with a pod and a cause when the loop must look at it again.
         report: stores an event.
         namespace: returns the path of a pod's network namespace; None: it uses the host's.
+        counters: counts the probes that ended.
     """
 
     def __init__(
@@ -53,9 +55,12 @@ class Probes:
         wake: Callable[[str, str], None],
         report: Callable[[NewEvent], None],
         namespace: Callable[[str], Path | None],
+        *,
+        counters: Counters | None = None,
     ) -> None:
         self._executor, self._clock = executor, clock
         self._wake, self._report, self._namespace = wake, report, namespace
+        self._counters = counters or Counters()
         # Held for moments only: no system call that could block is made with it.
         self._lock = threading.Lock()
         self._watches: dict[str, Watch] = {}
@@ -198,10 +203,19 @@ class Probes:
                 watch.show()
             events = self._events(watch, former, result, now)
             self._prober.schedule(watch, self._next(watch, now))
+        self._count(watch, probe, result, now)
         for event in events:
             self._tell(event)
         if watch.track.differs(former):
             self._wake(watch.pod, HEALTH_CHANGED)
+
+    def _count(self, watch: Watch, probe: Probe, result: ProbeResult, now: float) -> None:
+        kind: ProbeKind = "exec" if probe.exec is not None else "http" if probe.http is not None else "tcp"
+        outcome: ProbeOutcome = "successful" if result.good else "unknown" if result.ours else "failed"
+        record = watch.run.record
+        # One that came to nothing by an error of ours may never have begun.
+        took = 0.0 if result.ours else now - watch.begun
+        self._counters.probe(record.pod, record.container, kind, outcome, took)
 
     def _judged(self, watch: Watch, probe: Probe, result: ProbeResult, late: float) -> ProbeResult:
         """Return a result as ours if it says more about the machine than about the container."""

@@ -20,6 +20,7 @@ from tank_agent.journal.records import NewEvent
 from tank_agent.linux.clock import Clock
 from tank_agent.reconcile.core.observed import ImageState, ObservedImage
 from tank_agent.reconcile.core.restart import Backoff
+from tank_agent.reconcile.counters import Counters
 from tank_agent.retry import Failure
 from tank_agent.spec.model import Container, PullPolicy
 
@@ -93,6 +94,7 @@ class Pulls:
         policy: for containers without one, which is read by others, too.
         prepare: makes the store ready, in the background; until then, every image counts as being pulled.
         report: called before `wake` with all pods that waited for a pull, and the event of its end.
+        counters: counts the pulls that ended.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class Pulls:
         policy: PullPolicy = "missing",
         prepare: Callable[[], None] = lambda: None,
         report: Callable[[Collection[str], NewEvent], None] = lambda *_: None,
+        counters: Counters | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -112,6 +115,7 @@ class Pulls:
         self._wake = wake
         self.policy = policy
         self._report = report
+        self._counters = counters or Counters()
         self._lock = threading.Lock()
         # By pod and by image, so that no call searches the needs of all.
         self._pods: dict[str, frozenset[Need]] = {}
@@ -274,6 +278,8 @@ class Pulls:
             error = f"cannot pull {reference}: {failure!r}"
         if error and not job.cancelled:
             log.warning("pull failed", error=error)
+        if image is not None or not job.cancelled:
+            self._counters.pull(good=image is not None)
         event: NewEvent | None = None
         with self._lock:
             wanted.job = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 import structlog
@@ -252,12 +253,13 @@ class Reconciler:
 
     def _work(self) -> None:
         while (pod := self._queue.take()) is not None:
-            cause = self._causes.pop(pod, "timer")
+            cause, began = self._causes.pop(pod, "timer"), time.perf_counter()
             try:
                 self._reconcile(pod, cause)
             except Exception as error:
                 self._failed(Work(name=pod, cause=cause), None, error)
             finally:
+                self._machine.counters.turn(time.perf_counter() - began)
                 self.observer.order.changed(pod)
                 self._queue.done(pod)
                 with self._changed:
@@ -318,6 +320,7 @@ class Reconciler:
     def _failed(self, work: Work, step: Action | None, error: Exception) -> None:
         """Log and record a failed step, and look again later; None is the look at the pod."""
         known = foreseen(error)
+        self._machine.counters.failed_step()
         trouble, report = self._troubles.failed(work.name, step, known)
         self._queue.add_after(work.name, trouble.retry_at - self._machine.clock.monotonic())
         log = _log.bind(pod=work.name, revision=work.revision, cause=work.cause)

@@ -12,8 +12,11 @@ from tank_agent.reconcile.core import actions, rollout
 from tank_agent.reconcile.core.actions import Action
 from tank_agent.reconcile.core.copies import copy_due
 from tank_agent.reconcile.core.proof import proof, with_step
+from tank_agent.reconcile.counters import UpdateOutcome
 from tank_agent.reconcile.machine import Machine, Work
 
+# The verdicts on a way back.
+_BACK: Mapping[Outcome, UpdateOutcome] = {"good": "rolled-back", "failed": "rollback-failed"}
 _HAPPY_ENDS = {"first": "update-good", "update": "update-good", "rollback": "rolled-back"}
 
 
@@ -65,7 +68,9 @@ class Updates:
             if followed.kind == "update":
                 how = f"from generation {followed.replaced} to {generation}"
                 events.append(work.event("update-started", how))
-        self._revise(work, lambda status: replace(status, rollout=followed, good=good), events, verdicts)
+        if self._revise(work, lambda status: replace(status, rollout=followed, good=good), events, verdicts):
+            for verdict in verdicts.values():
+                self._machine.counters.update(work.name, verdict.outcome, None)
         point("update:followed")
 
     def _begin(self, _: actions.Begin, work: Work) -> None:
@@ -111,6 +116,7 @@ class Updates:
 
         if not self._revise(work, decide, [event], decision):
             return
+        self._count(work, former, action.outcome)
         point("update:decided")
         had = status.good is not None and bool(status.good.snapshots)
         if had or any(volume.snapshot for volume in work.pod.volumes):
@@ -137,8 +143,16 @@ class Updates:
             return
         verdict = self._verdict(work, status.rollout, "failed", action.reason)
         target = replace(good, images=status.good.images, verdict=None)
-        self._journal.quarantine(work.name, desired.generation, verdict, target)
+        if self._journal.quarantine(work.name, desired.generation, verdict, target).changed:
+            self._count(work, status.rollout, "failed")
         point("update:rolled-back")
+
+    def _count(self, work: Work, found: Rollout, outcome: Outcome) -> None:
+        """Count a verdict, and the time to it unless it was failed before."""
+        now, counted = work.seen.now, _BACK.get(outcome, outcome) if found.kind == "rollback" else outcome
+        began = found.begun if found.boot_id == now.boot_id and found.outcome is None else None
+        took = None if began is None else max(0.0, now.monotonic - began)
+        self._machine.counters.update(work.name, counted, took)
 
     def _block(self, action: actions.Block, work: Work) -> None:
         status, desired, wall = self._journal.status(work.name), work.wanted, self._machine.clock.wall()

@@ -166,6 +166,11 @@ class EndRun(LeaveSpec, frozen=True, kw_only=True):
         exits = dict(exits_of(situation))
         return replace(run, ended=situation.now.wall, outcome=self.outcome, reason=self.reason, exits=exits)
 
+    def changed(self, job: JobStatus, situation: Situation) -> JobStatus:
+        """Return the job with the run as it ended, and when one last succeeded."""
+        succeeded = situation.now.wall if self.outcome == "succeeded" else job.succeeded
+        return replace(super().changed(job, situation), succeeded=succeeded)
+
 
 class NoteImages(JobRecord, frozen=True, kw_only=True):
     """Record that the images of the next run are here, so that nobody asks for them until then."""
@@ -190,7 +195,7 @@ class RetireJob(JobRecord, frozen=True, kw_only=True):
         if current is not None:
             ended = replace(current, ended=situation.now.wall, outcome="failed", reason=NO_SCHEDULE)
             runs = (*runs[:-1], ended)
-        return JobStatus(runs=runs)
+        return JobStatus(runs=runs, succeeded=job.succeeded)
 
 
 def exits_of(situation: Situation) -> Iterator[tuple[str, Exit]]:

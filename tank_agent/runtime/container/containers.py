@@ -22,7 +22,8 @@ from tank_agent.runtime.container import conmon, devices
 from tank_agent.runtime.container.conmon import ConmonControl
 from tank_agent.runtime.container.exits import RunWatcher
 from tank_agent.runtime.container.launch import Launch, Tools, make_bundle, record_of
-from tank_agent.runtime.limits import limits
+from tank_agent.runtime.limits import limits, measure
+from tank_agent.runtime.limits.measure import Measured
 from tank_agent.runtime.mounts import restore, tmpfs
 from tank_agent.runtime.mounts.contents import Payload
 from tank_agent.runtime.mounts.rootfs import MOUNT_POINT
@@ -198,6 +199,8 @@ class Containers:
     def remove(self, run: LiveRun) -> None:
         """Remove everything that a run made, except its log. Can be repeated after a crash."""
         tools, cgroup = self._tools, run.record.cgroup
+        # The group may be gone when this is done again.
+        run.killed = max(run.killed, measure.killed(tools.cgroups, cgroup))
         if not run.started:
             # The runtime may hang, or still be making it.
             conmon.end_unstarted(run.directory)
@@ -366,6 +369,15 @@ class Containers:
             for run in self.runs(pod)
             if (used := limits.usage(self._tools.cgroups, run.record.cgroup))
             and run.state is RunState.RUNNING
+        }
+
+    def measured(self, pod: str) -> dict[str, Measured]:
+        """Return what the containers of a pod that run have used, by name, in more detail than `usage`."""
+        groups = self._tools.cgroups
+        return {
+            run.record.container: found
+            for run in self.runs(pod)
+            if run.state is RunState.RUNNING and (found := measure.measure(groups, run.record.cgroup))
         }
 
     def clear_out_of_memory(self, run: LiveRun) -> None:

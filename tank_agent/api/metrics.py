@@ -1,0 +1,296 @@
+"""The metrics of the agent and its pods in Prometheus' text format, read from the state as it is now.
+
+One row a family in `FAMILIES`; docs/metrics.md explains each. The text is written here, not by
+prometheus_client, which the tests have as their judge (docs/decisions/0031-metrics.md).
+Names: https://prometheus.io/docs/practices/naming/, format:
+https://prometheus.io/docs/instrumenting/exposition_formats/ (0.0.4).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Literal
+
+from msgspec import Struct
+
+from tank_agent import __version__
+from tank_agent.api.request import Answer
+from tank_agent.control.pods import Service
+from tank_agent.journal.records import DesiredPod, JobStatus
+from tank_agent.linux.process import own_use
+from tank_agent.reconcile.core.phase import ContainerView, Phase
+from tank_agent.reconcile.core.rollout_view import RolloutState, view_rollout
+from tank_agent.reconcile.counters import Counters, Histogram, PodCount, ProbeCount
+from tank_agent.runtime.limits.measure import Measured
+from tank_agent.source.kinds import is_mirrored
+from tank_agent.spec.printable import escape
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+Kind = Literal["gauge", "counter", "histogram", "summary"]
+
+
+# The lines of each family.
+Lines = dict[str, list[str]]
+
+
+class Family(Struct, frozen=True):
+    """A metric: its name, kind, labels, and what it is."""
+
+    name: str
+    kind: Kind
+    labels: tuple[str, ...]
+    help: str
+
+
+HEALTH = ("starting", "healthy", "unhealthy")
+GIT = ("pending", "in-sync", "behind", "held", "error", "suspended")
+_PHASES = tuple(str(phase) for phase in Phase if phase is not Phase.ELSEWHERE)
+
+_POD, _CONTAINER, _CADVISOR = "pod", "pod container", "pod container image"
+# Name, kind, labels, and what it is.
+_TABLE: tuple[tuple[str, Kind, str, str], ...] = (
+    ("tank_build_info", "gauge", "version", "1, with the version of tank-agent."),
+    ("tank_pod_phase", "gauge", "pod phase", "1 for the phase that a pod is in, 0 for the others."),
+    ("tank_pod_ready", "gauge", _POD, "1 if all containers of a pod are ready."),
+    ("tank_pod_healthy", "gauge", _POD, "1 if the health checks of a pod succeed; none without checks."),
+    ("tank_pod_error", "gauge", _POD, "1 if tank status shows an error of a pod."),
+    ("tank_pod_generation", "gauge", _POD, "Number of a pod's declaration, which each change raises by 1."),
+    ("tank_pod_suspended", "gauge", _POD, "1 if a pod does not follow its file: suspended, or pinned."),
+    ("tank_pod_quarantined", "gauge", _POD, "1 if an older revision runs since the wanted one failed."),
+    ("tank_pod_update_failed", "gauge", _POD, "1 if the wanted revision of a pod failed."),
+    ("tank_pod_update_blocked", "gauge", _POD, "1 if an update of a pod cannot begin."),
+    ("tank_container_restarts_total", "counter", _CONTAINER, "Starts of a container after its first."),
+    ("tank_container_health", "gauge", "pod container state", "1 for the health that a container has."),
+    ("tank_probe_total", "counter", "pod container kind result", "Probes that ended."),
+    ("tank_probe_duration_seconds", "summary", "pod container kind", "How long probes took."),
+    ("tank_update_total", "counter", "pod outcome", "Revisions of a pod that got a verdict."),
+    ("tank_rollout_duration_seconds", "histogram", "", "From a revision's first start to its verdict."),
+    ("tank_reconcile_duration_seconds", "histogram", "", "How long the loop's turns of work on a pod took."),
+    ("tank_reconcile_errors_total", "counter", "", "Steps of the loop that failed."),
+    ("tank_job_running", "gauge", _POD, "1 while a run of a job is under way."),
+    ("tank_job_next_run_timestamp_seconds", "gauge", _POD, "When the next run of a job is due."),
+    ("tank_job_last_run_timestamp_seconds", "gauge", _POD, "When the last run of a job ended."),
+    ("tank_job_last_run_duration_seconds", "gauge", _POD, "How long the last run of a job took."),
+    ("tank_job_last_run_succeeded", "gauge", _POD, "1 if the last run of a job succeeded."),
+    ("tank_job_last_success_timestamp_seconds", "gauge", _POD, "When a run of a job last ended well."),
+    ("tank_sources_suspended", "gauge", "", "1 if files and git do not count until tank resume."),
+    ("tank_unusable_files", "gauge", "", "Files with errors, or whose pod another source has."),
+    ("tank_pods_elsewhere", "gauge", "", "Pods that files declare for other machines."),
+    ("tank_git_state", "gauge", "state", "1 for the state that the git source is in."),
+    ("tank_git_last_sync_timestamp_seconds", "gauge", "", "When the git remote last answered."),
+    ("tank_git_commit_timestamp_seconds", "gauge", "", "Committer's time of the commit that is applied."),
+    ("tank_image_pull_total", "counter", "result", "Pulls of images for pods that ended."),
+    ("tank_data_dir_size_bytes", "gauge", "", "Size of the file system of data_dir."),
+    ("tank_data_dir_free_bytes", "gauge", "", "Room that is left on the file system of data_dir."),
+    ("container_cpu_usage_seconds_total", "counter", _CADVISOR, "CPU time of a container's run."),
+    ("container_memory_usage_bytes", "gauge", _CADVISOR, "Memory of a container, with its files' cache."),
+    ("container_memory_working_set_bytes", "gauge", _CADVISOR, "The same without the inactive cache."),
+    ("container_spec_memory_limit_bytes", "gauge", _CADVISOR, "Memory limit of a container that has one."),
+    ("container_threads", "gauge", _CADVISOR, "Processes and threads of a container."),
+    ("container_oom_events_total", "counter", _CADVISOR, "Processes that were killed as memory ran out."),
+    ("container_start_time_seconds", "gauge", _CADVISOR, "When a container's run was started."),
+    ("process_cpu_seconds_total", "counter", "", "CPU time of the agent."),
+    ("process_resident_memory_bytes", "gauge", "", "Memory of the agent."),
+    ("process_open_fds", "gauge", "", "Open file descriptors of the agent."),
+    ("process_start_time_seconds", "gauge", "", "When the agent was started."),
+)
+FAMILIES = {name: Family(name, kind, tuple(labels.split()), text) for name, kind, labels, text in _TABLE}
+
+
+def answer(service: Service) -> Answer:
+    """Return the metrics of an agent as the answer to GET /metrics."""
+    return Answer(body=metrics_text(service).encode(), content_type=CONTENT_TYPE)
+
+
+def metrics_text(service: Service) -> str:
+    """Return the metrics of an agent as they are now."""
+    lines: Lines = {name: [] for name in FAMILIES}
+    _of_agent(lines, service)
+    _of_sources(lines, service)
+    _of_loop(lines, service.machine.counters)
+    for name in service.reconciler.known_pods():
+        _of_pod(lines, service, name)
+    return "".join(
+        piece
+        for name, found in lines.items()
+        if found
+        for piece in (f"# HELP {name} {FAMILIES[name].help}\n# TYPE {name} {FAMILIES[name].kind}\n", *found)
+    )
+
+
+def _add(lines: Lines, name: str, value: float, labels: str = "") -> None:
+    """Add a sample; `labels` are with their braces."""
+    lines[name].append(f"{name}{labels} {value}\n")
+
+
+def quoted(text: str) -> str:
+    """Return a text as the value of a label, with its quotes."""
+    safe = escape(text).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{safe.encode(errors="replace").decode()}"'
+
+
+def _state_set(name: str, label: str, states: tuple[str, ...]) -> Mapping[str, str]:
+    """Return, by state, the lines of a state set, with a NUL in place of the labels before that of the state.
+
+    There are many lines of these, all alike, so they are written in one go.
+    """
+
+    def line(state: str, current: str) -> str:
+        return f'{name}{{\0{label}="{state}"}} {int(state == current)}\n'
+
+    return {current: "".join(line(state, current) for state in states) for current in states}
+
+
+_PHASE_LINES = _state_set("tank_pod_phase", "phase", _PHASES)
+_HEALTH_LINES = _state_set("tank_container_health", "state", HEALTH)
+_GIT_LINES = _state_set("tank_git_state", "state", GIT)
+# The states in which the wanted revision of a pod is one that failed.
+_FAILED = frozenset(
+    (RolloutState.FAILED, RolloutState.ROLLING_BACK, RolloutState.ROLLED_BACK, RolloutState.QUARANTINED)
+)
+
+
+def _of_agent(lines: Lines, service: Service) -> None:
+    _add(lines, "tank_build_info", 1, f"{{version={quoted(__version__)}}}")
+    use = own_use()
+    _add(lines, "process_cpu_seconds_total", round(use.cpu, 3))
+    _add(lines, "process_resident_memory_bytes", use.memory)
+    _add(lines, "process_open_fds", use.descriptors)
+    _add(lines, "process_start_time_seconds", round(use.started, 2))
+    try:
+        disk = os.statvfs(service.settings.data_dir)
+    except OSError:
+        return
+    _add(lines, "tank_data_dir_size_bytes", disk.f_blocks * disk.f_frsize)
+    _add(lines, "tank_data_dir_free_bytes", disk.f_bavail * disk.f_frsize)
+
+
+def _of_sources(lines: Lines, service: Service) -> None:
+    sources, journal = service.sources, service.journal
+    suspended = sources.intake.suspended()
+    _add(lines, "tank_sources_suspended", int(suspended))
+    _add(lines, "tank_unusable_files", len({problem.file for problem in journal.problems()}))
+    _add(lines, "tank_pods_elsewhere", sum(map(len, journal.elsewhere().values())))
+    if sources.git is None:
+        return
+    status = sources.git.repository.status
+    lines["tank_git_state"].append(_GIT_LINES["suspended" if suspended else status.state].replace("\0", ""))
+    if status.looked_at is not None:
+        _add(lines, "tank_git_last_sync_timestamp_seconds", round(status.looked_at, 3))
+    if status.commit is not None:
+        _add(lines, "tank_git_commit_timestamp_seconds", status.commit.at)
+
+
+def _of_loop(lines: Lines, counters: Counters) -> None:
+    _histogram(lines, "tank_reconcile_duration_seconds", counters.turns())
+    _histogram(lines, "tank_rollout_duration_seconds", counters.rollouts())
+    _add(lines, "tank_reconcile_errors_total", counters.failed_steps())
+    for result, count in counters.pulls().items():
+        _add(lines, "tank_image_pull_total", count, f'{{result="{result}"}}')
+
+
+def _histogram(lines: Lines, name: str, found: Histogram) -> None:
+    total = 0
+    for bound, count in zip((*map(str, found.bounds), "+Inf"), found.counts, strict=True):
+        total += count
+        lines[name].append(f'{name}_bucket{{le="{bound}"}} {total}\n')
+    lines[name].append(f"{name}_sum {round(found.sum, 6)}\n{name}_count {total}\n")
+
+
+def _of_pod(lines: Lines, service: Service, name: str) -> None:
+    """Add what is known of a pod that is here: desired, or with something left on the machine."""
+    view, desired = service.reconciler.view(name), service.journal.get(name)
+    counts = service.machine.counters.of(name) or PodCount()
+    pod = f"pod={quoted(name)}"
+    labels = f"{{{pod}}}"
+    lines["tank_pod_phase"].append(_PHASE_LINES[view.phase].replace("\0", f"{pod},"))
+    _add(lines, "tank_pod_ready", int(view.ready), labels)
+    _add(lines, "tank_pod_error", int(view.error is not None), labels)
+    if view.health != "none":
+        _add(lines, "tank_pod_healthy", int(view.health == "healthy"), labels)
+    measured = service.machine.containers.measured(name)
+    for container in view.containers:
+        used = measured.get(container.name)
+        _of_container(lines, pod, container, desired=desired, used=used, counts=counts)
+    if desired is not None:
+        _of_desired(lines, service, desired, labels)
+    if desired is not None and desired.pod.schedule is None:
+        for outcome, count in counts.updates.items():
+            _add(lines, "tank_update_total", count, f'{{{pod},outcome="{outcome}"}}')
+
+
+def _of_desired(lines: Lines, service: Service, desired: DesiredPod, labels: str) -> None:
+    status = service.journal.status(desired.name)
+    hold = desired.hold.kind if desired.hold is not None else ""
+    suspended = hold in ("suspended", "pinned") or (
+        is_mirrored(desired.owner) and service.sources.intake.suspended()
+    )
+    _add(lines, "tank_pod_generation", desired.generation, labels)
+    _add(lines, "tank_pod_quarantined", int(hold == "quarantined"), labels)
+    _add(lines, "tank_pod_suspended", int(suspended), labels)
+    if desired.pod.schedule is not None:
+        _of_job(lines, status.job or JobStatus(), labels)
+        return
+    state = view_rollout(desired, status).state
+    _add(lines, "tank_pod_update_failed", int(state in _FAILED), labels)
+    _add(lines, "tank_pod_update_blocked", int(state is RolloutState.BLOCKED), labels)
+
+
+def _of_job(lines: Lines, job: JobStatus, labels: str) -> None:
+    _add(lines, "tank_job_running", int(job.current is not None), labels)
+    if job.next_due is not None:
+        _add(lines, "tank_job_next_run_timestamp_seconds", job.next_due, labels)
+    last = job.last
+    if last is not None and last.ended is not None:
+        _add(lines, "tank_job_last_run_timestamp_seconds", round(last.ended, 3), labels)
+        took = round(max(0.0, last.ended - last.begun), 3)
+        _add(lines, "tank_job_last_run_duration_seconds", took, labels)
+        _add(lines, "tank_job_last_run_succeeded", int(last.outcome == "succeeded"), labels)
+    if job.succeeded is not None:
+        _add(lines, "tank_job_last_success_timestamp_seconds", round(job.succeeded, 3), labels)
+
+
+def _of_container(
+    lines: Lines,
+    pod: str,
+    view: ContainerView,
+    *,
+    desired: DesiredPod | None,
+    used: Measured | None,
+    counts: PodCount,
+) -> None:
+    name, status = view.name, view.status
+    labels = f"{pod},container={quoted(name)}"
+    _add(lines, "tank_container_restarts_total", status.restarts, f"{{{labels}}}")
+    if view.health is not None:
+        lines["tank_container_health"].append(_HEALTH_LINES[view.health.state].replace("\0", f"{labels},"))
+    for (container, kind), probes in counts.probes.items():
+        if container == name:
+            _of_probes(lines, f'{labels},kind="{kind}"', probes)
+    spec = next((one for one in desired.pod.containers if one.name == name), None) if desired else None
+    image = view.run.image if view.run is not None else ""
+    if not image and spec is not None:
+        image = spec.image or spec.rootfs or ""
+    # A digest in a label would be a new series with each update.
+    labels = f"{{{labels},image={quoted(image.partition('@')[0])}}}"
+    killed = counts.killed.get(name, 0) + (used.killed if used is not None else 0)
+    _add(lines, "container_oom_events_total", killed, labels)
+    if used is None:
+        return
+    _add(lines, "container_cpu_usage_seconds_total", used.cpu, labels)
+    _add(lines, "container_memory_usage_bytes", used.memory, labels)
+    _add(lines, "container_memory_working_set_bytes", used.working_set, labels)
+    _add(lines, "container_threads", used.threads, labels)
+    if status.started_at is not None:
+        _add(lines, "container_start_time_seconds", round(status.started_at, 3), labels)
+    if spec is not None and spec.limits.memory is not None:
+        _add(lines, "container_spec_memory_limit_bytes", spec.limits.memory, labels)
+
+
+def _of_probes(lines: Lines, labels: str, probes: ProbeCount) -> None:
+    for result, count in probes.ended.items():
+        _add(lines, "tank_probe_total", count, f'{{{labels},result="{result}"}}')
+    name, ended = "tank_probe_duration_seconds", probes.ended
+    lines[name].append(f"{name}_sum{{{labels}}} {round(probes.seconds, 6)}\n")
+    lines[name].append(f"{name}_count{{{labels}}} {ended['successful'] + ended['failed']}\n")

@@ -1,0 +1,115 @@
+"""Measure what a container's group has used, by its files (cgroup-v2.rst; v1: memory, cpuacct, pids.rst).
+
+It is read by plain system calls: a scrape of many containers is made of little else.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+
+from msgspec import Struct
+
+from tank_agent.runtime.limits.cgroup import CgroupHost
+
+# Above memory.stat, the longest.
+_SIZE = 16 << 10
+
+
+class Measured(Struct, frozen=True, kw_only=True):
+    """The use of a group: bytes of memory, seconds of CPU time since it is there, processes and threads.
+
+    `reclaimable` is the part of `memory` that the kernel takes back first, of files that were read long ago.
+    `killed` counts processes that were killed as memory ran out.
+    """
+
+    memory: int = 0
+    reclaimable: int = 0
+    cpu: float = 0.0
+    threads: int = 0
+    killed: int = 0
+
+    @property
+    def working_set(self) -> int:
+        """Return the memory that it works with, as cAdvisor and kubelet count it."""
+        return max(0, self.memory - self.reclaimable)
+
+
+class _Files(Struct, frozen=True):
+    """The files of every group: a directory before its path, and a name behind it."""
+
+    memory: tuple[str, str]
+    memory_stat: tuple[str, str]
+    cpu: tuple[str, str]
+    threads: tuple[str, str]
+    killed: tuple[str, str]
+
+
+@functools.cache
+def _files(host: CgroupHost) -> _Files:
+    if host.mode == "unified":
+        top = str(host.hierarchies[0])
+        names = ("memory.current", "memory.stat", "cpu.stat", "pids.current", "memory.events")
+        return _Files(*((top, f"/{name}") for name in names))
+    top_of = {name: str(entry) for entry in host.hierarchies for name in entry.name.split(",")}
+    return _Files(
+        *(
+            # A controller that is not mounted has no files.
+            (top_of.get(controller, "/nowhere"), f"/{name}")
+            for controller, name in (
+                ("memory", "memory.usage_in_bytes"),
+                ("memory", "memory.stat"),
+                ("cpuacct", "cpuacct.usage"),
+                ("pids", "pids.current"),
+                ("memory", "memory.oom_control"),
+            )
+        )
+    )
+
+
+def measure(host: CgroupHost, path: str) -> Measured | None:
+    """Return what a group uses; None if there is no such group."""
+    files = _files(host)
+    memory, threads = _read(files.memory, path), _read(files.threads, path)
+    if not memory and not threads:
+        return None
+    if host.mode == "unified":
+        inactive, cpu = b"\ninactive_file ", _after(_read(files.cpu, path), b"usage_usec ") / 1e6
+    else:
+        inactive, cpu = b"\ntotal_inactive_file ", int(_read(files.cpu, path) or 0) / 1e9
+    return Measured(
+        memory=int(memory or 0),
+        reclaimable=_after(_read(files.memory_stat, path), inactive),
+        cpu=cpu,
+        threads=int(threads or 0),
+        killed=killed(host, path),
+    )
+
+
+def killed(host: CgroupHost, path: str) -> int:
+    """Return how many processes of a group were killed as memory ran out; 0 if there is no such group."""
+    return _after(_read(_files(host).killed, path), b"oom_kill ")
+
+
+def _read(file: tuple[str, str], path: str) -> bytes:
+    """Return what a file of a group holds; nothing if it is not there, or went with its container."""
+    try:
+        descriptor = os.open(f"{file[0]}{path}{file[1]}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.read(descriptor, _SIZE)
+    except OSError:
+        return b""
+    finally:
+        os.close(descriptor)
+
+
+def _after(text: bytes, word: bytes) -> int:
+    """Return the number behind a word; 0 if it is not there."""
+    at = text.find(word)
+    if at < 0:
+        return 0
+    at += len(word)
+    end = text.find(b"\n", at)
+    return int(text[at : end if end >= 0 else None])
