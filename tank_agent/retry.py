@@ -1,12 +1,22 @@
-"""The back-off rule, and a failure that is retried by it. Pure: time and chance are arguments."""
+"""The back-off rule, a failure that is retried by it, and a limit of how often callers may try something.
+
+Time and chance are arguments.
+"""
 
 from __future__ import annotations
 
+import threading
+import time
 import zlib
+from collections import OrderedDict
+from collections.abc import Callable
 from typing import Self
 
 from msgspec import Struct
 from msgspec.structs import replace
+
+# Of so many callers a limit knows how often they tried.
+_CALLERS = 1024
 
 
 class Pace(Struct, kw_only=True):
@@ -51,3 +61,37 @@ class Failure(Struct, frozen=True, kw_only=True):
 def spread(name: str) -> float:
     """Return a number in [0, 1) that depends on the name only, and is spread evenly over names."""
     return zlib.crc32(name.encode()) / 2**32
+
+
+class RateLimit:
+    """A token bucket per caller: `burst` at once, then `rate` a second, for the 1,024 latest callers."""
+
+    def __init__(
+        self, *, burst: float = 20, rate: float = 1, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._burst = burst
+        self._rate = rate
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def allows(self, caller: str) -> bool:
+        """Take a token of a caller; False if there is none."""
+        with self._lock:
+            now = self._clock()
+            tokens = self._tokens(caller, now)
+            allowed = tokens >= 1
+            self._buckets.pop(caller, None)
+            self._buckets[caller] = (tokens - 1 if allowed else tokens, now)
+            while len(self._buckets) > _CALLERS:
+                self._buckets.popitem(last=False)
+        return allowed
+
+    def is_used_up(self, caller: str) -> bool:
+        """Return whether `allows` would return False; takes nothing."""
+        with self._lock:
+            return self._tokens(caller, self._clock()) < 1
+
+    def _tokens(self, caller: str, now: float) -> float:
+        tokens, at = self._buckets.get(caller, (self._burst, now))
+        return min(self._burst, tokens + (now - at) * self._rate)

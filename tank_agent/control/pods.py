@@ -179,6 +179,10 @@ class Service:
         """Return events with a number above `after`, oldest first."""
         return [types.shown(event, types.ListedEvent) for event in self.journal.events(after, limit)]
 
+    def latest_events(self, count: int) -> Sequence[types.ListedEvent]:
+        """Return the last events, oldest first."""
+        return [types.shown(event, types.ListedEvent) for event in self.journal.latest_events(count)]
+
     def check_events_of(self, name: str) -> None:
         """Raise PodNotFound for a name that no pod has or had, of which no event is kept either."""
         journal, loop = self.journal, self.reconciler

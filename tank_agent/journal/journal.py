@@ -148,6 +148,10 @@ class Journal:
         found = self._store.scan(Table.EVENTS, start, stop, max(limit, 0))
         return [_decode(self._store, Table.EVENTS, key, value, Event) for key, value in found]
 
+    def latest_events(self, count: int) -> Sequence[Event]:
+        """Return the last events, oldest first."""
+        return self.events(max(0, self._now().last_event - count), count)
+
     def last_events(self, pod: str, count: int) -> Sequence[Event]:
         """Return the last events of a pod, oldest first."""
         state, found = self._now(), list[Event]()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import ipaddress
 import types
 import typing
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import NODEFAULT, Meta, Struct
 
-from tank_agent.spec.findings import Finding, KeyPath
+from tank_agent.spec.findings import Finding, KeyPath, show
 from tank_agent.spec.keys import ABSOLUTE_PATTERN, Duration, FileStruct, Memory, checked, declare, keys_of
 from tank_agent.spec.paths import absolute
 from tank_agent.spec.quantities import format_duration, format_memory, parse_duration, parse_size
@@ -54,6 +55,33 @@ def count(description: str, example: int, low: int, high: int, **declared: Any) 
 def file_path(description: str, example: str) -> Meta:
     """Declare an absolute path of the host."""
     return declare(description, example, pattern=ABSOLUTE_PATTERN, check=absolute)
+
+
+def listen_address(description: str, example: str) -> Meta:
+    """Declare an address of this machine with a port, to listen on."""
+
+    def check(value: str) -> str:
+        try:
+            parse_listen(value)
+        except ValueError:
+            message = f"{show(value)} is no address with a port; write one such as {show(example)}"
+            raise ValueError(message) from None
+        return value
+
+    return declare(description, example, check=check)
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """Return the address and the port of a setting such as "127.0.0.1:9470" or "[::]:9470".
+
+    Raises:
+        ValueError: it is not an address with a port.
+    """
+    host, _, port = text.rpartition(":")
+    address = str(ipaddress.ip_address(host[1:-1] if host.startswith("[") else host))
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65_535):
+        raise ValueError("not a port")
+    return address, int(port)
 
 
 @functools.cache

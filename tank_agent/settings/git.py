@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
@@ -10,7 +9,7 @@ from typing import Annotated, Literal
 from msgspec import Struct
 
 from tank_agent.errors import TankError
-from tank_agent.settings.declaration import file_path, seconds, size
+from tank_agent.settings.declaration import file_path, listen_address, seconds, size
 from tank_agent.source.git.address import parse_url, redact
 from tank_agent.spec.findings import show
 from tank_agent.spec.keys import declare
@@ -50,7 +49,8 @@ class GitVerify(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class GitWebhook(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A listener for pushes to a git host."""
 
-    listen: Annotated[str | None, declare("The address and port to listen on.", "127.0.0.1:9470")] = None
+    listen: Annotated[str | None, listen_address(
+        "The address and port to listen on.", "127.0.0.1:9480")] = None
     secret_file: Annotated[str | None, file_path(
         "Holds the secret that callers sign with.", "/etc/tank/webhook.secret")] = None
 
@@ -122,19 +122,6 @@ def is_reference_name(name: str) -> bool:
     return bool(name) and len(name) <= 255 and not _BAD_REF.search(name)
 
 
-def parse_listen(text: str) -> tuple[str, int]:
-    """Return the address and the port of `webhook.listen`.
-
-    Raises:
-        ValueError: it is not an address with a port.
-    """
-    host, _, port = text.rpartition(":")
-    address = str(ipaddress.ip_address(host[1:-1] if host.startswith("[") else host))
-    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65_535):
-        raise ValueError("not a port")
-    return address, int(port)
-
-
 def problems(settings: GitSettings) -> tuple[tuple[str, str], ...]:
     """Return the errors that need a view of all settings, as (key, sentence)."""
     return tuple(_problems(settings))
@@ -162,14 +149,7 @@ def _problems(settings: GitSettings) -> Iterator[tuple[str, str]]:
 
 
 def _webhook_problems(webhook: GitWebhook) -> Iterator[tuple[str, str]]:
-    if webhook.listen is None:
-        return
-    try:
-        parse_listen(webhook.listen)
-    except ValueError:
-        message = f'"{webhook.listen}" is no address with a port; write one such as "127.0.0.1:9470"'
-        yield "webhook.listen", message
-    if webhook.secret_file is None:
+    if webhook.listen is not None and webhook.secret_file is None:
         yield "webhook.secret_file", "is needed: without a secret anybody could wake the agent"
 
 

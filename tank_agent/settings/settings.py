@@ -24,6 +24,8 @@ from tank_agent.settings.git import problems as problems_of_git
 from tank_agent.settings.image import ImageSettings, RegistrySettings, registry_host
 from tank_agent.settings.network import AgentNetworkSettings
 from tank_agent.settings.network import problems as problems_of_network
+from tank_agent.settings.web import WebSettings
+from tank_agent.settings.web import problems as problems_of_web
 from tank_agent.spec.beside import Beside, Reading
 from tank_agent.spec.document import TEXT_MAX, read_toml, without_mark
 from tank_agent.spec.findings import Finding, KeyPath, show, to_problems
@@ -164,6 +166,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     network: Annotated[AgentNetworkSettings, declare(
         "The bridges of this machine, what they publish, and its way to its own pods.", live=True
         )] = AgentNetworkSettings()
+    web: Annotated[WebSettings | None, declare(
+        "A page for browsers, and metrics for Prometheus. Not given: neither.")] = None
     image: Annotated[ImageSettings, declare("How images are fetched and unpacked.")] = ImageSettings()
     registry: Annotated[dict[str, RegistrySettings], declare(
         "Registries by host, where they differ from others.", {"old.lan:5000": {"insecure": True}},
@@ -300,6 +304,10 @@ def _together(settings: Settings, known: Collection[KeyPath]) -> list[Finding]:
     together = (
         [] if settings.git is None else [(f"git.{key}", why) for key, why in problems_of_git(settings.git)]
     )
+    if settings.web is not None and not any(path[0] == "web" for path in known):
+        together += [(f"web.{key}", why) for key, why in problems_of_web(settings.web)]
+        if settings.git is not None and settings.git.webhook.listen == settings.web.listen:
+            together.append(("web.listen", "is that of git.webhook, too; each needs a port of its own"))
     # They compare values of several keys, each of which must be right itself.
     if not any(path[0] == "network" for path in known):
         together += [(f"network.{key}", why) for key, why in problems_of_network(settings.network)]

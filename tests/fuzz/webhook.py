@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+from tank_agent.retry import RateLimit
 from tank_agent.settings.git import GitWebhook
-from tank_agent.source.git.webhook import RateLimit, WebhookServer
+from tank_agent.source.git.webhook import WebhookServer
 from tests.fuzz.rounds import repeat
 
 _SECRET = "0123456789abcdef0123456789abcdef"

@@ -261,6 +261,8 @@ BESIDE_SETTINGS = {
     "git.password_file": 'git.username = "deploy"',
     "git.verify.mode": 'git.verify.keyring = "/srv/keys"',
     "git.webhook.listen": 'git.webhook.secret_file = "/srv/secret"',
+    "web.token_file": 'web.listen = "127.0.0.1:9470"',
+    "web.hosts": 'web.listen = "127.0.0.1:9470"',
 }
 # A reload applies these; all others wait for the agent's next start.
 LIVE = {

@@ -23,7 +23,7 @@ from tank_agent.runtime.container.conmon import ConmonControl
 from tank_agent.runtime.container.exits import RunWatcher
 from tank_agent.runtime.container.launch import Launch, Tools, make_bundle, record_of
 from tank_agent.runtime.limits import limits, measure
-from tank_agent.runtime.limits.measure import Measured
+from tank_agent.runtime.limits.measure import Measured, Sample
 from tank_agent.runtime.mounts import restore, tmpfs
 from tank_agent.runtime.mounts.contents import Payload
 from tank_agent.runtime.mounts.rootfs import MOUNT_POINT
@@ -370,6 +370,15 @@ class Containers:
             if (used := limits.usage(self._tools.cgroups, run.record.cgroup))
             and run.state is RunState.RUNNING
         }
+
+    def samples(self) -> list[Sample]:
+        """Return what every container that runs has used, as little as a history of it needs."""
+        running = (run.record for run in self._all() if run.state is RunState.RUNNING)
+        return [
+            Sample(record.pod, record.container, record.id, *used)
+            for record in running
+            if (used := measure.sample(self._tools.cgroups, record.cgroup)) is not None
+        ]
 
     def measured(self, pod: str) -> dict[str, Measured]:
         """Return what the containers of a pod that run have used, by name, in more detail than `usage`."""

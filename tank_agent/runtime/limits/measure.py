@@ -35,6 +35,16 @@ class Measured(Struct, frozen=True, kw_only=True):
         return max(0, self.memory - self.reclaimable)
 
 
+class Sample(Struct, frozen=True):
+    """What a run of a container has used: seconds of CPU time since it is there, and bytes of memory now."""
+
+    pod: str
+    container: str
+    run: str
+    cpu: float
+    memory: int
+
+
 class _Files(Struct, frozen=True):
     """The files of every group: a directory before its path, and a name behind it."""
 
@@ -84,6 +94,16 @@ def measure(host: CgroupHost, path: str) -> Measured | None:
         threads=int(threads or 0),
         killed=killed(host, path),
     )
+
+
+def sample(host: CgroupHost, path: str) -> tuple[float, int] | None:
+    """Return seconds of CPU time and bytes of memory, by two files of a group; None if there is none."""
+    files = _files(host)
+    memory, text = _read(files.memory, path), _read(files.cpu, path)
+    if not memory:
+        return None
+    cpu = _after(text, b"usage_usec ") / 1e6 if host.mode == "unified" else int(text or 0) / 1e9
+    return cpu, int(memory)
 
 
 def killed(host: CgroupHost, path: str) -> int:

@@ -13,13 +13,13 @@ import http.server
 import socket
 import socketserver
 import threading
-import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from tank_agent.errors import Stalled
-from tank_agent.settings.git import GitWebhook, parse_listen
+from tank_agent.retry import RateLimit
+from tank_agent.settings.declaration import parse_listen
+from tank_agent.settings.git import GitWebhook
 from tank_agent.source.git.access import read_file
 
 # GitHub sends up to 25 MiB; a body is hashed as it arrives and never kept.
@@ -28,7 +28,6 @@ _LENGTH_DIGITS = 12
 _SECRET_LIMIT = 4096
 _CONNECTIONS = 8
 _SECONDS = 10.0
-_CALLERS = 1024
 # Headers that sign the raw body, and the prefix of their hexadecimal digits.
 _SIGNATURES = (
     ("X-Hub-Signature-256", "sha256="),
@@ -45,40 +44,6 @@ _SMALL_BODY = 64 << 10
 _MEDIUM_BODY = 1 << 20
 # Behind a proxy all callers have one address, so callers who know the secret are counted apart.
 _SIGNED = "signed"
-
-
-class RateLimit:
-    """A token bucket per caller: `burst` at once, then `rate` a second, for the 1,024 latest callers."""
-
-    def __init__(
-        self, *, burst: float = 20, rate: float = 1, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._burst = burst
-        self._rate = rate
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def allows(self, caller: str) -> bool:
-        """Take a token of a caller; False if there is none."""
-        with self._lock:
-            now = self._clock()
-            tokens = self._tokens(caller, now)
-            allowed = tokens >= 1
-            self._buckets.pop(caller, None)
-            self._buckets[caller] = (tokens - 1 if allowed else tokens, now)
-            while len(self._buckets) > _CALLERS:
-                self._buckets.popitem(last=False)
-        return allowed
-
-    def is_used_up(self, caller: str) -> bool:
-        """Return whether `allows` would return False; takes nothing."""
-        with self._lock:
-            return self._tokens(caller, self._clock()) < 1
-
-    def _tokens(self, caller: str, now: float) -> float:
-        tokens, at = self._buckets.get(caller, (self._burst, now))
-        return min(self._burst, tokens + (now - at) * self._rate)
 
 
 def authentic(secret: bytes, headers: Mapping[str, str], digest: str) -> bool:

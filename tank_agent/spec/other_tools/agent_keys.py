@@ -29,12 +29,14 @@ _KEYS = {
     "dns": "cluster_dns dns_server dns_servers nameserver nameservers resolvers",
     "git": "git_repository gitops repo repository",
     "host": "host_facts machine node",
+    "hosts": "allowed_hosts server_name server_names trusted_hosts",
     "identities": "age_key age_keys decryption identity identity_file identity_files key_files private_keys",
     "image": "images",
     "insecure": "http insecure_skip_verify plain_http skip_tls_verify skip_verify",
     "ipv6": "fixed_cidr_v6 ip6 subnet6",
     "known_hosts": "known_hosts_file",
     "labels": "engine_labels label node_labels node_meta tags",
+    "listen": "addr address bind bind_addr bind_address http_address listen_addr listen_address",
     "logs": "log logging",
     "max_files": "container_log_max_files log_max_files max_backups max_file",
     "mirrors": "endpoint endpoints mirror",
@@ -63,7 +65,7 @@ _KEYS = {
     "snapshot_keep": "keep_snapshots retain snapshots snapshots_keep",
     "ssh_key": "deploy_key identity_file key_file private_key ssh_key_file ssh_private_key",
     "stable_after": "reset_after start_limit_interval start_limit_interval_sec",
-    "token_file": "access_token_file",
+    "token_file": "access_token_file bearer_token_file",
     "uplink": "default_interface device iface interface nic parent",
     "url": "clone_url git_url repo repo_url repository uri",
     "username": "user",
@@ -128,7 +130,7 @@ REASONS = {
     "containers go on whatever the agent does; remove it": (
         "container_exits kill_containers leave_on_interrupt live_restore stop_timeout shutdown_timeout"
     ),
-    "the agent listens on tank.sock in run_dir only; from elsewhere use ssh": (
+    "orders come by tank.sock in run_dir only, from elsewhere by ssh; a page has listen in [web]": (
         "address api api_cors_header hosts http_address advertise bind_addr listen_address port ports "
         "read_only_port .socket tls "
         "tls_cert "
@@ -137,9 +139,13 @@ REASONS = {
     "root and the group tank may use the agent's socket; remove it": (
         "authentication authorization authorization_plugins acl .group rbac rotate_certificates"
     ),
-    "no figures are served; `tank status -o json` has them": (
-        "metrics metrics_addr metrics_address statsd telemetry"
+    "metrics are at /metrics of the page: write listen in [web]": (
+        "dashboard metrics metrics_addr metrics_address prometheus statsd telemetry ui"
     ),
+    "TLS is for a proxy in front, which docs/web.md shows; remove it": (
+        "web.ca web.cert web.cert_file web.certificate web.key web.key_file web.tls"
+    ),
+    "a token is in a file: write token_file in [web]": "web.auth web.password web.token",
     "ports are a table of nftables that the agent keeps; remove it": (
         "allow_direct_routing firewall_backend firewall_driver icc ip_forward ip_forward_no_drop ip_masq "
         ""

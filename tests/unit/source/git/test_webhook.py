@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from tank_agent.errors import Stalled
+from tank_agent.retry import RateLimit
 from tank_agent.settings.git import GitWebhook
 from tank_agent.source.git import webhook
-from tank_agent.source.git.webhook import RateLimit, WebhookServer, authentic
+from tank_agent.source.git.webhook import WebhookServer, authentic
 
 SECRET = "0123456789abcdef0123456789abcdef"
 
