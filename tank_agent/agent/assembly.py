@@ -141,6 +141,7 @@ def running(settings: Settings, *, stop_pods: bool) -> Iterator[Running]:
         stack.callback(rotation.close)
         service = _service(settings, parts, intake, checks, host)
         server = ApiServer(service, settings.run_dir / "tank.sock")
+        stack.callback(service.sessions.visits.close)
         stack.callback(server.stop)
         _mend_run_dir(settings.run_dir, parts.lock, server)
         started = server

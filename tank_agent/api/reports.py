@@ -242,7 +242,10 @@ class WantedReport(ClientAnswer, frozen=True, kw_only=True):
 
 
 class ChangeReport(ClientAnswer, frozen=True, kw_only=True):
-    """A change of a pod's spec: its cause, and the outcome of its update (null before there is one)."""
+    """A change of a pod's spec: its cause, and the outcome of its update (null before there is one).
+
+    `by` is the user who asked for it by a verb, or empty.
+    """
 
     generation: int
     at: str | None
@@ -251,15 +254,17 @@ class ChangeReport(ClientAnswer, frozen=True, kw_only=True):
     outcome: str | None = None
     reason: str | None = None
     proof: str = ""
+    by: str = ""
 
 
 class HappenedReport(ClientAnswer, frozen=True, kw_only=True):
-    """Something that happened to a pod."""
+    """Something that happened to a pod; `by` is the user who asked for it, or empty."""
 
     at: str
     container: str
     type: str
     message: str
+    by: str = ""
 
 
 class WhyReport(ClientAnswer, frozen=True, kw_only=True):

@@ -23,6 +23,7 @@ from tank_agent.control.pods import Service
 from tank_agent.control.sessions import LogQuery
 from tank_agent.errors import PodNotFound, TankError
 from tank_agent.runtime.run import LiveRun
+from tank_agent.runtime.session.attach import Viewer
 from tank_agent.runtime.session.copy import Copying, FilesRequest
 from tank_agent.runtime.session.exec import ExecRequest, Execution
 from tank_agent.settings.image import PullPolicy
@@ -39,13 +40,14 @@ _POLICIES = ("missing", "always", "never")
 def _apply(service: Service, request: Request) -> Reply:
     """Store the pods of a TOML text; `file` in the query is how messages call it."""
     file = request.query.get("file", "<text>")
-    return json_answer(service.apply(decode_text(request.body, file), file))
+    return json_answer(service.apply(decode_text(request.body, file), file, by=request.peer.user))
 
 
 def _apply_with_files(service: Service, request: Request) -> Reply:
     """Store the pods of a text that names files beside it, which the caller found; no file is opened here."""
     asked = _body(request.body, types.ApplyRequest, "a request to apply a text with files")
-    return json_answer(service.apply(asked.text, request.query.get("file", "<text>"), asked.beside))
+    file = request.query.get("file", "<text>")
+    return json_answer(service.apply(asked.text, file, asked.beside, by=request.peer.user))
 
 
 def _status(service: Service, request: Request) -> Reply:
@@ -70,9 +72,11 @@ def _wait(service: Service, request: Request) -> Reply:
 def _events(service: Service, request: Request) -> Reply:
     """Return the events above `after`, one JSON object a line; with `follow=1`, also those still to come.
 
-    `pod`, `type` (several with commas) and `since` (RFC 3339) choose among them, `tail` leaves the last ones.
+    `pod`, `by` (a user), `type` (several with commas) and `since` (RFC 3339) choose among them, `tail` leaves
+    the last ones.
     """
     pod, follow = request.query.get("pod"), request.count("follow", 0) > 0
+    by = request.query.get("by")
     kinds, since = request.query.get("type"), request.query.get("since", "")
     tail = request.count("tail", 0) if "tail" in request.query else None
     if pod is not None and not follow:
@@ -82,7 +86,8 @@ def _events(service: Service, request: Request) -> Reply:
     def wanted(event: types.ListedEvent) -> bool:
         # Both are times in UTC, the one to the millisecond.
         late = event.at[:23] >= since[:23]
-        return late and pod in (None, event.pod) and (kinds is None or event.type in kinds.split(","))
+        found = late and pod in (None, event.pod) and by in (None, event.by)
+        return found and (kinds is None or event.type in kinds.split(","))
 
     def lines(after: int) -> Iterator[bytes]:
         # While it is there, the lines are of the past, of which the last ones are wanted.
@@ -120,7 +125,7 @@ def _sync(service: Service, request: Request) -> Reply:
     """
     wait_for = request.seconds("wait", 0, types.MAX_SYNC_WAIT) if "wait" in request.query else None
     within = request.seconds("within", 0, types.MAX_SYNC_WAIT) if "within" in request.query else None
-    return json_answer(service.sync(wait_for, request.query.get("confirm"), within))
+    return json_answer(service.sync(wait_for, request.query.get("confirm"), within, by=request.peer.user))
 
 
 def _roll_back(service: Service, request: Request) -> Reply:
@@ -129,7 +134,8 @@ def _roll_back(service: Service, request: Request) -> Reply:
     With `force=1` also one that failed, with `with_data=1` also the snapshots of its volumes.
     """
     options = {name: request.count(name, 0) > 0 for name in ("force", "with_data")}
-    return json_answer(service.sources.roll_back(request.params["name"], request.query.get("to"), **options))
+    name, to = request.params["name"], request.query.get("to")
+    return json_answer(service.sources.roll_back(name, to, by=request.peer.user, **options))
 
 
 def _pull_image(service: Service, request: Request) -> Reply:
@@ -138,14 +144,15 @@ def _pull_image(service: Service, request: Request) -> Reply:
     if policy not in _POLICIES:
         raise Refused(400, f"there is no pull policy {policy!r}", hint=f"policies are {', '.join(_POLICIES)}")
 
-    lines = service.images.pull(reference, cast("PullPolicy", policy), request.ended)
+    lines = service.images.pull(reference, cast("PullPolicy", policy), request.ended, by=request.peer.user)
     return _lines(lines, lambda error: types.PullLine(error=error))
 
 
 def _update_images(service: Service, request: Request) -> Reply:
     """Make newer images of a pod an update: the progress, one JSON object a line, and at last the result."""
     force = request.count("force", 0) > 0
-    lines = service.images.update(request.params["name"], request.ended, force=force)
+    name, by = request.params["name"], request.peer.user
+    lines = service.images.update(name, request.ended, by=by, force=force)
     return _lines(lines, lambda error: types.UpdateLine(error=error))
 
 
@@ -164,13 +171,25 @@ def _lines(found: Iterator[_T], failed: Callable[[types.ErrorBody], _T]) -> Repl
 def _take_snapshot(service: Service, request: Request) -> Reply:
     """Copy a volume; with `force=1`, also while a container runs with it."""
     force = request.count("force", 0) > 0
-    return json_answer(service.storage.take(**request.params, ended=request.ended, force=force))
+    by = request.peer.user
+    return json_answer(service.storage.take(**request.params, ended=request.ended, by=by, force=force))
 
 
 def _restore_volume(service: Service, request: Request) -> Reply:
     """Put the snapshot `id` in place of its volume."""
     identifier = request.query.get("id", "")
-    return json_answer(service.storage.restore(**request.params, identifier=identifier, ended=request.ended))
+    asked = {"identifier": identifier, "by": request.peer.user}
+    return json_answer(service.storage.restore(**request.params, **asked, ended=request.ended))
+
+
+def _remove_image(service: Service, request: Request) -> Reply:
+    """Remove the image, or the name of one, that `reference` names."""
+    return json_answer(service.images.remove(_reference(request), by=request.peer.user))
+
+
+def _delete(service: Service, request: Request) -> Reply:
+    """Remove a pod."""
+    return json_answer(Deleted(service.delete(request.params["name"], by=request.peer.user)))
 
 
 def _reference(request: Request) -> str:
@@ -185,13 +204,17 @@ def _exec(service: Service, request: Request) -> Reply:
     wanted = _body(request.body, ExecRequest, "a request to run a command")
     if not wanted.argv or not wanted.argv[0] or any("\0" in argument for argument in wanted.argv):
         raise Refused(400, "there is no command")
-    return _in_container(service, request, lambda run: service.sessions.start(run, wanted))
+
+    def start(run: LiveRun) -> Execution:
+        return service.sessions.start(run, wanted)
+
+    return _in_container(service, request, start, "exec", wanted.argv[0])
 
 
 def _read_files(service: Service, request: Request) -> Reply:
     """Send the tar archive of `path` in a container; with `follow=1`, of what a link there leads to."""
     wanted = FilesRequest(path=_path(request), read=True, follow=request.count("follow", 0) > 0)
-    return _in_container(service, request, lambda run: service.sessions.copy(run, wanted))
+    return _in_container(service, request, lambda run: service.sessions.copy(run, wanted), "files-read")
 
 
 def _write_files(service: Service, request: Request) -> Reply:
@@ -207,17 +230,30 @@ def _write_files(service: Service, request: Request) -> Reply:
         contents=request.count("contents", 0) > 0,
         owners=request.count("owners", 0) > 0,
     )
-    return _in_container(service, request, lambda run: service.sessions.copy(run, wanted))
+    return _in_container(service, request, lambda run: service.sessions.copy(run, wanted), "files-written")
 
 
 def _in_container(
-    service: Service, request: Request, start: Callable[[LiveRun], Execution | Copying]
+    service: Service,
+    request: Request,
+    start: Callable[[LiveRun], Execution | Copying],
+    kind: str,
+    program: str = "",
 ) -> Reply:
-    """Wait for the container that a request names, and serve what is started in it over the connection."""
+    """Wait for the container that a request names, and serve what is started in it over the connection.
+
+    `kind` is that of the event, and `program` the name of what is started.
+    """
     container = request.query.get("container")
     run = service.sessions.target(request.params["name"], container, request.ended, _starts_within(request))
     confirms = request.count("confirm", 0) > 0
-    return Upgrade(run=lambda raw: relay.serve_exec(raw, lambda: start(run), confirms=confirms))
+
+    def begin() -> Execution | Copying:
+        begun = start(run)
+        service.sessions.note(kind, run, request.peer.uid, program)
+        return begun
+
+    return Upgrade(run=lambda raw: relay.serve_exec(raw, begin, confirms=confirms))
 
 
 def _path(request: Request) -> str:
@@ -233,9 +269,13 @@ def _attach(service: Service, request: Request) -> Reply:
     container = request.query.get("container")
     run = sessions.terminal(request.params["name"], container, request.ended, _starts_within(request))
     confirms = request.count("confirm", 0) > 0
-    return Upgrade(
-        run=lambda raw: relay.serve_attach(raw, run, lambda: sessions.view(run), confirms=confirms)
-    )
+
+    def view() -> Viewer:
+        viewer = sessions.view(run)
+        sessions.note("attach", run, request.peer.uid)
+        return viewer
+
+    return Upgrade(run=lambda raw: relay.serve_attach(raw, run, view, confirms=confirms))
 
 
 def _starts_within(request: Request) -> float | None:
@@ -282,9 +322,12 @@ def _body(body: bytes, kind: type[_T], what: str) -> _T:
 
 
 def _plain(call: Call[Any]) -> Handler:
-    """Return the handler that gives the names in the path to the service's method, and that of the user."""
+    """Return the handler that gives the names in the path to the service's method.
+
+    Of a call that changes something, the user's name, too.
+    """
     answer = attrgetter(call.service)
-    if call.user:
+    if call.changes:
         return lambda service, request: json_answer(answer(service)(**request.params, by=request.peer.user))
     return lambda service, request: json_answer(answer(service)(**request.params))
 
@@ -301,11 +344,11 @@ ROUTES: Mapping[Call[Any], Handler] = {
     types.EVENTS: _events,
     types.PLAN: _plan,
     types.SYNC: _sync,
-    types.DELETE: lambda service, request: json_answer(Deleted(service.delete(request.params["name"]))),
+    types.DELETE: _delete,
     types.ROLLBACK: _roll_back,
     types.PULL_IMAGE: _pull_image,
     types.UPDATE_IMAGES: _update_images,
-    types.REMOVE_IMAGE: lambda service, request: json_answer(service.images.remove(_reference(request))),
+    types.REMOVE_IMAGE: _remove_image,
     types.TAKE_SNAPSHOT: _take_snapshot,
     types.RESTORE_VOLUME: _restore_volume,
     types.EXEC: _exec,

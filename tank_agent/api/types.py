@@ -134,8 +134,8 @@ class ListedRevision(TimedAnswer, frozen=True, kw_only=True):
     """A past or the present revision of a pod; `restored` is the generation that a rollback made it from.
 
     `changed_at` is Unix time, and `changed_time` the same in RFC 3339. `verdict`, and so `outcome`, is null
-    before its rollout ends. `images` are the digests that its containers
-    must run.
+    before its rollout ends. `images` are the digests that its containers must run. `by` is the user who
+    asked for it by a verb, as in `ListedEvent`.
     """
 
     generation: int
@@ -146,6 +146,7 @@ class ListedRevision(TimedAnswer, frozen=True, kw_only=True):
     changed_at: float
     author: str = ""
     subject: str = ""
+    by: str = ""
     restored: int | None = None
     images: dict[str, str] = field(default_factory=dict)
     outcome: str | None = None
@@ -154,7 +155,10 @@ class ListedRevision(TimedAnswer, frozen=True, kw_only=True):
 
 
 class ListedEvent(ClientAnswer, frozen=True, kw_only=True):
-    """A line of `tank events -o json`; `container` is empty if the event is about the whole pod."""
+    """A line of `tank events -o json`; `container` is empty if the event is about the whole pod.
+
+    `by` is the user who asked for it: the name, or number, on the agent's machine; empty if nobody did.
+    """
 
     seq: int
     at: str
@@ -164,6 +168,7 @@ class ListedEvent(ClientAnswer, frozen=True, kw_only=True):
     message: str
     revision: str
     cause: str
+    by: str = ""
 
 
 class AppliedPod(ClientAnswer, frozen=True, kw_only=True):
@@ -295,7 +300,6 @@ class Call(Struct, Generic[_T], frozen=True):
         patience: seconds that the agent may take beyond the usual.
         body: the most bytes of the request's body.
         upgrade: the protocol that the caller must ask to upgrade to; empty for plain HTTP.
-        user: whether the service's method also gets the name of the caller's user, as `by`.
         access: "member" is root, the agent's own user, and group tank; "owner" is the first two only.
     """
 
@@ -305,7 +309,6 @@ class Call(Struct, Generic[_T], frozen=True):
     patience: float = 0.0
     body: int = 0
     upgrade: str = ""
-    user: bool = False
     access: Literal["member", "owner"] = "member"
 
     @property
@@ -320,7 +323,7 @@ class Call(Struct, Generic[_T], frozen=True):
 
     @property
     def changes(self) -> bool:
-        """Return whether it changes anything or lets the caller in, so that the log names the caller."""
+        """Return whether it changes anything or lets the caller in: log and events name the user, as `by`."""
         # Two are no GET, since they take a body or long, and change nothing.
         return (self.method != "GET" or self.upgrade != "") and self not in (PLAN, SYNC)
 
@@ -330,14 +333,14 @@ PLAIN: dict[str, Call[Any]] = {}
 
 
 def asks(
-    request: str, answer: type[_T], service: str = "", *, patience: float = 0.0, user: bool = False
+    request: str, answer: type[_T], service: str = "", *, patience: float = 0.0
 ) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
     """Make a method of `Calls` ask the agent: its arguments fill the placeholders of the path."""
 
     def declare(stub: Callable[_P, _T]) -> Callable[_P, _T]:
         name, code = stub.__name__, stub.__code__
         names = code.co_varnames[1 : code.co_argcount]
-        call = PLAIN[name] = Call(request, answer, service or name, patience, user=user)
+        call = PLAIN[name] = Call(request, answer, service or name, patience)
 
         @wraps(stub)
         def ask(client: Calls, *values: str, **named: str) -> _T:
@@ -397,7 +400,7 @@ class Calls:
             Stalled: it is no job, or a run is under way.
         """
 
-    @asks("POST /v1/pods/{name}/stop", AskedPod, "by_hand.stop", user=True)
+    @asks("POST /v1/pods/{name}/stop", AskedPod, "by_hand.stop")
     def stop(self, name: str) -> AskedPod:
         """Let nothing of a pod run until `start`, over reboots.
 
@@ -405,7 +408,7 @@ class Calls:
             PodNotFound: there is none of that name.
         """
 
-    @asks("POST /v1/pods/{name}/start", AskedPod, "by_hand.start", user=True)
+    @asks("POST /v1/pods/{name}/start", AskedPod, "by_hand.start")
     def start(self, name: str) -> AskedPod:
         """Let a stopped pod run again.
 
@@ -413,7 +416,7 @@ class Calls:
             PodNotFound: there is none of that name.
         """
 
-    @asks("POST /v1/pods/{name}/restart", AskedPod, "by_hand.restart", user=True)
+    @asks("POST /v1/pods/{name}/restart", AskedPod, "by_hand.restart")
     def restart(self, name: str) -> AskedPod:
         """Give `POD` or `POD/CONTAINER` a fresh run.
 

@@ -53,6 +53,11 @@ def colored(text: str, color: str, stream: TextIO | None = None) -> str:
     return f"\x1b[{color}m{text}\x1b[0m"
 
 
+def asked_by(user: str) -> str:
+    """Return what follows a message that a user is the reason of; nothing without a user."""
+    return f" (by {user})" if user else ""
+
+
 def colored_phase(phase: str) -> str:
     """Color a phase, a health, or the state of an update green, yellow or red."""
     return colored(escape(phase), _COLORS[phase]) if phase in _COLORS else escape(phase)

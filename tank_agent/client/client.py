@@ -241,13 +241,15 @@ class Client(Asking):
         follow: bool = False,
         after: int = 0,
         pod: str | None = None,
+        by: str | None = None,
         kinds: Collection[str] = (),
         since: float | None = None,
         tail: int | None = None,
     ) -> Iterator[types.ListedEvent]:
         """Yield events with a number above `after`, oldest first; with `follow`, also those still to come.
 
-        `kinds` are their types (none: all), `since` is Unix time, and `tail` leaves only so many of the past.
+        `by` is the user who asked for them, `kinds` are their types (none: all), `since` is Unix time, and
+        `tail` leaves only so many of the past.
 
         Raises:
             AgentUnreachable: also when the agent ends while it is followed.
@@ -255,8 +257,11 @@ class Client(Asking):
         """
         from tank_agent.client.logs import event_query
 
-        query = event_query(follow=follow, after=after, pod=pod, kinds=kinds, since=since, tail=tail)
-        yield from self._lines(types.EVENTS, query, None if follow else self._timeout)
+        query = event_query(follow=follow, after=after, pod=pod, by=by, kinds=kinds, since=since, tail=tail)
+        for event in self._lines(types.EVENTS, query, None if follow else self._timeout):
+            # An older agent knows no `by`, and sends all.
+            if by in (None, event.by):
+                yield event
         if follow:
             raise AgentUnreachable("the agent ended", where=self.address, hint="follow again when it is back")
 

@@ -63,12 +63,15 @@ def event_query(
     follow: bool,
     after: int,
     pod: str | None,
+    by: str | None,
     kinds: Collection[str],
     since: float | None,
     tail: int | None,
 ) -> dict[str, str]:
     """Return the query of a request for events, as `Client.events` describes its arguments."""
     query = {"after": str(after)} | ({"follow": "1"} if follow else {}) | ({"pod": pod} if pod else {})
+    if by is not None:
+        query["by"] = by
     if kinds:
         query["type"] = ",".join(kinds)
     if since is not None:

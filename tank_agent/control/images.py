@@ -19,7 +19,7 @@ from tank_agent.api.types import PullLine, UpdateLine, shown
 from tank_agent.errors import Retry, TankError
 from tank_agent.image.config import Image, PullProgress
 from tank_agent.image.store.store import ImageStore, ImageUse
-from tank_agent.journal.records import Revision
+from tank_agent.journal.records import NewEvent, Revision
 from tank_agent.linux.clock import rfc3339
 from tank_agent.reconcile.image_checks import ImageChecks
 from tank_agent.reconcile.machine import Machine
@@ -31,6 +31,9 @@ from tank_agent.spec.reference import find_image
 # Seconds between two reports of a pull.
 _LOOK = 0.2
 _PREPARED_WITHIN = 60.0
+# Characters of a digest, and the number of images, that an event names.
+_SHORT = 19
+_NAMED = 10
 _NOTHING = PullProgress(done=0, total=0)
 T = TypeVar("T")
 L = TypeVar("L")
@@ -63,14 +66,19 @@ class Images:
             for row in self.store.list()
         ]
 
-    def pull(self, reference: str, policy: PullPolicy, ended: Callable[[], bool]) -> Iterator[PullLine]:
-        """Fetch an image: yield how far it is a few times a second, and at last the image.
+    def pull(
+        self, reference: str, policy: PullPolicy, ended: Callable[[], bool], *, by: str = ""
+    ) -> Iterator[PullLine]:
+        """Fetch an image for the user `by`: yield how far it is, and at last the image.
 
         Fails when `ended()` becomes true, and with "always" if the registry does not answer.
         """
         full = str(find_image(reference))
+        before = {row.digest for row in self.store.list() if row.reference == full}
         fetching = self._fetch(reference, partial(self.store.pull, reference, policy=policy), ended)
         image, latest = yield from _each(fetching, _line)
+        if image.digest not in before:
+            self._tell("pulled", f"pulled {full}: it is {image.digest[:_SHORT]} now", by)
         yield _line(latest)
         # An image on disk has no name of its own, so the name asked for is looked up.
         for row in self.list():
@@ -79,7 +87,9 @@ class Images:
                 return
         raise Retry(f"{full} was removed while it was pulled")
 
-    def update(self, name: str, ended: Callable[[], bool], *, force: bool = False) -> Iterator[UpdateLine]:
+    def update(
+        self, name: str, ended: Callable[[], bool], *, by: str = "", force: bool = False
+    ) -> Iterator[UpdateLine]:
         """Look now for newer images of a pod, fetch them, and make them an update of it.
 
         Yields how far it is as `pull` does, and at last what moved. `force` tries an image again that failed.
@@ -100,7 +110,7 @@ class Images:
         moved = [replace(one, after=digests[one.image]) for one in found]
         moved = [one for one in moved if one.after != one.before]
         images = {one.container: one.after for one in moved}
-        if images and not self.checks.move(pod, images, force=force):
+        if images and not self.checks.move(pod, images, by=by, force=force):
             raise Retry(f"pod {name} was changed meanwhile", hint="look at it, and try again")
         now = self.machine.journal.get(name)
         generation = now.generation if now is not None else 0
@@ -131,18 +141,32 @@ class Images:
         self._wake_waiting(full)
         return image, latest[0]
 
-    def remove(self, reference: str) -> RemovedImages:
-        """Remove a name or, by its digest, an image with all its names.
+    def remove(self, reference: str, *, by: str = "") -> RemovedImages:
+        """Remove a name or, by its digest, an image with all its names, for the user `by`.
 
         Raises:
             ImageInUse: a pod runs it, should run it, or did before its last change.
             Stalled: there is no such image.
         """
-        return shown(self.store.remove(reference, self._uses()), RemovedImages)
+        removed = shown(self.store.remove(reference, self._uses()), RemovedImages)
+        self._tell_removed(removed, by)
+        return removed
 
-    def prune(self) -> RemovedImages:
+    def prune(self, by: str = "") -> RemovedImages:
         """Remove every image that no pod runs, should run, or ran before its last change."""
-        return shown(self.store.prune(self._uses()), RemovedImages)
+        removed = shown(self.store.prune(self._uses()), RemovedImages)
+        self._tell_removed(removed, by)
+        return removed
+
+    def _tell_removed(self, removed: RemovedImages, by: str) -> None:
+        """Record an event for what was removed, if that is anything."""
+        names = [*removed.removed]
+        if names:
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            self._tell("image-removed", f"removed {', '.join(names[:_NAMED])}{more}", by)
+
+    def _tell(self, kind: str, message: str, by: str) -> None:
+        self.machine.journal.try_to_record([NewEvent(pod="", type=kind, message=message, by=by)])
 
     def _uses(self) -> Iterator[ImageUse]:
         journal, containers = self.machine.journal, self.machine.containers

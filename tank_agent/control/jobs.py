@@ -15,8 +15,8 @@ from tank_agent.spec.quantities import format_duration
 from tank_agent.spec.schedule import next_after, on_the_wall
 
 
-def run_now(journal: Journal, reconciler: Reconciler, name: str) -> reports.StartedRun:
-    """Begin a run of a job, whatever its schedule says.
+def run_now(journal: Journal, reconciler: Reconciler, name: str, by: str) -> reports.StartedRun:
+    """Begin a run of a job for the user `by`, whatever its schedule says.
 
     Raises:
         PodNotFound: there is no such pod.
@@ -33,7 +33,7 @@ def run_now(journal: Journal, reconciler: Reconciler, name: str) -> reports.Star
             f"run {current.number} of {name} is under way since {rfc3339(current.begun)}",
             hint=f"`tank logs {name} -f` follows it",
         )
-    number = journal.ask_run(name)
+    number = journal.ask_run(name, by=by)
     reconciler.wake(name, "asked to run")
     return reports.StartedRun(pod=name, number=number)
 

@@ -24,7 +24,8 @@ from tank_agent.control.volumes import Storage
 from tank_agent.control.why import Why
 from tank_agent.errors import InvalidSpec, PodNotFound
 from tank_agent.intake.seal import sealed_pods
-from tank_agent.journal.records import DesiredPod
+from tank_agent.journal.records import DesiredPod, NewEvent
+from tank_agent.journal.transitions import DELETED
 from tank_agent.reconcile.core.actions import (
     Action,
     Forget,
@@ -88,8 +89,10 @@ class Service:
             raise PodNotFound(f"there is no pod {name}", hint="`tank list` shows all")
         return self._listed(found)
 
-    def apply(self, text: str, file: str, beside: Beside = nothing_beside) -> Sequence[types.AppliedPod]:
-        """Check a pod file's text and store its pods; `beside` has the files that it names."""
+    def apply(
+        self, text: str, file: str, beside: Beside = nothing_beside, *, by: str = ""
+    ) -> Sequence[types.AppliedPod]:
+        """Check a pod file's text and store its pods for the user `by`; `beside` has the files it names."""
         reading = Reading(beside)
         parsed = parse_pod_file(text, file, beside=reading)
         if parsed.problems:
@@ -99,7 +102,7 @@ class Service:
         before = self.journal.desired()
         revision = revision_of(text.encode(), reading.found)
         try:
-            stored = self.journal.put_all(pods, revision)
+            stored = self.journal.put_all(pods, revision, by=by)
         except InvalidSpec as error:
             lines = {found.pod.name: found.after_line for found in parsed.pods}
             placed = (replace(one, file=file, line=lines[one.pod or ""]) for one in error.problems)
@@ -115,9 +118,12 @@ class Service:
             )
         return applied
 
-    def delete(self, name: str) -> bool:
+    def delete(self, name: str, *, by: str = "") -> bool:
         """Remove a pod from the desired state, or release one that the journal does not know."""
-        deleted = self.journal.delete(name) or self.reconciler.release(name)
+        deleted = self.journal.delete(name, by=by)
+        if not deleted and self.reconciler.release(name):
+            deleted = True
+            self.journal.try_to_record([NewEvent(pod=name, type="deleted", message=DELETED, by=by)])
         if deleted:
             self.reconciler.wake(name, "deleted")
         return deleted
@@ -207,9 +213,9 @@ class Service:
             raise PodNotFound(f"there never was a pod {name}")
         return [types.shown(revision, types.ListedRevision) for revision in revisions]
 
-    def run(self, name: str) -> reports.StartedRun:
-        """Begin a run of a job; raises as `run_now`."""
-        return run_now(self.journal, self.reconciler, name)
+    def run(self, name: str, by: str = "") -> reports.StartedRun:
+        """Begin a run of a job for the user `by`; raises as `run_now`."""
+        return run_now(self.journal, self.reconciler, name, by)
 
     def why(self, name: str) -> reports.WhyReport:
         """Return why a pod is as it is, and what would change it, or raise PodNotFound."""
@@ -264,12 +270,12 @@ class Service:
         )
 
     def sync(
-        self, wait: float | None, confirm: str | None = None, within: float | None = None
+        self, wait: float | None, confirm: str | None = None, within: float | None = None, *, by: str = ""
     ) -> list[reports.PodReport]:
         """Look at every source now; with `wait`, wait up to that many seconds until all pods are settled."""
         limits = [limit for limit in (wait, within) if limit is not None]
         deadline = time.monotonic() + min(limits, default=SYNC_DEADLINE)
-        self.sources.sync(confirm, min([SYNC_DEADLINE, *limits]))
+        self.sources.sync(confirm, min([SYNC_DEADLINE, *limits]), by=by)
         if wait is not None:
             self.reconciler.wait_until(settled(self.reconciler), max(0.0, deadline - time.monotonic()))
         return self.status()

@@ -139,8 +139,8 @@ class Sources:
         more = f" ({advice})" if advice else ""
         return f"is not meant for this machine ({self.host.name}): {why}{more}"
 
-    def sync(self, confirm: str | None, within: float = SYNC_DEADLINE) -> None:
-        """Look at every source now, for `within` seconds at most; `confirm` lets a commit through.
+    def sync(self, confirm: str | None, within: float = SYNC_DEADLINE, *, by: str = "") -> None:
+        """Look at every source now, for `within` seconds at most; `confirm` lets a commit through, for `by`.
 
         "" confirms the commit that waits.
 
@@ -152,7 +152,7 @@ class Sources:
             raise Stalled("sources are suspended", hint="`tank resume` follows them again")
         if confirm is not None:
             waits = self._followed().repository.confirm(confirm or None)
-            self._record(f"commit {waits[:12]} was confirmed", "git-confirmed")
+            self._record(f"commit {waits[:12]} was confirmed", "git-confirmed", by)
         late = self.intake.look(within)
         if late is not None:
             raise Retry(f"{late.slow} after {within:g} s", hint=late.slow_hint)
@@ -165,7 +165,7 @@ class Sources:
         """Return a snapshot as it would be merged."""
         return sealed_snapshot(self.intake.secrets, snapshot)
 
-    def suspend(self, name: str | None = None) -> reports.SourcesReport:
+    def suspend(self, name: str | None = None, *, by: str = "") -> reports.SourcesReport:
         """Let a pod, or all pods (None), stay as they are, whatever files and git say; return `report()`.
 
         Raises:
@@ -173,13 +173,14 @@ class Sources:
             Stalled: it follows no file.
         """
         if name is not None:
-            self.journal.suspend(name)
+            self.journal.suspend(name, by=by)
         elif not self.intake.suspended():
             self.intake.suspend()
-            self._record("sources are suspended: files and git don't count until `tank resume`", "suspended")
+            what = "sources are suspended: files and git don't count until `tank resume`"
+            self._record(what, "suspended", by)
         return self.report()
 
-    def resume(self, name: str | None = None) -> reports.SourcesReport:
+    def resume(self, name: str | None = None, *, by: str = "") -> reports.SourcesReport:
         """Let a suspended or pinned pod follow its file again, or (None) all sources; return `report()`.
 
         Raises:
@@ -189,14 +190,14 @@ class Sources:
         if name is not None:
             if self.intake.suspended():
                 raise Stalled("all sources are suspended", hint="`tank resume` follows them again")
-            self.intake.announce(self.journal.resume(name), "resumed")
+            self.intake.announce(self.journal.resume(name, by=by), "resumed")
         elif self.intake.suspended():
-            self._record("sources are followed again", "resumed")
+            self._record("sources are followed again", "resumed", by)
             self.intake.resume()
         return self.report()
 
     def roll_back(
-        self, name: str, to: str | None, *, force: bool = False, with_data: bool = False
+        self, name: str, to: str | None, *, force: bool = False, with_data: bool = False, by: str = ""
     ) -> ListedRevision:
         """Give a pod an older spec, by default the last one before the present that did not fail.
 
@@ -219,7 +220,7 @@ class Sources:
         if self.git is not None and COMMIT.fullmatch(revision.revision):
             self.git.repository.vouch(revision.revision)
         data = data_of(name, revision, kept, status, self.snapshots) if with_data else {}
-        self.intake.announce(self.journal.roll_back(name, revision, data), "rolled back")
+        self.intake.announce(self.journal.roll_back(name, revision, data, by=by), "rolled back")
         return shown(revision, ListedRevision)
 
     def _unkept(self, pod: DesiredPod, to: str | None) -> Revision:
@@ -271,8 +272,8 @@ class Sources:
             raise Stalled("this agent follows no git repository", hint="see [git] in agent.toml")
         return self.git
 
-    def _record(self, message: str, kind: str) -> None:
-        self.journal.record("", None, [NewEvent(pod="", type=kind, message=message)])
+    def _record(self, message: str, kind: str, by: str) -> None:
+        self.journal.record("", None, [NewEvent(pod="", type=kind, message=message, by=by)])
 
 
 def _step(step: StepStatus) -> reports.StepReport:

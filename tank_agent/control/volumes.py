@@ -10,6 +10,7 @@ from msgspec import Struct
 from tank_agent.api import storage
 from tank_agent.errors import Stalled, VolumeInUse
 from tank_agent.journal.journal import Journal
+from tank_agent.journal.records import NewEvent
 from tank_agent.linux.clock import rfc3339
 from tank_agent.reconcile.snapshots import Snapshots
 from tank_agent.runtime.container.containers import Containers
@@ -74,8 +75,10 @@ class Storage(Struct, frozen=True):
             for name, path in volumes.shared()
         ]
 
-    def remove(self, pod: str, name: str) -> storage.RemovedVolume:
+    def remove(self, pod: str, name: str, by: str = "") -> storage.RemovedVolume:
         """Remove a volume that no pod has, with its snapshots; or a snapshot, or data put aside, by its name.
+
+        `by` is the user who asks for it, here and below.
 
         Raises:
             VolumeInUse: a pod is desired with the volume, or runs; or an update may go back to the snapshot.
@@ -83,7 +86,11 @@ class Storage(Struct, frozen=True):
         volume, at, identifier = name.partition("@")
         if at:
             self._refuse_needed(pod, volume, identifier)
-            return storage.RemovedVolume(deleted=self.snapshots.store.remove(pod, volume, identifier))
+            gone = self.snapshots.store.remove(pod, volume, identifier)
+            if gone:
+                what = f"removed snapshot {identifier} of volume {volume}"
+                self._tell(pod, "snapshot-removed", what, by)
+            return storage.RemovedVolume(deleted=gone)
 
         def check() -> None:
             use = self._belongs(pod, name)
@@ -95,10 +102,13 @@ class Storage(Struct, frozen=True):
         deleted = self.containers.volumes.remove(pod, name, check)
         # The id of those that are left of an earlier removal, too.
         left = [one.id for one in self.snapshots.store.of_volume(pod, name)]
-        gone = [identifier for identifier in left if self.snapshots.store.remove(pod, name, identifier)]
-        return storage.RemovedVolume(deleted=deleted or bool(gone), snapshots=tuple(gone))
+        gone_too = [identifier for identifier in left if self.snapshots.store.remove(pod, name, identifier)]
+        if deleted or gone_too:
+            snapshots = f", and its snapshots {', '.join(gone_too)}" if gone_too else ""
+            self._tell(pod, "volume-removed", f"removed volume {name}{snapshots}", by)
+        return storage.RemovedVolume(deleted=deleted or bool(gone_too), snapshots=tuple(gone_too))
 
-    def remove_shared(self, name: str) -> storage.RemovedVolume:
+    def remove_shared(self, name: str, by: str = "") -> storage.RemovedVolume:
         """Remove a shared volume.
 
         Raises:
@@ -115,9 +125,14 @@ class Storage(Struct, frozen=True):
 
         # Once only, since no revision is read while volumes wait.
         check(past=True)
-        return storage.RemovedVolume(deleted=self.containers.volumes.remove(None, name, check))
+        deleted = self.containers.volumes.remove(None, name, check)
+        if deleted:
+            self._tell("", "volume-removed", f"removed the shared volume {name}", by)
+        return storage.RemovedVolume(deleted=deleted)
 
-    def take(self, pod: str, name: str, ended: Callable[[], bool], *, force: bool) -> storage.ListedSnapshot:
+    def take(
+        self, pod: str, name: str, ended: Callable[[], bool], *, by: str = "", force: bool
+    ) -> storage.ListedSnapshot:
         """Copy a volume; without `force`, only if no container writes to it meanwhile.
 
         Raises:
@@ -145,10 +160,11 @@ class Storage(Struct, frozen=True):
         taken = self.snapshots.by_hand(
             pod, lambda job: store.take_by_hand(pod, generation, name, job, check), ended
         )
+        self._tell(pod, "snapshot-taken", f"took snapshot {taken.id} of volume {name}", by)
         return self._listed(taken, time.monotonic() + _SIZES)
 
     def restore(
-        self, pod: str, name: str, identifier: str, ended: Callable[[], bool]
+        self, pod: str, name: str, identifier: str, ended: Callable[[], bool], *, by: str = ""
     ) -> storage.RestoredVolume:
         """Put a snapshot in place of its volume, whose data is kept beside it.
 
@@ -172,7 +188,12 @@ class Storage(Struct, frozen=True):
         kept = self.snapshots.by_hand(
             pod, lambda job: store.restore_by_hand(found, generation, job, check), ended
         )
+        beside = f"; what it held is kept as {kept}" if kept else ""
+        self._tell(pod, "data-restored", f"put snapshot {identifier} of volume {name} back{beside}", by)
         return storage.RestoredVolume(pod=pod, name=name, snapshot=identifier, put_aside=kept)
+
+    def _tell(self, pod: str, kind: str, message: str, by: str) -> None:
+        self.journal.try_to_record([NewEvent(pod=pod, type=kind, message=message, by=by)])
 
     def _sharing(self, name: str, *, past: bool = True) -> dict[str, str]:
         """Return the pods that a shared volume must stay for, each with why; `past`: good revisions, too."""

@@ -280,4 +280,5 @@ def _change(revision: Revision, before: Revision | None) -> reports.ChangeReport
         outcome=verdict.outcome if verdict is not None else None,
         reason=(verdict.reason or None) if verdict is not None else None,
         proof=verdict.proof if verdict is not None else "",
+        by=revision.by,
     )

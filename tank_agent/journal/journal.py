@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 import structlog
@@ -37,6 +37,8 @@ from tank_agent.spec.model import Pod
 
 T = TypeVar("T")
 R = TypeVar("R")
+# A change that waits for the next commit, the user who asked for it, and where its result goes.
+_Queued: TypeAlias = tuple[Callable[[Draft], Any], str, Future[Any]]
 
 _EVENTS_AT_ONCE = 500
 _EMPTY_STATUS = PodStatus()
@@ -78,7 +80,7 @@ class Journal:
         except BaseException:
             store.close()
             raise
-        self._queue: list[tuple[Callable[[Draft], Any], Future[Any]]] = []
+        self._queue: list[_Queued] = []
         self._queue_lock = threading.Lock()
         self._commit_lock = threading.Lock()
         self._published = threading.Condition()
@@ -205,21 +207,23 @@ class Journal:
         draft.merge(snapshot)
         return draft.finish()
 
-    def put(self, pod: Pod, revision: str) -> DesiredPod:
-        """Create or replace a pod for `tank apply`; raises as `put_all`."""
-        return self.put_all((pod,), revision)[0]
+    # Of the changes that a person asks for, `by` is the user: their events name them.
 
-    def put_all(self, pods: Sequence[Pod], revision: str) -> Sequence[DesiredPod]:
+    def put(self, pod: Pod, revision: str, *, by: str = "") -> DesiredPod:
+        """Create or replace a pod for `tank apply`; raises as `put_all`."""
+        return self.put_all((pod,), revision, by=by)[0]
+
+    def put_all(self, pods: Sequence[Pod], revision: str, *, by: str = "") -> Sequence[DesiredPod]:
         """Create or replace several pods in one transaction: all of them, or none.
 
         Raises:
             OwnedElsewhere: a file or git owns one of the names.
             InvalidSpec: pods would wait for each other; the problems' keys are of the pods that they name.
         """
-        state = self._change(lambda draft: draft.put(pods, revision))[1].state
+        state = self._change(lambda draft: draft.put(pods, revision), by)[1].state
         return tuple(state.desired[pod.name] for pod in pods)
 
-    def delete(self, name: str) -> bool:
+    def delete(self, name: str, *, by: str = "") -> bool:
         """Remove a pod for `tank delete`; False if there was none. A deleted seed stays deleted.
 
         Raises:
@@ -229,20 +233,20 @@ class Journal:
         owner = pod.owner if pod is not None else ""
         # Wish before the commit lock is taken: a dead network file system can block for long.
         exists = is_mirrored(owner) and self._owner_exists(owner)
-        return self._change(lambda draft: draft.delete(name, owner_seen=owner, owner_exists=exists))[0]
+        return self._change(lambda draft: draft.delete(name, owner_seen=owner, owner_exists=exists), by)[0]
 
-    def suspend(self, name: str) -> Applied:
+    def suspend(self, name: str, *, by: str = "") -> Applied:
         """Keep a pod as it is, whatever its file declares, until `resume`; raises as `ownership.suspend`."""
-        return self._change(lambda draft: draft.suspend(name))[1].applied
+        return self._change(lambda draft: draft.suspend(name), by)[1].applied
 
     def roll_back(
-        self, name: str, to: Revision, restore: Mapping[str, str] = MappingProxyType({})
+        self, name: str, to: Revision, restore: Mapping[str, str] = MappingProxyType({}), *, by: str = ""
     ) -> Applied:
         """Give a pod an older spec; one that follows a file is pinned until `resume` or a change of the file.
 
         `restore` are snapshots, by volume, to put back before it starts. Raises as `ownership.roll_back`.
         """
-        return self._change(lambda draft: draft.roll_back(name, to, restore))[1].applied
+        return self._change(lambda draft: draft.roll_back(name, to, restore), by)[1].applied
 
     def quarantine(self, name: str, generation: int, verdict: Verdict, to: Revision) -> Applied:
         """Give a pod, whose update to a generation failed, a good revision, and remember its own as bad.
@@ -251,16 +255,16 @@ class Journal:
         """
         return self._change(lambda draft: draft.quarantine(name, generation, verdict, to))[1].applied
 
-    def move_images(self, name: str, images: Mapping[str, str], generation: int) -> Applied:
+    def move_images(self, name: str, images: Mapping[str, str], generation: int, *, by: str = "") -> Applied:
         """Make digests, by container, an update of a pod with the same spec; as `ownership.move_images`."""
-        return self._change(lambda draft: draft.move_images(name, images, generation))[1].applied
+        return self._change(lambda draft: draft.move_images(name, images, generation), by)[1].applied
 
-    def ask_run(self, name: str) -> int:
+    def ask_run(self, name: str, *, by: str = "") -> int:
         """Ask for a run of a job as soon as none is under way, and return the number that it will have.
 
         A run that is asked for and has not begun is that one; raises as `ownership.job`.
         """
-        return self._change(lambda draft: draft.ask_run(name))[0]
+        return self._change(lambda draft: draft.ask_run(name), by)[0]
 
     def stop(self, name: str, by: str) -> bool:
         """Let nothing of a pod run until `start`, over reboots, for the user `by`; False if it is stopped.
@@ -268,30 +272,31 @@ class Journal:
         Raises:
             PodNotFound: there is none of that name.
         """
-        return bool(self._by_hand(name, partial(stops.stop, by=by)))
+        return bool(self._by_hand(name, partial(stops.stop, by=by), by))
 
     def start(self, name: str, wish: Wish) -> bool:
         """Let a stopped pod run again; False if it is not stopped; raises as `stop`."""
-        return bool(self._by_hand(name, partial(stops.start, wish=wish)))
+        return bool(self._by_hand(name, partial(stops.start, wish=wish), wish.by))
 
     def restart(self, name: str, container: str, wish: Wish) -> bool:
         """Give a container, or all ("") of a pod, fresh runs; True if it was stopped and starts as a whole.
 
         Raises as `stop` and `stops.check_restart`.
         """
-        return self._by_hand(name, partial(stops.restart, container=container, wish=wish)) == stops.STARTED
+        decide = partial(stops.restart, container=container, wish=wish)
+        return self._by_hand(name, decide, wish.by) == stops.STARTED
 
-    def _by_hand(self, name: str, decide: stops.Decide) -> str:
-        return self._change(lambda draft: draft.by_hand(name, decide))[0]
+    def _by_hand(self, name: str, decide: stops.Decide, by: str) -> str:
+        return self._change(lambda draft: draft.by_hand(name, decide), by)[0]
 
-    def resume(self, name: str) -> Applied:
+    def resume(self, name: str, *, by: str = "") -> Applied:
         """Let a held pod follow its file again; one that follows none tries again the spec that failed.
 
         Raises as `ownership.resume`.
         """
         pod = self.get(name)
         failed = self.revision(name, pod.hold.failed) if pod is not None and pod.hold is not None else None
-        return self._change(lambda draft: draft.resume(name, failed))[1].applied
+        return self._change(lambda draft: draft.resume(name, failed), by)[1].applied
 
     def record(self, name: str, status: PodStatus | None, events: Iterable[NewEvent] = ()) -> None:
         """Store a pod's status (None forgets it) and append events, in one transaction."""
@@ -356,11 +361,11 @@ class Journal:
             raise Retry("the journal is closed", hint="the agent is stopping; try again when it runs")
         return self._state
 
-    def _change(self, transition: Callable[[Draft], R]) -> tuple[R, Outcome]:
+    def _change(self, transition: Callable[[Draft], R], by: str = "") -> tuple[R, Outcome]:
         """Run a transition and make it durable, together with those that other threads queued meanwhile."""
         done: Future[tuple[R, Outcome]] = Future()
         with self._queue_lock:
-            self._queue.append((transition, done))
+            self._queue.append((transition, by, done))
         with self._commit_lock:
             if not done.done():
                 with self._queue_lock:
@@ -368,13 +373,13 @@ class Journal:
                 self._commit(batch)
         return done.result()
 
-    def _commit(self, batch: Sequence[tuple[Callable[[Draft], Any], Future[Any]]]) -> None:
+    def _commit(self, batch: Sequence[_Queued]) -> None:
         writes: list[Write] = []
         results: list[tuple[Future[Any], tuple[Any, Outcome]]] = []
         try:
             state = self._now()
-            for transition, done in batch:
-                draft = Draft(state, self._clock(), self._kept)
+            for transition, by, done in batch:
+                draft = Draft(state, self._clock(), self._kept, by)
                 try:
                     answer, outcome = transition(draft), draft.finish()
                 except Exception as error:
@@ -386,7 +391,7 @@ class Journal:
             if writes:
                 self._store.write(writes)
         except BaseException as error:
-            for _, done in batch:
+            for *_, done in batch:
                 if not done.done():
                     done.set_exception(error)
             if not isinstance(error, Exception):

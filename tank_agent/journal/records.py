@@ -71,7 +71,8 @@ class Revision(Struct, frozen=True, kw_only=True):
     """A past (or the present) spec of a pod; `restored` is the generation that a rollback repeated.
 
     `verdict` is None before its rollout ends. `images` are as in `DesiredPod`. `before` is the hash of the
-    spec that it took the place of; empty if there was none.
+    spec that it took the place of; empty if there was none. `by` is the user who asked for it by a verb;
+    empty if files, git or the agent did.
     """
 
     generation: int
@@ -86,6 +87,7 @@ class Revision(Struct, frozen=True, kw_only=True):
     images: dict[str, str] = msgspec.field(default_factory=dict)
     verdict: Verdict | None = None
     before: str = ""
+    by: str = ""
 
     @property
     def outcome(self) -> Outcome | None:
@@ -321,7 +323,10 @@ class PodStatus(Struct, frozen=True, kw_only=True):
 
 
 class NewEvent(Struct, frozen=True, kw_only=True):
-    """Something that happened; `container` is empty for the whole pod, `pod` for no single one."""
+    """Something that happened; `container` is empty for the whole pod, `pod` for no single one.
+
+    `by` is the user who asked for it; empty if nobody did.
+    """
 
     pod: str
     type: str
@@ -329,6 +334,7 @@ class NewEvent(Struct, frozen=True, kw_only=True):
     container: str = ""
     revision: str = ""
     cause: str = ""
+    by: str = ""
 
 
 class Event(NewEvent, frozen=True, kw_only=True):

@@ -69,7 +69,7 @@ def stop(pod: DesiredPod, status: PodStatus, now: float, *, by: str) -> Decision
     if status.stopped is not None:
         return None
     job = replace(status.job, asked=None) if status.job is not None else None
-    what = f"{by} stopped it: nothing of it runs until `tank start {pod.name}`"
+    what = f"stopped: nothing of it runs until `tank start {pod.name}`"
     after = replace(status, stopped=now, replacing=(), released="", job=job)
     return after, _event(pod, "stop-asked", what, f"tank stop by {by}")
 
@@ -78,9 +78,7 @@ def start(pod: DesiredPod, status: PodStatus, now: float, *, wish: Wish) -> Deci
     """Return what becomes of a stopped pod that may run again; None if it is not stopped."""
     if status.stopped is None:
         return None
-    return _started(status, wish), _event(
-        pod, STARTED, f"{wish.by} started it again", f"tank start by {wish.by}"
-    )
+    return _started(status, wish), _event(pod, STARTED, "started again", f"tank start by {wish.by}")
 
 
 def restart(pod: DesiredPod, status: PodStatus, now: float, *, container: str, wish: Wish) -> Decision:
@@ -91,10 +89,10 @@ def restart(pod: DesiredPod, status: PodStatus, now: float, *, container: str, w
     check_restart(pod, container)
     cause = f"tank restart by {wish.by}"
     if status.stopped is not None:
-        return _started(status, wish), _event(pod, STARTED, f"{wish.by} started it again", cause)
+        return _started(status, wish), _event(pod, STARTED, "started again", cause)
     names = frozenset((container,) if container else status.containers)
     what = f"container {container}" if container else "all of it"
-    event = _event(pod, "restart-asked", f"{wish.by} asked for a fresh run of {what}", cause)
+    event = _event(pod, "restart-asked", f"a fresh run of {what} was asked for", cause)
     return _restarted(status, names, wish), event
 
 
@@ -126,6 +124,19 @@ def _restarted(status: PodStatus, containers: frozenset[str], asked: Wish) -> Po
 def as_new(status: PodStatus) -> PodStatus:
     """Return the status of a pod that is removed: if it comes back, nobody has stopped that one."""
     return replace(status, stopped=None, replacing=())
+
+
+def without_failures(status: PodStatus) -> PodStatus:
+    """Return a status whose containers start at once: other images are another try.
+
+    What has done its work is not run again for that.
+    """
+
+    def forgiven(known: ContainerStatus) -> ContainerStatus:
+        kept = known.exit if known.instance or (known.exit is not None and known.exit.clean) else None
+        return replace(known, failures=0, retry_at=None, error=None, exit=kept)
+
+    return replace(status, containers={name: forgiven(known) for name, known in status.containers.items()})
 
 
 def _afresh(known: ContainerStatus) -> ContainerStatus:

@@ -15,7 +15,6 @@ from tank_agent.journal.formats import OLDEST, format_of
 from tank_agent.journal.ownership import Known
 from tank_agent.journal.records import (
     Bad,
-    ContainerStatus,
     DesiredPod,
     Event,
     JobStatus,
@@ -34,6 +33,8 @@ from tank_agent.spec.model import Pod
 SCHEMA_KEY = b"schema"
 SPENT_PREFIX = b"spent:"
 MEMORY_PREFIX = b"memory:"
+# What the event of a deletion says.
+DELETED = "deleted: nothing of it is to run any more"
 
 
 class Applied(Struct, frozen=True, kw_only=True):
@@ -94,10 +95,14 @@ class Outcome(Struct, frozen=True):
 
 
 class Draft:
-    """The next state while one transition makes it: copies tables at their first change, collects writes."""
+    """The next state while one transition makes it: copies tables at their first change, collects writes.
 
-    def __init__(self, before: State, now: float, limits: Retention) -> None:
+    `by` is the user who asks for it: all its events, and new revisions, name them.
+    """
+
+    def __init__(self, before: State, now: float, limits: Retention, by: str = "") -> None:
         self.before = before
+        self._by = by
         self._now = now
         self._limits = limits
         self._changes: dict[str, Any] = {}
@@ -131,7 +136,12 @@ class Draft:
     def put(self, pods: Sequence[Pod], revision: str) -> None:
         """Create or replace pods for `tank apply`; raises as `ownership.put` and `ownership.check_order`."""
         for pod in pods:
-            self._store(ownership.put(self.state, pod, revision, self._now))
+            former = self.state.desired.get(pod.name)
+            after = ownership.put(self.state, pod, revision, self._now)
+            self._store(after)
+            if former is None or former.generation != after.generation:
+                change = "created" if former is None else "changed"
+                self._event(after, "applied", f"{change}: this is generation {after.generation}")
         ownership.check_order(self.before, pods)
         self._tell_released()
 
@@ -159,6 +169,7 @@ class Draft:
         # An owner that took over since the caller looked is not known to be gone.
         ownership.refuse_deletion(pod, owner_exists or pod.owner != owner_seen)
         self._remove(name)
+        self._event(pod, "deleted", DELETED)
         self._spend({name})
         self._offer_removed(skip=source_of(pod.owner))
         return True
@@ -214,7 +225,7 @@ class Draft:
         what = f"{verdict.reason}; going back to generation {to.generation}"
         self._event(pod, "update-failed", f"{what} ({verdict.proof})" if verdict.proof else what)
         failures = ownership.note_failure(status.bad, bad)
-        self.record(name, replace(without_failures(status), rollout=rollout, bad=failures))
+        self.record(name, replace(stops.without_failures(status), rollout=rollout, bad=failures))
 
     def decide(self, name: str, generation: int, verdict: Verdict) -> None:
         """Keep the verdict of a generation of a pod."""
@@ -232,7 +243,7 @@ class Draft:
         status = self.before.statuses.get(name)
         # The run of a job goes on with the images that it has, and what ended in it stays so.
         if status is not None and _runs(status) is None:
-            self.record(name, without_failures(status))
+            self.record(name, stops.without_failures(status))
 
     def ask_run(self, name: str) -> int:
         """Ask for a run of a job, and return the number that it will have; raises as `ownership.job`."""
@@ -240,7 +251,7 @@ class Draft:
         job = status.job or JobStatus()
         if job.asked is None:
             self.record(name, replace(status, job=replace(job, asked=self._now)))
-            self._event(pod, "run-asked", "a person asks for a run")
+            self._event(pod, "run-asked", "a run was asked for")
         return (job.runs[-1].number if job.runs else 0) + 1
 
     def by_hand(self, name: str, decide: stops.Decide) -> str:
@@ -417,7 +428,7 @@ class Draft:
             for name in Revision.__struct_fields__
             if name in DesiredPod.__struct_fields__
         }
-        revision = msgspec.json.encode(Revision(**shared, restored=restored, before=before))
+        revision = msgspec.json.encode(Revision(**shared, restored=restored, before=before, by=self._by))
         self._writes.append(Write(Table.REVISIONS, revision_key(pod.name, pod.generation), revision))
         needed = format_of(pod.pod)
         if needed > self.state.format:
@@ -450,7 +461,7 @@ class Draft:
         state, limit = self.state, self._limits.events
         seq, first = state.last_event + 1, state.first_event
         # Errors have their hint in a line of its own.
-        fields = {**asdict(new), "message": one_line(new.message)}
+        fields = {**asdict(new), "message": one_line(new.message), "by": new.by or self._by}
         event = Event(seq=seq, at=rfc3339(self._now), **fields)
         self._writes.append(Write(Table.EVENTS, event_key(seq), msgspec.json.encode(event)))
         # In chunks, because deleting one key with every event would double the pages that each commit writes.
@@ -459,19 +470,6 @@ class Draft:
             self._writes += [Write(Table.EVENTS, event_key(old), None) for old in range(first, until)]
             first = until
         self._changes |= {"last_event": seq, "first_event": first}
-
-
-def without_failures(status: PodStatus) -> PodStatus:
-    """Return a status whose containers start at once: other images are another try.
-
-    What has done its work is not run again for that.
-    """
-
-    def forgiven(known: ContainerStatus) -> ContainerStatus:
-        kept = known.exit if known.instance or (known.exit is not None and known.exit.clean) else None
-        return replace(known, failures=0, retry_at=None, error=None, exit=kept)
-
-    return replace(status, containers={name: forgiven(known) for name, known in status.containers.items()})
 
 
 def _runs(status: PodStatus | None) -> int | None:

@@ -8,7 +8,7 @@ _PASSWD = Path("/etc/passwd")
 
 
 def user_name(uid: int, passwd: Path = _PASSWD) -> str:
-    """Return the name that this machine's own file has for a user, else "user 1000"."""
+    """Return the name that this machine's own file has for a user, else the number."""
     try:
         lines = passwd.read_bytes().splitlines()
     except OSError:
@@ -17,4 +17,4 @@ def user_name(uid: int, passwd: Path = _PASSWD) -> str:
         fields = line.split(b":")
         if len(fields) > 2 and fields[2] == str(uid).encode():
             return fields[0].decode(errors="replace")
-    return f"user {uid}"
+    return str(uid)

@@ -182,8 +182,12 @@ class ImageChecks:
                 self._refuse_failed(known, one.container, one.after)
         return desired, moved
 
-    def move(self, desired: DesiredPod, images: Mapping[str, str], *, force: bool = False) -> bool:
+    def move(
+        self, desired: DesiredPod, images: Mapping[str, str], *, by: str = "", force: bool = False
+    ) -> bool:
         """Make fetched images an update of a pod; False if it has changed since, or has them already.
+
+        `by` is the user who asked for it.
 
         Raises:
             TankError: as `check_now`, or the journal can't store it.
@@ -192,7 +196,7 @@ class ImageChecks:
             known = self._newer(desired)
             for container, digest in images.items():
                 self._refuse_failed(known, container, digest)
-        applied = self._journal.move_images(desired.name, images, desired.generation)
+        applied = self._journal.move_images(desired.name, images, desired.generation, by=by)
         point("image:moved")
         for pod in applied.changed:
             _log.info("image moved", pod=pod, images=dict(images))

@@ -90,7 +90,8 @@ def test_stopped_it_stays_over_agents_and_a_new_file_until_it_is_started(agent: 
         "web is not stopped: it is running; `tank restart web`"
     )
     asked = {event.type: event for event in events(agent, "web") if event.type.endswith("-asked")}
-    assert asked["stop-asked"].message.startswith("root stopped it")
+    assert asked["stop-asked"].message.startswith("stopped: nothing of it runs")
+    assert {event.by for event in asked.values()} == {"root"}
     assert asked["start-asked"].cause == "tank start by root"
     assert [event.cause for event in events(agent, "web") if event.type == "stopping"] == [
         "tank stop by root"

@@ -109,17 +109,17 @@ class FakeSources:
         directory = DirectoryReport(path="/etc/tank/pods.d", error=self.directory_error)
         return SourcesReport(suspended=self.suspended, directories=(directory,), git=self.git)
 
-    def suspend(self, name: str | None = None) -> SourcesReport:
+    def suspend(self, name: str | None = None, *, by: str = "") -> SourcesReport:
         self.service.calls.append(("suspend", name))
         self.suspended = name is None
         return self.report()
 
-    def resume(self, name: str | None = None) -> SourcesReport:
+    def resume(self, name: str | None = None, *, by: str = "") -> SourcesReport:
         self.service.calls.append(("resume", name))
         self.suspended = False
         return self.report()
 
-    def roll_back(self, name: str, to: str | None, **options: bool) -> ListedRevision:
+    def roll_back(self, name: str, to: str | None, *, by: str, **options: bool) -> ListedRevision:
         self.service.calls.append(("rollback", name, to, *(key for key, on in options.items() if on)))
         return self.service.history(name)[0]
 
@@ -141,7 +141,7 @@ class FakeImages:
     def list(self) -> Sequence[ListedImage]:
         return [self.known]
 
-    def pull(self, reference: str, policy: str, ended: Callable[[], bool]) -> Iterator[PullLine]:
+    def pull(self, reference: str, policy: str, ended: Callable[[], bool], *, by: str) -> Iterator[PullLine]:
         self.calls.append(("pull", reference, policy))
         for done, state in ((0, "waiting"), (60, "downloading"), (100, "done")):
             layer = PulledLayer(digest=f"sha256:{'b' * 64}", done=done, total=100, state=state)  # type: ignore[arg-type]
@@ -151,7 +151,9 @@ class FakeImages:
                 raise Stalled("no such image", where=reference, hint="check the name")
         yield PullLine(image=self.known)
 
-    def update(self, name: str, ended: Callable[[], bool], *, force: bool = False) -> Iterator[UpdateLine]:
+    def update(
+        self, name: str, ended: Callable[[], bool], *, by: str, force: bool = False
+    ) -> Iterator[UpdateLine]:
         self.calls.append(("update", name, *(("force",) if force else ())))
         yield UpdateLine(progress=PullReport(done=50, total=100))
         if name == "held":
@@ -162,13 +164,13 @@ class FakeImages:
         stopped = name in ("down", "idle")
         yield UpdateLine(update=ImageUpdate(name=name, generation=4, moved=found, stopped=stopped))
 
-    def remove(self, reference: str) -> RemovedImages:
+    def remove(self, reference: str, *, by: str) -> RemovedImages:
         self.calls.append(("rm", reference))
         if reference == "used":
             raise ImageInUse("the image used is needed: pod web runs it", hint="remove the pod first")
         return RemovedImages(removed=(reference,), freed=1_500_000)
 
-    def prune(self) -> RemovedImages:
+    def prune(self, by: str) -> RemovedImages:
         self.calls.append(("prune",))
         return RemovedImages(removed=("a", "b"), freed=2_500_000_000)
 
@@ -217,21 +219,23 @@ class FakeStorage:
         )
         return [self.known, self.gone, shared]
 
-    def remove_shared(self, name: str) -> RemovedVolume:
+    def remove_shared(self, name: str, by: str) -> RemovedVolume:
         if name == "media":
             raise VolumeInUse("shared volume media is in use: pod web has it (api)")
         return RemovedVolume(deleted=True)
 
-    def remove(self, pod: str, name: str) -> RemovedVolume:
+    def remove(self, pod: str, name: str, by: str) -> RemovedVolume:
         if (pod, name) == ("web", "data"):
             raise VolumeInUse("volume web/data is in use: pod web has it (api)", hint="remove the pod first")
         return RemovedVolume(deleted=name == "old", snapshots=("5", "6") if name == "old" else ())
 
-    def take(self, pod: str, name: str, ended: Callable[[], bool], *, force: bool) -> ListedSnapshot:
+    def take(self, pod: str, name: str, ended: Callable[[], bool], *, by: str, force: bool) -> ListedSnapshot:
         self.calls.append(("snapshot", pod, name, force))
         return self.known.snapshots[1]
 
-    def restore(self, pod: str, name: str, identifier: str, ended: Callable[[], bool]) -> RestoredVolume:
+    def restore(
+        self, pod: str, name: str, identifier: str, ended: Callable[[], bool], by: str
+    ) -> RestoredVolume:
         self.calls.append(("restore", pod, name, identifier))
         return RestoredVolume(pod=pod, name=name, snapshot=identifier, put_aside=f"{name}.replaced-3")
 
@@ -279,7 +283,7 @@ class FakeService:
             self.statuses[name] = msgspec.convert(status, PodReport)
             self.condition.notify_all()
 
-    def say(self, pod: str, message: str = "it began", type: str = "started") -> None:
+    def say(self, pod: str, message: str = "it began", type: str = "started", by: str = "") -> None:
         with self.condition:
             seq = len(self.log) + 1
             self.log.append(
@@ -292,6 +296,7 @@ class FakeService:
                     message=message,
                     revision="rev1",
                     cause="apply",
+                    by=by,
                 )
             )
             self.condition.notify_all()
@@ -306,7 +311,7 @@ class FakeService:
             raise PodNotFound(f"there is no pod {name}", hint="see `tank list`")
         return self.pods[name]
 
-    def apply(self, text: str, file: str, beside: object = None) -> Sequence[AppliedPod]:
+    def apply(self, text: str, file: str, beside: object = None, *, by: str = "") -> Sequence[AppliedPod]:
         self.calls.append(("apply", text, file) if beside is None else ("apply", text, file, beside))
         problems = []
         for number, line in enumerate(text.splitlines(), 1):
@@ -325,7 +330,7 @@ class FakeService:
             self.add(name, self.phase)
         return [AppliedPod(name=name, change="created", generation=1) for name in names]
 
-    def delete(self, name: str) -> bool:
+    def delete(self, name: str, *, by: str = "") -> bool:
         if name in self.pods and self.pods[name].owner != "api":
             raise OwnedElsewhere(f"{name} is owned by a file", hint="remove the file")
         with self.condition:
@@ -386,7 +391,7 @@ class FakeService:
             for generation in range(1, pod.generation + 1)
         ]
 
-    def run(self, name: str) -> StartedRun:
+    def run(self, name: str, by: str = "") -> StartedRun:
         self.get(name)
         self.calls.append(("run", name))
         return StartedRun(pod=name, number=5)
@@ -423,7 +428,7 @@ class FakeService:
         return self.report
 
     def sync(
-        self, wait: float | None, confirm: str | None = None, within: float | None = None
+        self, wait: float | None, confirm: str | None = None, within: float | None = None, *, by: str = ""
     ) -> list[PodReport]:
         asked = [part for part in (confirm, within) if part is not None]
         self.calls.append(("sync", wait, *asked))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from tank_agent.cli.arguments import add_output, client_of, whole_number
-from tank_agent.cli.output import json_line
+from tank_agent.cli.output import asked_by, json_line
 from tank_agent.cli.verbs.logs import since
 from tank_agent.spec.printable import escape
 
@@ -14,6 +14,7 @@ EXAMPLES = (
     ("tank events", "what happened, oldest first"),
     ("tank events -f --pod web", "go on with what happens to web"),
     ("tank events --since 1h --type exited", "what ended in the last hour"),
+    ("tank events --by anna --since 24h", "what anna asked for since yesterday"),
     ("tank events -o json", "one JSON object a line"),
 )
 
@@ -21,6 +22,7 @@ EXAMPLES = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-f", "--follow", action="store_true", help="go on until Ctrl-C")
     parser.add_argument("--pod", metavar="NAME", help="only of this pod")
+    parser.add_argument("--by", metavar="USER", help="only what this user of the agent's machine asked for")
     parser.add_argument(
         "--since-seq", type=whole_number, default=0, metavar="N", help="only events with a number above N"
     )
@@ -43,12 +45,13 @@ def run(arguments: argparse.Namespace) -> int:
         follow=arguments.follow,
         after=arguments.since_seq,
         pod=arguments.pod,
+        by=arguments.by,
         kinds=arguments.type,
         since=arguments.since,
         tail=arguments.tail,
     )
     for event in found:
         subject = f"{event.pod}/{event.container}" if event.container else event.pod
-        line = f"{event.at}  {subject:<20}  {event.type:<16}  {one_line(event.message)}"
+        line = f"{event.at}  {subject:<20}  {event.type:<16}  {one_line(event.message)}{asked_by(event.by)}"
         print(json_line(event) if arguments.output == "json" else escape(line.rstrip()), flush=True)
     return 0

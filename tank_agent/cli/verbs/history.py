@@ -43,8 +43,11 @@ def _print(revisions: Sequence[ListedRevision]) -> None:
 
 
 def _row(revision: ListedRevision) -> tuple[object, ...]:
-    # The reason is a rollback, the subject and author of a commit, or both.
-    why = [f"rollback to {revision.restored}"] if revision.restored is not None else []
+    # The reason is a rollback, a user who asked for it, the subject and author of a commit, or several.
+    what = f"rollback to {revision.restored}" if revision.restored is not None else ""
+    if revision.by:
+        what = f"{what or 'asked for'} by {revision.by}"
+    why = [what] if what else []
     why += [f"{revision.subject} ({revision.author})"] if revision.author else []
     verdict = revision.verdict
     return (

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tank_agent.cli.arguments import add_output, client_of
-from tank_agent.cli.output import BOLD, ago, colored, print_table, say, short_digest, show, until
+from tank_agent.cli.output import BOLD, ago, asked_by, colored, print_table, say, short_digest, show, until
 from tank_agent.cli.verbs.status import ending
 from tank_agent.spec.printable import escape
 
 if TYPE_CHECKING:
-    from tank_agent.api.reports import ContainerReport, WantedReport, WhyReport
+    from tank_agent.api.reports import ChangeReport, ContainerReport, WantedReport, WhyReport
 
 HELP = "why a pod is as it is, and what would change it"
 EXAMPLES = (
@@ -57,7 +57,7 @@ def _print(found: WhyReport) -> None:
     if found.changes:
         _head("changes")
         rows_of_changes = (
-            (f"  {one.generation}", ago(one.at), one.outcome or "unverified", one.cause, _short(one.reason))
+            (f"  {one.generation}", ago(one.at), one.outcome or "unverified", _cause(one), _short(one.reason))
             for one in found.changes
         )
         print_table(
@@ -65,7 +65,7 @@ def _print(found: WhyReport) -> None:
         )
     if status is None and found.events:
         _head("what happened last")
-        say(*(f"  {one.at}  {one.type}  {one.message}" for one in found.events))
+        say(*(f"  {one.at}  {one.type}  {one.message}{asked_by(one.by)}" for one in found.events))
     if found.log:
         _head(f"last lines of {found.name}/{found.log_of}")
         say(*(f"  {line}" for line in found.log))
@@ -101,6 +101,10 @@ def _runs(one: ContainerReport) -> tuple[object, ...]:
     since = "-" if one.started_at is None else ago(one.started_at)
     image = f"{one.image or '-'}{short_digest(one.image, one.digest)}"
     return one.phase, one.pid or "-", since, one.restarts, image, ending(one.exit)
+
+
+def _cause(change: ChangeReport) -> str:
+    return f"{change.cause}{asked_by(change.by)}"
 
 
 def _short(reason: str | None) -> str:

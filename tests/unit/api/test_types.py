@@ -33,7 +33,7 @@ def test_a_plain_call_is_a_method_of_the_service_and_of_the_client(name: str) ->
     method, stub = method_of(call), getattr(Client, name)
     names = re.findall(r"{(\w+)}", call.path)
     assert [*inspect.signature(stub).parameters] == ["self", *names]
-    assert [*inspect.signature(method).parameters] == ["self", *names, *(["by"] if call.user else [])]
+    assert [*inspect.signature(method).parameters] == ["self", *names, *(["by"] if call.changes else [])]
     returned = get_type_hints(method, vars(inspect.getmodule(method)))["return"]
     kind = list if get_origin(returned) is Sequence else get_origin(returned)
     assert (GenericAlias(kind, get_args(returned)) if kind else returned) == call.answer

@@ -303,7 +303,7 @@ def test_why_of_a_pod_that_is_gone(tank: Tank, service: FakeService) -> None:
 def test_an_apply_that_waits_ends_when_its_update_is_undone(
     tank: Tank, service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def apply(text: str, file: str) -> list[AppliedPod]:
+    def apply(text: str, file: str, *, by: str) -> list[AppliedPod]:
         undone = update("rolled-back", "app ended with exit code 3", "failed")
         service.add("web", "degraded", rollout=undone, error="generation 2 failed as an update")
         return [AppliedPod(name="web", change="changed", generation=2)]

@@ -406,10 +406,14 @@ def test_events(tank: Tank, service: FakeService) -> None:
     assert len(tank("events", "--type", "exited", "--type", "started")[1].splitlines()) == 2
     assert len(tank("events", "--since", "2026-11-22T06:00:33Z")[1].splitlines()) == 2
     assert tank("events", "--since", "2026-11-22T06:00:34Z")[1] == ""
+    assert tank("events", "--by", "anna")[1] == ""
+    service.say("web", "it was asked to end", type="stop-asked", by="anna")
+    assert tank("events", "--by", "anna")[1].rstrip().endswith("it was asked to end (by anna)")
+    service.log.pop()
     code, _, stderr = tank("events", "--pod", "typo")
     assert (code, "there is no pod typo" in stderr) == (1, True)
     lines = tank("events", "-o", "json")[1].splitlines()
-    fields = {"seq", "at", "pod", "container", "type", "message", "revision", "cause"}
+    fields = {"seq", "at", "pod", "container", "type", "message", "revision", "cause", "by"}
     assert [set(json.loads(line)) for line in lines] == [fields, fields]
     assert tank("events", "--since-seq", "-1")[0] == 2
 

@@ -265,10 +265,12 @@ def test_a_pod_that_runs_and_nobody_declares(world: World) -> None:
 
 def test_only_the_last_five_changes_and_events(world: World) -> None:
     for number in range(8):
-        world.journal.put(pod("job", f"/bin/{number}"), f"rev{number}")
+        world.journal.put(pod("job", f"/bin/{number}"), f"rev{number}", by="ann")
         world.journal.record("job", PodStatus(), [NewEvent(pod="job", type="x", message=str(number))])
         world.journal.record("", None, [NewEvent(pod="other", type="x", message="y")])
     world.runs("job")
     found = world.explain("job")
     assert [one.generation for one in found.changes] == [4, 5, 6, 7, 8]
-    assert [one.message for one in found.events] == ["3", "4", "5", "6", "7"]
+    assert {one.by for one in found.changes} == {"ann"}
+    assert [one.message for one in found.events if one.type == "x"] == ["5", "6", "7"]
+    assert [one.by for one in found.events if one.type == "applied"] == ["ann", "ann"]
