@@ -56,6 +56,8 @@ if TYPE_CHECKING:
         HoldReport,
         JobReport,
         JobRunReport,
+        PlannedPod,
+        PlanReport,
         PodGitReport,
         PodReport,
         PortReport,
@@ -91,8 +93,6 @@ if TYPE_CHECKING:
         ListedPod,
         ListedRevision,
         ListedVerdict,
-        PlannedPod,
-        PlanReport,
     )
     from tank_agent.client.client import (
         Client,

@@ -1,4 +1,4 @@
-"""Structs of the status of pods, containers and sources. Times are RFC 3339 in UTC."""
+"""Structs of the status of pods, containers and sources, and of plans. Times are RFC 3339 in UTC."""
 
 from __future__ import annotations
 
@@ -392,3 +392,33 @@ class Deleted(Struct, frozen=True):
     """The answer to a deletion; `deleted` is False if there was nothing of that name."""
 
     deleted: bool
+
+
+class PlannedPod(ClientAnswer, frozen=True, kw_only=True):
+    """One pod of a plan; `change` is "create", "update", "remove" or "none".
+
+    `actions` are sentences in the order of work, `diff` lines "key: old → new (effect)". `notes` are
+    sentences on what it takes of the machine, and on what it will have to wait for, or why it goes away.
+    `proof` is a hash over the change, which the history shows once it is done; empty without a change.
+    """
+
+    name: str
+    change: str
+    actions: tuple[str, ...] = ()
+    diff: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    proof: str = ""
+
+
+class PlanReport(ClientAnswer, frozen=True, kw_only=True):
+    """The answer to `tank plan`; `problems` are the `file:line: …` lines of files that can't be used.
+
+    `proof` is a hash over the proofs of all pods; empty if nothing changes. `elsewhere` are `file:line: …`
+    lines on pods for other machines, and `overlooked` are files that look like pod files and are none.
+    """
+
+    pods: tuple[PlannedPod, ...]
+    problems: tuple[str, ...] = ()
+    proof: str = ""
+    elsewhere: tuple[str, ...] = ()
+    overlooked: tuple[str, ...] = ()

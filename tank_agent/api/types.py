@@ -20,6 +20,7 @@ from tank_agent.api.frames import PROTOCOL
 from tank_agent.api.reports import (
     ClientAnswer,
     Deleted,
+    PlanReport,
     PodReport,
     PortReport,
     SourcesReport,
@@ -195,36 +196,6 @@ class AskedPod(ClientAnswer, frozen=True, kw_only=True):
     message: str
     since: str | None = None
     containers: tuple[str, ...] = ()
-
-
-class PlannedPod(ClientAnswer, frozen=True, kw_only=True):
-    """One pod of a plan; `change` is "create", "update", "remove" or "none".
-
-    `actions` are sentences in the order of work, `diff` lines "key: old → new (effect)". `notes` are
-    sentences on what it takes of the machine, and on what it will have to wait for, or why it goes away.
-    `proof` is a hash over the change, which the history shows once it is done; empty without a change.
-    """
-
-    name: str
-    change: str
-    actions: tuple[str, ...] = ()
-    diff: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    proof: str = ""
-
-
-class PlanReport(ClientAnswer, frozen=True, kw_only=True):
-    """The answer to `tank plan`; `problems` are the `file:line: …` lines of files that can't be used.
-
-    `proof` is a hash over the proofs of all pods; empty if nothing changes. `elsewhere` are `file:line: …`
-    lines on pods for other machines, and `overlooked` are files that look like pod files and are none.
-    """
-
-    pods: tuple[PlannedPod, ...]
-    problems: tuple[str, ...] = ()
-    proof: str = ""
-    elsewhere: tuple[str, ...] = ()
-    overlooked: tuple[str, ...] = ()
 
 
 class ApplyRequest(Struct, frozen=True):

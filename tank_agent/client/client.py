@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, overload
 import msgspec
 
 from tank_agent.api import storage, types
-from tank_agent.api.reports import PodReport, SourcesReport
+from tank_agent.api.reports import PlanReport, PodReport, SourcesReport
 from tank_agent.client.asking import Asking
 from tank_agent.client.fast import http
 from tank_agent.client.not_reached import NotReached
@@ -383,7 +383,7 @@ class Client(Asking):
 
     def plan(
         self, files: Mapping[str, str] | None = None, *, git: str | None = None, beside: Sent | None = None
-    ) -> types.PlanReport:
+    ) -> PlanReport:
         """Return what would be done if pods_dir held `files` (absolute path → text).
 
         `beside` are the files that these name. With `git`, if the repository were at this branch, tag or

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from tank_agent.api.types import PlannedPod, PlanReport
+from tank_agent.api.reports import PlannedPod, PlanReport
 from tank_agent.control import elsewhere
 from tank_agent.control.published import waits_for_ports, what_it_takes
 from tank_agent.errors import Problem, Stalled

@@ -223,7 +223,7 @@ class Service:
 
     def plan(
         self, files: Mapping[str, str] | None, git: str | None = None, beside: Beside = nothing_beside
-    ) -> types.PlanReport:
+    ) -> reports.PlanReport:
         """Return what would be done if pods_dir held `files`, or git were at `git`; neither: what is due.
 
         `beside` has the files that `files` name.
@@ -261,7 +261,7 @@ class Service:
         )
         proofs = {pod.name: pod.proof for pod in pods if pod.proof}
         errors = tuple(str(problem) for problem in problems)
-        return types.PlanReport(
+        return reports.PlanReport(
             pods=pods,
             problems=errors,
             proof=proof_of_all(proofs),
@@ -303,7 +303,7 @@ class Service:
         after: DesiredPod | None,
         ports: Sequence[Port],
         waits: Sequence[str],
-    ) -> types.PlannedPod:
+    ) -> reports.PlannedPod:
         situation = self.reconciler.observer.situation(name, after)
         planned = simulate(situation)
         steps = [step for step in planned if not isinstance(step, Record)]
@@ -319,7 +319,7 @@ class Service:
         diff = changes(before.pod, after.pod) if before is not None and after is not None else ()
         now = self.machine.clock.wall()
         takes = what_it_takes(after.pod, ports) if after is not None and change == "create" else ()
-        return types.PlannedPod(
+        return reports.PlannedPod(
             name=name,
             change=change,
             actions=tuple(step.describe() for step in shown),

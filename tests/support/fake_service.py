@@ -18,6 +18,8 @@ import msgspec
 from tank_agent.api.reports import (
     DirectoryReport,
     GitReport,
+    PlannedPod,
+    PlanReport,
     PodReport,
     SourcesReport,
     StartedRun,
@@ -45,8 +47,6 @@ from tank_agent.api.types import (
     ListedPod,
     ListedRevision,
     ListedVerdict,
-    PlannedPod,
-    PlanReport,
     PullLine,
     UpdateLine,
 )

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tank_agent.api.types import PlanReport
+from tank_agent.api.reports import PlanReport
 from tank_agent.cli.arguments import add_output, client_of
 from tank_agent.cli.output import GREEN, RED, YELLOW, colored, say, show
 from tank_agent.cli.source_notes import overlooked

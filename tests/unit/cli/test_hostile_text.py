@@ -14,8 +14,7 @@ import pytest
 import structlog
 
 from tank_agent.agent import logging as logs
-from tank_agent.api.reports import GitReport
-from tank_agent.api.types import PlannedPod, PlanReport
+from tank_agent.api.reports import GitReport, PlannedPod, PlanReport
 from tank_agent.cli.verbs.logs import _json, _Printer
 from tank_agent.client.logs import LogLine
 from tank_agent.errors import TankError

@@ -7,8 +7,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from tank_agent.api.reports import ChangeReport, HappenedReport, WantedReport, WhyReport
-from tank_agent.api.types import AppliedPod, ListedVerdict, PlannedPod, PlanReport
+from tank_agent.api.reports import (
+    ChangeReport,
+    HappenedReport,
+    PlannedPod,
+    PlanReport,
+    WantedReport,
+    WhyReport,
+)
+from tank_agent.api.types import AppliedPod, ListedVerdict
 from tests.support.fake_service import FakeService
 from tests.unit.cli.test_verbs import Tank, rows, service, tank
 

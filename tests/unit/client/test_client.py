@@ -14,11 +14,11 @@ import pytest
 
 from tank_agent import Client, Pod
 from tank_agent.api.frames import PROTOCOL
-from tank_agent.api.reports import PodReport
+from tank_agent.api.reports import PlanReport, PodReport
 from tank_agent.api.request import Answer, RawConnection, Reply, Request, Upgrade
 from tank_agent.api.routes import ROUTES
 from tank_agent.api.storage import RemovedVolume
-from tank_agent.api.types import AppliedPod, Call, PlanReport
+from tank_agent.api.types import AppliedPod, Call
 from tank_agent.client.fast import http as light
 from tank_agent.client.not_reached import NotReached
 from tank_agent.errors import AgentUnreachable, InvalidSpec, OwnedElsewhere, PodNotFound, Retry, TankError
