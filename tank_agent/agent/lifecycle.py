@@ -16,6 +16,7 @@ from tank_agent import __version__
 from tank_agent.agent import assembly
 from tank_agent.agent import logging as logs
 from tank_agent.agent.assembly import Running
+from tank_agent.agent.outward import told_of_start
 from tank_agent.api.server import ApiServer
 from tank_agent.api.wire import subclasses
 from tank_agent.control.pods import Service
@@ -69,16 +70,19 @@ def _start(
 
     Returns None if the agent is asked to end before.
     """
-    logged = ""
+    logged, told = "", told_of_start(settings)
     while True:
         try:
-            return stack.enter_context(assembly.running(settings, stop_pods=stop_pods))
+            running = stack.enter_context(assembly.running(settings, stop_pods=stop_pods))
+            told.can()
+            return running
         except (Retry, UnreadableJournal, OSError, MemoryError, RuntimeError) as error:
             trouble = as_trouble(error)
         # Once, not at each try, since a log that grows for hours would fill a full disk further.
         if logged != str(trouble):
             logged = str(trouble)
             _log.error("cannot work yet; trying again every few seconds", trouble=logged)
+        told.cannot(trouble)
         server = ApiServer(unable(trouble), settings.run_dir / "tank.sock")
         with suppress(OSError, RuntimeError, TankError):
             server.start()

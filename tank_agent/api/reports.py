@@ -376,7 +376,7 @@ class SourcesReport(ClientAnswer, frozen=True, kw_only=True):
 
     `unusable` is the number of files with errors, or whose pod another source has. `overlooked` are the first
     files that look like pod files and are none, such as web.yaml, and `overlooked_count` is the number of all
-    of them.
+    of them. `untold` are sentences on notifications that do not arrive.
     """
 
     suspended: bool
@@ -386,6 +386,7 @@ class SourcesReport(ClientAnswer, frozen=True, kw_only=True):
     overlooked: tuple[str, ...] = ()
     overlooked_count: int = 0
     unusable: int = 0
+    untold: tuple[str, ...] = ()
 
 
 class Deleted(Struct, frozen=True):
@@ -422,3 +423,37 @@ class PlanReport(ClientAnswer, frozen=True, kw_only=True):
     proof: str = ""
     elsewhere: tuple[str, ...] = ()
     overlooked: tuple[str, ...] = ()
+
+
+class NotifyReceiver(ClientAnswer, frozen=True, kw_only=True):
+    """One who is told: `waiting` messages have not reached it, `error` is why the last try failed.
+
+    `since` is when the tries began to fail; null if it works.
+    """
+
+    name: str
+    waiting: int = 0
+    error: str = ""
+    since: str | None = None
+
+
+class NotifyReport(ClientAnswer, frozen=True, kw_only=True):
+    """The notifications; `on` is false without `[notify]`.
+
+    `problems` are sentences on what is wrong with its files. `held` notifications wait for their pause.
+    """
+
+    on: bool
+    receivers: tuple[NotifyReceiver, ...] = ()
+    problems: tuple[str, ...] = ()
+    held: int = 0
+
+
+class TestedReceiver(ClientAnswer, frozen=True, kw_only=True):
+    """The answer of one receiver to a test; `error` is empty if it took the message."""
+
+    # Not a test of pytest's.
+    __test__ = False
+
+    name: str
+    error: str = ""

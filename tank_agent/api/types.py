@@ -20,11 +20,13 @@ from tank_agent.api.frames import PROTOCOL
 from tank_agent.api.reports import (
     ClientAnswer,
     Deleted,
+    NotifyReport,
     PlanReport,
     PodReport,
     PortReport,
     SourcesReport,
     StartedRun,
+    TestedReceiver,
     TimedAnswer,
     WhyReport,
 )
@@ -402,6 +404,22 @@ class Calls:
 
         Raises:
             AgentUnreachable: nobody answers.
+        """
+
+    @asks("GET /v1/notifications", NotifyReport, "notices.report")
+    def notifications(self) -> NotifyReport:
+        """Return who is told of what happens here, and whether that works.
+
+        Raises:
+            AgentUnreachable: nobody answers.
+        """
+
+    @asks("POST /v1/notifications/test", list[TestedReceiver], "notices.test", patience=120.0)
+    def test_notifications(self) -> list[TestedReceiver]:
+        """Send a test notification to each receiver, and return what each said.
+
+        Raises:
+            Stalled: nobody is to be told.
         """
 
     @asks("GET /v1/images", list[ListedImage], "images.list")

@@ -1,4 +1,4 @@
-"""The lines below the pods about files that make none here: for other machines, or by their names."""
+"""The lines below the pods: files that make none here, and notifications that do not arrive."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ def source_notes(sources: SourcesReport, shown: Sequence[PodReport] = ()) -> Ite
         yield _elsewhere(sources.elsewhere)
     if sources.overlooked_count:
         yield overlooked(sources.overlooked, sources.overlooked_count)
+    for sentence in sources.untold:
+        yield f"notifications: {sentence}; see `tank doctor`"
 
 
 def overlooked(files: Sequence[str], count: int) -> str:

@@ -16,6 +16,7 @@ from tank_agent.control import elsewhere, last_words
 from tank_agent.control.by_hand import ByHand, note_on_plan, started
 from tank_agent.control.images import Images
 from tank_agent.control.jobs import first_run, run_now
+from tank_agent.control.notices import NoNotices, Notices
 from tank_agent.control.published import port_report, waits_for_ports, what_it_takes
 from tank_agent.control.sessions import Sessions
 from tank_agent.control.sources import SYNC_DEADLINE, Sources
@@ -76,6 +77,8 @@ class Service:
             self.machine, self.reconciler, self.sources, self.images, last_words.reader(self.sessions)
         )
         self.by_hand = ByHand(self.machine, self.reconciler)
+        # Replaced once notifications are on.
+        self.notices: Notices = NoNotices()
         self._why = Why(self.reconciler, self.statuses, self.sources, self.sessions)
 
     def list_pods(self) -> Sequence[types.ListedPod]:

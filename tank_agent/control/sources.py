@@ -48,6 +48,8 @@ class Sources:
 
     def __post_init__(self) -> None:
         self.parse = parser_for(self.host)
+        # Set where notifications are on: `tank status` shows what does not work.
+        self.untold: Callable[[], Sequence[str]] = tuple
 
     def report(self) -> reports.SourcesReport:
         """Return how far the sources are."""
@@ -67,6 +69,7 @@ class Sources:
             overlooked=tuple(overlooked[: elsewhere.NAMED]),
             overlooked_count=len(overlooked),
             unusable=len({problem.file for problem in self.journal.problems()}),
+            untold=tuple(self.untold()),
         )
 
     def directory_problems(self) -> Sequence[Problem]:

@@ -165,12 +165,28 @@ class Journal:
             found, stop = [*(event for event in events if event.pod == pod), *found], start
         return found[-count:]
 
-    def wait_for_events(self, after: int, timeout: float) -> bool:
-        """Block until there is an event above `after`, for at most `timeout` seconds or until it closes."""
+    def last_event(self) -> int:
+        """Return the number of the last event; 0 if there never was one."""
+        return self._now().last_event
+
+    def wait_for_events(
+        self, after: int, timeout: float, *, or_if: Callable[[], bool] = lambda: False
+    ) -> bool:
+        """Block until there is an event above `after`, for at most `timeout` seconds or until it closes.
+
+        Ends also if `or_if` is true, which is asked when `stir` is called.
+        """
         self._now()
         with self._published:
-            self._published.wait_for(lambda: self._closed or self._state.last_event > after, timeout)
+            self._published.wait_for(
+                lambda: self._closed or self._state.last_event > after or or_if(), timeout
+            )
             return self._state.last_event > after
+
+    def stir(self) -> None:
+        """Let those who wait for events ask whether they still should."""
+        with self._published:
+            self._published.notify_all()
 
     def recall(self, key: str) -> bytes:
         """Return a fact that `remember` keeps; empty if there is none."""

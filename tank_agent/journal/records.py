@@ -10,6 +10,9 @@ from msgspec.structs import replace
 
 from tank_agent.spec.model import Pod, Port
 
+# In the event of an update that failed and does not stay; notifications wait for what comes of it.
+GOING_BACK = "going back to generation"
+
 
 class Hold(Struct, frozen=True, kw_only=True):
     """The reason that a pod does not follow its file for now.

@@ -14,6 +14,7 @@ from tank_agent.journal import ownership, stops
 from tank_agent.journal.formats import OLDEST, format_of
 from tank_agent.journal.ownership import Known
 from tank_agent.journal.records import (
+    GOING_BACK,
     Bad,
     DesiredPod,
     Event,
@@ -222,7 +223,7 @@ class Draft:
         )
         self._store(after, restored=to.generation)
         self._judge(name, generation, verdict)
-        what = f"{verdict.reason}; going back to generation {to.generation}"
+        what = f"{verdict.reason}; {GOING_BACK} {to.generation}"
         self._event(pod, "update-failed", f"{what} ({verdict.proof})" if verdict.proof else what)
         failures = ownership.note_failure(status.bad, bad)
         self.record(name, replace(stops.without_failures(status), rollout=rollout, bad=failures))

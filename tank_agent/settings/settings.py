@@ -24,6 +24,8 @@ from tank_agent.settings.git import problems as problems_of_git
 from tank_agent.settings.image import ImageSettings, RegistrySettings, registry_host
 from tank_agent.settings.network import AgentNetworkSettings
 from tank_agent.settings.network import problems as problems_of_network
+from tank_agent.settings.notify import NotifySettings
+from tank_agent.settings.notify import problems as problems_of_notify
 from tank_agent.settings.web import WebSettings
 from tank_agent.settings.web import problems as problems_of_web
 from tank_agent.spec.beside import Beside, Reading
@@ -172,6 +174,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     registry: Annotated[dict[str, RegistrySettings], declare(
         "Registries by host, where they differ from others.", {"old.lan:5000": {"insecure": True}},
         each=registry_host)] = msgspec.field(default_factory=dict)
+    notify: Annotated[NotifySettings | None, declare(
+        "Who is told when this machine needs a person; not given: nobody.")] = None
     labels: Annotated[dict[str, str], declare(
         "What this machine is called: pods' own labels look at it.", {"site": "edge-1"}, each=label
     )] = msgspec.field(default_factory=dict)
@@ -311,6 +315,8 @@ def _together(settings: Settings, known: Collection[KeyPath]) -> list[Finding]:
     # They compare values of several keys, each of which must be right itself.
     if not any(path[0] == "network" for path in known):
         together += [(f"network.{key}", why) for key, why in problems_of_network(settings.network)]
+    if settings.notify is not None and not any(path[0] == "notify" for path in known):
+        together += [(f"notify.{key}", why) for key, why in problems_of_notify(settings.notify)]
     for key, message in together:
         path: KeyPath = tuple(key.split("."))
         # One finding a value is enough.

@@ -18,11 +18,14 @@ import msgspec
 from tank_agent.api.reports import (
     DirectoryReport,
     GitReport,
+    NotifyReceiver,
+    NotifyReport,
     PlannedPod,
     PlanReport,
     PodReport,
     SourcesReport,
     StartedRun,
+    TestedReceiver,
     WhyReport,
 )
 from tank_agent.api.server import ApiServer
@@ -92,6 +95,7 @@ PRINTING: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("image", "volume"), ("ls",)),
     **{"run": ("-d", "web"), "top": ("-1", "--interval", "0.1s")},
     **dict.fromkeys(("stop", "start", "restart"), ("web",)),
+    "notify": ("test",),
     **{"secret": ("recipients", "--identity", "key")},
 }
 
@@ -240,6 +244,21 @@ class FakeStorage:
         return RestoredVolume(pod=pod, name=name, snapshot=identifier, put_aside=f"{name}.replaced-3")
 
 
+class FakeNotices:
+    """Answers about notifications; the receivers are `tested`."""
+
+    def __init__(self, service: FakeService) -> None:
+        self.service = service
+        self.tested = [TestedReceiver(name="webhook"), TestedReceiver(name="ntfy (line 1)")]
+
+    def report(self) -> NotifyReport:
+        return NotifyReport(on=True, receivers=tuple(NotifyReceiver(name=one.name) for one in self.tested))
+
+    def test(self, by: str) -> list[TestedReceiver]:
+        self.service.calls.append(("test", by))
+        return self.tested
+
+
 class FakeService:
     """Takes a text whose every line is a pod's name; a line "bad" is a problem, "owned" is another's."""
 
@@ -258,6 +277,7 @@ class FakeService:
         self.images = FakeImages()
         self.storage = FakeStorage()
         self.sources = FakeSources(self)
+        self.notices = FakeNotices(self)
 
     def add(self, name: str, phase: str = "running", owner: str = "api", **fields: Any) -> None:
         with self.condition:

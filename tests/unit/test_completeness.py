@@ -260,6 +260,10 @@ OTHER_SETTINGS: dict[str, Any] = {
 BESIDE_SETTINGS = {
     "git.password_file": 'git.username = "deploy"',
     "git.verify.mode": 'git.verify.keyring = "/srv/keys"',
+    **{
+        f"notify.{key}": 'notify.webhook = "https://hooks.example/T0"'
+        for key in ("webhook_token_file", "webhook_ca_file", "webhook_insecure", "events", "after", "pause")
+    },
     "git.webhook.listen": 'git.webhook.secret_file = "/srv/secret"',
     "web.token_file": 'web.listen = "127.0.0.1:9470"',
     "web.hosts": 'web.listen = "127.0.0.1:9470"',

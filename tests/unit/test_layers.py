@@ -60,7 +60,7 @@ SEAMS = {
     "image.parameters": {"runtime"},
     "api.frames": {"client"},
     "api.types": {"control", "client", "cli", "__init__"},
-    "api.reports": {"control", "client", "cli", "__init__"},
+    "api.reports": {"control", "outward", "client", "cli", "__init__"},
     "api.storage": {"control", "client", "cli", "__init__"},
     "api.wire": {"client", "cli"},
 }

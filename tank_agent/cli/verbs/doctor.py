@@ -21,6 +21,8 @@ EXAMPLES = (
     ("tank doctor -o json", "for a script"),
 )
 
+_NOT_YET = "[notify] was set after the agent started, so nobody is told yet"
+_RESTART = "systemctl restart tank-agent"
 _COLORS = {"ok": GREEN, "note": GREEN, "warn": YELLOW, "fail": RED}
 
 
@@ -31,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     settings, problems = _settings(arguments)
-    checks = [*problems, *_examine(settings), *_agent(arguments, settings)]
+    checks = [*problems, *_examine(settings), *_notify(settings), *_agent(arguments, settings)]
     show(arguments, checks, lambda: _print(checks))
     return 1 if any(check.result == "fail" for check in checks) else 0
 
@@ -55,6 +57,14 @@ def _examine(settings: Settings) -> Sequence[Check]:
     return examine(settings.data_dir, settings.run_dir, settings.pods_dir, settings.secrets.identities)
 
 
+def _notify(settings: Settings) -> Sequence[Check]:
+    if settings.notify is None:
+        return ()
+    from tank_agent.doctor.notify import of_files
+
+    return of_files(settings.notify, settings.file)
+
+
 def _agent(arguments: argparse.Namespace, settings: Settings) -> Sequence[Check]:
     """Say whether the agent answers, and whether the secrets and the devices of its pods can be had."""
     from tank_agent.doctor import ok, warn
@@ -75,6 +85,14 @@ def _agent(arguments: argparse.Namespace, settings: Settings) -> Sequence[Check]
 
         own = (settings.data_dir, settings.run_dir)
         found.append(secrets.of_pods(pods, settings.secrets.identities, own))
+    if settings.notify is not None:
+        from tank_agent.doctor.notify import of_agent
+
+        told = client.notifications()
+        receivers = [(one.name, one.waiting, one.error) for one in told.receivers]
+        found += (
+            of_agent(receivers, told.problems) if told.on else [warn("notifications", _NOT_YET, _RESTART)]
+        )
     if any(container.security.devices for pod in pods for container in pod.containers):
         from tank_agent.doctor import devices
 

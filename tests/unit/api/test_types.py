@@ -16,10 +16,11 @@ from tank_agent.api.routes import ROUTES
 from tank_agent.api.types import PLAIN, Call
 from tank_agent.client.client import Client
 from tank_agent.control.by_hand import ByHand
+from tank_agent.control.notices import NoNotices
 from tank_agent.control.pods import Service
 
 # The parts that the service has under these names.
-PARTS = {**get_type_hints(Service.__init__), "by_hand": ByHand}
+PARTS = {**get_type_hints(Service.__init__), "by_hand": ByHand, "notices": NoNotices}
 
 
 def method_of(call: Call[Any]) -> Any:
