@@ -6,11 +6,15 @@ import platform
 from contextlib import ExitStack
 from typing import Protocol
 
+from tank_agent.api.reports import CommitStatusReport
+from tank_agent.api.types import shown
 from tank_agent.control.pods import Service
 from tank_agent.errors import TankError
+from tank_agent.settings.git import GitSettings
 from tank_agent.settings.notify import NotifySettings
 from tank_agent.settings.settings import Settings
 from tank_agent.settings.web import WebSettings
+from tank_agent.source.git.follower import GitFollower
 
 
 class Starts(Protocol):
@@ -39,6 +43,9 @@ def start_outward(settings: Settings, service: Service, stack: ExitStack) -> Non
         _start_web(settings, settings.web, service, stack)
     if settings.notify is not None:
         _start_notify(settings.notify, service, stack)
+    git = service.sources.git
+    if settings.git is not None and settings.git.status is not None and git is not None:
+        _write_statuses(settings.git, git, service, stack)
 
 
 def _start_web(settings: Settings, web: WebSettings, service: Service, stack: ExitStack) -> None:
@@ -67,3 +74,20 @@ def told_of_start(settings: Settings) -> Starts:
     from tank_agent.outward.notify.unable import Unable
 
     return Unable(settings.notify, platform.node())
+
+
+def _write_statuses(settings: GitSettings, git: GitFollower, service: Service, stack: ExitStack) -> None:
+    from tank_agent.outward.status_writer import Outlook, StatusWriter, sender
+
+    observer, journal = service.reconciler.observer, service.journal
+    facts = Outlook(
+        journal=journal,
+        git=lambda: git.repository.status,
+        look=lambda pod: observer.situation(pod, observer.desired(pod)),
+    )
+    send, cut = sender(settings)
+    host = service.sources.host.name
+    writer = StatusWriter(settings, host, facts, send, cut=cut, clock=service.machine.clock)
+    service.sources.commit_status = lambda: shown(writer.report(), CommitStatusReport)
+    writer.start()
+    stack.callback(writer.close)

@@ -325,12 +325,28 @@ class StepReports(ClientAnswer, frozen=True, kw_only=True):
     applied: StepReport
 
 
+class CommitStatusReport(ClientAnswer, frozen=True, kw_only=True):
+    """The status that the forge of `project` has from this machine, under the name `context`.
+
+    `state` of `commit` is pending, success or failure, and `at` when the forge took it; null before one is
+    written. `error` is why the last try failed, and `hint` what to do.
+    """
+
+    context: str
+    project: str
+    commit: str | None = None
+    state: str | None = None
+    at: str | None = None
+    error: str | None = None
+    hint: str | None = None
+
+
 class GitReport(ClientAnswer, frozen=True, kw_only=True):
     """The git repository; `state` is one of a pod's states, or "pending" before the first poll.
 
     `commit` is applied, `latest` fetched; `held` is why the latter must be confirmed; `pods` is the number of
     pods that the repository owns, and `unusable` that of its files with errors. Without [git] in agent.toml,
-    only `state`, `error` and `pods` are set.
+    only `state`, `error` and `pods` are set. `status` is null without [git.status].
     """
 
     state: str
@@ -344,6 +360,7 @@ class GitReport(ClientAnswer, frozen=True, kw_only=True):
     looked_at: str | None = None
     steps: StepReports | None = None
     troubles: tuple[str, ...] = ()
+    status: CommitStatusReport | None = None
     pods: int = 0
     unusable: int = 0
 

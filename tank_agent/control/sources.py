@@ -36,7 +36,8 @@ class Sources:
     """The sources, as the API sees them. All methods may be called from many threads.
 
     `host` is this machine, as selectors see it. `places` are, by kind, those of sources without a report of
-    their own, such as directories. `snapshots` returns those of a pod's volumes.
+    their own, such as directories. `snapshots` returns those of a pod's volumes. `commit_status` returns what
+    is told of the commit to its forge, if anything is.
     """
 
     journal: Journal
@@ -45,6 +46,7 @@ class Sources:
     host: Host
     places: Mapping[str, str] = field(default_factory=dict)
     snapshots: Callable[[str], Snapshots] = lambda _: {}
+    commit_status: Callable[[], reports.CommitStatusReport | None] = lambda: None
 
     def __post_init__(self) -> None:
         self.parse = parser_for(self.host)
@@ -82,6 +84,8 @@ class Sources:
             return reports.GitReport(state="error", error=_NO_TABLE, pods=owned) if owned else None
         status = self.git.repository.status
         steps = {name: getattr(status, name) for name in _STEPS}
+        told = self.commit_status()
+        untold = [_untold(told)] if told is not None and told.error is not None else []
         return reports.GitReport(
             state="suspended" if self.intake.suspended() else status.state,
             remote=status.remote,
@@ -93,7 +97,8 @@ class Sources:
             latest=_commit(status.latest),
             looked_at=rfc3339(status.looked_at),
             steps=reports.StepReports(**{name: _step(step) for name, step in steps.items()}),
-            troubles=self.git.troubles,
+            troubles=(*self.git.troubles, *untold),
+            status=told,
             pods=owned,
             unusable=len(self._unusable()),
         )
@@ -277,6 +282,12 @@ class Sources:
 
     def _record(self, message: str, kind: str, by: str) -> None:
         self.journal.record("", None, [NewEvent(pod="", type=kind, message=message, by=by)])
+
+
+def _untold(told: reports.CommitStatusReport) -> str:
+    """Return in words why the status of the commit is not written."""
+    hint = f"; {told.hint}" if told.hint else ""
+    return f"the status of the commit is not written: {told.error}{hint}"
 
 
 def _step(step: StepStatus) -> reports.StepReport:

@@ -10,6 +10,8 @@ from msgspec import Struct
 
 from tank_agent.errors import TankError
 from tank_agent.settings.declaration import file_path, listen_address, seconds, size
+from tank_agent.settings.git_status import GitStatusSettings
+from tank_agent.settings.git_status import problems as problems_of_status
 from tank_agent.source.git.address import parse_url, redact
 from tank_agent.spec.findings import show
 from tank_agent.spec.keys import declare
@@ -96,6 +98,8 @@ class GitSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     allow_empty: Annotated[bool, declare('Whether a missing path means "no pods".', True)] = False
     verify: Annotated[GitVerify, declare("Whose signatures a commit needs.")] = GitVerify()
     webhook: Annotated[GitWebhook, declare("A listener for pushes to a git host.")] = GitWebhook()
+    status: Annotated[GitStatusSettings | None, declare(
+        "The commit's status, written to the git host.")] = None
 
     @property
     def ref(self) -> str | None:
@@ -146,6 +150,13 @@ def _problems(settings: GitSettings) -> Iterator[tuple[str, str]]:
     if unknown:
         yield "path", f"{unknown[0]} stands for nothing; only {{hostname}} is replaced"
     yield from _webhook_problems(settings.webhook)
+    if settings.status is not None:
+        yield from problems_of_status(settings.status, settings.url)
+        if settings.status.token_file == settings.token_file:
+            yield (
+                "status.token_file",
+                "is git.token_file, which should only read; make a token for statuses alone",
+            )
 
 
 def _webhook_problems(webhook: GitWebhook) -> Iterator[tuple[str, str]]:

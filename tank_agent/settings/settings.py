@@ -277,7 +277,7 @@ def _parse(content: str, file: Path) -> tuple[Settings, list[Problem]]:
     if table is not None:
         found: list[Finding] = []
         settings = settings_of(Settings, table, (), found)
-        found += _together(settings, {finding.path for finding in found})
+        found += _together(settings, {finding.path for finding in found} | structure.covered)
         findings += [finding for finding in found if not structure.is_covered(finding.path)]
         images = msgspec.structs.replace(settings.image, registries=settings.registry)
         settings = msgspec.structs.replace(settings, image=images, file=file)
@@ -317,8 +317,12 @@ def _together(settings: Settings, known: Collection[KeyPath]) -> list[Finding]:
         together += [(f"network.{key}", why) for key, why in problems_of_network(settings.network)]
     if settings.notify is not None and not any(path[0] == "notify" for path in known):
         together += [(f"notify.{key}", why) for key, why in problems_of_notify(settings.notify)]
+    # What is derived from a forge that is not known would be wrong.
+    no_forge = ("git", "status", "forge") in known
     for key, message in together:
         path: KeyPath = tuple(key.split("."))
+        if no_forge and key.startswith("git.status."):
+            continue
         # One finding a value is enough.
         found += [] if path in known else [Finding(path, message)]
     return found

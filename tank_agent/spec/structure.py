@@ -167,10 +167,10 @@ class _Walk:
         }
         moved = {guess: table[key] for key, _, guess in reversed(unknown) if guess and guess not in table}
         for key, field in known.items():
-            if field.required and key not in table:
-                if key not in moved:
+            if field.required and values.get(key, _LEFT_OUT) is _LEFT_OUT:
+                if key not in moved and key not in table:
                     self._fault((*path, key), f"is missing; {_how_to_add(field.type, (*path, key))}")
-                values[key] = _stand_in(_plain(field.type))
+                values[key] = _needed(_plain(field.type))
         for key, message, _ in unknown:
             self._fault((*path, key), message)
         for key, value in moved.items():
@@ -302,10 +302,15 @@ def _fits(value: object, node: inspect.Type) -> bool:
     return isinstance(value, (float, int) if wanted is float else wanted)
 
 
+def _needed(node: inspect.Type) -> Any:
+    """Return a value of the type of a key that has no default."""
+    return node.values[0] if isinstance(node, inspect.LiteralType) else _stand_in(node)
+
+
 def _stand_in(node: inspect.Type) -> Any:
     """Return a value of the type, or _LEFT_OUT if the key's default will do."""
     if isinstance(node, inspect.StructType):
-        needed = {field.name: _stand_in(_plain(field.type)) for field in node.fields if field.required}
+        needed = {field.name: _needed(_plain(field.type)) for field in node.fields if field.required}
         return node.cls(**needed)
     if isinstance(node, inspect.UnionType):
         parts = (_stand_in(_plain(branch)) for branch in node.types)

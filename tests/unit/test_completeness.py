@@ -225,6 +225,7 @@ OTHER_SETTING_THAN_THE_EXAMPLE: dict[str, Any] = {
     "git.max_file": "5K",
     "git.transport": "git",
     "git.run_as": "git",
+    "git.status.context": "tank/other",
     "host.adapter": "static",
     "reconcile.resync": "5s",
     "reconcile.backoff_base": "5s",
@@ -264,10 +265,18 @@ BESIDE_SETTINGS = {
         f"notify.{key}": 'notify.webhook = "https://hooks.example/T0"'
         for key in ("webhook_token_file", "webhook_ca_file", "webhook_insecure", "events", "after", "pause")
     },
+    "git.status.forge": 'git.status.token_file = "/srv/token"',
+    "git.status.token_file": 'git.status.forge = "github"',
+    **{
+        f"git.status.{key}": 'git.status.forge = "github"\ngit.status.token_file = "/srv/token"'
+        for key in ("api", "project", "context", "link")
+    },
     "git.webhook.listen": 'git.webhook.secret_file = "/srv/secret"',
     "web.token_file": 'web.listen = "127.0.0.1:9470"',
     "web.hosts": 'web.listen = "127.0.0.1:9470"',
 }
+# Without them there is no table.
+NEEDED = {"git.status.forge", "git.status.token_file"}
 # A reload applies these; all others wait for the agent's next start.
 LIVE = {
     "seed_dir",
@@ -301,11 +310,11 @@ def test_every_setting_is_looked_at() -> None:
 def test_every_setting_reaches_the_settings_and_is_live_or_waits_for_a_restart(
     key: str, directory: Path
 ) -> None:
-    url = 'git.url = "https://git.example/fleet.git"' if key.startswith("git.") else ""
+    url = 'git.url = "https://git.example/acme/fleet.git"' if key.startswith("git.") else ""
     beside = BESIDE_SETTINGS.get(key, "")
     name = key.replace("registry.", 'registry."example.com".')
     line = f"{name} = {tomlkit.item(OTHER_SETTINGS[key], _parent=tomlkit.inline_table()).as_string()}"
-    former = loaded(directory, url, beside)
+    former = loaded(directory, url, "" if key in NEEDED else beside)
     wanted = loaded(directory, "" if key == "git.url" else url, beside, line)
     assert wanted != former
     found = needs_restart(former, wanted)

@@ -74,6 +74,9 @@ def _print(git: GitReport | None) -> None:
         say(f"{'latest':<10}{commit_line(git.latest.id, git.latest)}")
     if git.hint:
         say(f"{'do':<10}{git.hint}")
+    if git.status is not None and git.status.commit is not None:
+        told = f"{git.status.commit[:12]:<14}{git.status.state}"
+        say(f"{'status':<10}{told}, as {git.status.context} of {git.status.project}")
     say(*(f"{'note':<10}{trouble}" for trouble in git.troubles))
 
 

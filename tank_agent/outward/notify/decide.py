@@ -303,6 +303,9 @@ def _title(topic: Topic, state: str) -> str:
             words = _UPDATES.get(topic.event, "{pod}: its update failed")
     elif (topic.kind, topic.name) == ("git", "held"):
         words = "a commit is held until a person confirms it"
+    elif (topic.kind, topic.name) == ("git", "status"):
+        verb = "is written again" if state == "good" else "can't be written"
+        words = f"the status of the commit {verb}"
     else:
         words = _TITLES[topic.kind][state == "good"]
     return words.format(pod=topic.pod, name=topic.name)

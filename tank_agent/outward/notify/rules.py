@@ -80,5 +80,7 @@ RULES: Mapping[str, TopicRule] = {
     **_rules("git", wait=("git-error",), look=("git-recovered",)),
     "git-held": TopicRule("git", "bad", "held"),
     "git-applied": TopicRule("git", "gone", "held"),
+    "git-status-error": TopicRule("git", "bad", "status"),
+    "git-status-recovered": TopicRule("git", "good", "status"),
     **_rules("source", look=("source-error", "source-recovered")),
 }

@@ -195,6 +195,7 @@ REASONS = {
     "write username and password_file, token_file, or ssh_key": "git.secret_ref git.secret",
     "a password is in a file: write password_file in [git]": "git.password password",
     "a token is in a file: write token_file in [git]": "access_token git.token",
+    "a token is in a file: write token_file in [git.status]": "status.token status.access_token",
     "secrets of a pod are encrypted, see [secrets]; what vaults hold is written into files": "vault",
     "nothing is pushed; remove it": "max_concurrent_uploads",
     "pulls have parallel and minimum_rate in [image]": (
