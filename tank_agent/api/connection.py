@@ -202,7 +202,7 @@ class CallerConnection(BaseHTTPRequestHandler):
             self.wfile.write(answer.body)
 
     def _send_stream(self, stream: Stream) -> None:
-        headers = {"Content-Type": stream.content_type}
+        headers = {"Content-Type": stream.content_type, **stream.headers}
         # HTTP/1.0 knows no chunks: there the end of the connection is the end of the stream.
         chunked = self.request_version != "HTTP/1.0"
         if chunked:

@@ -140,6 +140,7 @@ class Stream(Struct, frozen=True, kw_only=True):
     chunks: Iterator[bytes]
     content_type: str = "application/x-ndjson"
     patient: bool = True
+    headers: Mapping[str, str] = {}
 
 
 class RawConnection(Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ import platform
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import structlog
 from msgspec.structs import replace
@@ -20,6 +20,7 @@ from tank_agent.api.web.usage import INTERVAL, UsageHistory
 from tank_agent.control.pods import Service
 from tank_agent.errors import PodNotFound
 from tank_agent.linux.clock import rfc3339
+from tank_agent.reconcile.core.phase import Phase
 
 _log = structlog.get_logger()
 STREAMS = 16
@@ -66,6 +67,15 @@ class Listener:
                 self._queued += len(message)
             self._changed.notify()
 
+    def pending(self) -> Iterable[bytes]:
+        """Take the messages that wait."""
+        with self._changed:
+            return self._take()
+
+    def _take(self) -> Iterable[bytes]:
+        taken, self._queue, self._queued = self._queue, deque(), 0
+        return taken
+
     def end(self) -> None:
         """End the stream now."""
         with self._changed:
@@ -93,8 +103,7 @@ class Listener:
                 if self._over or self._ended():
                     raise StopIteration
                 if self._queue:
-                    pieces, self._queue, self._queued = b"".join(self._queue), deque(), 0
-                    return pieces
+                    return b"".join(self._take())
                 if time.monotonic() >= silent_until:
                     return b": beat\n\n"
                 self._changed.wait(_LOOK)
@@ -260,9 +269,8 @@ class Live:
         changed, gone = [], []
         for name in sorted(names):
             _, delay = self._again.pop(name, (0.0, _AGAIN))
-            try:
-                report = self._service.status(name)[0]
-            except PodNotFound:
+            report = self._report(name)
+            if report is None:
                 if self._known.pop(name, None) is not None:
                     gone.append(name)
                 continue
@@ -275,6 +283,14 @@ class Live:
             if delay < INTERVAL:
                 self._again[name] = (now + delay, delay)
         self._tell_of_pods(changed, gone)
+
+    def _report(self, name: str) -> PodReport | None:
+        try:
+            found = self._service.status(name)[0]
+        except PodNotFound:
+            return None
+        # By its name, a pod for other machines is found; it is none of this one's.
+        return None if found.phase == Phase.ELSEWHERE else found
 
     def _differs(self, report: PodReport) -> bool:
         known = self._known.get(report.name)

@@ -45,6 +45,8 @@ _WHY = {
     errno.EADDRNOTAVAIL: "`ip address` shows the addresses of this machine",
     errno.EACCES: "ports below 1024 may need CAP_NET_BIND_SERVICE",
 }
+# For a proxy in front: nginx would keep a part of a stream until it has more.
+_AT_ONCE = {"X-Accel-Buffering": "no"}
 PAGE = Call("GET /", bytes)
 LIVE = Call("GET /v1/live", bytes)
 _HEADERS = {
@@ -188,7 +190,10 @@ class WebServer(Door):
             ),
             types.LOGS: self._logs,
             LIVE: lambda _, request: Stream(
-                chunks=live.open(request.ended), content_type="text/event-stream", patient=False
+                chunks=live.open(request.ended),
+                content_type="text/event-stream",
+                patient=False,
+                headers=_AT_ONCE,
             ),
         }
 
@@ -212,7 +217,8 @@ class WebServer(Door):
             self._followers.release()
             raise
         assert isinstance(reply, Stream)
-        return replace(reply, chunks=_Releasing(reply.chunks, self._followers.release), patient=False)
+        chunks = _Releasing(reply.chunks, self._followers.release)
+        return replace(reply, chunks=chunks, patient=False, headers=_AT_ONCE)
 
 
 class _Releasing:
