@@ -9,7 +9,8 @@ https://prometheus.io/docs/instrumenting/exposition_formats/ (0.0.4).
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Literal
 
 from msgspec import Struct
@@ -17,9 +18,9 @@ from msgspec import Struct
 from tank_agent import __version__
 from tank_agent.api.request import Answer
 from tank_agent.control.pods import Service
-from tank_agent.journal.records import DesiredPod, JobStatus
+from tank_agent.journal.records import DesiredPod, JobStatus, PodStatus
 from tank_agent.linux.process import own_use
-from tank_agent.reconcile.core.phase import ContainerView, Phase
+from tank_agent.reconcile.core.phase import ContainerView, Phase, PodView
 from tank_agent.reconcile.core.rollout_view import RolloutState, view_rollout
 from tank_agent.reconcile.counters import Counters, Histogram, PodCount, ProbeCount
 from tank_agent.runtime.limits.measure import Measured
@@ -90,10 +91,10 @@ _TABLE: tuple[tuple[str, Kind, str, str], ...] = (
     ("container_threads", "gauge", _CADVISOR, "Processes and threads of a container."),
     ("container_oom_events_total", "counter", _CADVISOR, "Processes that were killed as memory ran out."),
     ("container_start_time_seconds", "gauge", _CADVISOR, "When a container's run was started."),
-    ("process_cpu_seconds_total", "counter", "", "CPU time of the agent."),
-    ("process_resident_memory_bytes", "gauge", "", "Memory of the agent."),
-    ("process_open_fds", "gauge", "", "Open file descriptors of the agent."),
-    ("process_start_time_seconds", "gauge", "", "When the agent was started."),
+    ("tank_agent_cpu_seconds_total", "counter", "", "CPU time of the agent."),
+    ("tank_agent_resident_memory_bytes", "gauge", "", "Memory of the agent."),
+    ("tank_agent_open_fds", "gauge", "", "Open file descriptors of the agent."),
+    ("tank_agent_start_time_seconds", "gauge", "", "When the agent was started."),
 )
 FAMILIES = {name: Family(name, kind, tuple(labels.split()), text) for name, kind, labels, text in _TABLE}
 
@@ -107,10 +108,11 @@ def metrics_text(service: Service) -> str:
     """Return the metrics of an agent as they are now."""
     lines: Lines = {name: [] for name in FAMILIES}
     _of_agent(lines, service)
-    _of_sources(lines, service)
     _of_loop(lines, service.machine.counters)
-    for name in service.reconciler.known_pods():
-        _of_pod(lines, service, name)
+    suspended = service.sources.intake.suspended()
+    _of_sources(lines, service, suspended=suspended)
+    for seen in _looks(service):
+        _of_pod(lines, seen, suspended=suspended)
     return "".join(
         piece
         for name, found in lines.items()
@@ -119,13 +121,44 @@ def metrics_text(service: Service) -> str:
     )
 
 
+class _Seen(Struct, frozen=True, kw_only=True):
+    """A pod that is here: desired, or with something left on the machine. Counts are by container."""
+
+    name: str
+    view: PodView
+    desired: DesiredPod | None
+    status: PodStatus
+    used: Mapping[str, Measured]
+    killed: Mapping[str, int]
+    counts: PodCount
+
+
+def _looks(service: Service) -> Iterator[_Seen]:
+    machine, journal = service.machine, service.journal
+    names = service.reconciler.known_pods()
+    # One kind of work after the other, for all pods: in turns, it takes nearly twice the time.
+    views = [service.reconciler.view(name) for name in names]
+    used = [machine.containers.measured(name) for name in names]
+    for name, view, measured in zip(names, views, used, strict=True):
+        yield _Seen(
+            name=name,
+            view=view,
+            desired=journal.get(name),
+            status=journal.status(name),
+            used=measured,
+            killed=machine.containers.killed(name),
+            counts=machine.counters.of(name) or _NO_COUNTS,
+        )
+
+
 def _add(lines: Lines, name: str, value: float, labels: str = "") -> None:
     """Add a sample; `labels` are with their braces."""
     lines[name].append(f"{name}{labels} {value}\n")
 
 
+@lru_cache(4096)
 def quoted(text: str) -> str:
-    """Return a text as the value of a label, with its quotes."""
+    """Return a text as the value of a label, with its quotes; it stays one line, and steers no terminal."""
     safe = escape(text).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{safe.encode(errors="replace").decode()}"'
 
@@ -145,6 +178,7 @@ def _state_set(name: str, label: str, states: tuple[str, ...]) -> Mapping[str, s
 _PHASE_LINES = _state_set("tank_pod_phase", "phase", _PHASES)
 _HEALTH_LINES = _state_set("tank_container_health", "state", HEALTH)
 _GIT_LINES = _state_set("tank_git_state", "state", GIT)
+_NO_COUNTS = PodCount()
 # The states in which the wanted revision of a pod is one that failed.
 _FAILED = frozenset(
     (RolloutState.FAILED, RolloutState.ROLLING_BACK, RolloutState.ROLLED_BACK, RolloutState.QUARANTINED)
@@ -154,10 +188,10 @@ _FAILED = frozenset(
 def _of_agent(lines: Lines, service: Service) -> None:
     _add(lines, "tank_build_info", 1, f"{{version={quoted(__version__)}}}")
     use = own_use()
-    _add(lines, "process_cpu_seconds_total", round(use.cpu, 3))
-    _add(lines, "process_resident_memory_bytes", use.memory)
-    _add(lines, "process_open_fds", use.descriptors)
-    _add(lines, "process_start_time_seconds", round(use.started, 2))
+    _add(lines, "tank_agent_cpu_seconds_total", round(use.cpu, 3))
+    _add(lines, "tank_agent_resident_memory_bytes", use.memory)
+    _add(lines, "tank_agent_open_fds", use.descriptors)
+    _add(lines, "tank_agent_start_time_seconds", round(use.started, 2))
     try:
         disk = os.statvfs(service.settings.data_dir)
     except OSError:
@@ -166,9 +200,8 @@ def _of_agent(lines: Lines, service: Service) -> None:
     _add(lines, "tank_data_dir_free_bytes", disk.f_bavail * disk.f_frsize)
 
 
-def _of_sources(lines: Lines, service: Service) -> None:
+def _of_sources(lines: Lines, service: Service, *, suspended: bool) -> None:
     sources, journal = service.sources, service.journal
-    suspended = sources.intake.suspended()
     _add(lines, "tank_sources_suspended", int(suspended))
     _add(lines, "tank_unusable_files", len({problem.file for problem in journal.problems()}))
     _add(lines, "tank_pods_elsewhere", sum(map(len, journal.elsewhere().values())))
@@ -198,43 +231,34 @@ def _histogram(lines: Lines, name: str, found: Histogram) -> None:
     lines[name].append(f"{name}_sum {round(found.sum, 6)}\n{name}_count {total}\n")
 
 
-def _of_pod(lines: Lines, service: Service, name: str) -> None:
-    """Add what is known of a pod that is here: desired, or with something left on the machine."""
-    view, desired = service.reconciler.view(name), service.journal.get(name)
-    counts = service.machine.counters.of(name) or PodCount()
-    pod = f"pod={quoted(name)}"
+def _of_pod(lines: Lines, seen: _Seen, *, suspended: bool) -> None:
+    view, desired = seen.view, seen.desired
+    pod = f"pod={quoted(seen.name)}"
     labels = f"{{{pod}}}"
     lines["tank_pod_phase"].append(_PHASE_LINES[view.phase].replace("\0", f"{pod},"))
     _add(lines, "tank_pod_ready", int(view.ready), labels)
     _add(lines, "tank_pod_error", int(view.error is not None), labels)
     if view.health != "none":
         _add(lines, "tank_pod_healthy", int(view.health == "healthy"), labels)
-    measured = service.machine.containers.measured(name)
     for container in view.containers:
-        used = measured.get(container.name)
-        _of_container(lines, pod, container, desired=desired, used=used, counts=counts)
-    if desired is not None:
-        _of_desired(lines, service, desired, labels)
-    if desired is not None and desired.pod.schedule is None:
-        for outcome, count in counts.updates.items():
-            _add(lines, "tank_update_total", count, f'{{{pod},outcome="{outcome}"}}')
-
-
-def _of_desired(lines: Lines, service: Service, desired: DesiredPod, labels: str) -> None:
-    status = service.journal.status(desired.name)
+        _of_container(lines, pod, container, seen)
+    for (name, kind), probes in seen.counts.probes.items():
+        _of_probes(lines, f'{pod},container={quoted(name)},kind="{kind}"', probes)
+    if desired is None:
+        return
     hold = desired.hold.kind if desired.hold is not None else ""
-    suspended = hold in ("suspended", "pinned") or (
-        is_mirrored(desired.owner) and service.sources.intake.suspended()
-    )
+    held = hold in ("suspended", "pinned") or (suspended and is_mirrored(desired.owner))
     _add(lines, "tank_pod_generation", desired.generation, labels)
     _add(lines, "tank_pod_quarantined", int(hold == "quarantined"), labels)
-    _add(lines, "tank_pod_suspended", int(suspended), labels)
+    _add(lines, "tank_pod_suspended", int(held), labels)
     if desired.pod.schedule is not None:
-        _of_job(lines, status.job or JobStatus(), labels)
+        _of_job(lines, seen.status.job or JobStatus(), labels)
         return
-    state = view_rollout(desired, status).state
+    state = view_rollout(desired, seen.status).state
     _add(lines, "tank_pod_update_failed", int(state in _FAILED), labels)
     _add(lines, "tank_pod_update_blocked", int(state is RolloutState.BLOCKED), labels)
+    for outcome, count in seen.counts.updates.items():
+        _add(lines, "tank_update_total", count, f'{{{pod},outcome="{outcome}"}}')
 
 
 def _of_job(lines: Lines, job: JobStatus, labels: str) -> None:
@@ -251,37 +275,29 @@ def _of_job(lines: Lines, job: JobStatus, labels: str) -> None:
         _add(lines, "tank_job_last_success_timestamp_seconds", round(job.succeeded, 3), labels)
 
 
-def _of_container(
-    lines: Lines,
-    pod: str,
-    view: ContainerView,
-    *,
-    desired: DesiredPod | None,
-    used: Measured | None,
-    counts: PodCount,
-) -> None:
-    name, status = view.name, view.status
+def _of_container(lines: Lines, pod: str, view: ContainerView, seen: _Seen) -> None:
+    name, status, desired = view.name, view.status, seen.desired
     labels = f"{pod},container={quoted(name)}"
     _add(lines, "tank_container_restarts_total", status.restarts, f"{{{labels}}}")
     if view.health is not None:
         lines["tank_container_health"].append(_HEALTH_LINES[view.health.state].replace("\0", f"{labels},"))
-    for (container, kind), probes in counts.probes.items():
-        if container == name:
-            _of_probes(lines, f'{labels},kind="{kind}"', probes)
     spec = next((one for one in desired.pod.containers if one.name == name), None) if desired else None
     image = view.run.image if view.run is not None else ""
     if not image and spec is not None:
         image = spec.image or spec.rootfs or ""
     # A digest in a label would be a new series with each update.
     labels = f"{{{labels},image={quoted(image.partition('@')[0])}}}"
-    killed = counts.killed.get(name, 0) + (used.killed if used is not None else 0)
-    _add(lines, "container_oom_events_total", killed, labels)
+    _add(lines, "container_oom_events_total", seen.killed.get(name, 0), labels)
+    used = seen.used.get(name)
     if used is None:
         return
-    _add(lines, "container_cpu_usage_seconds_total", used.cpu, labels)
-    _add(lines, "container_memory_usage_bytes", used.memory, labels)
-    _add(lines, "container_memory_working_set_bytes", used.working_set, labels)
-    _add(lines, "container_threads", used.threads, labels)
+    for family, value in (
+        ("container_cpu_usage_seconds_total", used.cpu),
+        ("container_memory_usage_bytes", used.memory),
+        ("container_memory_working_set_bytes", used.working_set),
+        ("container_threads", used.threads),
+    ):
+        _add(lines, family, value, labels)
     if status.started_at is not None:
         _add(lines, "container_start_time_seconds", round(status.started_at, 3), labels)
     if spec is not None and spec.limits.memory is not None:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 _ORDER = (
     *("list", "status", "top", "why", "get", "apply", "delete", "restart", "stop", "start", "wait", "run"),
     *("exec", "attach", "logs", "cp", "events", "history", "rollback", "suspend", "resume", "plan", "image"),
-    *("volume", "secret", "sync", "git", "import", "export", "validate", "schema", "doctor", "version"),
-    *("help", "agent"),
+    *("volume", "secret", "sync", "git", "import", "export", "validate", "schema", "metrics", "doctor"),
+    *("version", "help", "agent"),
 )
 
 _VERBS = package.__path__[0]

@@ -381,6 +381,15 @@ class Client(Asking):
         _, lines = open_logs(path, name, follow=follow, tail=tail, since=since, run=run)
         return lines
 
+    def metrics(self) -> str:
+        """Return the metrics of the agent and its pods, in Prometheus' text format.
+
+        Raises:
+            TankError: the agent is of a version that has none.
+        """
+        answered = self._ask(types.METRICS.method, types.METRICS.path, b"", self._timeout)
+        return http.whole(answered, self.address).decode(errors="replace")
+
     def plan(
         self, files: Mapping[str, str] | None = None, *, git: str | None = None, beside: Sent | None = None
     ) -> PlanReport:

@@ -20,7 +20,7 @@ from tank_agent.reconcile.core.phase import ContainerView, Phase
 from tank_agent.reconcile.core.rollout_view import view_rollout
 from tank_agent.reconcile.machine import Machine
 from tank_agent.reconcile.reconciler import Reconciler
-from tank_agent.runtime.limits.limits import Usage
+from tank_agent.runtime.limits.measure import Measured
 from tank_agent.source.kinds import BY_NAME
 
 
@@ -41,7 +41,7 @@ class Statuses:
         """Return the status of a pod that the loop knows."""
         desired = self.journal.get(name)
         view = self.reconciler.view(name)
-        networks, usage = self.machine.networks, self.machine.containers.usage(name)
+        networks, usage = self.machine.networks, self.machine.containers.measured(name)
         git, hold = self.sources.pod_report(desired)
         newer, untold = self.images.checks.newer(name), self.images.checks.errors(name)
         return reports.PodReport(
@@ -150,7 +150,7 @@ def job_report(desired: DesiredPod, job: JobStatus | None) -> reports.JobReport 
 
 
 def _container(
-    view: ContainerView, desired: DesiredPod | None, usage: Mapping[str, Usage]
+    view: ContainerView, desired: DesiredPod | None, usage: Mapping[str, Measured]
 ) -> reports.ContainerReport:
     specs = () if desired is None else desired.pod.containers
     spec = next((spec for spec in specs if spec.name == view.name), None)
@@ -183,14 +183,14 @@ def _health(health: Health | None) -> reports.HealthReport:
     )
 
 
-def _usage(used: Collection[Usage]) -> reports.UsageReport | None:
+def _usage(used: Collection[Measured]) -> reports.UsageReport | None:
     """Return the sum of what containers use; None where none runs."""
     if not used:
         return None
     return reports.UsageReport(
         memory=sum(one.memory for one in used),
         cpu=round(sum(one.cpu for one in used), 3),
-        pids=sum(one.pids for one in used),
+        pids=sum(one.threads for one in used),
     )
 
 

@@ -52,14 +52,10 @@ class ProbeCount(Struct, kw_only=True):
 
 
 class PodCount(Struct, kw_only=True):
-    """The counts of a pod; of its containers, by name, and of their probes also by kind.
-
-    `killed` are processes that were killed as memory ran out, in runs that are gone.
-    """
+    """The counts of a pod; those of probes are by container and kind."""
 
     probes: dict[tuple[str, ProbeKind], ProbeCount] = field(default_factory=dict)
     updates: dict[UpdateOutcome, int] = field(default_factory=lambda: dict.fromkeys(UPDATE_OUTCOMES, 0))
-    killed: dict[str, int] = field(default_factory=dict)
 
 
 class Counters:
@@ -90,12 +86,6 @@ class Counters:
             if took is not None:
                 self._rollouts.add(took)
 
-    def killed(self, pod: str, container: str, processes: int) -> None:
-        """Count the processes of a run, which goes away now, that were killed as memory ran out."""
-        with self._lock:
-            known = self._of(pod).killed
-            known[container] = known.get(container, 0) + processes
-
     def turn(self, took: float) -> None:
         """Count a turn of the loop's work on a pod, in seconds."""
         with self._lock:
@@ -122,7 +112,6 @@ class Counters:
             known = self._pods.get(pod)
             if known is not None:
                 known.probes = {key: count for key, count in known.probes.items() if key[0] in containers}
-                known.killed = {name: count for name, count in known.killed.items() if name in containers}
 
     def of(self, pod: str) -> PodCount | None:
         """Return the counts of a pod as they are now; None if nothing was counted of it."""
@@ -134,7 +123,7 @@ class Counters:
                 key: ProbeCount(ended={**count.ended}, seconds=count.seconds)
                 for key, count in known.probes.items()
             }
-            return PodCount(probes=probes, updates={**known.updates}, killed={**known.killed})
+            return PodCount(probes=probes, updates={**known.updates})
 
     def turns(self) -> Histogram:
         """Return how long the loop's turns took."""

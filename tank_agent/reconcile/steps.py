@@ -323,16 +323,15 @@ class Steps:
     def _remove_run(self, action: actions.RemoveRun, work: Work, live: LiveRun) -> None:
         self._machine.probes.drop([action.run])
         self._containers.remove(live)
-        counters = self._machine.counters
-        counters.killed(work.name, live.record.container, live.killed)
         if work.desired is not None:
-            counters.keep_containers(work.name, {found.name for found in work.pod.containers})
+            self._machine.counters.keep_containers(work.name, {found.name for found in work.pod.containers})
 
     def _forget(self, _: actions.Forget, work: Work) -> None:
         self._networks.forget(work.name)
         self._machine.snapshots.forget(work.name)
         self._machine.fills.forget(work.name)
         self._machine.counters.forget(work.name)
+        self._containers.forget(work.name)
         remove_tree(self._containers.logs / work.name)
         run = self._job_run(work)
         what = f"the pod is gone, and its run {run} before it ended" if run else "the pod is gone"

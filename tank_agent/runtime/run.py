@@ -171,7 +171,7 @@ class LiveRun(RunFacts, kw_only=True):
         ended_at: the monotonic time at which its main process had ended, while its monitor goes on.
         looked: whether `unmounted` is from after the last change of its mounts.
         adopted: an earlier agent started it.
-        killed: the processes of it that were killed as memory ran out, once it is removed.
+        killed: how many processes of it were killed as memory ran out, when it was last looked.
     """
 
     record: RunRecord

@@ -28,6 +28,8 @@ from tank_agent.api.reports import (
     TestedReceiver,
     WhyReport,
 )
+from tank_agent.api.request import Answer
+from tank_agent.api.routes import ROUTES
 from tank_agent.api.server import ApiServer
 from tank_agent.api.storage import (
     DataPutAside,
@@ -43,6 +45,7 @@ from tank_agent.api.storage import (
     RestoredVolume,
 )
 from tank_agent.api.types import (
+    METRICS,
     AgentInfo,
     AppliedPod,
     AskedPod,
@@ -89,7 +92,7 @@ def desired(name: str, generation: int = 1, owner: str = "api") -> ListedPod:
 # Every verb that prints, with arguments with which it does; test_streams runs each of them.
 PRINTING: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("list", "status", "events", "suspend", "resume", "plan", "sync"), ()),
-    **dict.fromkeys(("schema", "doctor", "version"), ()),
+    **dict.fromkeys(("schema", "doctor", "version", "metrics"), ()),
     **dict.fromkeys(("get", "wait", "history", "rollback", "why"), ("web",)),
     **{"apply": ("names",), "delete": ("gone",), "validate": ("good.toml",), "git": ("status",)},
     **dict.fromkeys(("image", "volume"), ("ls",)),
@@ -98,6 +101,15 @@ PRINTING: dict[str, tuple[str, ...]] = {
     "notify": ("test",),
     **{"secret": ("recipients", "--identity", "key")},
 }
+
+
+SAMPLES = """\
+# HELP tank_pod_ready 1 if all containers of a pod are ready.
+# TYPE tank_pod_ready gauge
+tank_pod_ready{pod="web"} 1
+container_threads{pod="web",container="app",image="a\\"b\\\\n\\n,}c"} 2.5
+tank_reconcile_duration_seconds_bucket{le="+Inf"} +Inf
+"""
 
 
 class FakeSources:
@@ -485,7 +497,8 @@ CHANGES = PlanReport(
 @contextmanager
 def serving(service: FakeService, socket_path: Path, **options: Any) -> Iterator[ApiServer]:
     """Serve while the block runs; no thread of the server is left after it."""
-    server = ApiServer(cast(Service, service), socket_path, **options)
+    routes: Any = {**ROUTES, METRICS: lambda *_: Answer(body=SAMPLES.encode(), content_type="text/plain")}
+    server = ApiServer(cast(Service, service), socket_path, **{"routes": routes, **options})
     server.start()
     try:
         yield server

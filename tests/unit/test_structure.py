@@ -52,6 +52,7 @@ NAMED_FOR_THEIR_SUBJECT = {
     "test_layers.py": "the imports of all rooms",
     "test_lint.py": "ruff, mypy and shellcheck",
     "test_packaging.py": "packaging/",
+    "test_prometheus.py": "packaging/prometheus/: alert rules and a dashboard",
     "test_security_page.py": "docs/security.md",
     "test_configuration_page.py": "docs/configuration.md",
     "test_jobs_page.py": "docs/jobs.md",

@@ -23,7 +23,7 @@ from tank_agent.runtime.container.conmon import ConmonControl
 from tank_agent.runtime.container.exits import RunWatcher
 from tank_agent.runtime.container.launch import Launch, Tools, make_bundle, record_of
 from tank_agent.runtime.limits import limits, measure
-from tank_agent.runtime.limits.measure import Measured, Sample
+from tank_agent.runtime.limits.measure import KilledProcesses, Measured, Sample
 from tank_agent.runtime.mounts import restore, tmpfs
 from tank_agent.runtime.mounts.contents import Payload
 from tank_agent.runtime.mounts.rootfs import MOUNT_POINT
@@ -88,6 +88,7 @@ class Containers:
         self._lock = threading.Lock()
         self._runs: dict[str, dict[str, LiveRun]] = {}
         self._after_others: set[str] = set()
+        self._killed = KilledProcesses(tools.cgroups)
 
     def runs(self, pod: str) -> tuple[LiveRun, ...]:
         """Return a pod's runs; touches no disk."""
@@ -199,8 +200,7 @@ class Containers:
     def remove(self, run: LiveRun) -> None:
         """Remove everything that a run made, except its log. Can be repeated after a crash."""
         tools, cgroup = self._tools, run.record.cgroup
-        # The group may be gone when this is done again.
-        run.killed = max(run.killed, measure.killed(tools.cgroups, cgroup))
+        self._killed.look(run)
         if not run.started:
             # The runtime may hang, or still be making it.
             conmon.end_unstarted(run.directory)
@@ -224,7 +224,8 @@ class Containers:
         self._watcher.forget(run)
         with self._lock:
             runs = self._runs.get(run.record.pod, {})
-            runs.pop(run.record.id, None)
+            if runs.pop(run.record.id, None) is not None:
+                self._killed.keep(run)
             if not runs:
                 self._runs.pop(run.record.pod, None)
                 self._after_others.discard(run.record.pod)
@@ -362,15 +363,6 @@ class Containers:
         run.record = msgspec.structs.replace(run.record, contents=contents)
         self._keep(run)
 
-    def usage(self, pod: str) -> dict[str, limits.Usage]:
-        """Return what the containers of a pod that run use now, by name."""
-        return {
-            run.record.container: used
-            for run in self.runs(pod)
-            if (used := limits.usage(self._tools.cgroups, run.record.cgroup))
-            and run.state is RunState.RUNNING
-        }
-
     def samples(self) -> list[Sample]:
         """Return what every container that runs has used, as little as a history of it needs."""
         running = (run.record for run in self._all() if run.state is RunState.RUNNING)
@@ -381,7 +373,7 @@ class Containers:
         ]
 
     def measured(self, pod: str) -> dict[str, Measured]:
-        """Return what the containers of a pod that run have used, by name, in more detail than `usage`."""
+        """Return what the containers of a pod that run have used, by name."""
         groups = self._tools.cgroups
         return {
             run.record.container: found
@@ -389,10 +381,21 @@ class Containers:
             if run.state is RunState.RUNNING and (found := measure.measure(groups, run.record.cgroup))
         }
 
+    def killed(self, pod: str) -> dict[str, int]:
+        """Return how many processes were killed as memory ran out, by container (`KilledProcesses`)."""
+        with self._lock:
+            return self._killed.of(pod, self._runs.get(pod, {}).values())
+
+    def forget(self, pod: str) -> None:
+        """Forget what was counted of a pod that is gone."""
+        with self._lock:
+            self._killed.forget(pod)
+
     def clear_out_of_memory(self, run: LiveRun) -> None:
         """Forget that a process of a run was killed as memory ran out, so that the next time is seen."""
         (run.directory / conmon.OUT_OF_MEMORY).unlink(missing_ok=True)
         run.out_of_memory = False
+        self._killed.look(run)
 
     def check(self) -> frozenset[str]:
         """Find what no event reported: missed ends, hanging monitors, lost limits and files.
@@ -441,6 +444,7 @@ class Containers:
     def adopt(self, run: LiveRun) -> None:
         """Take over a run of a former agent."""
         run.adopted, run.alive_since = True, time.monotonic() if run.started else None
+        self._killed.look(run)
         with self._lock:
             self._add(run)
         if run.started and run.exit is None:

@@ -1,4 +1,4 @@
-"""A container's limits and use as its cgroup's files hold them: written while it runs, and read back.
+"""A container's limits as its cgroup's files hold them: written while it runs, and read back.
 
 Written directly, not by `crun update`: crun refuses hybrid hosts, where an update would need the private view
 of the cgroups that `create` gets, and it cannot take a limit away. The same files show whether a limit was
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-from msgspec import Struct
 
 from tank_agent.errors import Retry, Stalled
 from tank_agent.linux.fault import point
@@ -32,14 +31,6 @@ _ONLINE, _POSSIBLE = (Path("/sys/devices/system/cpu") / name for name in ("onlin
 # Of cpu.weight; sched(7) has the same of v1's cpu.shares, 1024.
 _WEIGHT_DEFAULT = 100
 NO_LIMITS = Limits()
-
-
-class Usage(Struct, frozen=True, kw_only=True):
-    """The use of a container: bytes, seconds of CPU time since its start, processes and threads."""
-
-    memory: int = 0
-    cpu: float = 0.0
-    pids: int = 0
 
 
 @functools.cache
@@ -136,22 +127,6 @@ def _protected(host: CgroupHost, path: str) -> Iterator[tuple[Path, int, int]]:
 
 def _number(text: str) -> int:
     return _UNLIMITED if text == "max" else int(text)
-
-
-def usage(host: CgroupHost, path: str) -> Usage | None:
-    """Return what a group uses now; None if there is no such group. Three small files are read."""
-    if host.mode == "unified":
-        group = host.hierarchies[0] / path.lstrip("/")
-        memory, pids = _read(group / "memory.current"), _read(group / "pids.current")
-        stat = dict(line.split() for line in (_read(group / "cpu.stat") or "").splitlines())
-        cpu = int(stat.get("usage_usec", 0)) / 1e6
-    else:
-        memory = _read(_group_file(host, "memory", path, "memory.usage_in_bytes"))
-        pids = _read(_group_file(host, "pids", path, "pids.current"))
-        cpu = int(_read(_group_file(host, "cpuacct", path, "cpuacct.usage")) or 0) / 1e9
-    if memory is None and pids is None:
-        return None
-    return Usage(memory=int(memory or 0), cpu=round(cpu, 3), pids=int(pids or 0))
 
 
 class _File(NamedTuple):

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterable
 
 from msgspec import Struct
 
 from tank_agent.runtime.limits.cgroup import CgroupHost
+from tank_agent.runtime.run import LiveRun
 
 # Above memory.stat, the longest.
 _SIZE = 16 << 10
@@ -20,14 +22,12 @@ class Measured(Struct, frozen=True, kw_only=True):
     """The use of a group: bytes of memory, seconds of CPU time since it is there, processes and threads.
 
     `reclaimable` is the part of `memory` that the kernel takes back first, of files that were read long ago.
-    `killed` counts processes that were killed as memory ran out.
     """
 
     memory: int = 0
     reclaimable: int = 0
     cpu: float = 0.0
     threads: int = 0
-    killed: int = 0
 
     @property
     def working_set(self) -> int:
@@ -92,7 +92,6 @@ def measure(host: CgroupHost, path: str) -> Measured | None:
         reclaimable=_after(_read(files.memory_stat, path), inactive),
         cpu=cpu,
         threads=int(threads or 0),
-        killed=killed(host, path),
     )
 
 
@@ -109,6 +108,43 @@ def sample(host: CgroupHost, path: str) -> tuple[float, int] | None:
 def killed(host: CgroupHost, path: str) -> int:
     """Return how many processes of a group were killed as memory ran out; 0 if there is no such group."""
     return _after(_read(_files(host).killed, path), b"oom_kill ")
+
+
+class KilledProcesses:
+    """Counts the processes that were killed as memory ran out, by pod and container, since the agent's start.
+
+    Of a run that it adopted, the count is since that run's start. The kernel counts them in the run's group,
+    which goes with the run; it is read where a run is adopted or goes, and where conmon tells of it. `keep`,
+    `of` and `forget` are called with the lock of `Containers` held, so that each run counts exactly once.
+    """
+
+    def __init__(self, host: CgroupHost) -> None:
+        self._host = host
+        self._gone: dict[str, dict[str, int]] = {}
+
+    def look(self, run: LiveRun) -> None:
+        """Read the count of a run; once its group is gone, what it said before stands."""
+        run.killed = max(run.killed, killed(self._host, run.record.cgroup))
+
+    def keep(self, run: LiveRun) -> None:
+        """Keep the count of a run that goes."""
+        self._add(self._gone.setdefault(run.record.pod, {}) if run.killed else {}, run)
+
+    def of(self, pod: str, runs: Iterable[LiveRun]) -> dict[str, int]:
+        """Return the counts of a pod with these runs, by container; those that are 0 may be left out."""
+        found = {**self._gone.get(pod, {})}
+        for run in runs:
+            self._add(found, run)
+        return found
+
+    def forget(self, pod: str) -> None:
+        """Forget a pod."""
+        self._gone.pop(pod, None)
+
+    @staticmethod
+    def _add(found: dict[str, int], run: LiveRun) -> None:
+        if run.killed:
+            found[run.record.container] = found.get(run.record.container, 0) + run.killed
 
 
 def _read(file: tuple[str, str], path: str) -> bytes:

@@ -358,6 +358,6 @@ def test_what_a_pod_leaves_is_removed_and_then_forgotten(tmp_path: Path) -> None
     world.do(actions.RemoveRun(run="web-1", container="app"), gone=True)
     world.do(actions.RemoveNetwork(), gone=True)
     world.do(actions.Forget(), gone=True)
-    assert world.did == ["remove", "remove", "forget", "record removed"]
+    assert world.did == ["remove", "remove", "forget", "forget", "record removed"]
     assert "web" not in world.journal.statuses()
     assert not (tmp_path / "web").exists()

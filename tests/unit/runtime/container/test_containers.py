@@ -290,11 +290,11 @@ def test_a_change_that_fails_counts_for_its_settings(containers: Containers) -> 
 def test_usage_is_of_what_runs(containers: Containers, runtime: FakeRuntime) -> None:
     run = started(containers)
     runtime.group(run.record.cgroup, memory_current="4096", pids_current="2", cpu_stat="usage_usec 1500000")
-    used = containers.usage("web")["app"]
-    assert (used.memory, used.pids, used.cpu) == (4096, 2, 1.5)
+    used = containers.measured("web")["app"]
+    assert (used.memory, used.threads, used.cpu) == (4096, 2, 1.5)
     containers.kill(run)
     ended(run)
-    assert containers.usage("web") == {}
+    assert containers.measured("web") == {}
 
 
 def test_what_outlives_the_agent_is_only_let_go(runtime: FakeRuntime) -> None:

@@ -9,7 +9,6 @@ import pytest
 from tank_agent.errors import Stalled
 from tank_agent.runtime.limits import limits
 from tank_agent.runtime.limits.cgroup import CgroupHost
-from tank_agent.runtime.limits.limits import Usage
 from tank_agent.spec.model import CpuLimit, Limits
 
 GROUP = "/tank/web/run"
@@ -68,7 +67,6 @@ def test_cgroup_v2(unified: CgroupHost) -> None:
     limits.write(unified, GROUP, Limits())
     assert [content(unified, name) for name in names] == ["max", "max", "2048", "max 100000"]
     assert limits.lost(unified, GROUP, Limits()) is None
-    assert limits.usage(unified, GROUP) == Usage(memory=4096, cpu=1.5, pids=3)
 
 
 def test_cgroup_v1_without_swap_accounting(split: CgroupHost) -> None:
@@ -81,7 +79,6 @@ def test_cgroup_v1_without_swap_accounting(split: CgroupHost) -> None:
     limits.write(split, GROUP, Limits())
     assert [content(split, name) for name in names[:3]] == ["-1", "2048", "-1"]
     assert limits.lost(split, GROUP, Limits()) is None
-    assert limits.usage(split, GROUP) == Usage(memory=8192, cpu=2.5, pids=2)
     assert not limits.has_swap_limit(split)
 
 
@@ -112,11 +109,6 @@ def test_a_missing_controller_that_nothing_asks_for_is_no_reason_to_fail(unified
     assert not any((group / name).exists() for name in names)
     with pytest.raises(Stalled, match="CPU"):
         limits.write(unified, GROUP, Limits(cpu=CpuLimit(quota=50_000)))
-
-
-def test_a_group_that_is_gone_uses_nothing(unified: CgroupHost, split: CgroupHost) -> None:
-    assert limits.usage(unified, "/tank/web/other") is None
-    assert limits.usage(split, "/tank/web/other") is None
 
 
 POSSIBLE = Path("/sys/devices/system/cpu/possible").read_text().strip()
