@@ -1,4 +1,8 @@
-"""Show a page again and again, in place, until Ctrl-C or q; a frame is one write of the changed lines."""
+"""Show a page again and again, in place, until Ctrl-C or q; a frame is one write of the changed lines.
+
+Nothing is looked at, nor drawn, before the terminal has taken the last frame: on a slow line there are fewer
+frames, and the next one is of what is so then.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import sys
 import termios
 import time
 import tty
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from tank_agent.cli.output import Page, width_of
@@ -139,6 +143,7 @@ class _Show(Generic[_Seen]):
             stack.callback(os.close, writer)
             try:
                 seen = self._look()
+                self._output = stack.enter_context(_unblocked(self._output))
                 with terminal.signals(writer, stage, self._screen.forget, None):
                     try:
                         stage.enter()
@@ -152,22 +157,26 @@ class _Show(Generic[_Seen]):
     def _work(self, wake: int, seen: _Seen) -> None:
         until = time.monotonic() + min(self._interval, _SOON)
         while True:
-            self._show(seen)
+            if self._show(wake, seen):
+                return
             while (left := until - time.monotonic()) > 0:
-                if self._wait(wake, left):
+                if self._wait(wake, left) or self._show(wake, seen):
                     return
-                self._show(seen)
             seen = self._looked(seen)
             # Counted from the end of a look and not from its beginning: whoever is slow is asked less often.
             until = time.monotonic() + self._interval
 
-    def _wait(self, wake: int, patience: float) -> bool:
-        """Wait for a key, a signal, or some seconds; return whether the user leaves."""
+    def _wait(self, wake: int, patience: float, *, writing: bool = False) -> bool:
+        """Wait for a key, a signal, some seconds, or until one can write; return whether the user leaves."""
         poller = select.poll()
+        if writing:
+            poller.register(self._output, select.POLLOUT)
         poller.register(wake, select.POLLIN)
         if self._keys is not None:
             poller.register(self._keys, select.POLLIN)
         for descriptor, _ in poller.poll(patience * 1000 + 1):
+            if descriptor == self._output:
+                continue
             try:
                 typed = os.read(descriptor, 4096)
             except OSError:
@@ -189,7 +198,8 @@ class _Show(Generic[_Seen]):
         self._trouble = ""
         return found
 
-    def _show(self, seen: _Seen) -> None:
+    def _show(self, wake: int, seen: _Seen) -> bool:
+        """Draw what was seen, and return whether the user leaves before the terminal has taken all of it."""
         columns, rows = os.get_terminal_size(self._output)
         page = Page(columns or 80)
         with contextlib.redirect_stdout(page):
@@ -199,4 +209,24 @@ class _Show(Generic[_Seen]):
             self._draw(seen)
         left = memoryview(self._screen.frame(page.getvalue(), columns or 80, rows or 24))
         while left:
-            left = left[os.write(self._output, left) :]
+            try:
+                left = left[os.write(self._output, left) :]
+            except BlockingIOError:
+                if self._wait(wake, _SOON, writing=True):
+                    return True
+        return False
+
+
+@contextlib.contextmanager
+def _unblocked(screen: int) -> Iterator[int]:
+    """Open a terminal once more, so that writing to it never blocks, and nobody who shares it notices."""
+    try:
+        found = os.open(f"/proc/self/fd/{screen}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        # Another user's (su), or no /proc: a key then counts once the terminal takes output again.
+        yield screen
+        return
+    try:
+        yield found
+    finally:
+        os.close(found)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pexpect
 import pytest
 
@@ -174,6 +177,115 @@ def test_a_live_page_outlives_the_agent(service: Counting, tmp_path: Path) -> No
         child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 0
+
+
+def test_a_terminal_gets_only_what_changes(socket: Path, service: Counting) -> None:
+    child = spawn(socket, "top", "--interval", "0.1s")
+    child.expect_exact("web/app")
+    # The second look has the CPU, which is the last that changes.
+    child.expect(r"web/app +0\.0 .*?K")
+    asked = service.asked
+    until(lambda: service.asked >= asked + 30, 20)
+    child.send("q")
+    child.expect_exact(LEFT)
+    seconds = len(re.findall(rb"\d\d:\d\d:\d\d", child.before))
+    # Of thirty frames, those of another second have the time.
+    assert seconds < 20
+    assert len(child.before) <= 60 * (seconds + 2)
+    for clears in (b"\x1b[2J", b"\x1b[J", b"web/app"):
+        assert clears not in child.before
+    child.expect(pexpect.EOF)
+    child.close()
+
+
+class Busy(Counting):
+    """A thousand pods, of which each look finds another number of restarts."""
+
+    def status(self, name: str | None = None, **options: bool) -> list[PodReport]:
+        if name is None:
+            self.asked += 1
+        app = {"name": "app", "phase": "running", "pid": 17, "restarts": self.asked * 1000, "image": "nginx"}
+        one = msgspec.convert({"name": "x", "phase": "running", "containers": [app]}, PodReport)
+        return [msgspec.structs.replace(one, name=f"pod-{at}") for at in range(1000)]
+
+
+@pytest.fixture
+def busy(tmp_path: Path) -> Iterator[tuple[Busy, int, subprocess.Popen[bytes]]]:
+    """Show a thousand pods live; yield who is asked, the other side of the terminal, and the process."""
+    service = Busy()
+    with serving(service, tmp_path / "tank.sock"):
+        ours, theirs = os.openpty()
+        termios.tcsetwinsize(theirs, (50, 100))
+        words = [sys.executable, "-m", "tank_agent", "status", "-w", "--interval", "0.1s"]
+        environment = {**os.environ, "TANK_SOCKET": str(tmp_path / "tank.sock"), "TERM": "xterm"}
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
+        with subprocess.Popen(words, **streams, env=environment, start_new_session=True) as process:
+            os.close(theirs)
+            yield service, ours, process
+            process.kill()
+        os.close(ours)
+
+
+def test_a_slow_line_gets_fewer_frames_and_none_late(busy: tuple[Busy, int, subprocess.Popen[bytes]]) -> None:
+    service, line, process = busy
+    seen, late, last = b"", list[int](), 0
+    # Each frame has 5 KB, and the line takes 2 KB in a second.
+    for _ in range(60):
+        seen = (seen + os.read(line, 200))[-8000:]
+        numbers = re.findall(rb" (\d+)000 ", seen)
+        if numbers:
+            last = int(numbers[-1])
+            late.append(service.asked - last)
+        time.sleep(0.1)
+    # What the kernel keeps for a terminal is all that is ever late.
+    assert len(late) > 20 and max(late[5:]) <= 8
+    assert service.asked < 20
+    os.write(line, b"q")
+    ended = time.monotonic()
+    while b"\x1b[?1049l" not in seen:
+        assert time.monotonic() < ended + 30
+        with contextlib.suppress(OSError):
+            seen = (seen + os.read(line, 200))[-8000:]
+        time.sleep(0.01)
+    assert process.wait(20) == 0
+
+
+@pytest.mark.parametrize(("key", "code"), [(b"q", 0), (b"\x03", 130)])
+def test_a_key_ends_it_though_the_line_takes_nothing(
+    busy: tuple[Busy, int, subprocess.Popen[bytes]], key: bytes, code: int
+) -> None:
+    service, line, process = busy
+    os.read(line, 200)
+
+    def stuck() -> bool:
+        asked = service.asked
+        time.sleep(1)
+        return asked > 1 and service.asked == asked
+
+    until(stuck, 30)
+    os.write(line, key)
+    # Without a session's terminal, no key is a signal.
+    if key == b"\x03":
+        process.send_signal(signal.SIGINT)
+    assert process.wait(20) == code
+
+
+def test_a_thousand_pods_fill_the_window_and_no_more(busy: tuple[Busy, int, subprocess.Popen[bytes]]) -> None:
+    _, line, process = busy
+    seen = b""
+    until_then = time.monotonic() + 20
+    while seen.count(b"more lines") < 1:
+        assert time.monotonic() < until_then
+        seen += os.read(line, 4096)
+    first = seen.decode()
+    assert first.count("pod-") == 50 - 1 - 3
+    assert "… 954 more lines" in first
+    assert not re.search(r"\x1b\[(5[1-9]|[6-9]\d|\d{3,});1H", first)
+    os.write(line, b"q")
+    with contextlib.suppress(OSError):
+        while os.read(line, 4096):
+            pass
+    assert process.wait(20) == 0
 
 
 @pytest.mark.parametrize("term", ["dumb", ""])
