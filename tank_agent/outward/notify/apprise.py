@@ -44,7 +44,8 @@ class Apprise:
         with Closing(os.memfd_create("tank-notify", os.MFD_CLOEXEC)) as config:
             os.write(config, f"{self._url}\n".encode())
             kind = _STATES.get(body.state, "info")
-            options = ("-i", "text", "-n", kind, "-t", body.title, "-c", f"/proc/self/fd/{config}")
+            # Once verbose: it says what went wrong.
+            options = ("-v", "-i", "text", "-n", kind, "-t", body.title, "-c", f"/proc/self/fd/{config}")
             try:
                 code, out, err = run_apart(
                     (*_BOUND, program, *options),

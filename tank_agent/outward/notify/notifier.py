@@ -185,12 +185,12 @@ class Notifications:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             _log.warning("what notifications remembered is damaged; they begin anew", error=str(error))
             memory = None
-        last = self._journal.last_event()
+        last, is_kept = self._journal.last_event(), memory is not None
         if memory is None or memory.cursor > last:
             # The journal may have been lost, and begun anew.
             memory = replace(memory or Remembered(), cursor=last)
         self._memory = memory
-        self._kept = memory if record else Remembered(cursor=-_REMEMBER_AFTER)
+        self._kept = memory if is_kept else Remembered(cursor=-_REMEMBER_AFTER)
 
     def turn(self) -> None:
         """Do all that is due now."""
