@@ -43,9 +43,8 @@ def start_outward(settings: Settings, service: Service, stack: ExitStack) -> Non
         _start_web(settings, settings.web, service, stack)
     if settings.notify is not None:
         _start_notify(settings.notify, service, stack)
-    git = service.sources.git
-    if settings.git is not None and settings.git.status is not None and git is not None:
-        _write_statuses(settings.git, git, service, stack)
+    if settings.git is not None and settings.git.status is not None and service.sources.git is not None:
+        _write_statuses(settings.git, service.sources.git, service, stack)
 
 
 def _start_web(settings: Settings, web: WebSettings, service: Service, stack: ExitStack) -> None:

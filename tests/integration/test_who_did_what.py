@@ -19,6 +19,7 @@ from tank_agent.api.types import Call, ListedEvent
 from tests.support.agent import Agent, ended, wait_for
 from tests.support.gitops import Fleet
 from tests.support.images import busybox_layout, busybox_members, layer, member, write_image
+from tests.support.remote import remote
 
 ANNA, NAMELESS, GROUP = 54711, 54712, 54700
 VOLUME = '[[volumes]]\nname = "data"\n'
@@ -285,6 +286,22 @@ def test_a_user_without_a_name_is_a_number(world: World) -> None:
     event = only_named(world, CASES[types.PLAIN["stop"]], before)
     assert (event.by, event.pod, event.cause) == (str(NAMELESS), "own", f"tank stop by {NAMELESS}")
     assert world.tank("events", "--by", str(NAMELESS)).rstrip().endswith(f"(by {NAMELESS})")
+
+
+@pytest.mark.parametrize("world", [MEMBER], ids=["member"], indirect=True)
+def test_over_ssh_it_is_the_user_on_that_machine(world: World, tmp_path: Path) -> None:
+    with remote(tmp_path) as edge:
+        # Here it is root, and there it is anna.
+        become = f"setpriv --reuid {ANNA} --regid {ANNA} --groups {GROUP}"
+        edge.write_tank(f"exec {become} {edge.line.removeprefix('exec ')}")
+        at, before = ["--host", f"ssh://edge{world.agent.run}/tank.sock"], world.events()[-1].seq
+        for words in (("stop", "own"), ("start", "own"), ("exec", "console", "--", "true")):
+            done = edge.tank(*at, *words)
+            assert done.returncode == 0, done.stderr
+        for kind in ("stop-asked", "start-asked", "exec"):
+            assert only_named(world, Case(_apply, kind), before).by == "anna"
+        assert edge.tank(*at, "events", "--by", "anna").stdout.count("(by anna)") == 3
+        assert edge.tank(*at, "events", "--by", "root", "--since-seq", str(before)).stdout == ""
 
 
 def test_a_script_that_enters_often_is_one_event_and_a_kill_keeps_the_first(agent: Agent) -> None:
