@@ -6,6 +6,8 @@ import platform
 from contextlib import ExitStack
 from typing import Protocol
 
+import structlog
+
 from tank_agent.api.reports import CommitStatusReport
 from tank_agent.api.types import shown
 from tank_agent.control.pods import Service
@@ -15,6 +17,8 @@ from tank_agent.settings.notify import NotifySettings
 from tank_agent.settings.settings import Settings
 from tank_agent.settings.web import WebSettings
 from tank_agent.source.git.follower import GitFollower
+
+_log = structlog.get_logger()
 
 
 class Starts(Protocol):
@@ -42,7 +46,11 @@ def start_outward(settings: Settings, service: Service, stack: ExitStack) -> Non
     if settings.web is not None:
         _start_web(settings, settings.web, service, stack)
     if settings.notify is not None:
-        _start_notify(settings.notify, service, stack)
+        try:
+            _start_notify(settings.notify, service, stack)
+        except Exception:
+            # Such as a thread too many: pods come first.
+            _log.exception("notifications can't be started; all else works")
     if settings.git is not None and settings.git.status is not None and service.sources.git is not None:
         _write_statuses(settings.git, service.sources.git, service, stack)
 

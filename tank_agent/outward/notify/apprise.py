@@ -24,6 +24,8 @@ _USER = 65522
 # Of util-linux: ends the child with the thread that waits for it, so also with an agent that is killed.
 _BOUND = ("/usr/bin/setpriv", "--pdeathsig", "KILL", "--")
 _URL = re.compile(r"(?:[^=/]*=\s*)?(?P<url>(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://\S.*)")
+# The head of a line of its log.
+_LOGGED = re.compile(r"[-\d]+ [:,.\d]+ - \w+ - ")
 _STATES = {"bad": "failure", "good": "success", "info": "info"}
 NOT_INSTALLED = "apprise is not installed, so nobody in urls_file is told"
 _HINT = "`apt install apprise`"
@@ -60,9 +62,16 @@ class Apprise:
                 return Delivery(error=f"apprise can't be run: {error.message}")
         if code == 0:
             return Delivery()
-        said = without_address((err + b" " + out).decode(errors="replace"), [self._url])
-        # Its code for a URL that it can make nothing of.
-        return Delivery(error=said or ("it knows no such URL" if code == 3 else f"apprise ended with {code}"))
+        said = f"{err.decode(errors='replace')}\n{out.decode(errors='replace')}"
+        if "Unparseable URL" in said:
+            return Delivery(error="apprise can make nothing of this URL")
+        return Delivery(error=without_address(_words(said), [self._url]) or f"apprise ended with {code}")
+
+
+def _words(output: str) -> str:
+    """Return what apprise says of a failure: its lines without time and level, each once."""
+    lines = (_LOGGED.sub("", line).strip() for line in output.splitlines())
+    return "; ".join(dict.fromkeys(line for line in lines if line))
 
 
 def receivers(file: str) -> tuple[list[Apprise], list[str]]:

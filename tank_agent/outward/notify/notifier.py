@@ -29,6 +29,7 @@ from tank_agent.outward.notify.decide import Wants
 from tank_agent.outward.notify.facts import read_facts
 from tank_agent.outward.notify.memory import Message, Note, Remembered
 from tank_agent.outward.notify.receivers import Receivers
+from tank_agent.outward.notify.rules import RULES
 from tank_agent.retry import Pace
 from tank_agent.settings.notify import NotifySettings
 
@@ -196,11 +197,12 @@ class Notifications:
         """Do all that is due now."""
         now = self._clock.wall()
         memory = self._take_results(self._memory, now)
-        begun = memory.cursor
+        matters = False
         while events := self._journal.events(memory.cursor, _EVENTS_AT_ONCE):
             for event in events:
+                matters = matters or event.type in RULES
                 memory = decide.take(memory, event, self._wants, now)
-        if memory.cursor != begun or self._clock.monotonic() >= self._look_at:
+        if matters or self._clock.monotonic() >= self._look_at:
             facts = read_facts(self._service, memory, min(_STEADY, self._wants.after))
             memory = decide.look(memory, facts, self._wants, now)
             needed = decide.needs_look(memory)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from tank_agent.outward.notify import apprise
 from tank_agent.outward.notify.apprise import Apprise, parse, receivers
 from tank_agent.outward.notify.channels import body_of_note
 from tank_agent.outward.notify.memory import Note
+from tests.support.agent import wait_for
 from tests.support.receivers import Receiver, receiver
 
 BODY = body_of_note(
@@ -47,6 +50,8 @@ def test_what_does_not_work_is_told_without_the_address(hook: Receiver) -> None:
     found = Apprise("json", url(hook)).send(BODY)
     assert "403" in found.error or "Forbidden" in found.error, found.error
     assert "canary" not in found.error and "127.0.0.1" not in found.error
+    found = Apprise("nonsense", "nonsense://canary").send(BODY)
+    assert found.error == "apprise can make nothing of this URL"
 
 
 @pytest.mark.machine
@@ -80,6 +85,20 @@ def children(pid: int) -> list[int]:
 
 def command(pid: int) -> bytes:
     return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+@pytest.mark.machine
+def test_it_dies_with_an_agent_that_is_killed(hook: Receiver) -> None:
+    hook.default = "hang"
+    code = (
+        "import tests.unit.outward.notify.test_apprise as t, sys; t.Apprise('json', sys.argv[1]).send(t.BODY)"
+    )
+    agent = subprocess.Popen([sys.executable, "-c", code, url(hook)])
+    wait_for(lambda: hook.received, "it sends")
+    [pid] = [pid for pid in children(agent.pid) if b"apprise" in command(pid)]
+    agent.kill()
+    agent.wait(10)
+    wait_for(lambda: not Path(f"/proc/{pid}/exe").exists(), "apprise is gone")
 
 
 @pytest.mark.machine

@@ -6,7 +6,6 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -328,13 +327,3 @@ def test_a_bug_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     world.journal.close()
     world.notifications._thread.join(10)
     assert not world.notifications._thread.is_alive()
-
-
-def test_what_is_on_loads_no_apprise_and_off_loads_nothing(tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
-    loaded = "print(*(name for name in sys.modules if 'outward.notify' in name))"
-    code = f"import sys; import tank_agent.agent.outward; {loaded}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == ""
