@@ -19,6 +19,7 @@ import msgspec
 
 from tank_agent import Client
 from tank_agent.errors import AgentUnreachable, TankError
+from tests.support.prepared import ForkedAgent, forked_agent
 
 T = TypeVar("T")
 # What takes a moment takes many on a machine that does much else: only what never comes is to fail here.
@@ -92,7 +93,9 @@ class Agent:
         self.kept_mounts: frozenset[str] = frozenset()
         # What the agent is started through; it takes that one's place.
         self.through: list[str] = []
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | ForkedAgent | None = None
+        # Whether what is started now is no more than what ends the test.
+        self._ends = False
 
     @property
     def client(self) -> Client:
@@ -104,18 +107,14 @@ class Agent:
         environment = {**os.environ, **(env or {})}
         if fault:
             environment["TANK_FAULT"] = fault
+        arguments = ["agent", "--config", str(self.config), *flags]
+        if self._ends and not self.through and "TANK_FAULT" not in environment:
+            self.process = forked_agent(arguments, environment, self.log)
+            if self.process is not None:
+                return
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [
-                    *self.through,
-                    sys.executable,
-                    "-m",
-                    "tank_agent",
-                    "agent",
-                    "--config",
-                    str(self.config),
-                    *flags,
-                ],
+                [*self.through, sys.executable, "-m", "tank_agent", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -164,6 +163,7 @@ class Agent:
             self.process.wait(DEADLINE)
         for file in self.pods.iterdir() if self.pods.is_dir() else ():
             shutil.rmtree(file) if file.is_dir() and not file.is_symlink() else file.unlink()
+        self._ends = True
         self.start("--stop-pods")
         assert self.stop() == 0, self.log.read_text()[-3000:]
 
