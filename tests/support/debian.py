@@ -1,7 +1,7 @@
 """Debian 13 root file systems, for testing the package and for images: made by mmdebstrap, kept for a week.
 
 They are tar archives in .dev/cache/debian, named after what is in them. Packages that one of them needed are
-kept too, so that nothing is fetched twice.
+kept too, so that nothing is fetched twice. Different ones are made at the same time.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import datetime
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -28,9 +29,21 @@ _ENOUGH = 4 << 30
 # Debian's packages without asking the network.
 _OF_A_MACHINE = ("--variant=apt", "--skip=cleanup/apt/lists")
 # What a program has no use for where it runs. PostgreSQL works without LLVM, which is a quarter of it all.
+# The database that its package makes is in no image either.
+_UNUSED = ("share/doc/*", "share/man/*", "share/i18n/*", "lib/*/libLLVM*", "lib/postgresql/*/lib/bitcode/*")
 OF_AN_IMAGE = (
     "--variant=minbase",
-    *(f"--dpkgopt=path-exclude=/usr/{path}" for path in ("share/doc/*", "share/man/*", "lib/*/libLLVM*")),
+    *(f"--dpkgopt=path-exclude=/usr/{path}" for path in _UNUSED),
+    '--customize-hook=rm -rf "$1"/var/lib/postgresql/*/*',
+)
+# Only whole packages are kept, since two archives that are made at once share what they fetch. $1: the root.
+_TAKE = (
+    'mkdir -p "$1/var/cache/apt/archives"; '
+    'find "{kept}" -name "*.deb" -exec cp -t "$1/var/cache/apt/archives" {{}} +'
+)
+_KEEP = (
+    'cd "$1/var/cache/apt/archives"; for file in *.deb; do test -e "{kept}/$file" || '
+    '{{ cp "$file" "{kept}/$file.$$" && mv "{kept}/$file.$$" "{kept}/$file"; }}; done'
 )
 _UNSHARE = ("unshare", "--mount", "--net", "--ipc", "--pid", "--fork", "--kill-child", "--", "sh", "-c")
 
@@ -45,11 +58,12 @@ def root_archive(name: str, packages: Sequence[str], options: Sequence[str] = _O
     digest = hashlib.sha256("\n".join([*sorted(packages), *options]).encode()).hexdigest()[:12]
     archive = _CACHE / f"{name}-{SUITE}-{digest}-{year}w{week:02}.tar"
     _CACHE.mkdir(parents=True, exist_ok=True)
-    with locked(_CACHE / "lock"):
+    with locked(_CACHE / f"make-{name}.lock"):
         if not archive.exists():
             _make(archive, packages, options)
-            for old in _CACHE.glob(f"{name}-{SUITE}-*.tar"):
-                if old != archive:
+            # With what was made of them.
+            for old in _CACHE.glob(f"{name}-{SUITE}-*.tar*"):
+                if not old.name.startswith(archive.name):
                     old.unlink()
     return archive
 
@@ -75,9 +89,8 @@ def _make(archive: Path, packages: Sequence[str], options: Sequence[str]) -> Non
     partial = archive.with_suffix(".partial.tar")
     command = ["mmdebstrap", *options, f"--include={','.join(packages)}"]
     command += ["--dpkgopt=path-exclude=/usr/share/locale/*", '--aptopt=Apt::Install-Recommends "false"']
-    command += ["--skip=essential/unlink", '--setup-hook=mkdir -p "$1/var/cache/apt/archives"']
-    command += [f"--setup-hook=sync-in {kept} /var/cache/apt/archives"]
-    command += [f"--customize-hook=sync-out /var/cache/apt/archives {kept}"]
+    command += ["--skip=essential/unlink", f"--setup-hook={_TAKE.format(kept=kept)}"]
+    command += [f"--customize-hook={_KEEP.format(kept=kept)}"]
     command += [SUITE, str(partial), _MIRROR]
     done = subprocess.run(
         command,
@@ -109,11 +122,18 @@ def locked(file: Path) -> Iterator[None]:
 def scratch_parent() -> Path:
     """Return where to put a tree of a gigabyte: in memory where there is plenty."""
     memory = Path("/dev/shm")
-    if memory.is_dir() and shutil.disk_usage(memory).free > _ENOUGH:
+    if memory.is_dir() and min(shutil.disk_usage(memory).free, _available()) > _ENOUGH:
         return memory
     directory = ROOT / ".dev" / "tmp"
     directory.mkdir(parents=True, exist_ok=True)
     return directory
+
+
+def _available() -> int:
+    """Return how much memory is to be had, in bytes."""
+    found = re.search(r"^MemAvailable: *(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1]) << 10
 
 
 @contextmanager

@@ -10,16 +10,17 @@ import hashlib
 import io
 import json
 import platform
+import shutil
 import sys
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import zstandard
 
 from tank_agent.cli import busybox
-from tests.support.debian import OF_AN_IMAGE, root_archive
+from tests.support.debian import OF_AN_IMAGE, locked, root_archive
 
 Compression = Literal["gzip", "zstd", "none"]
 Member = tuple[tarfile.TarInfo, bytes]
@@ -29,6 +30,15 @@ BUSYBOX = Path("/bin/busybox")
 # What tests run of real software: one image for all of them.
 _SERVERS = ("nginx-light", "php-fpm", "php-pgsql", "postgresql", "procps", "python3-psycopg2", "redis-server")
 _SUFFIX: Mapping[Compression, str] = {"gzip": "+gzip", "zstd": "+zstd", "none": ""}
+
+
+class PackedLayer(NamedTuple):
+    """A layer in a file, compressed by gzip."""
+
+    file: Path
+    digest: str
+    size: int
+    diff_id: str
 
 
 def host_platform() -> dict[str, str]:
@@ -99,18 +109,51 @@ def compress(data: bytes, compression: Compression) -> bytes:
     return data
 
 
+def packed(archive: Path) -> PackedLayer:
+    """Return the layer of a tar archive, which is compressed once and kept beside it."""
+    file, note = (archive.with_name(f"{archive.name}.{end}") for end in ("gz", "json"))
+    with locked(archive.with_name(f"{archive.name}.lock")):
+        if not note.exists():
+            data = archive.read_bytes()
+            made = compress(data, "gzip")
+            file.write_bytes(made)
+            digests = {
+                "digest": hashlib.sha256(made).hexdigest(),
+                "diff_id": hashlib.sha256(data).hexdigest(),
+            }
+            partial = note.with_suffix(".partial")
+            partial.write_text(json.dumps({**digests, "size": len(made)}))
+            partial.replace(note)
+    return PackedLayer(file, **json.loads(note.read_text()))
+
+
+def _store(layout: Path, data: bytes | PackedLayer, compression: Compression) -> dict[str, Any]:
+    """Store a layer in a layout; return the start of its descriptor."""
+    if isinstance(data, bytes):
+        return write_blob(layout, compress(data, compression))
+    blobs = layout / "blobs" / "sha256"
+    blobs.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(data.file, blobs / data.digest)
+    return {"digest": f"sha256:{data.digest}", "size": data.size}
+
+
+def _diff_id(data: bytes | PackedLayer) -> str:
+    return hashlib.sha256(data).hexdigest() if isinstance(data, bytes) else data.diff_id
+
+
 def write_image(
     layout: Path,
-    layers: Sequence[bytes],
+    layers: Sequence[bytes | PackedLayer],
     *,
     tag: str | None = "latest",
     config: Mapping[str, Any] | None = None,
     compression: Compression = "gzip",
     image_platform: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Add an image of these (uncompressed) layers to a layout and return its manifest's descriptor.
+    """Add an image of these layers to a layout and return its manifest's descriptor.
 
-    `config` is the inner "config" object (Cmd, Env, User, ...). An existing tag moves; None adds none.
+    Those that are bytes are not compressed yet; packed ones are, by gzip. `config` is the inner "config"
+    object (Cmd, Env, User, ...). An existing tag moves; None adds none.
     """
     built_for = dict(image_platform or host_platform())
     kind = "application/vnd.oci.image"
@@ -119,7 +162,7 @@ def write_image(
         "config": dict(config or {"Cmd": ["/bin/sh"], "Env": [f"PATH={PATH}"]}),
         "rootfs": {
             "type": "layers",
-            "diff_ids": [f"sha256:{hashlib.sha256(data).hexdigest()}" for data in layers],
+            "diff_ids": [f"sha256:{_diff_id(data)}" for data in layers],
         },
     }
     media_type = f"{kind}.layer.v1.tar{_SUFFIX[compression]}"
@@ -130,9 +173,7 @@ def write_image(
             "mediaType": f"{kind}.config.v1+json",
             **write_blob(layout, json.dumps(document).encode()),
         },
-        "layers": [
-            {"mediaType": media_type, **write_blob(layout, compress(data, compression))} for data in layers
-        ],
+        "layers": [{"mediaType": media_type, **_store(layout, data, compression)} for data in layers],
     }
     descriptor = {"mediaType": manifest["mediaType"], **write_blob(layout, json.dumps(manifest).encode())}
     if tag is not None:
@@ -178,7 +219,7 @@ def debian_layout(
     week's packages are fetched where they are not here yet, in half a minute, and kept under `name`;
     `options` are mmdebstrap's.
     """
-    lowest = root_archive(name, packages, options).read_bytes()
+    lowest = packed(root_archive(name, packages, options))
     own = {"Cmd": ["/bin/bash"], "Env": [f"PATH={PATH}"]}
     write_image(path, [lowest, *above], tag="debian", config={**own, **(config or {})})
     return path

@@ -32,9 +32,7 @@ _PACKAGES = (
     "restic",
 )
 # Their packages make data that no image has, and tools that nobody calls here.
-_WITHOUT = (
-    '--customize-hook=cd "$1" && rm -rf var/lib/mysql/* var/lib/postgresql/*/* usr/bin/aria_* usr/bin/myisam*'
-)
+_WITHOUT = '--customize-hook=cd "$1" && rm -rf var/lib/mysql/* usr/bin/aria_* usr/bin/myisam*'
 
 # As certbot lays its files out. A renewal shows a file at the web server, which is asked by its pod's name.
 _CERTBOT = """#!/bin/sh
