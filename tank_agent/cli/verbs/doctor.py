@@ -12,6 +12,7 @@ from tank_agent.cli.output import GREEN, RED, YELLOW, colored, say, show
 from tank_agent.spec.printable import escape
 
 if TYPE_CHECKING:
+    from tank_agent.api.reports import GitReport
     from tank_agent.doctor import Check
     from tank_agent.settings.settings import Settings
 
@@ -93,11 +94,27 @@ def _agent(arguments: argparse.Namespace, settings: Settings) -> Sequence[Check]
         found += (
             of_agent(receivers, told.problems) if told.on else [warn("notifications", _NOT_YET, _RESTART)]
         )
+    if settings.git is not None and settings.git.status is not None:
+        found.append(_commit_status(client.sources().git))
     if any(container.security.devices for pod in pods for container in pod.containers):
         from tank_agent.doctor import devices
 
         found.append(devices.of_pods(pods))
     return (*found, answers)
+
+
+def _commit_status(git: GitReport | None) -> Check:
+    from tank_agent.doctor.commit_status import of_agent
+
+    told = git.status if git is not None else None
+    return of_agent(
+        on=told is not None,
+        commit=told.commit if told is not None else None,
+        state=told.state if told is not None else None,
+        place=f"{told.context} of {told.project}" if told is not None else "",
+        error=told.error if told is not None else None,
+        hint=told.hint if told is not None else None,
+    )
 
 
 def _print(checks: Sequence[Check]) -> None:
