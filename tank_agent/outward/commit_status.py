@@ -79,7 +79,7 @@ def _verdict(desired: DesiredPod, status: PodStatus) -> Standing | None:
     view = view_rollout(desired, status)
     why = _own_words(desired, view.reason)
     if hold is not None:
-        return Standing(name=name, state="failed", why=f"rolled back: {why}")
+        return Standing(name=name, state="failed", why=f"rolled back: {why}" if why else "rolled back")
     # A newer image behind the same tag is no business of the commit, unless there is no way back from it.
     only_image = unwanted(desired, status) is not None
     if view.state is RolloutState.FAILED and not only_image:
@@ -155,9 +155,9 @@ def of_commit(git: GitStatus, problems: Sequence[str], standings: Sequence[Stand
     steps = {"verify": git.verified, "check": git.checked, "apply": git.applied}
     for step in steps.values():
         if step.error is not None:
-            return _status(sha, "failure", f"refused: {step.error}")
+            return _status(sha, "failure", f"refused: {_about(git, step.error).removeprefix('refused: ')}")
     if git.held is not None:
-        return _status(sha, "pending", git.held)
+        return _status(sha, "pending", _about(git, git.held))
     if sha != git.applied.revision:
         return _status(sha, "pending", "being applied")
     if git.commit is None or git.commit.id != sha:
@@ -166,18 +166,24 @@ def of_commit(git: GitStatus, problems: Sequence[str], standings: Sequence[Stand
     return _of_pods(sha, problems, standings)
 
 
+def _about(git: GitStatus, text: str) -> str:
+    """Return what is said of the newest commit without its name, beside which it is shown."""
+    return text.removeprefix(f"{git.latest} ").removeprefix("is ")
+
+
 def _of_pods(sha: str, problems: Sequence[str], standings: Sequence[Standing]) -> CommitStatus:
     failed = [one for one in standings if one.state == "failed"]
     waiting = [one for one in standings if one.state in ("waiting", "stuck")]
+    if problems:
+        # They are of this commit, while a pod whose file has one runs, or tries, the text of an older one.
+        more = f"{len(problems)} errors in files; " if len(problems) > 1 else ""
+        return _status(sha, "failure", f"{more}{_first_line(problems[0])}")
     if failed:
         first = f"{failed[0].name}: {failed[0].why}"
         more = (
             f"{len(failed)} of {len(standings)} pods failed ({_names(failed)}); " if len(failed) > 1 else ""
         )
         return _status(sha, "failure", more + first)
-    if problems:
-        more = f"{len(problems)} errors in files; " if len(problems) > 1 else ""
-        return _status(sha, "failure", f"{more}{_first_line(problems[0])}")
     if waiting:
         if len(waiting) == 1:
             return _status(sha, "pending", f"{waiting[0].name}: {waiting[0].why}")

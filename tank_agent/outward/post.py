@@ -160,7 +160,8 @@ def _pool(pool: type[Any], connection: type[HTTPConnection], opened: Any) -> typ
 def _manager(url: str, **fields: Any) -> urllib3.PoolManager:
     """Use the environment's proxy, if any, by the rules of requests (NO_PROXY may name networks)."""
     proxy: str | None = None
-    if any(name.lower().endswith("_proxy") for name in os.environ):
+    # Without TLS it is to this machine, and a proxy would read the token.
+    if url.startswith("https:") and any(name.lower().endswith("_proxy") for name in os.environ):
         import requests
 
         proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))

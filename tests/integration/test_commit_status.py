@@ -115,7 +115,7 @@ def test_over_https_a_commit_is_told_and_a_bad_image_too(token: Path, tmp_path: 
             assert fleet.agent.status("web")["phase"] in ("running", "pulling")  # type: ignore[index]
             broken = fleet.push({"pods/web.toml": "[[containers]]\nname = 5\n"})
             wait_for(lambda: served.forge.of(broken)[-1:] == ["failure"], "the file is told")
-            assert served.forge.last(broken).startswith("pods/web.toml:2: containers.0.name: ")
+            assert served.forge.last(broken).startswith("2 errors in files; pods/web.toml:1: containers[0]: ")
             # Nothing is for this machine: that is well, too.
             empty = fleet.push({"pods/web.toml": f'hosts = ["other"]\n{word(fleet, "one")}'})
             fleet.agent.tank("sync", "--confirm")
@@ -192,6 +192,7 @@ def test_a_forge_that_is_away_and_a_wrong_token_keep_nobody_waiting(
         token.write_text(TOKEN)
         fleet.agent.client.sync()
         wait_for(lambda: github.forge.of(bad)[-1:] == ["failure"], "another token is tried at once")
+        wait_for(lambda: fleet.agent.sources()["git"]["status"]["error"] is None, "it is over, too")
         kinds = [e.type for e in fleet.agent.client.events() if e.type.startswith("git-status")]
         assert kinds[-2:] == ["git-status-error", "git-status-recovered"]
         assert (

@@ -40,6 +40,10 @@ class CommitInfo(Struct, frozen=True, kw_only=True):
     subject: str
     at: float
 
+    def __str__(self) -> str:
+        """Return the commit's name in messages."""
+        return f'commit {self.id[:12]} ("{self.subject}" by {self.author})'
+
 
 class Signed(Struct, frozen=True):
     """A signature (armoured, as git stores it) and the signed bytes."""
@@ -58,7 +62,7 @@ class Commit(Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         """Return the commit's name in messages."""
-        return f'commit {self.info.id[:12]} ("{self.info.subject}" by {self.info.author})'
+        return str(self.info)
 
 
 class Tag(Struct, frozen=True, kw_only=True):

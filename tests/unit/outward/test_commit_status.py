@@ -273,6 +273,7 @@ def pods(**states: Literal["good", "waiting", "stuck", "failed"]) -> list[Standi
     ]
 
 
+LATEST = f'commit {A[:12]} ("change" by Ann)'
 ERROR = "pods/web.toml:3: image: is missing"
 
 
@@ -298,11 +299,24 @@ ERROR = "pods/web.toml:3: image: is missing"
         (follows(), (), pods(web="failed", db="waiting"), (A, "failure", "web: it is failed")),
         (
             follows(),
-            (ERROR,),
+            (),
             pods(web="failed", db="failed", c="good"),
             (A, "failure", "2 of 3 pods failed (web, db); web: it is failed"),
         ),
         (follows(), (ERROR,), pods(web="good"), (A, "failure", ERROR)),
+        (follows(), (ERROR,), pods(web="failed"), (A, "failure", ERROR)),
+        (
+            follows(fetched=done(B), verified=done(A, f"{LATEST} is refused: it is not signed")),
+            (),
+            [],
+            (B, "failure", "refused: it is not signed"),
+        ),
+        (
+            follows(fetched=done(B), held=f"{LATEST} is held: it would remove 2 of 3 pods"),
+            (),
+            [],
+            (B, "pending", "held: it would remove 2 of 3 pods"),
+        ),
         (follows(), (ERROR, ERROR), pods(web="waiting"), (A, "failure", f"2 errors in files; {ERROR}")),
         (follows(fetched=done(B)), (), pods(web="failed"), (B, "pending", "being applied")),
         (

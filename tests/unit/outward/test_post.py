@@ -131,4 +131,8 @@ def test_a_proxy_of_the_environment_is_asked(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setenv("NO_PROXY", "")
         with pytest.raises(Retry):
             Post().send("https://git.example/x", {"Authorization": "token T"}, b"{}")
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{port}")
+        with serving(answering(OK)) as direct:
+            assert send(direct)[0] == 200
+    assert len(asked) == 1
     assert asked[0].startswith(b"CONNECT git.example:443") and b"token T" not in asked[0]
