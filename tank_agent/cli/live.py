@@ -1,7 +1,8 @@
 """Show a page again and again, in place, until Ctrl-C or q; a frame is one write of the changed lines.
 
 Nothing is looked at, nor drawn, before the terminal has taken the last frame: on a slow line there are fewer
-frames, and the next one is of what is so then.
+frames, and the next one is of what is so then. Over ssh, which takes megabytes on the way to a slow line, the
+terminal itself is asked whether it has come so far.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ _STYLE = re.compile(r"(\x1b\[[0-9;]*m)")
 # The screen beside the usual one, without a cursor and without wrapping (xterm's control sequences).
 _ENTER = b"\x1b[?1049h\x1b[?25l\x1b[?7l"
 _LEAVE = b"\x1b[?7h\x1b[?25h\x1b[?1049l"
+# The request for a terminal's status, and the answer (ECMA-48, DSR), which comes when it has read so far.
+_ASK, _ANSWER = b"\x1b[5n", b"\x1b[0n"
+# Seconds to wait for the first answer, which some terminals never give, and for each of the others.
+_FIRST, _LATEST = 3.0, 10.0
 
 
 def show_live(look: Callable[[], _Seen], draw: Callable[[_Seen], None], interval: float) -> int:
@@ -133,6 +138,10 @@ class _Show(Generic[_Seen]):
         self._output = sys.stdout.fileno()
         self._keys = 0 if os.isatty(0) else None
         self._trouble = ""
+        self._asks = self._keys is not None and "SSH_CONNECTION" in os.environ
+        self._answers = False
+        self._asked: float | None = None
+        self._typed = b""
 
     def run(self) -> int:
         """Show it until the user leaves."""
@@ -148,6 +157,9 @@ class _Show(Generic[_Seen]):
                     try:
                         stage.enter()
                         self._work(reader, seen)
+                        # The shell should not read the answer.
+                        if self._held():
+                            self._wait(reader, _LAST_WORD)
                     finally:
                         stage.leave()
             except terminal.Killed as killed:
@@ -159,8 +171,10 @@ class _Show(Generic[_Seen]):
         while True:
             if self._show(wake, seen):
                 return
-            while (left := until - time.monotonic()) > 0:
-                if self._wait(wake, left) or self._show(wake, seen):
+            while (left := until - time.monotonic()) > 0 or self._held():
+                if self._wait(wake, left if left > 0 else _SOON):
+                    return
+                if not self._held() and self._show(wake, seen):
                     return
             seen = self._looked(seen)
             # Counted from the end of a look and not from its beginning: whoever is slow is asked less often.
@@ -184,8 +198,20 @@ class _Show(Generic[_Seen]):
             if descriptor == self._keys:
                 if not typed:
                     self._keys = None
+                self._hear(typed)
                 return b"q" in typed.lower()
         return False
+
+    def _hear(self, typed: bytes) -> None:
+        """Take notice of the terminal's answer, which may come in pieces."""
+        self._typed = (self._typed + typed)[-2 * len(_ANSWER) :]
+        if _ANSWER in self._typed:
+            self._typed, self._asked, self._answers = b"", None, True
+
+    def _held(self) -> bool:
+        """Return whether the terminal has not come to the end of the last frame yet, as far as it answers."""
+        longest = _LATEST if self._answers else _FIRST
+        return self._asked is not None and time.monotonic() - self._asked < longest
 
     def _looked(self, seen: _Seen) -> _Seen:
         from tank_agent.errors import TankError
@@ -207,7 +233,11 @@ class _Show(Generic[_Seen]):
             print(f"{time.strftime('%H:%M:%S')}  {escape(self._trouble) or how}")
             print()
             self._draw(seen)
-        left = memoryview(self._screen.frame(page.getvalue(), columns or 80, rows or 24))
+        frame = self._screen.frame(page.getvalue(), columns or 80, rows or 24)
+        if frame and self._asks and self._asked is None:
+            self._asked = time.monotonic()
+            frame += _ASK
+        left = memoryview(frame)
         while left:
             try:
                 left = left[os.write(self._output, left) :]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -217,7 +218,9 @@ def busy(tmp_path: Path) -> Iterator[tuple[Busy, int, subprocess.Popen[bytes]]]:
         ours, theirs = os.openpty()
         termios.tcsetwinsize(theirs, (50, 100))
         words = [sys.executable, "-m", "tank_agent", "status", "-w", "--interval", "0.1s"]
+        # As if it were over ssh, for those that answer.
         environment = {**os.environ, "TANK_SOCKET": str(tmp_path / "tank.sock"), "TERM": "xterm"}
+        environment["SSH_CONNECTION"] = "192.0.2.1 50000 192.0.2.2 22"
         streams = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
         with subprocess.Popen(words, **streams, env=environment, start_new_session=True) as process:
             os.close(theirs)
@@ -248,6 +251,61 @@ def test_a_slow_line_gets_fewer_frames_and_none_late(busy: tuple[Busy, int, subp
             seen = (seen + os.read(line, 200))[-8000:]
         time.sleep(0.01)
     assert process.wait(20) == 0
+
+
+class FarTerminal:
+    """A terminal behind ssh: all that is written is taken at once, and reaches it with 2 KB a second."""
+
+    def __init__(self, line: int, *, answers: bool) -> None:
+        self.line, self.answers = line, answers
+        self.queue, self.shown, self.longest = b"", b"", 0
+
+    def step(self) -> None:
+        """Let a tenth of a second go by."""
+        while select.select([self.line], [], [], 0)[0]:
+            self.queue += os.read(self.line, 65536)
+        self.longest = max(self.longest, len(self.queue))
+        shown, self.queue = self.queue[:200], self.queue[200:]
+        before, self.shown = self.shown, self.shown + shown
+        if self.answers and self.shown.count(b"\x1b[5n") > before.count(b"\x1b[5n"):
+            # In pieces, as it may come.
+            os.write(self.line, b"\x1b[0")
+            os.write(self.line, b"n")
+        time.sleep(0.1)
+
+
+def test_a_slow_line_behind_ssh_has_one_frame_on_its_way(
+    busy: tuple[Busy, int, subprocess.Popen[bytes]],
+) -> None:
+    service, line, process = busy
+    terminal = FarTerminal(line, answers=True)
+    for _ in range(100):
+        terminal.step()
+    assert terminal.shown.count(b"\x1b[5n") >= 2
+    assert terminal.longest < 1.5 * 6000
+    assert service.asked <= 8
+    os.write(line, b"q")
+    ends = time.monotonic() + 30
+    while process.poll() is None and time.monotonic() < ends:
+        terminal.step()
+    assert process.wait(1) == 0
+
+
+def test_a_terminal_that_does_not_answer_is_not_waited_for(
+    busy: tuple[Busy, int, subprocess.Popen[bytes]],
+) -> None:
+    service, line, process = busy
+    terminal = FarTerminal(line, answers=False)
+
+    def many() -> bool:
+        terminal.step()
+        terminal.shown, terminal.queue = terminal.queue, b""
+        return service.asked > 12
+
+    until(many, 40)
+    os.write(line, b"q")
+    until(lambda: terminal.step() or process.poll() is not None, 20)
+    assert process.wait(1) == 0
 
 
 @pytest.mark.parametrize(("key", "code"), [(b"q", 0), (b"\x03", 130)])
