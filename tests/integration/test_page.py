@@ -268,6 +268,10 @@ def test_a_pod_opens_with_what_explains_it(browser: Browser, told: Told) -> None
         expect(page.locator("#s-job")).to_contain_text("0 3 * * * (Europe/Berlin), at most 1h")
         expect(page.locator("#s-job tbody tr").first).to_contain_text("42")
         expect(page.locator("#s-job tbody tr").first).to_contain_text("1m 34s")
+        # At rest, that is the log of its last run; followed, it would be that of the next.
+        wait_for(
+            lambda: "/v1/pods/backup/logs?tail=300&follow=0&container=app" in told.requests, "its log is read"
+        )
         page.goto(f"{url}#pod=nobody")
         expect(pod).to_contain_text("there is no pod nobody")
 
