@@ -138,7 +138,7 @@ def _looks(service: Service) -> Iterator[_Seen]:
     names = service.reconciler.known_pods()
     # One kind of work after the other, for all pods: in turns, it takes nearly twice the time.
     views = [service.reconciler.view(name) for name in names]
-    used = [machine.containers.measured(name) for name in names]
+    used = [machine.containers.measured(name, again=True) for name in names]
     for name, view, measured in zip(names, views, used, strict=True):
         yield _Seen(
             name=name,

@@ -172,6 +172,7 @@ class LiveRun(RunFacts, kw_only=True):
         looked: whether `unmounted` is from after the last change of its mounts.
         adopted: an earlier agent started it.
         killed: how many processes of it were killed as memory ran out, when it was last looked.
+        files: its group's, open for the next scrape (`OpenFiles`).
     """
 
     record: RunRecord
@@ -183,6 +184,7 @@ class LiveRun(RunFacts, kw_only=True):
     looked: bool = False
     adopted: bool = False
     killed: int = 0
+    files: object | None = None
 
     @property
     def state(self) -> RunState:

@@ -23,7 +23,7 @@ from tank_agent.runtime.container.conmon import ConmonControl
 from tank_agent.runtime.container.exits import RunWatcher
 from tank_agent.runtime.container.launch import Launch, Tools, make_bundle, record_of
 from tank_agent.runtime.limits import limits, measure
-from tank_agent.runtime.limits.measure import KilledProcesses, Measured, Sample
+from tank_agent.runtime.limits.measure import KilledProcesses, Measured, OpenFiles, Sample
 from tank_agent.runtime.mounts import restore, tmpfs
 from tank_agent.runtime.mounts.contents import Payload
 from tank_agent.runtime.mounts.rootfs import MOUNT_POINT
@@ -372,14 +372,15 @@ class Containers:
             if (used := measure.sample(self._tools.cgroups, record.cgroup)) is not None
         ]
 
-    def measured(self, pod: str) -> dict[str, Measured]:
-        """Return what the containers of a pod that run have used, by name."""
-        groups = self._tools.cgroups
-        return {
-            run.record.container: found
-            for run in self.runs(pod)
-            if run.state is RunState.RUNNING and (found := measure.measure(groups, run.record.cgroup))
-        }
+    def measured(self, pod: str, *, again: bool = False) -> dict[str, Measured]:
+        """Return what the containers of a pod that run have used, by name; `again`: it is asked regularly."""
+        groups, found = self._tools.cgroups, dict[str, Measured]()
+        for run in self.runs(pod):
+            if run.state is RunState.RUNNING:
+                opened = OpenFiles.of(groups, run) if again else None
+                if (used := measure.measure(groups, run.record.cgroup, opened)) is not None:
+                    found[run.record.container] = used
+        return found
 
     def killed(self, pod: str) -> dict[str, int]:
         """Return how many processes were killed as memory ran out, by container (`KilledProcesses`)."""

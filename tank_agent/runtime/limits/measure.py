@@ -1,12 +1,13 @@
 """Measure what a container's group has used, by its files (cgroup-v2.rst; v1: memory, cpuacct, pids.rst).
 
-It is read by plain system calls: a scrape of many containers is made of little else.
+Plain system calls read them, since a scrape of many containers is made of little else.
 """
 
 from __future__ import annotations
 
 import functools
 import os
+import resource
 from collections.abc import Iterable
 
 from msgspec import Struct
@@ -77,20 +78,49 @@ def _files(host: CgroupHost) -> _Files:
     )
 
 
-def measure(host: CgroupHost, path: str) -> Measured | None:
+class OpenFiles:
+    """The open files of one group, which are closed with the last who has them.
+
+    So a scrape that reads them while their container is removed reads them, and not what was opened next.
+    """
+
+    def __init__(self, host: CgroupHost, path: str) -> None:
+        files = _files(host)
+        self.descriptors = [
+            _opened(file, path) for file in (files.memory, files.memory_stat, files.cpu, files.threads)
+        ]
+
+    def __del__(self) -> None:
+        for descriptor in self.descriptors:
+            if descriptor is not None:
+                os.close(descriptor)
+
+    @classmethod
+    def of(cls, host: CgroupHost, run: LiveRun) -> OpenFiles:
+        """Return those of a run, which keeps them for the next time where descriptors are plenty."""
+        known = run.files
+        if isinstance(known, OpenFiles):
+            return known
+        found = cls(host, run.record.cgroup)
+        # Not of a group that is still being made. The number of a descriptor says how many are open.
+        numbers = [number for number in found.descriptors if number is not None]
+        if len(numbers) == len(found.descriptors) and max(numbers) < _highest_kept():
+            run.files = found
+        return found
+
+
+def measure(host: CgroupHost, path: str, opened: OpenFiles | None = None) -> Measured | None:
     """Return what a group uses; None if there is no such group."""
-    files = _files(host)
-    memory, threads = _read(files.memory, path), _read(files.threads, path)
+    # A name of its own: without one they would be closed before they are read.
+    files = opened or OpenFiles(host, path)
+    memory, stat, cpu, threads = map(_content, files.descriptors)
     if not memory and not threads:
         return None
-    if host.mode == "unified":
-        inactive, cpu = b"\ninactive_file ", _after(_read(files.cpu, path), b"usage_usec ") / 1e6
-    else:
-        inactive, cpu = b"\ntotal_inactive_file ", int(_read(files.cpu, path) or 0) / 1e9
+    unified = host.mode == "unified"
     return Measured(
         memory=int(memory or 0),
-        reclaimable=_after(_read(files.memory_stat, path), inactive),
-        cpu=cpu,
+        reclaimable=_after(stat, b"\ninactive_file " if unified else b"\ntotal_inactive_file "),
+        cpu=_after(cpu, b"usage_usec ") / 1e6 if unified else int(cpu or 0) / 1e9,
         threads=int(threads or 0),
     )
 
@@ -103,6 +133,11 @@ def sample(host: CgroupHost, path: str) -> tuple[float, int] | None:
         return None
     cpu = _after(text, b"usage_usec ") / 1e6 if host.mode == "unified" else int(text or 0) / 1e9
     return cpu, int(memory)
+
+
+@functools.cache
+def _highest_kept() -> int:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
 
 
 def killed(host: CgroupHost, path: str) -> int:
@@ -127,7 +162,8 @@ class KilledProcesses:
         run.killed = max(run.killed, killed(self._host, run.record.cgroup))
 
     def keep(self, run: LiveRun) -> None:
-        """Keep the count of a run that goes."""
+        """Keep the count of a run that goes, and close its files."""
+        run.files = None
         self._add(self._gone.setdefault(run.record.pod, {}) if run.killed else {}, run)
 
     def of(self, pod: str, runs: Iterable[LiveRun]) -> dict[str, int]:
@@ -149,16 +185,28 @@ class KilledProcesses:
 
 def _read(file: tuple[str, str], path: str) -> bytes:
     """Return what a file of a group holds; nothing if it is not there, or went with its container."""
+    descriptor = _opened(file, path)
     try:
-        descriptor = os.open(f"{file[0]}{path}{file[1]}", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return b""
-    try:
-        return os.read(descriptor, _SIZE)
-    except OSError:
-        return b""
+        return _content(descriptor)
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _opened(file: tuple[str, str], path: str) -> int | None:
+    try:
+        return os.open(f"{file[0]}{path}{file[1]}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+
+
+def _content(descriptor: int | None) -> bytes:
+    if descriptor is None:
+        return b""
+    try:
+        return os.pread(descriptor, _SIZE, 0)
+    except OSError:
+        return b""
 
 
 def _after(text: bytes, word: bytes) -> int:

@@ -95,7 +95,7 @@ class Machine:
     def status(self, name: str) -> PodStatus:
         return self.known.get(name, PodStatus())
 
-    def measured(self, name: str) -> dict[str, Measured]:
+    def measured(self, name: str, *, again: bool) -> dict[str, Measured]:
         return self.used.get(name, {})
 
     def killed(self, name: str) -> dict[str, int]:

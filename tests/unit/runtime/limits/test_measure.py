@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import resource
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import pytest
 
 from tank_agent.runtime.limits.cgroup import CgroupHost
-from tank_agent.runtime.limits.measure import KilledProcesses, Measured, killed, measure
+from tank_agent.runtime.limits.measure import (
+    KilledProcesses,
+    Measured,
+    OpenFiles,
+    _highest_kept,
+    killed,
+    measure,
+)
 from tank_agent.runtime.run import LiveRun, RunRecord
 
 GROUP = "/tank/web/run"
@@ -92,6 +102,54 @@ def run(identifier: str, container: str = "app") -> LiveRun:
         RunRecord,
     )
     return LiveRun(record=record, directory=Path("/nowhere"))
+
+
+def is_open(descriptor: int | None) -> bool:
+    assert descriptor is not None
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+def test_open_files_are_kept_by_their_run_and_closed_with_the_last_who_has_them(host: CgroupHost) -> None:
+    live = run("run")
+    found = OpenFiles.of(host, live)
+    assert OpenFiles.of(host, live) is found
+    numbers = [*found.descriptors]
+    first = host.hierarchies[0] / GROUP.lstrip("/")
+    (first / ("memory.current" if host.mode == "unified" else "memory.usage_in_bytes")).write_text("4096\n")
+    assert cast(Measured, measure(host, GROUP, found)).memory == 4096
+    # The run goes while a scrape reads.
+    KilledProcesses(host).keep(live)
+    assert live.files is None
+    assert all(map(is_open, numbers))
+    assert cast(Measured, measure(host, GROUP, found)).threads == 3
+    del found
+    assert not any(map(is_open, numbers))
+
+
+def test_files_of_a_group_that_is_still_made_are_not_kept(host: CgroupHost) -> None:
+    live = run("other")
+    assert measure(host, live.record.cgroup, OpenFiles.of(host, live)) is None
+    assert live.files is None
+
+
+def test_an_agent_with_many_open_files_keeps_none(host: CgroupHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (8, 8))
+    _highest_kept.cache_clear()
+    live = run("run")
+    measured = measure(host, GROUP, OpenFiles.of(host, live))
+    _highest_kept.cache_clear()
+    assert (live.files, cast(Measured, measured).threads) == (None, 3)
+
+
+def test_nothing_stays_open_that_nobody_asked_for_again(host: CgroupHost) -> None:
+    before = {*Path("/proc/self/fd").iterdir()}
+    for _ in range(3):
+        measure(host, GROUP)
+    assert {*Path("/proc/self/fd").iterdir()} == before
 
 
 def test_killed_processes_are_counted_over_runs_and_each_once(tmp_path: Path) -> None:
