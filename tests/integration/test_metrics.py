@@ -18,7 +18,7 @@ from tank_agent.runtime.run import RECORD, RunRecord, read_file
 from tests.support.agent import Agent, ended, wait_for
 from tests.support.git import free_port
 from tests.support.prometheus import prometheus
-from tests.support.updates import word_pod
+from tests.support.updates import update_table, word_pod
 
 ALERTS = Path(__file__).parents[2] / "packaging" / "prometheus" / "alerts.yml"
 ANSWER = """
@@ -112,7 +112,7 @@ def test_every_kind_of_pod_has_what_status_and_the_kernel_say(agent: Agent) -> N
     agent.write("updated", word_pod(agent, "first"))
     agent.wait_phase("updated", "running")
     wait_for(lambda: agent.client.status("updated").rollout.state == "good", "the first is good")  # type: ignore[union-attr]
-    agent.write("updated", word_pod(agent, "second", well=False))
+    agent.write("updated", word_pod(agent, "second", well=False, update=update_table(deadline="10s")))
     agent.write("broken", "name = 3\n")
     agent.write("there", agent.pod_text(head='hosts = ["nowhere-else"]'))
     agent.wait_phase("nightly", "scheduled")
