@@ -58,6 +58,9 @@ def of_agent(receivers: Sequence[tuple[str, int, str]], problems: Sequence[str])
 def _unreadable(file: str) -> str:
     try:
         read_key(file)
+    except PermissionError:
+        # For who is not root; the agent says by itself what it can't read.
+        return ""
     except OSError as error:
         return f"can't be read: {error.strerror}"
     except NotReadableError as error:

@@ -361,6 +361,30 @@ def test_a_receiver_that_never_answers_stands_in_nobodys_way(
         agent.start()
 
 
+def test_an_agent_that_cannot_start_tells_it_once_and_that_it_works(tmp_path: Path, hook: Receiver) -> None:
+    data = tmp_path / "data"
+    data.mkdir(mode=0o700)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m,mode=700", "tmpfs", data], check=True)
+    try:
+        made = with_notify(tmp_path, table_of(hook, after="1s", events=["agent"]))
+        made.kept_mounts = frozenset((str(data),))
+        with ended(made):
+            with (data / "ballast").open("wb") as file, pytest.raises(OSError, match="No space"):
+                while True:
+                    file.write(b"\0" * (1 << 20))
+                    file.flush()
+            made.launch()
+            wait_for(lambda: hook.told, "it is told")
+            assert hook.titles == ["the agent can't work"] and hook.told[0]["kind"] == "agent"
+            # A start is tried each five seconds.
+            assert quiet_for(7, lambda: len(hook.told) == 1), hook.titles
+            (data / "ballast").unlink()
+            wait_for(lambda: len(hook.told) == 2, "that it works is told")
+            assert hook.titles[1] == "the agent works again"
+    finally:
+        subprocess.run(["umount", "--lazy", data], check=True)
+
+
 def test_the_verb_says_what_each_receiver_said(tmp_path: Path, hook: Receiver) -> None:
     cert = certificate(tmp_path)
     with receiver(tls=cert) as secure:

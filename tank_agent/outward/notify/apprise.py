@@ -12,8 +12,7 @@ import re
 from tank_agent.errors import Retry, Stalled, TankError
 from tank_agent.linux.paths import Closing, NotReadableError
 from tank_agent.linux.process import find, run_apart
-from tank_agent.outward.notify.channels import Body, Delivery, without_address
-from tank_agent.outward.notify.webhook import unreadable
+from tank_agent.outward.notify.channels import Body, Delivery, unreadable, without_address
 from tank_agent.runtime.secrets.identities import read_key
 
 DEADLINE = 30.0

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 from msgspec import Struct
 
 from tank_agent.linux.clock import rfc3339
+from tank_agent.linux.paths import NotReadableError
 from tank_agent.outward.notify.memory import Message, Note
 from tank_agent.spec.printable import escape
 
@@ -110,3 +111,10 @@ def without_address(text: str, addresses: Sequence[str]) -> str:
         text = text.replace(secret, "…")
     text = escape(" ".join(text.split()))
     return f"{text[: _SAID - 1]}…" if len(text) > _SAID else text
+
+
+def unreadable(error: Exception, file: str) -> str:
+    """Return why a file of secrets can't be used, as a sentence that names it."""
+    if isinstance(error, OSError):
+        return f"{file} can't be read: {error.strerror}"
+    return f"{file} {error if isinstance(error, NotReadableError) else 'is no text'}"

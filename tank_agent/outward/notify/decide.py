@@ -78,7 +78,8 @@ def _without(memory: Remembered, event: Event, rule: TopicRule) -> Remembered:
     kept = {
         name: topic
         for name, topic in memory.topics.items()
-        if (name != key if rule.name else topic.pod != event.pod)
+        # The errors of its file stay, whether or not it runs.
+        if (name != key if rule.name else topic.pod != event.pod or topic.kind == "source")
     }
     return replace(memory, topics=kept) if len(kept) < len(memory.topics) else memory
 

@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import threading
 
-from tank_agent.outward.notify.channels import Receiver
+from tank_agent.outward.notify.channels import Body, Delivery, Receiver
 from tank_agent.runtime.secrets.identities import Mark, mark_of
 from tank_agent.settings.notify import NotifySettings
+
+
+class _Webhook:
+    """Loads requests, which takes 3 MB, with the first message only."""
+
+    name = "webhook"
+
+    def __init__(self, *declared: str | None) -> None:
+        self._declared = declared
+
+    def send(self, body: Body) -> Delivery:
+        from tank_agent.outward.notify.webhook import Webhook
+
+        url, token_file, ca_file = self._declared
+        return Webhook(url or "", token_file, ca_file).send(body)
 
 
 class Receivers:
@@ -29,10 +44,9 @@ class Receivers:
             found: list[Receiver] = []
             problems: list[str] = []
             if settings.webhook is not None:
-                # It loads requests.
-                from tank_agent.outward.notify.webhook import Webhook
-
-                found.append(Webhook(settings.webhook, settings.webhook_token_file, settings.webhook_ca_file))
+                found.append(
+                    _Webhook(settings.webhook, settings.webhook_token_file, settings.webhook_ca_file)
+                )
             if settings.urls_file is not None:
                 from tank_agent.outward.notify.apprise import receivers
 

@@ -9,13 +9,14 @@ import time
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from pathlib import Path
 
 import msgspec
 import requests
 
 from tank_agent import __version__
 from tank_agent.linux.paths import NotReadableError
-from tank_agent.outward.notify.channels import Body, Delivery, without_address
+from tank_agent.outward.notify.channels import Body, Delivery, unreadable, without_address
 from tank_agent.runtime.secrets.identities import read_key
 
 # Seconds for a connection, and between two pieces of an answer.
@@ -47,6 +48,8 @@ class Webhook:
                 return Delivery(error=f"webhook_token_file: {unreadable(error, self._token_file)}")
             headers["Authorization"] = f"Bearer {token}"
             secrets.append(f"token://{token}")
+        if self._ca_file is not None and not Path(self._ca_file).is_file():
+            return Delivery(error=f"webhook_ca_file: {self._ca_file} is not there")
         try:
             with requests.Session() as session:
                 # No ~/.netrc, which would take the token's place.
@@ -79,13 +82,6 @@ def payload(body: Body) -> bytes:
     text = body.text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     fields = {name: getattr(body, name) for name in Body.__struct_fields__}
     return msgspec.json.encode({"text": text, **fields})
-
-
-def unreadable(error: Exception, file: str) -> str:
-    """Return why a file of secrets can't be used, as a sentence that names it."""
-    if isinstance(error, OSError):
-        return f"{file} can't be read: {error.strerror}"
-    return f"{file} {error if isinstance(error, NotReadableError) else 'is no text'}"
 
 
 def _judged(response: requests.Response, said: str, secrets: list[str]) -> Delivery:

@@ -217,6 +217,11 @@ class TestTheMachine:
             "/etc/tank/pods.d/web.toml has no errors any more"
         ]
 
+    def test_a_file_stays_wrong_when_its_pod_goes(self) -> None:
+        wrong = {"web.toml": SourceFacts(text="web.toml:1: x: unknown key", pod="web")}
+        world = World().looks(0, sources=wrong).looks(30, sources=wrong).happens("removed")
+        assert world.looks(60, sources=wrong).looks(60, sources=wrong).told == ["web.toml has errors"]
+
     def test_a_slip_of_the_pen_is_not_told(self) -> None:
         wrong = {"web.toml": SourceFacts(text="web.toml:1: x: unknown key")}
         assert (

@@ -81,6 +81,8 @@ def test_a_certificate_is_looked_at_and_may_be_of_a_private_authority(tmp_path: 
         found = Webhook(secure.url, None, None).send(BODY)
         assert found.error.startswith("its certificate is not to be trusted: ") and not secure.received
         assert Webhook(secure.url, None, str(cert[0])).send(BODY).error == "" and len(secure.received) == 1
+        missing = Webhook(secure.url, None, "/nowhere/ca.pem").send(BODY)
+        assert missing.error == "webhook_ca_file: /nowhere/ca.pem is not there"
         plain = Webhook(secure.url.replace("https", "http"), None, None).send(BODY)
         assert plain.error
 
