@@ -366,6 +366,14 @@ def test_the_dashboard_fits_any_installation() -> None:
     assert len(identifiers) == len({*identifiers})
 
 
+def test_the_package_installs_them_where_the_page_says() -> None:
+    root = PLACE.parents[1]
+    lines = (root / "packaging/debian/tank-agent.install").read_text().splitlines()
+    assert "packaging/prometheus usr/share/tank-agent" in lines
+    for page in (root / "docs/metrics.md", PLACE / "README.md"):
+        assert "/usr/share/tank-agent/prometheus" in page.read_text()
+
+
 def test_panels_do_not_overlap() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:

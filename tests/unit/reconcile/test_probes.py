@@ -208,6 +208,27 @@ def test_a_probe_that_took_long_leaves_the_container_a_pause(world: World) -> No
     assert watch.at == 1005.5
 
 
+def test_probes_are_counted_by_how_they_end_and_ours_take_no_time(world: World) -> None:
+    world.want()
+    world.settle(GOOD, GOOD, bad("no"), ours("busy"))
+    watch = world.watch("run-1")
+    watch.begun = world.clock.now
+    world.clock.now += 1.5
+    world.prober.settle(watch, watch.probe, GOOD, 0.0)
+    record = watch.run.record
+    found = world.probes._counters.of(record.pod)
+    assert found is not None
+    ((key, count),) = found.probes.items()
+    assert key == (record.container, "http" if CHECK.http else "tcp" if CHECK.tcp else "exec")
+    assert count.ended == {"successful": 3, "failed": 1, "unknown": 1}
+    assert count.seconds == 1.5
+    # One of a run that is probed no more counts for nobody.
+    world.probes.drop(["run-1"])
+    world.prober.settle(watch, watch.probe, GOOD, 0.0)
+    again = world.probes._counters.of(record.pod)
+    assert again is not None and again.probes[key].ended["successful"] == 3
+
+
 def test_on_failure_none_restarts_nothing(world: World) -> None:
     world.want(check=replace(CHECK, on_failure="none"))
     world.settle(bad("no"), *[bad("no")] * 12)

@@ -127,6 +127,7 @@ def test_two_pods_share_one_pull_and_both_are_woken() -> None:
     (news,) = woken.news["a"]
     assert (woken.told("a"), woken.told("b")) == (["pulled"], ["pulled"])
     assert news.message.startswith(f"pulled image@{store.digest}: ")
+    assert pulls._counters.pulls() == {"successful": 1, "failed": 0}
     pulls.close()
 
 
@@ -158,6 +159,7 @@ def test_a_failed_pull_waits_longer_each_time_and_is_told_once() -> None:
     woken.wait({"a"})
     assert pulls.observe(need("a")).state is ImageState.READY
     assert woken.told("a") == ["pulled"]
+    assert pulls._counters.pulls() == {"successful": 1, "failed": 4}
     pulls.close()
 
 
@@ -214,6 +216,7 @@ def test_a_pull_that_nobody_waits_for_is_cancelled() -> None:
     pulls.close()
     assert store.cancelled
     assert woken.pods == set()
+    assert pulls._counters.pulls() == {"successful": 0, "failed": 0}
 
 
 def test_always_asks_before_each_start_and_a_pull_serves_one_start_of_each_container() -> None:

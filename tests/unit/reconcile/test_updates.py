@@ -303,6 +303,48 @@ def test_a_failed_update_goes_back_in_one_transaction() -> None:
     assert next_agent.get("web") == desired
 
 
+def counted(world: World) -> dict[str, int]:
+    found = world.steps._machine.counters.of("web")
+    return {} if found is None else {outcome: count for outcome, count in found.updates.items() if count}
+
+
+def test_each_verdict_is_counted_once_with_its_time() -> None:
+    world = updated()
+    counters = world.steps._machine.counters
+    assert (counted(world), sum(counters.rollouts().counts)) == ({"good": 1}, 1)
+    world.clock.now += 7.0
+    world.do(actions.RollBack(reason="x"))
+    assert counted(world) == {"good": 1, "failed": 1}
+    before = counters.rollouts().sum
+    world.begin()
+    world.clock.now += 20.0
+    world.do(actions.Decide(outcome="good", reason="it is healthy"))
+    assert counted(world) == {"good": 1, "failed": 1, "rolled-back": 1}
+    assert counters.rollouts().sum == before + 20.0
+
+
+def test_a_way_back_that_fails_and_what_recovers_later() -> None:
+    world = updated()
+    world.do(actions.RollBack(reason="x"))
+    world.begin()
+    world.do(actions.Decide(outcome="failed", reason="y"))
+    counters = world.steps._machine.counters
+    assert (counted(world)["rollback-failed"], sum(counters.rollouts().counts)) == (1, 3)
+    world.clock.now += 500.0
+    world.do(actions.Decide(outcome="good", reason="it is healthy"))
+    # Its time to a verdict was counted with the first one.
+    assert (counted(world)["rolled-back"], sum(counters.rollouts().counts)) == (1, 3)
+
+
+def test_what_was_superseded_and_what_changes_nothing_are_counted_without_a_time() -> None:
+    world = updated()
+    counters = world.steps._machine.counters
+    before = sum(counters.rollouts().counts)
+    world.push(pod("third"))
+    world.do(actions.Follow(generation=3))
+    assert (counted(world)["superseded"], sum(counters.rollouts().counts)) == (1, before)
+
+
 def test_the_way_back_is_told_when_it_is_healthy_and_the_quarantine_stays() -> None:
     world = updated()
     world.do(actions.RollBack(reason="x"))

@@ -349,6 +349,20 @@ def test_a_run_ends_when_no_container_is_due_any_more() -> None:
     assert due(end.expected(situation)) == [actions.RemoveNetwork()]
 
 
+def test_the_last_success_is_known_also_when_ten_runs_have_failed_since() -> None:
+    succeeded = ended_with(code=0)
+    job = due(succeeded)[0].expected(succeeded).status.job
+    assert job is not None and job.succeeded == NOW.wall
+    failed = ended_with(code=3)
+    known = replace(failed.status, job=replace(failed.status.job or JobStatus(), succeeded=42.0))
+    failed = replace(failed, status=known)
+    after = due(failed)[0].expected(failed).status.job
+    assert after is not None and after.last is not None
+    assert (after.last.outcome, after.succeeded) == ("failed", 42.0)
+    retired = job_records.RetireJob().changed(after, failed)
+    assert (retired.next_due, retired.succeeded) == (None, 42.0)
+
+
 def test_a_failed_run_is_loud_until_one_succeeds() -> None:
     situation = ended_with(code=3)
     (end,) = due(situation)
