@@ -16,6 +16,7 @@ from typing import Any, cast
 from tank_agent.api.types import ListedEvent
 from tank_agent.api.web.server import WebServer
 from tank_agent.control.pods import Service
+from tank_agent.errors import Problem
 from tank_agent.journal.records import NewEvent
 from tank_agent.runtime.limits.measure import Sample
 from tank_agent.settings.settings import Settings
@@ -36,8 +37,24 @@ class FakeWebService(FakeService):
         self.following = 0
         clock = SimpleNamespace(wall=time.time, monotonic=time.monotonic)
         self.machine = SimpleNamespace(clock=clock, containers=SimpleNamespace(samples=lambda: self.samples))
-        self.journal = SimpleNamespace(try_to_record=self.told.extend)
+        self.journal = SimpleNamespace(
+            try_to_record=self.told.extend,
+            wait_for_events=self.wait_unless,
+            stir=self.stir,
+            desired=lambda: {**self.pods},
+            problems=lambda: self.problems,
+        )
+        self.problems: tuple[Problem, ...] = ()
         self.sessions = SimpleNamespace(logs=self.logs)
+
+    def wait_unless(self, after: int, timeout: float, *, or_if: Callable[[], bool]) -> bool:
+        with self.condition:
+            self.condition.wait_for(lambda: len(self.log) > after or or_if(), timeout)
+            return len(self.log) > after
+
+    def stir(self) -> None:
+        with self.condition:
+            self.condition.notify_all()
 
     def latest_events(self, count: int) -> Sequence[ListedEvent]:
         return self.log[-count:]

@@ -6,7 +6,7 @@ import platform
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import structlog
 from msgspec.structs import replace
@@ -18,7 +18,8 @@ from tank_agent.api.stream import CallerGone
 from tank_agent.api.web.shown import Shown
 from tank_agent.api.web.usage import INTERVAL, UsageHistory
 from tank_agent.control.pods import Service
-from tank_agent.errors import PodNotFound
+from tank_agent.errors import PodNotFound, Problem
+from tank_agent.journal.records import DesiredPod
 from tank_agent.linux.clock import rfc3339
 from tank_agent.reconcile.core.phase import Phase
 
@@ -30,6 +31,8 @@ _EVENTS_AT_ONCE = 500
 _BEAT = 15.0
 # Seconds until a stream notices that its reader has left.
 _LOOK = 0.5
+# Seconds between two looks at what has no event, such as files with errors, and the sources.
+_LOOK_AROUND = 2.0
 # The bytes that may wait for a reader, beside what it is being sent.
 _QUEUED = 4 << 20
 # Seconds in which events come together, and after which a pod is looked at again that had one.
@@ -147,6 +150,8 @@ class Live:
         self._sources: SourcesReport | None = None
         self._seen = 0
         self._looked_at = -1e9
+        self._desired: Mapping[str, DesiredPod] = {}
+        self._problems: tuple[Problem, ...] = ()
         # Pods that are to be looked at again: when, and after how many seconds then.
         self._again: dict[str, tuple[float, float]] = {}
 
@@ -165,7 +170,7 @@ class Live:
             listener.end()
         if full:
             raise Refused(503, f"{STREAMS} pages are open already", hint="close one of them")
-        self._wake.set()
+        self._rouse()
         return listener
 
     def _leave(self, listener: Listener) -> None:
@@ -180,7 +185,11 @@ class Live:
             left = [*self._listeners]
         for listener in left:
             listener.end()
+        self._rouse()
+
+    def _rouse(self) -> None:
         self._wake.set()
+        self._service.journal.stir()
 
     def turn(self, patience: float) -> None:
         """Do what is due, and then wait until more is, for at most `patience` seconds."""
@@ -203,8 +212,8 @@ class Live:
         if new := [one for one in listeners if not one.greeted]:
             self._greet(new, now)
         soonest = min([self._next_sample, *(at for at, _ in self._again.values())])
-        wait = max(0.0, min(patience, _LOOK, soonest - self._clock()))
-        if self._service.wait_for_events(self._seen, wait):
+        wait = max(0.0, min(patience, _LOOK_AROUND, soonest - self._clock()))
+        if self._service.journal.wait_for_events(self._seen, wait, or_if=self._wake.is_set):
             self._wake.wait(_TOGETHER)
 
     def _sample(self, now: float) -> None:
@@ -221,6 +230,7 @@ class Live:
             if self._seen == 0:
                 latest = self._service.latest_events(1)
                 self._seen = latest[-1].seq if latest else 0
+            self._declared_anew()
             self._look_at_all(now)
         events = [one for one in self._service.latest_events(_EVENTS_SHOWN) if one.seq <= self._seen]
         usage = {"interval": INTERVAL, "at": rfc3339(self._sampled_at), "points": self._history.all()}
@@ -249,14 +259,25 @@ class Live:
         if everything:
             self._look_at_all(now)
             return
-        touched = {event.pod for event in events if event.pod}
+        touched = {event.pod for event in events if event.pod} | self._declared_anew()
+        if self._service.journal.problems() != self._problems and now - self._looked_at >= _AGAIN:
+            # Files with errors are rows of their own, without an event.
+            self._look_at_all(now)
+            return
         due = touched | {name for name, (at, _) in self._again.items() if at <= now}
         if due:
             self._look_at(due, touched, now)
-        if events:
-            self._look_at_sources()
+        self._look_at_sources()
+
+    def _declared_anew(self) -> set[str]:
+        """Return the pods whose declaration is another than at the last look."""
+        former, self._desired = self._desired, self._service.journal.desired()
+        return {
+            name for name in {**former, **self._desired} if former.get(name) is not self._desired.get(name)
+        }
 
     def _look_at_all(self, now: float) -> None:
+        self._problems = self._service.journal.problems()
         found = {report.name: report for report in self._service.status()}
         self._looked_at = now
         changed = [name for name, report in found.items() if self._differs(report)]

@@ -18,6 +18,7 @@ from tank_agent.api.web.live import STREAMS, Listener, Live
 from tank_agent.api.web.server import WebServer
 from tank_agent.api.web.shown import Shown
 from tank_agent.control.pods import Service
+from tank_agent.errors import Problem
 from tank_agent.runtime.limits.measure import Sample
 from tank_agent.settings.settings import Settings
 from tests.support.fake_service import until
@@ -137,10 +138,28 @@ def test_what_has_no_event_is_seen_by_the_looks_that_follow_one_or_within_30_sec
     pages.service.add("web", ready=True)
     pages.turn(1.1)
     assert [pod["ready"] for _, found in pages.read(page) for pod in found["changed"]] == [True]
-    pages.service.add("db")
+    # Such as the address of a pod, when it has none of these looks any more.
+    for _ in range(6):
+        pages.turn(20)
+    page.pending()
+    pages.service.statuses["web"] = live.replace(pages.service.statuses["web"], addresses=("10.0.0.5",))
     pages.turn(30)
     kinds = dict(pages.read(page))
-    assert [pod["name"] for pod in kinds["pods"]["changed"]] == ["db"]
+    assert [pod["addresses"] for pod in kinds["pods"]["changed"]] == [["10.0.0.5"]]
+
+
+def test_a_file_with_errors_and_another_declaration_are_seen_at_once(pages: Pages) -> None:
+    page = pages.open()
+    pages.turn()
+    page.pending()
+    pages.service.add("db")
+    pages.turn(1)
+    assert [pod["name"] for _, found in pages.read(page) for pod in found["changed"]] == ["db"]
+    report = live.replace(pages.service.statuses["db"], name="bad", phase="failed")
+    pages.service.statuses["bad"] = report
+    pages.service.problems = (Problem("bad.toml", 1, "restart", "is wrong"),)
+    pages.turn(1)
+    assert [pod["name"] for _, found in pages.read(page) for pod in found["changed"]] == ["bad"]
 
 
 def test_a_change_of_usage_alone_is_told_as_usage_only(pages: Pages) -> None:
