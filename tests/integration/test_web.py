@@ -97,8 +97,9 @@ def test_a_page_sees_what_happens(web: WebAgent) -> None:
         )
         page.wait("pods", of("bad", phase="failed"))
         # Health.
-        health = '[containers.health]\nexec = ["/bin/ls", "/tmp/well"]\ninterval = "1s"\nstart_period = "0s"\nretries = 1\n'
-        agent.write("ill", agent.pod_text(command=SERVE, extra=f'{health}on_failure = "none"\n'))
+        times = 'interval = "1s"\nstart_period = "0s"\nretries = 1\non_failure = "none"\n'
+        health = f'[containers.health]\nexec = ["/bin/ls", "/tmp/well"]\n{times}'
+        agent.write("ill", agent.pod_text(command=SERVE, extra=health))
         page.wait("pods", of("ill", health="unhealthy"))
         # A file with an error, which becomes a row of its own.
         agent.write("wrong", "restart = 3\n")
@@ -193,7 +194,8 @@ def test_nothing_of_a_pods_file_that_may_be_secret_is_told(web: WebAgent) -> Non
     agent.wait_phase("web", "running")
     with web.page() as page:
         said = [json.dumps(page.wait("hello"), ensure_ascii=False)]
-        check = f"[containers.health]\nhttp = {{ port = 1, headers = {{ X = {quoted(in_header.text)} }} }}\n"
+        headers = f"{{ X = {quoted(in_header.text.split()[1])} }}"
+        check = f"[containers.health]\nhttp = {{ port = 1, headers = {headers} }}\n"
         other = [Canary() for _ in range(2)]
         canaries += other
         text = agent.pod_text(
