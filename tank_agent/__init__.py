@@ -13,18 +13,18 @@ TYPE_CHECKING = False
 __version__ = "0.1.0"
 __all__ = [
     "AgentInfo", "AgentUnreachable", "AppliedPod", "AskedPod", "CannotCopy", "CannotRun", "ChangeReport",
-    "Client", "CommandNotFound", "CommitReport", "ConfigFile", "Container", "ContainerReport", "CpuLimit",
-    "DataPutAside", "Detached", "DirectoryReport", "ElsewherePod", "ElsewhereReport", "ExitReport", "Exited",
-    "GitReport", "HappenedReport", "HealthCheck", "HealthReport", "HoldReport", "HttpProbe", "ImageInUse",
-    "ImageUpdate", "InvalidSpec", "JobReport", "JobRunReport", "Limits", "ListedEvent", "ListedHold",
-    "ListedImage", "ListedPod", "ListedRevision", "ListedSnapshot", "ListedVerdict", "LogLine",
-    "ManagedVolume", "Mount", "MovedImage", "Network", "Nic", "NotATty", "NotReached", "NotRunning",
-    "NotifyReceiver", "NotifyReport", "OwnedElsewhere", "PlanReport", "PlannedPod", "Pod", "PodGitReport",
-    "PodNotFound", "PodReport", "Port", "PortReport", "Problem", "ProgressReport", "PullReport",
-    "PulledLayer", "RemovedImages", "RemovedVolume", "RestartPolicy", "RestoredVolume", "Retry",
-    "RolloutReport", "Schedule", "Secret", "SecretError", "Security", "Signaled", "SourcesReport", "Stalled",
-    "StartedRun", "StepReport", "StepReports", "TankError", "TestedReceiver", "Ulimit", "Update",
-    "UsageReport", "Volume", "VolumeInUse", "WantedReport", "WhyReport", "__version__",
+    "Client", "CommandNotFound", "CommitReport", "CommitStatusReport", "ConfigFile", "Container",
+    "ContainerReport", "CpuLimit", "DataPutAside", "Detached", "DirectoryReport", "ElsewherePod",
+    "ElsewhereReport", "ExitReport", "Exited", "GitReport", "HappenedReport", "HealthCheck", "HealthReport",
+    "HoldReport", "HttpProbe", "ImageInUse", "ImageUpdate", "InvalidSpec", "JobReport", "JobRunReport",
+    "Limits", "ListedEvent", "ListedHold", "ListedImage", "ListedPod", "ListedRevision", "ListedSnapshot",
+    "ListedVerdict", "LogLine", "ManagedVolume", "Mount", "MovedImage", "Network", "Nic", "NotATty",
+    "NotReached", "NotRunning", "NotifyReceiver", "NotifyReport", "OwnedElsewhere", "PlanReport",
+    "PlannedPod", "Pod", "PodGitReport", "PodNotFound", "PodReport", "Port", "PortReport", "Problem",
+    "ProgressReport", "PullReport", "PulledLayer", "RemovedImages", "RemovedVolume", "RestartPolicy",
+    "RestoredVolume", "Retry", "RolloutReport", "Schedule", "Secret", "SecretError", "Security", "Signaled",
+    "SourcesReport", "Stalled", "StartedRun", "StepReport", "StepReports", "TankError", "TestedReceiver",
+    "Ulimit", "Update", "UsageReport", "Volume", "VolumeInUse", "WantedReport", "WhyReport", "__version__",
 ]  # fmt: skip
 # The modules of these names; the light ones come first.
 _HOMES = (
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from tank_agent.api.reports import (
         ChangeReport,
         CommitReport,
+        CommitStatusReport,
         ContainerReport,
         DirectoryReport,
         ElsewherePod,

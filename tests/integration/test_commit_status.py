@@ -46,7 +46,7 @@ def token(tmp_path: Path) -> Path:
     return file
 
 
-@pytest.fixture(params=["github", "gitlab", "gitea", "forgejo"])
+@pytest.fixture(params=["github", "gitlab", "forgejo"])
 def each(request: pytest.FixtureRequest) -> Iterator[Served]:
     project = "acme/infra/fleet" if request.param == "gitlab" else "acme/fleet"
     with forge(request.param, project) as served:
@@ -142,9 +142,7 @@ def test_a_held_and_a_refused_commit(github: Served, token: Path, tmp_path: Path
         assert github.forge.last(moved).startswith("refused: ")
 
 
-@pytest.mark.parametrize(
-    "fault", ["status:due", "status:sent", "status:remembered", "status:due@2", "status:sent@2"]
-)
+@pytest.mark.parametrize("fault", ["status:due", "status:sent", "status:remembered", "status:sent@2"])
 def test_a_crash_at_any_point_repeats_at_most_one(
     fault: str, github: Served, token: Path, tmp_path: Path
 ) -> None:

@@ -532,6 +532,15 @@ GIT = {
         for name in ("fetched", "verified", "checked", "applied")
     },
     "troubles": ["can't watch /srv"],
+    "status": {
+        "context": "tank/edge-1",
+        "project": "acme/fleet",
+        "commit": "1" * 40,
+        "state": "success",
+        "at": "2026-01-01T00:00:00Z",
+        "error": None,
+        "hint": None,
+    },
     "pods": 1,
     "unusable": 0,
 }
@@ -590,6 +599,7 @@ def test_git_status(tank: Tank, service: FakeService) -> None:
         "remote    /srv/fleet.git refs/heads/main",
         "fetch     222222222222  done",
     ]
+    assert "status    111111111111  success, as tank/edge-1 of acme/fleet" in stdout.splitlines()
     assert tank.json("git", "status", code=1) == GIT
     assert tank("git")[0] == 2
 
