@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Protocol
 
@@ -43,16 +44,22 @@ class NoStarts:
 
 def start_outward(settings: Settings, service: Service, stack: ExitStack) -> None:
     """Start what the settings ask for; it ends with the stack, and never stands in the way of the loop."""
-    if settings.web is not None:
-        _start_web(settings, settings.web, service, stack)
-    if settings.notify is not None:
-        try:
-            _start_notify(settings.notify, service, stack)
-        except Exception:
-            # Such as a thread too many: pods come first.
-            _log.exception("notifications can't be started; all else works")
-    if settings.git is not None and settings.git.status is not None and service.sources.git is not None:
-        _write_statuses(settings.git, service.sources.git, service, stack)
+    web, notify, git = settings.web, settings.notify, settings.git
+    if web is not None:
+        _try("the web page", lambda: _start_web(settings, web, service, stack))
+    if notify is not None:
+        _try("notifications", lambda: _start_notify(notify, service, stack))
+    follower = service.sources.git if git is not None and git.status is not None else None
+    if git is not None and follower is not None:
+        _try("the status of commits", lambda: _write_statuses(git, follower, service, stack))
+
+
+def _try(what: str, start: Callable[[], None]) -> None:
+    try:
+        start()
+    except Exception:
+        # Such as a thread too many: pods come first.
+        _log.exception(f"{what} can't be started; all else works")
 
 
 def _start_web(settings: Settings, web: WebSettings, service: Service, stack: ExitStack) -> None:

@@ -126,7 +126,7 @@ class WebServer(Door):
             token = None if self.settings.token_file is None else read_token(self.settings.token_file)
             self._guard = Guard((node, node.partition(".")[0], *self.settings.hosts), token)
             self._acceptor = Acceptor(_listen(self.settings.listen), self)
-        except (TankError, RuntimeError) as error:
+        except (TankError, RuntimeError, OSError) as error:
             self._tell(str(error))
             return False
         self._tell("")

@@ -12,12 +12,19 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
+import structlog
 
+from tank_agent.agent.outward import start_outward
 from tank_agent.api.door import Timeouts
 from tank_agent.api.reports import WantedReport, WhyReport
+from tank_agent.api.web import page
 from tank_agent.api.web.server import WebServer
+from tank_agent.control.pods import Service
+from tank_agent.settings.settings import Settings
+from tank_agent.settings.web import WebSettings
 from tests.support.fake_service import serving, until
 from tests.support.fake_web import (
     TOKEN,
@@ -213,6 +220,16 @@ def test_all_addresses_are_of_ipv4_too(service: FakeWebService, token_file: Path
                 host = f"[{address}]" if ":" in address else address
                 caller.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
                 assert read_answer(caller)[0] == 200
+
+
+def test_a_page_that_cannot_be_started_stops_nothing(
+    service: FakeWebService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web = WebSettings(listen="127.0.0.1:0")
+    monkeypatch.setattr(page.load, "__defaults__", (Path("/nowhere"),))
+    with structlog.testing.capture_logs() as logs, contextlib.ExitStack() as stack:
+        start_outward(Settings(web=web), cast(Service, service), stack)
+    assert [one["event"] for one in logs] == ["the web page can't be started; all else works"]
 
 
 # Hostile callers
