@@ -164,7 +164,7 @@ def test_events_tell_the_story(agent: Agent) -> None:
     agent.wait_gone("web")
     lines = agent.tank("events", "-o", "json").stdout.splitlines()
     events = [json.loads(line) for line in lines]
-    assert set(events[0]) == {"seq", "at", "pod", "container", "type", "message", "revision", "cause"}
+    assert set(events[0]) == {"seq", "at", "pod", "container", "type", "message", "revision", "cause", "by"}
     assert [event["type"] for event in events] == ["started", "stopping", "stopped", "removed"]
     assert [event["seq"] for event in events] == sorted(event["seq"] for event in events)
 

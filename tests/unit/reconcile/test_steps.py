@@ -119,7 +119,9 @@ class World:
         return self.journal.status("web").containers["app"]
 
     def events(self) -> list[tuple[str, str, str, str]]:
-        return [(e.type, e.container, e.message, e.revision) for e in self.journal.events()]
+        """Return the events of steps: that the test applied a pod is none."""
+        found = (event for event in self.journal.events() if event.type != "applied")
+        return [(e.type, e.container, e.message, e.revision) for e in found]
 
 
 def every_action() -> set[type[Action]]:

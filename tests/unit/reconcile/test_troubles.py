@@ -147,7 +147,9 @@ class World:
         assert self.loop.wait_until(self.loop.idle, DEADLINE)
 
     def events(self) -> list[tuple[str, str]]:
-        return [(event.type, event.message) for event in self.journal.events()]
+        """Return the events of steps: that the test applied a pod is none."""
+        found = (event for event in self.journal.events() if event.type != "applied")
+        return [(event.type, event.message) for event in found]
 
 
 def live(spec: Pod, number: int = 1, **changes: Any) -> LiveRun:
