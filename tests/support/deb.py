@@ -76,6 +76,19 @@ def build(version: str | None = None) -> Path:
         return next(kept.glob("*.deb"))
 
 
+def version_of(package: Path) -> str:
+    """Return a package's version."""
+    listed = subprocess.run(
+        ["dpkg-deb", "-f", str(package), "Version"], capture_output=True, check=True, timeout=60
+    )
+    return listed.stdout.decode().strip()
+
+
+def newer(package: Path) -> Path:
+    """Return a package of the same sources that upgrades another one."""
+    return build(f"{version_of(package)}+upgrade1")
+
+
 def _forget_old(kept: Path) -> None:
     others = [path for path in _OUT.iterdir() if path.is_dir() and path != kept]
     for path in sorted(others, key=lambda path: path.stat().st_mtime)[:-4]:

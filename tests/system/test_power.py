@@ -5,24 +5,18 @@ from __future__ import annotations
 import os
 import random
 import re
-import subprocess
 import threading
 from pathlib import Path
 
 import pytest
 
-from tests.support.deb import build
+from tests.support.deb import newer, version_of
 from tests.support.debian import ROOT
 from tests.support.installed import SERVE, Installed
 from tests.system.test_package import contiguous
 
 _CUTS = int(os.environ.get("TANK_POWER_CUTS", "3"))
 _SEED = int(os.environ.get("TANK_POWER_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 30)
-
-
-def version_of(package: Path) -> str:
-    listed = subprocess.run(["dpkg-deb", "-f", str(package), "Version"], capture_output=True, check=True)
-    return listed.stdout.decode().strip()
 
 
 def test_what_the_disk_has_acknowledged_is_on_it(machine: Installed) -> None:
@@ -38,7 +32,7 @@ def test_what_the_disk_has_acknowledged_is_on_it(machine: Installed) -> None:
 
 
 def test_an_upgrade_keeps_every_container_and_every_line(machine: Installed, package: Path) -> None:
-    newer = build(f"{version_of(package)}+upgrade1")
+    upgrade = newer(package)
     for name in ("first", "second"):
         machine.pod(name, extra='[containers.limits]\nmemory = "64M"')
         machine.wait_phase(name)
@@ -51,9 +45,9 @@ def test_an_upgrade_keeps_every_container_and_every_line(machine: Installed, pac
     untouched = _held(machine)
     machine.sh("echo '# Ours.' >> /etc/tank/agent.toml; chmod 0710 /etc/tank")
     agent = machine.agent()
-    machine.install(newer)
+    machine.install(upgrade)
     machine.wait_for_agent()
-    assert machine.sh("dpkg-query -W -f '${Version}' tank-agent") == version_of(newer)
+    assert machine.sh("dpkg-query -W -f '${Version}' tank-agent") == version_of(upgrade)
     assert agent not in (machine.agent(), machine.answering())
     assert machine.pids() == before
     assert _rollout(machine, "second") == "updating"
@@ -215,13 +209,17 @@ def test_bridges_ports_and_names_are_there_before_and_after_a_reboot(machine: In
 def _check_bridges(machine: Installed) -> list[list[str]]:
     """Check that the pods are reached from everywhere, and return their addresses."""
     addresses = [machine.wait_phase(name)["addresses"] for name in ("web", "other")]
-    machine.wait("it answers", lambda: _page(machine, "127.0.0.1:8080") == "web")
-    assert _page(machine, "10.77.0.2:8080") == _page(machine, "127.0.0.1:8081") == "web"
-    by_name = ("exec", "-T", "{}", "--", "busybox", *_FETCH, "http://{}/")
+    # A pod runs before its server listens, and the agent answers before the machine has its address.
+    for address in ("127.0.0.1:8080", "10.77.0.2:8080", "127.0.0.1:8081"):
+        machine.wait(f"{address} answers", lambda address=address: _page(machine, address) == "web")  # type: ignore[misc]
     for client, server in (("other", "web"), ("web", "other"), ("web", "web")):
-        asked = [word.format(server if "http" in word else client) for word in by_name]
-        assert machine.vm.tank(*asked).out.strip() == server, (client, server)
-    assert machine.vm.outside("busybox", *_FETCH, "http://10.77.0.2:8080/").out.strip() == "web"
+        ask = ("exec", "-T", client, "--", "busybox", *_FETCH, f"http://{server}/")
+        machine.wait(
+            f"{client} finds {server}",
+            lambda ask=ask, server=server: machine.vm.tank(*ask, check=False).out.strip() == server,  # type: ignore[misc]
+        )
+    seen = ("busybox", *_FETCH, "http://10.77.0.2:8080/")
+    machine.wait("it is seen outside", lambda: machine.vm.outside(*seen).out.strip() == "web")
     assert machine.vm.outside("busybox", *_FETCH, "http://10.77.0.2:8081/").out == ""
     table = _nft(machine, "list table inet tank")
     assert all(f'iifname "tank-{name}" oifname "tank-{name}" accept' in table for name in ("default", "back"))
