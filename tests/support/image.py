@@ -13,7 +13,7 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.support.debian import ROOT, locked, root_archive, unpacked
+from tests.support.debian import ROOT, locked, root_archive, run_in, unpacked
 
 GUEST = Path(__file__).parent / "guest"
 _CONTROL = ROOT / "packaging" / "debian" / "control"
@@ -57,7 +57,7 @@ def packages() -> list[str]:
     # dh_python3 makes the rest of Depends from these.
     listed = re.search(r"^dependencies = \[(.*?)^\]", _PYPROJECT.read_text(), re.MULTILINE | re.DOTALL)
     assert listed is not None
-    depends += [f"python3-{name}" for name in re.findall(r'"([a-z0-9]+)>=', listed.group(1))]
+    depends += [f"python3-{name}" for name in re.findall(r'"([a-z0-9-]+)>=', listed.group(1))]
     return sorted({*_MACHINE, *_PODMAN, *depends, "python3-isal", "busybox-static"})
 
 
@@ -81,11 +81,22 @@ def _make(archive: Path, disk: Path, kernel: Path) -> None:
     with unpacked(archive) as root:
         shutil.copy2(next((root / "boot").glob("vmlinuz-*")), kernel)
         _settle(root)
+        _foresee(root)
         partial = disk.with_suffix(".partial")
         partial.unlink(missing_ok=True)
         make = ["mke2fs", "-q", "-t", "ext4", "-L", "root", "-d", str(root), str(partial), _SIZE]
         subprocess.run(make, check=True, capture_output=True, timeout=600)
         partial.replace(disk)
+
+
+def _foresee(root: Path) -> None:
+    """Do what the machine would do once, at its first boot and with its first package, many times slower."""
+    done = run_in(root, ["apt-cache", "gencaches"])
+    if done.returncode != 0:
+        raise RuntimeError(f"apt-cache failed:\n{done.stderr}")
+    # Else systemd looks after ldconfig's cache and its own, as after an upgrade of Debian.
+    for stamp in ("etc/.updated", "var/.updated"):
+        (root / stamp).touch()
 
 
 def _settle(root: Path) -> None:

@@ -164,8 +164,7 @@ class Machine:
     def write(self, path: str, content: str | bytes) -> None:
         """Write a file in the machine, whole or not at all, synced."""
         data = content.encode() if isinstance(content, str) else content
-        script = 'base64 -d > "$1.new" && sync "$1.new" && mv "$1.new" "$1" && sync "$(dirname "$1")"'
-        self.run("sh", "-euc", script, "sh", path, stdin=base64.b64encode(data).decode())
+        self.run("write-file", path, stdin=base64.b64encode(data).decode())
 
     def status(self, pod: str) -> dict[str, Any] | None:
         """Return a pod's status; None if there is none, or no agent."""

@@ -3,8 +3,12 @@
 Requests and answers are JSON objects, one a line. Only the standard library; started by systemd, early.
 """
 
+# The machine would import pathlib at each boot.
+# ruff: noqa: PTH104, PTH120, PTH208
+
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import os
@@ -43,6 +47,12 @@ def _serve(request: dict[str, Any], writer: BinaryIO) -> None:
     if request["argv"][0] == "http-get":
         _answer(writer, {"id": request["id"], **_http_get(*request["argv"][1:])})
         return
+    if request["argv"][0] == "write-file":
+        _answer(writer, {"id": request["id"], **_write_file(request["argv"][1], request["stdin"])})
+        return
+    if request["argv"] == ["leftovers"]:
+        _answer(writer, {"id": request["id"], "code": 0, "out": "\n".join(_leftovers()), "err": ""})
+        return
     try:
         done = subprocess.run(
             request["argv"],
@@ -73,6 +83,53 @@ def _http_get(path: str, resource: str) -> dict[str, Any]:
         return {"code": 1, "out": "", "err": str(error)}
     finally:
         connection.close()
+
+
+def _leftovers() -> list[str]:
+    """Return every trace of containers, one a line: ten programs would take a second."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            comm, words = (_content(f"/proc/{pid}/{name}") for name in ("comm", "cmdline"))
+        except OSError:
+            continue
+        command = words.replace("\0", " ")
+        if "conmon" in comm or "while :; do" in command:
+            found.append(f"{pid} {command}")
+    mounts = _content("/proc/mounts").splitlines()
+    found += [line for line in mounts if " /run/tank" in line or " /var/lib/tank" in line]
+    top = "/sys/fs/cgroup/tank.slice/tank-pods.service/tank"
+    found += [f"{at}/{name}" for at, directories, _ in os.walk(top) for name in directories]
+    for directory in ("netns", "containers", "crun"):
+        try:
+            names = os.listdir(f"/run/tank/{directory}")
+        except FileNotFoundError:
+            continue
+        found += [name for name in names if not name.startswith(".") and ":" not in name]
+    return found + [name for name in os.listdir("/sys/class/net") if name.startswith("tank-")]
+
+
+def _content(path: str) -> str:
+    with open(path, errors="replace") as file:
+        return file.read()
+
+
+def _write_file(path: str, encoded: str) -> dict[str, Any]:
+    """Write a file, whole or not at all, and sync it: four programs would take half a second in here."""
+    try:
+        with open(f"{path}.new", "wb") as file:
+            file.write(base64.b64decode(encoded))
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(f"{path}.new", path)
+        directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+        return {"code": 0, "out": "", "err": ""}
+    except OSError as error:
+        return {"code": 1, "out": "", "err": str(error)}
 
 
 def _answer(writer: BinaryIO, answer: dict[str, Any]) -> None:
