@@ -38,6 +38,9 @@ _log = structlog.get_logger()
 _UNACKNOWLEDGED = 30_000
 # The user nobody, whose rights are none.
 _NOBODY = 65534
+# Answers of one kind that are made at once, and seconds that the next one waits: `why` reads all pod files.
+_AT_A_TIME = 2
+_TURN = 5.0
 # Seconds until the thread goes on after a bug.
 _AFTER_BUG = 5.0
 _WHY = {
@@ -67,6 +70,7 @@ class WebServer(Door):
         service: the agent. Its methods are called from many threads at once.
         settings: the address, and whom to let in.
         limit: connections at once; far below the socket's, whose callers may not notice those from the web.
+        patience: seconds that an answer waits for its turn, while others like it are made.
     """
 
     name = "web"
@@ -81,7 +85,9 @@ class WebServer(Door):
         *,
         timeouts: Timeouts | None = None,
         limit: int = 64,
+        patience: float = _TURN,
     ) -> None:
+        self._patience = patience
         self._page = page.load()
         self._shown = Shown(settings)
         self._resync = settings.reconcile.resync
@@ -179,15 +185,19 @@ class WebServer(Door):
             uptime = service.info().uptime
             return self._json(WebInfo(host=platform.node(), version=__version__, uptime=uptime))
 
-        return {
-            PAGE: lambda *_: Answer(body=self._page.html, content_type="text/html; charset=utf-8"),
+        def why(service: Service, request: Request) -> Reply:
+            return self._json(shown.why(service.why(request.params["name"])))
+
+        costly: Mapping[Call[Any], Handler] = {
             types.METRICS: self._metrics,
             types.STATUS: lambda service, _: self._json(shown.pods(service.status())),
             types.PLAIN["sources"]: lambda service, _: self._json(shown.sources(service.sources.report())),
+            types.PLAIN["why"]: why,
+        }
+        return {
+            **{call: _in_turn(handler, self._patience) for call, handler in costly.items()},
+            PAGE: lambda *_: Answer(body=self._page.html, content_type="text/html; charset=utf-8"),
             types.PLAIN["info"]: info,
-            types.PLAIN["why"]: lambda service, request: self._json(
-                shown.why(service.why(request.params["name"]))
-            ),
             types.LOGS: self._logs,
             LIVE: lambda _, request: Stream(
                 chunks=live.open(request.ended),
@@ -219,6 +229,21 @@ class WebServer(Door):
         assert isinstance(reply, Stream)
         chunks = _Releasing(reply.chunks, self._followers.release)
         return replace(reply, chunks=chunks, patient=False, headers=_AT_ONCE)
+
+
+def _in_turn(handler: Handler, patience: float) -> Handler:
+    """Return a handler of which so many answer at once, however many ask: the loop needs the time, too."""
+    turns = threading.BoundedSemaphore(_AT_A_TIME)
+
+    def answer(service: Service, request: Request) -> Reply:
+        if not turns.acquire(timeout=patience):
+            raise Refused(503, "too many ask for this at once", headers={"Retry-After": "1"})
+        try:
+            return handler(service, request)
+        finally:
+            turns.release()
+
+    return answer
 
 
 class _Releasing:

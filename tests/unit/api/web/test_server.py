@@ -9,8 +9,10 @@ import resource
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import cast
 
@@ -62,6 +64,35 @@ def token_file(tmp_path: Path) -> Path:
     file.write_text(TOKEN)
     file.chmod(0o600)
     return file
+
+
+# What callers cost
+
+
+def test_costly_answers_are_made_two_at_a_time_whatever_comes(service: FakeWebService) -> None:
+    inside, most, go, lock = 0, 0, threading.Event(), threading.Lock()
+
+    def why(name: str) -> WhyReport:
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        go.wait(30)
+        with lock:
+            inside -= 1
+        return WhyReport(name=name, summary="so")
+
+    service.why = why  # type: ignore[method-assign]
+    with serving_web(service, patience=0.5) as server, ThreadPoolExecutor(8) as callers:
+        asked = [callers.submit(got, server, "/v1/pods/web/why") for _ in range(8)]
+        refused = [one.result(30) for one in asked if one in wait(asked, 10, FIRST_COMPLETED).done]
+        assert {(status, headers["retry-after"]) for status, headers, _ in refused} == {(503, "1")}
+        # Others are answered meanwhile, such as Prometheus.
+        assert got(server, "/v1/status")[0] == 200
+        until(lambda: sum(one.done() for one in asked) == 6)
+        go.set()
+        assert sorted(one.result(30)[0] for one in asked) == [200] * 2 + [503] * 6
+        assert (most, got(server, "/v1/pods/web/why")[0]) == (2, 200)
 
 
 # What it shows
