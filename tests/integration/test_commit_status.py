@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import signal
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from tests.support.agent import ended, wait_for
 from tests.support.forges import TOKEN, Served, forge
 from tests.support.git import https_server, make_certificate
 from tests.support.gitops import Fleet
+from tests.support.receivers import quiet_for
 from tests.support.updates import HEALTH, program, update_table, wait_state
 
 CONTEXT = "tank/edge-1"
@@ -129,6 +131,10 @@ def test_a_held_and_a_refused_commit(github: Served, token: Path, tmp_path: Path
         first = fleet.push({"pods/web.toml": word(fleet, "one")})
         fleet.agent.start()
         wait_states(github, first, "pending", "success")
+        # A pod that ends later is no matter of the commit: the status is of the update.
+        os.kill(fleet.agent.pid("web"), signal.SIGKILL)
+        wait_for(lambda: fleet.agent.statuses("web")[0]["containers"][0]["restarts"] == 1, "it runs again")
+        assert quiet_for(3.0, lambda: len(github.forge.asked) == 2)
         held = fleet.push({"pods/web.toml": word(fleet, "two")})
         wait_states(github, held, "pending")
         assert github.forge.last(held).startswith("held: it would replace 1 (web) of 1 pod")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -404,3 +406,15 @@ def test_a_bug_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         wait_for(lambda: world.told == [("a", "success")], "it goes on", 20.0)
     finally:
         writer.close()
+
+
+def test_an_agent_without_the_table_loads_nothing_of_it() -> None:
+    code = (
+        "import sys, tank_agent.agent.lifecycle\n"
+        "ours = ('commit_status', 'forges', 'post', 'status_writer')\n"
+        "print([name for name in ours if f'tank_agent.outward.{name}' in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout == "[]\n"
