@@ -41,7 +41,7 @@ class World:
     """An agent that follows a repository, on a machine with a group tank, and what a user does to it."""
 
     def __init__(self, home: Path, caller: Caller) -> None:
-        self.fleet = Fleet(home, "budget = 1")
+        self.fleet = Fleet(home, "budget = 1", "[notify]", 'webhook = "http://127.0.0.1:1/nobody"')
         self.agent, self.caller, self.home = self.fleet.agent, caller, home
         self.layout = home / "layout"
         users = Path("/etc/passwd").read_text() + f"anna:x:{ANNA}:{ANNA}::/:/bin/sh\n"
@@ -50,8 +50,8 @@ class World:
         mounts = "; ".join(f"mount --bind {home / name} /etc/{name}" for name in ("passwd", "group"))
         self.agent.through = ["unshare", "--mount", "sh", "-ec", f'{mounts}; exec "$@"', "sh"]
 
-    def tank(self, *arguments: str, stdin: str = "") -> str:
-        """Run the command line as the caller, and return what it prints."""
+    def tank(self, *arguments: str, stdin: str = "", code: int = 0) -> str:
+        """Run the command line as the caller until it ends with a code, and return what it prints."""
         done = subprocess.run(
             [sys.executable, "-m", "tank_agent", *arguments],
             input=stdin,
@@ -65,7 +65,7 @@ class World:
             group=self.caller.uid,
             extra_groups=[] if self.caller.uid == 0 else [GROUP],
         )
-        assert done.returncode == 0, (arguments, done.stderr, self.agent.log.read_text()[-2000:])
+        assert done.returncode == code, (arguments, done.stderr, self.agent.log.read_text()[-2000:])
         return done.stdout
 
     def events(self) -> list[ListedEvent]:
@@ -221,6 +221,10 @@ CASES: dict[Call[Any], Case] = {
     types.RESTORE_VOLUME: Case(_restore, "data-restored", "own"),
     types.REMOVE_VOLUME: Case(_remove_volume, "volume-removed", "own"),
     types.REMOVE_SHARED_VOLUME: Case(verb("volume", "rm", "media"), "volume-removed"),
+    # Nobody listens there, which is said, too.
+    types.PLAIN["test_notifications"]: Case(
+        lambda world: void(world.tank("notify", "test", code=1)), "notify-test"
+    ),
     types.SYNC: Case(_confirm, "git-confirmed"),
 }
 

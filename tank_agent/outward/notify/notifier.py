@@ -129,7 +129,7 @@ class Notifications:
         body = body_of_note(
             Note(at=now, kind="test", state="info", title=title, event="notify-test"), self._host, message
         )
-        asked = f"{by} sent a test notification"
+        asked = "sent a test notification"
         event = NewEvent(pod="", type="notify-test", message=asked, cause="tank notify test", by=by)
         self._journal.try_to_record([event])
         found: dict[str, Delivery] = {}
