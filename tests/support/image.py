@@ -120,7 +120,10 @@ def _settle(root: Path) -> None:
     # No boot waits for podman, which runs what one test asks it to.
     for name in ("auto-update.timer", "auto-update.service", "clean-transient.service", "restart.service"):
         (units / f"podman-{name}").symlink_to("/dev/null")
-    (units / "podman.socket").symlink_to("/dev/null")
+    for name in ("podman.socket", "netavark-dhcp-proxy.socket", "netavark-dhcp-proxy.service"):
+        (units / name).symlink_to("/dev/null")
+    # The machine has no display.
+    (units / "modprobe@drm.service").symlink_to("/dev/null")
     # Those of a hundred programs that are not here take a minute to compile; that of crun changes labels.
     for profile in (root / "etc" / "apparmor.d").iterdir():
         if profile.is_file() and profile.name != "crun":
