@@ -102,6 +102,7 @@ class WebServer(Door):
         self._guard: Guard | None = None
         self._acceptor: Acceptor | None = None
         self._trouble = ""
+        self._checking = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="web", daemon=True)
 
     @property
@@ -125,8 +126,10 @@ class WebServer(Door):
 
     def check(self) -> bool:
         """Listen if that was not possible yet; return whether it listens now."""
-        if self._acceptor is not None:
-            return True
+        with self._checking:
+            return self._acceptor is not None or self._open()
+
+    def _open(self) -> bool:
         try:
             node = platform.node().lower()
             token = None if self.settings.token_file is None else read_token(self.settings.token_file)
