@@ -1,8 +1,7 @@
 """Metrics: the agent's CPU for a scrape of 100 real pods, its first one, its memory, and what counting costs.
 
 The CPU is that of all of the agent's threads, by /proc/PID/task/*/schedstat, over one connection that stays
-open. Scrapes are apart, so that the processor's caches are as they are in earnest. Beside it: what
-prometheus_client takes to write the same samples.
+open. Scrapes are apart, so that the processor's caches are as they are in earnest.
 """
 
 from __future__ import annotations
@@ -10,12 +9,10 @@ from __future__ import annotations
 import http.client
 import os
 import socket
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
 
 from bench._measure import Table
 from tank_agent.reconcile.counters import Counters
@@ -70,8 +67,8 @@ def memory(pid: int) -> float:
     return int(text.partition("Pss_Anon:")[2].split()[0]) / 1024
 
 
-def scraped(agent: Agent) -> bytes:
-    """Measure scrapes, and return the last answer."""
+def scraped(agent: Agent) -> None:
+    """Measure scrapes."""
     assert agent.process is not None
     pid, table = agent.process.pid, Table(f"CPU of the agent, {PODS} pods", "ms")
     scraper = Scraper(agent.run / "tank.sock")
@@ -101,29 +98,6 @@ def scraped(agent: Agent) -> bytes:
     print(
         f"memory of the agent: {before:.1f} MB before the first scrape, {memory(pid):.1f} MB after the last"
     )
-    return last
-
-
-def beside_the_library(text: str) -> None:
-    """Measure how long prometheus_client takes to write the same samples."""
-    from prometheus_client import CollectorRegistry
-    from prometheus_client.exposition import generate_latest
-    from prometheus_client.parser import text_string_to_metric_families
-
-    families = list(text_string_to_metric_families(text))
-
-    class Collector:
-        def collect(self) -> list[Any]:
-            return families
-
-    registry, took = CollectorRegistry(auto_describe=False), []
-    registry.register(cast(Any, Collector()))
-    for _ in range(20):
-        began = time.process_time()
-        generate_latest(registry)
-        took.append((time.process_time() - began) * 1000)
-    count = sum(len(family.samples) for family in families)
-    print(f"prometheus_client writes these {count} samples in {statistics.median(took):.1f} ms (n = 20)")
 
 
 def counting() -> None:
@@ -149,8 +123,7 @@ def main() -> None:
                 agent.write(f"pod-{number}", _POD.format(rootfs=agent.rootfs))
             agent.start()
             wait_for(lambda: all(pod.ready for pod in agent.client.status()), "all are ready", 300)
-            text = scraped(agent).decode()
-    beside_the_library(text)
+            scraped(agent)
     counting()
 
 

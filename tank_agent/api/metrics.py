@@ -1,19 +1,22 @@
 """The metrics of the agent and its pods in Prometheus' text format, read from the state as it is now.
 
-One row a family in `FAMILIES`; docs/metrics.md explains each. The text is written here, not by
-prometheus_client, which the tests have as their judge (docs/decisions/0031-metrics.md).
-Names: https://prometheus.io/docs/practices/naming/, format:
-https://prometheus.io/docs/instrumenting/exposition_formats/ (0.0.4).
+One row a family in `FAMILIES`; docs/metrics.md explains each. prometheus_client writes the text of what its
+one collector reads from the agent (docs/decisions/0031-metrics.md). The first scrape imports this module.
+Names: https://prometheus.io/docs/practices/naming/.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from typing import Literal
 
 from msgspec import Struct
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
 from tank_agent import __version__
 from tank_agent.api.request import Answer
@@ -27,12 +30,9 @@ from tank_agent.runtime.limits.measure import Measured
 from tank_agent.source.kinds import is_mirrored
 from tank_agent.spec.printable import escape
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 Kind = Literal["gauge", "counter", "histogram", "summary"]
-
-
-# The lines of each family.
-Lines = dict[str, list[str]]
+# Samples share them, so none is ever changed.
+Labels = dict[str, str]
 
 
 class Family(Struct, frozen=True):
@@ -97,28 +97,85 @@ _TABLE: tuple[tuple[str, Kind, str, str], ...] = (
     ("tank_agent_start_time_seconds", "gauge", "", "When the agent was started."),
 )
 FAMILIES = {name: Family(name, kind, tuple(labels.split()), text) for name, kind, labels, text in _TABLE}
+_NO_LABELS: Labels = {}
 
 
 def answer(service: Service) -> Answer:
     """Return the metrics of an agent as the answer to GET /metrics."""
-    return Answer(body=metrics_text(service).encode(), content_type=CONTENT_TYPE)
+    return Answer(body=metrics_text(service).encode(), content_type=CONTENT_TYPE_LATEST)
 
 
 def metrics_text(service: Service) -> str:
     """Return the metrics of an agent as they are now."""
-    lines: Lines = {name: [] for name in FAMILIES}
-    _of_agent(lines, service)
-    _of_loop(lines, service.machine.counters)
-    suspended = service.sources.intake.suspended()
-    _of_sources(lines, service, suspended=suspended)
-    for seen in _looks(service):
-        _of_pod(lines, seen, suspended=suspended)
-    return "".join(
-        piece
-        for name, found in lines.items()
-        if found
-        for piece in (f"# HELP {name} {FAMILIES[name].help}\n# TYPE {name} {FAMILIES[name].kind}\n", *found)
-    )
+    return "".join(map(_written, _AgentCollector(service).collect()))
+
+
+class _AgentCollector(Collector):
+    """Reads an agent's state whenever it is asked; it keeps no number of its own."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the families that have a sample now."""
+        found, service = Samples(), self._service
+        _of_agent(found, service)
+        _of_loop(found, service.machine.counters)
+        suspended = service.sources.intake.suspended()
+        _of_sources(found, service, suspended=suspended)
+        for seen in _looks(service):
+            _of_pod(found, seen, suspended=suspended)
+        yield from (family for family in found.families.values() if family.samples)
+
+
+class _Given(Collector):
+    """Collects one family that is there already."""
+
+    def __init__(self, family: Metric) -> None:
+        self._family = family
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield it."""
+        yield self._family
+
+
+# Of each family, the samples of the last scrape and their text: most families are the same the next time, and
+# to write a sample takes longer than all else that is done for it.
+_last: dict[str, tuple[list[Sample], str]] = {}
+
+
+def _written(family: Metric) -> str:
+    """Return the text of a family."""
+    last = _last.get(family.name)
+    if last is not None and last[0] == family.samples:
+        return last[1]
+    registry = CollectorRegistry()
+    registry.register(_Given(family))
+    text = generate_latest(registry).decode()
+    _last[family.name] = family.samples, text
+    return text
+
+
+class Samples:
+    """The families of one scrape, as they are filled."""
+
+    def __init__(self) -> None:
+        # The client names a counter without the ending that its samples have.
+        self.families = {
+            name: Metric(name.removesuffix("_total") if one.kind == "counter" else name, one.help, one.kind)
+            for name, one in FAMILIES.items()
+        }
+
+    def add(self, name: str, value: float, labels: Labels = _NO_LABELS, *, ending: str = "") -> None:
+        """Add a sample; `ending` is that of the samples of summaries and histograms."""
+        self.families[name].add_sample(name + ending, labels, value)
+
+    def add_states(
+        self, name: str, label: str, states: tuple[str, ...], current: str, labels: Labels = _NO_LABELS
+    ) -> None:
+        """Add a sample for each state: 1 for the current one, 0 for the others."""
+        for state in states:
+            self.add(name, int(state == current), {**labels, label: state})
 
 
 class _Seen(Struct, frozen=True, kw_only=True):
@@ -151,33 +208,11 @@ def _looks(service: Service) -> Iterator[_Seen]:
         )
 
 
-def _add(lines: Lines, name: str, value: float, labels: str = "") -> None:
-    """Add a sample; `labels` are with their braces."""
-    lines[name].append(f"{name}{labels} {value}\n")
+def safe(text: str) -> str:
+    """Return a text as the value of a label: it steers no terminal, and is UTF-8."""
+    return escape(text).encode(errors="replace").decode()
 
 
-@lru_cache(4096)
-def quoted(text: str) -> str:
-    """Return a text as the value of a label, with its quotes; it stays one line, and steers no terminal."""
-    safe = escape(text).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{safe.encode(errors="replace").decode()}"'
-
-
-def _state_set(name: str, label: str, states: tuple[str, ...]) -> Mapping[str, str]:
-    """Return, by state, the lines of a state set, with a NUL in place of the labels before that of the state.
-
-    There are many lines of these, all alike, so they are written in one go.
-    """
-
-    def line(state: str, current: str) -> str:
-        return f'{name}{{\0{label}="{state}"}} {int(state == current)}\n'
-
-    return {current: "".join(line(state, current) for state in states) for current in states}
-
-
-_PHASE_LINES = _state_set("tank_pod_phase", "phase", _PHASES)
-_HEALTH_LINES = _state_set("tank_container_health", "state", HEALTH)
-_GIT_LINES = _state_set("tank_git_state", "state", GIT)
 _NO_COUNTS = PodCount()
 # The states in which the wanted revision of a pod is one that failed.
 _FAILED = frozenset(
@@ -185,109 +220,109 @@ _FAILED = frozenset(
 )
 
 
-def _of_agent(lines: Lines, service: Service) -> None:
-    _add(lines, "tank_build_info", 1, f"{{version={quoted(__version__)}}}")
+def _of_agent(found: Samples, service: Service) -> None:
+    found.add("tank_build_info", 1, {"version": __version__})
     use = own_use()
-    _add(lines, "tank_agent_cpu_seconds_total", round(use.cpu, 3))
-    _add(lines, "tank_agent_resident_memory_bytes", use.memory)
-    _add(lines, "tank_agent_open_fds", use.descriptors)
-    _add(lines, "tank_agent_start_time_seconds", round(use.started, 2))
+    found.add("tank_agent_cpu_seconds_total", round(use.cpu, 3))
+    found.add("tank_agent_resident_memory_bytes", use.memory)
+    found.add("tank_agent_open_fds", use.descriptors)
+    found.add("tank_agent_start_time_seconds", round(use.started, 2))
     try:
         disk = os.statvfs(service.settings.data_dir)
     except OSError:
         return
-    _add(lines, "tank_data_dir_size_bytes", disk.f_blocks * disk.f_frsize)
-    _add(lines, "tank_data_dir_free_bytes", disk.f_bavail * disk.f_frsize)
+    found.add("tank_data_dir_size_bytes", disk.f_blocks * disk.f_frsize)
+    found.add("tank_data_dir_free_bytes", disk.f_bavail * disk.f_frsize)
 
 
-def _of_sources(lines: Lines, service: Service, *, suspended: bool) -> None:
+def _of_sources(found: Samples, service: Service, *, suspended: bool) -> None:
     sources, journal = service.sources, service.journal
-    _add(lines, "tank_sources_suspended", int(suspended))
-    _add(lines, "tank_unusable_files", len({problem.file for problem in journal.problems()}))
-    _add(lines, "tank_pods_elsewhere", sum(map(len, journal.elsewhere().values())))
+    found.add("tank_sources_suspended", int(suspended))
+    found.add("tank_unusable_files", len({problem.file for problem in journal.problems()}))
+    found.add("tank_pods_elsewhere", sum(map(len, journal.elsewhere().values())))
     if sources.git is None:
         return
     status = sources.git.repository.status
-    lines["tank_git_state"].append(_GIT_LINES["suspended" if suspended else status.state].replace("\0", ""))
+    found.add_states("tank_git_state", "state", GIT, "suspended" if suspended else status.state)
     if status.looked_at is not None:
-        _add(lines, "tank_git_last_sync_timestamp_seconds", round(status.looked_at, 3))
+        found.add("tank_git_last_sync_timestamp_seconds", round(status.looked_at, 3))
     if status.commit is not None:
-        _add(lines, "tank_git_commit_timestamp_seconds", status.commit.at)
+        found.add("tank_git_commit_timestamp_seconds", status.commit.at)
 
 
-def _of_loop(lines: Lines, counters: Counters) -> None:
-    _histogram(lines, "tank_reconcile_duration_seconds", counters.turns())
-    _histogram(lines, "tank_rollout_duration_seconds", counters.rollouts())
-    _add(lines, "tank_reconcile_errors_total", counters.failed_steps())
+def _of_loop(found: Samples, counters: Counters) -> None:
+    _histogram(found, "tank_reconcile_duration_seconds", counters.turns())
+    _histogram(found, "tank_rollout_duration_seconds", counters.rollouts())
+    found.add("tank_reconcile_errors_total", counters.failed_steps())
     for result, count in counters.pulls().items():
-        _add(lines, "tank_image_pull_total", count, f'{{result="{result}"}}')
+        found.add("tank_image_pull_total", count, {"result": result})
 
 
-def _histogram(lines: Lines, name: str, found: Histogram) -> None:
+def _histogram(found: Samples, name: str, seen: Histogram) -> None:
     total = 0
-    for bound, count in zip((*map(str, found.bounds), "+Inf"), found.counts, strict=True):
+    for bound, count in zip((*map(str, seen.bounds), "+Inf"), seen.counts, strict=True):
         total += count
-        lines[name].append(f'{name}_bucket{{le="{bound}"}} {total}\n')
-    lines[name].append(f"{name}_sum {round(found.sum, 6)}\n{name}_count {total}\n")
+        found.add(name, total, {"le": bound}, ending="_bucket")
+    found.add(name, round(seen.sum, 6), ending="_sum")
+    found.add(name, total, ending="_count")
 
 
-def _of_pod(lines: Lines, seen: _Seen, *, suspended: bool) -> None:
+def _of_pod(found: Samples, seen: _Seen, *, suspended: bool) -> None:
     view, desired = seen.view, seen.desired
-    pod = f"pod={quoted(seen.name)}"
-    labels = f"{{{pod}}}"
-    lines["tank_pod_phase"].append(_PHASE_LINES[view.phase].replace("\0", f"{pod},"))
-    _add(lines, "tank_pod_ready", int(view.ready), labels)
-    _add(lines, "tank_pod_error", int(view.error is not None), labels)
+    labels = {"pod": safe(seen.name)}
+    found.add_states("tank_pod_phase", "phase", _PHASES, view.phase, labels)
+    found.add("tank_pod_ready", int(view.ready), labels)
+    found.add("tank_pod_error", int(view.error is not None), labels)
     if view.health != "none":
-        _add(lines, "tank_pod_healthy", int(view.health == "healthy"), labels)
+        found.add("tank_pod_healthy", int(view.health == "healthy"), labels)
     for container in view.containers:
-        _of_container(lines, pod, container, seen)
+        _of_container(found, labels, container, seen)
     for (name, kind), probes in seen.counts.probes.items():
-        _of_probes(lines, f'{pod},container={quoted(name)},kind="{kind}"', probes)
+        _of_probes(found, {**labels, "container": safe(name), "kind": kind}, probes)
     if desired is None:
         return
     hold = desired.hold.kind if desired.hold is not None else ""
     held = hold in ("suspended", "pinned") or (suspended and is_mirrored(desired.owner))
-    _add(lines, "tank_pod_generation", desired.generation, labels)
-    _add(lines, "tank_pod_quarantined", int(hold == "quarantined"), labels)
-    _add(lines, "tank_pod_suspended", int(held), labels)
+    found.add("tank_pod_generation", desired.generation, labels)
+    found.add("tank_pod_quarantined", int(hold == "quarantined"), labels)
+    found.add("tank_pod_suspended", int(held), labels)
     if desired.pod.schedule is not None:
-        _of_job(lines, seen.status.job or JobStatus(), labels)
+        _of_job(found, seen.status.job or JobStatus(), labels)
         return
     state = view_rollout(desired, seen.status).state
-    _add(lines, "tank_pod_update_failed", int(state in _FAILED), labels)
-    _add(lines, "tank_pod_update_blocked", int(state is RolloutState.BLOCKED), labels)
+    found.add("tank_pod_update_failed", int(state in _FAILED), labels)
+    found.add("tank_pod_update_blocked", int(state is RolloutState.BLOCKED), labels)
     for outcome, count in seen.counts.updates.items():
-        _add(lines, "tank_update_total", count, f'{{{pod},outcome="{outcome}"}}')
+        found.add("tank_update_total", count, {**labels, "outcome": outcome})
 
 
-def _of_job(lines: Lines, job: JobStatus, labels: str) -> None:
-    _add(lines, "tank_job_running", int(job.current is not None), labels)
+def _of_job(found: Samples, job: JobStatus, labels: Labels) -> None:
+    found.add("tank_job_running", int(job.current is not None), labels)
     if job.next_due is not None:
-        _add(lines, "tank_job_next_run_timestamp_seconds", job.next_due, labels)
+        found.add("tank_job_next_run_timestamp_seconds", job.next_due, labels)
     last = job.last
     if last is not None and last.ended is not None:
-        _add(lines, "tank_job_last_run_timestamp_seconds", round(last.ended, 3), labels)
+        found.add("tank_job_last_run_timestamp_seconds", round(last.ended, 3), labels)
         took = round(max(0.0, last.ended - last.begun), 3)
-        _add(lines, "tank_job_last_run_duration_seconds", took, labels)
-        _add(lines, "tank_job_last_run_succeeded", int(last.outcome == "succeeded"), labels)
+        found.add("tank_job_last_run_duration_seconds", took, labels)
+        found.add("tank_job_last_run_succeeded", int(last.outcome == "succeeded"), labels)
     if job.succeeded is not None:
-        _add(lines, "tank_job_last_success_timestamp_seconds", round(job.succeeded, 3), labels)
+        found.add("tank_job_last_success_timestamp_seconds", round(job.succeeded, 3), labels)
 
 
-def _of_container(lines: Lines, pod: str, view: ContainerView, seen: _Seen) -> None:
+def _of_container(found: Samples, pod: Labels, view: ContainerView, seen: _Seen) -> None:
     name, status, desired = view.name, view.status, seen.desired
-    labels = f"{pod},container={quoted(name)}"
-    _add(lines, "tank_container_restarts_total", status.restarts, f"{{{labels}}}")
+    labels = {**pod, "container": safe(name)}
+    found.add("tank_container_restarts_total", status.restarts, labels)
     if view.health is not None:
-        lines["tank_container_health"].append(_HEALTH_LINES[view.health.state].replace("\0", f"{labels},"))
+        found.add_states("tank_container_health", "state", HEALTH, view.health.state, labels)
     spec = next((one for one in desired.pod.containers if one.name == name), None) if desired else None
     image = view.run.image if view.run is not None else ""
     if not image and spec is not None:
         image = spec.image or spec.rootfs or ""
     # A digest in a label would be a new series with each update.
-    labels = f"{{{labels},image={quoted(image.partition('@')[0])}}}"
-    _add(lines, "container_oom_events_total", seen.killed.get(name, 0), labels)
+    labels = {**labels, "image": safe(image.partition("@")[0])}
+    found.add("container_oom_events_total", seen.killed.get(name, 0), labels)
     used = seen.used.get(name)
     if used is None:
         return
@@ -297,16 +332,16 @@ def _of_container(lines: Lines, pod: str, view: ContainerView, seen: _Seen) -> N
         ("container_memory_working_set_bytes", used.working_set),
         ("container_threads", used.threads),
     ):
-        _add(lines, family, value, labels)
+        found.add(family, value, labels)
     if status.started_at is not None:
-        _add(lines, "container_start_time_seconds", round(status.started_at, 3), labels)
+        found.add("container_start_time_seconds", round(status.started_at, 3), labels)
     if spec is not None and spec.limits.memory is not None:
-        _add(lines, "container_spec_memory_limit_bytes", spec.limits.memory, labels)
+        found.add("container_spec_memory_limit_bytes", spec.limits.memory, labels)
 
 
-def _of_probes(lines: Lines, labels: str, probes: ProbeCount) -> None:
+def _of_probes(found: Samples, labels: Labels, probes: ProbeCount) -> None:
     for result, count in probes.ended.items():
-        _add(lines, "tank_probe_total", count, f'{{{labels},result="{result}"}}')
+        found.add("tank_probe_total", count, {**labels, "result": result})
     name, ended = "tank_probe_duration_seconds", probes.ended
-    lines[name].append(f"{name}_sum{{{labels}}} {round(probes.seconds, 6)}\n")
-    lines[name].append(f"{name}_count{{{labels}}} {ended['successful'] + ended['failed']}\n")
+    found.add(name, round(probes.seconds, 6), labels, ending="_sum")
+    found.add(name, ended["successful"] + ended["failed"], labels, ending="_count")

@@ -166,7 +166,7 @@ def test_every_metric_is_declared_and_has_its_labels(machine: Machine) -> None:
             assert sample.labels.keys() - {"le"} == {*declared.labels}, sample
 
 
-def test_the_client_library_writes_what_it_reads_as_we_wrote_it(machine: Machine) -> None:
+def test_what_is_read_from_the_text_is_written_as_the_same_text(machine: Machine) -> None:
     text = full(machine).text()
 
     class Collector:
