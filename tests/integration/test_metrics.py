@@ -308,7 +308,7 @@ def test_a_file_for_node_exporter_and_json(agent: Agent, tmp_path: Path) -> None
 
     assert written() == 0
     text = target.read_text()
-    assert 'tank_pod_phase{pod="web",phase="running"} 1\n' in text
+    assert 'tank_pod_phase{phase="running",pod="web"} 1.0\n' in text
     # node-exporter has these of its own, and would refuse the file.
     assert "\nprocess_" not in text and "\nnode_" not in text
     listed: list[dict[str, Any]] = json.loads(agent.tank("metrics", "-o", "json").stdout)
