@@ -24,7 +24,8 @@ __all__ = [
     "ProgressReport", "PullReport", "PulledLayer", "RemovedImages", "RemovedVolume", "RestartPolicy",
     "RestoredVolume", "Retry", "RolloutReport", "Schedule", "Secret", "SecretError", "Security", "Signaled",
     "SourcesReport", "Stalled", "StartedRun", "StepReport", "StepReports", "TankError", "TestedReceiver",
-    "Ulimit", "Update", "UsageReport", "Volume", "VolumeInUse", "WantedReport", "WhyReport", "__version__",
+    "Ulimit", "Update", "UsageReport", "Volume", "VolumeInUse", "WantedReport", "WebReport", "WhyReport",
+    "__version__",
 ]  # fmt: skip
 # The modules of these names; the light ones come first.
 _HOMES = (
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
         TestedReceiver,
         UsageReport,
         WantedReport,
+        WebReport,
         WhyReport,
     )
     from tank_agent.api.storage import (

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import structlog
 
-from tank_agent.api.reports import CommitStatusReport
+from tank_agent.api.reports import CommitStatusReport, WebReport
 from tank_agent.api.types import shown
 from tank_agent.control.pods import Service
 from tank_agent.errors import TankError
@@ -20,6 +20,7 @@ from tank_agent.settings.web import WebSettings
 from tank_agent.source.git.follower import GitFollower
 
 _log = structlog.get_logger()
+_LOG = "`journalctl -u tank-agent` shows why; it is tried at the next start of the agent"
 
 
 class Starts(Protocol):
@@ -63,12 +64,16 @@ def _try(what: str, start: Callable[[], None]) -> None:
 
 
 def _start_web(settings: Settings, web: WebSettings, service: Service, stack: ExitStack) -> None:
+    # Until it is known better; a start that fails, such as for a thread too many, never tells more.
+    unknown = WebReport(listen=web.listen, error="the page can't be started", hint=_LOG)
+    service.sources.web = lambda: unknown
     # Costs nothing where it is off.
     from tank_agent.api.web.server import WebServer
 
     server = WebServer(service, settings, web)
     stack.callback(server.stop)
     server.start()
+    service.sources.web = server.report
 
 
 def _start_notify(settings: NotifySettings, service: Service, stack: ExitStack) -> None:

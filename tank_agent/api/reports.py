@@ -388,12 +388,20 @@ class ElsewhereReport(ClientAnswer, frozen=True, kw_only=True):
     pods: tuple[ElsewherePod, ...] = ()
 
 
+class WebReport(ClientAnswer, frozen=True, kw_only=True):
+    """The door of [web]: the address, and while the agent can't listen there, why, and what to do."""
+
+    listen: str
+    error: str | None = None
+    hint: str | None = None
+
+
 class SourcesReport(ClientAnswer, frozen=True, kw_only=True):
     """The sources; `git` is null if there is no repository.
 
     `unusable` is the number of files with errors, or whose pod another source has. `overlooked` are the first
     files that look like pod files and are none, such as web.yaml, and `overlooked_count` is the number of all
-    of them. `untold` are sentences on notifications that do not arrive.
+    of them. `untold` are sentences on notifications that do not arrive. `web` is null without [web].
     """
 
     suspended: bool
@@ -404,6 +412,7 @@ class SourcesReport(ClientAnswer, frozen=True, kw_only=True):
     overlooked_count: int = 0
     unusable: int = 0
     untold: tuple[str, ...] = ()
+    web: WebReport | None = None
 
 
 class Deleted(Struct, frozen=True):

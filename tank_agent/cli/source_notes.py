@@ -1,4 +1,4 @@
-"""The lines below the pods: files that make none here, and notifications that do not arrive."""
+"""The lines below the pods: files that make none here, notifications that do not arrive, no page."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ def source_notes(sources: SourcesReport, shown: Sequence[PodReport] = ()) -> Ite
         yield overlooked(sources.overlooked, sources.overlooked_count)
     for sentence in sources.untold:
         yield f"notifications: {sentence}; see `tank doctor`"
+    web = sources.web
+    if web is not None and web.error is not None:
+        yield f"web: the page is not served: {web.error}; {web.hint or 'see `tank doctor`'}"
 
 
 def overlooked(files: Sequence[str], count: int) -> str:

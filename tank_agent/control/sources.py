@@ -37,7 +37,7 @@ class Sources:
 
     `host` is this machine, as selectors see it. `places` are, by kind, those of sources without a report of
     their own, such as directories. `snapshots` returns those of a pod's volumes. `commit_status` returns what
-    is told of the commit to its forge, if anything is.
+    is told of the commit to its forge, if anything is, and `web` where browsers are served, if [web] is set.
     """
 
     journal: Journal
@@ -47,6 +47,7 @@ class Sources:
     places: Mapping[str, str] = field(default_factory=dict)
     snapshots: Callable[[str], Snapshots] = lambda _: {}
     commit_status: Callable[[], reports.CommitStatusReport | None] = lambda: None
+    web: Callable[[], reports.WebReport | None] = lambda: None
 
     def __post_init__(self) -> None:
         self.parse = parser_for(self.host)
@@ -72,6 +73,7 @@ class Sources:
             overlooked_count=len(overlooked),
             unusable=len({problem.file for problem in self.journal.problems()}),
             untold=tuple(self.untold()),
+            web=self.web(),
         )
 
     def directory_problems(self) -> Sequence[Problem]:

@@ -226,10 +226,24 @@ def test_a_port_that_is_taken_keeps_nothing_from_starting_and_is_tried_again(tmp
         made.agent.wait_phase("web", "running")
         failed = [event for event in made.agent.client.events() if event.type == "web-failed"]
         assert len(failed) == 1 and "Address already in use" in failed[0].message
+        trouble = f"cannot listen on 127.0.0.1:{made.port}: Address already in use"
+        assert f"web: the page is not served: {trouble}; `ss -ltnp" in made.agent.tank("status").stdout
+        found = examined(made)
+        assert found["result"] == "warn" and trouble in found["found"]
+        assert f"(process {os.getpid()}) listens there" in found["found"]
         other.close()
         wait_for(lambda: answers(made), "it listens by now")
+        assert "web:" not in made.agent.tank("status").stdout
+        assert examined(made)["found"] == f"the agent listens on 127.0.0.1:{made.port}"
         assert [one.type for one in made.agent.client.events()][-1:] == ["web-recovered"]
         assert "web: cannot listen" in made.agent.log.read_text()
+
+
+def examined(made: WebAgent) -> dict[str, str]:
+    """Return what the doctor says of [web]."""
+    out = made.agent.tank("doctor", "--config", str(made.agent.config), "-o", "json").stdout
+    [found] = [check for check in json.loads(out) if check["name"] == "web"]
+    return dict(found)
 
 
 def answers(made: WebAgent) -> bool:

@@ -26,6 +26,7 @@ from tank_agent.api.reports import (
     SourcesReport,
     StartedRun,
     TestedReceiver,
+    WebReport,
     WhyReport,
 )
 from tank_agent.api.request import Answer
@@ -120,10 +121,11 @@ class FakeSources:
         self.suspended = False
         self.git: GitReport | None = None
         self.directory_error: str | None = None
+        self.web: Callable[[], WebReport | None] = lambda: None
 
     def report(self) -> SourcesReport:
         directory = DirectoryReport(path="/etc/tank/pods.d", error=self.directory_error)
-        return SourcesReport(suspended=self.suspended, directories=(directory,), git=self.git)
+        return SourcesReport(suspended=self.suspended, directories=(directory,), git=self.git, web=self.web())
 
     def suspend(self, name: str | None = None, *, by: str = "") -> SourcesReport:
         self.service.calls.append(("suspend", name))

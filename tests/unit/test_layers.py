@@ -59,6 +59,8 @@ SEAMS = {
     "image.config": {"runtime"},
     "image.parameters": {"runtime"},
     "api.frames": {"client"},
+    # The token and the address of [web], which can be looked at without an agent.
+    "api.web.opening": {"doctor"},
     "api.types": {"control", "client", "cli", "__init__"},
     "api.reports": {"control", "outward", "client", "cli", "__init__"},
     "api.storage": {"control", "client", "cli", "__init__"},

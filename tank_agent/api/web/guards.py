@@ -13,40 +13,16 @@ from collections import OrderedDict
 from collections.abc import Iterable
 
 from tank_agent.api.request import Head, Peer, Refused
-from tank_agent.errors import Stalled
-from tank_agent.linux.paths import NotReadableError
 from tank_agent.retry import RateLimit
-from tank_agent.runtime.secrets.identities import read_key
 from tank_agent.settings.web import host_name
 from tank_agent.spec.findings import show
 
-TOKEN_MIN = 16
-_TOKEN_MAX = 4096
 # Addresses from which the right token came; the last ones are remembered.
 _KNOWN = 1024
 # The page holds no data, and can't send a token before it is there.
 OPEN_PATHS = ("/",)
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="tank"'}
 _ONLY_READING = "only GET and HEAD are possible here: nothing can be changed from the web"
-
-
-def read_token(path: str) -> bytes:
-    """Return the token in a file.
-
-    Raises:
-        Stalled: it can't be read, is open to others, or is too short.
-    """
-    try:
-        token = read_key(path).strip()
-    except OSError as error:
-        hint = f"openssl rand -hex 32 | sudo install -m 600 /dev/stdin {path}"
-        raise Stalled(f"web.token_file: {path} can't be read: {error.strerror}", hint=hint) from None
-    except NotReadableError as error:
-        raise Stalled(f"web.token_file: {path} {error}") from None
-    if not TOKEN_MIN <= len(token) <= _TOKEN_MAX or not all(0x21 <= byte <= 0x7E for byte in token):
-        message = f"web.token_file: {path} must hold one word of {TOKEN_MIN} to {_TOKEN_MAX} ASCII characters"
-        raise Stalled(message, hint="openssl rand -hex 32 makes one")
-    return token
 
 
 class Guard:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import ipaddress
 import platform
 import socket
@@ -18,18 +17,19 @@ from tank_agent import __version__
 from tank_agent.api import types
 from tank_agent.api.acceptor import BACKLOG, Acceptor
 from tank_agent.api.door import Door, Timeouts
+from tank_agent.api.reports import WebReport
 from tank_agent.api.request import Answer, Head, Peer, Refused, Reply, Request, Stream
 from tank_agent.api.routes import ROUTES, Handler
 from tank_agent.api.types import Call
 from tank_agent.api.web import page
-from tank_agent.api.web.guards import Guard, read_token
+from tank_agent.api.web.guards import Guard
 from tank_agent.api.web.live import STREAMS, Live
+from tank_agent.api.web.opening import bound, cannot_listen, read_token
 from tank_agent.api.web.shown import Shown, WebInfo
 from tank_agent.api.web.usage import INTERVAL
 from tank_agent.control.pods import Service
-from tank_agent.errors import Retry, TankError
+from tank_agent.errors import TankError, one_line
 from tank_agent.journal.records import NewEvent
-from tank_agent.settings.declaration import parse_listen
 from tank_agent.settings.settings import Settings
 from tank_agent.settings.web import WebSettings
 
@@ -43,11 +43,6 @@ _AT_A_TIME = 2
 _TURN = 5.0
 # Seconds until the thread goes on after a bug.
 _AFTER_BUG = 5.0
-_WHY = {
-    errno.EADDRINUSE: "`ss -ltnp sport = :{port}` shows who listens there",
-    errno.EADDRNOTAVAIL: "`ip address` shows the addresses of this machine",
-    errno.EACCES: "ports below 1024 may need CAP_NET_BIND_SERVICE",
-}
 # For a proxy in front: nginx would keep a part of a stream until it has more.
 _AT_ONCE = {"X-Accel-Buffering": "no"}
 PAGE = Call("GET /", bytes)
@@ -101,7 +96,7 @@ class WebServer(Door):
         self.headers = {**_HEADERS, "Content-Security-Policy": self._page.policy}
         self._guard: Guard | None = None
         self._acceptor: Acceptor | None = None
-        self._trouble = ""
+        self._report = WebReport(listen=web.listen)
         self._checking = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="web", daemon=True)
 
@@ -134,11 +129,11 @@ class WebServer(Door):
             node = platform.node().lower()
             token = None if self.settings.token_file is None else read_token(self.settings.token_file)
             self._guard = Guard((node, node.partition(".")[0], *self.settings.hosts), token)
-            self._acceptor = Acceptor(_listen(self.settings.listen), self)
+            self._acceptor = Acceptor(_listening(self.settings.listen), self)
         except (TankError, RuntimeError, OSError) as error:
-            self._tell(str(error))
+            self._tell(error)
             return False
-        self._tell("")
+        self._tell(None)
         _log.info("web: listening", address=self.settings.listen, port=self.port)
         return True
 
@@ -170,11 +165,18 @@ class WebServer(Door):
     def allow(self, peer: Peer, call: Call[Any]) -> None:
         """Allow every call: there are none here that change anything."""
 
-    def _tell(self, trouble: str) -> None:
+    def report(self) -> WebReport:
+        """Return where it listens, or why it can't; for any thread."""
+        return self._report
+
+    def _tell(self, error: Exception | None) -> None:
         """Say once that it can't listen, and once that it can again."""
-        if trouble == self._trouble:
+        message = error.message if isinstance(error, TankError) else str(error) if error else None
+        hint = error.hint if isinstance(error, TankError) else None
+        before, self._report = self._report, WebReport(listen=self.settings.listen, error=message, hint=hint)
+        if self._report == before:
             return
-        self._trouble = trouble
+        trouble = one_line(str(error)) if error is not None else ""
         if trouble:
             _log.error("web: cannot listen; trying again at each resync", error=trouble)
         message = f"the web page is not served: {trouble}" if trouble else "the web page is served again"
@@ -280,30 +282,16 @@ def _plain(address: str) -> str:
     return str(mapped or found)
 
 
-def _listen(setting: str) -> socket.socket:
+def _listening(setting: str) -> socket.socket:
     """Return a socket that listens at an address of this machine.
 
     Raises:
         Retry: that is not possible now.
     """
-    address, port = parse_listen(setting)
-    family, kind, protocol, _, place = socket.getaddrinfo(
-        address, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_PASSIVE
-    )[0]
+    made = bound(setting)
     try:
-        bound = socket.socket(family, kind, protocol)
+        made.listen(BACKLOG)
     except OSError as error:
-        raise Retry(f"cannot listen on {setting}: {error.strerror}") from None
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            # "::" is all addresses, of IPv4 too, whatever net.ipv6.bindv6only says.
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if address == "::" else 1)
-        bound.bind(place)
-        bound.listen(BACKLOG)
-    except OSError as error:
-        bound.close()
-        why = _WHY.get(error.errno or 0, "")
-        hint = why.format(port=port) or None
-        raise Retry(f"cannot listen on {setting}: {error.strerror}", hint=hint) from None
-    return bound
+        made.close()
+        raise cannot_listen(setting, error) from error
+    return made

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from tank_agent.spec.printable import escape
 
 if TYPE_CHECKING:
     from tank_agent.api.reports import GitReport
+    from tank_agent.client.client import Client
     from tank_agent.doctor import Check
     from tank_agent.settings.settings import Settings
 
@@ -34,7 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     settings, problems = _settings(arguments)
-    checks = [*problems, *_examine(settings), *_notify(settings), *_agent(arguments, settings)]
+    checks = [
+        *problems,
+        *_examine(settings),
+        *_notify(settings),
+        *_web(settings),
+        *_agent(arguments, settings),
+    ]
     show(arguments, checks, lambda: _print(checks))
     return 1 if any(check.result == "fail" for check in checks) else 0
 
@@ -66,6 +73,14 @@ def _notify(settings: Settings) -> Sequence[Check]:
     return of_files(settings.notify, settings.file)
 
 
+def _web(settings: Settings) -> Sequence[Check]:
+    if settings.web is None:
+        return ()
+    from tank_agent.doctor.web import of_settings
+
+    return of_settings(settings.web)
+
+
 def _agent(arguments: argparse.Namespace, settings: Settings) -> Sequence[Check]:
     """Say whether the agent answers, and whether the secrets and the devices of its pods can be had."""
     from tank_agent.doctor import ok, warn
@@ -78,9 +93,14 @@ def _agent(arguments: argparse.Namespace, settings: Settings) -> Sequence[Check]
         info = client.info()
         pods = [listed.pod for listed in client.list()]
     except AgentUnreachable as error:
-        return (warn("agent", error.message, error.hint or ""),)
+        found = [warn("agent", error.message, error.hint or "")]
+        if settings.web is not None:
+            from tank_agent.doctor.web import of_address
+
+            found.append(of_address(settings.web.listen))
+        return found
     answers = ok("agent", f"version {info.version}, pid {info.pid}")
-    found = []
+    found = [*_shown_outward(client, settings)]
     if any(pod.secrets for pod in pods):
         from tank_agent.doctor import secrets
 
@@ -94,13 +114,31 @@ def _agent(arguments: argparse.Namespace, settings: Settings) -> Sequence[Check]
         found += (
             of_agent(receivers, told.problems) if told.on else [warn("notifications", _NOT_YET, _RESTART)]
         )
-    if settings.git is not None and settings.git.status is not None:
-        found.append(_commit_status(client.sources().git))
     if any(container.security.devices for pod in pods for container in pod.containers):
         from tank_agent.doctor import devices
 
         found.append(devices.of_pods(pods))
     return (*found, answers)
+
+
+def _shown_outward(client: Client, settings: Settings) -> Iterator[Check]:
+    """Say whether the forge has the status of the commit, and whether the page is served."""
+    has_status = settings.git is not None and settings.git.status is not None
+    if settings.web is None and not has_status:
+        return
+    sources = client.sources()
+    if has_status:
+        yield _commit_status(sources.git)
+    if settings.web is not None:
+        from tank_agent.doctor.web import of_agent
+
+        told = sources.web
+        yield of_agent(
+            settings.web.listen,
+            at=told.listen if told is not None else None,
+            error=told.error if told is not None else None,
+            hint=told.hint if told is not None else None,
+        )
 
 
 def _commit_status(git: GitReport | None) -> Check:

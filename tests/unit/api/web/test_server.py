@@ -215,9 +215,16 @@ def test_a_taken_port_is_said_once_and_tried_again(service: FakeWebService) -> N
             assert [(one.type, one.pod) for one in service.told] == [("web-failed", "")]
             assert "Address already in use" in service.told[0].message
             assert f"sport = :{port}" in service.told[0].message
+            report = server.report()
+            assert (report.listen, report.error) == (
+                f"127.0.0.1:{port}",
+                f"cannot listen on 127.0.0.1:{port}: Address already in use",
+            )
+            assert report.hint == f"`ss -ltnp sport = :{port}` shows who listens there"
             other.close()
             until(server.check)
             assert [one.type for one in service.told] == ["web-failed", "web-recovered"]
+            assert server.report().error is None
             assert got(server, "/v1/status")[0] == 200
 
 
@@ -261,6 +268,8 @@ def test_a_page_that_cannot_be_started_stops_nothing(
     with structlog.testing.capture_logs() as logs, contextlib.ExitStack() as stack:
         start_outward(Settings(web=web), cast(Service, service), stack)
     assert [one["event"] for one in logs] == ["the web page can't be started; all else works"]
+    report = service.sources.report().web
+    assert report is not None and report.error == "the page can't be started"
 
 
 # Hostile callers
