@@ -131,9 +131,7 @@ REASONS = {
         "container_exits kill_containers leave_on_interrupt live_restore stop_timeout shutdown_timeout"
     ),
     "orders come by tank.sock in run_dir only, from elsewhere by ssh; a page has listen in [web]": (
-        "address api api_cors_header hosts http_address advertise bind_addr listen_address port ports "
-        "read_only_port .socket tls "
-        "tls_cert "
+        "api api_cors_header hosts advertise port ports read_only_port .socket tls tls_cert "
         "tls_cert_file tls_key tls_private_key_file tls_verify token"
     ),
     "root and the group tank may use the agent's socket; remove it": (
@@ -148,13 +146,11 @@ REASONS = {
     "a token is in a file: write token_file in [web]": "web.auth web.password web.token",
     "ports are a table of nftables that the agent keeps; remove it": (
         "allow_direct_routing firewall_backend firewall_driver icc ip_forward ip_forward_no_drop ip_masq "
-        ""
         "ip6tables iptables nftables userland_proxy userland_proxy_path"
     ),
     "a bridge is made when a pod names it; write pool and publish in [network.bridge]": (
         ".bridge cni_plugin_dirs network.driver network_cmd_path default_network default_network_name "
-        "default_network_opts "
-        "netavark_plugin_dirs "
+        "default_network_opts netavark_plugin_dirs "
         "network.default network.network_backend network_backend network_config_dir network_plugin"
     ),
     "a bridge has the MTU of the uplink; remove it": "mtu network_plugin_mtu",

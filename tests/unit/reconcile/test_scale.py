@@ -25,7 +25,7 @@ def world_of(pods: int, *, running: bool = True) -> World:
 
 def service_of(world: World) -> Service:
     sources = SimpleNamespace(pod_report=lambda _: (None, None), directory_problems=lambda: ())
-    world.usage = lambda _: {}  # type: ignore[attr-defined]
+    world.measured = lambda _: {}  # type: ignore[attr-defined]
     world.addresses = world.ports = world.wanted_ports = lambda _: ()  # type: ignore[attr-defined]
     world.leases = lambda _: {}  # type: ignore[attr-defined]
     machine = fake_machine(world.journal, world, cast(Any, world.clock), backoff=None)
