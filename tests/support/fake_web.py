@@ -83,13 +83,14 @@ def serving_web(
     """Serve while the block runs; no thread of the server is left after it."""
     hosts = options.pop("hosts", ())
     web = WebSettings(listen=listen, token_file=str(token_file) if token_file else None, hosts=hosts)
+    before = set(web_threads())
     server = WebServer(cast(Service, service), Settings(web=web), web, **options)
     server.start()
     try:
         yield server
     finally:
         server.stop()
-        until(lambda: not web_threads())
+        until(lambda: set(web_threads()) <= before)
 
 
 def web_threads() -> list[threading.Thread]:

@@ -23,6 +23,7 @@ from tank_agent.agent.outward import start_outward
 from tank_agent.api.door import Timeouts
 from tank_agent.api.reports import WantedReport, WhyReport
 from tank_agent.api.web import page
+from tank_agent.api.web import server as web_server
 from tank_agent.api.web.server import WebServer
 from tank_agent.control.pods import Service
 from tank_agent.settings.settings import Settings
@@ -226,6 +227,27 @@ def test_a_taken_port_is_said_once_and_tried_again(service: FakeWebService) -> N
             assert [one.type for one in service.told] == ["web-failed", "web-recovered"]
             assert server.report().error is None
             assert got(server, "/v1/status")[0] == 200
+
+
+def test_it_listens_once_whichever_thread_tries(
+    service: FakeWebService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries, both, listening = [], threading.Barrier(2), web_server._listening
+
+    def slow(setting: str) -> socket.socket:
+        tries.append(setting)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(0.3)
+        return listening(setting)
+
+    monkeypatch.setattr(web_server, "_listening", slow)
+    web = WebSettings(listen="127.0.0.1:0")
+    server = WebServer(cast(Service, service), Settings(web=web), web)
+    with ThreadPoolExecutor(2) as callers:
+        asked = [callers.submit(server.check) for _ in range(2)]
+        assert [one.result(30) for one in asked] == [True, True]
+    server.stop()
+    assert len(tries) == 1
 
 
 @pytest.mark.parametrize("listen", ["192.0.2.1:0", "[2001:db8::1]:0"])
