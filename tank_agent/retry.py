@@ -1,4 +1,4 @@
-"""The back-off rule, a failure that is retried by it, and a limit of how often callers may try something.
+"""The back-off rule, a failure that is retried by it, and limits of how often callers may try something.
 
 Time and chance are arguments.
 """
@@ -61,6 +61,25 @@ class Failure(Struct, frozen=True, kw_only=True):
 def spread(name: str) -> float:
     """Return a number in [0, 1) that depends on the name only, and is spread evenly over names."""
     return zlib.crc32(name.encode()) / 2**32
+
+
+def retry_after(header: str, now: float, most: float) -> float | None:
+    """Return the seconds that a Retry-After header asks for, from 0 to `most`; None if it is none.
+
+    RFC 9110, section 10.2.3. `now` is the time of day, as of `time.time`.
+    """
+    # It is loaded with the first header: this module is part of every command.
+    from email.utils import parsedate_to_datetime
+
+    text = header.strip()
+    try:
+        if text.isascii() and text.isdigit() and len(text) < 10:
+            seconds = float(text)
+        else:
+            seconds = parsedate_to_datetime(text).timestamp() - now
+    except (ValueError, TypeError, OverflowError, OSError):
+        return None
+    return min(max(seconds, 0.0), most)
 
 
 class RateLimit:

@@ -6,7 +6,6 @@ docs.gitlab.com/api/commits (commit status). Gitea and Forgejo: their swagger, `
 
 from __future__ import annotations
 
-import email.utils
 import json
 import re
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from msgspec import Struct
 
 from tank_agent.errors import one_line
 from tank_agent.outward.commit_status import CommitStatus
+from tank_agent.retry import retry_after
 from tank_agent.settings.git_status import Destination
 from tank_agent.source.git.address import redact
 from tank_agent.source.git.objects import printable
@@ -138,15 +138,7 @@ def _denial(to: Destination, where: str, token_file: str, answer: ForgeAnswer, q
 
 def _asked_wait(headers: Mapping[str, str], wall: float) -> float | None:
     """Return the seconds that a forge asks to wait; None if it does not."""
-    wait: float | None = None
-    after = headers.get("retry-after", "").strip()
-    if after.isascii() and after.isdigit() and len(after) < 10:
-        wait = float(after)
-    elif after:
-        try:
-            wait = email.utils.parsedate_to_datetime(after).timestamp() - wall
-        except (ValueError, OverflowError, OSError):
-            wait = None
+    wait = retry_after(headers.get("retry-after", ""), wall, _LONGEST_WAIT)
     if wait is None:
         for prefix in ("x-ratelimit", "ratelimit"):
             reset = headers.get(f"{prefix}-reset", "").strip()

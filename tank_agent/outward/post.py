@@ -1,42 +1,60 @@
 """One POST request to a server that nobody trusts: it ends in time, follows nothing, and reads little.
 
-urllib3's time-outs count the silence between two packets, so that a server which sends a byte a second could
+requests' time-outs count the silence between two packets, so that a server which sends a byte a second could
 hold a thread for ever. Here a timer cuts the connection. Nothing of it stays in memory between two requests.
+Errors have words of their own: those of requests quote the address, which may be a secret.
 """
 
 from __future__ import annotations
 
+import errno
 import http.client
 import os
+import re
 import socket
 import ssl
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import urlsplit
 
+import requests
 import urllib3
-from urllib3.connection import HTTPConnection, HTTPSConnection
+from requests.adapters import HTTPAdapter
 
 from tank_agent.errors import Retry, Stalled
 from tank_agent.linux.given_files import CERTIFICATES_HINT, why_no_certificates
+from tank_agent.settings.notify import is_loopback
 
 ANSWER_MAX = 16 << 10
-# Raised by a connection that breaks, or that the timer cuts.
+# Raised by a connection that breaks, or that the timer cuts; requests' errors are OSErrors.
 _BROKEN = (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError)
+_TUNNEL = re.compile(r"Tunnel connection failed: ([0-9]{3})\b")
 
 
 class Post:
     """Makes one request after the other; `cut` ends the one that is under way, from another thread.
 
     Args:
-        seconds: how long a request may take in all.
-        ca: a file with certificates of authorities to trust beside the system's.
+        seconds: how long a request may take in all; half of it for a connection to one address.
+        ca: a file with certificates of authorities to trust.
+        setting: the name of the setting that `ca` comes from.
+        alone: trust no other authorities than those; otherwise the system's, too.
+        named: errors begin with the server's name; otherwise nothing of the address is in them.
     """
 
-    def __init__(self, *, seconds: float = 20.0, ca: str | None = None) -> None:
-        self._seconds, self._ca = seconds, ca
+    def __init__(
+        self,
+        *,
+        seconds: float = 20.0,
+        ca: str | None = None,
+        setting: str = "git.ca_file",
+        alone: bool = False,
+        named: bool = False,
+    ) -> None:
+        self._seconds, self._named = seconds, named
+        self._ca, self._setting, self._alone = ca, setting, alone
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._cut = self._late = False
@@ -64,41 +82,49 @@ class Post:
             raise self._failure(error, url) from error
         finally:
             timer.cancel()
-            with self._lock:
-                self._socket = None
+            self._opened(None)
 
     def _send(self, url: str, headers: Mapping[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
-        secure = url.startswith("https:")
-        fields: dict[str, Any] = {"ssl_context": _context(self._ca)} if secure else {}
-        manager = _manager(url, **fields)
-        manager.pool_classes_by_scheme = {
-            "http": _pool(urllib3.HTTPConnectionPool, HTTPConnection, self._opened),
-            "https": _pool(urllib3.HTTPSConnectionPool, HTTPSConnection, self._opened),
-        }
+        sent = {**headers, "Accept-Encoding": "identity", "Connection": "close"}
+        # No requests.Session: that reads ~/.netrc, and of a redirect the whole body.
+        request = requests.Request("POST", url, headers=sent, data=body).prepare()
+        parts = urlsplit(url)
+        # A proxy has another loopback than this machine, and would read the token.
+        here = parts.scheme == "http" and is_loopback(parts.hostname or "")
+        adapter = _Adapter(self._context() if parts.scheme == "https" else None, self._opened)
         try:
-            response = manager.urlopen(
-                "POST",
-                url,
-                body=body,
-                headers={**headers, "Accept-Encoding": "identity", "Connection": "close"},
-                redirect=False,
-                retries=False,
-                preload_content=False,
-                timeout=urllib3.Timeout(connect=self._seconds / 2, read=self._seconds),
-            )
-            with response:
+            with adapter.send(
+                request,
+                stream=True,
+                # The timer ends what takes too long; the second one is for a machine that has no timer.
+                timeout=(self._seconds / 2, self._seconds * 2),
+                proxies={} if here else requests.utils.get_environ_proxies(url),
+            ) as response:
                 found = {name.lower(): value for name, value in response.headers.items()}
-                text = response.read(ANSWER_MAX, decode_content=False)
+                text: bytes = response.raw.read(ANSWER_MAX, decode_content=False)
                 # To http.client, the end of a connection that was cut is that of the answer.
                 if self._late or self._cut:
                     raise TimeoutError("cut")
-                return response.status, found, text
+                return response.status_code, found, text
         finally:
-            manager.clear()
+            adapter.close()
 
-    def _opened(self, opened: socket.socket) -> None:
+    def _context(self) -> ssl.SSLContext:
+        try:
+            context = ssl.create_default_context(cafile=self._ca if self._alone else None)
+            if self._ca is not None and not self._alone:
+                context.load_verify_locations(cafile=self._ca)
+        except OSError as error:
+            wrong = f"{self._setting}: {self._ca} {why_no_certificates(self._ca or '', error)}"
+            raise Stalled(wrong, hint=CERTIFICATES_HINT) from error
+        return context
+
+    def _opened(self, opened: socket.socket | None) -> None:
+        """Keep a second descriptor of the connection, whatever TLS makes of the first; None: it is over."""
         with self._lock:
-            self._socket = opened
+            if self._socket is not None:
+                self._socket.close()
+            self._socket = None if opened is None else socket.socket(fileno=os.dup(opened.fileno()))
             if self._late or self._cut:
                 self._shut()
 
@@ -110,64 +136,74 @@ class Post:
     def _shut(self) -> None:
         if self._socket is not None:
             with suppress(OSError):
-                # Not SSLSocket's own shutdown: that takes the TLS layer away from under the reader.
-                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+                self._socket.shutdown(socket.SHUT_RDWR)
 
-    def _failure(self, error: BaseException, url: str) -> Stalled | Retry:
-        place = urllib3.util.parse_url(url).netloc or url
+    def _failure(self, error: Exception, url: str) -> Stalled | Retry:
+        name = f"{urllib3.util.parse_url(url).netloc}: " if self._named else ""
         if self._late:
-            return Retry(f"{place} did not answer within {self._seconds:g} s")
-        cause: BaseException | None = error
-        while cause is not None:
+            return Retry(f"{name}it did not answer within {self._seconds:g} s")
+        # urllib3 calls it a time-out of reading if a server takes the connection, but not its part in TLS.
+        if isinstance(error, requests.Timeout):
+            return Retry(f"{name}no connection within {self._seconds / 2:g} s")
+        for cause in _causes(error):
             if isinstance(cause, ssl.SSLCertVerificationError):
-                wrong = f"the certificate of {place} can't be trusted: {cause.verify_message}"
-                return Stalled(wrong, hint="name the authority that signed it as ca_file in [git]")
-            cause = cause.__cause__ or cause.__context__ or getattr(cause, "reason", None)
-        # The innermost message: urllib3 wraps it several times.
-        inner: BaseException = error
-        while (deeper := inner.__cause__ or inner.__context__) is not None:
-            inner = deeper
-        said = inner.strerror if isinstance(inner, OSError) and inner.strerror else str(inner)
-        return Retry(f"cannot reach {place}: {said or type(inner).__name__}")
+                # What follows a comma is the server's name.
+                wrong = f"its certificate is not to be trusted: {cause.verify_message.partition(',')[0]}"
+                return Stalled(name + wrong, hint=f"name the authority that signed it as {self._setting}")
+            if words := _words(cause):
+                return Retry(name + words)
+        return Retry(f"{name}it can't be reached ({type(error).__name__})")
 
 
-def _context(ca: str | None) -> ssl.SSLContext:
-    """Make a TLS context that checks certificates; Stalled if the file of authorities can't be used."""
-    context = ssl.create_default_context()
-    if ca is not None:
-        try:
-            context.load_verify_locations(cafile=ca)
-        except (OSError, ssl.SSLError) as error:
-            wrong = f"git.ca_file: {ca} {why_no_certificates(ca, error)}"
-            raise Stalled(wrong, hint=CERTIFICATES_HINT) from error
-    return context
+class _Adapter(HTTPAdapter):
+    """Trusts what `context` trusts, and gives `opened` the socket of each connection before it is used."""
+
+    def __init__(self, context: ssl.SSLContext | None, opened: Callable[[socket.socket], None]) -> None:
+        super().__init__()
+        self._context, self._opened = context, opened
+
+    def build_connection_pool_key_attributes(self, *args: Any, **kwargs: Any) -> Any:
+        host, _ = super().build_connection_pool_key_attributes(*args, **kwargs)
+        return host, {"ssl_context": self._context}
+
+    def cert_verify(self, *_: Any) -> None:
+        """Add no authorities of requests' own to the context."""
+
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
+        opened = self._opened
+
+        class Watched(pool.ConnectionCls):  # type: ignore[misc]
+            def _new_conn(self) -> socket.socket:
+                made: socket.socket = super()._new_conn()
+                opened(made)
+                return made
+
+        pool.ConnectionCls = Watched
+        return pool
 
 
-def _pool(pool: type[Any], connection: type[HTTPConnection], opened: Any) -> type[Any]:
-    """Return a pool whose connections tell when they have a socket."""
+def _words(cause: BaseException) -> str:
+    """Return what went wrong, in words without the address; nothing if another cause may say more."""
+    if isinstance(cause, ssl.SSLError):
+        return f"no TLS with it: {cause.reason or 'it failed'}"
+    if type(cause).__name__ in ("NameResolutionError", "gaierror"):
+        return "its name can't be resolved"
+    if isinstance(cause, OSError) and cause.errno in errno.errorcode:
+        return f"it can't be reached: {os.strerror(cause.errno or 0)}"
+    if tunnel := _TUNNEL.match(str(cause)):
+        return f"it can't be reached: the proxy answers {tunnel[1]}"
+    return ""
 
-    class Watched(connection):  # type: ignore[misc,valid-type]
-        def connect(self) -> None:
-            super().connect()
-            opened(self.sock)
 
-    class WatchedPool(pool):  # type: ignore[misc]
-        ConnectionCls = Watched
-
-    return WatchedPool
-
-
-def _manager(url: str, **fields: Any) -> urllib3.PoolManager:
-    """Use the environment's proxy, if any, by the rules of requests (NO_PROXY may name networks)."""
-    proxy: str | None = None
-    # Without TLS it is to this machine, and a proxy would read the token.
-    if url.startswith("https:") and any(name.lower().endswith("_proxy") for name in os.environ):
-        import requests
-
-        proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
-    if proxy is None:
-        return urllib3.PoolManager(**fields)
-    proxy = proxy if "://" in proxy else f"http://{proxy}"
-    secret = unquote(urllib3.util.parse_url(proxy).auth or "")
-    headers = urllib3.make_headers(proxy_basic_auth=secret) if secret else None
-    return urllib3.ProxyManager(proxy, proxy_headers=headers, **fields)
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, and those that it was made of."""
+    left, seen = [error], set[int]()
+    while left and len(seen) < 20:
+        found = left.pop(0)
+        if id(found) in seen:
+            continue
+        seen.add(id(found))
+        yield found
+        inner = [found.__cause__, found.__context__, getattr(found, "reason", None), *found.args]
+        left += [one for one in inner if isinstance(one, BaseException)]

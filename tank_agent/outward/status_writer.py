@@ -324,7 +324,7 @@ def sender(settings: GitSettings) -> tuple[Send, Callable[[], None]]:
     def send(asked: StatusRequest) -> ForgeAnswer:
         from tank_agent.outward.post import Post
 
-        post = Post(ca=settings.ca_file)
+        post = Post(ca=settings.ca_file, named=True)
         posts[:] = [post.cut]
         status, headers, body = post.send(asked.url, asked.headers, asked.body)
         return ForgeAnswer(status=status, headers=headers, body=body)

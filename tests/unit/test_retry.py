@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from email.utils import formatdate
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tank_agent.retry import Failure, Pace, spread
+from tank_agent.retry import Failure, Pace, retry_after, spread
 
 
 def test_delays_double_up_to_the_cap() -> None:
@@ -37,3 +40,18 @@ def test_a_thousand_pods_that_fail_together_are_not_retried_together() -> None:
     assert delays[-1] > 9.9
     most = max(sum(start <= delay < start + 0.1 for delay in delays) for start in delays)
     assert most < 100
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("7", 7.0),
+        (" 7 ", 7.0),
+        ("99999999", 86_400.0),
+        (formatdate(1_030.0, usegmt=True), 30.0),
+        (formatdate(970.0, usegmt=True), 0.0),
+        *((nonsense, None) for nonsense in ("", "nonsense", "-5", "²", "9" * 400, "Mon, 99 Foo 2026")),
+    ],
+)
+def test_a_server_asks_for_a_wait_by_seconds_or_a_date(header: str, seconds: float | None) -> None:
+    assert retry_after(header, 1_000.0, 86_400.0) == seconds

@@ -11,7 +11,6 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 import msgspec
@@ -25,7 +24,7 @@ from tank_agent.image.manifest import ACCEPTED, MANIFEST_LIMIT, Descriptor, dige
 from tank_agent.image.pull import DamagedError, Document, MissingError, ReadChunk
 from tank_agent.image.registry.endpoint import Endpoint, endpoints_of
 from tank_agent.image.registry.http import Http, Response
-from tank_agent.retry import Pace
+from tank_agent.retry import Pace, retry_after
 from tank_agent.settings.image import ImageSettings
 from tank_agent.spec.reference import Reference, is_digest
 
@@ -186,7 +185,8 @@ class RegistryContent:
             raise MissingError(missing, hint=hint)
         message = f"{endpoint.name} answers with status {answer.status}" + (f": {reason}" if reason else "")
         if answer.status in (408, 425, 429) or answer.status >= 500:
-            raise BusyError(message, retry_after(answer.headers.get("Retry-After", "")))
+            asked = retry_after(answer.headers.get("Retry-After", ""), time.time(), _DAY)
+            raise BusyError(message, asked or 0.0)
         raise Stalled(message, where=self._where)
 
 
@@ -270,13 +270,3 @@ def _reason(answer: Response) -> str:
         return ""
     text = "; ".join(f"{problem.code.lower()} {problem.message}".strip() for problem in problems[:3])
     return "".join(letter for letter in text if letter.isprintable())[:300]
-
-
-def retry_after(header: str) -> float:
-    """Return the seconds that a Retry-After header asks for, at most a day (RFC 9110, section 10.2.3)."""
-    try:
-        is_number = header.strip().isdigit()
-        seconds = float(header) if is_number else parsedate_to_datetime(header).timestamp() - time.time()
-    except (TypeError, ValueError):
-        return 0.0
-    return min(max(0.0, seconds), _DAY)

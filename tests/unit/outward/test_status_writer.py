@@ -237,7 +237,7 @@ def test_an_image_that_cannot_be_had_is_a_failure_in_the_end(world: World) -> No
 
 
 def test_a_server_that_is_away_is_told_of_once_and_told_when_it_is_back(world: World) -> None:
-    world.error = Retry("cannot reach git.example: Connection refused")
+    world.error = Retry("git.example: it can't be reached: Connection refused")
     world.passes(3.0)
     assert world.events == [] and world.writer.report().error == world.error.message
     world.passes(600.0, step=1.0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from tank_agent.outward.notify import webhook
 from tank_agent.outward.notify.channels import body_of_note
 from tank_agent.outward.notify.memory import Note
 from tank_agent.outward.notify.webhook import Webhook
+from tests.support.probe_servers import serving
 from tests.support.receivers import Answer, Receiver, certificate, receiver
 
 BODY = body_of_note(Note(at=1.0, kind="test", state="info", title="a title"), "edge-1", "a message")
@@ -63,9 +66,33 @@ def test_a_receiver_says_how_long_it_is_left_alone(hook: Receiver, given: str, s
     assert sent(hook, (500, {"Retry-After": given})).wait == 0
 
 
-def test_one_that_never_answers_is_given_up(hook: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhook, "_TIMEOUT", (1.0, 0.3))
-    assert sent(hook, "hang").error == "no answer within 0.3 s"
+@pytest.mark.parametrize("answer", ["hang", "drip"])
+def test_one_that_never_answers_is_given_up(
+    hook: Receiver, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    monkeypatch.setattr(webhook, "_SECONDS", 0.7)
+    begin = time.monotonic()
+    assert sent(hook, answer).error == "it did not answer within 0.7 s"
+    assert time.monotonic() - begin < 10.0
+
+
+def test_one_that_sends_a_byte_every_few_seconds_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte comes in time; all of them would take for ever."""
+    ended = threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        while not ended.wait(2.0):
+            connection.sendall(b"x")
+
+    monkeypatch.setattr(webhook, "_SECONDS", 5.0)
+    with serving(serve) as port:
+        begin = time.monotonic()
+        found = Webhook(f"http://127.0.0.1:{port}/canary", None, None).send(BODY)
+        took = time.monotonic() - begin
+        ended.set()
+    assert found.error == "it did not answer within 5 s" and 4.5 < took < 30.0
 
 
 def test_nobody_there_is_told() -> None:
