@@ -98,6 +98,9 @@ class Networks:
         """
         self._host_side.adopt(processes.keys())
         self._host_side.names.note(pods.values())
+        with self._lock:
+            # Until `forget`: one of them may be declared no more by the first look.
+            self._pods.update({pod: KnownNetwork() for pod in pods})
         with left_for_later("networks of pods"):
             self._pod_networks.sweep(processes.keys())
         for pod, pids in processes.items():
@@ -121,6 +124,16 @@ class Networks:
         """Return the pods that have a namespace."""
         with self._lock:
             return frozenset(pod for pod, known in self._pods.items() if known.state is not None)
+
+    def remembered(self) -> frozenset[str]:
+        """Return the pods of which something is kept until `forget`: a namespace, files or names."""
+        with self._lock:
+            return frozenset(self._pods)
+
+    def remembers(self, pod: str) -> bool:
+        """Return whether a pod is one of `remembered`."""
+        with self._lock:
+            return pod in self._pods
 
     def state(self, pod: str) -> NetworkUse:
         """Return whether a pod has a namespace, and whether a container ran in it."""
@@ -180,6 +193,9 @@ class Networks:
 
     def make(self, pod: Pod) -> None:
         """Make a pod's network; errors as `PodNetworks.ensure`, which then leave nothing."""
+        with self._known(pod.name):
+            # Its names are noted first of all, and others see them until `forget`.
+            pass
         try:
             state = self._ensure(pod, whole=True)
         except Exception:

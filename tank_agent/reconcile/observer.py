@@ -117,7 +117,7 @@ class Observer:
             ),
             now=now,
             backoff=machine.backoff,
-            remembered=pod in machine.journal.statuses(),
+            remembered=pod in machine.journal.statuses() or machine.networks.remembers(pod),
             unclaimed=desired is None and self.is_unclaimed(pod),
             cut_short=desired is None and self.draining and self._runs_once(pod),
             former=former,

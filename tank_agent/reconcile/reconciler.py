@@ -129,7 +129,7 @@ class Reconciler:
     def known_pods(self) -> tuple[str, ...]:
         """Return every pod that is desired, runs, or has left something."""
         machine = self._machine
-        names = {*machine.journal.desired(), *machine.containers.pods(), *machine.networks.pods()}
+        names = {*machine.journal.desired(), *machine.containers.pods(), *machine.networks.remembered()}
         return tuple(sorted(names | set(machine.journal.statuses())))
 
     def knows(self, pod: str) -> bool:
@@ -138,7 +138,7 @@ class Reconciler:
         return (
             machine.journal.get(pod) is not None
             or bool(machine.containers.runs(pod))
-            or machine.networks.state(pod) != "absent"
+            or machine.networks.remembers(pod)
             or pod in machine.journal.statuses()
         )
 

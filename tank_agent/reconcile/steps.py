@@ -322,6 +322,11 @@ class Steps:
 
     def _remove_run(self, action: actions.RemoveRun, work: Work, live: LiveRun) -> None:
         self._machine.probes.drop([action.run])
+        if work.name not in self._journal.statuses():
+            # The agent was killed before it recorded the start. Once the run is gone, only a status tells the
+            # next agent that the pod has left files. Runs must go on a full disk, too.
+            with contextlib.suppress(TankError):
+                self._journal.record(work.name, PodStatus())
         self._containers.remove(live)
         if work.desired is not None:
             self._machine.counters.keep_containers(work.name, {found.name for found in work.pod.containers})

@@ -92,6 +92,52 @@ def test_killed_while_bringing_up(stopped_agent: Agent, point: str) -> None:
         assert before in ([], ["started"])
 
 
+def _left(agent: Agent) -> list[Path]:
+    """Return what the agent's directories have of a pod, by its name."""
+    places = [*agent.run.glob("*/*"), *(agent.data / "logs").iterdir(), *(agent.data / "overlay").iterdir()]
+    return [path for path in places if path.name.startswith("web")]
+
+
+@pytest.mark.parametrize(
+    ("point", "network"),
+    # Of the machine's network there is no namespace to make.
+    [
+        (point, mode)
+        for point in UP
+        for mode in ("none", "host")
+        if (mode, point) != ("host", "network:namespace-made")
+    ],
+)
+def test_killed_while_bringing_up_a_pod_whose_file_is_gone_by_the_next_start(
+    stopped_agent: Agent, point: str, network: str
+) -> None:
+    agent = stopped_agent
+    file = agent.write("web", agent.pod_text(head=f'network = "{network}"'))
+    agent.launch(fault=point)
+    assert agent.died() == -signal.SIGKILL
+    file.unlink()
+    agent.start()
+    agent.wait_gone("web")
+    assert _left(agent) == []
+
+
+@pytest.mark.parametrize("first", ["runtime:bundle-made", "runtime:created"])
+@pytest.mark.parametrize("point", ["runtime:deleted", "runtime:removed", "network:namespace-unmounted"])
+def test_killed_again_while_it_takes_away_what_never_began(
+    stopped_agent: Agent, first: str, point: str
+) -> None:
+    agent = stopped_agent
+    file = agent.write("web", agent.pod_text())
+    agent.launch(fault=first)
+    assert agent.died() == -signal.SIGKILL
+    file.unlink()
+    agent.launch(fault=point)
+    assert agent.died() == -signal.SIGKILL
+    agent.start()
+    agent.wait_gone("web")
+    assert _left(agent) == []
+
+
 @pytest.mark.parametrize("point", DOWN)
 def test_killed_while_tearing_down(stopped_agent: Agent, point: str) -> None:
     agent = stopped_agent

@@ -22,7 +22,7 @@ from tests.support.trees import big_directory, describe
 BUSYBOX = layer(busybox_members())
 SLEEP = "trap 'exit 0' TERM; sleep 1000 & wait $!"
 CAPABILITY = "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
-POINTS = ("volumes:filling", "volumes:filled", "volumes:taken-in")
+POINTS = ("volumes:image-mounted", "volumes:filling", "volumes:filled", "volumes:taken-in")
 LOWER = [
     directory("srv", 0o750, (1000, 2000)),
     member("srv/file", "lower\n", mode=0o4640, owner=(1000, 1000)),
@@ -179,9 +179,11 @@ def test_an_agent_killed_meanwhile_leaves_no_volume_or_a_whole_one(
         assert agent.died() == -signal.SIGKILL
         place = agent.data / "volumes-shared" / "data" if shared else volume(agent)
         assert place.exists() == (point == "volumes:taken-in")
-        assert not mounts.mount_points(agent.run / "filling")
+        left = mounts.mount_points(agent.run / "filling")
+        assert bool(left) == (point == "volumes:image-mounted")
         agent.start()
         agent.wait_output("web", "up")
+        assert not mounts.mount_points(agent.run / "filling")
         assert {path.name for path in place.iterdir()} == {
             "added",
             "again",
@@ -191,6 +193,21 @@ def test_an_agent_killed_meanwhile_leaves_no_volume_or_a_whole_one(
             "link",
         }
         wait_for(lambda: halves(agent) == [], "the half one is removed")
+
+
+def test_an_image_that_a_killed_agent_had_open_is_closed_though_nobody_fills_a_volume_again(
+    home: Path,
+) -> None:
+    agent = Agent(home)
+    with ended(agent):
+        file = agent.write("web", pod(image(home, LOWER, UPPER)))
+        agent.launch(fault="volumes:image-mounted")
+        assert agent.died() == -signal.SIGKILL
+        assert mounts.mount_points(agent.run / "filling")
+        file.unlink()
+        agent.start()
+        agent.wait_gone("web")
+        assert not mounts.mount_points(agent.run / "filling")
 
 
 def test_no_room_is_one_sentence_and_tried_again(home: Path, tmp_path: Path) -> None:

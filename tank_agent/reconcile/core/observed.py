@@ -170,8 +170,9 @@ class Upcoming(Struct, frozen=True, kw_only=True):
 class Situation(Struct, frozen=True, kw_only=True):
     """All that the decisions for one pod depend on.
 
-    `desired` is None for a pod that should be gone; `status` is its status in the journal, if it is
-    `remembered` there. `unclaimed`: it runs, but was never in the journal, so nobody asked for its end.
+    `desired` is None for a pod that should be gone; `status` is its status in the journal. `remembered`: it
+    has one there, or files or names that go with it.
+    `unclaimed`: it runs, but was never in the journal, so nobody asked for its end.
     `cut_short`: it runs only once, and is stopped although desired, as all pods are at a shutdown.
     `troubles` are only for display: the plan does not depend on them. `former` is the revision that its
     rollout is of, if that is another generation than the desired one. `blocked`: an update that cannot begin,

@@ -29,7 +29,7 @@ from tank_agent.runtime.mounts.volumes import Volumes
 from tank_agent.spec.model import Mount
 
 _log = structlog.get_logger()
-_SCRATCH = "filling"
+_SCRATCH, _IMAGE = "filling", "image"
 
 
 class FirstContent(Struct, frozen=True, kw_only=True):
@@ -51,6 +51,8 @@ class Filler:
 
     def __init__(self, run_dir: Path, volumes: Volumes) -> None:
         self._scratch, self._volumes = run_dir / _SCRATCH, volumes
+        # An agent that was killed as it opened an image left this mount, which keeps the image's layers.
+        mounts.unmount_all(self._scratch / _IMAGE)
         self._lock = threading.Lock()
         mounts.unmount_tree(self._scratch)
 
@@ -149,11 +151,12 @@ class Filler:
     def _image(self, layers: Sequence[Path]) -> int:
         """Return the root directory of an image, mounted read-only and attached nowhere."""
         with self._lock:
-            target, empty = self._scratch / "image", self._scratch / "empty"
+            target, empty = self._scratch / _IMAGE, self._scratch / "empty"
             for directory in (self._scratch, target, empty):
                 directory.mkdir(mode=0o700, exist_ok=True)
             # An overlay that nobody writes to has two layers at least.
             mounts.read_only_overlay([*reversed(layers), empty], target)
+            point("volumes:image-mounted")
             try:
                 return mounts.clone(target)
             finally:

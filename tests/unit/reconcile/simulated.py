@@ -457,6 +457,9 @@ class World:
     def state(self, name: str) -> str:
         return self.network
 
+    def remembered(self) -> frozenset[str]:
+        return frozenset() if self.network == "absent" else frozenset((NAME,))
+
     def make(self, spec: Pod) -> None:
         self.effect()
         self.network = "fresh"

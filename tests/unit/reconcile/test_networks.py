@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from tank_agent.errors import Retry, Stalled
 from tank_agent.network.addresses import Pool
@@ -242,3 +243,23 @@ def test_what_runs_keeps_its_network_over_a_restart_of_the_agent_and_the_rest_go
     networks.remove("web")
     networks.forget("web")
     assert not (world.run_dir / "pods" / "web").exists()
+
+
+def test_a_pod_is_remembered_from_the_first_that_is_made_for_it_until_it_is_forgotten(world: World) -> None:
+    networks = world.networks
+    assert not networks.remembers("web")
+    networks.make(pod())
+    networks.remove("web")
+    # Its network is gone, and its names and files are not.
+    assert networks.pods() == frozenset()
+    assert networks.remembers("web") and networks.remembered() == {"web"}
+    networks.forget("web")
+    assert not networks.remembers("web") and networks.remembered() == frozenset()
+    world.made.fails = ZeroDivisionError("a bug")
+    with pytest.raises(ZeroDivisionError):
+        networks.make(pod())
+    assert networks.remembers("web")
+    # What a former agent left of one, and the names of one that is declared, go with it, too.
+    networks = world.new()
+    networks.adopt({"web": []}, {"db": replace(pod(), name="db")}, {})
+    assert networks.remembered() == {"web", "db"} and networks.pods() == frozenset()

@@ -62,6 +62,9 @@ class Nothing:
     def after_others(self) -> frozenset[str]:
         return self.pods()
 
+    def remembered(self) -> frozenset[str]:
+        return self.pods()
+
     def check(self, *_: object) -> frozenset[str]:
         return frozenset()
 

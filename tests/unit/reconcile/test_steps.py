@@ -363,3 +363,28 @@ def test_what_a_pod_leaves_is_removed_and_then_forgotten(tmp_path: Path) -> None
     assert world.did == ["remove", "remove", "forget", "forget", "record removed"]
     assert "web" not in world.journal.statuses()
     assert not (tmp_path / "web").exists()
+
+
+def test_a_pod_is_recorded_before_its_only_run_goes_since_that_alone_told_of_it() -> None:
+    world = World()
+    world.found = (live(world.spec, 1),)
+    run = world.found[0].record.id
+    world.do(actions.RemoveRun(run=run, container="app"), gone=True)
+    assert world.did.index("record") < world.did.index("remove")
+    assert "web" in world.journal.statuses()
+    # Once is enough.
+    world.did.clear()
+    world.do(actions.RemoveRun(run=run, container="app"), gone=True)
+    assert "record" not in world.did
+
+
+def test_a_run_goes_also_where_the_journal_cannot_record_it() -> None:
+    world = World()
+    world.found = (live(world.spec, 1),)
+
+    def full(*_: object) -> None:
+        raise Retry("the disk is full")
+
+    world.journal.record = full  # type: ignore[method-assign]
+    world.do(actions.RemoveRun(run=world.found[0].record.id, container="app"), gone=True)
+    assert "remove" in world.did

@@ -115,6 +115,9 @@ class World:
     def pods(self) -> frozenset[str]:
         return frozenset()
 
+    def remembered(self) -> frozenset[str]:
+        return frozenset()
+
     def check(self, *_: object) -> frozenset[str]:
         return frozenset()
 
