@@ -132,8 +132,7 @@ class Networks:
 
     def remembers(self, pod: str) -> bool:
         """Return whether a pod is one of `remembered`."""
-        with self._lock:
-            return pod in self._pods
+        return pod in self._pods
 
     def state(self, pod: str) -> NetworkUse:
         """Return whether a pod has a namespace, and whether a container ran in it."""
@@ -193,9 +192,9 @@ class Networks:
 
     def make(self, pod: Pod) -> None:
         """Make a pod's network; errors as `PodNetworks.ensure`, which then leave nothing."""
-        with self._known(pod.name):
+        with self._lock:
             # Its names are noted first of all, and others see them until `forget`.
-            pass
+            self._pods.setdefault(pod.name, KnownNetwork())
         try:
             state = self._ensure(pod, whole=True)
         except Exception:
