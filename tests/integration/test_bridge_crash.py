@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import signal
@@ -62,8 +63,9 @@ def addresses(agent: LanAgent) -> list[str]:
     for pin in (agent.run / "netns").iterdir():
         try:
             shown = agent.pod(pin.name).ip("-j addr show", check=False)
-        except FileNotFoundError:
-            # The agent has just removed it.
+        except OSError as error:
+            # The agent has just removed it, or was killed before there was a namespace at the file.
+            assert error.errno in (errno.ENOENT, errno.EINVAL), error
             continue
         for link in json.loads(shown or "[]"):
             found += [one["local"] for one in link.get("addr_info", []) if one["scope"] == "global"]
