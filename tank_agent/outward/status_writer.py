@@ -49,6 +49,8 @@ _LOOK_EVERY = 30.0
 # The shortest time between two looks, whatever happens.
 _BREATH = 0.25
 _JOIN = 5.0
+# Seconds that an agent which stops waits for an answer; without it, the next agent sends the status again.
+_MOMENT = 2.0
 _SOON = Pace(base=5.0, cap=600.0)
 # For what a person has to mend.
 _SELDOM = Pace(base=60.0, cap=3600.0)
@@ -158,11 +160,12 @@ class StatusWriter:
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread, also a request that is under way."""
+        """End the thread; a request that is under way has a moment to end."""
         self._stopped = True
-        self._cut()
         self._journal.stir()
         if self._thread.ident is not None:
+            self._thread.join(_MOMENT)
+            self._cut()
             self._thread.join(_JOIN)
 
     def report(self) -> Written:

@@ -181,6 +181,8 @@ def _become(request: Mapping[str, Any]) -> NoReturn:
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
     os.environ.clear()
     os.environ.update(request["env"])
+    # As the interpreter would do at its start.
+    sys.path[1:1] = list(filter(None, request["env"].get("PYTHONPATH", "").split(":")))
     os.chdir(request["cwd"])
     os.umask(request["umask"])
     sys.argv = ["tank", *request["arguments"]]

@@ -49,6 +49,8 @@ _GIVEN_UP_AFTER = 86_400.0
 # Seconds for one message: apprise's own deadline and some more. So many threads may hang for one receiver.
 _DEADLINE = 40.0
 _HANGING_MAX = 2
+# Seconds that an agent which stops waits for what is being sent; without it the next one sends it again.
+_MOMENT = 2.0
 
 
 class _Line(Struct):
@@ -92,7 +94,7 @@ class Notifications:
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread; what is being sent is sent again by the next agent."""
+        """End the thread; what is still being sent after a moment is sent again by the next agent."""
         self._closing = True
         self._journal.stir()
         self._thread.join(5.0)
@@ -158,6 +160,7 @@ class Notifications:
                     self.turn()
                     cursor, timeout = self._memory.cursor, self.pause()
                     self._journal.wait_for_events(cursor, timeout, or_if=self._stirred)
+                self._finish()
             except TankError as error:
                 if self._closing or not self._wait_after(error):
                     return
@@ -165,6 +168,15 @@ class Notifications:
                 _log.exception("notifications stumbled over a bug; they go on in a minute")
                 if not self._wait_after(error):
                     return
+
+    def _finish(self) -> None:
+        """Wait a moment for what is being sent, and remember what was."""
+        end = self._clock.monotonic() + _MOMENT
+        for line in self._lines.copy().values():
+            for thread in line.threads:
+                thread.join(max(0.0, end - self._clock.monotonic()))
+        self._memory = self._take_results(self._memory, self._clock.wall())
+        self._remember()
 
     def _wait_after(self, error: Exception) -> bool:
         """Wait a minute after an error; False if the agent ends."""

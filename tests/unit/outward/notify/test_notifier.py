@@ -314,6 +314,26 @@ def test_the_thread_sends_what_happens_and_ends_soon(monkeypatch: pytest.MonkeyP
     assert not world.notifications._thread.is_alive()
 
 
+def test_what_is_on_its_way_as_the_agent_stops_is_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch)
+    receiver, asked = world.receivers[0], threading.Event()
+    send = receiver.send
+
+    def slow(body: Any) -> Any:
+        asked.set()
+        wait_for(lambda: world.notifications._closing, "the agent stops")
+        return send(body)
+
+    monkeypatch.setattr(receiver, "send", slow)
+    world.notifications.start()
+    wait_for(lambda: world.journal.recall(KEY), "it has begun")
+    world.fails()
+    assert asked.wait(30)
+    world.notifications.close()
+    assert len(receiver.got) == 1
+    assert msgspec.json.decode(world.journal.recall(KEY), type=Remembered).queue == ()
+
+
 def test_a_bug_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(monkeypatch)
 
