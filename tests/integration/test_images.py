@@ -109,7 +109,9 @@ def restart(agent: Agent, name: str) -> None:
 
 
 def events(agent: Agent, *types: str) -> list[tuple[str, str]]:
-    return [(event.type, event.message) for event in agent.client.events() if event.type in types]
+    """Return the events about pods; what a person does with images has events of its own."""
+    found = [event for event in agent.client.events() if event.pod and event.type in types]
+    return [(event.type, event.message) for event in found]
 
 
 def image_names(agent: Agent) -> set[str]:

@@ -32,6 +32,8 @@ _AT_WORK = 30.0
 _MOST_TOPICS = 1000
 _PROOF = re.compile(r" \([0-9a-f]{16}\)$")
 _BACK = "back"
+# They stay, whether or not a pod runs: the errors of its file, and what concerns the machine.
+_NOT_OF_A_RUN = frozenset({"source", "git", "disk", "agent"})
 
 
 class Wants(Struct, frozen=True, kw_only=True):
@@ -78,8 +80,7 @@ def _without(memory: Remembered, event: Event, rule: TopicRule) -> Remembered:
     kept = {
         name: topic
         for name, topic in memory.topics.items()
-        # The errors of its file stay, whether or not it runs.
-        if (name != key if rule.name else topic.pod != event.pod or topic.kind == "source")
+        if (name != key if rule.name else topic.pod != event.pod or topic.kind in _NOT_OF_A_RUN)
     }
     return replace(memory, topics=kept) if len(kept) < len(memory.topics) else memory
 

@@ -156,7 +156,7 @@ class Notifications:
         while not self._closing:
             try:
                 self._recall()
-                while not self._closing:
+                while not self._is_closing():
                     self.turn()
                     cursor, timeout = self._memory.cursor, self.pause()
                     self._journal.wait_for_events(cursor, timeout, or_if=self._stirred)
@@ -186,6 +186,9 @@ class Notifications:
             _log.info("notifications end with the journal", error=one_line(str(error)))
             return False
         return not self._closing
+
+    def _is_closing(self) -> bool:
+        return self._closing
 
     def _stirred(self) -> bool:
         return self._closing or bool(self._done)
