@@ -129,10 +129,12 @@ def test_a_thread_writes_them_and_is_there_only_meanwhile() -> None:
     times = [0.0]
     visits = Visits(written, clock=lambda: times[0])
     assert visits_threads() == []
-    visits.note("attach", os.getuid(), "web", "app")
-    assert len(visits_threads()) == 1
-    times[0] = 1.0
-    visits.note("attach", os.getuid(), "web", "app")
+    # The thread can't take the first before the second is there.
+    with visits._changed:
+        visits.note("attach", os.getuid(), "web", "app")
+        assert len(visits_threads()) == 1
+        times[0] = 1.0
+        visits.note("attach", os.getuid(), "web", "app")
     wait_for(lambda: written.events, "it is written")
     event = written.events[0]
     assert (event.type, event.pod, event.container, event.by) == (
