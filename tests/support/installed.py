@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -90,11 +91,14 @@ class Installed:
         return self.wait("another agent", lambda: (new := self.agent()) != former and new)
 
     def wait(self, what: str, condition: Callable[[], T | None], seconds: float = _SLOW) -> T:
-        """Return the first true answer of a condition."""
+        """Return the first true answer of a condition; what it looks up may not be there yet."""
         end = time.monotonic() + seconds
         while True:
             asked = time.monotonic()
-            answer = condition()
+            answer = None
+            with suppress(KeyError):
+                # Of a pod whose file is not read yet, or of an agent that does not answer.
+                answer = condition()
             if answer:
                 return answer
             now = time.monotonic()
