@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from msgspec import Struct
 
@@ -54,7 +54,7 @@ class _Count:
     due: float
     unwritten: int = 1
     rounds: int = 0
-    since: float = field(default=0.0)
+    since: float = 0.0
 
 
 class Tally:

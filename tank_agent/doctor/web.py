@@ -11,6 +11,7 @@ from tank_agent.errors import TankError
 from tank_agent.network.listeners import holder, listening
 from tank_agent.settings.declaration import parse_listen
 from tank_agent.settings.web import WebSettings
+from tank_agent.spec.network_values import is_loopback
 
 _NAME = "web"
 _RESTART = "systemctl restart tank-agent"
@@ -24,7 +25,7 @@ def of_settings(settings: WebSettings) -> list[Check]:
     if settings.token_file is not None:
         checks += _token(settings.token_file)
     address, _ = parse_listen(settings.listen)
-    if not ipaddress.ip_address(address).is_loopback:
+    if not is_loopback(address):
         found = (
             f"others reach {settings.listen} over plain HTTP: who sees the packets on the way has the token"
         )

@@ -25,7 +25,7 @@ from requests.adapters import HTTPAdapter
 
 from tank_agent.errors import Retry, Stalled
 from tank_agent.linux.given_files import CERTIFICATES_HINT, why_no_certificates
-from tank_agent.settings.notify import is_loopback
+from tank_agent.spec.network_values import is_loopback
 
 ANSWER_MAX = 16 << 10
 # Raised by a connection that breaks, or that the timer cuts; requests' errors are OSErrors.

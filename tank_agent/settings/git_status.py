@@ -14,6 +14,7 @@ from tank_agent.settings.declaration import file_path
 from tank_agent.source.git.address import Remote, parse_url, redact
 from tank_agent.spec.findings import show
 from tank_agent.spec.keys import declare
+from tank_agent.spec.network_values import is_loopback
 
 Forge = Literal["github", "gitlab", "gitea", "forgejo"]
 
@@ -83,13 +84,9 @@ def _web_address(value: str, example: str, *, secret: bool = True) -> str:
         raise ValueError("holds a user or a password; a token is in a file: write token_file")
     if secret and (parts.query or parts.fragment):
         raise ValueError(f'{show(redact(value)[:80])} has a ? or a #; write one such as "{example}"')
-    if secret and parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
+    if secret and parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         raise ValueError("the token could be read on the way over http://; write https://")
     return value
-
-
-def _is_loopback(host: str) -> bool:
-    return Remote(scheme="http", host=host, path="/").is_loopback
 
 
 def _project(value: str) -> str:

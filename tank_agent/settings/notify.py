@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator
 from typing import Annotated
 from urllib.parse import SplitResult, urlsplit
@@ -12,6 +11,7 @@ from msgspec import Struct
 from tank_agent.settings.declaration import file_path, seconds
 from tank_agent.spec.findings import show
 from tank_agent.spec.keys import declare
+from tank_agent.spec.network_values import is_loopback
 
 # What `events` may name, in the order of the documentation.
 KINDS = ("update", "unhealthy", "failing", "job", "git", "source", "disk", "agent")
@@ -33,16 +33,6 @@ def parse_webhook(text: str) -> SplitResult:
     if parts.scheme not in ("https", "http") or not host:
         raise ValueError('is no address of a web server; write one such as "https://hooks.example/T0/B0/x"')
     return parts
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host's name or address is this machine itself."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _webhook(value: str) -> str:

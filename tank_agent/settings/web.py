@@ -12,6 +12,7 @@ from msgspec import Struct
 from tank_agent.settings.declaration import file_path, listen_address, parse_listen
 from tank_agent.spec.findings import show
 from tank_agent.spec.keys import declare
+from tank_agent.spec.network_values import is_loopback
 
 TOKEN_FILE = "/etc/tank/web.token"  # noqa: S105 - a file's name
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -61,7 +62,7 @@ class WebSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 def problems(settings: WebSettings) -> Iterator[tuple[str, str]]:
     """Yield what contradicts each other in [web], as a key and a sentence."""
     address, _ = parse_listen(settings.listen)
-    if settings.token_file is None and not ipaddress.ip_address(address).is_loopback:
+    if settings.token_file is None and not is_loopback(address):
         right = (
             f'write token_file = "{TOKEN_FILE}" (`openssl rand -hex 32` makes one), or listen on 127.0.0.1'
         )

@@ -34,6 +34,14 @@ NO_DHCP = "there is no DHCP here; write an address that your router gives nobody
 _DHCP = ("auto", "dhcp", "dhcp4", "dhcp6", "slaac")
 
 
+def is_loopback(host: str) -> bool:
+    """Return whether a host's name, or its address (without brackets), is this machine itself."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def interface_name(name: str) -> str:
     """Return the name of a network interface, or raise ValueError."""
     if name in _TAKEN_NAMES:

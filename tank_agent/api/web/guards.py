@@ -16,6 +16,7 @@ from tank_agent.api.request import Head, Peer, Refused
 from tank_agent.retry import RateLimit
 from tank_agent.settings.web import host_name
 from tank_agent.spec.findings import show
+from tank_agent.spec.network_values import is_loopback
 
 # Addresses from which the right token came; the last ones are remembered.
 _KNOWN = 1024
@@ -65,7 +66,7 @@ class Guard:
             raise Refused(400, "the request needs one Host")
         text = given[0].strip()
         host = host_name(text)
-        if host is None or not (host in (*self._names, peer.local) or _is_loopback(host)):
+        if host is None or not (host in (*self._names, peer.local) or is_loopback(host)):
             name = show(host or "NAME")
             hint = f"if it is, write hosts = [{name}] in [web] of its agent.toml (web.hosts)"
             raise Refused(421, f"this machine is not called {show(text[:100])}", hint=hint)
@@ -97,13 +98,6 @@ def _check_origin(head: Head, host: str) -> None:
     foreign = origin is not None and origin.rpartition("://")[2].lower() != host.lower()
     if foreign or site.lower() in ("cross-site", "same-site"):
         raise Refused(403, "pages of other sites may not read this")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _network(address: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import threading
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from tank_agent.image.registry.credentials import Credentials, find_credentials
 from tank_agent.image.registry.http import Http, Response
 from tank_agent.image.registry.url import Url, parse_url
 from tank_agent.settings.image import ImageSettings
+from tank_agent.spec.network_values import is_loopback
 from tank_agent.spec.pages import page
 from tank_agent.spec.reference import DOCKER_HUB, Reference
 
@@ -50,7 +50,7 @@ class Endpoint:
         full = f"{prefix}/{repository}" if prefix else repository
         self._path, self._scope = f"/v2/{full}", f"repository:{full}:pull"
         bases = [parse_url(f"https://{host}")]
-        if registry.insecure or _is_loopback(bases[0].host):
+        if registry.insecure or is_loopback(bases[0].host.strip("[]")):
             bases.append(parse_url(f"http://{host}"))
         self._bases = [base.origin for base in bases]
         for base in self._bases:
@@ -231,10 +231,3 @@ def parse_challenge(header: str) -> tuple[str, dict[str, str]]:
             parameters = challenges.setdefault(name.lower(), {})
     scheme = next((scheme for scheme in ("bearer", "basic") if scheme in challenges), "")
     return scheme, challenges.get(scheme, {})
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 from msgspec import Struct
 
 from tank_agent.errors import Stalled
+from tank_agent.spec.network_values import is_loopback
 
 Scheme = Literal["https", "http", "ssh", "git", "file"]
 _SCHEMES = ("https", "http", "ssh", "git", "file")
@@ -47,10 +48,7 @@ class Remote(Struct, frozen=True, kw_only=True):
     @property
     def is_loopback(self) -> bool:
         """Return whether the host's name or address is a loopback one."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+        return is_loopback(self.host)
 
     @property
     def authority(self) -> str:
